@@ -1,0 +1,277 @@
+"""Files that are written whole or not at all, and the stage folders of a run with their manifests."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+SCHEMA_VERSION = 1
+_PACKAGES = ("mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl")
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with NaN and infinities as null, which is what JSON can say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` so that a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error.strerror or error}.") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def dump_json(value: Any) -> str:
+    """Stable JSON text: sorted keys, two spaces, NaN as null."""
+    return json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """`write_bytes` of `dump_json`."""
+    write_text(path, dump_json(value))
+
+
+def read_json(path: Path | str) -> Any:
+    """Parsed JSON; missing or garbled files raise `ArtifactError`."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it first.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is not readable JSON ({error}); make it again with --force.") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex sha256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Python, platform, package versions and the git commit of the code, for a manifest."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if dirty else "")
+
+
+def input_hash(path: Path | str) -> str:
+    """sha256 that stands for an input: of a stage folder its outputs' hashes, of a file its bytes."""
+    path = Path(path)
+    if path.is_dir():
+        manifest = read_manifest(path)
+        return sha256_bytes(dump_json([manifest["config"], manifest["inputs"], manifest["outputs"]]).encode())
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it first.")
+    return sha256_file(path)
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """The manifest of a finished stage folder; `ArtifactError` where there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} does not exist; run the stage that writes it first.")
+    if not (folder / MANIFEST).is_file():
+        state = "an unfinished stage" if (folder / UNFINISHED).is_file() else "no stage folder"
+        raise ArtifactError(f"{folder} is {state} (it has no {MANIFEST}); run the stage that writes it to its end.")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not {"stage", "config", "inputs", "outputs"} <= manifest.keys():
+        raise ArtifactError(f"{folder / MANIFEST} is no mechprobe manifest; make the stage again with --force.")
+    return manifest
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Sentences 'name: old -> new' for every leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            lines += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    return [] if old == new else [f"{prefix}: {_short(old)} there, {_short(new)} asked"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass
+class Stage:
+    """A stage folder: done and unchanged is skipped, unfinished is resumed, anything else is an error.
+
+    Use `Stage.open`; the manifest is written last and atomically by `finish`.
+    """
+
+    folder: Path
+    name: str
+    identity: dict[str, Any]
+    models: dict[str, str]
+    done: bool = False
+    manifest: dict[str, Any] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
+        force: bool = False,
+    ) -> Iterator["Stage"]:
+        """Enter a stage.
+
+        Args:
+            folder: Where the stage writes.
+            name: Name of the stage, for example ``cache``.
+            config: Resolved settings; together with the inputs they decide whether the folder is the same work.
+            inputs: Name to file or finished stage folder that this stage reads.
+            models: Name to fingerprint of every model it reads.
+            force: Empty a folder of ours and begin again.
+
+        Yields:
+            The stage; ``stage.done`` says that there is nothing to do.
+
+        Raises:
+            ArtifactError: The folder holds other work, is not ours, or cannot be written.
+        """
+        folder = Path(folder)
+        identity = {
+            "stage": name,
+            "config": json.loads(dump_json(config)),
+            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
+            "models": dict(models or {}),
+        }
+        stage = cls(folder, name, identity, dict(models or {}))
+        stage._enter(force)
+        yield stage
+
+    def _enter(self, force: bool) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ArtifactError(f"{self.folder} is a file; give another --out.")
+        finished = (self.folder / MANIFEST).is_file()
+        unfinished = (self.folder / UNFINISHED).is_file()
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (finished or unfinished):
+            raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
+        if (finished or unfinished) and not force:
+            self._check_same(read_json(self.folder / (MANIFEST if finished else UNFINISHED)), finished)
+            if finished:
+                self.manifest = read_json(self.folder / MANIFEST)
+                self.done = True
+                return
+        elif finished or unfinished:
+            shutil.rmtree(self.folder)
+        write_json(self.folder / UNFINISHED, self.identity)
+
+    def _check_same(self, found: Any, finished: bool) -> None:
+        old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
+        changes = _differences(old, self.identity)
+        if changes:
+            shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
+            state = "a finished" if finished else "an unfinished"
+            raise ArtifactError(
+                f"{self.folder} holds {state} stage made with other settings ({shown}); "
+                "pass --force to make it again, or give another --out."
+            )
+
+    def finish(
+        self,
+        *,
+        outputs: Sequence[str],
+        counts: Mapping[str, Any] | None = None,
+        results: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Hash ``outputs`` (paths relative to the folder) and write the manifest, the last file of the stage."""
+        manifest = {
+            **self.identity,
+            "schema_version": SCHEMA_VERSION,
+            "seed": seed,
+            "counts": dict(counts or {}),
+            "results": dict(results or {}),
+            "outputs": {name: sha256_file(self.folder / name) for name in sorted(outputs)},
+            "seconds": round(time.monotonic() - self.started, 3),
+            "environment": environment(),
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        self.manifest = manifest
+        self.done = True
+        return manifest

@@ -1,0 +1,50 @@
+"""Errors that a user can mend: one sentence each, exit code 2, no traceback on the command line.
+
+MechprobeError
+├── ConfigError      a setting is unknown, missing or contradicts another
+├── InputError       a file of prompts, tasks or outcomes cannot be used
+├── ModelError       a model or tokenizer cannot be loaded or does not fit the family
+├── SiteError        a site does not exist in the models
+├── StoreError       an activation store is damaged, incomplete or of other models
+├── ArtifactError    a stage folder is missing, unfinished or made from other inputs
+├── SelectionError   a feature selection is empty, out of range or malformed
+└── DependencyError  an optional package is not installed
+"""
+
+
+class MechprobeError(Exception):
+    """Base of every error that is the user's to mend; its text is the one sentence they see."""
+
+    exit_code = 2
+
+
+class ConfigError(MechprobeError):
+    """A setting is unknown, missing or contradicts another."""
+
+
+class InputError(MechprobeError):
+    """A file of prompts, tasks or outcomes cannot be used; the text names the file and line."""
+
+
+class ModelError(MechprobeError):
+    """A model or tokenizer cannot be loaded, or does not fit the others of its family."""
+
+
+class SiteError(MechprobeError):
+    """A site does not exist in the models, or its name cannot be read."""
+
+
+class StoreError(MechprobeError):
+    """An activation store is damaged, incomplete, or was made from other models."""
+
+
+class ArtifactError(MechprobeError):
+    """A stage folder is missing, unfinished, not ours, or was made from other inputs."""
+
+
+class SelectionError(MechprobeError):
+    """A feature selection is empty, out of range, or malformed."""
+
+
+class DependencyError(MechprobeError):
+    """An optional package is needed and not installed."""

@@ -1,0 +1,54 @@
+"""A progress bar on stderr for long work; silent where stderr is no terminal."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Moves the bar on by ``n`` units and shows ``fields`` behind it."""
+
+    def __call__(self, n: float = 1, **fields: object) -> None:
+        """Advance by ``n``."""
+        ...
+
+
+@contextmanager
+def progress(total: float | None, description: str, *, unit: str = "") -> Iterator[Advance]:
+    """Show a bar while the block runs.
+
+    Args:
+        total: Units in all, or None where they are not known.
+        description: What is being done, in two or three words.
+        unit: Name of the unit, shown behind the count.
+
+    Yields:
+        A function ``advance(n, **fields)``.
+    """
+    if not sys.stderr.isatty():
+        yield lambda n=1, **fields: None
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(n: float = 1, **fields: object) -> None:
+            note = "  ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in fields.items()
+            )
+            bar.update(task, advance=n, note=note)
+
+        yield advance

@@ -1,0 +1,100 @@
+"""Records that stages hand to each other as JSON lines, and the reading and writing of such files."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mechprobe.artifacts import write_text
+from mechprobe.errors import InputError
+from mechprobe.types import OutcomeName
+
+MAX_LINE_CHARS = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a task: what is asked and what is right."""
+
+    id: str
+    task: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one model did on one sample."""
+
+    sample_id: str
+    task: str
+    model: str
+    outcome: OutcomeName
+    response: str
+    n_response_tokens: int
+
+
+def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(line number, object)`` of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        InputError: The file is missing, not UTF-8, or a line is no JSON object; the text says file and line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a JSON-lines file.")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the path of a JSON-lines file.") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied.") from None
+    for number, raw in enumerate(lines, start=1):
+        if not raw.strip():
+            continue
+        if len(raw) > MAX_LINE_CHARS:
+            raise InputError(f"{path}:{number} is {len(raw):,} bytes long; the limit is {MAX_LINE_CHARS:,}.")
+        try:
+            item = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"{path}:{number} is not UTF-8; save the file as UTF-8.") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}:{number} is not a JSON object ({error}); write one object a line.") from None
+        if not isinstance(item, dict):
+            raise InputError(f"{path}:{number} is a {type(item).__name__}; write one JSON object a line.")
+        yield number, item
+
+
+def text_field(item: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
+    """The text under ``name``; absent with no default, empty, or not text is an `InputError` naming ``where``."""
+    if name not in item:
+        if default is not None:
+            return default
+        found = ", ".join(sorted(item)) or "nothing"
+        raise InputError(f"{where} has no field '{name}' (it has {found}); add it.")
+    value = item[name]
+    if not isinstance(value, str):
+        raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
+    if not value.strip():
+        raise InputError(f"{where}: '{name}' is empty; fill it in or drop the line.")
+    return value
+
+
+def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
+    """Write dataclasses or dicts, one a line, atomically."""
+    rows = (record if isinstance(record, dict) else asdict(record) for record in records)
+    write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_outcomes(path: Path | str) -> list[Outcome]:
+    """Outcomes written by `write_jsonl`, with every field checked."""
+    outcomes = []
+    for number, item in read_jsonl(path):
+        try:
+            outcomes.append(Outcome(**item))
+        except TypeError:
+            raise InputError(f"{path}:{number} is no outcome record; re-run `mechprobe evaluate`.") from None
+        if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):
+            raise InputError(f"{path}:{number}: outcome is {outcomes[-1].outcome!r}; re-run `mechprobe evaluate`.")
+    return outcomes

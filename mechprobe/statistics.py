@@ -1,0 +1,89 @@
+"""Intervals and tests on outcomes. Every random draw takes a seed; every result carries its n."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class Interval(NamedTuple):
+    """A point estimate with a two-sided 95 % interval and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def binomial_se(successes: int, n: int) -> float:
+    """Standard error of a proportion, √(p(1−p)/n); NaN for n = 0."""
+    if n == 0:
+        return float("nan")
+    p = successes / n
+    return float(np.sqrt(p * (1 - p) / n))
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
+    """Wilson score interval of a proportion (Wilson 1927); the whole of [0, 1] for n = 0."""
+    if n == 0:
+        return Interval(float("nan"), 0.0, 1.0, 0)
+    p = successes / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(p, float(max(0.0, center - half)), float(min(1.0, center + half)), n)
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
+    """Percentile bootstrap interval of a mean over samples."""
+    data = np.asarray(values, dtype=np.float64)
+    n = len(data)
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rng = np.random.default_rng(seed)
+    means = np.array([data[rng.integers(0, n, n)].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(data.mean()), float(low), float(high), n)
+
+
+def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
+    """Percentile bootstrap interval of mean(after − before) over the same samples.
+
+    Raises:
+        ValueError: The two have different lengths.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"paired samples need equal lengths, got {first.shape} and {second.shape}")
+    return bootstrap_mean(second - first, seed=seed, draws=draws)
+
+
+def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
+    """Two-sided exact McNemar p-value for paired right/wrong samples: binomial over the discordant pairs."""
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    lost, gained = int((first & ~second).sum()), int((~first & second).sum())
+    if lost + gained == 0:
+        return 1.0
+    return float(binomtest(lost, lost + gained, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p-values in the given order (Holm 1979)."""
+    order = np.argsort(p_values)
+    adjusted: NDArray[np.float64] = np.empty(len(p_values))
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, running)
+    return adjusted.tolist()
+
+
+def randomization_p(observed: float, draws: Sequence[float], *, side: str = "greater") -> float:
+    """p-value of ``observed`` against random draws, (1 + #{draw as extreme}) / (1 + #draws); NaN with no draw."""
+    if not draws:
+        return float("nan")
+    sign = 1.0 if side == "greater" else -1.0
+    extreme = sum(sign * draw >= sign * observed for draw in draws)
+    return (1 + extreme) / (1 + len(draws))
