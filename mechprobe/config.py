@@ -1,0 +1,65 @@
+"""Configuration: frozen models, TOML files, and ``section.key=value`` overrides from the command line.
+
+Each stage keeps its own settings beside its code; `mechprobe.pipeline` puts them together for ``mechprobe run``.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mechprobe.errors import ConfigError
+from sae_training.frozen import FrozenConfig as _FrozenConfig
+
+
+class FrozenConfig(_FrozenConfig):
+    """Base of every configuration of mechprobe; mistakes are `ConfigError`s of one sentence."""
+
+    error_type: ClassVar[type[Exception]] = ConfigError
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Parsed TOML; `ConfigError` names the file, and the line where it is malformed."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; give the path of a TOML file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).") from None
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML reads it (numbers, booleans, lists, quoted text); anything else is text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``data`` with every ``section.key=value`` put in.
+
+    Raises:
+        ConfigError: An override has no ``=`` or goes through a value that is no section.
+
+    Example:
+        >>> with_overrides({"cache": {"dtype": "float32"}}, ["cache.dtype=float16", "seed=3"])
+        {'cache': {'dtype': 'float16'}, 'seed': 3}
+    """
+    result = deepcopy(dict(data))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            raise ConfigError(f"--set {override!r} cannot be read; write section.key=value.")
+        section = result
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"--set {override!r}: '{part}' is a value, not a section.")
+        section[path[-1]] = parse_value(value.strip())
+    return result
