@@ -1,0 +1,1 @@
+"""Language models of one family, and their residual streams."""

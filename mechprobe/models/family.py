@@ -1,0 +1,130 @@
+"""A family: models grown from one base that read the same tokens."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mechprobe.errors import ModelError
+from mechprobe.models.load import LanguageModel, tokenizer_fingerprint
+from mechprobe.types import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ModelFamily:
+    """Models by name, all with one tokenizer and one number of layers.
+
+    Example:
+        >>> family = ModelFamily.load({"base": "lab/base", "rl": "lab/rl"})  # doctest: +SKIP
+        >>> family["rl"].n_layers  # doctest: +SKIP
+        3
+    """
+
+    def __init__(self, models: Mapping[str, LanguageModel]) -> None:
+        if not models:
+            raise ModelError("No model is given; write --models base=PATH rl=PATH.")
+        self._models = dict(models)
+        self._check()
+
+    @classmethod
+    def load(
+        cls,
+        models: Mapping[str, str | Path],
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ) -> "ModelFamily":
+        """Find every model (weights are read when first used) and check that they belong together.
+
+        Args:
+            models: Name to local folder or hub name; checkpoints are named ``rl@step_000040``.
+            device: torch device of the models.
+            dtype: ``float32``, ``bfloat16`` or ``float16``.
+            trust_remote_code: Let a model folder run code of its own.
+
+        Raises:
+            ModelError: A folder is missing or unusable, or tokenizers or depths differ.
+        """
+        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        return cls({name: LanguageModel(name, path, **options) for name, path in models.items()})
+
+    def _check(self) -> None:
+        first, *others = self._models.values()
+        reference = tokenizer_fingerprint(first.tokenizer)
+        for model in others:
+            found = tokenizer_fingerprint(model.tokenizer)
+            if found != reference:
+                raise ModelError(
+                    f"Models {first.name} and {model.name} have different tokenizers ({reference[:12]} and {found[:12]}); "
+                    "a family must read the same tokens."
+                )
+            if model.n_layers != first.n_layers:
+                raise ModelError(
+                    f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
+                    "a site must exist in all of them."
+                )
+        self._tokenizer_fingerprint = reference
+
+    def __getitem__(self, name: str) -> LanguageModel:
+        if name not in self._models:
+            raise ModelError(f"The family has no model '{name}'; it has {', '.join(self._models)}.")
+        return self._models[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+    def __iter__(self) -> Iterator[LanguageModel]:
+        return iter(self._models.values())
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the given order; this is the model axis of every tensor."""
+        return tuple(self._models)
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer that all models share."""
+        return next(iter(self)).tokenizer
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """sha256 that all tokenizers of the family share."""
+        return self._tokenizer_fingerprint
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks of every model."""
+        return next(iter(self)).n_layers
+
+    @property
+    def d_model(self) -> dict[str, int]:
+        """Width of each model."""
+        return {model.name: model.d_model for model in self}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name to sha256 of weights and config, for manifests."""
+        return {model.name: model.fingerprint for model in self}
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence that every model takes, in tokens."""
+        return min(model.max_context for model in self)
+
+    def subset(self, *names: str) -> "ModelFamily":
+        """The family of some of its models, sharing what is loaded."""
+        return ModelFamily({name: self[name] for name in names})
+
+    def sites(self) -> list[Site]:
+        """Every site that all models have, shallow to deep."""
+        return [Site(layer=layer) for layer in range(self.n_layers)]
+
+    def release(self) -> None:
+        """Drop the loaded weights of every model."""
+        for model in self:
+            model.release()

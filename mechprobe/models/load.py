@@ -1,0 +1,202 @@
+"""One language model: where it lies, what its bytes are, and the two ways through it.
+
+``hf`` is the plain `transformers` model (fast: generation and interventions run on it); ``bridge`` is a
+TransformerBridge over a copy of its own, because booting a bridge wraps the model it is given in place.
+Both use eager attention, so that their bits agree.
+"""
+
+import gc
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.artifacts import sha256_bytes, sha256_file
+from mechprobe.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+
+
+def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
+    """Local folder of a model: the folder itself, or the snapshot of a hub name (downloaded when not cached).
+
+    Raises:
+        ModelError: Neither a folder with a config.json nor a hub name that can be had.
+    """
+    path = Path(path_or_name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"Model {role}: {path} has no config.json; give a folder written by save_pretrained.")
+        if not any(match for pattern in _WEIGHTS for match in path.glob(pattern)):
+            raise ModelError(f"Model {role}: {path} holds no weights; give a folder written by save_pretrained.")
+        return path
+    text = str(path_or_name)
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
+        raise ModelError(f"Model {role}: {path} does not exist; give a model folder or a hub name such as org/name.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=_HUB_PATTERNS))
+    except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
+        reason = type(error).__name__
+        raise ModelError(
+            f"Model {role}: {text} is no local folder, and the hub did not give it ({reason}); "
+            "check the path, or download the model first."
+        ) from None
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """sha256 over the weight files and the config of a model folder, in name order."""
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
+    return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
+
+
+def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model folder, padding on the left, with a pad token (the end token where it has none)."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # noqa: BLE001 - any failure here means: no usable tokenizer in the folder
+        raise ModelError(f"Model {role}: no tokenizer can be loaded from {folder} ({_first_line(error)}).") from None
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"Model {role}: the tokenizer in {folder} has neither a pad nor an end token; set one.")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """sha256 of vocabulary, special tokens and of how probe texts are split: equal for tokenizers that agree."""
+    probes = ["Ab 12+3=x?", "  two  blanks\nand a line", "naïve 😀 \u00a0end"]
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
+    special.pop("pad_token", None)
+    splits = [tokenizer(text).input_ids for text in probes]
+    return sha256_bytes(json.dumps([vocabulary, special, splits], ensure_ascii=False).encode())
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"[:200]
+
+
+class LanguageModel:
+    """One model of a family, loaded when first used.
+
+    Attributes:
+        name: Role in the family, for example ``rl`` or ``rl@step_000040``.
+        path: Local folder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path_or_name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        self.name = name
+        self.path = resolve_folder(path_or_name, role=name)
+        self.device = device
+        self.dtype = dtype
+        self.trust_remote_code = trust_remote_code
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {str(self.path)!r})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over weights and config."""
+        return weights_fingerprint(self.path)
+
+    @cached_property
+    def config(self) -> Any:
+        """The transformers config."""
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+        except Exception as error:  # noqa: BLE001 - any failure here means: not a usable config
+            raise ModelError(f"Model {self.name}: {self.path}/config.json cannot be used ({_first_line(error)}).") from None
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer, padding on the left."""
+        return load_tokenizer(self.path, role=self.name, trust_remote_code=self.trust_remote_code)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.config.get_text_config().num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.config.get_text_config().hidden_size)
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence in tokens that the model takes."""
+        config = self.config.get_text_config()
+        for field in _CONTEXT_FIELDS:
+            value = getattr(config, field, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return 1 << 30
+
+    @cached_property
+    def hf(self) -> "PreTrainedModel":
+        """The plain transformers model: eager attention, evaluation mode, no gradients."""
+        return self._load()
+
+    @cached_property
+    def bridge(self) -> Any:
+        """A TransformerBridge over its own copy of the weights."""
+        from transformer_lens.model_bridge import TransformerBridge
+
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                str(self.path), hf_model=self._load(), tokenizer=self.tokenizer,
+                device=self.device, dtype=self._torch_dtype,
+            )
+        except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+            raise ModelError(f"Model {self.name}: TransformerBridge cannot adapt it ({_first_line(error)}).") from None
+        bridge.eval()
+        return bridge
+
+    def release(self) -> None:
+        """Drop the loaded weights; they are loaded again when next used."""
+        for name in ("hf", "bridge"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+
+    @property
+    def _torch_dtype(self) -> "torch.dtype":
+        import torch
+
+        return getattr(torch, self.dtype)
+
+    def _load(self) -> "PreTrainedModel":
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.path, dtype=self._torch_dtype, attn_implementation="eager",
+                trust_remote_code=self.trust_remote_code,
+            )
+        except Exception as error:  # noqa: BLE001 - any failure here means: the folder is not a usable model
+            raise ModelError(f"Model {self.name}: {self.path} cannot be loaded ({_first_line(error)}).") from None
+        model.requires_grad_(False)
+        return model.to(self.device).eval()
