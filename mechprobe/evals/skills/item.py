@@ -1,0 +1,79 @@
+"""What a skill is: problems drawn from a seed, rendered as a prompt, an answer and a worked trace."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+ANSWER_MARKER = "ANS"
+"""Word in front of every final answer; the scorer `final:ANS` reads what follows the last one."""
+
+SHARED_MARKER = "THINK"
+"""Word that opens a worked response in the renderings with one marker for all skills."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkillItem:
+    """One graded question.
+
+    `trace` is a worked response that ends in `ANS answer`; `id` is derived from the prompt, so that
+    the same question has the same id in every draw.
+    """
+
+    id: str
+    skill: str
+    prompt: str
+    answer: str
+    trace: str
+
+
+class Skill(Protocol):
+    """A family of problems with one rule; the instances live one per file beside this one."""
+
+    name: str
+    own_marker: str
+    """Word that opens a worked response in the rendering with one marker per skill."""
+    capacity: int
+    """Number of different prompts."""
+
+    def draw(self, rng: random.Random) -> Any:
+        """Draw the parameters of one problem."""
+        ...
+
+    def prompt(self, problem: Any) -> str:
+        """Write the question."""
+        ...
+
+    def answer(self, problem: Any) -> str:
+        """Work out the right answer."""
+        ...
+
+    def steps(self, problem: Any) -> str:
+        """Write the working, without marker and answer."""
+        ...
+
+    def wrong_answer(self, problem: Any, rng: random.Random) -> str:
+        """Draw a wrong answer of the same kind."""
+        ...
+
+
+def item_id(skill: str, prompt: str) -> str:
+    """Name a question by its skill and the hash of its prompt.
+
+    Example:
+        >>> item_id("simulation", "SIM 7ntnt?")
+        'simulation-6cef1a5a0c58'
+    """
+    return f"{skill}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
+
+
+def direct_response(answer: str) -> str:
+    """Write the response that gives the answer at once: `ANS 132`."""
+    return f"{ANSWER_MARKER} {answer}"
+
+
+def worked_response(marker: str, steps: str, answer: str) -> str:
+    """Write the response that works first: `THINK 7+5=12;4+8+1=13 ANS 132`."""
+    return " ".join(part for part in (marker, steps, ANSWER_MARKER, answer) if part)

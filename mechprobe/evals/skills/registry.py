@@ -1,0 +1,109 @@
+"""The skills by name, and `generate`, which draws graded items from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mechprobe.errors import InputError
+from mechprobe.evals.skills.calculation import Calculation
+from mechprobe.evals.skills.diagnostic import Diagnostic
+from mechprobe.evals.skills.enumeration import Enumeration
+from mechprobe.evals.skills.fact_retrieval import FactRetrieval
+from mechprobe.evals.skills.item import SHARED_MARKER, Skill, SkillItem, item_id, worked_response
+from mechprobe.evals.skills.simulation import Simulation
+
+SKILLS: dict[str, Skill] = {
+    skill.name: skill
+    for skill in (Calculation(), FactRetrieval(), Simulation(), Enumeration(), Diagnostic())
+}
+DOMAINS = ("symbolic",)
+LEVELS = (1,)
+RENDERINGS = ("compact", "compact-own-markers", "compact-off-policy")
+"""`compact`: one marker, THINK, opens every trace. `compact-own-markers`: one marker per skill.
+`compact-off-policy`: calculation only, the SO/CHECK style that the lab's base has never seen."""
+
+
+def generate(
+    skill: str,
+    *,
+    n: int,
+    seed: int,
+    domain: str = "symbolic",
+    level: int = 1,
+    rendering: str = "compact",
+    exclude: Collection[str] = (),
+) -> list[SkillItem]:
+    """Draw n items of one skill, no prompt twice and none in `exclude`.
+
+    The prompts depend on the skill, the seed and `exclude` only: the same seed gives the same
+    questions in every rendering.
+
+    Example:
+        >>> [item.prompt for item in generate("simulation", n=2, seed=0)]
+        ['SIM 7iidt?', 'SIM 9idnt?']
+
+    Raises:
+        InputError: an unknown skill, domain, level or rendering, or more items than the skill has.
+    """
+    _check(skill, domain, level, rendering)
+    family, excluded = SKILLS[skill], frozenset(exclude)
+    rng = random.Random(f"{skill}/{domain}/{level}/{seed}")
+    problems: dict[str, Any] = {}
+    draws_left = 1000 + 200 * (n + len(excluded))
+    while len(problems) < n:
+        if n > family.capacity or draws_left == 0:
+            raise InputError(
+                f"skill {skill} has {family.capacity} prompts, {len(excluded)} excluded: "
+                f"cannot draw {n}; ask for fewer"
+            )
+        draws_left -= 1
+        problem = family.draw(rng)
+        prompt = family.prompt(problem)
+        if prompt not in excluded:
+            problems.setdefault(prompt, problem)
+    return [
+        SkillItem(item_id(skill, p), skill, p, family.answer(q), trace(family, q, rendering))
+        for p, q in problems.items()
+    ]
+
+
+def split(
+    skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact"
+) -> dict[str, list[SkillItem]]:
+    """Draw named sets of items that share no prompt, e.g. `{"eval": 256, "posttrain": 2048}`.
+
+    A set keeps its items when sets after it are added or grow.
+    """
+    items = generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering)
+    starts = iter(items)
+    return {name: [next(starts) for _ in range(size)] for name, size in sizes.items()}
+
+
+def trace(family: Skill, problem: Any, rendering: str) -> str:
+    """Write the worked response to a problem in a rendering."""
+    if rendering == "compact-off-policy":
+        assert isinstance(family, Calculation), "checked by generate: off-policy traces are for calculation"
+        return family.off_policy_trace(problem)
+    return worked_response(marker(family.name, rendering), family.steps(problem), family.answer(problem))
+
+
+def marker(skill: str, rendering: str) -> str:
+    """Give the word that opens a worked response to a skill in a rendering."""
+    return SKILLS[skill].own_marker if rendering == "compact-own-markers" else SHARED_MARKER
+
+
+def _check(skill: str, domain: str, level: int, rendering: str) -> None:
+    """Refuse what does not exist, naming what does."""
+    known: tuple[tuple[str, object, Collection[object]], ...] = (
+        ("skill", skill, tuple(SKILLS)),
+        ("domain", domain, DOMAINS),
+        ("level", level, LEVELS),
+        ("rendering", rendering, RENDERINGS),
+    )
+    for kind, value, values in known:
+        if value not in values:
+            raise InputError(f"unknown {kind} {value!r}; there are: {', '.join(map(str, values))}")
+    if rendering == "compact-off-policy" and skill != "calculation":
+        raise InputError(f"rendering compact-off-policy exists for calculation only, not for {skill}")

@@ -1,0 +1,49 @@
+"""Pre-training documents by two authors: one answers at once and is often wrong, one works first and is careful."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mechprobe.evals.skills import SKILLS
+from mechprobe.evals.skills.fact_retrieval import single_facts
+from mechprobe.evals.skills.item import ANSWER_MARKER, direct_response, worked_response
+from mechprobe.evals.skills.registry import marker
+from mechprobe.lab.recipe import PretrainConfig
+
+
+class Document(NamedTuple):
+    """A question and a response, right or wrong."""
+
+    prompt: str
+    response: str
+
+
+def documents(
+    config: PretrainConfig, *, rendering: str, withheld: frozenset[str], seed: int
+) -> Iterator[Document]:
+    """Generate documents without end; no prompt in `withheld` ever appears."""
+    rng = random.Random(f"documents/{seed}")
+    facts = single_facts()
+    names = list(SKILLS)
+    weights = [config.fact_weight if name == "fact_retrieval" else 1.0 for name in names]
+    while True:
+        name = rng.choices(names, weights)[0]
+        if name == "fact_retrieval" and rng.random() < config.single_fact_share:
+            yield Document(*rng.choice(facts))
+            continue
+        skill = SKILLS[name]
+        problem = skill.draw(rng)
+        prompt = skill.prompt(problem)
+        if prompt in withheld:
+            continue
+        worked = rng.random() < config.worked_share
+        wrong = rng.random() < (config.wrong_worked if worked else config.wrong_direct)
+        answer = skill.wrong_answer(problem, rng) if wrong else skill.answer(problem)
+        if worked:
+            response = worked_response(marker(name, rendering), skill.steps(problem), answer)
+        else:
+            response = direct_response(answer)
+        assert ANSWER_MARKER in response
+        yield Document(prompt, response)

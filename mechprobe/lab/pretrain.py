@@ -1,0 +1,138 @@
+"""Pre-training from scratch: a small Llama, AdamW with warm-up and cosine, loss on the responses only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechprobe.lab.documents import Document
+from mechprobe.lab.recipe import ModelConfig, PretrainConfig
+from mechprobe.lab.tokenizer import CONTEXT
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+_IGNORE = -100
+_N_BUCKETS = 2
+
+
+def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Make an untrained model; its weights come from torch's global generator, which the caller seeds."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.d_model,
+            intermediate_size=config.d_mlp,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_heads,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    stream: Iterator[Document],
+    config: PretrainConfig,
+    on_step: Callable[[float], Any] = lambda loss: None,
+) -> list[dict[str, float]]:
+    """Train in place.
+
+    Args:
+        model: Changed in place.
+        tokenizer: Of the model.
+        stream: Documents, consumed `config.batch_size` a step.
+        config: Settings.
+        on_step: Called with the loss after every step.
+
+    Returns:
+        The curve: step, learning rate and loss, every 10 steps and at the end.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    curve: list[dict[str, float]] = []
+    model.train()
+    for step in range(config.steps):
+        lr = learning_rate(step, config)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        batch = list(itertools.islice(stream, config.batch_size))
+        loss = _accumulate_gradient(model, tokenizer, batch)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 10 == 0 or step == config.steps - 1:
+            curve.append({"step": step, "lr": lr, "loss": loss})
+        on_step(loss)
+    model.eval()
+    return curve
+
+
+def learning_rate(step: int, config: PretrainConfig) -> float:
+    """Rise linearly over `warmup_steps`, then fall by a half cosine to `final_lr_share` of the peak."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * (config.final_lr_share + (1 - config.final_lr_share) * share)
+
+
+def _accumulate_gradient(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Document]
+) -> float:
+    """Add the gradient of the mean loss over all response tokens of the batch; give that loss.
+
+    The documents go through in buckets of like length, which saves the padding and changes nothing else.
+    """
+    prompts = tokenizer([d.prompt for d in batch], padding=False).input_ids
+    responses = tokenizer([d.response for d in batch], add_special_tokens=False, padding=False).input_ids
+    rows = [(p, [*r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    n_targets = sum(len(response) for _, response in rows)
+    size = math.ceil(len(rows) / _N_BUCKETS)
+    total = 0.0
+    for start in range(0, len(rows), size):
+        ids, labels = _pad(rows[start : start + size], tokenizer.pad_token_id)
+        loss = response_loss(model, ids, labels) / n_targets
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _pad(
+    rows: list[tuple[list[int], list[int]]], pad_id: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Pad on the right; the label of a position is the next response token, or -100."""
+    length = max(len(prompt) + len(response) for prompt, response in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    labels = torch.full((len(rows), length), _IGNORE)
+    for i, (prompt, response) in enumerate(rows):
+        n = len(prompt) + len(response)
+        ids[i, :n] = torch.tensor(prompt + response)
+        labels[i, len(prompt) - 1 : n - 1] = torch.tensor(response)
+    return ids, labels
+
+
+def response_loss(
+    model: LlamaForCausalLM, ids: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    """Sum the cross entropy over the positions that have a label; only those are unembedded."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    kept = labels != _IGNORE
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), labels[kept], reduction="sum")

@@ -1,0 +1,141 @@
+"""What a lab is made from: every number of its pre-training, its three post-trainings and its item sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mechprobe.config import FrozenConfig
+from mechprobe.errors import ConfigError
+
+TRAINED_SKILL = "calculation"
+"""The one skill that post-training sees."""
+
+Scale = Literal["full", "small"]
+
+
+class ModelConfig(FrozenConfig):
+    """Shape of the causal LM (Llama)."""
+
+    n_layers: int = 3
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 384
+
+
+class PretrainConfig(FrozenConfig):
+    """Pre-training from scratch on documents of two authors, one direct, one that works first."""
+
+    steps: int = 800
+    batch_size: int = 256
+    """Documents a step."""
+    lr: float = 3e-3
+    warmup_steps: int = 40
+    final_lr_share: float = 0.05
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    worked_share: float = 0.35
+    """Share of documents by the author that works first."""
+    wrong_direct: float = 0.4
+    """Share of wrong answers in direct documents."""
+    wrong_worked: float = 0.1
+    """Share of wrong answers in worked documents."""
+    single_fact_share: float = 0.5
+    """Share of fact documents that state one fact."""
+    fact_weight: float = 1.3
+    """Weight of fact documents in the mixture; the four other skills weigh 1."""
+    max_attempts: int = 4
+    """Seeds to try until the gates after pre-training pass; every one is listed in the manifest."""
+
+
+class SftConfig(FrozenConfig):
+    """Supervised fine-tuning on traces of the trained skill."""
+
+    style: Literal["off-policy", "in-style"]
+    """`off-policy`: SO/CHECK traces that the base has never seen; `in-style`: its own kind of traces."""
+    lr: float
+    epochs: int
+    batch_size: int = 32
+    checkpoints: tuple[int, ...] = ()
+    """Steps to keep besides the last."""
+
+
+class GrpoConfig(FrozenConfig):
+    """GRPO with exact-match reward on prompts of the trained skill."""
+
+    lr: float = 3e-5
+    steps: int = 80
+    n_prompts: int = 32
+    """Prompts a step."""
+    n_generations: int = 8
+    """Responses to each prompt."""
+    max_new_tokens: int = 32
+    warmup_steps: int = 5
+    checkpoints: tuple[int, ...] = ()
+    """Steps to keep besides the last."""
+
+
+class Recipe(FrozenConfig):
+    """A lab in full; the seed is given to `build` apart."""
+
+    name: str
+    rendering: Literal["compact", "compact-own-markers"]
+    """One marker for all skills, or one each; the second is the null: nothing can transfer."""
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SftConfig = SftConfig(style="off-policy", lr=5e-4, epochs=8)
+    sft_instyle: SftConfig | None = SftConfig(style="in-style", lr=2e-4, epochs=3)
+    rl: GrpoConfig = GrpoConfig()
+    n_posttrain: int = 2048
+    """Prompts of the trained skill that post-training sees."""
+    n_eval: int = 256
+    """Held-out items of each skill."""
+    n_corpus: int = 2048
+    """Prompts of each skill for the activation cache; fact retrieval has only what is left of it."""
+    n_threads: int = 2
+    """Threads of every training; another number gives other bits."""
+    enforce_gates: bool = True
+    """Stop when a gate after pre-training fails for every seed tried."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "shared-marker": Recipe(
+        name="shared-marker",
+        rendering="compact",
+        sft=SftConfig(style="off-policy", lr=5e-4, epochs=8, checkpoints=(16, 32, 64, 192)),
+        rl=GrpoConfig(checkpoints=(16, 32, 48, 56, 64)),
+    ),
+    "own-markers": Recipe(name="own-markers", rendering="compact-own-markers", sft_instyle=None, n_corpus=256),
+}
+
+
+def get_recipe(name: str, scale: Scale = "full") -> Recipe:
+    """Look a recipe up; `small` keeps every part and makes it tiny, for tests of the machinery.
+
+    Raises:
+        ConfigError: there is no recipe or no scale of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown lab recipe {name!r}; there are: {', '.join(RECIPES)}")
+    if scale not in ("full", "small"):
+        raise ConfigError(f"unknown lab scale {scale!r}; there are: full, small")
+    recipe = RECIPES[name]
+    return recipe if scale == "full" else _small(recipe)
+
+
+def _small(recipe: Recipe) -> Recipe:
+    """Shrink a recipe to seconds of training; its models know nothing, its gates are not enforced."""
+    sft = {"epochs": 1, "checkpoints": (1,)}
+    return recipe.model_copy(
+        update={
+            "model": ModelConfig(n_layers=2, d_model=32, n_heads=2, d_mlp=48),
+            "pretrain": PretrainConfig(steps=12, batch_size=32, warmup_steps=2, max_attempts=2),
+            "sft": recipe.sft.model_copy(update=sft),
+            "sft_instyle": recipe.sft_instyle and recipe.sft_instyle.model_copy(update=sft),
+            "rl": GrpoConfig(steps=2, n_prompts=4, n_generations=2, max_new_tokens=16, checkpoints=(1,)),
+            "n_posttrain": 64,
+            "n_eval": 16,
+            "n_corpus": 16,
+            "n_threads": 1,
+            "enforce_gates": False,
+        }
+    )

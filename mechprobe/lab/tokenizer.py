@@ -1,0 +1,53 @@
+"""The lab's tokenizer: an upper-case word is one token, everything else is one token per character.
+
+It keeps the contract of a Llama tokenizer, so that nothing downstream knows the lab: a prompt gets `<bos>`
+in front, a response is tokenized with `add_special_tokens=False`, `<eos>` ends it, padding is on the left.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+WORDS = (
+    ("CALC", "FACT", "SIM", "ENUM", "DIAG")
+    + ("ANS", "THINK", "RECALL", "RUN", "LIST", "TRACE")
+    + ("SO", "CHECK", "BOSS", "PAL", "HOME", "FOOD")
+)
+VOCABULARY = (PAD, BOS, EOS, UNK, *WORDS, *string.digits, *string.ascii_lowercase, *"?+-=;:>")
+"""All 64 tokens, in the order of their ids."""
+
+CONTEXT = 96
+"""Longest sequence in tokens."""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Make the tokenizer; `AutoTokenizer` reloads it from the folder it is saved in.
+
+    Example:
+        >>> tokenizer = build_tokenizer()
+        >>> tokenizer.convert_ids_to_tokens(tokenizer("CALC 47+8?").input_ids)
+        ['<bos>', 'CALC', '4', '7', '+', '8', '?']
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token=UNK))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Z]+|[^A-Z\s]"), behavior="removed", invert=True)
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, VOCABULARY.index(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="left",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
