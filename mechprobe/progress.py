@@ -14,6 +14,10 @@ class Advance(Protocol):
         ...
 
 
+def _silent(n: float = 1, **fields: object) -> None:
+    del n, fields
+
+
 @contextmanager
 def progress(total: float | None, description: str, *, unit: str = "") -> Iterator[Advance]:
     """Show a bar while the block runs.
@@ -27,7 +31,7 @@ def progress(total: float | None, description: str, *, unit: str = "") -> Iterat
         A function ``advance(n, **fields)``.
     """
     if not sys.stderr.isatty():
-        yield lambda n=1, **fields: None
+        yield _silent
         return
 
     from rich.console import Console

@@ -98,3 +98,48 @@ def read_outcomes(path: Path | str) -> list[Outcome]:
         if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):
             raise InputError(f"{path}:{number}: outcome is {outcomes[-1].outcome!r}; re-run `mechprobe evaluate`.")
     return outcomes
+
+
+class Outcomes:
+    """Outcomes of several models on the same samples.
+
+    Attributes:
+        records: Every outcome, in the order of evaluation.
+    """
+
+    def __init__(self, records: Iterable[Outcome]) -> None:
+        self.records = list(records)
+        self._index = {(record.model, record.task, record.sample_id): record for record in self.records}
+
+    @property
+    def models(self) -> list[str]:
+        """Models in order of appearance."""
+        return list(dict.fromkeys(record.model for record in self.records))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in order of appearance."""
+        return list(dict.fromkeys(record.task for record in self.records))
+
+    def sample_ids(self, task: str) -> list[str]:
+        """Samples of a task in order of appearance."""
+        return list(dict.fromkeys(record.sample_id for record in self.records if record.task == task))
+
+    def right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[bool]:
+        """Whether the model is right, per sample (all samples of the task for None).
+
+        Raises:
+            InputError: The model was not evaluated on one of the samples.
+        """
+        ids = self.sample_ids(task) if sample_ids is None else list(sample_ids)
+        found = [self._index.get((model, task, sample_id)) for sample_id in ids]
+        if None in found:
+            missing = ids[found.index(None)]
+            raise InputError(f"There is no outcome of model {model} on sample {missing} of {task}; evaluate it first.")
+        return [record.outcome == "right" for record in found if record is not None]
+
+    def gained(self, task: str, *, base: str, tuned: str) -> list[str]:
+        """G_t: samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011)."""
+        ids = self.sample_ids(task)
+        pairs = zip(ids, self.right(base, task), self.right(tuned, task), strict=True)
+        return [sample_id for sample_id, base_right, tuned_right in pairs if tuned_right and not base_right]

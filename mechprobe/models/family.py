@@ -57,7 +57,8 @@ class ModelFamily:
             found = tokenizer_fingerprint(model.tokenizer)
             if found != reference:
                 raise ModelError(
-                    f"Models {first.name} and {model.name} have different tokenizers ({reference[:12]} and {found[:12]}); "
+                    f"Models {first.name} and {model.name} have different tokenizers "
+                    f"({reference[:12]} and {found[:12]}); "
                     "a family must read the same tokens."
                 )
             if model.n_layers != first.n_layers:

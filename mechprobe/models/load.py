@@ -129,7 +129,9 @@ class LanguageModel:
         try:
             return AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except Exception as error:  # noqa: BLE001 - any failure here means: not a usable config
-            raise ModelError(f"Model {self.name}: {self.path}/config.json cannot be used ({_first_line(error)}).") from None
+            raise ModelError(
+                f"Model {self.name}: {self.path}/config.json cannot be used ({_first_line(error)})."
+            ) from None
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -168,8 +170,11 @@ class LanguageModel:
 
         try:
             bridge = TransformerBridge.boot_transformers(
-                str(self.path), hf_model=self._load(), tokenizer=self.tokenizer,
-                device=self.device, dtype=self._torch_dtype,
+                str(self.path),
+                hf_model=self._load(),
+                tokenizer=self.tokenizer,
+                device=self.device,
+                dtype=self._torch_dtype,
             )
         except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
             raise ModelError(f"Model {self.name}: TransformerBridge cannot adapt it ({_first_line(error)}).") from None
@@ -193,10 +198,13 @@ class LanguageModel:
 
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self._torch_dtype, attn_implementation="eager",
+                self.path,
+                dtype=self._torch_dtype,
+                attn_implementation="eager",
                 trust_remote_code=self.trust_remote_code,
             )
         except Exception as error:  # noqa: BLE001 - any failure here means: the folder is not a usable model
             raise ModelError(f"Model {self.name}: {self.path} cannot be loaded ({_first_line(error)}).") from None
         model.requires_grad_(False)
-        return model.to(self.device).eval()
+        model.to(self.device)  # pyright: ignore[reportArgumentType]
+        return model.eval()

@@ -5,7 +5,7 @@ and `residuals_plain` (a forward hook on the transformers block, stopped early: 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -71,7 +71,10 @@ def splice(model: nn.Module, site: Site, edit: ResidEdit) -> Iterator[None]:
 
 @contextmanager
 def reading(model: nn.Module, sites: Sequence[Site], *, stop: bool = True) -> Iterator[dict[Site, Tensor]]:
-    """Collect residuals at ``sites`` into the yielded dict during each forward call; stop after the deepest."""
+    """Collect residuals at ``sites`` into the yielded dict during the forward call inside the block.
+
+    With ``stop`` that call ends after the deepest site, and so does the block.
+    """
     into: dict[Site, Tensor] = {}
     deepest = max(sites)
 
@@ -87,7 +90,8 @@ def reading(model: nn.Module, sites: Sequence[Site], *, stop: bool = True) -> It
     with ExitStack() as stack:
         for site in sites:
             stack.enter_context(splice(model, site, reader(site)))
-        yield into
+        with suppress(StopForwardError):
+            yield into
 
 
 def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
@@ -104,12 +108,9 @@ def residuals_plain(
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Residuals of the plain transformers model, stopped after the deepest site."""
     with reading(model.hf, sites) as resid:
-        try:
-            model.hf(
-                input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
-            )
-        except StopForwardError:
-            pass
+        model.hf(
+            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
+        )
     return dict(resid)
 
 

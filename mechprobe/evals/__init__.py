@@ -1,0 +1,1 @@
+"""Behaviour: tasks, scorers, generation and outcomes."""

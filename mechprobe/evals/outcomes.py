@@ -1,0 +1,200 @@
+"""The ``evaluate`` stage: what every model does on every sample of every task."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mechprobe.artifacts import Stage, dump_json, sha256_bytes, write_json
+from mechprobe.config import FrozenConfig
+from mechprobe.evals.generation import generate
+from mechprobe.evals.tasks import Task
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
+from mechprobe.progress import Advance, progress
+from mechprobe.records import Outcome, Outcomes, read_outcomes, write_jsonl
+from mechprobe.statistics import holm, mcnemar_exact, wilson_interval
+
+OUTCOMES_FILE = "outcomes.jsonl"
+SUMMARY_FILE = "summary.json"
+FORCED = "{model}+prefix"
+
+
+class EvaluateConfig(FrozenConfig):
+    """Settings of ``mechprobe evaluate``."""
+
+    n_per_task: int | None = None
+    """Samples of each task, from the top of its file; None takes all."""
+    batch_size: int = 512
+    """Prompts generated at a time."""
+    base: str = "base"
+    """The model that the others are compared with."""
+    force_prefix: str = ""
+    """A forced beginning of the response whose effect on ``base`` is printed as a baseline; empty for none."""
+
+
+def tasks_fingerprint(tasks: Sequence[Task]) -> str:
+    """sha256 of every sample, scorer and length limit: what the outcomes depend on beside the models."""
+    rows = [
+        [task.name, task.scorer.spec, task.max_new_tokens, [list(_fields(s)) for s in task.samples]] for task in tasks
+    ]
+    return sha256_bytes(dump_json(rows).encode())
+
+
+def _fields(sample: Any) -> tuple[str, str, str, str]:
+    return sample.id, sample.task, sample.prompt, sample.answer
+
+
+def run_task(
+    model: LanguageModel, task: Task, *, label: str | None = None, batch_size: int = 512, prefix: str = ""
+) -> list[Outcome]:
+    """Greedy responses of one model to one task, scored. Hooks on ``model.hf`` take effect."""
+    return run_tasks(model, [task], label=label, batch_size=batch_size, prefix=prefix)
+
+
+def run_tasks(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    *,
+    label: str | None = None,
+    batch_size: int = 512,
+    prefix: str = "",
+) -> list[Outcome]:
+    """Greedy responses of one model to several tasks, all prompts batched together, scored in task order."""
+    samples = [(task, sample) for task in tasks for sample in task.samples]
+    generated = generate(
+        model.hf,
+        model.tokenizer,
+        [sample.prompt for _, sample in samples],
+        max_new_tokens=max(task.max_new_tokens for task in tasks),
+        batch_size=batch_size,
+        prefix=prefix,
+    )
+    return [
+        Outcome(
+            sample_id=sample.id,
+            task=task.name,
+            model=label or model.name,
+            outcome=task.scorer.score(response.text, sample.answer),
+            response=response.text,
+            n_response_tokens=len(response.token_ids),
+        )
+        for (task, sample), response in zip(samples, generated, strict=True)
+    ]
+
+
+def evaluate_outcomes(
+    family: ModelFamily,
+    tasks: Sequence[Task],
+    out: Path | str,
+    config: EvaluateConfig | None = None,
+    *,
+    force: bool = False,
+) -> Outcomes:
+    """Generate and score every sample with every model; an interrupted run goes on with the next model.
+
+    Writes ``outcomes.jsonl``, ``summary.json`` and the manifest into ``out``. With ``force_prefix`` the outcomes
+    also hold the base model made to begin so, under the name ``base+prefix``.
+
+    Raises:
+        InputError: A prompt does not fit the context.
+        ArtifactError: ``out`` holds other work.
+    """
+    config = config or EvaluateConfig()
+    tasks = [task.take(config.n_per_task) for task in tasks]
+    identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks)}
+    with Stage.open(out, name="evaluate", config=identity, models=family.fingerprints, force=force) as stage:
+        if not stage.done:
+            outcomes = _run_models(family, tasks, stage.folder, config)
+            write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)
+            summary = summarize(outcomes, config)
+            write_json(stage.folder / SUMMARY_FILE, summary)
+            stage.finish(
+                outputs=[OUTCOMES_FILE, SUMMARY_FILE],
+                counts={"samples": {task.name: len(task.samples) for task in tasks}},
+                results=summary,
+            )
+            for part in stage.folder.glob("part-*.jsonl"):
+                part.unlink()
+    return load_outcomes(out)
+
+
+def load_outcomes(folder: Path | str) -> Outcomes:
+    """Outcomes of a finished ``evaluate`` stage."""
+    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE))
+
+
+def _run_models(family: ModelFamily, tasks: Sequence[Task], folder: Path, config: EvaluateConfig) -> Outcomes:
+    runs = [(model, model.name, "") for model in family]
+    if config.force_prefix:
+        runs.append((family[config.base], FORCED.format(model=config.base), config.force_prefix))
+    records: list[Outcome] = []
+    with progress(len(runs), "evaluating", unit="models") as advance:
+        for index, (model, label, prefix) in enumerate(runs):
+            records += _one_model(model, label, prefix, tasks, folder / f"part-{index:03d}.jsonl", config)
+            _note(advance, label, records)
+    return Outcomes(records)
+
+
+def _one_model(
+    model: LanguageModel, label: str, prefix: str, tasks: Sequence[Task], part: Path, config: EvaluateConfig
+) -> list[Outcome]:
+    if part.is_file():
+        return read_outcomes(part)
+    outcomes = run_tasks(model, tasks, label=label, batch_size=config.batch_size, prefix=prefix)
+    write_jsonl(part, outcomes)
+    return outcomes
+
+
+def _note(advance: Advance, label: str, records: Sequence[Outcome]) -> None:
+    mine = [record.outcome == "right" for record in records if record.model == label]
+    advance(1, model=label, right=f"{100 * sum(mine) / max(1, len(mine)):.0f} %")
+
+
+def accuracy_table(outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
+    """Model → task → ``[accuracy, low, high, n]`` with Wilson 95 % intervals."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for model in outcomes.models:
+        table[model] = {}
+        for task in outcomes.tasks:
+            right = outcomes.right(model, task)
+            table[model][task] = list(wilson_interval(sum(right), len(right)))
+    return table
+
+
+def summarize(outcomes: Outcomes, config: EvaluateConfig) -> dict[str, Any]:
+    """Accuracies, share of unparsed responses, the forced-prefix baseline, and McNemar tests against the base.
+
+    p-values are exact McNemar, Holm-adjusted over the tasks of each model.
+    """
+    forced = FORCED.format(model=config.base)
+    accuracy = accuracy_table(outcomes)
+    unparsed = {
+        model: {task: _share(outcomes, model, task, "unparsed") for task in outcomes.tasks} for model in outcomes.models
+    }
+    prefix = None
+    if config.force_prefix:
+        prefix = {"prefix": config.force_prefix, "model": config.base, "accuracy": accuracy.pop(forced)}
+        unparsed.pop(forced)
+    tuned = [model for model in accuracy if model != config.base]
+    tests = {model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy}
+    return {"accuracy": accuracy, "unparsed": unparsed, "force_prefix": prefix, "mcnemar": tests}
+
+
+def _share(outcomes: Outcomes, model: str, task: str, kind: str) -> float:
+    mine = [record.outcome == kind for record in outcomes.records if record.model == model and record.task == task]
+    return sum(mine) / len(mine)
+
+
+def _against_base(outcomes: Outcomes, model: str, base: str) -> Mapping[str, Any]:
+    rows: dict[str, dict[str, Any]] = {}
+    for task in outcomes.tasks:
+        before, after = outcomes.right(base, task), outcomes.right(model, task)
+        rows[task] = {
+            "gained": sum(b < a for b, a in zip(before, after, strict=True)),
+            "lost": sum(b > a for b, a in zip(before, after, strict=True)),
+            "n": len(before),
+            "p": mcnemar_exact(before, after),
+        }
+    for task, adjusted in zip(rows, holm([row["p"] for row in rows.values()]), strict=True):
+        rows[task]["p_holm"] = adjusted
+    return rows
