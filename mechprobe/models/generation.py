@@ -1,0 +1,132 @@
+"""Batched generation with a plain transformers model: left padding, KV cache, greedy or sampled by seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from mechprobe.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One response, without the token that ended it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, max_length: int, prefix: str = ""
+) -> list[list[int]]:
+    """Token ids of every prompt, with ``prefix`` (the forced beginning of the response) behind it.
+
+    Raises:
+        InputError: A prompt is empty, or longer than ``max_length`` tokens.
+    """
+    extra = tokenizer(prefix, add_special_tokens=False).input_ids if prefix else []
+    encoded = []
+    for index, prompt in enumerate(prompts):
+        ids = [*tokenizer(prompt).input_ids, *extra]
+        if not ids:
+            raise InputError(f"Prompt {index} ({prompt[:40]!r}) has no tokens; drop it.")
+        if len(ids) > max_length:
+            raise InputError(
+                f"Prompt {index} ({prompt[:40]!r}) has {len(ids)} tokens and the context leaves {max_length}; "
+                "shorten it, or lower max_new_tokens."
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the model's own and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length: a pure function of the lengths, so that batches never vary."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def left_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(ids, attention_mask)`` of rows padded on the left, both ``[batch pos]`` int64."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
+        mask[index, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    prefix: str = "",
+) -> list[Generated]:
+    """Generate one response for every prompt, in the given order.
+
+    Args:
+        model: Plain transformers model; hooks on it (`mechprobe.interventions.edited`) take effect.
+        tokenizer: Its tokenizer, with a pad token.
+        prompts: Texts; the tokenizer adds its own special tokens.
+        max_new_tokens: Longest response, in tokens.
+        batch_size: Prompts at a time, grouped by length.
+        temperature: 0 for greedy decoding.
+        seed: Of the sampling; the global random state is left as it was.
+        prefix: Text that the response is made to begin with; it is part of the returned text.
+
+    Raises:
+        InputError: A prompt is empty or does not leave ``max_new_tokens`` in the context.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    encoded = encode_prompts(tokenizer, prompts, max_length=context - max_new_tokens, prefix=prefix)
+    ends = end_token_ids(model, tokenizer)
+    pad_id = int(str(tokenizer.pad_token_id))
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends or None,
+        pad_token_id=pad_id,
+        use_cache=True,
+        **({"do_sample": False} | sampling),
+    )
+    n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+    results: list[Generated | None] = [None] * len(prompts)
+    for number, batch in enumerate(length_batches([len(row) for row in encoded], batch_size)):
+        ids, mask = left_pad([encoded[index] for index in batch], pad_id, model.device)
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed * 1_000_003 + number)
+            output = _generate(model, input_ids=ids, attention_mask=mask, generation_config=config)
+        responses = output[:, ids.shape[1] - n_prefix :].tolist()
+        for index, tokens in zip(batch, responses, strict=True):
+            kept = _until_end(tokens, set(ends))
+            results[index] = Generated(str(tokenizer.decode(kept, skip_special_tokens=True)), tuple(kept))
+    return [result for result in results if result is not None]
+
+
+def _generate(model: Any, **inputs: Any) -> torch.Tensor:
+    return model.generate(**inputs)
+
+
+def _until_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
+    for position, token in enumerate(tokens):
+        if token in ends:
+            return list(tokens[:position])
+    return list(tokens)
