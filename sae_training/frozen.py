@@ -6,12 +6,15 @@ import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from sae_training.errors import SaeTrainingError
+
+# Not typing.Self: beartype, which checks the annotations in tests, takes Self in decorated classes only.
+ConfigType = TypeVar("ConfigType", bound="FrozenConfig")
 
 
 class FrozenConfig(BaseModel):
@@ -39,7 +42,7 @@ class FrozenConfig(BaseModel):
             raise self.error_type(describe_validation_error(type(self), error)) from None
 
     @classmethod
-    def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
+    def model_validate(cls: type[ConfigType], obj: Any, **kwargs: Any) -> ConfigType:
         """Validate a mapping as the constructor does; errors are one sentence of ``error_type``."""
         try:
             return super().model_validate(obj, **kwargs)
@@ -47,7 +50,7 @@ class FrozenConfig(BaseModel):
             raise cls.error_type(describe_validation_error(cls, error)) from None
 
     @classmethod
-    def from_json(cls, path: Path) -> Self:
+    def from_json(cls: type[ConfigType], path: Path) -> ConfigType:
         """Read a configuration written by `to_json`; the error names the file."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +65,7 @@ class FrozenConfig(BaseModel):
         """Write the configuration as indented JSON with a final newline."""
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: ConfigType, **changes: Any) -> ConfigType:
         """A validated copy with some values changed."""
         return type(self)(**{**self.model_dump(), **changes})
 

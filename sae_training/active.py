@@ -1,0 +1,132 @@
+"""The active features of a batch, sparse or dense, and the four products that training takes with them.
+
+With A [batch d_sae] the active features, X [batch d] inputs and W [d_sae d] weights, both classes give
+
+- ``decode(W)`` = A W,
+- ``values_gradient(G, W)`` = (G W^T) where a feature is active: the gradient of A's entries for dL/d(A W) = G,
+- ``weight_gradient(values, X)`` = V^T X with V the given values in A's pattern,
+- ``column_sum(values)`` = V^T 1.
+
+`SparseActive` costs batch * k * d in each; `DenseActive` costs batch * d_sae * d and works on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+Values = Float[Tensor, " active"] | Float[Tensor, "batch d_sae"]
+
+
+@dataclass(frozen=True)
+class DenseActive:
+    """Every feature of every row, zero where inactive."""
+
+    values: Float[Tensor, "batch d_sae"]
+    mask: Bool[Tensor, "batch d_sae"]
+
+    def decode(self, weight: Float[Tensor, "d_sae d"]) -> Float[Tensor, "batch d"]:
+        """A W."""
+        return self.values @ weight
+
+    def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"]) -> Values:
+        """G W^T, zero where inactive."""
+        return torch.where(self.mask, upstream @ weight.T, 0.0)
+
+    def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"]) -> Float[Tensor, "d_sae d"]:
+        """V^T X."""
+        return values.T @ inputs
+
+    def column_sum(self, values: Values) -> Float[Tensor, " d_sae"]:
+        """V^T 1."""
+        return values.sum(dim=0)
+
+    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
+        """Add a number per feature where it is active."""
+        return torch.where(self.mask, values + addend, 0.0)
+
+    def column_count(self) -> Int[Tensor, " d_sae"]:
+        """Rows in which each feature is active."""
+        return self.mask.sum(dim=0)
+
+
+@dataclass(frozen=True)
+class SparseActive:
+    """The active entries in row order (compressed rows), for a CPU."""
+
+    values: Float[Tensor, " active"]
+    rows: Int[Tensor, " active"]
+    columns: Int[Tensor, " active"]
+    n_rows: int
+    d_sae: int
+
+    @classmethod
+    def from_flat(
+        cls, index: Int[Tensor, " active"], values: Float[Tensor, " active"], n_rows: int, d_sae: int
+    ) -> SparseActive:
+        """From increasing places in the flattened ``[batch d_sae]`` matrix."""
+        rows = torch.div(index, d_sae, rounding_mode="floor")
+        return cls(values, rows, index - rows * d_sae, n_rows, d_sae)
+
+    @cached_property
+    def row_offsets(self) -> Int[Tensor, " batch"]:
+        """Where each row's entries begin."""
+        return torch.searchsorted(self.rows, torch.arange(self.n_rows))
+
+    @cached_property
+    def by_column(self) -> Int[Tensor, " active"]:
+        """The order that sorts the entries by feature, then by row."""
+        columns = self.columns.numpy()
+        # numpy sorts 16-bit integers by radix, several times faster than 64-bit ones.
+        small = columns.astype(np.uint16) if self.d_sae <= 1 << 16 else columns
+        return torch.from_numpy(np.argsort(small, kind="stable"))
+
+    @cached_property
+    def column_rows(self) -> Int[Tensor, " active"]:
+        """The rows in the order of `by_column`."""
+        return self.rows[self.by_column]
+
+    @cached_property
+    def column_offsets(self) -> Int[Tensor, " d_sae"]:
+        """Where each feature's entries begin in the order of `by_column`."""
+        counts = self.column_count()
+        return counts.cumsum(0) - counts
+
+    def column_count(self) -> Int[Tensor, " d_sae"]:
+        """Rows in which each feature is active."""
+        return torch.bincount(self.columns, minlength=self.d_sae)
+
+    def decode(self, weight: Float[Tensor, "d_sae d"]) -> Float[Tensor, "batch d"]:
+        """A W, as a weighted sum of W's rows."""
+        return functional.embedding_bag(
+            self.columns, weight, self.row_offsets, mode="sum", per_sample_weights=self.values
+        )
+
+    def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"]) -> Values:
+        """<G[row], W[column]> of every entry."""
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            upstream, weight, self.columns, self.row_offsets, self.rows, 0, -1
+        )
+
+    def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"]) -> Float[Tensor, "d_sae d"]:
+        """V^T X, as a weighted sum of X's rows."""
+        return functional.embedding_bag(
+            self.column_rows, inputs, self.column_offsets, mode="sum", per_sample_weights=values[self.by_column]
+        )
+
+    def column_sum(self, values: Values) -> Float[Tensor, " d_sae"]:
+        """V^T 1."""
+        return torch.bincount(self.columns, weights=values, minlength=self.d_sae).to(values.dtype)
+
+    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
+        """Add a number per feature to its entries."""
+        return values + addend[self.columns]
+
+
+Active = DenseActive | SparseActive

@@ -1,0 +1,135 @@
+"""Training checkpoints: everything that the next step depends on, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from sae_training.crosscoder import Crosscoder
+from sae_training.errors import SaeTrainingError
+from sae_training.storage import (
+    assign_weights,
+    json_bytes,
+    read_crosscoder,
+    read_tensors,
+    save_crosscoder,
+    write_atomic,
+)
+
+CHECKPOINTS = "checkpoints"
+STATE_TENSORS = "state.safetensors"
+STATE_JSON = "state.json"
+STREAM = "stream.pt"
+
+
+@dataclass
+class TrainState:
+    """What changes during training beside the crosscoder's own tensors.
+
+    Attributes:
+        optimizer: Adam over the crosscoder's parameters.
+        step: steps done.
+        n_tokens: tokens trained on.
+        n_cuts: batch cuts in the running threshold.
+        last_cut: the latest cut, a guess for the next.
+        density: share of features active per token in the latest step.
+        tokens_since_fired: per feature.
+        digests: one number per batch trained on.
+    """
+
+    optimizer: torch.optim.Adam
+    tokens_since_fired: Tensor
+    step: int = 0
+    n_tokens: int = 0
+    n_cuts: int = 0
+    last_cut: float | None = None
+    density: float = 1.0
+    digests: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def scalars(self) -> dict[str, Any]:
+        """The plain numbers."""
+        return {
+            "step": self.step,
+            "n_tokens": self.n_tokens,
+            "n_cuts": self.n_cuts,
+            "last_cut": self.last_cut,
+            "density": self.density,
+        }
+
+
+def write_checkpoint(
+    out: Path, crosscoder: Crosscoder, state: TrainState, stream: dict[str, Any], settings: dict[str, Any], keep: int
+) -> Path:
+    """Write ``checkpoints/step_NNNNNN`` under a temporary name, rename it, and drop the oldest."""
+    root = out / CHECKPOINTS
+    final = root / f"step_{state.step:06d}"
+    partial = root / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_crosscoder(crosscoder, partial)
+    tensors = {"tokens_since_fired": state.tokens_since_fired, "digests": state.digests}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
+    write_atomic(partial / STATE_TENSORS, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+    buffer = BytesIO()
+    torch.save(stream, buffer)
+    write_atomic(partial / STREAM, buffer.getvalue())
+    write_atomic(partial / STATE_JSON, json_bytes({"settings": settings, **state.scalars()}))
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in list_checkpoints(out)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(out: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = [path for path in (out / CHECKPOINTS).glob("step_*") if path.suffix != ".partial"]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def load_checkpoint(
+    folder: Path, crosscoder: Crosscoder, state: TrainState, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Put a checkpoint into a crosscoder and a state; returns the stream position.
+
+    Raises:
+        SaeTrainingError: when the checkpoint belongs to another configuration or is damaged.
+    """
+    try:
+        data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise SaeTrainingError(f"{folder / STATE_JSON} cannot be read ({error}); remove the checkpoint.") from None
+    check_settings(folder, data["settings"], settings)
+    _, weights = read_crosscoder(folder)
+    assign_weights(crosscoder, weights, folder)
+    tensors = read_tensors(folder / STATE_TENSORS)
+    state.tokens_since_fired = tensors.pop("tokens_since_fired").to(crosscoder.device)
+    state.digests = tensors.pop("digests")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, index, moment = name.split(".")
+        moments.setdefault(int(index), {})[moment] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    for name in state.scalars():
+        setattr(state, name, data[name])
+    return torch.load(folder / STREAM, weights_only=True)
+
+
+def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other settings; names the first that differs."""
+    for part in wanted:
+        for key in wanted[part]:
+            old, new = found.get(part, {}).get(key), wanted[part][key]
+            if old != new:
+                raise SaeTrainingError(
+                    f"{where} was made with {part} {key} = {old}, this run has {new}; "
+                    "use the same value, another out, or resume=False."
+                )

@@ -1,0 +1,175 @@
+"""Configurations of a crosscoder and of its training; frozen, and saved beside the weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sae_training.frozen import FrozenConfig
+
+Variant = Literal["batchtopk", "l1", "topk"]
+
+
+class CrosscoderConfig(FrozenConfig):
+    """Shape and kind of a crosscoder.
+
+    Attributes:
+        n_models: M, the number of models that share the dictionary.
+        d_model: width of the models' activations; one number, or one per model where widths differ.
+        d_sae: F, the number of features.
+        variant: ``batchtopk`` (default), ``topk`` (k features per token), or ``l1`` (the preset of the paper).
+        k: features active per token, on average (batchtopk) or at most (topk); l1 does not use it.
+        model_names: one name per model; default ``model_0``, ``model_1``...
+        decoder_init_norm: L2 norm of each feature's decoder per model at the start; None takes 0.08 for l1
+            (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1).
+        shared_init: the models start from one common decoder direction per feature, so that a feature is shared
+            until the data says otherwise. Where widths differ the starts are always independent.
+        seed: of the initial weights.
+    """
+
+    n_models: int = Field(ge=2)
+    d_model: int | tuple[int, ...]
+    d_sae: int = Field(ge=1)
+    variant: Variant = "batchtopk"
+    k: int = Field(default=32, ge=1)
+    model_names: tuple[str, ...] = ()
+    decoder_init_norm: float | None = Field(default=None, gt=0)
+    shared_init: bool = True
+    seed: int = 0
+
+    @classmethod
+    def paper(cls, **changes: Any) -> CrosscoderConfig:
+        """The setting of arXiv 2604.25011: three models, 32,768 features, ReLU with an L1 penalty."""
+        return cls(**{"n_models": 3, "d_sae": 32768, "variant": "l1", **changes})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_names(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("model_names") and isinstance(data.get("n_models"), int):
+            return {**data, "model_names": tuple(f"model_{index}" for index in range(data["n_models"]))}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> CrosscoderConfig:
+        widths = (self.d_model,) if isinstance(self.d_model, int) else self.d_model
+        if any(width < 1 for width in widths):
+            raise ValueError(f"d_model = {self.d_model} has a width below 1; give positive widths")
+        if not isinstance(self.d_model, int) and len(self.d_model) != self.n_models:
+            raise ValueError(
+                f"d_model names {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
+            )
+        if len(self.model_names) != self.n_models:
+            raise ValueError(
+                f"model_names names {len(self.model_names)} models for n_models = {self.n_models}; give one per model"
+            )
+        if len(set(self.model_names)) != self.n_models:
+            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+        if self.variant != "l1" and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each model."""
+        return (self.d_model,) * self.n_models if isinstance(self.d_model, int) else self.d_model
+
+    @property
+    def same_width(self) -> bool:
+        """Whether all models have one width, so that activations stack to ``[batch model d_model]``."""
+        return len(set(self.widths)) == 1
+
+    @property
+    def d_all(self) -> int:
+        """The width of the models' activations side by side."""
+        return sum(self.widths)
+
+
+class TrainConfig(FrozenConfig):
+    """How a crosscoder is trained.
+
+    Shares (``*_frac``) are of ``n_tokens``, so that a schedule does not depend on the batch size.
+
+    Attributes:
+        n_tokens: tokens to train on.
+        batch_size: tokens per step; a batch of the stream may be smaller (the last one), never larger.
+        lr: peak learning rate of Adam.
+        seed: of whatever the trainer draws (at present nothing in the shipped variants).
+        lr_warmup_frac: linear rise from 0.
+        lr_decay_frac: linear fall to 0 at the end; constant between.
+        adam_betas: Adam's moments.
+        grad_clip: largest L2 norm of the gradient of all weights together; None leaves it.
+        l1_coefficient: lambda of the l1 variant; the other variants do not use it.
+        l1_warmup_frac: linear rise of lambda from 0.
+        aux_coefficient: weight of the auxiliary loss on dead features (topk and batchtopk); 0 turns it off.
+        aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
+        dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a tenth of
+            ``n_tokens``, at most ten million.
+        threshold_momentum: of the running mean of the batch threshold, which is used at inference.
+        log_every: steps between lines of ``metrics.jsonl``.
+        checkpoint_every: steps between checkpoints; 0 writes none.
+        keep_checkpoints: how many of the latest checkpoints stay on disk.
+        n_setup_batches: batches read ahead at the start, from which an unset scale and the biases are estimated
+            (they are then trained on like every other batch).
+        kernel: ``sparse`` works on the active features alone, ``dense`` on all; ``auto`` takes sparse on a CPU as
+            long as at most ``sparse_below`` of the features are active.
+        sparse_below: share of active features up to which ``auto`` is sparse.
+    """
+
+    n_tokens: int = Field(ge=1)
+    batch_size: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    seed: int = 0
+    lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
+    lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float | None = Field(default=1.0, gt=0)
+    l1_coefficient: float = Field(default=2.0, ge=0)
+    l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
+    aux_k: int | None = Field(default=None, ge=1)
+    dead_after_tokens: int | None = Field(default=None, ge=1)
+    threshold_momentum: float = Field(default=0.99, ge=0, lt=1)
+    log_every: int = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=500, ge=0)
+    keep_checkpoints: int = Field(default=1, ge=1)
+    n_setup_batches: int = Field(default=4, ge=1)
+    kernel: Literal["auto", "dense", "sparse"] = "auto"
+    sparse_below: float = Field(default=0.06, ge=0, le=1)
+
+    @classmethod
+    def paper(cls, **changes: Any) -> TrainConfig:
+        """The setting of arXiv 2604.25011: 400M tokens, batch 1,024, learning rate 1e-4, lambda 2."""
+        preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "lr_warmup_frac": 0.0}
+        return cls(**{**preset, "l1_coefficient": 2.0, "l1_warmup_frac": 0.05, **changes})
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.lr_warmup_frac + self.lr_decay_frac > 1:
+            raise ValueError(
+                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "
+                "the whole run; lower one"
+            )
+        return self
+
+    @property
+    def dead_window(self) -> int:
+        """Tokens without firing after which a feature counts as dead."""
+        if self.dead_after_tokens is not None:
+            return self.dead_after_tokens
+        return min(10_000_000, max(self.batch_size, self.n_tokens // 10))
+
+    def lr_at(self, n_tokens_seen: int) -> float:
+        """The learning rate of the step that begins after so many tokens."""
+        progress = n_tokens_seen / self.n_tokens
+        # The first step of a warm-up would have rate 0 and be lost: the rate is that of the step's end.
+        end = min(1.0, (n_tokens_seen + self.batch_size) / self.n_tokens)
+        rise = end / self.lr_warmup_frac if self.lr_warmup_frac else 1.0
+        fall = (1.0 - progress) / self.lr_decay_frac if self.lr_decay_frac else 1.0
+        return self.lr * max(0.0, min(1.0, rise, fall))
+
+    def l1_at(self, n_tokens_seen: int) -> float:
+        """Lambda of the step that begins after so many tokens."""
+        if not self.l1_warmup_frac:
+            return self.l1_coefficient
+        return self.l1_coefficient * min(1.0, n_tokens_seen / (self.l1_warmup_frac * self.n_tokens))

@@ -1,0 +1,276 @@
+"""The crosscoder: one dictionary, one encoder and one decoder per model (DESIGN.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae_training import storage
+from sae_training.config import CrosscoderConfig
+from sae_training.errors import SaeTrainingError
+from sae_training.frozen import nearest_name
+from sae_training.variants import VARIANTS
+
+Activations = Float[Tensor, "batch model d_model"] | Float[Tensor, "batch d_all"]
+
+
+class Crosscoder(nn.Module):
+    """One dictionary over the activations of M models.
+
+    With x_m the activation of model m divided by its scale s_m::
+
+        h = sum_m x_m W_enc[m] + b_enc;   f = act(h);   x_hat_m = sum_k f_k W_dec[k, m] + b_dec[m]
+
+    Activations go in and come out in each model's own units: `encode` divides by `scale`, `decode` multiplies back.
+    Models of one width are stacked, ``[batch model d_model]``; models of different widths are put side by side,
+    ``[batch d_all]``, here and in every method. Encoding a row never depends on the other rows.
+
+    The weights are stored fused, one row per feature: `encoder` and `decoder` are ``[d_sae d_all]``, so that encoding
+    is one matrix product and no tensor has a feature axis and a model axis at once.
+
+    Example:
+        >>> crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=8, d_sae=16, k=4))
+        >>> crosscoder.encode(torch.zeros(5, 3, 8)).shape
+        torch.Size([5, 16])
+    """
+
+    scale: Tensor
+    threshold: Tensor
+
+    def __init__(self, config: CrosscoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.variant = VARIANTS[config.variant]
+        start = initial_decoder(config)
+        self.encoder = nn.Parameter(start.clone())
+        self.decoder = nn.Parameter(start)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
+        self.register_buffer("scale", torch.full((config.n_models,), float("nan")))
+        self.register_buffer("threshold", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def n_models(self) -> int:
+        """M, the number of models."""
+        return self.config.n_models
+
+    @property
+    def d_sae(self) -> int:
+        """F, the number of features."""
+        return self.config.d_sae
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models, in the order of the model axis."""
+        return self.config.model_names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.device
+
+    @property
+    def W_enc(self) -> Float[Tensor, "model d_model d_sae"]:
+        """A view of the encoders of the scaled activations (models of one width; see `encoder_of` otherwise)."""
+        self._require_same_width("W_enc", "encoder_of(model)")
+        return rearrange(self.encoder, "d_sae (model d_model) -> model d_model d_sae", model=self.n_models)
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae model d_model"]:
+        """A view of the decoders of the scaled activations (models of one width; see `decoder_of` otherwise)."""
+        self._require_same_width("W_dec", "decoder_of(model)")
+        return rearrange(self.decoder, "d_sae (model d_model) -> d_sae model d_model", model=self.n_models)
+
+    @property
+    def b_dec(self) -> Float[Tensor, "model d_model"]:
+        """A view of the decoder biases (models of one width)."""
+        self._require_same_width("b_dec", "b_dec_flat")
+        return rearrange(self.b_dec_flat, "(model d_model) -> model d_model", model=self.n_models)
+
+    def model_index(self, model: str | int) -> int:
+        """The place of a model, given by name or number, on the model axis."""
+        if isinstance(model, str):
+            if model in self.model_names:
+                return self.model_names.index(model)
+            nearest = nearest_name(model, self.model_names)
+            mend = f"did you mean {nearest!r}?" if nearest else f"the models are {', '.join(self.model_names)}."
+            raise SaeTrainingError(f"the crosscoder has no model {model!r}; {mend}")
+        if not 0 <= model < self.n_models:
+            raise SaeTrainingError(
+                f"model {model} is out of range; the crosscoder has models 0 to {self.n_models - 1}."
+            )
+        return model
+
+    def columns(self, model: str | int) -> slice:
+        """The columns of one model in the fused weights."""
+        index = self.model_index(model)
+        start = sum(self.config.widths[:index])
+        return slice(start, start + self.config.widths[index])
+
+    def encoder_of(self, model: str | int) -> Float[Tensor, "d_sae d_model"]:
+        """A view of the encoder of one model's scaled activation."""
+        return self.encoder[:, self.columns(model)]
+
+    def decoder_of(self, model: str | int) -> Float[Tensor, "d_sae d_model"]:
+        """A view of the decoder of one model's scaled activation."""
+        return self.decoder[:, self.columns(model)]
+
+    def set_scale(self, scale: Float[Tensor, " model"] | Sequence[float]) -> None:
+        """Set the divisor of each model's activations: the mean norm over sqrt(d_model), see `estimate_scale`."""
+        values = torch.as_tensor(scale, dtype=torch.float32)
+        if values.shape != (self.n_models,):
+            raise SaeTrainingError(
+                f"scale has shape {tuple(values.shape)}; give one number for each of {self.n_models} models."
+            )
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise SaeTrainingError(
+                f"scale = {values.tolist()} is not positive and finite; are the activations all zero?"
+            )
+        self.scale.copy_(values)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the scale was set or estimated; until then it counts as 1."""
+        return not bool(torch.isnan(self.scale).any())
+
+    def column_scale(self) -> Float[Tensor, " d_all"]:
+        """The scale of each column of the fused weights."""
+        scale = self.scale if self.has_scale else torch.ones_like(self.scale)
+        widths = torch.tensor(self.config.widths, device=scale.device)
+        return scale.repeat_interleave(widths)
+
+    def flatten(self, x: Activations) -> Float[Tensor, "batch d_all"]:
+        """Activations side by side, whichever of the two layouts they came in; the shape is checked."""
+        config = self.config
+        if x.ndim == 3 and config.same_width and tuple(x.shape[1:]) == (self.n_models, config.widths[0]):
+            return rearrange(x, "batch model d_model -> batch (model d_model)")
+        if x.ndim == 2 and x.shape[1] == config.d_all:
+            return x
+        expected = f"[batch, {config.d_all}]"
+        if config.same_width:
+            expected = f"[batch, {self.n_models}, {config.widths[0]}]"
+        raise SaeTrainingError(
+            f"activations have shape {list(x.shape)} where the crosscoder of {', '.join(self.model_names)} "
+            f"takes {expected}; give the activations of every model in that order."
+        )
+
+    def unflatten(self, x: Float[Tensor, "batch d_all"]) -> Activations:
+        """Stack the models again where they have one width."""
+        if not self.config.same_width:
+            return x
+        return rearrange(x, "batch (model d_model) -> batch model d_model", model=self.n_models)
+
+    def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
+        """Activations side by side, each divided by its model's scale."""
+        return self.flatten(x).to(self.decoder.dtype) / self.column_scale()
+
+    def hidden_pre(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
+        """h: the features before the nonlinearity."""
+        return torch.addmm(self.b_enc, self.scaled(x), self.encoder.T)
+
+    def feature_norm(self) -> Float[Tensor, " d_sae"]:
+        """sum_m ||W_dec[k, m]||_2 of the scaled decoders: a feature's weight in selection and in the L1 penalty."""
+        return sum_of_norms(self.decoder, self.config.widths)
+
+    def activate(self, hidden_pre: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """The nonlinearity at inference; each row by itself."""
+        feature_acts = torch.relu(hidden_pre)
+        norm = self.feature_norm().detach()
+        mask = self.variant.inference_mask(feature_acts.detach() * norm, k=self.config.k, threshold=self.threshold)
+        return feature_acts * mask
+
+    def encode(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
+        """Features of raw activations, at inference: a row's features never depend on its batch."""
+        return self.activate(self.hidden_pre(x))
+
+    def decode(self, feature_acts: Float[Tensor, "batch d_sae"]) -> Activations:
+        """Reconstructed activations of every model, in the models' own units."""
+        x_hat = torch.addmm(self.b_dec_flat, feature_acts, self.decoder)
+        return self.unflatten(x_hat * self.column_scale())
+
+    def decode_model(
+        self, feature_acts: Float[Tensor, "batch d_sae"], model: str | int
+    ) -> Float[Tensor, "batch d_model"]:
+        """Reconstructed activations of one model, in its own units."""
+        columns = self.columns(model)
+        x_hat = torch.addmm(self.b_dec_flat[columns], feature_acts, self.decoder[:, columns])
+        return x_hat * self.column_scale()[columns]
+
+    def resid_delta(self, delta: Float[Tensor, "*batch d_sae"], model: str | int) -> Float[Tensor, "*batch d_model"]:
+        """What a change of the features changes in one model: s_m sum_k delta_k W_dec[k, m], without the bias."""
+        columns = self.columns(model)
+        return delta @ self.decoder[:, columns] * self.column_scale()[columns]
+
+    def forward(self, x: Activations) -> Activations:
+        """Reconstruct: ``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    def decoder_norm(self, p: int) -> Float[Tensor, "d_sae model"]:
+        """Norm of each decoder in the model's own units; over sqrt(d_model) where the widths differ.
+
+        Args:
+            p: 1 or 2. The papers' MAS and NRN take 1; the training penalty takes 2.
+        """
+        if p not in (1, 2):
+            raise SaeTrainingError(f"decoder_norm: p = {p} is not defined here; take 1 or 2.")
+        decoder = self.decoder.detach() * self.column_scale()
+        parts = decoder.split(list(self.config.widths), dim=1)
+        norms = torch.stack([torch.linalg.vector_norm(part, ord=p, dim=1) for part in parts], dim=1)
+        if self.config.same_width:
+            return norms
+        return norms / torch.tensor(self.config.widths, dtype=norms.dtype, device=norms.device).sqrt()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the configuration and the weights."""
+        return storage.fingerprint(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``weights.safetensors`` into a folder, each whole or not at all."""
+        storage.save_crosscoder(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Crosscoder:
+        """Read a folder written by `save`."""
+        config, tensors = storage.read_crosscoder(Path(folder))
+        crosscoder = cls(config)
+        storage.assign_weights(crosscoder, tensors, Path(folder))
+        return crosscoder.to(device)
+
+    def _require_same_width(self, name: str, instead: str) -> None:
+        if not self.config.same_width:
+            raise SaeTrainingError(f"{name} needs models of one width, these have {self.config.widths}; use {instead}.")
+
+
+def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -> Float[Tensor, " d_sae"]:
+    """sum_m ||W[k, m]||_2 over the models whose columns stand side by side."""
+    norms = [torch.linalg.vector_norm(part, dim=1) for part in decoder.split(list(widths), dim=1)]
+    return torch.stack(norms).sum(dim=0)
+
+
+def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
+    """Random directions of norm ``decoder_init_norm`` per model, one common direction with ``shared_init``."""
+    generator = torch.Generator().manual_seed(config.seed)
+    norm = config.decoder_init_norm
+    if norm is None:
+        norm = 0.08 if config.variant == "l1" else config.n_models**-0.5
+    n_draws = 1 if config.shared_init and config.same_width else config.n_models
+    parts = []
+    for width in config.widths[:n_draws]:
+        direction = torch.randn(config.d_sae, width, generator=generator)
+        parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
+    if n_draws == 1:
+        parts = parts * config.n_models
+    return torch.cat(parts, dim=1)
+
+
+def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " model"]:
+    """Mean L2 norm of each model's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
+    parts = x.double().split(list(widths), dim=1)
+    norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
+    return torch.stack(norms).float()

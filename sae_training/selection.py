@@ -1,0 +1,97 @@
+"""From scaled activations to the active features of a training batch, exactly and in one matrix product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_training.active import Active, DenseActive, SparseActive
+from sae_training.variants import ActivationVariant, TopK
+
+# A guess below the cut: the last batch's cut moves by a few percent between steps.
+_FLOOR_SHARE = 0.85
+
+
+@dataclass
+class Selector:
+    """Chooses the active features of training batches and keeps the guess and the memory that make it fast.
+
+    The scores are made by one product with the encoder rows already multiplied by the feature norms, and only entries
+    above a guess of the cut are looked at again. The choice is exact: when the guess is too high, all are looked at.
+
+    Attributes:
+        variant: the rule.
+        k: features per token.
+        last_cut: the cut of the latest batch; a guess for the next, without influence on the result.
+    """
+
+    variant: ActivationVariant
+    k: int
+    last_cut: float | None = None
+    _scores: Tensor | None = field(default=None, repr=False)
+
+    def scores(
+        self,
+        x: Float[Tensor, "batch d_all"],
+        encoder: Float[Tensor, "d_sae d_all"],
+        b_enc: Float[Tensor, " d_sae"],
+        norm: Float[Tensor, " d_sae"],
+    ) -> Float[Tensor, "batch d_sae"]:
+        """h_k * sum_m ||W_dec[k, m]||, in memory that the next call overwrites."""
+        shape = (x.shape[0], encoder.shape[0])
+        if self._scores is None or self._scores.shape != shape or self._scores.dtype != x.dtype:
+            self._scores = torch.empty(shape, dtype=x.dtype, device=x.device)
+        return torch.addmm(b_enc * norm, x, (encoder * norm[:, None]).T, out=self._scores)
+
+    def select(
+        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
+    ) -> tuple[Active, Tensor | None]:
+        """The active features and, for one cut over the batch, that cut."""
+        if isinstance(self.variant, TopK) or not sparse:
+            return self._select_dense(scores, norm, sparse=sparse)
+        index, values, cut = self._above_cut(scores)
+        columns = torch.from_numpy(index % scores.shape[1])
+        active = SparseActive.from_flat(
+            torch.from_numpy(index), torch.from_numpy(values) / norm[columns], *scores.shape
+        )
+        return active, scores.new_full((), cut) if self.variant.has_running_threshold else None
+
+    def _above_cut(self, scores: Float[Tensor, "batch d_sae"]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Places, scores and cut of what one threshold over the batch keeps."""
+        flat = scores.view(-1).numpy()
+        if not self.variant.has_running_threshold:
+            index = np.flatnonzero(flat > 0)
+            return index, flat[index], 0.0
+        n_kept = self.k * scores.shape[0]
+        floor = 0.0 if self.last_cut is None else max(0.0, self.last_cut * _FLOOR_SHARE)
+        index = np.flatnonzero(flat > floor)
+        if index.size < n_kept and floor > 0.0:
+            index = np.flatnonzero(flat > 0)
+        values = flat[index]
+        if index.size < n_kept:  # fewer positive scores than places: all of them are active
+            self.last_cut = None
+            return index, values, 0.0
+        place = values.size - n_kept
+        self.last_cut = float(np.partition(values, place)[place])
+        keep = values >= self.last_cut
+        return index[keep], values[keep], self.last_cut
+
+    def _select_dense(
+        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
+    ) -> tuple[Active, Tensor | None]:
+        cut = self.variant.training_cut(scores, k=self.k, floor=None)
+        mask = (scores >= cut) & (scores > 0)
+        shared_cut = None
+        if self.variant.has_running_threshold:
+            shared_cut = cut.reshape(()).clamp(min=0.0)
+        if sparse:
+            index = torch.from_numpy(np.flatnonzero(mask.view(-1).numpy()))
+            active = SparseActive.from_flat(index, scores.view(-1)[index], *scores.shape)
+            return SparseActive(
+                active.values / norm[active.columns], active.rows, active.columns, *scores.shape
+            ), shared_cut
+        return DenseActive(torch.where(mask, scores / norm, 0.0), mask), shared_cut

@@ -1,0 +1,12 @@
+"""The ways to choose which features are active; one file each."""
+
+from __future__ import annotations
+
+from sae_training.variants.base import ActivationVariant
+from sae_training.variants.batchtopk import BatchTopK
+from sae_training.variants.l1 import L1
+from sae_training.variants.topk import TopK
+
+VARIANTS: dict[str, ActivationVariant] = {variant.name: variant for variant in (BatchTopK(), L1(), TopK())}
+
+__all__ = ["L1", "VARIANTS", "ActivationVariant", "BatchTopK", "TopK"]

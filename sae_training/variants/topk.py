@@ -1,0 +1,26 @@
+"""The k highest scores of each token."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_training.variants.base import ActivationVariant, Mask, Scores
+
+
+class TopK(ActivationVariant):
+    """The k highest positive scores of each row; equal scores at the cut are all kept."""
+
+    name: ClassVar[str] = "topk"
+    has_dead_feature_loss: ClassVar[bool] = True
+
+    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
+        """The k-th highest score of each row."""
+        return torch.topk(scores, k, dim=1, sorted=True).values[:, -1:]
+
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+        """As in training."""
+        return (scores >= self.training_cut(scores, k=k, floor=None)) & (scores > 0)
