@@ -1,0 +1,148 @@
+"""Contexts in which a latent fires most, as text, with every model's activation side by side."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechprobe.artifacts import Stage, write_json
+from mechprobe.errors import SelectionError
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.readout import Readout
+from mechprobe.features.rows import RowStore
+from mechprobe.features.table import FeatureTable
+from sae_training import Crosscoder
+
+EXAMPLES_FILE = "examples.json"
+
+
+class TokenStore(RowStore, Protocol):
+    """A row store that also knows which token each row is."""
+
+    @property
+    def tokens(self) -> Any:
+        """Arrays ``token_id``, ``sample``, ``position``, ``is_response``, one entry per row."""
+        ...
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """A token as text; special tokens by their name, blanks kept."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text or str(tokenizer.convert_ids_to_tokens(token_id))
+
+
+def feature_examples(
+    crosscoder: Crosscoder,
+    store: TokenStore,
+    tokenizer: Any,
+    table: FeatureTable,
+    features: Iterable[int],
+    config: FeaturesConfig | None = None,
+) -> list[dict[str, Any]]:
+    """Top contexts of some latents.
+
+    Args:
+        crosscoder: The dictionary.
+        store: Where the table's rows come from.
+        tokenizer: Turns ids into text.
+        table: Has the top rows of every latent.
+        features: Ids of the latents, in the order wanted.
+        config: How many contexts, and how long.
+
+    Returns:
+        One JSON value per latent: ``feature``, its row of the table in ``statistics``, and ``examples``, each with
+        ``tokens``, ``is_response``, ``peak`` (place of the highest activation) and ``activations`` by model and
+        ``joint``. Only one context of a sample is taken.
+
+    Raises:
+        SelectionError: An id is out of range.
+    """
+    config = config or FeaturesConfig()
+    result = []
+    for feature in features:
+        if not 0 <= feature < len(table):
+            raise SelectionError(f"Feature {feature} does not exist: there are features 0 to {len(table) - 1}.")
+        examples, seen = [], set()
+        for row, _ in table.top_rows.of(feature):
+            sample = int(store.tokens.sample[row])
+            if sample not in seen and len(examples) < config.n_examples:
+                seen.add(sample)
+                examples.append(_context(crosscoder, store, tokenizer, feature, row, config))
+        result.append({"feature": feature, "statistics": _statistics(table, feature), "examples": examples})
+    return result
+
+
+def write_examples(
+    examples: Sequence[dict[str, Any]], *, out: Path | str, inputs: dict[str, Path | str], force: bool = False
+) -> Path:
+    """Keep what `feature_examples` gave as a stage folder of its own, ``examples/`` of a run.
+
+    Args:
+        examples: For features chosen after the features stage, for example those of a selection.
+        out: The folder.
+        inputs: Files and stage folders they were made from, by name.
+        force: Make a finished folder again.
+    """
+    config = {"features": [example["feature"] for example in examples]}
+    with Stage.open(out, name="examples", config=config, inputs=inputs, force=force) as stage:
+        if not stage.done:
+            write_json(stage.folder / EXAMPLES_FILE, {"features": list(examples)})
+            stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
+    return Path(out)
+
+
+def shown_features(table: FeatureTable, n: int) -> list[int]:
+    """Latents worth showing: the ``n`` highest by NRN and by decoder shift times mean activation, per tuned model."""
+    chosen: dict[int, None] = {}
+    alive = table.frame[~table.frame["dead"]]
+    for name in table.tuned:
+        by_nrn = alive[f"nrn_{name}"]
+        by_shift = alive[f"shift_{name}"] * alive["mean_joint"]
+        for ranking in (by_nrn, by_shift):
+            chosen |= dict.fromkeys(ranking.sort_values(ascending=False, kind="stable").index[:n].tolist())
+    return list(chosen)
+
+
+def _statistics(table: FeatureTable, feature: int) -> dict[str, Any]:
+    row = table.frame.iloc[feature].to_dict()
+    return {key: _plain(value) for key, value in row.items() if not key.startswith("beta_")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and pd.isna(value) else value
+
+
+def _context(
+    crosscoder: Crosscoder, store: TokenStore, tokenizer: Any, feature: int, row: int, config: FeaturesConfig
+) -> dict[str, Any]:
+    tokens = store.tokens
+    first = max(0, row - config.context_before)
+    last = min(store.n_rows, row + config.context_after + 1)
+    same = np.flatnonzero(np.asarray(tokens.sample[first:last]) == tokens.sample[row]) + first
+    start, stop = int(same[0]), int(same[-1]) + 1
+    options = {} if config.site is None else {"site": config.site}
+    x = store.rows(start, stop, **options).to(crosscoder.device)
+    return {
+        "sample": int(tokens.sample[row]),
+        "row": row,
+        "peak": row - start,
+        "tokens": [token_text(tokenizer, int(token)) for token in tokens.token_id[start:stop]],
+        "is_response": [bool(flag) for flag in tokens.is_response[start:stop]],
+        "activations": _activations(crosscoder, x, feature, Readout(config.readout, config.near)),
+    }
+
+
+@torch.no_grad()
+def _activations(
+    crosscoder: Crosscoder, x: Float[Tensor, "pos model d_model"], feature: int, readout: Readout
+) -> dict[str, list[float]]:
+    values = {"joint": crosscoder.encode(x)[:, feature]}
+    values |= {name: readout.feature_acts(crosscoder, x, name)[:, feature] for name in crosscoder.model_names}
+    return {name: [round(float(value), 4) for value in column] for name, column in values.items()}

@@ -1,0 +1,45 @@
+"""What this package needs of an activation store, and reading it in order."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mechprobe.errors import StoreError
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.progress import progress
+from sae_training import Crosscoder
+
+
+class RowStore(Protocol):
+    """Activations of all models on the same tokens, one row per kept token."""
+
+    models: Any
+    n_rows: int
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as ``[row model d_model]``."""
+        ...
+
+
+def row_batches(
+    store: RowStore, config: FeaturesConfig, *, rows: range | None = None, label: str
+) -> Iterator[tuple[int, Float[Tensor, "batch model d_model"]]]:
+    """Yield ``(first row, activations)`` over consecutive rows of a store, with a progress bar."""
+    rows = range(store.n_rows) if rows is None else rows
+    options = {} if config.site is None else {"site": config.site}
+    with progress(len(rows), label, unit="rows") as advance:
+        for start in range(rows.start, rows.stop, config.batch_rows):
+            stop = min(start + config.batch_rows, rows.stop)
+            yield start, store.rows(start, stop, **options)
+            advance(stop - start)
+
+
+def check_store(crosscoder: Crosscoder, store: RowStore) -> None:
+    """Raise `StoreError` where crosscoder and store are not of the same models."""
+    if tuple(store.models) != tuple(crosscoder.model_names):
+        raise StoreError(
+            f"The activation store has models {', '.join(store.models)}, "
+            f"the crosscoder {', '.join(crosscoder.model_names)}; take the store that the crosscoder was trained on."
+        )

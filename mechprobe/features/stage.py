@@ -1,0 +1,139 @@
+"""The features stage: table, quality and examples of a crosscoder, in one folder."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mechprobe.activations import ActivationStore
+from mechprobe.artifacts import Stage, read_json, write_json
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features
+from mechprobe.features.quality import Quality, measure_quality
+from mechprobe.features.readout import Readout
+from mechprobe.features.splicing import ReadSample, spliced_losses
+from mechprobe.features.table import FeatureTable, feature_table
+from mechprobe.models.family import ModelFamily
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+QUALITY_FILE = "quality.json"
+
+
+@dataclass(frozen=True)
+class FeatureAnalysis:
+    """What the features stage made.
+
+    Attributes:
+        folder: The stage folder.
+        table: One row per latent.
+        quality: The content of ``quality.json``: numbers per model, the gate, ``trusted``.
+    """
+
+    folder: Path
+    table: FeatureTable
+    quality: dict[str, Any]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the crosscoder passed the quality gate."""
+        return bool(self.quality["trusted"])
+
+
+def analyze_features(
+    crosscoder: Path | str,
+    cache: Path | str,
+    *,
+    out: Path | str,
+    family: ModelFamily | None = None,
+    config: FeaturesConfig | None = None,
+    device: str = "cpu",
+    force: bool = False,
+) -> FeatureAnalysis:
+    """Describe every latent of a trained crosscoder and measure how good the crosscoder is.
+
+    Args:
+        crosscoder: Folder written by ``mechprobe train-sae``.
+        cache: Folder written by ``mechprobe cache``.
+        out: Where the stage writes: ``table.parquet``, ``top_rows.parquet``, ``summary.json``, ``quality.json``,
+            ``examples.json``, ``manifest.json``.
+        family: The models; without them the spliced loss and the token texts are left out, and said to be.
+        config: Settings; the defaults when None.
+        device: Where the crosscoder runs.
+        force: Make a finished folder again.
+
+    Returns:
+        Table and quality, read back where the stage was already done.
+    """
+    config = config or FeaturesConfig()
+    folder = Path(out)
+    settings = {**config.model_dump(mode="json"), "models_given": family is not None}
+    inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
+    models = family.fingerprints if family is not None else {}
+    with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
+        if not stage.done:
+            _run(stage, Crosscoder.load(crosscoder, device), ActivationStore.open(cache), family, config)
+    return FeatureAnalysis(folder, FeatureTable.load(folder), read_json(folder / QUALITY_FILE))
+
+
+def _run(
+    stage: Stage, crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
+) -> None:
+    table = feature_table(crosscoder, store, config)
+    outputs = table.save(stage.folder)
+    quality = held_out_quality(crosscoder, store, family, config)
+    write_json(stage.folder / QUALITY_FILE, quality.to_json())
+    outputs.append(QUALITY_FILE)
+    if family is not None:
+        shown = shown_features(table, config.n_shown)
+        examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config)
+        write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
+        outputs.append(EXAMPLES_FILE)
+    summary = table.summary()
+    stage.finish(
+        outputs=outputs,
+        counts={"rows": table.n_rows, "held_out_rows": quality.n_rows, "features": len(table), "alive": summary["n_alive"]},
+        results={
+            "class_counts": summary["class_counts"],
+            "fve": {name: model.fve for name, model in quality.models.items()},
+            "trusted": quality.trusted,
+            "failures": list(quality.failures),
+        },
+    )
+
+
+def held_out_quality(
+    crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
+) -> Quality:
+    """`measure_quality` on the held-out split of a store, with the spliced loss where the models are given."""
+    losses = None
+    if family is not None:
+        site = Site.parse(config.site or store.sites[0])
+        samples = held_out_samples(store, config.ce_samples)
+        losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
+    readout = Readout(config.readout, config.near)
+
+    def batches() -> Iterable[Tensor]:
+        return store.batches(config.batch_rows, seed=0, site=config.site, split="heldout", epochs=1)
+
+    return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
+
+
+def held_out_samples(store: ActivationStore, n: int) -> list[ReadSample]:
+    """The first ``n`` held-out samples of a store, as the models read them."""
+    stream = store.stream
+    samples = []
+    for index, sequence in enumerate(stream.sequences):
+        rows = slice(int(stream.row_start[index]), int(stream.row_start[index + 1]))
+        if len(samples) == n:
+            break
+        if not bool(stream.rows.held_out[rows.start]):
+            continue
+        ids = sequence.prompt_ids + sequence.response_ids
+        kept = np.isin(np.arange(len(ids)), stream.rows.position[rows])
+        response = [position >= len(sequence.prompt_ids) for position in range(len(ids))]
+        samples.append(ReadSample(ids, tuple(kept.tolist()), tuple(response)))
+    return samples
