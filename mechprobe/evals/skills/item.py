@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 ANSWER_MARKER = "ANS"
 """Word in front of every final answer; the scorer `final:ANS` reads what follows the last one."""
@@ -29,6 +29,7 @@ class SkillItem:
     trace: str
 
 
+@runtime_checkable
 class Skill(Protocol):
     """A family of problems with one rule; the instances live one per file beside this one."""
 
@@ -64,7 +65,7 @@ def item_id(skill: str, prompt: str) -> str:
 
     Example:
         >>> item_id("simulation", "SIM 7ntnt?")
-        'simulation-6cef1a5a0c58'
+        'simulation-33fe9449d8df'
     """
     return f"{skill}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
 

@@ -42,7 +42,7 @@ def generate(
 
     Example:
         >>> [item.prompt for item in generate("simulation", n=2, seed=0)]
-        ['SIM 7iidt?', 'SIM 9idnt?']
+        ['SIM 7inni?', 'SIM 2tddt?']
 
     Raises:
         InputError: an unknown skill, domain, level or rendering, or more items than the skill has.

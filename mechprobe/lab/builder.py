@@ -1,0 +1,237 @@
+"""Build a lab: item sets, base, three post-trainings, measurements, manifest.
+
+Each model is a stage folder of its own, so that an interrupted build goes on with the first phase that is not
+done; a phase restarts from its own beginning and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.artifacts import Stage, read_manifest
+from mechprobe.errors import ModelError
+from mechprobe.lab.items import ItemSets, build_items
+from mechprobe.lab.recipe import Recipe, Scale, get_recipe
+from mechprobe.lab.run_config import run_config
+from mechprobe.progress import progress
+from mechprobe.records import Sample, write_jsonl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from mechprobe.lab.posttrain import Watch
+
+_log = logging.getLogger(__name__)
+
+
+def build(
+    recipe: str | Recipe,
+    out: Path | str,
+    *,
+    seed: int = 0,
+    scale: Scale = "full",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Build a lab into a folder and give its manifest.
+
+    Args:
+        recipe: Name of a recipe, or a recipe.
+        out: Folder of the lab.
+        seed: First pre-training seed to try; the next ones follow when a gate after pre-training fails.
+        scale: `small` makes the same lab in seconds, with models that know nothing.
+        force: Empty a lab of ours and begin again.
+
+    Raises:
+        ConfigError: there is no such recipe or scale.
+        ArtifactError: the folder holds other work.
+        ModelError: no seed passed the gates after pre-training.
+    """
+    from mechprobe.artifacts import write_text
+
+    plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
+    folder = Path(out)
+    config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
+    with Stage.open(folder, name="lab", config=config, force=force) as stage:
+        if stage.done and stage.manifest is not None:
+            return stage.manifest
+        from mechprobe.lab.tokenizer import build_tokenizer
+
+        lab = _Lab(plan, folder, seed, build_items(plan), build_tokenizer())
+        lab.write_items()
+        lab.make_base()
+        for arm in lab.arms():
+            lab.make_arm(arm)
+        from mechprobe.lab.results import measure_lab
+
+        results = measure_lab(plan, folder, lab.items)
+        write_text(folder / "run.toml", run_config())
+        return stage.finish(
+            outputs=lab.outputs(), results=results, seed=results["pretraining"]["seed"], counts=lab.counts()
+        )
+
+
+@dataclass
+class _Lab:
+    """The parts of one build that its phases share."""
+
+    recipe: Recipe
+    folder: Path
+    seed: int
+    items: ItemSets
+    tokenizer: PreTrainedTokenizerFast
+
+    def arms(self) -> list[str]:
+        """Name the post-trainings of the recipe."""
+        return ["sft", *(["sft_instyle"] if self.recipe.sft_instyle else []), "rl"]
+
+    def counts(self) -> dict[str, int]:
+        """Count the items."""
+        return {
+            "eval_items_per_skill": self.recipe.n_eval,
+            "posttrain_items": len(self.items.posttrain),
+            "corpus_prompts": len(self.items.corpus),
+        }
+
+    def _settings(self, *names: str) -> dict[str, Any]:
+        """Give the part of the recipe that a phase depends on."""
+        shared = ("rendering", "n_eval", "n_threads")
+        return self.recipe.model_dump(mode="json", include={*shared, *names})
+
+    def write_items(self) -> None:
+        """Write the held-out items and the corpus prompts."""
+        samples = [
+            Sample(item.id, skill, item.prompt, item.answer)
+            for skill, questions in self.items.eval.items()
+            for item in questions
+        ]
+        write_jsonl(self.folder / "tasks.jsonl", samples)
+        rows = ({"id": i, "task": skill, "prompt": prompt} for i, skill, prompt in self.items.corpus)
+        write_jsonl(self.folder / "prompts.jsonl", rows)
+
+    def make_base(self) -> None:
+        """Pre-train until a seed passes the gates; every attempt is recorded."""
+        config = {**self._settings("model", "pretrain", "enforce_gates"), "first_seed": self.seed}
+        with Stage.open(self.folder / "base", name="lab-base", config=config) as stage:
+            if stage.done:
+                return
+            attempts: list[dict[str, Any]] = []
+            for seed in range(self.seed, self.seed + self.recipe.pretrain.max_attempts):
+                attempt, files = self._attempt(seed)
+                attempts.append(attempt)
+                if attempt["gates"]["passed"] or not self.recipe.enforce_gates:
+                    stage.finish(outputs=files, results={"attempts": attempts}, seed=seed)
+                    return
+                _log.warning("pre-training seed %d fails its gates: %s", seed, attempt["gates"]["checks"])
+        raise ModelError(
+            f"no pre-training seed from {self.seed} to {seed} passed the gates of recipe {self.recipe.name}; "
+            "build with another --seed"
+        )
+
+    def _attempt(self, seed: int) -> tuple[dict[str, Any], list[str]]:
+        """Pre-train one base, save it and check its gates."""
+        from mechprobe.lab.documents import documents
+        from mechprobe.lab.measure import measure, pretraining_gates
+        from mechprobe.lab.pretrain import new_model, pretrain
+        from mechprobe.lab.weights import isolated_random_state, load_model, save_model, threads
+
+        recipe = self.recipe
+        stream = documents(
+            recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed
+        )
+        title = f"pre-training (seed {seed})"
+        with (
+            threads(recipe.n_threads),
+            isolated_random_state(seed),
+            progress(recipe.pretrain.steps, title, unit="steps") as advance,
+        ):
+            model = new_model(recipe.model, self.tokenizer)
+            curve = pretrain(
+                model, self.tokenizer, stream, recipe.pretrain, lambda loss: advance(1, loss=loss)
+            )
+        files = save_model(model, self.tokenizer, self.folder / "base")
+        model = load_model(self.folder / "base").eval()
+        measured = [
+            measure(model, self.tokenizer, self.items.eval, rendering=recipe.rendering, forced=forced)
+            for forced in (False, True)
+        ]
+        direct, forced = ({s: m.to_json() for s, m in result.items()} for result in measured)
+        attempt = {
+            "seed": seed,
+            "gates": pretraining_gates(*measured),
+            "direct": direct,
+            "forced_marker": forced,
+            "curve": curve,
+        }
+        return attempt, files
+
+    def make_arm(self, arm: str) -> None:
+        """Post-train one arm with its checkpoints."""
+        from mechprobe.lab.weights import remove_tree, save_model, threads
+
+        base, seed = self.folder / "base", read_manifest(self.folder / "base")["seed"]
+        config = {**self._settings(arm, "n_posttrain"), "seed": seed}
+        with Stage.open(self.folder / arm, name=f"lab-{arm}", config=config, inputs={"base": base}) as stage:
+            if stage.done:
+                return
+            checkpoints = self.folder / "checkpoints" / arm
+            remove_tree(checkpoints)
+            kept: list[str] = []
+
+            def keep(model: Any, step: int) -> None:
+                name = f"step_{step:06d}"
+                files = save_model(model, self.tokenizer, checkpoints / name)
+                kept.extend(f"../checkpoints/{arm}/{name}/{file}" for file in files)
+
+            train, steps, at = self._trainer(arm)
+            with threads(self.recipe.n_threads), progress(steps, arm, unit="steps") as advance:
+                from mechprobe.lab.posttrain import Watch
+
+                watch = Watch(checkpoints=at, keep=keep, on_step=lambda: advance(1))
+                model = train(base, seed, watch)
+            files = save_model(model, self.tokenizer, self.folder / arm)
+            stage.finish(outputs=[*files, *kept], results={"curve": watch.curve, "steps": steps}, seed=seed)
+
+    def _trainer(self, arm: str) -> tuple[Callable[[Path, int, Watch], Any], int, tuple[int, ...]]:
+        """Give the training of an arm, its number of steps and its checkpoints."""
+        from mechprobe.lab.posttrain import n_sft_steps, train_grpo, train_sft
+
+        items, tokenizer, rl = self.items, self.tokenizer, self.recipe.rl
+        if arm == "rl":
+            return (
+                lambda base, seed, watch: train_grpo(
+                    base, tokenizer, items.posttrain, rl, seed=seed, watch=watch
+                ),
+                rl.steps,
+                rl.checkpoints,
+            )
+        config = self.recipe.sft if arm == "sft" else self.recipe.sft_instyle
+        assert config is not None, "arms() lists only arms of the recipe"
+        traces = items.posttrain_off_policy if config.style == "off-policy" else items.posttrain
+        return (
+            lambda base, seed, watch: train_sft(base, tokenizer, traces, config, seed=seed, watch=watch),
+            n_sft_steps(len(traces), config),
+            config.checkpoints,
+        )
+
+    def outputs(self) -> list[str]:
+        """List every file that the manifest answers for; run.toml may be edited by its user."""
+        names = ["tasks.jsonl", "prompts.jsonl"]
+        for arm in ("base", *self.arms()):
+            manifest: Mapping[str, Any] = read_manifest(self.folder / arm)
+            names += [_normal(f"{arm}/{name}") for name in manifest["outputs"]]
+        return names
+
+
+def _normal(name: str) -> str:
+    """Resolve `rl/../checkpoints/x` to `checkpoints/x`."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    return "/".join(parts)

@@ -1,0 +1,126 @@
+"""Accuracy of a model on held-out items, paired comparisons with the base, and the gates of a lab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.evals.generation import generate
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.skills import SkillItem
+from mechprobe.evals.skills.item import ANSWER_MARKER
+from mechprobe.evals.skills.registry import marker
+from mechprobe.lab.recipe import TRAINED_SKILL
+from mechprobe.statistics import binomial_se, mcnemar_exact
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+MAX_NEW_TOKENS = 48
+SCORER = f"final:{ANSWER_MARKER}"
+
+GATE_LIMITS = {
+    "base_trained_skill_at_most": 0.60,
+    "base_untrained_skill_at_most": 0.80,
+    "forced_gain_at_least": 0.15,
+    "untrained_skills_with_forced_gain": 2,
+    "site_share_at_least": 0.80,
+}
+"""Fixed before any build: head-room on the trained skill and on the untrained ones, a forced marker that beats
+the direct answer on the trained skill and on two others, and a site with both ceilings."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Greedy responses of one model to the held-out items of one skill."""
+
+    right: tuple[bool, ...]
+    n_unparsed: int
+    marker_share: float
+    """Share of responses that open with the marker of worked responses."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return sum(self.right) / len(self.right)
+
+    def to_json(self) -> dict[str, float | int]:
+        """Give counts, accuracy and its binomial standard error."""
+        n, k = len(self.right), sum(self.right)
+        return {
+            "n": n,
+            "right": k,
+            "unparsed": self.n_unparsed,
+            "accuracy": k / n,
+            "se": binomial_se(k, n),
+            "opens_with_marker": self.marker_share,
+        }
+
+
+def measure(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    items: Mapping[str, Sequence[SkillItem]],
+    *,
+    rendering: str,
+    forced: bool = False,
+) -> dict[str, Measured]:
+    """Answer every item greedily; `forced` makes each response begin with the marker of worked responses."""
+    judge = scorer(SCORER)
+    result = {}
+    for skill, questions in items.items():
+        word = marker(skill, rendering)
+        responses = generate(
+            model,
+            tokenizer,
+            [item.prompt for item in questions],
+            max_new_tokens=MAX_NEW_TOKENS,
+            prefix=word if forced else "",
+        )
+        verdicts = [judge.score(r.text, item.answer) for r, item in zip(responses, questions, strict=True)]
+        opened = sum(response.text.split()[:1] == [word] for response in responses)
+        result[skill] = Measured(
+            tuple(v == "right" for v in verdicts), verdicts.count("unparsed"), opened / len(questions)
+        )
+    return result
+
+
+def compare(before: Measured, after: Measured) -> dict[str, float | int | bool]:
+    """Compare two models on the same items.
+
+    The difference of the accuracies in units of its unpaired standard error √(se₁² + se₂²), and the exact
+    McNemar test on the items where the two differ.
+    """
+    n = len(before.right)
+    se = (binomial_se(sum(before.right), n) ** 2 + binomial_se(sum(after.right), n) ** 2) ** 0.5
+    difference = after.accuracy - before.accuracy
+    pairs = list(zip(before.right, after.right, strict=True))
+    return {
+        "n": n,
+        "difference": difference,
+        "se": se,
+        "z": difference / se if se > 0 else 0.0,
+        "gained": sum(b < a for b, a in pairs),
+        "lost": sum(b > a for b, a in pairs),
+        "mcnemar_p": mcnemar_exact(before.right, after.right),
+        "beyond_3_se": abs(difference) > 3 * se,
+    }
+
+
+def pretraining_gates(direct: Mapping[str, Measured], forced: Mapping[str, Measured]) -> dict[str, Any]:
+    """Check a base before anything is trained on it; nothing here looks at an outcome of SFT or RL."""
+    untrained = [skill for skill in direct if skill != TRAINED_SKILL]
+    gain = {skill: forced[skill].accuracy - direct[skill].accuracy for skill in direct}
+    limit = GATE_LIMITS["forced_gain_at_least"]
+    checks = {
+        "head_room_trained": direct[TRAINED_SKILL].accuracy <= GATE_LIMITS["base_trained_skill_at_most"],
+        "head_room_untrained": sum(
+            direct[skill].accuracy <= GATE_LIMITS["base_untrained_skill_at_most"] for skill in untrained
+        )
+        >= GATE_LIMITS["untrained_skills_with_forced_gain"],
+        "forced_marker_beats_direct_trained": gain[TRAINED_SKILL] >= limit,
+        "forced_marker_beats_direct_untrained": sum(gain[skill] >= limit for skill in untrained)
+        >= GATE_LIMITS["untrained_skills_with_forced_gain"],
+    }
+    return {"passed": all(checks.values()), "checks": checks, "forced_gain": gain}

@@ -1,0 +1,104 @@
+"""What a finished lab shows: accuracy per model and skill, comparisons with the base, ceilings, gates, curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.artifacts import read_manifest
+from mechprobe.lab.ceilings import ceiling_gate, measure_ceilings
+from mechprobe.lab.items import ItemSets
+from mechprobe.lab.measure import GATE_LIMITS, Measured, compare, measure
+from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
+from mechprobe.lab.weights import frozen_equal, load_model, threads
+from mechprobe.progress import progress
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+CAVEAT = (
+    "Transfer in this lab is elicitation by construction: pre-training plants one marker that opens careful work in "
+    "every skill, and forcing that marker on the untrained base gives nearly all of RL's gain (row "
+    "'base, marker forced'). A planted mechanism to test the tool on; no evidence about large models."
+)
+
+
+def model_folders(folder: Path) -> dict[str, Path]:
+    """Name every model of a lab, `rl@step_000016` for a checkpoint, with its folder."""
+    arms = [name for name in ("base", "sft", "sft_instyle", "rl") if (folder / name).is_dir()]
+    found = {name: folder / name for name in arms}
+    for arm in arms:
+        for step in sorted((folder / "checkpoints" / arm).glob("step_*")):
+            found[f"{arm}@{step.name}"] = step
+    return found
+
+
+def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]:
+    """Measure every saved model of a lab on all held-out items and judge the lab."""
+    from mechprobe.lab.tokenizer import build_tokenizer
+
+    tokenizer, folders = build_tokenizer(), model_folders(folder)
+    measured: dict[str, dict[str, Measured]] = {}
+    arms: dict[str, LlamaForCausalLM] = {}
+    with threads(recipe.n_threads), progress(len(folders) + 2, "measuring", unit="models") as advance:
+        for name, path in folders.items():
+            model = load_model(path).eval()
+            measured[name] = measure(model, tokenizer, items.eval, rendering=recipe.rendering)
+            if "@" not in name:
+                arms[name] = model
+            advance(1)
+        forced = measure(arms["base"], tokenizer, items.eval, rendering=recipe.rendering, forced=True)
+        advance(1)
+        ceilings = measure_ceilings(
+            arms["base"], arms["rl"], tokenizer, items.eval, rendering=recipe.rendering
+        )
+        advance(1)
+    versus_base = {
+        name: {skill: compare(measured["base"][skill], result[skill]) for skill in result}
+        for name, result in measured.items()
+        if name != "base"
+    }
+    gained = [s for s, c in versus_base["rl"].items() if c["beyond_3_se"] and c["difference"] > 0]
+    pretraining = read_manifest(folder / "base")
+    attempts = pretraining["results"]["attempts"]
+    return {
+        "caveat": CAVEAT,
+        "trained_skill": TRAINED_SKILL,
+        "accuracy": {name: _json(result) for name, result in measured.items()},
+        "base_marker_forced": _json(forced),
+        "versus_base": versus_base,
+        "rl_versus_base_marker_forced": {s: compare(forced[s], measured["rl"][s]) for s in forced},
+        "ceilings": {site: {side: _json(r) for side, r in sides.items()} for site, sides in ceilings.items()},
+        "gates": {
+            "limits": GATE_LIMITS,
+            "enforced": recipe.enforce_gates,
+            "pretraining": attempts[-1]["gates"],
+            "ceilings": ceiling_gate(measured["base"], measured["rl"], ceilings, gained),
+            "frozen_parts_bit_equal": {
+                name: frozen_equal(model, arms["base"]) for name, model in arms.items() if name != "base"
+            },
+        },
+        "findings": _findings(versus_base, gained),
+        "pretraining": {
+            "seed": pretraining["seed"],
+            "seeds_tried": [attempt["seed"] for attempt in attempts],
+            "attempts": attempts,
+        },
+        "curves": {arm: read_manifest(folder / arm)["results"]["curve"] for arm in arms if arm != "base"},
+        "seconds": {arm: read_manifest(folder / arm)["seconds"] for arm in arms},
+    }
+
+
+def _findings(versus_base: dict[str, Any], gained: list[str]) -> dict[str, Any]:
+    """State what came out; nothing here decides which seed is kept."""
+    sft = versus_base["sft"]
+    return {
+        "rl_gains_untrained": [skill for skill in gained if skill != TRAINED_SKILL],
+        "rl_learns_trained_skill": TRAINED_SKILL in gained,
+        "sft_loses": [s for s, c in sft.items() if c["beyond_3_se"] and c["difference"] < 0],
+        "sft_learns_trained_skill": sft[TRAINED_SKILL]["beyond_3_se"] and sft[TRAINED_SKILL]["difference"] > 0,
+    }
+
+
+def _json(result: dict[str, Measured]) -> dict[str, dict[str, float | int]]:
+    return {skill: measured.to_json() for skill, measured in result.items()}

@@ -1,0 +1,102 @@
+"""Saving and loading of the lab's models, and the isolation of the random state that trainers set."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+FROZEN = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+"""Parameters that no post-training may move, so that the blocks carry the whole change."""
+
+
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
+    """Write a complete Hugging Face folder with the weights rounded to float16; list its files.
+
+    Everything that is measured later is measured on the rounded weights.
+    """
+    if folder.exists():
+        for file in folder.iterdir():
+            if file.name not in ("unfinished.json", "manifest.json"):
+                file.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet_transformers():
+        copy.deepcopy(model).half().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return sorted(f.name for f in folder.iterdir() if f.name not in ("unfinished.json", "manifest.json"))
+
+
+def load_model(folder: Path) -> LlamaForCausalLM:
+    """Load a folder of `save_model` for training: float32, every parameter free."""
+    from transformers import LlamaForCausalLM
+
+    with quiet_transformers():
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def frozen_equal(model: LlamaForCausalLM, base: LlamaForCausalLM) -> bool:
+    """Say whether embeddings, final norm and unembedding are bit for bit those of the base."""
+    ours, theirs = model.state_dict(), base.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in FROZEN)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of an interrupted phase, if there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def isolated_random_state(seed: int) -> Iterator[None]:
+    """Seed the global generators that trainers draw from, and give the caller's states back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.random.set_rng_state(states[2])
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Run on n threads: the bits of a training depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the bars and notices of transformers, datasets and TRL off the terminal; ours is the one bar."""
+    import datasets
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    dataset_bars = not datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if dataset_bars:
+            datasets.enable_progress_bars()
