@@ -142,5 +142,5 @@ def dead_feature_loss(
             feature_acts = feature_acts * (scores >= cut)
         error = feature_acts @ decoder - residual
         loss = weights.aux / x.shape[0] * error.square().sum()
-        gradients = torch.autograd.grad(loss, (encoder, decoder, bias))
-    return loss.detach(), gradients
+        by_encoder, by_decoder, by_bias = torch.autograd.grad(loss, (encoder, decoder, bias))
+    return loss.detach(), (by_encoder, by_decoder, by_bias)

@@ -1,0 +1,251 @@
+"""Synthetic activations whose features are known: what a crosscoder should find, planted in advance.
+
+Token b of model m is ``scale_m (mean_m + sum_g a_bg strength_gm direction_gm) + noise``: a_bg is zero for most tokens
+and uniform in a range otherwise, direction_gm has norm 1, and the kind of feature g says how strength and direction
+depend on the model:
+
+- shared: strength 1 and one direction in all models,
+- specific: strength 1 in one model, 0 in the others,
+- rotated: strength 1 everywhere, another direction in each model,
+- emerging: one direction, strength 0 up to some model and then rising evenly to 1 in the last (models are checkpoints).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae_training.crosscoder import Crosscoder
+from sae_training.frozen import FrozenConfig
+
+Kind = Literal["shared", "specific", "rotated", "emerging"]
+
+
+class PlantedConfig(FrozenConfig):
+    """What to plant.
+
+    Attributes:
+        n_models: models, or checkpoints of one.
+        d_model: width of the activations.
+        n_shared: features with one direction in all models.
+        n_specific: features of one model alone, per model (one number for all, or one for each).
+        n_rotated: features with another direction in each model.
+        n_emerging: features that grow from model to model.
+        rotation_cosine: cosine between the directions of a rotated feature in any two models, about.
+        density: share of tokens on which a feature is active.
+        amplitude: range of an active feature.
+        correlation: of the normal variables behind the activity within a group; 0 makes features independent.
+        group_size: features per group of correlated ones.
+        noise: standard deviation of noise in each coordinate.
+        mean_norm: norm of each model's mean activation.
+        model_scale: factor of each model's activations; () for 1.
+        seed: of the features; the tokens have their own.
+    """
+
+    n_models: int = Field(default=3, ge=2)
+    d_model: int = Field(default=32, ge=2)
+    n_shared: int = Field(default=36, ge=0)
+    n_specific: int | tuple[int, ...] = 4
+    n_rotated: int = Field(default=0, ge=0)
+    n_emerging: int = Field(default=0, ge=0)
+    rotation_cosine: float = Field(default=0.0, ge=0, le=1)
+    density: float = Field(default=0.1, gt=0, lt=1)
+    amplitude: tuple[float, float] = (0.5, 1.5)
+    correlation: float = Field(default=0.0, ge=0, lt=1)
+    group_size: int = Field(default=4, ge=1)
+    noise: float = Field(default=0.0, ge=0)
+    mean_norm: float = Field(default=0.0, ge=0)
+    model_scale: tuple[float, ...] = ()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> PlantedConfig:
+        for name, value in (("n_specific", self.n_specific), ("model_scale", self.model_scale)):
+            if isinstance(value, tuple) and value and len(value) != self.n_models:
+                raise ValueError(f"{name} has {len(value)} numbers for n_models = {self.n_models}; give one per model")
+        if min(self.specific_counts) < 0 or self.n_features == 0:
+            raise ValueError("no features are planted; give a positive n_shared, n_specific, n_rotated or n_emerging")
+        return self
+
+    @property
+    def specific_counts(self) -> tuple[int, ...]:
+        """Specific features of each model."""
+        return (self.n_specific,) * self.n_models if isinstance(self.n_specific, int) else self.n_specific
+
+    @property
+    def n_features(self) -> int:
+        """All planted features."""
+        return self.n_shared + sum(self.specific_counts) + self.n_rotated + self.n_emerging
+
+
+@dataclass(frozen=True)
+class PlantedFeatures:
+    """The truth: what every feature is, and a source of tokens made from it.
+
+    Attributes:
+        config: what was asked for.
+        kinds: one per feature.
+        owner: the model of a specific feature, -1 for the others.
+        strength: 0 to 1, per feature and model.
+        directions: of norm 1, per feature and model.
+        mean: of each model's activation, before its scale.
+
+    Example:
+        >>> truth = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=3, n_specific=(1, 0)))
+        >>> truth.kinds
+        ('shared', 'shared', 'shared', 'specific')
+        >>> truth.tokens(5, seed=0).shape
+        torch.Size([5, 2, 8])
+    """
+
+    config: PlantedConfig
+    kinds: tuple[Kind, ...]
+    owner: Int[Tensor, " feature"]
+    strength: Float[Tensor, "feature model"]
+    directions: Float[Tensor, "feature model d_model"]
+    mean: Float[Tensor, "model d_model"]
+
+    @classmethod
+    def make(cls, config: PlantedConfig) -> PlantedFeatures:
+        """Draw the features."""
+        generator = torch.Generator().manual_seed(config.seed)
+        n, m = config.n_features, config.n_models
+        kinds: list[Kind] = ["shared"] * config.n_shared + ["specific"] * sum(config.specific_counts)
+        kinds += ["rotated"] * config.n_rotated + ["emerging"] * config.n_emerging
+        owner = torch.full((n,), -1)
+        owner[config.n_shared : config.n_shared + sum(config.specific_counts)] = torch.arange(m).repeat_interleave(
+            torch.tensor(config.specific_counts)
+        )
+        strength = torch.ones(n, m)
+        directions = _unit(torch.randn(n, 1, config.d_model, generator=generator)).repeat(1, m, 1)
+        own = _unit(torch.randn(n, m, config.d_model, generator=generator))
+        cosine = config.rotation_cosine
+        for place, kind in enumerate(kinds):
+            if kind == "specific":
+                strength[place] = (torch.arange(m) == owner[place]).float()
+            elif kind == "rotated":
+                directions[place] = _unit(cosine**0.5 * directions[place] + (1 - cosine) ** 0.5 * own[place])
+            elif kind == "emerging":
+                onset = place % (m - 1)
+                strength[place] = ((torch.arange(m) - onset) / (m - 1 - onset)).clamp(min=0)
+        mean = config.mean_norm * _unit(torch.randn(m, config.d_model, generator=generator))
+        return cls(config, tuple(kinds), owner, strength, directions, mean)
+
+    @property
+    def decoder(self) -> Float[Tensor, "feature model d_model"]:
+        """What one unit of a feature adds to each model's activation: the decoder to be found, up to a factor."""
+        return einsum(
+            self.directions, self.strength, self.model_scale, "feature model d, feature model, model -> feature model d"
+        )
+
+    @property
+    def model_scale(self) -> Float[Tensor, " model"]:
+        """The factor of each model."""
+        return torch.tensor(self.config.model_scale or (1.0,) * self.config.n_models)
+
+    def feature_acts(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token feature"]:
+        """Draw the true feature activations of some tokens."""
+        config = self.config
+        generator = torch.Generator().manual_seed(seed)
+        n = config.n_features
+        own = torch.randn(n_tokens, n, generator=generator)
+        n_groups = -(-n // config.group_size)
+        common = torch.randn(n_tokens, n_groups, generator=generator).repeat_interleave(config.group_size, dim=1)[:, :n]
+        level = config.correlation**0.5 * common + (1 - config.correlation) ** 0.5 * own
+        cut = torch.special.ndtri(torch.tensor(1 - config.density, dtype=torch.float64)).float()
+        low, high = config.amplitude
+        amount = low + (high - low) * torch.rand(n_tokens, n, generator=generator)
+        return amount * (level > cut)
+
+    def tokens(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token model d_model"]:
+        """Draw raw activations; the same seed gives the tokens of `feature_acts`."""
+        feature_acts = self.feature_acts(n_tokens, seed=seed)
+        x = einsum(feature_acts, self.decoder, "token feature, feature model d -> token model d")
+        x += self.mean * self.model_scale[:, None]
+        if self.config.noise:
+            generator = torch.Generator().manual_seed(seed + 1_000_003)
+            noise = self.config.noise * torch.randn(x.shape, generator=generator)
+            x += noise * self.model_scale[:, None]
+        return x
+
+    def batches(self, batch_size: int, *, seed: int = 0, n_batches: int | None = None) -> PlantedBatches:
+        """An endless (or counted) stream of batches whose position can be saved."""
+        return PlantedBatches(self, batch_size, seed, n_batches)
+
+
+class PlantedBatches:
+    """Batches of planted tokens; batch number i depends on the seed and i alone."""
+
+    def __init__(self, truth: PlantedFeatures, batch_size: int, seed: int, n_batches: int | None) -> None:
+        self._truth, self._batch_size, self._seed, self._n_batches = truth, batch_size, seed, n_batches
+        self._number = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while self._n_batches is None or self._number < self._n_batches:
+            self._number += 1
+            # Streams of neighboring seeds share no batch.
+            yield self._truth.tokens(self._batch_size, seed=self._seed * 1_000_000_007 + self._number)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of batches given."""
+        return {"number": self._number}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after that number of batches."""
+        self._number = state["number"]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a crosscoder compares with the truth.
+
+    Attributes:
+        cosine: per planted feature, the highest cosine of its stacked decoders with those of a learned feature.
+        match: the learned feature that has it.
+        share: per planted feature and model, that feature's share of the L2 decoder norm (1 / M when shared).
+        said_specific: per learned feature and model, whether it fires and has at least ``specific_share`` there.
+    """
+
+    cosine: Float[Tensor, " feature"]
+    match: Int[Tensor, " feature"]
+    share: Float[Tensor, "feature model"]
+    said_specific: Bool[Tensor, "d_sae model"]
+
+    def found_specific(self, truth: PlantedFeatures, min_cosine: float = 0.9) -> Bool[Tensor, " feature"]:
+        """Which planted specific features were found and classed as their model's own; False for other kinds."""
+        specific = truth.owner >= 0
+        right = self.said_specific[self.match, truth.owner.clamp(min=0)]
+        return specific & right & (self.cosine >= min_cosine)
+
+
+def recovery(
+    crosscoder: Crosscoder, truth: PlantedFeatures, density: Float[Tensor, " d_sae"], specific_share: float = 0.9
+) -> Recovery:
+    """Compare a crosscoder with the features planted in its training data.
+
+    Args:
+        crosscoder: trained on `PlantedFeatures.batches`.
+        truth: what was planted.
+        density: of the learned features, from `evaluate`; dead ones match nothing.
+        specific_share: share of the decoder norm from which a feature is called one model's own.
+    """
+    decoder = crosscoder.W_dec.detach() * crosscoder.column_scale().view(1, crosscoder.n_models, -1)
+    learned, planted = decoder.flatten(1), truth.decoder.flatten(1)
+    cosine = _unit(planted) @ _unit(learned).T
+    cosine[:, density.to(cosine.device) == 0] = -1.0
+    best = cosine.max(dim=1)
+    norm = torch.linalg.vector_norm(decoder, dim=2) / truth.model_scale
+    share = norm / norm.sum(dim=1, keepdim=True)
+    said = (share >= specific_share) & (density > 0)[:, None]
+    return Recovery(best.values, best.indices, share[best.indices], said)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-12)
