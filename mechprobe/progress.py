@@ -9,17 +9,17 @@ from typing import Protocol
 class Advance(Protocol):
     """Moves the bar on by ``n`` units and shows ``fields`` behind it."""
 
-    def __call__(self, n: float = 1, **fields: object) -> None:
+    def __call__(self, n: int | float = 1, **fields: object) -> None:
         """Advance by ``n``."""
         ...
 
 
-def _silent(n: float = 1, **fields: object) -> None:
+def _silent(n: int | float = 1, **fields: object) -> None:
     del n, fields
 
 
 @contextmanager
-def progress(total: float | None, description: str, *, unit: str = "") -> Iterator[Advance]:
+def progress(total: int | float | None, description: str, *, unit: str = "") -> Iterator[Advance]:
     """Show a bar while the block runs.
 
     Args:
@@ -48,7 +48,7 @@ def progress(total: float | None, description: str, *, unit: str = "") -> Iterat
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, note="")
 
-        def advance(n: float = 1, **fields: object) -> None:
+        def advance(n: int | float = 1, **fields: object) -> None:
             note = "  ".join(
                 f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in fields.items()
