@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from sae_training.errors import SaeTrainingError
     from sae_training.evaluation import Metrics, evaluate
     from sae_training.frozen import FrozenConfig
-    from sae_training.trainer import TrainResult, train
+    from sae_training.planted import PlantedConfig, PlantedFeatures, recovery
+    from sae_training.run import TrainResult, train
+    from sae_training.trainer import Trainer
 
 _HOME = {
     "Crosscoder": "crosscoder",
     "CrosscoderConfig": "config",
     "FrozenConfig": "frozen",
     "Metrics": "evaluation",
+    "PlantedConfig": "planted",
+    "PlantedFeatures": "planted",
     "SaeTrainingError": "errors",
     "TrainConfig": "config",
-    "TrainResult": "trainer",
+    "TrainResult": "run",
+    "Trainer": "trainer",
     "evaluate": "evaluation",
-    "train": "trainer",
+    "recovery": "planted",
+    "train": "run",
 }
 
 __all__ = [
@@ -33,10 +39,14 @@ __all__ = [
     "CrosscoderConfig",
     "FrozenConfig",
     "Metrics",
+    "PlantedConfig",
+    "PlantedFeatures",
     "SaeTrainingError",
     "TrainConfig",
     "TrainResult",
+    "Trainer",
     "evaluate",
+    "recovery",
     "train",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import rearrange
@@ -15,6 +16,9 @@ from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.frozen import nearest_name
 from sae_training.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 Activations = Float[Tensor, "batch model d_model"] | Float[Tensor, "batch d_all"]
 
@@ -241,6 +245,14 @@ class Crosscoder(nn.Module):
         crosscoder = cls(config)
         storage.assign_weights(crosscoder, tensors, Path(folder))
         return crosscoder.to(device)
+
+    def to_sae(
+        self, model: str | int, *, readout: Literal["single", "swap"] = "single", out: str | Path | None = None
+    ) -> SAE[Any]:
+        """One model's slice as a stock sae-lens SAE over raw activations; see `sae_training.export.to_sae`."""
+        from sae_training.export import to_sae
+
+        return to_sae(self, model, readout=readout, out=out)
 
     def _require_same_width(self, name: str, instead: str) -> None:
         if not self.config.same_width:

@@ -117,10 +117,12 @@ class PlantedFeatures:
         """Draw the features."""
         generator = torch.Generator().manual_seed(config.seed)
         n, m = config.n_features, config.n_models
-        kinds: list[Kind] = ["shared"] * config.n_shared + ["specific"] * sum(config.specific_counts)
-        kinds += ["rotated"] * config.n_rotated + ["emerging"] * config.n_emerging
+        n_owned = sum(config.specific_counts)
+        counts: dict[Kind, int] = {"shared": config.n_shared, "specific": n_owned}
+        counts.update({"rotated": config.n_rotated, "emerging": config.n_emerging})
+        kinds: list[Kind] = [kind for kind, count in counts.items() for _ in range(count)]
         owner = torch.full((n,), -1)
-        owner[config.n_shared : config.n_shared + sum(config.specific_counts)] = torch.arange(m).repeat_interleave(
+        owner[config.n_shared : config.n_shared + n_owned] = torch.arange(m).repeat_interleave(
             torch.tensor(config.specific_counts)
         )
         strength = torch.ones(n, m)

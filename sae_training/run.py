@@ -1,0 +1,223 @@
+"""A training run: the stream, the folder, the log and the resume around a `Trainer`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sae_training.checkpoint import CHECKPOINTS, check_settings, list_checkpoints, load_checkpoint, write_checkpoint
+from sae_training.config import TrainConfig
+from sae_training.crosscoder import Crosscoder
+from sae_training.errors import SaeTrainingError
+from sae_training.storage import assign_weights, json_bytes, read_crosscoder, save_crosscoder, write_atomic
+from sae_training.stream import BatchStream
+from sae_training.trainer import Trainer
+
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+
+logger = logging.getLogger(__name__)
+
+OnLog = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to.
+
+    Attributes:
+        crosscoder: the trained crosscoder (the one that was given).
+        n_steps: optimizer steps, those before a resume included.
+        n_tokens: tokens trained on.
+        n_distinct_batches: batches that differed; fewer than ``n_steps`` means that the stream repeats itself.
+        metrics: the last line of the metrics.
+        seconds: time of this call.
+        stream_ended: the stream ended before ``n_tokens``.
+        folder: where the run is, if anywhere.
+    """
+
+    crosscoder: Crosscoder
+    n_steps: int
+    n_tokens: int
+    n_distinct_batches: int
+    metrics: dict[str, Any]
+    seconds: float
+    stream_ended: bool = False
+    folder: Path | None = None
+
+
+def train(
+    crosscoder: Crosscoder,
+    batches: Iterable[Tensor],
+    config: TrainConfig,
+    *,
+    out: str | Path | None = None,
+    resume: bool = True,
+    on_log: OnLog | None = None,
+) -> TrainResult:
+    """Train a crosscoder in place on a stream of raw activations.
+
+    An unset scale is estimated from the first batches; the biases start so that the mean activation is explained.
+
+    Args:
+        crosscoder: fresh; on resume its weights are replaced by the checkpoint's.
+        batches: tensors ``[batch model d_model]`` (``[batch d_all]`` where widths differ). With ``state_dict`` and
+            ``load_state_dict`` the position is saved; otherwise a resume skips what was consumed.
+        config: how to train.
+        out: folder of the run: ``config.json``, ``weights.safetensors``, ``metrics.jsonl``, ``result.json`` and
+            ``checkpoints/``. None keeps everything in memory.
+        resume: go on from the latest checkpoint in ``out``, or return a finished run; False begins again.
+        on_log: called with each line of metrics, and with ``tokens_per_s``.
+
+    Raises:
+        SaeTrainingError: for a batch of the wrong shape, an empty stream, a run folder of other settings, and a loss
+            that is not finite; the folder then keeps its last good checkpoint.
+    """
+    run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, on_log)
+    return run.finished_before(resume) or run.run(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        crosscoder: Crosscoder,
+        batches: Iterable[Tensor],
+        config: TrainConfig,
+        out: Path | None,
+        on_log: OnLog | None,
+    ) -> None:
+        self.crosscoder, self.config, self.out, self.on_log = crosscoder, config, out, on_log
+        self.trainer = Trainer(crosscoder, config)
+        self.stream = BatchStream(batches, crosscoder, config.batch_size)
+        self.settings = {
+            "crosscoder": crosscoder.config.model_dump(mode="json"),
+            "training": config.model_dump(mode="json"),
+        }
+        self.last_metrics: dict[str, Any] = {}
+        self.started = time.perf_counter()
+        self.n_tokens_before = 0
+
+    def finished_before(self, resume: bool) -> TrainResult | None:
+        """The result of an earlier, finished run in the folder."""
+        if self.out is None:
+            return None
+        if not resume:
+            self._clear()
+            return None
+        result_file = self.out / RESULT_FILE
+        if not result_file.is_file():
+            return None
+        data = json.loads(result_file.read_text(encoding="utf-8"))
+        check_settings(result_file, data["settings"], self.settings)
+        assign_weights(self.crosscoder, read_crosscoder(self.out)[1], self.out)
+        counts = {name: data[name] for name in ("n_steps", "n_tokens", "n_distinct_batches", "metrics", "stream_ended")}
+        return TrainResult(self.crosscoder, **counts, seconds=0.0, folder=self.out)
+
+    def run(self, resume: bool) -> TrainResult:
+        """Train to the end."""
+        if not (resume and self._resume()):
+            self._begin()
+        state, config = self.trainer.state, self.config
+        self.n_tokens_before = state.n_tokens
+        stream_ended = False
+        while state.n_tokens < config.n_tokens:
+            batch = self.stream.next()
+            if batch is None:
+                stream_ended = True
+                logger.warning("the stream ended after %d of %d tokens", state.n_tokens, config.n_tokens)
+                break
+            self._step(batch)
+        return self._finish(stream_ended)
+
+    def _step(self, batch: Tensor) -> None:
+        state, config = self.trainer.state, self.config
+        try:
+            output = self.trainer.step(batch)
+        except SaeTrainingError as error:
+            good = list_checkpoints(self.out)[-1:] if self.out is not None else []
+            kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was written yet"
+            raise SaeTrainingError(f"{error} ({kept})") from None
+        if state.step % config.log_every == 0 or state.n_tokens >= config.n_tokens:
+            self._log(self.trainer.metrics(output))
+        if config.checkpoint_every and state.step % config.checkpoint_every == 0:
+            self._checkpoint()
+
+    def _begin(self) -> None:
+        ahead = self.stream.read_ahead(self.config.n_setup_batches)
+        if not ahead:
+            raise SaeTrainingError("the stream of activations is empty; give at least one batch.")
+        self.trainer.set_up(ahead)
+        if self.out is not None:
+            self._keep_metrics_until(0)
+
+    def _resume(self) -> bool:
+        checkpoints = list_checkpoints(self.out) if self.out is not None else []
+        if not checkpoints:
+            return False
+        state = self.trainer.state
+        self.stream.load_state_dict(load_checkpoint(checkpoints[-1], self.crosscoder, state, self.settings))
+        self.trainer.selector.last_cut = state.last_cut
+        self._keep_metrics_until(state.step)
+        logger.info("resumed from %s after %d tokens", checkpoints[-1].name, state.n_tokens)
+        return True
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        self.last_metrics = metrics
+        if self.out is not None:
+            with (self.out / METRICS_FILE).open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(metrics) + "\n")
+        if self.on_log is not None:
+            n_here = self.trainer.state.n_tokens - self.n_tokens_before
+            self.on_log({**metrics, "tokens_per_s": n_here / (time.perf_counter() - self.started)})
+
+    def _checkpoint(self) -> None:
+        if self.out is not None:
+            write_checkpoint(
+                self.out,
+                self.crosscoder,
+                self.trainer.state,
+                self.stream.state_dict(),
+                self.settings,
+                self.config.keep_checkpoints,
+            )
+
+    def _finish(self, stream_ended: bool) -> TrainResult:
+        state = self.trainer.state
+        counts = {
+            "n_steps": state.step,
+            "n_tokens": state.n_tokens,
+            "n_distinct_batches": int(state.digests.unique().numel()),
+            "metrics": self.last_metrics,
+            "stream_ended": stream_ended,
+        }
+        if self.out is not None:
+            if self.config.checkpoint_every:
+                self._checkpoint()
+            save_crosscoder(self.crosscoder, self.out)
+            write_atomic(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
+        seconds = time.perf_counter() - self.started
+        return TrainResult(self.crosscoder, **counts, seconds=seconds, folder=self.out)
+
+    def _keep_metrics_until(self, step: int) -> None:
+        """Drop the lines that the steps after the checkpoint will write again."""
+        assert self.out is not None, "a run without a folder has no metrics file"
+        path = self.out / METRICS_FILE
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+        write_atomic(path, b"".join(kept))
+        self.last_metrics = json.loads(kept[-1]) if kept else {}
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left in the folder."""
+        assert self.out is not None, "a run without a folder has nothing to clear"
+        for name in (RESULT_FILE, METRICS_FILE):
+            (self.out / name).unlink(missing_ok=True)
+        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
