@@ -33,6 +33,7 @@ class Outcome:
     outcome: OutcomeName
     response: str
     n_response_tokens: int
+    response_ids: tuple[int, ...] = ()
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -92,7 +93,7 @@ def read_outcomes(path: Path | str) -> list[Outcome]:
     outcomes = []
     for number, item in read_jsonl(path):
         try:
-            outcomes.append(Outcome(**item))
+            outcomes.append(Outcome(**{**item, "response_ids": tuple(item.get("response_ids", ()))}))
         except TypeError:
             raise InputError(f"{path}:{number} is no outcome record; re-run `mechprobe evaluate`.") from None
         if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):
@@ -105,10 +106,12 @@ class Outcomes:
 
     Attributes:
         records: Every outcome, in the order of evaluation.
+        samples: The samples by id, where they are known.
     """
 
-    def __init__(self, records: Iterable[Outcome]) -> None:
+    def __init__(self, records: Iterable[Outcome], samples: Iterable[Sample] = ()) -> None:
         self.records = list(records)
+        self.samples = {sample.id: sample for sample in samples}
         self._index = {(record.model, record.task, record.sample_id): record for record in self.records}
 
     @property
@@ -125,6 +128,15 @@ class Outcomes:
         """Samples of a task in order of appearance."""
         return list(dict.fromkeys(record.sample_id for record in self.records if record.task == task))
 
+    def record(self, model: str, task: str, sample_id: str) -> Outcome:
+        """What one model did on one sample; `InputError` where it was not evaluated."""
+        found = self._index.get((model, task, sample_id))
+        if found is None:
+            raise InputError(
+                f"There is no outcome of model {model} on sample {sample_id} of {task}; evaluate it first."
+            )
+        return found
+
     def right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[bool]:
         """Whether the model is right, per sample (all samples of the task for None).
 
@@ -132,11 +144,7 @@ class Outcomes:
             InputError: The model was not evaluated on one of the samples.
         """
         ids = self.sample_ids(task) if sample_ids is None else list(sample_ids)
-        found = [self._index.get((model, task, sample_id)) for sample_id in ids]
-        if None in found:
-            missing = ids[found.index(None)]
-            raise InputError(f"There is no outcome of model {model} on sample {missing} of {task}; evaluate it first.")
-        return [record.outcome == "right" for record in found if record is not None]
+        return [self.record(model, task, sample_id).outcome == "right" for sample_id in ids]
 
     def gained(self, task: str, *, base: str, tuned: str) -> list[str]:
         """G_t: samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011)."""

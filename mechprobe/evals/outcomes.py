@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import Stage, dump_json, sha256_bytes, write_json
+from mechprobe.artifacts import Stage, dump_json, read_manifest, sha256_bytes, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.evals.generation import generate
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
-from mechprobe.records import Outcome, Outcomes, read_outcomes, write_jsonl
+from mechprobe.records import Outcome, Outcomes, Sample, read_jsonl, read_outcomes, write_jsonl
 from mechprobe.statistics import holm, mcnemar_exact, wilson_interval
 
 OUTCOMES_FILE = "outcomes.jsonl"
+SAMPLES_FILE = "samples.jsonl"
 SUMMARY_FILE = "summary.json"
 FORCED = "{model}+prefix"
 
@@ -77,6 +78,7 @@ def run_tasks(
             outcome=task.scorer.score(response.text, sample.answer),
             response=response.text,
             n_response_tokens=len(response.token_ids),
+            response_ids=response.token_ids,
         )
         for (task, sample), response in zip(samples, generated, strict=True)
     ]
@@ -106,10 +108,11 @@ def evaluate_outcomes(
         if not stage.done:
             outcomes = _run_models(family, tasks, stage.folder, config)
             write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)
+            write_jsonl(stage.folder / SAMPLES_FILE, [sample for task in tasks for sample in task.samples])
             summary = summarize(outcomes, config)
             write_json(stage.folder / SUMMARY_FILE, summary)
             stage.finish(
-                outputs=[OUTCOMES_FILE, SUMMARY_FILE],
+                outputs=[OUTCOMES_FILE, SAMPLES_FILE, SUMMARY_FILE],
                 counts={"samples": {task.name: len(task.samples) for task in tasks}},
                 results=summary,
             )
@@ -120,7 +123,9 @@ def evaluate_outcomes(
 
 def load_outcomes(folder: Path | str) -> Outcomes:
     """Outcomes of a finished ``evaluate`` stage."""
-    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE))
+    read_manifest(folder)
+    samples = [Sample(**item) for _, item in read_jsonl(Path(folder) / SAMPLES_FILE)]
+    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples)
 
 
 def _run_models(family: ModelFamily, tasks: Sequence[Task], folder: Path, config: EvaluateConfig) -> Outcomes:

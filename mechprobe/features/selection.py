@@ -131,7 +131,7 @@ def _by_rule(expression: str, live: NDArray[np.bool_], table: "pd.DataFrame | No
         rows = table.query(expression, engine="python")
     except Exception as error:  # noqa: BLE001 - pandas raises many types for a malformed expression
         raise SelectionError(f"Rule '{expression}' cannot be evaluated ({error}).") from None
-    column = rows["feature_idx"] if "feature_idx" in rows else rows.index
+    column = rows.get("feature_idx", rows.index)
     return [int(k) for k in column]
 
 
@@ -205,8 +205,8 @@ def matched_random_sets(
     pool = np.flatnonzero(live & ~barred)
     if len(pool) < len(ids):
         raise SelectionError(
-            f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside the selection; "
-            "select fewer, or train a larger dictionary."
+            f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside "
+            "the selection; select fewer, or train a larger dictionary."
         )
     floor = density[live].min()
     place = np.stack([np.log(np.maximum(density, floor)), np.log(np.maximum(decoder_norm, 1e-12))], axis=1)

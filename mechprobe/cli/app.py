@@ -1,0 +1,108 @@
+"""The command table, and how errors end: one sentence on stderr, exit code 2."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+# Before torch is imported by any command: bf16 products die with SIGILL on machines that claim an AMX they lack,
+# and spinning OpenMP threads slow a busy machine down sixfold.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import typer
+
+from mechprobe.cli import (
+    cache,
+    doctor,
+    evaluate,
+    features,
+    intervene,
+    lab,
+    localize,
+    report,
+    run,
+    select,
+    train_sae,
+)
+
+_MULTIPLE = ("--models", "-m", "--set", "-s")
+
+app = typer.Typer(
+    name="mechprobe",
+    help="What did post-training do inside a model? Record, train one dictionary, find features, prove or refute them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.add_typer(lab.app, name="lab")
+app.command("localize")(localize.localize)
+app.command("cache")(cache.cache)
+app.command("train-sae")(train_sae.train_sae)
+app.command("features")(features.features)
+app.command("evaluate")(evaluate.evaluate)
+app.command("select")(select.select)
+app.command("intervene")(intervene.intervene)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+
+
+def spread(argv: Sequence[str]) -> list[str]:
+    """Repeat an option for each of its values: ``--models a=x b=y`` becomes ``--models a=x --models b=y``.
+
+    Example:
+        >>> spread(["cache", "--models", "base=a", "rl=b", "--out", "o"])
+        ['cache', '--models', 'base=a', '--models', 'rl=b', '--out', 'o']
+    """
+    result: list[str] = []
+    option: str | None = None
+    for index, word in enumerate(argv):
+        if word.startswith("-"):
+            option = word if word in _MULTIPLE else None
+        elif option is not None and argv[index - 1] != option and "=" in word:
+            result.append(option)
+        elif option is not None and argv[index - 1] != option:
+            option = None
+        result.append(word)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 the user's to mend, 130 interrupted."""
+    import click
+
+    from mechprobe.errors import MechprobeError
+
+    arguments = spread(list(sys.argv[1:] if argv is None else argv))
+    try:
+        code = app(arguments, standalone_mode=False)
+    except MechprobeError as error:
+        return _fail(str(error))
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except Exception as error:
+        if type(error).__name__ == "SaeTrainingError":
+            return _fail(str(error))
+        if isinstance(error, OSError) and error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}.")
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str) -> int:
+    sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
+    return 2
+
+
+def _interrupted() -> int:
+    sys.stderr.write("mechprobe: interrupted; the same command goes on from where it stopped.\n")
+    return 130

@@ -1,0 +1,37 @@
+"""What commands print: numbers with n and interval, where the artifact is, and the next command."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """One line of result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(value: Any) -> None:
+    """The result as JSON on stdout."""
+    from mechprobe.artifacts import dump_json
+
+    sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
+
+
+def percent(row: Sequence[float | None] | None) -> str:
+    """``[value, low, high, n]`` as ``54 [42, 66]`` in percent."""
+    if not row or row[0] is None:
+        return "-"
+    value, low, high = (100 * float(part if part is not None else float("nan")) for part in row[:3])
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def say_table(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> None:
+    """Left-aligned text table: row label, then one cell a column."""
+    width = max([len(corner), *map(len, rows)], default=0)
+    widths = [max([len(column), *(len(row.get(column, "")) for row in rows.values())]) for column in columns]
+    header = "  ".join([corner.ljust(width), *(c.ljust(w) for c, w in zip(columns, widths, strict=True))])
+    say(header.rstrip())
+    for label, row in rows.items():
+        cells = [row.get(c, "").ljust(w) for c, w in zip(columns, widths, strict=True)]
+        say("  ".join([label.ljust(width), *cells]).rstrip())

@@ -1,0 +1,140 @@
+"""What is run: the selected set, its controls, baselines and ceilings, as a flat list of conditions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mechprobe.features.generalization import Selection
+from mechprobe.interventions.config import InterveneConfig
+
+SetKind = Literal[
+    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare"
+]
+How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One generation run over all tasks.
+
+    Attributes:
+        name: Unique, and readable: ``rl|ablate|top50``.
+        model: The host.
+        edit: The edit's text, or the name of what is done instead.
+        features: Name of the feature set.
+        set_kind: Role of the condition.
+        how: What machinery runs it.
+        ids: Features edited.
+        donor: Whose features or residual are put in.
+        draw: Number of a random set.
+        write_ids: Decoder directions of a shuffled control.
+    """
+
+    name: str
+    model: str
+    edit: str
+    features: str
+    set_kind: SetKind
+    how: How
+    ids: tuple[int, ...] = ()
+    donor: str | None = None
+    draw: int | None = None
+    write_ids: tuple[int, ...] = field(default=(), repr=False)
+
+
+def plan(selection: Selection, others: dict[str, Selection], config: InterveneConfig) -> list[Condition]:
+    """Every condition of an intervention run; clean runs and ceilings come first.
+
+    Args:
+        selection: The set under test, with its matched random sets.
+        others: Sets of other rankings, by the name they are shown under.
+        config: Settings.
+    """
+    base, tuned = config.base, config.tuned
+    conditions = [Condition(f"{model}|clean", model, "clean", "none", "clean", "clean") for model in (base, tuned)]
+    conditions += [
+        Condition(f"{host}|patch|whole residual", host, "patch", "whole residual", "ceiling", "patch", donor=donor)
+        for host, donor in ((base, tuned), (tuned, base))
+    ]
+    for host, donor, edits in ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned)):
+        for edit in edits:
+            conditions += _main_edit(selection, others, host, donor, edit, config)
+        conditions.append(Condition(f"{host}|replace|reconstruction", host, "replace", "none", "recon", "edit"))
+        conditions.append(
+            Condition(
+                f"{host}|vector|mean difference", host, "vector", "mean difference", "baseline", "vector", donor=donor
+            )
+        )
+        conditions += _sizes(selection, host, donor, edits, config)
+    conditions += _opposite(selection, config)
+    conditions += [
+        Condition(f"{base}|{dose}|{selection.rule}", base, dose, selection.rule, "dose", "edit", selection.features)
+        for dose in config.doses
+    ]
+    if config.force_prefix:
+        name = f"{base}|prefix|{config.force_prefix}"
+        conditions.append(Condition(name, base, "prefix", config.force_prefix, "baseline", "prefix"))
+    return conditions
+
+
+def _main_edit(
+    selection: Selection, others: dict[str, Selection], host: str, donor: str, edit: str, config: InterveneConfig
+) -> list[Condition]:
+    giver = donor if edit == "transplant" else None
+    rule = selection.rule
+
+    def condition(
+        label: str, kind: SetKind, ids: Sequence[int], *, draw: int | None = None, write: Sequence[int] = ()
+    ) -> Condition:
+        how: How = "shuffled" if write else "edit"
+        name = f"{host}|{edit}|{label}"
+        return Condition(name, host, edit, label, kind, how, tuple(ids), giver, draw, tuple(write))
+
+    rows = [condition(rule, "selected", selection.features)]
+    rows += [condition(name, "compare", other.features) for name, other in others.items()]
+    rows += [
+        condition(f"random {draw}", "random", ids, draw=draw)
+        for draw, ids in enumerate(selection.controls[: config.n_random])
+    ]
+    shuffled = shuffled_directions(selection, seed=config.seed)
+    rows.append(condition("shuffled directions", "shuffled", selection.features, write=shuffled))
+    return rows
+
+
+def _sizes(
+    selection: Selection, host: str, donor: str, edits: Sequence[str], config: InterveneConfig
+) -> list[Condition]:
+    if "transplant" not in edits:
+        return []
+    sizes = [size for size in config.sizes if size < len(selection.features)]
+    return [
+        Condition(
+            f"{host}|transplant|first {size}", host, "transplant", f"first {size}", "size", "edit",
+            selection.features[:size], donor,
+        )
+        for size in sizes
+    ]  # fmt: skip
+
+
+def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
+    """Every one-model edit in the other model: ablate in base, clamp in tuned."""
+    pairs = [(config.base, edit) for edit in config.edits_tuned] + [(config.tuned, edit) for edit in config.edits_base]
+    return [
+        Condition(
+            f"{host}|{edit}|{selection.rule} (opposite)", host, edit, selection.rule, "opposite", "edit",
+            selection.features,
+        )
+        for host, edit in pairs
+        if edit != "transplant"
+    ]  # fmt: skip
+
+
+def shuffled_directions(selection: Selection, *, seed: int) -> list[int]:
+    """Live features outside the selection, as many as it has, whose decoder directions stand in for its own."""
+    live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
+    live[list(selection.features)] = False
+    pool = np.flatnonzero(live)
+    draw = np.random.default_rng([seed, 1]).choice(pool, len(selection.features), replace=False)
+    return [int(k) for k in draw]

@@ -1,0 +1,50 @@
+"""Settings of the interventions stage."""
+
+from pydantic import Field
+
+from mechprobe.config import FrozenConfig
+from mechprobe.features.config import ReadoutMode
+from mechprobe.features.selection import Ranking
+
+
+class InterveneConfig(FrozenConfig):
+    """Settings of ``mechprobe intervene``."""
+
+    base: str = "base"
+    """The model before post-training: features are amplified and transplanted into it."""
+    tuned: str = "rl"
+    """The model after it: features are ablated and transplanted back."""
+    features: str = "top50"
+    """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED."""
+    ranking: Ranking = "joint"
+    """Ranking that ``top`` and ``agnostic`` use."""
+    compare: tuple[Ranking, ...] = ("score",)
+    """Other rankings whose set of the same rule is run beside it (without random sets of its own)."""
+    threshold: float = Field(default=0.2, gt=0, lt=1)
+    """Share of a task's maximum above which a feature counts as task-agnostic."""
+    edits_tuned: tuple[str, ...] = ("ablate", "transplant")
+    """Edits of the tuned model; a transplant takes the base's features."""
+    edits_base: tuple[str, ...] = ("clamp:3.0", "transplant")
+    """Edits of the base model; a transplant takes the tuned model's features."""
+    doses: tuple[str, ...] = ("clamp:0.5", "clamp:1.0", "clamp:10.0")
+    """Further strengths of the selected set in the base model."""
+    sizes: tuple[int, ...] = (1, 2, 5, 10, 20)
+    """Sizes of the ranking's head that are transplanted, beside the whole selection."""
+    readout: ReadoutMode = "swap"
+    """Read-out of ablate, clamp and scale; a transplant always reads jointly."""
+    n_random: int = Field(default=20, ge=0)
+    """Random sets, matched on density and decoder norm, for every main edit."""
+    n_per_task: int | None = 64
+    """Samples of each task's evaluation half; None takes all."""
+    trained: tuple[str, ...] = ()
+    """Tasks that post-training saw: measured, and left out of the pooled effect and the verdict."""
+    force_prefix: str = ""
+    """A forced beginning of the base's response, printed as the baseline of every edit of it; empty for none."""
+    min_ceiling_share: float = Field(default=0.5, ge=0, le=1)
+    """Below this share of the gain the site's ceiling is too low for a verdict."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Level of the test against random sets."""
+    batch_size: int = Field(default=512, ge=1)
+    """Prompts generated at a time."""
+    seed: int = 0
+    """Of halves, random sets, shuffles and bootstraps."""

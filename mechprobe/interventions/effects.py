@@ -1,0 +1,87 @@
+"""From outcomes per sample to effects: accuracies, flips with named denominators, shares of the ceiling, tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mechprobe.interventions.conditions import Condition
+from mechprobe.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+
+POOLED = "pooled"
+"""Name of the row over all held-out tasks together."""
+MIN_CEILING = 0.05
+"""A share of a ceiling smaller than this (in accuracy) is not computed: it would be noise over noise."""
+
+Right = dict[str, list[bool]]
+"""Task → whether each sample is right, in one fixed order of samples."""
+
+
+def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
+    """The same with a row ``pooled`` over the held-out tasks."""
+    return {**right, POOLED: [value for task in held_out for value in right[task]]}
+
+
+def effect_rows(clean: Right, edited: Right, *, seed: int) -> dict[str, dict[str, Any]]:
+    """Measures of one condition against the clean host, each by task.
+
+    Returns:
+        ``accuracy`` and the two flip rates as ``[value, low, high, n]`` (Wilson), ``accuracy_delta`` likewise (paired
+        bootstrap), ``mcnemar_p``. ``flip_rate_of_right`` is over the samples the clean host has right, and
+        ``flip_rate_of_wrong`` over those it has wrong.
+    """
+    rows: dict[str, dict[str, Any]] = {
+        name: {} for name in ("accuracy", "accuracy_delta", "flip_rate_of_right", "flip_rate_of_wrong", "mcnemar_p")
+    }
+    for task, before in clean.items():
+        after = edited[task]
+        lost = sum(b and not a for b, a in zip(before, after, strict=True))
+        gained = sum(a and not b for b, a in zip(before, after, strict=True))
+        rows["accuracy"][task] = list(wilson_interval(sum(after), len(after)))
+        rows["accuracy_delta"][task] = list(paired_bootstrap(before, after, seed=seed))
+        rows["flip_rate_of_right"][task] = list(wilson_interval(lost, sum(before)))
+        rows["flip_rate_of_wrong"][task] = list(wilson_interval(gained, len(before) - sum(before)))
+        rows["mcnemar_p"][task] = mcnemar_exact(before, after)
+    return rows
+
+
+def shares_of_ceiling(delta: Mapping[str, Sequence[float]], ceiling: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Accuracy change as a share of the whole-residual patch's, by task; None where the ceiling is below 5 points."""
+    return {
+        task: row[0] / ceiling[task][0] if abs(ceiling[task][0]) >= MIN_CEILING else None for task, row in delta.items()
+    }
+
+
+def condition_results(
+    conditions: Sequence[Condition], right: Mapping[str, Right], *, held_out: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """One row per condition, in order, with effects against the clean host and shares of its ceiling.
+
+    Args:
+        conditions: As planned.
+        right: Condition name → outcomes.
+        held_out: Tasks that enter the pooled row.
+        seed: Of the bootstrap.
+    """
+    pooled = {name: with_pooled(value, held_out) for name, value in right.items()}
+    ceilings = {
+        c.model: effect_rows(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed)["accuracy_delta"]
+        for c in conditions
+        if c.set_kind == "ceiling"
+    }
+    rows = []
+    for c in conditions:
+        effects = effect_rows(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed)
+        rows.append(
+            {
+                "name": c.name,
+                "model": c.model,
+                "edit": c.edit,
+                "features": c.features,
+                "set_kind": c.set_kind,
+                "donor": c.donor,
+                "draw": c.draw,
+                "n_features": len(c.ids),
+                **effects,
+                "share_of_ceiling": shares_of_ceiling(effects["accuracy_delta"], ceilings[c.model]),
+            }
+        )
+    return rows

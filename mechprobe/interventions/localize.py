@@ -1,0 +1,242 @@
+"""The ``localize`` stage: what any feature at a site could do, measured before a dictionary is trained.
+
+*Sufficiency* of a site: accuracy of the base model when its whole residual there is replaced, at every position and
+step, by the tuned model's on the same tokens. *Necessity*: accuracy of the tuned model with the base's residual.
+Both are ours (DESIGN.md, section 4): they bound the effect of every edit at that site.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.config import FrozenConfig
+from mechprobe.errors import ConfigError
+from mechprobe.evals.outcomes import run_tasks, tasks_fingerprint
+from mechprobe.evals.tasks import Task
+from mechprobe.interventions.shadow import rewriting
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
+from mechprobe.progress import progress
+from mechprobe.records import Outcome
+from mechprobe.statistics import wilson_interval
+from mechprobe.types import Site
+
+CEILINGS_FILE = "ceilings.json"
+
+Accuracy = dict[str, list[float]]
+"""Task → ``[accuracy, low, high, n]``, Wilson 95 %."""
+
+
+class LocalizeConfig(FrozenConfig):
+    """Settings of ``mechprobe localize``."""
+
+    base: str = "base"
+    """The model before post-training."""
+    tuned: str = "rl"
+    """The model whose change is located."""
+    sites: tuple[str, ...] | str = "all"
+    """Sites to patch, or ``all``."""
+    n_per_task: int | None = 64
+    """Samples of each task, from the top of its file; None takes all."""
+    min_share: float = 0.5
+    """A site is called able to tell when both shares of the gain reach this."""
+    batch_size: int = 512
+    """Prompts generated at a time."""
+
+
+@dataclass(frozen=True)
+class SiteCeilings:
+    """Accuracies under whole-residual patching.
+
+    Attributes:
+        tasks: Task names.
+        n: Samples per task.
+        pair: ``(base, tuned)``.
+        clean: Model → task → accuracy with interval, unpatched.
+        sites: Site → ``sufficiency`` and ``necessity`` (task → accuracy with interval) and their ``*_share`` of the
+            gain, pooled over the tasks that the tuned model gains on.
+        chosen: The site whose smaller share is largest.
+        able: Whether both shares of the chosen site reach ``min_share``.
+        reason: One sentence.
+    """
+
+    tasks: list[str]
+    n: dict[str, int]
+    pair: list[str]
+    clean: dict[str, Accuracy]
+    sites: dict[str, dict[str, Any]]
+    chosen: str
+    able: bool
+    reason: str
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "SiteCeilings":
+        """Read a finished ``localize`` stage."""
+        read_manifest(folder)
+        return cls(**read_json(Path(folder) / CEILINGS_FILE))
+
+
+def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
+    """Accuracy per task with its interval."""
+    right: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        right.setdefault(outcome.task, []).append(outcome.outcome == "right")
+    return {task: list(wilson_interval(sum(values), len(values))) for task, values in right.items()}
+
+
+def patched_outcomes(
+    host: LanguageModel, donor: LanguageModel, site: Site, tasks: Sequence[Task], *, batch_size: int = 512
+) -> list[Outcome]:
+    """Outcomes of ``host`` with its residual at ``site`` replaced by ``donor``'s on the same tokens, at every step.
+
+    Raises:
+        ConfigError: The two models differ in width.
+    """
+    if host.d_model != donor.d_model:
+        raise ConfigError(
+            f"Models {host.name} and {donor.name} differ in width; one's residual cannot replace the other's."
+        )
+    siblings = {donor.name: donor.hf}
+    with rewriting(host.hf, site, lambda x: x[donor.name], host_name=host.name, siblings=siblings):
+        return run_tasks(host, tasks, label=f"{host.name}<-{donor.name}@{site}", batch_size=batch_size)
+
+
+def gain_share(low: Accuracy, high: Accuracy, patched: Accuracy, *, rising: bool) -> float:
+    """Share of the gain from ``low`` to ``high`` that a patch gives (rising) or takes (falling).
+
+    Sums over the tasks on which ``high`` exceeds ``low``, so that a task without gain adds no noise; NaN without any.
+    """
+    gained = [task for task in low if high[task][0] > low[task][0]]
+    total = sum(high[task][0] - low[task][0] for task in gained)
+    if not total:
+        return float("nan")
+    if rising:
+        return sum(patched[task][0] - low[task][0] for task in gained) / total
+    return sum(high[task][0] - patched[task][0] for task in gained) / total
+
+
+def localize(
+    family: ModelFamily,
+    tasks: Sequence[Task],
+    sites: Sequence[Site | str] | str | None = None,
+    out: Path | str = "localize",
+    config: LocalizeConfig | None = None,
+    *,
+    force: bool = False,
+) -> SiteCeilings:
+    """Measure both ceilings at every site and choose the site where the smaller share of the gain is largest.
+
+    Args:
+        family: Holds the base and the tuned model.
+        tasks: What is measured.
+        sites: Sites or ``all``; overrides the config's.
+        out: Stage folder; ``ceilings.json`` and the manifest are written there.
+        config: Settings.
+        force: Make a finished stage again.
+
+    Raises:
+        SiteError: A site does not exist.
+        ModelError: The family lacks one of the two models.
+        ArtifactError: ``out`` holds other work.
+    """
+    config = config or LocalizeConfig()
+    wanted = sites if sites is not None else config.sites
+    places = _resolve_sites(family, wanted)
+    tasks = [task.take(config.n_per_task) for task in tasks]
+    pair = family.subset(config.base, config.tuned)
+    identity = {
+        **config.model_dump(mode="json"),
+        "sites": [str(site) for site in places],
+        "tasks": tasks_fingerprint(tasks),
+    }
+    with Stage.open(out, name="localize", config=identity, models=pair.fingerprints, force=force) as stage:
+        if not stage.done:
+            ceilings = _measure(pair, tasks, places, config, stage.folder)
+            write_json(stage.folder / CEILINGS_FILE, asdict(ceilings))
+            stage.finish(outputs=[CEILINGS_FILE], counts={"samples": ceilings.n}, results=asdict(ceilings))
+            for part in stage.folder.glob("part-*.json"):
+                part.unlink()
+    return SiteCeilings.load(out)
+
+
+def _resolve_sites(family: ModelFamily, sites: Sequence[Site | str] | str) -> list[Site]:
+    if isinstance(sites, str):
+        if sites == "all":
+            return family.sites()
+        sites = [sites]
+    places = [site if isinstance(site, Site) else Site.parse(site) for site in sites]
+    return [site.check(family.n_layers) for site in places]
+
+
+@torch.no_grad()
+def _measure(
+    family: ModelFamily, tasks: Sequence[Task], sites: Sequence[Site], config: LocalizeConfig, folder: Path
+) -> SiteCeilings:
+    base, tuned = family[config.base], family[config.tuned]
+    with progress(2 + 2 * len(sites), "localizing", unit="patches") as advance:
+        clean: dict[str, Accuracy] = {}
+        for model in (base, tuned):
+            clean[model.name] = _kept(
+                folder / f"part-clean-{model.name}.json",
+                lambda model=model: accuracy_of(run_tasks(model, tasks, batch_size=config.batch_size)),
+            )
+            advance(1, model=model.name)
+        rows: dict[str, dict[str, Any]] = {}
+        for site in sites:
+            row: dict[str, Any] = {}
+            for side, host, donor in (("sufficiency", base, tuned), ("necessity", tuned, base)):
+                row[side] = _kept(
+                    folder / f"part-{site}-{side}.json",
+                    lambda host=host, donor=donor, site=site: accuracy_of(
+                        patched_outcomes(host, donor, site, tasks, batch_size=config.batch_size)
+                    ),
+                )
+                share = gain_share(clean[base.name], clean[tuned.name], row[side], rising=side == "sufficiency")
+                row[f"{side}_share"] = share
+                advance(1, site=str(site), share=share)
+            rows[str(site)] = row
+    chosen, able, reason = choose_site(rows, config.min_share)
+    return SiteCeilings(
+        tasks=[task.name for task in tasks],
+        n={task.name: len(task.samples) for task in tasks},
+        pair=[base.name, tuned.name],
+        clean=clean,
+        sites=rows,
+        chosen=chosen,
+        able=able,
+        reason=reason,
+    )
+
+
+def _kept(path: Path, measure: Any) -> Accuracy:
+    """The result of ``measure``, kept in a file so that an interrupted stage goes on from there."""
+    if not path.is_file():
+        write_json(path, measure())
+    return read_json(path)
+
+
+def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tuple[str, bool, str]:
+    """``(site, able, reason)``: the site whose smaller share is largest; the first of equals."""
+    smaller = {
+        site: min(row["sufficiency_share"], row["necessity_share"])
+        if row["sufficiency_share"] == row["sufficiency_share"]
+        else float("-inf")
+        for site, row in rows.items()
+    }
+    chosen = max(smaller, key=lambda site: smaller[site])
+    if smaller[chosen] == float("-inf"):
+        return chosen, False, "The tuned model gains on no task, so there is nothing to locate."
+    row = rows[chosen]
+    shares = f"sufficiency {row['sufficiency_share']:.0%} and necessity {row['necessity_share']:.0%} of the gain"
+    if smaller[chosen] >= min_share:
+        return chosen, True, f"{chosen} has both ceilings high: {shares}."
+    return (
+        chosen,
+        False,
+        f"No site has both ceilings at {min_share:.0%} of the gain or more; {chosen} comes nearest ({shares}), "
+        "so an edit there that fails is no evidence against its features.",
+    )

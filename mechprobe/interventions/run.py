@@ -1,0 +1,309 @@
+"""The ``intervene`` stage: run every condition, keep every outcome, and give the verdict."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.evals.outcomes import run_tasks, tasks_fingerprint
+from mechprobe.evals.tasks import Task
+from mechprobe.features.generalization import Selection
+from mechprobe.features.readout import Readout
+from mechprobe.interventions.attach import build_rewrite, edited
+from mechprobe.interventions.conditions import Condition, plan
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.effects import POOLED, Right, condition_results
+from mechprobe.interventions.shadow import rewriting
+from mechprobe.interventions.verdict import headline, rule_text, verdicts
+from mechprobe.models.family import ModelFamily
+from mechprobe.progress import progress
+from mechprobe.records import write_jsonl
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS_FILE = "results.json"
+OUTCOMES_FILE = "outcomes.jsonl"
+
+
+@dataclass(frozen=True)
+class InterventionResults:
+    """Effects of every condition and the verdicts.
+
+    Attributes:
+        conditions: One row per condition, see `mechprobe.interventions.effects.condition_results`.
+        verdicts: One row per main edit and task (``pooled`` is over the held-out tasks).
+        verdict: One sentence.
+        rule: How verdicts are reached.
+        data: Everything in ``results.json``.
+    """
+
+    conditions: list[dict[str, Any]]
+    verdicts: list[dict[str, Any]]
+    verdict: str
+    rule: str
+    data: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "InterventionResults":
+        """Read a finished ``intervene`` stage."""
+        read_manifest(folder)
+        data = read_json(Path(folder) / RESULTS_FILE)
+        return cls(data["conditions"], data["verdicts"], data["verdict"], data["rule"], data)
+
+    def condition(self, name: str) -> dict[str, Any]:
+        """One row by name, for example ``rl|ablate|top50``."""
+        for row in self.conditions:
+            if row["name"] == name:
+                return row
+        raise ConfigError(f"There is no condition '{name}'; there are {', '.join(r['name'] for r in self.conditions)}.")
+
+
+class Runner:
+    """Runs conditions on loaded models."""
+
+    def __init__(
+        self,
+        family: ModelFamily,
+        crosscoder: Crosscoder,
+        selection: Selection,
+        tasks: Sequence[Task],
+        config: InterveneConfig,
+    ) -> None:
+        self.family = family.subset(*crosscoder.model_names)
+        self.crosscoder = crosscoder.eval()
+        self.selection = selection
+        self.tasks = list(tasks)
+        self.config = config
+        self.site = Site.parse(selection.site)
+
+    @torch.no_grad()
+    def run(self, condition: Condition) -> dict[str, str]:
+        """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
+        model = self.family[condition.model]
+        prefix = self.config.force_prefix if condition.how == "prefix" else ""
+        with self._in_force(condition):
+            outcomes = run_tasks(
+                model, self.tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix
+            )
+        letters: dict[str, str] = {task.name: "" for task in self.tasks}
+        for outcome in outcomes:
+            letters[outcome.task] += outcome.outcome[0].upper()
+        return letters
+
+    @contextmanager
+    def _in_force(self, condition: Condition) -> Iterator[None]:
+        if condition.how in ("clean", "prefix"):
+            yield
+        elif condition.how == "edit":
+            transplant = condition.edit == "transplant"
+            readout = Readout("joint") if transplant else Readout(self.config.readout)
+            with edited(
+                self.family[condition.model],
+                self.crosscoder,
+                condition.ids,
+                condition.edit,
+                site=self.site,
+                donor=condition.donor,
+                siblings=self.family,
+                readout=readout,
+            ):
+                yield
+        else:
+            with self._rewritten(condition):
+                yield
+
+    @contextmanager
+    def _rewritten(self, condition: Condition) -> Iterator[None]:
+        host = self.family[condition.model]
+        siblings: dict[str, Any] = {}
+        if condition.how == "patch" and condition.donor is not None:
+            donor = condition.donor
+            siblings = {donor: self.family[donor].hf}
+
+            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+                return x[donor]
+        elif condition.how == "vector":
+            sign = 1.0 if condition.model == self.config.base else -1.0
+            vector = torch.as_tensor(sign * self.selection.scores.mean_difference, device=host.device)
+
+            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+                return x[host.name] + vector.to(x[host.name].dtype)
+        else:
+            siblings = {model.name: model.hf for model in self.family if model.name != host.name}
+            rewrite = self._shuffled(condition)
+        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings):
+            yield
+
+    def _shuffled(self, condition: Condition) -> Any:
+        """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
+        edit = Edit.parse(condition.edit)
+        readout = Readout("joint") if edit.kind == "transplant" else Readout(self.config.readout)
+        own = build_rewrite(
+            self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
+        )
+        other = build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            edit,
+            host=condition.model,
+            donor=condition.donor,
+            readout=readout,
+            write_ids=condition.write_ids,
+        )
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[condition.model]
+            change, turned = own(x) - resid, other(x) - resid
+            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return resid + turned * ratio
+
+        return rewrite
+
+
+def intervene(  # noqa: PLR0913 - the promised entry point
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    tasks: Sequence[Task],
+    out: Path | str = "interventions",
+    config: InterveneConfig | None = None,
+    *,
+    table: "pd.DataFrame | None" = None,
+    inputs: Mapping[str, Path | str] | None = None,
+    force: bool = False,
+) -> InterventionResults:
+    """Run the selected set, its controls, baselines and ceilings on every task, and judge.
+
+    The tasks must hold samples that did not select (`mechprobe.evals.tasks.split_halves` gives both halves).
+
+    Args:
+        family: The crosscoder's models.
+        crosscoder: The dictionary.
+        selection: Scores and default set; ``config.features`` and ``config.ranking`` choose from its scores.
+        tasks: Evaluation halves.
+        out: Stage folder: ``results.json``, ``outcomes.jsonl`` (one letter a sample and condition), the manifest.
+        config: Settings.
+        table: Feature table, for ``rule:`` specifications.
+        inputs: Files and stage folders whose hashes go into the manifest.
+        force: Make a finished stage again.
+
+    Raises:
+        SelectionError: The features cannot be read or do not exist.
+        ArtifactError: The selection was made with another crosscoder, or ``out`` holds other work.
+    """
+    config = config or InterveneConfig()
+    if selection.crosscoder != crosscoder.fingerprint:
+        raise ArtifactError(
+            f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
+            f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
+        )
+    tasks = [task.take(config.n_per_task) for task in tasks]
+    chosen, others = _choose(selection, config, table)
+    conditions = plan(chosen, others, config)
+    identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
+    models = family.subset(*crosscoder.model_names).fingerprints
+    with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
+        if not stage.done:
+            runner = Runner(family, crosscoder, chosen, tasks, config)
+            letters = _run_all(runner, conditions, stage.folder)
+            data = assemble(chosen, conditions, letters, tasks, config)
+            write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": n, **row} for n, row in letters.items()])
+            write_json(stage.folder / RESULTS_FILE, data)
+            pooled = [row for row in data["verdicts"] if row["task"] == POOLED]
+            stage.finish(
+                outputs=[OUTCOMES_FILE, RESULTS_FILE],
+                counts={"conditions": len(conditions), "samples": data["n_per_task"]},
+                results={"verdict": data["verdict"], "verdicts": pooled},
+                seed=config.seed,
+            )
+            for part in stage.folder.glob("part-*.json"):
+                part.unlink()
+    return InterventionResults.load(out)
+
+
+def _choose(
+    selection: Selection, config: InterveneConfig, table: "pd.DataFrame | None"
+) -> tuple[Selection, dict[str, Selection]]:
+    options: dict[str, Any] = {"threshold": config.threshold, "seed": config.seed, "table": table}
+    chosen = selection.choose(config.features, ranking=config.ranking, n_controls=config.n_random, **options)
+    by_ranking = config.features.startswith(("top", "agnostic"))
+    others = {
+        f"{config.features} by {ranking}": selection.choose(config.features, ranking=ranking, n_controls=0, **options)
+        for ranking in config.compare
+        if by_ranking and ranking != config.ranking
+    }
+    return chosen, others
+
+
+def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
+    letters: dict[str, dict[str, str]] = {}
+    with progress(len(conditions), "intervening", unit="conditions") as advance:
+        for index, condition in enumerate(conditions):
+            part = folder / f"part-{index:04d}.json"
+            if not part.is_file():
+                write_json(part, runner.run(condition))
+            letters[condition.name] = read_json(part)
+            right = "".join(letters[condition.name].values())
+            advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")
+    return letters
+
+
+def assemble(
+    selection: Selection,
+    conditions: Sequence[Condition],
+    letters: Mapping[str, Mapping[str, str]],
+    tasks: Sequence[Task],
+    config: InterveneConfig,
+) -> dict[str, Any]:
+    """Everything that ``results.json`` holds, from the outcomes alone."""
+    names = [task.name for task in tasks]
+    held_out = [name for name in names if name not in config.trained] or names
+    right: dict[str, Right] = {
+        name: {task: [letter == "R" for letter in text] for task, text in row.items()} for name, row in letters.items()
+    }
+    rows = condition_results(conditions, right, held_out=held_out, seed=config.seed)
+    judged = verdicts(rows, names, config)
+    return {
+        "site": selection.site,
+        "pair": [config.base, config.tuned],
+        "rule_of_features": selection.rule,
+        "ranking": selection.ranking,
+        "features": list(selection.features),
+        "note": selection.note,
+        "tasks": names,
+        "held_out": held_out,
+        "trained": [name for name in names if name in config.trained],
+        "n_per_task": {task.name: len(task.samples) for task in tasks},
+        "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
+        "readout": {"transplant": "joint", "ablate, clamp, scale": config.readout},
+        "conditions": rows,
+        "verdicts": judged,
+        "verdict": headline(judged, config),
+        "rule": rule_text(config),
+        "smallest_sets": smallest_sets(rows, config),
+    }
+
+
+def smallest_sets(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> dict[str, dict[str, Any]]:
+    """Per host, the smallest measured head of the ranking that reaches half and nine tenths of the pooled ceiling."""
+    result: dict[str, dict[str, Any]] = {}
+    for host in (config.base, config.tuned):
+        sizes = sorted(
+            (row["n_features"], row["share_of_ceiling"][POOLED])
+            for row in rows
+            if row["model"] == host and row["edit"] == "transplant" and row["set_kind"] in ("size", "selected")
+        )
+        result[host] = {
+            f"{goal:.0%}": next((n for n, share in sizes if share is not None and share >= goal), None)
+            for goal in (0.5, 0.9)
+        }
+    return result

@@ -1,0 +1,125 @@
+"""The verdict on one edit, by a rule that is printed with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.effects import POOLED
+from mechprobe.statistics import holm, randomization_p
+
+Verdict = Literal["supported", "not distinguishable from random sets", "refuted", "this site cannot tell", "not tested"]
+
+REFUTED_SHARE = 0.10
+
+
+def rule_text(config: InterveneConfig) -> str:
+    """The rule in words."""
+    return (
+        f"On the held-out tasks pooled: 'this site cannot tell' when patching the whole residual moves less than "
+        f"{config.min_ceiling_share:.0%} of the gap between the clean models; else 'supported' when the effect of the "
+        f"selected set lies in the claimed direction with a 95 % interval clear of 0 and exceeds the matched random "
+        f"sets at p ≤ {config.alpha:g} (randomization test, {config.n_random} sets); 'refuted' when the interval's "
+        f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'."
+    )
+
+
+def _signed(row: Mapping[str, Any], task: str, sign: float) -> tuple[float, float, float]:
+    """Effect in the claimed direction with its interval."""
+    value, low, high = row["accuracy_delta"][task][:3]
+    return (value, low, high) if sign > 0 else (-value, -high, -low)
+
+
+def judge(
+    effect: tuple[float, float, float],
+    ceiling: float,
+    gap: float,
+    p_random: float,
+    config: InterveneConfig,
+) -> Verdict:
+    """Apply the rule of `rule_text` to one effect.
+
+    Args:
+        effect: ``(value, low, high)`` in the claimed direction.
+        ceiling: Effect of the whole-residual patch in the claimed direction.
+        gap: Accuracy of the clean tuned model less the clean base's.
+        p_random: Randomization p-value; NaN where no random set was run.
+        config: Settings.
+    """
+    if not gap > 0 or ceiling < config.min_ceiling_share * gap:
+        return "this site cannot tell"
+    if p_random != p_random:
+        return "not tested"
+    if effect[1] > 0 and p_random <= config.alpha:
+        return "supported"
+    if effect[2] < REFUTED_SHARE * ceiling:
+        return "refuted"
+    return "not distinguishable from random sets"
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: InterveneConfig) -> list[dict[str, Any]]:
+    """One verdict per main edit on the pooled tasks, and the effect with its p-value on every task.
+
+    p-values over tasks are Holm-adjusted within an edit; the pooled row is one test and stands alone.
+    """
+    result = []
+    by_name = {row["name"]: row for row in rows}
+    gaps = {
+        task: by_name[f"{config.tuned}|clean"]["accuracy"][task][0]
+        - by_name[f"{config.base}|clean"]["accuracy"][task][0]
+        for task in [*tasks, POOLED]
+    }
+    for main in [row for row in rows if row["set_kind"] == "selected"]:
+        sign = 1.0 if main["model"] == config.base else -1.0
+        same = [row for row in rows if row["model"] == main["model"]]
+        ceiling = next(row for row in same if row["set_kind"] == "ceiling")
+        draws = [row for row in same if row["set_kind"] == "random" and row["edit"] == main["edit"]]
+        mine = []
+        for task in [*tasks, POOLED]:
+            effect = _signed(main, task, sign)
+            random = [_signed(row, task, sign)[0] for row in draws]
+            top = _signed(ceiling, task, sign)[0]
+            p = randomization_p(effect[0], random)
+            mine.append(
+                {
+                    "model": main["model"],
+                    "edit": main["edit"],
+                    "features": main["features"],
+                    "task": task,
+                    "effect": list(effect),
+                    "n": main["accuracy"][task][3],
+                    "random_mean": sum(random) / len(random) if random else None,
+                    "random_max": max(random, default=None),
+                    "n_random": len(random),
+                    "p_random": p,
+                    "ceiling": top,
+                    "verdict": judge(effect, top, gaps[task], p, config),
+                }
+            )
+        for row, adjusted in zip(mine[:-1], holm([row["p_random"] for row in mine[:-1]]), strict=True):
+            row["p_random_holm"] = adjusted
+        for row in mine:
+            row["sentence"] = sentence(row, config)
+        result += mine
+    return result
+
+
+def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
+    """One verdict in words, with its numbers."""
+    direction = "gives" if row["model"] == config.base else "takes"
+    value, low, high = (100 * part for part in row["effect"])
+    where = "the held-out tasks" if row["task"] == POOLED else row["task"]
+    text = (
+        f"{row['edit']} of {row['features']} in {row['model']} {direction} {value:.0f} [{low:.0f}, {high:.0f}] points on "
+        f"{where} (n = {row['n']:.0f}; whole residual {100 * row['ceiling']:.0f}"
+    )
+    if row["n_random"]:
+        text += f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, p = {row['p_random']:.3f}"
+    return f"{text}): {row['verdict']}."
+
+
+def headline(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> str:
+    """One sentence over all pooled verdicts."""
+    pooled = [row for row in rows if row["task"] == POOLED]
+    parts = [f"{row['edit']} in {row['model']}: {row['verdict']}" for row in pooled]
+    features = pooled[0]["features"] if pooled else config.features
+    return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {'; '.join(parts)}."
