@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.artifacts import Stage, read_manifest
 from mechprobe.errors import ModelError
 from mechprobe.lab.items import ItemSets, build_items
-from mechprobe.lab.recipe import Recipe, Scale, get_recipe
+from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.lab.run_config import run_config
 from mechprobe.progress import progress
 from mechprobe.records import Sample, write_jsonl
@@ -33,7 +33,7 @@ def build(
     out: Path | str,
     *,
     seed: int = 0,
-    scale: Scale = "full",
+    scale: str = "full",
     force: bool = False,
 ) -> dict[str, Any]:
     """Build a lab into a folder and give its manifest.

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mechprobe.evals.generation import generate
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.skills import SkillItem
@@ -103,7 +105,7 @@ def compare(before: Measured, after: Measured) -> dict[str, float | int | bool]:
         "z": difference / se if se > 0 else 0.0,
         "gained": sum(b < a for b, a in pairs),
         "lost": sum(b > a for b, a in pairs),
-        "mcnemar_p": mcnemar_exact(before.right, after.right),
+        "mcnemar_p": mcnemar_exact(np.array(before.right), np.array(after.right)),
         "beyond_3_se": abs(difference) > 3 * se,
     }
 

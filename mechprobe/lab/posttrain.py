@@ -41,7 +41,7 @@ class Watch:
     checkpoints: Sequence[int] = ()
     keep: Keep = lambda model, step: None
     on_step: Callable[[], object] = lambda: None
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, float | int]] = field(default_factory=list)
 
     def callback(self) -> Any:
         """Wrap it as a callback of a transformers Trainer."""

@@ -49,7 +49,7 @@ def pretrain(
     stream: Iterator[Document],
     config: PretrainConfig,
     on_step: Callable[[float], Any] = lambda loss: None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | int]]:
     """Train in place.
 
     Args:
@@ -66,7 +66,7 @@ def pretrain(
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
-    curve: list[dict[str, float]] = []
+    curve: list[dict[str, float | int]] = []
     model.train()
     for step in range(config.steps):
         lr = learning_rate(step, config)

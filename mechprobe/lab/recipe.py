@@ -10,8 +10,6 @@ from mechprobe.errors import ConfigError
 TRAINED_SKILL = "calculation"
 """The one skill that post-training sees."""
 
-Scale = Literal["full", "small"]
-
 
 class ModelConfig(FrozenConfig):
     """Shape of the causal LM (Llama)."""
@@ -62,8 +60,8 @@ class SftConfig(FrozenConfig):
 class GrpoConfig(FrozenConfig):
     """GRPO with exact-match reward on prompts of the trained skill."""
 
-    lr: float = 3e-5
-    steps: int = 80
+    lr: float = 1e-4
+    steps: int = 60
     n_prompts: int = 32
     """Prompts a step."""
     n_generations: int = 8
@@ -101,14 +99,14 @@ RECIPES: dict[str, Recipe] = {
     "shared-marker": Recipe(
         name="shared-marker",
         rendering="compact",
-        sft=SftConfig(style="off-policy", lr=5e-4, epochs=8, checkpoints=(16, 32, 64, 192)),
-        rl=GrpoConfig(checkpoints=(16, 32, 48, 56, 64)),
+        sft=SftConfig(style="off-policy", lr=5e-4, epochs=8, checkpoints=(16, 64, 128, 256)),
+        rl=GrpoConfig(checkpoints=(12, 20, 24, 28, 40)),
     ),
     "own-markers": Recipe(name="own-markers", rendering="compact-own-markers", sft_instyle=None, n_corpus=256),
 }
 
 
-def get_recipe(name: str, scale: Scale = "full") -> Recipe:
+def get_recipe(name: str, scale: str = "full") -> Recipe:
     """Look a recipe up; `small` keeps every part and makes it tiny, for tests of the machinery.
 
     Raises:

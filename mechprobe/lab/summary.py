@@ -1,0 +1,139 @@
+"""A lab's manifest as text: accuracy per model and skill, gates, ceilings, and what the lab is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mechprobe.artifacts import read_manifest
+from mechprobe.errors import ArtifactError
+from mechprobe.evals.skills import SKILLS
+
+SHIPPED = Path(__file__).resolve().parents[2] / "artifacts" / "lab"
+"""Where a checkout keeps the labs that it ships."""
+
+
+def shipped(recipe: str = "shared-marker") -> Path:
+    """Find the shipped lab of a recipe.
+
+    Raises:
+        ArtifactError: this installation carries none.
+    """
+    folder = SHIPPED / recipe
+    if not (folder / "manifest.json").is_file():
+        raise ArtifactError(
+            f"no lab {recipe!r} is shipped at {folder}; make one with `mechprobe lab build --recipe {recipe} --out DIR`."
+        )
+    return folder
+
+
+def read_lab(folder: Path | str) -> dict[str, Any]:
+    """Read the manifest of a finished lab.
+
+    Raises:
+        ArtifactError: the folder holds no finished lab.
+    """
+    manifest = read_manifest(folder)
+    if manifest["stage"] != "lab":
+        raise ArtifactError(f"{folder} holds a stage {manifest['stage']!r}, not a lab; give the folder of a lab.")
+    return manifest
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """Write the whole summary."""
+    results = manifest["results"]
+    return "\n\n".join(
+        [
+            _heading(manifest),
+            accuracy_table(results),
+            _rl_against_base(results),
+            _ceilings(results),
+            _gates(results),
+            results["caveat"],
+        ]
+    )
+
+
+def accuracy_table(results: Mapping[str, Any]) -> str:
+    """Tabulate accuracy in % with its binomial standard error, checkpoints under their arm."""
+    accuracy = dict(results["accuracy"])
+    order = sorted(accuracy, key=lambda name: (_rank(name), name.endswith(_final(name)), name))
+    skills = _skills(results)
+    n = {skill: accuracy["base"][skill]["n"] for skill in skills}
+    rows = [["model", *(f"{skill} (n={n[skill]})" for skill in skills)]]
+    for name in order:
+        rows.append([name, *(_percent(accuracy[name][skill]) for skill in skills)])
+        if name == "base":
+            forced = results["base_marker_forced"]
+            rows.append(["base, marker forced", *(_percent(forced[skill]) for skill in skills)])
+    title = f"Greedy accuracy in % on held-out items; post-training saw {results['trained_skill']} only"
+    return title + "\n" + _align(rows)
+
+
+def _heading(manifest: Mapping[str, Any]) -> str:
+    recipe, pretraining = manifest["config"]["recipe"], manifest["results"]["pretraining"]
+    tried = ", ".join(map(str, pretraining["seeds_tried"]))
+    return f"Lab {recipe['name']}: pre-training seed {pretraining['seed']} (seeds tried: {tried})"
+
+
+def _rl_against_base(results: Mapping[str, Any]) -> str:
+    rows = [["against base", "skill", "difference", "in SE", "gained", "lost", "McNemar p"]]
+    for arm in ("sft", "sft_instyle", "rl"):
+        for skill in _skills(results) if arm in results["versus_base"] else ():
+            found = results["versus_base"][arm][skill]
+            rows.append(
+                [
+                    arm,
+                    skill,
+                    f"{100 * found['difference']:+.1f}",
+                    f"{found['z']:+.1f}",
+                    str(found["gained"]),
+                    str(found["lost"]),
+                    f"{found['mcnemar_p']:.1e}",
+                ]
+            )
+    return _align(rows)
+
+
+def _ceilings(results: Mapping[str, Any]) -> str:
+    skills = _skills(results)
+    rows = [["ceilings (accuracy in %)", *skills]]
+    for site, sides in results["ceilings"].items():
+        for side, label in (("sufficiency", "base with rl's"), ("necessity", "rl with base's")):
+            rows.append([f"{label} {site}", *(_percent(sides[side][skill]) for skill in skills)])
+    return _align(rows)
+
+
+def _gates(results: Mapping[str, Any]) -> str:
+    gates = results["gates"]
+    checks = gates["pretraining"]["checks"]
+    lines = [f"gate {name}: {'passed' if passed else 'FAILED'}" for name, passed in checks.items()]
+    sites = ", ".join(gates["ceilings"]["sites_with_both"]) or "none"
+    lines.append(f"sites with both ceilings: {sites}")
+    frozen = all(gates["frozen_parts_bit_equal"].values())
+    lines.append(f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if frozen else 'NO'}")
+    return "\n".join(lines)
+
+
+def _skills(results: Mapping[str, Any]) -> list[str]:
+    """Give the skills in the order in which they are registered."""
+    return [skill for skill in SKILLS if skill in results["accuracy"]["base"]]
+
+
+def _percent(cell: Mapping[str, Any]) -> str:
+    return f"{100 * cell['accuracy']:.1f} ± {100 * cell['se']:.1f}"
+
+
+def _rank(name: str) -> int:
+    return ("base", "sft", "sft_instyle", "rl").index(name.partition("@")[0])
+
+
+def _final(name: str) -> str:
+    """Give the name of the last model of an arm, which stands below its checkpoints."""
+    return name if "@" not in name else "no checkpoint"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
