@@ -1,0 +1,68 @@
+"""Settings of ``mechprobe cache``."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mechprobe.config import FrozenConfig
+from mechprobe.types import Site
+
+StoreDtype = Literal["float32", "float16", "bfloat16"]
+_RESPONDER = re.compile(r"(?P<model>.+)@(?P<temperature>\d+(\.\d+)?)")
+
+
+class CacheConfig(FrozenConfig):
+    """What is cached, and how. Everything here that changes a byte of the store is part of its identity.
+
+    Attributes:
+        sites: Places in the models, ``resid_post.<layer>``; all are read in one pass.
+        dtype: Of the numbers on disk. The models' own dtype is the family's.
+        responses: Who writes a response to every prompt that has none: ``model@temperature`` (``rl@0.0`` is greedy);
+            several give several sequences a prompt, none leaves the prompt alone.
+        max_new_tokens: Longest response that is written.
+        max_prompts: Take so many prompts, drawn by seed; None takes all.
+        max_tokens: Cache at most so many tokens; None takes all.
+        max_length: Longest sequence; None takes the shortest context of the family.
+        held_out_frac: Share of prompts kept from training.
+        drop_first_positions: Leading positions of a sequence that are not cached (attention sinks of models that have
+            no BOS); special tokens are never cached.
+        shard_rows: Rows of a shard file at most.
+        batch_tokens: Padded tokens of one forward pass at most.
+        generation_batch: Prompts of one generation pass.
+        seed: Of the order of sequences, of the held-out split and of sampled responses.
+    """
+
+    sites: tuple[str, ...] = ()
+    dtype: StoreDtype = "float32"
+    responses: tuple[str, ...] = ()
+    max_new_tokens: int = Field(default=64, ge=1)
+    max_prompts: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=2)
+    held_out_frac: float = Field(default=0.05, ge=0, lt=1)
+    drop_first_positions: int = Field(default=0, ge=0)
+    shard_rows: int = Field(default=32768, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
+    generation_batch: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "CacheConfig":
+        for name in ("sites", "responses"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} = {list(values)} repeats an entry; give each once")
+        for responder in self.responses:
+            if _RESPONDER.fullmatch(responder) is None:
+                raise ValueError(f"responses: '{responder}' cannot be read; write model@temperature, such as rl@0.0")
+        return self
+
+    def responders(self) -> list[tuple[str, str, float]]:
+        """``(source, model, temperature)`` of every entry of ``responses``."""
+        matches = [(source, _RESPONDER.fullmatch(source)) for source in self.responses]
+        return [(source, match["model"], float(match["temperature"])) for source, match in matches if match]
+
+    def parsed_sites(self) -> list[Site]:
+        """The sites, shallow to deep."""
+        return sorted(Site.parse(site) for site in self.sites)

@@ -1,0 +1,78 @@
+"""Settings of ``mechprobe train-sae``: the ones worth choosing, made into the library's two configurations."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mechprobe.activations.store import ActivationStore
+from mechprobe.config import FrozenConfig
+from mechprobe.errors import ConfigError
+from sae_training import CrosscoderConfig, SaeTrainingError, TrainConfig
+
+
+class TrainSaeConfig(FrozenConfig):
+    """A crosscoder over the models of a store; what is None takes the library's default or the preset's value.
+
+    Attributes:
+        preset: ``paper`` takes the setting of arXiv 2604.25011 (L1 penalty, λ = 2 warmed up over 5 %, batch 1,024,
+            learning rate 1e-4, 32,768 features, 400M tokens) for everything that is not given here.
+        site: Where; the store's only site when None.
+        models: Which models of the store, in which order; none takes all.
+        variant: ``batchtopk``, ``topk`` or ``l1``.
+        d_sae: Number of features.
+        k: Features active per token.
+        n_tokens: Tokens to train on; rows are served again from the beginning when the store has fewer.
+        batch_size: Tokens a step.
+        lr: Peak learning rate.
+        seed: Of the weights and of the order of rows.
+        pool_rows: Rows mixed with each other in memory.
+        crosscoder: Further settings of `sae_training.CrosscoderConfig`.
+        training: Further settings of `sae_training.TrainConfig`.
+    """
+
+    preset: Literal["default", "paper"] = "default"
+    site: str | None = None
+    models: tuple[str, ...] = ()
+    variant: Literal["batchtopk", "topk", "l1"] | None = None
+    d_sae: int | None = Field(default=None, ge=1)
+    k: int | None = Field(default=None, ge=1)
+    n_tokens: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    pool_rows: int = Field(default=65536, ge=1)
+    crosscoder: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainSaeConfig":
+        if self.preset == "paper" and self.variant not in (None, "l1"):
+            raise ValueError(f"preset 'paper' is the L1 crosscoder, not {self.variant!r}; give one of them")
+        return self
+
+    def resolve(self, store: ActivationStore) -> tuple[CrosscoderConfig, TrainConfig]:
+        """The library's configurations for the models of ``store``.
+
+        Raises:
+            ConfigError: A setting is unknown or contradicts another.
+        """
+        widths = tuple(store.widths.values())
+        shape: dict[str, Any] = {"n_models": len(widths), "model_names": store.models, "seed": self.seed}
+        shape["d_model"] = widths[0] if len(set(widths)) == 1 else widths
+        chosen: dict[str, Any] = {"variant": self.variant, "d_sae": self.d_sae, "k": self.k}
+        schedule: dict[str, Any] = {"n_tokens": self.n_tokens, "batch_size": self.batch_size, "lr": self.lr}
+        kept = {name: value for name, value in chosen.items() if value is not None}
+        timed = {name: value for name, value in schedule.items() if value is not None}
+        paper = self.preset == "paper"
+        if not paper:
+            kept = {"d_sae": 16 * max(widths), **kept}
+            timed = {"n_tokens": 4 * int(store.in_split("train").sum()), **timed}
+        try:
+            crosscoder = (CrosscoderConfig.paper if paper else CrosscoderConfig)(**shape, **kept, **self.crosscoder)
+            return crosscoder, (TrainConfig.paper if paper else TrainConfig)(
+                **timed, **{"seed": self.seed, **self.training}
+            )
+        except SaeTrainingError as error:
+            raise ConfigError(f"train-sae: {error}") from None
+        except TypeError as error:
+            raise ConfigError(f"train-sae: a setting is given twice ({error}); give it once.") from None

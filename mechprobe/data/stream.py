@@ -1,0 +1,181 @@
+"""The token stream: which tokens of which sequences are cached, in which order, and in which shards.
+
+It is a pure function of the sequences and the settings. Every model of a family reads the same stream, so row ``i``
+of one model and row ``i`` of another are the same token in the same context.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mechprobe.data.tokens import TokenSequence
+from mechprobe.errors import InputError
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """What is known of every row of the store.
+
+    Attributes:
+        token_id: Token at the row.
+        sample: Index of its sequence.
+        position: Its place in the sequence, special tokens counted.
+        is_response: Whether it belongs to the response.
+        held_out: Whether its prompt is kept from training.
+    """
+
+    token_id: Int[np.ndarray, " row"]
+    sample: Int[np.ndarray, " row"]
+    position: Int[np.ndarray, " row"]
+    is_response: Bool[np.ndarray, " row"]
+    held_out: Bool[np.ndarray, " row"]
+
+    def __len__(self) -> int:
+        return len(self.token_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRange:
+    """Sequences and rows of one shard; a sequence never lies in two shards."""
+
+    index: int
+    sequences: range
+    rows: range
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Sequences in stream order, the rows kept of them, and the shards.
+
+    Attributes:
+        sequences: In stream order; ``sample`` of a row is an index into it.
+        rows: The kept tokens, in order.
+        row_start: First row of each sequence, and the number of rows at the end.
+        shards: Runs of whole sequences.
+        tokenizer_fingerprint: sha256 of the tokenizer that made the ids.
+    """
+
+    sequences: tuple[TokenSequence, ...]
+    rows: TokenRows
+    row_start: Int[np.ndarray, " n_samples_plus_1"]
+    shards: tuple[ShardRange, ...]
+    tokenizer_fingerprint: str
+
+    @property
+    def n_rows(self) -> int:
+        """Number of kept tokens."""
+        return len(self.rows)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 over every id, row and shard border, the sequences' names and the tokenizer."""
+        digest = hashlib.sha256(self.tokenizer_fingerprint.encode())
+        for sequence in self.sequences:
+            digest.update(f"\n{sequence.id}\n{len(sequence.prompt_ids)}\n".encode())
+            digest.update(np.asarray(sequence.prompt_ids + sequence.response_ids, dtype="<i4").tobytes())
+        for name in ("token_id", "sample", "position", "is_response", "held_out"):
+            digest.update(name.encode() + getattr(self.rows, name).tobytes())
+        digest.update(np.asarray([shard.rows.stop for shard in self.shards], dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+def kept_positions(
+    sequence: TokenSequence, special_ids: Iterable[int], drop_first_positions: int = 0
+) -> Int[np.ndarray, " kept"]:
+    """Positions of a sequence that become rows: no special tokens, none of the first positions."""
+    ids = np.asarray(sequence.prompt_ids + sequence.response_ids, dtype=np.int32)
+    kept = ~np.isin(ids, np.fromiter(special_ids, dtype=np.int32))
+    kept[:drop_first_positions] = False
+    return np.flatnonzero(kept).astype(np.int32)
+
+
+def build_stream(
+    sequences: Sequence[TokenSequence],
+    *,
+    special_ids: Iterable[int],
+    tokenizer_fingerprint: str,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    held_out_frac: float = 0.05,
+    shard_rows: int = 32768,
+    drop_first_positions: int = 0,
+) -> TokenStream:
+    """Permute the sequences once by seed, keep rows, hold out prompts, and cut into shards.
+
+    Args:
+        sequences: At least one.
+        special_ids: Tokens that run through the models but make no row (BOS, padding, chat marks).
+        tokenizer_fingerprint: Of the tokenizer that made the ids.
+        seed: Of the permutation and of the held-out split.
+        max_tokens: Whole sequences are taken as long as their rows do not pass it; None takes all.
+        held_out_frac: Share of *prompts* kept from training, so that no text stands on both sides.
+        shard_rows: Rows of a shard at most (a longer sequence has a shard of its own).
+        drop_first_positions: Leading positions of each sequence that make no row (attention sinks).
+
+    Raises:
+        InputError: No row is left.
+    """
+    special = sorted(set(special_ids))
+    order = np.random.default_rng([seed, 1]).permutation(len(sequences))
+    chosen: list[TokenSequence] = []
+    positions: list[np.ndarray] = []
+    n_rows = 0
+    for index in order:
+        kept = kept_positions(sequences[index], special, drop_first_positions)
+        if max_tokens is not None and n_rows + len(kept) > max_tokens:
+            break
+        if len(kept):
+            chosen.append(sequences[index])
+            positions.append(kept)
+            n_rows += len(kept)
+    if not chosen:
+        raise InputError(
+            "No token is left to cache: every token is special or dropped, or max_tokens is below the first sequence."
+        )
+    held_out = _held_out_prompts([sequence.prompt_id for sequence in chosen], held_out_frac, seed)
+    row_start = np.concatenate([[0], np.cumsum([len(kept) for kept in positions])]).astype(np.int64)
+    return TokenStream(
+        sequences=tuple(chosen),
+        rows=_rows(chosen, positions, held_out),
+        row_start=row_start,
+        shards=_shards(row_start, shard_rows),
+        tokenizer_fingerprint=tokenizer_fingerprint,
+    )
+
+
+def _held_out_prompts(prompt_ids: Sequence[str], frac: float, seed: int) -> set[str]:
+    unique = sorted(set(prompt_ids))
+    if frac <= 0 or len(unique) < 2:
+        return set()
+    n_held_out = min(len(unique) - 1, max(1, round(frac * len(unique))))
+    chosen = np.random.default_rng([seed, 2]).permutation(len(unique))[:n_held_out]
+    return {unique[index] for index in chosen}
+
+
+def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], held_out: set[str]) -> TokenRows:
+    lengths = [len(kept) for kept in positions]
+    whole = [np.asarray(sequence.prompt_ids + sequence.response_ids, dtype=np.int32) for sequence in sequences]
+    position = np.concatenate(positions)
+    return TokenRows(
+        token_id=np.concatenate([ids[kept] for ids, kept in zip(whole, positions, strict=True)]),
+        sample=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
+        position=position,
+        is_response=position >= np.repeat([len(s.prompt_ids) for s in sequences], lengths),
+        held_out=np.repeat([s.prompt_id in held_out for s in sequences], lengths),
+    )
+
+
+def _shards(row_start: np.ndarray, shard_rows: int) -> tuple[ShardRange, ...]:
+    shards: list[ShardRange] = []
+    first, n_sequences = 0, len(row_start) - 1
+    while first < n_sequences:
+        last = int(np.searchsorted(row_start, row_start[first] + shard_rows, side="right")) - 1
+        last = max(last, first + 1)
+        rows = range(int(row_start[first]), int(row_start[last]))
+        shards.append(ShardRange(len(shards), range(first, last), rows))
+        first = last
+    return tuple(shards)
