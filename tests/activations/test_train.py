@@ -1,0 +1,109 @@
+"""Training from a store: held-out metrics, skipping, resume to the same weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mechprobe.activations import ActivationStore, CacheConfig, TrainSaeConfig, cache_activations, train_crosscoder
+from mechprobe.errors import ArtifactError, ConfigError, StoreError
+from mechprobe.models.family import ModelFamily
+
+SETTINGS = TrainSaeConfig(
+    d_sae=64, k=8, n_tokens=20_000, batch_size=200, lr=3e-3, pool_rows=1000, training={"checkpoint_every": 20}
+)
+
+
+@pytest.fixture(scope="module")
+def store(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    prompts = [f"Compute {index}+{index * 7 % 13}=?" for index in range(150)]
+    config = CacheConfig(sites=("resid_post.1",), shard_rows=500, held_out_frac=0.1)
+    return cache_activations(
+        ModelFamily.load(llama_family), prompts, out=tmp_path_factory.mktemp("train") / "cache", config=config
+    )
+
+
+def test_train_writes_metrics_of_the_held_out_prompts(store: ActivationStore, tmp_path: Path) -> None:
+    crosscoder = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
+    metrics = json.loads((tmp_path / "crosscoder" / "metrics.json").read_text())
+    assert crosscoder.model_names == store.models == ("base", "sft", "rl")
+    assert set(metrics["fve"]) == {"base", "sft", "rl"}
+    assert min(metrics["fve"].values()) > 0.5
+    assert metrics["held_out_tokens"] == int(store.tokens.held_out.sum())
+    assert metrics["tokens"] == 20_000
+    assert metrics["distinct_tokens"] == int((~store.tokens.held_out).sum())
+    manifest = json.loads((tmp_path / "crosscoder" / "manifest.json").read_text())
+    assert manifest["models"] == store.fingerprints
+    before = (tmp_path / "crosscoder" / "weights.safetensors").stat().st_mtime_ns
+    again = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
+    assert (tmp_path / "crosscoder" / "weights.safetensors").stat().st_mtime_ns == before
+    assert torch.equal(again.W_dec, crosscoder.W_dec)
+
+
+def test_the_scale_makes_the_mean_norm_sqrt_d(store: ActivationStore) -> None:
+    x = store.rows(0, store.n_rows)[~torch.from_numpy(store.tokens.held_out)]
+    expected = x.double().norm(dim=-1).mean(0) / store.d_model**0.5
+    assert torch.allclose(store.scale().double(), expected, rtol=1e-6)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "whole", pool_rows=1000)
+    from mechprobe.activations import train as module
+
+    def stop_after(advance: object, config: object) -> object:
+        def on_log(metrics: dict[str, int]) -> None:
+            if metrics["step"] >= 50:
+                raise KeyboardInterrupt
+
+        return on_log
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_Shown", stop_after)
+        train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
+    assert not (tmp_path / "broken" / "manifest.json").exists()
+    resumed = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
+    assert torch.equal(whole.W_dec, resumed.W_dec)
+    assert torch.equal(whole.W_enc, resumed.W_enc)
+
+
+def test_other_settings_are_refused_by_name(store: ActivationStore, tmp_path: Path) -> None:
+    train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
+    other = SETTINGS.replace(lr=1e-3)
+    with pytest.raises(ArtifactError, match=r"training\.lr: 0\.003 there, 0\.001 asked"):
+        train_crosscoder(store, *other.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
+
+
+def test_models_in_another_order_are_refused(store: ActivationStore, tmp_path: Path) -> None:
+    config, train_config = SETTINGS.resolve(store)
+    turned = ActivationStore.open(store.folder, models=("rl", "base", "sft"))
+    with pytest.raises(StoreError, match="same order"):
+        train_crosscoder(turned, config, train_config, tmp_path / "crosscoder")
+    assert not (tmp_path / "crosscoder").exists()
+
+
+def test_the_paper_preset(store: ActivationStore) -> None:
+    config, train_config = TrainSaeConfig(preset="paper").resolve(store)
+    assert (config.variant, config.d_sae, config.n_models) == ("l1", 32768, 3)
+    assert (train_config.n_tokens, train_config.batch_size, train_config.lr) == (400_000_000, 1024, 1e-4)
+    assert (train_config.l1_coefficient, train_config.l1_warmup_frac) == (2.0, 0.05)
+    small, _ = TrainSaeConfig(preset="paper", d_sae=128).resolve(store)
+    assert small.d_sae == 128
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "paper", "variant": "topk"}, "L1"),
+        ({"variannt": "topk"}, "variant"),
+        ({"crosscoder": {"shared_inits": True}}, "shared_init"),
+        ({"training": {"lr": 1.0}, "lr": 1.0}, "twice"),
+        ({"d_sae": 8, "k": 9}, "k = 9"),
+    ],
+)
+def test_settings_that_contradict_are_one_sentence(store: ActivationStore, settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        TrainSaeConfig(**settings).resolve(store)
+    assert "\n" not in str(caught.value)
