@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from mechprobe.activations import ActivationStore
-from mechprobe.artifacts import Stage, read_json, write_json
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features
 from mechprobe.features.quality import Quality, measure_quality
@@ -17,7 +16,6 @@ from mechprobe.features.readout import Readout
 from mechprobe.features.splicing import ReadSample, spliced_losses
 from mechprobe.features.table import FeatureTable, feature_table
 from mechprobe.models.family import ModelFamily
-from mechprobe.types import Site
 from sae_training import Crosscoder
 
 QUALITY_FILE = "quality.json"
@@ -68,14 +66,16 @@ def analyze_features(
     Returns:
         Table and quality, read back where the stage was already done.
     """
-    config = config or FeaturesConfig()
-    folder = Path(out)
+    store, folder = ActivationStore.open(cache), Path(out)
+    config = resolve_config(config or FeaturesConfig(), crosscoder, store)
+    if family is not None:
+        store.check_family(family)
     settings = {**config.model_dump(mode="json"), "models_given": family is not None}
     inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
     models = family.fingerprints if family is not None else {}
     with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:
-            _run(stage, Crosscoder.load(crosscoder, device), ActivationStore.open(cache), family, config)
+            _run(stage, Crosscoder.load(crosscoder, device), store, family, config)
     return FeatureAnalysis(folder, FeatureTable.load(folder), read_json(folder / QUALITY_FILE))
 
 
@@ -111,29 +111,29 @@ def held_out_quality(
     """`measure_quality` on the held-out split of a store, with the spliced loss where the models are given."""
     losses = None
     if family is not None:
-        site = Site.parse(config.site or store.sites[0])
+        site = store.resolve_site(config.site)
         samples = held_out_samples(store, config.ce_samples)
         losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
     readout = Readout(config.readout, config.near)
 
     def batches() -> Iterable[Tensor]:
-        return store.batches(config.batch_rows, seed=0, site=config.site, split="heldout", epochs=1)
+        return store.batches(config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
 
     return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
 
 
 def held_out_samples(store: ActivationStore, n: int) -> list[ReadSample]:
     """The first ``n`` held-out samples of a store, as the models read them."""
-    stream = store.stream
-    samples = []
-    for index, sequence in enumerate(stream.sequences):
-        rows = slice(int(stream.row_start[index]), int(stream.row_start[index + 1]))
-        if len(samples) == n:
-            break
-        if not bool(stream.rows.held_out[rows.start]):
-            continue
-        ids = sequence.prompt_ids + sequence.response_ids
-        kept = np.isin(np.arange(len(ids)), stream.rows.position[rows])
-        response = [position >= len(sequence.prompt_ids) for position in range(len(ids))]
-        samples.append(ReadSample(ids, tuple(kept.tolist()), tuple(response)))
-    return samples
+    sequences = (store.sequence(sample) for sample in store.held_out_samples()[:n])
+    return [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
+
+
+def resolve_config(config: FeaturesConfig, crosscoder: Path | str, store: ActivationStore) -> FeaturesConfig:
+    """The settings with the site filled in: the one named, else the one the crosscoder was trained at.
+
+    Raises:
+        SiteError: The store does not hold it.
+    """
+    trained_at = read_manifest(crosscoder)["config"].get("site")
+    site = store.resolve_site(config.site or trained_at)
+    return config.replace(site=str(site))

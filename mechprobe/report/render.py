@@ -1,0 +1,118 @@
+"""Write the report of a run: one self-contained HTML file, Markdown, JSON, and the figures as PNG."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import escape
+from matplotlib.figure import Figure
+
+from mechprobe.artifacts import write_bytes, write_json, write_text
+from mechprobe.report import figures
+from mechprobe.report.effects_figure import effects_figure
+from mechprobe.report.run_files import RunFiles
+from mechprobe.report.sections import accuracy, build_content
+
+HTML_FILE, MARKDOWN_FILE, JSON_FILE = "index.html", "report.md", "report.json"
+_DPI = 160
+
+
+def report(run_dir: Path | str) -> Path:
+    """Write ``report/index.html``, ``report.md``, ``report.json`` and ``figures/*.png`` into a run folder.
+
+    It reads result files only: no model, no activation, no torch. A stage that has not run is named with the
+    command that makes it.
+
+    Args:
+        run_dir: Folder written by ``mechprobe run`` or by the single stages.
+
+    Returns:
+        Path of the HTML file.
+
+    Raises:
+        ArtifactError: The folder is missing or holds no finished stage.
+    """
+    files = RunFiles.read(run_dir)
+    content = build_content(files)
+    pictures = {name: _png(figure) for name, figure in draw_figures(files, content).items()}
+    folder = files.run_dir / "report"
+    for name, data in pictures.items():
+        write_bytes(folder / "figures" / f"{name}.png", data)
+    embedded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
+    write_text(folder / MARKDOWN_FILE, _environment().get_template("report.md.j2").render(content, figures=sorted(pictures)))
+    write_json(folder / JSON_FILE, {**content, "figures": [f"figures/{name}.png" for name in sorted(pictures)]})
+    write_text(folder / HTML_FILE, _environment().get_template("report.html.j2").render(content, figures=embedded))
+    return folder / HTML_FILE
+
+
+def draw_figures(files: RunFiles, content: dict[str, Any]) -> dict[str, Figure]:
+    """The figures whose data are there, by name."""
+    wanted: list[tuple[str, bool, Callable[[], Figure]]] = [
+        ("accuracy", files.evaluation is not None, lambda: _accuracy(files)),
+        ("ceilings", files.ceilings is not None, lambda: figures.ceilings_figure(files.ceilings or {})),
+        ("training", len(files.training) > 1, lambda: figures.training_figure(files.training, gate=_gate(files))),
+        ("shares", files.features is not None, lambda: figures.shares_figure(files.features or {})),
+    ]
+    section = content["interventions"]
+    if section:
+        wanted += [
+            ("effects", bool(section["panels"]), lambda: effects_figure(section["panels"], section["tasks"])),
+            ("share_of_ceiling", bool(section["curves"]), lambda: figures.share_figure(section["curves"])),
+        ]
+    return {name: draw() for name, there, draw in wanted if there}
+
+
+def _accuracy(files: RunFiles) -> Figure:
+    found, forced = accuracy(files), (files.evaluation or {}).get("force_prefix")
+    if not forced:
+        return figures.accuracy_figure(found)
+    label = f"{forced['model']}, forced to begin with {forced['prefix']}"
+    return figures.accuracy_figure(found, forced=forced["accuracy"], forced_label=label)
+
+
+def _gate(files: RunFiles) -> float | None:
+    return files.quality["gate"].get("min_fve") if files.quality else None
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mechprobe.report"),
+        autoescape=select_autoescape(["html", "html.j2"], default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _markdown_cell
+    environment.filters["shade"] = _shade
+    environment.filters["visible"] = visible
+    return environment
+
+
+def _markdown_cell(value: Any) -> str:
+    """Text that cannot break a Markdown table or carry HTML."""
+    text = str(escape(str(value)))
+    for mark in ("\\", "`", "*", "_", "[", "]", "|"):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _shade(value: float, largest: float) -> str:
+    """Background opacity of a token, from 0 to 0.85."""
+    if not largest or value <= 0:
+        return "0"
+    return f"{0.12 + 0.73 * min(1.0, value / largest):.2f}"
+
+
+def visible(token: str) -> str:
+    """Token text with line breaks, tabs and control characters made visible."""
+    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")
+    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in shown) or "∅"
