@@ -7,13 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechprobe.features.stage import FeatureAnalysis, analyze_features
-
     from mechprobe.features.config import ClassThresholds, FeaturesConfig, QualityGate
     from mechprobe.features.examples import feature_examples, write_examples
     from mechprobe.features.norms import mas, nrn
     from mechprobe.features.quality import Quality, measure_quality
     from mechprobe.features.readout import Readout
+    from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
     from mechprobe.features.table import FeatureTable, feature_table
 
 _HOME = {
@@ -25,6 +24,7 @@ _HOME = {
     "QualityGate": "config",
     "Readout": "readout",
     "analyze_features": "stage",
+    "explain_features": "stage",
     "feature_examples": "examples",
     "feature_table": "table",
     "mas": "norms",
@@ -42,6 +42,7 @@ __all__ = [
     "QualityGate",
     "Readout",
     "analyze_features",
+    "explain_features",
     "feature_examples",
     "feature_table",
     "mas",

@@ -65,10 +65,12 @@ class Quality:
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON value that a report can read."""
+        """A JSON value that a report can read; the spliced loss stands among a model's other numbers."""
         value = asdict(self)
-        value["gate"] = self.gate.model_dump(mode="json")
-        return {**value, "failures": list(self.failures), "trusted": self.trusted}
+        losses = {name: model.pop("loss") or {} for name, model in value["models"].items()}
+        models = {name: {**model, **losses[name]} for name, model in value["models"].items()}
+        gate = self.gate.model_dump(mode="json")
+        return {**value, "models": models, "gate": gate, "failures": list(self.failures), "trusted": self.trusted}
 
 
 def gate_failures(

@@ -1,6 +1,6 @@
 """The features stage: table, quality and examples of a crosscoder, in one folder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +66,54 @@ def analyze_features(
     Returns:
         Table and quality, read back where the stage was already done.
     """
-    store, folder = ActivationStore.open(cache), Path(out)
-    config = resolve_config(config or FeaturesConfig(), crosscoder, store)
+    dictionary, store = _open(crosscoder, cache, device)
+    folder, config = Path(out), resolve_config(config or FeaturesConfig(), crosscoder, store)
     if family is not None:
+        family = family.subset(*dictionary.model_names)
         store.check_family(family)
     settings = {**config.model_dump(mode="json"), "models_given": family is not None}
     inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
     models = family.fingerprints if family is not None else {}
     with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:
-            _run(stage, Crosscoder.load(crosscoder, device), store, family, config)
+            _run(stage, dictionary, store, family, config)
     return FeatureAnalysis(folder, FeatureTable.load(folder), read_json(folder / QUALITY_FILE))
+
+
+def explain_features(
+    chosen: Sequence[int],
+    *,
+    crosscoder: Path | str,
+    cache: Path | str,
+    features: Path | str,
+    tokenizer: Any,
+    out: Path | str,
+    config: FeaturesConfig | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Top contexts of features chosen after the features stage, kept in ``out`` (``examples/`` of a run).
+
+    Args:
+        chosen: Ids, in the order wanted.
+        crosscoder: Folder of the crosscoder.
+        cache: Folder of the activation store.
+        features: Folder written by `analyze_features`.
+        tokenizer: Turns ids into text.
+        out: Where ``examples.json`` goes; it is written again when the choice has changed.
+        config: Settings; the defaults when None.
+        device: Where the crosscoder runs.
+    """
+    dictionary, store = _open(crosscoder, cache, device)
+    config = resolve_config(config or FeaturesConfig(), crosscoder, store)
+    examples = feature_examples(dictionary, store, tokenizer, FeatureTable.load(features), chosen, config)
+    inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
+    return write_examples(examples, out=out, inputs=inputs, force=True)
+
+
+def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Crosscoder, ActivationStore]:
+    read_manifest(crosscoder)
+    dictionary = Crosscoder.load(crosscoder, device)
+    return dictionary, ActivationStore.open(cache, models=dictionary.model_names)
 
 
 def _run(
@@ -95,7 +132,12 @@ def _run(
     summary = table.summary()
     stage.finish(
         outputs=outputs,
-        counts={"rows": table.n_rows, "held_out_rows": quality.n_rows, "features": len(table), "alive": summary["n_alive"]},
+        counts={
+            "rows": table.n_rows,
+            "held_out_rows": quality.n_rows,
+            "features": len(table),
+            "alive": summary["n_alive"],
+        },
         results={
             "class_counts": summary["class_counts"],
             "fve": {name: model.fve for name, model in quality.models.items()},

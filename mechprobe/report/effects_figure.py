@@ -71,10 +71,8 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
             seen[kind] = _handle(mark, color, label)
     if panel.get("baseline"):
         points = [100 * _number(panel["baseline"].get(task)) for task in tasks]
-        axes.plot(
-            x - 0.02, points, linestyle="none", marker="s", markersize=7, markerfacecolor="none", markeredgecolor=ORANGE,
-            markeredgewidth=1.6, zorder=5,
-        )
+        hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
+        axes.plot(x - 0.02, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
         seen["baseline"] = _handle("s", ORANGE, panel.get("baseline_label", "baseline"), markerfacecolor="none")
     axes.set_title(panel["title"])
     axes.set_xticks(x, [task.replace("_", "\n") for task in tasks], fontsize=8.5)

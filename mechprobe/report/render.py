@@ -42,7 +42,8 @@ def report(run_dir: Path | str) -> Path:
     for name, data in pictures.items():
         write_bytes(folder / "figures" / f"{name}.png", data)
     embedded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
-    write_text(folder / MARKDOWN_FILE, _environment().get_template("report.md.j2").render(content, figures=sorted(pictures)))
+    markdown = _environment().get_template("report.md.j2").render(content, figures=sorted(pictures))
+    write_text(folder / MARKDOWN_FILE, markdown)
     write_json(folder / JSON_FILE, {**content, "figures": [f"figures/{name}.png" for name in sorted(pictures)]})
     write_text(folder / HTML_FILE, _environment().get_template("report.html.j2").render(content, figures=embedded))
     return folder / HTML_FILE

@@ -126,7 +126,8 @@ class RunFiles:
     def models(self) -> list[str]:
         """Base first, then the models of the crosscoder in its order, then the others."""
         found = [self.base, *(self.features or {}).get("models", [])]
-        found += sorted((self.evaluation or {}).get("accuracy", {}), key=lambda name: (not name.startswith("sft"), name))
+        evaluated = (self.evaluation or {}).get("accuracy", {})
+        found += sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
         return list(dict.fromkeys(found))
 
     @property

@@ -187,7 +187,7 @@ def _crosscoder(files: RunFiles) -> dict[str, Any] | None:
 def _targets(quality: Mapping[str, Any] | None) -> str | None:
     """Which tokens the spliced loss was measured on; None where it was not."""
     models = quality["models"].values() if quality else []
-    return next((model["loss"]["targets"] for model in models if model.get("loss")), None)
+    return next((model["targets"] for model in models if model.get("targets")), None)
 
 
 def _features(files: RunFiles) -> dict[str, Any] | None:

@@ -26,6 +26,17 @@ def percent(value: Any, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
 
 
+def points(value: Any) -> str:
+    """A change of a share in points, with its sign.
+
+    Example:
+        >>> points(0.104), points(-0.001)
+        ('+10', '0')
+    """
+    rounded = round(100 * number(value)) if math.isfinite(number(value)) else None
+    return "–" if rounded is None else f"{rounded:+d}" if rounded else "0"
+
+
 def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
     """``[value, low, high, ...]`` in percent, as ``83 (75 to 89)``.
 
@@ -35,7 +46,7 @@ def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
     """
     if not item or not math.isfinite(number(item[0])):
         return "–"
-    form = (lambda value: f"{100 * number(value):+.0f}") if signed else percent
+    form = points if signed else percent
     if len(item) < 3 or not math.isfinite(number(item[1])):
         return form(item[0])
     return f"{form(item[0])} ({form(item[1])} to {form(item[2])})"
@@ -142,7 +153,7 @@ def quality_rows(models: Mapping[str, Json]) -> list[dict[str, str]]:
     """One row per model: FVE, L0, dead share, cross-entropy recovered, divergence."""
     rows = []
     for name, value in models.items():
-        loss = value.get("loss") or {}
+        measured = value.get("ce_recovered") is not None
         rows.append(
             {
                 "model": name,
@@ -150,10 +161,10 @@ def quality_rows(models: Mapping[str, Json]) -> list[dict[str, str]]:
                 "fve_per_token": f"{number(value['fve_per_token']):.3f}",
                 "l0": f"{number(value['l0']):.1f}",
                 "dead": f"{percent(value['dead_share'], 1)} %",
-                "ce": f"{loss['ce_clean']:.3f} / {loss['ce_spliced']:.3f} / {loss['ce_zero']:.3f}" if loss else "–",
-                "recovered": f"{number(loss['ce_recovered']):.3f}" if loss else "–",
-                "kl": f"{loss['kl_spliced']:.3f}" if loss else "–",
-                "n": f"{loss['n_predictions']:,}" if loss else "–",
+                "ce": " / ".join(f"{value[f'ce_{kind}']:.3f}" for kind in ("clean", "spliced", "zero")) if measured else "–",
+                "recovered": f"{value['ce_recovered']:.3f}" if measured else "–",
+                "kl": f"{value['kl_spliced']:.3f}" if measured else "–",
+                "n": f"{value['n_predictions']:,}" if measured else "–",
             }
         )
     return rows
@@ -277,12 +288,12 @@ def spread(values: Iterable[float]) -> str:
 
     Example:
         >>> spread([0.0, 0.1, -0.05])
-        '+0 [-5, +10]'
+        '0 [-5, +10]'
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "–"
-    return f"{100 * median(finite):+.0f} [{100 * min(finite):+.0f}, {100 * max(finite):+.0f}]"
+    return f"{points(median(finite))} [{points(min(finite))}, {points(max(finite))}]"
 
 
 def _is_of(verdict: Json, condition: Json) -> bool:

@@ -148,7 +148,7 @@ def features_summary() -> dict[str, Any]:
 def quality(trusted: bool = True) -> dict[str, Any]:
     loss = {"ce_clean": 0.31, "ce_spliced": 0.34, "ce_zero": 4.2, "ce_recovered": 0.992, "kl_spliced": 0.03,
             "kl_zero": 3.9, "n_predictions": 5120, "n_samples": 256, "targets": "response"}  # fmt: skip
-    model = {"fve": 0.975, "fve_per_token": 0.96, "l0": 24.1, "dead_share": 0.55, "loss": loss}
+    model = {"fve": 0.975, "fve_per_token": 0.96, "l0": 24.1, "dead_share": 0.55, **loss}
     return {
         "models": {"base": model, "sft": {**model, "fve": 0.961}, "rl": model}, "l0": 24.0, "dead_share": 0.55,
         "n_rows": 21_000, "readout": "swap",

@@ -1,0 +1,27 @@
+"""``mechprobe report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mechprobe.cli import options
+
+RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder that holds the stages.")]
+
+
+def report(run: RunFolder = Path("runs/lab"), as_json: options.Json = False) -> None:
+    """One page with the verdict, the numbers and the figures of a run; needs neither models nor torch."""
+    from mechprobe.artifacts import read_json
+    from mechprobe.cli.printing import say, say_json
+    from mechprobe.report import report as write_report
+
+    page = write_report(run)
+    content = read_json(page.with_name("report.json"))
+    if as_json:
+        say_json(content)
+        return
+    say(content["verdict"])
+    for item in content["missing"]:
+        say(f"Missing: {item['name']}; make it with {item['command']}")
+    say(f"\nWritten to {page} (with report.md, report.json and figures/)")
