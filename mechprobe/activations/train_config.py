@@ -1,13 +1,15 @@
 """Settings of ``mechprobe train-sae``: the ones worth choosing, made into the library's two configurations."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mechprobe.activations.store import ActivationStore
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
 from sae_training import CrosscoderConfig, SaeTrainingError, TrainConfig
+
+if TYPE_CHECKING:
+    from mechprobe.activations.store import ActivationStore
 
 
 class TrainSaeConfig(FrozenConfig):
@@ -50,7 +52,7 @@ class TrainSaeConfig(FrozenConfig):
             raise ValueError(f"preset 'paper' is the L1 crosscoder, not {self.variant!r}; give one of them")
         return self
 
-    def resolve(self, store: ActivationStore) -> tuple[CrosscoderConfig, TrainConfig]:
+    def resolve(self, store: "ActivationStore") -> tuple[CrosscoderConfig, TrainConfig]:
         """The library's configurations for the models of ``store``.
 
         Raises:

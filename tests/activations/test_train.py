@@ -60,9 +60,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
         return on_log
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_Shown", stop_after)
+    monkeypatch.setattr(module, "_Shown", stop_after)
+    with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
+    monkeypatch.undo()
     assert not (tmp_path / "broken" / "manifest.json").exists()
     resumed = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
     assert torch.equal(whole.W_dec, resumed.W_dec)
