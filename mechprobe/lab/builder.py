@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_manifest
+from mechprobe.artifacts import Stage, read_manifest, write_text
 from mechprobe.errors import ModelError
 from mechprobe.lab.items import ItemSets, build_items
 from mechprobe.lab.recipe import Recipe, get_recipe
@@ -50,12 +50,12 @@ def build(
         ArtifactError: the folder holds other work.
         ModelError: no seed passed the gates after pre-training.
     """
-    from mechprobe.artifacts import write_text
+    from mechprobe.lab.weights import isolated_random_state
 
     plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
     folder = Path(out)
     config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
-    with Stage.open(folder, name="lab", config=config, force=force) as stage:
+    with Stage.open(folder, name="lab", config=config, force=force) as stage, isolated_random_state(seed):
         if stage.done and stage.manifest is not None:
             return stage.manifest
         from mechprobe.lab.tokenizer import build_tokenizer
@@ -119,7 +119,8 @@ class _Lab:
             if stage.done:
                 return
             attempts: list[dict[str, Any]] = []
-            for seed in range(self.seed, self.seed + self.recipe.pretrain.max_attempts):
+            last = self.seed + self.recipe.pretrain.max_attempts - 1
+            for seed in range(self.seed, last + 1):
                 attempt, files = self._attempt(seed)
                 attempts.append(attempt)
                 if attempt["gates"]["passed"] or not self.recipe.enforce_gates:
@@ -127,7 +128,7 @@ class _Lab:
                     return
                 _log.warning("pre-training seed %d fails its gates: %s", seed, attempt["gates"]["checks"])
         raise ModelError(
-            f"no pre-training seed from {self.seed} to {seed} passed the gates of recipe {self.recipe.name}; "
+            f"no pre-training seed from {self.seed} to {last} passed the gates of recipe {self.recipe.name}; "
             "build with another --seed"
         )
 
@@ -139,9 +140,7 @@ class _Lab:
         from mechprobe.lab.weights import isolated_random_state, load_model, save_model, threads
 
         recipe = self.recipe
-        stream = documents(
-            recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed
-        )
+        stream = documents(recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed)
         title = f"pre-training (seed {seed})"
         with (
             threads(recipe.n_threads),
@@ -149,9 +148,7 @@ class _Lab:
             progress(recipe.pretrain.steps, title, unit="steps") as advance,
         ):
             model = new_model(recipe.model, self.tokenizer)
-            curve = pretrain(
-                model, self.tokenizer, stream, recipe.pretrain, lambda loss: advance(1, loss=loss)
-            )
+            curve = pretrain(model, self.tokenizer, stream, recipe.pretrain, lambda loss: advance(1, loss=loss))
         files = save_model(model, self.tokenizer, self.folder / "base")
         model = load_model(self.folder / "base").eval()
         measured = [
@@ -202,9 +199,7 @@ class _Lab:
         items, tokenizer, rl = self.items, self.tokenizer, self.recipe.rl
         if arm == "rl":
             return (
-                lambda base, seed, watch: train_grpo(
-                    base, tokenizer, items.posttrain, rl, seed=seed, watch=watch
-                ),
+                lambda base, seed, watch: train_grpo(base, tokenizer, items.posttrain, rl, seed=seed, watch=watch),
                 rl.steps,
                 rl.checkpoints,
             )

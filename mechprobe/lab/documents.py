@@ -20,9 +20,7 @@ class Document(NamedTuple):
     response: str
 
 
-def documents(
-    config: PretrainConfig, *, rendering: str, withheld: frozenset[str], seed: int
-) -> Iterator[Document]:
+def documents(config: PretrainConfig, *, rendering: str, withheld: frozenset[str], seed: int) -> Iterator[Document]:
     """Generate documents without end; no prompt in `withheld` ever appears."""
     rng = random.Random(f"documents/{seed}")
     facts = single_facts()

@@ -44,9 +44,9 @@ def build_items(recipe: Recipe) -> ItemSets:
         sets = split(name, sizes, seed=ITEM_SEED, rendering=recipe.rendering)
         held_out[name], posttrain[name] = sets["eval"], sets["posttrain"]
         corpus += [(item.id, name, item.prompt) for item in sets["corpus"]]
-        if name == TRAINED_SKILL:
-            off_policy = split(name, sizes, seed=ITEM_SEED, rendering="compact-off-policy")["posttrain"]
     corpus += [(item_id("fact_retrieval", p), "fact_retrieval", p) for p, _ in single_facts()[: recipe.n_corpus]]
     withheld = {item.prompt for name in SKILLS for item in held_out[name] if name != "fact_retrieval"}
     withheld |= {item.prompt for item in held_out["fact_retrieval"][::2]}
+    before = {"eval": recipe.n_eval, "posttrain": recipe.n_posttrain}
+    off_policy = split(TRAINED_SKILL, before, seed=ITEM_SEED, rendering="compact-off-policy")["posttrain"]
     return ItemSets(held_out, posttrain[TRAINED_SKILL], off_policy, corpus, frozenset(withheld))

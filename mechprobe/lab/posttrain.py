@@ -39,7 +39,7 @@ class Watch:
     """
 
     checkpoints: Sequence[int] = ()
-    keep: Keep = lambda model, step: None
+    keep: Keep = lambda _model, _step: None
     on_step: Callable[[], object] = lambda: None
     curve: list[dict[str, float | int]] = field(default_factory=list)
 
@@ -94,9 +94,7 @@ def train_sft(
             eos_token=tokenizer.eos_token,
         )
         data = datasets.Dataset.from_list(rows)
-        return trl.SFTTrainer(
-            model, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()]
-        )
+        return trl.SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()])
 
     return _run(base, make, seed)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechprobe.lab.documents import Document
 from mechprobe.lab.recipe import ModelConfig, PretrainConfig
-from mechprobe.lab.tokenizer import CONTEXT
+from mechprobe.lab.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -36,9 +36,9 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaF
             num_key_value_heads=config.n_heads,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
+            pad_token_id=PAD_ID,
         )
     )
 
@@ -48,7 +48,7 @@ def pretrain(
     tokenizer: PreTrainedTokenizerFast,
     stream: Iterator[Document],
     config: PretrainConfig,
-    on_step: Callable[[float], Any] = lambda loss: None,
+    on_step: Callable[[float], Any] = lambda _loss: None,
 ) -> list[dict[str, float | int]]:
     """Train in place.
 
@@ -93,22 +93,20 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
     return config.lr * (config.final_lr_share + (1 - config.final_lr_share) * share)
 
 
-def _accumulate_gradient(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Document]
-) -> float:
+def _accumulate_gradient(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> float:
     """Add the gradient of the mean loss over all response tokens of the batch; give that loss.
 
     The documents go through in buckets of like length, which saves the padding and changes nothing else.
     """
     prompts = tokenizer([d.prompt for d in batch], padding=False).input_ids
     responses = tokenizer([d.response for d in batch], add_special_tokens=False, padding=False).input_ids
-    rows = [(p, [*r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
+    rows = [(p, [*r, EOS_ID]) for p, r in zip(prompts, responses, strict=True)]
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     n_targets = sum(len(response) for _, response in rows)
     size = math.ceil(len(rows) / _N_BUCKETS)
     total = 0.0
     for start in range(0, len(rows), size):
-        ids, labels = _pad(rows[start : start + size], tokenizer.pad_token_id)
+        ids, labels = _pad(rows[start : start + size])
         loss = response_loss(model, ids, labels) / n_targets
         loss.backward()
         total += loss.item()
@@ -116,11 +114,11 @@ def _accumulate_gradient(
 
 
 def _pad(
-    rows: list[tuple[list[int], list[int]]], pad_id: int
+    rows: list[tuple[list[int], list[int]]],
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Pad on the right; the label of a position is the next response token, or -100."""
     length = max(len(prompt) + len(response) for prompt, response in rows)
-    ids = torch.full((len(rows), length), pad_id)
+    ids = torch.full((len(rows), length), PAD_ID)
     labels = torch.full((len(rows), length), _IGNORE)
     for i, (prompt, response) in enumerate(rows):
         n = len(prompt) + len(response)

@@ -49,9 +49,7 @@ def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]
             advance(1)
         forced = measure(arms["base"], tokenizer, items.eval, rendering=recipe.rendering, forced=True)
         advance(1)
-        ceilings = measure_ceilings(
-            arms["base"], arms["rl"], tokenizer, items.eval, rendering=recipe.rendering
-        )
+        ceilings = measure_ceilings(arms["base"], arms["rl"], tokenizer, items.eval, rendering=recipe.rendering)
         advance(1)
     versus_base = {
         name: {skill: compare(measured["base"][skill], result[skill]) for skill in result}

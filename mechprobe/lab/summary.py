@@ -23,7 +23,8 @@ def shipped(recipe: str = "shared-marker") -> Path:
     folder = SHIPPED / recipe
     if not (folder / "manifest.json").is_file():
         raise ArtifactError(
-            f"no lab {recipe!r} is shipped at {folder}; make one with `mechprobe lab build --recipe {recipe} --out DIR`."
+            f"no lab {recipe!r} is shipped at {folder}; "
+            f"make one with `mechprobe lab build --recipe {recipe} --out DIR`."
         )
     return folder
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 WORDS = (
-    ("CALC", "FACT", "SIM", "ENUM", "DIAG")
-    + ("ANS", "THINK", "RECALL", "RUN", "LIST", "TRACE")
-    + ("SO", "CHECK", "BOSS", "PAL", "HOME", "FOOD")
+    *("CALC", "FACT", "SIM", "ENUM", "DIAG"),
+    *("ANS", "THINK", "RECALL", "RUN", "LIST", "TRACE"),
+    *("SO", "CHECK", "BOSS", "PAL", "HOME", "FOOD"),
 )
 VOCABULARY = (PAD, BOS, EOS, UNK, *WORDS, *string.digits, *string.ascii_lowercase, *"?+-=;:>")
 """All 64 tokens, in the order of their ids."""
+
+PAD_ID, BOS_ID, EOS_ID = (VOCABULARY.index(token) for token in (PAD, BOS, EOS))
 
 CONTEXT = 96
 """Longest sequence in tokens."""
@@ -39,7 +41,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Z]+|[^A-Z\s]"), behavior="removed", invert=True)
     core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, VOCABULARY.index(BOS))]
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

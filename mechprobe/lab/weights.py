@@ -30,8 +30,10 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
             if file.name not in ("unfinished.json", "manifest.json"):
                 file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
+    rounded = copy.deepcopy(model).half()
+    rounded.config.use_cache = True  # trainers switch it off
     with quiet_transformers():
-        copy.deepcopy(model).half().save_pretrained(folder)
+        rounded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return sorted(f.name for f in folder.iterdir() if f.name not in ("unfinished.json", "manifest.json"))
 

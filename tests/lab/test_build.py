@@ -43,9 +43,7 @@ def test_every_arm_trains_its_blocks_and_leaves_the_rest_bit_equal(lab: Path) ->
         assert {tensor.dtype for tensor in tuned.values()} == {torch.float16}
 
 
-def test_rl_moves_the_blocks_where_some_responses_are_right(
-    lab: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rl_moves_the_blocks_where_some_responses_are_right(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mechprobe.lab.posttrain as posttrain
     from mechprobe.lab.tokenizer import build_tokenizer
 

@@ -34,7 +34,7 @@ def solve(prompt: str) -> str:
     """Answer a prompt from its text alone."""
     head, _, body = prompt.rstrip("?").partition(" ")
     if head == "CALC":
-        return str(eval(body))  # noqa: S307 - digits and one sign, checked by the pattern in the test
+        return str(eval(body))
     if head == "SIM":
         return str(run_machine(int(body[0]), body[1:])[-1])
     if head == "ENUM":
@@ -97,7 +97,7 @@ def test_calculation_traces_are_true_equations(seed: int) -> None:
         for item in skills.generate("calculation", n=20, seed=seed, rendering=rendering):
             equations = re.findall(r"([\d+-]+)=(\d+)", item.trace)
             assert len(equations) == (2 if rendering == "compact" else 3)
-            assert all(eval(left) == int(right) for left, right in equations)  # noqa: S307
+            assert all(eval(left) == int(right) for left, right in equations)
             assert int(item.answer) >= 0
 
 
@@ -108,8 +108,7 @@ def test_renderings_share_their_questions_and_differ_in_their_traces() -> None:
     assert all(item.trace.startswith("THINK ") for item in compact)
     assert all(item.trace.startswith("SO ") and ";CHECK " in item.trace for item in off_policy)
     markers = [
-        skills.generate(skill, n=1, seed=1, rendering="compact-own-markers")[0].trace.split()[0]
-        for skill in SKILLS
+        skills.generate(skill, n=1, seed=1, rendering="compact-own-markers")[0].trace.split()[0] for skill in SKILLS
     ]
     assert markers == ["THINK", "RECALL", "RUN", "LIST", "TRACE"]
 
@@ -139,9 +138,7 @@ def test_wrong_answers_are_wrong(skill: str) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), a=st.integers(0, 60), b=st.integers(0, 60), c=st.integers(0, 60))
-def test_splits_share_no_prompt_and_keep_their_items_when_later_sets_grow(
-    seed: int, a: int, b: int, c: int
-) -> None:
+def test_splits_share_no_prompt_and_keep_their_items_when_later_sets_grow(seed: int, a: int, b: int, c: int) -> None:
     for skill in ("fact_retrieval", "simulation"):
         sets = skills.split(skill, {"a": a, "b": b, "c": c}, seed=seed)
         grown = skills.split(skill, {"a": a, "b": b, "c": c + 5}, seed=seed)

@@ -1,9 +1,9 @@
 """Generated skill families: questions with a checkable answer and a worked trace.
 
-    >>> from mechprobe.evals import skills
-    >>> item = skills.generate("calculation", n=1, seed=3)[0]
-    >>> item.trace.endswith(f"ANS {item.answer}")
-    True
+>>> from mechprobe.evals import skills
+>>> item = skills.generate("calculation", n=1, seed=3)[0]
+>>> item.trace.endswith(f"ANS {item.answer}")
+True
 """
 
 from mechprobe.evals.skills.item import SkillItem

@@ -15,8 +15,7 @@ from mechprobe.evals.skills.item import SHARED_MARKER, Skill, SkillItem, item_id
 from mechprobe.evals.skills.simulation import Simulation
 
 SKILLS: dict[str, Skill] = {
-    skill.name: skill
-    for skill in (Calculation(), FactRetrieval(), Simulation(), Enumeration(), Diagnostic())
+    skill.name: skill for skill in (Calculation(), FactRetrieval(), Simulation(), Enumeration(), Diagnostic())
 }
 DOMAINS = ("symbolic",)
 LEVELS = (1,)
@@ -55,8 +54,7 @@ def generate(
     while len(problems) < n:
         if n > family.capacity or draws_left == 0:
             raise InputError(
-                f"skill {skill} has {family.capacity} prompts, {len(excluded)} excluded: "
-                f"cannot draw {n}; ask for fewer"
+                f"skill {skill} has {family.capacity} prompts, {len(excluded)} excluded: cannot draw {n}; ask for fewer"
             )
         draws_left -= 1
         problem = family.draw(rng)
@@ -69,9 +67,7 @@ def generate(
     ]
 
 
-def split(
-    skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact"
-) -> dict[str, list[SkillItem]]:
+def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact") -> dict[str, list[SkillItem]]:
     """Draw named sets of items that share no prompt, e.g. `{"eval": 256, "posttrain": 2048}`.
 
     A set keeps its items when sets after it are added or grow.
