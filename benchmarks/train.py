@@ -55,7 +55,7 @@ def make_batches(d_model: int, k: int, batch_size: int, n_batches: int) -> list[
     return [batch / scale[:, None] for batch in batches]
 
 
-def ours(setting: dict[str, int], batches: list[Tensor], kernel: str) -> tuple[Step, Crosscoder]:
+def ours(setting: dict[str, int], kernel: str) -> tuple[Step, Crosscoder]:
     """One step of our trainer."""
     config = CrosscoderConfig(
         n_models=N_MODELS, d_model=setting["d_model"], d_sae=setting["d_sae"], k=setting["k"], decoder_init_norm=0.1
@@ -106,9 +106,9 @@ def sae_lens(setting: dict[str, int], start: Crosscoder) -> Step:
 def measure(setting: dict[str, int], rounds: int, steps: int) -> dict[str, Any]:
     """Interleave the contestants: each round times some steps of every one."""
     batches = make_batches(setting["d_model"], setting["k"], setting["batch_size"], n_batches=8)
-    sparse, start = ours(setting, batches, "sparse")
+    sparse, start = ours(setting, "sparse")
     contestants: dict[str, Step] = {"sae_lens": sae_lens(setting, start), "sae_training": sparse}
-    contestants["sae_training_dense"] = ours(setting, batches, "dense")[0]
+    contestants["sae_training_dense"] = ours(setting, "dense")[0]
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
     losses: dict[str, list[float]] = {name: [] for name in contestants}

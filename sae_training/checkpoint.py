@@ -17,11 +17,12 @@ from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.storage import (
     assign_weights,
+    crosscoder_files,
     json_bytes,
     read_crosscoder,
     read_tensors,
-    save_crosscoder,
-    write_atomic,
+    sync_folder,
+    write_synced,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -73,17 +74,23 @@ def write_checkpoint(
     final = root / f"step_{state.step:06d}"
     partial = root / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    save_crosscoder(crosscoder, partial)
+    partial.mkdir(parents=True)
     tensors = {"tokens_since_fired": state.tokens_since_fired, "digests": state.digests}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
-    write_atomic(partial / STATE_TENSORS, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     buffer = BytesIO()
     torch.save(stream, buffer)
-    write_atomic(partial / STREAM, buffer.getvalue())
-    write_atomic(partial / STATE_JSON, json_bytes({"settings": settings, **state.scalars()}))
+    files = {
+        **crosscoder_files(crosscoder),
+        STATE_TENSORS: save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}),
+        STREAM: buffer.getvalue(),
+        STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
+    }
+    for name, data in files.items():
+        write_synced(partial / name, data)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
+    sync_folder(root)
     for old in list_checkpoints(out)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -25,20 +25,30 @@ FORMAT = "sae_training.crosscoder"
 FORMAT_VERSION = 1
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until renames in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
+    write_synced(temporary, data)
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -83,12 +93,16 @@ def assign_weights(crosscoder: Crosscoder, tensors: dict[str, Tensor], source: P
         crosscoder.threshold.copy_(tensors["threshold"])
 
 
+def crosscoder_files(crosscoder: Crosscoder) -> dict[str, bytes]:
+    """The contents of both files, by name."""
+    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": crosscoder.config.model_dump(mode="json")}
+    return {WEIGHTS_FILE: save(weight_tensors(crosscoder)), CONFIG_FILE: json_bytes(config)}
+
+
 def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> None:
     """Write both files; an older crosscoder in the folder is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": crosscoder.config.model_dump(mode="json")}
-    write_atomic(folder / WEIGHTS_FILE, save(weight_tensors(crosscoder)))
-    write_atomic(folder / CONFIG_FILE, json_bytes(config))
+    for name, data in crosscoder_files(crosscoder).items():
+        write_atomic(folder / name, data)
 
 
 def read_crosscoder(folder: Path) -> tuple[CrosscoderConfig, dict[str, Tensor]]:
