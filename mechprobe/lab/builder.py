@@ -68,7 +68,7 @@ def build(
         from mechprobe.lab.results import measure_lab
 
         results = measure_lab(plan, folder, lab.items)
-        write_text(folder / "run.toml", run_config())
+        write_text(folder / "run.toml", run_config(plan))
         return stage.finish(
             outputs=lab.outputs(), results=results, seed=results["pretraining"]["seed"], counts=lab.counts()
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from mechprobe.evals.skills import SKILLS, SkillItem, split
@@ -24,7 +25,7 @@ class ItemSets:
     posttrain_off_policy: list[SkillItem]
     """The same items with SO/CHECK traces."""
     corpus: list[tuple[str, str, str]]
-    """Id, skill and prompt of the prompts for the activation cache."""
+    """Id, skill and prompt of the prompts for the activation cache, shuffled: any first part holds all skills."""
     withheld: frozenset[str]
     """Prompts that pre-training never sees: every held-out item but each second fact chain."""
 
@@ -47,6 +48,7 @@ def build_items(recipe: Recipe) -> ItemSets:
     corpus += [(item_id("fact_retrieval", p), "fact_retrieval", p) for p, _ in single_facts()[: recipe.n_corpus]]
     withheld = {item.prompt for name in SKILLS for item in held_out[name] if name != "fact_retrieval"}
     withheld |= {item.prompt for item in held_out["fact_retrieval"][::2]}
+    random.Random(f"corpus/{ITEM_SEED}").shuffle(corpus)
     before = {"eval": recipe.n_eval, "posttrain": recipe.n_posttrain}
     off_policy = split(TRAINED_SKILL, before, seed=ITEM_SEED, rendering="compact-off-policy")["posttrain"]
     return ItemSets(held_out, posttrain[TRAINED_SKILL], off_policy, corpus, frozenset(withheld))

@@ -165,6 +165,7 @@ def test_item_sets_of_the_full_recipes_are_disjoint(name: str) -> None:
     assert not posttrain & corpus
     assert len({identity for identity, _, _ in sets.corpus}) == len(corpus) == len(sets.corpus)
     assert [item.id for item in sets.posttrain] == [item.id for item in sets.posttrain_off_policy]
+    assert {skill for _, skill, _ in sets.corpus[:200]} == set(skills.SKILLS)
     facts = {item.prompt for item in sets.eval["fact_retrieval"]}
     assert held_out - sets.withheld <= facts
     assert len(held_out - sets.withheld) == 128
@@ -199,6 +200,14 @@ def test_tasks_and_prompts_are_records_that_other_stages_read(lab: Path) -> None
     assert {row["task"] for row in tasks} == set(skills.SKILLS)
     assert all(row.keys() == {"id", "task", "prompt", "answer"} for row in tasks)
     assert all(row.keys() == {"id", "task", "prompt"} for _, row in read_jsonl(lab / "prompts.jsonl"))
+
+
+def test_run_configuration_is_one_that_the_pipeline_takes(lab: Path) -> None:
+    from mechprobe.pipeline import RunConfig
+
+    config = RunConfig.build(lab / "run.toml")
+    assert config.models["rl"] == str(lab / "rl")
+    assert (config.tasks.trained, config.tasks.force_prefix) == (("calculation",), "THINK")
 
 
 def test_cli_builds_and_shows_a_lab(lab: Path, tmp_path: Path) -> None:
