@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,7 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep the bars and notices of transformers, datasets and TRL off the terminal; ours is the one bar."""
+    """Keep the bars, notices and deprecations of transformers, datasets and TRL off the terminal."""
     import datasets
     from transformers.utils import logging
 
@@ -95,7 +96,9 @@ def quiet_transformers() -> Iterator[None]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
