@@ -1,0 +1,93 @@
+"""Prompt files: every defect is one sentence with file and line."""
+
+from pathlib import Path
+
+import pytest
+
+from mechprobe.data.prompts import Prompt, as_prompts, prompts_hash, read_prompts
+from mechprobe.errors import InputError
+
+
+def write(tmp_path: Path, content: bytes | str) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_fields_are_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '{"id": "a", "prompt": "1+1=", "response": "2", "task": "sum"}\n\n{"prompt": "é😀"}\n{"id": 7, "prompt": "x"}\n',
+    )
+    assert read_prompts(path) == [
+        Prompt("a", "1+1=", "2", "sum"),
+        Prompt("3", "é😀"),
+        Prompt("7", "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        ('{"prompt": "a"}\n{"id": "b"}\n', 2, "no field 'prompt'"),
+        ('{"prompt": "a"}\n{"prompt": "  "}\n', 2, "'prompt' is empty"),
+        ('{"prompt": ["a"]}\n', 1, "'prompt' is a list"),
+        ('{"prompt": {"text": "a"}}\n', 1, "'prompt' is a dict"),
+        ('{"prompt": "a"}\n{"prompt": 3}\n', 2, "'prompt' is a int"),
+        ('{"prompt": "a", "response": 3}\n', 1, "'response' is a int"),
+        ('{"prompt": "a", "task": []}\n', 1, "'task' is a list"),
+        ('{"prompt": "a", "id": true}\n', 1, "'id' is a bool"),
+        ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', 2, "id 'x' is that of line 1"),
+        ('{"prompt": "a", "id": "2"}\n{"prompt": "b"}\n', 2, "id '2' is that of line 1"),
+        ("not json\n", 1, "is not a JSON object"),
+        ("[1, 2]\n", 1, "is a list"),
+        ("[" * 100_000 + "\n", 1, "is not a JSON object"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff\xfe"}\n', 2, "is not UTF-8"),
+        ('{"prompt": "' + "a" * 10_000_000 + '"}\n', 1, "bytes long"),
+    ],
+)
+def test_defects_name_file_and_line(tmp_path: Path, content: bytes | str, line: int, words: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(InputError) as caught:
+        read_prompts(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}:{line}")
+    assert words in text
+    assert "\n" not in text
+    assert len(text) < 400
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(InputError, match="holds no prompts"):
+        read_prompts(write(tmp_path, content))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_prompts(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="is a folder"):
+        read_prompts(tmp_path)
+
+
+def test_prompts_in_memory() -> None:
+    assert as_prompts(["a", "b"]) == [Prompt("0", "a"), Prompt("1", "b")]
+    with pytest.raises(InputError, match="empty"):
+        as_prompts([])
+    with pytest.raises(InputError, match="'1' is empty"):
+        as_prompts(["a", " "])
+    with pytest.raises(InputError, match="'x' comes twice"):
+        as_prompts([Prompt("x", "a"), Prompt("x", "b")])
+
+
+def test_the_hash_sees_every_field_and_the_order() -> None:
+    one = [Prompt("a", "b"), Prompt("c", "d")]
+    others = [
+        [Prompt("a", "b"), Prompt("c", "e")],
+        [Prompt("a", "b"), Prompt("x", "d")],
+        [Prompt("a", "b", "r"), Prompt("c", "d")],
+        [Prompt("a", "b", None, "t"), Prompt("c", "d")],
+        one[::-1],
+    ]
+    assert prompts_hash(one) == prompts_hash([Prompt("a", "b"), Prompt("c", "d")])
+    assert len({prompts_hash(prompts) for prompts in [one, *others]}) == 6

@@ -1,0 +1,109 @@
+"""The token stream: which rows there are, in what order, in which shard and split."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mechprobe.data.prompts import Prompt
+from mechprobe.data.stream import TokenStream, build_stream
+from mechprobe.data.tokens import TokenSequence, join
+from mechprobe.errors import InputError
+
+BOS = 1
+
+
+def sequence(identifier: str, n_prompt: int = 4, n_response: int = 2, start: int = 10) -> TokenSequence:
+    ids = tuple(range(start, start + n_prompt - 1))
+    return TokenSequence(identifier, identifier, None, None, (BOS, *ids), tuple(range(50, 50 + n_response)))
+
+
+def stream_of(sequences: list[TokenSequence], **options: object) -> TokenStream:
+    return build_stream(sequences, special_ids=[0, BOS, 2], tokenizer_fingerprint="t", **options)
+
+
+SEQUENCES = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=40
+).map(lambda shapes: [sequence(f"s{index}", *shape) for index, shape in enumerate(shapes)])
+
+
+@given(SEQUENCES, st.integers(0, 5), st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 3))
+@settings(deadline=None, max_examples=100)
+def test_every_kept_token_is_a_row_exactly_once(
+    sequences: list[TokenSequence], seed: int, shard_rows: int, held_out_frac: float, dropped: int
+) -> None:
+    options = {"seed": seed, "shard_rows": shard_rows, "held_out_frac": held_out_frac, "drop_first_positions": dropped}
+    expected = {
+        (s.id, position, token, position >= len(s.prompt_ids))
+        for s in sequences
+        for position, token in enumerate(s.prompt_ids + s.response_ids)
+        if token != BOS and position >= dropped
+    }
+    if not expected:
+        with pytest.raises(InputError, match="No token is left"):
+            stream_of(sequences, **options)
+        return
+    stream = stream_of(sequences, **options)
+    rows = stream.rows
+    found = [
+        (stream.sequences[sample].id, position, token, is_response)
+        for sample, position, token, is_response in zip(
+            rows.sample.tolist(), rows.position.tolist(), rows.token_id.tolist(), rows.is_response.tolist(), strict=True
+        )
+    ]
+    assert len(found) == len(expected)
+    assert set(found) == expected
+    assert (np.diff(rows.sample) >= 0).all()
+    # Shards: whole sequences, in order, nothing between them, never above the limit unless one sequence is.
+    assert [shard.rows.start for shard in stream.shards] == [0, *(shard.rows.stop for shard in stream.shards[:-1])]
+    assert stream.shards[-1].rows.stop == stream.n_rows
+    assert all(len(shard.rows) <= shard_rows or len(shard.sequences) == 1 for shard in stream.shards)
+    assert [i for shard in stream.shards for i in shard.sequences] == list(range(len(stream.sequences)))
+    # The split is by prompt, and never takes everything.
+    assert not rows.held_out.all()
+    for sample in range(len(stream.sequences)):
+        assert len(set(rows.held_out[rows.sample == sample].tolist())) == 1
+
+
+def test_sequences_of_one_prompt_stand_on_one_side() -> None:
+    sequences = [
+        TokenSequence(f"p{prompt}#{source}", f"p{prompt}", None, source, (BOS, 10, 11), (20, 21))
+        for prompt in range(30)
+        for source in ("base@1.0", "rl@0.0")
+    ]
+    stream = stream_of(sequences, held_out_frac=0.3)
+    side = {}
+    for row in range(stream.n_rows):
+        prompt = stream.sequences[stream.rows.sample[row]].prompt_id
+        assert side.setdefault(prompt, bool(stream.rows.held_out[row])) == bool(stream.rows.held_out[row])
+    assert sum(side.values()) == 9
+
+
+def test_seed_permutes_and_hash_tells() -> None:
+    sequences = [sequence(f"s{index}", start=10 + index) for index in range(20)]
+    one, same, other = stream_of(sequences), stream_of(sequences), stream_of(sequences, seed=1)
+    assert [s.id for s in one.sequences] == [s.id for s in same.sequences]
+    assert [s.id for s in one.sequences] != [s.id for s in sequences]
+    assert [s.id for s in one.sequences] != [s.id for s in other.sequences]
+    assert one.hash == same.hash != other.hash
+    changed = [*sequences[:-1], sequence("s19", start=99)]
+    assert stream_of(changed).hash != one.hash
+    assert build_stream(sequences, special_ids=[0, BOS, 2], tokenizer_fingerprint="u").hash != one.hash
+
+
+def test_max_tokens_takes_whole_sequences() -> None:
+    sequences = [sequence(f"s{index}") for index in range(20)]  # five rows each
+    assert stream_of(sequences, max_tokens=23).n_rows == 20
+    assert stream_of(sequences, max_tokens=25).n_rows == 25
+    with pytest.raises(InputError, match="max_tokens"):
+        stream_of(sequences, max_tokens=4)
+
+
+def test_a_response_that_does_not_fit_is_cut_and_counted() -> None:
+    joined = join(Prompt("a", "x"), (1, 2, 3), (4, 5, 6), max_length=5, source="rl@0.0")
+    assert joined == TokenSequence("a#rl@0.0", "a", None, "rl@0.0", (1, 2, 3), (4, 5), 1)
+
+
+def test_nothing_but_special_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="No token is left"):
+        stream_of([TokenSequence("a", "a", None, None, (BOS,), (2,))])
