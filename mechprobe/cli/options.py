@@ -7,7 +7,7 @@ import typer
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="TOML file in the form of `mechprobe run`; paths in it are relative to it."),
+    typer.Option("--config", "-c", help="Run configuration (TOML); its paths are relative to it."),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")

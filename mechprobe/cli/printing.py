@@ -26,12 +26,12 @@ def percent(row: Sequence[float | None] | None) -> str:
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
-def say_table(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> None:
+def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> list[str]:
     """Left-aligned text table: row label, then one cell a column."""
     width = max([len(corner), *map(len, rows)], default=0)
     widths = [max([len(column), *(len(row.get(column, "")) for row in rows.values())]) for column in columns]
-    header = "  ".join([corner.ljust(width), *(c.ljust(w) for c, w in zip(columns, widths, strict=True))])
-    say(header.rstrip())
+    lines = ["  ".join([corner.ljust(width), *(c.ljust(w) for c, w in zip(columns, widths, strict=True))]).rstrip()]
     for label, row in rows.items():
         cells = [row.get(c, "").ljust(w) for c, w in zip(columns, widths, strict=True)]
-        say("  ".join([label.ljust(width), *cells]).rstrip())
+        lines.append("  ".join([label.ljust(width), *cells]).rstrip())
+    return lines

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mechprobe.pipeline import RunConfig
-
-    from mechprobe.evals.tasks import Task
-    from mechprobe.models.family import ModelFamily
+    from mechprobe.pipeline import Run, RunConfig
 
 
 def parse_models(pairs: Sequence[str]) -> dict[str, str]:
@@ -48,11 +45,35 @@ def load_settings(
     )
 
 
-def load_family(settings: "RunConfig", names: Sequence[str] | None = None, *, trust: bool = False) -> "ModelFamily":
-    """The models of the settings (some of them for ``names``)."""
-    return settings.family(names, trust_remote_code=trust)
+def stage_of_run(
+    folder: Path,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    models: Sequence[str] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    extra: dict[str, Any] | None = None,
+    force: bool = False,
+    trust: bool = False,
+) -> "Run":
+    """The run of a folder: its own configuration unless ``config`` is given, with the options put over it."""
+    from mechprobe.artifacts import read_json
+    from mechprobe.errors import ArtifactError
+    from mechprobe.pipeline import RUN_FILE, Run, RunConfig
 
-
-def load_tasks(settings: "RunConfig") -> "list[Task]":
-    """The tasks of the settings."""
-    return settings.load_tasks()
+    if config is not None:
+        settings = load_settings(config, overrides, models=models, seed=seed, device=device, extra=extra)
+        return Run(settings, folder, force=force, trust_remote_code=trust)
+    if not (folder / RUN_FILE).is_file():
+        raise ArtifactError(f"{folder} is no run folder (it has no {RUN_FILE}); give --run FOLDER, or --config FILE.")
+    settings = RunConfig.build(
+        None,
+        overrides or (),
+        models=parse_models(models) if models else None,
+        seed=seed,
+        device=device,
+        extra=extra,
+        start=read_json(folder / RUN_FILE),
+    )
+    return Run(settings, folder, force=force, trust_remote_code=trust)

@@ -49,8 +49,14 @@ def train_sae(
     from mechprobe.artifacts import read_json
 
     train_crosscoder(
-        store, crosscoder_config, train_config, out, site=chosen.site, device=settings.device,
-        pool_rows=chosen.pool_rows, force=force,
+        store,
+        crosscoder_config,
+        train_config,
+        out,
+        site=chosen.site,
+        device=settings.device,
+        pool_rows=chosen.pool_rows,
+        force=force,
     )
     metrics = read_json(out / METRICS)
     if as_json:

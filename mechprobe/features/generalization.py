@@ -228,7 +228,7 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     )
 
 
-def select_features(
+def select_features(  # noqa: PLR0913 - the promised entry point
     crosscoder: Crosscoder,
     family: ModelFamily,
     outcomes: Outcomes,

@@ -70,7 +70,8 @@ def resolve(
     """Features of a specification.
 
     Args:
-        spec: ``top50`` (any number), ``top:N``, ``agnostic``, ``rule:EXPR``, ``file:PATH``, ``ids:...``, ``random:N@SEED``.
+        spec: ``top50`` (any number), ``top:N``, ``agnostic``, ``rule:EXPR``, ``file:PATH``, ``ids:...`` or
+            ``random:N@SEED``.
         values: ``[task d_sae]``, the ranking's values.
         live: ``[d_sae]``; ``top`` and ``random`` take live features only.
         threshold: Share of the maximum for task-agnostic features.
@@ -131,7 +132,7 @@ def _by_rule(expression: str, live: NDArray[np.bool_], table: "pd.DataFrame | No
         rows = table.query(expression, engine="python")
     except Exception as error:  # noqa: BLE001 - pandas raises many types for a malformed expression
         raise SelectionError(f"Rule '{expression}' cannot be evaluated ({error}).") from None
-    column = rows.get("feature_idx", rows.index)
+    column: Any = rows["feature_idx"] if "feature_idx" in rows.columns else rows.index
     return [int(k) for k in column]
 
 

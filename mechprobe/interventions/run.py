@@ -207,7 +207,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
         )
     tasks = [task.take(config.n_per_task) for task in tasks]
-    chosen, others = _choose(selection, config, table)
+    chosen, others = choose_sets(selection, config, table)
     conditions = plan(chosen, others, config)
     identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
     models = family.subset(*crosscoder.model_names).fingerprints
@@ -230,9 +230,10 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     return InterventionResults.load(out)
 
 
-def _choose(
+def choose_sets(
     selection: Selection, config: InterveneConfig, table: "pd.DataFrame | None"
 ) -> tuple[Selection, dict[str, Selection]]:
+    """The set under test with its random sets, and the sets of the other rankings by name."""
     options: dict[str, Any] = {"threshold": config.threshold, "seed": config.seed, "table": table}
     chosen = selection.choose(config.features, ranking=config.ranking, n_controls=config.n_random, **options)
     by_ranking = config.features.startswith(("top", "agnostic"))

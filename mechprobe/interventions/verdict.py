@@ -109,11 +109,15 @@ def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
     value, low, high = (100 * part for part in row["effect"])
     where = "the held-out tasks" if row["task"] == POOLED else row["task"]
     text = (
-        f"{row['edit']} of {row['features']} in {row['model']} {direction} {value:.0f} [{low:.0f}, {high:.0f}] points on "
-        f"{where} (n = {row['n']:.0f}; whole residual {100 * row['ceiling']:.0f}"
+        f"{row['edit']} of {row['features']} in {row['model']} {direction} "
+        f"{value:.0f} [{low:.0f}, {high:.0f}] points on {where} (n = {row['n']:.0f}; "
+        f"whole residual {100 * row['ceiling']:.0f}"
     )
     if row["n_random"]:
-        text += f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, p = {row['p_random']:.3f}"
+        text += (
+            f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, "
+            f"p = {row['p_random']:.3f}"
+        )
     return f"{text}): {row['verdict']}."
 
 

@@ -1,0 +1,378 @@
+"""``mechprobe run``: one configuration for all stages, and the chain from localize to report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from mechprobe.activations.config import CacheConfig
+from mechprobe.activations.train_config import TrainSaeConfig
+from mechprobe.artifacts import read_json, read_manifest, write_json
+from mechprobe.config import FrozenConfig, read_toml, with_overrides
+from mechprobe.errors import ArtifactError, ConfigError, InputError
+from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes, load_outcomes
+from mechprobe.evals.tasks import Task, load_tasks, split_halves
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.generalization import SelectConfig, Selection, select_features
+from mechprobe.interventions.conditions import plan
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
+from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
+from mechprobe.models.family import ModelFamily
+from mechprobe.records import Outcomes
+
+if TYPE_CHECKING:
+    from mechprobe.activations.store import ActivationStore
+    from mechprobe.features.stage import FeatureAnalysis
+    from sae_training import Crosscoder
+
+LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "features"
+EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
+RUN_FILE = "run.json"
+STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
+
+
+class TasksConfig(FrozenConfig):
+    """Where the tasks are and how they are scored."""
+
+    file: str = ""
+    """JSON lines of id, task, prompt, answer."""
+    scorer: str = "exact"
+    """``exact``, ``numeric`` or ``final:<MARKER>``."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Longest response, in tokens."""
+    names: tuple[str, ...] | None = None
+    """Tasks to use; None takes all in the file."""
+    trained: tuple[str, ...] = ()
+    """Tasks that post-training saw: measured, and kept out of selection and verdict."""
+    force_prefix: str = ""
+    """A beginning of the response that is forced on the base as a baseline, for example a marker; empty for none."""
+
+
+class PromptsConfig(FrozenConfig):
+    """What the activation cache reads."""
+
+    file: str = ""
+    """JSON lines of prompt, and optionally id, task, response."""
+
+
+class RunConfig(FrozenConfig):
+    """Everything ``mechprobe run`` needs. Sections are named as the commands."""
+
+    models: dict[str, str] = Field(default_factory=dict)
+    """Name to local folder or hub name."""
+    base: str = "base"
+    """Name of the model before post-training."""
+    tuned: str = "rl"
+    """Name of the model whose generalization is explained."""
+    tasks: TasksConfig = TasksConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    localize: LocalizeConfig = LocalizeConfig()
+    cache: CacheConfig = CacheConfig()
+    train_sae: TrainSaeConfig = TrainSaeConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    select: SelectConfig = SelectConfig()
+    intervene: InterveneConfig = InterveneConfig()
+    seed: int = Field(default=0, ge=0)
+    """Given on to every stage that does not set its own."""
+    device: str = "cpu"
+    """Where models and crosscoder run."""
+    dtype: str = "float32"
+    """Of the models' weights."""
+
+    @classmethod
+    def build(
+        cls,
+        config: Path | str | None,
+        overrides: Sequence[str] = (),
+        *,
+        models: Mapping[str, str] | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | None = None,
+    ) -> "RunConfig":
+        """From a TOML file (its paths relative to it) or the settings of ``start``, overrides, and options.
+
+        Settings that several stages share (``base``, ``tuned``, ``tasks.trained``, ``tasks.force_prefix``, ``seed``) are
+        handed to every stage that does not set its own.
+
+        Raises:
+            ConfigError: The file or a setting cannot be used.
+        """
+        read = _absolute(read_toml(config), Path(config).parent) if config else dict(start or {})
+        data = with_overrides(read, overrides)
+        if models:
+            data["models"] = dict(models)
+        if seed is not None:
+            data["seed"] = seed
+        if device is not None:
+            data["device"] = device
+        for name, value in (extra or {}).items():
+            data[name] = {**data.get(name, {}), **value} if isinstance(value, Mapping) else value
+        return cls(**_shared(data))
+
+    @classmethod
+    def of_run(cls, folder: Path | str) -> "RunConfig":
+        """The configuration that a run folder was made with; `ArtifactError` where it holds none."""
+        return cls.model_validate(read_json(Path(folder) / RUN_FILE))
+
+    def family(self, names: Sequence[str] | None = None, *, trust_remote_code: bool = False) -> ModelFamily:
+        """The models (some of them for ``names``), found and checked.
+
+        Raises:
+            ConfigError: No models are configured.
+            ModelError: One cannot be used.
+        """
+        if not self.models:
+            raise ConfigError("No models are given; write --models base=PATH sft=PATH rl=PATH, or --config FILE.")
+        missing = [name for name in names or () if name not in self.models]
+        if missing:
+            raise ConfigError(f"Model '{missing[0]}' is not given; the models are {', '.join(self.models)}.")
+        chosen = {name: path for name, path in self.models.items() if names is None or name in names}
+        return ModelFamily.load(chosen, device=self.device, dtype=self.dtype, trust_remote_code=trust_remote_code)
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks.
+
+        Raises:
+            ConfigError: None are configured.
+            InputError: The file cannot be used.
+        """
+        if not self.tasks.file:
+            raise ConfigError("No tasks are given; write --tasks FILE, or tasks.file in the configuration.")
+        tasks = load_tasks(
+            self.tasks.file,
+            scorer_spec=self.tasks.scorer,
+            max_new_tokens=self.tasks.max_new_tokens,
+            names=self.tasks.names,
+        )
+        unknown = [name for name in self.tasks.trained if name not in {task.name for task in tasks}]
+        if unknown:
+            raise ConfigError(f"tasks.trained names '{unknown[0]}', which is not among the tasks.")
+        return tasks
+
+    def prompts_file(self) -> Path:
+        """The prompts of the cache; `ConfigError` where none are configured."""
+        if not self.prompts.file:
+            raise ConfigError("No prompts are given; write --prompts FILE, or prompts.file in the configuration.")
+        return Path(self.prompts.file)
+
+
+def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of a configuration file, resolved against its folder; hub names are left as they are."""
+    result = dict(data)
+    if isinstance(data.get("models"), dict):
+        result["models"] = {
+            name: str(folder / path) if (folder / str(path)).exists() else str(path)
+            for name, path in data["models"].items()
+        }
+    for section in ("tasks", "prompts"):
+        if isinstance(data.get(section), dict) and isinstance(data[section].get("file"), str):
+            result[section] = {**data[section], "file": str(folder / data[section]["file"])}
+    return result
+
+
+_SHARES = {
+    "localize": ("base", "tuned"),
+    "evaluate": ("base", "force_prefix"),
+    "features": ("base",),
+    "cache": ("seed",),
+    "train_sae": ("seed",),
+    "select": ("base", "tuned", "trained", "seed"),
+    "intervene": ("base", "tuned", "trained", "force_prefix", "seed"),
+}
+
+
+def _shared(data: dict[str, Any]) -> dict[str, Any]:
+    tasks = data.get("tasks", {})
+    values = {name: data[name] for name in ("base", "tuned", "seed") if name in data}
+    if isinstance(tasks, dict):
+        values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
+    result = dict(data)
+    for section, names in _SHARES.items():
+        own = data.get(section, {})
+        if isinstance(own, dict):
+            result[section] = {name: values[name] for name in names if name in values} | own
+    return result
+
+
+class Run:
+    """The stages of one run folder; each can be called alone, and reads what the earlier ones wrote."""
+
+    def __init__(self, config: RunConfig, folder: Path | str, *, force: bool = False, trust_remote_code: bool = False):
+        self.config = config
+        self.folder = Path(folder)
+        self.force = force
+        self.trust_remote_code = trust_remote_code
+        self._family: ModelFamily | None = None
+
+    @property
+    def family(self) -> ModelFamily:
+        """All models of the run."""
+        if self._family is None:
+            self._family = self.config.family(trust_remote_code=self.trust_remote_code)
+        return self._family
+
+    def check(self) -> None:
+        """Everything that can be found wrong before any work: models, tasks, prompts, names, sites.
+
+        Raises:
+            MechprobeError: The first thing that is wrong.
+        """
+        from mechprobe.data.prompts import read_prompts
+
+        _ = self.family
+        tasks = self.config.load_tasks()
+        if not read_prompts(self.config.prompts_file()):
+            raise InputError(f"{self.config.prompts_file()} holds no prompts.")
+        for name in (self.config.base, self.config.tuned):
+            _ = self.family[name]
+        if len(tasks) < 1:
+            raise InputError(f"{self.config.tasks.file} holds no tasks.")
+
+    def save_config(self) -> None:
+        """Keep the resolved configuration in the run folder, where the stage commands find it."""
+        write_json(self.folder / RUN_FILE, self.config.model_dump(mode="json"))
+
+    def localize(self) -> SiteCeilings:
+        """Sufficiency and necessity of every site."""
+        tasks = self.config.load_tasks()
+        return localize(self.family, tasks, out=self.folder / LOCALIZE, config=self.config.localize, force=self.force)
+
+    def site(self) -> str:
+        """The site in use: the configured one, else the one that `localize` chose."""
+        if self.config.cache.sites:
+            return self.config.cache.sites[0]
+        return SiteCeilings.load(self.folder / LOCALIZE).chosen
+
+    def cache(self) -> "ActivationStore":
+        """Residual streams of every model on the same tokens."""
+        from mechprobe.activations import cache_activations
+
+        sites = list(self.config.cache.sites) or [self.site()]
+        return cache_activations(
+            self.family, self.config.prompts_file(), sites, self.folder / CACHE, self.config.cache, force=self.force
+        )
+
+    def train_sae(self) -> "Crosscoder":
+        """One crosscoder over all models."""
+        from mechprobe.activations import ActivationStore, train_crosscoder
+
+        settings = self.config.train_sae
+        store = ActivationStore.open(self.folder / CACHE, models=settings.models or None)
+        shape, schedule = settings.resolve(store)
+        return train_crosscoder(
+            store,
+            shape,
+            schedule,
+            self.folder / CROSSCODER,
+            site=settings.site or self.site(),
+            device=self.config.device,
+            pool_rows=settings.pool_rows,
+            force=self.force,
+        )
+
+    def features(self) -> "FeatureAnalysis":
+        """Feature table, quality gate, examples."""
+        from mechprobe.features.stage import analyze_features
+
+        return analyze_features(
+            self.folder / CROSSCODER,
+            self.folder / CACHE,
+            out=self.folder / FEATURES,
+            family=self.family,
+            config=self.config.features,
+            device=self.config.device,
+            force=self.force,
+        )
+
+    def evaluate(self) -> Outcomes:
+        """Outcomes of every model on every sample."""
+        tasks = self.config.load_tasks()
+        return evaluate_outcomes(self.family, tasks, self.folder / EVALS, self.config.evaluate, force=self.force)
+
+    def evaluation_halves(self) -> list[Task]:
+        """The samples of each task that never select: what the interventions are measured on."""
+        evaluated = [task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks()]
+        return [split_halves(task, seed=self.config.select.seed)[1] for task in evaluated]
+
+    def select(self, out: Path | None = None) -> Selection:
+        """Generalization features, from the selection halves."""
+        held_out = {task.name: [sample.id for sample in task.samples] for task in self.evaluation_halves()}
+        return select_features(
+            self.crosscoder(),
+            self.family,
+            load_outcomes(self.folder / EVALS),
+            site=self.trained_site(),
+            out=out or self.folder / SELECTION,
+            config=self.config.select,
+            held_out=held_out,
+            table=self.table(),
+            inputs={"crosscoder": self.folder / CROSSCODER, "evals": self.folder / EVALS},
+            force=self.force,
+        )
+
+    def intervene(self, out: Path | None = None) -> InterventionResults:
+        """Ablate, amplify, transplant, with controls and ceilings."""
+        return intervene(
+            self.family,
+            self.crosscoder(),
+            Selection.load(self.folder / SELECTION),
+            self.evaluation_halves(),
+            out or self.folder / INTERVENTIONS,
+            self.config.intervene,
+            table=self.table(),
+            inputs={"crosscoder": self.folder / CROSSCODER, "selection": self.folder / SELECTION},
+            force=self.force,
+        )
+
+    def intervention_plan(self) -> str:
+        """How many conditions and samples `intervene` would run."""
+        selection = Selection.load(self.folder / SELECTION)
+        settings = self.config.intervene
+        chosen, others = choose_sets(selection, settings, self.table())
+        n = sum(len(task.take(settings.n_per_task).samples) for task in self.evaluation_halves())
+        count = len(plan(chosen, others, settings))
+        note = f" ({chosen.note})" if chosen.note else ""
+        return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+
+    def report(self) -> Path:
+        """The report page."""
+        from mechprobe.report import report
+
+        return report(self.folder)
+
+    def crosscoder(self) -> "Crosscoder":
+        """The trained crosscoder, on the run's device."""
+        from sae_training import Crosscoder
+
+        read_manifest(self.folder / CROSSCODER)
+        return Crosscoder.load(self.folder / CROSSCODER, self.config.device)
+
+    def trained_site(self) -> str:
+        """The site that the crosscoder was trained at, from its manifest."""
+        site = read_manifest(self.folder / CROSSCODER)["config"].get("site")
+        if not isinstance(site, str):
+            raise ArtifactError(
+                f"{self.folder / CROSSCODER} does not say its site; train it with `mechprobe train-sae`."
+            )
+        return site
+
+    def table(self) -> Any:
+        """The feature table as a pandas frame, or None where the features stage has not run."""
+        if not (self.folder / FEATURES / "manifest.json").is_file():
+            return None
+        from mechprobe.features.table import FeatureTable
+
+        return FeatureTable.load(self.folder / FEATURES).to_pandas()
+
+    def stages(self) -> list[tuple[str, Callable[[], Any]]]:
+        """Name and function of every stage, in order."""
+        functions = (
+            self.localize, self.cache, self.train_sae, self.features, self.evaluate, self.select, self.intervene,
+            self.report,
+        )  # fmt: skip
+        return list(zip(STAGES, functions, strict=True))
