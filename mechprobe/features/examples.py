@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from sae_training import Crosscoder
 EXAMPLES_FILE = "examples.json"
 
 
+@runtime_checkable
 class TokenStore(RowStore, Protocol):
     """A row store that also knows which token each row is."""
 

@@ -1,7 +1,7 @@
 """What this package needs of an activation store, and reading it in order."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from mechprobe.progress import progress
 from sae_training import Crosscoder
 
 
+@runtime_checkable
 class RowStore(Protocol):
     """Activations of all models on the same tokens, one row per kept token."""
 
