@@ -157,6 +157,11 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of everything else in a manifest; it stands in the manifest as ``digest``."""
+    return sha256_bytes(dump_json({key: value for key, value in manifest.items() if key != "digest"}).encode())
+
+
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Sentences 'name: old -> new' for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -273,6 +278,7 @@ class Stage:
             "seconds": round(time.monotonic() - self.started, 3),
             "environment": environment(),
         }
+        manifest["digest"] = manifest_digest(manifest)
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         self.manifest = manifest

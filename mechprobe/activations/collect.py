@@ -15,9 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe.activations.config import CacheConfig
+from mechprobe.activations.extend import reopen_for_more_models
 from mechprobe.activations.numbers import STORED_AS, from_stored, to_stored
 from mechprobe.activations.plan import CachePlan, checked_sites, free_bytes, plan_of
-from mechprobe.activations.reading import prepare, stream_of, write_responses
+from mechprobe.activations.reading import prepare, response_files, stream_of, write_responses
 from mechprobe.activations.shards import (
     INDEX,
     TOKENS,
@@ -54,7 +55,8 @@ def cache_activations(
         family: The models; the first named is run first.
         prompts: A JSON-lines file, or prompts or texts in memory.
         sites: Places such as ``resid_post.2``; those of ``config`` when None.
-        out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with.
+        out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with,
+            and one that has some of the models already is given the others.
         config: Settings; the defaults when None.
         force: Make it again from the beginning.
 
@@ -77,26 +79,27 @@ def cache_activations(
     items = as_prompts(prompts)
     reading = prepare(family, items, config)
     plan_of(family, reading, out).require_space()
-    with told_of_disk(out), Stage.open(
-        out,
-        name="cache",
-        config={
-            **config.model_dump(mode="json"),
-            "sites": [str(site) for site in checked],
-            "prompts": prompts_hash(items),
-            "tokenizer": family.tokenizer_fingerprint,
-            "model_dtypes": {model.name: model.dtype for model in family},
-        },
-        models=family.fingerprints,
-        force=force,
-    ) as stage:
+    identity = {
+        **config.model_dump(mode="json"),
+        "sites": [str(site) for site in checked],
+        "prompts": prompts_hash(items),
+        "tokenizer": family.tokenizer_fingerprint,
+        "longest": reading.max_length,
+        "model_dtypes": {model.name: model.dtype for model in family},
+    }
+    if not force:
+        reopen_for_more_models(out, identity, family.fingerprints)
+    with (
+        told_of_disk(out),
+        Stage.open(out, name="cache", config=identity, models=family.fingerprints, force=force) as stage,
+    ):
         if not stage.done:
             stream = stream_of(family, reading, write_responses(family, reading, out))
             _require_exact_space(family, stream, config, out)
             write_tokens(out, stream)
             n_bytes = _collect(family, stream, checked, config, out)
             stage.finish(
-                outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names)],
+                outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
                 counts=_counts(stream, n_bytes),
                 results={"stream": stream.hash, "models": list(family.names)},
                 seed=config.seed,
@@ -148,7 +151,7 @@ def _collect_model(
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for shard in stream.shards:
-        record = finished_shard(folder, shard)
+        record = finished_shard(folder, shard, stream.hash)
         if record is None:
             arrays = collect_shard(model, stream, shard, sites, config)
             norms = _norms(arrays, config, ~stream.rows.held_out[shard.rows.start : shard.rows.stop])

@@ -146,6 +146,11 @@ def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:
     return found if len(found) == n_prompts else None
 
 
+def response_files(folder: Path) -> list[str]:
+    """What `write_responses` wrote, relative to the folder."""
+    return sorted(str(path.relative_to(folder)) for path in (folder / "responses").glob("*/chunk_*.json"))
+
+
 def stream_of(family: ModelFamily, reading: Reading, responses: Responses) -> TokenStream:
     """The token stream of the prompts with their own responses, or with each model's."""
     config, sequences = reading.config, list[TokenSequence]()

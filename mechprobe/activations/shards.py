@@ -39,6 +39,7 @@ class ShardRecord:
         n_rows: Number of rows.
         n_bytes: Size of the file.
         sha256: Of the file.
+        stream: Hash of the token stream that it belongs to.
         norm_sum: Per site, the sum of the L2 norms of its training rows.
         n_norms: Number of training rows.
     """
@@ -48,6 +49,7 @@ class ShardRecord:
     n_rows: int
     n_bytes: int
     sha256: str
+    stream: str
     norm_sum: dict[str, float]
     n_norms: int
 
@@ -128,15 +130,15 @@ def write_shard(
     norm_sum, n_norms = norms
     record = ShardRecord(
         file=name, start=shard.rows.start, n_rows=len(shard.rows), n_bytes=(folder / name).stat().st_size,
-        sha256=digest, norm_sum=norm_sum, n_norms=n_norms,
+        sha256=digest, stream=stream_hash, norm_sum=norm_sum, n_norms=n_norms,
     )
     with told_of_disk(folder / name):
         write_json(folder / f"{name}.json", asdict(record))
     return record
 
 
-def finished_shard(folder: Path, shard: ShardRange) -> ShardRecord | None:
-    """The record of a shard that is listed and has its full size; None when it is to be made."""
+def finished_shard(folder: Path, shard: ShardRange, stream_hash: str) -> ShardRecord | None:
+    """The record of a shard of this stream that is listed and has its full size; None when it is to be made."""
     name = shard_file(shard.index)
     try:
         record = ShardRecord(**read_json(folder / f"{name}.json"))
@@ -144,7 +146,8 @@ def finished_shard(folder: Path, shard: ShardRange) -> ShardRecord | None:
         return None
     path = folder / name
     whole = path.is_file() and path.stat().st_size == record.n_bytes
-    return record if whole and (record.start, record.n_rows) == (shard.rows.start, len(shard.rows)) else None
+    same = (record.start, record.n_rows, record.stream) == (shard.rows.start, len(shard.rows), stream_hash)
+    return record if whole and same else None
 
 
 def write_tokens(folder: Path, stream: TokenStream) -> str:

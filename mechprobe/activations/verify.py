@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mechprobe.activations.shards import INDEX, TOKENS
-from mechprobe.artifacts import read_json, read_manifest, sha256_file
+from mechprobe.artifacts import MANIFEST, dump_json, manifest_digest, read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError
 
 
@@ -28,21 +28,35 @@ def verify_store(folder: Path) -> list[Problem]:
         ArtifactError: The folder is no finished store.
     """
     manifest = read_manifest(folder)
-    problems = [
-        problem for name, digest in manifest["outputs"].items() if (problem := _check(folder, name, digest)) is not None
-    ]
-    expected = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])}
-    if set(manifest["outputs"]) != expected:
-        problems.append(Problem("manifest.json", f"lists {sorted(manifest['outputs'])} instead of {sorted(expected)}"))
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
+        return [Problem(MANIFEST, "is not what was written: it does not have its own digest")]
+    outputs = manifest["outputs"].items()
+    problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
+    missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
+    problems += [Problem(MANIFEST, f"does not list {name}") for name in sorted(missing)]
     for name in manifest["models"]:
+        problems += _check_model(folder, name)
+    return problems
+
+
+def _check_model(folder: Path, name: str) -> list[Problem]:
+    try:
+        records = [(record["file"], record["sha256"], record) for record in read_json(folder / name / INDEX)["shards"]]
+    except (ArtifactError, KeyError, TypeError) as error:
+        return [Problem(f"{name}/{INDEX}", f"cannot be read ({error})")]
+    problems = []
+    for file, digest, record in records:
+        problem = _check(folder, f"{name}/{file}", digest)
+        listed = f"{name}/{file}.json"
+        if problem is not None:
+            problems.append(problem)
         try:
-            shards = [(shard["file"], shard["sha256"]) for shard in read_json(folder / name / INDEX)["shards"]]
-        except (ArtifactError, KeyError, TypeError) as error:
-            problems.append(Problem(f"{name}/{INDEX}", f"cannot be read ({error})"))
-            continue
-        problems += [
-            problem for file, digest in shards if (problem := _check(folder, f"{name}/{file}", digest)) is not None
-        ]
+            same = (folder / listed).read_text(encoding="utf-8") == dump_json(record)
+        except (OSError, UnicodeDecodeError):
+            same = False
+        if not same:
+            problems.append(Problem(listed, "is not what was written"))
     return problems
 
 
