@@ -20,10 +20,13 @@ from mechprobe.report.style import (
     percent_axis,
 )  # fmt: skip
 
-Interval = Sequence[float]
+Interval = Sequence[Any]
 """``[value, low, high, n]``."""
 
 TaskIntervals = Mapping[str, Interval]
+
+_NOTHING: Interval = (None, None, None)
+"""Stands for a task that was not measured."""
 
 
 def _errors(intervals: Sequence[Interval], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -50,20 +53,20 @@ def accuracy_figure(
         figure = new_figure(max(6.5, 1.5 * len(tasks) + 1.5), 3.4)
         axes = figure.subplots()
         for index, model in enumerate(models):
-            values, errors = _errors([accuracy[model][task] for task in tasks])
+            values, errors = _errors([accuracy[model].get(task, _NOTHING) for task in tasks])
             place = np.arange(len(tasks)) + (index - (len(models) - 1) / 2) * width
             axes.bar(place, values, width * 0.92, color=colors[model], label=model)
             axes.errorbar(place, values, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         if forced:
             place = np.arange(len(tasks)) + (0 - (len(models) - 1) / 2) * width
-            values, _ = _errors([forced[task] for task in tasks])
+            values, _ = _errors([forced.get(task, _NOTHING) for task in tasks])
             axes.plot(
                 place, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white",
                 markeredgecolor=INK, markeredgewidth=1.4, label=forced_label, zorder=5,
             )
         axes.set_xticks(np.arange(len(tasks)), tasks)
         axes.tick_params(axis="x", length=0)
-        percent_axis(axes, "accuracy (%)", high=104)
+        percent_axis(axes, "accuracy (%)", high=104.0)
         figure.legend(loc="outside upper center", ncols=min(6, len(models) + bool(forced)))
         return figure
 
@@ -92,7 +95,7 @@ def ceilings_figure(ceilings: Mapping[str, Any]) -> Figure:
             axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
             axes.set_xlim(-0.6, len(sites) - 0.4)
             axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
-        percent_axis(panels[0], "accuracy (%)", low=-4, high=104)
+        percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
         figure.legend(handles=_ceiling_handles(base, tuned), loc="outside upper center", ncols=4)
         return figure
 
@@ -114,7 +117,7 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
     colors = model_colors(models)
     tuned = [name for name in models if name != base]
     with house_style():
-        figure = new_figure(9, 3.3)
+        figure = new_figure(9.0, 3.3)
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, prefix, names, equal, title in (
             (left, "mas", models, 1 / len(models), "MAS: a model's share of the decoder norm"),
@@ -147,7 +150,7 @@ def training_figure(lines: Sequence[Mapping[str, Any]], *, gate: float | None = 
     models = list(lines[0].get("fve", {}))
     colors = model_colors(models)
     with house_style():
-        figure = new_figure(9, 3.1)
+        figure = new_figure(9.0, 3.1)
         left, middle, right = figure.subplots(1, 3)
         for name, mark in zip(models, MARKS, strict=False):
             values = [_number(line["fve"][name]) for line in lines]
@@ -180,7 +183,7 @@ def _low(lines: Sequence[Mapping[str, Any]], models: Sequence[str]) -> float:
     return 0.05 * np.floor((min(finite) - 0.02) / 0.05) if finite else 0.0
 
 
-def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
+def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]]) -> Figure:
     """Share of the ceiling against the number of features edited: one panel per edit, one line per task."""
     with house_style():
         figure = new_figure(max(5.5, 4.4 * len(curves)), 3.3)
@@ -202,12 +205,12 @@ def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
             axes.set_title(title)
             axes.set_xlabel("features edited, best first")
         panels[0].set_ylabel("share of the ceiling (%)")
-        _bound_shares(panels)
+        _bound_shares(panels[0])
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=7)
         return figure
 
 
-def _bound_shares(panels: Sequence[Axes]) -> None:
+def _bound_shares(axes: Axes) -> None:
     """Shares of a tiny ceiling can be anything; keep the axis where it can be read."""
-    low, high = panels[0].get_ylim()
-    panels[0].set_ylim(max(low, -100), min(max(high, 115), 200))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -100), min(max(high, 115), 200))

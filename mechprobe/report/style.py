@@ -61,7 +61,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def percent_axis(axes: Axes, label: str, *, low: float | None = 0, high: float | None = 100) -> None:
+def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float | None = 100.0) -> None:
     """Name a y axis in percent and bound it."""
     axes.set_ylabel(label)
     axes.set_ylim(low, high)

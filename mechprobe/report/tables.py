@@ -253,7 +253,7 @@ def _forced_baseline(
     change = {
         task: number(forced["accuracy"][task][0]) - number(clean[task][0])
         for task in tasks
-        if task in forced["accuracy"]
+        if task in forced["accuracy"] and task in clean
     }
     return {"baseline": change, "baseline_label": f"force {forced['prefix']}"}
 

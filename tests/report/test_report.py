@@ -1,0 +1,184 @@
+"""The report of whole, partial and hostile run folders."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mechprobe.artifacts import read_json
+from mechprobe.errors import ArtifactError
+from mechprobe.report import render, report
+from tests.report.conftest import evaluation, examples, interventions, write_run
+
+NASTY = '</script><img src=x onerror="alert(1)"> | $x_1$ `a` &amp;'
+FIGURES = ("accuracy", "ceilings", "effects", "share_of_ceiling", "shares", "training")
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_DPI", 40)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the drawing, which takes the time."""
+    monkeypatch.setattr(render, "draw_figures", lambda files, content: {})
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes, and whether all are closed."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open[-1] in ("li", "p", "dt", "dd") and self.open[-1] != tag:
+            self.open.pop()
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def test_a_whole_run_has_every_section_and_figure(run: Path) -> None:
+    page = report(run)
+    assert page == run / "report" / "index.html"
+    text = page.read_text()
+    tags = Tags(text)
+    assert not tags.open
+    images = [attributes for tag, attributes in tags.found if tag == "img"]
+    assert len(images) == len(FIGURES)
+    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in images)
+    assert all(image["alt"] for image in images)
+    assert {path.stem for path in (run / "report" / "figures").iterdir()} == set(FIGURES)
+    verdict = interventions()["verdict"]
+    assert text.index("Which features did post-training add") < text.index(verdict) < text.index("Main numbers")
+    assert "Not here" not in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
+    tags = Tags(report(run).read_text())
+    for tag, attributes in tags.found:
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_numbers_are_those_of_the_files(run: Path) -> None:
+    text = report(run).read_text()
+    assert "54 (48 to 60)" in text  # rl on fact_retrieval: 138 of 256, Wilson
+    assert "rl is above base on calculation, simulation, enumeration and diagnostic" in text
+    assert "sft is above base on calculation and below base on fact_retrieval and enumeration" in text
+    assert "base 0.975, sft 0.961 and rl 0.975" in text
+    content = read_json(run / "report" / "report.json")
+    assert [row["task"] for row in content["evaluation"]["rows"]][:2] == ["calculation", "fact_retrieval"]
+    transplant = next(t for t in content["interventions"]["tables"] if t["title"] == "transplant rl into base")
+    assert [row["draws"] for row in transplant["rows"]] == ["20"] * 6
+    assert transplant["rows"][-1]["task"] == "pooled"
+    assert {row["n"] for row in transplant["rows"]} == {"64"}
+
+
+def test_every_missing_stage_names_its_command(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", without=("localize", "train-sae", "features", "select", "intervene"))
+    text = report(run).read_text()
+    for command in ("localize", "train-sae", "features", "select", "intervene"):
+        assert f"<code>mechprobe {command}</code>" in text
+    assert "No causal verdict yet" in text
+    assert {path.stem for path in (run / "report" / "figures").iterdir()} == {"accuracy"}
+
+
+@pytest.mark.parametrize("stage", ["localize", "cache", "train-sae", "features", "evaluate", "select", "intervene"])
+@pytest.mark.usefixtures("no_figures")
+def test_any_single_stage_may_be_missing_or_alone(tmp_path: Path, stage: str) -> None:
+    every = ["localize", "cache", "train-sae", "features", "evaluate", "select", "intervene"]
+    without = write_run(tmp_path / "without", without=(stage,))
+    assert not Tags(report(without).read_text()).open
+    alone = write_run(tmp_path / "alone", without=tuple(name for name in every if name != stage))
+    assert not Tags(report(alone).read_text()).open
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_an_unfinished_stage_is_said_to_be_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", without=("intervene",))
+    (run / "interventions").mkdir()
+    (run / "interventions" / "unfinished.json").write_text("{}")
+    assert "the stage was interrupted" in report(run).read_text()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_untrusted_features_are_marked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", trusted=False)
+    text = report(run).read_text()
+    assert "The crosscoder is below the quality gate, so its features are untrusted: FVE of sft is 0.861" in text
+    assert text.count('class="badge"') >= 20
+    assert "untrusted" in (run / "report" / "report.md").read_text()
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    accuracy = evaluation()
+    for model in accuracy["accuracy"].values():
+        model[NASTY] = model.pop("diagnostic")
+    results = interventions()
+    results["verdict"] = f"Verdict {NASTY}"
+    run = write_run(
+        tmp_path / "run", examples=examples(("a", NASTY, "\n", "\x1b[31m")), evaluation=accuracy, interventions=results
+    )
+    text = report(run).read_text()
+    tags = Tags(text)
+    assert "script" not in {tag for tag, _ in tags.found}
+    assert not any("onerror" in attributes for _, attributes in tags.found)
+    assert len([tag for tag, _ in tags.found if tag == "img"]) == len(FIGURES)
+    assert "&lt;/script&gt;&lt;img" in text
+    assert "\x1b" not in text
+    markdown = (run / "report" / "report.md").read_text()
+    assert "<img" not in markdown
+    assert "</script>" not in markdown
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_null_numbers_are_dashes(tmp_path: Path) -> None:
+    results = interventions()
+    for condition in results["conditions"]:
+        condition["share_of_ceiling"] = dict.fromkeys(condition["share_of_ceiling"])
+        condition["accuracy_delta"]["pooled"] = [None, None, None, 0]
+    run = write_run(tmp_path / "run", interventions=results)
+    report(run)
+    content = read_json(run / "report" / "report.json")
+    assert content["interventions"]["tables"][0]["rows"][-1]["change"] == "–"
+    assert content["interventions"]["curves"] == {}
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
+    first = report(run).read_bytes()
+    assert report(run).read_bytes() == first
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        report(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="holds no finished stage"):
+        report(tmp_path)
+
+
+def test_it_needs_no_torch(run: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        f"from mechprobe.report import report; report({str(run)!r}); print('written')"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    assert done.stdout.strip() == "written", done.stderr
+    assert json.loads((run / "report" / "report.json").read_text())["missing"] == []
