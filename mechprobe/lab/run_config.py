@@ -23,6 +23,19 @@ force_prefix = "{marker}"
 
 [prompts]
 file = "prompts.jsonl"
+
+[cache]
+responses = ["base@1.0", "sft@0.0", "rl@0.0"]
+max_new_tokens = {max_new_tokens}
+max_prompts = 3000
+
+[train_sae]
+variant = "batchtopk"
+d_sae = 1024
+k = 24
+batch_size = 2048
+n_tokens = 1433600
+lr = 1e-3
 """
 
 
