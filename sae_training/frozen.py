@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -44,6 +44,8 @@ class FrozenConfig(BaseModel):
     @classmethod
     def model_validate(cls: type[ConfigType], obj: Any, **kwargs: Any) -> ConfigType:
         """Validate a mapping as the constructor does; errors are one sentence of ``error_type``."""
+        if isinstance(obj, Mapping) and not kwargs:
+            return cls(**obj)
         try:
             return super().model_validate(obj, **kwargs)
         except ValidationError as error:
@@ -78,7 +80,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 def describe_validation_error(model: type[BaseModel], error: ValidationError) -> str:
     """One sentence for the first problem of a pydantic error, and the number of further ones."""
-    problems = error.errors()
+    # An unknown key comes first: a misspelled name also makes the right one missing.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     sentence = _describe_problem(model, problems[0])
     further = len(problems) - 1
     return f"{sentence} ({further} more problem{'s' if further > 1 else ''})" if further else sentence

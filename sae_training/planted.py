@@ -209,7 +209,8 @@ class Recovery:
     """How a crosscoder compares with the truth.
 
     Attributes:
-        cosine: per planted feature, the highest cosine of its stacked decoders with those of a learned feature.
+        cosine: per planted feature, the highest cosine of its stacked decoders with those of a learned feature, each
+            model's activations divided by its factor.
         match: the learned feature that has it.
         share: per planted feature and model, that feature's share of the L2 decoder norm (1 / M when shared).
         said_specific: per learned feature and model, whether it fires and has at least ``specific_share`` there.
@@ -238,12 +239,14 @@ def recovery(
         density: of the learned features, from `evaluate`; dead ones match nothing.
         specific_share: share of the decoder norm from which a feature is called one model's own.
     """
-    decoder = crosscoder.W_dec.detach() * crosscoder.column_scale().view(1, crosscoder.n_models, -1)
-    learned, planted = decoder.flatten(1), truth.decoder.flatten(1)
+    # Without the models' factors, or the one with the largest would decide alone.
+    units = crosscoder.scale / truth.model_scale
+    decoder = crosscoder.W_dec.detach() * units[:, None]
+    learned, planted = decoder.flatten(1), (truth.directions * truth.strength[:, :, None]).flatten(1)
     cosine = _unit(planted) @ _unit(learned).T
     cosine[:, density.to(cosine.device) == 0] = -1.0
     best = cosine.max(dim=1)
-    norm = torch.linalg.vector_norm(decoder, dim=2) / truth.model_scale
+    norm = torch.linalg.vector_norm(decoder, dim=2)
     share = norm / norm.sum(dim=1, keepdim=True)
     said = (share >= specific_share) & (density > 0)[:, None]
     return Recovery(best.values, best.indices, share[best.indices], said)

@@ -39,17 +39,34 @@ class Trainer:
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
 
     def set_up(self, batches: list[Tensor]) -> None:
-        """Estimate an unset scale from raw batches, and start the biases so that the mean is explained."""
+        """Estimate an unset scale from raw batches, start the biases so that the mean is explained, fit the encoder's gain."""
         crosscoder = self.crosscoder
-        for number, batch in enumerate(batches):
+        flat = [crosscoder.flatten(batch) for batch in batches]
+        for number, batch in enumerate(flat):
             require_finite(batch, f"batch {number}")
-        x = torch.cat(batches).float()
+        x = torch.cat(flat).float()
         if not crosscoder.has_scale:
             crosscoder.set_scale(mean_norm_scale(x, crosscoder.config.widths))
         with torch.no_grad():
             mean = crosscoder.scaled(x).double().mean(dim=0).to(crosscoder.decoder.dtype)
             crosscoder.b_dec_flat.copy_(mean)
             crosscoder.b_enc.copy_(-(crosscoder.encoder @ mean))
+            if not crosscoder.variant.has_l1_penalty:
+                self._fit_gain(crosscoder.scaled(flat[0]))
+
+    def _fit_gain(self, x: Tensor) -> None:
+        """Scale the encoder by the factor with which the first reconstruction fits best (least squares)."""
+        crosscoder = self.crosscoder
+        norm = crosscoder.feature_norm()
+        scores = self.selector.scores(x, crosscoder.encoder, crosscoder.b_enc, norm)
+        active, _ = self.selector.select(scores, norm, sparse=self._sparse())
+        explained = active.decode(crosscoder.decoder)
+        total = float(explained.square().sum())
+        gain = float(((x - crosscoder.b_dec_flat) * explained).sum()) / total if total > 0 else 1.0
+        if gain > 0:
+            crosscoder.encoder.mul_(gain)
+            crosscoder.b_enc.mul_(gain)
+        self.selector.last_cut = None
 
     def step(self, batch: Tensor) -> StepOutput:
         """Train on one batch of raw activations.
@@ -127,7 +144,7 @@ class Trainer:
         if math.isfinite(float(output.loss)):
             return
         step = self.state.step + 1
-        require_finite(batch, f"batch {step - 1}")
+        require_finite(self.crosscoder.flatten(batch), f"batch {step - 1}")
         raise SaeTrainingError(
             f"the loss is {float(output.loss)} at step {step} although the batch is finite; lower lr (now "
             f"{self.config.lr}) or look for outliers in the activations."

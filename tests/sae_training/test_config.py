@@ -1,0 +1,106 @@
+"""Configurations: frozen, checked, and every mistake one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_training import CrosscoderConfig, FrozenConfig, SaeTrainingError, TrainConfig
+
+GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_sea": 3}, "unknown key 'd_sea'; did you mean 'd_sae'"),
+        ({"k": 17}, "k = 17 is more than d_sae = 16"),
+        ({"n_models": 1}, "n_models = 1 is not accepted"),
+        ({"d_model": (8, 8)}, "2 widths for n_models = 3"),
+        ({"d_model": 0}, "d_model = 0 has a width below 1"),
+        ({"model_names": ("a", "b")}, "2 models for n_models = 3"),
+        ({"model_names": ("a", "b", "b")}, "repeats a name"),
+        ({"variant": "bachtopk"}, "variant = 'bachtopk' is not accepted"),
+    ],
+)
+def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SaeTrainingError, match=said):
+        CrosscoderConfig(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 1}, "unknown key 'learning_rate'"),
+        ({"n_tokens": 0}, "n_tokens = 0 is not accepted"),
+        ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "more than the whole run"),
+    ],
+)
+def test_training_mistakes(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SaeTrainingError, match=said):
+        TrainConfig(**{"n_tokens": 10, **changes})
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(SaeTrainingError, match="CrosscoderConfig: d_sae is required"):
+        CrosscoderConfig(n_models=2, d_model=4)  # pyright: ignore[reportCallIssue]
+
+
+def test_default_names_follow_the_number_of_models() -> None:
+    assert CrosscoderConfig(**GOOD).model_names == ("model_0", "model_1", "model_2")
+
+
+def test_paper_preset() -> None:
+    config, training = CrosscoderConfig.paper(d_model=2560), TrainConfig.paper()
+    assert (config.n_models, config.d_sae, config.variant) == (3, 32768, "l1")
+    assert (training.batch_size, training.lr, training.l1_coefficient) == (1024, 1e-4, 2.0)
+    assert training.l1_warmup_frac == 0.05
+    assert CrosscoderConfig.paper(d_model=4, d_sae=7).d_sae == 7
+
+
+def test_learning_rate_schedule_by_hand() -> None:
+    # 100 tokens in steps of 10; warm-up over the first 20, decay over the last 20
+    config = TrainConfig(n_tokens=100, batch_size=10, lr=1.0, lr_warmup_frac=0.2, lr_decay_frac=0.2)
+    rates = [config.lr_at(tokens) for tokens in range(0, 100, 10)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1, 1, 0.5])
+
+
+def test_l1_warms_up_over_its_share() -> None:
+    config = TrainConfig(n_tokens=100, batch_size=10, l1_coefficient=2.0, l1_warmup_frac=0.4)
+    assert [config.l1_at(tokens) for tokens in (0, 10, 20, 40, 90)] == pytest.approx([0, 0.5, 1, 2, 2])
+    assert TrainConfig(n_tokens=100, l1_coefficient=2.0, l1_warmup_frac=0.0).l1_at(0) == 2.0
+
+
+def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
+    config = CrosscoderConfig(**{**GOOD, "d_model": (3, 4, 5)})
+    config.to_json(tmp_path / "c.json")
+    assert CrosscoderConfig.from_json(tmp_path / "c.json") == config
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(SaeTrainingError, match=r"bad.json is no readable JSON"):
+        CrosscoderConfig.from_json(tmp_path / "bad.json")
+    (tmp_path / "key.json").write_text('{"n_model": 3}')
+    with pytest.raises(SaeTrainingError, match=r"key.json: .*did you mean 'n_models'"):
+        CrosscoderConfig.from_json(tmp_path / "key.json")
+
+
+def test_frozen_and_replaceable() -> None:
+    config = CrosscoderConfig(**GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        config.k = 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert config.replace(k=5).k == 5
+    with pytest.raises(SaeTrainingError, match="k = 99"):
+        config.replace(k=99)
+
+
+def test_a_package_may_raise_its_own_error() -> None:
+    class OwnError(Exception):
+        pass
+
+    class OwnConfig(FrozenConfig):
+        error_type = OwnError
+        inner: int = 0
+
+    with pytest.raises(OwnError, match="unknown key 'iner'; did you mean 'inner'"):
+        OwnConfig(iner=1)  # pyright: ignore[reportCallIssue]
