@@ -19,6 +19,7 @@ from mechprobe.lab.results import model_folders
 from mechprobe.lab.summary import read_lab, shipped, summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.models.family import ModelFamily
+from mechprobe.statistics import holm
 from mechprobe.types import Site
 
 MAIN, NULL = shipped("shared-marker"), shipped("own-markers")
@@ -60,9 +61,11 @@ def test_rl_beats_base_on_untrained_skills_and_sft_loses_somewhere() -> None:
 
 
 def test_null_lab_learns_its_skill_and_transfers_to_no_other() -> None:
-    findings = read_lab(NULL)["results"]["findings"]
-    assert findings["rl_learns_trained_skill"]
-    assert findings["rl_gains_untrained"] == []
+    results = read_lab(NULL)["results"]
+    assert results["findings"]["rl_learns_trained_skill"]
+    assert results["findings"]["rl_gains_untrained"] == []
+    untrained = {skill: c for skill, c in results["versus_base"]["rl"].items() if skill != TRAINED_SKILL}
+    assert min(holm([comparison["mcnemar_p"] for comparison in untrained.values()])) > 0.05
 
 
 def test_forced_marker_stands_in_the_summary_beside_the_models() -> None:
