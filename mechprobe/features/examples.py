@@ -100,12 +100,13 @@ def write_examples(
 def shown_features(table: FeatureTable, n: int) -> list[int]:
     """Latents worth showing: the ``n`` highest by NRN and by decoder shift times mean activation, per tuned model."""
     chosen: dict[int, None] = {}
-    alive = table.frame[~table.frame["dead"]]
+    alive = table.frame.loc[~table.dead]
     for name in table.tuned:
         by_nrn = alive[f"nrn_{name}"]
         by_shift = alive[f"shift_{name}"] * alive["mean_joint"]
-        for ranking in (by_nrn, by_shift):
-            chosen |= dict.fromkeys(ranking.sort_values(ascending=False, kind="stable").index[:n].tolist())
+        for ranking in (by_nrn.to_numpy(), by_shift.to_numpy()):
+            best = np.argsort(-ranking, kind="stable")[:n]
+            chosen |= dict.fromkeys(int(feature) for feature in alive["feature"].to_numpy()[best])
     return list(chosen)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features
+from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features, write_examples
 from mechprobe.features.quality import Quality, measure_quality
 from mechprobe.features.readout import Readout
 from mechprobe.features.splicing import ReadSample, spliced_losses

@@ -5,9 +5,10 @@ different processes. Only sums, counts and maxima are kept, never means.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.features.readout import Readout, model_scale
@@ -25,7 +26,6 @@ class LatentSums:
         square: Sum of its square.
         largest: Largest value.
         cross: Sum of the product of two models' read-outs.
-        f_square: Sum of f² under the joint read-out, from the same products as the next two.
         dot_error: Sum of f ⟨W_dec[k, owner], x_m − x̂_m⟩, in scaled units.
         dot_reconstruction: Sum of f ⟨W_dec[k, owner], Σ_j f_j W_dec[j, m]⟩, in scaled units, without the bias.
     """
@@ -36,17 +36,21 @@ class LatentSums:
     square: Float[Tensor, "read d_sae"]
     largest: Float[Tensor, "read d_sae"]
     cross: Float[Tensor, "model model d_sae"]
-    f_square: Float[Tensor, " d_sae"]
     dot_error: Float[Tensor, "model model d_sae"]
     dot_reconstruction: Float[Tensor, "model model d_sae"]
 
     @classmethod
     def zeros(cls, n_models: int, d_sae: int, device: torch.device | str = "cpu") -> "LatentSums":
         """Sums over no rows."""
-        options = {"dtype": torch.float64, "device": device}
-        reads = [torch.zeros(n_models + 1, d_sae, **options) for _ in range(4)]
-        pairs = [torch.zeros(n_models, n_models, d_sae, **options) for _ in range(3)]
-        return cls(0, *reads, pairs[0], torch.zeros(d_sae, **options), pairs[1], pairs[2])
+        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        reads = {name: torch.zeros(n_models + 1, d_sae, **options) for name in _READS}
+        pairs = {name: torch.zeros(n_models, n_models, d_sae, **options) for name in _PAIRS}
+        return cls(n_rows=0, **reads, **pairs)
+
+    @property
+    def f_square(self) -> Float[Tensor, " d_sae"]:
+        """Sum of f² under the joint read-out."""
+        return self.square[0]
 
     def merge(self, other: "LatentSums") -> "LatentSums":
         """The sums over the rows of both, which must be disjoint and of one crosscoder."""
@@ -62,42 +66,71 @@ class LatentSums:
     @torch.no_grad()
     def update(
         self, crosscoder: Crosscoder, x: Float[Tensor, "batch model d_model"], readout: Readout
-    ) -> Float[Tensor, "batch d_sae"]:
-        """Add a batch of raw activations; returns its joint read-out."""
-        joint = crosscoder.encode(x)
-        names = crosscoder.model_names
-        per_model = [readout.feature_acts(crosscoder, x, name) for name in names]
+    ) -> "ActiveEntries":
+        """Add a batch of raw activations; returns what is active in the joint read-out.
+
+        Beside the encoder only active entries are touched, so that a batch costs little more than encoding it.
+        """
+        joint = ActiveEntries.of(crosscoder.encode(x))
+        per_model = [readout.feature_acts(crosscoder, x, name) for name in crosscoder.model_names]
         self.n_rows += len(x)
-        for row, acts in enumerate([joint, *per_model]):
-            self._add_read(row, acts)
-        for first in range(len(names)):
-            for second in range(first, len(names)):
-                product = (per_model[first].double() * per_model[second].double()).sum(0)
-                self.cross[first, second] += product
-                if second != first:
-                    self.cross[second, first] += product
+        self._add_read(0, joint)
+        entries = [ActiveEntries.of(acts) for acts in per_model]
+        for model, active in enumerate(entries):
+            self._add_read(model + 1, active)
+            self.cross[model, model] += active.sum_by_latent(active.value.square())
+            for other in range(model + 1, len(entries)):
+                product = active.sum_by_latent(active.value * per_model[other][active.row, active.latent].double())
+                self.cross[model, other] += product
+                self.cross[other, model] += product
         self._add_latent_scaling(crosscoder, x, joint)
         return joint
 
-    def _add_read(self, row: int, acts: Tensor) -> None:
-        self.active[row] += (acts > 0).sum(0)
-        self.total[row] += acts.sum(0, dtype=torch.float64)
-        self.square[row] += acts.double().square().sum(0)
-        self.largest[row] = torch.maximum(self.largest[row], acts.amax(0).double())
+    def _add_read(self, index: int, active: "ActiveEntries") -> None:
+        self.active[index] += active.sum_by_latent(torch.ones_like(active.value))
+        self.total[index] += active.sum_by_latent(active.value)
+        self.square[index] += active.sum_by_latent(active.value.square())
+        self.largest[index].scatter_reduce_(0, active.latent, active.value, "amax")
 
-    def _add_latent_scaling(self, crosscoder: Crosscoder, x: Tensor, joint: Tensor) -> None:
-        """Only the active entries are touched: a batch costs active entries times width, not latents times width."""
-        n_models = len(crosscoder.model_names)
-        acts = joint.double().to_sparse_coo()
+    def _add_latent_scaling(self, crosscoder: Crosscoder, x: Tensor, active: "ActiveEntries") -> None:
+        acts = active.matrix(len(x))
         turned = acts.t().coalesce()
-        self.f_square += joint.double().square().sum(0)
         scale = model_scale(crosscoder).double()
-        decoders = [crosscoder.W_dec[:, model].double() for model in range(n_models)]
-        for model in range(n_models):
-            reconstruction = torch.sparse.mm(acts, decoders[model])
+        decoders = [crosscoder.W_dec[:, model].double() for model in range(x.shape[1])]
+        for model, decoder in enumerate(decoders):
+            reconstruction = torch.sparse.mm(acts, decoder)
             error = x[:, model].double() / scale[model] - reconstruction - crosscoder.b_dec[model].double()
             with_error = torch.sparse.mm(turned, error)
             with_reconstruction = torch.sparse.mm(turned, reconstruction)
-            for owner in range(n_models):
-                self.dot_error[owner, model] += (with_error * decoders[owner]).sum(1)
-                self.dot_reconstruction[owner, model] += (with_reconstruction * decoders[owner]).sum(1)
+            for owner, direction in enumerate(decoders):
+                self.dot_error[owner, model] += (with_error * direction).sum(1)
+                self.dot_reconstruction[owner, model] += (with_reconstruction * direction).sum(1)
+
+
+_READS = ("active", "total", "square", "largest")
+_PAIRS = ("cross", "dot_error", "dot_reconstruction")
+
+
+@dataclass(frozen=True)
+class ActiveEntries:
+    """Latent activations above zero: row in the batch, latent, value in float64."""
+
+    row: Int[Tensor, " entry"]
+    latent: Int[Tensor, " entry"]
+    value: Float[Tensor, " entry"]
+    d_sae: int
+
+    @classmethod
+    def of(cls, acts: Float[Tensor, "batch d_sae"]) -> "ActiveEntries":
+        """The active entries of a batch."""
+        row, latent = acts.nonzero(as_tuple=True)
+        return cls(row, latent, acts[row, latent].double(), acts.shape[1])
+
+    def sum_by_latent(self, values: Float[Tensor, " entry"]) -> Float[Tensor, " d_sae"]:
+        """Sum of ``values`` over the entries of each latent."""
+        return torch.zeros(self.d_sae, dtype=values.dtype, device=values.device).index_add_(0, self.latent, values)
+
+    def matrix(self, n_rows: int) -> Tensor:
+        """The same as a sparse ``[batch d_sae]`` matrix."""
+        indices = torch.stack([self.row, self.latent])
+        return torch.sparse_coo_tensor(indices, self.value, (n_rows, self.d_sae), is_coalesced=True, check_invariants=False)

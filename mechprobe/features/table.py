@@ -89,8 +89,9 @@ class FeatureTable:
 
     def summary(self) -> dict[str, Any]:
         """Counts, thresholds and histograms: what a report needs."""
-        alive = self.frame[~self.frame["dead"]]
+        alive = self.frame.loc[~self.dead]
         shares = [f"mas_{name}" for name in self.models] + [f"nrn_{name}" for name in self.tuned]
+        values = {name: alive[name].to_numpy() for name in shares}
         return {
             "models": list(self.models),
             "base": self.base,
@@ -101,8 +102,8 @@ class FeatureTable:
             "thresholds": self.thresholds.model_dump(mode="json"),
             "class_counts": latent_classes.class_counts(self.classes, self.models),
             "class_by_norm_counts": latent_classes.class_counts(self.frame["class_by_norm"].tolist(), self.models),
-            "histograms": {name: _histogram(alive[name].to_numpy()) for name in shares},
-            "quantiles": {name: _quantiles(alive[name].to_numpy()) for name in shares},
+            "histograms": {name: _histogram(column) for name, column in values.items()},
+            "quantiles": {name: _quantiles(column) for name, column in values.items()},
         }
 
     def save(self, folder: Path | str) -> list[str]:

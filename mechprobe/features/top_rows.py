@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechprobe.features.sums import ActiveEntries
+
 
 @dataclass
 class TopRows:
@@ -24,11 +26,9 @@ class TopRows:
         """A pool of no rows."""
         return cls(n, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 
-    def update(self, acts: Float[Tensor, "batch d_sae"], first_row: int) -> None:
-        """Take in a batch whose first row is ``first_row`` of the store."""
-        position, latent = acts.nonzero(as_tuple=True)
-        value = acts[position, latent]
-        self._take(latent.cpu(), position.cpu() + first_row, value.float().cpu())
+    def update(self, active: ActiveEntries, first_row: int) -> None:
+        """Take in the active entries of a batch whose first row is ``first_row`` of the store."""
+        self._take(active.latent.cpu(), active.row.cpu() + first_row, active.value.float().cpu())
 
     def merge(self, other: "TopRows") -> "TopRows":
         """The pool over the rows of both."""

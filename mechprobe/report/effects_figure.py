@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mechprobe.report.figures import _errors, _number
-from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, house_style, new_figure
+from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, house_style, new_figure, plain
 
 POOLED = "pooled"
 _OTHERS = {
@@ -73,9 +73,9 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
         points = [100 * _number(panel["baseline"].get(task)) for task in tasks]
         hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
         axes.plot(x - 0.02, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
-        seen["baseline"] = _handle("s", ORANGE, panel.get("baseline_label", "baseline"), markerfacecolor="none")
-    axes.set_title(panel["title"])
-    axes.set_xticks(x, [task.replace("_", "\n") for task in tasks], fontsize=8.5)
+        seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
+    axes.set_title(plain(panel["title"]))
+    axes.set_xticks(x, [plain(task.replace("_", "\n")) for task in tasks], fontsize=8.5)
     if tasks[-1] == POOLED and len(tasks) > 1:
         axes.axvline(len(tasks) - 1.5, color=GREY, linestyle=":", linewidth=1)
     axes.set_xlim(-0.6, len(tasks) - 0.4)

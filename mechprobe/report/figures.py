@@ -18,7 +18,8 @@ from mechprobe.report.style import (
     model_colors,
     new_figure,
     percent_axis,
-)  # fmt: skip
+    plain,
+)
 
 Interval = Sequence[Any]
 """``[value, low, high, n]``."""
@@ -55,16 +56,16 @@ def accuracy_figure(
         for index, model in enumerate(models):
             values, errors = _errors([accuracy[model].get(task, _NOTHING) for task in tasks])
             place = np.arange(len(tasks)) + (index - (len(models) - 1) / 2) * width
-            axes.bar(place, values, width * 0.92, color=colors[model], label=model)
+            axes.bar(place, values, width * 0.92, color=colors[model], label=plain(model))
             axes.errorbar(place, values, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         if forced:
             place = np.arange(len(tasks)) + (0 - (len(models) - 1) / 2) * width
             values, _ = _errors([forced.get(task, _NOTHING) for task in tasks])
             axes.plot(
                 place, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white",
-                markeredgecolor=INK, markeredgewidth=1.4, label=forced_label, zorder=5,
+                markeredgecolor=INK, markeredgewidth=1.4, label=plain(forced_label), zorder=5,
             )
-        axes.set_xticks(np.arange(len(tasks)), tasks)
+        axes.set_xticks(np.arange(len(tasks)), [plain(task) for task in tasks])
         axes.tick_params(axis="x", length=0)
         percent_axis(axes, "accuracy (%)", high=104.0)
         figure.legend(loc="outside upper center", ncols=min(6, len(models) + bool(forced)))
@@ -91,7 +92,7 @@ def ceilings_figure(ceilings: Mapping[str, Any]) -> Figure:
                 axes.errorbar(
                     x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2
                 )
-            axes.set_title(task)
+            axes.set_title(plain(task))
             axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
             axes.set_xlim(-0.6, len(sites) - 0.4)
             axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
@@ -104,10 +105,10 @@ def _ceiling_handles(base: str, tuned: str) -> list[Any]:
     from matplotlib.lines import Line2D
 
     return [
-        Line2D([], [], color=BLUE, marker="^", label=f"{base} with {tuned}'s residual (sufficiency)"),
-        Line2D([], [], color=ORANGE, marker="v", label=f"{tuned} with {base}'s residual (necessity)"),
-        Line2D([], [], color=GREY, label=f"{tuned} untouched"),
-        Line2D([], [], color=GREY, linestyle=":", label=f"{base} untouched"),
+        Line2D([], [], color=BLUE, marker="^", label=plain(f"{base} with {tuned}'s residual (sufficiency)")),
+        Line2D([], [], color=ORANGE, marker="v", label=plain(f"{tuned} with {base}'s residual (necessity)")),
+        Line2D([], [], color=GREY, label=plain(f"{tuned} untouched")),
+        Line2D([], [], color=GREY, linestyle=":", label=plain(f"{base} untouched")),
     ]
 
 
@@ -121,12 +122,12 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, prefix, names, equal, title in (
             (left, "mas", models, 1 / len(models), "MAS: a model's share of the decoder norm"),
-            (right, "nrn", tuned, 0.5, f"NRN: tuned model against {base}"),
+            (right, "nrn", tuned, 0.5, plain(f"NRN: tuned model against {base}")),
         ):
             for name in names:
                 histogram = summary["histograms"][f"{prefix}_{name}"]
                 edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"], dtype=float)
-                axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=name)
+                axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=plain(name))
             axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
             axes.annotate(
                 "equal", (equal, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0), fontsize=8.5,
@@ -135,9 +136,10 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
             axes.set_title(title)
             axes.set_xlim(0, 1)
             axes.set_yscale("symlog", linthresh=1, linscale=0.4)
-            axes.set_ylim(0, None)
-            ticks = [0, *(10**power for power in range(7) if 10**power <= axes.get_ylim()[1])]
-            axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        largest = max(max(histogram["counts"]) for histogram in summary["histograms"].values())
+        ticks = [0, *(10**power for power in range(7) if 10**power <= max(1, largest))]
+        left.set_ylim(0, 1.6 * max(1, largest))
+        left.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         left.set_ylabel(f"latents (of {summary['n_alive']:,} live)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
         return figure
@@ -154,7 +156,7 @@ def training_figure(lines: Sequence[Mapping[str, Any]], *, gate: float | None = 
         left, middle, right = figure.subplots(1, 3)
         for name, mark in zip(models, MARKS, strict=False):
             values = [_number(line["fve"][name]) for line in lines]
-            left.plot(tokens / unit, values, color=colors[name], label=name, linewidth=1.6)
+            left.plot(tokens / unit, values, color=colors[name], label=plain(name), linewidth=1.6)
             left.plot(tokens[-1:] / unit, values[-1:], color=colors[name], marker=mark, markersize=6)
         if gate is not None:
             left.axhline(gate, color=INK, linestyle=":", linewidth=1)
@@ -198,11 +200,11 @@ def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]]) 
                 style = {"color": colors[index % len(colors)], "marker": MARKS[index % len(MARKS)], "linewidth": 1.4}
                 if task == "pooled":
                     style |= {"color": INK, "linewidth": 2.4, "zorder": 5}
-                axes.plot(sizes, values, markersize=5, label=task, **style)
+                axes.plot(sizes, values, markersize=5, label=plain(task), **style)
             axes.set_xscale("symlog", linthresh=1)
             every = sorted({size for points in tasks.values() for size, _ in points})
             axes.set_xticks(every, [str(size) for size in every], minor=False)
-            axes.set_title(title)
+            axes.set_title(plain(title))
             axes.set_xlabel("features edited, best first")
         panels[0].set_ylabel("share of the ceiling (%)")
         _bound_shares(panels[0])

@@ -41,7 +41,7 @@ def verdict(files: RunFiles) -> str:
         return str(files.interventions["verdict"])
     return (
         "No causal verdict yet: the interventions have not been run "
-        f"(`{files.stages['intervene'].command}` makes them; what follows is correlational)."
+        f"({files.stages['intervene'].command} makes them; what follows is correlational)."
     )
 
 
@@ -168,7 +168,7 @@ def _localization(files: RunFiles) -> dict[str, Any] | None:
 def _crosscoder(files: RunFiles) -> dict[str, Any] | None:
     if files.quality is None and not files.training:
         return None
-    config = files.crosscoder or {}
+    config = (files.crosscoder or {}).get("config", {})
     quality = files.quality
     return {
         "config": {key: config[key] for key in ("variant", "d_sae", "k", "d_model", "n_models") if key in config},

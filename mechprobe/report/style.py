@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ _KNOWN = {"base": "#5a5a5a", "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-_RC = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -39,7 +40,6 @@ _RC = {
     "legend.fontsize": 9,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "text.parse_math": False,
 }
 
 
@@ -51,9 +51,14 @@ def model_colors(names: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib settings of the report; names of models and tasks are never read as formulas."""
+    """Matplotlib settings of the report."""
     with mpl.rc_context(_RC):
         yield
+
+
+def plain(text: str) -> str:
+    """A name of the user's as matplotlib shows it, never read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -198,7 +198,7 @@ def write_run(run: Path, *, without: tuple[str, ...] = (), trusted: bool = True,
         "localize": ("localize", {"ceilings.json": replace.get("ceilings", ceilings())}),
         "cache": ("cache", {"tokens.json": {}}),
         "train-sae": ("crosscoder", {
-            "config.json": {"variant": "batchtopk", "d_sae": 1024, "k": 24, "d_model": 128, "n_models": 3},
+            "config.json": {"config": {"variant": "batchtopk", "d_sae": 1024, "k": 24, "d_model": 128, "n_models": 3}},
             "metrics.jsonl": training(),
         }),
         "features": ("features", {
