@@ -73,8 +73,6 @@ def spread(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 the user's to mend, 130 interrupted."""
-    import click
-
     from mechprobe.errors import MechprobeError
 
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
@@ -82,20 +80,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except MechprobeError as error:
         return _fail(str(error))
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except click.ClickException as error:
-        error.show()
-        return 2
     except Exception as error:
-        if type(error).__name__ == "SaeTrainingError":
-            return _fail(str(error))
-        if isinstance(error, OSError) and error.filename is not None:
-            return _fail(f"{error.filename}: {error.strerror}.")
-        raise
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence)
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user is told of an error that is theirs to mend; None for a defect of ours."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return "no command is given; see `mechprobe --help`."
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", None) or "mechprobe"
+        return f"{usage().rstrip('.')}; see `{command} --help`."
+    if type(error).__name__ == "SaeTrainingError":
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return None
 
 
 def _fail(sentence: str) -> int:

@@ -19,7 +19,8 @@ def rule_text(config: InterveneConfig) -> str:
         f"{config.min_ceiling_share:.0%} of the gap between the clean models; else 'supported' when the effect of the "
         f"selected set lies in the claimed direction with a 95 % interval clear of 0 and exceeds the matched random "
         f"sets at p ≤ {config.alpha:g} (randomization test, {config.n_random} sets); 'refuted' when the interval's "
-        f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'."
+        f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'. An effect "
+        "whose interval lies wholly beyond the ceiling is marked as damage in part."
     )
 
 
@@ -93,6 +94,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
                     "p_random": p,
                     "ceiling": top,
                     "verdict": judge(effect, top, gaps[task], p, config),
+                    "beyond_ceiling": bool(effect[1] > max(top, 0.0)),
                 }
             )
         for row, adjusted in zip(mine[:-1], holm([row["p_random"] for row in mine[:-1]]), strict=True):
@@ -118,12 +120,16 @@ def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
             f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, "
             f"p = {row['p_random']:.3f}"
         )
-    return f"{text}): {row['verdict']}."
+    damage = "; it moves more than the whole residual does, so damage is part of it" if row["beyond_ceiling"] else ""
+    return f"{text}): {row['verdict']}{damage}."
 
 
 def headline(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> str:
     """One sentence over all pooled verdicts."""
     pooled = [row for row in rows if row["task"] == POOLED]
-    parts = [f"{row['edit']} in {row['model']}: {row['verdict']}" for row in pooled]
+    parts = [
+        f"{row['edit']} in {row['model']}: {row['verdict']}{' (in part damage)' if row['beyond_ceiling'] else ''}"
+        for row in pooled
+    ]
     features = pooled[0]["features"] if pooled else config.features
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {'; '.join(parts)}."

@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` runs the main job on the embedded lab, `make test` runs the tests.
+# Variables: PYTHON=python3.12, PIP_FLAGS="..." (an index with another torch build), OUT=runs/lab, ARGS="..." for the run.
+PYTHON ?= python3
+PIP_FLAGS ?=
+OUT ?= runs/lab
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
+
+.PHONY: demo test check lint types lab clean
+
+demo: .venv/.run
+	$(BIN)/mechprobe run --out $(OUT) $(ARGS)
+
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: lint types test
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev
+	$(BIN)/basedpyright
+
+lab: .venv/.dev
+	$(BIN)/mechprobe lab build --out runs/lab-built $(ARGS)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mechprobe needs Python 3.11 or later; say which with make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/.run
+
+clean:
+	rm -rf runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,99 @@
+"""mechprobe: what did post-training do inside a model?
+
+The public names, imported on first use so that ``import mechprobe`` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mechprobe.activations import ActivationStore, cache_activations, train_crosscoder
+    from mechprobe.errors import MechprobeError
+    from mechprobe.evals import skills
+    from mechprobe.evals.outcomes import evaluate_outcomes
+    from mechprobe.evals.tasks import Task, load_tasks, split_halves
+    from mechprobe.features.generalization import Selection, select_features
+    from mechprobe.features.readout import Readout
+    from mechprobe.features.table import FeatureTable, feature_table
+    from mechprobe.interventions.attach import edited
+    from mechprobe.interventions.localize import SiteCeilings, localize
+    from mechprobe.interventions.run import InterventionResults, intervene
+    from mechprobe.models.family import ModelFamily
+    from mechprobe.models.load import LanguageModel
+    from mechprobe.pipeline import Run, RunConfig
+    from mechprobe.records import Outcome, Outcomes, Sample
+    from mechprobe.report import report
+    from mechprobe.types import Site
+
+_HOME = {
+    "ActivationStore": "mechprobe.activations",
+    "FeatureTable": "mechprobe.features.table",
+    "InterventionResults": "mechprobe.interventions.run",
+    "LanguageModel": "mechprobe.models.load",
+    "MechprobeError": "mechprobe.errors",
+    "ModelFamily": "mechprobe.models.family",
+    "Outcome": "mechprobe.records",
+    "Outcomes": "mechprobe.records",
+    "Readout": "mechprobe.features.readout",
+    "Run": "mechprobe.pipeline",
+    "RunConfig": "mechprobe.pipeline",
+    "Sample": "mechprobe.records",
+    "Selection": "mechprobe.features.generalization",
+    "Site": "mechprobe.types",
+    "SiteCeilings": "mechprobe.interventions.localize",
+    "Task": "mechprobe.evals.tasks",
+    "cache_activations": "mechprobe.activations",
+    "edited": "mechprobe.interventions.attach",
+    "evaluate_outcomes": "mechprobe.evals.outcomes",
+    "feature_table": "mechprobe.features.table",
+    "intervene": "mechprobe.interventions.run",
+    "load_tasks": "mechprobe.evals.tasks",
+    "localize": "mechprobe.interventions.localize",
+    "select_features": "mechprobe.features.generalization",
+    "split_halves": "mechprobe.evals.tasks",
+    "train_crosscoder": "mechprobe.activations",
+}
+_MODULES = {"report": "mechprobe.report", "skills": "mechprobe.evals.skills"}
+
+__all__ = [
+    "ActivationStore",
+    "FeatureTable",
+    "InterventionResults",
+    "LanguageModel",
+    "MechprobeError",
+    "ModelFamily",
+    "Outcome",
+    "Outcomes",
+    "Readout",
+    "Run",
+    "RunConfig",
+    "Sample",
+    "Selection",
+    "Site",
+    "SiteCeilings",
+    "Task",
+    "cache_activations",
+    "edited",
+    "evaluate_outcomes",
+    "feature_table",
+    "intervene",
+    "load_tasks",
+    "localize",
+    "report",
+    "select_features",
+    "skills",
+    "split_halves",
+    "train_crosscoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name not in _HOME:
+        raise AttributeError(f"module 'mechprobe' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
