@@ -16,7 +16,6 @@ from mechprobe.artifacts import Stage, read_manifest, write_text
 from mechprobe.errors import ModelError
 from mechprobe.lab.items import ItemSets, build_items
 from mechprobe.lab.recipe import Recipe, get_recipe
-from mechprobe.lab.run_config import run_config
 from mechprobe.progress import progress
 from mechprobe.records import Sample, write_jsonl
 
@@ -50,28 +49,29 @@ def build(
         ArtifactError: the folder holds other work.
         ModelError: no seed passed the gates after pre-training.
     """
+    plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
+    config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
+    with Stage.open(Path(out), name="lab", config=config, force=force) as stage:
+        return _build(stage, plan, seed) if stage.manifest is None else stage.manifest
+
+
+def _build(stage: Stage, plan: Recipe, seed: int) -> dict[str, Any]:
+    """Go through the phases that are not done, and finish."""
+    from mechprobe.lab.results import measure_lab
+    from mechprobe.lab.run_config import run_config
+    from mechprobe.lab.tokenizer import build_tokenizer
     from mechprobe.lab.weights import isolated_random_state
 
-    plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
-    folder = Path(out)
-    config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
-    with Stage.open(folder, name="lab", config=config, force=force) as stage, isolated_random_state(seed):
-        if stage.done and stage.manifest is not None:
-            return stage.manifest
-        from mechprobe.lab.tokenizer import build_tokenizer
-
-        lab = _Lab(plan, folder, seed, build_items(plan), build_tokenizer())
+    with isolated_random_state(seed):
+        lab = _Lab(plan, stage.folder, seed, build_items(plan), build_tokenizer())
         lab.write_items()
         lab.make_base()
         for arm in lab.arms():
             lab.make_arm(arm)
-        from mechprobe.lab.results import measure_lab
-
-        results = measure_lab(plan, folder, lab.items)
-        write_text(folder / "run.toml", run_config(plan))
-        return stage.finish(
-            outputs=lab.outputs(), results=results, seed=results["pretraining"]["seed"], counts=lab.counts()
-        )
+        results = measure_lab(plan, stage.folder, lab.items)
+    write_text(stage.folder / "run.toml", run_config(plan))
+    used = results["pretraining"]["seed"]
+    return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=lab.counts())
 
 
 @dataclass
