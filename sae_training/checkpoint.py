@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.step import Parameters
 from sae_training.storage import (
     assign_weights,
     crosscoder_files,
@@ -33,10 +34,12 @@ STREAM = "stream.pt"
 
 @dataclass
 class TrainState:
-    """What changes during training beside the crosscoder's own tensors.
+    """What the next step depends on beside the crosscoder's own tensors.
 
     Attributes:
-        optimizer: Adam over the crosscoder's parameters.
+        parameters: what is trained; encoder and decoder are the crosscoder's.
+        center: subtracted from scaled activations in training.
+        optimizer: Adam over the parameters.
         step: steps done.
         n_tokens: tokens trained on.
         n_cuts: batch cuts in the running threshold.
@@ -46,6 +49,8 @@ class TrainState:
         digests: one number per batch trained on.
     """
 
+    parameters: Parameters
+    center: Tensor
     optimizer: torch.optim.Adam
     tokens_since_fired: Tensor
     step: int = 0
@@ -54,6 +59,34 @@ class TrainState:
     last_cut: float | None = None
     density: float = 1.0
     digests: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, those of the crosscoder excepted."""
+        tensors = {
+            "center": self.center,
+            "b_enc": self.parameters.b_enc.detach(),
+            "b_dec": self.parameters.b_dec.detach(),
+            "tokens_since_fired": self.tokens_since_fired,
+            "digests": self.digests,
+        }
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` gave."""
+        self.center.copy_(tensors["center"])
+        self.parameters.b_enc.copy_(tensors["b_enc"])
+        self.parameters.b_dec.copy_(tensors["b_dec"])
+        self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)
+        self.digests = tensors["digests"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def scalars(self) -> dict[str, Any]:
         """The plain numbers."""
@@ -75,14 +108,11 @@ def write_checkpoint(
     partial = root / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tensors = {"tokens_since_fired": state.tokens_since_fired, "digests": state.digests}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
     buffer = BytesIO()
     torch.save(stream, buffer)
     files = {
         **crosscoder_files(crosscoder),
-        STATE_TENSORS: save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}),
+        STATE_TENSORS: save(state.tensors()),
         STREAM: buffer.getvalue(),
         STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
     }
@@ -117,14 +147,7 @@ def load_checkpoint(
     check_settings(folder, data["settings"], settings)
     _, weights = read_crosscoder(folder)
     assign_weights(crosscoder, weights, folder)
-    tensors = read_tensors(folder / STATE_TENSORS)
-    state.tokens_since_fired = tensors.pop("tokens_since_fired").to(crosscoder.device)
-    state.digests = tensors.pop("digests")
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        _, index, moment = name.split(".")
-        moments.setdefault(int(index), {})[moment] = tensor
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    state.load_tensors(read_tensors(folder / STATE_TENSORS))
     for name in state.scalars():
         setattr(state, name, data[name])
     return torch.load(folder / STREAM, weights_only=True)

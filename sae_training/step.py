@@ -1,11 +1,13 @@
 """One training step: the loss and its gradients, written out by hand.
 
-With x the scaled activations of a batch of B tokens, A the active features, n_k = sum_m ||W_dec[k, m]||_2::
+With x the scaled and centered activations of a batch of B tokens, A the active features, n_k = sum_m ||W_dec[k, m]||_2::
 
     loss = 1/B sum_b ||x - x_hat||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha/B sum_b ||(x - x_hat) - e_hat||^2
 
 The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed) to topk and batchtopk.
-Which features are active is held fixed in the gradient, as everywhere in the literature.
+Which features are active is held fixed in the gradient, as everywhere in the literature. Centering (subtracting a
+fixed mean from x, and accounting for it in the biases) leaves the crosscoder and the loss as they are; it keeps a large
+mean activation, which every residual stream has, out of the encoder's gradient.
 """
 
 from __future__ import annotations
@@ -15,11 +17,34 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_training.active import Active
-from sae_training.crosscoder import Crosscoder, sum_of_norms
+from sae_training.crosscoder import sum_of_norms
 from sae_training.selection import Selector
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What training changes, over scaled and centered activations.
+
+    Attributes:
+        encoder: the crosscoder's own.
+        decoder: the crosscoder's own.
+        b_enc: of centered activations: the crosscoder's plus ``encoder @ center``.
+        b_dec: of centered activations: the crosscoder's minus ``center``.
+        widths: of the models, side by side in the columns.
+    """
+
+    encoder: nn.Parameter
+    decoder: nn.Parameter
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
+    widths: tuple[int, ...]
+
+    def all(self) -> tuple[nn.Parameter, ...]:
+        """For the optimizer, in a fixed order."""
+        return self.encoder, self.decoder, self.b_enc, self.b_dec
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,11 @@ class StepWeights:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step computed; the gradients are in the parameters' ``grad``."""
+    """What one step computed; the gradients are in the parameters' ``grad``.
+
+    ``norm_sum`` is the sum of all decoder norms. Where it overflows no feature is chosen and the loss looks healthy,
+    so it has to be watched beside the loss.
+    """
 
     active: Active
     x: Float[Tensor, "batch d_all"]
@@ -41,6 +70,7 @@ class StepOutput:
     mse: Float[Tensor, ""]
     penalty: Float[Tensor, ""]
     aux: Float[Tensor, ""]
+    norm_sum: Float[Tensor, ""]
     cut: Float[Tensor, ""] | None
 
     @property
@@ -51,7 +81,7 @@ class StepOutput:
 
 @torch.no_grad()
 def loss_and_gradients(
-    crosscoder: Crosscoder,
+    parameters: Parameters,
     x: Float[Tensor, "batch d_all"],
     selector: Selector,
     weights: StepWeights,
@@ -59,23 +89,22 @@ def loss_and_gradients(
     dead: Bool[Tensor, " d_sae"] | None = None,
     sparse: bool = False,
 ) -> StepOutput:
-    """Compute the loss on scaled activations and set the gradient of every parameter.
+    """Compute the loss and set the gradient of every parameter.
 
     Args:
-        crosscoder: its parameters' ``grad`` is replaced.
-        x: scaled activations, see `Crosscoder.scaled`.
+        parameters: their ``grad`` is replaced.
+        x: activations, scaled and centered.
         selector: chooses the active features.
         weights: coefficients of the step.
         dead: the features that the auxiliary loss revives; None for none.
         sparse: work on the active features alone (CPU); the result is the same up to rounding.
     """
-    encoder, decoder = crosscoder.encoder.detach(), crosscoder.decoder.detach()
-    widths = crosscoder.config.widths
+    encoder, decoder, widths = parameters.encoder.detach(), parameters.decoder.detach(), parameters.widths
     norm = sum_of_norms(decoder, widths)
-    scores = selector.scores(x, encoder, crosscoder.b_enc.detach(), norm)
+    scores = selector.scores(x, encoder, parameters.b_enc.detach(), norm)
     active, cut = selector.select(scores, norm, sparse=sparse)
 
-    error = active.decode(decoder).add_(crosscoder.b_dec_flat.detach()).sub_(x)
+    error = active.decode(decoder).add_(parameters.b_dec.detach()).sub_(x)
     n_rows = x.shape[0]
     mse = error.square().sum() / n_rows
     upstream = error * (2.0 / n_rows)
@@ -93,13 +122,13 @@ def loss_and_gradients(
 
     if dead is not None and weights.aux > 0 and bool(dead.any()):
         which = dead.nonzero().squeeze(1)
-        aux, grads = dead_feature_loss(crosscoder, x, -error, which, weights)
+        aux, grads = dead_feature_loss(parameters, x, -error, which, weights)
         for total, part in zip((encoder_grad, decoder_grad, b_enc_grad), grads, strict=True):
             total.index_add_(0, which, part)
 
-    crosscoder.encoder.grad, crosscoder.decoder.grad = encoder_grad, decoder_grad
-    crosscoder.b_enc.grad, crosscoder.b_dec_flat.grad = b_enc_grad, upstream.sum(dim=0)
-    return StepOutput(active, x, error, mse, penalty, aux, cut)
+    parameters.encoder.grad, parameters.decoder.grad = encoder_grad, decoder_grad
+    parameters.b_enc.grad, parameters.b_dec.grad = b_enc_grad, upstream.sum(dim=0)
+    return StepOutput(active, x, error, mse, penalty, aux, norm.sum(), cut)
 
 
 def add_norm_gradient_(
@@ -117,7 +146,7 @@ def add_norm_gradient_(
 
 
 def dead_feature_loss(
-    crosscoder: Crosscoder,
+    parameters: Parameters,
     x: Float[Tensor, "batch d_all"],
     residual: Float[Tensor, "batch d_all"],
     which: Tensor,
@@ -131,12 +160,12 @@ def dead_feature_loss(
         The weighted loss and its gradients by the dead features' encoder rows, decoder rows and encoder biases.
     """
     with torch.enable_grad():
-        encoder = crosscoder.encoder.detach()[which].requires_grad_()
-        decoder = crosscoder.decoder.detach()[which].requires_grad_()
-        bias = crosscoder.b_enc.detach()[which].requires_grad_()
+        encoder = parameters.encoder.detach()[which].requires_grad_()
+        decoder = parameters.decoder.detach()[which].requires_grad_()
+        bias = parameters.b_enc.detach()[which].requires_grad_()
         feature_acts = torch.relu(torch.addmm(bias, x, encoder.T))
         if which.numel() > weights.aux_k:
-            norm = sum_of_norms(decoder.detach(), crosscoder.config.widths)
+            norm = sum_of_norms(decoder.detach(), parameters.widths)
             scores = feature_acts.detach() * norm
             cut = torch.topk(scores, weights.aux_k, dim=1).values[:, -1:]
             feature_acts = feature_acts * (scores >= cut)

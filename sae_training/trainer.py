@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
 from sae_training.config import TrainConfig
@@ -14,7 +14,7 @@ from sae_training.crosscoder import Crosscoder, mean_norm_scale
 from sae_training.errors import SaeTrainingError
 from sae_training.evaluation import batch_fve
 from sae_training.selection import Selector
-from sae_training.step import StepOutput, StepWeights, loss_and_gradients
+from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
 
 
@@ -30,43 +30,57 @@ class Trainer:
     def __init__(self, crosscoder: Crosscoder, config: TrainConfig) -> None:
         self.crosscoder = crosscoder
         self.config = config
+        parameters = Parameters(
+            crosscoder.encoder,
+            crosscoder.decoder,
+            nn.Parameter(crosscoder.b_enc.detach().clone()),
+            nn.Parameter(crosscoder.b_dec_flat.detach().clone()),
+            crosscoder.config.widths,
+        )
         # A fused update halves the passes over memory on CPU and GPU alike.
-        optimizer = torch.optim.Adam(crosscoder.parameters(), lr=config.lr, betas=config.adam_betas, fused=True)
+        optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
         fired = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
-        self.state = TrainState(optimizer, fired)
+        self.state = TrainState(parameters, torch.zeros_like(crosscoder.b_dec_flat), optimizer, fired)
         self.selector = Selector(crosscoder.variant, crosscoder.config.k)
         self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
 
+    @torch.no_grad()
     def set_up(self, batches: list[Tensor]) -> None:
-        """Estimate an unset scale from raw batches, start the biases so that the mean is explained, fit the encoder's gain."""
-        crosscoder = self.crosscoder
+        """Start from raw batches: an unset scale, biases that explain the mean, and the encoder's gain."""
+        crosscoder, state = self.crosscoder, self.state
         flat = [crosscoder.flatten(batch) for batch in batches]
         for number, batch in enumerate(flat):
             require_finite(batch, f"batch {number}")
-        x = torch.cat(flat).float()
         if not crosscoder.has_scale:
-            crosscoder.set_scale(mean_norm_scale(x, crosscoder.config.widths))
-        with torch.no_grad():
-            mean = crosscoder.scaled(x).double().mean(dim=0).to(crosscoder.decoder.dtype)
-            crosscoder.b_dec_flat.copy_(mean)
-            crosscoder.b_enc.copy_(-(crosscoder.encoder @ mean))
-            if not crosscoder.variant.has_l1_penalty:
-                self._fit_gain(crosscoder.scaled(flat[0]))
+            crosscoder.set_scale(mean_norm_scale(torch.cat(flat).float(), crosscoder.config.widths))
+        state.center.copy_(crosscoder.scaled(torch.cat(flat)).double().mean(dim=0))
+        state.parameters.b_enc.zero_()
+        state.parameters.b_dec.zero_()
+        if not crosscoder.variant.has_l1_penalty:
+            crosscoder.encoder.mul_(self._gain(self._centered(flat[0])))
+        self._write_biases()
 
-    def _fit_gain(self, x: Tensor) -> None:
-        """Scale the encoder by the factor with which the first reconstruction fits best (least squares)."""
-        crosscoder = self.crosscoder
-        norm = crosscoder.feature_norm()
-        scores = self.selector.scores(x, crosscoder.encoder, crosscoder.b_enc, norm)
+    def _centered(self, batch: Tensor) -> Tensor:
+        return self.crosscoder.scaled(batch).sub_(self.state.center)
+
+    def _gain(self, x: Tensor) -> float:
+        """The factor of the encoder with which the first reconstruction fits best (least squares)."""
+        parameters = self.state.parameters
+        norm = self.crosscoder.feature_norm()
+        scores = self.selector.scores(x, parameters.encoder, parameters.b_enc, norm)
         active, _ = self.selector.select(scores, norm, sparse=self._sparse())
-        explained = active.decode(crosscoder.decoder)
-        total = float(explained.square().sum())
-        gain = float(((x - crosscoder.b_dec_flat) * explained).sum()) / total if total > 0 else 1.0
-        if gain > 0:
-            crosscoder.encoder.mul_(gain)
-            crosscoder.b_enc.mul_(gain)
         self.selector.last_cut = None
+        explained = active.decode(parameters.decoder)
+        total, product = float(explained.square().sum()), float((x * explained).sum())
+        return product / total if total > 0 and product > 0 else 1.0
+
+    @torch.no_grad()
+    def _write_biases(self) -> None:
+        """Give the crosscoder the biases of activations that are not centered."""
+        parameters, center = self.state.parameters, self.state.center
+        self.crosscoder.b_enc.copy_(parameters.b_enc - parameters.encoder @ center)
+        self.crosscoder.b_dec_flat.copy_(parameters.b_dec + center)
 
     def step(self, batch: Tensor) -> StepOutput:
         """Train on one batch of raw activations.
@@ -74,19 +88,21 @@ class Trainer:
         Raises:
             SaeTrainingError: when the loss is not finite; the weights are then as before the step.
         """
-        config, state, crosscoder = self.config, self.state, self.crosscoder
+        config, state = self.config, self.state
         weights = StepWeights(l1=config.l1_at(state.n_tokens), aux=self._aux, aux_k=self._aux_k)
         dead = state.tokens_since_fired >= config.dead_window
         output = loss_and_gradients(
-            crosscoder, crosscoder.scaled(batch), self.selector, weights, dead=dead, sparse=self._sparse()
+            state.parameters, self._centered(batch), self.selector, weights, dead=dead, sparse=self._sparse()
         )
-        self._require_finite_loss(output, batch)
+        gradient_norm = nn.utils.get_total_norm([p.grad for p in state.parameters.all() if p.grad is not None])
+        self._require_finite(output, gradient_norm, batch)
         if config.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), config.grad_clip)
+            nn.utils.clip_grads_with_norm_(state.parameters.all(), config.grad_clip, gradient_norm)
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr_at(state.n_tokens)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
+        self._write_biases()
         self._count(output, batch)
         return output
 
@@ -140,14 +156,15 @@ class Trainer:
         state.step += 1
         state.n_tokens += n_rows
 
-    def _require_finite_loss(self, output: StepOutput, batch: Tensor) -> None:
-        if math.isfinite(float(output.loss)):
+    def _require_finite(self, output: StepOutput, gradient_norm: Tensor, batch: Tensor) -> None:
+        loss, gradient, decoder = torch.stack((output.loss, gradient_norm, output.norm_sum)).tolist()
+        if math.isfinite(loss) and math.isfinite(gradient) and math.isfinite(decoder):
             return
         step = self.state.step + 1
         require_finite(self.crosscoder.flatten(batch), f"batch {step - 1}")
         raise SaeTrainingError(
-            f"the loss is {float(output.loss)} at step {step} although the batch is finite; lower lr (now "
-            f"{self.config.lr}) or look for outliers in the activations."
+            f"step {step} is not finite (loss {loss:g}, gradient norm {gradient:g}, sum of decoder norms {decoder:g}) "
+            f"although the batch is; lower lr (now {self.config.lr:g}) or look for outliers in the activations."
         )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from sae_training import Crosscoder, CrosscoderConfig
 from sae_training.selection import Selector
-from sae_training.step import StepWeights, loss_and_gradients
+from sae_training.step import Parameters, StepWeights, loss_and_gradients
 
 PARAMETERS = ("encoder", "decoder", "b_enc", "b_dec_flat")
 
@@ -59,8 +59,9 @@ def test_loss_and_gradients_equal_autograd(variant: str, with_dead: bool, sparse
 
     expected, kept = dense_loss(crosscoder, x, 0.3, 0.5, 3, dead)
     gradients = torch.autograd.grad(expected, [getattr(crosscoder, name) for name in PARAMETERS])
+    parameters = Parameters(*(getattr(crosscoder, name) for name in PARAMETERS), crosscoder.config.widths)
     output = loss_and_gradients(
-        crosscoder, x, Selector(crosscoder.variant, crosscoder.config.k), weights, dead=dead, sparse=sparse
+        parameters, x, Selector(crosscoder.variant, crosscoder.config.k), weights, dead=dead, sparse=sparse
     )
 
     torch.testing.assert_close(output.loss, expected.detach(), rtol=1e-12, atol=1e-12)
