@@ -57,19 +57,20 @@ def build(
 
 def _build(stage: Stage, plan: Recipe, seed: int) -> dict[str, Any]:
     """Go through the phases that are not done, and finish."""
-    from mechprobe.lab.results import measure_lab
-    from mechprobe.lab.run_config import run_config
-    from mechprobe.lab.tokenizer import build_tokenizer
     from mechprobe.lab.weights import isolated_random_state
 
     with isolated_random_state(seed):
+        from mechprobe.lab.results import measure_lab
+        from mechprobe.lab.run_config import run_config
+        from mechprobe.lab.tokenizer import build_tokenizer
+
         lab = _Lab(plan, stage.folder, seed, build_items(plan), build_tokenizer())
         lab.write_items()
         lab.make_base()
         for arm in lab.arms():
             lab.make_arm(arm)
         results = measure_lab(plan, stage.folder, lab.items)
-    write_text(stage.folder / "run.toml", run_config(plan))
+        write_text(stage.folder / "run.toml", run_config(plan))
     used = results["pretraining"]["seed"]
     return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=lab.counts())
 
