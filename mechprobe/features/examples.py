@@ -58,7 +58,8 @@ def feature_examples(
     Returns:
         One JSON value per latent: ``feature``, its row of the table in ``statistics``, and ``examples``, each with
         ``tokens``, ``is_response``, ``peak`` (place of the highest activation) and ``activations`` by model and
-        ``joint``. Only one context of a sample is taken.
+        ``joint``. One context of a sample is taken, and none that up to its peak reads like one already taken
+        (the same prompt with another response).
 
     Raises:
         SelectionError: An id is out of range.
@@ -68,12 +69,8 @@ def feature_examples(
     for feature in features:
         if not 0 <= feature < len(table):
             raise SelectionError(f"Feature {feature} does not exist: there are features 0 to {len(table) - 1}.")
-        examples, seen = [], set()
-        for row, _ in table.top_rows.of(feature):
-            sample = int(store.tokens.sample[row])
-            if sample not in seen and len(examples) < config.n_examples:
-                seen.add(sample)
-                examples.append(_context(crosscoder, store, tokenizer, feature, row, config))
+        rows = _distinct_rows(store, table.top_rows.of(feature), config)
+        examples = [_context(crosscoder, store, tokenizer, feature, row, config) for row in rows]
         result.append({"feature": feature, "statistics": _statistics(table, feature), "examples": examples})
     return result
 
@@ -121,14 +118,35 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and pd.isna(value) else value
 
 
+def _distinct_rows(store: TokenStore, ranked: Sequence[tuple[int, float]], config: FeaturesConfig) -> list[int]:
+    """The first rows of a ranking whose samples and whose texts up to the row differ."""
+    rows: list[int] = []
+    samples: set[int] = set()
+    texts: set[tuple[int, ...]] = set()
+    for row, _ in ranked:
+        sample = int(store.tokens.sample[row])
+        start = _span(store, row, config)[0]
+        text = tuple(int(token) for token in store.tokens.token_id[start : row + 1])
+        if sample not in samples and text not in texts and len(rows) < config.n_examples:
+            samples.add(sample)
+            texts.add(text)
+            rows.append(row)
+    return rows
+
+
+def _span(store: TokenStore, row: int, config: FeaturesConfig) -> tuple[int, int]:
+    """First row of a context, and the row behind its last: never beyond the sample of ``row``."""
+    first = max(0, row - config.context_before)
+    last = min(store.n_rows, row + config.context_after + 1)
+    same = np.flatnonzero(np.asarray(store.tokens.sample[first:last]) == store.tokens.sample[row]) + first
+    return int(same[0]), int(same[-1]) + 1
+
+
 def _context(
     crosscoder: Crosscoder, store: TokenStore, tokenizer: Any, feature: int, row: int, config: FeaturesConfig
 ) -> dict[str, Any]:
     tokens = store.tokens
-    first = max(0, row - config.context_before)
-    last = min(store.n_rows, row + config.context_after + 1)
-    same = np.flatnonzero(np.asarray(tokens.sample[first:last]) == tokens.sample[row]) + first
-    start, stop = int(same[0]), int(same[-1]) + 1
+    start, stop = _span(store, row, config)
     options = {} if config.site is None else {"site": config.site}
     x = store.rows(start, stop, **options).to(crosscoder.device)
     return {

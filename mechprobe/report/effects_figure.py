@@ -9,14 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mechprobe.report.figures import _errors, _number
-from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, house_style, new_figure, plain
+from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, house_style, new_figure, plain
 
 POOLED = "pooled"
 _OTHERS = {
-    "recon": ("x", GREEN, "reconstruction only"),
-    "shuffled": ("P", PURPLE, "shuffled deltas"),
-    "opposite": ("v", RED, "opposite edit"),
+    "compare": ("^", SKY, 0.21, "features by the other ranking"),
+    "vector": ("v", RED, 0.29, "mean residual difference as one vector"),
+    "recon": ("x", GREEN, 0.37, "reconstruction only"),
+    "shuffled": ("P", PURPLE, 0.44, "shuffled directions"),
 }
+"""Set kind → mark, color, shift on the axis, label."""
 
 
 def effects_figure(
@@ -42,7 +44,7 @@ def effects_figure(
             axes.set_visible(False)
         for index in range(0, len(panels), n_columns):
             grid[index].set_ylabel(unit)
-        figure.legend(handles=list(seen.values()), loc="outside lower center", ncols=min(4, len(seen)))
+        figure.legend(handles=list(seen.values()), loc="outside lower center", ncols=min(3, len(seen)))
         return figure
 
 
@@ -55,24 +57,25 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
         draws = 100 * np.array([_number(value) for value in panel.get("random", {}).get(task, [])])
         if len(draws):
             jitter = rng.uniform(-0.1, 0.1, len(draws))
-            axes.plot(place - 0.24 + jitter, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
+            axes.plot(place - 0.27 + jitter, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
             seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", alpha=0.55)
     selected = panel["selected"]
     values, errors = _errors([selected.get(task, [None, None, None]) for task in tasks])
     axes.errorbar(
-        x + 0.15, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
+        x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
     )
     seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
     for kind, by_task in panel.get("others", {}).items():
         if kind in _OTHERS:
-            mark, color, label = _OTHERS[kind]
+            mark, color, shift, label = _OTHERS[kind]
             points = [100 * _number(by_task.get(task)) for task in tasks]
-            axes.plot(x + 0.33, points, linestyle="none", marker=mark, markersize=5.5, color=color, zorder=4)
-            seen[kind] = _handle(mark, color, label)
+            axes.plot(x + shift, points, linestyle="none", marker=mark, markersize=5, color=color, zorder=4)
+            label = panel.get("labels", {}).get(kind, label)
+            seen[kind] = _handle(mark, color, plain(label))
     if panel.get("baseline"):
         points = [100 * _number(panel["baseline"].get(task)) for task in tasks]
         hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
-        axes.plot(x - 0.02, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
+        axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
         seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
     axes.set_title(plain(panel["title"]))
     axes.set_xticks(x, [plain(task.replace("_", "\n")) for task in tasks], fontsize=8.5)
@@ -87,7 +90,7 @@ def _ceiling(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: d
         return
     for place, task in enumerate(tasks):
         value = 100 * _number(panel["ceiling"].get(task))
-        axes.plot([place - 0.38, place + 0.38], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
     seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label="ceiling: whole residual")
 
 

@@ -3,11 +3,11 @@
 import base64
 import io
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import escape
 from matplotlib.figure import Figure
 
 from mechprobe.artifacts import write_bytes, write_json, write_text
@@ -100,7 +100,7 @@ def _environment() -> Environment:
 
 def _markdown_cell(value: Any) -> str:
     """Text that cannot break a Markdown table or carry HTML."""
-    text = str(escape(str(value)))
+    text = escape(str(value), quote=False)
     for mark in ("\\", "`", "*", "_", "[", "]", "|"):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

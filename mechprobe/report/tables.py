@@ -215,10 +215,13 @@ def effect_panels(
             continue
         randoms = _matching(conditions, selected, "random")
         ceilings = _matching(conditions, selected, "ceiling", any_edit=True)
+        compare = _matching(conditions, selected, "compare")[:1]
+        baselines = _matching(conditions, selected, "baseline", any_edit=True)
         others = {
+            "compare": compare,
+            "vector": [condition for condition in baselines if condition["edit"] == "vector"],
             "recon": _matching(conditions, selected, "recon", any_edit=True),
             "shuffled": _matching(conditions, selected, "shuffled"),
-            "opposite": _matching(conditions, selected, "opposite"),
         }
         panels.append(
             {
@@ -230,6 +233,7 @@ def effect_panels(
                 "random": {task: [_delta(draw, task) for draw in randoms] for task in tasks},
                 "ceiling": {task: _mean_delta(ceilings, task) for task in tasks} if ceilings else None,
                 "others": {kind: {t: _mean_delta(found, t) for t in tasks} for kind, found in others.items() if found},
+                "labels": {"compare": str(compare[0]["features"])} if compare else {},
                 **_forced_baseline(selected, conditions, evaluation, tasks),
             }
         )

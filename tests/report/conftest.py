@@ -103,6 +103,7 @@ def interventions() -> dict[str, Any]:
         rows += [
             condition(model, edit, f"random {i}", "random", near(own), donor=donor, draw=i) for i in range(20)
         ]
+        rows.append(condition(model, edit, "top50 by score", "compare", near(own, 0.1), donor=donor))
         rows.append(condition(model, edit, "shuffled directions", "shuffled", near(own), donor=donor))
     for model, own, donor, other in (("base", BASE, "rl", RL), ("rl", RL, "base", BASE)):
         rows.append(condition(model, "replace", "none", "recon", near(own, 0.02)))
