@@ -24,6 +24,7 @@ from mechprobe.activations.shards import (
     TOKENS,
     ShardRecord,
     finished_shard,
+    remove_partial_files,
     told_of_disk,
     write_shard,
     write_tokens,
@@ -94,6 +95,7 @@ def cache_activations(
         Stage.open(out, name="cache", config=identity, models=family.fingerprints, force=force) as stage,
     ):
         if not stage.done:
+            remove_partial_files(out)
             stream = stream_of(family, reading, write_responses(family, reading, out))
             _require_exact_space(family, stream, config, out)
             write_tokens(out, stream)

@@ -101,6 +101,12 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     return digest
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Drop what a killed process was in the middle of writing; nothing listed is ever called so."""
+    for path in folder.rglob("*.partial"):
+        path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

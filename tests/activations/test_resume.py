@@ -31,8 +31,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def start(family: ModelFamily, out: Path) -> BaseProcess:
-    """Cache in a process of its own; forked, since imports would take longer than the work."""
-    process = multiprocessing.get_context("fork").Process(
+    """Cache in a process of its own, forked from a server that has the imports behind it and never ran anything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    process = context.Process(
         target=cache_activations, args=(family, PROMPTS), kwargs={"out": out, "config": CONFIG}, daemon=True
     )
     process.start()
@@ -58,7 +60,8 @@ def test_sigkill_at_random_moments_changes_no_byte(llama_family: dict[str, Path]
         time.sleep(rng.random() * (1.0 if target < 0 else 0.02))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.join(timeout=60)
+        assert process.exitcode in (0, -signal.SIGKILL), "the process stopped of itself"
         if not (out / "manifest.json").exists():
             with pytest.raises(ArtifactError, match="unfinished"):
                 ActivationStore.open(out)
