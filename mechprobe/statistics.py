@@ -31,7 +31,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Int
     p = successes / n
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, float(max(0.0, center - half)), float(min(1.0, center + half)), n)
+    return Interval(p, float(min(p, max(0.0, center - half))), float(max(p, min(1.0, center + half))), n)
 
 
 def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:

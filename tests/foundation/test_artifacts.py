@@ -1,0 +1,84 @@
+"""Stage folders: done is skipped, other work is refused, nothing is half-written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mechprobe.artifacts import MANIFEST, Stage, dump_json, input_hash, read_json, write_bytes, write_json
+from mechprobe.errors import ArtifactError
+
+
+def finish(folder: Path, config: dict[str, object], *, force: bool = False, text: str = "x") -> bool:
+    """Run a one-file stage; True when it had to work."""
+    with Stage.open(folder, name="demo", config=config, force=force) as stage:
+        if stage.done:
+            return False
+        (folder / "a.txt").write_text(text)
+        stage.finish(outputs=["a.txt"], counts={"n": 1})
+        return True
+
+
+def test_done_and_unchanged_is_skipped(tmp_path: Path) -> None:
+    assert finish(tmp_path / "s", {"k": 1})
+    assert not finish(tmp_path / "s", {"k": 1})
+    assert finish(tmp_path / "s", {"k": 1}, force=True)
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
+    finish(tmp_path / "s", {"k": 1, "same": 2})
+    with pytest.raises(ArtifactError, match=r"config\.k: 1 there, 2 asked.*--force"):
+        finish(tmp_path / "s", {"k": 2, "same": 2})
+    assert (tmp_path / "s" / "a.txt").read_text() == "x"
+
+
+def test_unfinished_work_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with Stage.open(tmp_path / "s", name="demo", config={"k": 1}) as stage:
+        assert not stage.done
+    with pytest.raises(ArtifactError, match="unfinished stage made with other settings"):
+        finish(tmp_path / "s", {"k": 2})
+    assert finish(tmp_path / "s", {"k": 1})
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(ArtifactError, match="not empty and not a mechprobe stage"):
+            finish(tmp_path, {}, force=force)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_input_hash_follows_the_outputs(tmp_path: Path) -> None:
+    finish(tmp_path / "a", {"k": 1}, text="x")
+    finish(tmp_path / "b", {"k": 1}, text="x")
+    finish(tmp_path / "c", {"k": 1}, text="y")
+    assert input_hash(tmp_path / "a") == input_hash(tmp_path / "b") != input_hash(tmp_path / "c")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        input_hash(tmp_path / "d")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.json"
+    write_json(path, {"old": 1})
+
+    def broken(_handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mechprobe.artifacts.os.fsync", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(path, b"new")
+    assert read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_says_null_for_nan_and_is_stable() -> None:
+    text = dump_json({"b": float("nan"), "a": [float("inf"), 1.5]})
+    assert json.loads(text) == {"a": [None, 1.5], "b": None}
+    assert text.index('"a"') < text.index('"b"')
+
+
+def test_a_garbled_manifest_is_one_sentence(tmp_path: Path) -> None:
+    finish(tmp_path / "s", {})
+    (tmp_path / "s" / MANIFEST).write_text("{")
+    with pytest.raises(ArtifactError, match="not readable JSON"):
+        finish(tmp_path / "s", {})

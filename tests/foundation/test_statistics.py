@@ -1,0 +1,72 @@
+"""Intervals and tests against hand-computed values and independent implementations."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mechprobe.statistics import (
+    binomial_se,
+    bootstrap_mean,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    randomization_p,
+    wilson_interval,
+)
+
+
+def test_binomial_se_by_hand() -> None:
+    assert binomial_se(5, 10) == pytest.approx(math.sqrt(0.025))
+    assert math.isnan(binomial_se(0, 0))
+
+
+@given(st.integers(1, 300), st.data())
+def test_wilson_equals_scipy(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n))
+    theirs = stats.binomtest(k, n).proportion_ci(method="wilson")
+    ours = wilson_interval(k, n)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert ours.low <= ours.value <= ours.high
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    interval = wilson_interval(0, 0)
+    assert (interval.low, interval.high, interval.n) == (0.0, 1.0, 0)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 lost, 5 gained: 2 * (C(6,0) + C(6,1)) / 2^6 = 14 / 64
+    before = [True, False, False, False, False, False, True]
+    after = [False, True, True, True, True, True, True]
+    assert mcnemar_exact(before, after) == pytest.approx(14 / 64)
+    assert mcnemar_exact(after, after) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_bootstrap_is_seeded_and_covers() -> None:
+    values = np.random.default_rng(0).normal(1.0, 1.0, 200)
+    first, again = bootstrap_mean(values, seed=3), bootstrap_mean(values, seed=3)
+    assert first == again
+    assert first.low < 1.0 < first.high
+    assert first.value == pytest.approx(values.mean())
+
+
+def test_paired_bootstrap_sign_and_lengths() -> None:
+    effect = paired_bootstrap([0, 0, 1, 0], [1, 1, 1, 0], seed=0)
+    assert effect.value == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_bootstrap([0], [0, 1], seed=0)
+
+
+def test_randomization_p_by_hand() -> None:
+    assert randomization_p(0.5, [0.1, 0.2, 0.6]) == pytest.approx(2 / 4)
+    assert randomization_p(0.5, [0.1] * 19) == pytest.approx(1 / 20)
+    assert randomization_p(-0.5, [0.1] * 19, side="less") == pytest.approx(1 / 20)
+    assert math.isnan(randomization_p(1.0, []))
