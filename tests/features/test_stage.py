@@ -1,0 +1,129 @@
+"""The features stage on a tiny family, from a store on disk to its folder; and the commands."""
+
+from pathlib import Path
+
+import pytest
+
+from mechprobe.activations import ActivationStore, CacheConfig, cache_activations, train_crosscoder
+from mechprobe.artifacts import read_json, read_manifest
+from mechprobe.cli import main
+from mechprobe.errors import ArtifactError, SiteError
+from mechprobe.features import FeaturesConfig, FeatureTable, analyze_features, explain_features
+from mechprobe.models.family import ModelFamily
+from mechprobe.records import write_jsonl
+from sae_training import CrosscoderConfig, TrainConfig
+
+CONFIG = FeaturesConfig(batch_rows=128, ce_samples=4, n_shown=2, n_examples=2)
+
+
+@pytest.fixture(scope="module")
+def run(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache and a crosscoder of a tiny family."""
+    folder = tmp_path_factory.mktemp("run")
+    prompts = [{"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(10, 40) for b in (3, 17)]
+    write_jsonl(folder / "prompts.jsonl", prompts)
+    family = ModelFamily.load(llama_family)
+    store = cache_activations(
+        family, folder / "prompts.jsonl", ["resid_post.1"], folder / "cache", CacheConfig(held_out_frac=0.2)
+    )
+    shape = CrosscoderConfig(n_models=3, d_model=32, d_sae=48, k=6, model_names=family.names)
+    schedule = TrainConfig(n_tokens=2000, batch_size=100, lr=1e-2)
+    train_crosscoder(store, shape, schedule, folder / "crosscoder")
+    return folder
+
+
+def analyze(run: Path, out: Path, family: ModelFamily | None, config: FeaturesConfig = CONFIG) -> None:
+    analyze_features(run / "crosscoder", run / "cache", out=out, family=family, config=config)
+
+
+def test_the_stage_writes_all_and_is_then_skipped(run: Path, llama_family: dict[str, Path], tmp_path: Path) -> None:
+    family = ModelFamily.load(llama_family)
+    analyze(run, tmp_path / "features", family)
+    manifest = read_manifest(tmp_path / "features")
+    files = {"table.parquet", "top_rows.parquet", "summary.json", "quality.json", "examples.json"}
+    assert set(manifest["outputs"]) == files
+    assert manifest["config"]["site"] == "resid_post.1"
+    store = ActivationStore.open(run / "cache")
+    assert manifest["counts"]["rows"] == store.n_rows
+    assert manifest["counts"]["held_out_rows"] == int(store.in_split("held_out").sum())
+    quality = read_json(tmp_path / "features" / "quality.json")
+    for model in quality["models"].values():
+        assert model["n_samples"] == 4
+        assert model["targets"] == "response"
+        assert model["ce_clean"] > 0
+    for entry in read_json(tmp_path / "features" / "examples.json")["features"]:
+        for example in entry["examples"]:
+            sequence = store.sequence(example["sample"])
+            assert example["row"] in sequence.rows
+            assert len(example["tokens"]) <= len(sequence.rows)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
+    analyze(run, tmp_path / "features", family)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == before
+
+
+def test_without_models_the_loss_is_left_out(run: Path, tmp_path: Path) -> None:
+    analyze(run, tmp_path / "features", None)
+    quality = read_json(tmp_path / "features" / "quality.json")
+    assert "ce_recovered" not in quality["models"]["rl"]
+    assert not (tmp_path / "features" / "examples.json").exists()
+
+
+def test_a_failed_gate_is_in_the_manifest(run: Path, tmp_path: Path) -> None:
+    strict = CONFIG.replace(gate={"min_fve": 1.0})
+    analyze(run, tmp_path / "features", None, strict)
+    results = read_manifest(tmp_path / "features")["results"]
+    assert results["trusted"] is False
+    assert len(results["failures"]) >= 3
+
+
+def test_examples_of_chosen_features(run: Path, llama_family: dict[str, Path], tmp_path: Path) -> None:
+    analyze(run, tmp_path / "features", None)
+    alive = [k for k, dead in enumerate(FeatureTable.load(tmp_path / "features").dead) if not dead][:3]
+    tokenizer = ModelFamily.load(llama_family).tokenizer
+    folders = {"crosscoder": run / "crosscoder", "cache": run / "cache", "features": tmp_path / "features"}
+    out = explain_features(alive, **folders, tokenizer=tokenizer, out=tmp_path / "examples", config=CONFIG)
+    found = read_json(out / "examples.json")["features"]
+    assert [entry["feature"] for entry in found] == alive
+    for entry in found:
+        for example in entry["examples"]:
+            peak = example["activations"]["joint"][example["peak"]]
+            assert peak == max(example["activations"]["joint"]) > 0
+            assert set("".join(example["tokens"])) <= set("0123456789+=")
+
+
+def test_a_site_that_is_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match=r"resid_post\.1, not resid_post\.0"):
+        analyze(run, tmp_path / "features", None, CONFIG.replace(site="resid_post.0"))
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_folder_that_is_no_crosscoder_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        analyze_features(run / "nothing", run / "cache", out=tmp_path / "features", config=CONFIG)
+    assert not (tmp_path / "features").exists()
+
+
+def test_the_command_prints_the_main_numbers(
+    run: Path, llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"{name}={path}" for name, path in llama_family.items()]
+    stages = ["--crosscoder", str(run / "crosscoder"), "--cache", str(run / "cache")]
+    arguments = ["features", *stages, "--out", str(tmp_path / "features")]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert not (tmp_path / "features").exists()
+    assert main([*arguments, "--models", *models]) == 0
+    text = capsys.readouterr().out
+    assert "CE recovered" in text
+    assert "Gate:" in text
+    assert "Features (n = 48;" in text
+    assert main(["report", "--run", str(tmp_path)]) == 0
+    assert "No causal verdict yet" in capsys.readouterr().out
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_mistakes_end_with_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features", "--crosscoder", str(tmp_path / "no"), "--cache", str(tmp_path / "no")]) == 2
+    assert main(["report", "--run", str(tmp_path / "no")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("mechprobe: ") for line in lines)
