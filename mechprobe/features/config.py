@@ -44,7 +44,9 @@ class FeaturesConfig(FrozenConfig):
     """How one model's activation is read through the joint encoder; see `mechprobe.features.readout`."""
     near: tuple[str, ...] | None = None
     """Models near enough to share encoder slots under ``swap``; None means all."""
-    batch_rows: int = Field(default=4096, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows the table is computed from, from the top of the store (whose samples lie in random order); None takes all."""
+    batch_rows: int = Field(default=1024, ge=1)
     """Rows encoded at a time."""
     thresholds: ClassThresholds = ClassThresholds()
     gate: QualityGate = QualityGate()

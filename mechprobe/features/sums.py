@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -93,18 +94,17 @@ class LatentSums:
         self.largest[index].scatter_reduce_(0, active.latent, active.value, "amax")
 
     def _add_latent_scaling(self, crosscoder: Crosscoder, x: Tensor, active: "ActiveEntries") -> None:
+        """All models and both targets go through one sparse product each way."""
         acts = active.matrix(len(x))
-        turned = acts.t().coalesce()
-        scale = model_scale(crosscoder).double()
-        decoders = [crosscoder.W_dec[:, model].double() for model in range(x.shape[1])]
-        for model, decoder in enumerate(decoders):
-            reconstruction = torch.sparse.mm(acts, decoder)
-            error = x[:, model].double() / scale[model] - reconstruction - crosscoder.b_dec[model].double()
-            with_error = torch.sparse.mm(turned, error)
-            with_reconstruction = torch.sparse.mm(turned, reconstruction)
-            for owner, direction in enumerate(decoders):
-                self.dot_error[owner, model] += (with_error * direction).sum(1)
-                self.dot_reconstruction[owner, model] += (with_reconstruction * direction).sum(1)
+        scaled = x.double() / model_scale(crosscoder).double().unsqueeze(1)
+        decoder = crosscoder.W_dec.double()
+        reconstruction = torch.sparse.mm(acts, decoder.flatten(1)).unflatten(1, decoder.shape[1:])
+        error = scaled - reconstruction - crosscoder.b_dec.double()
+        targets = torch.stack([error, reconstruction], dim=1)
+        pulled = torch.sparse.mm(acts.t(), targets.flatten(1)).unflatten(1, targets.shape[1:])
+        dots = einsum(pulled, decoder, "d_sae target model d_model, d_sae owner d_model -> target owner model d_sae")
+        self.dot_error += dots[0]
+        self.dot_reconstruction += dots[1]
 
 
 _READS = ("active", "total", "square", "largest")

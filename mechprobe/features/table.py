@@ -146,7 +146,7 @@ def feature_table(
         crosscoder: The dictionary; its models must be those of the store, in the same order.
         store: Activations of all models on the same tokens.
         config: Settings; the defaults when None.
-        rows: Rows to read, all when None.
+        rows: Rows to read; ``config.max_rows`` from the top, or all, when None.
 
     Returns:
         The table.
@@ -155,6 +155,8 @@ def feature_table(
         StoreError: The store has other models or another width than the crosscoder.
     """
     config = config or FeaturesConfig()
+    if rows is None and config.max_rows is not None:
+        rows = range(min(config.max_rows, store.n_rows))
     sums, top = collect_sums(crosscoder, store, config, rows=rows)
     return build_table(crosscoder, sums, top, config)
 

@@ -37,19 +37,33 @@ class TopRows:
         return merged
 
     def _take(self, latent: Tensor, row: Tensor, value: Tensor) -> None:
-        latent = torch.cat([self.latent, latent])
-        row = torch.cat([self.row, row])
-        value = torch.cat([self.value, value])
+        able = value >= self._entry_value(int(latent.max()) + 1 if len(latent) else 0)[latent]
+        latent = torch.cat([self.latent, latent[able]])
+        row = torch.cat([self.row, row[able]])
+        value = torch.cat([self.value, value[able]])
         order = torch.argsort(row, stable=True)
         order = order[torch.argsort(value[order], descending=True, stable=True)]
         order = order[torch.argsort(latent[order], stable=True)]
         latent, row, value = latent[order], row[order], value[order]
-        counts = torch.bincount(latent) if len(latent) else torch.zeros(0, dtype=torch.int64)
-        starts = torch.cumsum(counts, 0) - counts
-        keep = torch.arange(len(latent)) - starts[latent] < self.n
+        keep = _place_in_latent(latent) < self.n
         self.latent, self.row, self.value = latent[keep], row[keep], value[keep]
+
+    def _entry_value(self, n_latents: int) -> Float[Tensor, " d_sae"]:
+        """For each latent the value that a new row must reach: that of its last place, 0 while places are free."""
+        n_latents = max([n_latents, *(self.latent[-1:] + 1).tolist()])
+        needed = torch.zeros(n_latents)
+        last = _place_in_latent(self.latent) == self.n - 1
+        needed[self.latent[last]] = self.value[last]
+        return needed
 
     def of(self, latent: int) -> list[tuple[int, float]]:
         """``(row, value)`` of one latent, highest first."""
         mask = self.latent == latent
         return list(zip(self.row[mask].tolist(), self.value[mask].tolist(), strict=True))
+
+
+def _place_in_latent(latent: Int[Tensor, " entry"]) -> Int[Tensor, " entry"]:
+    """Place of each entry among those of its latent, where the latents are sorted."""
+    counts = torch.bincount(latent)
+    starts = torch.cumsum(counts, 0) - counts
+    return torch.arange(len(latent)) - starts[latent]

@@ -85,6 +85,12 @@ def test_parts_of_a_store_merge_into_the_whole(crosscoder: Crosscoder, store: Me
     assert merged.n_rows == whole.n_rows == 200
 
 
+def test_fewer_rows_are_the_first_ones(crosscoder: Crosscoder, store: MemoryStore) -> None:
+    few = feature_table(crosscoder, store, CONFIG.replace(max_rows=50))
+    assert few.n_rows == 50
+    pd.testing.assert_frame_equal(few.frame, feature_table(crosscoder, make_store(store.x[:50]), CONFIG).frame)
+
+
 def test_top_rows_are_the_largest_activations(crosscoder: Crosscoder, store: MemoryStore) -> None:
     table = feature_table(crosscoder, store, CONFIG.replace(n_examples=1))  # 4 rows kept of each latent
     acts = crosscoder.encode(store.x).detach()

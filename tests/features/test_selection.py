@@ -1,0 +1,113 @@
+"""Rankings, specifications and matched random sets, against hand-made values."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechprobe.errors import SelectionError
+from mechprobe.features.selection import (
+    agnostic_features,
+    matched_random_sets,
+    ranked_features,
+    relative_values,
+    resolve,
+)
+
+#                 feature: 0    1    2    3    4    5
+VALUES = np.array([[1.0, 0.5, 0.3, 0.0, -2.0, 0.25], [0.2, 2.0, 0.1, 0.0, 3.0, 1.5]])
+LIVE = np.array([True, True, True, True, True, True])
+
+
+def test_relative_values_by_hand() -> None:
+    expected = [[1.0, 0.5, 0.3, 0.0, -2.0, 0.25], [0.2 / 3, 2 / 3, 0.1 / 3, 0.0, 1.0, 0.5]]
+    assert relative_values(VALUES) == pytest.approx(np.array(expected))
+    assert (relative_values(np.array([[-1.0, -2.0]])) == 0).all()
+
+
+def test_agnostic_and_ranking_by_hand() -> None:
+    # above 0.2 of the maximum on both tasks: 1 (0.5, 0.67) and 5 (0.25, 0.5); minima 0.5 and 0.25
+    assert agnostic_features(VALUES).tolist() == [1, 5]
+    # minima: 0 -> 0.067, 1 -> 0.5, 2 -> 0.033, 3 -> 0, 4 -> -2, 5 -> 0.25
+    assert ranked_features(VALUES).tolist() == [1, 5, 0, 2, 3, 4]
+
+
+def test_top_fills_from_below_and_says_so() -> None:
+    chosen = resolve("top3", VALUES, live=LIVE)
+    assert chosen.ids == (1, 5, 0)
+    assert chosen.agnostic == 2
+    assert "2 are task-agnostic, 1 were filled" in chosen.note
+    assert resolve("top:1", VALUES, live=LIVE).note == ""
+    assert "only 6 features are live" in resolve("top50", VALUES, live=LIVE).note
+    dead = LIVE.copy()
+    dead[1] = False
+    assert resolve("top:2", VALUES, live=dead).ids == (5, 0)
+
+
+def test_other_specifications(tmp_path: Path) -> None:
+    table = pd.DataFrame({"feature_idx": range(6), "mas_rl": [0.1, 0.6, 0.7, 0.2, 0.9, 0.3], "density": [0.5] * 6})
+    table.loc[4, "density"] = 0.01
+    assert resolve("agnostic", VALUES, live=LIVE).ids == (1, 5)
+    assert resolve("ids:3,1", VALUES, live=LIVE).ids == (3, 1)
+    assert resolve("ids:,", VALUES, live=LIVE).ids == ()
+    assert resolve('rule:"mas_rl>0.5 and density<0.1"', VALUES, live=LIVE, table=table).ids == (4,)
+    (tmp_path / "f.txt").write_text("5\n0, 2")
+    assert resolve(f"file:{tmp_path / 'f.txt'}", VALUES, live=LIVE).ids == (5, 0, 2)
+    first = resolve("random:4@7", VALUES, live=LIVE).ids
+    assert first == resolve("random:4@7", VALUES, live=LIVE).ids
+    assert len(set(first)) == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("top", "cannot be read"), ("best10", "cannot be read"), ("top0", "names no feature"), ("ids:6", "features 0 to 5"),
+        ("ids:-1", "features 0 to 5"), ("ids:1,1", "twice"), ("ids:x", "no feature index"), ("random:9@1", "6 are live"),
+        ("random:3", "random:N@SEED"), ("file:none.txt", "cannot be read"), ("rule:mas>1", "run `mechprobe features`"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_sentences(spec: str, message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        resolve(spec, VALUES, live=LIVE)
+
+
+@pytest.mark.parametrize(
+    "rule", ["mas_rk>0.5", "@os.system('true')", "mas_rl.__class__", "mas_rl>", "mas_rl[0]", "__import__('os')"]
+)
+def test_rules_cannot_run_code(rule: str) -> None:
+    table = pd.DataFrame({"feature_idx": range(6), "mas_rl": np.zeros(6)})
+    with pytest.raises(SelectionError):
+        resolve(f"rule:{rule}", VALUES, live=LIVE, table=table)
+
+
+@given(st.integers(0, 2**16), st.integers(1, 12))
+def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    density = rng.uniform(0, 0.5, 60) * (rng.random(60) > 0.2)
+    norm = rng.uniform(0.1, 3, 60)
+    ids = [int(k) for k in rng.choice(np.flatnonzero(density > 0), n, replace=False)]
+    sets = matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=3, seed=seed)
+    assert sets == matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=3, seed=seed)
+    for drawn in sets:
+        assert len(set(drawn)) == n
+        assert not set(drawn) & set(ids)
+        assert (density[drawn] > 0).all()
+
+
+def test_random_sets_match_density_and_norm() -> None:
+    rng = np.random.default_rng(0)
+    density = 10 ** rng.uniform(-4, -0.5, 2000)
+    norm = rng.uniform(0.5, 4, 2000)
+    ids = [int(k) for k in np.argsort(-density)[:50]]
+    drawn = np.concatenate(matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=20, seed=1))
+    assert np.median(density[drawn]) > 0.5 * np.median(density[ids])
+    assert np.median(density[drawn]) > 20 * np.median(density)
+    assert abs(np.median(norm[drawn]) - np.median(norm[ids])) < 0.5
+
+
+def test_too_few_features_for_controls() -> None:
+    with pytest.raises(SelectionError, match="3 live features are outside"):
+        matched_random_sets([0, 1, 2, 3], density=np.ones(7), decoder_norm=np.ones(7), n_sets=1, seed=0)
