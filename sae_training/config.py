@@ -103,6 +103,8 @@ class TrainConfig(FrozenConfig):
         l1_warmup_frac: linear rise of lambda from 0.
         aux_coefficient: weight of the auxiliary loss on dead features (topk and batchtopk); 0 turns it off.
         aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
+        aux_batch_frac: share of a batch's tokens that the auxiliary loss looks at; its gradient reaches dead features
+            alone, and a part of the batch revives them as well as all of it.
         dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a tenth of
             ``n_tokens``, at most ten million.
         threshold_momentum: of the running mean of the batch threshold, which is used at inference.
@@ -128,6 +130,7 @@ class TrainConfig(FrozenConfig):
     l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     aux_k: int | None = Field(default=None, ge=1)
+    aux_batch_frac: float = Field(default=0.25, gt=0, le=1)
     dead_after_tokens: int | None = Field(default=None, ge=1)
     threshold_momentum: float = Field(default=0.99, ge=0, lt=1)
     log_every: int = Field(default=50, ge=1)

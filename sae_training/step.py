@@ -2,9 +2,9 @@
 
 With x the scaled and centered activations of a batch of B tokens, A the active features, n_k = sum_m ||W_dec[k, m]||_2::
 
-    loss = 1/B sum_b ||x - x_hat||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha/B sum_b ||(x - x_hat) - e_hat||^2
+    loss = 1/B sum_b ||x - x_hat||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
 
-The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed) to topk and batchtopk.
+The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed, its mean over a part of the batch) to topk and batchtopk.
 Which features are active is held fixed in the gradient, as everywhere in the literature. Centering (subtracting a
 fixed mean from x, and accounting for it in the biases) leaves the crosscoder and the loss as they are; it keeps a large
 mean activation, which every residual stream has, out of the encoder's gradient.
@@ -49,11 +49,19 @@ class Parameters:
 
 @dataclass(frozen=True)
 class StepWeights:
-    """Coefficients of one step."""
+    """Coefficients of one step.
+
+    Attributes:
+        l1: lambda.
+        aux: alpha.
+        aux_k: dead features per token in the auxiliary loss.
+        aux_stride: the auxiliary loss takes every so-manieth token of the batch.
+    """
 
     l1: float
     aux: float
     aux_k: int
+    aux_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,9 @@ def loss_and_gradients(
 
     if dead is not None and weights.aux > 0 and bool(dead.any()):
         which = dead.nonzero().squeeze(1)
-        aux, grads = dead_feature_loss(parameters, x, -error, which, weights)
+        aux, grads = dead_feature_loss(
+            parameters, x[:: weights.aux_stride], -error[:: weights.aux_stride], which, weights
+        )
         for total, part in zip((encoder_grad, decoder_grad, b_enc_grad), grads, strict=True):
             total.index_add_(0, which, part)
 

@@ -44,6 +44,7 @@ class Trainer:
         self.selector = Selector(crosscoder.variant, crosscoder.config.k)
         self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
+        self._aux_stride = round(1 / config.aux_batch_frac)
 
     @torch.no_grad()
     def set_up(self, batches: list[Tensor]) -> None:
@@ -89,7 +90,9 @@ class Trainer:
             SaeTrainingError: when the loss is not finite; the weights are then as before the step.
         """
         config, state = self.config, self.state
-        weights = StepWeights(l1=config.l1_at(state.n_tokens), aux=self._aux, aux_k=self._aux_k)
+        weights = StepWeights(
+            l1=config.l1_at(state.n_tokens), aux=self._aux, aux_k=self._aux_k, aux_stride=self._aux_stride
+        )
         dead = state.tokens_since_fired >= config.dead_window
         output = loss_and_gradients(
             state.parameters, self._centered(batch), self.selector, weights, dead=dead, sparse=self._sparse()

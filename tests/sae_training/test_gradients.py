@@ -43,7 +43,8 @@ def dense_loss(crosscoder: Crosscoder, x: torch.Tensor, l1: float, aux: float, a
         dead_scores = np.where(dead.numpy(), scores, -np.inf)
         cut = np.sort(dead_scores, axis=1)[:, -min(aux_k, int(dead.sum()))][:, None]
         revived = acts * torch.from_numpy(dead_scores >= cut)
-        loss = loss + aux * (revived @ crosscoder.decoder + error.detach()).square().sum(dim=1).mean()
+        left = (revived @ crosscoder.decoder + error.detach()).square().sum(dim=1)
+        loss = loss + aux * left[::3].mean()
     return loss, kept
 
 
@@ -55,7 +56,7 @@ def test_loss_and_gradients_equal_autograd(variant: str, with_dead: bool, sparse
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with_aux = with_dead and variant != "l1"
     dead = torch.arange(24) % 3 == 0 if with_aux else None
-    weights = StepWeights(l1=0.3, aux=0.5 if with_aux else 0.0, aux_k=3)
+    weights = StepWeights(l1=0.3, aux=0.5 if with_aux else 0.0, aux_k=3, aux_stride=3)
 
     expected, kept = dense_loss(crosscoder, x, 0.3, 0.5, 3, dead)
     gradients = torch.autograd.grad(expected, [getattr(crosscoder, name) for name in PARAMETERS])
