@@ -6,13 +6,14 @@ pure function of (seed, epoch, window), so the position is one number: rows serv
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechprobe.activations.numbers import STORED_AS
 from mechprobe.errors import StoreError
 from mechprobe.types import Site
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mechprobe.activations.store import ActivationStore
 
 Split = Literal["train", "held_out", "all"]
+Pool = tuple[np.ndarray, np.ndarray]
+"""Rows as they are stored, and a permutation of them."""
 
 
 class ShuffledBatches:
@@ -59,7 +62,9 @@ class ShuffledBatches:
         self._counts = counts[counts > 0].astype(np.int64)
         self.n_rows = int(self._counts.sum())
         self._pool_rows = pool_rows
-        self._window: tuple[tuple[int, int], Tensor] | None = None
+        self._window: tuple[tuple[int, int], Pool] | None = None
+        self._ahead: dict[tuple[int, int], Future[Pool]] = {}
+        self._known_windows: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         if self.n_rows == 0:
             raise StoreError(f"{store.folder} has no {split} rows; cache with another held_out_frac, or more prompts.")
 
@@ -84,50 +89,69 @@ class ShuffledBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         total = None if self.epochs is None else self.epochs * self.n_rows
-        while total is None or self.rows_served < total:
-            n_rows = self.batch_size if total is None else min(self.batch_size, total - self.rows_served)
-            batch = self._serve(self.rows_served, n_rows)
-            self.rows_served += n_rows
-            yield batch
+        # One thread reads the next window while this one is served; it ends with the iteration.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations") as reader:
+            self._ahead.clear()
+            while total is None or self.rows_served < total:
+                n_rows = self.batch_size if total is None else min(self.batch_size, total - self.rows_served)
+                batch = self._serve(self.rows_served, n_rows, reader)
+                self.rows_served += n_rows
+                yield batch
 
-    def _serve(self, start: int, n_rows: int) -> Tensor:
+    def _serve(self, start: int, n_rows: int, reader: Executor) -> Tensor:
         """Rows ``start`` to ``start + n_rows`` of the endless order."""
         parts = []
         while n_rows > 0:
             epoch, within = divmod(start, self.n_rows)
-            windows, ends = self._windows(epoch)
+            ends = self._windows(epoch)[1]
             number = int(np.searchsorted(ends, within, side="right"))
-            pool = self._pool(epoch, number, windows[number])
+            pool, order = self._pool(epoch, number, reader)
             offset = within - (int(ends[number - 1]) if number else 0)
-            part = pool[offset : offset + n_rows]
+            part = pool[order[offset : offset + n_rows]]
             parts.append(part)
             start, n_rows = start + len(part), n_rows - len(part)
-        return self._store.shaped(parts[0].clone() if len(parts) == 1 else torch.cat(parts))
+        return self._store.shaped(self._store.to_float(np.concatenate(parts) if len(parts) > 1 else parts[0]))
 
     def _windows(self, epoch: int) -> tuple[list[Int[np.ndarray, " block"]], Int[np.ndarray, " window"]]:
         """Blocks of every window of an epoch, and the number of rows served at the end of each."""
-        cached = getattr(self, "_epoch_windows", None)
-        if cached is not None and cached[0] == epoch:
-            return cached[1], cached[2]
+        known = self._known_windows.get(epoch)
+        if known is not None:
+            return known
         order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._blocks))
         served = np.cumsum(self._counts[order])
         window = (served - self._counts[order]) // self._pool_rows
         borders = np.flatnonzero(np.diff(window)) + 1
         windows = np.split(order, borders)
         ends = served[np.append(borders - 1, len(order) - 1)]
-        self._epoch_windows = (epoch, windows, ends)
+        # Two epochs are in use where one ends: the one served and the one read ahead.
+        self._known_windows = {key: value for key, value in self._known_windows.items() if abs(key - epoch) <= 1}
+        self._known_windows[epoch] = (windows, ends)
         return windows, ends
 
-    def _pool(self, epoch: int, number: int, blocks: Int[np.ndarray, " block"]) -> Tensor:
-        if self._window is None or self._window[0] != (epoch, number):
+    def _pool(self, epoch: int, number: int, reader: Executor) -> Pool:
+        """Rows of one window as they are stored, and the order in which they are served."""
+        key = (epoch, number)
+        if self._window is None or self._window[0] != key:
             self._window = None
-            parts = []
-            for start, stop in self._blocks[np.sort(blocks)].tolist():
-                parts.append(self._store.stored_rows(start, stop, self._site)[self._in_split[start:stop]])
-            pool = np.concatenate(parts)
-            order = np.random.default_rng([self._seed, epoch, 1, number]).permutation(len(pool))
-            self._window = ((epoch, number), torch.from_numpy(pool[order]))
+            waiting = self._ahead.pop(key, None)
+            self._window = (key, waiting.result() if waiting is not None else self._read(*key))
+            following = (epoch, number + 1) if number + 1 < len(self._windows(epoch)[0]) else (epoch + 1, 0)
+            if self.epochs is None or following[0] < self.epochs:
+                self._ahead = {following: reader.submit(self._read, *following)}
         return self._window[1]
+
+    def _read(self, epoch: int, number: int) -> Pool:
+        blocks = np.sort(self._windows(epoch)[0][number])
+        pool = np.empty((int(self._counts[blocks].sum()), self._store.d_all), dtype=STORED_AS[self._store.dtype])
+        row = 0
+        for (start, stop), count in zip(self._blocks[blocks].tolist(), self._counts[blocks].tolist(), strict=True):
+            if count == stop - start:
+                self._store.read_into(pool[row : row + count], start, self._site)
+            else:
+                stored = self._store.stored_bytes(start, stop, self._site)
+                pool[row : row + count] = stored[self._in_split[start:stop]]
+            row += count
+        return pool, np.random.default_rng([self._seed, epoch, 1, number]).permutation(len(pool))
 
 
 def _blocks(store: "ActivationStore", block_rows: int) -> Int[np.ndarray, "block 2"]:

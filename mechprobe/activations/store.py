@@ -204,7 +204,7 @@ class ActivationStore:
         Returns:
             ``[row model d_model]``; models of different widths stand side by side, ``[row d_all]``.
         """
-        return self.shaped(torch.from_numpy(self.stored_rows(start, stop, site)))
+        return self.shaped(self.to_float(self.stored_bytes(start, stop, site)))
 
     def rows_of(
         self, model: str, start: int, stop: int, site: Site | str | None = None
@@ -267,19 +267,24 @@ class ActivationStore:
         """Hash every file and compare; returns what is wrong, nothing when all is well."""
         return verify_store(self.folder)
 
-    def stored_rows(self, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
-        """Consecutive rows as they lie on disk, models side by side, ``[row d_all]``."""
+    def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
+        """Numbers as they lie on disk, as float32."""
+        return from_stored(stored, self.dtype).float()
+
+    def stored_bytes(self, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
+        """Consecutive rows as they lie on disk (bfloat16 as uint16), models side by side, ``[row d_all]``."""
         if not 0 <= start <= stop <= self.n_rows:
             raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
-        found = self.resolve_site(site)
         out = np.empty((stop - start, self.d_all), dtype=STORED_AS[self.dtype])
+        self.read_into(out, start, self.resolve_site(site))
+        return out
+
+    def read_into(self, out: np.ndarray, start: int, site: Site) -> None:
+        """Fill ``out`` (``[row d_all]``) with the rows from ``start`` on, as they lie on disk."""
         column = 0
         for name, width in self.widths.items():
-            self._read_into(out[:, column : column + width], name, start, found)
+            self._read_into(out[:, column : column + width], name, start, site)
             column += width
-        if self.dtype == "float32":
-            return out
-        return from_stored(out, self.dtype).float().numpy()
 
     @cached_property
     def d_all(self) -> int:
