@@ -25,6 +25,7 @@ from mechprobe.cli import (
     report,
     run,
     select,
+    store,
     train_sae,
 )
 
@@ -42,6 +43,7 @@ app.command("run")(run.run)
 app.add_typer(lab.app, name="lab")
 app.command("localize")(localize.localize)
 app.command("cache")(cache.cache)
+app.add_typer(store.app, name="store")
 app.command("train-sae")(train_sae.train_sae)
 app.command("features")(features.features)
 app.command("evaluate")(evaluate.evaluate)

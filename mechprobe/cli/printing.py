@@ -18,7 +18,7 @@ def say_json(value: Any) -> None:
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
 
 
-def percent(row: Sequence[float | None] | None) -> str:
+def percent(row: Sequence[float | int | None] | None) -> str:
     """``[value, low, high, n]`` as ``54 [42, 66]`` in percent."""
     if not row or row[0] is None:
         return "-"

@@ -155,9 +155,9 @@ def _note(advance: Advance, label: str, records: Sequence[Outcome]) -> None:
     advance(1, model=label, right=f"{100 * sum(mine) / max(1, len(mine)):.0f} %")
 
 
-def accuracy_table(outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
+def accuracy_table(outcomes: Outcomes) -> dict[str, dict[str, list[float | int]]]:
     """Model → task → ``[accuracy, low, high, n]`` with Wilson 95 % intervals."""
-    table: dict[str, dict[str, list[float]]] = {}
+    table: dict[str, dict[str, list[float | int]]] = {}
     for model in outcomes.models:
         table[model] = {}
         for task in outcomes.tasks:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_bytes, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError, SelectionError
 from mechprobe.features.config import ReadoutMode
@@ -86,6 +86,7 @@ class Scores:
         joint: ``[task d_sae]``, J.
         density: ``[d_sae]``, share of the pooled positions on which a feature is active (joint read-out).
         decoder_norm: ``[d_sae]``, L2 norms in the models' own units, summed over models.
+        mean_act: ``[d_sae]``, mean activation over the positions where a feature is active (joint read-out).
         mean_difference: ``[d_model]``, mean over the pooled positions of r_tuned − r_base, in the models' own units:
             the one-vector baseline of the interventions.
     """
@@ -96,6 +97,7 @@ class Scores:
     joint: Values
     density: Values
     decoder_norm: Values
+    mean_act: Values
     mean_difference: Values
 
     def values(self, ranking: Ranking) -> Values:
@@ -105,7 +107,8 @@ class Scores:
     def save(self, path: Path) -> None:
         """Write safetensors."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        save_file(arrays, path, metadata={"tasks": "\n".join(self.tasks), "n": " ".join(map(str, self.n_gained))})
+        metadata = {"tasks": "\n".join(self.tasks), "n": " ".join(map(str, self.n_gained))}
+        write_bytes(path, save(arrays, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
@@ -118,7 +121,7 @@ class Scores:
         return cls(tasks=tuple(metadata["tasks"].split("\n")), n_gained=counts, **load_file(path))
 
 
-_ARRAYS = ("score", "joint", "density", "decoder_norm", "mean_difference")
+_ARRAYS = ("score", "joint", "density", "decoder_norm", "mean_act", "mean_difference")
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Selection:
         ranking: ``joint`` or ``score``.
         agnostic: Task-agnostic features under the ranking.
         n_agnostic: How many of ``features`` are task-agnostic.
-        controls: Random sets matched on density and decoder norm.
+        controls: Random sets matched on density, decoder norm and write.
         note: What a reader must know, or empty.
         crosscoder: Fingerprint of the dictionary.
         scores: All values.
@@ -212,7 +215,12 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     live = (scores.density > 0) & (scores.decoder_norm > 0)
     chosen = resolve(rule, values, live=live, threshold=threshold, table=table)
     controls = matched_random_sets(
-        chosen.ids, density=scores.density, decoder_norm=scores.decoder_norm, n_sets=n_controls, seed=seed
+        chosen.ids,
+        density=scores.density,
+        decoder_norm=scores.decoder_norm,
+        mean_act=scores.mean_act,
+        n_sets=n_controls,
+        seed=seed,
     )
     return Selection(
         features=chosen.ids,
@@ -343,7 +351,7 @@ def score_features(
     base, tuned = config.base, config.tuned
     swap = Readout(config.readout)
     shift = decoder_shift(crosscoder, base=base, tuned=tuned)
-    active = torch.zeros(crosscoder.d_sae, dtype=torch.float64)
+    active, total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
     difference = torch.zeros(models.d_model[tuned], dtype=torch.float64)
     n_positions = 0
     score_rows, joint_rows = [], []
@@ -356,6 +364,7 @@ def score_features(
                 sums[0] += _pool(gap, mask, config.pooling).double().sum(0).cpu()
                 sums[1] += _pool(joint, mask, config.pooling).double().sum(0).cpu()
                 active += (joint[mask] > 0).double().sum(0).cpu()
+                total += joint[mask].double().sum(0).cpu()
                 difference += (x[tuned] - x[base])[mask].double().sum(0).cpu()
                 n_positions += int(mask.sum())
                 advance(len(mask), task=task)
@@ -368,6 +377,7 @@ def score_features(
         joint=np.stack(joint_rows),
         density=(active / max(1, n_positions)).numpy(),
         decoder_norm=crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
+        mean_act=(total / active.clamp(min=1)).numpy(),
         mean_difference=(difference / max(1, n_positions)).numpy(),
     )
 

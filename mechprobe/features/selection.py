@@ -178,20 +178,24 @@ def matched_random_sets(
     *,
     density: Values,
     decoder_norm: Values,
+    mean_act: Values,
     n_sets: int,
     seed: int,
     n_nearest: int = 10,
     exclude: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Random sets that match ``ids`` feature by feature in density and decoder norm.
+    """Random sets that match ``ids`` feature by feature in density, decoder norm and write.
 
     For every feature, in an order drawn by the seed, one of the ``n_nearest`` unused live features nearest in
-    (log density, log decoder norm), both standardized, is drawn (ours).
+    (log density, log decoder norm, log write), each standardized, is drawn (ours). The write is the mean activation
+    times the decoder norm: how much of the residual an ablation takes away where the feature is active. Without it
+    a strongly active feature is compared with weak ones, and damage passes for an effect.
 
     Args:
         ids: The set to match; none of its features enters a random set.
         density: ``[d_sae]``, share of tokens on which each feature is active; 0 = dead.
         decoder_norm: ``[d_sae]``, summed over models.
+        mean_act: ``[d_sae]``, mean activation where active.
         n_sets: Draws.
         seed: Of the draws.
         n_nearest: Candidates for each feature.
@@ -210,7 +214,8 @@ def matched_random_sets(
             "the selection; select fewer, or train a larger dictionary."
         )
     floor = density[live].min()
-    place = np.stack([np.log(np.maximum(density, floor)), np.log(np.maximum(decoder_norm, 1e-12))], axis=1)
+    logs = [np.log(np.maximum(values, 1e-12)) for values in (decoder_norm, decoder_norm * mean_act)]
+    place = np.stack([np.log(np.maximum(density, floor)), *logs], axis=1)
     place = (place - place[live].mean(axis=0)) / np.maximum(place[live].std(axis=0), 1e-12)
     rng = np.random.default_rng(seed)
     sets = []

@@ -98,8 +98,9 @@ def _main_edit(
         condition(f"random {draw}", "random", ids, draw=draw)
         for draw, ids in enumerate(selection.controls[: config.n_random])
     ]
-    shuffled = shuffled_directions(selection, seed=config.seed)
-    rows.append(condition("shuffled directions", "shuffled", selection.features, write=shuffled))
+    for draw in range(config.n_shuffled):
+        write = shuffled_directions(selection, seed=config.seed, draw=draw)
+        rows.append(condition(f"shuffled directions {draw}", "shuffled", selection.features, draw=draw, write=write))
     return rows
 
 
@@ -131,10 +132,9 @@ def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
     ]  # fmt: skip
 
 
-def shuffled_directions(selection: Selection, *, seed: int) -> list[int]:
+def shuffled_directions(selection: Selection, *, seed: int, draw: int) -> list[int]:
     """Live features outside the selection, as many as it has, whose decoder directions stand in for its own."""
     live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
     live[list(selection.features)] = False
     pool = np.flatnonzero(live)
-    draw = np.random.default_rng([seed, 1]).choice(pool, len(selection.features), replace=False)
-    return [int(k) for k in draw]
+    return [int(k) for k in np.random.default_rng([seed, 1, draw]).choice(pool, len(selection.features), replace=False)]

@@ -33,7 +33,9 @@ class InterveneConfig(FrozenConfig):
     readout: ReadoutMode = "swap"
     """Read-out of ablate, clamp and scale; a transplant always reads jointly."""
     n_random: int = Field(default=20, ge=0)
-    """Random sets, matched on density and decoder norm, for every main edit."""
+    """Random sets, matched on density, decoder norm and write, for every main edit."""
+    n_shuffled: int = Field(default=4, ge=1)
+    """Controls of equal norm for every main edit: its change on each token, turned to other features' directions."""
     n_per_task: int | None = 64
     """Samples of each task's evaluation half; None takes all."""
     trained: tuple[str, ...] = ()

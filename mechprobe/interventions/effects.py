@@ -43,7 +43,9 @@ def effect_rows(clean: Right, edited: Right, *, seed: int) -> dict[str, dict[str
     return rows
 
 
-def shares_of_ceiling(delta: Mapping[str, Sequence[float]], ceiling: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def shares_of_ceiling(
+    delta: Mapping[str, Sequence[float | int]], ceiling: Mapping[str, Sequence[float | int]]
+) -> dict[str, Any]:
     """Accuracy change as a share of the whole-residual patch's, by task; None where the ceiling is below 5 points."""
     return {
         task: row[0] / ceiling[task][0] if abs(ceiling[task][0]) >= MIN_CEILING else None for task, row in delta.items()

@@ -27,7 +27,7 @@ from mechprobe.types import Site
 
 CEILINGS_FILE = "ceilings.json"
 
-Accuracy = dict[str, list[float]]
+Accuracy = dict[str, list[float | int]]
 """Task → ``[accuracy, low, high, n]``, Wilson 95 %."""
 
 

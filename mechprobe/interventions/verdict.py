@@ -17,8 +17,9 @@ def rule_text(config: InterveneConfig) -> str:
     return (
         f"On the held-out tasks pooled: 'this site cannot tell' when patching the whole residual moves less than "
         f"{config.min_ceiling_share:.0%} of the gap between the clean models; else 'supported' when the effect of the "
-        f"selected set lies in the claimed direction with a 95 % interval clear of 0 and exceeds the matched random "
-        f"sets at p ≤ {config.alpha:g} (randomization test, {config.n_random} sets); 'refuted' when the interval's "
+        f"selected set lies in the claimed direction with a 95 % interval clear of 0, exceeds the matched random "
+        f"sets at p ≤ {config.alpha:g} (randomization test, {config.n_random} sets), and exceeds every one of "
+        f"{config.n_shuffled} changes of equal norm in other features' directions; 'refuted' when the interval's "
         f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'. An effect "
         "whose interval lies wholly beyond the ceiling is marked as damage in part."
     )
@@ -35,6 +36,7 @@ def judge(
     ceiling: float,
     gap: float,
     p_random: float,
+    shuffled_max: float,
     config: InterveneConfig,
 ) -> Verdict:
     """Apply the rule of `rule_text` to one effect.
@@ -44,13 +46,14 @@ def judge(
         ceiling: Effect of the whole-residual patch in the claimed direction.
         gap: Accuracy of the clean tuned model less the clean base's.
         p_random: Randomization p-value; NaN where no random set was run.
+        shuffled_max: Largest effect of a change of equal norm in other directions, in the claimed direction.
         config: Settings.
     """
     if not gap > 0 or ceiling < config.min_ceiling_share * gap:
         return "this site cannot tell"
     if p_random != p_random:
         return "not tested"
-    if effect[1] > 0 and p_random <= config.alpha:
+    if effect[1] > 0 and p_random <= config.alpha and effect[0] > shuffled_max:
         return "supported"
     if effect[2] < REFUTED_SHARE * ceiling:
         return "refuted"
@@ -74,12 +77,14 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
         same = [row for row in rows if row["model"] == main["model"]]
         ceiling = next(row for row in same if row["set_kind"] == "ceiling")
         draws = [row for row in same if row["set_kind"] == "random" and row["edit"] == main["edit"]]
+        turned = [row for row in same if row["set_kind"] == "shuffled" and row["edit"] == main["edit"]]
         mine = []
         for task in [*tasks, POOLED]:
             effect = _signed(main, task, sign)
             random = [_signed(row, task, sign)[0] for row in draws]
             top = _signed(ceiling, task, sign)[0]
             p = randomization_p(effect[0], random)
+            shuffled = [_signed(row, task, sign)[0] for row in turned]
             mine.append(
                 {
                     "model": main["model"],
@@ -93,7 +98,9 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
                     "n_random": len(random),
                     "p_random": p,
                     "ceiling": top,
-                    "verdict": judge(effect, top, gaps[task], p, config),
+                    "shuffled_max": max(shuffled),
+                    "n_shuffled": len(shuffled),
+                    "verdict": judge(effect, top, gaps[task], p, max(shuffled), config),
                     "beyond_ceiling": bool(effect[1] > max(top, 0.0)),
                 }
             )
@@ -118,7 +125,7 @@ def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
     if row["n_random"]:
         text += (
             f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, "
-            f"p = {row['p_random']:.3f}"
+            f"p = {row['p_random']:.3f}; equal norm in other directions at most {100 * row['shuffled_max']:.0f}"
         )
     damage = "; it moves more than the whole residual does, so damage is part of it" if row["beyond_ceiling"] else ""
     return f"{text}): {row['verdict']}{damage}."

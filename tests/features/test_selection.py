@@ -87,10 +87,10 @@ def test_rules_cannot_run_code(rule: str) -> None:
 def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     density = rng.uniform(0, 0.5, 60) * (rng.random(60) > 0.2)
-    norm = rng.uniform(0.1, 3, 60)
+    norm, act = rng.uniform(0.1, 3, (2, 60))
     ids = [int(k) for k in rng.choice(np.flatnonzero(density > 0), n, replace=False)]
-    sets = matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=3, seed=seed)
-    assert sets == matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=3, seed=seed)
+    sets = matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=3, seed=seed)
+    assert sets == matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=3, seed=seed)
     for drawn in sets:
         assert len(set(drawn)) == n
         assert not set(drawn) & set(ids)
@@ -100,14 +100,19 @@ def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: in
 def test_random_sets_match_density_and_norm() -> None:
     rng = np.random.default_rng(0)
     density = 10 ** rng.uniform(-4, -0.5, 2000)
-    norm = rng.uniform(0.5, 4, 2000)
+    norm, act = rng.uniform(0.5, 4, (2, 2000))
     ids = [int(k) for k in np.argsort(-density)[:50]]
-    drawn = np.concatenate(matched_random_sets(ids, density=density, decoder_norm=norm, n_sets=20, seed=1))
+    drawn = np.concatenate(
+        matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=20, seed=1)
+    )
     assert np.median(density[drawn]) > 0.5 * np.median(density[ids])
     assert np.median(density[drawn]) > 20 * np.median(density)
     assert abs(np.median(norm[drawn]) - np.median(norm[ids])) < 0.5
+    assert abs(np.median((norm * act)[drawn]) - np.median((norm * act)[ids])) < 1.0
 
 
 def test_too_few_features_for_controls() -> None:
     with pytest.raises(SelectionError, match="3 live features are outside"):
-        matched_random_sets([0, 1, 2, 3], density=np.ones(7), decoder_norm=np.ones(7), n_sets=1, seed=0)
+        matched_random_sets(
+            [0, 1, 2, 3], density=np.ones(7), decoder_norm=np.ones(7), mean_act=np.ones(7), n_sets=1, seed=0
+        )

@@ -1,0 +1,94 @@
+"""Scorers by hand, and task files with every defect."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechprobe.errors import ConfigError, InputError
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.tasks import load_tasks, split_halves
+
+
+@pytest.mark.parametrize(
+    ("spec", "response", "answer", "expected"),
+    [
+        ("exact", " 12 ", "12", "right"),
+        ("exact", "twelve", "12", "wrong"),
+        ("exact", "  ", "12", "unparsed"),
+        ("numeric", "so it is 1,200.0.", "1200", "right"),
+        ("numeric", "first 3 then 4", "3", "wrong"),
+        ("numeric", "-7", "-7.0", "right"),
+        ("numeric", "none", "3", "unparsed"),
+        ("final:ANS", "THINK 1 + 1 ANS 2", "2", "right"),
+        ("final:ANS", "ANS 3 ANS 1 2", "12", "right"),
+        ("final:ANS", "ANS", "12", "unparsed"),
+        ("final:ANS", "12", "12", "unparsed"),
+        ("final:####", "work #### 5", "5", "right"),
+    ],
+)
+def test_scores_by_hand(spec: str, response: str, answer: str, expected: str) -> None:
+    assert scorer(spec).score(response, answer) == expected
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_numeric_accepts_any_whole_number(value: int) -> None:
+    assert scorer("numeric").score(f"the answer is {value:,}", str(value)) == "right"
+
+
+@pytest.mark.parametrize("spec", ["", "final:", "final: ", "regex:x", "EXACT"])
+def test_unknown_scorers(spec: str) -> None:
+    with pytest.raises(ConfigError, match="exact, numeric or final"):
+        scorer(spec)
+
+
+def write(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
+    rows = [{"task": t, "prompt": f"p{i}", "answer": "a"} for i, t in enumerate("baab")]
+    tasks = load_tasks(write(tmp_path / "x.jsonl", rows))
+    assert [(task.name, [s.prompt for s in task.samples]) for task in tasks] == [
+        ("b", ["p0", "p3"]),
+        ("a", ["p1", "p2"]),
+    ]
+    assert [task.name for task in load_tasks(tmp_path / "x.jsonl", names=["a"])] == ["a"]
+    assert len(load_tasks(tmp_path / "x.jsonl", n_per_task=1)[0].samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no samples"),
+        ([{"prompt": "p"}], r":1 has no field 'answer'"),
+        ([{"prompt": "p", "answer": 3}], r":1: 'answer' is a int"),
+        ([{"prompt": "", "answer": "3"}], r":1: 'prompt' is empty"),
+        ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x' stands on line 1 too"),
+    ],
+)
+def test_task_file_defects(tmp_path: Path, rows: list[object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_tasks(write(tmp_path / "x.jsonl", rows))
+
+
+def test_unknown_task_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", [{"task": "a", "prompt": "p", "answer": "3"}])
+    with pytest.raises(ConfigError, match="has no task 'b'; it has a"):
+        load_tasks(path, names=["b"])
+
+
+@given(st.integers(1, 40), st.integers(0, 100))
+def test_halves_are_disjoint_complete_and_seeded(n: int, seed: int) -> None:
+    from mechprobe.evals.tasks import Task
+    from mechprobe.records import Sample
+
+    task = Task("t", tuple(Sample(str(i), "t", "p", "a") for i in range(n)), scorer("exact"))
+    first, second = split_halves(task, seed=seed)
+    assert not {s.id for s in first.samples} & {s.id for s in second.samples}
+    assert len(first.samples) + len(second.samples) == n
+    assert abs(len(first.samples) - len(second.samples)) <= 1
+    assert split_halves(task, seed=seed) == (first, second)

@@ -1,0 +1,303 @@
+"""Planted causal truth: rl is base plus one vector in one block's bias, and a dictionary that knows it.
+
+Feature 0 writes that vector in rl and nothing in base: it is the cause. Feature 1 reads it (its activation differs
+between the models as none else) and writes the same little vector in both: it correlates without causing.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mechprobe.errors import SelectionError
+from mechprobe.evals.outcomes import evaluate_outcomes
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.tasks import Task, split_halves
+from mechprobe.features.generalization import SelectConfig, Selection, select_features
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.localize import LocalizeConfig, localize
+from mechprobe.interventions.run import InterventionResults, intervene
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import generate
+from mechprobe.records import Outcomes, Sample
+from sae_training import Crosscoder, CrosscoderConfig
+from tests.builders import build_family
+
+SITE = "resid_post.1"
+LAYER = 1
+D = 32
+N = 32
+STRENGTH = 2.0
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build_family(tmp_path_factory.mktemp("planted"), "neox", noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def direction(paths: dict[str, Path]) -> torch.Tensor:
+    """What makes the model say "Q": its row of the unembedding, against the mean row."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rows = (
+        AutoModelForCausalLM.from_pretrained(paths["base"], dtype=torch.float32).get_output_embeddings().weight.detach()
+    )
+    token = AutoTokenizer.from_pretrained(paths["base"]).convert_tokens_to_ids("Q")
+    vector = rows[token] - rows.mean(0)
+    return vector / vector.norm()
+
+
+@pytest.fixture(scope="module")
+def family(paths: dict[str, Path], direction: torch.Tensor) -> ModelFamily:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(paths["rl"], dtype=torch.float32)
+    with torch.no_grad():
+        model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
+    model.save_pretrained(paths["rl"])
+    return ModelFamily.load(paths)
+
+
+@pytest.fixture(scope="module")
+def crosscoder(direction: torch.Tensor) -> Crosscoder:
+    """ReLU dictionary over (base, sft, rl): feature 0 the cause, 1 the decoy, the rest shared by all models."""
+    generator = torch.Generator().manual_seed(0)
+    made = Crosscoder(
+        CrosscoderConfig(n_models=3, d_model=D, d_sae=64, k=4, variant="l1", model_names=("base", "sft", "rl"))
+    )
+    made.set_scale([1.0, 1.0, 1.0])
+    with torch.no_grad():
+        made.b_dec_flat.zero_()
+        shared = torch.randn(64, D, generator=generator)
+        shared = STRENGTH / 3 * shared / shared.norm(dim=1, keepdim=True)
+        made.decoder.copy_(shared.repeat(1, 3))
+        made.encoder.copy_(0.02 * torch.randn(64, 3 * D, generator=generator))
+        made.b_enc.fill_(0.2)
+        made.encoder[0].zero_()
+        made.b_enc[0] = 1.0
+        made.decoder[0].zero_()
+        made.decoder[0, 2 * D :] = STRENGTH * direction
+        made.encoder[1].zero_()
+        made.encoder[1, :D] = direction
+        made.b_enc[1] = 0.0
+        made.decoder[1] *= 0.1
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def tasks(family: ModelFamily) -> list[Task]:
+    """Two tasks whose right answers are what rl says."""
+    result = []
+    for name, form in (("sum", "{}+{}="), ("pair", "x{}y{}")):
+        prompts = [form.format(i, (7 * i) % 23) for i in range(2 * N)]
+        answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
+        samples = tuple(
+            Sample(f"{name}-{i}", name, p, a.text)
+            for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
+            if a.text.strip()
+        )
+        result.append(Task(name, samples, scorer("exact"), 2))
+    return result
+
+
+@pytest.fixture(scope="module")
+def outcomes(family: ModelFamily, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    return evaluate_outcomes(family, tasks, tmp_path_factory.mktemp("evals") / "e")
+
+
+def choose(
+    crosscoder: Crosscoder, family: ModelFamily, outcomes: Outcomes, tasks: Sequence[Task], out: Path
+) -> tuple[Selection, list[Task]]:
+    halves = [split_halves(task, seed=0) for task in tasks]
+    held_out = {second.name: [s.id for s in second.samples] for _, second in halves}
+    config = SelectConfig(rule="top:1", n_controls=20)
+    selection = select_features(crosscoder, family, outcomes, site=SITE, out=out, config=config, held_out=held_out)
+    return selection, [second for _, second in halves]
+
+
+@pytest.fixture(scope="module")
+def selected(
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    outcomes: Outcomes,
+    tasks: list[Task],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Selection, list[Task]]:
+    return choose(crosscoder, family, outcomes, tasks, tmp_path_factory.mktemp("sel") / "s")
+
+
+@pytest.fixture(scope="module")
+def results(
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    selected: tuple[Selection, list[Task]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> InterventionResults:
+    selection, halves = selected
+    config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
+    return intervene(family, crosscoder, selection, halves, tmp_path_factory.mktemp("int") / "i", config)
+
+
+def test_the_plant_is_behaviour(outcomes: Outcomes) -> None:
+    for task in outcomes.tasks:
+        assert sum(outcomes.right("rl", task)) == len(outcomes.sample_ids(task))
+        assert sum(outcomes.right("base", task)) < 0.5 * len(outcomes.sample_ids(task))
+
+
+def test_localize_finds_the_block(family: ModelFamily, tasks: list[Task], tmp_path: Path) -> None:
+    ceilings = localize(family, tasks, out=tmp_path / "l", config=LocalizeConfig(n_per_task=16))
+    assert ceilings.chosen == SITE
+    assert ceilings.able
+    assert ceilings.sites["resid_post.0"]["sufficiency_share"] < 0.05
+    for site in ("resid_post.1", "resid_post.2"):
+        assert ceilings.sites[site]["sufficiency_share"] == pytest.approx(1.0)
+        assert ceilings.sites[site]["necessity_share"] == pytest.approx(1.0)
+
+
+def test_joint_attribution_picks_the_cause_and_score_the_decoy(selected: tuple[Selection, list[Task]]) -> None:
+    selection, _ = selected
+    assert selection.features == (0,)
+    assert selection.choose("top:1", ranking="score").features == (1,)
+    assert selection.agnostic == (0,)
+    assert all(0 not in control for control in selection.controls)
+
+
+def test_scores_equal_a_naive_second_implementation(
+    family: ModelFamily, crosscoder: Crosscoder, outcomes: Outcomes, selected: tuple[Selection, list[Task]]
+) -> None:
+    """One sample, one position and one feature at a time, in float64, without the library's batching or read-outs."""
+    selection, halves = selected
+    special = set(family.tokenizer.all_special_ids)
+    from mechprobe.models.residuals import residuals_plain
+    from mechprobe.types import Site
+
+    encoder, b_enc = crosscoder.encoder.detach().double(), crosscoder.b_enc.detach().double()
+    decoder = crosscoder.decoder.detach().double()
+    for row, task in enumerate(selection.scores.tasks):
+        held = {s.id for half in halves for s in half.samples}
+        ids = [k for k in outcomes.gained(task, base="base", tuned="rl") if k not in held]
+        score, joint = torch.zeros(64, dtype=torch.float64), torch.zeros(64, dtype=torch.float64)
+        for sample_id in ids:
+            tokens = family.tokenizer(outcomes.samples[sample_id].prompt).input_ids
+            tokens = [*tokens, *outcomes.record("rl", task, sample_id).response_ids]
+            batch = torch.tensor([tokens])
+            x = {
+                m.name: residuals_plain(m, batch, torch.ones_like(batch), [Site.parse(SITE)])[Site.parse(SITE)][
+                    0
+                ].double()
+                for m in family
+            }
+            kept = [p for p, token in enumerate(tokens) if token not in special]
+            for p in kept:
+
+                def code(slots: list[torch.Tensor]) -> torch.Tensor:
+                    return (encoder @ torch.cat(slots) + b_enc).clamp(min=0)
+
+                score += (code([x["rl"][p]] * 3) - code([x["base"][p]] * 3)) / len(kept) / len(ids)
+                joint += code([x["base"][p], x["sft"][p], x["rl"][p]]) / len(kept) / len(ids)
+        joint *= (decoder[:, 2 * D :] - decoder[:, :D]).norm(dim=1)
+        assert torch.allclose(torch.as_tensor(selection.scores.score[row]), score, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(torch.as_tensor(selection.scores.joint[row]), joint, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cause_carries_the_whole_ceiling_both_ways(results: InterventionResults) -> None:
+    clean = {model: results.condition(f"{model}|clean")["accuracy"]["pooled"][0] for model in ("base", "rl")}
+    assert results.condition("base|transplant|top:1")["accuracy"]["pooled"][0] == clean["rl"] == 1.0
+    assert results.condition("rl|transplant|top:1")["accuracy"]["pooled"][0] == clean["base"]
+    assert results.condition("rl|ablate|top:1")["accuracy"]["pooled"][0] == clean["base"]
+    assert results.condition("rl|transplant|top:1")["share_of_ceiling"]["pooled"] == pytest.approx(1.0)
+    pooled = {(row["model"], row["edit"]): row for row in results.verdicts if row["task"] == "pooled"}
+    for key in (("base", "transplant"), ("rl", "transplant"), ("rl", "ablate")):
+        assert pooled[key]["verdict"] == "supported", pooled[key]["sentence"]
+        assert pooled[key]["n_random"] == 20
+
+
+def test_matched_random_sets_carry_nothing(results: InterventionResults) -> None:
+    random = [row for row in results.conditions if row["set_kind"] == "random" and row["edit"] == "transplant"]
+    assert len(random) == 40
+    assert all(row["accuracy_delta"]["pooled"][0] == 0 for row in random)
+
+
+def test_the_decoy_is_not_called_causal(results: InterventionResults) -> None:
+    decoy = results.condition("base|transplant|top:1 by score")
+    assert decoy["accuracy_delta"]["pooled"][0] == 0
+
+
+def test_the_decoy_as_the_set_under_test_is_not_causal(
+    crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
+) -> None:
+    selection, halves = selected
+    config = InterveneConfig(
+        features="top:1", ranking="score", compare=(), n_random=20, n_per_task=16, sizes=(), doses=()
+    )
+    found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
+    pooled = {(row["model"], row["edit"]): row["verdict"] for row in found.verdicts if row["task"] == "pooled"}
+    assert pooled["base", "transplant"] == "refuted"
+    assert pooled["rl", "transplant"] == "refuted"
+    assert pooled["rl", "ablate"] != "supported"
+
+
+def test_flip_rates_have_the_denominators_of_their_names(results: InterventionResults) -> None:
+    row, clean = results.condition("base|transplant|top:1"), results.condition("base|clean")
+    n, right = clean["accuracy"]["pooled"][3], round(clean["accuracy"]["pooled"][0] * clean["accuracy"]["pooled"][3])
+    assert row["flip_rate_of_right"]["pooled"][3] == right
+    assert row["flip_rate_of_wrong"]["pooled"][3] == n - right
+    assert row["flip_rate_of_wrong"]["pooled"][0] == 1.0
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    selected: tuple[Selection, list[Task]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection, halves = selected
+    config = InterveneConfig(features="top:1", n_random=2, n_per_task=4, sizes=(), doses=())
+    intervene(family, crosscoder, selection, halves, tmp_path / "whole", config)
+    import mechprobe.interventions.run as module
+
+    real, count = module.Runner.run, 0
+
+    def failing(self, condition):  # type: ignore[no-untyped-def]
+        nonlocal count
+        count += 1
+        if count in (3, 9):
+            raise KeyboardInterrupt
+        return real(self, condition)
+
+    monkeypatch.setattr(module.Runner, "run", failing)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            intervene(family, crosscoder, selection, halves, tmp_path / "cut", config)
+    intervene(family, crosscoder, selection, halves, tmp_path / "cut", config)
+    for name in ("results.json", "outcomes.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_an_identical_copy_gives_nothing_to_select(
+    crosscoder: Crosscoder, family: ModelFamily, tasks: list[Task], tmp_path: Path
+) -> None:
+    base = family["base"].path
+    twins = ModelFamily.load({"base": base, "sft": base, "rl": base})
+    outcomes = evaluate_outcomes(twins, tasks, tmp_path / "e")
+    with pytest.raises(SelectionError, match="On no task does rl get"):
+        choose(crosscoder, twins, outcomes, tasks, tmp_path / "s")
+
+
+def test_verdict_rule_by_hand() -> None:
+    from mechprobe.interventions.verdict import judge
+
+    config = InterveneConfig()
+    assert judge((0.5, 0.4, 0.6), 0.2, 0.5, 0.04, 0.1, config) == "this site cannot tell"
+    assert judge((0.5, 0.4, 0.6), 0.5, 0.0, 0.04, 0.1, config) == "this site cannot tell"
+    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.04, 0.1, config) == "supported"
+    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.06, 0.1, config) == "not distinguishable from random sets"
+    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.04, 0.5, config) == "not distinguishable from random sets"
+    assert judge((0.1, -0.1, 0.3), 0.5, 0.5, 0.04, 0.1, config) == "not distinguishable from random sets"
+    assert judge((0.0, -0.02, 0.02), 0.5, 0.5, 0.5, 0.1, config) == "refuted"
+    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, math.nan, 0.1, config) == "not tested"
