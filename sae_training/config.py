@@ -105,7 +105,7 @@ class TrainConfig(FrozenConfig):
         aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
         aux_batch_frac: share of a batch's tokens that the auxiliary loss looks at; its gradient reaches dead features
             alone, and a part of the batch revives them as well as all of it.
-        dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a tenth of
+        dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a twentieth of
             ``n_tokens``, at most ten million.
         threshold_momentum: of the running mean of the batch threshold, which is used at inference.
         log_every: steps between lines of ``metrics.jsonl``.
@@ -128,11 +128,11 @@ class TrainConfig(FrozenConfig):
     grad_clip: float | None = Field(default=1.0, gt=0)
     l1_coefficient: float = Field(default=2.0, ge=0)
     l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
-    aux_coefficient: float = Field(default=1 / 32, ge=0)
+    aux_coefficient: float = Field(default=1.0, ge=0)
     aux_k: int | None = Field(default=None, ge=1)
     aux_batch_frac: float = Field(default=0.25, gt=0, le=1)
     dead_after_tokens: int | None = Field(default=None, ge=1)
-    threshold_momentum: float = Field(default=0.99, ge=0, lt=1)
+    threshold_momentum: float = Field(default=0.98, ge=0, lt=1)
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=500, ge=0)
     keep_checkpoints: int = Field(default=1, ge=1)
@@ -160,7 +160,7 @@ class TrainConfig(FrozenConfig):
         """Tokens without firing after which a feature counts as dead."""
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
-        return min(10_000_000, max(self.batch_size, self.n_tokens // 10))
+        return min(10_000_000, max(self.batch_size, self.n_tokens // 20))
 
     def lr_at(self, n_tokens_seen: int) -> float:
         """The learning rate of the step that begins after so many tokens."""
