@@ -210,7 +210,7 @@ class ActivationStore:
         self, model: str, start: int, stop: int, site: Site | str | None = None
     ) -> Float[Tensor, "row d_model"]:
         """Consecutive rows of one model, as float32."""
-        return from_stored(self._stored(model, start, stop, self.resolve_site(site)), self.dtype).float()
+        return from_stored(self.stored_rows_of(model, start, stop, site), self.dtype).float()
 
     def batches(
         self,
@@ -273,8 +273,7 @@ class ActivationStore:
 
     def stored_bytes(self, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
         """Consecutive rows as they lie on disk (bfloat16 as uint16), models side by side, ``[row d_all]``."""
-        if not 0 <= start <= stop <= self.n_rows:
-            raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
+        self._require_rows(start, stop)
         out = np.empty((stop - start, self.d_all), dtype=STORED_AS[self.dtype])
         self.read_into(out, start, self.resolve_site(site))
         return out
@@ -297,12 +296,20 @@ class ActivationStore:
             return rearrange(flat, "row (model d_model) -> row model d_model", model=len(self.models))
         return flat
 
-    def _stored(self, model: str, start: int, stop: int, site: Site) -> np.ndarray:
+    def stored_rows_of(
+        self, model: str, start: int, stop: int, site: Site | str | None = None
+    ) -> np.ndarray:
+        """Consecutive rows of one model as they lie on disk (bfloat16 as uint16), ``[row d_model]``."""
         if model not in self._models:
             raise StoreError(f"{self.folder} holds {', '.join(self.models)}, not '{model}'; cache that model too.")
+        self._require_rows(start, stop)
         out = np.empty((stop - start, self._models[model].d_model), dtype=STORED_AS[self.dtype])
-        self._read_into(out, model, start, site)
+        self._read_into(out, model, start, self.resolve_site(site))
         return out
+
+    def _require_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_rows:
+            raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
 
     def _read_into(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
         """Copy consecutive rows, over shard borders, without going through h5py."""

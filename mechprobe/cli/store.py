@@ -1,0 +1,69 @@
+"""``mechprobe store info | verify | export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mechprobe.cli import options
+
+Folder = Annotated[Path, typer.Argument(help="Activation store, written by `mechprobe cache`.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (safetensors); it must not exist.")]
+
+app = typer.Typer(no_args_is_help=True, help="Look into an activation store, check every hash, or export it.")
+
+
+@app.command("info")
+def info(folder: Folder, as_json: options.Json = False) -> None:
+    """What is inside."""
+    from mechprobe.activations import ActivationStore
+    from mechprobe.cli.printing import say, say_json
+
+    store = ActivationStore.open(folder)
+    counts = store.manifest["counts"]
+    if as_json:
+        say_json(
+            {
+                "models": store.fingerprints, "widths": store.widths, "sites": [str(site) for site in store.sites],
+                "dtype": store.dtype, "counts": counts, "stream": store.stream_hash,
+                "tokenizer": store.tokenizer_fingerprint,
+            }
+        )
+        return
+    for name, width in store.widths.items():
+        say(f"model     {name}  width {width}  weights {store.fingerprints[name][:16]}")
+    say(f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})")
+    say(f"rows      {counts['rows']:,} of {counts['sequences']:,} sequences, {counts['held_out_rows']:,} held out")
+    say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")
+    say(f"stream    {store.stream_hash}")
+    say(f"tokenizer {store.tokenizer_fingerprint}")
+
+
+@app.command("verify")
+def verify(folder: Folder, as_json: options.Json = False) -> None:
+    """Hash every file again; exit code 2 and one line a file where something changed."""
+    from mechprobe.activations.verify import verify_store
+    from mechprobe.cli.printing import say, say_json
+    from mechprobe.errors import StoreError
+
+    problems = verify_store(folder)
+    if as_json:
+        say_json({"folder": str(folder), "problems": [str(problem) for problem in problems]})
+    elif not problems:
+        say(f"{folder}: every file is what was written.")
+    else:
+        for problem in problems:
+            say(str(problem))
+    if problems:
+        raise StoreError(f"{folder} is damaged in {len(problems)} files; make it again with --force, or from a copy.")
+
+
+@app.command("export")
+def export(folder: Folder, out: Out) -> None:
+    """One safetensors file: ``<site>/<model>`` and the token rows, for tools that read no HDF5."""
+    from mechprobe.activations import ActivationStore
+    from mechprobe.activations.export import export_safetensors
+    from mechprobe.cli.printing import say
+
+    n_bytes = export_safetensors(ActivationStore.open(folder), out)
+    say(f"Written to {out} ({n_bytes / 1e6:,.1f} MB)")
