@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.train_config import TrainSaeConfig
-from mechprobe.artifacts import read_json, read_manifest, write_json
+from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes, load_outcomes
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "features"
 EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
+EXAMPLES = "examples"
+N_EXPLAINED = 12
 RUN_FILE = "run.json"
 STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
 
@@ -60,12 +62,18 @@ class PromptsConfig(FrozenConfig):
 class RunConfig(FrozenConfig):
     """Everything ``mechprobe run`` needs. Sections are named as the commands."""
 
+    name: str = ""
+    """Title of the report."""
+    notes: tuple[str, ...] = ()
+    """What every reader of the report must know; shown at its top."""
     models: dict[str, str] = Field(default_factory=dict)
     """Name to local folder or hub name."""
     base: str = "base"
     """Name of the model before post-training."""
     tuned: str = "rl"
     """Name of the model whose generalization is explained."""
+    near: tuple[str, ...] | None = None
+    """Models near enough to share encoder slots under the ``swap`` read-out; None means all."""
     tasks: TasksConfig = TasksConfig()
     prompts: PromptsConfig = PromptsConfig()
     localize: LocalizeConfig = LocalizeConfig()
@@ -96,7 +104,7 @@ class RunConfig(FrozenConfig):
     ) -> "RunConfig":
         """From a TOML file (its paths relative to it) or the settings of ``start``, overrides, and options.
 
-        Settings that several stages share (``base``, ``tuned``, ``tasks.trained``, ``tasks.force_prefix``, ``seed``) are
+        Settings that several stages share (``base``, ``tuned``, ``near``, ``tasks.trained``, ``tasks.force_prefix``, ``seed``) are
         handed to every stage that does not set its own.
 
         Raises:
@@ -178,17 +186,17 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 _SHARES = {
     "localize": ("base", "tuned"),
     "evaluate": ("base", "force_prefix"),
-    "features": ("base",),
+    "features": ("base", "near"),
     "cache": ("seed",),
     "train_sae": ("seed",),
-    "select": ("base", "tuned", "trained", "seed"),
-    "intervene": ("base", "tuned", "trained", "force_prefix", "seed"),
+    "select": ("base", "tuned", "trained", "near", "seed"),
+    "intervene": ("base", "tuned", "trained", "force_prefix", "near", "seed"),
 }
 
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
     tasks = data.get("tasks", {})
-    values = {name: data[name] for name in ("base", "tuned", "seed") if name in data}
+    values = {name: data[name] for name in ("base", "tuned", "near", "seed") if name in data}
     if isinstance(tasks, dict):
         values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
     result = dict(data)
@@ -315,6 +323,22 @@ class Run:
             force=self.force,
         )
 
+    def examples(self) -> Path:
+        """Top contexts of the first selected features, for the report."""
+        from mechprobe.features.stage import explain_features
+
+        selection = Selection.load(self.folder / SELECTION)
+        return explain_features(
+            selection.features[:N_EXPLAINED],
+            crosscoder=self.folder / CROSSCODER,
+            cache=self.folder / CACHE,
+            features=self.folder / FEATURES,
+            tokenizer=self.family.tokenizer,
+            out=self.folder / EXAMPLES,
+            config=self.config.features,
+            device=self.config.device,
+        )
+
     def intervene(self, out: Path | None = None) -> InterventionResults:
         """Ablate, amplify, transplant, with controls and ceilings."""
         return intervene(
@@ -343,6 +367,8 @@ class Run:
         """The report page."""
         from mechprobe.report import report
 
+        if (self.folder / SELECTION / MANIFEST).is_file() and (self.folder / FEATURES / MANIFEST).is_file():
+            self.examples()
         return report(self.folder)
 
     def crosscoder(self) -> "Crosscoder":

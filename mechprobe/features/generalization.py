@@ -61,6 +61,8 @@ class SelectConfig(FrozenConfig):
     """Which values rank: ``joint`` (J) or ``score`` (the paper's)."""
     readout: ReadoutMode = "swap"
     """Read-out of f^tuned and f^base in the Score."""
+    near: tuple[str, ...] | None = None
+    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     positions: Literal["all", "prompt", "response"] = "all"
     """Token positions that are pooled; special tokens never are."""
     pooling: Literal["mean", "max"] = "mean"
@@ -349,7 +351,7 @@ def score_features(
     names = crosscoder.model_names
     models = family.subset(*names)
     base, tuned = config.base, config.tuned
-    swap = Readout(config.readout)
+    swap = Readout(config.readout, config.near)
     shift = decoder_shift(crosscoder, base=base, tuned=tuned)
     active, total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
     difference = torch.zeros(models.d_model[tuned], dtype=torch.float64)
@@ -457,7 +459,7 @@ def _summary(selection: Selection, config: SelectConfig, left_out: Mapping[str, 
             for name in ("joint", "score")
         },
         "controls": [list(ids) for ids in selection.controls],
-        "readout": config.readout,
+        "readout": str(Readout(config.readout, config.near)),
         "positions": config.positions,
         "pooling": config.pooling,
         "threshold": config.threshold,

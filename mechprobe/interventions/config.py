@@ -32,6 +32,8 @@ class InterveneConfig(FrozenConfig):
     """Sizes of the ranking's head that are transplanted, beside the whole selection."""
     readout: ReadoutMode = "swap"
     """Read-out of ablate, clamp and scale; a transplant always reads jointly."""
+    near: tuple[str, ...] | None = None
+    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     n_random: int = Field(default=20, ge=0)
     """Random sets, matched on density, decoder norm and write, for every main edit."""
     n_shuffled: int = Field(default=4, ge=1)

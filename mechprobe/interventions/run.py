@@ -85,6 +85,10 @@ class Runner:
         self.config = config
         self.site = Site.parse(selection.site)
 
+    def readout(self, edit: str) -> Readout:
+        """How an edit reads features: a transplant jointly, the others as configured."""
+        return Readout("joint") if edit == "transplant" else Readout(self.config.readout, self.config.near)
+
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
         """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
@@ -104,8 +108,7 @@ class Runner:
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
-            transplant = condition.edit == "transplant"
-            readout = Readout("joint") if transplant else Readout(self.config.readout)
+            readout = self.readout(condition.edit)
             with edited(
                 self.family[condition.model],
                 self.crosscoder,
@@ -146,7 +149,7 @@ class Runner:
     def _shuffled(self, condition: Condition) -> Any:
         """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
         edit = Edit.parse(condition.edit)
-        readout = Readout("joint") if edit.kind == "transplant" else Readout(self.config.readout)
+        readout = self.readout(edit.kind)
         own = build_rewrite(
             self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
         )
@@ -285,7 +288,7 @@ def assemble(
         "trained": [name for name in names if name in config.trained],
         "n_per_task": {task.name: len(task.samples) for task in tasks},
         "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
-        "readout": {"transplant": "joint", "ablate, clamp, scale": config.readout},
+        "readout": {"transplant": "joint", "ablate, clamp, scale": str(Readout(config.readout, config.near))},
         "conditions": rows,
         "verdicts": judged,
         "verdict": headline(judged, config),

@@ -9,7 +9,7 @@ from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
 _TEMPLATE = """\
 # mechprobe run --config run.toml: the whole pipeline on this lab. Paths are relative to this file.
 
-[models]
+{heading}[models]
 base = "base"
 sft = "sft"
 rl = "rl"
@@ -39,11 +39,30 @@ lr = 1e-3
 """
 
 
+_NOTES = {
+    "shared-marker": "A planted mechanism to test the tool on, no evidence about large models: pre-training gives every "
+    "skill one shared opening ({marker}) for careful work, and post-training elicits it. Forcing {marker} on the base, "
+    "without any training, is the baseline of every intervention.",
+    "own-markers": "The null: every skill has an opening of its own for careful work, so what post-training elicits in "
+    "the trained skill ({marker}) cannot transfer, and no set of features may be called causal for transfer.",
+}
+_FROZEN = (
+    "Embeddings, final norm and unembedding are frozen in every arm, so the last site carries the whole change by "
+    "construction: its full ceilings say nothing about where a larger model keeps a change."
+)
+
+
 def run_config(recipe: Recipe) -> str:
     """Write the TOML text; what is forced as a baseline is the marker of the trained skill."""
+    opening = marker(TRAINED_SKILL, recipe.rendering)
+    notes = [_NOTES[recipe.name].format(marker=opening), _FROZEN]
+    heading = f'name = "Embedded lab, recipe {recipe.name}"\n'
+    heading += "notes = [\n" + "".join(f'    "{note}",\n' for note in notes) + "]\n"
+    heading += 'near = ["base", "rl"]\n\n'
     return _TEMPLATE.format(
+        heading=heading,
         scorer=SCORER,
         max_new_tokens=MAX_NEW_TOKENS,
         trained=TRAINED_SKILL,
-        marker=marker(TRAINED_SKILL, recipe.rendering),
+        marker=opening,
     )
