@@ -25,6 +25,8 @@ class CrosscoderConfig(FrozenConfig):
             (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1).
         shared_init: the models start from one common decoder direction per feature, so that a feature is shared
             until the data says otherwise. Where widths differ the starts are always independent.
+        n_dedicated: features kept to one model, per model, at the front of the dictionary in the models' order: their
+            encoder and decoder are zero in every other model and stay so; () for none.
         seed: of the initial weights.
     """
 
@@ -36,6 +38,7 @@ class CrosscoderConfig(FrozenConfig):
     model_names: tuple[str, ...] = ()
     decoder_init_norm: float | None = Field(default=None, gt=0)
     shared_init: bool = True
+    n_dedicated: tuple[int, ...] = ()
     seed: int = 0
 
     @classmethod
@@ -65,6 +68,10 @@ class CrosscoderConfig(FrozenConfig):
             )
         if len(set(self.model_names)) != self.n_models:
             raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+        if self.n_dedicated and (len(self.n_dedicated) != self.n_models or min(self.n_dedicated) < 0):
+            raise ValueError(f"n_dedicated = {list(self.n_dedicated)} is no count for each of {self.n_models} models")
+        if sum(self.n_dedicated) > self.d_sae:
+            raise ValueError(f"n_dedicated takes {sum(self.n_dedicated)} of d_sae = {self.d_sae} features; lower it")
         if self.variant != "l1" and self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
         return self

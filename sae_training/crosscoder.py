@@ -278,7 +278,22 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
     if n_draws == 1:
         parts = parts * config.n_models
-    return torch.cat(parts, dim=1)
+    decoder = torch.cat(parts, dim=1)
+    mask = dedicated_mask(config)
+    return decoder if mask is None else decoder * mask
+
+
+def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
+    """1 where a weight may differ from zero, 0 where its feature is dedicated to another model; None when all may."""
+    if not sum(config.n_dedicated):
+        return None
+    mask = torch.ones(config.d_sae, config.d_all)
+    first, column = 0, 0
+    for count, width in zip(config.n_dedicated, config.widths, strict=True):
+        mask[first : first + count] = 0.0
+        mask[first : first + count, column : column + width] = 1.0
+        first, column = first + count, column + width
+    return mask
 
 
 def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " model"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
 from sae_training.config import TrainConfig
-from sae_training.crosscoder import Crosscoder, mean_norm_scale
+from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
 from sae_training.errors import SaeTrainingError
 from sae_training.evaluation import batch_fve
 from sae_training.selection import Selector
@@ -28,6 +28,10 @@ class Trainer:
     """
 
     def __init__(self, crosscoder: Crosscoder, config: TrainConfig) -> None:
+        if config.kernel == "sparse" and crosscoder.device.type != "cpu":
+            raise SaeTrainingError(
+                f"kernel 'sparse' runs on a CPU, the crosscoder is on {crosscoder.device}; take 'auto'."
+            )
         self.crosscoder = crosscoder
         self.config = config
         parameters = Parameters(
@@ -44,6 +48,8 @@ class Trainer:
         self.selector = Selector(crosscoder.variant, crosscoder.config.k)
         self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
+        mask = dedicated_mask(crosscoder.config)
+        self._mask = None if mask is None else mask.to(crosscoder.decoder)
         self._aux_stride = round(1 / config.aux_batch_frac)
 
     @torch.no_grad()
@@ -97,6 +103,10 @@ class Trainer:
         output = loss_and_gradients(
             state.parameters, self._centered(batch), self.selector, weights, dead=dead, sparse=self._sparse()
         )
+        if self._mask is not None:
+            for weight in (state.parameters.encoder, state.parameters.decoder):
+                if weight.grad is not None:
+                    weight.grad.mul_(self._mask)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in state.parameters.all() if p.grad is not None])
         self._require_finite(output, gradient_norm, batch)
         if config.grad_clip is not None:

@@ -97,6 +97,21 @@ def test_identical_models_give_equal_shares_and_nothing_specific(shared_init: bo
     assert recovery(crosscoder, truth, metrics.density).said_specific.sum() == 0
 
 
+@pytest.mark.parametrize("variant", ["batchtopk", "l1"])
+def test_dedicated_features_stay_with_their_model(variant: str) -> None:
+    truth = PlantedFeatures.make(PlantedConfig(n_shared=20, n_specific=4))
+    crosscoder = Crosscoder(
+        CrosscoderConfig(n_models=3, d_model=32, d_sae=48, k=3, variant=variant, n_dedicated=(8, 0, 6))
+    )
+    train(crosscoder, truth.batches(512), TrainConfig(n_tokens=100 * 512, batch_size=512, lr=1e-2))
+    for weights in (crosscoder.W_dec, crosscoder.W_enc.permute(2, 0, 1)):
+        used = (weights != 0).any(dim=2)
+        assert used[:8].tolist() == [[True, False, False]] * 8
+        assert used[8:14].tolist() == [[False, False, True]] * 6
+        assert bool(used[14:].all())
+    assert float(evaluate(crosscoder, truth.batches(512, seed=9, n_batches=2)).density[:14].max()) > 0
+
+
 def test_tokens_are_made_of_the_features() -> None:
     truth = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=3, n_specific=(1, 2), n_rotated=2))
     assert truth.kinds == ("shared",) * 3 + ("specific",) * 3 + ("rotated",) * 2
