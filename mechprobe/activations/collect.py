@@ -25,6 +25,7 @@ from mechprobe.activations.shards import (
     ShardRecord,
     finished_shard,
     remove_partial_files,
+    sole_writer,
     told_of_disk,
     write_shard,
     write_tokens,
@@ -95,17 +96,18 @@ def cache_activations(
         Stage.open(out, name="cache", config=identity, models=family.fingerprints, force=force) as stage,
     ):
         if not stage.done:
-            remove_partial_files(out)
-            stream = stream_of(family, reading, write_responses(family, reading, out))
-            _require_exact_space(family, stream, config, out)
-            write_tokens(out, stream)
-            n_bytes = _collect(family, stream, checked, config, out)
-            stage.finish(
-                outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
-                counts=_counts(stream, n_bytes),
-                results={"stream": stream.hash, "models": list(family.names)},
-                seed=config.seed,
-            )
+            with sole_writer(out):
+                remove_partial_files(out)
+                stream = stream_of(family, reading, write_responses(family, reading, out))
+                _require_exact_space(family, stream, config, out)
+                write_tokens(out, stream)
+                n_bytes = _collect(family, stream, checked, config, out)
+                stage.finish(
+                    outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
+                    counts=_counts(stream, n_bytes),
+                    results={"stream": stream.hash, "models": list(family.names)},
+                    seed=config.seed,
+                )
     return ActivationStore.open(out, models=family.names)
 
 

@@ -48,8 +48,7 @@ class CachePlan:
 
     def require_space(self) -> None:
         """Raise `StoreError` when the store will not fit on the disk."""
-        missing = self.n_bytes() - self.done_bytes - self.free_bytes
-        if missing > 0:
+        if max(0, self.n_bytes() - int(_MARGIN * self.done_bytes)) > self.free_bytes:
             raise StoreError(
                 f"The store needs {_size(self.n_bytes())} and {_size(self.free_bytes)} are free; make space, or lower "
                 "max_tokens, take fewer sites, or dtype bfloat16."

@@ -6,7 +6,9 @@ map them at their file offset. Every file is readable with plain h5py.
 """
 
 import errno
+import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from mechprobe.artifacts import read_json, sha256_file, write_json
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError, StoreError
+
+logger = logging.getLogger(__name__)
 
 TOKENS = "tokens.h5"
 INDEX = "index.json"
@@ -99,6 +103,26 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
         partial.unlink(missing_ok=True)
         raise
     return digest
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep a second process from writing into the same store; the lock goes with the process.
+
+    Raises:
+        StoreError: Another process is writing.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
+        except OSError:  # a file system without locks
+            logger.warning("%s cannot be locked; let only one process write it", folder)
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -77,7 +77,6 @@ def train_crosscoder(
         "training": train_config.model_dump(mode="json"),
         "site": str(found),
         "pool_rows": pool_rows,
-        "device": device.split(":")[0],
     }
     with Stage.open(
         out, name="train-sae", config=settings, inputs={"cache": store.folder}, models=store.fingerprints, force=force
@@ -98,7 +97,7 @@ def train_crosscoder(
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
             counts={name: metrics[name] for name in ("tokens", "distinct_tokens", "held_out_tokens", "steps")},
-            results={"fve": metrics["fve"], "l0": metrics["l0"], "dead_frac": metrics["dead_frac"]},
+            results={"fve": metrics["fve"], "l0": metrics["l0"], "dead_frac": metrics["dead_frac"], "device": device},
             seed=train_config.seed,
         )
     return crosscoder

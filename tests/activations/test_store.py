@@ -69,7 +69,7 @@ def test_sites_must_be_named_and_exist(small_store: ActivationStore) -> None:
     seed=st.integers(0, 3),
     split=st.sampled_from(["train", "held_out", "all"]),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_epoch_serves_every_row_exactly_once(
     small_store: ActivationStore, batch_size: int, block_rows: int, pool_rows: int, seed: int, split: str
 ) -> None:
@@ -92,7 +92,7 @@ def test_an_epoch_serves_every_row_exactly_once(
 
 
 @given(cut=st.integers(0, 40), batch_size=st.integers(1, 90), pool_rows=st.integers(1, 400))
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_saved_position_goes_on_with_the_same_batches(
     small_store: ActivationStore, cut: int, batch_size: int, pool_rows: int
 ) -> None:
