@@ -36,6 +36,7 @@ def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
             raise ModelError(f"Model {role}: {path} has no config.json; give a folder written by save_pretrained.")
         if not any(match for pattern in _WEIGHTS for match in path.glob(pattern)):
             raise ModelError(f"Model {role}: {path} holds no weights; give a folder written by save_pretrained.")
+        _check_headers(path, role=role)
         return path
     text = str(path_or_name)
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
@@ -50,6 +51,20 @@ def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
             f"Model {role}: {text} is no local folder, and the hub did not give it ({reason}); "
             "check the path, or download the model first."
         ) from None
+
+
+def _check_headers(folder: Path, *, role: str) -> None:
+    """Raise `ModelError` for a weight file that is cut short or something else, before any work is begun."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"Model {role}: {file} is no safetensors file that can be read ({_first_line(error)}); copy it again."
+            ) from None
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -1,0 +1,176 @@
+"""Bad input ends in one sentence on stderr, exit code 2, and nothing half-written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mechprobe.cli import main
+from tests.builders import build_family, build_tokenizer
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{i}+{i}="}) + "\n" for i in range(8)))
+    return path
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    path = tmp_path / "tasks.jsonl"
+    rows = [{"id": f"{t}{i}", "task": t, "prompt": f"{i}{t}", "answer": "1"} for t in ("a", "b") for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def models(family: dict[str, Path]) -> list[str]:
+    return ["--models", *(f"{name}={path}" for name, path in family.items())]
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
+    def run(*arguments: object, out: str | None = "out") -> str:
+        capsys.readouterr()
+        argv = [str(argument) for argument in arguments] + (["--out", str(tmp_path / out)] if out else [])
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        lines = captured.err.strip().splitlines()
+        assert captured.out == ""
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("mechprobe: ")
+        assert "Traceback" not in captured.err
+        if out:
+            assert not (tmp_path / out).exists()
+        return lines[0]
+
+    return run
+
+
+def test_usage(fails: Fails) -> None:
+    assert "see `mechprobe --help`" in fails(out=None)
+    assert "No such command 'cahce'" in fails("cahce", out=None)
+    assert "No such option: --sitse" in fails("cache", "--sitse", "x", out=None)
+    assert "write section.key=value" in fails("cache", "--set", "nothing")
+    assert "write NAME=PATH" in fails("cache", "--models", "somewhere")
+    assert "names 'base' twice" in fails("cache", "--models", "base=a", "base=b")
+
+
+def test_settings(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], prompts: Path) -> None:
+    call = ["cache", *models(llama_family), "--prompts", prompts]
+    assert "did you mean 'dtype'" in fails(*call, "--set", "cache.dtpye=float16")
+    assert "does not exist" in fails("cache", "--config", tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[cache\n")
+    assert "is not TOML" in fails("cache", "--config", tmp_path / "bad.toml")
+    assert "No models are given" in fails("cache", "--prompts", prompts, "--sites", "resid_post.1")
+    assert "No prompts are given" in fails("cache", *models(llama_family), "--sites", "resid_post.1")
+    assert "No site is given" in fails(*call)
+
+
+def test_models_and_sites(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], prompts: Path) -> None:
+    rest = ["--prompts", prompts, "--sites", "resid_post.1"]
+    assert "does not exist" in fails("cache", "--models", f"base={tmp_path / 'gone'}", *rest)
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in fails("cache", "--models", f"base={tmp_path / 'empty'}", *rest)
+    other = build_family(tmp_path / "other", names=("rl",))
+    build_tokenizer(("WORD",)).save_pretrained(other["rl"])
+    text = fails("cache", "--models", f"base={llama_family['base']}", f"rl={other['rl']}", *rest)
+    assert "have different tokenizers" in text
+    call = ["cache", *models(llama_family), "--prompts", prompts]
+    assert "resid_post.0 to resid_post.2" in fails(*call, "--sites", "resid_post.9")
+    assert "names no site" in fails(*call, "--sites", "mlp_out.1")
+    weights = llama_family["base"] / "model.safetensors"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in llama_family["base"].iterdir():
+        (broken / file.name).write_bytes(file.read_bytes() if file != weights else b"not weights")
+    assert "model.safetensors is no safetensors file" in fails("cache", "--models", f"base={broken}", *rest)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no prompts"),
+        (b"\n\n", "holds no prompts"),
+        (b'{"text": "x"}\n', ":1 has no field 'prompt'"),
+        (b'{"prompt": "x"}\nnonsense\n', ":2 is not a JSON object"),
+        (b'{"prompt": "\xff"}\n', ":1 is not UTF-8"),
+        (b'{"prompt": 3}\n', "'prompt' is a int"),
+        (b'{"prompt": "' + b"7" * 80 + b'"}\n', "81 tokens"),
+    ],
+)
+def test_prompts(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], content: bytes, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    text = fails("cache", *models(llama_family), "--prompts", path, "--sites", "resid_post.1")
+    assert message in text
+    assert "bad.jsonl" in text or "tokens" in text
+
+
+def test_folders_that_are_something_else(
+    fails: Fails, tmp_path: Path, llama_family: dict[str, Path], prompts: Path
+) -> None:
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    (mine / "a.tex").write_text("x")
+    call = ["cache", *models(llama_family), "--prompts", prompts, "--sites", "resid_post.1", "--out", mine]
+    assert "not empty and not a mechprobe stage" in fails(*call, out=None)
+    assert "not empty and not a mechprobe stage" in fails(*call, "--force", out=None)
+    assert [path.name for path in mine.iterdir()] == ["a.tex"]
+    assert "is no run folder" in fails("intervene", "--run", mine, out=None)
+    assert "is no run folder" in fails("select", "--run", tmp_path / "nowhere", out=None)
+
+
+def test_a_file_that_is_no_crosscoder(fails: Fails, tmp_path: Path, prompts: Path) -> None:
+    from sae_training import Crosscoder, SaeTrainingError
+
+    for place in (prompts, tmp_path / "nowhere", tmp_path):
+        with pytest.raises(SaeTrainingError):
+            Crosscoder.load(place)
+    store = tmp_path / "nostore"
+    store.mkdir()
+    for place in (prompts, tmp_path / "nowhere", tmp_path):
+        fails("features", "--crosscoder", place, "--cache", store)
+
+
+def test_tasks(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], tasks: Path) -> None:
+    call = ["evaluate", *models(llama_family)]
+    assert "No tasks are given" in fails(*call)
+    assert "exact, numeric or final" in fails(*call, "--tasks", tasks, "--scorer", "fuzzy")
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "holds no samples" in fails(*call, "--tasks", tmp_path / "empty.jsonl")
+    assert "has no task 'c'" in fails(*call, "--tasks", tasks, "--set", "tasks.names=['c']")
+    two = [f"{name}={llama_family[name]}" for name in ("base", "sft")]
+    assert "Model 'rl' is not given; the models are base, sft" in fails("localize", "--models", *two, "--tasks", tasks)
+
+
+def test_the_run_checks_everything_first(
+    fails: Fails, llama_family: dict[str, Path], tasks: Path, prompts: Path
+) -> None:
+    call = ["run", *models(llama_family), "--set", f"tasks.file={tasks}", f"prompts.file={prompts}"]
+    assert "has no model 'gold'" in fails(*call, "--set", "tuned=gold")
+    assert "tasks.trained names 'z'" in fails(*call, "--set", "tasks.trained=['z']")
+    assert "is no stage" in fails(*call, "--until", "lunch")
+
+
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [
+        "run",
+        "lab",
+        "localize",
+        "cache",
+        "train-sae",
+        "features",
+        "evaluate",
+        "select",
+        "intervene",
+        "report",
+        "doctor",
+    ]
+    for command in commands:
+        assert main([command, "--help"]) == 0
+        assert "Usage:" in capsys.readouterr().out
