@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -54,6 +55,11 @@ class DenseActive:
     def column_count(self) -> Int[Tensor, " d_sae"]:
         """Rows in which each feature is active."""
         return self.mask.sum(dim=0)
+
+    def split(self, ends: tuple[int, ...]) -> list[tuple[DenseActive, slice]]:
+        """Blocks of features up to each end, and where they are."""
+        blocks = [slice(first, last) for first, last in pairwise((0, *ends))]
+        return [(DenseActive(self.values[:, block], self.mask[:, block]), block) for block in blocks]
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,18 @@ class SparseActive:
     def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
         """Add a number per feature to its entries."""
         return values + addend[self.columns]
+
+    def split(self, ends: tuple[int, ...]) -> list[tuple[SparseActive, slice]]:
+        """Blocks of features up to each end, and where they are."""
+        if ends == (self.d_sae,):
+            return [(self, slice(0, self.d_sae))]
+        parts = []
+        for first, last in pairwise((0, *ends)):
+            inside = (self.columns >= first) & (self.columns < last)
+            columns = self.columns[inside] - first
+            part = SparseActive(self.values[inside], self.rows[inside], columns, self.n_rows, last - first)
+            parts.append((part, slice(first, last)))
+        return parts
 
 
 Active = DenseActive | SparseActive

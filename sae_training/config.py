@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from sae_training.frozen import FrozenConfig
 
-Variant = Literal["batchtopk", "l1", "topk"]
+Variant = Literal["batchtopk", "l1", "matryoshka", "topk"]
 
 
 class CrosscoderConfig(FrozenConfig):
@@ -18,7 +18,8 @@ class CrosscoderConfig(FrozenConfig):
         n_models: M, the number of models that share the dictionary.
         d_model: width of the models' activations; one number, or one per model where widths differ.
         d_sae: F, the number of features.
-        variant: ``batchtopk`` (default), ``topk`` (k features per token), or ``l1`` (the preset of the paper).
+        variant: ``batchtopk`` (default), ``topk`` (k features per token), ``matryoshka`` (batchtopk with nested
+            dictionaries), or ``l1`` (the preset of the paper).
         k: features active per token, on average (batchtopk) or at most (topk); l1 does not use it.
         model_names: one name per model; default ``model_0``, ``model_1``...
         decoder_init_norm: L2 norm of each feature's decoder per model at the start; None takes 0.08 for l1
@@ -27,6 +28,8 @@ class CrosscoderConfig(FrozenConfig):
             until the data says otherwise. Where widths differ the starts are always independent.
         n_dedicated: features kept to one model, per model, at the front of the dictionary in the models' order: their
             encoder and decoder are zero in every other model and stay so; () for none.
+        prefixes: ends of matryoshka's nested dictionaries, increasing, the last d_sae; () takes an eighth, a quarter,
+            a half and all.
         seed: of the initial weights.
     """
 
@@ -39,6 +42,7 @@ class CrosscoderConfig(FrozenConfig):
     decoder_init_norm: float | None = Field(default=None, gt=0)
     shared_init: bool = True
     n_dedicated: tuple[int, ...] = ()
+    prefixes: tuple[int, ...] = ()
     seed: int = 0
 
     @classmethod
@@ -68,6 +72,10 @@ class CrosscoderConfig(FrozenConfig):
             )
         if len(set(self.model_names)) != self.n_models:
             raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+        if self.prefixes and self.variant != "matryoshka":
+            raise ValueError(f"prefixes belong to variant 'matryoshka', not to {self.variant!r}; drop them")
+        if (0, *self.prefix_ends) != tuple(sorted({0, *self.prefix_ends})) or self.prefix_ends[-1] != self.d_sae:
+            raise ValueError(f"prefixes = {list(self.prefixes)} do not increase from above 0 to d_sae = {self.d_sae}")
         if self.n_dedicated and (len(self.n_dedicated) != self.n_models or min(self.n_dedicated) < 0):
             raise ValueError(f"n_dedicated = {list(self.n_dedicated)} is no count for each of {self.n_models} models")
         if sum(self.n_dedicated) > self.d_sae:
@@ -75,6 +83,13 @@ class CrosscoderConfig(FrozenConfig):
         if self.variant != "l1" and self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
         return self
+
+    @property
+    def prefix_ends(self) -> tuple[int, ...]:
+        """Where the nested dictionaries end; ``(d_sae,)`` for every variant but matryoshka."""
+        if self.variant != "matryoshka":
+            return (self.d_sae,)
+        return self.prefixes or tuple(sorted({max(1, self.d_sae // part) for part in (8, 4, 2, 1)}))
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 With x the scaled and centered activations of a batch of B tokens, A the active features, n_k = sum_m ||W_dec[k, m]||_2::
 
-    loss = 1/B sum_b ||x - x_hat||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
+    loss = 1/(P B) sum_b sum_p ||x - x_hat_p||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
 
-The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed, its mean over a part of the batch) to topk and batchtopk.
+x_hat_p takes the features before the p-th of P prefix ends; P = 1 but for matryoshka. The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed, its mean over a part of the batch) to topk and batchtopk.
 Which features are active is held fixed in the gradient, as everywhere in the literature. Centering (subtracting a
 fixed mean from x, and accounting for it in the biases) leaves the crosscoder and the loss as they are; it keeps a large
 mean activation, which every residual stream has, out of the encoder's gradient.
@@ -34,6 +34,7 @@ class Parameters:
         b_enc: of centered activations: the crosscoder's plus ``encoder @ center``.
         b_dec: of centered activations: the crosscoder's minus ``center``.
         widths: of the models, side by side in the columns.
+        prefixes: ends of the nested dictionaries, increasing; ``(d_sae,)`` for a plain one.
     """
 
     encoder: nn.Parameter
@@ -41,6 +42,7 @@ class Parameters:
     b_enc: nn.Parameter
     b_dec: nn.Parameter
     widths: tuple[int, ...]
+    prefixes: tuple[int, ...]
 
     def all(self) -> tuple[nn.Parameter, ...]:
         """For the optimizer, in a fixed order."""
@@ -112,33 +114,55 @@ def loss_and_gradients(
     scores = selector.scores(x, encoder, parameters.b_enc.detach(), norm)
     active, cut = selector.select(scores, norm, sparse=sparse)
 
-    error = active.decode(decoder).add_(parameters.b_dec.detach()).sub_(x)
-    n_rows = x.shape[0]
-    mse = error.square().sum() / n_rows
-    upstream = error * (2.0 / n_rows)
-    values_grad = active.values_gradient(upstream, decoder)
-    decoder_grad = active.weight_gradient(active.values, upstream)
+    parts = active.split(parameters.prefixes)
+    errors = prefix_errors(parts, parameters, x)
+    error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
+    mse = share * sum_of_squares(errors)
     penalty = aux = mse.new_zeros(())
-    if selector.variant.has_l1_penalty and weights.l1 > 0:
-        weight_per_feature = weights.l1 / n_rows * norm
-        column_sum = active.column_sum(active.values)
-        penalty = (weight_per_feature * column_sum).sum()
-        values_grad = active.add_per_feature(values_grad, weight_per_feature)
-        add_norm_gradient_(decoder_grad, decoder, widths, weights.l1 / n_rows * column_sum)
-    encoder_grad = active.weight_gradient(values_grad, x)
-    b_enc_grad = active.column_sum(values_grad)
+    gradients: list[tuple[Tensor, Tensor, Tensor]] = []
+    upstream = torch.zeros_like(x)
+    # A feature is in every prefix that reaches it: its gradient sums the errors from its own prefix to the last.
+    for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
+        upstream = upstream + 2.0 * share * prefix_error
+        values_grad = part.values_gradient(upstream, decoder[place])
+        decoder_grad = part.weight_gradient(part.values, upstream)
+        if selector.variant.has_l1_penalty and weights.l1 > 0:
+            per_feature = weights.l1 / x.shape[0] * norm[place]
+            column_sum = part.column_sum(part.values)
+            penalty = penalty + (per_feature * column_sum).sum()
+            values_grad = part.add_per_feature(values_grad, per_feature)
+            add_norm_gradient_(decoder_grad, decoder[place], widths, weights.l1 / x.shape[0] * column_sum)
+        gradients.insert(0, (part.weight_gradient(values_grad, x), decoder_grad, part.column_sum(values_grad)))
+    totals = gradients[0] if len(gradients) == 1 else tuple(torch.cat(each) for each in zip(*gradients, strict=True))
 
     if dead is not None and weights.aux > 0 and bool(dead.any()):
         which = dead.nonzero().squeeze(1)
         aux, grads = dead_feature_loss(
             parameters, x[:: weights.aux_stride], -error[:: weights.aux_stride], which, weights
         )
-        for total, part in zip((encoder_grad, decoder_grad, b_enc_grad), grads, strict=True):
-            total.index_add_(0, which, part)
+        for total, revived in zip(totals, grads, strict=True):
+            total.index_add_(0, which, revived)
 
-    parameters.encoder.grad, parameters.decoder.grad = encoder_grad, decoder_grad
-    parameters.b_enc.grad, parameters.b_dec.grad = b_enc_grad, upstream.sum(dim=0)
+    parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
+    parameters.b_dec.grad = upstream.sum(dim=0)
     return StepOutput(active, x, error, mse, penalty, aux, norm.sum(), cut)
+
+
+def prefix_errors(
+    parts: Sequence[tuple[Active, slice]], parameters: Parameters, x: Float[Tensor, "batch d_all"]
+) -> list[Float[Tensor, "batch d_all"]]:
+    """x_hat - x with the features up to the end of each part; the last is the whole dictionary's."""
+    errors = []
+    error = parameters.b_dec.detach() - x
+    for part, place in parts:
+        error = part.decode(parameters.decoder.detach()[place]).add_(error)
+        errors.append(error)
+    return errors
+
+
+def sum_of_squares(errors: Sequence[Float[Tensor, "batch d_all"]]) -> Float[Tensor, ""]:
+    """The sum of all squared entries."""
+    return torch.stack([error.square().sum() for error in errors]).sum()
 
 
 def add_norm_gradient_(

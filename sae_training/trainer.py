@@ -40,6 +40,7 @@ class Trainer:
             nn.Parameter(crosscoder.b_enc.detach().clone()),
             nn.Parameter(crosscoder.b_dec_flat.detach().clone()),
             crosscoder.config.widths,
+            crosscoder.config.prefix_ends,
         )
         # A fused update halves the passes over memory on CPU and GPU alike.
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)

@@ -24,6 +24,9 @@ GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
         ({"model_names": ("a", "b", "b")}, "repeats a name"),
         ({"n_dedicated": (1, 2)}, "no count for each of 3 models"),
         ({"n_dedicated": (9, 9, 9)}, "takes 27 of d_sae = 16 features"),
+        ({"prefixes": (4, 16)}, "prefixes belong to variant 'matryoshka', not to 'batchtopk'"),
+        ({"prefixes": (4, 4, 16), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
+        ({"prefixes": (4, 8), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
         ({"variant": "bachtopk"}, "variant = 'bachtopk' is not accepted"),
     ],
 )
@@ -52,6 +55,12 @@ def test_missing_key_is_named() -> None:
 
 def test_default_names_follow_the_number_of_models() -> None:
     assert CrosscoderConfig(**GOOD).model_names == ("model_0", "model_1", "model_2")
+
+
+def test_nested_dictionaries_by_default_and_by_choice() -> None:
+    assert CrosscoderConfig(**GOOD).prefix_ends == (16,)
+    assert CrosscoderConfig(**GOOD, variant="matryoshka").prefix_ends == (2, 4, 8, 16)
+    assert CrosscoderConfig(**GOOD, variant="matryoshka", prefixes=(5, 16)).prefix_ends == (5, 16)
 
 
 def test_paper_preset() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError
 from sae_training.crosscoder import mean_norm_scale
 
-VARIANTS = ("batchtopk", "l1", "topk")
+VARIANTS = ("batchtopk", "l1", "matryoshka", "topk")
 
 
 def filled(
@@ -24,7 +24,7 @@ def filled(
         for parameter in crosscoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     crosscoder.set_scale(torch.rand(n_models, generator=generator) + 0.5)
-    crosscoder.threshold.fill_(2.0 if variant == "batchtopk" else 0.0)
+    crosscoder.threshold.fill_(2.0 if variant in ("batchtopk", "matryoshka") else 0.0)
     return crosscoder
 
 

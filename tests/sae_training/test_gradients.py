@@ -30,13 +30,19 @@ def dense_loss(crosscoder: Crosscoder, x: torch.Tensor, l1: float, aux: float, a
     norm = sum(part.norm(dim=1) for part in crosscoder.decoder.split(list(config.widths), dim=1))
     scores = (acts * norm).detach().numpy()
     keep = scores > 0
-    if config.variant == "batchtopk":
+    if config.variant in ("batchtopk", "matryoshka"):
         keep &= scores >= np.sort(scores.ravel())[-config.k * len(x)]
     if config.variant == "topk":
         keep &= scores >= np.sort(scores, axis=1)[:, -config.k][:, None]
     kept = acts * torch.from_numpy(keep)
     error = kept @ crosscoder.decoder + crosscoder.b_dec_flat - x
     loss = error.square().sum(dim=1).mean()
+    if config.variant == "matryoshka":
+        losses = []
+        for end in config.prefix_ends:
+            x_hat = kept[:, :end] @ crosscoder.decoder[:end] + crosscoder.b_dec_flat
+            losses.append((x_hat - x).square().sum(dim=1).mean())
+        loss = torch.stack(losses).mean()
     if config.variant == "l1":
         loss = loss + l1 * (kept * norm).sum(dim=1).mean()
     if dead is not None:
@@ -50,7 +56,7 @@ def dense_loss(crosscoder: Crosscoder, x: torch.Tensor, l1: float, aux: float, a
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("with_dead", [False, True], ids=["alive", "some dead"])
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "topk"])
+@pytest.mark.parametrize("variant", ["batchtopk", "l1", "matryoshka", "topk"])
 def test_loss_and_gradients_equal_autograd(variant: str, with_dead: bool, sparse: bool) -> None:
     crosscoder = random_crosscoder(variant)
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -60,7 +66,9 @@ def test_loss_and_gradients_equal_autograd(variant: str, with_dead: bool, sparse
 
     expected, kept = dense_loss(crosscoder, x, 0.3, 0.5, 3, dead)
     gradients = torch.autograd.grad(expected, [getattr(crosscoder, name) for name in PARAMETERS])
-    parameters = Parameters(*(getattr(crosscoder, name) for name in PARAMETERS), crosscoder.config.widths)
+    parameters = Parameters(
+        *(getattr(crosscoder, name) for name in PARAMETERS), crosscoder.config.widths, crosscoder.config.prefix_ends
+    )
     output = loss_and_gradients(
         parameters, x, Selector(crosscoder.variant, crosscoder.config.k), weights, dead=dead, sparse=sparse
     )

@@ -46,7 +46,7 @@ def weights(crosscoder: Crosscoder) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in crosscoder.state_dict().values()]
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "topk"])
+@pytest.mark.parametrize("variant", ["batchtopk", "l1", "matryoshka", "topk"])
 def test_same_seed_same_bits_and_another_seed_other_bits(variant: str) -> None:
     runs = [weights(train(small(variant, seed=seed), batches(), settings()).crosscoder) for seed in (1, 1, 2)]
     assert all(torch.equal(one, other) for one, other in zip(runs[0], runs[1], strict=True))
@@ -61,7 +61,7 @@ def test_training_changes_nothing_global() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "topk"])
+@pytest.mark.parametrize("variant", ["batchtopk", "l1", "matryoshka", "topk"])
 def test_sparse_and_dense_kernels_train_alike(variant: str) -> None:
     kernels = [
         train(small(variant).double(), (b.double() for b in batches()), settings(kernel=kernel)).crosscoder
