@@ -123,6 +123,7 @@ def measure(setting: dict[str, int], rounds: int, steps: int) -> dict[str, Any]:
                 losses[name].append(loss)
     tokens = steps * setting["batch_size"]
     result: dict[str, Any] = {"setting": {**setting, "n_models": N_MODELS}, "steps": (rounds + 1) * steps}
+    floor = encode_seconds(setting)
     for name in contestants:
         result[name] = {
             "tokens_per_s": round(tokens / statistics.median(wall[name])),
@@ -132,7 +133,21 @@ def measure(setting: dict[str, int], rounds: int, steps: int) -> dict[str, Any]:
         }
         ratios = [theirs / mine for theirs, mine in zip(cpu["sae_lens"], cpu[name], strict=True)]
         result[name]["speedup_over_sae_lens"] = statistics.median(ratios)
+        result[name]["encode_product_share"] = floor * steps / statistics.median(cpu[name])
     return result
+
+
+def encode_seconds(setting: dict[str, int], repeats: int = 5) -> float:
+    """CPU seconds of the encoder's matrix product alone: the floor of any step that encodes every feature."""
+    d_all = N_MODELS * setting["d_model"]
+    x, weight = torch.randn(setting["batch_size"], d_all), torch.randn(setting["d_sae"], d_all)
+    out = torch.empty(setting["batch_size"], setting["d_sae"])
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        torch.mm(x, weight.T, out=out)
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds[1:])
 
 
 def main() -> None:
@@ -153,7 +168,8 @@ def main() -> None:
     from importlib.metadata import version
 
     report = {
-        "what": "training steps, three models, BatchTopK; speedup = median over rounds of the ratio of CPU seconds",
+        "what": "training steps, three models, BatchTopK; speedup = median over rounds of the ratio of CPU seconds; "
+        "encode_product_share = the encoder's matrix product as a share of the step",
         "note": arguments.note,
         "threads": arguments.threads,
         "rounds": arguments.rounds,

@@ -116,7 +116,8 @@ class TrainConfig(FrozenConfig):
         n_tokens: tokens to train on.
         batch_size: tokens per step; a batch of the stream may be smaller (the last one), never larger.
         lr: peak learning rate of Adam.
-        seed: of whatever the trainer draws (at present nothing in the shipped variants).
+        seed: for whoever makes the batches (mechprobe's train_crosscoder seeds its stream with it); the trainer itself
+            draws nothing, and the weights have the seed of `CrosscoderConfig`.
         lr_warmup_frac: linear rise from 0.
         lr_decay_frac: linear fall to 0 at the end; constant between.
         adam_betas: Adam's moments.
