@@ -40,6 +40,8 @@ class InterveneConfig(FrozenConfig):
     """Controls of equal norm for every main edit: its change on each token, turned to other features' directions."""
     n_per_task: int | None = 64
     """Samples of each task's evaluation half; None takes all."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest response, in tokens; what is cut short counts as unparsed, in the clean runs too. None: the tasks' own."""
     trained: tuple[str, ...] = ()
     """Tasks that post-training saw: measured, and left out of the pooled effect and the verdict."""
     force_prefix: str = ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +209,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
             f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
         )
-    tasks = [task.take(config.n_per_task) for task in tasks]
+    tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
     chosen, others = choose_sets(selection, config, table)
     conditions = plan(chosen, others, config)
     identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
@@ -231,6 +231,10 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             for part in stage.folder.glob("part-*.json"):
                 part.unlink()
     return InterventionResults.load(out)
+
+
+def _limited(task: Task, max_new_tokens: int | None) -> Task:
+    return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
 
 
 def choose_sets(

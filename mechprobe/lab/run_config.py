@@ -28,14 +28,18 @@ file = "prompts.jsonl"
 responses = ["base@1.0", "sft@0.0", "rl@0.0"]
 max_new_tokens = {max_new_tokens}
 max_prompts = 3000
+generation_batch = 512
 
 [train_sae]
 variant = "batchtopk"
 d_sae = 1024
 k = 24
-batch_size = 2048
-n_tokens = 1433600
-lr = 1e-3
+batch_size = 1024
+n_tokens = 700000
+lr = 3e-3
+
+[intervene]
+max_new_tokens = 28
 """
 
 
