@@ -51,8 +51,14 @@ class ShuffledBatches:
         self.epochs = epochs
         self.rows_served = 0
         self._settings = {
-            "stream": store.stream_hash, "models": list(store.models), "site": str(site), "split": split,
-            "seed": seed, "batch_size": batch_size, "block_rows": block_rows, "pool_rows": pool_rows,
+            "stream": store.stream_hash,
+            "models": list(store.models),
+            "site": str(site),
+            "split": split,
+            "seed": seed,
+            "batch_size": batch_size,
+            "block_rows": block_rows,
+            "pool_rows": pool_rows,
         }
         self._seed = seed
         self._in_split = store.in_split(split)

@@ -125,15 +125,18 @@ def _counts(stream: TokenStream, n_bytes: int) -> dict[str, int]:
 
 def _require_exact_space(family: ModelFamily, stream: TokenStream, config: CacheConfig, out: Path) -> None:
     CachePlan(
-        n_prompts=0, n_rows=stream.n_rows, most_rows=stream.n_rows, widths=family.d_model, sites=config.sites,
-        dtype=config.dtype, free_bytes=free_bytes(out),
+        n_prompts=0,
+        n_rows=stream.n_rows,
+        most_rows=stream.n_rows,
+        widths=family.d_model,
+        sites=config.sites,
+        dtype=config.dtype,
+        free_bytes=free_bytes(out),
         done_bytes=sum(file.stat().st_size for file in out.glob("*/shard_*.h5")),
     ).require_space()
 
 
-def _collect(
-    family: ModelFamily, stream: TokenStream, sites: Sequence[Site], config: CacheConfig, out: Path
-) -> int:
+def _collect(family: ModelFamily, stream: TokenStream, sites: Sequence[Site], config: CacheConfig, out: Path) -> int:
     """Every shard of every model that is not yet there; returns the bytes of all of them."""
     n_bytes = 0
     with progress(stream.n_rows * len(family), "caching", unit="tokens") as advance:
@@ -179,9 +182,7 @@ def _collect_model(
     return records
 
 
-def _norms(
-    arrays: dict[str, np.ndarray], config: CacheConfig, training: np.ndarray
-) -> tuple[dict[str, float], int]:
+def _norms(arrays: dict[str, np.ndarray], config: CacheConfig, training: np.ndarray) -> tuple[dict[str, float], int]:
     """Sum of the L2 norms of the training rows as they are stored, per site."""
     sums = {}
     for site, array in arrays.items():
@@ -202,9 +203,7 @@ def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[
         yield batch
 
 
-def padded(
-    rows: Sequence[Sequence[int]], pad_id: int
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """``(ids, attention_mask)``, padded on the right: nothing before the padding can see it."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)

@@ -83,7 +83,7 @@ def checked_sites(family: ModelFamily, config: CacheConfig) -> list[Site]:
     """The sites of the settings, each checked against the family."""
     sites = [site.check(family.n_layers) for site in config.parsed_sites()]
     if not sites:
-        raise ConfigError("No site is given; write sites = [\"resid_post.2\"] or take one that `localize` names.")
+        raise ConfigError('No site is given; write sites = ["resid_post.2"] or take one that `localize` names.')
     return sites
 
 

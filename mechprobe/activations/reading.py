@@ -176,5 +176,3 @@ def stream_of(family: ModelFamily, reading: Reading, responses: Responses) -> To
         shard_rows=config.shard_rows,
         drop_first_positions=config.drop_first_positions,
     )
-
-

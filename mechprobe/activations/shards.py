@@ -153,14 +153,24 @@ def write_shard(
     """Write one shard of one model and list it."""
     name = shard_file(shard.index)
     attributes: dict[str, Any] = {
-        "format": FORMAT, "model": model, "stream": stream_hash, "start": shard.rows.start, "n_rows": len(shard.rows),
+        "format": FORMAT,
+        "model": model,
+        "stream": stream_hash,
+        "start": shard.rows.start,
+        "n_rows": len(shard.rows),
     }
     attributes |= {f"{site}:dtype": dtype for site in arrays}
     digest = write_hdf5(folder / name, arrays, attributes)
     norm_sum, n_norms = norms
     record = ShardRecord(
-        file=name, start=shard.rows.start, n_rows=len(shard.rows), n_bytes=(folder / name).stat().st_size,
-        sha256=digest, stream=stream_hash, norm_sum=norm_sum, n_norms=n_norms,
+        file=name,
+        start=shard.rows.start,
+        n_rows=len(shard.rows),
+        n_bytes=(folder / name).stat().st_size,
+        sha256=digest,
+        stream=stream_hash,
+        norm_sum=norm_sum,
+        n_norms=n_norms,
     )
     with told_of_disk(folder / name):
         write_json(folder / f"{name}.json", asdict(record))

@@ -165,7 +165,10 @@ class ActivationStore:
         kept = np.zeros(n_tokens, dtype=bool)
         kept[self.tokens.position[first:last]] = True
         return StoredSequence(
-            id=stored.id, prompt_id=stored.prompt_id, task=stored.task, source=stored.source,
+            id=stored.id,
+            prompt_id=stored.prompt_id,
+            task=stored.task,
+            source=stored.source,
             ids=stored.prompt_ids + stored.response_ids,
             kept=tuple(kept.tolist()),
             response=tuple(position >= n_prompt for position in range(n_tokens)),
@@ -235,8 +238,14 @@ class ActivationStore:
             pool_rows: Rows that are mixed with each other in memory.
         """
         return ShuffledBatches(
-            self, batch_size, seed, site=self.resolve_site(site), split=split, epochs=epochs,
-            block_rows=block_rows, pool_rows=pool_rows,
+            self,
+            batch_size,
+            seed,
+            site=self.resolve_site(site),
+            split=split,
+            epochs=epochs,
+            block_rows=block_rows,
+            pool_rows=pool_rows,
         )
 
     def scale(self, site: Site | str | None = None) -> Float[Tensor, " model"]:
@@ -296,9 +305,7 @@ class ActivationStore:
             return rearrange(flat, "row (model d_model) -> row model d_model", model=len(self.models))
         return flat
 
-    def stored_rows_of(
-        self, model: str, start: int, stop: int, site: Site | str | None = None
-    ) -> np.ndarray:
+    def stored_rows_of(self, model: str, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
         """Consecutive rows of one model as they lie on disk (bfloat16 as uint16), ``[row d_model]``."""
         if model not in self._models:
             raise StoreError(f"{self.folder} holds {', '.join(self.models)}, not '{model}'; cache that model too.")

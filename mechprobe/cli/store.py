@@ -24,8 +24,12 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
     if as_json:
         say_json(
             {
-                "models": store.fingerprints, "widths": store.widths, "sites": [str(site) for site in store.sites],
-                "dtype": store.dtype, "counts": counts, "stream": store.stream_hash,
+                "models": store.fingerprints,
+                "widths": store.widths,
+                "sites": [str(site) for site in store.sites],
+                "dtype": store.dtype,
+                "counts": counts,
+                "stream": store.stream_hash,
                 "tokenizer": store.tokenizer_fingerprint,
             }
         )

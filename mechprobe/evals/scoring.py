@@ -1,7 +1,6 @@
 """Rule-based scorers: a response and the right answer in, ``right``, ``wrong`` or ``unparsed`` out."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mechprobe.errors import ConfigError
@@ -12,15 +11,13 @@ _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scorer with the specification it was made from.
+    """A scorer; `scorer` makes one from its specification.
 
     Attributes:
         spec: ``exact``, ``numeric`` or ``final:<MARKER>``.
-        extract: Response to answer text, or None where no answer can be found.
     """
 
     spec: str
-    extract: Callable[[str], str | None]
 
     def score(self, response: str, answer: str) -> OutcomeName:
         """Score one response.
@@ -34,11 +31,18 @@ class Scorer:
         found = self.extract(response)
         if found is None:
             return "unparsed"
-        expected = self.extract_answer(answer)
-        return "right" if found == expected else "wrong"
+        return "right" if found == self.expected(answer) else "wrong"
 
-    def extract_answer(self, answer: str) -> str:
-        """The answer in the form that `extract` gives."""
+    def extract(self, response: str) -> str | None:
+        """The answer that a response gives, or None where there is none."""
+        if self.spec == "exact":
+            return response.strip() or None
+        if self.spec == "numeric":
+            return _last_number(response)
+        return _after_last(response, self.spec.partition(":")[2].strip())
+
+    def expected(self, answer: str) -> str:
+        """The right answer in the form that `extract` gives."""
         if self.spec == "numeric":
             return _as_number(answer) or answer.strip()
         return answer.strip() if self.spec == "exact" else _without_blanks(answer)
@@ -54,12 +58,8 @@ def scorer(spec: str) -> Scorer:
         ConfigError: The specification is unknown.
     """
     kind, _, marker = spec.partition(":")
-    if spec == "exact":
-        return Scorer(spec, lambda response: response.strip() or None)
-    if spec == "numeric":
-        return Scorer(spec, _last_number)
-    if kind == "final" and marker.strip():
-        return Scorer(spec, lambda response: _after_last(response, marker.strip()))
+    if spec in ("exact", "numeric") or (kind == "final" and marker.strip()):
+        return Scorer(spec)
     raise ConfigError(f"Scorer '{spec}' is unknown; write exact, numeric or final:<MARKER>.")
 
 

@@ -73,9 +73,7 @@ class Quality:
         return {**value, "models": models, "gate": gate, "failures": list(self.failures), "trusted": self.trusted}
 
 
-def gate_failures(
-    models: dict[str, ModelQuality], dead_share: float, gate: QualityGate
-) -> tuple[str, ...]:
+def gate_failures(models: dict[str, ModelQuality], dead_share: float, gate: QualityGate) -> tuple[str, ...]:
     """One sentence for each threshold that is missed; a value that is not a number misses it."""
     failures = []
     for name, quality in models.items():

@@ -95,8 +95,15 @@ def spliced_losses(
     means = (sums / n_predictions).tolist()
     return {
         name: SplicedLoss(
-            clean, spliced, zero, (zero - spliced) / (zero - clean) if zero != clean else float("nan"),
-            kl_spliced, kl_zero, n_predictions, len(sequences), targets,
+            clean,
+            spliced,
+            zero,
+            (zero - spliced) / (zero - clean) if zero != clean else float("nan"),
+            kl_spliced,
+            kl_zero,
+            n_predictions,
+            len(sequences),
+            targets,
         )
         for name, (clean, spliced, zero, kl_spliced, kl_zero) in zip(names, means, strict=True)
     }

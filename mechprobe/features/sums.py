@@ -133,4 +133,6 @@ class ActiveEntries:
     def matrix(self, n_rows: int) -> Tensor:
         """The same as a sparse ``[batch d_sae]`` matrix."""
         indices = torch.stack([self.row, self.latent])
-        return torch.sparse_coo_tensor(indices, self.value, (n_rows, self.d_sae), is_coalesced=True, check_invariants=False)
+        return torch.sparse_coo_tensor(
+            indices, self.value, (n_rows, self.d_sae), is_coalesced=True, check_invariants=False
+        )

@@ -128,8 +128,13 @@ class FeatureTable:
             raise ArtifactError(f"{folder} has no readable feature table ({error}); make it again.") from None
         columns = [torch.tensor(rows[name].to_numpy()) for name in ("feature", "row", "value")]
         return cls(
-            frame, tuple(summary["models"]), summary["base"], summary["n_rows"], summary["readout"],
-            ClassThresholds(**summary["thresholds"]), TopRows(summary["n_top_rows"], *columns),
+            frame,
+            tuple(summary["models"]),
+            summary["base"],
+            summary["n_rows"],
+            summary["readout"],
+            ClassThresholds(**summary["thresholds"]),
+            TopRows(summary["n_top_rows"], *columns),
         )
 
 
@@ -176,9 +181,7 @@ def collect_sums(
     return sums, top
 
 
-def build_table(
-    crosscoder: Crosscoder, sums: LatentSums, top: TopRows, config: FeaturesConfig
-) -> FeatureTable:
+def build_table(crosscoder: Crosscoder, sums: LatentSums, top: TopRows, config: FeaturesConfig) -> FeatureTable:
     """The table from sums over rows."""
     names = tuple(crosscoder.model_names)
     if config.base not in names:

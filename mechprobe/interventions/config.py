@@ -52,5 +52,8 @@ class InterveneConfig(FrozenConfig):
     """Level of the test against random sets."""
     batch_size: int = Field(default=512, ge=1)
     """Prompts generated at a time."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that share the conditions, each with its share of the threads; small models on a CPU gain most.
+    Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
     seed: int = 0
     """Of halves, random sets, shuffles and bootstraps."""

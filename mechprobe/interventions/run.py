@@ -1,30 +1,24 @@
 """The ``intervene`` stage: run every condition, keep every outcome, and give the verdict."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.outcomes import run_tasks, tasks_fingerprint
+from mechprobe.evals.outcomes import tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import build_rewrite, edited
 from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.effects import POOLED, Right, condition_results
-from mechprobe.interventions.shadow import rewriting
+from mechprobe.interventions.runner import Runner, run_conditions
 from mechprobe.interventions.verdict import headline, rule_text, verdicts
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
-from mechprobe.types import Site
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
@@ -67,111 +61,6 @@ class InterventionResults:
         raise ConfigError(f"There is no condition '{name}'; there are {', '.join(r['name'] for r in self.conditions)}.")
 
 
-class Runner:
-    """Runs conditions on loaded models."""
-
-    def __init__(
-        self,
-        family: ModelFamily,
-        crosscoder: Crosscoder,
-        selection: Selection,
-        tasks: Sequence[Task],
-        config: InterveneConfig,
-    ) -> None:
-        self.family = family.subset(*crosscoder.model_names)
-        self.crosscoder = crosscoder.eval()
-        self.selection = selection
-        self.tasks = list(tasks)
-        self.config = config
-        self.site = Site.parse(selection.site)
-
-    def readout(self, edit: str) -> Readout:
-        """How an edit reads features: a transplant jointly, the others as configured."""
-        return Readout("joint") if edit == "transplant" else Readout(self.config.readout, self.config.near)
-
-    @torch.no_grad()
-    def run(self, condition: Condition) -> dict[str, str]:
-        """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
-        model = self.family[condition.model]
-        prefix = self.config.force_prefix if condition.how == "prefix" else ""
-        with self._in_force(condition):
-            outcomes = run_tasks(
-                model, self.tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix
-            )
-        letters: dict[str, str] = {task.name: "" for task in self.tasks}
-        for outcome in outcomes:
-            letters[outcome.task] += outcome.outcome[0].upper()
-        return letters
-
-    @contextmanager
-    def _in_force(self, condition: Condition) -> Iterator[None]:
-        if condition.how in ("clean", "prefix"):
-            yield
-        elif condition.how == "edit":
-            readout = self.readout(condition.edit)
-            with edited(
-                self.family[condition.model],
-                self.crosscoder,
-                condition.ids,
-                condition.edit,
-                site=self.site,
-                donor=condition.donor,
-                siblings=self.family,
-                readout=readout,
-            ):
-                yield
-        else:
-            with self._rewritten(condition):
-                yield
-
-    @contextmanager
-    def _rewritten(self, condition: Condition) -> Iterator[None]:
-        host = self.family[condition.model]
-        siblings: dict[str, Any] = {}
-        if condition.how == "patch" and condition.donor is not None:
-            donor = condition.donor
-            siblings = {donor: self.family[donor].hf}
-
-            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-                return x[donor]
-        elif condition.how == "vector":
-            sign = 1.0 if condition.model == self.config.base else -1.0
-            vector = torch.as_tensor(sign * self.selection.scores.mean_difference, device=host.device)
-
-            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-                return x[host.name] + vector.to(x[host.name].dtype)
-        else:
-            siblings = {model.name: model.hf for model in self.family if model.name != host.name}
-            rewrite = self._shuffled(condition)
-        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings):
-            yield
-
-    def _shuffled(self, condition: Condition) -> Any:
-        """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
-        edit = Edit.parse(condition.edit)
-        readout = self.readout(edit.kind)
-        own = build_rewrite(
-            self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
-        )
-        other = build_rewrite(
-            self.crosscoder,
-            condition.ids,
-            edit,
-            host=condition.model,
-            donor=condition.donor,
-            readout=readout,
-            write_ids=condition.write_ids,
-        )
-
-        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            resid = x[condition.model]
-            change, turned = own(x) - resid, other(x) - resid
-            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            return resid + turned * ratio
-
-        return rewrite
-
-
 def intervene(  # noqa: PLR0913 - the promised entry point
     family: ModelFamily,
     crosscoder: Crosscoder,
@@ -212,7 +101,8 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
     chosen, others = choose_sets(selection, config, table)
     conditions = plan(chosen, others, config)
-    identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
+    settings = config.model_dump(mode="json", exclude={"workers"})
+    identity = {**settings, "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
     models = family.subset(*crosscoder.model_names).fingerprints
     with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:
@@ -253,16 +143,16 @@ def choose_sets(
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
-    letters: dict[str, dict[str, str]] = {}
+    """Every condition's outcomes; each is kept in a file as it ends, so that an interrupted stage goes on."""
+    parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(conditions)}
+    missing = [condition for condition in conditions if not parts[condition.name].is_file()]
     with progress(len(conditions), "intervening", unit="conditions") as advance:
-        for index, condition in enumerate(conditions):
-            part = folder / f"part-{index:04d}.json"
-            if not part.is_file():
-                write_json(part, runner.run(condition))
-            letters[condition.name] = read_json(part)
-            right = "".join(letters[condition.name].values())
+        advance(len(conditions) - len(missing))
+        for condition, letters in run_conditions(runner, missing, workers=runner.config.workers):
+            write_json(parts[condition.name], letters)
+            right = "".join(letters.values())
             advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")
-    return letters
+    return {name: read_json(part) for name, part in parts.items()}
 
 
 def assemble(

@@ -40,6 +40,7 @@ lr = 3e-3
 
 [intervene]
 max_new_tokens = 28
+workers = 2
 """
 
 

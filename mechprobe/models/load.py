@@ -128,6 +128,10 @@ class LanguageModel:
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to load the model itself."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("hf", "bridge")}
+
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {str(self.path)!r})"
 

@@ -61,9 +61,7 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
             seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", alpha=0.55)
     selected = panel["selected"]
     values, errors = _errors([selected.get(task, [None, None, None]) for task in tasks])
-    axes.errorbar(
-        x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
-    )
+    axes.errorbar(x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6)
     seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
     for kind, by_task in panel.get("others", {}).items():
         if kind in _OTHERS:

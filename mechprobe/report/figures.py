@@ -62,8 +62,16 @@ def accuracy_figure(
             place = np.arange(len(tasks)) + (0 - (len(models) - 1) / 2) * width
             values, _ = _errors([forced.get(task, _NOTHING) for task in tasks])
             axes.plot(
-                place, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white",
-                markeredgecolor=INK, markeredgewidth=1.4, label=plain(forced_label), zorder=5,
+                place,
+                values,
+                linestyle="none",
+                marker="D",
+                markersize=6.5,
+                markerfacecolor="white",
+                markeredgecolor=INK,
+                markeredgewidth=1.4,
+                label=plain(forced_label),
+                zorder=5,
             )
         axes.set_xticks(np.arange(len(tasks)), [plain(task) for task in tasks])
         axes.tick_params(axis="x", length=0)
@@ -130,8 +138,13 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
                 axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=plain(name))
             axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
             axes.annotate(
-                "equal", (equal, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0), fontsize=8.5,
-                textcoords="offset points", va="top",
+                "equal",
+                (equal, 0.98),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 0),
+                fontsize=8.5,
+                textcoords="offset points",
+                va="top",
             )
             axes.set_title(title)
             axes.set_xlim(0, 1)

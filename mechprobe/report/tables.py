@@ -110,7 +110,9 @@ def evaluation_sentences(accuracy: Mapping[str, Json], base: str) -> list[str]:
             continue
         above = [task for task in accuracy[model] if beats_by(accuracy[model][task], accuracy[base][task])]
         below = [task for task in accuracy[model] if beats_by(accuracy[base][task], accuracy[model][task])]
-        parts = [f"above {base} on {listing(above)}"] * bool(above) + [f"below {base} on {listing(below)}"] * bool(below)
+        parts = [f"above {base} on {listing(above)}"] * bool(above) + [f"below {base} on {listing(below)}"] * bool(
+            below
+        )
         told = " and ".join(parts) or f"neither above nor below {base} on any task"
         sentences.append(f"{model} is {told}, by more than three standard errors of the difference.")
     return sentences
@@ -161,7 +163,9 @@ def quality_rows(models: Mapping[str, Json]) -> list[dict[str, str]]:
                 "fve_per_token": f"{number(value['fve_per_token']):.3f}",
                 "l0": f"{number(value['l0']):.1f}",
                 "dead": f"{percent(value['dead_share'], 1)} %",
-                "ce": " / ".join(f"{value[f'ce_{kind}']:.3f}" for kind in ("clean", "spliced", "zero")) if measured else "–",
+                "ce": " / ".join(f"{value[f'ce_{kind}']:.3f}" for kind in ("clean", "spliced", "zero"))
+                if measured
+                else "–",
                 "recovered": f"{value['ce_recovered']:.3f}" if measured else "–",
                 "kl": f"{value['kl_spliced']:.3f}" if measured else "–",
                 "n": f"{value['n_predictions']:,}" if measured else "–",
@@ -204,9 +208,7 @@ def effect_tasks(interventions: Json, order: Sequence[str]) -> list[str]:
     return [*(task for task in found if task != POOLED), *(task for task in found if task == POOLED)]
 
 
-def effect_panels(
-    interventions: Json, evaluation: Json | None, tasks: Sequence[str]
-) -> list[dict[str, Any]]:
+def effect_panels(interventions: Json, evaluation: Json | None, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """One panel per edit of the selected set: its effect, the random sets, ceiling, baseline and other controls."""
     conditions = interventions["conditions"]
     panels = []
@@ -337,9 +339,7 @@ def share_curves(interventions: Json, tasks: Sequence[str]) -> dict[str, dict[st
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     wanted = [c for c in interventions["conditions"] if c.get("set_kind") == "size"]
     titles = {edit_title(condition) for condition in wanted}
-    selected = [
-        c for c in interventions["conditions"] if c.get("set_kind") == "selected" and edit_title(c) in titles
-    ]
+    selected = [c for c in interventions["conditions"] if c.get("set_kind") == "selected" and edit_title(c) in titles]
     for condition in [*wanted, *selected]:
         curve = curves.setdefault(edit_title(condition), {})
         for task, share in (condition.get("share_of_ceiling") or {}).items():

@@ -1,0 +1,158 @@
+"""Runs conditions on loaded models, in this process or in several."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from mechprobe.evals.outcomes import run_tasks
+from mechprobe.evals.tasks import Task
+from mechprobe.features.generalization import Selection
+from mechprobe.features.readout import Readout
+from mechprobe.interventions.attach import build_rewrite, edited
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.shadow import rewriting
+from mechprobe.models.family import ModelFamily
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+
+class Runner:
+    """Runs conditions on loaded models."""
+
+    def __init__(
+        self,
+        family: ModelFamily,
+        crosscoder: Crosscoder,
+        selection: Selection,
+        tasks: Sequence[Task],
+        config: InterveneConfig,
+    ) -> None:
+        self.family = family.subset(*crosscoder.model_names)
+        self.crosscoder = crosscoder.eval()
+        self.selection = selection
+        self.tasks = list(tasks)
+        self.config = config
+        self.site = Site.parse(selection.site)
+
+    def readout(self, edit: str) -> Readout:
+        """How an edit reads features: a transplant jointly, the others as configured."""
+        return Readout("joint") if edit == "transplant" else Readout(self.config.readout, self.config.near)
+
+    @torch.no_grad()
+    def run(self, condition: Condition) -> dict[str, str]:
+        """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
+        model = self.family[condition.model]
+        prefix = self.config.force_prefix if condition.how == "prefix" else ""
+        with self._in_force(condition):
+            outcomes = run_tasks(
+                model, self.tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix
+            )
+        letters: dict[str, str] = {task.name: "" for task in self.tasks}
+        for outcome in outcomes:
+            letters[outcome.task] += outcome.outcome[0].upper()
+        return letters
+
+    @contextmanager
+    def _in_force(self, condition: Condition) -> Iterator[None]:
+        if condition.how in ("clean", "prefix"):
+            yield
+        elif condition.how == "edit":
+            readout = self.readout(condition.edit)
+            with edited(
+                self.family[condition.model],
+                self.crosscoder,
+                condition.ids,
+                condition.edit,
+                site=self.site,
+                donor=condition.donor,
+                siblings=self.family,
+                readout=readout,
+            ):
+                yield
+        else:
+            with self._rewritten(condition):
+                yield
+
+    @contextmanager
+    def _rewritten(self, condition: Condition) -> Iterator[None]:
+        host = self.family[condition.model]
+        siblings: dict[str, Any] = {}
+        if condition.how == "patch" and condition.donor is not None:
+            donor = condition.donor
+            siblings = {donor: self.family[donor].hf}
+
+            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+                return x[donor]
+        elif condition.how == "vector":
+            sign = 1.0 if condition.model == self.config.base else -1.0
+            vector = torch.as_tensor(sign * self.selection.scores.mean_difference, device=host.device)
+
+            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+                return x[host.name] + vector.to(x[host.name].dtype)
+        else:
+            siblings = {model.name: model.hf for model in self.family if model.name != host.name}
+            rewrite = self._shuffled(condition)
+        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings):
+            yield
+
+    def _shuffled(self, condition: Condition) -> Any:
+        """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
+        edit = Edit.parse(condition.edit)
+        readout = self.readout(edit.kind)
+        own = build_rewrite(
+            self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
+        )
+        other = build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            edit,
+            host=condition.model,
+            donor=condition.donor,
+            readout=readout,
+            write_ids=condition.write_ids,
+        )
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[condition.model]
+            change, turned = own(x) - resid, other(x) - resid
+            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return resid + turned * ratio
+
+        return rewrite
+
+
+Done = tuple[Condition, dict[str, str]]
+_worker: dict[str, Runner] = {}
+
+
+def run_conditions(runner: Runner, conditions: Sequence[Condition], *, workers: int = 1) -> Iterator[Done]:
+    """Yield ``(condition, outcomes)`` as each ends: in order with one worker, in any order with several."""
+    if workers == 1 or len(conditions) < 2:
+        for condition in conditions:
+            yield condition, runner.run(condition)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(
+        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
+    )
+    try:
+        waiting = {pool.submit(_work, condition): condition for condition in conditions}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(runner: Runner, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker["runner"] = runner
+
+
+def _work(condition: Condition) -> dict[str, str]:
+    return _worker["runner"].run(condition)
