@@ -203,6 +203,7 @@ class Stage:
         inputs: Mapping[str, Path | str] | None = None,
         models: Mapping[str, str] | None = None,
         force: bool = False,
+        remake: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -213,6 +214,7 @@ class Stage:
             inputs: Name to file or finished stage folder that this stage reads.
             models: Name to fingerprint of every model it reads.
             force: Empty a folder of ours and begin again.
+            remake: Do so where the work differs, instead of refusing; for views that are cheap to draw again.
 
         Yields:
             The stage; ``stage.done`` says that there is nothing to do.
@@ -228,16 +230,19 @@ class Stage:
             "models": dict(models or {}),
         }
         stage = cls(folder, name, identity, dict(models or {}))
-        stage._enter(force)
+        stage._enter(force, remake)
         yield stage
 
-    def _enter(self, force: bool) -> None:
+    def _enter(self, force: bool, remake: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ArtifactError(f"{self.folder} is a file; give another --out.")
         finished = (self.folder / MANIFEST).is_file()
         unfinished = (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (finished or unfinished):
             raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
+        if remake and (finished or unfinished) and not force:
+            found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
+            force = bool(self._changes(found))
         if (finished or unfinished) and not force:
             self._check_same(read_json(self.folder / (MANIFEST if finished else UNFINISHED)), finished)
             if finished:
@@ -248,9 +253,12 @@ class Stage:
             shutil.rmtree(self.folder)
         write_json(self.folder / UNFINISHED, self.identity)
 
-    def _check_same(self, found: Any, finished: bool) -> None:
+    def _changes(self, found: Any) -> list[str]:
         old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
-        changes = _differences(old, self.identity)
+        return _differences(old, self.identity)
+
+    def _check_same(self, found: Any, finished: bool) -> None:
+        changes = self._changes(found)
         if changes:
             shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
             state = "a finished" if finished else "an unfinished"

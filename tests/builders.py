@@ -29,8 +29,13 @@ def build_tokenizer(extra_words: tuple[str, ...] = ()) -> PreTrainedTokenizerFas
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        padding_side="left", model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
@@ -39,9 +44,16 @@ def build_config(
 ) -> PretrainedConfig:
     """Config of a tiny model of one architecture type."""
     shared = {
-        "vocab_size": vocab_size, "hidden_size": d_model, "intermediate_size": 2 * d_model,
-        "num_hidden_layers": n_layers, "num_attention_heads": 4, "max_position_embeddings": max_context,
-        "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "tie_word_embeddings": False,
+        "vocab_size": vocab_size,
+        "hidden_size": d_model,
+        "intermediate_size": 2 * d_model,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": max_context,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "tie_word_embeddings": False,
     }
     match architecture:
         case "llama":
@@ -93,7 +105,8 @@ def build_family(
             model.load_state_dict(
                 {
                     key: value + noise * torch.randn(value.shape, generator=generator)
-                    if value.is_floating_point() else value
+                    if value.is_floating_point()
+                    else value
                     for key, value in original.items()
                 }
             )

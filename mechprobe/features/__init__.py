@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechprobe.features.config import ClassThresholds, FeaturesConfig, QualityGate
-    from mechprobe.features.examples import feature_examples, write_examples
+    from mechprobe.features.examples import feature_examples
     from mechprobe.features.norms import mas, nrn
     from mechprobe.features.quality import Quality, measure_quality
     from mechprobe.features.readout import Readout
@@ -30,7 +30,6 @@ _HOME = {
     "mas": "norms",
     "measure_quality": "quality",
     "nrn": "norms",
-    "write_examples": "examples",
 }
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
     "mas",
     "measure_quality",
     "nrn",
-    "write_examples",
 ]
 
 

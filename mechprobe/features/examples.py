@@ -1,7 +1,6 @@
 """Contexts in which a latent fires most, as text, with every model's activation side by side."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.artifacts import Stage, write_json
 from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.readout import Readout
@@ -73,25 +71,6 @@ def feature_examples(
         examples = [_context(crosscoder, store, tokenizer, feature, row, config) for row in rows]
         result.append({"feature": feature, "statistics": _statistics(table, feature), "examples": examples})
     return result
-
-
-def write_examples(
-    examples: Sequence[dict[str, Any]], *, out: Path | str, inputs: dict[str, Path | str], force: bool = False
-) -> Path:
-    """Keep what `feature_examples` gave as a stage folder of its own, ``examples/`` of a run.
-
-    Args:
-        examples: For features chosen after the features stage, for example those of a selection.
-        out: The folder.
-        inputs: Files and stage folders they were made from, by name.
-        force: Make a finished folder again.
-    """
-    config = {"features": [example["feature"] for example in examples]}
-    with Stage.open(out, name="examples", config=config, inputs=inputs, force=force) as stage:
-        if not stage.done:
-            write_json(stage.folder / EXAMPLES_FILE, {"features": list(examples)})
-            stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
-    return Path(out)
 
 
 def shown_features(table: FeatureTable, n: int) -> list[int]:

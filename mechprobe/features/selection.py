@@ -132,7 +132,7 @@ def _by_rule(expression: str, live: NDArray[np.bool_], table: "pd.DataFrame | No
         rows = table.query(expression, engine="python")
     except Exception as error:  # noqa: BLE001 - pandas raises many types for a malformed expression
         raise SelectionError(f"Rule '{expression}' cannot be evaluated ({error}).") from None
-    column: Any = rows["feature_idx"] if "feature_idx" in rows.columns else rows.index
+    column: Any = next((rows[name] for name in ("feature", "feature_idx") if name in rows.columns), rows.index)
     return [int(k) for k in column]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features, write_examples
+from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features
 from mechprobe.features.quality import Quality, measure_quality
 from mechprobe.features.readout import Readout
 from mechprobe.features.splicing import ReadSample, spliced_losses
@@ -105,9 +105,14 @@ def explain_features(
     """
     dictionary, store = _open(crosscoder, cache, device)
     config = resolve_config(config or FeaturesConfig(), crosscoder, store)
-    examples = feature_examples(dictionary, store, tokenizer, FeatureTable.load(features), chosen, config)
+    settings = {**config.model_dump(mode="json"), "features": list(chosen)}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
-    return write_examples(examples, out=out, inputs=inputs, force=True)
+    with Stage.open(out, name="examples", config=settings, inputs=inputs, remake=True) as stage:
+        if not stage.done:
+            examples = feature_examples(dictionary, store, tokenizer, FeatureTable.load(features), chosen, config)
+            write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
+            stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
+    return Path(out)
 
 
 def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Crosscoder, ActivationStore]:

@@ -1,13 +1,15 @@
 """The verdict on one edit, by a rule that is printed with it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.effects import POOLED
 from mechprobe.statistics import holm, randomization_p
 
-Verdict = Literal["supported", "not distinguishable from random sets", "refuted", "this site cannot tell", "not tested"]
+Verdict = Literal[
+    "supported", "not distinguishable from random sets", "refuted", "damage", "this site cannot tell", "not tested"
+]  # fmt: skip
 
 REFUTED_SHARE = 0.10
 
@@ -16,12 +18,13 @@ def rule_text(config: InterveneConfig) -> str:
     """The rule in words."""
     return (
         f"On the held-out tasks pooled: 'this site cannot tell' when patching the whole residual moves less than "
-        f"{config.min_ceiling_share:.0%} of the gap between the clean models; else 'supported' when the effect of the "
+        f"{config.min_ceiling_share:.0%} of the gap between the clean models, or nothing (95 % interval not clear of 0); "
+        f"else 'damage' when the effect in {config.tuned} lies wholly beyond that ceiling, for a set cannot take away more "
+        f"than the whole change; else 'supported' when the effect of the "
         f"selected set lies in the claimed direction with a 95 % interval clear of 0, exceeds the matched random "
         f"sets at p ≤ {config.alpha:g} (randomization test, {config.n_random} sets), and exceeds every one of "
         f"{config.n_shuffled} changes of equal norm in other features' directions; 'refuted' when the interval's "
-        f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'. An effect "
-        "whose interval lies wholly beyond the ceiling is marked as damage in part."
+        f"upper end is below {REFUTED_SHARE:.0%} of the ceiling; else 'not distinguishable from random sets'."
     )
 
 
@@ -31,31 +34,39 @@ def _signed(row: Mapping[str, Any], task: str, sign: float) -> tuple[float, floa
     return (value, low, high) if sign > 0 else (-value, -high, -low)
 
 
-def judge(
-    effect: tuple[float, float, float],
-    ceiling: float,
-    gap: float,
-    p_random: float,
-    shuffled_max: float,
-    config: InterveneConfig,
-) -> Verdict:
-    """Apply the rule of `rule_text` to one effect.
+class Evidence(NamedTuple):
+    """What a verdict on one edit and task rests on; effects are accuracies in the claimed direction.
 
-    Args:
-        effect: ``(value, low, high)`` in the claimed direction.
-        ceiling: Effect of the whole-residual patch in the claimed direction.
+    Attributes:
+        effect: ``(value, low, high)`` of the selected set.
+        ceiling: ``(value, low, high)`` of the whole-residual patch.
         gap: Accuracy of the clean tuned model less the clean base's.
         p_random: Randomization p-value; NaN where no random set was run.
-        shuffled_max: Largest effect of a change of equal norm in other directions, in the claimed direction.
-        config: Settings.
+        shuffled_max: Largest effect of a change of equal norm in other directions.
+        falls: Whether the claim is a loss (an edit of the tuned model).
     """
-    if not gap > 0 or ceiling < config.min_ceiling_share * gap:
+
+    effect: tuple[float, float, float]
+    ceiling: tuple[float, float, float]
+    gap: float
+    p_random: float
+    shuffled_max: float
+    falls: bool
+
+
+def judge(evidence: Evidence, config: InterveneConfig) -> Verdict:
+    """Apply the rule of `rule_text`."""
+    value, low, high = evidence.effect
+    ceiling = evidence.ceiling[0]
+    if not evidence.gap > 0 or ceiling < config.min_ceiling_share * evidence.gap or evidence.ceiling[1] <= 0:
         return "this site cannot tell"
-    if p_random != p_random:
+    if evidence.p_random != evidence.p_random:
         return "not tested"
-    if effect[1] > 0 and p_random <= config.alpha and effect[0] > shuffled_max:
+    if evidence.falls and low > ceiling:
+        return "damage"
+    if low > 0 and evidence.p_random <= config.alpha and value > evidence.shuffled_max:
         return "supported"
-    if effect[2] < REFUTED_SHARE * ceiling:
+    if high < REFUTED_SHARE * ceiling:
         return "refuted"
     return "not distinguishable from random sets"
 
@@ -82,7 +93,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
         for task in [*tasks, POOLED]:
             effect = _signed(main, task, sign)
             random = [_signed(row, task, sign)[0] for row in draws]
-            top = _signed(ceiling, task, sign)[0]
+            top = _signed(ceiling, task, sign)
             p = randomization_p(effect[0], random)
             shuffled = [_signed(row, task, sign)[0] for row in turned]
             mine.append(
@@ -97,11 +108,10 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
                     "random_max": max(random, default=None),
                     "n_random": len(random),
                     "p_random": p,
-                    "ceiling": top,
+                    "ceiling": top[0],
                     "shuffled_max": max(shuffled),
                     "n_shuffled": len(shuffled),
-                    "verdict": judge(effect, top, gaps[task], p, max(shuffled), config),
-                    "beyond_ceiling": bool(effect[1] > max(top, 0.0)),
+                    "verdict": judge(Evidence(effect, top, gaps[task], p, max(shuffled), sign < 0), config),
                 }
             )
         for row, adjusted in zip(mine[:-1], holm([row["p_random"] for row in mine[:-1]]), strict=True):
@@ -115,28 +125,29 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
 def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
     """One verdict in words, with its numbers."""
     direction = "gives" if row["model"] == config.base else "takes"
-    value, low, high = (100 * part for part in row["effect"])
+    value, low, high = (_points(part) for part in row["effect"])
     where = "the held-out tasks" if row["task"] == POOLED else row["task"]
     text = (
         f"{row['edit']} of {row['features']} in {row['model']} {direction} "
-        f"{value:.0f} [{low:.0f}, {high:.0f}] points on {where} (n = {row['n']:.0f}; "
-        f"whole residual {100 * row['ceiling']:.0f}"
+        f"{value} [{low}, {high}] points on {where} (n = {row['n']:.0f}; "
+        f"whole residual {_points(row['ceiling'])}"
     )
     if row["n_random"]:
         text += (
-            f"; {row['n_random']} matched random sets {100 * row['random_mean']:.0f} on average, "
-            f"p = {row['p_random']:.3f}; equal norm in other directions at most {100 * row['shuffled_max']:.0f}"
+            f"; {row['n_random']} matched random sets {_points(row['random_mean'])} on average, "
+            f"p = {row['p_random']:.3f}; equal norm in other directions at most {_points(row['shuffled_max'])}"
         )
-    damage = "; it moves more than the whole residual does, so damage is part of it" if row["beyond_ceiling"] else ""
-    return f"{text}): {row['verdict']}{damage}."
+    return f"{text}): {row['verdict']}."
+
+
+def _points(accuracy: float) -> int:
+    """Whole points of accuracy."""
+    return round(100 * accuracy)
 
 
 def headline(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> str:
     """One sentence over all pooled verdicts."""
     pooled = [row for row in rows if row["task"] == POOLED]
-    parts = [
-        f"{row['edit']} in {row['model']}: {row['verdict']}{' (in part damage)' if row['beyond_ceiling'] else ''}"
-        for row in pooled
-    ]
+    parts = [f"{row['edit']} in {row['model']}: {row['verdict']}" for row in pooled]
     features = pooled[0]["features"] if pooled else config.features
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {'; '.join(parts)}."

@@ -82,3 +82,15 @@ def test_a_garbled_manifest_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "s" / MANIFEST).write_text("{")
     with pytest.raises(ArtifactError, match="not readable JSON"):
         finish(tmp_path / "s", {})
+
+
+def test_views_are_drawn_again_when_the_work_differs(tmp_path: Path) -> None:
+    def view(k: int) -> bool:
+        with Stage.open(tmp_path / "v", name="view", config={"k": k}, remake=True) as stage:
+            if stage.done:
+                return False
+            (stage.folder / "a.txt").write_text(str(k))
+            stage.finish(outputs=["a.txt"])
+            return True
+
+    assert [view(1), view(1), view(2), view(2)] == [True, False, True, False]

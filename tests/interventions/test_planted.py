@@ -19,6 +19,7 @@ from mechprobe.features.generalization import SelectConfig, Selection, select_fe
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.localize import LocalizeConfig, localize
 from mechprobe.interventions.run import InterventionResults, intervene
+from mechprobe.interventions.verdict import Evidence, judge
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.records import Outcomes, Sample
@@ -289,15 +290,24 @@ def test_an_identical_copy_gives_nothing_to_select(
         choose(crosscoder, twins, outcomes, tasks, tmp_path / "s")
 
 
-def test_verdict_rule_by_hand() -> None:
-    from mechprobe.interventions.verdict import judge
-
-    config = InterveneConfig()
-    assert judge((0.5, 0.4, 0.6), 0.2, 0.5, 0.04, 0.1, config) == "this site cannot tell"
-    assert judge((0.5, 0.4, 0.6), 0.5, 0.0, 0.04, 0.1, config) == "this site cannot tell"
-    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.04, 0.1, config) == "supported"
-    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.06, 0.1, config) == "not distinguishable from random sets"
-    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, 0.04, 0.5, config) == "not distinguishable from random sets"
-    assert judge((0.1, -0.1, 0.3), 0.5, 0.5, 0.04, 0.1, config) == "not distinguishable from random sets"
-    assert judge((0.0, -0.02, 0.02), 0.5, 0.5, 0.5, 0.1, config) == "refuted"
-    assert judge((0.5, 0.4, 0.6), 0.5, 0.5, math.nan, 0.1, config) == "not tested"
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (Evidence((0.5, 0.4, 0.6), (0.2, 0.1, 0.3), 0.5, 0.04, 0.1, False), "this site cannot tell"),  # ceiling 40 %
+        (Evidence((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), 0.0, 0.04, 0.1, False), "this site cannot tell"),  # no gap
+        (Evidence((0.3, 0.2, 0.4), (0.02, -0.02, 0.06), 0.02, 0.04, 0.1, True), "this site cannot tell"),  # the null
+        (Evidence((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), 0.5, math.nan, 0.1, False), "not tested"),
+        (Evidence((0.8, 0.7, 0.9), (0.5, 0.4, 0.6), 0.5, 0.04, 0.1, True), "damage"),
+        (
+            Evidence((0.8, 0.7, 0.9), (0.5, 0.4, 0.6), 0.5, 0.04, 0.1, False),
+            "supported",
+        ),  # a gain beyond rl's is a gain
+        (Evidence((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), 0.5, 0.04, 0.1, True), "supported"),
+        (Evidence((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), 0.5, 0.06, 0.1, True), "not distinguishable from random sets"),
+        (Evidence((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), 0.5, 0.04, 0.5, True), "not distinguishable from random sets"),
+        (Evidence((0.1, -0.1, 0.3), (0.5, 0.4, 0.6), 0.5, 0.04, 0.0, True), "not distinguishable from random sets"),
+        (Evidence((0.0, -0.02, 0.02), (0.5, 0.4, 0.6), 0.5, 0.5, 0.1, True), "refuted"),
+    ],
+)
+def test_verdict_rule_by_hand(evidence: Evidence, expected: str) -> None:
+    assert judge(evidence, InterveneConfig()) == expected

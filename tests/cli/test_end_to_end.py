@@ -1,0 +1,156 @@
+"""The main job through the command line, on the shipped lab at a small size: every stage, resume, single stages."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mechprobe.cli import main
+
+SMALL = [
+    "localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",
+    "features.ce_samples=8", "features.gate.min_fve=0.0", "features.gate.min_ce_recovered=-9.0", "evaluate.n_per_task=24",
+    "select.n_controls=2", "select.min_gained=2", "select.rule=top:10", "intervene.features=top:10", "intervene.n_random=2",
+    "intervene.n_shuffled=1", "intervene.n_per_task=4", "intervene.doses=[]", "intervene.sizes=[2]", "intervene.workers=1",
+]  # fmt: skip
+STAGES = ("localize", "cache", "crosscoder", "features", "evals", "selection", "interventions")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "lab"
+    assert main(["run", "--out", str(folder), "--set", *SMALL]) == 0
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file that a manifest vouches for."""
+    return {
+        f"{stage}/{name}": (folder / stage / name).read_bytes()
+        for stage in STAGES
+        for name in json.loads((folder / stage / "manifest.json").read_text())["outputs"]
+    }
+
+
+def test_every_stage_left_a_manifest_and_the_report(run_folder: Path) -> None:
+    for stage in STAGES:
+        manifest = json.loads((run_folder / stage / "manifest.json").read_text())
+        assert manifest["environment"]["packages"]["torch"]
+        assert manifest["outputs"]
+        assert not (run_folder / stage / "unfinished.json").exists()
+        assert not list((run_folder / stage).glob("part-*"))
+    page = (run_folder / "report" / "index.html").read_text()
+    assert "elicits" in page
+    assert "force THINK" in page or "forced" in page
+    report = json.loads((run_folder / "report" / "report.json").read_text())
+    results = json.loads((run_folder / "interventions" / "results.json").read_text())
+    assert results["verdict"] in json.dumps(report, ensure_ascii=False)
+
+
+def test_again_does_nothing_and_prints_the_same(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("manifest.json")}
+    assert main(["run", "--out", str(run_folder), "--set", *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert "Accuracy in %" in printed
+    assert f"Report: {run_folder / 'report' / 'index.html'}" in printed
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_same_seed_same_bytes(run_folder: Path, tmp_path: Path) -> None:
+    assert main(["run", "--out", str(tmp_path / "again"), "--until", "train-sae", "--set", *SMALL]) == 0
+    again = tmp_path / "again"
+    for name in ("localize/ceilings.json", "crosscoder/weights.safetensors", "cache/tokens.h5"):
+        assert (again / name).read_bytes() == (run_folder / name).read_bytes(), name
+    for shard in (run_folder / "cache").glob("*/shard_*.h5"):
+        assert shard.read_bytes() == (again / shard.relative_to(run_folder)).read_bytes()
+
+
+def test_other_settings_are_refused_and_nothing_is_lost(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = outputs(run_folder)
+    assert main(["run", "--out", str(run_folder), "--set", *SMALL, "train_sae.k=9"]) == 2
+    error = capsys.readouterr().err
+    assert "crosscoder.k: 8 there, 9 asked" in error
+    assert "--force" in error
+    assert outputs(run_folder) == before
+
+
+@pytest.mark.parametrize("features", ["ids:1,2,3", "agnostic", "random:5@1", "top:3"])
+def test_intervene_alone(run_folder: Path, tmp_path: Path, features: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["intervene", "--run", str(run_folder), "--features", features, "--out", str(tmp_path / "i")]
+    small = [
+        "--n-random",
+        "2",
+        "--edits-tuned",
+        "transplant",
+        "--edits-base",
+        "transplant",
+        "--set",
+        "intervene.n_per_task=2",
+    ]
+    code = main([*call, *small])
+    captured = capsys.readouterr()
+    if features == "agnostic" and code == 2:
+        assert "No feature is above the threshold" in captured.err
+        return
+    assert code == 0, captured.err
+    assert "Verdicts" in captured.out
+    assert "flip_rate_of_right" in captured.out
+
+
+def test_an_empty_selection_changes_no_outcome(run_folder: Path, tmp_path: Path) -> None:
+    """Ablating nothing, through the whole stage, leaves every clean outcome."""
+    call = [
+        "intervene",
+        "--run",
+        str(run_folder),
+        "--features",
+        "ids:,",
+        "--out",
+        str(tmp_path / "i"),
+        "--n-random",
+        "0",
+    ]
+    assert main([*call, "--edits-base", "clamp:3.0", "--set", "intervene.n_per_task=4", "intervene.n_shuffled=1"]) == 0
+    rows = {row["condition"]: row for row in map(json.loads, (tmp_path / "i" / "outcomes.jsonl").open())}
+    for name in ("rl|ablate|ids:,", "base|clamp:3.0|ids:,", "rl|transplant|ids:,"):
+        clean = rows[f"{name.split('|')[0]}|clean"]
+        assert {task: letters for task, letters in rows[name].items() if task != "condition"} == {
+            task: letters for task, letters in clean.items() if task != "condition"
+        }
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("ids:128", "features 0 to 127"),
+        ("top:0", "names no feature"),
+        ("nonsense", "cannot be read"),
+        ("file:none", "cannot be read"),
+    ],
+)
+def test_bad_features(
+    run_folder: Path, tmp_path: Path, features: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["intervene", "--run", str(run_folder), "--features", features, "--out", str(tmp_path / "i")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "i").exists()
+
+
+def test_dry_runs_write_nothing(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--out", str(tmp_path / "r"), "--dry-run"]) == 0
+    assert main(["intervene", "--run", str(run_folder), "--out", str(tmp_path / "r"), "--dry-run"]) == 0
+    assert "nothing was written" in capsys.readouterr().out.lower()
+    assert not (tmp_path / "r").exists()
+
+
+def test_paper_preset_trains_an_l1_crosscoder(run_folder: Path, tmp_path: Path) -> None:
+    small = ["train_sae.preset=paper", "train_sae.d_sae=64", "train_sae.n_tokens=8192", "train_sae.batch_size=512"]
+    call = ["train-sae", "--cache", str(run_folder / "cache"), "--out", str(tmp_path / "c"), "--set", *small]
+    assert main(call) == 0
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert config["config"]["variant"] == "l1"
+
+
+def test_json_output_is_json(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--out", str(run_folder), "--json", "--set", *SMALL]) == 0
+    assert json.loads(capsys.readouterr().out)
