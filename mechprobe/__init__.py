@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechprobe.activations import ActivationStore, cache_activations, train_crosscoder
+    from mechprobe.activations.config import CacheConfig
+    from mechprobe.activations.train_config import TrainSaeConfig
     from mechprobe.errors import MechprobeError
     from mechprobe.evals import skills
-    from mechprobe.evals.outcomes import evaluate_outcomes
+    from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
     from mechprobe.evals.tasks import Task, load_tasks, split_halves
-    from mechprobe.features.generalization import Selection, select_features
+    from mechprobe.features.config import FeaturesConfig
+    from mechprobe.features.generalization import SelectConfig, Selection, select_features
     from mechprobe.features.readout import Readout
     from mechprobe.features.table import FeatureTable, feature_table
     from mechprobe.interventions.attach import edited
-    from mechprobe.interventions.localize import SiteCeilings, localize
+    from mechprobe.interventions.config import InterveneConfig
+    from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
     from mechprobe.interventions.run import InterventionResults, intervene
     from mechprobe.models.family import ModelFamily
+    from mechprobe.models.generation import generate
     from mechprobe.models.load import LanguageModel
     from mechprobe.pipeline import Run, RunConfig
     from mechprobe.records import Outcome, Outcomes, Sample
@@ -27,9 +32,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ActivationStore": "mechprobe.activations",
+    "CacheConfig": "mechprobe.activations.config",
+    "EvaluateConfig": "mechprobe.evals.outcomes",
     "FeatureTable": "mechprobe.features.table",
+    "FeaturesConfig": "mechprobe.features.config",
+    "InterveneConfig": "mechprobe.interventions.config",
     "InterventionResults": "mechprobe.interventions.run",
     "LanguageModel": "mechprobe.models.load",
+    "LocalizeConfig": "mechprobe.interventions.localize",
     "MechprobeError": "mechprobe.errors",
     "ModelFamily": "mechprobe.models.family",
     "Outcome": "mechprobe.records",
@@ -38,14 +48,17 @@ _HOME = {
     "Run": "mechprobe.pipeline",
     "RunConfig": "mechprobe.pipeline",
     "Sample": "mechprobe.records",
+    "SelectConfig": "mechprobe.features.generalization",
     "Selection": "mechprobe.features.generalization",
     "Site": "mechprobe.types",
     "SiteCeilings": "mechprobe.interventions.localize",
     "Task": "mechprobe.evals.tasks",
+    "TrainSaeConfig": "mechprobe.activations.train_config",
     "cache_activations": "mechprobe.activations",
     "edited": "mechprobe.interventions.attach",
     "evaluate_outcomes": "mechprobe.evals.outcomes",
     "feature_table": "mechprobe.features.table",
+    "generate": "mechprobe.models.generation",
     "intervene": "mechprobe.interventions.run",
     "load_tasks": "mechprobe.evals.tasks",
     "localize": "mechprobe.interventions.localize",
@@ -57,9 +70,14 @@ _MODULES = {"report": "mechprobe.report", "skills": "mechprobe.evals.skills"}
 
 __all__ = [
     "ActivationStore",
+    "CacheConfig",
+    "EvaluateConfig",
     "FeatureTable",
+    "FeaturesConfig",
+    "InterveneConfig",
     "InterventionResults",
     "LanguageModel",
+    "LocalizeConfig",
     "MechprobeError",
     "ModelFamily",
     "Outcome",
@@ -68,14 +86,17 @@ __all__ = [
     "Run",
     "RunConfig",
     "Sample",
+    "SelectConfig",
     "Selection",
     "Site",
     "SiteCeilings",
     "Task",
+    "TrainSaeConfig",
     "cache_activations",
     "edited",
     "evaluate_outcomes",
     "feature_table",
+    "generate",
     "intervene",
     "load_tasks",
     "localize",
