@@ -22,8 +22,8 @@ def percent(row: Sequence[float | int | None] | None) -> str:
     """``[value, low, high, n]`` as ``54 [42, 66]`` in percent."""
     if not row or row[0] is None:
         return "-"
-    value, low, high = (100 * float(part if part is not None else float("nan")) for part in row[:3])
-    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+    value, low, high = ("-" if part is None else str(round(100 * part)) for part in row[:3])
+    return f"{value} [{low}, {high}]"
 
 
 def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
     """Accuracy of every model on every task, and the forced-prefix baseline."""
     rows = {model: {task: percent(cell) for task, cell in row.items()} for model, row in summary["accuracy"].items()}
-    tasks = list(next(iter(summary["accuracy"].values())))
+    tasks = summary["tasks"]
     n = max(cell[3] for row in summary["accuracy"].values() for cell in row.values())
     forced = summary.get("force_prefix")
     if forced:
@@ -35,7 +35,7 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
         for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):
             share = row[f"{side}_share"]
             cells = {task: percent(cell) for task, cell in row[side].items()}
-            rows[f"{site}  {label}"] = {**cells, "share of gain": "-" if share is None else f"{100 * share:.0f} %"}
+            rows[f"{site}  {label}"] = {**cells, "share of gain": "-" if share is None else f"{round(100 * share)} %"}
     n = max(data["n"].values())
     lines = table_lines(rows, [*data["tasks"], "share of gain"])
     return [f"Accuracy in % under whole-residual patching (n up to {n} a task)", *lines, data["reason"]]
@@ -76,7 +76,7 @@ def selection_lines(data: Mapping[str, Any]) -> list[str]:
 
 def _share(row: Mapping[str, Any]) -> str:
     share = row["share_of_ceiling"].get("pooled")
-    return "-" if share is None else f"{100 * share:.0f} %"
+    return "-" if share is None else f"{round(100 * share)} %"
 
 
 def intervention_lines(data: Mapping[str, Any]) -> list[str]:

@@ -182,7 +182,13 @@ def summarize(outcomes: Outcomes, config: EvaluateConfig) -> dict[str, Any]:
         unparsed.pop(forced)
     tuned = [model for model in accuracy if model != config.base]
     tests = {model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy}
-    return {"accuracy": accuracy, "unparsed": unparsed, "force_prefix": prefix, "mcnemar": tests}
+    return {
+        "tasks": outcomes.tasks,
+        "accuracy": accuracy,
+        "unparsed": unparsed,
+        "force_prefix": prefix,
+        "mcnemar": tests,
+    }
 
 
 def _share(outcomes: Outcomes, model: str, task: str, kind: str) -> float:

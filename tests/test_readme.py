@@ -1,0 +1,77 @@
+"""The README's code runs, its commands exist, and its figures and links are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mechprobe.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALLER = {
+    'Path("runs/python")': "OUT",
+    "max_new_tokens=48)\njudging": "max_new_tokens=48, n_per_task=40)\njudging",
+    "max_prompts=3000": "max_prompts=60",
+    "d_sae=1024, k=24": "d_sae=128, k=8",
+    "n_tokens=700_000": "n_tokens=20_480",
+    '"top50"': '"top10"',
+}
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def test_the_python_block_runs_at_a_smaller_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = blocks("python")
+    for old, new in SMALLER.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {"OUT": tmp_path / "run"})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_command_and_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.split("#")[0] for block in blocks("bash") for line in block.splitlines()]
+    commands = [line.split("mechprobe", 1)[1].split() for line in lines if "bin/mechprobe" in line]
+    assert len(commands) >= 5
+    for words in commands:
+        name = words[:2] if words[0] in ("lab", "store") else words[:1]
+        assert main([*name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        for option in (word for word in words if word.startswith("--")):
+            assert option in shown, (name, option)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (\w+)", TEXT):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_figures_and_links_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("http") or (ROOT / target).is_file(), target
+
+
+def test_settings_named_in_the_readme_exist() -> None:
+    from mechprobe.pipeline import RunConfig
+
+    settings = RunConfig.build(ROOT / "artifacts" / "lab" / "shared-marker" / "run.toml")
+    assert settings.near == settings.select.near == settings.intervene.near == ("base", "rl")
+    assert settings.tasks.force_prefix == settings.intervene.force_prefix == "THINK"
+
+
+def test_nothing_committed_names_a_machine() -> None:
+    """No absolute path of a machine and no registry host in files that a reader opens."""
+    pattern = re.compile(r"(/work/|/root/|/home/\w+/|pypi\.org|/tmp/w)")
+    suffixes = {".py", ".md", ".toml", ".json", ".jsonl", ".txt", ".yaml"}
+    skipped = {".venv", "runs", ".git", "node_modules"}
+    for path in ROOT.rglob("*"):
+        if path.suffix in suffixes and not skipped & set(path.relative_to(ROOT).parts) and path != Path(__file__):
+            assert not pattern.search(path.read_text(encoding="utf-8", errors="replace")), path
