@@ -41,8 +41,13 @@ def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
             (folder / name).mkdir()
             records = [
                 write_shard(
-                    folder / name, shard, {SITE: stored[: len(shard.rows)]}, model=name, dtype="bfloat16",
-                    stream_hash=stream.hash, norms=({SITE: 1.0 * len(shard.rows)}, len(shard.rows)),
+                    folder / name,
+                    shard,
+                    {SITE: stored[: len(shard.rows)]},
+                    model=name,
+                    dtype="bfloat16",
+                    stream_hash=stream.hash,
+                    norms=({SITE: 1.0 * len(shard.rows)}, len(shard.rows)),
                 )
                 for shard in stream.shards
             ]

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
-from mechprobe.artifacts import write_bytes, write_json, write_text
+from mechprobe.artifacts import Stage, write_bytes, write_json, write_text
 from mechprobe.report import figures
 from mechprobe.report.effects_figure import effects_figure
 from mechprobe.report.run_files import RunFiles
@@ -38,15 +38,19 @@ def report(run_dir: Path | str) -> Path:
     files = RunFiles.read(run_dir)
     content = build_content(files)
     pictures = {name: _png(figure) for name, figure in draw_figures(files, content).items()}
-    folder = files.run_dir / "report"
-    for name, data in pictures.items():
-        write_bytes(folder / "figures" / f"{name}.png", data)
+    figure_files = {f"figures/{name}.png": data for name, data in sorted(pictures.items())}
     embedded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
-    markdown = _environment().get_template("report.md.j2").render(content, figures=sorted(pictures))
-    write_text(folder / MARKDOWN_FILE, markdown)
-    write_json(folder / JSON_FILE, {**content, "figures": [f"figures/{name}.png" for name in sorted(pictures)]})
-    write_text(folder / HTML_FILE, _environment().get_template("report.html.j2").render(content, figures=embedded))
-    return folder / HTML_FILE
+    inputs = {stage.name: files.run_dir / stage.folder for stage in files.stages.values() if stage.manifest}
+    with Stage.open(files.run_dir / "report", name="report", config={}, inputs=inputs, force=True) as stage:
+        for name, data in figure_files.items():
+            write_bytes(stage.folder / name, data)
+        page = _environment().get_template("report.html.j2").render(content, figures=embedded)
+        write_text(stage.folder / HTML_FILE, page)
+        markdown = _environment().get_template("report.md.j2").render(content, figures=sorted(pictures))
+        write_text(stage.folder / MARKDOWN_FILE, markdown)
+        write_json(stage.folder / JSON_FILE, {**content, "figures": list(figure_files)})
+        stage.finish(outputs=[HTML_FILE, MARKDOWN_FILE, JSON_FILE, *figure_files])
+    return files.run_dir / "report" / HTML_FILE
 
 
 def draw_figures(files: RunFiles, content: dict[str, Any]) -> dict[str, Figure]:

@@ -26,7 +26,16 @@ def models(paths: dict[str, Path]) -> list[str]:
 def test_cache_then_train_sae(
     llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = ["cache", *models(llama_family), "--prompts", str(prompts), "--sites", SITE, "--out", str(tmp_path / "cache")]
+    cache = [
+        "cache",
+        *models(llama_family),
+        "--prompts",
+        str(prompts),
+        "--sites",
+        SITE,
+        "--out",
+        str(tmp_path / "cache"),
+    ]
     assert main([*cache, "--dry-run"]) == 0
     assert "× 3 models × 1 sites" in capsys.readouterr().out
     assert not (tmp_path / "cache").exists()
@@ -93,8 +102,18 @@ def test_mistakes_end_in_one_sentence_and_exit_code_2(
     prompts.write_text("" if text is None else json.dumps({"prompt": text}) + "\n")
     paths = {**llama_family, **({"rl": change["model"]} if "model" in change else {})}
     code = main(
-        ["cache", *models(paths), "--prompts", str(prompts), "--sites", change.get("site", SITE),
-         "--dtype", change.get("dtype", "float32"), "--out", str(tmp_path / "cache")]
+        [
+            "cache",
+            *models(paths),
+            "--prompts",
+            str(prompts),
+            "--sites",
+            change.get("site", SITE),
+            "--dtype",
+            change.get("dtype", "float32"),
+            "--out",
+            str(tmp_path / "cache"),
+        ]
     )
     captured = capsys.readouterr()
     assert code == 2

@@ -23,6 +23,7 @@ CONFIG = CacheConfig(
 )
 PROMPTS = [f"Prompt {index}: {'abcdefgh'[: index % 8]}" for index in range(40)]
 
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a store; of the manifest without what a clock says."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -135,7 +136,7 @@ def test_other_settings_are_refused_and_force_makes_it_again(llama_family: dict[
     family, out = ModelFamily.load({"base": llama_family["base"]}), tmp_path / "cache"
     config = CacheConfig(sites=("resid_post.0",))
     cache_activations(family, ["abc", "def"], out=out, config=config)
-    with pytest.raises(ArtifactError, match="dtype: \"float32\" there, \"float16\" asked"):
+    with pytest.raises(ArtifactError, match='dtype: "float32" there, "float16" asked'):
         cache_activations(family, ["abc", "def"], out=out, config=config.replace(dtype="float16"))
     with pytest.raises(ArtifactError, match="prompts"):
         cache_activations(family, ["abc", "deg"], out=out, config=config)

@@ -199,7 +199,9 @@ def test_overflow_names_model_and_sequence_and_leaves_no_shard(
     monkeypatch.setattr(collect, "residuals_bridge", lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
     with pytest.raises(StoreError, match=r"Model base, resid_post\.1, sequence '0': .* float16"):
         cache_activations(
-            ModelFamily.load(llama_family), ["abc"], out=tmp_path / "c",
+            ModelFamily.load(llama_family),
+            ["abc"],
+            out=tmp_path / "c",
             config=CacheConfig(sites=(SITE,), dtype="float16"),
         )
     assert not list((tmp_path / "c").rglob("*.h5.partial"))
@@ -270,7 +272,9 @@ def test_preflight_says_what_it_takes_and_refuses_what_does_not_fit(
     assert (plan.n_rows, plan.most_rows) == (6, 6)
     assert plan.n_bytes() == int(1.02 * 6 * 3 * 32 * 2)
     assert "6 rows (2 prompts) × 3 models × 1 sites (resid_post.1)" in str(plan)
-    answered = plan_cache(family, ["abcd", "ef"], tmp_path / "c", config.replace(responses=("rl@0.0",), max_new_tokens=5))
+    answered = plan_cache(
+        family, ["abcd", "ef"], tmp_path / "c", config.replace(responses=("rl@0.0",), max_new_tokens=5)
+    )
     assert (answered.n_rows, answered.most_rows) == (6, 16)
     assert not (tmp_path / "c").exists()
 
@@ -286,7 +290,9 @@ def test_models_that_respond_are_read_by_all(llama_family: dict[str, Path], tmp_
     config = CacheConfig(
         sites=(SITE,), responses=("base@1.0", "rl@0.0"), max_new_tokens=6, held_out_frac=0, generation_batch=4
     )
-    store = cache_activations(ModelFamily.load(llama_family), ["1+1=", "hello", "abc"], out=tmp_path / "c", config=config)
+    store = cache_activations(
+        ModelFamily.load(llama_family), ["1+1=", "hello", "abc"], out=tmp_path / "c", config=config
+    )
     samples = [store.sequence(index) for index in range(store.n_samples)]
     assert {sample.id for sample in samples} == {f"{i}#{source}" for i in range(3) for source in config.responses}
     assert all(0 < sum(sample.response) <= 6 for sample in samples)

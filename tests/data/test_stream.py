@@ -22,9 +22,9 @@ def stream_of(sequences: list[TokenSequence], **options: object) -> TokenStream:
     return build_stream(sequences, special_ids=[0, BOS, 2], tokenizer_fingerprint="t", **options)
 
 
-SEQUENCES = st.lists(
-    st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=40
-).map(lambda shapes: [sequence(f"s{index}", *shape) for index, shape in enumerate(shapes)])
+SEQUENCES = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=40).map(
+    lambda shapes: [sequence(f"s{index}", *shape) for index, shape in enumerate(shapes)]
+)
 
 
 @given(SEQUENCES, st.integers(0, 5), st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 3))

@@ -32,14 +32,22 @@ class MemoryStore:
 def make_store(x: Tensor, names: tuple[str, ...] = NAMES, sample_length: int = 10) -> MemoryStore:
     rows = np.arange(len(x))
     tokens = SimpleNamespace(
-        token_id=rows % 7 + 4, sample=rows // sample_length, position=rows % sample_length + 1,
+        token_id=rows % 7 + 4,
+        sample=rows // sample_length,
+        position=rows % sample_length + 1,
         is_response=rows % sample_length >= 5,
     )
     return MemoryStore(names, x, tokens)
 
 
 def make_crosscoder(
-    *, names: tuple[str, ...] = NAMES, d_model: int = 8, d_sae: int = 12, k: int = 3, seed: int = 0, variant: str = "topk"
+    *,
+    names: tuple[str, ...] = NAMES,
+    d_model: int = 8,
+    d_sae: int = 12,
+    k: int = 3,
+    seed: int = 0,
+    variant: str = "topk",
 ) -> Crosscoder:
     """Random weights of every kind, different decoders per model, scales that are not 1."""
     config = CrosscoderConfig(

@@ -19,9 +19,7 @@ from tests.features.conftest import NAMES, MemoryStore, make_crosscoder
 def perfect(names: tuple[str, ...] = NAMES, d_model: int = 4) -> Crosscoder:
     """Reconstructs everything: two latents per axis and model, one for each sign."""
     d_all = len(names) * d_model
-    config = CrosscoderConfig(
-        n_models=len(names), d_model=d_model, d_sae=2 * d_all, variant="l1", model_names=names
-    )
+    config = CrosscoderConfig(n_models=len(names), d_model=d_model, d_sae=2 * d_all, variant="l1", model_names=names)
     crosscoder = Crosscoder(config)
     axes = torch.cat([torch.eye(d_all), -torch.eye(d_all)])
     with torch.no_grad():

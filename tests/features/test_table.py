@@ -57,9 +57,7 @@ def test_numbers_equal_a_second_implementation(crosscoder: Crosscoder, store: Me
     alive = ~frame["dead"].to_numpy()
     assert alive.sum() > 6
     for name, expected in naive(crosscoder, store.x).items():
-        np.testing.assert_allclose(
-            frame[name].to_numpy()[alive], expected[alive], rtol=1e-6, atol=1e-12, err_msg=name
-        )
+        np.testing.assert_allclose(frame[name].to_numpy()[alive], expected[alive], rtol=1e-6, atol=1e-12, err_msg=name)
 
 
 def test_dead_latents_have_no_shares(crosscoder: Crosscoder, store: MemoryStore) -> None:
@@ -77,9 +75,7 @@ def test_dead_latents_have_no_shares(crosscoder: Crosscoder, store: MemoryStore)
 def test_parts_of_a_store_merge_into_the_whole(crosscoder: Crosscoder, store: MemoryStore) -> None:
     whole = feature_table(crosscoder, store, CONFIG)
     parts = [collect_sums(crosscoder, store, CONFIG, rows=rows) for rows in (range(77), range(77, 200))]
-    merged = build_table(
-        crosscoder, parts[0][0].merge(parts[1][0]), parts[1][1].merge(parts[0][1]), CONFIG
-    )
+    merged = build_table(crosscoder, parts[0][0].merge(parts[1][0]), parts[1][1].merge(parts[0][1]), CONFIG)
     pd.testing.assert_frame_equal(merged.frame, whole.frame, rtol=1e-9)
     assert torch.equal(merged.top_rows.row, whole.top_rows.row)
     assert merged.n_rows == whole.n_rows == 200

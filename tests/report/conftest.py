@@ -100,9 +100,7 @@ def interventions() -> dict[str, Any]:
         ("rl", "transplant", "base", near(BASE, 0.02), RL),
     ):
         rows.append(condition(model, edit, "top50", "selected", after, donor=donor))
-        rows += [
-            condition(model, edit, f"random {i}", "random", near(own), donor=donor, draw=i) for i in range(20)
-        ]
+        rows += [condition(model, edit, f"random {i}", "random", near(own), donor=donor, draw=i) for i in range(20)]
         rows.append(condition(model, edit, "top50 by score", "compare", near(own, 0.1), donor=donor))
         rows.append(condition(model, edit, "shuffled directions", "shuffled", near(own), donor=donor))
     for model, own, donor, other in (("base", BASE, "rl", RL), ("rl", RL, "base", BASE)):
@@ -110,9 +108,7 @@ def interventions() -> dict[str, Any]:
         rows.append(condition(model, "vector", "mean difference", "baseline", near(own), donor=donor))
         for size, reach in ((1, 0.6), (2, 0.97), (5, 0.98), (10, 1.0), (20, 1.01)):
             after = {t: own[t] + reach * (other[t] - own[t]) for t in TASKS}
-            rows.append(
-                condition(model, "transplant", f"first {size}", "size", after, donor=donor, n_features=size)
-            )
+            rows.append(condition(model, "transplant", f"first {size}", "size", after, donor=donor, n_features=size))
     verdicts = [
         {"model": model, "edit": edit, "features": "top50", "task": task, "effect": [0.4, 0.3, 0.5], "n": N,
          "p_random": 0.048, "n_random": 20, "verdict": "supported",
@@ -158,7 +154,9 @@ def quality(trusted: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def examples(tokens: tuple[str, ...] = ("CALC", "4", "7", "+", "8", "5", "?", "THINK", "7", "+", "5", "=", "1", "2")) -> list[Any]:
+def examples(
+    tokens: tuple[str, ...] = ("CALC", "4", "7", "+", "8", "5", "?", "THINK", "7", "+", "5", "=", "1", "2"),
+) -> list[Any]:
     n = len(tokens)
     acts = np.round(np.clip(np.sin(np.arange(n)), 0, None) * 4, 2).tolist()
     statistics = {
@@ -168,10 +166,16 @@ def examples(tokens: tuple[str, ...] = ("CALC", "4", "7", "+", "8", "5", "?", "T
         "cosine_base_rl": 0.81, "shift_sft": 1.0, "shift_rl": 1.3,
     }  # fmt: skip
     context = {
-        "sample": 3, "row": 40, "peak": int(np.argmax(acts)), "tokens": list(tokens), "is_response": [False] * n,
+        "sample": 3,
+        "row": 40,
+        "peak": int(np.argmax(acts)),
+        "tokens": list(tokens),
+        "is_response": [False] * n,
         "activations": {name: acts for name in ("joint", "base", "sft", "rl")},
     }
-    return [{"feature": k, "statistics": {**statistics, "feature": k}, "examples": [context, context]} for k in range(20)]
+    return [
+        {"feature": k, "statistics": {**statistics, "feature": k}, "examples": [context, context]} for k in range(20)
+    ]
 
 
 def training() -> list[dict[str, Any]]:

@@ -49,7 +49,12 @@ def test_random_sets_belong_to_the_edit_they_control() -> None:
     assert panel["others"] == {"recon": {"t": -0.05}}
     assert "baseline" not in panel
     [line] = tables.effect_rows(panel, [{"edit": "ablate", "model": "rl", "task": "t", "p_random": 0.04}], ["t"])
-    assert (line["change"], line["random"], line["p"], line["ceiling"]) == ("-50 (0 to 0)", "-15 [-20, -10]", "0.04", "-60")
+    assert (line["change"], line["random"], line["p"], line["ceiling"]) == (
+        "-50 (0 to 0)",
+        "-15 [-20, -10]",
+        "0.04",
+        "-60",
+    )
 
 
 def test_shares_against_the_number_of_features_take_in_the_selected_set() -> None:
