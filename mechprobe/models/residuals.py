@@ -4,6 +4,7 @@ Two readers with the same bits: `residuals_bridge` (TransformerBridge, ``stop_at
 and `residuals_plain` (a forward hook on the transformers block, stopped early: what generation runs on).
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -99,6 +100,14 @@ def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def forward_inputs(model: nn.Module, attention_mask: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+    """Mask and positions, the latter only for models whose forward takes them (ALiBi models count for themselves)."""
+    inputs = {"attention_mask": attention_mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        inputs["position_ids"] = position_ids(attention_mask)
+    return inputs
+
+
 @torch.no_grad()
 def residuals_plain(
     model: LanguageModel,
@@ -108,9 +117,7 @@ def residuals_plain(
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Residuals of the plain transformers model, stopped after the deepest site."""
     with reading(model.hf, sites) as resid:
-        model.hf(
-            input_ids=ids, attention_mask=attention_mask, position_ids=position_ids(attention_mask), use_cache=False
-        )
+        model.hf(input_ids=ids, **forward_inputs(model.hf, attention_mask), use_cache=False)
     return dict(resid)
 
 
@@ -132,8 +139,7 @@ def residuals_bridge(
         ids,
         names_filter=names,
         stop_at_layer=max(sites).layer + 1,
-        attention_mask=attention_mask,
-        position_ids=position_ids(attention_mask),
+        **forward_inputs(bridge.original_model, attention_mask),
     )
     missing = [name for name in names if name not in cache]
     if missing:
