@@ -6,6 +6,7 @@ from typing import Any
 
 from mechprobe.artifacts import Stage, dump_json, read_manifest, sha256_bytes, write_json
 from mechprobe.config import FrozenConfig
+from mechprobe.errors import InputError
 from mechprobe.evals.generation import generate
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
@@ -45,11 +46,19 @@ def _fields(sample: Any) -> tuple[str, str, str, str]:
     return sample.id, sample.task, sample.prompt, sample.answer
 
 
-def run_task(
-    model: LanguageModel, task: Task, *, label: str | None = None, batch_size: int = 512, prefix: str = ""
-) -> list[Outcome]:
-    """Greedy responses of one model to one task, scored. Hooks on ``model.hf`` take effect."""
-    return run_tasks(model, [task], label=label, batch_size=batch_size, prefix=prefix)
+def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "") -> None:
+    """Raise `InputError` for a prompt that, with its longest response, does not fit every model; before any work."""
+    tokenizer, context = family.tokenizer, family.max_context
+    extra = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+    for task in tasks:
+        room = context - task.max_new_tokens - extra
+        for sample in task.samples:
+            length = len(tokenizer(sample.prompt).input_ids)
+            if not 0 < length <= room:
+                raise InputError(
+                    f"Sample {sample.id} of {task.name} has {length} tokens; with {task.max_new_tokens} new ones the "
+                    f"context of {context} leaves {room}: shorten it, or lower max_new_tokens."
+                )
 
 
 def run_tasks(
@@ -103,6 +112,7 @@ def evaluate_outcomes(
     """
     config = config or EvaluateConfig()
     tasks = [task.take(config.n_per_task) for task in tasks]
+    check_lengths(family, tasks, prefix=config.force_prefix)
     identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks)}
     with Stage.open(out, name="evaluate", config=identity, models=family.fingerprints, force=force) as stage:
         if not stage.done:

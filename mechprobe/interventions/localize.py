@@ -15,7 +15,7 @@ import torch
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
-from mechprobe.evals.outcomes import run_tasks, tasks_fingerprint
+from mechprobe.evals.outcomes import check_lengths, run_tasks, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
@@ -148,6 +148,7 @@ def localize(
     places = _resolve_sites(family, wanted)
     tasks = [task.take(config.n_per_task) for task in tasks]
     pair = family.subset(config.base, config.tuned)
+    check_lengths(pair, tasks)
     identity = {
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in places],

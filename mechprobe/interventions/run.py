@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.outcomes import tasks_fingerprint
+from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
@@ -99,6 +99,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
         )
     tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
+    check_lengths(family, tasks, prefix=config.force_prefix)
     chosen, others = choose_sets(selection, config, table)
     conditions = plan(chosen, others, config)
     settings = config.model_dump(mode="json", exclude={"workers"})

@@ -143,6 +143,12 @@ def test_tasks(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], task
     assert "exact, numeric or final" in fails(*call, "--tasks", tasks, "--scorer", "fuzzy")
     (tmp_path / "empty.jsonl").write_text("")
     assert "holds no samples" in fails(*call, "--tasks", tmp_path / "empty.jsonl")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "7" * 70, "answer": "1"}) + "\n")
+    for command in ("evaluate", "localize"):
+        text = fails(
+            command, *models(llama_family), "--tasks", tmp_path / "long.jsonl", "--set", "tasks.max_new_tokens=8"
+        )
+        assert "Sample long-1 of long has 71 tokens; with 8 new ones the context of 64 leaves 56" in text
     assert "has no task 'c'" in fails(*call, "--tasks", tasks, "--set", "tasks.names=['c']")
     two = [f"{name}={llama_family[name]}" for name in ("base", "sft")]
     assert "Model 'rl' is not given; the models are base, sft" in fails("localize", "--models", *two, "--tasks", tasks)
