@@ -137,10 +137,21 @@ def input_hash(path: Path | str) -> str:
     path = Path(path)
     if path.is_dir():
         manifest = read_manifest(path)
+        check_outputs(path, manifest)
         return sha256_bytes(dump_json([manifest["config"], manifest["inputs"], manifest["outputs"]]).encode())
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that writes it first.")
     return sha256_file(path)
+
+
+def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `ArtifactError` for an output that is gone or is not what the stage wrote."""
+    for name, digest in manifest["outputs"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is gone though {folder} is finished; make the stage again with --force.")
+        if sha256_file(path) != digest:
+            raise ArtifactError(f"{path} was changed since its stage wrote it; make the stage again with --force.")
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
@@ -246,11 +257,14 @@ class Stage:
         if (finished or unfinished) and not force:
             self._check_same(read_json(self.folder / (MANIFEST if finished else UNFINISHED)), finished)
             if finished:
-                self.manifest = read_json(self.folder / MANIFEST)
+                self.manifest = read_manifest(self.folder)
+                check_outputs(self.folder, self.manifest)
                 self.done = True
                 return
         elif finished or unfinished:
             shutil.rmtree(self.folder)
+        for left in self.folder.rglob(".*.partial"):
+            left.unlink()  # what a killed process was writing
         write_json(self.folder / UNFINISHED, self.identity)
 
     def _changes(self, found: Any) -> list[str]:

@@ -94,3 +94,22 @@ def test_views_are_drawn_again_when_the_work_differs(tmp_path: Path) -> None:
             return True
 
     assert [view(1), view(1), view(2), view(2)] == [True, False, True, False]
+
+
+def test_a_changed_or_missing_output_is_noticed(tmp_path: Path) -> None:
+    finish(tmp_path / "s", {})
+    (tmp_path / "s" / "a.txt").write_text("tampered")
+    for use in (lambda: finish(tmp_path / "s", {}), lambda: input_hash(tmp_path / "s")):
+        with pytest.raises(ArtifactError, match=r"a\.txt was changed since its stage wrote it"):
+            use()
+    (tmp_path / "s" / "a.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"a\.txt is gone"):
+        finish(tmp_path / "s", {})
+    assert finish(tmp_path / "s", {}, force=True)
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path: Path) -> None:
+    with Stage.open(tmp_path / "s", name="demo", config={}):
+        (tmp_path / "s" / ".a.txt.x1.partial").write_text("half")
+    finish(tmp_path / "s", {})
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"a.txt", MANIFEST}
