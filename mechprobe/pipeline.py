@@ -184,7 +184,7 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 _SHARES = {
-    "localize": ("base", "tuned"),
+    "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
     "features": ("base", "near"),
     "cache": ("seed",),
@@ -246,8 +246,9 @@ class Run:
         write_json(self.folder / RUN_FILE, self.config.model_dump(mode="json"))
 
     def localize(self) -> SiteCeilings:
-        """Sufficiency and necessity of every site."""
-        tasks = self.config.load_tasks()
+        """Sufficiency and necessity of every site, on the halves that select: the others judge the interventions."""
+        evaluated = [task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks()]
+        tasks = [split_halves(task, seed=self.config.select.seed)[0] for task in evaluated]
         return localize(self.family, tasks, out=self.folder / LOCALIZE, config=self.config.localize, force=self.force)
 
     def site(self) -> str:

@@ -70,12 +70,12 @@ def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values in the given order (Holm 1979)."""
-    order = np.argsort(p_values)
-    adjusted: NDArray[np.float64] = np.empty(len(p_values))
+    """Holm-adjusted p-values in the given order (Holm 1979); NaN stays NaN and is no test."""
+    tested = [index for index in np.argsort(p_values) if not np.isnan(p_values[index])]
+    adjusted: NDArray[np.float64] = np.full(len(p_values), np.nan)
     running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, (len(p_values) - rank) * p_values[index])
+    for rank, index in enumerate(tested):
+        running = max(running, (len(tested) - rank) * p_values[index])
         adjusted[index] = min(1.0, running)
     return adjusted.tolist()
 

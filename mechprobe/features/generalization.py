@@ -91,6 +91,7 @@ class Scores:
         mean_act: ``[d_sae]``, mean activation over the positions where a feature is active (joint read-out).
         mean_difference: ``[d_model]``, mean over the pooled positions of r_tuned − r_base, in the models' own units:
             the one-vector baseline of the interventions.
+        last_difference: ``[d_model]``, the same at the last prompt position alone.
     """
 
     tasks: tuple[str, ...]
@@ -101,6 +102,7 @@ class Scores:
     decoder_norm: Values
     mean_act: Values
     mean_difference: Values
+    last_difference: Values
 
     def values(self, ranking: Ranking) -> Values:
         """The values of a ranking."""
@@ -123,7 +125,7 @@ class Scores:
         return cls(tasks=tuple(metadata["tasks"].split("\n")), n_gained=counts, **load_file(path))
 
 
-_ARRAYS = ("score", "joint", "density", "decoder_norm", "mean_act", "mean_difference")
+_ARRAYS = ("score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference")
 
 
 @dataclass(frozen=True)
@@ -354,13 +356,13 @@ def score_features(
     swap = Readout(config.readout, config.near)
     shift = decoder_shift(crosscoder, base=base, tuned=tuned)
     active, total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
-    difference = torch.zeros(models.d_model[tuned], dtype=torch.float64)
+    difference, last = torch.zeros(2, models.d_model[tuned], dtype=torch.float64)
     n_positions = 0
     score_rows, joint_rows = [], []
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
         for task, ids in gained.items():
             sums = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
-            for x, mask in _residual_batches(models, outcomes, task, ids, site, config):
+            for x, mask, end in _residual_batches(models, outcomes, task, ids, site, config):
                 joint = Readout("joint").feature_acts(crosscoder, x, tuned)
                 gap = swap.feature_acts(crosscoder, x, tuned) - swap.feature_acts(crosscoder, x, base)
                 sums[0] += _pool(gap, mask, config.pooling).double().sum(0).cpu()
@@ -368,6 +370,8 @@ def score_features(
                 active += (joint[mask] > 0).double().sum(0).cpu()
                 total += joint[mask].double().sum(0).cpu()
                 difference += (x[tuned] - x[base])[mask].double().sum(0).cpu()
+                rows = torch.arange(len(end), device=end.device)
+                last += (x[tuned] - x[base])[rows, end].double().sum(0).cpu()
                 n_positions += int(mask.sum())
                 advance(len(mask), task=task)
             score_rows.append((sums[0] / len(ids)).numpy())
@@ -381,6 +385,7 @@ def score_features(
         decoder_norm=crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
         mean_act=(total / active.clamp(min=1)).numpy(),
         mean_difference=(difference / max(1, n_positions)).numpy(),
+        last_difference=(last / sum(map(len, gained.values()))).numpy(),
     )
 
 
@@ -406,7 +411,7 @@ def _pool(
 def _residual_batches(
     models: ModelFamily, outcomes: Outcomes, task: str, ids: Sequence[str], site: Site, config: SelectConfig
 ) -> Any:
-    """Yield ``({model: [batch pos d_model]}, mask [batch pos])`` on prompt + tuned response."""
+    """Yield ``({model: [batch pos d_model]}, mask [batch pos], last prompt position [batch])`` on prompt + tuned response."""
     tokenizer = models.tokenizer
     special = set(tokenizer.all_special_ids)
     rows, starts = [], []
@@ -428,7 +433,9 @@ def _residual_batches(
             elif config.positions == "response":
                 keep[row, :first_response] = False
         x = {model.name: residuals_plain(model, tokens, attention, [site])[site].float() for model in models}
-        yield x, keep
+        width = tokens.shape[1]
+        end = torch.tensor([width - len(rows[i]) + starts[i] - 1 for i in batch], device=tokens.device)
+        yield x, keep, end
 
 
 def _summary(selection: Selection, config: SelectConfig, left_out: Mapping[str, int]) -> dict[str, Any]:

@@ -15,6 +15,11 @@ SetKind = Literal[
 How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
 
 
+EVERYWHERE = "mean difference"
+LAST_PROMPT_TOKEN = "mean difference, last prompt token"
+"""Baselines of one vector: the mean residual difference, added at every position or at the last of the prompt alone."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """One generation run over all tasks.
@@ -30,6 +35,7 @@ class Condition:
         donor: Whose features or residual are put in.
         draw: Number of a random set.
         write_ids: Decoder directions of a shuffled control.
+        readout: Read-out that differs from the configured one, or empty.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Condition:
     donor: str | None = None
     draw: int | None = None
     write_ids: tuple[int, ...] = field(default=(), repr=False)
+    readout: str = ""
 
 
 def plan(selection: Selection, others: dict[str, Selection], config: InterveneConfig) -> list[Condition]:
@@ -62,11 +69,10 @@ def plan(selection: Selection, others: dict[str, Selection], config: InterveneCo
         for edit in edits:
             conditions += _main_edit(selection, others, host, donor, edit, config)
         conditions.append(Condition(f"{host}|replace|reconstruction", host, "replace", "none", "recon", "edit"))
-        conditions.append(
-            Condition(
-                f"{host}|vector|mean difference", host, "vector", "mean difference", "baseline", "vector", donor=donor
-            )
-        )
+        conditions += [
+            Condition(f"{host}|vector|{name}", host, "vector", name, "baseline", "vector", donor=donor)
+            for name in (EVERYWHERE, LAST_PROMPT_TOKEN)
+        ]
         conditions += _sizes(selection, host, donor, edits, config)
     conditions += _opposite(selection, config)
     conditions += [
@@ -94,6 +100,15 @@ def _main_edit(
 
     rows = [condition(rule, "selected", selection.features)]
     rows += [condition(name, "compare", other.features) for name, other in others.items()]
+    if edit == "transplant":
+        pairs = [(rule, selection), *others.items()]
+        rows += [
+            Condition(
+                f"{host}|{edit}|{name}, swap read-out", host, edit, f"{name}, swap read-out", "compare", "edit",
+                other.features, giver, readout="swap",
+            )
+            for name, other in pairs
+        ]  # fmt: skip
     rows += [
         condition(f"random {draw}", "random", ids, draw=draw)
         for draw, ids in enumerate(selection.controls[: config.n_random])

@@ -36,7 +36,7 @@ class InterveneConfig(FrozenConfig):
     """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     n_random: int = Field(default=20, ge=0)
     """Random sets, matched on density, decoder norm and write, for every main edit."""
-    n_shuffled: int = Field(default=4, ge=1)
+    n_shuffled: int = Field(default=20, ge=1)
     """Controls of equal norm for every main edit: its change on each token, turned to other features' directions."""
     n_per_task: int | None = 64
     """Samples of each task's evaluation half; None takes all."""
@@ -48,6 +48,8 @@ class InterveneConfig(FrozenConfig):
     """A forced beginning of the base's response, printed as the baseline of every edit of it; empty for none."""
     min_ceiling_share: float = Field(default=0.5, ge=0, le=1)
     """Below this share of the gain the site's ceiling is too low for a verdict."""
+    min_n: int = Field(default=20, ge=1)
+    """Samples in the pooled row below which nothing is judged: a bootstrap of few samples has no width."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Level of the test against random sets."""
     batch_size: int = Field(default=512, ge=1)

@@ -44,16 +44,20 @@ def effect_rows(clean: Right, edited: Right, *, seed: int) -> dict[str, dict[str
 
 
 def shares_of_ceiling(
-    delta: Mapping[str, Sequence[float | int]], ceiling: Mapping[str, Sequence[float | int]]
+    delta: Mapping[str, Sequence[float | int]], ceiling: Mapping[str, Sequence[float | int]], *, sign: float
 ) -> dict[str, Any]:
-    """Accuracy change as a share of the whole-residual patch's, by task; None where the ceiling is below 5 points."""
+    """Accuracy change as a share of the whole-residual patch's, by task.
+
+    None where the ceiling is below 5 points in the claimed direction (``sign``): a share would be noise over noise.
+    """
     return {
-        task: row[0] / ceiling[task][0] if abs(ceiling[task][0]) >= MIN_CEILING else None for task, row in delta.items()
+        task: row[0] / ceiling[task][0] if sign * ceiling[task][0] >= MIN_CEILING else None
+        for task, row in delta.items()
     }
 
 
 def condition_results(
-    conditions: Sequence[Condition], right: Mapping[str, Right], *, held_out: Sequence[str], seed: int
+    conditions: Sequence[Condition], right: Mapping[str, Right], *, held_out: Sequence[str], base: str, seed: int
 ) -> list[dict[str, Any]]:
     """One row per condition, in order, with effects against the clean host and shares of its ceiling.
 
@@ -61,6 +65,7 @@ def condition_results(
         conditions: As planned.
         right: Condition name → outcomes.
         held_out: Tasks that enter the pooled row.
+        base: The model in which a gain is claimed; in the other it is a loss.
         seed: Of the bootstrap.
     """
     pooled = {name: with_pooled(value, held_out) for name, value in right.items()}
@@ -69,6 +74,7 @@ def condition_results(
         for c in conditions
         if c.set_kind == "ceiling"
     }
+    signs = {c.model: 1.0 if c.model == base else -1.0 for c in conditions}
     rows = []
     for c in conditions:
         effects = effect_rows(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed)
@@ -83,7 +89,9 @@ def condition_results(
                 "draw": c.draw,
                 "n_features": len(c.ids),
                 **effects,
-                "share_of_ceiling": shares_of_ceiling(effects["accuracy_delta"], ceilings[c.model]),
+                "share_of_ceiling": shares_of_ceiling(
+                    effects["accuracy_delta"], ceilings[c.model], sign=signs[c.model]
+                ),
             }
         )
     return rows

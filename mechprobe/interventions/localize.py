@@ -5,6 +5,7 @@ step, by the tuned model's on the same tokens. *Necessity*: accuracy of the tune
 Both are ours (DESIGN.md, section 4): they bound the effect of every edit at that site.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class LocalizeConfig(FrozenConfig):
     """The model whose change is located."""
     sites: tuple[str, ...] | str = "all"
     """Sites to patch, or ``all``."""
+    trained: tuple[str, ...] = ()
+    """Tasks that post-training saw: measured, and left out of the shares and the choice."""
     n_per_task: int | None = 64
     """Samples of each task, from the top of its file; None takes all."""
     min_share: float = 0.5
@@ -58,7 +61,7 @@ class SiteCeilings:
         pair: ``(base, tuned)``.
         clean: Model → task → accuracy with interval, unpatched.
         sites: Site → ``sufficiency`` and ``necessity`` (task → accuracy with interval) and their ``*_share`` of the
-            gain, pooled over the tasks that the tuned model gains on.
+            gain, summed over the untrained tasks; NaN where that gain is not clear of noise.
         chosen: The site whose smaller share is largest.
         able: Whether both shares of the chosen site reach ``min_share``.
         reason: One sentence.
@@ -106,17 +109,22 @@ def patched_outcomes(
 
 
 def gain_share(low: Accuracy, high: Accuracy, patched: Accuracy, *, rising: bool) -> float:
-    """Share of the gain from ``low`` to ``high`` that a patch gives (rising) or takes (falling).
+    """Share of the gain from ``low`` to ``high`` that a patch gives (rising) or takes (falling), summed over tasks.
 
-    Sums over the tasks on which ``high`` exceeds ``low``, so that a task without gain adds no noise; NaN without any.
+    NaN where the gain is not clear of noise, see `gain_of`.
     """
-    gained = [task for task in low if high[task][0] > low[task][0]]
-    total = sum(high[task][0] - low[task][0] for task in gained)
-    if not total:
+    total, error = gain_of(low, high)
+    if total <= 1.96 * error:
         return float("nan")
-    if rising:
-        return sum(patched[task][0] - low[task][0] for task in gained) / total
-    return sum(high[task][0] - patched[task][0] for task in gained) / total
+    start, sign = (low, 1.0) if rising else (high, -1.0)
+    return sum(sign * (patched[task][0] - start[task][0]) for task in low) / total
+
+
+def gain_of(low: Accuracy, high: Accuracy) -> tuple[float, float]:
+    """``(gain, standard error)`` of the sum over tasks of high less low, as of independent proportions."""
+    gain = sum(high[task][0] - low[task][0] for task in low)
+    variance = sum(row[0] * (1 - row[0]) / row[3] for accuracy in (low, high) for row in accuracy.values())
+    return gain, math.sqrt(variance)
 
 
 def localize(
@@ -196,7 +204,13 @@ def _measure(
                         patched_outcomes(host, donor, site, tasks, batch_size=config.batch_size)
                     ),
                 )
-                share = gain_share(clean[base.name], clean[tuned.name], row[side], rising=side == "sufficiency")
+                share = gain_share(
+                    *(
+                        _without(accuracy, config.trained)
+                        for accuracy in (clean[base.name], clean[tuned.name], row[side])
+                    ),
+                    rising=side == "sufficiency",
+                )
                 row[f"{side}_share"] = share
                 advance(1, site=str(site), share=share)
             rows[str(site)] = row
@@ -211,6 +225,12 @@ def _measure(
         able=able,
         reason=reason,
     )
+
+
+def _without(accuracy: Accuracy, trained: Sequence[str]) -> Accuracy:
+    """The untrained tasks' rows (all rows when every task is trained)."""
+    left = {task: row for task, row in accuracy.items() if task not in trained}
+    return left or accuracy
 
 
 def _kept(path: Path, measure: Any) -> Accuracy:
@@ -230,7 +250,11 @@ def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tupl
     }
     chosen = max(smaller, key=lambda site: smaller[site])
     if smaller[chosen] == float("-inf"):
-        return chosen, False, "The tuned model gains on no task, so there is nothing to locate."
+        return (
+            chosen,
+            False,
+            "The tuned model's gain over the tasks is not clear of noise, so there is nothing to locate.",
+        )
     row = rows[chosen]
     shares = f"sufficiency {row['sufficiency_share']:.0%} and necessity {row['necessity_share']:.0%} of the gain"
     if smaller[chosen] >= min_share:

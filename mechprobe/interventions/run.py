@@ -1,11 +1,11 @@
 """The ``intervene`` stage: run every condition, keep every outcome, and give the verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.artifacts import Stage, dump_json, read_json, read_manifest, sha256_bytes, write_json
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
@@ -102,8 +102,18 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     check_lengths(family, tasks, prefix=config.force_prefix)
     chosen, others = choose_sets(selection, config, table)
     conditions = plan(chosen, others, config)
+    untrained([task.name for task in tasks], config)
     settings = config.model_dump(mode="json", exclude={"workers"})
-    identity = {**settings, "tasks": tasks_fingerprint(tasks), "chosen": chosen.features}
+    identity = {
+        **settings,
+        "tasks": tasks_fingerprint(tasks),
+        "crosscoder": crosscoder.fingerprint,
+        "site": chosen.site,
+        "sets": sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode()),
+        "mean_difference": sha256_bytes(
+            chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
+        ),
+    }
     models = family.subset(*crosscoder.model_names).fingerprints
     with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:
@@ -156,6 +166,33 @@ def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> d
     return {name: read_json(part) for name, part in parts.items()}
 
 
+def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
+    """The tasks that post-training never saw; `ConfigError` where none is left to pool."""
+    left = [name for name in names if name not in config.trained]
+    if not left:
+        raise ConfigError(
+            "Every task is named in trained; the verdict needs at least one that post-training never saw."
+        )
+    return left
+
+
+def control_match(selection: Selection, *, n_random: int) -> dict[str, Any]:
+    """How near the random sets come to the selection: mean density, decoder norm and write, and how varied they are."""
+    scores = selection.scores
+    columns = {
+        "density": scores.density,
+        "decoder_norm": scores.decoder_norm,
+        "write": scores.decoder_norm * scores.mean_act,
+    }
+    controls = [list(ids) for ids in selection.controls[:n_random]]
+    drawn = [feature for ids in controls for feature in ids]
+    return {
+        "selected": {name: float(values[list(selection.features)].mean()) for name, values in columns.items()},
+        "random": {name: float(values[drawn].mean()) if drawn else None for name, values in columns.items()},
+        "distinct_features_drawn": len(set(drawn)),
+    }
+
+
 def assemble(
     selection: Selection,
     conditions: Sequence[Condition],
@@ -165,11 +202,15 @@ def assemble(
 ) -> dict[str, Any]:
     """Everything that ``results.json`` holds, from the outcomes alone."""
     names = [task.name for task in tasks]
-    held_out = [name for name in names if name not in config.trained] or names
+    held_out = untrained(names, config)
     right: dict[str, Right] = {
         name: {task: [letter == "R" for letter in text] for task, text in row.items()} for name, row in letters.items()
     }
-    rows = condition_results(conditions, right, held_out=held_out, seed=config.seed)
+    rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed)
+    for row in rows:
+        row["unparsed"] = {
+            task: text.count("U") / len(text) if text else None for task, text in letters[row["name"]].items()
+        }
     judged = verdicts(rows, names, config)
     return {
         "site": selection.site,
@@ -184,6 +225,7 @@ def assemble(
         "n_per_task": {task.name: len(task.samples) for task in tasks},
         "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
         "readout": {"transplant": "joint", "ablate, clamp, scale": str(Readout(config.readout, config.near))},
+        "control_match": control_match(selection, n_random=config.n_random),
         "conditions": rows,
         "verdicts": judged,
         "verdict": headline(judged, config),

@@ -13,10 +13,10 @@ from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
 from mechprobe.interventions.attach import build_rewrite, edited
-from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.shadow import rewriting
+from mechprobe.interventions.shadow import Positions, rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -40,9 +40,12 @@ class Runner:
         self.config = config
         self.site = Site.parse(selection.site)
 
-    def readout(self, edit: str) -> Readout:
-        """How an edit reads features: a transplant jointly, the others as configured."""
-        return Readout("joint") if edit == "transplant" else Readout(self.config.readout, self.config.near)
+    def readout(self, condition: Condition) -> Readout:
+        """How a condition reads features: a transplant jointly unless it says otherwise, the others as configured."""
+        if condition.readout == "swap":
+            return Readout("swap", self.config.near)
+        joint = condition.edit == "transplant"
+        return Readout("joint") if joint else Readout(self.config.readout, self.config.near)
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
@@ -63,7 +66,7 @@ class Runner:
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
-            readout = self.readout(condition.edit)
+            readout = self.readout(condition)
             with edited(
                 self.family[condition.model],
                 self.crosscoder,
@@ -83,6 +86,7 @@ class Runner:
     def _rewritten(self, condition: Condition) -> Iterator[None]:
         host = self.family[condition.model]
         siblings: dict[str, Any] = {}
+        positions: Positions = "all"
         if condition.how == "patch" and condition.donor is not None:
             donor = condition.donor
             siblings = {donor: self.family[donor].hf}
@@ -90,21 +94,34 @@ class Runner:
             def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
                 return x[donor]
         elif condition.how == "vector":
-            sign = 1.0 if condition.model == self.config.base else -1.0
-            vector = torch.as_tensor(sign * self.selection.scores.mean_difference, device=host.device)
-
-            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-                return x[host.name] + vector.to(x[host.name].dtype)
+            positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else "all"
+            rewrite = self._vector(condition)
         else:
             siblings = {model.name: model.hf for model in self.family if model.name != host.name}
             rewrite = self._shuffled(condition)
-        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings):
+        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings, positions=positions):
             yield
+
+    def _vector(self, condition: Condition) -> Any:
+        """The mean residual difference added to every position, or to the last of the prompt (padding is on the left)."""
+        scores, host = self.selection.scores, self.family[condition.model]
+        last = condition.features == LAST_PROMPT_TOKEN
+        sign = 1.0 if condition.model == self.config.base else -1.0
+        vector = torch.as_tensor(
+            sign * (scores.last_difference if last else scores.mean_difference), device=host.device
+        )
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[host.name].clone()
+            resid[:, -1 if last else slice(None)] += vector.to(resid.dtype)
+            return resid
+
+        return rewrite
 
     def _shuffled(self, condition: Condition) -> Any:
         """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
         edit = Edit.parse(condition.edit)
-        readout = self.readout(edit.kind)
+        readout = self.readout(condition)
         own = build_rewrite(
             self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
         )

@@ -71,6 +71,8 @@ def rewriting(
         siblings: Name to model, for read-outs and transplants that need them.
         positions: Where the edit acts.
 
+    Beam search is not supported with siblings: their caches would not follow the beams.
+
     Raises:
         ModelError: The host is given embeddings in place of tokens, or a cache that was begun outside the block.
     """
@@ -82,6 +84,10 @@ def rewriting(
         past = kwargs.get("past_key_values")
         past_length = 0 if past is None else int(past.get_seq_length())
         state["fresh"] = past_length == 0
+        if positions != "all" and kwargs.get("use_cache") is False:
+            raise ModelError(
+                "Without a KV cache an edit cannot tell prompt from response; use the cache, or all positions."
+            )
         if not shadows:
             return
         ids = args[0] if args else kwargs.get("input_ids")

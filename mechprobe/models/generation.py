@@ -122,7 +122,12 @@ def generate(
 
 
 def _generate(model: Any, **inputs: Any) -> torch.Tensor:
-    return model.generate(**inputs)
+    """Generate by the given settings alone: what the model's folder sets (penalties, beams) would differ between models."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        return model.generate(**inputs)
+    finally:
+        model.generation_config = own
 
 
 def _until_end(tokens: Sequence[int], ends: set[int]) -> list[int]:

@@ -126,3 +126,16 @@ def test_families_that_do_not_belong_together(llama_family: dict[str, Path], tmp
 def test_unknown_scorer_is_a_config_error() -> None:
     with pytest.raises(ConfigError):
         scorer("nope")
+
+
+def test_the_folders_generation_settings_do_not_leak(family: ModelFamily) -> None:
+    base = family["base"]
+    before = generate(base.hf, base.tokenizer, PROMPTS, max_new_tokens=8)
+    base.hf.generation_config.repetition_penalty = 3.0
+    base.hf.generation_config.num_beams = 3
+    try:
+        assert generate(base.hf, base.tokenizer, PROMPTS, max_new_tokens=8) == before
+        assert base.hf.generation_config.num_beams == 3
+    finally:
+        base.hf.generation_config.repetition_penalty = None
+        base.hf.generation_config.num_beams = None

@@ -48,6 +48,9 @@ def test_mcnemar_by_hand() -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    first, missing, second = holm([0.01, math.nan, 0.04])
+    assert (first, second) == pytest.approx((0.02, 0.04))
+    assert math.isnan(missing)
 
 
 def test_bootstrap_is_seeded_and_covers() -> None:
