@@ -251,6 +251,8 @@ class Stage:
         unfinished = (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (finished or unfinished):
             raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
+        if finished or unfinished:
+            self._check_kind(read_json(self.folder / (MANIFEST if finished else UNFINISHED)))
         if remake and (finished or unfinished) and not force:
             found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
             force = bool(self._changes(found))
@@ -266,6 +268,12 @@ class Stage:
         for left in self.folder.rglob(".*.partial"):
             left.unlink()  # what a killed process was writing
         write_json(self.folder / UNFINISHED, self.identity)
+
+    def _check_kind(self, found: Any) -> None:
+        """Even --force never empties the folder of another stage."""
+        stage = found.get("stage") if isinstance(found, dict) else None
+        if stage != self.name:
+            raise ArtifactError(f"{self.folder} holds the stage '{stage}', not '{self.name}'; give another --out.")
 
     def _changes(self, found: Any) -> list[str]:
         old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}

@@ -4,23 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.train_config import TrainSaeConfig
 from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.errors import ArtifactError, ConfigError, InputError
-from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes, load_outcomes
+from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.generalization import SelectConfig, Selection, select_features
+from mechprobe.features.selection import check_spec
 from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
 from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
+from mechprobe.types import Site
 
 if TYPE_CHECKING:
     from mechprobe.activations.store import ActivationStore
@@ -90,6 +93,9 @@ class RunConfig(FrozenConfig):
     dtype: str = "float32"
     """Of the models' weights."""
 
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    """What was given, before shared settings are handed on: this is kept, so that a later override reaches every stage."""
+
     @classmethod
     def build(
         cls,
@@ -120,12 +126,15 @@ class RunConfig(FrozenConfig):
             data["device"] = device
         for name, value in (extra or {}).items():
             data[name] = {**data.get(name, {}), **value} if isinstance(value, Mapping) else value
-        return cls(**_shared(data))
+        data = _anchored(data)
+        made = cls(**_shared(data))
+        made._given.update(data)
+        return made
 
     @classmethod
     def of_run(cls, folder: Path | str) -> "RunConfig":
         """The configuration that a run folder was made with; `ArtifactError` where it holds none."""
-        return cls.model_validate(read_json(Path(folder) / RUN_FILE))
+        return cls.build(None, start=read_run_file(folder))
 
     def family(self, names: Sequence[str] | None = None, *, trust_remote_code: bool = False) -> ModelFamily:
         """The models (some of them for ``names``), found and checked.
@@ -183,6 +192,29 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def _anchored(data: dict[str, Any]) -> dict[str, Any]:
+    """Existing paths made absolute, so that a run folder can be used from any working directory."""
+    result = dict(data)
+    if isinstance(data.get("models"), dict):
+        result["models"] = {
+            name: str(Path(path).resolve()) if isinstance(path, str) and Path(path).exists() else path
+            for name, path in data["models"].items()
+        }
+    for section in ("tasks", "prompts"):
+        own = data.get(section)
+        if isinstance(own, dict) and isinstance(own.get("file"), str) and Path(own["file"]).exists():
+            result[section] = {**own, "file": str(Path(own["file"]).resolve())}
+    return result
+
+
+def read_run_file(folder: Path | str) -> dict[str, Any]:
+    """The settings that a run folder was begun with; `ArtifactError` where it holds none."""
+    data = read_json(Path(folder) / RUN_FILE)
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{Path(folder) / RUN_FILE} holds no run configuration; give --config FILE.")
+    return data
+
+
 _SHARES = {
     "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
@@ -236,14 +268,25 @@ class Run:
         tasks = self.config.load_tasks()
         if not read_prompts(self.config.prompts_file()):
             raise InputError(f"{self.config.prompts_file()} holds no prompts.")
-        for name in (self.config.base, self.config.tuned):
+        for name in (self.config.base, self.config.tuned, *(self.config.near or ())):
             _ = self.family[name]
+        for site in self.config.cache.sites:
+            Site.parse(site).check(self.family.n_layers)
+        for edit in (
+            *self.config.intervene.edits_base,
+            *self.config.intervene.edits_tuned,
+            *self.config.intervene.doses,
+        ):
+            Edit.parse(edit)
+        for spec in (self.config.select.rule, self.config.intervene.features):
+            check_spec(spec)
+        check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
         if len(tasks) < 1:
             raise InputError(f"{self.config.tasks.file} holds no tasks.")
 
     def save_config(self) -> None:
         """Keep the resolved configuration in the run folder, where the stage commands find it."""
-        write_json(self.folder / RUN_FILE, self.config.model_dump(mode="json"))
+        write_json(self.folder / RUN_FILE, self.config._given)
 
     def localize(self) -> SiteCeilings:
         """Sufficiency and necessity of every site, on the halves that select: the others judge the interventions."""

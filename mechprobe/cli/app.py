@@ -29,6 +29,7 @@ from mechprobe.cli import (
     train_sae,
 )
 
+INTERRUPTED = 130
 _MULTIPLE = ("--models", "-m", "--set", "-s")
 
 app = typer.Typer(
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sentence is None:
             raise
         return _fail(sentence)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into an exit code of its own
+        return _interrupted()
     return code if isinstance(code, int) else 0
 
 
@@ -115,4 +118,4 @@ def _fail(sentence: str) -> int:
 
 def _interrupted() -> int:
     sys.stderr.write("mechprobe: interrupted; the same command goes on from where it stopped.\n")
-    return 130
+    return INTERRUPTED

@@ -46,4 +46,4 @@ def evaluate(
         return
     for line in accuracy_lines(results):
         say(line)
-    say(f"\nWritten to {out}\nNext: mechprobe select")
+    say(f"\nWritten to {out}\nNext: mechprobe select --run RUN (the folder that holds evals/ and crosscoder/)")

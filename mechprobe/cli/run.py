@@ -34,7 +34,7 @@ def run(
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import summary_lines
     from mechprobe.errors import ConfigError
-    from mechprobe.pipeline import STAGES, Run
+    from mechprobe.pipeline import RUN_FILE, STAGES, Run
 
     if until is not None and until not in STAGES:
         raise ConfigError(f"--until '{until}' is no stage; the stages are {', '.join(STAGES)}.")
@@ -49,13 +49,15 @@ def run(
         for line in plan_lines(chain):
             say(line)
         return
-    chain.save_config()
+    if not (out / RUN_FILE).is_file():
+        chain.save_config()
     for name, stage in chain.stages():
         started = time.monotonic()
         stage()
         typer.echo(f"{name:<10} {time.monotonic() - started:6.1f} s", err=True)
         if name == until:
             break
+    chain.save_config()  # only now: a refused run must leave the folder's own settings
     if as_json:
         from mechprobe.artifacts import read_json
 

@@ -58,9 +58,8 @@ def stage_of_run(
     trust: bool = False,
 ) -> "Run":
     """The run of a folder: its own configuration unless ``config`` is given, with the options put over it."""
-    from mechprobe.artifacts import read_json
     from mechprobe.errors import ArtifactError
-    from mechprobe.pipeline import RUN_FILE, Run, RunConfig
+    from mechprobe.pipeline import RUN_FILE, Run, RunConfig, read_run_file
 
     if config is not None:
         settings = load_settings(config, overrides, models=models, seed=seed, device=device, extra=extra)
@@ -74,6 +73,6 @@ def stage_of_run(
         seed=seed,
         device=device,
         extra=extra,
-        start=read_json(folder / RUN_FILE),
+        start=read_run_file(folder),
     )
     return Run(settings, folder, force=force, trust_remote_code=trust)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
     """Accuracy of every model on every task, and the forced-prefix baseline."""
     rows = {model: {task: percent(cell) for task, cell in row.items()} for model, row in summary["accuracy"].items()}
-    tasks = summary["tasks"]
+    tasks = summary.get("tasks") or list(next(iter(summary["accuracy"].values())))
     n = max(cell[3] for row in summary["accuracy"].values() for cell in row.values())
     forced = summary.get("force_prefix")
     if forced:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from mechprobe.artifacts import Stage, dump_json, read_manifest, sha256_bytes, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import InputError
@@ -24,9 +26,9 @@ FORCED = "{model}+prefix"
 class EvaluateConfig(FrozenConfig):
     """Settings of ``mechprobe evaluate``."""
 
-    n_per_task: int | None = None
+    n_per_task: int | None = Field(default=None, ge=1)
     """Samples of each task, from the top of its file; None takes all."""
-    batch_size: int = 512
+    batch_size: int = Field(default=512, ge=1)
     """Prompts generated at a time."""
     base: str = "base"
     """The model that the others are compared with."""

@@ -59,6 +59,16 @@ def ranked_features(values: Values) -> NDArray[np.int64]:
     return np.argsort(-relative_values(values).min(axis=0), kind="stable")
 
 
+def check_spec(spec: str) -> None:
+    """Raise `SelectionError` for a specification of no known form, before any feature is scored."""
+    kind, _, rest = spec.partition(":")
+    known = (
+        re.fullmatch(r"top:?\d+", spec) or spec == "agnostic" or (kind in ("rule", "file", "ids", "random") and rest)
+    )
+    if not known:
+        raise SelectionError(f"Features '{spec}' cannot be read; write {SPEC_FORMS}.")
+
+
 def resolve(
     spec: str,
     values: Values,

@@ -38,7 +38,7 @@ class InterveneConfig(FrozenConfig):
     """Random sets, matched on density, decoder norm and write, for every main edit."""
     n_shuffled: int = Field(default=20, ge=1)
     """Controls of equal norm for every main edit: its change on each token, turned to other features' directions."""
-    n_per_task: int | None = 64
+    n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task's evaluation half; None takes all."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest response, in tokens; what is cut short counts as unparsed, in the clean runs too. None: the tasks' own."""

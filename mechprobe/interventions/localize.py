@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig
@@ -43,11 +44,11 @@ class LocalizeConfig(FrozenConfig):
     """Sites to patch, or ``all``."""
     trained: tuple[str, ...] = ()
     """Tasks that post-training saw: measured, and left out of the shares and the choice."""
-    n_per_task: int | None = 64
+    n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task, from the top of its file; None takes all."""
     min_share: float = 0.5
     """A site is called able to tell when both shares of the gain reach this."""
-    batch_size: int = 512
+    batch_size: int = Field(default=512, ge=1)
     """Prompts generated at a time."""
 
 

@@ -1,9 +1,11 @@
 """Runs conditions on loaded models, in this process or in several."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 import torch
@@ -119,18 +121,21 @@ class Runner:
         return rewrite
 
     def _shuffled(self, condition: Condition) -> Any:
-        """The edit's own change, turned to other features' decoder directions at the same norm on every token."""
+        """The edit's own change, turned to other features' decoder directions at the same norm on every token.
+
+        The directions are the host's decoders, for a transplant too: the *shifts* of other features from model to model
+        share the change under test, so they are no neutral directions.
+        """
         edit = Edit.parse(condition.edit)
-        readout = self.readout(condition)
-        own = build_rewrite(
-            self.crosscoder, condition.ids, edit, host=condition.model, donor=condition.donor, readout=readout
-        )
+        readout, host = self.readout(condition), condition.model
+        own = build_rewrite(self.crosscoder, condition.ids, edit, host=host, donor=condition.donor, readout=readout)
+        turned_edit = Edit("scale", 2.0) if edit.kind == "transplant" else edit
         other = build_rewrite(
             self.crosscoder,
             condition.ids,
-            edit,
-            host=condition.model,
-            donor=condition.donor,
+            turned_edit,
+            host=host,
+            donor=None,
             readout=readout,
             write_ids=condition.write_ids,
         )
@@ -167,8 +172,17 @@ def run_conditions(runner: Runner, conditions: Sequence[Condition], *, workers: 
 
 
 def _start(runner: Runner, threads: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _worker["runner"] = runner
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, so they watch it."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(condition: Condition) -> dict[str, str]:

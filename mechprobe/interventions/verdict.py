@@ -8,7 +8,8 @@ from mechprobe.interventions.effects import POOLED
 from mechprobe.statistics import holm, randomization_p
 
 Verdict = Literal[
-    "supported", "not distinguishable from random sets", "refuted", "damage", "this site cannot tell", "not tested"
+    "supported", "not distinguishable from random sets", "not distinguishable from changes of equal norm", "refuted", "damage",
+    "this site cannot tell", "not tested",
 ]  # fmt: skip
 
 REFUTED_SHARE = 0.10
@@ -27,7 +28,7 @@ def rule_text(config: InterveneConfig) -> str:
         "'supported': the interval is clear of 0 in the claimed direction, and the effect exceeds both the random sets "
         f"matched on density, decoder norm and write ({config.n_random}) and changes of equal norm on every token in other "
         f"features' directions ({config.n_shuffled}) at p ≤ {config.alpha:g}, randomization tests. Else 'not "
-        "distinguishable from random sets'. A verdict says what the set does, not that features are needed for it: see "
+        "distinguishable' from the one it does not exceed. A verdict says what the set does, not that features are needed for it: see "
         "the one-vector baselines."
     )
 
@@ -78,6 +79,8 @@ def judge(evidence: Evidence, config: InterveneConfig) -> Verdict:
         return "refuted"
     if low > 0 and max(p_values) <= config.alpha:
         return "supported"
+    if low > 0 and evidence.p_random <= config.alpha:
+        return "not distinguishable from changes of equal norm"
     return "not distinguishable from random sets"
 
 

@@ -53,6 +53,19 @@ def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
         ) from None
 
 
+def check_device(device: str) -> None:
+    """Raise `ModelError` for a device that torch does not know or this machine does not have."""
+    import torch
+
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"Device '{device}' cannot be used here ({_first_line(error)}); see `mechprobe doctor`."
+        ) from None
+
+
 def _check_headers(folder: Path, *, role: str) -> None:
     """Raise `ModelError` for a weight file that is cut short or something else, before any work is begun."""
     from safetensors import SafetensorError, safe_open
@@ -122,6 +135,7 @@ class LanguageModel:
     ) -> None:
         if dtype not in DTYPES:
             raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        check_device(device)
         self.name = name
         self.path = resolve_folder(path_or_name, role=name)
         self.device = device

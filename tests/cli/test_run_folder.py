@@ -1,0 +1,108 @@
+"""A run folder is safe: refused runs leave its settings, overrides reach every stage, paths hold from anywhere."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mechprobe.artifacts import write_json
+from mechprobe.cli import main
+from mechprobe.errors import ArtifactError
+from mechprobe.pipeline import RUN_FILE, RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "artifacts" / "lab" / "shared-marker" / "run.toml"
+TINY = ["localize.n_per_task=2", "localize.sites=['resid_post.2']", "evaluate.n_per_task=8"]
+
+
+def test_a_refused_run_leaves_the_folders_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r"
+    assert main(["run", "--out", str(out), "--until", "localize", "--set", *TINY]) == 0
+    before = (out / RUN_FILE).read_bytes()
+    assert main(["run", "--out", str(out), "--until", "localize", "--set", *TINY, "localize.n_per_task=3"]) == 2
+    assert (out / RUN_FILE).read_bytes() == before
+    assert "2 there, 3 asked" in capsys.readouterr().err
+
+
+def test_overrides_reach_every_stage_of_a_kept_run(tmp_path: Path) -> None:
+    settings = RunConfig.build(LAB, ["seed=1"])
+    write_json(tmp_path / RUN_FILE, settings._given)
+    again = RunConfig.build(None, ["tuned=sft"], seed=7, start=json.loads((tmp_path / RUN_FILE).read_text()))
+    assert again.seed == again.select.seed == again.intervene.seed == again.cache.seed == 7
+    assert again.select.tuned == again.intervene.tuned == again.localize.tuned == "sft"
+    assert RunConfig.of_run(tmp_path) == settings
+
+
+def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(LAB.parent)
+    from_file = RunConfig.build(Path("run.toml"))
+    given = RunConfig.build(None, models={"base": "base", "hub": "org/name"})
+    monkeypatch.chdir(tmp_path)
+    assert all(Path(path).is_absolute() for path in from_file.models.values())
+    assert Path(from_file.tasks.file).is_file()
+    assert Path(from_file.prompts.file).is_file()
+    assert Path(given.models["base"]).is_absolute()
+    assert given.models["hub"] == "org/name"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cache.sites=['resid_post.9']", "resid_post.0 to resid_post.2"),
+        ("near=['base','foo']", "has no model 'foo'"),
+        ("intervene.features=topp", "cannot be read"),
+        ("intervene.edits_base=['clamp']", "clamp:<number>"),
+        ("evaluate.n_per_task=0", "n_per_task = 0"),
+        ("localize.n_per_task=-1", "n_per_task = -1"),
+        ("device=foo", "Device 'foo' cannot be used"),
+    ],
+)
+def test_what_can_be_found_wrong_is_found_before_any_work(
+    tmp_path: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path / "r"), "--set", override]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_force_never_empties_another_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["localize", "--config", str(LAB), "--out", str(tmp_path / "l"), "--set", *TINY]
+    assert main(call) == 0
+    before = {path.name for path in (tmp_path / "l").iterdir()}
+    other = [
+        "evaluate",
+        "--config",
+        str(LAB),
+        "--out",
+        str(tmp_path / "l"),
+        "--force",
+        "--set",
+        "evaluate.n_per_task=2",
+    ]
+    assert main(other) == 2
+    assert "holds the stage 'localize', not 'evaluate'" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "l").iterdir()} == before
+
+
+def test_a_run_file_of_another_shape(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("[]")
+    with pytest.raises(ArtifactError, match="holds no run configuration"):
+        RunConfig.of_run(tmp_path)
+
+
+def test_ctrl_c_says_that_the_work_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mechprobe", "run", "--out", str(tmp_path / "r"), "--until", "localize"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    unfinished = tmp_path / "r" / "localize" / "unfinished.json"
+    deadline = time.monotonic() + 90
+    while not unfinished.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "interrupted; the same command goes on" in error
+    assert main(["run", "--out", str(tmp_path / "r"), "--until", "localize"]) == 0
