@@ -14,9 +14,10 @@ from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, 
 POOLED = "pooled"
 _OTHERS = {
     "compare": ("^", SKY, 0.21, "features by the other ranking"),
-    "vector": ("v", RED, 0.29, "mean residual difference as one vector"),
+    "vector": ("v", RED, 0.26, "mean difference as one vector, every token"),
+    "vector_last": ("<", RED, 0.32, "the same, last prompt token alone"),
     "recon": ("x", GREEN, 0.37, "reconstruction only"),
-    "shuffled": ("P", PURPLE, 0.44, "shuffled directions"),
+    "shuffled": ("P", PURPLE, 0.44, "equal norm, other directions (mean)"),
 }
 """Set kind → mark, color, shift on the axis, label."""
 

@@ -221,7 +221,8 @@ def effect_panels(interventions: Json, evaluation: Json | None, tasks: Sequence[
         baselines = _matching(conditions, selected, "baseline", any_edit=True)
         others = {
             "compare": compare,
-            "vector": [condition for condition in baselines if condition["edit"] == "vector"],
+            "vector": [c for c in baselines if c["edit"] == "vector" and "last" not in c["features"]],
+            "vector_last": [c for c in baselines if c["edit"] == "vector" and "last" in c["features"]],
             "recon": _matching(conditions, selected, "recon", any_edit=True),
             "shuffled": _matching(conditions, selected, "shuffled"),
         }
@@ -285,7 +286,7 @@ def _effect_row(panel: Json, condition: Json, verdict: Json, task: str) -> dict[
         "share": percent((condition.get("share_of_ceiling") or {}).get(task)),
         "flip_right": _flip(condition, "flip_rate_of_right", task),
         "flip_wrong": _flip(condition, "flip_rate_of_wrong", task),
-        "verdict": str(verdict.get("verdict", "–")),
+        "verdict": str(verdict.get("verdict") or "–"),
     }
 
 
