@@ -10,7 +10,7 @@ from mechprobe.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = {
-    'Path("runs/python")': "OUT",
+    'Path("runs/functions")': "OUT",
     "max_new_tokens=48)\njudging": "max_new_tokens=48, n_per_task=40)\njudging",
     "max_prompts=3000": "max_prompts=60",
     "d_sae=1024, k=24": "d_sae=128, k=8",
@@ -24,10 +24,30 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def test_the_python_block_runs_at_a_smaller_size(
+SMALLER_RUN = """["localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",
+"features.ce_samples=8", "evaluate.n_per_task=24", "select.n_controls=2", "select.min_gained=2", "select.rule=top:10",
+"intervene.features=top:10", "intervene.n_random=2", "intervene.n_shuffled=1", "intervene.n_per_task=2", "intervene.doses=[]",
+"intervene.sizes=[]", "intervene.workers=1"]"""
+
+
+def test_the_short_python_block_runs_at_a_smaller_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")
+    for old, new in (('["intervene.workers=1"]', SMALLER_RUN), ('"runs/python"', "OUT")):
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {"OUT": tmp_path / "run"})
+    printed = capsys.readouterr().out
+    assert "Do the features top:10 cause the change from base to rl?" in printed
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
+
+
+def test_the_python_block_of_functions_runs_at_a_smaller_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, code = blocks("python")
     for old, new in SMALLER.items():
         assert code.count(old) == 1, old
         code = code.replace(old, new)
