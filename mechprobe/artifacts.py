@@ -198,7 +198,6 @@ class Stage:
     folder: Path
     name: str
     identity: dict[str, Any]
-    models: dict[str, str]
     done: bool = False
     manifest: dict[str, Any] | None = None
     started: float = field(default_factory=time.monotonic)
@@ -240,7 +239,7 @@ class Stage:
             "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
             "models": dict(models or {}),
         }
-        stage = cls(folder, name, identity, dict(models or {}))
+        stage = cls(folder, name, identity)
         stage._enter(force, remake)
         yield stage
 
@@ -248,23 +247,22 @@ class Stage:
         if self.folder.exists() and not self.folder.is_dir():
             raise ArtifactError(f"{self.folder} is a file; give another --out.")
         finished = (self.folder / MANIFEST).is_file()
-        unfinished = (self.folder / UNFINISHED).is_file()
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (finished or unfinished):
+        begun = finished or (self.folder / UNFINISHED).is_file()
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
             raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
-        if finished or unfinished:
-            self._check_kind(read_json(self.folder / (MANIFEST if finished else UNFINISHED)))
-        if remake and (finished or unfinished) and not force:
+        if begun:
             found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
-            force = bool(self._changes(found))
-        if (finished or unfinished) and not force:
-            self._check_same(read_json(self.folder / (MANIFEST if finished else UNFINISHED)), finished)
-            if finished:
+            self._check_kind(found)
+            changes = self._changes(found)
+            if force or (remake and changes):
+                shutil.rmtree(self.folder)
+            elif changes:
+                self._refuse(changes, finished)
+            elif finished:
                 self.manifest = read_manifest(self.folder)
                 check_outputs(self.folder, self.manifest)
                 self.done = True
                 return
-        elif finished or unfinished:
-            shutil.rmtree(self.folder)
         for left in self.folder.rglob(".*.partial"):
             left.unlink()  # what a killed process was writing
         write_json(self.folder / UNFINISHED, self.identity)
@@ -279,15 +277,13 @@ class Stage:
         old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
         return _differences(old, self.identity)
 
-    def _check_same(self, found: Any, finished: bool) -> None:
-        changes = self._changes(found)
-        if changes:
-            shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
-            state = "a finished" if finished else "an unfinished"
-            raise ArtifactError(
-                f"{self.folder} holds {state} stage made with other settings ({shown}); "
-                "pass --force to make it again, or give another --out."
-            )
+    def _refuse(self, changes: Sequence[str], finished: bool) -> None:
+        shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
+        state = "a finished" if finished else "an unfinished"
+        raise ArtifactError(
+            f"{self.folder} holds {state} stage made with other settings ({shown}); "
+            "pass --force to make it again, or give another --out."
+        )
 
     def finish(
         self,

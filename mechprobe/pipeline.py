@@ -10,7 +10,7 @@ from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.train_config import TrainSaeConfig
 from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
-from mechprobe.errors import ArtifactError, ConfigError, InputError
+from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.config import FeaturesConfig
@@ -116,7 +116,7 @@ class RunConfig(FrozenConfig):
         Raises:
             ConfigError: The file or a setting cannot be used.
         """
-        read = _absolute(read_toml(config), Path(config).parent) if config else dict(start or {})
+        read = _anchored(read_toml(config), Path(config).parent) if config else dict(start or {})
         data = with_overrides(read, overrides)
         if models:
             data["models"] = dict(models)
@@ -126,7 +126,7 @@ class RunConfig(FrozenConfig):
             data["device"] = device
         for name, value in (extra or {}).items():
             data[name] = {**data.get(name, {}), **value} if isinstance(value, Mapping) else value
-        data = _anchored(data)
+        data = _anchored(data, Path())
         made = cls(**_shared(data))
         made._given.update(data)
         return made
@@ -178,32 +178,23 @@ class RunConfig(FrozenConfig):
         return Path(self.prompts.file)
 
 
-def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths of a configuration file, resolved against its folder; hub names are left as they are."""
+def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths seen from ``folder``, absolute where they exist, so that a run folder works from any working directory.
+
+    A model that is no path there stays as it is: it may be a hub name.
+    """
     result = dict(data)
     if isinstance(data.get("models"), dict):
+        places = {name: folder / str(path) for name, path in data["models"].items()}
         result["models"] = {
-            name: str(folder / path) if (folder / str(path)).exists() else str(path)
-            for name, path in data["models"].items()
-        }
-    for section in ("tasks", "prompts"):
-        if isinstance(data.get(section), dict) and isinstance(data[section].get("file"), str):
-            result[section] = {**data[section], "file": str(folder / data[section]["file"])}
-    return result
-
-
-def _anchored(data: dict[str, Any]) -> dict[str, Any]:
-    """Existing paths made absolute, so that a run folder can be used from any working directory."""
-    result = dict(data)
-    if isinstance(data.get("models"), dict):
-        result["models"] = {
-            name: str(Path(path).resolve()) if isinstance(path, str) and Path(path).exists() else path
+            name: str(places[name].resolve()) if places[name].exists() else str(path)
             for name, path in data["models"].items()
         }
     for section in ("tasks", "prompts"):
         own = data.get(section)
-        if isinstance(own, dict) and isinstance(own.get("file"), str) and Path(own["file"]).exists():
-            result[section] = {**own, "file": str(Path(own["file"]).resolve())}
+        if isinstance(own, dict) and isinstance(own.get("file"), str) and own["file"]:
+            place = folder / own["file"]
+            result[section] = {**own, "file": str(place.resolve() if place.exists() else place)}
     return result
 
 
@@ -266,8 +257,7 @@ class Run:
 
         _ = self.family
         tasks = self.config.load_tasks()
-        if not read_prompts(self.config.prompts_file()):
-            raise InputError(f"{self.config.prompts_file()} holds no prompts.")
+        read_prompts(self.config.prompts_file())
         for name in (self.config.base, self.config.tuned, *(self.config.near or ())):
             _ = self.family[name]
         for site in self.config.cache.sites:
@@ -281,8 +271,6 @@ class Run:
         for spec in (self.config.select.rule, self.config.intervene.features):
             check_spec(spec)
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
-        if len(tasks) < 1:
-            raise InputError(f"{self.config.tasks.file} holds no tasks.")
 
     def save_config(self) -> None:
         """Keep the resolved configuration in the run folder, where the stage commands find it."""
@@ -290,8 +278,7 @@ class Run:
 
     def localize(self) -> SiteCeilings:
         """Sufficiency and necessity of every site, on the halves that select: the others judge the interventions."""
-        evaluated = [task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks()]
-        tasks = [split_halves(task, seed=self.config.select.seed)[0] for task in evaluated]
+        tasks = [selecting for selecting, _ in self.halves()]
         return localize(self.family, tasks, out=self.folder / LOCALIZE, config=self.config.localize, force=self.force)
 
     def site(self) -> str:
@@ -348,8 +335,12 @@ class Run:
 
     def evaluation_halves(self) -> list[Task]:
         """The samples of each task that never select: what the interventions are measured on."""
-        evaluated = [task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks()]
-        return [split_halves(task, seed=self.config.select.seed)[1] for task in evaluated]
+        return [judging for _, judging in self.halves()]
+
+    def halves(self) -> list[tuple[Task, Task]]:
+        """``(selection, evaluation)`` halves of every task's evaluated samples."""
+        evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
+        return [split_halves(task, seed=self.config.select.seed) for task in evaluated]
 
     def select(self, out: Path | None = None) -> Selection:
         """Generalization features, from the selection halves."""

@@ -31,8 +31,9 @@ def load_settings(
     seed: int | None = None,
     device: str | None = None,
     extra: dict[str, Any] | None = None,
+    start: dict[str, Any] | None = None,
 ) -> "RunConfig":
-    """The run configuration: file, then ``--set``, then the options that have names of their own."""
+    """The run configuration: file (or the settings of ``start``), then ``--set``, then the options that have names of their own."""
     from mechprobe.pipeline import RunConfig
 
     return RunConfig.build(
@@ -42,6 +43,7 @@ def load_settings(
         seed=seed,
         device=device,
         extra=extra,
+        start=start,
     )
 
 
@@ -59,20 +61,10 @@ def stage_of_run(
 ) -> "Run":
     """The run of a folder: its own configuration unless ``config`` is given, with the options put over it."""
     from mechprobe.errors import ArtifactError
-    from mechprobe.pipeline import RUN_FILE, Run, RunConfig, read_run_file
+    from mechprobe.pipeline import RUN_FILE, Run, read_run_file
 
-    if config is not None:
-        settings = load_settings(config, overrides, models=models, seed=seed, device=device, extra=extra)
-        return Run(settings, folder, force=force, trust_remote_code=trust)
-    if not (folder / RUN_FILE).is_file():
+    if config is None and not (folder / RUN_FILE).is_file():
         raise ArtifactError(f"{folder} is no run folder (it has no {RUN_FILE}); give --run FOLDER, or --config FILE.")
-    settings = RunConfig.build(
-        None,
-        overrides or (),
-        models=parse_models(models) if models else None,
-        seed=seed,
-        device=device,
-        extra=extra,
-        start=read_run_file(folder),
-    )
+    start = read_run_file(folder) if config is None else None
+    settings = load_settings(config, overrides, models=models, seed=seed, device=device, extra=extra, start=start)
     return Run(settings, folder, force=force, trust_remote_code=trust)

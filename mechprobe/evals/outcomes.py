@@ -22,6 +22,9 @@ SAMPLES_FILE = "samples.jsonl"
 SUMMARY_FILE = "summary.json"
 FORCED = "{model}+prefix"
 
+Accuracy = dict[str, list[float | int]]
+"""Task → ``[accuracy, low, high, n]``, Wilson 95 %."""
+
 
 class EvaluateConfig(FrozenConfig):
     """Settings of ``mechprobe evaluate``."""
@@ -167,15 +170,12 @@ def _note(advance: Advance, label: str, records: Sequence[Outcome]) -> None:
     advance(1, model=label, right=f"{100 * sum(mine) / max(1, len(mine)):.0f} %")
 
 
-def accuracy_table(outcomes: Outcomes) -> dict[str, dict[str, list[float | int]]]:
-    """Model → task → ``[accuracy, low, high, n]`` with Wilson 95 % intervals."""
-    table: dict[str, dict[str, list[float | int]]] = {}
-    for model in outcomes.models:
-        table[model] = {}
-        for task in outcomes.tasks:
-            right = outcomes.right(model, task)
-            table[model][task] = list(wilson_interval(sum(right), len(right)))
-    return table
+def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
+    """Accuracy per task of one model's outcomes."""
+    right: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        right.setdefault(outcome.task, []).append(outcome.outcome == "right")
+    return {task: list(wilson_interval(sum(values), len(values))) for task, values in right.items()}
 
 
 def summarize(outcomes: Outcomes, config: EvaluateConfig) -> dict[str, Any]:
@@ -184,7 +184,10 @@ def summarize(outcomes: Outcomes, config: EvaluateConfig) -> dict[str, Any]:
     p-values are exact McNemar, Holm-adjusted over the tasks of each model.
     """
     forced = FORCED.format(model=config.base)
-    accuracy = accuracy_table(outcomes)
+    accuracy = {
+        model: accuracy_of([record for record in outcomes.records if record.model == model])
+        for model in outcomes.models
+    }
     unparsed = {
         model: {task: _share(outcomes, model, task, "unparsed") for task in outcomes.tasks} for model in outcomes.models
     }

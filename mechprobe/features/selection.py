@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Ranking = Literal["joint", "score"]
 Values = NDArray[np.float64]
 
+_TOP = re.compile(r"top:?(\d+)")
 SPEC_FORMS = "top50, top:N, agnostic, rule:EXPRESSION, file:PATH, ids:1,2,3 or random:N@SEED"
 
 
@@ -62,10 +63,7 @@ def ranked_features(values: Values) -> NDArray[np.int64]:
 def check_spec(spec: str) -> None:
     """Raise `SelectionError` for a specification of no known form, before any feature is scored."""
     kind, _, rest = spec.partition(":")
-    known = (
-        re.fullmatch(r"top:?\d+", spec) or spec == "agnostic" or (kind in ("rule", "file", "ids", "random") and rest)
-    )
-    if not known:
+    if not (_TOP.fullmatch(spec) or spec == "agnostic" or (kind in _MAKERS and rest)):
         raise SelectionError(f"Features '{spec}' cannot be read; write {SPEC_FORMS}.")
 
 
@@ -90,19 +88,17 @@ def resolve(
     Raises:
         SelectionError: The specification cannot be read, or names no feature, or one that does not exist.
     """
+    check_spec(spec)
     agnostic = [int(k) for k in agnostic_features(values, threshold) if live[k]]
-    kind, _, rest = spec.partition(":")
-    top = re.fullmatch(r"top:?(\d+)", spec)
+    top = _TOP.fullmatch(spec)
     if top:
         return _top(int(top.group(1)), values, agnostic, live)
     if spec == "agnostic":
         if not agnostic:
             raise SelectionError("No feature is above the threshold on every task; take top50, or a lower threshold.")
         return Chosen(tuple(agnostic), len(agnostic))
-    makers = {"rule": _by_rule, "file": _by_file, "ids": _by_ids, "random": _by_random}
-    if kind not in makers or not rest:
-        raise SelectionError(f"Features '{spec}' cannot be read; write {SPEC_FORMS}.")
-    ids = makers[kind](rest, live, table)
+    kind, _, rest = spec.partition(":")
+    ids = _MAKERS[kind](rest, live, table)
     for feature in ids:
         if not 0 <= feature < len(live):
             raise SelectionError(f"Feature {feature} does not exist: the crosscoder has features 0 to {len(live) - 1}.")
@@ -181,6 +177,9 @@ def _by_random(text: str, live: NDArray[np.bool_], table: Any) -> list[int]:
     if n > len(pool):
         raise SelectionError(f"random:{text} asks for {n} features and {len(pool)} are live; ask for fewer.")
     return [int(k) for k in np.random.default_rng(seed).choice(pool, n, replace=False)]
+
+
+_MAKERS = {"rule": _by_rule, "file": _by_file, "ids": _by_ids, "random": _by_random}
 
 
 def matched_random_sets(

@@ -17,20 +17,16 @@ from pydantic import Field
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
-from mechprobe.evals.outcomes import check_lengths, run_tasks, tasks_fingerprint
+from mechprobe.evals.outcomes import Accuracy, accuracy_of, check_lengths, run_tasks, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
 from mechprobe.records import Outcome
-from mechprobe.statistics import wilson_interval
 from mechprobe.types import Site
 
 CEILINGS_FILE = "ceilings.json"
-
-Accuracy = dict[str, list[float | int]]
-"""Task → ``[accuracy, low, high, n]``, Wilson 95 %."""
 
 
 class LocalizeConfig(FrozenConfig):
@@ -82,14 +78,6 @@ class SiteCeilings:
         """Read a finished ``localize`` stage."""
         read_manifest(folder)
         return cls(**read_json(Path(folder) / CEILINGS_FILE))
-
-
-def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
-    """Accuracy per task with its interval."""
-    right: dict[str, list[bool]] = {}
-    for outcome in outcomes:
-        right.setdefault(outcome.task, []).append(outcome.outcome == "right")
-    return {task: list(wilson_interval(sum(values), len(values))) for task, values in right.items()}
 
 
 def patched_outcomes(
