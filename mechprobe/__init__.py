@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mechprobe.evals import skills
     from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
     from mechprobe.evals.tasks import Task, load_tasks, split_halves
-    from mechprobe.features.config import FeaturesConfig
-    from mechprobe.features.generalization import SelectConfig, Selection, select_features
+    from mechprobe.features.config import FeaturesConfig, SelectConfig
+    from mechprobe.features.generalization import Selection, select_features
     from mechprobe.features.readout import Readout
     from mechprobe.features.table import FeatureTable, feature_table
     from mechprobe.interventions.attach import edited
@@ -48,7 +48,7 @@ _HOME = {
     "Run": "mechprobe.pipeline",
     "RunConfig": "mechprobe.pipeline",
     "Sample": "mechprobe.records",
-    "SelectConfig": "mechprobe.features.generalization",
+    "SelectConfig": "mechprobe.features.config",
     "Selection": "mechprobe.features.generalization",
     "Site": "mechprobe.types",
     "SiteCeilings": "mechprobe.interventions.localize",

@@ -13,8 +13,8 @@ from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
-from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.generalization import SelectConfig, Selection, select_features
+from mechprobe.features.config import FeaturesConfig, SelectConfig
+from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
 from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig

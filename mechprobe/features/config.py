@@ -7,6 +7,7 @@ from pydantic import Field
 from mechprobe.config import FrozenConfig
 
 ReadoutMode = Literal["swap", "joint", "single"]
+Ranking = Literal["joint", "score"]
 
 
 class ClassThresholds(FrozenConfig):
@@ -62,3 +63,40 @@ class FeaturesConfig(FrozenConfig):
     """Tokens shown before the one with the highest activation."""
     context_after: int = Field(default=6, ge=0)
     """Tokens shown after it."""
+
+
+class SelectConfig(FrozenConfig):
+    """Settings of ``mechprobe select``."""
+
+    base: str = "base"
+    """The model that is wrong on G_t."""
+    tuned: str = "rl"
+    """The model that is right on G_t."""
+    tasks: tuple[str, ...] | None = None
+    """Tasks whose sets are intersected; None takes every task but ``trained``."""
+    trained: tuple[str, ...] = ()
+    """Tasks that post-training saw; they never select."""
+    min_gained: int = 4
+    """A task with fewer samples in G_t (selection half) is left out, and said so."""
+    threshold: float = 0.2
+    """Share of a task's maximum above which a feature counts for that task."""
+    rule: str = "top50"
+    """The selection that is written; see ``mechprobe intervene --features``."""
+    ranking: Ranking = "joint"
+    """Which values rank: ``joint`` (J) or ``score`` (the paper's)."""
+    readout: ReadoutMode = "swap"
+    """Read-out of f^tuned and f^base in the Score."""
+    near: tuple[str, ...] | None = None
+    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
+    positions: Literal["all", "prompt", "response"] = "all"
+    """Token positions that are pooled; special tokens never are."""
+    pooling: Literal["mean", "max"] = "mean"
+    """How positions of one sample are pooled."""
+    n_controls: int = 20
+    """Matched random sets."""
+    max_samples: int = 256
+    """Samples of G_t that are read, per task."""
+    batch_size: int = 64
+    """Sequences at a time."""
+    seed: int = 0
+    """Of the halves and the random sets."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from mechprobe.records import read_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
-Ranking = Literal["joint", "score"]
 Values = NDArray[np.float64]
 
 _TOP = re.compile(r"top:?(\d+)")

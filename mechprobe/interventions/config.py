@@ -3,8 +3,7 @@
 from pydantic import Field
 
 from mechprobe.config import FrozenConfig
-from mechprobe.features.config import ReadoutMode
-from mechprobe.features.selection import Ranking
+from mechprobe.features.config import Ranking, ReadoutMode
 
 
 class InterveneConfig(FrozenConfig):

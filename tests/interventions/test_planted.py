@@ -15,7 +15,8 @@ from mechprobe.errors import SelectionError
 from mechprobe.evals.outcomes import evaluate_outcomes
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.features.generalization import SelectConfig, Selection, select_features
+from mechprobe.features.config import SelectConfig
+from mechprobe.features.generalization import Selection, select_features
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.localize import LocalizeConfig, localize
 from mechprobe.interventions.run import InterventionResults, intervene
