@@ -1,0 +1,207 @@
+"""An SAE of one model trained through sae-lens, as the baseline that a crosscoder's slice is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sae_training.config import TrainConfig
+from sae_training.errors import SaeTrainingError
+from sae_training.frozen import FrozenConfig
+from sae_training.importing.saelens import import_sae
+from sae_training.importing.single_sae import SingleSae
+
+if TYPE_CHECKING:
+    from sae_lens import BatchTopKTrainingSAE, SAETrainer
+    from sae_lens.saes.sae import TrainStepOutput
+
+OnStep = Callable[[int, dict[str, float]], None]
+"""Called after a step with the tokens of the step and, every ``log_every`` steps, the losses (else an empty dict)."""
+
+
+class SaeBaselineConfig(FrozenConfig):
+    """How one SAE is trained; `matching` takes everything from a crosscoder's training.
+
+    Attributes:
+        d_sae: number of features.
+        k: features active per token, on average over a batch.
+        n_tokens: tokens to train on; the last batch is not cut.
+        batch_size: tokens a step.
+        lr: peak learning rate of Adam.
+        seed: of the initial weights.
+        lr_warmup_frac: linear rise from 0.
+        lr_decay_frac: linear fall to 0 at the end.
+        adam_betas: Adam's moments.
+        decoder_init_norm: norm of every decoder at the start; sae-lens' default is 0.1.
+        aux_coefficient: weight of the auxiliary loss on dead features; 0 turns it off.
+        dead_after_tokens: a feature is dead when it has not fired for so many tokens.
+        threshold_momentum: of the running mean of the batch threshold, which is used at inference.
+        n_setup_batches: batches read ahead, whose mean starts b_dec; they are then trained on.
+        log_every: steps between reported losses.
+    """
+
+    d_sae: int = Field(ge=1)
+    k: int = Field(ge=1)
+    n_tokens: int = Field(ge=1)
+    batch_size: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    seed: int = Field(default=0, ge=0)
+    lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
+    lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    decoder_init_norm: float = Field(default=0.1, gt=0)
+    aux_coefficient: float = Field(default=1.0, ge=0)
+    dead_after_tokens: int = Field(default=1_000_000, ge=1)
+    threshold_momentum: float = Field(default=0.98, ge=0, lt=1)
+    n_setup_batches: int = Field(default=4, ge=1)
+    log_every: int = Field(default=50, ge=1)
+
+    @classmethod
+    def matching(cls, training: TrainConfig, **changes: Any) -> SaeBaselineConfig:
+        """The crosscoder's tokens, batches, learning rate, schedule, dead window and threshold average."""
+        taken = ("n_tokens", "batch_size", "lr", "lr_warmup_frac", "lr_decay_frac", "adam_betas", "aux_coefficient")
+        taken = (*taken, "threshold_momentum", "n_setup_batches", "log_every")
+        values = {name: getattr(training, name) for name in taken}
+        return cls(**{**values, "dead_after_tokens": training.dead_window, **changes})
+
+    @model_validator(mode="after")
+    def _check(self) -> SaeBaselineConfig:
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+        if self.lr_warmup_frac + self.lr_decay_frac > 1:
+            raise ValueError(
+                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "
+                "the whole run; lower one"
+            )
+        return self
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps."""
+        return -(-self.n_tokens // self.batch_size)
+
+
+def train_sae_baseline(
+    batches: Iterable[Tensor],
+    config: SaeBaselineConfig,
+    out: Path | str,
+    *,
+    scale: float | int,
+    metadata: dict[str, Any] | None = None,
+    device: str = "cpu",
+    on_step: OnStep | None = None,
+) -> SingleSae:
+    """Train sae-lens' BatchTopK SAE on one model, with sae-lens' own trainer and its step.
+
+    The activations are divided by ``scale`` (the crosscoder's s_m, so that the learning rate means the same) and the
+    scale is folded into the weights at the end. The data enters as batches, so the caller decides that an SAE sees the
+    tokens that the crosscoder saw, in the same order. Same seed and batches give the same bytes on a CPU.
+
+    Args:
+        batches: raw activations ``[batch d_model]`` or ``[batch 1 d_model]``.
+        config: shape, schedule and seed.
+        out: folder for ``cfg.json`` and ``sae_weights.safetensors``, which ``sae_lens.SAE.load_from_disk`` opens.
+        scale: divisor of the activations.
+        metadata: entries for sae-lens' metadata, for instance ``model_name`` and ``hook_name``.
+        device: where to train.
+        on_step: see `OnStep`.
+
+    Returns:
+        The SAE over raw activations, read back from ``out``.
+
+    Raises:
+        SaeTrainingError: the stream ends early or is empty, a batch has another shape, or a loss is not finite.
+    """
+    if not scale > 0:
+        raise SaeTrainingError(f"train_sae_baseline: scale = {scale} is not positive; are the activations all zero?")
+    stream = (_checked(batch, number, config).to(device) / scale for number, batch in enumerate(batches))
+    ahead = list(islice(stream, config.n_setup_batches))
+    if not ahead:
+        raise SaeTrainingError("train_sae_baseline: the stream of activations is empty; give at least one batch.")
+    trainer = _trainer(config, torch.cat(ahead).double().mean(dim=0), device)
+    _fit(trainer, chain(ahead, stream), config, on_step)
+    trainer.sae.fold_activation_norm_scaling_factor(1.0 / scale)
+    for name, value in (metadata or {}).items():
+        trainer.sae.cfg.metadata[name] = value
+    trainer.sae.to("cpu").save_inference_model(Path(out))
+    return import_sae(out)
+
+
+def _checked(batch: Tensor, number: int, config: SaeBaselineConfig) -> Tensor:
+    if batch.ndim == 3 and batch.shape[1] == 1:
+        batch = rearrange(batch, "batch 1 d_model -> batch d_model")
+    if batch.ndim != 2 or not 1 <= batch.shape[0] <= config.batch_size:
+        raise SaeTrainingError(
+            f"train_sae_baseline: batch {number} has shape {list(batch.shape)} where one model's [batch, d_model] with at "
+            f"most {config.batch_size} rows is taken; make the stream and the configuration agree."
+        )
+    return batch.float()
+
+
+def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer[Any, Any]:
+    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAETrainer
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+
+    shape = BatchTopKTrainingSAEConfig(
+        d_in=len(mean),
+        d_sae=config.d_sae,
+        k=float(config.k),
+        device=device,
+        topk_threshold_lr=1.0 - config.threshold_momentum,
+        aux_loss_coefficient=config.aux_coefficient,
+        decoder_init_norm=config.decoder_init_norm,
+    )
+    with torch.random.fork_rng(devices=[]):  # sae-lens draws its weights from the global generator
+        torch.manual_seed(config.seed)
+        sae: BatchTopKTrainingSAE = BatchTopKTrainingSAE(shape)
+    sae.b_dec.data.copy_(mean)
+    schedule = SAETrainerConfig(
+        total_training_samples=config.n_steps * config.batch_size,
+        train_batch_size_samples=config.batch_size,
+        lr=config.lr,
+        lr_end=config.lr,
+        lr_warm_up_steps=round(config.lr_warmup_frac * config.n_steps),
+        lr_decay_steps=round(config.lr_decay_frac * config.n_steps),
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        device=device,
+        dead_feature_window=max(1, config.dead_after_tokens // config.batch_size),
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    return SAETrainer(cfg=schedule, sae=sae, data_provider=iter(()))
+
+
+def _fit(
+    trainer: SAETrainer[Any, Any], stream: Iterator[Tensor], config: SaeBaselineConfig, on_step: OnStep | None
+) -> None:
+    for step in range(config.n_steps):
+        batch = next(stream, None)
+        if batch is None:
+            raise SaeTrainingError(
+                f"train_sae_baseline: the stream ended after {step} of {config.n_steps} batches; give more activations, or "
+                "lower n_tokens."
+            )
+        trainer.maybe_reset_sparsity()
+        output = trainer.step(batch)
+        trainer.n_training_steps += 1
+        logged = step % config.log_every == 0 or step + 1 == config.n_steps
+        losses = _losses(output, step) if logged else {}
+        if on_step is not None:
+            on_step(len(batch), losses)
+
+
+def _losses(output: TrainStepOutput, step: int) -> dict[str, float]:
+    loss = float(output.loss)
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise SaeTrainingError(
+            f"train_sae_baseline: the loss is {loss} at step {step}; are the activations finite? Else lower lr."
+        )
+    l0 = float((output.feature_acts > 0).sum(dim=-1).float().mean())
+    return {"loss": loss, "l0": l0}

@@ -1,0 +1,117 @@
+"""crosscoder_learning (dictionary_learning with crosscoders, science-of-finetuning): CrossCoder, BatchTopKCrossCoder.
+
+State dict: ``encoder.weight`` [M, d, F], ``encoder.bias`` [F], ``decoder.weight`` [M, F, d], ``decoder.bias`` [M, d],
+``code_normalization_id``; since 2025 ``activation_mean``, ``activation_std`` [M, d] (NaN: none),
+``activation_global_scale`` [M]; the BatchTopK class adds ``k`` and ``threshold``. As ``.pt`` or as ``model.safetensors``
+with ``config.json``. Formula: commit b2363ed, dictionary.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_training.errors import SaeTrainingError
+from sae_training.importing.files import PublishedFile
+from sae_training.importing.published import PublishedCrosscoder, per_model_norm
+
+NAME = "crosscoder_learning"
+CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
+BACK_EPSILON = 1e-8
+"""What the library adds to the factor that it divides by on the way back."""
+
+
+def matches(file: PublishedFile) -> bool:
+    """Whether the file has this format's tensors."""
+    return file.has("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias") and (
+        file.tensors["encoder.weight"].ndim == 3
+    )
+
+
+def read(file: PublishedFile) -> PublishedCrosscoder:
+    """The formula of a CrossCoder or BatchTopKCrossCoder."""
+    encoder = file.tensor("encoder.weight", (None, None, None))
+    n_models, width, d_sae = encoder.shape
+    decoder = file.tensor("decoder.weight", (None, d_sae, width))
+    if len(decoder) != n_models:
+        raise SaeTrainingError(
+            f"{file.path} reads {n_models} activations and writes {len(decoder)}; a crosscoder here reads what it writes."
+        )
+    b_dec = file.tensor("decoder.bias", (n_models, width))
+    shift, factor = _normalizer(file, n_models, width)
+    has_threshold = "threshold" in file.tensors
+    parts = tuple(decoder)
+    return PublishedCrosscoder(
+        format=NAME,
+        path=file.path,
+        encoder=tuple(encoder),
+        decoder=parts,
+        b_enc=file.tensor("encoder.bias", (d_sae,)),
+        b_dec=tuple(b_dec),
+        shift=tuple(torch.zeros(n_models, width).double() if shift is None else shift),
+        divisor=tuple((1 / factor).tolist()),
+        multiplier=tuple((1 / factor).tolist() if shift is None else (1 / (factor + BACK_EPSILON)).tolist()),
+        has_scale=shift is not None,
+        threshold=_threshold(file) if has_threshold else None,
+        norm=selection_norm(file, parts) if has_threshold else None,
+        k=int(file.number("k") or 0) or None,
+        dtype=file.dtype,
+    )
+
+
+def code_normalization(file: PublishedFile) -> str:
+    """Name of the norm that the features are selected by."""
+    number = file.number("code_normalization_id")
+    name = CODE_NORMALIZATIONS.get(int(number), "") if number is not None else file.settings.get("code_normalization")
+    if name is None:
+        return "CROSSCODER"  # files from before the setting existed have this one
+    if str(name).upper() not in CODE_NORMALIZATIONS.values():
+        raise SaeTrainingError(
+            f"{file.path}: code_normalization {number if number is not None else name!r} is unknown; "
+            f"known are {', '.join(CODE_NORMALIZATIONS.values())}."
+        )
+    return str(name).upper()
+
+
+def selection_norm(file: PublishedFile, decoder: tuple[Tensor, ...]) -> Tensor:
+    """norm_k of the code normalization, [d_sae]."""
+    norms = per_model_norm(decoder)
+    together, summed = norms.square().sum(dim=0).sqrt(), norms.sum(dim=0)
+    match code_normalization(file):
+        case "CROSSCODER":
+            return summed
+        case "SAE":
+            return together
+        case "NONE":
+            return torch.ones_like(summed)
+        case "MIXED":
+            sae, cc = (file.settings.get(f"code_normalization_alpha_{name}") for name in ("sae", "cc"))
+            if not isinstance(sae, int | float) or not isinstance(cc, int | float):
+                raise SaeTrainingError(
+                    f"{file.path}: code normalization MIXED needs code_normalization_alpha_sae and ..._cc, which only "
+                    "config.json holds; put the config.json of the release beside the file."
+                )
+            return sae * together + cc * summed
+        case _:
+            raise SaeTrainingError(
+                f"{file.path}: with code normalization DECOUPLED a feature is active in one model and not in another; a "
+                "crosscoder here has one activation per feature, so this file cannot be imported exactly."
+            )
+
+
+def _threshold(file: PublishedFile) -> float:
+    if file.tensors["threshold"].ndim:
+        selection_norm(file, tuple(file.tensors["decoder.weight"].double()))  # says what DECOUPLED means
+    return float(file.tensor("threshold", ()))
+
+
+def _normalizer(file: PublishedFile, n_models: int, width: int) -> tuple[Tensor | None, Tensor]:
+    """Mean [M, d] and factor [M] of (x - mean) * factor; None and ones where the file has no statistics."""
+    ones = torch.ones(n_models).double()
+    names = ("activation_mean", "activation_std")
+    if not file.has(*names) or any(bool(torch.isnan(file.tensors[name]).any()) for name in names):
+        return None, ones
+    factor = file.tensor("activation_global_scale", (n_models,))
+    if not bool((factor > 0).all()):
+        raise SaeTrainingError(f"{file.path}: activation_global_scale {factor.tolist()} is not positive.")
+    return file.tensor("activation_mean", (n_models, width)), factor

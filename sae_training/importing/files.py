@@ -1,0 +1,163 @@
+"""Tensors and settings out of other people's files, without ever running code that a file may hold."""
+
+from __future__ import annotations
+
+import json
+import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sae_training.errors import SaeTrainingError
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_USUAL_NAMES = ("model.safetensors", "sae_weights.safetensors", "model_final.pt", "cc_weights.pt", "ae.pt")
+_WRAPPERS = ("model_state_dict", "state_dict", "sae")
+_COMPILED = "_orig_mod."
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """What a published file holds, before its format is known.
+
+    Attributes:
+        path: the weights file.
+        tensors: by name; the wrapper of a training checkpoint and the prefix of a compiled module are taken off.
+        settings: the JSON file that belongs to it; empty where there is none.
+        settings_path: that file, or None.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+    settings_path: Path | None
+
+    def has(self, *names: str) -> bool:
+        """Whether all these tensors are there."""
+        return all(name in self.tensors for name in names)
+
+    def tensor(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        """One tensor in float64; None in ``shape`` stands for any size.
+
+        Raises:
+            SaeTrainingError: it is missing, of another shape, or has values that are not finite.
+        """
+        if name not in self.tensors:
+            raise SaeTrainingError(
+                f"{self.path}: tensor {name!r} is missing; it has {_listed(sorted(self.tensors))}: is it another format?"
+            )
+        found = self.tensors[name]
+        fits = found.ndim == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
+        if not fits:
+            wanted = ["any" if size is None else size for size in shape]
+            raise SaeTrainingError(
+                f"{self.path}: {name} has shape {list(found.shape)} where the other tensors make it {wanted}; "
+                "the file is damaged or of another format."
+            )
+        if not bool(torch.isfinite(found).all()):
+            raise SaeTrainingError(f"{self.path}: {name} has values that are not finite; the training had diverged.")
+        return found.double()
+
+    def number(self, name: str) -> float | None:
+        """A tensor of one number, or None where it is missing."""
+        return float(self.tensor(name, ())) if name in self.tensors else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64 where the file has it, else float32 (which holds half precision exactly)."""
+        return torch.float64 if any(t.dtype == torch.float64 for t in self.tensors.values()) else torch.float32
+
+
+def read_published_file(path: Path | str) -> PublishedFile:
+    """Read a weights file, or the one weights file of a folder, and the JSON settings beside it.
+
+    Raises:
+        SaeTrainingError: there is none, there are several, it cannot be read, or it holds more than tensors.
+    """
+    weights = _weights_file(Path(path))
+    loaded = _read_safetensors(weights) if weights.suffix == ".safetensors" else _read_torch(weights)
+    settings_path = _settings_file(weights)
+    settings = read_json(settings_path) if settings_path else {}
+    return PublishedFile(weights, _unwrapped(weights, loaded), settings, settings_path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else is one sentence."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SaeTrainingError(f"{path} is no readable JSON ({error}); get the file again.") from None
+    if not isinstance(data, dict):
+        raise SaeTrainingError(f"{path} holds no JSON object; get the file again.")
+    return data
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise SaeTrainingError(f"{path} is no weights file; give one that ends in {', '.join(_SUFFIXES)}.")
+        return path
+    if not path.is_dir():
+        raise SaeTrainingError(f"{path} does not exist; give a weights file or a folder with one.")
+    for name in _USUAL_NAMES:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and item.is_file())
+    if len(found) == 1:
+        return found[0]
+    state = f"holds {_listed([item.name for item in found])}" if found else "holds no weights file"
+    raise SaeTrainingError(f"{path} {state}; give the path of one weights file.")
+
+
+def _settings_file(weights: Path) -> Path | None:
+    stem = weights.name.removesuffix(weights.suffix)
+    for name in (f"{stem}_cfg.json", "config.json", "cfg.json"):
+        if (weights.parent / name).is_file():
+            return weights.parent / name
+    return None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SaeTrainingError(f"{path} cannot be read ({error}); it is damaged: get the file again.") from None
+
+
+def _read_torch(path: Path) -> Any:
+    """A file of torch.save, with tensors and plain containers alone: `weights_only` runs no code of the file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())
+        if "nsupported" in reason or "not allowed" in reason:
+            raise SaeTrainingError(
+                f"{path} wants to run code when it is opened and was not opened; ask its author for safetensors, "
+                "or for a state dict with tensors alone."
+            ) from None
+        raise SaeTrainingError(f"{path} is no file of torch.save, or is damaged; get the file again.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise SaeTrainingError(f"{path} cannot be read ({reason}); it is damaged: get the file again.") from None
+
+
+def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
+    for name in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    if not isinstance(loaded, Mapping):
+        raise SaeTrainingError(f"{path} holds a {type(loaded).__name__}, no named tensors; give a state dict.")
+    tensors = {str(name).removeprefix(_COMPILED): t for name, t in loaded.items() if isinstance(t, Tensor)}
+    if not tensors:
+        raise SaeTrainingError(f"{path} holds no tensors; give a state dict.")
+    return tensors
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
