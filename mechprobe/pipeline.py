@@ -13,6 +13,7 @@ from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
+from mechprobe.features.baselines_config import BaselinesConfig
 from mechprobe.features.config import FeaturesConfig, SelectConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "features"
 EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
-EXAMPLES = "examples"
+EXAMPLES, BASELINES = "examples", "baselines"
 N_EXPLAINED = 12
 RUN_FILE = "run.json"
 STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
@@ -83,6 +84,7 @@ class RunConfig(FrozenConfig):
     cache: CacheConfig = CacheConfig()
     train_sae: TrainSaeConfig = TrainSaeConfig()
     features: FeaturesConfig = FeaturesConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()
@@ -212,6 +214,7 @@ _SHARES = {
     "features": ("base", "near"),
     "cache": ("seed",),
     "train_sae": ("seed",),
+    "baselines": ("seed",),
     "select": ("base", "tuned", "trained", "near", "seed"),
     "intervene": ("base", "tuned", "trained", "force_prefix", "near", "seed"),
 }
@@ -324,6 +327,21 @@ class Run:
             out=self.folder / FEATURES,
             family=self.family,
             config=self.config.features,
+            device=self.config.device,
+            force=self.force,
+        )
+
+    def baselines(self) -> dict[str, Any]:
+        """An SAE of each model beside the crosscoder's slice; no part of the chain, for the comparison table."""
+        from mechprobe.features.baselines import measure_baselines
+
+        return measure_baselines(
+            self.folder / CROSSCODER,
+            self.folder / CACHE,
+            out=self.folder / BASELINES,
+            family=self.family,
+            config=self.config.baselines,
+            features=self.config.features,
             device=self.config.device,
             force=self.force,
         )

@@ -15,7 +15,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 
 from mechprobe.cli import (
+    baselines,
     cache,
+    crosscoder,
     doctor,
     evaluate,
     features,
@@ -30,7 +32,7 @@ from mechprobe.cli import (
 )
 
 INTERRUPTED = 130
-_MULTIPLE = ("--models", "-m", "--set", "-s")
+_MULTIPLE = ("--models", "-m", "--set", "-s", "--sae")
 
 app = typer.Typer(
     name="mechprobe",
@@ -47,6 +49,8 @@ app.command("cache")(cache.cache)
 app.add_typer(store.app, name="store")
 app.command("train-sae")(train_sae.train_sae)
 app.command("features")(features.features)
+app.command("baselines")(baselines.baselines)
+app.add_typer(crosscoder.app, name="crosscoder")
 app.command("evaluate")(evaluate.evaluate)
 app.command("select")(select.select)
 app.command("intervene")(intervene.intervene)

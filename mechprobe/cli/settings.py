@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from mechprobe.pipeline import Run, RunConfig
 
 
-def parse_models(pairs: Sequence[str]) -> dict[str, str]:
+def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str, str]:
     """``["base=PATH", ...]`` as a dict; `ConfigError` for a missing ``=`` or a name given twice."""
     models: dict[str, str] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not equals or not name or not path:
-            raise ConfigError(f"--models {pair!r} cannot be read; write NAME=PATH, for example base=models/base.")
+            raise ConfigError(f"{option} {pair!r} cannot be read; write NAME=PATH, for example base=models/base.")
         if name in models:
-            raise ConfigError(f"--models names '{name}' twice; give each model one name.")
+            raise ConfigError(f"{option} names '{name}' twice; give each model one name.")
         models[name] = path
     return models
 
