@@ -198,7 +198,7 @@ def _fit(
 
 
 def _losses(output: TrainStepOutput, step: int) -> dict[str, float]:
-    loss = float(output.loss)
+    loss = float(output.loss.detach())
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise SaeTrainingError(
             f"train_sae_baseline: the loss is {loss} at step {step}; are the activations finite? Else lower lr."

@@ -83,10 +83,11 @@ def baselines(
 def baseline_rows(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """One table row for each model and dictionary."""
     labels = {"crosscoder": "crosscoder", "slice": f"its slice, {found['readout']}", "sae": "own SAE"}
+    width = max(map(len, found["models"]))
     rows = {}
     for name, by_label in found["models"].items():
         for label, row in by_label.items():
-            rows[f"{name}  {labels[label]}"] = {
+            rows[f"{name:<{width}}  {labels[label]}"] = {
                 "FVE": _number(row["fve"]),
                 "L0": _number(row["l0"], 1),
                 "dead": "-" if row["dead_share"] is None else f"{100 * row['dead_share']:.0f} %",

@@ -78,9 +78,11 @@ def import_(
 def export(folder: Folder, model: Model, out: SaeOut, readout: Readout = "single") -> None:
     """One model's slice, for `sae_lens.SAE.load_from_disk`: the same features and reconstructions under that read-out."""
     from mechprobe.cli.printing import say
-    from mechprobe.errors import ArtifactError
+    from mechprobe.errors import ArtifactError, ConfigError
     from sae_training import Crosscoder
 
+    if readout not in ("single", "swap"):
+        raise ConfigError(f"--readout '{readout}' is not possible for one model; take single or swap.")
     if out.exists():
         raise ArtifactError(f"{out} exists; give a new folder with --out.")
     crosscoder = Crosscoder.load(folder)
