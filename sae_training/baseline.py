@@ -39,7 +39,8 @@ class SaeBaselineConfig(FrozenConfig):
         lr_warmup_frac: linear rise from 0.
         lr_decay_frac: linear fall to 0 at the end.
         adam_betas: Adam's moments.
-        decoder_init_norm: norm of every decoder at the start; sae-lens' default is 0.1.
+        decoder_init_norm: norm of every decoder at the start: that of the crosscoder's stacked decoders; sae-lens'
+            default, 0.1, gave a weaker baseline on synthetic batches.
         aux_coefficient: weight of the auxiliary loss on dead features; 0 turns it off.
         dead_after_tokens: a feature is dead when it has not fired for so many tokens.
         threshold_momentum: of the running mean of the batch threshold, which is used at inference.
@@ -56,7 +57,7 @@ class SaeBaselineConfig(FrozenConfig):
     lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
     lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    decoder_init_norm: float = Field(default=0.1, gt=0)
+    decoder_init_norm: float = Field(default=1.0, gt=0)
     aux_coefficient: float = Field(default=1.0, ge=0)
     dead_after_tokens: int = Field(default=1_000_000, ge=1)
     threshold_momentum: float = Field(default=0.98, ge=0, lt=1)

@@ -15,7 +15,7 @@ class BaselinesConfig(FrozenConfig):
         batch_size: Tokens a step.
         lr: Peak learning rate.
         seed: Of the SAEs' weights; the rows come in the crosscoder's order.
-        decoder_init_norm: Norm of every decoder at the start; sae-lens' default.
+        decoder_init_norm: Norm of every decoder at the start.
         saes: Folders of SAEs saved by sae-lens, by model: taken instead of training one.
     """
 
@@ -25,5 +25,5 @@ class BaselinesConfig(FrozenConfig):
     batch_size: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    decoder_init_norm: float = Field(default=0.1, gt=0)
+    decoder_init_norm: float = Field(default=1.0, gt=0)
     saes: dict[str, str] = Field(default_factory=dict)

@@ -141,10 +141,15 @@ def _read_torch(path: Path) -> Any:
                 f"{path} wants to run code when it is opened and was not opened; ask its author for safetensors, "
                 "or for a state dict with tensors alone."
             ) from None
-        raise SaeTrainingError(f"{path} is no file of torch.save, or is damaged; get the file again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SaeTrainingError(f"{path} cannot be read ({reason}); it is damaged: get the file again.") from None
+        raise _damaged(path) from None
+    except OSError as error:
+        raise SaeTrainingError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError):
+        raise _damaged(path) from None  # whatever the reader stumbles over in bytes that are none of its own
+
+
+def _damaged(path: Path) -> SaeTrainingError:
+    return SaeTrainingError(f"{path} is no file of torch.save, or is damaged; get the file again.")
 
 
 def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_training import SaeBaselineConfig, SaeTrainingError, TrainConfig, train_sae_baseline
 
-CONFIG = SaeBaselineConfig(d_sae=32, k=3, n_tokens=38_400, batch_size=128, lr=3e-3)
+CONFIG = SaeBaselineConfig(d_sae=32, k=3, n_tokens=38_400, batch_size=128, lr=1e-2)
 DIRECTIONS = torch.nn.functional.normalize(torch.randn(24, 16, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
