@@ -14,6 +14,7 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.config import FeaturesConfig, SelectConfig
+from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
 from mechprobe.interventions.conditions import plan
@@ -83,6 +84,7 @@ class RunConfig(FrozenConfig):
     cache: CacheConfig = CacheConfig()
     train_sae: TrainSaeConfig = TrainSaeConfig()
     features: FeaturesConfig = FeaturesConfig()
+    emergence: EmergenceConfig = EmergenceConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()
@@ -190,11 +192,11 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             name: str(places[name].resolve()) if places[name].exists() else str(path)
             for name, path in data["models"].items()
         }
-    for section in ("tasks", "prompts"):
+    for section, key in (("tasks", "file"), ("prompts", "file"), ("emergence", "checkpoints")):
         own = data.get(section)
-        if isinstance(own, dict) and isinstance(own.get("file"), str) and own["file"]:
-            place = folder / own["file"]
-            result[section] = {**own, "file": str(place.resolve() if place.exists() else place)}
+        if isinstance(own, dict) and isinstance(own.get(key), str) and own[key]:
+            place = folder / own[key]
+            result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
     return result
 
 
@@ -210,6 +212,7 @@ _SHARES = {
     "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
     "features": ("base", "near"),
+    "emergence": ("base", "seed"),
     "cache": ("seed",),
     "train_sae": ("seed",),
     "select": ("base", "tuned", "trained", "near", "seed"),

@@ -17,6 +17,7 @@ import typer
 from mechprobe.cli import (
     cache,
     doctor,
+    emergence,
     evaluate,
     features,
     intervene,
@@ -47,6 +48,7 @@ app.command("cache")(cache.cache)
 app.add_typer(store.app, name="store")
 app.command("train-sae")(train_sae.train_sae)
 app.command("features")(features.features)
+app.command("emergence")(emergence.emergence)
 app.command("evaluate")(evaluate.evaluate)
 app.command("select")(select.select)
 app.command("intervene")(intervene.intervene)

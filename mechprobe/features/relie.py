@@ -79,10 +79,21 @@ class IndirectEffects:
         """`relative_effects` of the effects, one against all."""
         return relative_effects(self.effect)
 
+    def only(self, models: Sequence[str]) -> "IndirectEffects":
+        """The effects in some of the models: RelIE one against all is then among these alone."""
+        chosen = [self.models.index(name) for name in models]
+        return IndirectEffects(
+            tuple(models),
+            self.effect[:, chosen],
+            self.error_effect[chosen],
+            self.metric[chosen],
+            self.emptied[chosen],
+            self.n_samples,
+        )
+
     def pairwise(self, first: str, second: str) -> Float[ndarray, " d_sae"]:
         """RelIE of ``second`` against ``first`` alone."""
-        columns = [self.models.index(first), self.models.index(second)]
-        return relative_effects(self.effect[:, columns])[:, 1]
+        return self.only((first, second)).relie[:, 1]
 
     @property
     def completeness_gap(self) -> Float[ndarray, " model"]:
@@ -166,7 +177,12 @@ class _Path:
     """The way from one model's residual to one without features and error, on one batch."""
 
     def __init__(
-        self, crosscoder: Crosscoder, name: str, acts: Tensor, residual: Float[Tensor, "sample pos d_model"], batch: ReadBatch
+        self,
+        crosscoder: Crosscoder,
+        name: str,
+        acts: Tensor,
+        residual: Float[Tensor, "sample pos d_model"],
+        batch: ReadBatch,
     ) -> None:
         columns = crosscoder.columns(name)
         self.residual, self.batch, self.acts = residual, batch, acts
@@ -216,7 +232,8 @@ def read_batch(samples: Sequence[ReadSample], device: str) -> ReadBatch:
 def _residual(model: nn.Module, site: Site, batch: ReadBatch) -> Float[Tensor, "sample pos d_model"]:
     with reading(model, [site]) as found:
         model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
-    return found[site].float()
+    resid = found[site]
+    return resid if resid.dtype == torch.float64 else resid.float()
 
 
 def _logits(model: nn.Module, site: Site, resid: Tensor, batch: ReadBatch) -> Tensor:

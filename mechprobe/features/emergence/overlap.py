@@ -1,6 +1,7 @@
 """The features of highest NRN at each checkpoint: how far the sets of two checkpoints agree, and what is replaced."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -48,7 +49,7 @@ def adjacent_overlaps(values: Float[ndarray, "d_sae checkpoint"], top: int) -> F
     """|A ∩ B| / top of neighboring checkpoints, over the rows given."""
     sets = top_sets(values, np.ones(len(values), dtype=bool), top)
     size = min(top, len(sets[0])) if sets else top
-    return np.array([len(set(a) & set(b)) / max(1, size) for a, b in zip(sets[:-1], sets[1:], strict=True)])
+    return np.array([len(set(a) & set(b)) / max(1, size) for a, b in pairwise(sets)])
 
 
 def interval(value: float, draws: Float[ndarray, " draw"], n: int) -> Interval:

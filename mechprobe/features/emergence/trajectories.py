@@ -30,10 +30,8 @@ def shares(norms: Float[ndarray, "d_sae column"]) -> Float[ndarray, "d_sae colum
         return norms / norms.sum(axis=1, keepdims=True)
 
 
-def kinds(
-    norms: Float[ndarray, "d_sae column"], dead: Bool[ndarray, " d_sae"], min_change: float
-) -> list[str]:
-    """What each feature did: with changes as shares of its largest norm,
+def kinds(norms: Float[ndarray, "d_sae column"], dead: Bool[ndarray, " d_sae"], min_change: float) -> list[str]:
+    """What each feature did, by changes taken as shares of its largest norm.
 
     ``emerging`` where the last norm is above base's by ``min_change`` or more, ``fading`` where it is below by as
     much, else ``transient`` where some checkpoint is above both ends by as much, else ``dipping`` where one is below

@@ -1,0 +1,60 @@
+"""Dictionaries of base and one checkpoint each, as in arXiv 2604.25011; what one calls feature 7 the next does not."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mechprobe.features.emergence.config import EmergenceConfig
+from mechprobe.features.emergence.dictionaries import Job
+from mechprobe.features.emergence.overlap import top_sets
+from mechprobe.features.emergence.result import PairCourse
+from mechprobe.features.matching import Matching, match_features, matched_overlap
+from mechprobe.features.table import FeatureTable
+from sae_training import Crosscoder
+
+Trained = tuple[Job, Crosscoder, FeatureTable]
+
+
+def pair_course(
+    arm: str, trained: Sequence[Trained], fve: Sequence[Mapping[str, float | None]], config: EmergenceConfig
+) -> PairCourse:
+    """One arm in pairwise dictionaries: ``trained`` in order of training, the last checkpoint's twin with another seed last."""
+    decoders = [_decoder(crosscoder) for _, crosscoder, _ in trained]
+    alive = [~table.dead for *_, table in trained]
+    sets = []
+    for job, _, table in trained:
+        share = table.frame[[f"nrn_{job.models[1]}"]].to_numpy(dtype=np.float64)
+        sets.append(top_sets(share, ~table.dead, config.top)[0])
+    size = min(config.top, *(len(items) for items in sets))
+    sets = [items[:size] for items in sets]
+
+    def matching(first: int, second: int) -> Matching:
+        return match_features(
+            decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
+        )
+
+    def compared(first: int, second: int) -> tuple[float, float]:
+        found = matching(first, second)
+        live = np.flatnonzero(alive[first]).tolist()
+        return matched_overlap(sets[first], sets[second], found, max(1, size)), found.found_share(live)
+
+    n = len(trained) - 1
+    cells = [[compared(row, column) for column in range(n)] for row in range(n)]
+    overlap, found_share = compared(n - 1, n)
+    return PairCourse(
+        name=arm,
+        checkpoints=tuple(job.models[1] for job, *_ in trained[:n]),
+        overlap=[[cell[0] for cell in row] for row in cells],
+        found_share=[[cell[1] for cell in row] for row in cells],
+        ceiling={"overlap": overlap, "found_share": found_share},
+        fve=[min(float("nan") if value is None else value for value in values.values()) for values in fve],
+        top=size,
+        min_cosine=config.min_cosine,
+    )
+
+
+def _decoder(crosscoder: Crosscoder) -> Float[ndarray, "d_sae width"]:
+    """Decoders of base and checkpoint side by side, each scaled as its dictionary saw it."""
+    return crosscoder.decoder.detach().double().cpu().numpy()
