@@ -48,7 +48,7 @@ class Matching:
 
 def match_features(
     first: Float[ndarray, "first width"],
-    second: Float[ndarray, "second width"],
+    second: Float[ndarray, "second other_width"],
     *,
     min_cosine: float = 0.7,
     alive: tuple[Bool[ndarray, " first"], Bool[ndarray, " second"]] | None = None,

@@ -8,7 +8,8 @@ estimated by integrated gradients through the reconstruction spliced into the mo
 with f the joint activations, e_m the reconstruction error of m (kept in the model, and shrunk along the same path, as
 in the authors' code) and a on a path from 0 to 1. Special tokens, which no store keeps, stay as they are. The authors
 take a = 0, 1/n, ...; the midpoints taken here (ours) make the sum of all effects, with that of the error, equal the
-difference of the metric up to O(1/n²). Then::
+difference of the metric up to O(1/n²). The path ends at the decoder's bias. Where that is small a norm layer makes the
+metric jump at the very end, which no step sees: `IndirectEffects.completeness_gap` says how much is missed. Then::
 
     RelIE_m[k] = |IE_m[k]| / Σ_j |IE_j[k]|            one against all, rows sum to 1
     RelIE_ij[k] = |IE_j[k]| / (|IE_i[k]| + |IE_j[k]|)   pairwise
