@@ -119,7 +119,8 @@ def test_a_naive_implementation_agrees() -> None:
 def test_the_effects_sum_to_the_change_of_the_metric() -> None:
     crosscoder, models = tiny_crosscoder(2), {f"m{index}": TinyModel(index) for index in range(2)}
     gaps = [
-        indirect_effects(crosscoder, models, SITE, samples(), steps=steps).completeness_gap.max() for steps in (2, 8, 32)
+        indirect_effects(crosscoder, models, SITE, samples(), steps=steps).completeness_gap.max()
+        for steps in (2, 8, 32)
     ]
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 1e-3
