@@ -72,8 +72,8 @@ def judge(curves: Mapping[str, Sequence[Curves]], arms: tuple[str, str]) -> Clai
     for word, number, sign in _CLAUSES:
         found = tuple(difference(one, other, number) for one, other in zip(sft, rl, strict=True))
         clear = all((item.low if sign > 0 else -item.high) > 0 for item in found)
-        values = (float(group[0].values[number][0]) for group in (sft, rl))
-        clauses.append(Clause(word, number, *values, found, bool(clear)))
+        one, other = (float(group[0].values[number][0]) for group in (sft, rl))
+        clauses.append(Clause(word, number, one, other, found, bool(clear)))
     return Claim(arms, tuple(clauses), _sentences(clauses, arms))
 
 

@@ -176,7 +176,7 @@ class _Reading:
         share[alive] = numbers.nrn()
         sets = top_sets(share, ~table.dead, config.top)
         size = min(config.top, len(alive))
-        kind = feature_frame(table, arm, config)["kind"]
+        kind = feature_frame(table, arm, config)["kind"].tolist()
         course = ArmCourse(
             name=arm.name,
             seed=job.seed,
@@ -186,7 +186,7 @@ class _Reading:
             progress=arm.progress,
             spaced_by=arm.spaced_by,
             n_alive=len(alive),
-            kinds={name: int((kind == name).sum()) for name in KINDS},
+            kinds={name: kind.count(name) for name in KINDS},
             curves=curves.intervals(),
             overlap=overlap_matrix(sets, size).tolist(),
             jaccard=jaccard_matrix(sets).tolist(),
