@@ -175,6 +175,6 @@ def claim_lines(found: "Emergence") -> list[str]:
     return [*lines, *found.claim.sentences]
 
 
-def _cell(interval: Any, factor: float, digits: int) -> str:
+def _cell(interval: Any, factor: float | int, digits: int) -> str:
     value, low, high = (f"{factor * part:.{digits}f}" for part in interval[:3])
     return f"{value} [{low}, {high}]"

@@ -39,7 +39,15 @@ def curves_figure(arms: Arms) -> Figure:
 
 
 def _curve(
-    axes: Axes, course: Mapping[str, Any], name: str, factor: float, *, color: str, mark: str, label: str, first: bool
+    axes: Axes,
+    course: Mapping[str, Any],
+    name: str,
+    factor: float | int,
+    *,
+    color: str,
+    mark: str,
+    label: str,
+    first: bool,
 ) -> None:
     cells = np.array([[_number(part) for part in cell[:3]] for cell in course["curves"][name]]) * factor
     progress = 100 * np.array(course["progress"])

@@ -147,7 +147,7 @@ def test_planted_courses_are_found_by_a_trained_dictionary() -> None:
         true = np.array(kind) == name
         assert (said & true).sum() / true.sum() >= 0.98, name
         assert (said & true).sum() / said.sum() >= 0.98, name
-    places = [NAMES.index(name) if name else NO_ONSET for name in found["onset"]]
+    places = [NAMES.index(name) if isinstance(name, str) else NO_ONSET for name in found["onset"]]
     assert max(abs(a - b) for a, b in zip(places, onset, strict=True)) <= 1
     assert np.mean([a == b for a, b in zip(places, onset, strict=True)]) >= 0.98
     base_lacks = np.array([k == "emerging" for k in kind])
@@ -349,14 +349,17 @@ def test_a_dry_run_writes_nothing(
 def test_the_stage_from_models_to_report(
     given_files: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
-    more = ("--layout", layout, "--seeds", "2")
+    apart = layout == "arms"
+    seeds = 1 if apart else 2
+    more = ("--layout", layout, "--seeds", str(seeds), "--set", f"emergence.pairs={str(apart).lower()}")
     assert run(given_files[0], tmp_path, *more) == 0
     said = capsys.readouterr().out
     assert "Report:" in said
     found = mp.Emergence.load(tmp_path / "emergence")
-    assert set(found.arms) == set(found.pairs) == set(found.causal) == {"rl", "sft"}
+    assert set(found.arms) == set(found.causal) == {"rl", "sft"}
+    assert set(found.pairs) == ({"rl", "sft"} if apart else set())
     rl = found.arms["rl"]
-    assert [course.seed for course in rl] == [0, 1]
+    assert [course.seed for course in rl] == list(range(seeds))
     assert rl[0].checkpoints == ("rl@step_000002", "rl")
     assert sum(rl[0].kinds.values()) == 48
     assert len(rl[0].curves["reached_norm"]) == 3
@@ -367,7 +370,7 @@ def test_the_stage_from_models_to_report(
     relie = table[["relie_base", "relie_rl@step_000002", "relie_rl"]].to_numpy()
     np.testing.assert_allclose(relie[np.isfinite(relie).all(axis=1)].sum(axis=1), 1.0)
     pictures = {path.name for path in (tmp_path / "emergence" / "report" / "figures").iterdir()}
-    assert pictures == {"curves.png", "overlap.png", "pairs.png", "causal.png"}
+    assert pictures == {"curves.png", "overlap.png", "causal.png"} | ({"pairs.png"} if apart else set())
     page = (tmp_path / "emergence" / "report" / "index.html").read_text(encoding="utf-8")
     assert found.claim.rule.replace("&", "&amp;") in page
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
