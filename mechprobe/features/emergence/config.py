@@ -30,7 +30,8 @@ class EmergenceConfig(FrozenConfig):
         checkpoints: Folder of further models, ``<arm>/step_<n>/``, beside those given by name.
         final_steps: Step of a checkpoint without a step in its name (``rl``); without it checkpoints are evenly spaced.
         site: Place in the models; the cache's only site when None.
-        layout: ``arms`` trains a dictionary over base and the checkpoints of each arm, ``together`` one over all.
+        layout: ``together`` trains one dictionary over base and all checkpoints, so that the arms are compared on the
+            same features; ``arms`` one over base and the checkpoints of each arm.
         seeds: Seeds of the dictionaries; a statement about arms must hold for each of them.
         pairs: Also train base against each checkpoint alone, as arXiv 2604.25011 does, and match by decoder.
         min_cosine: Decoder cosine from which a feature of another dictionary counts as found again.
@@ -50,7 +51,7 @@ class EmergenceConfig(FrozenConfig):
     checkpoints: str = ""
     final_steps: dict[str, int] = Field(default_factory=dict)
     site: str | None = None
-    layout: Layout = "arms"
+    layout: Layout = "together"
     seeds: int = Field(default=1, ge=1)
     pairs: bool = True
     min_cosine: float = Field(default=0.7, gt=0, le=1)
@@ -59,7 +60,7 @@ class EmergenceConfig(FrozenConfig):
     relie_samples: int = Field(default=128, ge=1)
     relie_steps: int = Field(default=8, ge=1)
     relie_source: str | None = None
-    max_rows: int | None = Field(default=20_000, ge=1)
+    max_rows: int | None = Field(default=8192, ge=1)
     draws: int = Field(default=1000, ge=100)
     thresholds: TrajectoryThresholds = TrajectoryThresholds()
     seed: int = Field(default=0, ge=0)

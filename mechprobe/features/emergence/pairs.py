@@ -10,7 +10,7 @@ from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.emergence.dictionaries import Job
 from mechprobe.features.emergence.overlap import top_sets
 from mechprobe.features.emergence.result import PairCourse
-from mechprobe.features.matching import Matching, match_features, matched_overlap
+from mechprobe.features.matching import match_features, matched_overlap
 from mechprobe.features.table import FeatureTable
 from sae_training import Crosscoder
 
@@ -30,25 +30,29 @@ def pair_course(
     size = min(config.top, *(len(items) for items in sets))
     sets = [items[:size] for items in sets]
 
-    def matching(first: int, second: int) -> Matching:
-        return match_features(
+    def compared(first: int, second: int) -> tuple[float, float, float]:
+        """Overlap of the top sets, and the share of each one's live features found again in the other."""
+        found = match_features(
             decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
         )
-
-    def compared(first: int, second: int) -> tuple[float, float]:
-        found = matching(first, second)
-        live = np.flatnonzero(alive[first]).tolist()
-        return matched_overlap(sets[first], sets[second], found, max(1, size)), found.found_share(live)
+        n_found = int(found.found.sum())
+        shares = (n_found / max(1, int(alive[side].sum())) for side in (first, second))
+        return (matched_overlap(sets[first], sets[second], found, max(1, size)), *shares)
 
     n = len(trained) - 1
-    cells = [[compared(row, column) for column in range(n)] for row in range(n)]
-    overlap, found_share = compared(n - 1, n)
+    overlaps, found_share = np.eye(n), np.eye(n)
+    for row in range(n):
+        for column in range(row + 1, n):
+            overlap, forth, back = compared(row, column)
+            overlaps[row, column] = overlaps[column, row] = overlap
+            found_share[row, column], found_share[column, row] = forth, back
+    overlap, forth, _ = compared(n - 1, n)
     return PairCourse(
         name=arm,
         checkpoints=tuple(job.models[1] for job, *_ in trained[:n]),
-        overlap=[[cell[0] for cell in row] for row in cells],
-        found_share=[[cell[1] for cell in row] for row in cells],
-        ceiling={"overlap": overlap, "found_share": found_share},
+        overlap=overlaps.tolist(),
+        found_share=found_share.tolist(),
+        ceiling={"overlap": overlap, "found_share": forth},
         fve=[min(float("nan") if value is None else value for value in values.values()) for values in fve],
         top=size,
         min_cosine=config.min_cosine,
