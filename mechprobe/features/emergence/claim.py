@@ -12,14 +12,14 @@ from mechprobe.statistics import Interval
 
 RULE = (
     "Each word is a difference SFT - RL over live features: early, progress at which half of the final change of the "
-    "decoder norms is there (below 0); specialized, share of features with NRN beyond 2/3 or 1/3 at the end (above 0); "
+    "decoder norms is there (below 0); specialized, share of features that NRN beyond 2/3 or 1/3 and latent scaling call specific at the end (above 0); "
     "restrained, mean |NRN - 1/2| at the end (above 0); continuing, overlap of the sets of highest NRN at the last two "
     "checkpoints (above 0). A word holds when its 95 % bootstrap interval over features is clear of 0 on that side for "
     "the dictionary of every seed."
 )
 _CLAUSES = (
     ("early", "half_norm", -1),
-    ("specialized", "last_specific", 1),
+    ("specialized", "last_confirmed", 1),
     ("restrained", "last_departure", 1),
     ("continuing", "last_overlap", 1),
 )
@@ -82,7 +82,7 @@ def _sentences(clauses: Sequence[Clause], arms: tuple[str, str]) -> tuple[str, s
     sft, rl = arms
     first = (
         f"{sft} is {_word(early)} (half of its change is there at {_pct(early.sft)} of training, {rl}'s at "
-        f"{_pct(early.rl)}) and {_word(specialized)} ({_pct(specialized.sft, 1)} of the live features are specific, "
+        f"{_pct(early.rl)}) and {_word(specialized)} ({_pct(specialized.sft, 1)} of the live features are confirmed specific, "
         f"{rl} {_pct(specialized.rl, 1)}): {_shown(early, specialized)}."
     )
     second = (

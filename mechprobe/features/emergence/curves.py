@@ -86,7 +86,7 @@ class ArmNumbers:
             values["half_shift"] = np.array([_half(values["reached_shift"], self.progress)])
             values["last_overlap"] = values["adjacent_overlap"][-1:]
             values["last_departure"] = values["departure"][-1:]
-            values["last_specific"] = values["specific"][-1:]
+            values["last_confirmed"] = values["confirmed"][-1:]
             return values
 
         return over
