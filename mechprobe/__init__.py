@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
     from mechprobe.evals.tasks import Task, load_tasks, split_halves
     from mechprobe.features.config import FeaturesConfig, SelectConfig
+    from mechprobe.features.emergence import Emergence, EmergenceConfig, emergence
     from mechprobe.features.generalization import Selection, select_features
     from mechprobe.features.readout import Readout
     from mechprobe.features.table import FeatureTable, feature_table
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _HOME = {
     "ActivationStore": "mechprobe.activations",
     "CacheConfig": "mechprobe.activations.config",
+    "Emergence": "mechprobe.features.emergence",
+    "EmergenceConfig": "mechprobe.features.emergence",
     "EvaluateConfig": "mechprobe.evals.outcomes",
     "FeatureTable": "mechprobe.features.table",
     "FeaturesConfig": "mechprobe.features.config",
@@ -56,6 +59,7 @@ _HOME = {
     "TrainSaeConfig": "mechprobe.activations.train_config",
     "cache_activations": "mechprobe.activations",
     "edited": "mechprobe.interventions.attach",
+    "emergence": "mechprobe.features.emergence",
     "evaluate_outcomes": "mechprobe.evals.outcomes",
     "feature_table": "mechprobe.features.table",
     "generate": "mechprobe.models.generation",
@@ -71,6 +75,8 @@ _MODULES = {"report": "mechprobe.report", "skills": "mechprobe.evals.skills"}
 __all__ = [
     "ActivationStore",
     "CacheConfig",
+    "Emergence",
+    "EmergenceConfig",
     "EvaluateConfig",
     "FeatureTable",
     "FeaturesConfig",
@@ -94,6 +100,7 @@ __all__ = [
     "TrainSaeConfig",
     "cache_activations",
     "edited",
+    "emergence",
     "evaluate_outcomes",
     "feature_table",
     "generate",

@@ -15,6 +15,7 @@ from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_out
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.baselines_config import BaselinesConfig
 from mechprobe.features.config import FeaturesConfig, SelectConfig
+from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
 from mechprobe.interventions.conditions import plan
@@ -85,6 +86,7 @@ class RunConfig(FrozenConfig):
     train_sae: TrainSaeConfig = TrainSaeConfig()
     features: FeaturesConfig = FeaturesConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+    emergence: EmergenceConfig = EmergenceConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()
@@ -192,11 +194,11 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             name: str(places[name].resolve()) if places[name].exists() else str(path)
             for name, path in data["models"].items()
         }
-    for section in ("tasks", "prompts"):
+    for section, key in (("tasks", "file"), ("prompts", "file"), ("emergence", "checkpoints")):
         own = data.get(section)
-        if isinstance(own, dict) and isinstance(own.get("file"), str) and own["file"]:
-            place = folder / own["file"]
-            result[section] = {**own, "file": str(place.resolve() if place.exists() else place)}
+        if isinstance(own, dict) and isinstance(own.get(key), str) and own[key]:
+            place = folder / own[key]
+            result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
     return result
 
 
@@ -212,6 +214,7 @@ _SHARES = {
     "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
     "features": ("base", "near"),
+    "emergence": ("base", "seed"),
     "cache": ("seed",),
     "train_sae": ("seed",),
     "baselines": ("seed",),

@@ -19,6 +19,7 @@ from mechprobe.cli import (
     cache,
     crosscoder,
     doctor,
+    emergence,
     evaluate,
     features,
     intervene,
@@ -49,8 +50,12 @@ app.command("cache")(cache.cache)
 app.add_typer(store.app, name="store")
 app.command("train-sae")(train_sae.train_sae)
 app.command("features")(features.features)
+<<<<<<< HEAD
 app.command("baselines")(baselines.baselines)
 app.add_typer(crosscoder.app, name="crosscoder")
+=======
+app.command("emergence")(emergence.emergence)
+>>>>>>> h/emergence
 app.command("evaluate")(evaluate.evaluate)
 app.command("select")(select.select)
 app.command("intervene")(intervene.intervene)
