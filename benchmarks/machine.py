@@ -88,7 +88,7 @@ def write_report(
     arguments: argparse.Namespace, *, what: str, began: dict[str, Any], packages: Sequence[str], body: Mapping[str, Any]
 ) -> None:
     """Write the result file, whole or not at all: settings, machine before and after, versions, then ``body``."""
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "note")}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "note", "scratch")}
     report = {
         "format": FORMAT,
         "what": what,

@@ -40,7 +40,7 @@ Seconds = dict[str, float]
 
 
 def profile_step(setting: Setting, batches: list[Tensor], repeats: int, kernel: str = "auto") -> dict[str, Any]:
-    """Median seconds of every part of a step, over ``repeats`` steps; the parts' clock costs microseconds each."""
+    """Seconds of every part of the median one of ``repeats`` steps; the parts' clock costs microseconds each."""
     clock = Clock(setting.device)
     trainer = our_trainer(setting, kernel)
     active_class = type(trainer.step(batches[0]).active)
@@ -52,9 +52,9 @@ def profile_step(setting: Setting, batches: list[Tensor], repeats: int, kernel: 
             trainer.step(batches[number % len(batches)])
             total = clock.now() - start
             steps.append({**seconds, REST: total - sum(seconds.values()), "step": total})
-    parts = {name: statistics.median(step.get(name, 0.0) for step in steps[1:]) for name in (*PARTS, "step")}
-    floor = encode_product_seconds(setting, repeats)
-    step = parts.pop("step")
+    median = sorted(steps[1:], key=lambda step: step["step"])[repeats // 2]
+    parts = {name: median.get(name, 0.0) for name in PARTS}
+    step, floor = median["step"], encode_product_seconds(setting, repeats)
     return {
         "kernel": active_class.__name__,
         "step_s": step,
