@@ -30,6 +30,9 @@ class DenseCrosscoder(nn.Module):
         W_dec: ``[d_sae model d_model]``.
     """
 
+    tokens_since_fired: Tensor
+    threshold: Tensor
+
     def __init__(
         self,
         W_enc: Float[Tensor, "model d_model d_sae"],

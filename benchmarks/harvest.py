@@ -16,6 +16,7 @@ import inspect
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,8 @@ class BareForward:
     @torch.no_grad()
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The residual after the block."""
-        try:
+        with suppress(_StopError):
             self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        except _StopError:
-            pass
         assert self.resid is not None, "the block never ran"
         return self.resid
 

@@ -16,7 +16,7 @@ from mechprobe.artifacts import Stage, write_json
 from mechprobe.data.stream import build_stream
 from mechprobe.data.tokens import TokenSequence
 
-MODELS = ("base", "sft", "rl")
+MODELS: tuple[str, ...] = ("base", "sft", "rl")
 SITE = "resid_post.0"
 SEED = 0
 _SEQUENCE = 64

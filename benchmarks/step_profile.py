@@ -133,4 +133,3 @@ def _timed_parts(trainer: Trainer, active_class: type, clock: Clock) -> Iterator
             stack.enter_context(patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
         stack.enter_context(patch.object(active_class, "weight_gradient", weight_gradient))
         yield seconds
-

@@ -222,7 +222,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         shape, pool = (QUICK_TRAIN, 1024) if quick else (TRAIN, 65536)
         narrow = build_store(folder / "narrow", 4096 if quick else 131072, 16 if quick else 128)
         body["training"] = measure_training(narrow, rounds, shape=shape, pool_rows=pool)
-        body["stores"] = {"read": [n_rows, len(MODELS), d_model], "trained": [narrow.n_rows, len(MODELS), narrow.d_model]}
+        body["stores"] = {
+            "read": [n_rows, len(MODELS), d_model],
+            "trained": [narrow.n_rows, len(MODELS), narrow.d_model],
+        }
     show(body)
     what = "reading the activation store, warm, against the same bytes elsewhere; training from it against memory"
     write_report(arguments, what=what, began=began, packages=_PACKAGES, body={"seeds": {"all": SEED}, "results": body})

@@ -116,7 +116,9 @@ def _profile_table(profile: Report) -> list[str]:
     floor = profile["encode_product_s"]
     rows.append(["*the encoder's product alone (floor)*", f"{1e3 * floor:.2f}", f"{floor / step:.0%}"])
     rate = profile["encode_product_flop_per_s"] / 1e9
-    title = f"Our step ({profile['kernel']}): {1e3 * step:.1f} ms, the product at {rate:,.0f} GFLOP/s. {profile['bound']}"
+    title = (
+        f"Our step ({profile['kernel']}): {1e3 * step:.1f} ms, the product at {rate:,.0f} GFLOP/s. {profile['bound']}"
+    )
     return [title, "", *_table(["part", "ms", "share"], rows)]
 
 
@@ -151,7 +153,9 @@ def harvest_tables(report: Report) -> list[str]:
         whole = _between(result["pipeline"]["tokens_per_s"], ",.0f")
         rows.append(["whole pipeline, loading and writing included", whole, "–"])
         equal = ", ".join(f"{name} {'yes' if same else 'no'}" for name, same in result["bits_equal_bare_eager"].items())
-        title = f"{model['layers']} layers, width {model['d_model']}, {model['site']} (same bits as bare eager: {equal})"
+        title = (
+            f"{model['layers']} layers, width {model['d_model']}, {model['site']} (same bits as bare eager: {equal})"
+        )
         lines += [*_table([title, "tokens/s", "share of bare eager"], rows), ""]
     return lines[:-1]
 
@@ -170,22 +174,28 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
     "train": (
         "train_cpu.json",
         train_tables,
-        "python -m benchmarks.train --settings demo small medium --out artifacts/benchmarks/train_cpu.json",
+        "python -m benchmarks.train --settings demo small --steps 2 --train-steps 40 "
+        "--out artifacts/benchmarks/train_cpu.json",
     ),
     "train_tuned": (
         "train_cpu_tuned.json",
         train_tables,
-        "python -m benchmarks.train --settings small --malloc tuned --out artifacts/benchmarks/train_cpu_tuned.json",
+        "python -m benchmarks.train --settings small --steps 2 --malloc tuned --out artifacts/benchmarks/train_cpu_tuned.json",
+    ),
+    "train_medium": (
+        "train_medium_cpu.json",
+        train_tables,
+        "python -m benchmarks.train --settings medium --out artifacts/benchmarks/train_medium_cpu.json",
     ),
     "train_large": (
         "train_large_cpu.json",
         train_tables,
-        "python -m benchmarks.train --settings large --out artifacts/benchmarks/train_large_cpu.json",
+        "python -m benchmarks.train --settings large --batch-size 1024 --out artifacts/benchmarks/train_large_cpu.json",
     ),
     "train_gpu": (
         "train_gpu.json",
         train_tables,
-        "python -m benchmarks.train --device cuda --precision bfloat16 --settings small medium large "
+        "python -m benchmarks.train --device cuda --precision bfloat16 --settings small medium large --steps 20 "
         "--out artifacts/benchmarks/train_gpu.json",
     ),
     "store": ("store_cpu.json", store_tables, "python -m benchmarks.store --out artifacts/benchmarks/store_cpu.json"),

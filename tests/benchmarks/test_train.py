@@ -66,9 +66,7 @@ def test_dictionary_learning_starts_at_our_directions_and_minimizes_the_squared_
     acts[acts < acts.flatten().topk(TINY.k * len(x)).values.min()] = 0.0
     expected = (centered - acts @ directions).square().sum(dim=1).mean()
     assert first == pytest.approx(float(expected), rel=1e-4)
-    for batch in batches[1:]:
-        last = contestant.step(batch)
-    assert last < first
+    assert [contestant.step(batch) for batch in batches[1:]][-1] < first
 
 
 def median(points: torch.Tensor) -> torch.Tensor:
