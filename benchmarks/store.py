@@ -1,123 +1,246 @@
-"""How fast the activation store is read, against a raw memmap of the same bytes in the same run.
+"""How fast the activation store is read, and whether training from it is as fast as training from memory.
 
-python benchmarks/store.py [--rows 131072] [--d-model 512]
+    python -m benchmarks.store --out artifacts/benchmarks/store_cpu.json
+
+Reads, of the same bytes in the same run, files in the page cache: the store, a raw memmap, safetensors slices.
+Shuffled float32 batches: the store's, and a per-token Dataset under a torch DataLoader (the usual loader of the peers).
+Training: the store's batches against the very same batches held in memory; both end with the same weights.
 """
 
+from __future__ import annotations
+
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from mechprobe.activations.numbers import STORED_AS
-from mechprobe.activations.shards import INDEX, TOKENS, write_shard, write_tokens
+from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.random_store import MODELS, SEED, build_store, raw_copies
+from benchmarks.timing import Clock, Times, ratios, spread, take_turns
 from mechprobe.activations.store import ActivationStore
-from mechprobe.artifacts import Stage, write_json
-from mechprobe.data.stream import build_stream
-from mechprobe.data.tokens import TokenSequence
+from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, Trainer
+from sae_training.stream import BatchStream
 
-MODELS = ("base", "sft", "rl")
-SITE = "resid_post.0"
+TRAIN = {"d_sae": 2048, "k": 32, "batch_size": 4096}
+QUICK_TRAIN = {"d_sae": 64, "k": 4, "batch_size": 256}
+_PACKAGES = ("torch", "numpy", "h5py", "safetensors")
 
-
-def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
-    """A bfloat16 store of random numbers, written by the functions that the cache writes with."""
-    from dataclasses import asdict
-
-    sequences = [TokenSequence(f"s{i}", f"s{i}", None, None, tuple(range(1, 65)), ()) for i in range(n_rows // 64)]
-    stream = build_stream(sequences, special_ids=[0], tokenizer_fingerprint="t", held_out_frac=0.05)
-    rng = np.random.default_rng(0)
-    block = rng.normal(size=(len(stream.shards[0].rows), d_model)).astype(np.float32)
-    stored = torch.from_numpy(block).bfloat16().view(torch.uint16).numpy()
-    config = {"sites": [SITE], "dtype": "bfloat16"}
-    fingerprints = dict.fromkeys(MODELS, "f")
-    with Stage.open(folder, name="cache", config=config, models=fingerprints) as stage:
-        write_tokens(folder, stream)
-        for name in MODELS:
-            (folder / name).mkdir()
-            records = [
-                write_shard(
-                    folder / name,
-                    shard,
-                    {SITE: stored[: len(shard.rows)]},
-                    model=name,
-                    dtype="bfloat16",
-                    stream_hash=stream.hash,
-                    norms=({SITE: 1.0 * len(shard.rows)}, len(shard.rows)),
-                )
-                for shard in stream.shards
-            ]
-            index = {"fingerprint": "f", "d_model": d_model, "stream": stream.hash}
-            write_json(folder / name / INDEX, {**index, "shards": [asdict(record) for record in records]})
-        outputs = [TOKENS, *(f"{name}/{INDEX}" for name in MODELS)]
-        stage.finish(outputs=outputs, results={"models": list(MODELS), "stream": stream.hash})
-    return ActivationStore.open(folder)
+Blocks = list[tuple[int, int]]
 
 
-def rate(read: Callable[[], int], repeats: int = 7) -> float:
-    """Median megabytes a second of ``read``, which returns the bytes it read."""
-    rates = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        n_bytes = read()
-        rates.append(n_bytes / (time.perf_counter() - started) / 1e6)
-    return statistics.median(rates)
+def measure_reads(store: ActivationStore, folder: Path, rounds: int) -> dict[str, Any]:
+    """Megabytes a second of consecutive 8,192-row slices and of random 512-row blocks, models side by side."""
+    mapped, tensors = raw_copies(store, folder)
+    found = {}
+    with ExitStack() as stack:
+        # The readers of safetensors give bfloat16 and uint16 alike; opened once, as the maps are.
+        slices = {
+            name: stack.enter_context(safe_open(path, framework="numpy")).get_slice("x")
+            for name, path in tensors.items()
+        }
+        sources: dict[str, Callable[[int, int], np.ndarray]] = {
+            "store": store.stored_bytes,
+            "memmap": lambda start, stop: side_by_side(mapped, store, start, stop),
+            "safetensors": lambda start, stop: side_by_side(slices, store, start, stop),
+        }
+        for label, rows, shuffled in (("sequential_8192", 8192, False), ("random_512", 512, True)):
+            blocks = _blocks(store.n_rows, rows, shuffled)
+            for start, stop in blocks[:3]:
+                first = sources["store"](start, stop)
+                assert all(np.array_equal(first, read(start, stop)) for read in sources.values()), "bytes differ"
+            turns = {name: _Reads(read, blocks) for name, read in sources.items()}
+            times = take_turns(turns, rounds, Clock())
+            found[label] = _rates(times, unit="mb_per_s", amount=turns["store"].n_bytes / 1e6, reference="memmap")
+    return found
 
 
-def compare(store: ActivationStore, raw: dict[str, np.ndarray], block_rows: int, order: np.ndarray) -> list[float]:
-    """Rates of the store and of the raw memmaps over the same blocks, interleaved by repeat."""
+def side_by_side(sources: Mapping[str, Any], store: ActivationStore, start: int, stop: int) -> np.ndarray:
+    """The rows of every model in one array, copied once."""
+    out, column = np.empty((stop - start, store.d_all), dtype=np.uint16), 0
+    for name, width in store.widths.items():
+        out[:, column : column + width] = sources[name][start:stop]
+        column += width
+    return out
+
+
+def _blocks(n_rows: int, rows: int, shuffled: bool) -> Blocks:
+    rows = min(rows, n_rows)
+    starts = rows * np.arange(n_rows // rows)
+    if shuffled:
+        starts = np.random.default_rng(SEED).permutation(starts)
+    return [(start, start + rows) for start in starts.tolist()]
+
+
+class _Reads:
+    """Reads all blocks once."""
+
+    def __init__(self, read: Callable[[int, int], np.ndarray], blocks: Blocks) -> None:
+        self.read, self.blocks = read, blocks
+        self.n_bytes = 0
+
+    def __call__(self) -> None:
+        self.n_bytes = sum(self.read(start, stop).nbytes for start, stop in self.blocks)
+
+
+class PerTokenDataset(Dataset[tuple[Tensor, ...]]):
+    """One token at a time out of mapped files, one tensor a model: what a DataLoader is usually given."""
+
+    def __init__(self, mapped: Mapping[str, np.ndarray], n_rows: int) -> None:
+        self.mapped = [mapped[name] for name in MODELS]
+        self.n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(part[row].copy()).view(torch.bfloat16) for part in self.mapped)
+
+
+def measure_batches(
+    store: ActivationStore, mapped: Mapping[str, np.ndarray], rounds: int, *, n_tokens: int, batch_size: int
+) -> dict[str, Any]:
+    """Tokens a second of shuffled float32 batches ``[batch model d_model]``, each loader over ``n_tokens`` tokens."""
+    n_tokens = min(n_tokens, store.n_rows)
+    loader = DataLoader(
+        PerTokenDataset(mapped, n_tokens),
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(SEED),
+    )
+    batches = iter(store.batches(batch_size, SEED, split="all", epochs=None))
 
     def from_store() -> int:
-        return sum(store.stored_bytes(start * block_rows, (start + 1) * block_rows).nbytes for start in order.tolist())
+        return sum(len(next(batches)) for _ in range(n_tokens // batch_size))
 
-    def from_raw() -> int:
-        n_bytes = 0
-        for start in order.tolist():
-            parts = [raw[name][start * block_rows : (start + 1) * block_rows] for name in MODELS]
-            n_bytes += np.concatenate(parts, axis=1).nbytes
-        return n_bytes
+    def from_loader() -> int:
+        return sum(len(torch.stack(parts, dim=1).float()) for parts in loader)
 
-    from_store(), from_raw()
-    return [rate(from_store), rate(from_raw)]
+    times = take_turns({"store": from_store, "per_token_dataloader": from_loader}, rounds, Clock())
+    served = {"store": n_tokens // batch_size * batch_size, "per_token_dataloader": n_tokens}
+    rates = {name: [served[name] / seconds for seconds in found.wall] for name, found in times.items()}
+    return {
+        "tokens_per_s": {name: spread(values) for name, values in rates.items()},
+        "store_over_dataloader": ratios(rates["store"], rates["per_token_dataloader"]),
+    }
 
 
-def main() -> None:
-    """Print one line a measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=131072)
-    parser.add_argument("--d-model", type=int, default=512)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        store = build_store(Path(scratch) / "cache", arguments.rows, arguments.d_model)
-        raw = {}
-        for name in MODELS:
-            path = Path(scratch) / f"{name}.bin"
-            with path.open("wb") as file:
-                for start in range(0, store.n_rows, 8192):
-                    stop = min(start + 8192, store.n_rows)
-                    part = store.rows_of(name, start, stop).bfloat16().view(torch.uint16).numpy()
-                    file.write(part.tobytes())
-            shape = (store.n_rows, arguments.d_model)
-            raw[name] = np.memmap(path, dtype=STORED_AS["bfloat16"], mode="r", shape=shape)
-        rng = np.random.default_rng(1)
-        for label, block_rows, shuffled in (("sequential 8192", 8192, False), ("random 512", 512, True)):
-            order = np.arange(store.n_rows // block_rows)
-            found, reference = compare(store, raw, block_rows, rng.permutation(order) if shuffled else order)
-            print(f"{label:<16} store {found:8,.0f} MB/s   memmap {reference:8,.0f} MB/s   {found / reference:.0%}")
+class _Training:
+    """Some steps of a trainer on the batches of a stream, by the path that `sae_training.train` takes."""
 
-        batches = store.batches(2048, epochs=1)
+    def __init__(self, batches: Any, d_model: int, shape: Mapping[str, int], steps: int) -> None:
+        config = CrosscoderConfig(n_models=len(MODELS), d_model=d_model, d_sae=shape["d_sae"], k=shape["k"])
+        crosscoder = Crosscoder(config)
+        crosscoder.set_scale([1.0] * len(MODELS))
+        self.trainer = Trainer(crosscoder, TrainConfig(n_tokens=10**9, batch_size=shape["batch_size"]))
+        self.stream = BatchStream(batches, crosscoder, shape["batch_size"])
+        self.steps = steps
 
-        def batch_rate() -> int:
-            batches.rows_served = 0
-            return sum(batch.numel() * 2 for batch in batches)
+    def __call__(self) -> None:
+        for _ in range(self.steps):
+            batch = self.stream.next()
+            assert batch is not None, "the stream is endless"
+            self.trainer.step(batch)
 
-        speed = rate(batch_rate, repeats=3)
-        row_bytes = 2 * store.d_all
-        print(f"{'shuffled batches':<16} {speed:8,.0f} MB/s   {speed * 1e6 / row_bytes:,.0f} tokens/s (float32 out)")
+
+def repeated(batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The same batches over and over."""
+    while True:
+        yield from batches
+
+
+def measure_training(
+    store: ActivationStore, rounds: int, *, shape: Mapping[str, int], pool_rows: int
+) -> dict[str, Any]:
+    """Tokens a second of training from the store and from memory; a round spans a whole pool, so its reading counts.
+
+    Memory holds the batches of the first rounds, float32 and in the store's order, until they are as large as the
+    store; after them it serves them again. While both have served the same, their weights are equal (checked).
+    """
+    size = shape["batch_size"]
+    steps = max(1, pool_rows // size)
+    options = {"split": "all", "pool_rows": pool_rows, "epochs": None}
+    n_held = max(steps, store.n_rows // size)
+    source = iter(store.batches(size, SEED, **options))
+    held = [next(source).clone() for _ in range(n_held)]
+    turns = {
+        "store": _Training(store.batches(size, SEED, **options), store.d_model, shape, steps),
+        "memory": _Training(repeated(held), store.d_model, shape, steps),
+    }
+    for turn in turns.values():  # also warms up
+        turn()
+    first, second = (turn.trainer.crosscoder.fingerprint for turn in turns.values())
+    assert first == second, "the store and memory gave other batches"
+    times = take_turns(turns, rounds, Clock(), warm_up=0)
+    rates = _rates(times, unit="tokens_per_s", amount=steps * size, reference="memory")
+    return {"shape": {**shape, "d_model": store.d_model, "pool_rows": pool_rows}, "steps_per_round": steps, **rates}
+
+
+def _rates(times: Mapping[str, Times], *, unit: str, amount: float, reference: str) -> dict[str, Any]:
+    """Amount a second of each contestant, and its ratio to the reference within each round."""
+    return {
+        unit: {name: spread([amount / seconds for seconds in found.wall]) for name, found in times.items()},
+        f"share_of_{reference}": {
+            name: ratios(times[reference].wall, found.wall) for name, found in times.items() if name != reference
+        },
+    }
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shared_options(parser, out=RESULTS / "store_cpu.json", rounds=9)
+    parser.add_argument("--rows", type=int, default=131072, help="tokens of the store that is read")
+    parser.add_argument("--d-model", type=int, default=512, help="its width, per model")
+    parser.add_argument("--scratch", type=Path, default=None, help="folder for the files (about 1 GB); default: /tmp")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the stores in a scratch folder, measure, and write one result file."""
+    arguments = options().parse_args(argv)
+    settle_environment(arguments.malloc)
+    torch.set_num_threads(arguments.threads)
+    began = describe_machine()
+    quick = arguments.quick
+    rounds = 2 if quick else arguments.rounds
+    n_rows, d_model = (4096, 16) if quick else (arguments.rows, arguments.d_model)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        folder = Path(scratch)
+        store = build_store(folder / "wide", n_rows, d_model)
+        body: dict[str, Any] = {"reads": measure_reads(store, folder, rounds)}
+        mapped = {name: np.memmap(folder / f"{name}.bin", np.uint16, "r", shape=(n_rows, d_model)) for name in MODELS}
+        n_tokens, size = (1024, 128) if quick else (16384, 2048)
+        body["batches"] = measure_batches(store, mapped, rounds, n_tokens=n_tokens, batch_size=size)
+        shape, pool = (QUICK_TRAIN, 1024) if quick else (TRAIN, 65536)
+        narrow = build_store(folder / "narrow", 4096 if quick else 131072, 16 if quick else 128)
+        body["training"] = measure_training(narrow, rounds, shape=shape, pool_rows=pool)
+        body["stores"] = {
+            "read": [n_rows, len(MODELS), d_model],
+            "trained": [narrow.n_rows, len(MODELS), narrow.d_model],
+        }
+    show(body)
+    what = "reading the activation store, warm, against the same bytes elsewhere; training from it against memory"
+    write_report(arguments, what=what, began=began, packages=_PACKAGES, body={"seeds": {"all": SEED}, "results": body})
+
+
+def show(body: Mapping[str, Any]) -> None:
+    """A line a measure."""
+    for label, found in body["reads"].items():
+        rates = "   ".join(f"{name} {rate['median']:,.0f} MB/s" for name, rate in found["mb_per_s"].items())
+        print(f"{label:<16} {rates}   store / memmap {found['share_of_memmap']['store']['median']:.0%}")
+    rates = body["batches"]["tokens_per_s"]
+    print("shuffled batches " + "   ".join(f"{name} {rate['median']:,.0f} tokens/s" for name, rate in rates.items()))
+    training = body["training"]
+    rates = "   ".join(f"{name} {rate['median']:,.0f} tokens/s" for name, rate in training["tokens_per_s"].items())
+    print(f"training         {rates}   store / memory {training['share_of_memory']['store']['median']:.0%}")
 
 
 if __name__ == "__main__":

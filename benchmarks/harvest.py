@@ -1,0 +1,255 @@
+"""How much of a bare transformers forward the harvest keeps, on the lab's model and on an 8-layer Llama of width 512.
+
+    python -m benchmarks.harvest --out artifacts/benchmarks/harvest_cpu.json
+
+The measure is a transformers model with a forward hook that stops it at the same block, on the same padded batches, made
+beforehand, with the same (eager) attention; nothing is kept of what it computes. sdpa attention stands beside it for
+reference: its bits are others. Against it: our two readers alone (plain hooks, and TransformerBridge with stop_at_layer),
+`collect_shard` (padding, forward, choice of the kept positions, conversion to the stored dtype) with each, and a whole
+`cache_activations` (tokens, fingerprints, loading, shards written, synced and hashed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.timing import Clock, ratios, spread, take_turns
+from mechprobe.activations.collect import cache_activations, collect_shard, forward_batches, padded
+from mechprobe.activations.config import CacheConfig
+from mechprobe.activations.store import ActivationStore
+from mechprobe.data.prompts import Prompt, read_prompts
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
+from mechprobe.models.residuals import residuals_bridge, residuals_plain
+from mechprobe.types import Site
+
+LAB = Path(__file__).parents[1] / "artifacts" / "lab" / "shared-marker"
+SEED = 0
+BARE = "bare_eager"
+READERS = {"plain": residuals_plain, "bridge": residuals_bridge}
+_PACKAGES = ("torch", "transformers", "transformer-lens", "h5py")
+
+Batch = tuple[Tensor, Tensor]
+
+
+class _StopError(Exception):
+    """Ends a forward pass."""
+
+
+class BareForward:
+    """A transformers model that stops after one block: what any harvest has to pay."""
+
+    def __init__(self, folder: Path, site: Site, attention: str, device: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+        self.model = model.eval().to(device)
+        self.resid: Tensor | None = None
+        self.model.model.layers[site.layer].register_forward_hook(self._stop)
+
+    def _stop(self, _module: object, _inputs: object, output: Any) -> None:
+        self.resid = output if isinstance(output, Tensor) else output[0]
+        raise _StopError
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The residual after the block."""
+        with suppress(_StopError):
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        assert self.resid is not None, "the block never ran"
+        return self.resid
+
+
+def measure(
+    folder: Path, prompts: Sequence[Prompt], site: Site, scratch: Path, *, rounds: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """Tokens a second of every way to read ``site``, as shares of the bare forward, in turns.
+
+    Returns:
+        Per way the spread of tokens a second and of the share; ``bits_equal``: whether both readers gave the bare
+        forward's bits (eager) on every kept token.
+    """
+    family = ModelFamily.load({"base": folder}, device=device)
+    model = family["base"]
+    store = cache_activations(family, prompts, [site], scratch / "first")
+    batches = padded_batches(store, model, CacheConfig().batch_tokens)
+    bare = {name: BareForward(folder, site, name, device) for name in ("eager", "sdpa")}
+    ways: dict[str, Callable[[], object]] = {f"bare_{name}": _each(forward, batches) for name, forward in bare.items()}
+    equal = {}
+    for name, read in READERS.items():
+        ways[f"reader_{name}"] = _each(lambda ids, mask, read=read: read(model, ids, mask, [site])[site], batches)
+        equal[name] = all(_same_bits(read(model, *batch, [site])[site], bare["eager"], batch) for batch in batches)
+    absent = {}
+    for name in READERS:
+        collect = _collecting(model, store, site, name)
+        if collect is None:
+            absent[f"collect_{name}"] = "this version of collect_shard takes the bridge alone"
+        else:
+            ways[f"collect_{name}"] = collect
+    clock = Clock(device)
+    times = take_turns(ways, rounds, clock)
+    n_rows = store.n_rows
+    n_padded = sum(ids.numel() for ids, _ in batches)
+    results: dict[str, Any] = {name: {"absent": reason} for name, reason in absent.items()}
+    for name in ways:
+        results[name] = {
+            **times[name].summary(),
+            "tokens_per_s": n_rows / statistics.median(times[name].wall),
+            "share_of_bare": ratios(times[BARE].wall, times[name].wall),
+        }
+    return {
+        "model": {"layers": model.n_layers, "d_model": model.d_model, "site": str(site), "dtype": model.dtype},
+        "tokens": {"kept": n_rows, "padded": n_padded, "batches": len(batches), "shards": len(store.stream.shards)},
+        "bits_equal_bare_eager": equal,
+        "ways": results,
+        "pipeline": _pipeline(folder, prompts, site, scratch, rounds, device),
+    }
+
+
+def padded_batches(store: ActivationStore, model: LanguageModel, batch_tokens: int) -> list[Batch]:
+    """The batches that the harvest of this store makes, on the model's device."""
+    found = []
+    for shard in store.stream.shards:
+        ids = [store.sequence(index).ids for index in shard.sequences]
+        for batch in forward_batches([len(row) for row in ids], batch_tokens):
+            tokens, mask = padded([ids[index] for index in batch], int(str(model.tokenizer.pad_token_id)))
+            found.append((tokens.to(model.device), mask.to(model.device)))
+    return found
+
+
+def _each(read: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> Callable[[], None]:
+    def run() -> None:
+        for ids, mask in batches:
+            read(ids, mask)
+
+    return run
+
+
+def _same_bits(found: Tensor, bare: BareForward, batch: Batch) -> bool:
+    kept = batch[1].bool()
+    return torch.equal(found[kept], bare(*batch)[kept])
+
+
+def _collecting(model: LanguageModel, store: ActivationStore, site: Site, reader: str) -> Callable[[], None] | None:
+    """All shards by `collect_shard`; None where it has no choice of the reader and this is not its own."""
+    takes_reader = "read" in inspect.signature(collect_shard).parameters
+    if not takes_reader and reader != "bridge":
+        return None
+    chosen = {"read": READERS[reader]} if takes_reader else {}
+
+    def run() -> None:
+        for shard in store.stream.shards:
+            collect_shard(model, store.stream, shard, [site], CacheConfig(), **chosen)
+
+    return run
+
+
+def _pipeline(
+    folder: Path, prompts: Sequence[Prompt], site: Site, scratch: Path, rounds: int, device: str
+) -> dict[str, Any]:
+    """Seconds and tokens a second of a whole `cache_activations` with default settings into a new folder."""
+    n_rows = 0
+
+    def run(number: int) -> None:
+        nonlocal n_rows
+        n_rows = cache_activations(
+            ModelFamily.load({"base": folder}, device=device), prompts, [site], scratch / f"whole_{number}"
+        ).n_rows
+
+    numbers = iter(range(rounds + 1))
+    times = take_turns({"pipeline": lambda: run(next(numbers))}, rounds, Clock(device))["pipeline"]
+    return {**times.summary(), "tokens_per_s": spread([n_rows / seconds for seconds in times.wall])}
+
+
+def lab_prompts(n_prompts: int, joined: int) -> list[Prompt]:
+    """Prompts of the lab, several joined to one text for longer sequences."""
+    texts = [prompt.prompt for prompt in read_prompts(LAB / "prompts.jsonl")[: n_prompts * joined]]
+    groups = [texts[start : start + joined] for start in range(0, len(texts), joined)]
+    return [Prompt(id=f"p{number}", prompt=" ".join(group)) for number, group in enumerate(groups)]
+
+
+def random_llama(folder: Path, *, n_layers: int = 8, d_model: int = 512) -> Path:
+    """A Llama with random weights and the lab's tokenizer, saved as any model is."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(LAB / "base")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        model: Any = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shared_options(parser, out=RESULTS / "harvest_cpu.json", rounds=7)
+    parser.add_argument("--models", nargs="+", choices=("lab", "llama_8x512"), default=["lab", "llama_8x512"])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure each model and write one result file."""
+    arguments = options().parse_args(argv)
+    settle_environment(arguments.malloc)
+    torch.set_num_threads(arguments.threads)
+    began = describe_machine()
+    rounds = 2 if arguments.quick else arguments.rounds
+    results = {}
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            if name == "lab":
+                path, site, prompts = LAB / "base", Site(1), lab_prompts(24 if arguments.quick else 2400, joined=1)
+            else:
+                size = {"n_layers": 2, "d_model": 64} if arguments.quick else {}
+                path = random_llama(folder / "model", **size)
+                site, prompts = Site(0 if arguments.quick else 3), lab_prompts(4 if arguments.quick else 64, joined=8)
+            results[name] = measure(path, prompts, site, folder, rounds=rounds, device=arguments.device)
+        show(name, results[name])
+    what = "reading residual streams, against a bare transformers forward that stops at the same block"
+    write_report(
+        arguments, what=what, began=began, packages=_PACKAGES, body={"seeds": {"model": SEED}, "results": results}
+    )
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    """A line a way."""
+    print(f"{name}: {result['model']} {result['tokens']} bits equal: {result['bits_equal_bare_eager']}")
+    for way, found in result["ways"].items():
+        if "absent" in found:
+            print(f"  {way:<16} absent: {found['absent']}")
+        else:
+            share = found["share_of_bare"]["median"]
+            print(f"  {way:<16} {found['tokens_per_s']:10,.0f} tokens/s   {share:.0%} of the bare forward")
+    rate = result["pipeline"]["tokens_per_s"]["median"]
+    print(f"  {'whole pipeline':<16} {rate:10,.0f} tokens/s, loading and writing included")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Writes the tables of docs/speed.md from the result files, so that the two cannot drift (a test compares them).
+
+    python -m benchmarks.tables [--check]
+
+Each table stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; what is between them belongs to this script.
+A result file that does not exist, or is of an older format, gives a sentence that says so and the command to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import FORMAT
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "speed.md"
+RESULTS = ROOT / "artifacts" / "benchmarks"
+NAMES = {
+    "sae_training": "ours",
+    "sae_training_dense": "ours, dense",
+    "sae_lens": "sae-lens",
+    "dictionary_learning": "dictionary_learning",
+    "dense_crosscoder": "dense crosscoder (crosscoder_learning's formula)",
+}
+WAYS = {
+    "bare_eager": "bare transformers forward, stopped early, eager",
+    "bare_sdpa": "the same with sdpa (other bits)",
+    "reader_plain": "our plain reader",
+    "reader_bridge": "our TransformerBridge reader",
+    "collect_plain": "collect_shard, plain reader",
+    "collect_bridge": "collect_shard, bridge reader",
+}
+
+Report = Mapping[str, Any]
+
+
+class TablesError(Exception):
+    """The page or a result file cannot be used; the text says which and why."""
+
+
+def load(path: Path) -> Report | None:
+    """A result; None where there is none of this format.
+
+    Raises:
+        TablesError: it is of a ``--quick`` run, whose numbers mean nothing.
+    """
+    if not path.is_file():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("format") != FORMAT:
+        return None
+    if report["settings"]["quick"]:
+        raise TablesError(f"{path.name} is of a --quick run; measure it in full before it is shown.")
+    return report
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    alignment = ["---", *["---:"] * (len(header) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (header, alignment, *rows)]
+
+
+def _where(report: Report, path: str) -> str:
+    machine, settings = report["machine"], report["settings"]
+    place = machine.get("device", f"{machine['cpu']}, {settings['threads']} of {machine['cores']} cores")
+    versions = ", ".join(f"{name} {found or 'absent'}" for name, found in report["versions"].items())
+    note = f" {report['note']}." if report["note"] else ""
+    return (
+        f"`{path}`: {place}, {settings['malloc']} malloc, load {machine['load_1min']}; {versions}; "
+        f"median of {settings['rounds']} rounds.{note}"
+    )
+
+
+def _between(found: Mapping[str, float], form: str) -> str:
+    """Median, and the range over the rounds."""
+    return f"{found['median']:{form}} ({found['min']:{form}} to {found['max']:{form}})"
+
+
+def train_tables(report: Report) -> list[str]:
+    """Speed, what was learned, memory, then where our step's seconds go."""
+    lines = []
+    for name, result in report["results"].items():
+        lines += [*_train_table(name, result), "", *_profile_table(result["profile"]), ""]
+    return lines[:-1]
+
+
+def _train_table(name: str, result: Report) -> list[str]:
+    setting = result["setting"]
+    shape = f"d = {setting['d_model']}, F = {setting['d_sae']}, k = {setting['k']}, batch {setting['batch_size']}"
+    rows = [_train_row(contestant, found, result) for contestant, found in result["contestants"].items()]
+    header = ["", "tokens/s", "ours is faster by", "training loss", "held-out FVE", "peak above data"]
+    title = f"**{name}**: {setting['n_models']} models, {shape}, {setting['precision']}; {result['steps']} steps each."
+    return [title, "", *_table(header, rows)]
+
+
+def _train_row(contestant: str, found: Report, result: Report) -> list[str]:
+    if "absent" in found:
+        return [f"{NAMES[contestant]}: {found['absent']}", *["–"] * 5]
+    speedup = result["speedup"].get(contestant)
+    factor = _between(speedup["wall"], ".2f") + " ×" if speedup else "–"
+    same = contestant == "sae_training" or contestant in result["loss_difference"]
+    loss = f"{found['training_loss']:.3f}" if same else "another objective"
+    memory = f"{found['memory_bytes']['above'] / 2**20:,.0f} MiB" if "memory_bytes" in found else "–"
+    fve = f"{found['held_out']['fve']:.3f}"
+    return [NAMES[contestant], f"{found['tokens_per_s']:,.0f}", factor, loss, fve, memory]
+
+
+def _profile_table(profile: Report) -> list[str]:
+    step = profile["step_s"]
+    parts = sorted(profile["parts_s"].items(), key=lambda item: -item[1])
+    rows = [[name, f"{1e3 * seconds:.2f}", f"{seconds / step:.0%}"] for name, seconds in parts if seconds > 0]
+    floor = profile["encode_product_s"]
+    rows.append(["*the encoder's product alone (floor)*", f"{1e3 * floor:.2f}", f"{floor / step:.0%}"])
+    rate = profile["encode_product_flop_per_s"] / 1e9
+    title = (
+        f"Our step ({profile['kernel']}): {1e3 * step:.1f} ms, the product at {rate:,.0f} GFLOP/s. {profile['bound']}"
+    )
+    return [title, "", *_table(["part", "ms", "share"], rows)]
+
+
+def store_tables(report: Report) -> list[str]:
+    """Reads, shuffled batches, training."""
+    results = report["results"]
+    rows = []
+    for label, found in results["reads"].items():
+        for name, rate in found["mb_per_s"].items():
+            share = found["share_of_memmap"].get(name)
+            rows.append([f"{label}: {name}", _between(rate, ",.0f"), _between(share, ".0%") if share else "–"])
+    lines = _table(["warm reads of three models, bfloat16", "MB/s", "share of memmap"], rows)
+    batches = results["batches"]["tokens_per_s"]
+    lines += ["", *_table(["shuffled batches", "tokens/s"], [[n, _between(r, ",.0f")] for n, r in batches.items()])]
+    training = results["training"]
+    shares = training["share_of_memory"]
+    rows = [
+        [name, _between(rate, ",.0f"), _between(shares[name], ".1%") if name in shares else "–"]
+        for name, rate in training["tokens_per_s"].items()
+    ]
+    shape = training["shape"]
+    title = f"training, d = {shape['d_model']}, F = {shape['d_sae']}, from"
+    return [*lines, "", *_table([title, "tokens/s", "share of memory"], rows)]
+
+
+def harvest_tables(report: Report) -> list[str]:
+    """A table a model."""
+    lines: list[str] = []
+    for result in report["results"].values():
+        model = result["model"]
+        rows = [_harvest_row(way, found) for way, found in sorted(result["ways"].items(), key=_way_order)]
+        whole = _between(result["pipeline"]["tokens_per_s"], ",.0f")
+        rows.append(["whole pipeline, loading and writing included", whole, "–"])
+        equal = ", ".join(f"{name} {'yes' if same else 'no'}" for name, same in result["bits_equal_bare_eager"].items())
+        title = (
+            f"{model['layers']} layers, width {model['d_model']}, {model['site']} (same bits as bare eager: {equal})"
+        )
+        lines += [*_table([title, "tokens/s", "share of bare eager"], rows), ""]
+    return lines[:-1]
+
+
+def _way_order(item: tuple[str, Any]) -> int:
+    return list(WAYS).index(item[0])
+
+
+def _harvest_row(way: str, found: Report) -> list[str]:
+    if "absent" in found:
+        return [f"{WAYS[way]}: {found['absent']}", "–", "–"]
+    return [WAYS[way], f"{found['tokens_per_s']:,.0f}", _between(found["share_of_bare"], ".0%")]
+
+
+TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
+    "train": (
+        "train_cpu.json",
+        train_tables,
+        "python -m benchmarks.train --settings demo small --steps 2 --train-steps 40 "
+        "--out artifacts/benchmarks/train_cpu.json",
+    ),
+    "train_tuned": (
+        "train_cpu_tuned.json",
+        train_tables,
+        "python -m benchmarks.train --settings small --steps 2 --malloc tuned --out artifacts/benchmarks/train_cpu_tuned.json",
+    ),
+    "train_medium": (
+        "train_medium_cpu.json",
+        train_tables,
+        "python -m benchmarks.train --settings medium --out artifacts/benchmarks/train_medium_cpu.json",
+    ),
+    "train_large": (
+        "train_large_cpu.json",
+        train_tables,
+        "python -m benchmarks.train --settings large --batch-size 1024 --out artifacts/benchmarks/train_large_cpu.json",
+    ),
+    "train_gpu": (
+        "train_gpu.json",
+        train_tables,
+        "python -m benchmarks.train --device cuda --precision bfloat16 --settings small medium large --steps 20 "
+        "--out artifacts/benchmarks/train_gpu.json",
+    ),
+    "store": ("store_cpu.json", store_tables, "python -m benchmarks.store --out artifacts/benchmarks/store_cpu.json"),
+    "harvest": (
+        "harvest_cpu.json",
+        harvest_tables,
+        "python -m benchmarks.harvest --out artifacts/benchmarks/harvest_cpu.json",
+    ),
+}
+"""Name on the page: file, writer, and the command that makes the file."""
+
+
+def section(name: str, folder: Path = RESULTS) -> str:
+    """What stands between the markers of ``name``."""
+    file, write, command = TABLES[name]
+    report = load(folder / file)
+    if report is None:
+        return f"Not measured with these scripts yet: `{command}`"
+    shown = f"artifacts/benchmarks/{file}"
+    return "\n".join([*write(report), "", _where(report, shown)])
+
+
+def filled(page: str, folder: Path = RESULTS) -> str:
+    """The page with every table written.
+
+    Raises:
+        TablesError: markers are missing, doubled, or of no table.
+    """
+    named = re.findall(r"<!-- table (\w+) -->", page)
+    if sorted(named) != sorted(TABLES):
+        raise TablesError(f"the page has tables {sorted(named)}, there are {sorted(TABLES)}; mend its markers.")
+    for name in named:
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text = section(name, folder)
+        page, n_found = pattern.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
+        if n_found != 1:
+            raise TablesError(f"the table {name} has no end marker; write <!-- end {name} --> after it.")
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the tables, or with ``--check`` say whether they are what the result files give."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the page differs")
+    arguments = parser.parse_args(argv)
+    page = PAGE.read_text(encoding="utf-8")
+    try:
+        wanted = filled(page)
+    except TablesError as error:
+        raise SystemExit(f"docs/speed.md: {error}") from None
+    if page == wanted:
+        print("docs/speed.md is up to date")
+    elif arguments.check:
+        raise SystemExit("docs/speed.md differs from the result files; run `python -m benchmarks.tables`.")
+    else:
+        PAGE.write_text(wanted, encoding="utf-8")
+        print("docs/speed.md written")
+
+
+if __name__ == "__main__":
+    main()

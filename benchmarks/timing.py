@@ -1,0 +1,91 @@
+"""Clocks, rounds and summaries: contestants take turns in one process, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Times:
+    """Seconds of one contestant, one entry a round.
+
+    Attributes:
+        wall: passed on the clock.
+        cpu: used by all threads of the process.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Both, as `spread` gives them."""
+        return {"wall_s": spread(self.wall), "cpu_s": spread(self.cpu)}
+
+
+class Clock:
+    """Times a call on a device; work queued on a GPU is waited for before and after.
+
+    On a GPU the wall seconds are those between two CUDA events around the call.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.on_gpu = torch.device(device).type == "cuda"
+
+    def time(self, work: Callable[[], object], into: Times | None) -> None:
+        """Run ``work`` once and add its seconds; ``into`` is None to warm up."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            cpu = time.process_time()
+            first.record()
+            work()
+            last.record()
+            torch.cuda.synchronize()
+            wall = first.elapsed_time(last) / 1e3
+        else:
+            cpu, start = time.process_time(), time.perf_counter()
+            work()
+            wall = time.perf_counter() - start
+        if into is not None:
+            into.wall.append(wall)
+            into.cpu.append(time.process_time() - cpu)
+
+    def now(self) -> float:
+        """Seconds now, after everything queued is done."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, clock: Clock, *, warm_up: int = 1
+) -> dict[str, Times]:
+    """Time every contestant once a round; who begins moves on by one each round."""
+    times = {name: Times() for name in contestants}
+    names = list(contestants)
+    for number in range(warm_up + rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            clock.time(contestants[name], times[name] if number >= warm_up else None)
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, least, most, and every value in the order of the rounds."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "all": [round(value, 6) for value in values],
+    }
+
+
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
+    """The spread of the ratio within each round: what slows a whole round drops out."""
+    return spread([above / below for above, below in zip(numerator, denominator, strict=True)])
