@@ -283,6 +283,8 @@ def test_arms_are_read_from_names() -> None:
     assert (rl.name, rl.checkpoints) == ("rl", ("rl@step_000004", "rl@step_000020", "rl"))
     assert (rl.progress, rl.spaced_by) == ((0.0, 0.1, 0.5, 1.0), "steps")
     assert [rl.label(name) for name in rl.checkpoints] == ["4", "20", "end"]
+    (named,) = find_arms(["base", "a", "b"], EmergenceConfig(arms={"x": ("a", "b")}))
+    assert [named.label(name) for name in named.checkpoints] == ["a", "end"]
     assert (sft.progress, sft.spaced_by) == ((0.0, 0.5, 1.0), "checkpoints")
 
 
@@ -293,6 +295,8 @@ def test_arms_are_read_from_names() -> None:
         (["rl", "rl@step_000001"], {}, "base is 'base'"),
         (["base", "rl@step_000001"], {}, "has 1 checkpoint"),
         (["base", "a", "b"], {"arms": {"x": ("a", "c")}}, "names 'c'"),
+        (["base", "a", "b"], {"arms": {"x": ("a", "b", "a")}}, "names a model twice"),
+        (["base", "a", "b"], {"arms": {"x": ("base", "a")}}, "names a model twice, or the base"),
         (["base", "rl@step_000009", "rl"], {"final_steps": {"rl": 5}}, "do not rise"),
     ],
 )

@@ -29,9 +29,11 @@ class Arm:
     spaced_by: str
 
     def label(self, checkpoint: str) -> str:
-        """A short name for an axis: the step, or the name of the last model."""
+        """A short name for an axis: the step where the name has one, ``end`` for the last model, else the name."""
         match = _CHECKPOINT.fullmatch(checkpoint)
-        return str(int(match["step"])) if match else "end"
+        if match:
+            return str(int(match["step"]))
+        return "end" if checkpoint == self.checkpoints[-1] else checkpoint
 
 
 def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
@@ -54,6 +56,8 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
         missing = [model for model in checkpoints if model not in names]
         if missing:
             raise ConfigError(f"Arm {name} names '{missing[0]}', but the models are {', '.join(names)}.")
+        if len({config.base, *checkpoints}) <= len(checkpoints):
+            raise ConfigError(f"Arm {name} names a model twice, or the base; give each checkpoint once, without base.")
         if len(checkpoints) < 2:
             raise ConfigError(f"Arm {name} has {len(checkpoints)} checkpoint; a course needs two or more.")
         progress, spaced_by = _progress(name, checkpoints, config)

@@ -36,8 +36,8 @@ def pair_course(
             decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
         )
         n_found = int(found.found.sum())
-        shares = (n_found / max(1, int(alive[side].sum())) for side in (first, second))
-        return (matched_overlap(sets[first], sets[second], found, max(1, size)), *shares)
+        forth, back = (n_found / max(1, int(alive[side].sum())) for side in (first, second))
+        return matched_overlap(sets[first], sets[second], found, max(1, size)), forth, back
 
     n = len(trained) - 1
     overlaps, found_share = np.eye(n), np.eye(n)

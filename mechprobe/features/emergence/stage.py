@@ -12,7 +12,7 @@ from numpy import ndarray
 from mechprobe.activations import ActivationStore, CacheConfig, TrainSaeConfig
 from mechprobe.artifacts import Stage
 from mechprobe.data.prompts import Prompt
-from mechprobe.errors import ConfigError
+from mechprobe.errors import ConfigError, StoreError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.emergence.arms import Arm, find_arms
 from mechprobe.features.emergence.causal import causal_course, measure_effects
@@ -169,6 +169,8 @@ class _Reading:
     def course(self, arm: Arm, job: Job, group: int) -> tuple[ArmCourse, Curves]:
         """One arm in one dictionary."""
         config, table = self.config, self.table(job)
+        if table.dead.all():
+            raise StoreError(f"No feature of {self.work / job.name} ever fires; train it on more tokens, or raise k.")
         numbers = arm_numbers(self.dictionaries[job], table, arm, config)
         curves = measure_curves(numbers, draws=config.draws, seed=(config.seed, group))
         alive = np.flatnonzero(~table.dead)
