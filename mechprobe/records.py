@@ -39,9 +39,9 @@ class Outcome:
 
 
 def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, text)`` of the lines of a UTF-8 file that are not blank, one line in memory at a time.
+    r"""Yield ``(line number, text)`` of the lines of a UTF-8 file that are not blank, one line in memory at a time.
 
-    A line ends at ``\\n``; that, and a ``\\r`` before it, are left out, as is a byte order mark at the file's start.
+    A line ends at ``\n``; that, and a ``\r`` before it, are left out, as is a byte order mark at the file's start.
 
     Args:
         path: The file.

@@ -71,7 +71,9 @@ def choose_template(tokenizers: Mapping[str, "PreTrainedTokenizerBase"], wanted:
     templates = {name: template for name, tokenizer in tokenizers.items() if (template := template_of(tokenizer))}
     if isinstance(wanted, str):
         if wanted not in tokenizers:
-            raise ConfigError(f"chat_template names '{wanted}', which is no model; the models are {', '.join(tokenizers)}.")
+            raise ConfigError(
+                f"chat_template names '{wanted}', which is no model; the models are {', '.join(tokenizers)}."
+            )
         templates = {name: template for name, template in templates.items() if name == wanted}
     if not templates:
         whose = f"of {wanted} has" if isinstance(wanted, str) else "of the models has"

@@ -18,7 +18,7 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
     Raises:
         InputError: A field is missing, empty or of the wrong type; the text says where.
     """
-    fields = {name: _cell(record, column) for name, column in config.columns().items()}
+    fields: dict[FieldName, Any] = {name: _cell(record, column) for name, column in config.columns().items()}
     messages: tuple[Message, ...] | None = None
     response = _optional(fields, "response", config, record)
     if config.messages_field:

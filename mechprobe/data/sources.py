@@ -10,7 +10,7 @@ import numpy as np
 
 from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.data.fields import encodable, to_prompt
-from mechprobe.data.prompts import Prompt, PromptsHash
+from mechprobe.data.prompts import Prompt, PromptsHash, prompts_hash
 from mechprobe.data.readers import read_records
 from mechprobe.errors import InputError
 
@@ -148,6 +148,11 @@ def as_prompts(prompts: PromptInput) -> Sequence[Prompt]:
             raise InputError(f"Prompt id {item.id!r} comes twice; make ids unique.")
         seen.add(item.id)
     return items
+
+
+def hash_of(prompts: Sequence[Prompt]) -> str:
+    """`prompts_hash`; of a source the one that was taken when it was checked."""
+    return prompts.hash if isinstance(prompts, SourcePrompts) else prompts_hash(prompts)
 
 
 def in_order(prompts: Sequence[Prompt], order: Sequence[int], *, all_needed: bool) -> Iterator[tuple[int, Prompt]]:

@@ -89,9 +89,7 @@ def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     return tuple(sorted(added | {int(token) for token in tokenizer.all_special_ids}))
 
 
-def encode_prompt(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, chat: Chat | None = None
-) -> tuple[int, ...]:
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, chat: Chat | None = None) -> tuple[int, ...]:
     """Token ids of a prompt: with the tokenizer's own special tokens, or as the chat template has it.
 
     Raises:
@@ -115,7 +113,6 @@ def join(
     prompt_ids: tuple[int, ...],
     response_ids: tuple[int, ...] = (),
     *,
-    source: str | None = None,
     max_length: int,
     truncate: Truncate = "response",
     bos_id: int | None = None,
@@ -138,10 +135,10 @@ def join(
     if fitted is None:
         return None
     return TokenSequence(
-        id=prompt.id if source is None else f"{prompt.id}#{source}",
+        id=prompt.id,
         prompt_id=prompt.id,
         task=prompt.task,
-        source=source,
+        source=None,
         prompt_ids=fitted.prompt_ids,
         response_ids=fitted.response_ids,
         n_cut=fitted.n_cut,

@@ -17,7 +17,7 @@ def lines(config: PromptsConfig) -> Iterator[Record]:
 
 
 def paragraphs(config: PromptsConfig) -> Iterator[Record]:
-    """Every run of lines that are not blank, joined by ``\\n``, numbered by its first line.
+    r"""Every run of lines that are not blank, joined by ``\n``, numbered by its first line.
 
     Raises:
         InputError: A document is longer than `MAX_LINE_CHARS`: the file has no blank lines, or lacks some.
@@ -33,7 +33,9 @@ def paragraphs(config: PromptsConfig) -> Iterator[Record]:
         held.append(line)
         size += len(line) + 1
         if size > MAX_LINE_CHARS:
-            raise InputError(f"{path}:{first}: more than {MAX_LINE_CHARS:,} characters without a blank line; split it up.")
+            raise InputError(
+                f"{path}:{first}: more than {MAX_LINE_CHARS:,} characters without a blank line; split it up."
+            )
     if held:
         yield _document(config, path, first, held)
 
