@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from mechprobe.config import FrozenConfig
-from mechprobe.errors import ConfigError
+from mechprobe.errors import ConfigError, InputError
 
 PromptFormat = Literal["auto", "jsonl", "text", "paragraphs", "parquet", "dataset"]
 FieldName = Literal["prompt", "response", "task", "id", "messages"]
@@ -86,16 +86,21 @@ class PromptsConfig(FrozenConfig):
 
         Raises:
             ConfigError: No file is given, or its name does not tell the format.
+            InputError: The folder of the file may not be read.
         """
         if not self.file:
             raise ConfigError("No prompts are given; write --prompts FILE, or prompts.file in the configuration.")
         if self.file.startswith(HUB):
             return "dataset"
         path = Path(self.file)
-        if self.format == "auto" and path.is_dir():
-            return "dataset"
+        try:
+            is_folder = path.is_dir()
+        except PermissionError:
+            raise InputError(f"{path} cannot be read: permission denied.") from None
         if self.format != "auto":
             return self.format
+        if is_folder:
+            return "dataset"
         suffix = path.suffix.lower()
         if suffix not in _SUFFIXES:
             raise ConfigError(

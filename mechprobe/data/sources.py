@@ -117,8 +117,8 @@ _EMPTY = {
 
 def _require_rereadable(config: PromptsConfig) -> None:
     """A pipe can be read once only, and a resumed run must find its prompts again."""
-    path = Path(config.file)
     config.detected()
+    path = Path(config.file)
     if not config.file.startswith(HUB) and path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is no file but a pipe or device; save the prompts to a file first.")
 

@@ -35,7 +35,8 @@ def records(config: PromptsConfig) -> Iterator[Record]:
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied.") from None
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no Parquet file that can be read after row {number} ({_first(error)}).") from None
+        place = f"cannot be read after row {number}" if number else "is no Parquet file that can be read"
+        raise InputError(f"{path} {place} ({_first(error)}).") from None
 
 
 def _first(error: Any) -> str:
