@@ -1,6 +1,8 @@
 """Chat templates: a prompt, or a conversation, as the tokens that a chat model is asked with."""
 
 import datetime
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +13,9 @@ from mechprobe.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_CLOCK = re.compile(r"strftime_now\s*\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,21 @@ class Chat:
         """sha256 of the template."""
         return sha256_bytes(self.template.encode())
 
+    @property
+    def dated_template(self) -> str:
+        """The template with ``date`` written out where it asks a clock (it takes no such function from outside).
+
+        Raises:
+            ConfigError: It asks in a way that cannot be replaced.
+        """
+        day = datetime.date.fromisoformat(self.date)
+        dated = _CLOCK.sub(lambda found: json.dumps(day.strftime(found["format"])), self.template)
+        if re.search(r"strftime_now\s*\(", dated):
+            raise ConfigError(
+                "The chat template asks a clock for a format that it computes; give a template that does not."
+            )
+        return dated
+
     def encode(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the conversation up to where the assistant's answer begins.
 
@@ -41,15 +61,14 @@ class Chat:
         messages = prompt.messages or (Message("user", prompt.prompt),)
         if self.system_prompt and messages[0].role != "system":
             messages = (Message("system", self.system_prompt), *messages)
-        day = datetime.date.fromisoformat(self.date)
+        template = self.dated_template
         try:
             ids = tokenizer.apply_chat_template(
                 [message._asdict() for message in messages],
-                chat_template=self.template,
+                chat_template=template,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
-                strftime_now=day.strftime,
             )
         except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
             lines = str(error).strip().splitlines()

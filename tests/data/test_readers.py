@@ -188,7 +188,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         as_prompts(tmp_path / "a.dat")
     with pytest.raises(ConfigError, match="No prompts are given"):
         as_prompts(PromptsConfig())
-    with pytest.raises(InputError, match="no field 'completion' in any record; set prompts.response_field"):
+    with pytest.raises(InputError, match="no field 'completion' in any record"):
         as_prompts(PromptsConfig(file=str(path), response_field="completion"))
 
 
