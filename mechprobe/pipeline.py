@@ -10,6 +10,7 @@ from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.train_config import TrainSaeConfig
 from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
+from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
@@ -55,13 +56,6 @@ class TasksConfig(FrozenConfig):
     """Tasks that post-training saw: measured, and kept out of selection and verdict."""
     force_prefix: str = ""
     """A beginning of the response that is forced on the base as a baseline, for example a marker; empty for none."""
-
-
-class PromptsConfig(FrozenConfig):
-    """What the activation cache reads."""
-
-    file: str = ""
-    """JSON lines of prompt, and optionally id, task, response."""
 
 
 class RunConfig(FrozenConfig):
@@ -175,11 +169,10 @@ class RunConfig(FrozenConfig):
             raise ConfigError(f"tasks.trained names '{unknown[0]}', which is not among the tasks.")
         return tasks
 
-    def prompts_file(self) -> Path:
-        """The prompts of the cache; `ConfigError` where none are configured."""
-        if not self.prompts.file:
-            raise ConfigError("No prompts are given; write --prompts FILE, or prompts.file in the configuration.")
-        return Path(self.prompts.file)
+    def prompt_source(self) -> PromptsConfig:
+        """The prompts of the cache; `ConfigError` where none are configured or their format cannot be told."""
+        self.prompts.detected()
+        return self.prompts
 
 
 def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -196,8 +189,9 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         }
     for section, key in (("tasks", "file"), ("prompts", "file"), ("emergence", "checkpoints")):
         own = data.get(section)
-        if isinstance(own, dict) and isinstance(own.get(key), str) and own[key]:
-            place = folder / own[key]
+        value = own.get(key) if isinstance(own, dict) else None
+        if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
+            place = folder / value
             result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
     return result
 
@@ -259,11 +253,11 @@ class Run:
         Raises:
             MechprobeError: The first thing that is wrong.
         """
-        from mechprobe.data.prompts import read_prompts
+        from mechprobe.data.sources import as_prompts
 
         _ = self.family
         tasks = self.config.load_tasks()
-        read_prompts(self.config.prompts_file())
+        as_prompts(self.config.prompt_source())
         for name in (self.config.base, self.config.tuned, *(self.config.near or ())):
             _ = self.family[name]
         for site in self.config.cache.sites:
@@ -299,7 +293,7 @@ class Run:
 
         sites = list(self.config.cache.sites) or [self.site()]
         return cache_activations(
-            self.family, self.config.prompts_file(), sites, self.folder / CACHE, self.config.cache, force=self.force
+            self.family, self.config.prompt_source(), sites, self.folder / CACHE, self.config.cache, force=self.force
         )
 
     def train_sae(self) -> "Crosscoder":

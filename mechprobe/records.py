@@ -1,5 +1,7 @@
 """Records that stages hand to each other as JSON lines, and the reading and writing of such files."""
 
+import codecs
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -36,31 +38,61 @@ class Outcome:
     response_ids: tuple[int, ...] = ()
 
 
+def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
+    r"""Yield ``(line number, text)`` of the lines of a UTF-8 file that are not blank, one line in memory at a time.
+
+    A line ends at ``\n``; that, and a ``\r`` before it, are left out, as is a byte order mark at the file's start.
+
+    Args:
+        path: The file.
+        kind: What it should be, for the errors ("JSON-lines file").
+
+    Raises:
+        InputError: The file is missing or cannot be read, a line is not UTF-8 or longer than `MAX_LINE_CHARS` bytes;
+            the text says file and line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a {kind}.")
+    try:
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                raw = file.readline(MAX_LINE_CHARS + 2)
+                if not raw:
+                    return
+                raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)
+                if len(raw) > MAX_LINE_CHARS:
+                    raise InputError(f"{path}:{number} is more than {MAX_LINE_CHARS:,} bytes long; split it up.")
+                text = _utf8(raw, f"{path}:{number}")
+                if text.strip():
+                    yield number, text
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the path of a {kind}.") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _utf8(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{where} is not UTF-8; save the file as UTF-8.") from None
+
+
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, object)`` of a JSON-lines file; blank lines are passed over.
 
     Raises:
         InputError: The file is missing, not UTF-8, or a line is no JSON object; the text says file and line.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a JSON-lines file.")
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a JSON-lines file.") from None
-    except PermissionError:
-        raise InputError(f"{path} cannot be read: permission denied.") from None
-    for number, raw in enumerate(lines, start=1):
-        if not raw.strip():
-            continue
-        if len(raw) > MAX_LINE_CHARS:
-            raise InputError(f"{path}:{number} is {len(raw):,} bytes long; the limit is {MAX_LINE_CHARS:,}.")
+    for number, line in read_lines(path, kind="JSON-lines file"):
         try:
-            item = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise InputError(f"{path}:{number} is not UTF-8; save the file as UTF-8.") from None
-        except (json.JSONDecodeError, RecursionError) as error:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number} is not a JSON object ({error}); write one object a line.") from None
         if not isinstance(item, dict):
             raise InputError(f"{path}:{number} is a {type(item).__name__}; write one JSON object a line.")

@@ -5,7 +5,7 @@ forward pass depends on the stream and the settings alone, and no pass reaches o
 interrupted run goes on to the same bytes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mechprobe.activations.shards import (
 )
 from mechprobe.activations.store import ActivationStore
 from mechprobe.artifacts import Stage, write_json
-from mechprobe.data.prompts import Prompt, as_prompts, prompts_hash
+from mechprobe.data.sources import PromptInput, as_prompts, hash_of
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
@@ -44,7 +44,7 @@ from mechprobe.types import Site
 
 def cache_activations(
     family: ModelFamily,
-    prompts: Path | str | Iterable[Prompt | str],
+    prompts: PromptInput,
     sites: Sequence[Site | str] | None = None,
     out: Path | str = "cache",
     config: CacheConfig | None = None,
@@ -55,7 +55,7 @@ def cache_activations(
 
     Args:
         family: The models; the first named is run first.
-        prompts: A JSON-lines file, or prompts or texts in memory.
+        prompts: A file or dataset (`PromptsConfig`, a path, or ``hub:NAME``), or prompts or texts in memory.
         sites: Places such as ``resid_post.2``; those of ``config`` when None.
         out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with,
             and one that has some of the models already is given the others.
@@ -84,9 +84,9 @@ def cache_activations(
     identity = {
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in checked],
-        "prompts": prompts_hash(items),
+        "prompts": hash_of(items),
         "tokenizer": family.tokenizer_fingerprint,
-        "longest": reading.max_length,
+        **reading.identity,
         "model_dtypes": {model.name: model.dtype for model in family},
     }
     if not force:
@@ -98,14 +98,18 @@ def cache_activations(
         if not stage.done:
             with sole_writer(out):
                 remove_partial_files(out)
-                stream = stream_of(family, reading, write_responses(family, reading, out))
+                stream = stream_of(reading, write_responses(family, reading, out))
                 _require_exact_space(family, stream, config, out)
                 write_tokens(out, stream)
                 n_bytes = _collect(family, stream, checked, config, out)
                 stage.finish(
                     outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
-                    counts=_counts(stream, n_bytes),
-                    results={"stream": stream.hash, "models": list(family.names)},
+                    counts={**_counts(stream, n_bytes), "prompts_dropped": reading.n_dropped},
+                    results={
+                        "stream": stream.hash,
+                        "shard_tokens": stream.shard_hashes,
+                        "models": list(family.names),
+                    },
                     seed=config.seed,
                 )
     return ActivationStore.open(out, models=family.names)
@@ -220,7 +224,7 @@ def collect_shard(
     """The stored residuals of one shard, ``[row d_model]`` per site, in the stream's row order."""
     shape = (len(shard.rows), model.d_model)
     stored = {str(site): np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
-    ids = [stream.sequences[index].prompt_ids + stream.sequences[index].response_ids for index in shard.sequences]
+    ids = [stream.sequences[index].ids for index in shard.sequences]
     pad_id = int(str(model.tokenizer.pad_token_id))
     for batch in forward_batches([len(row) for row in ids], config.batch_tokens):
         tokens, mask = (part.to(model.device) for part in padded([ids[index] for index in batch], pad_id))

@@ -1,11 +1,13 @@
 """Settings of ``mechprobe cache``."""
 
+import datetime
 import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
+from mechprobe.data.truncation import Truncate
 from mechprobe.types import Site
 
 StoreDtype = Literal["float32", "float16", "bfloat16"]
@@ -24,6 +26,15 @@ class CacheConfig(FrozenConfig):
         max_prompts: Take so many prompts, drawn by seed; None takes all.
         max_tokens: Cache at most so many tokens; None takes all.
         max_length: Longest sequence; None takes the shortest context of the family.
+        truncate: What becomes of a longer one. ``response``: a response is cut at its end, a prompt that does not fit
+            alone is refused; ``right``, ``left``: prompt and response together lose their last, or first, tokens (a BOS
+            stays); ``refuse``: nothing is cut; ``drop``: it is left out and counted.
+        chat_template: Ask with the tokenizer's chat template, up to where the answer begins; the name of a model takes
+            that model's template, where those of the family differ.
+        system_prompt: First message of every conversation that has no system message.
+        chat_date: Today's date for templates that ask for one, so that no clock changes the tokens.
+        pack: Put several prompts into one sequence, whole and with the end token between, as pre-training corpora are;
+            attention reaches over the borders.
         held_out_frac: Share of prompts kept from training.
         drop_first_positions: Leading positions of a sequence that are not cached (attention sinks of models that have
             no BOS); special tokens are never cached.
@@ -40,6 +51,11 @@ class CacheConfig(FrozenConfig):
     max_prompts: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=2)
+    truncate: Truncate = "response"
+    chat_template: bool | str = False
+    system_prompt: str = ""
+    chat_date: str = "2024-07-26"
+    pack: bool = False
     held_out_frac: float = Field(default=0.05, ge=0, lt=1)
     drop_first_positions: int = Field(default=0, ge=0)
     shard_rows: int = Field(default=32768, ge=1)
@@ -56,7 +72,18 @@ class CacheConfig(FrozenConfig):
         for responder in self.responses:
             if _RESPONDER.fullmatch(responder) is None:
                 raise ValueError(f"responses: '{responder}' cannot be read; write model@temperature, such as rl@0.0")
+        if self.system_prompt and not self.chat_template:
+            raise ValueError("system_prompt needs chat_template = true; plain text has no system message")
+        if self.pack and self.responses:
+            # The responses of several models to one prompt would stand in different sequences, held out and not.
+            raise ValueError("pack and responses do not go together; pack is for documents, leave one out")
         return self
+
+    @field_validator("chat_date")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        datetime.date.fromisoformat(value)
+        return value
 
     def responders(self) -> list[tuple[str, str, float]]:
         """``(source, model, temperature)`` of every entry of ``responses``."""

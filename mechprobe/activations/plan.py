@@ -1,14 +1,13 @@
 """Preflight: what a cache will take, before anything is written."""
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.numbers import BYTES
 from mechprobe.activations.reading import Reading, prepare
-from mechprobe.data.prompts import Prompt, as_prompts
+from mechprobe.data.sources import PromptInput, as_prompts
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -67,9 +66,7 @@ class CachePlan:
         )
 
 
-def plan_cache(
-    family: ModelFamily, prompts: Path | str | Iterable[Prompt | str], out: Path | str, config: CacheConfig
-) -> CachePlan:
+def plan_cache(family: ModelFamily, prompts: PromptInput, out: Path | str, config: CacheConfig) -> CachePlan:
     """What `cache_activations` with the same arguments would write.
 
     Raises:
@@ -91,19 +88,7 @@ def plan_of(family: ModelFamily, reading: Reading, out: Path) -> CachePlan:
     """The plan of prepared prompts."""
     config = reading.config
     sites = checked_sites(family, config)
-    unanswered = set(reading.unanswered)
-    fewest = most = 0
-    for index, prompt in enumerate(reading.prompts):
-        own = reading.n_prompt_rows(index)
-        room = reading.max_length - len(reading.prompt_ids[index])
-        if index in unanswered:
-            fewest += own * len(config.responses)
-            most += (own + min(room, config.max_new_tokens)) * len(config.responses)
-        elif prompt.response is not None:
-            response = family.tokenizer(prompt.response, add_special_tokens=False).input_ids[:room]
-            fewest, most = fewest + own + len(response), most + own + len(response)
-        else:
-            fewest, most = fewest + own, most + own
+    fewest, most = reading.row_bounds()
     limit = config.max_tokens if config.max_tokens is not None else most
     return CachePlan(
         n_prompts=len(reading.prompts),

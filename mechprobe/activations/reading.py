@@ -2,17 +2,21 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.artifacts import read_json, sha256_bytes, write_json
+from mechprobe.data.chat import Chat, choose_template
+from mechprobe.data.packing import pack
 from mechprobe.data.prompts import Prompt
+from mechprobe.data.sources import in_order
 from mechprobe.data.stream import TokenStream, build_stream, kept_positions
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join
-from mechprobe.errors import ArtifactError, InputError
+from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join, special_token_ids
+from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress
@@ -31,19 +35,30 @@ class Reading:
 
     Attributes:
         prompts: Those taken.
-        prompt_ids: Their token ids.
+        sequences: Token ids of each, with its own response, within the limit.
         max_length: Longest sequence.
         special_ids: Tokens that make no row.
         config: The settings.
         tokenizer_fingerprint: sha256 of the tokenizer.
+        chat: How prompts become conversations; None for plain text.
+        end_id: The token between packed documents; None where nothing is packed.
+        n_dropped: Prompts that were left out because they are too long.
     """
 
     prompts: tuple[Prompt, ...]
-    prompt_ids: tuple[tuple[int, ...], ...]
+    sequences: tuple[TokenSequence, ...]
     max_length: int
     special_ids: tuple[int, ...]
     config: CacheConfig
     tokenizer_fingerprint: str
+    chat: Chat | None = None
+    end_id: int | None = None
+    n_dropped: int = 0
+
+    @property
+    def prompt_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each prompt."""
+        return tuple(sequence.prompt_ids for sequence in self.sequences)
 
     @property
     def unanswered(self) -> list[int]:
@@ -52,16 +67,37 @@ class Reading:
             return []
         return [index for index, prompt in enumerate(self.prompts) if prompt.response is None]
 
-    def n_prompt_rows(self, index: int) -> int:
-        """Rows that the prompt alone makes."""
-        return _n_rows(self.prompt_ids[index], self.special_ids, self.config)
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the settings do not say of themselves and the tokens depend on."""
+        template = {} if self.chat is None else {"chat_template_sha256": self.chat.template_hash}
+        return {"longest": self.max_length, **template}
+
+    def packed(self) -> list[TokenSequence]:
+        """The sequences as the models read them: several prompts in each where they are packed."""
+        if self.end_id is None:
+            return list(self.sequences)
+        return pack(self.sequences, end_id=self.end_id, max_length=self.max_length)
+
+    def row_bounds(self) -> tuple[int, int]:
+        """The fewest rows and the most; the same unless models are to respond. ``max_tokens`` is not applied."""
+        own = [self._n_rows(sequence) for sequence in self.packed()]
+        n_answers = len(self.config.responses)
+        fewest = sum(own) + sum(own[index] for index in self.unanswered) * (n_answers - 1)
+        return fewest, fewest + len(self.unanswered) * n_answers * self.config.max_new_tokens
+
+    def _n_rows(self, sequence: TokenSequence) -> int:
+        return len(kept_positions(sequence, self.special_ids, self.config.drop_first_positions))
 
 
 def prepare(family: ModelFamily, prompts: Sequence[Prompt], config: CacheConfig) -> Reading:
-    """Check and tokenize prompts; nothing is written and no weights are read.
+    """Draw, check and tokenize prompts; nothing is written and no weights are read.
+
+    ``max_prompts`` are drawn from all by seed; those of them that are too long are cut, refused or dropped.
 
     Raises:
-        InputError: A prompt has no tokens or is too long for the context.
+        ConfigError: There is no chat template, or no end token to pack with.
+        InputError: A prompt has no tokens, or is too long and not to be cut.
         ModelError: A model that shall respond is not of the family.
     """
     for _, model, _ in config.responders():
@@ -70,30 +106,66 @@ def prepare(family: ModelFamily, prompts: Sequence[Prompt], config: CacheConfig)
     room = max_length - (config.max_new_tokens if config.responses else 0)
     if room < 1:
         raise InputError(f"max_new_tokens = {config.max_new_tokens} leaves no place in {max_length} tokens; lower it.")
-    tokenizer = family.tokenizer
-    special = tuple(sorted(int(token) for token in tokenizer.all_special_ids))
+    tokenizer, chat = family.tokenizer, _chat(family, config)
+    special, end_id = special_token_ids(tokenizer), _end_id(family, config)
     order = np.random.default_rng([config.seed, 0]).permutation(len(prompts))[: config.max_prompts]
     taken: list[Prompt] = []
-    ids: list[tuple[int, ...]] = []
-    checked = [
-        encode_prompt(tokenizer, prompt, max_length=max_length if prompt.response is not None else room)
-        for prompt in prompts
-    ]
-    n_rows = 0
-    for index in order:
-        prompt, prompt_ids = prompts[index], checked[index]
+    sequences: list[TokenSequence] = []
+    n_rows = n_dropped = 0
+    for _, prompt in in_order(prompts, order.tolist(), all_needed=config.max_tokens is None):
+        sequence = _sequence(tokenizer, prompt, config, chat, max_length if prompt.response is not None else room)
+        if sequence is None:
+            n_dropped += 1
+            continue
         taken.append(prompt)
-        ids.append(prompt_ids)
+        sequences.append(sequence)
         n_sequences = len(config.responses) if config.responses and prompt.response is None else 1
-        n_rows += n_sequences * _n_rows(prompt_ids, special, config)
+        n_rows += n_sequences * _n_prompt_rows(sequence, special, config)
         # Responses only add rows, so these prompts fill max_tokens and no response is written for nothing.
         if config.max_tokens is not None and n_rows >= config.max_tokens:
             break
-    return Reading(tuple(taken), tuple(ids), max_length, special, config, family.tokenizer_fingerprint)
+    if not taken:
+        raise InputError(
+            f"All {n_dropped:,} prompts are longer than {room} tokens and dropped; raise max_length, or cut."
+        )
+    if n_dropped:
+        logger.warning("%d of %d prompts are dropped: they do not fit", n_dropped, n_dropped + len(taken))
+    fingerprint = family.tokenizer_fingerprint
+    return Reading(tuple(taken), tuple(sequences), max_length, special, config, fingerprint, chat, end_id, n_dropped)
 
 
-def _n_rows(ids: tuple[int, ...], special: tuple[int, ...], config: CacheConfig) -> int:
-    return len(kept_positions(TokenSequence("", "", None, None, ids, ()), special, config.drop_first_positions))
+def _chat(family: ModelFamily, config: CacheConfig) -> Chat | None:
+    if not config.chat_template:
+        return None
+    template = choose_template({model.name: model.tokenizer for model in family}, config.chat_template)
+    return Chat(template, config.system_prompt, config.chat_date)
+
+
+def _end_id(family: ModelFamily, config: CacheConfig) -> int | None:
+    if not config.pack:
+        return None
+    if family.tokenizer.eos_token_id is None:
+        raise ConfigError("pack = true, and the tokenizer has no end token to stand between documents; leave pack out.")
+    return int(str(family.tokenizer.eos_token_id))
+
+
+def _sequence(
+    tokenizer: Any, prompt: Prompt, config: CacheConfig, chat: Chat | None, max_length: int
+) -> TokenSequence | None:
+    response = encode_response(tokenizer, prompt.response) if prompt.response is not None else ()
+    return join(
+        prompt,
+        encode_prompt(tokenizer, prompt, chat=chat),
+        response,
+        max_length=max_length,
+        truncate=config.truncate,
+        bos_id=tokenizer.bos_token_id,
+    )
+
+
+def _n_prompt_rows(sequence: TokenSequence, special: tuple[int, ...], config: CacheConfig) -> int:
+    """Rows that the prompt alone makes."""
+    return len(kept_positions(replace(sequence, response_ids=()), special, config.drop_first_positions))
 
 
 def write_responses(family: ModelFamily, reading: Reading, folder: Path) -> dict[str, list[Generated]]:
@@ -129,7 +201,7 @@ def _respond(
     return generate(
         family[model].hf,
         family.tokenizer,
-        [reading.prompts[index].prompt for index in chunk],
+        [reading.sequences[index].prompt_ids for index in chunk],
         max_new_tokens=reading.config.max_new_tokens,
         batch_size=reading.config.generation_batch,
         temperature=temperature,
@@ -151,21 +223,19 @@ def response_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in (folder / "responses").glob("*/chunk_*.json"))
 
 
-def stream_of(family: ModelFamily, reading: Reading, responses: Responses) -> TokenStream:
+def stream_of(reading: Reading, responses: Responses) -> TokenStream:
     """The token stream of the prompts with their own responses, or with each model's."""
     config, sequences = reading.config, list[TokenSequence]()
     place = {index: number for number, index in enumerate(reading.unanswered)}
-    for index, (prompt, ids) in enumerate(zip(reading.prompts, reading.prompt_ids, strict=True)):
+    for index, own in enumerate(reading.packed()):
         if index in place:
             for source, generated in responses.items():
-                answer = tuple(generated[place[index]].token_ids)
-                sequences.append(join(prompt, ids, answer, source=source, max_length=reading.max_length))
+                sequences.append(_answered(own, source, tuple(generated[place[index]].token_ids), reading.max_length))
         else:
-            answer = encode_response(family.tokenizer, prompt.response) if prompt.response is not None else ()
-            sequences.append(join(prompt, ids, answer, max_length=reading.max_length))
+            sequences.append(own)
     n_cut = sum(sequence.n_cut > 0 for sequence in sequences)
     if n_cut:
-        logger.warning("%d of %d responses are cut at %d tokens", n_cut, len(sequences), reading.max_length)
+        logger.warning("%d of %d sequences are cut at %d tokens", n_cut, len(sequences), reading.max_length)
     return build_stream(
         sequences,
         special_ids=reading.special_ids,
@@ -176,3 +246,9 @@ def stream_of(family: ModelFamily, reading: Reading, responses: Responses) -> To
         shard_rows=config.shard_rows,
         drop_first_positions=config.drop_first_positions,
     )
+
+
+def _answered(own: TokenSequence, source: str, answer: tuple[int, ...], max_length: int) -> TokenSequence:
+    kept = answer[: max_length - len(own.prompt_ids)]
+    n_cut = own.n_cut + len(answer) - len(kept)
+    return replace(own, id=f"{own.id}#{source}", source=source, response_ids=kept, n_cut=n_cut)

@@ -22,7 +22,7 @@ import numpy as np
 from mechprobe.activations.config import StoreDtype
 from mechprobe.artifacts import read_json, sha256_file, write_json
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
-from mechprobe.data.tokens import TokenSequence
+from mechprobe.data.tokens import Document, TokenSequence
 from mechprobe.errors import ArtifactError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,11 @@ def write_tokens(folder: Path, stream: TokenStream) -> str:
 
 
 def _samples_text(stream: TokenStream) -> str:
-    return json.dumps([[s.id, s.prompt_id, s.task, s.source, s.n_cut] for s in stream.sequences], ensure_ascii=False)
+    rows = [
+        [s.id, s.prompt_id, s.task, s.source, s.n_cut, *([s.documents] if s.documents else [])]
+        for s in stream.sequences
+    ]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def read_tokens(folder: Path) -> TokenStream:
@@ -235,9 +239,10 @@ def _stream(arrays: Mapping[str, np.ndarray], tokenizer: str) -> TokenStream:
     names = json.loads(arrays["samples"].tobytes().decode())
     ids, start, n_prompt = arrays["sequence_ids"].tolist(), arrays["sequence_start"].tolist(), arrays["n_prompt"]
     sequences = []
-    for index, (identifier, prompt_id, task, source, n_cut) in enumerate(names):
+    for index, (identifier, prompt_id, task, source, n_cut, *packed) in enumerate(names):
         whole, cut = tuple(ids[start[index] : start[index + 1]]), int(n_prompt[index])
-        sequences.append(TokenSequence(identifier, prompt_id, task, source, whole[:cut], whole[cut:], n_cut))
+        documents = tuple(Document(*entry) for entry in (packed[0] if packed else ()))
+        sequences.append(TokenSequence(identifier, prompt_id, task, source, whole[:cut], whole[cut:], n_cut, documents))
     row_start, shards, first = arrays["row_start"], [], 0
     for index, last in enumerate(arrays["shard_stop"].tolist()):
         shards.append(ShardRange(index, range(first, last), range(int(row_start[first]), int(row_start[last]))))

@@ -22,6 +22,7 @@ from mechprobe.activations.shards import INDEX, ShardRecord, read_tokens
 from mechprobe.activations.verify import Problem, verify_store
 from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.data.stream import TokenRows, TokenStream
+from mechprobe.data.tokens import Document
 from mechprobe.errors import ArtifactError, SiteError, StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -54,6 +55,7 @@ class StoredSequence:
         response: Which positions are response tokens.
         held_out: Whether it is kept from training.
         rows: Its rows in the store.
+        documents: Where each document stands in it, when several are packed; empty otherwise.
     """
 
     id: str
@@ -65,6 +67,7 @@ class StoredSequence:
     response: tuple[bool, ...]
     held_out: bool
     rows: range
+    documents: tuple[Document, ...] = ()
 
 
 class ActivationStore:
@@ -161,19 +164,19 @@ class ActivationStore:
             raise StoreError(f"Sequence {sample} does not exist; {self.folder} has {self.n_samples}.")
         stored = self.stream.sequences[sample]
         first, last = (int(row) for row in self.stream.row_start[sample : sample + 2])
-        n_tokens, n_prompt = len(stored.prompt_ids) + len(stored.response_ids), len(stored.prompt_ids)
-        kept = np.zeros(n_tokens, dtype=bool)
+        kept = np.zeros(len(stored.ids), dtype=bool)
         kept[self.tokens.position[first:last]] = True
         return StoredSequence(
             id=stored.id,
             prompt_id=stored.prompt_id,
             task=stored.task,
             source=stored.source,
-            ids=stored.prompt_ids + stored.response_ids,
+            ids=stored.ids,
             kept=tuple(kept.tolist()),
-            response=tuple(position >= n_prompt for position in range(n_tokens)),
+            response=tuple(stored.is_response.tolist()),
             held_out=bool(self.tokens.held_out[first]),
             rows=range(first, last),
+            documents=stored.documents,
         )
 
     def held_out_samples(self) -> list[int]:

@@ -7,19 +7,16 @@ import typer
 
 from mechprobe.cli import options
 
-Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON lines of prompt [, id, response, task].")]
 Sites = Annotated[str | None, typer.Option("--sites", help="resid_post.2, or several with commas.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="On disk: float32, float16 or bfloat16.")]
 
 
-def cache_settings(sites: str | None, dtype: str | None) -> dict[str, object]:
-    """The settings that the options of the cache stand for."""
-    section: dict[str, object] = {}
+def cache_settings(sites: str | None, **options: object) -> dict[str, object]:
+    """The section ``cache`` that the options of the cache stand for."""
+    section = {key: value for key, value in options.items() if value is not None}
     if sites:
         section["sites"] = [site.strip() for site in sites.split(",")]
-    if dtype:
-        section["dtype"] = dtype
     return {"cache": section} if section else {}
 
 
@@ -28,9 +25,18 @@ def cache(
     config: options.Config = None,
     set_: options.Set = None,
     models: options.Models = None,
-    prompts: Prompts = None,
+    prompts: options.Prompts = None,
+    format_: options.Format = None,
+    split: options.Split = None,
+    field: options.Field = None,
     sites: Sites = None,
     dtype: Dtype = None,
+    chat_template: options.ChatTemplate = None,
+    system_prompt: options.SystemPrompt = None,
+    truncate: options.Truncate = None,
+    pack: options.Pack = None,
+    max_length: options.MaxLength = None,
+    max_prompts: options.MaxPrompts = None,
     seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -40,9 +46,18 @@ def cache(
 ) -> None:
     """Residual streams of every model on the same tokens, aligned by hash, resumable, read back at disk speed."""
     from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import load_settings
+    from mechprobe.cli.settings import load_settings, prompt_settings
 
-    extra = cache_settings(sites, dtype) | ({"prompts": {"file": str(prompts)}} if prompts is not None else {})
+    extra = prompt_settings(prompts, format_, split, field) | cache_settings(
+        sites,
+        dtype=dtype,
+        chat_template=chat_template,
+        system_prompt=system_prompt,
+        truncate=truncate,
+        pack=pack,
+        max_length=max_length,
+        max_prompts=max_prompts,
+    )
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
     family = settings.family(trust_remote_code=trust_remote_code)
     if dry_run:
@@ -50,7 +65,7 @@ def cache(
 
         from mechprobe.activations.plan import plan_cache
 
-        plan = plan_cache(family, settings.prompts_file(), out, settings.cache)
+        plan = plan_cache(family, settings.prompt_source(), out, settings.cache)
         if as_json:
             say_json({**asdict(plan), "n_bytes": plan.n_bytes()})
             return
@@ -59,13 +74,15 @@ def cache(
 
     from mechprobe.activations import cache_activations
 
-    store = cache_activations(family, settings.prompts_file(), out=out, config=settings.cache, force=force)
+    store = cache_activations(family, settings.prompt_source(), out=out, config=settings.cache, force=force)
     counts = store.manifest["counts"]
     if as_json:
         say_json({"folder": str(out), "counts": counts, "models": store.fingerprints, "stream": store.stream_hash})
         return
     widths = ", ".join(f"{name} {width}" for name, width in store.widths.items())
     say(f"rows      {counts['rows']:,} ({counts['response_rows']:,} response, {counts['held_out_rows']:,} held out)")
+    if counts["sequences_cut"] or counts["prompts_dropped"]:
+        say(f"too long  {counts['sequences_cut']:,} sequences cut, {counts['prompts_dropped']:,} prompts dropped")
     say(f"models    {widths}")
     say(f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})")
     say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")

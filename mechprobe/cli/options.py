@@ -22,3 +22,33 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; write nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Make a finished or unfinished stage again.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let model folders run code of their own.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        "-p",
+        metavar="FILE|DIR|hub:NAME",
+        help="JSON lines, plain text, Parquet, or a Hugging Face dataset (folder or hub:NAME).",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Of --prompts: jsonl, text, paragraphs, parquet or dataset; else by its name."),
+]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset that has several.")]
+Field = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field", metavar="NAME=COLUMN", help="Column of prompt, response, task, id or messages; repeatable."
+    ),
+]
+ChatTemplate = Annotated[
+    bool | None, typer.Option("--chat-template/--no-chat-template", help="Ask with the tokenizer's chat template.")
+]
+SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="First message of every conversation.")]
+Truncate = Annotated[
+    str | None, typer.Option("--truncate", help="What is too long: response (default), right, left, refuse or drop.")
+]
+Pack = Annotated[bool | None, typer.Option("--pack/--no-pack", help="Several documents in one sequence.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", help="Longest sequence, in tokens.")]
+MaxPrompts = Annotated[int | None, typer.Option("--max-prompts", help="Draw so many prompts by seed.")]

@@ -74,7 +74,7 @@ def plan_lines(chain: "Run") -> list[str]:
     settings = chain.config
     sites = settings.cache.sites or (str(chain.family.sites()[-1]),)
     plan = plan_cache(
-        chain.family, settings.prompts_file(), chain.folder / "cache", settings.cache.replace(sites=sites)
+        chain.family, settings.prompt_source(), chain.folder / "cache", settings.cache.replace(sites=sites)
     )
     tasks = settings.load_tasks()
     samples = ", ".join(f"{task.name} {len(task.samples)}" for task in tasks)

@@ -23,6 +23,26 @@ def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str,
     return models
 
 
+def prompt_settings(
+    file: str | None, format_: str | None = None, split: str | None = None, fields: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The section ``prompts`` that the options of the prompts stand for.
+
+    Raises:
+        ConfigError: A ``--field`` is not NAME=COLUMN.
+    """
+    section: dict[str, Any] = {"file": file, "format": format_, "split": split}
+    for pair in fields or ():
+        name, equals, column = pair.partition("=")
+        if not equals or name not in ("prompt", "response", "task", "id", "messages"):
+            raise ConfigError(
+                f"--field {pair!r} cannot be read; write NAME=COLUMN, NAME one of prompt, response, task, id, messages."
+            )
+        section[f"{name}_field"] = column
+    given = {key: value for key, value in section.items() if value is not None}
+    return {"prompts": given} if given else {}
+
+
 def load_settings(
     config: Path | None,
     overrides: Sequence[str] | None = None,

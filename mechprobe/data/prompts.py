@@ -1,13 +1,17 @@
-"""Prompt files: JSON lines with ``prompt`` and optionally ``id``, ``response`` and ``task``."""
+"""A prompt, and the hash that stands for many."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mechprobe.artifacts import dump_json, sha256_bytes
-from mechprobe.errors import InputError
-from mechprobe.records import read_jsonl, text_field
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,82 +19,53 @@ class Prompt:
     """One text to run models on.
 
     Attributes:
-        id: Unique in its file; the line number where the file gives none.
-        prompt: What is asked.
+        id: Unique in its source; the number of the line or row where the source gives none.
+        prompt: What is asked; the last message's text where there are messages.
         response: What follows it; None when there is none, or when a model is to write it.
         task: Name of a group of prompts.
+        messages: A conversation, which the tokenizer's chat template makes the prompt of; None for plain text.
+        where: Source and line, for errors.
     """
 
     id: str
     prompt: str
     response: str | None = None
     task: str | None = None
+    messages: tuple[Message, ...] | None = None
+    where: str = field(default="", compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """What errors call it."""
+        return f"{self.where}: prompt {self.id!r}" if self.where else f"Prompt {self.id!r}"
 
 
-def read_prompts(path: Path | str) -> list[Prompt]:
-    """Read a JSON-lines file of prompts.
+class PromptsHash:
+    """sha256 over prompts that come one after another."""
 
-    Raises:
-        InputError: The file is missing, empty or not UTF-8, a line is no JSON object, a field is missing, empty or
-            not text, or an id comes twice. The text names file and line.
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b"[")
+        self._empty = True
 
-    Example:
-        A line of the file: ``{"id": "a1", "prompt": "CALC 12+7?", "response": "ANS 19", "task": "calculation"}``
-    """
-    prompts: list[Prompt] = []
-    first_line: dict[str, int] = {}
-    for number, item in read_jsonl(path):
-        where = f"{path}:{number}"
-        prompt = Prompt(
-            id=_identifier(item, number, where),
-            prompt=text_field(item, "prompt", where),
-            response=_optional(item, "response", where),
-            task=_optional(item, "task", where),
-        )
-        if prompt.id in first_line:
-            raise InputError(f"{where}: id {prompt.id!r} is that of line {first_line[prompt.id]} too; make ids unique.")
-        first_line[prompt.id] = number
-        prompts.append(prompt)
-    if not prompts:
-        raise InputError(f'{path} holds no prompts; write one JSON object a line, {{"prompt": "..."}}.')
-    return prompts
+    def add(self, prompt: Prompt) -> None:
+        """Take one more in."""
+        fields = [prompt.id, prompt.prompt, prompt.response, prompt.task]
+        if prompt.messages is not None:
+            fields.append([list(message) for message in prompt.messages])
+        # The text that `dump_json` gives of the whole list, piece by piece.
+        text = json.dumps(fields, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        self._digest.update(f"{'' if self._empty else ','}\n  {text}".encode())
+        self._empty = False
+
+    def hexdigest(self) -> str:
+        """Of everything so far."""
+        digest = self._digest.copy()
+        digest.update(b"]\n" if self._empty else b"\n]\n")
+        return digest.hexdigest()
 
 
-def as_prompts(prompts: Path | str | Iterable[Prompt | str]) -> list[Prompt]:
-    """Prompts from a file's path, or from prompts or texts in memory (a text's id is its place in the list).
-
-    Raises:
-        InputError: There is none, one is empty, or an id comes twice.
-    """
-    if isinstance(prompts, str | Path):
-        return read_prompts(prompts)
-    numbered = enumerate(prompts)
-    items = [Prompt(id=str(index), prompt=item) if isinstance(item, str) else item for index, item in numbered]
-    if not items:
-        raise InputError("The list of prompts is empty; give at least one.")
-    seen: set[str] = set()
-    for item in items:
-        if not item.prompt.strip():
-            raise InputError(f"Prompt {item.id!r} is empty; fill it in or drop it.")
-        if item.id in seen:
-            raise InputError(f"Prompt id {item.id!r} comes twice; make ids unique.")
-        seen.add(item.id)
-    return items
-
-
-def prompts_hash(prompts: Sequence[Prompt]) -> str:
+def prompts_hash(prompts: Iterable[Prompt]) -> str:
     """sha256 over everything in the prompts, in their order."""
-    return sha256_bytes(dump_json([[p.id, p.prompt, p.response, p.task] for p in prompts]).encode())
-
-
-def _identifier(item: dict[str, Any], number: int, where: str) -> str:
-    value = item.get("id")
-    if value is None:
-        return str(number)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return text_field(item, "id", where)
-
-
-def _optional(item: dict[str, Any], name: str, where: str) -> str | None:
-    return None if item.get(name) is None else text_field(item, name, where)
+    digest = PromptsHash()
+    for prompt in prompts:
+        digest.add(prompt)
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ of one model and row ``i`` of another are the same token in the same context.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,8 @@ class TokenRows:
         token_id: Token at the row.
         sample: Index of its sequence.
         position: Its place in the sequence, special tokens counted.
-        is_response: Whether it belongs to the response.
-        held_out: Whether its prompt is kept from training.
+        is_response: Whether it belongs to a response.
+        held_out: Whether its prompt (the packed sequence, where prompts are packed) is kept from training.
     """
 
     token_id: Int[np.ndarray, " row"]
@@ -76,18 +77,42 @@ class TokenStream:
         digest = hashlib.sha256(self.tokenizer_fingerprint.encode())
         for sequence in self.sequences:
             digest.update(f"\n{sequence.id}\n{len(sequence.prompt_ids)}\n".encode())
-            digest.update(np.asarray(sequence.prompt_ids + sequence.response_ids, dtype="<i4").tobytes())
+            digest.update(np.asarray(sequence.ids, dtype="<i4").tobytes())
+            if sequence.documents:
+                digest.update(json.dumps(sequence.documents, ensure_ascii=False).encode())
         for name in ("token_id", "sample", "position", "is_response", "held_out"):
             digest.update(name.encode() + getattr(self.rows, name).tobytes())
         digest.update(np.asarray([shard.rows.stop for shard in self.shards], dtype="<i8").tobytes())
         return digest.hexdigest()
+
+    @property
+    def shard_hashes(self) -> list[str]:
+        """sha256 of the tokens of each shard: the ids of its sequences, and id and position of its rows."""
+        hashes = []
+        for shard in self.shards:
+            digest = hashlib.sha256()
+            for index in shard.sequences:
+                ids = np.asarray(self.sequences[index].ids, dtype="<i4")
+                digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+            for column in (self.rows.token_id, self.rows.position):
+                digest.update(np.ascontiguousarray(column[shard.rows.start : shard.rows.stop], dtype="<i4").tobytes())
+            hashes.append(digest.hexdigest())
+        return hashes
+
+    def document_of(self, row: int) -> tuple[str, int]:
+        """Id of the prompt that a row belongs to, and the row's place in that document (packed or not)."""
+        sequence, position = self.sequences[self.rows.sample[row]], int(self.rows.position[row])
+        if not sequence.documents:
+            return sequence.prompt_id, position
+        document = sequence.documents[sequence.document_index[position]]
+        return document.id, position - document.start
 
 
 def kept_positions(
     sequence: TokenSequence, special_ids: Iterable[int], drop_first_positions: int = 0
 ) -> Int[np.ndarray, " kept"]:
     """Positions of a sequence that become rows: no special tokens, none of the first positions."""
-    ids = np.asarray(sequence.prompt_ids + sequence.response_ids, dtype=np.int32)
+    ids = np.asarray(sequence.ids, dtype=np.int32)
     kept = ~np.isin(ids, np.fromiter(special_ids, dtype=np.int32))
     kept[:drop_first_positions] = False
     return np.flatnonzero(kept).astype(np.int32)
@@ -158,13 +183,12 @@ def _held_out_prompts(prompt_ids: Sequence[str], frac: float, seed: int) -> set[
 
 def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], held_out: set[str]) -> TokenRows:
     lengths = [len(kept) for kept in positions]
-    whole = [np.asarray(sequence.prompt_ids + sequence.response_ids, dtype=np.int32) for sequence in sequences]
-    position = np.concatenate(positions)
+    whole = [np.asarray(sequence.ids, dtype=np.int32) for sequence in sequences]
     return TokenRows(
         token_id=np.concatenate([ids[kept] for ids, kept in zip(whole, positions, strict=True)]),
         sample=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
-        position=position,
-        is_response=position >= np.repeat([len(s.prompt_ids) for s in sequences], lengths),
+        position=np.concatenate(positions),
+        is_response=np.concatenate([s.is_response[kept] for s, kept in zip(sequences, positions, strict=True)]),
         held_out=np.repeat([s.prompt_id in held_out for s in sequences], lengths),
     )
 

@@ -19,9 +19,9 @@ class Generated:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, max_length: int, prefix: str = ""
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]], *, max_length: int, prefix: str = ""
 ) -> list[list[int]]:
-    """Token ids of every prompt, with ``prefix`` (the forced beginning of the response) behind it.
+    """Token ids of every prompt (a text, or its ids), with ``prefix`` (the forced beginning of the response) behind it.
 
     Raises:
         InputError: A prompt is empty, or longer than ``max_length`` tokens.
@@ -29,7 +29,7 @@ def encode_prompts(
     extra = tokenizer(prefix, add_special_tokens=False).input_ids if prefix else []
     encoded = []
     for index, prompt in enumerate(prompts):
-        ids = [*tokenizer(prompt).input_ids, *extra]
+        ids = [*(tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt), *extra]
         if not ids:
             raise InputError(f"Prompt {index} ({prompt[:40]!r}) has no tokens; drop it.")
         if len(ids) > max_length:
@@ -72,7 +72,7 @@ def left_pad(
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 256,
@@ -85,7 +85,7 @@ def generate(
     Args:
         model: Plain transformers model; hooks on it (`mechprobe.interventions.edited`) take effect.
         tokenizer: Its tokenizer, with a pad token.
-        prompts: Texts; the tokenizer adds its own special tokens.
+        prompts: Texts, to which the tokenizer adds its own special tokens; or token ids, taken as they are.
         max_new_tokens: Longest response, in tokens.
         batch_size: Prompts at a time, grouped by length.
         temperature: 0 for greedy decoding.

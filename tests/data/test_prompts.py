@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.data.prompts import Prompt, as_prompts, prompts_hash, read_prompts
+from mechprobe.artifacts import dump_json, sha256_bytes
+from mechprobe.data.prompts import Message, Prompt, prompts_hash
+from mechprobe.data.sources import as_prompts, hash_of
 from mechprobe.errors import InputError
 
 
@@ -19,7 +21,7 @@ def test_fields_are_read(tmp_path: Path) -> None:
         tmp_path,
         '{"id": "a", "prompt": "1+1=", "response": "2", "task": "sum"}\n\n{"prompt": "é😀"}\n{"id": 7, "prompt": "x"}\n',
     )
-    assert read_prompts(path) == [
+    assert list(as_prompts(path)) == [
         Prompt("a", "1+1=", "2", "sum"),
         Prompt("3", "é😀"),
         Prompt("7", "x"),
@@ -33,6 +35,10 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n{"prompt": "  "}\n', 2, "'prompt' is empty"),
         ('{"prompt": ["a"]}\n', 1, "'prompt' is a list"),
         ('{"prompt": {"text": "a"}}\n', 1, "'prompt' is a dict"),
+        ('{"prompt": "a"}\n{"prompt": null}\n', 2, "'prompt' is empty (null or NaN)"),
+        ('{"prompt": NaN}\n', 1, "'prompt' is empty (null or NaN)"),
+        ('{"prompt": "half \\ud83d"}\n', 1, "half a surrogate pair"),
+        ('{"prompt": ' + "9" * 5000 + "}\n", 1, "is not a JSON object"),
         ('{"prompt": "a"}\n{"prompt": 3}\n', 2, "'prompt' is a int"),
         ('{"prompt": "a", "response": 3}\n', 1, "'response' is a int"),
         ('{"prompt": "a", "task": []}\n', 1, "'task' is a list"),
@@ -49,7 +55,7 @@ def test_fields_are_read(tmp_path: Path) -> None:
 def test_defects_name_file_and_line(tmp_path: Path, content: bytes | str, line: int, words: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(InputError) as caught:
-        read_prompts(path)
+        as_prompts(path)
     text = str(caught.value)
     assert text.startswith(f"{path}:{line}")
     assert words in text
@@ -60,14 +66,14 @@ def test_defects_name_file_and_line(tmp_path: Path, content: bytes | str, line: 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match="holds no prompts"):
-        read_prompts(write(tmp_path, content))
+        as_prompts(write(tmp_path, content))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        read_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="is a folder"):
-        read_prompts(tmp_path)
+        as_prompts(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="holds no data"):
+        as_prompts(tmp_path)
 
 
 def test_prompts_in_memory() -> None:
@@ -76,8 +82,18 @@ def test_prompts_in_memory() -> None:
         as_prompts([])
     with pytest.raises(InputError, match="'1' is empty"):
         as_prompts(["a", " "])
+    with pytest.raises(InputError, match="half a surrogate"):
+        as_prompts(["a", "\ud83d"])
     with pytest.raises(InputError, match="'x' comes twice"):
         as_prompts([Prompt("x", "a"), Prompt("x", "b")])
+
+
+def test_the_hash_of_a_file_is_that_of_its_prompts_and_of_their_json(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"prompt": "a\\nb", "task": "é"}\n{"prompt": "c", "response": "\\"d"}\n')
+    prompts = as_prompts(path)
+    whole = [[p.id, p.prompt, p.response, p.task] for p in prompts]
+    assert hash_of(prompts) == prompts_hash(list(prompts)) == sha256_bytes(dump_json(whole).encode())
+    assert prompts_hash([]) == sha256_bytes(dump_json([]).encode())
 
 
 def test_the_hash_sees_every_field_and_the_order() -> None:
@@ -87,7 +103,8 @@ def test_the_hash_sees_every_field_and_the_order() -> None:
         [Prompt("a", "b"), Prompt("x", "d")],
         [Prompt("a", "b", "r"), Prompt("c", "d")],
         [Prompt("a", "b", None, "t"), Prompt("c", "d")],
+        [Prompt("a", "b", None, None, (Message("user", "b"),)), Prompt("c", "d")],
         one[::-1],
     ]
     assert prompts_hash(one) == prompts_hash([Prompt("a", "b"), Prompt("c", "d")])
-    assert len({prompts_hash(prompts) for prompts in [one, *others]}) == 6
+    assert len({prompts_hash(prompts) for prompts in [one, *others]}) == 7

@@ -100,8 +100,19 @@ def test_max_tokens_takes_whole_sequences() -> None:
 
 
 def test_a_response_that_does_not_fit_is_cut_and_counted() -> None:
-    joined = join(Prompt("a", "x"), (1, 2, 3), (4, 5, 6), max_length=5, source="rl@0.0")
-    assert joined == TokenSequence("a#rl@0.0", "a", None, "rl@0.0", (1, 2, 3), (4, 5), 1)
+    joined = join(Prompt("a", "x"), (1, 2, 3), (4, 5, 6), max_length=5)
+    assert joined == TokenSequence("a", "a", None, None, (1, 2, 3), (4, 5), 1)
+
+
+def test_the_hashes_of_the_shards_see_their_own_tokens_alone() -> None:
+    sequences = [sequence(f"s{index}", start=10 + index) for index in range(12)]
+    one = stream_of(sequences, shard_rows=10)
+    assert len(one.shard_hashes) == len(one.shards) > 2
+    changed = [sequence("s3", start=99) if item.id == "s3" else item for item in sequences]
+    pairs = zip(one.shards, one.shard_hashes, stream_of(changed, shard_rows=10).shard_hashes, strict=True)
+    differ = [any(one.sequences[i].id == "s3" for i in shard.sequences) for shard, _, _ in pairs]
+    other = stream_of(changed, shard_rows=10).shard_hashes
+    assert [a != b for a, b in zip(one.shard_hashes, other, strict=True)] == differ
 
 
 def test_nothing_but_special_tokens_is_refused() -> None:

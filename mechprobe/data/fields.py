@@ -1,0 +1,113 @@
+"""From a record of any source to a prompt: every field checked, every defect one sentence with its place."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mechprobe.data.config import FieldName, PromptsConfig
+from mechprobe.data.prompts import Message, Prompt
+from mechprobe.data.readers.record import Record
+from mechprobe.errors import InputError
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+
+
+def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
+    """The prompt of a record.
+
+    Raises:
+        InputError: A field is missing, empty or of the wrong type; the text says where.
+    """
+    fields: dict[FieldName, Any] = {name: _cell(record, column) for name, column in config.columns().items()}
+    messages: tuple[Message, ...] | None = None
+    response = _optional(fields, "response", config, record)
+    if config.messages_field:
+        messages = _messages(record, config.messages_field, fields["messages"])
+        if messages[-1].role == "assistant":
+            if response is not None:
+                raise InputError(
+                    f"{record.where}: the last of '{config.messages_field}' is the assistant's and there is a "
+                    f"'{config.response_field}' too; leave one out."
+                )
+            *rest, last = messages
+            messages, response = tuple(rest), last.content
+            if not messages:
+                raise InputError(f"{record.where}: '{config.messages_field}' is an answer to nothing; add a question.")
+        prompt = messages[-1].content
+    else:
+        prompt = _text(_present(fields["prompt"], config.prompt_field, record), config.prompt_field, record.where)
+    return Prompt(
+        id=_identifier(fields["id"], config.id_field, record),
+        prompt=prompt,
+        response=response,
+        task=_optional(fields, "task", config, record),
+        messages=messages,
+        where=record.where,
+    )
+
+
+def _cell(record: Record, column: str) -> Any:
+    """The value under a name; an empty cell of a table (None, NaN) is as one that is not there."""
+    value = record.fields.get(column) if column else None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _present(value: Any, column: str, record: Record) -> Any:
+    if value is None and column not in record.fields:
+        found = ", ".join(sorted(map(str, record.fields))) or "nothing"
+        raise InputError(f"{record.where} has no field '{column}' (it has {found}); add it, or name another field.")
+    return value
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if value is None:
+        raise InputError(f"{where}: '{name}' is empty (null or NaN); fill it in or drop the record.")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
+    if not value.strip():
+        raise InputError(f"{where}: '{name}' is empty; fill it in or drop the record.")
+    if not encodable(value):
+        raise InputError(f"{where}: '{name}' has half a surrogate pair, which is no character; mend it.")
+    return value
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can say it: JSON and Python text may hold half a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _optional(fields: Mapping[FieldName, Any], name: FieldName, config: PromptsConfig, record: Record) -> str | None:
+    return None if fields[name] is None else _text(fields[name], config.columns()[name], record.where)
+
+
+def _identifier(value: Any, column: str, record: Record) -> str:
+    if value is None:
+        return str(record.number)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, column, record.where)
+
+
+def _messages(record: Record, column: str, value: Any) -> tuple[Message, ...]:
+    if _present(value, column, record) is None or value == []:
+        raise InputError(f"{record.where}: '{column}' is empty; fill it in or drop the record.")
+    if not isinstance(value, list):
+        raise InputError(f"{record.where}: '{column}' is a {type(value).__name__}; it must be a list of messages.")
+    return tuple(_message(f"{column}[{number}]", item, record.where) for number, item in enumerate(value))
+
+
+def _message(name: str, item: Any, where: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where}: '{name}' is a {type(item).__name__}; it must have a role and a content.")
+    missing = [part for part in ("role", "content") if part not in item]
+    if missing:
+        found = ", ".join(sorted(map(str, item))) or "nothing"
+        raise InputError(f"{where}: '{name}' has no '{missing[0]}' (it has {found}); add it.")
+    message = Message(*(_text(item[part], f"{name}.{part}", where) for part in ("role", "content")))
+    if message.role not in ROLES:
+        raise InputError(f"{where}: '{name}' has the role {message.role!r}; the roles are {', '.join(ROLES)}.")
+    return message

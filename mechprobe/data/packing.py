@@ -1,0 +1,58 @@
+"""Packing: several documents in one sequence, as in pre-training corpora.
+
+Documents stand whole and in reading order, the end token between them. The models see them as they see any sequence:
+attention reaches back over the documents before, and positions run on. Where each document stands is kept.
+"""
+
+from collections.abc import Sequence
+
+from mechprobe.data.tokens import Document, TokenSequence
+
+
+def pack(documents: Sequence[TokenSequence], *, end_id: int, max_length: int) -> list[TokenSequence]:
+    """Fill sequences with documents; a sequence is closed when the next document does not fit whole.
+
+    Args:
+        documents: None longer than ``max_length``.
+        end_id: Token between two documents; none stands after the last.
+        max_length: Longest sequence.
+
+    Returns:
+        Sequences named after their first document, with ``documents`` set; a document alone is packed, too.
+    """
+    packed: list[TokenSequence] = []
+    held: list[TokenSequence] = []
+    length = 0
+    for document in documents:
+        n_tokens = len(document.ids)
+        if held and length + 1 + n_tokens > max_length:
+            packed.append(_joined(held, end_id))
+            held, length = [], 0
+        length += n_tokens + (1 if held else 0)
+        held.append(document)
+    if held:
+        packed.append(_joined(held, end_id))
+    return packed
+
+
+def _joined(held: Sequence[TokenSequence], end_id: int) -> TokenSequence:
+    ids: list[int] = []
+    documents = []
+    for sequence in held:
+        if ids:
+            ids.append(end_id)
+        documents.append(
+            Document(sequence.id, sequence.task, len(ids), len(sequence.prompt_ids), len(sequence.response_ids))
+        )
+        ids += sequence.ids
+    name = f"{held[0].id}+{len(held) - 1}"
+    return TokenSequence(
+        id=name,
+        prompt_id=name,
+        task=held[0].task if len({sequence.task for sequence in held}) == 1 else None,
+        source=None,
+        prompt_ids=tuple(ids),
+        response_ids=(),
+        n_cut=sum(sequence.n_cut for sequence in held),
+        documents=tuple(documents),
+    )

@@ -1,0 +1,109 @@
+"""Hugging Face datasets: a folder written by ``save_to_disk``, a folder or file of data, or a name on the hub.
+
+No code of a dataset is run: the `datasets` library has no loading scripts any more, and none is asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mechprobe.data.config import HUB, PromptsConfig
+from mechprobe.data.readers.record import Record, columns_to_read
+from mechprobe.errors import DependencyError, InputError, MechprobeError
+
+_BUILDERS = {
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+
+def records(config: PromptsConfig) -> Iterator[Record]:
+    """Every row of the dataset's split, numbered from 1.
+
+    A saved dataset and one of the hub are mapped from disk; data files are streamed, and no copy of them is made.
+    """
+    name = config.file.removeprefix(HUB)
+    with _told(config, name):
+        rows = _chosen_split(_load(config, name), config, name)
+        known = rows.column_names
+        if known is not None:
+            rows = rows.select_columns(columns_to_read(config, list(known), name))
+    number = 0
+    iterator = iter(rows)
+    while True:
+        with _told(config, name, after=number):
+            fields = next(iterator, None)
+        if fields is None:
+            return
+        number += 1
+        yield Record(f"{name}: row {number}", number, fields)
+
+
+def _load(config: PromptsConfig, name: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DependencyError("Datasets need the datasets library; pip install datasets.") from None
+    datasets.disable_progress_bars()
+    if config.file.startswith(HUB):
+        if not name.strip("/"):
+            raise InputError(f"{config.file!r} names no dataset; write hub:NAME, for example hub:org/name.")
+        return datasets.load_dataset(name, config.subset or None, revision=config.revision or None)
+    path = Path(name)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a file, the folder of a dataset, or hub:NAME.")
+    if path.is_file():
+        suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+        if suffix.lower() not in _BUILDERS:
+            raise InputError(f"{path} is no data file that is known; the suffixes are {', '.join(_BUILDERS)}.")
+        return datasets.load_dataset(_BUILDERS[suffix.lower()], data_files=str(path), streaming=True)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return datasets.load_from_disk(str(path))
+    if not any(item.is_file() for item in path.rglob("*")):
+        raise InputError(f"{path} holds no data; give a folder written by save_to_disk, or one with data files.")
+    return datasets.load_dataset(str(path), streaming=True)
+
+
+def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
+    """The split that is asked for, or the only one."""
+    if not isinstance(loaded, dict):
+        own = str(getattr(loaded, "split", None) or "")
+        if config.split and config.split != own:
+            raise InputError(f"{name} has no split '{config.split}' (it has {own or 'no splits'}); set prompts.split.")
+        return loaded
+    names = ", ".join(loaded)
+    if config.split:
+        if config.split not in loaded:
+            raise InputError(f"{name} has no split '{config.split}' (it has {names}); set prompts.split.")
+        return loaded[config.split]
+    if len(loaded) != 1:
+        raise InputError(f"{name} has several splits ({names}); name one with prompts.split.")
+    return next(iter(loaded.values()))
+
+
+@contextmanager
+def _told(config: PromptsConfig, name: str, after: int | None = None) -> Iterator[None]:
+    """Turn what the library raises into one sentence; it has no error class of its own for unusable data."""
+    try:
+        yield
+    except MechprobeError:
+        raise
+    except PermissionError:
+        raise InputError(f"{name} cannot be read: permission denied.") from None
+    except Exception as error:  # noqa: BLE001 - see above
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        lines = str(root).strip().splitlines()
+        reason = f"{type(root).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
+        if config.file.startswith(HUB):
+            raise InputError(
+                f"The hub did not give the dataset {name} ({reason}); check name, subset and split, or download it first."
+            ) from None
+        place = "" if after is None else f" after row {after}"
+        raise InputError(f"{name} cannot be read as a dataset{place} ({reason}).") from None
