@@ -21,6 +21,6 @@ class TopK(ActivationVariant):
         """The k-th highest score of each row."""
         return torch.topk(scores, k, dim=1, sorted=True).values[:, -1:]
 
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, " #d_sae"] | Float[Tensor, ""]) -> Mask:  # noqa: ARG002
         """As in training."""
         return (scores >= self.training_cut(scores, k=k, floor=None)) & (scores > 0)
