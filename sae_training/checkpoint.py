@@ -176,7 +176,8 @@ def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -
     """
     for part, config in (("crosscoder", CrosscoderConfig), ("training", TrainConfig)):
         for key in wanted[part]:
-            default = to_jsonable_python(config.model_fields[key].default)
+            field_info = config.model_fields[key]
+            default = None if field_info.is_required() else to_jsonable_python(field_info.default)
             old, new = found.get(part, {}).get(key, default), wanted[part][key]
             if old != new:
                 raise SaeTrainingError(

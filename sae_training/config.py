@@ -231,7 +231,7 @@ class TrainConfig(FrozenConfig):
     l0_coefficient: float = Field(default=1.0, ge=0)
     l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
     shared_penalty: float = Field(default=0.15, ge=0, le=1)
-    bandwidth: float = Field(default=0.5, gt=0)
+    bandwidth: float = Field(default=2.0, gt=0)
     aux_coefficient: float = Field(default=1.0, ge=0)
     aux_k: int | None = Field(default=None, ge=1)
     aux_batch_frac: float = Field(default=0.25, gt=0, le=1)

@@ -19,11 +19,13 @@ def trained_like(variant: str, widths: int | tuple[int, ...] = 6) -> Crosscoder:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     crosscoder.set_scale([0.5, 3.0, 20.0])
     crosscoder.threshold.fill_(6.0 if variant == "batchtopk" else 0.0)
+    if variant == "jumprelu":
+        crosscoder.threshold.copy_(torch.linspace(1.0, 12.0, 20))
     return crosscoder
 
 
 @pytest.mark.parametrize("readout", ["single", "swap"])
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "topk"])
+@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1", "topk"])
 def test_slice_equals_the_readout_of_the_crosscoder(tmp_path: Path, variant: str, readout: str) -> None:
     from sae_lens import SAE
 
@@ -45,6 +47,12 @@ def test_slice_equals_the_readout_of_the_crosscoder(tmp_path: Path, variant: str
         assert 0 < (expected > 0).sum() < expected.numel()
         torch.testing.assert_close(features, in_sae_units, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(sae.decode(features), crosscoder.decode_model(expected, "b"), rtol=1e-4, atol=1e-3)
+
+
+def test_a_dictionary_of_several_sites_is_refused() -> None:
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=8, k=2, sites=("x", "y")))
+    with pytest.raises(SaeTrainingError, match="reads 2 sites of each model"):
+        crosscoder.to_sae("model_0")
 
 
 def test_swap_needs_one_width() -> None:
