@@ -4,7 +4,8 @@
 
 The large setting: 256 features that three models share and 50 of one model alone (10, 20, 20) in 3 x 128 dimensions, 320
 latents, 1200 steps of 1024 tokens, k near the true number of active features. Further settings change one thing at a
-time: features that fire together, noise, two sites in one dictionary, and a dictionary with fewer latents than features.
+time: features that fire together, noise, two sites in one dictionary, and a dictionary too small for what the models
+share, without and with latents designated as shared.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from sae_training import (
 TRUTH: dict[str, Any] = {"n_models": 3, "d_model": 128, "n_shared": 256, "n_specific": (10, 20, 20), "density": 0.05}
 SHAPE: dict[str, Any] = {"n_models": 3, "d_model": 128, "d_sae": 320, "k": 15}
 BATCH = 1024
-# Features that every model has, and that fire more often than there is room for.
-CROWDED: dict[str, Any] = {"n_shared": 160, "n_specific": (10, 20, 20), "density": 0.08}
+# What all models share needs more latents (two for each dense direction) than there are beside the model-only features.
+CROWDED: dict[str, Any] = {"n_shared": 160, "n_dense": 40}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ CASES = (
     Case("batchtopk, noise 0.05", {}, {"noise": 0.05}),
     Case("batchtopk, noise 0.1", {}, {"noise": 0.1}),
     Case("batchtopk, two sites", {"sites": ("a", "b"), "d_model": 64}, {"n_sites": 2, "d_model": 64}),
-    Case("l1, crowded", {"variant": "l1", "d_sae": 128}, CROWDED, L1),
-    Case("l1, crowded, shared penalty", {"variant": "l1", "d_sae": 128, "n_shared": 32}, CROWDED, L1),
+    Case("l1, crowded", {"variant": "l1", "d_sae": 224}, CROWDED, L1),
+    Case("l1, crowded, shared penalty", {"variant": "l1", "d_sae": 224, "n_shared": 80}, CROWDED, L1),
 )
 
 

@@ -9,6 +9,9 @@ depend on the model:
 - rotated: strength 1 everywhere, another direction in each model,
 - emerging: one direction, strength 0 up to some model and then rising evenly to 1 in the last (models are checkpoints).
 
+Beside the features there may be dense directions, the same in all models, along which every token has a normally
+distributed amount: what all models share and no sparse feature describes.
+
 With several sites every feature has the same strength and other directions at each of a model's sites, and the model
 axis becomes the source axis of `CrosscoderConfig.sites`: all sites of the first model, then those of the second.
 """
@@ -42,6 +45,8 @@ class PlantedConfig(FrozenConfig):
         n_specific: features of one model alone, per model (one number for all, or one for each).
         n_rotated: features with another direction in each model.
         n_emerging: features that grow from model to model.
+        n_dense: dense directions that all models share; they are no features and nothing is to be found for them.
+        dense_amplitude: standard deviation of a token's amount along each.
         rotation_cosine: cosine between the directions of a rotated feature in any two models, about.
         density: share of tokens on which a feature is active.
         amplitude: range of an active feature.
@@ -60,6 +65,8 @@ class PlantedConfig(FrozenConfig):
     n_specific: int | tuple[int, ...] = 4
     n_rotated: int = Field(default=0, ge=0)
     n_emerging: int = Field(default=0, ge=0)
+    n_dense: int = Field(default=0, ge=0)
+    dense_amplitude: float = Field(default=0.5, gt=0)
     rotation_cosine: float = Field(default=0.0, ge=0, le=1)
     density: float = Field(default=0.1, gt=0, lt=1)
     amplitude: tuple[float, float] = (0.5, 1.5)
@@ -101,6 +108,7 @@ class PlantedFeatures:
         strength: 0 to 1, per feature and source.
         directions: of norm 1, per feature and source.
         mean: of each source's activation, before its scale.
+        dense: of norm 1, per dense direction and source.
 
     Example:
         >>> truth = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=3, n_specific=(1, 0)))
@@ -116,6 +124,7 @@ class PlantedFeatures:
     strength: Float[Tensor, "feature source"]
     directions: Float[Tensor, "feature source d_model"]
     mean: Float[Tensor, "source d_model"]
+    dense: Float[Tensor, "dense source d_model"]
 
     @classmethod
     def make(cls, config: PlantedConfig) -> PlantedFeatures:
@@ -140,7 +149,10 @@ class PlantedFeatures:
         sites = [_site_directions(config, kinds, generator) for _ in range(config.n_sites)]
         directions = torch.stack([site for site, _ in sites], dim=2).flatten(1, 2)
         mean = torch.stack([site_mean for _, site_mean in sites], dim=1).flatten(0, 1)
-        return cls(config, tuple(kinds), owner, strength.repeat_interleave(config.n_sites, dim=1), directions, mean)
+        dense = _unit(torch.randn(config.n_dense, 1, config.n_sites, config.d_model, generator=generator))
+        dense = dense.repeat(1, m, 1, 1).flatten(1, 2)
+        strength = strength.repeat_interleave(config.n_sites, dim=1)
+        return cls(config, tuple(kinds), owner, strength, directions, mean, dense)
 
     @property
     def decoder(self) -> Float[Tensor, "feature source d_model"]:
@@ -174,6 +186,10 @@ class PlantedFeatures:
         feature_acts = self.feature_acts(n_tokens, seed=seed)
         x = einsum(feature_acts, self.decoder, "token feature, feature source d -> token source d")
         x += self.mean * self.model_scale[:, None]
+        if self.config.n_dense:
+            generator = torch.Generator().manual_seed(seed + 2_000_003)
+            amount = self.config.dense_amplitude * torch.randn(n_tokens, self.config.n_dense, generator=generator)
+            x += einsum(amount, self.dense, "token dense, dense source d -> token source d") * self.model_scale[:, None]
         if self.config.noise:
             generator = torch.Generator().manual_seed(seed + 1_000_003)
             noise = self.config.noise * torch.randn(x.shape, generator=generator)
