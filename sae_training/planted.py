@@ -158,7 +158,10 @@ class PlantedFeatures:
     def decoder(self) -> Float[Tensor, "feature source d_model"]:
         """What one unit of a feature adds to each source's activation: the decoder to be found, up to a factor."""
         return einsum(
-            self.directions, self.strength, self.model_scale, "feature source d, feature source, source -> feature source d"
+            self.directions,
+            self.strength,
+            self.model_scale,
+            "feature source d, feature source, source -> feature source d",
         )
 
     @property

@@ -140,9 +140,7 @@ def loss_and_gradients(
         if parameters.log_threshold is None:
             active, cut = selector.select(scores, norm, sparse=sparse)
         else:
-            jump = select_jump(
-                scores, norm, parameters.log_threshold.detach().exp(), weights.bandwidth, sparse=sparse
-            )
+            jump = select_jump(scores, norm, parameters.log_threshold.detach().exp(), weights.bandwidth, sparse=sparse)
             active = jump.active
 
         parts = active.split(parameters.prefixes)

@@ -197,10 +197,10 @@ class Trainer:
                 return outputs
             share = batch.shape[0] / n_rows
             gradients = [parameter.grad for parameter in state.parameters.all() if parameter.grad is not None]
-            sums = [gradient * share for gradient in gradients] if not sums else sums
-            if len(outputs) > 1:
-                for total, gradient in zip(sums, gradients, strict=True):
-                    total.add_(gradient, alpha=share)
+            if not sums:
+                sums = [torch.zeros_like(gradient) for gradient in gradients]
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.add_(gradient, alpha=share)
         for parameter, total in zip(state.parameters.all(), sums, strict=True):
             parameter.grad = total
         return outputs

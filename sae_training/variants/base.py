@@ -10,6 +10,7 @@ from torch import Tensor
 
 Scores = Float[Tensor, "batch d_sae"]
 Mask = Bool[Tensor, "batch d_sae"]
+Threshold = Float[Tensor, " #d_sae"] | Float[Tensor, ""]
 
 
 class ActivationVariant(ABC):
@@ -25,7 +26,7 @@ class ActivationVariant(ABC):
     has_dead_feature_loss: ClassVar[bool] = False
     has_running_threshold: ClassVar[bool] = False
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
+    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:
         """The smallest score that is active in training, per row or one for the batch.
 
         Args:
@@ -39,5 +40,5 @@ class ActivationVariant(ABC):
         raise NotImplementedError(f"variant {self.name!r} has a threshold per feature, no cut over the scores")
 
     @abstractmethod
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, " #d_sae"] | Float[Tensor, ""]) -> Mask:
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:
         """Which features are active at inference; a row's mask depends on that row alone."""

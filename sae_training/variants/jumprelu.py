@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_training.active import Active, DenseActive, SparseActive
-from sae_training.variants.base import ActivationVariant, Mask, Scores
+from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshold
 
 
 class JumpReLU(ActivationVariant):
@@ -37,7 +37,7 @@ class JumpReLU(ActivationVariant):
     has_dead_feature_loss: ClassVar[bool] = True
     has_feature_threshold: ClassVar[bool] = True
 
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, " #d_sae"] | Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
         """As in training."""
         return scores > threshold.to(scores.dtype)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.variants.base import ActivationVariant, Mask, Scores
+from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshold
 
 
 class L1(ActivationVariant):
@@ -21,6 +21,6 @@ class L1(ActivationVariant):
         """Every positive score is active."""
         return scores.new_zeros((1, 1))
 
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, " #d_sae"] | Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
         """Every positive score is active."""
         return scores > 0

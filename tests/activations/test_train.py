@@ -123,7 +123,13 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
     config = CacheConfig(sites=("resid_post.0", "resid_post.1"), shard_rows=200, held_out_frac=0.1)
     store = cache_activations(ModelFamily.load(llama_family), prompts, out=tmp_path / "cache", config=config)
     chosen = TrainSaeConfig(
-        sites=("resid_post.0", "resid_post.1"), d_sae=64, k=8, n_tokens=6000, batch_size=200, lr=3e-3, variant="jumprelu"
+        sites=("resid_post.0", "resid_post.1"),
+        d_sae=64,
+        k=8,
+        n_tokens=6000,
+        batch_size=200,
+        lr=3e-3,
+        variant="jumprelu",
     )
     shape, schedule = chosen.resolve(store)
     names = tuple(f"{model}/resid_post.{layer}" for model in ("base", "sft", "rl") for layer in (0, 1))
@@ -160,7 +166,7 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
 
     with pytest.raises(StoreError, match=r"sites resid_post.0, resid_post.1 and site resid_post.0 is given too"):
         train_crosscoder(store, shape, schedule, tmp_path / "no", site="resid_post.0")
-    with pytest.raises(SaeTrainingError, match="reads 2 sites of each model .* train one on a single site"):
+    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model .* train one on a single site"):
         analyze_features(tmp_path / "crosscoder", tmp_path / "cache", out=tmp_path / "features")
     assert not (tmp_path / "features").exists()
     family = ModelFamily.load(llama_family)

@@ -29,7 +29,10 @@ GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
         ({"prefixes": (4, 8), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
         ({"variant": "bachtopk"}, "variant = 'bachtopk' is not accepted"),
         ({"n_shared": 2}, "discounts a sparsity penalty, which variant 'batchtopk' does not have; take l1 or jumprelu"),
-        ({"n_shared": 2, "variant": "l1", "d_model": (3, 4, 5)}, r"have widths \[3, 4, 5\]; it needs models of one width"),
+        (
+            {"n_shared": 2, "variant": "l1", "d_model": (3, 4, 5)},
+            r"have widths \[3, 4, 5\]; it needs models of one width",
+        ),
         ({"n_shared": 12, "variant": "l1", "n_dedicated": (1, 2, 3)}, "take 18 of d_sae = 16 features"),
         ({"sites": ("a",)}, r"sites = \['a'\] is a single one; leave sites out"),
         ({"sites": ("a", "a")}, "two sources of one name"),
@@ -47,7 +50,10 @@ def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
         ({"learning_rate": 1}, "unknown key 'learning_rate'"),
         ({"n_tokens": 0}, "n_tokens = 0 is not accepted"),
         ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "more than the whole run"),
-        ({"schedule": "constant", "lr_decay_frac": 0.1}, r"schedule 'constant' has no lr_decay_frac \(it is 0.1\); drop it"),
+        (
+            {"schedule": "constant", "lr_decay_frac": 0.1},
+            r"schedule 'constant' has no lr_decay_frac \(it is 0.1\); drop it",
+        ),
         ({"precision": "float16"}, "precision = 'float16' is not accepted"),
         ({"accumulation": 0}, "accumulation = 0 is not accepted"),
     ],

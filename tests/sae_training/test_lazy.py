@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_training import Crosscoder, CrosscoderConfig, PlantedConfig, PlantedFeatures, SaeTrainingError, TrainConfig, train
+from sae_training import (
+    Crosscoder,
+    CrosscoderConfig,
+    PlantedConfig,
+    PlantedFeatures,
+    SaeTrainingError,
+    TrainConfig,
+    train,
+)
 from sae_training.trainer import Trainer
 from sae_training.variants import batchtopk
 
@@ -60,7 +68,9 @@ class Waits(TorchDispatchMode):
 
 
 def small(variant: str, **changes: Any) -> Crosscoder:
-    return Crosscoder(CrosscoderConfig(**{"n_models": 2, "d_model": 8, "d_sae": 24, "k": 3, "variant": variant, **changes}))
+    return Crosscoder(
+        CrosscoderConfig(**{"n_models": 2, "d_model": 8, "d_sae": 24, "k": 3, "variant": variant, **changes})
+    )
 
 
 def settings(n_steps: int = 20, **changes: Any) -> TrainConfig:

@@ -100,8 +100,9 @@ def test_accumulated_batches_equal_one_batch(kernel: str) -> None:
     stream = [batch.double() for batch in batches(40)]
     joined = [torch.cat(stream[first : first + 4]) for first in range(0, 40, 4)]
     options = {"n_tokens": 40 * 32, "kernel": kernel, "lr": 1e-2, "l1_coefficient": 0.3, "n_setup_batches": 1}
-    first, second = Trainer(whole, settings(batch_size=128, **options)), Trainer(
-        parts, settings(batch_size=32, accumulation=4, **options)
+    first, second = (
+        Trainer(whole, settings(batch_size=128, **options)),
+        Trainer(parts, settings(batch_size=32, accumulation=4, **options)),
     )
     first.set_up(joined[:1])
     second.set_up(stream[:4])
