@@ -308,7 +308,7 @@ class Run:
             shape,
             schedule,
             self.folder / CROSSCODER,
-            site=settings.site or self.site(),
+            site=None if settings.sites else settings.site or self.site(),
             device=self.config.device,
             pool_rows=settings.pool_rows,
             force=self.force,
@@ -430,7 +430,10 @@ class Run:
 
     def trained_site(self) -> str:
         """The site that the crosscoder was trained at, from its manifest."""
-        site = read_manifest(self.folder / CROSSCODER)["config"].get("site")
+        config = read_manifest(self.folder / CROSSCODER)["config"]
+        site = config.get("site")
+        if config.get("sites"):
+            self.crosscoder().require_one_site()
         if not isinstance(site, str):
             raise ArtifactError(
                 f"{self.folder / CROSSCODER} does not say its site; train it with `mechprobe train-sae`."

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import to_jsonable_python
 from safetensors.torch import save
 from torch import Tensor
 
+from sae_training.config import CrosscoderConfig, TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.step import Parameters
@@ -47,6 +49,7 @@ class TrainState:
         density: share of features active per token in the latest step.
         tokens_since_fired: per feature.
         digests: one number per batch trained on.
+        new_digests: those not yet among ``digests``, each on its device.
     """
 
     parameters: Parameters
@@ -59,6 +62,14 @@ class TrainState:
     last_cut: float | None = None
     density: float = 1.0
     digests: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    new_digests: list[Tensor] = field(default_factory=list)
+
+    def settle_digests(self) -> Tensor:
+        """All digests on the CPU, those that were left on the device included."""
+        if self.new_digests:
+            self.digests = torch.cat((self.digests, torch.stack(self.new_digests).cpu()))
+            self.new_digests.clear()
+        return self.digests
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, those of the crosscoder excepted."""
@@ -67,8 +78,10 @@ class TrainState:
             "b_enc": self.parameters.b_enc.detach(),
             "b_dec": self.parameters.b_dec.detach(),
             "tokens_since_fired": self.tokens_since_fired,
-            "digests": self.digests,
+            "digests": self.settle_digests(),
         }
+        if self.parameters.log_threshold is not None:
+            tensors["log_threshold"] = self.parameters.log_threshold.detach()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -79,8 +92,11 @@ class TrainState:
         self.center.copy_(tensors["center"])
         self.parameters.b_enc.copy_(tensors["b_enc"])
         self.parameters.b_dec.copy_(tensors["b_dec"])
+        if self.parameters.log_threshold is not None:
+            self.parameters.log_threshold.copy_(tensors["log_threshold"])
         self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)
         self.digests = tensors["digests"]
+        self.new_digests.clear()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
@@ -154,10 +170,15 @@ def load_checkpoint(
 
 
 def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other settings; names the first that differs."""
-    for part in wanted:
+    """Refuse to go on with a run that was begun with other settings; names the first that differs.
+
+    A setting that the run does not know, because it came later, has its default.
+    """
+    for part, config in (("crosscoder", CrosscoderConfig), ("training", TrainConfig)):
         for key in wanted[part]:
-            old, new = found.get(part, {}).get(key), wanted[part][key]
+            field_info = config.model_fields[key]
+            default = None if field_info.is_required() else to_jsonable_python(field_info.default)
+            old, new = found.get(part, {}).get(key, default), wanted[part][key]
             if old != new:
                 raise SaeTrainingError(
                     f"{where} was made with {part} {key} = {old}, this run has {new}; "

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from sae_training.frozen import FrozenConfig
 
-Variant = Literal["batchtopk", "l1", "matryoshka", "topk"]
+Variant = Literal["batchtopk", "jumprelu", "l1", "matryoshka", "topk"]
+FREE_DENSITY = ("jumprelu", "l1")
 
 
 class CrosscoderConfig(FrozenConfig):
@@ -16,18 +17,25 @@ class CrosscoderConfig(FrozenConfig):
 
     Attributes:
         n_models: M, the number of models that share the dictionary.
-        d_model: width of the models' activations; one number, or one per model where widths differ.
+        d_model: width of the models' activations; one number, or one per model where widths differ (every site of a
+            model has its width).
         d_sae: F, the number of features.
         variant: ``batchtopk`` (default), ``topk`` (k features per token), ``matryoshka`` (batchtopk with nested
-            dictionaries), or ``l1`` (the preset of the paper).
-        k: features active per token, on average (batchtopk) or at most (topk); l1 does not use it.
+            dictionaries), ``l1`` (the preset of the paper), or ``jumprelu`` (a learned threshold per feature).
+        k: features active per token, on average (batchtopk) or at most (topk); l1 and jumprelu do not use it.
         model_names: one name per model; default ``model_0``, ``model_1``...
+        sites: names of the sites where several of each model are read at once; () for one site. The sources of the
+            dictionary are then the pairs ``model/site``, all sites of the first model first.
         decoder_init_norm: L2 norm of each feature's decoder per model at the start; None takes 0.08 for l1
-            (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1).
+            (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1); with
+            several sites per source, M then counting the sources.
         shared_init: the models start from one common decoder direction per feature, so that a feature is shared
             until the data says otherwise. Where widths differ the starts are always independent.
         n_dedicated: features kept to one model, per model, at the front of the dictionary in the models' order: their
             encoder and decoder are zero in every other model and stay so; () for none.
+        n_shared: features designated as shared (l1 and jumprelu), behind the dedicated ones: their scaled decoders are
+            one and the same in every model, and they pay ``TrainConfig.shared_penalty`` of the sparsity penalty.
+        initial_threshold: of every feature's score at the start (jumprelu).
         prefixes: ends of matryoshka's nested dictionaries, increasing, the last d_sae; () takes an eighth, a quarter,
             a half and all.
         seed: of the initial weights.
@@ -39,9 +47,12 @@ class CrosscoderConfig(FrozenConfig):
     variant: Variant = "batchtopk"
     k: int = Field(default=32, ge=1)
     model_names: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
     decoder_init_norm: float | None = Field(default=None, gt=0)
     shared_init: bool = True
     n_dedicated: tuple[int, ...] = ()
+    n_shared: int = Field(default=0, ge=0)
+    initial_threshold: float = Field(default=0.1, gt=0)
     prefixes: tuple[int, ...] = ()
     seed: int = 0
 
@@ -80,8 +91,38 @@ class CrosscoderConfig(FrozenConfig):
             raise ValueError(f"n_dedicated = {list(self.n_dedicated)} is no count for each of {self.n_models} models")
         if sum(self.n_dedicated) > self.d_sae:
             raise ValueError(f"n_dedicated takes {sum(self.n_dedicated)} of d_sae = {self.d_sae} features; lower it")
-        if self.variant != "l1" and self.k > self.d_sae:
+        if self.variant not in FREE_DENSITY and self.k > self.d_sae:
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+        return self
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> CrosscoderConfig:
+        if not self.n_shared:
+            return self
+        if self.variant not in FREE_DENSITY:
+            raise ValueError(
+                f"n_shared = {self.n_shared} discounts a sparsity penalty, which variant {self.variant!r} does not "
+                "have; take l1 or jumprelu"
+            )
+        if not self.same_width:
+            raise ValueError(
+                f"n_shared = {self.n_shared} ties the decoders of all models, which have widths {list(self.widths)}; "
+                "it needs models of one width"
+            )
+        if self.n_shared + sum(self.n_dedicated) > self.d_sae:
+            raise ValueError(
+                f"n_shared and n_dedicated take {self.n_shared + sum(self.n_dedicated)} of d_sae = {self.d_sae} "
+                "features; lower one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sites(self) -> CrosscoderConfig:
+        if len(self.sites) == 1:
+            raise ValueError(f"sites = {list(self.sites)} is a single one; leave sites out for one site")
+        names = (*self.source_names, *self.model_names) if self.sites else self.model_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"sites = {list(self.sites)} makes two sources of one name; give each site its own")
         return self
 
     @property
@@ -92,18 +133,42 @@ class CrosscoderConfig(FrozenConfig):
         return self.prefixes or tuple(sorted({max(1, self.d_sae // part) for part in (8, 4, 2, 1)}))
 
     @property
+    def n_sites(self) -> int:
+        """S, the number of sites of each model."""
+        return max(1, len(self.sites))
+
+    @property
+    def n_sources(self) -> int:
+        """How many activations of one token the dictionary reads: M for one site, M * S for several."""
+        return self.n_models * self.n_sites
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The models for one site, ``model/site`` for several; in the order of the source axis."""
+        if not self.sites:
+            return self.model_names
+        return tuple(f"{model}/{site}" for model in self.model_names for site in self.sites)
+
+    @property
+    def shared_rows(self) -> slice:
+        """Where the features designated as shared are."""
+        first = sum(self.n_dedicated)
+        return slice(first, first + self.n_shared)
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each model."""
-        return (self.d_model,) * self.n_models if isinstance(self.d_model, int) else self.d_model
+        """The width of each source."""
+        by_model = (self.d_model,) * self.n_models if isinstance(self.d_model, int) else self.d_model
+        return tuple(width for width in by_model for _ in range(self.n_sites))
 
     @property
     def same_width(self) -> bool:
-        """Whether all models have one width, so that activations stack to ``[batch model d_model]``."""
+        """Whether all sources have one width, so that activations stack to ``[batch source d_model]``."""
         return len(set(self.widths)) == 1
 
     @property
     def d_all(self) -> int:
-        """The width of the models' activations side by side."""
+        """The width of the sources' activations side by side."""
         return sum(self.widths)
 
 
@@ -115,7 +180,12 @@ class TrainConfig(FrozenConfig):
     Attributes:
         n_tokens: tokens to train on.
         batch_size: tokens per step; a batch of the stream may be smaller (the last one), never larger.
+        accumulation: batches of the stream per optimizer step; the gradient is that of the mean loss over all their
+            tokens, and a cut over the batch (batchtopk) is taken in each.
+        precision: ``float32``, or ``bfloat16`` for the matrix products alone: weights, sums and losses stay float32.
         lr: peak learning rate of Adam.
+        schedule: ``warmup_decay`` (ours: linear warm-up, constant, linear decay to 0) or ``constant`` (the paper's: the
+            learning rate stays, lambda alone warms up).
         seed: for whoever makes the batches (mechprobe's train_crosscoder seeds its stream with it); the trainer itself
             draws nothing, and the weights have the seed of `CrosscoderConfig`.
         lr_warmup_frac: linear rise from 0.
@@ -123,13 +193,18 @@ class TrainConfig(FrozenConfig):
         adam_betas: Adam's moments.
         grad_clip: largest L2 norm of the gradient of all weights together; None leaves it.
         l1_coefficient: lambda of the l1 variant; the other variants do not use it.
-        l1_warmup_frac: linear rise of lambda from 0.
-        aux_coefficient: weight of the auxiliary loss on dead features (topk and batchtopk); 0 turns it off.
+        l0_coefficient: lambda of the jumprelu variant: what one active feature costs, in units of the squared error
+            of one token; the other variants do not use it.
+        l1_warmup_frac: linear rise of lambda from 0 (l1 and jumprelu).
+        shared_penalty: share of lambda that features designated as shared pay.
+        bandwidth: width of the window around a threshold, in units of the score, whose tokens move it (jumprelu).
+        aux_coefficient: weight of the auxiliary loss on dead features (all variants but l1); 0 turns it off.
         aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
         aux_batch_frac: share of a batch's tokens that the auxiliary loss looks at; its gradient reaches dead features
             alone, and a part of the batch revives them as well as all of it.
         dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a twentieth of
             ``n_tokens``, at most ten million.
+        refresh_dead_every: steps between looks at which features are dead, off the CPU (on a CPU every step looks).
         threshold_momentum: of the running mean of the batch threshold, which is used at inference.
         log_every: steps between lines of ``metrics.jsonl``.
         checkpoint_every: steps between checkpoints; 0 writes none.
@@ -143,18 +218,25 @@ class TrainConfig(FrozenConfig):
 
     n_tokens: int = Field(ge=1)
     batch_size: int = Field(default=2048, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     lr: float = Field(default=1e-3, gt=0)
     seed: int = 0
+    schedule: Literal["warmup_decay", "constant"] = "warmup_decay"
     lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
     lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
     adam_betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float | None = Field(default=1.0, gt=0)
     l1_coefficient: float = Field(default=2.0, ge=0)
+    l0_coefficient: float = Field(default=1.0, ge=0)
     l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
+    shared_penalty: float = Field(default=0.15, ge=0, le=1)
+    bandwidth: float = Field(default=2.0, gt=0)
     aux_coefficient: float = Field(default=1.0, ge=0)
     aux_k: int | None = Field(default=None, ge=1)
     aux_batch_frac: float = Field(default=0.25, gt=0, le=1)
     dead_after_tokens: int | None = Field(default=None, ge=1)
+    refresh_dead_every: int = Field(default=20, ge=1)
     threshold_momentum: float = Field(default=0.98, ge=0, lt=1)
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=500, ge=0)
@@ -165,9 +247,21 @@ class TrainConfig(FrozenConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainConfig:
-        """The setting of arXiv 2604.25011: 400M tokens, batch 1,024, learning rate 1e-4, lambda 2."""
-        preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "lr_warmup_frac": 0.0}
+        """The setting of arXiv 2604.25011: 400M tokens, batch 1,024, constant learning rate 1e-4, lambda 2."""
+        preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "schedule": "constant"}
         return cls(**{**preset, "l1_coefficient": 2.0, "l1_warmup_frac": 0.05, **changes})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant_has_no_slopes(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("schedule") != "constant":
+            return data
+        for name in ("lr_warmup_frac", "lr_decay_frac"):
+            if data.get(name):
+                raise ValueError(
+                    f"schedule 'constant' has no {name} (it is {data[name]}); drop it or take schedule 'warmup_decay'"
+                )
+        return {**data, "lr_warmup_frac": 0.0, "lr_decay_frac": 0.0}
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -179,23 +273,35 @@ class TrainConfig(FrozenConfig):
         return self
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens of a full optimizer step."""
+        return self.batch_size * self.accumulation
+
+    @property
     def dead_window(self) -> int:
         """Tokens without firing after which a feature counts as dead."""
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
-        return min(10_000_000, max(self.batch_size, self.n_tokens // 20))
+        return min(10_000_000, max(self.step_tokens, self.n_tokens // 20))
 
     def lr_at(self, n_tokens_seen: int) -> float:
         """The learning rate of the step that begins after so many tokens."""
         progress = n_tokens_seen / self.n_tokens
         # The first step of a warm-up would have rate 0 and be lost: the rate is that of the step's end.
-        end = min(1.0, (n_tokens_seen + self.batch_size) / self.n_tokens)
+        end = min(1.0, (n_tokens_seen + self.step_tokens) / self.n_tokens)
         rise = end / self.lr_warmup_frac if self.lr_warmup_frac else 1.0
         fall = (1.0 - progress) / self.lr_decay_frac if self.lr_decay_frac else 1.0
         return self.lr * max(0.0, min(1.0, rise, fall))
 
     def l1_at(self, n_tokens_seen: int) -> float:
-        """Lambda of the step that begins after so many tokens."""
+        """Lambda of the l1 variant in the step that begins after so many tokens."""
+        return self.l1_coefficient * self._lambda_rise(n_tokens_seen)
+
+    def l0_at(self, n_tokens_seen: int) -> float:
+        """Lambda of the jumprelu variant in the step that begins after so many tokens."""
+        return self.l0_coefficient * self._lambda_rise(n_tokens_seen)
+
+    def _lambda_rise(self, n_tokens_seen: int) -> float:
         if not self.l1_warmup_frac:
-            return self.l1_coefficient
-        return self.l1_coefficient * min(1.0, n_tokens_seen / (self.l1_warmup_frac * self.n_tokens))
+            return 1.0
+        return min(1.0, n_tokens_seen / (self.l1_warmup_frac * self.n_tokens))

@@ -20,7 +20,7 @@ from sae_training.variants import VARIANTS
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-Activations = Float[Tensor, "batch model d_model"] | Float[Tensor, "batch d_all"]
+Activations = Float[Tensor, "batch source d_model"] | Float[Tensor, "batch d_all"]
 
 
 class Crosscoder(nn.Module):
@@ -33,6 +33,10 @@ class Crosscoder(nn.Module):
     Activations go in and come out in each model's own units: `encode` divides by `scale`, `decode` multiplies back.
     Models of one width are stacked, ``[batch model d_model]``; models of different widths are put side by side,
     ``[batch d_all]``, here and in every method. Encoding a row never depends on the other rows.
+
+    With several sites (``CrosscoderConfig.sites``) m runs over the sources, the pairs of model and site, and the model
+    axis becomes the source axis: ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site the sources are the
+    models.
 
     The weights are stored fused, one row per feature: `encoder` and `decoder` are ``[d_sae d_all]``, so that encoding
     is one matrix product and no tensor has a feature axis and a model axis at once.
@@ -51,12 +55,14 @@ class Crosscoder(nn.Module):
         self.config = config
         self.variant = VARIANTS[config.variant]
         start = initial_decoder(config)
+        has_own = self.variant.has_feature_threshold
         self.encoder = nn.Parameter(start.clone())
         self.decoder = nn.Parameter(start)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
-        self.register_buffer("scale", torch.full((config.n_models,), float("nan")))
-        self.register_buffer("threshold", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("scale", torch.full((config.n_sources,), float("nan")))
+        cut = torch.full((config.d_sae,), config.initial_threshold) if has_own else torch.zeros(())
+        self.register_buffer("threshold", cut.double())
 
     @property
     def n_models(self) -> int:
@@ -74,62 +80,86 @@ class Crosscoder(nn.Module):
         return self.config.model_names
 
     @property
+    def source_names(self) -> tuple[str, ...]:
+        """The models for one site, ``model/site`` for several, in the order of the source axis."""
+        return self.config.source_names
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.decoder.device
 
     @property
-    def W_enc(self) -> Float[Tensor, "model d_model d_sae"]:
+    def W_enc(self) -> Float[Tensor, "source d_model d_sae"]:
         """A view of the encoders of the scaled activations (models of one width; see `encoder_of` otherwise)."""
         self._require_same_width("W_enc", "encoder_of(model)")
-        return rearrange(self.encoder, "d_sae (model d_model) -> model d_model d_sae", model=self.n_models)
+        return rearrange(self.encoder, "d_sae (source d) -> source d d_sae", source=self.config.n_sources)
 
     @property
-    def W_dec(self) -> Float[Tensor, "d_sae model d_model"]:
+    def W_dec(self) -> Float[Tensor, "d_sae source d_model"]:
         """A view of the decoders of the scaled activations (models of one width; see `decoder_of` otherwise)."""
         self._require_same_width("W_dec", "decoder_of(model)")
-        return rearrange(self.decoder, "d_sae (model d_model) -> d_sae model d_model", model=self.n_models)
+        return rearrange(self.decoder, "d_sae (source d) -> d_sae source d", source=self.config.n_sources)
 
     @property
-    def b_dec(self) -> Float[Tensor, "model d_model"]:
+    def b_dec(self) -> Float[Tensor, "source d_model"]:
         """A view of the decoder biases (models of one width)."""
         self._require_same_width("b_dec", "b_dec_flat")
-        return rearrange(self.b_dec_flat, "(model d_model) -> model d_model", model=self.n_models)
+        return rearrange(self.b_dec_flat, "(source d) -> source d", source=self.config.n_sources)
+
+    def require_one_site(self) -> None:
+        """Refuse a dictionary of several sites where one residual per model is read.
+
+        Raises:
+            SaeTrainingError: It has several sites.
+        """
+        if self.config.sites:
+            raise SaeTrainingError(
+                f"the crosscoder reads {self.config.n_sites} sites of each model ({', '.join(self.config.sites)}), which "
+                "only training and evaluation can do; train one on a single site for everything that follows."
+            )
 
     def model_index(self, model: str | int) -> int:
-        """The place of a model, given by name or number, on the model axis."""
-        if isinstance(model, str):
-            if model in self.model_names:
-                return self.model_names.index(model)
-            nearest = nearest_name(model, self.model_names)
-            mend = f"did you mean {nearest!r}?" if nearest else f"the models are {', '.join(self.model_names)}."
-            raise SaeTrainingError(f"the crosscoder has no model {model!r}; {mend}")
-        if not 0 <= model < self.n_models:
-            raise SaeTrainingError(
-                f"model {model} is out of range; the crosscoder has models 0 to {self.n_models - 1}."
-            )
-        return model
+        """The place of a model, given by name or number, on the model axis of a dictionary of one site."""
+        self.require_one_site()
+        return self.source_index(model)
 
-    def columns(self, model: str | int) -> slice:
-        """The columns of one model in the fused weights."""
-        index = self.model_index(model)
+    def source_index(self, source: str | int) -> int:
+        """The place of a source, given by name or number, on the source axis."""
+        names, kind = self.source_names, "source" if self.config.sites else "model"
+        if isinstance(source, str):
+            if source in names:
+                return names.index(source)
+            nearest = nearest_name(source, names)
+            mend = f"did you mean {nearest!r}?" if nearest else f"the {kind}s are {', '.join(names)}."
+            raise SaeTrainingError(f"the crosscoder has no {kind} {source!r}; {mend}")
+        if not 0 <= source < len(names):
+            raise SaeTrainingError(
+                f"{kind} {source} is out of range; the crosscoder has {kind}s 0 to {len(names) - 1}."
+            )
+        return source
+
+    def columns(self, source: str | int) -> slice:
+        """The columns of one source in the fused weights."""
+        index = self.source_index(source)
         start = sum(self.config.widths[:index])
         return slice(start, start + self.config.widths[index])
 
-    def encoder_of(self, model: str | int) -> Float[Tensor, "d_sae d_model"]:
-        """A view of the encoder of one model's scaled activation."""
-        return self.encoder[:, self.columns(model)]
+    def encoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
+        """A view of the encoder of one source's scaled activation."""
+        return self.encoder[:, self.columns(source)]
 
-    def decoder_of(self, model: str | int) -> Float[Tensor, "d_sae d_model"]:
-        """A view of the decoder of one model's scaled activation."""
-        return self.decoder[:, self.columns(model)]
+    def decoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
+        """A view of the decoder of one source's scaled activation."""
+        return self.decoder[:, self.columns(source)]
 
-    def set_scale(self, scale: Float[Tensor, " model"] | Sequence[float]) -> None:
-        """Set the divisor of each model's activations: the mean norm over sqrt(d_model), see `estimate_scale`."""
+    def set_scale(self, scale: Float[Tensor, " source"] | Sequence[float]) -> None:
+        """Set the divisor of each source's activations: the mean norm over sqrt(d_model), see `mean_norm_scale`."""
         values = torch.as_tensor(scale, dtype=torch.float32)
-        if values.shape != (self.n_models,):
+        if values.shape != (self.config.n_sources,):
+            kind = "sources" if self.config.sites else "models"
             raise SaeTrainingError(
-                f"scale has shape {tuple(values.shape)}; give one number for each of {self.n_models} models."
+                f"scale has shape {tuple(values.shape)}; give one number for each of {self.config.n_sources} {kind}."
             )
         if not bool((torch.isfinite(values) & (values > 0)).all()):
             raise SaeTrainingError(
@@ -151,23 +181,23 @@ class Crosscoder(nn.Module):
     def flatten(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """Activations side by side, whichever of the two layouts they came in; the shape is checked."""
         config = self.config
-        if x.ndim == 3 and config.same_width and tuple(x.shape[1:]) == (self.n_models, config.widths[0]):
-            return rearrange(x, "batch model d_model -> batch (model d_model)")
+        if x.ndim == 3 and config.same_width and tuple(x.shape[1:]) == (config.n_sources, config.widths[0]):
+            return rearrange(x, "batch source d -> batch (source d)")
         if x.ndim == 2 and x.shape[1] == config.d_all:
             return x
         expected = f"[batch, {config.d_all}]"
         if config.same_width:
-            expected = f"[batch, {self.n_models}, {config.widths[0]}]"
+            expected = f"[batch, {config.n_sources}, {config.widths[0]}]"
         raise SaeTrainingError(
-            f"activations have shape {list(x.shape)} where the crosscoder of {', '.join(self.model_names)} "
-            f"takes {expected}; give the activations of every model in that order."
+            f"activations have shape {list(x.shape)} where the crosscoder of {', '.join(self.source_names)} "
+            f"takes {expected}; give the activations of every {'source' if config.sites else 'model'} in that order."
         )
 
     def unflatten(self, x: Float[Tensor, "batch d_all"]) -> Activations:
-        """Stack the models again where they have one width."""
+        """Stack the sources again where they have one width."""
         if not self.config.same_width:
             return x
-        return rearrange(x, "batch (model d_model) -> batch model d_model", model=self.n_models)
+        return rearrange(x, "batch (source d) -> batch source d", source=self.config.n_sources)
 
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """Activations side by side, each divided by its model's scale."""
@@ -200,7 +230,7 @@ class Crosscoder(nn.Module):
     def decode_model(
         self, feature_acts: Float[Tensor, "batch d_sae"], model: str | int
     ) -> Float[Tensor, "batch d_model"]:
-        """Reconstructed activations of one model, in its own units."""
+        """Reconstructed activations of one model (of one source, with several sites), in its own units."""
         columns = self.columns(model)
         x_hat = torch.addmm(self.b_dec_flat[columns], feature_acts, self.decoder[:, columns])
         return x_hat * self.column_scale()[columns]
@@ -214,8 +244,10 @@ class Crosscoder(nn.Module):
         """Reconstruct: ``decode(encode(x))``."""
         return self.decode(self.encode(x))
 
-    def decoder_norm(self, p: int) -> Float[Tensor, "d_sae model"]:
-        """Norm of each decoder in the model's own units; over sqrt(d_model) where the widths differ.
+    def decoder_norm(self, p: int) -> Float[Tensor, "d_sae source"]:
+        """Norm of each decoder in the source's own units; over sqrt(d_model) where the widths differ.
+
+        A model's share of a row's sum is the feature's MAS (arXiv 2604.25011); see `model_norm` for several sites.
 
         Args:
             p: 1 or 2. The papers' MAS and NRN take 1; the training penalty takes 2.
@@ -228,6 +260,29 @@ class Crosscoder(nn.Module):
         if self.config.same_width:
             return norms
         return norms / torch.tensor(self.config.widths, dtype=norms.dtype, device=norms.device).sqrt()
+
+    def model_norm(self, p: int) -> Float[Tensor, "d_sae model"]:
+        """`decoder_norm` pooled over the sites of each model: the p-norm over them; equal to it for one site.
+
+        Sites with larger activations weigh more; for shares that do not depend on that, pool
+        ``decoder_norm(p) / scale``.
+        """
+        by_site = rearrange(self.decoder_norm(p), "d_sae (model site) -> d_sae model site", model=self.n_models)
+        return by_site.squeeze(2) if self.config.n_sites == 1 else torch.linalg.vector_norm(by_site, ord=p, dim=2)
+
+    def permuted(self, order: Sequence[int]) -> Crosscoder:
+        """The same dictionary with the models in another order: place i takes model ``order[i]``.
+
+        Encoding, decoding and training commute with it up to the rounding of sums over the models, whose order a matrix
+        product and a sum of norms fix: exactly where those sums are exact, to about 1e-15 relative in float64. The
+        features keep their places, but for dedicated ones, which follow the order of the models.
+
+        Raises:
+            SaeTrainingError: ``order`` does not name every model once.
+        """
+        from sae_training.permutation import permuted
+
+        return permuted(self, order)
 
     @property
     def fingerprint(self) -> str:
@@ -266,19 +321,26 @@ def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -
 
 
 def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
-    """Random directions of norm ``decoder_init_norm`` per model, one common direction with ``shared_init``."""
+    """Random directions of norm ``decoder_init_norm`` per source, one common direction with ``shared_init``.
+
+    Several sites always start apart, and features designated as shared always start with one direction in all models.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     norm = config.decoder_init_norm
     if norm is None:
-        norm = 0.08 if config.variant == "l1" else config.n_models**-0.5
-    n_draws = 1 if config.shared_init and config.same_width else config.n_models
+        norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
+    # Sources are drawn model by model: with one direction for all models, one draw per site.
+    n_draws = config.n_sites if config.shared_init and config.same_width else config.n_sources
     parts = []
     for width in config.widths[:n_draws]:
         direction = torch.randn(config.d_sae, width, generator=generator)
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if n_draws == 1:
+    if n_draws < config.n_sources:
         parts = parts * config.n_models
     decoder = torch.cat(parts, dim=1)
+    if config.n_shared:
+        tied = decoder[config.shared_rows, : config.d_all // config.n_models]
+        decoder[config.shared_rows] = tied.repeat(1, config.n_models)
     mask = dedicated_mask(config)
     return decoder if mask is None else decoder * mask
 
@@ -289,15 +351,21 @@ def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | N
         return None
     mask = torch.ones(config.d_sae, config.d_all)
     first, column = 0, 0
-    for count, width in zip(config.n_dedicated, config.widths, strict=True):
+    for count, width in zip(config.n_dedicated, model_widths(config), strict=True):
         mask[first : first + count] = 0.0
         mask[first : first + count, column : column + width] = 1.0
         first, column = first + count, column + width
     return mask
 
 
-def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " model"]:
-    """Mean L2 norm of each model's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
+def model_widths(config: CrosscoderConfig) -> list[int]:
+    """The width of each model over all of its sites."""
+    n_sites = config.n_sites
+    return [sum(config.widths[first : first + n_sites]) for first in range(0, config.n_sources, n_sites)]
+
+
+def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
+    """Mean L2 norm of each source's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
     parts = x.double().split(list(widths), dim=1)
     norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
     return torch.stack(norms).float()

@@ -17,6 +17,8 @@ from sae_training.errors import SaeTrainingError
 class Metrics:
     """Measures of a crosscoder over a stream of tokens.
 
+    With several sites everything said per model is per source, the pair ``model/site``.
+
     Attributes:
         fve: per model, 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, both sums over all tokens.
         fve_all: the same over all models together, each divided by its scale.
@@ -73,7 +75,7 @@ class _Sums:
         self.crosscoder = crosscoder
         self.n_tokens = 0
         self.active = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
-        zeros = torch.zeros(crosscoder.n_models, dtype=torch.float64, device=crosscoder.device)
+        zeros = torch.zeros(crosscoder.config.n_sources, dtype=torch.float64, device=crosscoder.device)
         self.left, self.total, self.ratio = zeros, zeros, zeros
         self.shift = torch.zeros(crosscoder.config.d_all, dtype=torch.float64, device=crosscoder.device)
         self.moved = torch.zeros_like(self.shift)
@@ -99,7 +101,7 @@ class _Sums:
         """The measures of everything counted."""
         if self.n_tokens == 0:
             raise SaeTrainingError("evaluate: the stream of activations is empty; give at least one batch.")
-        names, widths = self.crosscoder.model_names, self.crosscoder.config.widths
+        names, widths = self.crosscoder.source_names, self.crosscoder.config.widths
         drift = squared_norms((self.moved / self.n_tokens)[None], widths)[0]
         total = self.total - self.n_tokens * drift
 

@@ -8,6 +8,12 @@ depend on the model:
 - specific: strength 1 in one model, 0 in the others,
 - rotated: strength 1 everywhere, another direction in each model,
 - emerging: one direction, strength 0 up to some model and then rising evenly to 1 in the last (models are checkpoints).
+
+Beside the features there may be dense directions, the same in all models, along which every token has a normally
+distributed amount: what all models share and no sparse feature describes.
+
+With several sites every feature has the same strength and other directions at each of a model's sites, and the model
+axis becomes the source axis of `CrosscoderConfig.sites`: all sites of the first model, then those of the second.
 """
 
 from __future__ import annotations
@@ -33,11 +39,14 @@ class PlantedConfig(FrozenConfig):
 
     Attributes:
         n_models: models, or checkpoints of one.
+        n_sites: sites of each model.
         d_model: width of the activations.
         n_shared: features with one direction in all models.
         n_specific: features of one model alone, per model (one number for all, or one for each).
         n_rotated: features with another direction in each model.
         n_emerging: features that grow from model to model.
+        n_dense: dense directions that all models share; they are no features and nothing is to be found for them.
+        dense_amplitude: standard deviation of a token's amount along each.
         rotation_cosine: cosine between the directions of a rotated feature in any two models, about.
         density: share of tokens on which a feature is active.
         amplitude: range of an active feature.
@@ -50,11 +59,14 @@ class PlantedConfig(FrozenConfig):
     """
 
     n_models: int = Field(default=3, ge=2)
+    n_sites: int = Field(default=1, ge=1)
     d_model: int = Field(default=32, ge=2)
     n_shared: int = Field(default=36, ge=0)
     n_specific: int | tuple[int, ...] = 4
     n_rotated: int = Field(default=0, ge=0)
     n_emerging: int = Field(default=0, ge=0)
+    n_dense: int = Field(default=0, ge=0)
+    dense_amplitude: float = Field(default=0.5, gt=0)
     rotation_cosine: float = Field(default=0.0, ge=0, le=1)
     density: float = Field(default=0.1, gt=0, lt=1)
     amplitude: tuple[float, float] = (0.5, 1.5)
@@ -93,9 +105,10 @@ class PlantedFeatures:
         config: what was asked for.
         kinds: one per feature.
         owner: the model of a specific feature, -1 for the others.
-        strength: 0 to 1, per feature and model.
-        directions: of norm 1, per feature and model.
-        mean: of each model's activation, before its scale.
+        strength: 0 to 1, per feature and source.
+        directions: of norm 1, per feature and source.
+        mean: of each source's activation, before its scale.
+        dense: of norm 1, per dense direction and source.
 
     Example:
         >>> truth = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=3, n_specific=(1, 0)))
@@ -108,9 +121,10 @@ class PlantedFeatures:
     config: PlantedConfig
     kinds: tuple[Kind, ...]
     owner: Int[Tensor, " feature"]
-    strength: Float[Tensor, "feature model"]
-    directions: Float[Tensor, "feature model d_model"]
-    mean: Float[Tensor, "model d_model"]
+    strength: Float[Tensor, "feature source"]
+    directions: Float[Tensor, "feature source d_model"]
+    mean: Float[Tensor, "source d_model"]
+    dense: Float[Tensor, "dense source d_model"]
 
     @classmethod
     def make(cls, config: PlantedConfig) -> PlantedFeatures:
@@ -126,31 +140,35 @@ class PlantedFeatures:
             torch.tensor(config.specific_counts)
         )
         strength = torch.ones(n, m)
-        directions = _unit(torch.randn(n, 1, config.d_model, generator=generator)).repeat(1, m, 1)
-        own = _unit(torch.randn(n, m, config.d_model, generator=generator))
-        cosine = config.rotation_cosine
         for place, kind in enumerate(kinds):
             if kind == "specific":
                 strength[place] = (torch.arange(m) == owner[place]).float()
-            elif kind == "rotated":
-                directions[place] = _unit(cosine**0.5 * directions[place] + (1 - cosine) ** 0.5 * own[place])
             elif kind == "emerging":
                 onset = place % (m - 1)
                 strength[place] = ((torch.arange(m) - onset) / (m - 1 - onset)).clamp(min=0)
-        mean = config.mean_norm * _unit(torch.randn(m, config.d_model, generator=generator))
-        return cls(config, tuple(kinds), owner, strength, directions, mean)
+        sites = [_site_directions(config, kinds, generator) for _ in range(config.n_sites)]
+        directions = torch.stack([site for site, _ in sites], dim=2).flatten(1, 2)
+        mean = torch.stack([site_mean for _, site_mean in sites], dim=1).flatten(0, 1)
+        dense = _unit(torch.randn(config.n_dense, 1, config.n_sites, config.d_model, generator=generator))
+        dense = dense.repeat(1, m, 1, 1).flatten(1, 2)
+        strength = strength.repeat_interleave(config.n_sites, dim=1)
+        return cls(config, tuple(kinds), owner, strength, directions, mean, dense)
 
     @property
-    def decoder(self) -> Float[Tensor, "feature model d_model"]:
-        """What one unit of a feature adds to each model's activation: the decoder to be found, up to a factor."""
+    def decoder(self) -> Float[Tensor, "feature source d_model"]:
+        """What one unit of a feature adds to each source's activation: the decoder to be found, up to a factor."""
         return einsum(
-            self.directions, self.strength, self.model_scale, "feature model d, feature model, model -> feature model d"
+            self.directions,
+            self.strength,
+            self.model_scale,
+            "feature source d, feature source, source -> feature source d",
         )
 
     @property
-    def model_scale(self) -> Float[Tensor, " model"]:
-        """The factor of each model."""
-        return torch.tensor(self.config.model_scale or (1.0,) * self.config.n_models)
+    def model_scale(self) -> Float[Tensor, " source"]:
+        """The factor of each model, once per source."""
+        by_model = torch.tensor(self.config.model_scale or (1.0,) * self.config.n_models)
+        return by_model.repeat_interleave(self.config.n_sites)
 
     def feature_acts(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token feature"]:
         """Draw the true feature activations of some tokens."""
@@ -166,11 +184,15 @@ class PlantedFeatures:
         amount = low + (high - low) * torch.rand(n_tokens, n, generator=generator)
         return amount * (level > cut)
 
-    def tokens(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token model d_model"]:
+    def tokens(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token source d_model"]:
         """Draw raw activations; the same seed gives the tokens of `feature_acts`."""
         feature_acts = self.feature_acts(n_tokens, seed=seed)
-        x = einsum(feature_acts, self.decoder, "token feature, feature model d -> token model d")
+        x = einsum(feature_acts, self.decoder, "token feature, feature source d -> token source d")
         x += self.mean * self.model_scale[:, None]
+        if self.config.n_dense:
+            generator = torch.Generator().manual_seed(seed + 2_000_003)
+            amount = self.config.dense_amplitude * torch.randn(n_tokens, self.config.n_dense, generator=generator)
+            x += einsum(amount, self.dense, "token dense, dense source d -> token source d") * self.model_scale[:, None]
         if self.config.noise:
             generator = torch.Generator().manual_seed(seed + 1_000_003)
             noise = self.config.noise * torch.randn(x.shape, generator=generator)
@@ -212,7 +234,8 @@ class Recovery:
         cosine: per planted feature, the highest cosine of its stacked decoders with those of a learned feature, each
             model's activations divided by its factor.
         match: the learned feature that has it.
-        share: per planted feature and model, that feature's share of the L2 decoder norm (1 / M when shared).
+        share: per planted feature and model, that feature's share of the L2 decoder norm over all of a model's sites
+            (1 / M when shared).
         said_specific: per learned feature and model, whether it fires and has at least ``specific_share`` there.
     """
 
@@ -246,10 +269,22 @@ def recovery(
     cosine = _unit(planted) @ _unit(learned).T
     cosine[:, density.to(cosine.device) == 0] = -1.0
     best = cosine.max(dim=1)
-    norm = torch.linalg.vector_norm(decoder, dim=2)
+    norm = torch.linalg.vector_norm(decoder.unflatten(1, (truth.config.n_models, -1)).flatten(2), dim=2)
     share = norm / norm.sum(dim=1, keepdim=True)
     said = (share >= specific_share) & (density > 0)[:, None]
     return Recovery(best.values, best.indices, share[best.indices], said)
+
+
+def _site_directions(
+    config: PlantedConfig, kinds: list[Kind], generator: torch.Generator
+) -> tuple[Float[Tensor, "feature model d_model"], Float[Tensor, "model d_model"]]:
+    """Directions and mean activations at one site."""
+    n, m, cosine = len(kinds), config.n_models, config.rotation_cosine
+    directions = _unit(torch.randn(n, 1, config.d_model, generator=generator)).repeat(1, m, 1)
+    own = _unit(torch.randn(n, m, config.d_model, generator=generator))
+    for place in (place for place, kind in enumerate(kinds) if kind == "rotated"):
+        directions[place] = _unit(cosine**0.5 * directions[place] + (1 - cosine) ** 0.5 * own[place])
+    return directions, config.mean_norm * _unit(torch.randn(m, config.d_model, generator=generator))
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def train(
 
     Args:
         crosscoder: fresh; on resume its weights are replaced by the checkpoint's.
-        batches: tensors ``[batch model d_model]`` (``[batch d_all]`` where widths differ). With ``state_dict`` and
+        batches: tensors ``[batch model d_model]`` (``[batch source d_model]`` for several sites, ``[batch d_all]`` where
+            widths differ). With ``state_dict`` and
             ``load_state_dict`` the position is saved; otherwise a resume skips what was consumed.
         config: how to train.
         out: folder of the run: ``config.json``, ``weights.safetensors``, ``metrics.jsonl``, ``result.json`` and
@@ -129,25 +131,44 @@ class _Run:
         self.n_tokens_before = state.n_tokens
         stream_ended = False
         while state.n_tokens < config.n_tokens:
-            batch = self.stream.next()
-            if batch is None:
+            batches = self._draw()
+            if not batches:
                 stream_ended = True
                 logger.warning("the stream ended after %d of %d tokens", state.n_tokens, config.n_tokens)
                 break
-            self._step(batch)
+            with self._kept_said():
+                self._step(batches)
+        with self._kept_said():
+            self.trainer.look()
         return self._finish(stream_ended)
 
-    def _step(self, batch: Tensor) -> None:
-        state, config = self.trainer.state, self.config
+    def _draw(self) -> list[Tensor]:
+        """The batches of one optimizer step; fewer, or none, at the end of the stream."""
+        batches: list[Tensor] = []
+        while len(batches) < self.config.accumulation and (batch := self.stream.next()) is not None:
+            batches.append(batch)
+        return batches
+
+    @contextmanager
+    def _kept_said(self) -> Iterator[None]:
+        """Say with an error of the training which checkpoint is left."""
         try:
-            output = self.trainer.step(batch)
+            yield
         except SaeTrainingError as error:
             good = list_checkpoints(self.out)[-1:] if self.out is not None else []
             kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was written yet"
             raise SaeTrainingError(f"{error} ({kept})") from None
-        if state.step % config.log_every == 0 or state.n_tokens >= config.n_tokens:
+
+    def _step(self, batches: list[Tensor]) -> None:
+        state, config = self.trainer.state, self.config
+        output = self.trainer.step(*batches)
+        log = state.step % config.log_every == 0 or state.n_tokens >= config.n_tokens
+        keep = config.checkpoint_every and state.step % config.checkpoint_every == 0
+        if log or keep:
+            self.trainer.look()
+        if log:
             self._log(self.trainer.metrics(output))
-        if config.checkpoint_every and state.step % config.checkpoint_every == 0:
+        if keep:
             self._checkpoint()
 
     def _begin(self) -> None:
@@ -194,7 +215,7 @@ class _Run:
         counts = {
             "n_steps": state.step,
             "n_tokens": state.n_tokens,
-            "n_distinct_batches": int(state.digests.unique().numel()),
+            "n_distinct_batches": int(state.settle_digests().unique().numel()),
             "metrics": self.last_metrics,
             "stream_ended": stream_ended,
         }

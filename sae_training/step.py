@@ -4,10 +4,16 @@ With x the scaled and centered activations of a batch of B tokens, A the active 
 
     loss = 1/(P B) sum_b sum_p ||x - x_hat_p||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
 
-x_hat_p takes the features before the p-th of P prefix ends; P = 1 but for matryoshka. The second term belongs to l1, the third (on dead features alone, with x - x_hat held fixed, its mean over a part of the batch) to topk and batchtopk.
+x_hat_p takes the features before the p-th of P prefix ends; P = 1 but for matryoshka. The second term belongs to l1
+(jumprelu has another penalty in its place, see `sae_training.variants.jumprelu`), the third (on dead features alone, with
+x - x_hat held fixed, its mean over a part of the batch) to all others. Features designated as shared pay a part of the
+penalty (Anthropic, "Insights on Crosscoder Model Diffing", February 2025).
 Which features are active is held fixed in the gradient, as everywhere in the literature. Centering (subtracting a
 fixed mean from x, and accounting for it in the biases) leaves the crosscoder and the loss as they are; it keeps a large
 mean activation, which every residual stream has, out of the encoder's gradient.
+
+With ``bfloat16`` the operands of the matrix products are rounded to it; selection, sums and losses stay float32, and so
+do the sparse products, which are sums of gathered rows.
 """
 
 from __future__ import annotations
@@ -16,12 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_training.active import Active
 from sae_training.crosscoder import sum_of_norms
 from sae_training.selection import Selector
+from sae_training.variants.jumprelu import Jump, log_threshold_gradient, select_jump
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Parameters:
         b_dec: of centered activations: the crosscoder's minus ``center``.
         widths: of the models, side by side in the columns.
         prefixes: ends of the nested dictionaries, increasing; ``(d_sae,)`` for a plain one.
+        log_threshold: of every feature's score (jumprelu); None for the other variants.
     """
 
     encoder: nn.Parameter
@@ -43,10 +51,12 @@ class Parameters:
     b_dec: nn.Parameter
     widths: tuple[int, ...]
     prefixes: tuple[int, ...]
+    log_threshold: nn.Parameter | None = None
 
     def all(self) -> tuple[nn.Parameter, ...]:
         """For the optimizer, in a fixed order."""
-        return self.encoder, self.decoder, self.b_enc, self.b_dec
+        weights = (self.encoder, self.decoder, self.b_enc, self.b_dec)
+        return weights if self.log_threshold is None else (*weights, self.log_threshold)
 
 
 @dataclass(frozen=True)
@@ -54,16 +64,26 @@ class StepWeights:
     """Coefficients of one step.
 
     Attributes:
-        l1: lambda.
+        l1: lambda of the l1 variant.
         aux: alpha.
         aux_k: dead features per token in the auxiliary loss.
         aux_stride: the auxiliary loss takes every so-manieth token of the batch.
+        l0: lambda of the jumprelu variant.
+        bandwidth: eps of the jumprelu variant.
+        share: part of lambda that each feature pays; None where all pay the whole.
     """
 
     l1: float
     aux: float
     aux_k: int
     aux_stride: int = 1
+    l0: float = 0.0
+    bandwidth: float = 1.0
+    share: Float[Tensor, " d_sae"] | None = None
+
+    def penalty(self, coefficient: float, place: slice) -> float | Float[Tensor, " part"]:
+        """A coefficient as the features of a block pay it."""
+        return coefficient if self.share is None else coefficient * self.share[place]
 
 
 @dataclass(frozen=True)
@@ -96,8 +116,9 @@ def loss_and_gradients(
     selector: Selector,
     weights: StepWeights,
     *,
-    dead: Bool[Tensor, " d_sae"] | None = None,
+    dead: Bool[Tensor, " d_sae"] | Int[Tensor, " dead"] | None = None,
     sparse: bool = False,
+    bfloat16: bool = False,
 ) -> StepOutput:
     """Compute the loss and set the gradient of every parameter.
 
@@ -106,46 +127,86 @@ def loss_and_gradients(
         x: activations, scaled and centered.
         selector: chooses the active features.
         weights: coefficients of the step.
-        dead: the features that the auxiliary loss revives; None for none.
+        dead: the features that the auxiliary loss revives, as a mask or as their places (which the host then does not
+            wait for); None for none.
         sparse: work on the active features alone (CPU); the result is the same up to rounding.
+        bfloat16: round the operands of the matrix products.
     """
-    encoder, decoder, widths = parameters.encoder.detach(), parameters.decoder.detach(), parameters.widths
-    norm = sum_of_norms(decoder, widths)
-    scores = selector.scores(x, encoder, parameters.b_enc.detach(), norm)
-    active, cut = selector.select(scores, norm, sparse=sparse)
+    decoder = parameters.decoder.detach()
+    norm = sum_of_norms(decoder, parameters.widths)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+        scores = _scores(parameters, x, selector, norm, bfloat16=bfloat16)
+        jump, cut = None, None
+        if parameters.log_threshold is None:
+            active, cut = selector.select(scores, norm, sparse=sparse)
+        else:
+            jump = select_jump(scores, norm, parameters.log_threshold.detach().exp(), weights.bandwidth, sparse=sparse)
+            active = jump.active
 
-    parts = active.split(parameters.prefixes)
-    errors = prefix_errors(parts, parameters, x)
-    error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
-    mse = share * sum_of_squares(errors)
-    penalty = aux = mse.new_zeros(())
-    gradients: list[tuple[Tensor, Tensor, Tensor]] = []
-    upstream = torch.zeros_like(x)
-    # A feature is in every prefix that reaches it: its gradient sums the errors from its own prefix to the last.
-    for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
-        upstream = upstream + 2.0 * share * prefix_error
-        values_grad = part.values_gradient(upstream, decoder[place])
-        decoder_grad = part.weight_gradient(part.values, upstream)
-        if selector.variant.has_l1_penalty and weights.l1 > 0:
-            per_feature = weights.l1 / x.shape[0] * norm[place]
-            column_sum = part.column_sum(part.values)
-            penalty = penalty + (per_feature * column_sum).sum()
-            values_grad = part.add_per_feature(values_grad, per_feature)
-            add_norm_gradient_(decoder_grad, decoder[place], widths, weights.l1 / x.shape[0] * column_sum)
-        gradients.insert(0, (part.weight_gradient(values_grad, x), decoder_grad, part.column_sum(values_grad)))
-    totals = gradients[0] if len(gradients) == 1 else tuple(torch.cat(each) for each in zip(*gradients, strict=True))
-
-    if dead is not None and weights.aux > 0 and bool(dead.any()):
-        which = dead.nonzero().squeeze(1)
-        aux, grads = dead_feature_loss(
-            parameters, x[:: weights.aux_stride], -error[:: weights.aux_stride], which, weights
-        )
-        for total, revived in zip(totals, grads, strict=True):
-            total.index_add_(0, which, revived)
+        parts = active.split(parameters.prefixes)
+        errors = prefix_errors(parts, parameters, x)
+        error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
+        mse = share * sum_of_squares(errors)
+        penalty = aux = mse.new_zeros(())
+        gradients: list[tuple[Tensor, Tensor, Tensor]] = []
+        upstream = torch.zeros_like(x)
+        # A feature is in every prefix that reaches it: its gradient sums the errors from its own prefix to the last.
+        for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
+            upstream = upstream + 2.0 * share * prefix_error
+            values_grad = part.values_gradient(upstream, decoder[place]).to(x.dtype)
+            decoder_grad = part.weight_gradient(part.values, upstream).to(x.dtype)
+            if jump is not None:
+                penalty = _jump_penalty(parameters, jump, values_grad, upstream, norm, weights)
+            if selector.variant.has_l1_penalty and weights.l1 > 0:
+                coefficient = weights.penalty(weights.l1 / x.shape[0], place)
+                per_feature = coefficient * norm[place]
+                column_sum = part.column_sum(part.values)
+                penalty = penalty + (per_feature * column_sum).sum()
+                values_grad = part.add_per_feature(values_grad, per_feature)
+                add_norm_gradient_(decoder_grad, decoder[place], parameters.widths, coefficient * column_sum)
+            encoder_grad = part.weight_gradient(values_grad, x).to(x.dtype)
+            gradients.insert(0, (encoder_grad, decoder_grad, part.column_sum(values_grad)))
+        totals = gradients[0] if len(gradients) == 1 else tuple(map(torch.cat, zip(*gradients, strict=True)))
+        which = _places(dead) if weights.aux > 0 else None
+        if which is not None:
+            aux = _add_dead_feature_loss_(totals, parameters, x, error, which, weights)
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
     return StepOutput(active, x, error, mse, penalty, aux, norm.sum(), cut)
+
+
+def _scores(
+    parameters: Parameters,
+    x: Float[Tensor, "batch d_all"],
+    selector: Selector,
+    norm: Float[Tensor, " d_sae"],
+    *,
+    bfloat16: bool,
+) -> Float[Tensor, "batch d_sae"]:
+    encoder, b_enc = parameters.encoder.detach(), parameters.b_enc.detach()
+    if not bfloat16:
+        return selector.scores(x, encoder, b_enc, norm)
+    return torch.add(x @ (encoder * norm[:, None]).T, b_enc * norm)
+
+
+def _jump_penalty(
+    parameters: Parameters,
+    jump: Jump,
+    values_grad: Tensor,
+    upstream: Float[Tensor, "batch d_all"],
+    norm: Float[Tensor, " d_sae"],
+    weights: StepWeights,
+) -> Float[Tensor, ""]:
+    """The L0 penalty; sets the thresholds' gradient."""
+    assert parameters.log_threshold is not None, "only jumprelu has thresholds"
+    below = jump.below.values_gradient(upstream, parameters.decoder.detach()).to(upstream.dtype)
+    coefficient = weights.penalty(weights.l0 / upstream.shape[0], slice(None))
+    threshold = parameters.log_threshold.detach().exp()
+    parameters.log_threshold.grad = log_threshold_gradient(
+        jump, (values_grad, below), norm, threshold, weights.bandwidth, coefficient
+    )
+    return (coefficient * jump.active.column_count().to(upstream.dtype)).sum()
 
 
 def prefix_errors(
@@ -155,7 +216,7 @@ def prefix_errors(
     errors = []
     error = parameters.b_dec.detach() - x
     for part, place in parts:
-        error = part.decode(parameters.decoder.detach()[place]).add_(error)
+        error = part.decode(parameters.decoder.detach()[place]).to(x.dtype).add_(error)
         errors.append(error)
     return errors
 
@@ -177,6 +238,29 @@ def add_norm_gradient_(
         norm = torch.linalg.vector_norm(part, dim=1)
         factor = torch.where(norm > 0, weight / norm, 0.0)
         grad.addcmul_(part, factor[:, None])
+
+
+def _places(dead: Tensor | None) -> Int[Tensor, " dead"] | None:
+    """Places of the dead features, None where there are none."""
+    if dead is not None and dead.dtype == torch.bool:
+        dead = dead.nonzero().squeeze(1)
+    return None if dead is None or dead.numel() == 0 else dead
+
+
+def _add_dead_feature_loss_(
+    totals: tuple[Tensor, ...],
+    parameters: Parameters,
+    x: Float[Tensor, "batch d_all"],
+    error: Float[Tensor, "batch d_all"],
+    which: Int[Tensor, " dead"],
+    weights: StepWeights,
+) -> Float[Tensor, ""]:
+    """Add the auxiliary loss's gradients to the dead features' rows."""
+    rows = slice(None, None, weights.aux_stride)
+    aux, gradients = dead_feature_loss(parameters, x[rows], -error[rows], which, weights)
+    for total, revived in zip(totals, gradients, strict=True):
+        total.index_add_(0, which, revived)
+    return aux
 
 
 def dead_feature_loss(

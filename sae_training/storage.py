@@ -23,6 +23,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "sae_training.crosscoder"
 FORMAT_VERSION = 1
+_LATER = {"sites", "n_shared", "initial_threshold"}
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -57,7 +58,10 @@ def json_bytes(value: Any) -> bytes:
 
 
 def weight_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
-    """The tensors of the file: W_enc [d_all, d_sae], W_dec [d_sae, d_all], b_enc, b_dec, scale, threshold."""
+    """The tensors of the file: W_enc [d_all, d_sae], W_dec [d_sae, d_all], b_enc, b_dec, scale, threshold.
+
+    The threshold is one number, or one per feature (jumprelu).
+    """
     tensors = {
         "W_enc": crosscoder.encoder.T,
         "W_dec": crosscoder.decoder,
@@ -143,8 +147,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(crosscoder: Crosscoder) -> str:
-    """sha256 over the configuration, the scale, the threshold and the weights."""
-    digest = hashlib.sha256(json.dumps(crosscoder.config.model_dump(mode="json"), sort_keys=True).encode())
+    """sha256 over the configuration, the scale, the threshold and the weights.
+
+    Settings that came later count only where they are used, so that an older dictionary keeps its fingerprint.
+    """
+    settings = crosscoder.config.model_dump(mode="json")
+    plain = type(crosscoder.config)(n_models=2, d_model=1, d_sae=1, k=1).model_dump(mode="json")
+    kept = {name: value for name, value in settings.items() if name not in _LATER or value != plain[name]}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name, tensor in sorted(weight_tensors(crosscoder).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())

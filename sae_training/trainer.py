@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import reduce, repeat
 from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
@@ -13,13 +15,19 @@ from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
 from sae_training.errors import SaeTrainingError
 from sae_training.evaluation import batch_fve
+from sae_training.finiteness import Latch, require_finite, require_finite_step
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
+from sae_training.variants.jumprelu import select_jump
 
 
 class Trainer:
     """Trains a crosscoder batch by batch; `sae_training.train` adds the stream, the files and the resume.
+
+    On a CPU every step is checked when it is done. Elsewhere the host never waits for the device in a step: what is not
+    finite latches a flag on the device that keeps the weights as they are, `look` raises for it, and which features
+    are dead is looked at every ``TrainConfig.refresh_dead_every`` steps.
 
     Attributes:
         crosscoder: trained in place.
@@ -27,13 +35,24 @@ class Trainer:
         state: optimizer and counters, all that the next step depends on beside the crosscoder's tensors.
     """
 
-    def __init__(self, crosscoder: Crosscoder, config: TrainConfig) -> None:
+    def __init__(self, crosscoder: Crosscoder, config: TrainConfig, *, lazy: bool | None = None) -> None:
+        """Make a trainer.
+
+        Args:
+            crosscoder: trained in place.
+            config: how.
+            lazy: never wait for the device in a step; None does so off the CPU. On a CPU it needs the dense kernel.
+        """
         if config.kernel == "sparse" and crosscoder.device.type != "cpu":
             raise SaeTrainingError(
                 f"kernel 'sparse' runs on a CPU, the crosscoder is on {crosscoder.device}; take 'auto'."
             )
         self.crosscoder = crosscoder
         self.config = config
+        self.lazy = crosscoder.device.type != "cpu" if lazy is None else lazy
+        if self.lazy and crosscoder.device.type == "cpu" and config.kernel != "dense":
+            raise SaeTrainingError(f"a lazy trainer on a CPU needs kernel 'dense', not {config.kernel!r}.")
+        own = crosscoder.variant.has_feature_threshold
         parameters = Parameters(
             crosscoder.encoder,
             crosscoder.decoder,
@@ -41,6 +60,7 @@ class Trainer:
             nn.Parameter(crosscoder.b_dec_flat.detach().clone()),
             crosscoder.config.widths,
             crosscoder.config.prefix_ends,
+            nn.Parameter(crosscoder.threshold.to(crosscoder.decoder.dtype).log()) if own else None,
         )
         # A fused update halves the passes over memory on CPU and GPU alike.
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
@@ -52,6 +72,18 @@ class Trainer:
         mask = dedicated_mask(crosscoder.config)
         self._mask = None if mask is None else mask.to(crosscoder.decoder)
         self._aux_stride = round(1 / config.aux_batch_frac)
+        self._share: Tensor | None = None
+        if crosscoder.config.n_shared:
+            self._share = torch.ones_like(crosscoder.b_enc.detach())
+            self._share[crosscoder.config.shared_rows] = config.shared_penalty
+        self._n_tokens_before = 0
+        self._latch = Latch(crosscoder.device)
+        self._known_dead: Tensor | None = None
+        self._column_scale: Tensor | None = None
+        if self.lazy:
+            # torch's fused Adam takes this from whoever drives it (GradScaler does): at 1 it changes nothing.
+            fused: Any = optimizer
+            fused.found_inf = self._latch.found
 
     @torch.no_grad()
     def set_up(self, batches: list[Tensor]) -> None:
@@ -65,19 +97,29 @@ class Trainer:
         state.center.copy_(crosscoder.scaled(torch.cat(flat)).double().mean(dim=0))
         state.parameters.b_enc.zero_()
         state.parameters.b_dec.zero_()
+        self._column_scale = None
         if not crosscoder.variant.has_l1_penalty:
             crosscoder.encoder.mul_(self._gain(self._centered(flat[0])))
         self._write_biases()
 
     def _centered(self, batch: Tensor) -> Tensor:
-        return self.crosscoder.scaled(batch).sub_(self.state.center)
+        if not self.lazy:
+            return self.crosscoder.scaled(batch).sub_(self.state.center)
+        if self._column_scale is None:
+            self._column_scale = self.crosscoder.column_scale()
+        flat = self.crosscoder.flatten(batch).to(self.crosscoder.decoder.dtype)
+        return (flat / self._column_scale).sub_(self.state.center)
 
     def _gain(self, x: Tensor) -> float:
         """The factor of the encoder with which the first reconstruction fits best (least squares)."""
         parameters = self.state.parameters
         norm = self.crosscoder.feature_norm()
         scores = self.selector.scores(x, parameters.encoder, parameters.b_enc, norm)
-        active, _ = self.selector.select(scores, norm, sparse=self._sparse())
+        if parameters.log_threshold is None:
+            active, _ = self.selector.select(scores, norm, sparse=self._sparse())
+        else:
+            threshold = parameters.log_threshold.exp()
+            active = select_jump(scores, norm, threshold, self.config.bandwidth, sparse=self._sparse()).active
         self.selector.last_cut = None
         explained = active.decode(parameters.decoder)
         total, product = float(explained.square().sum()), float((x * explained).sum())
@@ -85,31 +127,35 @@ class Trainer:
 
     @torch.no_grad()
     def _write_biases(self) -> None:
-        """Give the crosscoder the biases of activations that are not centered."""
+        """Give the crosscoder the biases of activations that are not centered, and its thresholds."""
         parameters, center = self.state.parameters, self.state.center
         self.crosscoder.b_enc.copy_(parameters.b_enc - parameters.encoder @ center)
         self.crosscoder.b_dec_flat.copy_(parameters.b_dec + center)
+        if parameters.log_threshold is not None:
+            self.crosscoder.threshold.copy_(parameters.log_threshold.exp())
 
-    def step(self, batch: Tensor) -> StepOutput:
-        """Train on one batch of raw activations.
+    def step(self, *batches: Tensor) -> StepOutput:
+        """One optimizer step on one batch of raw activations, or on several whose gradients are added.
+
+        Several batches give the gradient of the mean loss over all their tokens.
+
+        Returns:
+            What the last batch came to.
 
         Raises:
-            SaeTrainingError: when the loss is not finite; the weights are then as before the step.
+            SaeTrainingError: when the loss is not finite; the weights are then as before the step. A lazy trainer
+                says so in `look`, and the weights stay as before the first such step.
         """
         config, state = self.config, self.state
-        weights = StepWeights(
-            l1=config.l1_at(state.n_tokens), aux=self._aux, aux_k=self._aux_k, aux_stride=self._aux_stride
-        )
-        dead = state.tokens_since_fired >= config.dead_window
-        output = loss_and_gradients(
-            state.parameters, self._centered(batch), self.selector, weights, dead=dead, sparse=self._sparse()
-        )
-        if self._mask is not None:
-            for weight in (state.parameters.encoder, state.parameters.decoder):
-                if weight.grad is not None:
-                    weight.grad.mul_(self._mask)
+        self._n_tokens_before = state.n_tokens
+        outputs = self._gradients(batches)
+        self._constrain_gradients()
         gradient_norm = nn.utils.get_total_norm([p.grad for p in state.parameters.all() if p.grad is not None])
-        self._require_finite(output, gradient_norm, batch)
+        if self.lazy:
+            self._latch.watch(outputs, gradient_norm, state.step + 1)
+        else:
+            raw = [self.crosscoder.flatten(batch) for batch in batches]
+            require_finite_step(outputs, gradient_norm, raw, step=state.step + 1, lr=config.lr)
         if config.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(state.parameters.all(), config.grad_clip, gradient_norm)
         for group in state.optimizer.param_groups:
@@ -117,13 +163,88 @@ class Trainer:
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         self._write_biases()
-        self._count(output, batch)
-        return output
+        self._count(outputs, batches)
+        return outputs[-1]
+
+    def look(self) -> None:
+        """Wait for the device and see whether all steps so far were finite.
+
+        Raises:
+            SaeTrainingError: one was not; names the first. The weights are as before it.
+        """
+        if self.lazy:
+            self._latch.look(self.config.lr)
+            self._known_dead = None  # a resumed run looks anew, so the run it goes on from must too
+
+    def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
+        """Set the gradient of the mean loss over the tokens of all batches."""
+        config, state = self.config, self.state
+        weights, dead, outputs = self._weights(), self._dead(), []
+        n_rows = sum(batch.shape[0] for batch in batches)
+        sums: list[Tensor] = []
+        for batch in batches:
+            output = loss_and_gradients(
+                state.parameters,
+                self._centered(batch),
+                self.selector,
+                weights,
+                dead=dead,
+                sparse=self._sparse(),
+                bfloat16=config.precision == "bfloat16",
+            )
+            outputs.append(output)
+            if len(batches) == 1:
+                return outputs
+            share = batch.shape[0] / n_rows
+            gradients = [parameter.grad for parameter in state.parameters.all() if parameter.grad is not None]
+            if not sums:
+                sums = [torch.zeros_like(gradient) for gradient in gradients]
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.add_(gradient, alpha=share)
+        for parameter, total in zip(state.parameters.all(), sums, strict=True):
+            parameter.grad = total
+        return outputs
+
+    def _weights(self) -> StepWeights:
+        config, n_tokens = self.config, self.state.n_tokens
+        return StepWeights(
+            l1=config.l1_at(n_tokens),
+            aux=self._aux,
+            aux_k=self._aux_k,
+            aux_stride=self._aux_stride,
+            l0=config.l0_at(n_tokens),
+            bandwidth=config.bandwidth,
+            share=self._share,
+        )
+
+    def _dead(self) -> Tensor | None:
+        """Places of the dead features; a lazy trainer looks every so often, since that waits for the device."""
+        if self._aux == 0:
+            return None
+        if not self.lazy or self._known_dead is None or self.state.step % self.config.refresh_dead_every == 0:
+            dead = self.state.tokens_since_fired >= self.config.dead_window
+            self._known_dead = dead.nonzero().squeeze(1)
+        return self._known_dead
+
+    @torch.no_grad()
+    def _constrain_gradients(self) -> None:
+        """Keep what is fixed: weights that are zero, and decoders that are one and the same in every model."""
+        encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
+        assert encoder is not None, "every step sets the gradients"
+        assert decoder is not None, "every step sets the gradients"
+        if self._mask is not None:
+            encoder.mul_(self._mask)
+            decoder.mul_(self._mask)
+        config = self.crosscoder.config
+        if config.n_shared:
+            tied = decoder[config.shared_rows]
+            mean = reduce(tied, "feature (model d) -> feature d", "mean", model=config.n_models)
+            tied.copy_(repeat(mean, "feature d -> feature (model d)", model=config.n_models))
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
-        """What there is to say about the latest step, ``output``."""
+        """What there is to say about the latest step, whose last batch gave ``output``; waits for the device."""
         state, crosscoder, config = self.state, self.crosscoder, self.config
-        n_before = state.n_tokens - output.x.shape[0]
+        n_before = self._n_tokens_before
         fve = batch_fve(output.x, output.error, crosscoder.config.widths)
         return {
             "step": state.step,
@@ -134,14 +255,15 @@ class Trainer:
             "aux": float(output.aux),
             "penalty": float(output.penalty),
             "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
+            **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_feature_threshold else {}),
             "l0": float(output.active.column_count().sum()) / output.x.shape[0],
             "fve": {  # None where a model's activation is constant in the batch: JSON has no NaN
                 name: value if math.isfinite(value) else None
-                for name, value in zip(crosscoder.model_names, fve.tolist(), strict=True)
+                for name, value in zip(crosscoder.source_names, fve.tolist(), strict=True)
             },
             "dead_frac": float((state.tokens_since_fired >= config.dead_window).double().mean()),
-            "threshold": float(crosscoder.threshold),
-            "distinct_batches": int(state.digests.unique().numel()),
+            "threshold": float(crosscoder.threshold.mean()),
+            "distinct_batches": int(state.settle_digests().unique().numel()),
         }
 
     def _sparse(self) -> bool:
@@ -150,44 +272,29 @@ class Trainer:
         if self.crosscoder.device.type != "cpu":
             return False
         known = self.crosscoder.config.k / self.crosscoder.d_sae
-        density = self.state.density if self.crosscoder.variant.has_l1_penalty else known
+        density = known if self.crosscoder.variant.has_fixed_k else self.state.density
         return density <= self.config.sparse_below
 
-    def _count(self, output: StepOutput, batch: Tensor) -> None:
-        state, config = self.state, self.config
-        n_rows = batch.shape[0]
-        counts = output.active.column_count()
-        state.tokens_since_fired = torch.where(counts > 0, 0, state.tokens_since_fired + n_rows)
-        if output.cut is not None:
-            # A plain mean until it spans as many batches as the running mean does.
-            momentum = min(config.threshold_momentum, state.n_cuts / (state.n_cuts + 1))
-            self.crosscoder.threshold.mul_(momentum).add_(output.cut.double() * (1 - momentum))
-            state.n_cuts += 1
+    def _count(self, outputs: Sequence[StepOutput], batches: Sequence[Tensor]) -> None:
+        state = self.state
+        n_rows = sum(batch.shape[0] for batch in batches)
+        counts = torch.stack([output.active.column_count() for output in outputs]).sum(dim=0)
+        since = torch.where(counts > 0, 0, state.tokens_since_fired + n_rows)
+        state.tokens_since_fired = self._latch.kept(state.tokens_since_fired, since) if self.lazy else since
+        for output in outputs:
+            if output.cut is not None:
+                self._average_cut(output.cut)
         state.last_cut = self.selector.last_cut
-        if self.crosscoder.variant.has_l1_penalty:
+        if not self.crosscoder.variant.has_fixed_k and not self.lazy:
             state.density = float(counts.sum()) / (n_rows * self.crosscoder.d_sae)
-        state.digests = torch.cat((state.digests, batch_digest(batch).reshape(1).cpu()))
+        state.new_digests += [batch_digest(batch) for batch in batches]
         state.step += 1
         state.n_tokens += n_rows
 
-    def _require_finite(self, output: StepOutput, gradient_norm: Tensor, batch: Tensor) -> None:
-        loss, gradient, decoder = torch.stack((output.loss, gradient_norm, output.norm_sum)).tolist()
-        if math.isfinite(loss) and math.isfinite(gradient) and math.isfinite(decoder):
-            return
-        step = self.state.step + 1
-        require_finite(self.crosscoder.flatten(batch), f"batch {step - 1}")
-        raise SaeTrainingError(
-            f"step {step} is not finite (loss {loss:g}, gradient norm {gradient:g}, sum of decoder norms {decoder:g}) "
-            f"although the batch is; lower lr (now {self.config.lr:g}) or look for outliers in the activations."
-        )
-
-
-def require_finite(batch: Tensor, name: str) -> None:
-    """Refuse a batch with NaN or infinite numbers; says how many and where the first is."""
-    bad = ~torch.isfinite(batch)
-    if bool(bad.any()):
-        row, column = (int(place) for place in bad.nonzero()[0])
-        raise SaeTrainingError(
-            f"{name} has {int(bad.sum())} values that are not finite, the first at token {row}, column {column} "
-            f"({float(batch[row, column])}); remove such tokens from the stream."
-        )
+    def _average_cut(self, cut: Tensor) -> None:
+        """Move the threshold: a plain mean until it spans as many batches as the running mean does."""
+        state, threshold = self.state, self.crosscoder.threshold
+        momentum = min(self.config.threshold_momentum, state.n_cuts / (state.n_cuts + 1))
+        moved = threshold * momentum + cut.double() * (1 - momentum)
+        threshold.copy_(self._latch.kept(threshold, moved) if self.lazy else moved)
+        state.n_cuts += 1

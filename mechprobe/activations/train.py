@@ -1,12 +1,14 @@
 """``mechprobe train-sae``: a crosscoder trained on a store, and how well it does on the prompts held out."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mechprobe.activations.batches import ShuffledBatches
+from mechprobe.activations.sites import SiteBatches
 from mechprobe.activations.store import ActivationStore
 from mechprobe.artifacts import Stage, write_json
 from mechprobe.errors import StoreError
@@ -21,7 +23,7 @@ _EVALUATION_ROWS = 4096
 class DeviceBatches:
     """Batches of a store on the device of the crosscoder, with the store's position."""
 
-    def __init__(self, batches: ShuffledBatches, device: str) -> None:
+    def __init__(self, batches: SiteBatches, device: str) -> None:
         self.batches = batches
         self.device = device
 
@@ -57,7 +59,7 @@ def train_crosscoder(
         train_config: How to train.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (training), ``metrics.json``
             (held-out prompts: fve, fve_all, l0 and dead_frac), ``manifest.json``.
-        site: Where; the store's only site when None.
+        site: Where; the store's only site when None. Not with ``config.sites``, which names several.
         device: torch device to train on.
         pool_rows: Rows mixed with each other in memory.
         force: Train again from the beginning.
@@ -66,16 +68,16 @@ def train_crosscoder(
         The trained crosscoder, its scale set from the store.
 
     Raises:
-        StoreError: Store and configuration are of other models.
+        StoreError: Store and configuration are of other models, or ``site`` is given beside ``config.sites``.
         ArtifactError: The folder holds other work.
         SaeTrainingError: The loss is not finite; the last checkpoint is kept.
     """
-    found, out = store.resolve_site(site), Path(out)
+    sites, out = _sites(store, config, site), Path(out)
     _check_models(store, config)
     settings = {
         "crosscoder": config.model_dump(mode="json"),
         "training": train_config.model_dump(mode="json"),
-        "site": str(found),
+        **_named(sites),
         "pool_rows": pool_rows,
     }
     with Stage.open(
@@ -83,16 +85,14 @@ def train_crosscoder(
     ) as stage:
         if stage.done:
             return Crosscoder.load(out, device=device)
-        batches = store.batches(
-            train_config.batch_size, train_config.seed, site=found, epochs=None, pool_rows=pool_rows
-        )
+        batches = SiteBatches(store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows)
         crosscoder = Crosscoder(config).to(device)
-        crosscoder.set_scale(store.scale(found).to(device))
+        crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
         with progress(train_config.n_tokens, "training", unit="tokens") as advance:
             result = train(
                 crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_Shown(advance, config)
             )
-        metrics = _metrics(store, crosscoder, found, result, batches)
+        metrics = _metrics(store, crosscoder, sites, result, batches)
         write_json(out / METRICS, metrics)
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
@@ -108,17 +108,20 @@ class _Shown:
 
     def __init__(self, advance: Advance, config: CrosscoderConfig) -> None:
         self.advance = advance
-        self.names = config.model_names
+        self.names = config.source_names
         self.tokens = 0
 
     def __call__(self, metrics: dict[str, Any]) -> None:
-        fve = [metrics["fve"][name] for name in self.names]
+        shares = [metrics["fve"][name] for name in self.names]
         self.advance(
             metrics["tokens"] - self.tokens,
             **{
                 "tokens/s": f"{metrics['tokens_per_s']:,.0f}",
                 "l0": float(metrics["l0"]),
-                "fve": f"{min(fve):.3f}",
+                "fve": " ".join(
+                    f"{name} {'-' if share is None else format(share, '.3f')}"
+                    for name, share in zip(self.names, shares, strict=True)
+                ),
                 "dead": f"{metrics['dead_frac']:.1%}",
             },
         )
@@ -131,18 +134,36 @@ def _check_models(store: ActivationStore, config: CrosscoderConfig) -> None:
             f"The crosscoder is of {', '.join(config.model_names)}, the store {store.folder} of "
             f"{', '.join(store.models)}; give the same models in the same order."
         )
-    if config.widths != tuple(store.widths.values()):
+    widths = tuple(width for width in store.widths.values() for _ in range(config.n_sites))
+    if config.widths != widths:
         raise StoreError(
-            f"The crosscoder takes widths {config.widths}, the store has {tuple(store.widths.values())}; "
+            f"The crosscoder takes widths {config.widths}, the store has {widths}; "
             "make them equal in the configuration."
         )
+
+
+def _sites(store: ActivationStore, config: CrosscoderConfig, site: Site | str | None) -> list[Site]:
+    """The sites that the dictionary reads."""
+    if not config.sites:
+        return [store.resolve_site(site)]
+    if site is not None:
+        raise StoreError(
+            f"The crosscoder is of the sites {', '.join(config.sites)} and site {site} is given too; leave site out."
+        )
+    return [store.resolve_site(each) for each in config.sites]
+
+
+def _named(sites: Sequence[Site]) -> dict[str, Any]:
+    """``site`` for one, ``sites`` for several."""
+    return {"site": str(sites[0])} if len(sites) == 1 else {"sites": [str(site) for site in sites]}
 
 
 def held_out_metrics(store: ActivationStore, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
     """`sae_training.evaluate` on the held-out rows; None where the store has none."""
     if not bool(store.tokens.held_out.any()):
         return None
-    batches: Any = store.batches(_EVALUATION_ROWS, 0, site=site, split="held_out", epochs=1)
+    sites = _sites(store, crosscoder.config, site)
+    batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1)
     return evaluate(crosscoder, (_to(batch, crosscoder) for batch in batches))
 
 
@@ -151,11 +172,12 @@ def _to(batch: Tensor, crosscoder: Crosscoder) -> Tensor:
 
 
 def _metrics(
-    store: ActivationStore, crosscoder: Crosscoder, site: Site, result: TrainResult, batches: ShuffledBatches
+    store: ActivationStore, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
 ) -> dict[str, Any]:
-    """What stands in ``metrics.json``."""
-    held_out = held_out_metrics(store, crosscoder, site)
-    nan = dict.fromkeys(store.models, math.nan)
+    """What stands in ``metrics.json``; per source where the dictionary reads several sites."""
+    held_out = held_out_metrics(store, crosscoder, sites[0] if len(sites) == 1 else None)
+    names = crosscoder.source_names
+    nan = dict.fromkeys(names, math.nan)
     return {
         "split": "held_out",
         "fve": held_out.fve if held_out else nan,
@@ -169,6 +191,6 @@ def _metrics(
         "steps": result.n_steps,
         "distinct_tokens": min(result.n_tokens, batches.n_rows),
         "epochs": result.n_tokens / batches.n_rows,
-        "scale": dict(zip(store.models, crosscoder.scale.tolist(), strict=True)),
-        "site": str(site),
+        "scale": dict(zip(names, crosscoder.scale.tolist(), strict=True)),
+        **_named(sites),
     }

@@ -19,8 +19,10 @@ class TrainSaeConfig(FrozenConfig):
         preset: ``paper`` takes the setting of arXiv 2604.25011 (L1 penalty, λ = 2 warmed up over 5 %, batch 1,024,
             learning rate 1e-4, 32,768 features, 400M tokens) for everything that is not given here.
         site: Where; the store's only site when None.
+        sites: Several sites of the store, read into one dictionary; then ``site`` stays None. The stages behind the
+            training need a dictionary of one site.
         models: Which models of the store, in which order; none takes all.
-        variant: ``batchtopk``, ``topk`` or ``l1``.
+        variant: ``batchtopk``, ``jumprelu``, ``l1``, ``matryoshka`` or ``topk``.
         d_sae: Number of features.
         k: Features active per token.
         n_tokens: Tokens to train on; rows are served again from the beginning when the store has fewer.
@@ -34,8 +36,9 @@ class TrainSaeConfig(FrozenConfig):
 
     preset: Literal["default", "paper"] = "default"
     site: str | None = None
+    sites: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    variant: Literal["batchtopk", "topk", "l1"] | None = None
+    variant: Literal["batchtopk", "jumprelu", "l1", "matryoshka", "topk"] | None = None
     d_sae: int | None = Field(default=None, ge=1)
     k: int | None = Field(default=None, ge=1)
     n_tokens: int | None = Field(default=None, ge=1)
@@ -50,6 +53,8 @@ class TrainSaeConfig(FrozenConfig):
     def _check(self) -> "TrainSaeConfig":
         if self.preset == "paper" and self.variant not in (None, "l1"):
             raise ValueError(f"preset 'paper' is the L1 crosscoder, not {self.variant!r}; give one of them")
+        if self.site is not None and self.sites:
+            raise ValueError(f"site = {self.site!r} and sites = {list(self.sites)} are both given; give one of them")
         return self
 
     def resolve(self, store: "ActivationStore") -> tuple[CrosscoderConfig, TrainConfig]:
@@ -60,6 +65,8 @@ class TrainSaeConfig(FrozenConfig):
         """
         widths = tuple(store.widths.values())
         shape: dict[str, Any] = {"n_models": len(widths), "model_names": store.models, "seed": self.seed}
+        if self.sites:
+            shape["sites"] = tuple(str(store.resolve_site(site)) for site in self.sites)
         shape["d_model"] = widths[0] if len(set(widths)) == 1 else widths
         chosen: dict[str, Any] = {"variant": self.variant, "d_sae": self.d_sae, "k": self.k}
         schedule: dict[str, Any] = {"n_tokens": self.n_tokens, "batch_size": self.batch_size, "lr": self.lr}

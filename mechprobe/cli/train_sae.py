@@ -65,7 +65,7 @@ def train_sae(
     held_out = metrics["held_out_tokens"]
     rows = {
         name: {"FVE": _number(metrics["fve"][name]), "FVE per token": _number(metrics["fve_per_token"][name])}
-        for name in store.models
+        for name in crosscoder_config.source_names
     }
     say(f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out: nothing is measured.")
     for line in table_lines(rows, ["FVE", "FVE per token"], corner="model"):

@@ -118,6 +118,7 @@ def explain_features(
 def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Crosscoder, ActivationStore]:
     read_manifest(crosscoder)
     dictionary = Crosscoder.load(crosscoder, device)
+    dictionary.require_one_site()
     return dictionary, ActivationStore.open(cache, models=dictionary.model_names)
 
 

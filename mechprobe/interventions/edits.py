@@ -74,7 +74,8 @@ def feature_acts_of(
     hidden_pre = torch.addmm(crosscoder.b_enc[ids], crosscoder.scaled(x), crosscoder.encoder[ids].T)
     acts = torch.relu(hidden_pre)
     norm = crosscoder.feature_norm()[ids]
-    mask = crosscoder.variant.inference_mask(acts * norm, k=crosscoder.config.k, threshold=crosscoder.threshold)
+    threshold = crosscoder.threshold[ids] if crosscoder.threshold.ndim else crosscoder.threshold
+    mask = crosscoder.variant.inference_mask(acts * norm, k=crosscoder.config.k, threshold=threshold)
     return acts * mask
 
 

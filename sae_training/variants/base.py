@@ -10,6 +10,7 @@ from torch import Tensor
 
 Scores = Float[Tensor, "batch d_sae"]
 Mask = Bool[Tensor, "batch d_sae"]
+Threshold = Float[Tensor, " #d_sae"] | Float[Tensor, ""]
 
 
 class ActivationVariant(ABC):
@@ -19,11 +20,12 @@ class ActivationVariant(ABC):
     """
 
     name: ClassVar[str]
+    has_fixed_k: ClassVar[bool] = True
     has_l1_penalty: ClassVar[bool] = False
+    has_feature_threshold: ClassVar[bool] = False
     has_dead_feature_loss: ClassVar[bool] = False
     has_running_threshold: ClassVar[bool] = False
 
-    @abstractmethod
     def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:
         """The smallest score that is active in training, per row or one for the batch.
 
@@ -31,8 +33,12 @@ class ActivationVariant(ABC):
             scores: may be negative where h is; those count as 0.
             k: features per token.
             floor: a guess below the cut that may speed up the search; the result does not depend on it.
+
+        Raises:
+            NotImplementedError: the variant has a threshold per feature in the place of a cut.
         """
+        raise NotImplementedError(f"variant {self.name!r} has a threshold per feature, no cut over the scores")
 
     @abstractmethod
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, ""]) -> Mask:
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:
         """Which features are active at inference; a row's mask depends on that row alone."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.variants.base import ActivationVariant, Mask, Scores
+from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshold
 
 
 class BatchTopK(ActivationVariant):
@@ -34,6 +34,6 @@ class BatchTopK(ActivationVariant):
         cut = np.partition(candidates, candidates.size - n_kept)[candidates.size - n_kept]
         return scores.new_full((1, 1), float(cut))
 
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
         """Scores above the threshold; before any training it is 0."""
         return scores > threshold.to(scores.dtype)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.variants.base import ActivationVariant, Mask, Scores
+from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshold
 
 
 class TopK(ActivationVariant):
@@ -21,6 +21,6 @@ class TopK(ActivationVariant):
         """The k-th highest score of each row."""
         return torch.topk(scores, k, dim=1, sorted=True).values[:, -1:]
 
-    def inference_mask(self, scores: Scores, *, k: int, threshold: Float[Tensor, ""]) -> Mask:  # noqa: ARG002
+    def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
         """As in training."""
         return (scores >= self.training_cut(scores, k=k, floor=None)) & (scores > 0)

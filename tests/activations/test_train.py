@@ -108,3 +108,87 @@ def test_settings_that_contradict_are_one_sentence(store: ActivationStore, setti
     with pytest.raises(ConfigError, match=words) as caught:
         TrainSaeConfig(**settings).resolve(store)
     assert "\n" not in str(caught.value)
+
+
+def test_several_sites_of_a_store_go_into_one_dictionary(
+    llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mechprobe.activations import train as module
+    from mechprobe.activations.sites import SiteBatches
+    from mechprobe.features.stage import analyze_features
+    from mechprobe.interventions import edited
+    from sae_training import SaeTrainingError
+
+    prompts = [f"Compute {index}+{index * 7 % 13}=?" for index in range(60)]
+    config = CacheConfig(sites=("resid_post.0", "resid_post.1"), shard_rows=200, held_out_frac=0.1)
+    store = cache_activations(ModelFamily.load(llama_family), prompts, out=tmp_path / "cache", config=config)
+    chosen = TrainSaeConfig(
+        sites=("resid_post.0", "resid_post.1"),
+        d_sae=64,
+        k=8,
+        n_tokens=6000,
+        batch_size=200,
+        lr=3e-3,
+        variant="jumprelu",
+    )
+    shape, schedule = chosen.resolve(store)
+    names = tuple(f"{model}/resid_post.{layer}" for model in ("base", "sft", "rl") for layer in (0, 1))
+    assert shape.source_names == names
+
+    # The same rows, in the order of the source axis: found again in the store by comparing numbers.
+    batch = next(iter(SiteBatches(store, store.sites, 50, seed=3)))
+    first, second = (store.rows(0, store.n_rows, site=site) for site in store.sites)
+    row = int((first[:, 1] == batch[7, 2]).all(dim=1).nonzero()[0, 0])
+    assert torch.equal(batch[7], torch.stack((first[row], second[row]), dim=1).flatten(0, 1))
+
+    whole = train_crosscoder(store, shape, schedule, tmp_path / "crosscoder", pool_rows=500)
+    metrics = json.loads((tmp_path / "crosscoder" / "metrics.json").read_text())
+    assert set(metrics["fve"]) == set(metrics["scale"]) == set(names)
+    assert metrics["sites"] == ["resid_post.0", "resid_post.1"]
+    assert min(metrics["fve"].values()) > 0.3
+    torch.testing.assert_close(whole.scale[2:4], torch.stack([store.scale(site)[1] for site in store.sites]))
+
+    def stop_after(advance: object, config: object) -> object:
+        def on_log(metrics: dict[str, int]) -> None:
+            if metrics["step"] >= 20:
+                raise KeyboardInterrupt
+
+        return on_log
+
+    often = schedule.replace(checkpoint_every=5, log_every=5)
+    again = train_crosscoder(store, shape, often, tmp_path / "whole", pool_rows=500)
+    monkeypatch.setattr(module, "_Shown", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
+    monkeypatch.undo()
+    resumed = train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
+    assert resumed.fingerprint == again.fingerprint
+
+    with pytest.raises(StoreError, match=r"sites resid_post.0, resid_post.1 and site resid_post.0 is given too"):
+        train_crosscoder(store, shape, schedule, tmp_path / "no", site="resid_post.0")
+    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model .* train one on a single site"):
+        analyze_features(tmp_path / "crosscoder", tmp_path / "cache", out=tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+    family = ModelFamily.load(llama_family)
+    with (
+        pytest.raises(SaeTrainingError, match="reads 2 sites of each model"),
+        edited(family["rl"], whole, [1], "ablate", site="resid_post.1"),
+    ):
+        pass
+
+
+def test_one_site_or_several_but_not_both() -> None:
+    with pytest.raises(ConfigError, match="are both given; give one of them"):
+        TrainSaeConfig(site="resid_post.0", sites=("resid_post.0", "resid_post.1"))
+
+
+def test_the_progress_bar_shows_every_model(store: ActivationStore) -> None:
+    from mechprobe.activations.train import _Shown
+
+    shown: list[tuple[float, dict[str, object]]] = []
+    bar = _Shown(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
+    fve = {"base": 0.5, "sft": None, "rl": 0.25}
+    bar({"tokens": 300, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
+    bar({"tokens": 400, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
+    assert [n for n, _ in shown] == [300, 100]
+    assert shown[0][1] == {"tokens/s": "1,234", "l0": 7.5, "fve": "base 0.500 sft - rl 0.250", "dead": "12.5%"}

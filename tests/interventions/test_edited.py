@@ -114,7 +114,7 @@ def test_transplanting_everything_plus_the_error_is_the_donors_residual(
     assert torch.allclose(whole, x["rl"], atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "topk"])
+@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1", "topk"])
 def test_subset_encoding_equals_full_encoding(variant: str) -> None:
     config = CrosscoderConfig(n_models=3, d_model=8, d_sae=24, k=5, variant=variant)
     crosscoder = Crosscoder(config)

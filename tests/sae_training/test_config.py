@@ -28,6 +28,15 @@ GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
         ({"prefixes": (4, 4, 16), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
         ({"prefixes": (4, 8), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
         ({"variant": "bachtopk"}, "variant = 'bachtopk' is not accepted"),
+        ({"n_shared": 2}, "discounts a sparsity penalty, which variant 'batchtopk' does not have; take l1 or jumprelu"),
+        (
+            {"n_shared": 2, "variant": "l1", "d_model": (3, 4, 5)},
+            r"have widths \[3, 4, 5\]; it needs models of one width",
+        ),
+        ({"n_shared": 12, "variant": "l1", "n_dedicated": (1, 2, 3)}, "take 18 of d_sae = 16 features"),
+        ({"sites": ("a",)}, r"sites = \['a'\] is a single one; leave sites out"),
+        ({"sites": ("a", "a")}, "two sources of one name"),
+        ({"initial_threshold": 0.0}, "initial_threshold = 0.0 is not accepted"),
     ],
 )
 def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
@@ -41,6 +50,12 @@ def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
         ({"learning_rate": 1}, "unknown key 'learning_rate'"),
         ({"n_tokens": 0}, "n_tokens = 0 is not accepted"),
         ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "more than the whole run"),
+        (
+            {"schedule": "constant", "lr_decay_frac": 0.1},
+            r"schedule 'constant' has no lr_decay_frac \(it is 0.1\); drop it",
+        ),
+        ({"precision": "float16"}, "precision = 'float16' is not accepted"),
+        ({"accumulation": 0}, "accumulation = 0 is not accepted"),
     ],
 )
 def test_training_mistakes(changes: dict[str, Any], said: str) -> None:
@@ -78,9 +93,36 @@ def test_learning_rate_schedule_by_hand() -> None:
     assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1, 1, 0.5])
 
 
+def test_accumulated_batches_are_one_step_of_the_schedule() -> None:
+    whole = TrainConfig(n_tokens=100, batch_size=20, lr=1.0, lr_warmup_frac=0.4)
+    parts = TrainConfig(n_tokens=100, batch_size=5, accumulation=4, lr=1.0, lr_warmup_frac=0.4)
+    assert [parts.lr_at(n) for n in (0, 20, 40)] == [whole.lr_at(n) for n in (0, 20, 40)] == [0.5, 1.0, 1.0]
+    assert parts.dead_window == whole.dead_window == 20
+
+
+def test_the_papers_schedule_is_constant() -> None:
+    config = TrainConfig(n_tokens=100, batch_size=10, lr=0.5, schedule="constant")
+    assert {config.lr_at(tokens) for tokens in range(0, 100, 10)} == {0.5}
+    assert config.replace(lr=1.0).lr_at(95) == 1.0
+    paper = TrainConfig.paper()
+    assert paper.schedule == "constant"
+    assert {paper.lr_at(tokens) for tokens in (0, 1, 399_999_999)} == {1e-4}
+
+
+def test_sources_are_models_or_pairs_of_model_and_site() -> None:
+    plain = CrosscoderConfig(**GOOD)
+    assert (plain.n_sources, plain.source_names, plain.widths) == (3, plain.model_names, (8, 8, 8))
+    config = CrosscoderConfig(
+        n_models=2, d_model=(3, 5), d_sae=8, k=2, model_names=("base", "rl"), sites=("resid_post.1", "resid_post.2")
+    )
+    assert config.source_names == ("base/resid_post.1", "base/resid_post.2", "rl/resid_post.1", "rl/resid_post.2")
+    assert (config.widths, config.d_all, config.same_width) == ((3, 3, 5, 5), 16, False)
+
+
 def test_l1_warms_up_over_its_share() -> None:
     config = TrainConfig(n_tokens=100, batch_size=10, l1_coefficient=2.0, l1_warmup_frac=0.4)
     assert [config.l1_at(tokens) for tokens in (0, 10, 20, 40, 90)] == pytest.approx([0, 0.5, 1, 2, 2])
+    assert [config.l0_at(tokens) for tokens in (0, 10, 20, 40, 90)] == pytest.approx([0, 0.25, 0.5, 1, 1])
     assert TrainConfig(n_tokens=100, l1_coefficient=2.0, l1_warmup_frac=0.0).l1_at(0) == 2.0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError
 from sae_training.crosscoder import mean_norm_scale
 
-VARIANTS = ("batchtopk", "l1", "matryoshka", "topk")
+VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 
 
 def filled(
@@ -25,6 +27,8 @@ def filled(
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     crosscoder.set_scale(torch.rand(n_models, generator=generator) + 0.5)
     crosscoder.threshold.fill_(2.0 if variant in ("batchtopk", "matryoshka") else 0.0)
+    if variant == "jumprelu":
+        crosscoder.threshold.copy_(torch.arange(1, 13) / 4)
     return crosscoder
 
 
@@ -54,6 +58,88 @@ def test_threshold_applies_to_activation_times_sum_of_decoder_norms() -> None:
     for threshold, expected in ((1.2, [6.0, 2.5]), (1.3, [6.0, 0.0]), (41.9, [6.0, 0.0]), (42.1, [0.0, 0.0])):
         crosscoder.threshold.fill_(threshold)
         torch.testing.assert_close(crosscoder.encode(torch.tensor([[[6.0], [4.0]]])), torch.tensor([expected]))
+
+
+def test_jumprelu_has_a_threshold_per_feature() -> None:
+    config = CrosscoderConfig(n_models=2, d_model=1, d_sae=2, variant="jumprelu", initial_threshold=0.25)
+    crosscoder = Crosscoder(config)
+    assert crosscoder.threshold.tolist() == [0.25, 0.25]
+    crosscoder.load_state_dict({**by_hand().state_dict(), "threshold": torch.tensor([0.0, 0.0])})
+    x = torch.tensor([[[6.0], [4.0]]])  # scores 42 and 1.25, as above
+    for thresholds, expected in (([41.0, 1.2], [6.0, 2.5]), ([43.0, 1.2], [0.0, 2.5]), ([41.0, 1.25], [6.0, 0.0])):
+        crosscoder.threshold.copy_(torch.tensor(thresholds))
+        torch.testing.assert_close(crosscoder.encode(x), torch.tensor([expected]))
+
+
+def test_several_sites_are_sources_of_one_dictionary() -> None:
+    names = ("base", "rl")
+    config = CrosscoderConfig(n_models=2, d_model=4, d_sae=12, k=3, model_names=names, sites=("x", "y"))
+    crosscoder = Crosscoder(config)
+    x = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert crosscoder(x).shape == (5, 4, 4)
+    assert torch.equal(crosscoder.encode(x.flatten(1)), crosscoder.encode(x))
+    assert crosscoder.columns("rl/x") == slice(8, 12)
+    features = crosscoder.encode(x)
+    torch.testing.assert_close(crosscoder.decode_model(features, "rl/x"), crosscoder(x)[:, 2])
+    with pytest.raises(SaeTrainingError, match="no source 'rl/z'; did you mean 'rl/"):
+        crosscoder.decoder_of("rl/z")
+    with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y takes \[batch, 4, 4\]"):
+        crosscoder.encode(x[:, :2])
+    with pytest.raises(SaeTrainingError, match=r"give one number for each of 4 sources"):
+        crosscoder.set_scale([1.0, 1.0])
+    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model \(x, y\).*train one on a single site"):
+        crosscoder.model_index("rl")
+
+
+def test_norms_of_several_sites_are_pooled_per_model_by_hand() -> None:
+    config = CrosscoderConfig(n_models=2, d_model=2, d_sae=1, k=1, sites=("x", "y"))
+    crosscoder = Crosscoder(config)
+    with torch.no_grad():
+        crosscoder.decoder.copy_(torch.tensor([[3.0, 4.0, 0.0, 12.0, 1.0, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(crosscoder.decoder_norm(2), torch.tensor([[5.0, 12.0, 1.0, 0.0]]))
+    torch.testing.assert_close(crosscoder.model_norm(2), torch.tensor([[13.0, 1.0]]))
+    torch.testing.assert_close(crosscoder.model_norm(1), torch.tensor([[19.0, 1.0]]))
+    assert torch.equal(filled().model_norm(1), filled().decoder_norm(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_dedicated": (1, 2), "sites": ("x", "y")},
+        {"variant": "l1", "n_dedicated": (1, 2), "n_shared": 3, "shared_init": False},
+        {"variant": "jumprelu", "n_shared": 3, "sites": ("x", "y"), "shared_init": False},
+    ],
+    ids=["dedicated, sites", "dedicated, shared", "shared, sites"],
+)
+def test_the_start_has_zeros_and_ties_where_they_belong(changes: dict[str, Any]) -> None:
+    config = CrosscoderConfig(**{"n_models": 2, "d_model": 4, "d_sae": 12, "k": 3, **changes})
+    decoder = Crosscoder(config).decoder.detach().unflatten(1, (2, -1))
+    used = (decoder != 0).all(dim=2)
+    n_dedicated = sum(config.n_dedicated)
+    expected = [[True, False]] * sum(config.n_dedicated[:1]) + [[False, True]] * sum(config.n_dedicated[1:])
+    assert used[:n_dedicated].tolist() == expected
+    shared = decoder[config.shared_rows]
+    assert shared.shape[0] == config.n_shared
+    assert torch.equal(shared[:, 0], shared[:, 1])
+    if not config.shared_init:
+        rest = decoder[n_dedicated + config.n_shared :]
+        assert not bool((rest[:, 0] == rest[:, 1]).any())
+    if config.sites:
+        assert not bool((decoder[-1, :, :4] == decoder[-1, :, 4:]).any())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_permuted_by_hand_and_back(variant: str) -> None:
+    crosscoder = filled((2, 3, 4), variant=variant)
+    other = crosscoder.permuted([2, 0, 1])
+    assert (other.model_names, other.config.widths) == (("c", "a", "b"), (4, 2, 3))
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(3))
+    moved = torch.cat([x[:, 5:], x[:, :2], x[:, 2:5]], dim=1)
+    torch.testing.assert_close(other.encode(moved), crosscoder.encode(x))
+    torch.testing.assert_close(other.decoder_norm(1), crosscoder.decoder_norm(1)[:, [2, 0, 1]])
+    assert other.permuted([1, 2, 0]).fingerprint == crosscoder.fingerprint
+    with pytest.raises(SaeTrainingError, match=r"order = \[0, 0, 1\] does not name each of 3 models once"):
+        crosscoder.permuted([0, 0, 1])
 
 
 def test_decode_by_hand() -> None:

@@ -42,8 +42,9 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("sizes", [(60,), (1, 59), (7, 13, 40), (20, 20, 20)])
 def test_nothing_depends_on_the_batches_but_fve_per_token(sizes: tuple[int, ...]) -> None:
-    crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=5, d_sae=16, k=3))
-    x = torch.randn(60, 3, 5, generator=torch.Generator().manual_seed(0)) + 100.0
+    # In float64, or the products' rounding, which may depend on the number of rows, would be larger than 1e-9.
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=5, d_sae=16, k=3)).double()
+    x = torch.randn(60, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 100.0
     whole, parts = evaluate(crosscoder, [x]), evaluate(crosscoder, x.split(list(sizes)))
     assert parts.fve == pytest.approx(whole.fve, rel=1e-9)
     assert parts.mse == pytest.approx(whole.mse, rel=1e-9)
@@ -81,6 +82,12 @@ def test_constant_model_has_no_variance_to_explain() -> None:
 def test_different_widths() -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=(2, 5), d_sae=8, k=2))
     assert set(evaluate(crosscoder, [torch.randn(9, 7)]).fve) == {"model_0", "model_1"}
+
+
+def test_several_sites_have_a_label_each() -> None:
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=3, d_sae=8, k=2, sites=("x", "y")))
+    metrics = evaluate(crosscoder, [torch.randn(9, 4, 3)])
+    assert tuple(metrics.fve) == ("model_0/x", "model_0/y", "model_1/x", "model_1/y")
 
 
 def test_empty_stream() -> None:

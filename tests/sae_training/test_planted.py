@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,17 +29,17 @@ def fit(
     steps: int = 400,
     variant: str = "batchtopk",
     l1: float = 1.0,
+    **shape: Any,
 ) -> tuple[Crosscoder, Metrics]:
     config = truth.config
-    crosscoder = Crosscoder(
-        CrosscoderConfig(n_models=config.n_models, d_model=config.d_model, d_sae=d_sae, k=k, variant=variant)
-    )
+    shape = {"n_models": config.n_models, "d_model": config.d_model, "d_sae": d_sae, "k": k, **shape}
+    crosscoder = Crosscoder(CrosscoderConfig(**shape, variant=variant))
     training = TrainConfig(n_tokens=steps * 512, batch_size=512, lr=1e-2, log_every=steps, l1_coefficient=l1)
     train(crosscoder, truth.batches(512, seed=1), training)
     return crosscoder, evaluate(crosscoder, truth.batches(512, seed=2, n_batches=20))
 
 
-@pytest.mark.parametrize(("variant", "l1"), [("batchtopk", 0.0), ("topk", 0.0), ("l1", 0.5)])
+@pytest.mark.parametrize(("variant", "l1"), [("batchtopk", 0.0), ("jumprelu", 0.0), ("topk", 0.0), ("l1", 0.5)])
 def test_specific_features_are_found_and_no_shared_one_is_called_specific(variant: str, l1: float) -> None:
     # The unit-test size of the reference measurements: 48 features of width 32, 64 latents, batches of 512.
     truth = PlantedFeatures.make(PlantedConfig(n_shared=36, n_specific=4))
@@ -49,6 +51,35 @@ def test_specific_features_are_found_and_no_shared_one_is_called_specific(varian
     shared = torch.tensor([kind == "shared" for kind in truth.kinds])
     assert float((found.share[shared] - 1 / 3).abs().max()) < 0.05
     assert metrics.fve_all > 0.85
+
+
+def test_one_dictionary_of_two_sites_finds_what_is_specific_to_a_model_at_both() -> None:
+    truth = PlantedFeatures.make(PlantedConfig(n_sites=2, d_model=24, n_shared=36, n_specific=4))
+    crosscoder, metrics = fit(truth, sites=("early", "late"))
+    found = recovery(crosscoder, truth, metrics.density)
+    assert found.found_specific(truth).sum() == 12
+    assert found.said_specific.sum(dim=0).tolist() == [4, 4, 4]
+    assert float(found.cosine.mean()) >= 0.99
+    shares = crosscoder.model_norm(2) / crosscoder.model_norm(2).sum(dim=1, keepdim=True)
+    owner = truth.owner[truth.owner >= 0]
+    assert float(shares[found.match[truth.owner >= 0], owner].min()) > 0.9
+    # By source: a shared feature has a sixth of its norm in each of the six.
+    norm = crosscoder.decoder_norm(2)[found.match[truth.owner < 0]]
+    assert float((norm / norm.sum(dim=1, keepdim=True) - 1 / 6).abs().max()) < 0.05
+
+
+def test_latents_designated_as_shared_leave_room_for_those_of_one_model() -> None:
+    # 8 dense directions that all models share take two latents each; with 36 features beside them, 40 are too few.
+    truth = PlantedFeatures.make(PlantedConfig(n_shared=24, n_specific=4, n_dense=8))
+    found = {}
+    for n_shared in (0, 16):
+        crosscoder, metrics = fit(truth, d_sae=40, variant="l1", l1=0.5, n_shared=n_shared)
+        found[n_shared] = recovery(crosscoder, truth, metrics.density)
+        wrong = found[n_shared].said_specific[found[n_shared].match[truth.owner < 0]]
+        assert not bool(wrong.any())
+    n_found = {n_shared: int(each.found_specific(truth).sum()) for n_shared, each in found.items()}
+    assert n_found[0] <= 3
+    assert n_found[16] >= n_found[0] + 3
 
 
 def test_rotated_features_have_another_direction_in_each_model() -> None:
@@ -97,7 +128,7 @@ def test_identical_models_give_equal_shares_and_nothing_specific(shared_init: bo
     assert recovery(crosscoder, truth, metrics.density).said_specific.sum() == 0
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1"])
+@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1"])
 def test_dedicated_features_stay_with_their_model(variant: str) -> None:
     truth = PlantedFeatures.make(PlantedConfig(n_shared=20, n_specific=4))
     crosscoder = Crosscoder(
@@ -134,6 +165,15 @@ def test_density_and_correlation_are_as_asked(correlation: float) -> None:
     apart = float((active[:, 0] * active[:, 2]).mean())
     assert apart == pytest.approx(0.04, abs=0.01)
     assert (together > 0.08) == (correlation > 0)
+
+
+def test_dense_directions_are_the_same_in_all_models() -> None:
+    plain, dense = (PlantedFeatures.make(PlantedConfig(n_dense=n, model_scale=(1.0, 2.0, 3.0))) for n in (0, 2))
+    assert torch.equal(plain.directions, dense.directions)
+    added = (dense.tokens(400, seed=1) - plain.tokens(400, seed=1)) / torch.tensor([1.0, 2.0, 3.0])[:, None]
+    torch.testing.assert_close(added[:, 0], added[:, 1], atol=1e-5, rtol=0)
+    assert int(torch.linalg.matrix_rank(added[:, 2], atol=1e-3)) == 2
+    assert float((added[:, 0] @ dense.dense[0, 0]).std()) == pytest.approx(0.5, rel=0.2)
 
 
 def test_stream_position_can_be_saved() -> None:

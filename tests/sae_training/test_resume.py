@@ -74,7 +74,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1"])
+@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1"])
 def test_killed_and_resumed_run_ends_in_the_same_bytes(tmp_path: Path, variant: str) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), variant]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

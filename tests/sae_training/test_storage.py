@@ -31,6 +31,37 @@ def test_round_trip_to_the_bit(tmp_path: Path, widths: int | tuple[int, ...]) ->
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "weights.safetensors"]
 
 
+def test_thresholds_of_every_feature_are_kept(tmp_path: Path) -> None:
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=6, variant="jumprelu"))
+    crosscoder.threshold.copy_(torch.linspace(0.1, 3.0, 6))
+    crosscoder.save(tmp_path)
+    loaded = Crosscoder.load(tmp_path)
+    assert torch.equal(loaded.threshold, crosscoder.threshold)
+    assert loaded.fingerprint == crosscoder.fingerprint
+
+
+def test_files_from_before_a_setting_existed_still_load(tmp_path: Path) -> None:
+    crosscoder = make()
+    crosscoder.save(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    for later in ("sites", "n_shared", "initial_threshold"):
+        del data["config"][later]
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert Crosscoder.load(tmp_path).fingerprint == crosscoder.fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_first_release() -> None:
+    # Written down from the release without sites, shared latents and jumprelu; only the settings in use count.
+    config = CrosscoderConfig(n_models=2, d_model=2, d_sae=3, k=1, model_names=("base", "rl"))
+    crosscoder = Crosscoder(config)
+    with torch.no_grad():
+        for number, parameter in enumerate(crosscoder.parameters()):
+            parameter.fill_(number + 0.5)
+    crosscoder.set_scale([0.5, 2.0])
+    assert crosscoder.fingerprint == "eacba24497dedf2dc1cee54fe7eae3c8d6b049b47911c74d5b2e9250d1cd984d"
+    assert Crosscoder(config.replace(sites=("x", "y"))).fingerprint != Crosscoder(config).fingerprint
+
+
 def test_unset_scale_stays_unset(tmp_path: Path) -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=6, k=2))
     crosscoder.save(tmp_path)

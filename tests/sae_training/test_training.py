@@ -46,7 +46,10 @@ def weights(crosscoder: Crosscoder) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in crosscoder.state_dict().values()]
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "matryoshka", "topk"])
+VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_same_seed_same_bits_and_another_seed_other_bits(variant: str) -> None:
     runs = [weights(train(small(variant, seed=seed), batches(), settings()).crosscoder) for seed in (1, 1, 2)]
     assert all(torch.equal(one, other) for one, other in zip(runs[0], runs[1], strict=True))
@@ -61,7 +64,7 @@ def test_training_changes_nothing_global() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "l1", "matryoshka", "topk"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_sparse_and_dense_kernels_train_alike(variant: str) -> None:
     kernels = [
         train(small(variant).double(), (b.double() for b in batches()), settings(kernel=kernel)).crosscoder
@@ -69,6 +72,91 @@ def test_sparse_and_dense_kernels_train_alike(variant: str) -> None:
     ]
     for one, other in zip(weights(kernels[0]), weights(kernels[1]), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kernel", ["sparse", "dense"])
+def test_training_commutes_with_the_order_of_the_models(variant: str, kernel: str) -> None:
+    # In float64 to the rounding of sums over the models, whose order a matrix product fixes; see Crosscoder.permuted.
+    order = [2, 0, 1]
+    truth = PlantedFeatures.make(PlantedConfig(n_models=3, d_model=8, n_shared=10, n_specific=2, density=0.2))
+    stream = [batch.double() for batch in truth.batches(32, n_batches=60)]
+    shape = {"n_models": 3, "d_model": 8, "d_sae": 24, "k": 3, "variant": variant, "n_dedicated": (2, 0, 1)}
+    start = Crosscoder(CrosscoderConfig(**shape, n_shared=3 if variant in ("l1", "jumprelu") else 0)).double()
+    moved = start.permuted(order)
+    config = settings(60, lr=1e-2, kernel=kernel, l1_coefficient=0.3, dead_after_tokens=100)
+    train(start, stream, config)
+    train(moved, [batch[:, order] for batch in stream], config)
+    expected = start.permuted(order)
+    assert not torch.equal(expected.decoder, Crosscoder(expected.config).decoder.double())
+    assert torch.equal(moved.encode(stream[0][:, order]) > 0, expected.encode(stream[0][:, order]) > 0)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(moved.state_dict()[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("kernel", ["sparse", "dense"])
+def test_accumulated_batches_equal_one_batch(kernel: str) -> None:
+    whole, parts = small("l1", n_shared=4).double(), small("l1", n_shared=4).double()
+    stream = [batch.double() for batch in batches(40)]
+    joined = [torch.cat(stream[first : first + 4]) for first in range(0, 40, 4)]
+    options = {"n_tokens": 40 * 32, "kernel": kernel, "lr": 1e-2, "l1_coefficient": 0.3, "n_setup_batches": 1}
+    first, second = (
+        Trainer(whole, settings(batch_size=128, **options)),
+        Trainer(parts, settings(batch_size=32, accumulation=4, **options)),
+    )
+    first.set_up(joined[:1])
+    second.set_up(stream[:4])
+    # The first reconstruction's gain is fitted on one batch; l1 has none, so both begin alike.
+    for number, batch in enumerate(joined):
+        first.step(batch)
+        second.step(*stream[4 * number : 4 * number + 4])
+    assert (second.state.step, second.state.n_tokens) == (first.state.step, first.state.n_tokens) == (10, 1280)
+    assert torch.equal(first.state.tokens_since_fired, second.state.tokens_since_fired)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_accumulated_batches_of_other_sizes_weigh_by_their_tokens() -> None:
+    def gradient(*parts: Tensor) -> Tensor:
+        crosscoder = small("l1").double()
+        trainer = Trainer(crosscoder, settings(batch_size=128, grad_clip=None))
+        trainer.set_up(stream[:1])
+        kept: list[Tensor] = []
+        trainer.state.optimizer.step = lambda *_: kept.append(  # pyright: ignore[reportAttributeAccessIssue]
+            crosscoder.encoder.grad.clone()
+        )
+        trainer.step(*parts)
+        return kept[0]
+
+    stream = [batch.double() for batch in batches(3)]
+    uneven = (stream[0], torch.cat(stream[1:]))
+    torch.testing.assert_close(gradient(*uneven), gradient(torch.cat(stream)), rtol=1e-10, atol=1e-13)
+
+
+def test_a_run_with_accumulation_draws_that_many_batches(tmp_path: Path) -> None:
+    result = train(small(), batches(), settings(20, accumulation=4), out=tmp_path)
+    assert (result.n_steps, result.n_tokens, result.n_distinct_batches) == (5, 640, 20)
+    ends = train(small(), batches(6), settings(20, accumulation=4))
+    assert (ends.stream_ended, ends.n_steps, ends.n_tokens) == (True, 2, 192)
+
+
+def test_bfloat16_trains_as_well_and_keeps_float32_weights() -> None:
+    results = [train(small(), batches(), settings(300, lr=5e-3, precision=name)) for name in ("float32", "bfloat16")]
+    fve = [evaluate(result.crosscoder, batches(10, seed=5)).fve_all for result in results]
+    assert fve[0] != fve[1]
+    assert fve[1] > fve[0] - 0.02
+    assert {parameter.dtype for parameter in results[1].crosscoder.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("variant", ["l1", "jumprelu"])
+def test_decoders_designated_as_shared_stay_one(variant: str) -> None:
+    crosscoder = small(variant, n_shared=5, n_dedicated=(1, 1), shared_init=False)
+    start = crosscoder.decoder.detach().clone()
+    train(crosscoder, batches(), settings(50, lr=1e-2))
+    shared = crosscoder.W_dec[2:7]
+    assert torch.equal(shared[:, 0], shared[:, 1])
+    assert not torch.equal(crosscoder.decoder[2:7], start[2:7])
+    assert not bool((crosscoder.W_dec[7:, 0] == crosscoder.W_dec[7:, 1]).all(dim=1).any())
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
