@@ -13,6 +13,7 @@ from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
 from sae_training.errors import SaeTrainingError
 from sae_training.evaluation import batch_fve
+from sae_training.kernels.backend import choose_backend
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
@@ -28,10 +29,7 @@ class Trainer:
     """
 
     def __init__(self, crosscoder: Crosscoder, config: TrainConfig) -> None:
-        if config.kernel == "sparse" and crosscoder.device.type != "cpu":
-            raise SaeTrainingError(
-                f"kernel 'sparse' runs on a CPU, the crosscoder is on {crosscoder.device}; take 'auto'."
-            )
+        self._backend = choose_backend(config.kernel, crosscoder.device)
         self.crosscoder = crosscoder
         self.config = config
         parameters = Parameters(
@@ -46,7 +44,12 @@ class Trainer:
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
         fired = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
         self.state = TrainState(parameters, torch.zeros_like(crosscoder.b_dec_flat), optimizer, fired)
-        self.selector = Selector(crosscoder.variant, crosscoder.config.k)
+        self.selector = Selector(crosscoder.variant, crosscoder.config.k, self._backend or "embedding_bag")
+        if config.kernel in ("sparse", "triton") and not self.selector.has_sparse_step:
+            raise SaeTrainingError(
+                f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
+                f"take kernel 'auto' or 'dense', not {config.kernel!r}."
+            )
         self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
         mask = dedicated_mask(crosscoder.config)
@@ -125,6 +128,9 @@ class Trainer:
         state, crosscoder, config = self.state, self.crosscoder, self.config
         n_before = state.n_tokens - output.x.shape[0]
         fve = batch_fve(output.x, output.error, crosscoder.config.widths)
+        l0 = float(output.active.column_count().sum()) / output.x.shape[0]
+        if crosscoder.variant.has_l1_penalty and crosscoder.device.type != "cpu":
+            state.density = l0 / crosscoder.d_sae
         return {
             "step": state.step,
             "tokens": state.n_tokens,
@@ -134,7 +140,7 @@ class Trainer:
             "aux": float(output.aux),
             "penalty": float(output.penalty),
             "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
-            "l0": float(output.active.column_count().sum()) / output.x.shape[0],
+            "l0": l0,
             "fve": {  # None where a model's activation is constant in the batch: JSON has no NaN
                 name: value if math.isfinite(value) else None
                 for name, value in zip(crosscoder.model_names, fve.tolist(), strict=True)
@@ -145,13 +151,14 @@ class Trainer:
         }
 
     def _sparse(self) -> bool:
-        if self.config.kernel != "auto":
-            return self.config.kernel == "sparse"
-        if self.crosscoder.device.type != "cpu":
+        if self._backend is None or not self.selector.has_sparse_step:
             return False
+        if self.config.kernel != "auto":
+            return True
         known = self.crosscoder.config.k / self.crosscoder.d_sae
         density = self.state.density if self.crosscoder.variant.has_l1_penalty else known
-        return density <= self.config.sparse_below
+        on_gpu = self._backend == "triton"
+        return density <= (self.config.sparse_below_gpu if on_gpu else self.config.sparse_below)
 
     def _count(self, output: StepOutput, batch: Tensor) -> None:
         state, config = self.state, self.config
@@ -164,7 +171,8 @@ class Trainer:
             self.crosscoder.threshold.mul_(momentum).add_(output.cut.double() * (1 - momentum))
             state.n_cuts += 1
         state.last_cut = self.selector.last_cut
-        if self.crosscoder.variant.has_l1_penalty:
+        # Off the CPU this would wait for the device: `metrics` does, and takes the density along.
+        if self.crosscoder.variant.has_l1_penalty and self.crosscoder.device.type == "cpu":
             state.density = float(counts.sum()) / (n_rows * self.crosscoder.d_sae)
         state.digests = torch.cat((state.digests, batch_digest(batch).reshape(1).cpu()))
         state.step += 1

@@ -49,8 +49,8 @@ def blocks(gathered: Tensor) -> Blocks:
     width = WIDEST
     while width > NARROWEST and n_rows * width * gathered.element_size() > CACHE_BYTES:
         width //= 2
-    width = min(width, triton.next_power_of_2(max(d, 1)))
-    return Blocks(width, triton.cdiv(d, width), min(16, TILE_ELEMENTS // width))
+    width = min(width, 1 << (max(d, 1) - 1).bit_length())
+    return Blocks(width, -(-d // width), min(16, TILE_ELEMENTS // width))
 
 
 def sum_type(*tensors: Tensor) -> tuple[torch.dtype, tl.dtype]:

@@ -19,7 +19,7 @@ from sae_training.kernels.launch import kernel, on_device_of
 
 DIGIT_BITS = 8
 N_DIGITS = 1 << DIGIT_BITS
-BLOCK = 2048
+COUNT_BLOCK, WRITE_BLOCK = 2048, 1024
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Kept:
 
 
 @kernel
-def _count_digits(scores, prefix, counts, n_columns, SHIFT: tl.constexpr, FIRST: tl.constexpr, PER_ROW: tl.constexpr, BITS: tl.constexpr, KEY: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip  # noqa: PLR0913
+def _count_digits(scores, prefix, counts, n_columns, SHIFT: tl.constexpr, FIRST: tl.constexpr, PER_ROW: tl.constexpr, BITS: tl.constexpr, DIGITS: tl.constexpr, KEY: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip  # noqa: PLR0913
     row = tl.program_id(0).to(tl.int64)
     found = tl.load(prefix + row) if PER_ROW else tl.load(prefix)
-    total = tl.zeros((1 << BITS,), tl.int32)
+    total = tl.zeros((DIGITS,), tl.int32)
     for start in range(0, n_columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         score = tl.load(scores + row * n_columns + column, mask=column < n_columns, other=0.0)
@@ -55,9 +55,9 @@ def _count_digits(scores, prefix, counts, n_columns, SHIFT: tl.constexpr, FIRST:
         matches = score > 0
         if not FIRST:
             matches = matches & ((key >> (SHIFT + BITS)).to(tl.int64) == found)
-        digit = ((key >> SHIFT) & ((1 << BITS) - 1)).to(tl.int32)
-        total += tl.histogram(digit, 1 << BITS, mask=matches)
-    tl.store(counts + row * (1 << BITS) + tl.arange(0, 1 << BITS), total)
+        digit = ((key >> SHIFT) & (DIGITS - 1)).to(tl.int32)
+        total += tl.histogram(digit, DIGITS, mask=matches)
+    tl.store(counts + row * DIGITS + tl.arange(0, DIGITS), total)
 
 
 @kernel
@@ -67,15 +67,15 @@ def _key(score, KEY: tl.constexpr):
 
 
 @kernel
-def _pick_digit(counts, wanted, prefix, digits, BITS: tl.constexpr):
+def _pick_digit(counts, wanted, prefix, digits, DIGITS: tl.constexpr):
     group = tl.program_id(0).to(tl.int64)
-    digit = tl.arange(0, 1 << BITS)
-    count = tl.load(counts + group * (1 << BITS) + digit).to(tl.int64)
+    digit = tl.arange(0, DIGITS)
+    count = tl.load(counts + group * DIGITS + digit).to(tl.int64)
     n_wanted = tl.load(wanted + group)
     at_or_above = tl.sum(count, axis=0) - tl.cumsum(count, axis=0) + count
     best = tl.sum((at_or_above >= n_wanted).to(tl.int64), axis=0) - 1
     above = tl.sum(tl.where(digit > best, count, 0), axis=0)
-    found = tl.load(prefix + group) * (1 << BITS) + best
+    found = tl.load(prefix + group) * DIGITS + best
     # Fewer positive scores than wanted: no bits are right, and -1 agrees with no score from here on.
     tl.store(prefix + group, tl.where(best < 0, -1, found))
     tl.store(wanted + group, tl.where(best < 0, n_wanted, n_wanted - above))
@@ -127,7 +127,7 @@ def highest(scores: Float[Tensor, "batch d_sae"], n_kept: int, *, per_row: bool)
         _count(scores, prefix, counts, shift=shift, first=done == 0, per_row=per_row, key_type=key_type)
         summed = counts if per_row else counts.sum(dim=0, keepdim=True)
         with on_device_of(scores):
-            _pick_digit[(n_groups,)](summed, wanted, prefix, digits, BITS=DIGIT_BITS)
+            _pick_digit[(n_groups,)](summed, wanted, prefix, digits, DIGITS=N_DIGITS)
         above += torch.where(number > digits[:, None], counts, 0).sum(dim=1)
         ties = torch.where(number == digits[:, None], counts, 0).sum(dim=1)
     cut_key = torch.where(prefix < 0, -1, prefix << (key_bits - used_bits))
@@ -175,7 +175,7 @@ def _count(
     with on_device_of(scores):
         _count_digits[(scores.shape[0],)](
             scores, prefix, counts, scores.shape[1],
-            SHIFT=shift, FIRST=first, PER_ROW=per_row, BITS=DIGIT_BITS, KEY=key_type, BLOCK=BLOCK,
+            SHIFT=shift, FIRST=first, PER_ROW=per_row, BITS=DIGIT_BITS, DIGITS=N_DIGITS, KEY=key_type, BLOCK=COUNT_BLOCK,
         )  # fmt: skip
 
 
@@ -197,6 +197,6 @@ def _write(
     with on_device_of(scores):
         _write_entries[(scores.shape[0],)](
             scores, cut_key, row_begin, room, values, rows, columns, scores.shape[1],
-            PER_ROW=per_row, KEY=_key_layout(scores.dtype)[2], BLOCK=BLOCK,
+            PER_ROW=per_row, KEY=_key_layout(scores.dtype)[2], BLOCK=WRITE_BLOCK,
         )  # fmt: skip
     return Kept(values, rows, columns, row_begin, row_end, cut)
