@@ -32,8 +32,12 @@ def triton_missing() -> str | None:
 
 
 def interpreted() -> bool:
-    """Whether kernels that are imported from now on run in Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    """Whether Triton was imported with ``TRITON_INTERPRET=1``: its interpreter then runs kernels on CPU tensors."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or triton_missing() is not None:
+        return False
+    # Triton decides at its first import; the variable may have been set after that.
+    language = importlib.import_module("triton.language")
+    return type(language.sum).__name__ == "InterpretedFunction"
 
 
 def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
@@ -49,8 +53,10 @@ def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
     if kernel == "auto":
         return "triton" if device.type == "cuda" and _triton_or_warn() else None
     if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
-        runs_on = "a CPU or a CUDA device" if kernel == "sparse" else "a CUDA device"
-        raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}, the crosscoder is on {device}; take 'auto'.")
+        runs_on = "a CPU or a CUDA device"
+        if kernel == "triton":
+            runs_on = "a CUDA device, or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"
+        raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}; the crosscoder is on {device}, take 'auto'.")
     missing = triton_missing()
     if missing is not None:
         raise SaeTrainingError(
