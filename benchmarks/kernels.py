@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig
-from sae_training.kernels.backend import break_even_density, triton_missing
+from sae_training.kernels.backend import Kernel, break_even_density, triton_missing
 from sae_training.selection import Selector
 from sae_training.trainer import Trainer
 from sae_training.variants import VARIANTS
@@ -127,7 +127,7 @@ def products(
     return found
 
 
-def make_trainer(shape: tuple[int, int, int, int], kernel: str, precision: dict[str, Any], x: Tensor) -> Trainer:
+def make_trainer(shape: tuple[int, int, int, int], kernel: Kernel, precision: dict[str, Any], x: Tensor) -> Trainer:
     """A trainer before its first step."""
     batch_size, d_all, d_sae, k = shape
     crosscoder = Crosscoder(
@@ -150,7 +150,10 @@ def steps(
     batch_size, d_all = shape[:2]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch_size, N_MODELS, d_all // N_MODELS, generator=generator).to(device)
-    trainers = {kernel: make_trainer(shape, kernel, precision, x) for kernel in ("sparse", "dense")}
+    trainers = {
+        "sparse": make_trainer(shape, "sparse", precision, x),
+        "dense": make_trainer(shape, "dense", precision, x),
+    }
     first = {kernel: float(trainer.step(x).loss) for kernel, trainer in trainers.items()}
     times: dict[str, list[float]] = {kernel: [] for kernel in trainers}
 
@@ -230,7 +233,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("benchmarks/kernels.py needs a GPU: torch finds no CUDA device here.", file=sys.stderr)
         return 2
-    missing = triton_missing()
+    missing = triton_missing("cuda")
     if missing is not None:
         print(f"benchmarks/kernels.py needs Triton: {missing}.", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import subprocess
 from functools import cache
 from typing import Literal
 
@@ -20,20 +21,27 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def triton_missing() -> str | None:
-    """Why Triton cannot be used here; None where it can be imported."""
+def triton_missing(device_type: str) -> str | None:
+    """Why Triton cannot be used on a kind of device; None where it can. On ``cuda`` a first kernel is run."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        importlib.import_module("triton.language")
+        columns = importlib.import_module("sae_training.kernels.columns")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         return f"Triton cannot be imported ({error})"
+    if device_type != "cuda":
+        return None
+    one = torch.ones(1, device=device_type)
+    try:
+        columns.column_sum(one, one.long() - 1, one.long())
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no C compiler, an old driver, an old card
+        return f"Triton cannot run a kernel here ({(str(error) or repr(error)).splitlines()[0]})"
     return None
 
 
 def interpreted() -> bool:
     """Whether Triton was imported with ``TRITON_INTERPRET=1``: its interpreter then runs kernels on CPU tensors."""
-    if os.environ.get("TRITON_INTERPRET") != "1" or triton_missing() is not None:
+    if os.environ.get("TRITON_INTERPRET") != "1" or triton_missing("cpu") is not None:
         return False
     # Triton decides at its first import; the variable may have been set after that.
     language = importlib.import_module("triton.language")
@@ -57,7 +65,7 @@ def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
         if kernel == "triton":
             runs_on = "a CUDA device, or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"
         raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}; the crosscoder is on {device}, take 'auto'.")
-    missing = triton_missing()
+    missing = triton_missing(device.type)
     if missing is not None:
         raise SaeTrainingError(
             f"kernel {kernel!r} on {device} needs Triton: {missing}; install the triton that belongs to torch "
@@ -68,7 +76,7 @@ def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
 
 @cache
 def _triton_or_warn() -> bool:
-    missing = triton_missing()
+    missing = triton_missing("cuda")
     if missing is not None:
         logger.warning("%s: the crosscoder's steps on the GPU are dense; install triton for sparse ones", missing)
     return missing is None

@@ -186,15 +186,16 @@ def config(**changes: Any) -> TrainConfig:
 
 @pytest.fixture
 def without_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(backend, "triton_missing", lambda: "Triton is not installed")
+    monkeypatch.setattr(backend, "triton_missing", lambda _: "Triton is not installed")
     backend._triton_or_warn.cache_clear()
     yield
     backend._triton_or_warn.cache_clear()
 
 
-def test_what_runs_where() -> None:
+def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "triton_missing", lambda _: None)
+    monkeypatch.setattr(backend, "_triton_or_warn", lambda: True)
     cpu, cuda, other = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
-    pytest.importorskip("triton", reason="Triton is not installed")
     assert backend.choose_backend("dense", cuda) is None
     assert backend.choose_backend("auto", cpu) == backend.choose_backend("sparse", cpu) == "embedding_bag"
     assert backend.choose_backend("auto", cuda) == backend.choose_backend("sparse", cuda) == "triton"
@@ -218,6 +219,21 @@ def test_auto_without_triton_is_dense_and_says_so_once(without_triton: None, cap
     assert [record.message for record in caplog.records] == [
         "Triton is not installed: the crosscoder's steps on the GPU are dense; install triton for sparse ones"
     ]
+
+
+def test_a_kernel_that_cannot_run_is_a_reason(monkeypatch: pytest.MonkeyPatch, kernel_device: torch.device) -> None:
+    from sae_training.kernels import columns
+
+    def no_compiler(*_: Tensor) -> Tensor:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
+    monkeypatch.setattr(columns, "column_sum", no_compiler)
+    backend.triton_missing.cache_clear()
+    said = backend.triton_missing("cuda")
+    backend.triton_missing.cache_clear()
+    assert said == "Triton cannot run a kernel here (Failed to find C compiler.)"
 
 
 def test_sparse_without_triton_is_refused(without_triton: None) -> None:
