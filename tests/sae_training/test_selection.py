@@ -99,6 +99,7 @@ def test_duplicated_rows_tie_at_the_cut_and_leave_the_size_fixed(kernel_device: 
     # The three 3s, and of the three 2s those of the first two rows.
     assert kept.rows.tolist() == [0, 0, 1, 1, 2]
     assert kept.columns.tolist() == [0, 2, 0, 2, 0]
+    assert kept.row_end.tolist() == [2, 4, 5]
     assert kept.cut.tolist() == [2.0]
 
 
