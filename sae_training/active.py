@@ -1,20 +1,23 @@
 """The active features of a batch, sparse or dense, and the four products that training takes with them.
 
-With A [batch d_sae] the active features, X [batch d] inputs and W [d_sae d] weights, both classes give
+With A [batch d_sae] the active features, X [batch d] inputs and W [d_sae d] weights, every `Active` gives
 
 - ``decode(W)`` = A W,
 - ``values_gradient(G, W)`` = (G W^T) where a feature is active: the gradient of A's entries for dL/d(A W) = G,
 - ``weight_gradient(values, X)`` = V^T X with V the given values in A's pattern,
 - ``column_sum(values)`` = V^T 1.
 
-`SparseActive` costs batch * k * d in each; `DenseActive` costs batch * d_sae * d and works on every device.
+`DenseActive` costs batch * d_sae * d in each and works on every device: the reference, and the fallback. The sparse ones
+cost batch * k * d: `SparseActive` on a CPU, `sae_training.kernels.active.TritonActive` on a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +26,47 @@ from torch import Tensor
 from torch.nn import functional
 
 Values = Float[Tensor, " active"] | Float[Tensor, "batch d_sae"]
+
+
+@runtime_checkable
+class Active(Protocol):
+    """What training takes from the active features, whatever computes it.
+
+    Values are numbers in the pattern of A, in an order of the class's own; what a class returns it takes back.
+    """
+
+    @property
+    def values(self) -> Values:
+        """The entries of A."""
+        ...
+
+    def decode(self, weight: Float[Tensor, "d_sae d"], /) -> Float[Tensor, "batch d"]:
+        """A W."""
+        ...
+
+    def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"], /) -> Values:
+        """G W^T where a feature is active."""
+        ...
+
+    def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"], /) -> Float[Tensor, "d_sae d"]:
+        """V^T X."""
+        ...
+
+    def column_sum(self, values: Values, /) -> Float[Tensor, " d_sae"]:
+        """V^T 1."""
+        ...
+
+    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"], /) -> Values:
+        """Add a number per feature where it is active."""
+        ...
+
+    def column_count(self) -> Int[Tensor, " d_sae"]:
+        """Rows in which each feature is active."""
+        ...
+
+    def split(self, ends: tuple[int, ...], /) -> Sequence[tuple[Active, slice]]:
+        """Blocks of features up to each end, and where they are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -145,6 +189,3 @@ class SparseActive:
             part = SparseActive(self.values[inside], self.rows[inside], columns, self.n_rows, last - first)
             parts.append((part, slice(first, last)))
         return parts
-
-
-Active = DenseActive | SparseActive

@@ -211,9 +211,12 @@ class TrainConfig(FrozenConfig):
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         n_setup_batches: batches read ahead at the start, from which an unset scale and the biases are estimated
             (they are then trained on like every other batch).
-        kernel: ``sparse`` works on the active features alone, ``dense`` on all; ``auto`` takes sparse on a CPU as
-            long as at most ``sparse_below`` of the features are active.
-        sparse_below: share of active features up to which ``auto`` is sparse.
+        kernel: ``sparse`` works on the active features alone (on a GPU by Triton), ``dense`` on all; ``auto`` takes
+            sparse as long as few enough features are active, and dense on a GPU without Triton (it warns). ``triton``
+            is ``sparse`` on a GPU, and runs on a CPU in Triton's interpreter, for tests.
+        sparse_below: share of active features up to which ``auto`` is sparse on a CPU.
+        sparse_below_gpu: the same on a GPU. The default is the break-even of an H100's bfloat16 products
+            (docs/kernels.md); l1 goes by the density of the latest log line.
     """
 
     n_tokens: int = Field(ge=1)
@@ -242,8 +245,9 @@ class TrainConfig(FrozenConfig):
     checkpoint_every: int = Field(default=500, ge=0)
     keep_checkpoints: int = Field(default=1, ge=1)
     n_setup_batches: int = Field(default=4, ge=1)
-    kernel: Literal["auto", "dense", "sparse"] = "auto"
+    kernel: Literal["auto", "dense", "sparse", "triton"] = "auto"
     sparse_below: float = Field(default=0.06, ge=0, le=1)
+    sparse_below_gpu: float = Field(default=0.0056, ge=0, le=1)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainConfig:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_training.active import Active, DenseActive, SparseActive
-from sae_training.variants import ActivationVariant, TopK
+from sae_training.kernels.backend import Backend
+from sae_training.variants import L1, ActivationVariant, BatchTopK, TopK
 
 # A guess below the cut: the last batch's cut moves by a few percent between steps.
 _FLOOR_SHARE = 0.85
@@ -22,15 +23,18 @@ class Selector:
 
     The scores are made by one product with the encoder rows already multiplied by the feature norms, and only entries
     above a guess of the cut are looked at again. The choice is exact: when the guess is too high, all are looked at.
+    On a GPU the cut is found among all scores without a guess (`sae_training.kernels.selection`).
 
     Attributes:
         variant: the rule.
         k: features per token.
+        backend: what computes the sparse steps.
         last_cut: the cut of the latest batch; a guess for the next, without influence on the result.
     """
 
     variant: ActivationVariant
     k: int
+    backend: Backend = "embedding_bag"
     last_cut: float | None = None
     _scores: Tensor | None = field(default=None, repr=False)
 
@@ -50,7 +54,13 @@ class Selector:
     def select(
         self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
     ) -> tuple[Active, Tensor | None]:
-        """The active features and, for one cut over the batch, that cut."""
+        """The active features and, for one cut over the batch, that cut.
+
+        Equal scores at the cut are all kept, but for sparse steps on a GPU: there the first in row order, then by
+        feature, are kept until there are k per token, so that the number of entries is known beforehand.
+        """
+        if sparse and self.backend == "triton":
+            return self._select_on_device(scores, norm)
         if isinstance(self.variant, TopK) or not sparse:
             return self._select_dense(scores, norm, sparse=sparse)
         index, values, cut = self._above_cut(scores)
@@ -59,6 +69,27 @@ class Selector:
             torch.from_numpy(index), torch.from_numpy(values) / norm[columns], *scores.shape
         )
         return active, scores.new_full((), cut) if self.variant.has_running_threshold else None
+
+    @property
+    def has_sparse_step(self) -> bool:
+        """Whether the backend can choose by this variant's rule."""
+        return self.backend == "embedding_bag" or isinstance(self.variant, (L1, BatchTopK, TopK))
+
+    def _select_on_device(
+        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"]
+    ) -> tuple[Active, Tensor | None]:
+        from sae_training.kernels.active import TritonActive
+        from sae_training.kernels.selection import all_positive, highest
+
+        match self.variant:
+            case L1():
+                return TritonActive.from_kept(all_positive(scores), norm), None
+            case TopK():
+                return TritonActive.from_kept(highest(scores, self.k, per_row=True), norm), None
+            case BatchTopK():
+                kept = highest(scores, self.k * scores.shape[0], per_row=False)
+                return TritonActive.from_kept(kept, norm), kept.cut[0]
+        raise AssertionError(f"has_sparse_step is False for {self.variant.name!r}: its steps are dense on a GPU")
 
     def _above_cut(self, scores: Float[Tensor, "batch d_sae"]) -> tuple[np.ndarray, np.ndarray, float]:
         """Places, scores and cut of what one threshold over the batch keeps."""

@@ -16,6 +16,7 @@ from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
 from sae_training.errors import SaeTrainingError
 from sae_training.evaluation import batch_fve
 from sae_training.finiteness import Latch, require_finite, require_finite_step
+from sae_training.kernels.backend import choose_backend
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
@@ -41,17 +42,14 @@ class Trainer:
         Args:
             crosscoder: trained in place.
             config: how.
-            lazy: never wait for the device in a step; None does so off the CPU. On a CPU it needs the dense kernel.
+            lazy: never wait for the device in a step; None does so off the CPU. On a CPU it needs kernel dense or triton.
         """
-        if config.kernel == "sparse" and crosscoder.device.type != "cpu":
-            raise SaeTrainingError(
-                f"kernel 'sparse' runs on a CPU, the crosscoder is on {crosscoder.device}; take 'auto'."
-            )
+        self._backend = choose_backend(config.kernel, crosscoder.device)
         self.crosscoder = crosscoder
         self.config = config
         self.lazy = crosscoder.device.type != "cpu" if lazy is None else lazy
-        if self.lazy and crosscoder.device.type == "cpu" and config.kernel != "dense":
-            raise SaeTrainingError(f"a lazy trainer on a CPU needs kernel 'dense', not {config.kernel!r}.")
+        if self.lazy and crosscoder.device.type == "cpu" and config.kernel not in ("dense", "triton"):
+            raise SaeTrainingError(f"a lazy trainer on a CPU needs kernel 'dense' or 'triton', not {config.kernel!r}.")
         own = crosscoder.variant.has_feature_threshold
         parameters = Parameters(
             crosscoder.encoder,
@@ -66,7 +64,12 @@ class Trainer:
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
         fired = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
         self.state = TrainState(parameters, torch.zeros_like(crosscoder.b_dec_flat), optimizer, fired)
-        self.selector = Selector(crosscoder.variant, crosscoder.config.k)
+        self.selector = Selector(crosscoder.variant, crosscoder.config.k, self._backend or "embedding_bag")
+        if config.kernel in ("sparse", "triton") and not self.selector.has_sparse_step:
+            raise SaeTrainingError(
+                f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
+                f"take kernel 'auto' or 'dense', not {config.kernel!r}."
+            )
         self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
         mask = dedicated_mask(crosscoder.config)
@@ -246,6 +249,9 @@ class Trainer:
         state, crosscoder, config = self.state, self.crosscoder, self.config
         n_before = self._n_tokens_before
         fve = batch_fve(output.x, output.error, crosscoder.config.widths)
+        l0 = float(output.active.column_count().sum()) / output.x.shape[0]
+        if self.lazy and not crosscoder.variant.has_fixed_k:
+            state.density = l0 / crosscoder.d_sae
         return {
             "step": state.step,
             "tokens": state.n_tokens,
@@ -256,7 +262,7 @@ class Trainer:
             "penalty": float(output.penalty),
             "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
             **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_feature_threshold else {}),
-            "l0": float(output.active.column_count().sum()) / output.x.shape[0],
+            "l0": l0,
             "fve": {  # None where a model's activation is constant in the batch: JSON has no NaN
                 name: value if math.isfinite(value) else None
                 for name, value in zip(crosscoder.source_names, fve.tolist(), strict=True)
@@ -267,13 +273,14 @@ class Trainer:
         }
 
     def _sparse(self) -> bool:
-        if self.config.kernel != "auto":
-            return self.config.kernel == "sparse"
-        if self.crosscoder.device.type != "cpu":
+        if self._backend is None or not self.selector.has_sparse_step:
             return False
+        if self.config.kernel != "auto":
+            return True
         known = self.crosscoder.config.k / self.crosscoder.d_sae
         density = known if self.crosscoder.variant.has_fixed_k else self.state.density
-        return density <= self.config.sparse_below
+        on_gpu = self._backend == "triton"
+        return density <= (self.config.sparse_below_gpu if on_gpu else self.config.sparse_below)
 
     def _count(self, outputs: Sequence[StepOutput], batches: Sequence[Tensor]) -> None:
         state = self.state
@@ -285,6 +292,7 @@ class Trainer:
             if output.cut is not None:
                 self._average_cut(output.cut)
         state.last_cut = self.selector.last_cut
+        # A lazy step would wait for the device: `metrics` does, and takes the density along.
         if not self.crosscoder.variant.has_fixed_k and not self.lazy:
             state.density = float(counts.sum()) / (n_rows * self.crosscoder.d_sae)
         state.new_digests += [batch_digest(batch) for batch in batches]

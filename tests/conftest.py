@@ -18,6 +18,9 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if not torch.cuda.is_available():
+    # Triton reads it when it is first imported, and transformers imports Triton.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 if "tests.builders" not in sys.modules:
     _spec = importlib.util.spec_from_file_location("tests.builders", Path(__file__).with_name("builders.py"))

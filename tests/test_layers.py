@@ -19,6 +19,7 @@ RANKS = {
 }  # fmt: skip
 SAE_MAY_IMPORT = {
     "torch", "einops", "numpy", "safetensors", "pydantic", "pydantic_core", "jaxtyping", "sae_lens", "sae_training",
+    "triton",
 }  # fmt: skip
 BANNED_NAMES = {"utils", "helpers", "common", "misc"}
 

@@ -1,0 +1,97 @@
+"""Which implementation of the sparse step a device gets, and from which share of active features it pays."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import subprocess
+from functools import cache
+from typing import Literal
+
+import torch
+
+from sae_training.errors import SaeTrainingError
+
+Backend = Literal["embedding_bag", "triton"]
+Kernel = Literal["auto", "dense", "sparse", "triton"]
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def triton_missing(device_type: str) -> str | None:
+    """Why Triton cannot be used on a kind of device; None where it can. On ``cuda`` a first kernel is run."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        columns = importlib.import_module("sae_training.kernels.columns")
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        return f"Triton cannot be imported ({error})"
+    if device_type != "cuda":
+        return None
+    one = torch.ones(1, device=device_type)
+    try:
+        columns.column_sum(one, one.long() - 1, one.long())
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no C compiler, an old driver, an old card
+        return f"Triton cannot run a kernel here ({(str(error) or repr(error)).splitlines()[0]})"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton was imported with ``TRITON_INTERPRET=1``: its interpreter then runs kernels on CPU tensors."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or triton_missing("cpu") is not None:
+        return False
+    # Triton decides at its first import; the variable may have been set after that.
+    language = importlib.import_module("triton.language")
+    return type(language.sum).__name__ == "InterpretedFunction"
+
+
+def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
+    """The implementation of the sparse step for ``TrainConfig.kernel`` on a device; None where all steps are dense.
+
+    Raises:
+        SaeTrainingError: when the sparse step is demanded and cannot run on the device.
+    """
+    if kernel == "dense":
+        return None
+    if device.type == "cpu" and kernel != "triton":
+        return "embedding_bag"
+    if kernel == "auto":
+        return "triton" if device.type == "cuda" and _triton_or_warn() else None
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+        runs_on = "a CPU or a CUDA device"
+        if kernel == "triton":
+            runs_on = "a CUDA device, or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"
+        raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}; the crosscoder is on {device}, take 'auto'.")
+    missing = triton_missing(device.type)
+    if missing is not None:
+        raise SaeTrainingError(
+            f"kernel {kernel!r} on {device} needs Triton: {missing}; install the triton that belongs to torch "
+            f"{torch.__version__}, or take 'dense'."
+        )
+    return "triton"
+
+
+@cache
+def _triton_or_warn() -> bool:
+    missing = triton_missing("cuda")
+    if missing is not None:
+        logger.warning("%s: the crosscoder's steps on the GPU are dense; install triton for sparse ones", missing)
+    return missing is None
+
+
+def break_even_density(bandwidth: float, flops: float, element_bytes: int) -> float:
+    """The share of active features at which one sparse product takes as long as the dense one it replaces.
+
+    A dense product of B rows does 2 B F D operations; a sparse one, bound by its gathers, reads B k D elements:
+    2 B F D / flops = B k D element_bytes / bandwidth, so k / F = 2 bandwidth / (flops element_bytes). Ours, from the
+    cost model in docs/kernels.md; reads that the cache serves move the point up.
+
+    Args:
+        bandwidth: of the device's memory in bytes per second.
+        flops: achieved by the dense product in operations per second.
+        element_bytes: of what is gathered.
+    """
+    return 2 * bandwidth / (flops * element_bytes)

@@ -1,0 +1,154 @@
+"""Products that go through the entries feature by feature: the gradient of a weight, and sums per feature.
+
+The entries are sorted by feature, then by row, so that every feature's sum runs over one range, in one order, without
+atomics: the same bytes each time. A feature with more than `CHUNK` entries is cut into chunks; its first chunk is
+written to its own row, the others to spare rows that a second kernel adds to it in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_training.kernels.launch import blocks, kernel, on_device_of, sum_type
+
+CHUNK = 128
+COLUMN_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Each feature's range of sorted entries, cut into chunks; sized without asking the device how many there are.
+
+    Attributes:
+        begin: first entry of each feature.
+        end: one after its last.
+        first_chunk: the number of each feature's first chunk; a feature without entries has one, empty.
+        chunk_column: the feature of each chunk; ``n_columns`` for chunk numbers that are not used.
+        spare_begin: each feature's first spare row: its chunks but the first.
+        spare_end: one after its last.
+        spare_column: the feature of each spare row; ``n_columns`` for those not used.
+    """
+
+    begin: Int[Tensor, " n_columns"]
+    end: Int[Tensor, " n_columns"]
+    first_chunk: Int[Tensor, " n_columns"]
+    chunk_column: Int[Tensor, " n_chunks"]
+    spare_begin: Int[Tensor, " n_columns"]
+    spare_end: Int[Tensor, " n_columns"]
+    spare_column: Int[Tensor, " n_spare"]
+
+    @classmethod
+    def of(cls, begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"], n_entries: int) -> Chunks:
+        """Cut ranges of at most ``n_entries`` entries together."""
+        # A feature with c entries has (c - 1) // CHUNK chunks beyond its first, all together at most n_entries / CHUNK.
+        n_columns, n_spare = begin.shape[0], n_entries // CHUNK
+        spare = ((end - begin - 1) // CHUNK).clamp(min=0)
+        spare_end = spare.cumsum(0)
+        chunk_end = spare_end + torch.arange(1, n_columns + 1, device=begin.device)
+        numbers = torch.arange(n_columns + n_spare, device=begin.device)
+        return cls(
+            begin,
+            end,
+            chunk_end - spare - 1,
+            torch.searchsorted(chunk_end, numbers, right=True),
+            spare_end - spare,
+            spare_end,
+            torch.searchsorted(spare_end, numbers[:n_spare], right=True),
+        )
+
+
+@kernel
+def _weight_gradient(values, rows, begin, end, first_chunk, chunk_column, inputs, out, spare, n_columns, d, CHUNK: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):  # fmt: skip  # noqa: PLR0913
+    chunk = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = place < d
+    column = tl.load(chunk_column + chunk)
+    if column < n_columns:
+        number = chunk - tl.load(first_chunk + column)
+        from_entry = tl.load(begin + column) + number * CHUNK
+        to_entry = tl.minimum(from_entry + CHUNK, tl.load(end + column))
+        total = tl.zeros((WIDTH,), SUM)
+        for start in range(from_entry, to_entry, TILE):
+            entry = start + tl.arange(0, TILE)
+            active = entry < to_entry
+            row = tl.load(rows + entry, mask=active, other=0).to(tl.int64)
+            value = tl.load(values + entry, mask=active, other=0.0).to(SUM)
+            where = row[:, None] * d + place[None, :]
+            gathered = tl.load(inputs + where, mask=active[:, None] & inside[None, :], other=0.0).to(SUM)
+            total += tl.sum(value[:, None] * gathered, axis=0)
+        tl.store(out + column * d + place, total, mask=inside & (number == 0))
+        tl.store(spare + (chunk - column - 1) * d + place, total, mask=inside & (number > 0))
+
+
+@kernel
+def _add_spare(spare_begin, spare_end, spare_column, spare, out, n_columns, d, WIDTH: tl.constexpr):
+    number = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = place < d
+    column = tl.load(spare_column + number)
+    if column < n_columns:  # noqa: SIM102 - Triton's `and` loads both sides
+        if number == tl.load(spare_begin + column):
+            total = tl.load(out + column * d + place, mask=inside, other=0.0)
+            for line in range(number, tl.load(spare_end + column)):
+                total += tl.load(spare + line * d + place, mask=inside, other=0.0)
+            tl.store(out + column * d + place, total, mask=inside)
+
+
+@kernel
+def _column_sum(values, begin, end, out, BLOCK: tl.constexpr, SUM: tl.constexpr):
+    column = tl.program_id(0)
+    from_entry = tl.load(begin + column)
+    to_entry = tl.load(end + column)
+    total = tl.zeros((BLOCK,), SUM)
+    for start in range(from_entry, to_entry, BLOCK):
+        entry = start + tl.arange(0, BLOCK)
+        total += tl.load(values + entry, mask=entry < to_entry, other=0.0).to(SUM)
+    tl.store(out + column, tl.sum(total, axis=0).to(out.dtype.element_ty))
+
+
+def weight_gradient(
+    values: Float[Tensor, " entries"],
+    rows: Int[Tensor, " entries"],
+    chunks: Chunks,
+    inputs: Float[Tensor, "batch d"],
+) -> Float[Tensor, "n_columns d"]:
+    """Per feature, the sum of value * inputs[row] over its entries; 0 for a feature without any.
+
+    Args:
+        values: in the order of the features.
+        rows: of the entries, in the same order.
+        chunks: each feature's range in that order.
+        inputs: what is summed.
+    """
+    inputs = inputs.contiguous()
+    cut, (kept, sums) = blocks(inputs), sum_type(values, inputs)
+    n_columns, d = chunks.begin.shape[0], inputs.shape[1]
+    n_spare = chunks.spare_column.shape[0]
+    out = torch.empty((n_columns, d), dtype=kept, device=inputs.device)
+    spare = torch.empty((n_spare, d), dtype=kept, device=inputs.device)
+    with on_device_of(inputs):
+        _weight_gradient[(chunks.chunk_column.shape[0], cut.n_slabs)](
+            values, rows, chunks.begin, chunks.end, chunks.first_chunk, chunks.chunk_column, inputs, out, spare,
+            n_columns, d, CHUNK=CHUNK, TILE=cut.tile, WIDTH=cut.width, SUM=sums,
+        )  # fmt: skip
+        if n_spare:
+            _add_spare[(n_spare, cut.n_slabs)](
+                chunks.spare_begin, chunks.spare_end, chunks.spare_column, spare, out, n_columns, d, WIDTH=cut.width
+            )
+    return out.to(torch.promote_types(values.dtype, inputs.dtype))
+
+
+def column_sum(
+    values: Float[Tensor, " entries"], begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"]
+) -> Float[Tensor, " n_columns"]:
+    """Per feature, the sum of its entries, given in the order of the features."""
+    _, sums = sum_type(values)
+    out = torch.empty(begin.shape, dtype=values.dtype, device=values.device)
+    with on_device_of(values):
+        _column_sum[(begin.shape[0],)](values, begin, end, out, BLOCK=COLUMN_BLOCK, SUM=sums)
+    return out
