@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.extend import reopen_for_more_models
-from mechprobe.activations.numbers import STORED_AS, from_stored, to_stored
+from mechprobe.activations.numbers import STORED_AS, row_width, to_stored, training_norms
 from mechprobe.activations.plan import CachePlan, checked_sites, free_bytes, plan_of
 from mechprobe.activations.reading import prepare, response_files, stream_of, write_responses
 from mechprobe.activations.shards import (
@@ -161,7 +161,8 @@ def _collect_model(
         record = finished_shard(folder, shard, stream.hash)
         if record is None:
             arrays = collect_shard(model, stream, shard, sites, config)
-            norms = _norms(arrays, config, ~stream.rows.held_out[shard.rows.start : shard.rows.stop])
+            training = ~stream.rows.held_out[shard.rows.start : shard.rows.stop]
+            norms = training_norms(arrays, training, config.dtype)
             record = write_shard(
                 folder, shard, arrays, model=model.name, dtype=config.dtype, stream_hash=stream.hash, norms=norms
             )
@@ -180,15 +181,6 @@ def _collect_model(
         },
     )
     return records
-
-
-def _norms(arrays: dict[str, np.ndarray], config: CacheConfig, training: np.ndarray) -> tuple[dict[str, float], int]:
-    """Sum of the L2 norms of the training rows as they are stored, per site."""
-    sums = {}
-    for site, array in arrays.items():
-        values = from_stored(array[training], config.dtype).double()
-        sums[site] = float(torch.linalg.vector_norm(values, dim=1).sum())
-    return sums, int(training.sum())
 
 
 def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -217,8 +209,8 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "bat
 def collect_shard(
     model: LanguageModel, stream: TokenStream, shard: ShardRange, sites: Sequence[Site], config: CacheConfig
 ) -> dict[str, np.ndarray]:
-    """The stored residuals of one shard, ``[row d_model]`` per site, in the stream's row order."""
-    shape = (len(shard.rows), model.d_model)
+    """The stored residuals of one shard, ``[row row_width]`` per site, in the stream's row order."""
+    shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {str(site): np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
     ids = [stream.sequences[index].prompt_ids + stream.sequences[index].response_ids for index in shard.sequences]
     pad_id = int(str(model.tokenizer.pad_token_id))

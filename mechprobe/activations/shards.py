@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from mechprobe.activations.config import StoreDtype
+from mechprobe.activations.numbers import SCALE, datasets
 from mechprobe.artifacts import read_json, sha256_file, write_json
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
 from mechprobe.data.tokens import TokenSequence
@@ -150,7 +151,7 @@ def write_shard(
     stream_hash: str,
     norms: tuple[dict[str, float], int],
 ) -> ShardRecord:
-    """Write one shard of one model and list it."""
+    """Write one shard of one model and list it; ``arrays`` are rows as in memory, per site (`numbers`)."""
     name = shard_file(shard.index)
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -159,8 +160,13 @@ def write_shard(
         "start": shard.rows.start,
         "n_rows": len(shard.rows),
     }
-    attributes |= {f"{site}:dtype": dtype for site in arrays}
-    digest = write_hdf5(folder / name, arrays, attributes)
+    written: dict[str, np.ndarray] = {}
+    for site, array in arrays.items():
+        written |= datasets(site, array, dtype)
+        attributes[f"{site}:dtype"] = dtype
+        if site + SCALE in written:
+            attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
+    digest = write_hdf5(folder / name, written, attributes)
     norm_sum, n_norms = norms
     record = ShardRecord(
         file=name,
