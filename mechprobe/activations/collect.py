@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.extend import reopen_for_more_models
+from mechprobe.activations.kept import WHOLE_STREAM, KeptRows, kept_part
 from mechprobe.activations.numbers import STORED_AS, row_width, to_stored, training_norms
 from mechprobe.activations.plan import CachePlan, checked_sites, free_bytes, plan_of
 from mechprobe.activations.reading import prepare, response_files, stream_of, write_responses
@@ -49,6 +50,7 @@ def cache_activations(
     out: Path | str = "cache",
     config: CacheConfig | None = None,
     *,
+    kept: KeptRows | None = None,
     force: bool = False,
 ) -> ActivationStore:
     """Run every model on the same tokens and store its residual streams.
@@ -60,6 +62,7 @@ def cache_activations(
         out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with,
             and one that has some of the models already is given the others.
         config: Settings; the defaults when None.
+        kept: Keep only the leading shards and held-out sequences, for training by `LiveActivations`; None keeps all.
         force: Make it again from the beginning.
 
     Returns:
@@ -80,7 +83,8 @@ def cache_activations(
     checked = checked_sites(family, config)
     items = as_prompts(prompts)
     reading = prepare(family, items, config)
-    plan_of(family, reading, out).require_space()
+    if kept is None:
+        plan_of(family, reading, out).require_space()
     identity = {
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in checked],
@@ -89,6 +93,8 @@ def cache_activations(
         "longest": reading.max_length,
         "model_dtypes": {model.name: model.dtype for model in family},
     }
+    if kept is not None:
+        identity["kept"] = kept.model_dump(mode="json")
     if not force:
         reopen_for_more_models(out, identity, family.fingerprints)
     with (
@@ -98,13 +104,21 @@ def cache_activations(
         if not stage.done:
             with sole_writer(out):
                 remove_partial_files(out)
-                stream = stream_of(family, reading, write_responses(family, reading, out))
+                whole = stream_of(family, reading, write_responses(family, reading, out))
+                stream = whole if kept is None else kept_part(whole, kept, config.shard_rows)
                 _require_exact_space(family, stream, config, out)
                 write_tokens(out, stream)
+                if kept is not None:
+                    write_tokens(out, whole, WHOLE_STREAM)
                 n_bytes = _collect(family, stream, checked, config, out)
                 stage.finish(
-                    outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
-                    counts=_counts(stream, n_bytes),
+                    outputs=[
+                        TOKENS,
+                        *([WHOLE_STREAM] if kept else []),
+                        *(f"{name}/{INDEX}" for name in family.names),
+                        *response_files(out),
+                    ],
+                    counts=_counts(stream, n_bytes) | ({"whole_rows": whole.n_rows} if kept else {}),
                     results={"stream": stream.hash, "models": list(family.names)},
                     seed=config.seed,
                 )

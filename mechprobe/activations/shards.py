@@ -196,10 +196,10 @@ def finished_shard(folder: Path, shard: ShardRange, stream_hash: str) -> ShardRe
     return record if whole and same else None
 
 
-def write_tokens(folder: Path, stream: TokenStream) -> str:
-    """Write the token stream; returns the file's sha256."""
+def write_tokens(folder: Path, stream: TokenStream, name: str = TOKENS) -> str:
+    """Write a token stream; returns the file's sha256."""
     ids = [np.asarray(s.prompt_ids + s.response_ids, dtype=np.int32) for s in stream.sequences]
-    arrays = {name: getattr(stream.rows, name) for name in _ROWS}
+    arrays = {column: getattr(stream.rows, column) for column in _ROWS}
     arrays |= {
         "row_start": stream.row_start,
         "sequence_ids": np.concatenate(ids),
@@ -209,24 +209,24 @@ def write_tokens(folder: Path, stream: TokenStream) -> str:
         "samples": np.frombuffer(_samples_text(stream).encode(), dtype=np.uint8),
     }
     attributes = {"format": FORMAT, "stream": stream.hash, "tokenizer": stream.tokenizer_fingerprint}
-    return write_hdf5(folder / TOKENS, arrays, attributes)
+    return write_hdf5(folder / name, arrays, attributes)
 
 
 def _samples_text(stream: TokenStream) -> str:
     return json.dumps([[s.id, s.prompt_id, s.task, s.source, s.n_cut] for s in stream.sequences], ensure_ascii=False)
 
 
-def read_tokens(folder: Path) -> TokenStream:
+def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
     """Read a token stream back, and check that it is the one its hash was taken of.
 
     Raises:
         StoreError: The file is missing or damaged.
     """
-    path = folder / TOKENS
+    path = folder / name
     try:
         with h5py.File(path, "r") as file:
-            arrays = {str(name): np.asarray(file[str(name)]) for name in file}
-            attributes = {name: file.attrs[name] for name in ("stream", "tokenizer")}
+            arrays = {str(column): np.asarray(file[str(column)]) for column in file}
+            attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
         stream = _stream(arrays, str(attributes["tokenizer"]))
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist; make the store again with `mechprobe cache`.") from None

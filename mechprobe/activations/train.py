@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mechprobe.activations.batches import ShuffledBatches
+from mechprobe.activations.source import RowSource
 from mechprobe.activations.store import ActivationStore
 from mechprobe.artifacts import Stage, write_json
 from mechprobe.errors import StoreError
@@ -39,7 +40,7 @@ class DeviceBatches:
 
 
 def train_crosscoder(
-    store: ActivationStore,
+    store: RowSource,
     config: CrosscoderConfig,
     train_config: TrainConfig,
     out: Path | str,
@@ -52,7 +53,8 @@ def train_crosscoder(
     """Train a crosscoder on the training rows of a store; an interrupted training goes on where it was.
 
     Args:
-        store: Activations; its models are the crosscoder's, in the same order.
+        store: Activations, an `ActivationStore` or a `LiveActivations`; its models are the crosscoder's, in the same
+            order.
         config: Shape and kind; `mechprobe.activations.TrainSaeConfig.resolve` makes it from a store.
         train_config: How to train.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (training), ``metrics.json``
@@ -77,6 +79,7 @@ def train_crosscoder(
         "training": train_config.model_dump(mode="json"),
         "site": str(found),
         "pool_rows": pool_rows,
+        **store.serving_settings(),
     }
     with Stage.open(
         out, name="train-sae", config=settings, inputs={"cache": store.folder}, models=store.fingerprints, force=force
@@ -92,12 +95,19 @@ def train_crosscoder(
             result = train(
                 crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_Shown(advance, config)
             )
+        store.close()
         metrics = _metrics(store, crosscoder, found, result, batches)
         write_json(out / METRICS, metrics)
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
             counts={name: metrics[name] for name in ("tokens", "distinct_tokens", "held_out_tokens", "steps")},
-            results={"fve": metrics["fve"], "l0": metrics["l0"], "dead_frac": metrics["dead_frac"], "device": device},
+            results={
+                "fve": metrics["fve"],
+                "l0": metrics["l0"],
+                "dead_frac": metrics["dead_frac"],
+                "device": device,
+                "mode": store.mode,
+            },
             seed=train_config.seed,
         )
     return crosscoder
@@ -125,7 +135,7 @@ class _Shown:
         self.tokens = metrics["tokens"]
 
 
-def _check_models(store: ActivationStore, config: CrosscoderConfig) -> None:
+def _check_models(store: RowSource, config: CrosscoderConfig) -> None:
     if config.model_names != store.models:
         raise StoreError(
             f"The crosscoder is of {', '.join(config.model_names)}, the store {store.folder} of "
@@ -151,10 +161,10 @@ def _to(batch: Tensor, crosscoder: Crosscoder) -> Tensor:
 
 
 def _metrics(
-    store: ActivationStore, crosscoder: Crosscoder, site: Site, result: TrainResult, batches: ShuffledBatches
+    store: RowSource, crosscoder: Crosscoder, site: Site, result: TrainResult, batches: ShuffledBatches
 ) -> dict[str, Any]:
     """What stands in ``metrics.json``."""
-    held_out = held_out_metrics(store, crosscoder, site)
+    held_out = held_out_metrics(store.kept, crosscoder, site)
     nan = dict.fromkeys(store.models, math.nan)
     return {
         "split": "held_out",
