@@ -105,8 +105,9 @@ def from_stored(stored: np.ndarray, dtype: StoreDtype) -> Tensor:
 
 def unpacked(stored: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray]:
     """Codes ``[row d_model]`` as on disk and scales ``[row]`` of packed rows."""
-    codes = np.ascontiguousarray(stored[:, :-_SCALE_BYTES]).view(ON_DISK[dtype])
-    return codes, np.ascontiguousarray(stored[:, -_SCALE_BYTES:]).view("<f4")[:, 0]
+    # Copies: a single row counts as contiguous whatever its stride, and is not given a new one otherwise.
+    codes = stored[:, :-_SCALE_BYTES].copy().view(ON_DISK[dtype])
+    return codes, stored[:, -_SCALE_BYTES:].copy().view("<f4")[:, 0]
 
 
 def pack_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray | None) -> None:

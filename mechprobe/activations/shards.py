@@ -76,6 +76,11 @@ def told_of_disk(path: Path) -> Iterator[None]:
             raise StoreError(
                 f"The disk is full at {path}; make space and run the same command again, it goes on from there."
             ) from None
+        if error.errno == errno.EFBIG or "File too large" in text:
+            raise StoreError(
+                f"{path} is larger than this file system or `ulimit -f` lets a file be; lift the limit and run the same "
+                "command again, or lower shard_rows."
+            ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"{path} cannot be written: {error.strerror}; give another --out.") from None
         raise
