@@ -32,7 +32,8 @@ Pool = tuple[np.ndarray, np.ndarray]
 class ShuffledBatches:
     """An iterable of float32 batches ``[batch model d_model]`` with ``state_dict`` and ``load_state_dict``.
 
-    Iterating goes on from the position; a new object starts at 0.
+    Iterating goes on from the position; a new object starts at 0. As a context it ends, on leaving, whatever reads
+    ahead: needed where an exception keeps an iterator alive.
     """
 
     def __init__(
@@ -118,6 +119,14 @@ class ShuffledBatches:
                     yield batch
             finally:
                 serving.ended.set()
+
+    def __enter__(self) -> "ShuffledBatches":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """End what works ahead for the iteration in progress, though an iterator may still be referred to."""
+        if self._serving is not None:
+            self._serving.ended.set()
 
     def _first_read(self) -> int:
         """Number, over all epochs, of the first read of the window at the position."""

@@ -12,6 +12,7 @@ loaded twice, and there is nothing left behind when training is killed.
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class Ring:
         """Make shards ahead while inside; what is there from before is used."""
         self._open()
         self._place, self._error = serving.start, None
-        producer = threading.Thread(target=self._produce, args=(serving,), name="ring")
+        producer = threading.Thread(target=self._produce, args=(serving,), name="ring", daemon=True)
         producer.start()
         try:
             yield
@@ -83,10 +84,7 @@ class Ring:
             assert index is not None, "there is a shard for every read"
             shard = self._source.stream.shards[index]
             assert shard.rows.start == start, "shards are read in the order in which they are made"
-            with self._changed:
-                self._changed.wait_for(lambda: index in self._present or self._error or serving.ended.is_set())
-                if index not in self._present:
-                    raise self._error or StoreError("The ring was closed while a shard was awaited.")
+            self._await(index, serving)
             self._copy(out, index, serving)
             with self._changed:
                 self._place += 1
@@ -98,6 +96,15 @@ class Ring:
         """Drop the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._present.clear()
+
+    def _await(self, index: int, serving: Serving) -> None:
+        with self._changed:
+            while index not in self._present:
+                if self._error is not None:
+                    raise self._error
+                if serving.ended.is_set():
+                    raise CancelledError
+                self._changed.wait(timeout=1)  # whoever ends the serving has no hold of the lock
 
     def _copy(self, out: np.ndarray, index: int, serving: Serving) -> None:
         source, column = self._source, 0

@@ -91,7 +91,7 @@ def train_crosscoder(
         )
         crosscoder = Crosscoder(config).to(device)
         crosscoder.set_scale(store.scale(found).to(device))
-        with progress(train_config.n_tokens, "training", unit="tokens") as advance:
+        with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
             result = train(
                 crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_Shown(advance, config)
             )
