@@ -28,7 +28,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(kept: Path, tmp_path: Path) 
     out = tmp_path / "cache"
     shutil.copytree(kept, out)
     files = sorted(path for path in out.rglob("*") if path.is_file())
-    kinds = {path.name.split("_")[0] + path.suffix for path in files}
+    kinds = {path.stem.split("_")[0] + path.suffix for path in files}
     assert kinds == {
         "manifest.json", "index.json", "shard.h5", "shard.json", "tokens.h5", "stream.h5", "chunk.json"
     }  # fmt: skip
