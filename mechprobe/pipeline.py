@@ -288,20 +288,25 @@ class Run:
         return SiteCeilings.load(self.folder / LOCALIZE).chosen
 
     def cache(self) -> "ActivationStore":
-        """Residual streams of every model on the same tokens."""
+        """Residual streams of every model on the same tokens; in modes ``stream`` and ``ring`` the kept part."""
         from mechprobe.activations import cache_activations
 
-        sites = list(self.config.cache.sites) or [self.site()]
         return cache_activations(
-            self.family, self.config.prompt_source(), sites, self.folder / CACHE, self.config.cache, force=self.force
+            self.family,
+            self.config.prompt_source(),
+            list(self.config.cache.sites) or [self.site()],
+            self.folder / CACHE,
+            self.config.cache,
+            kept=self.config.train_sae.kept,
+            force=self.force,
         )
 
     def train_sae(self) -> "Crosscoder":
         """One crosscoder over all models."""
-        from mechprobe.activations import ActivationStore, train_crosscoder
+        from mechprobe.activations import train_crosscoder
 
         settings = self.config.train_sae
-        store = ActivationStore.open(self.folder / CACHE, models=settings.models or None)
+        store = settings.source(self.folder / CACHE, lambda: self.family, self.folder / CROSSCODER)
         shape, schedule = settings.resolve(store)
         return train_crosscoder(
             store,

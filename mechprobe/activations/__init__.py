@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mechprobe.activations.collect import cache_activations
     from mechprobe.activations.config import CacheConfig
+    from mechprobe.activations.kept import KeptRows
+    from mechprobe.activations.live import LiveActivations
     from mechprobe.activations.plan import CachePlan, plan_cache
     from mechprobe.activations.store import ActivationStore
     from mechprobe.activations.train import train_crosscoder
@@ -15,6 +17,8 @@ _HOME = {
     "ActivationStore": "store",
     "CacheConfig": "config",
     "CachePlan": "plan",
+    "KeptRows": "kept",
+    "LiveActivations": "live",
     "TrainSaeConfig": "train_config",
     "cache_activations": "collect",
     "plan_cache": "plan",
@@ -25,6 +29,8 @@ __all__ = [
     "ActivationStore",
     "CacheConfig",
     "CachePlan",
+    "KeptRows",
+    "LiveActivations",
     "TrainSaeConfig",
     "cache_activations",
     "plan_cache",

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.extend import reopen_for_more_models
-from mechprobe.activations.numbers import STORED_AS, from_stored, to_stored
+from mechprobe.activations.kept import WHOLE_STREAM, KeptRows, kept_part
+from mechprobe.activations.numbers import STORED_AS, row_width, to_stored, training_norms
 from mechprobe.activations.plan import CachePlan, checked_sites, free_bytes, plan_of
 from mechprobe.activations.reading import prepare, response_files, stream_of, write_responses
 from mechprobe.activations.shards import (
@@ -49,6 +50,7 @@ def cache_activations(
     out: Path | str = "cache",
     config: CacheConfig | None = None,
     *,
+    kept: KeptRows | None = None,
     force: bool = False,
 ) -> ActivationStore:
     """Run every model on the same tokens and store its residual streams.
@@ -60,6 +62,7 @@ def cache_activations(
         out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with,
             and one that has some of the models already is given the others.
         config: Settings; the defaults when None.
+        kept: Keep only the leading shards and held-out sequences, for training by `LiveActivations`; None keeps all.
         force: Make it again from the beginning.
 
     Returns:
@@ -80,7 +83,8 @@ def cache_activations(
     checked = checked_sites(family, config)
     items = as_prompts(prompts)
     reading = prepare(family, items, config)
-    plan_of(family, reading, out).require_space()
+    if kept is None:
+        plan_of(family, reading, out).require_space()
     identity = {
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in checked],
@@ -89,6 +93,8 @@ def cache_activations(
         **reading.identity,
         "model_dtypes": {model.name: model.dtype for model in family},
     }
+    if kept is not None:
+        identity["kept"] = kept.model_dump(mode="json")
     if not force:
         reopen_for_more_models(out, identity, family.fingerprints)
     with (
@@ -98,13 +104,23 @@ def cache_activations(
         if not stage.done:
             with sole_writer(out):
                 remove_partial_files(out)
-                stream = stream_of(reading, write_responses(family, reading, out))
+                whole = stream_of(reading, write_responses(family, reading, out))
+                stream = whole if kept is None else kept_part(whole, kept, config.shard_rows)
                 _require_exact_space(family, stream, config, out)
                 write_tokens(out, stream)
+                if kept is not None:
+                    write_tokens(out, whole, WHOLE_STREAM)
                 n_bytes = _collect(family, stream, checked, config, out)
                 stage.finish(
-                    outputs=[TOKENS, *(f"{name}/{INDEX}" for name in family.names), *response_files(out)],
-                    counts={**_counts(stream, n_bytes), "prompts_dropped": reading.n_dropped},
+                    outputs=[
+                        TOKENS,
+                        *([WHOLE_STREAM] if kept else []),
+                        *(f"{name}/{INDEX}" for name in family.names),
+                        *response_files(out),
+                    ],
+                    counts=_counts(stream, n_bytes)
+                    | {"prompts_dropped": reading.n_dropped}
+                    | ({"whole_rows": whole.n_rows} if kept else {}),
                     results={
                         "stream": stream.hash,
                         "shard_tokens": stream.shard_hashes,
@@ -165,7 +181,8 @@ def _collect_model(
         record = finished_shard(folder, shard, stream.hash)
         if record is None:
             arrays = collect_shard(model, stream, shard, sites, config)
-            norms = _norms(arrays, config, ~stream.rows.held_out[shard.rows.start : shard.rows.stop])
+            training = ~stream.rows.held_out[shard.rows.start : shard.rows.stop]
+            norms = training_norms(arrays, training, config.dtype)
             record = write_shard(
                 folder, shard, arrays, model=model.name, dtype=config.dtype, stream_hash=stream.hash, norms=norms
             )
@@ -184,15 +201,6 @@ def _collect_model(
         },
     )
     return records
-
-
-def _norms(arrays: dict[str, np.ndarray], config: CacheConfig, training: np.ndarray) -> tuple[dict[str, float], int]:
-    """Sum of the L2 norms of the training rows as they are stored, per site."""
-    sums = {}
-    for site, array in arrays.items():
-        values = from_stored(array[training], config.dtype).double()
-        sums[site] = float(torch.linalg.vector_norm(values, dim=1).sum())
-    return sums, int(training.sum())
 
 
 def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -221,8 +229,8 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "bat
 def collect_shard(
     model: LanguageModel, stream: TokenStream, shard: ShardRange, sites: Sequence[Site], config: CacheConfig
 ) -> dict[str, np.ndarray]:
-    """The stored residuals of one shard, ``[row d_model]`` per site, in the stream's row order."""
-    shape = (len(shard.rows), model.d_model)
+    """The stored residuals of one shard, ``[row row_width]`` per site, in the stream's row order."""
+    shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {str(site): np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
     ids = [stream.sequences[index].ids for index in shard.sequences]
     pad_id = int(str(model.tokenizer.pad_token_id))

@@ -10,7 +10,7 @@ from mechprobe.config import FrozenConfig
 from mechprobe.data.truncation import Truncate
 from mechprobe.types import Site
 
-StoreDtype = Literal["float32", "float16", "bfloat16"]
+StoreDtype = Literal["float32", "float16", "bfloat16", "int8", "e4m3"]
 _RESPONDER = re.compile(r"(?P<model>.+)@(?P<temperature>\d+(\.\d+)?)")
 
 
@@ -19,7 +19,7 @@ class CacheConfig(FrozenConfig):
 
     Attributes:
         sites: Places in the models, ``resid_post.<layer>``; all are read in one pass.
-        dtype: Of the numbers on disk. The models' own dtype is the family's.
+        dtype: Of the numbers on disk (docs/store.md says what each costs). The models' own dtype is the family's.
         responses: Who writes a response to every prompt that has none: ``model@temperature`` (``rl@0.0`` is greedy);
             several give several sequences a prompt, none leaves the prompt alone.
         max_new_tokens: Longest response that is written.

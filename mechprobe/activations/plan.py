@@ -4,8 +4,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.activations.config import CacheConfig
-from mechprobe.activations.numbers import BYTES
+import numpy as np
+
+from mechprobe.activations.config import CacheConfig, StoreDtype
+from mechprobe.activations.numbers import LARGEST_CODE, STORED_AS, row_bytes
 from mechprobe.activations.reading import Reading, prepare
 from mechprobe.data.sources import PromptInput, as_prompts
 from mechprobe.errors import ConfigError, StoreError
@@ -36,14 +38,15 @@ class CachePlan:
     most_rows: int
     widths: dict[str, int]
     sites: tuple[str, ...]
-    dtype: str
+    dtype: StoreDtype
     free_bytes: int
     done_bytes: int = 0
 
     def n_bytes(self, n_rows: int | None = None) -> int:
         """Size of the store with so many rows (``n_rows`` of the plan when None)."""
         rows = self.n_rows if n_rows is None else n_rows
-        return int(_MARGIN * rows * len(self.sites) * sum(self.widths.values()) * BYTES[self.dtype])  # pyright: ignore
+        width = sum(row_bytes(self.dtype, width) for width in self.widths.values())
+        return int(_MARGIN * rows * len(self.sites) * width)
 
     def require_space(self) -> None:
         """Raise `StoreError` when the store will not fit on the disk."""
@@ -59,10 +62,13 @@ class CachePlan:
         if self.n_rows != self.most_rows:
             size += f" to {_size(self.n_bytes(self.most_rows))}"
         widths = ", ".join(f"{name} {width}" for name, width in self.widths.items())
+        each = f"{np.dtype(STORED_AS[self.dtype]).itemsize} bytes" + (
+            " + 4 a row" if self.dtype in LARGEST_CODE else ""
+        )
         return (
             f"{rows} rows ({self.n_prompts:,} prompts) × {len(self.widths)} models × {len(self.sites)} sites "
-            f"({', '.join(self.sites)}) × width ({widths}) × {BYTES[self.dtype]} bytes ({self.dtype}) "  # pyright: ignore
-            f"= {size}; {_size(self.free_bytes)} free"
+            f"({', '.join(self.sites)}) × width ({widths}) × {each} ({self.dtype}) = {size}; "
+            f"{_size(self.free_bytes)} free"
         )
 
 

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from mechprobe.activations.config import StoreDtype
+from mechprobe.activations.numbers import SCALE, datasets
 from mechprobe.artifacts import read_json, sha256_file, write_json
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
 from mechprobe.data.tokens import Document, TokenSequence
@@ -74,6 +75,11 @@ def told_of_disk(path: Path) -> Iterator[None]:
         if full:
             raise StoreError(
                 f"The disk is full at {path}; make space and run the same command again, it goes on from there."
+            ) from None
+        if error.errno == errno.EFBIG or "File too large" in text:
+            raise StoreError(
+                f"{path} is larger than this file system or `ulimit -f` lets a file be; lift the limit and run the same "
+                "command again, or lower shard_rows."
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"{path} cannot be written: {error.strerror}; give another --out.") from None
@@ -150,7 +156,7 @@ def write_shard(
     stream_hash: str,
     norms: tuple[dict[str, float], int],
 ) -> ShardRecord:
-    """Write one shard of one model and list it."""
+    """Write one shard of one model and list it; ``arrays`` are rows as in memory, per site (`numbers`)."""
     name = shard_file(shard.index)
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -159,8 +165,13 @@ def write_shard(
         "start": shard.rows.start,
         "n_rows": len(shard.rows),
     }
-    attributes |= {f"{site}:dtype": dtype for site in arrays}
-    digest = write_hdf5(folder / name, arrays, attributes)
+    written: dict[str, np.ndarray] = {}
+    for site, array in arrays.items():
+        written |= datasets(site, array, dtype)
+        attributes[f"{site}:dtype"] = dtype
+        if site + SCALE in written:
+            attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
+    digest = write_hdf5(folder / name, written, attributes)
     norm_sum, n_norms = norms
     record = ShardRecord(
         file=name,
@@ -190,10 +201,10 @@ def finished_shard(folder: Path, shard: ShardRange, stream_hash: str) -> ShardRe
     return record if whole and same else None
 
 
-def write_tokens(folder: Path, stream: TokenStream) -> str:
-    """Write the token stream; returns the file's sha256."""
+def write_tokens(folder: Path, stream: TokenStream, name: str = TOKENS) -> str:
+    """Write a token stream; returns the file's sha256."""
     ids = [np.asarray(s.prompt_ids + s.response_ids, dtype=np.int32) for s in stream.sequences]
-    arrays = {name: getattr(stream.rows, name) for name in _ROWS}
+    arrays = {column: getattr(stream.rows, column) for column in _ROWS}
     arrays |= {
         "row_start": stream.row_start,
         "sequence_ids": np.concatenate(ids),
@@ -203,7 +214,7 @@ def write_tokens(folder: Path, stream: TokenStream) -> str:
         "samples": np.frombuffer(_samples_text(stream).encode(), dtype=np.uint8),
     }
     attributes = {"format": FORMAT, "stream": stream.hash, "tokenizer": stream.tokenizer_fingerprint}
-    return write_hdf5(folder / TOKENS, arrays, attributes)
+    return write_hdf5(folder / name, arrays, attributes)
 
 
 def _samples_text(stream: TokenStream) -> str:
@@ -214,17 +225,17 @@ def _samples_text(stream: TokenStream) -> str:
     return json.dumps(rows, ensure_ascii=False)
 
 
-def read_tokens(folder: Path) -> TokenStream:
+def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
     """Read a token stream back, and check that it is the one its hash was taken of.
 
     Raises:
         StoreError: The file is missing or damaged.
     """
-    path = folder / TOKENS
+    path = folder / name
     try:
         with h5py.File(path, "r") as file:
-            arrays = {str(name): np.asarray(file[str(name)]) for name in file}
-            attributes = {name: file.attrs[name] for name in ("stream", "tokenizer")}
+            arrays = {str(column): np.asarray(file[str(column)]) for column in file}
+            attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
         stream = _stream(arrays, str(attributes["tokenizer"]))
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist; make the store again with `mechprobe cache`.") from None

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.activations.batches import ShuffledBatches, Split
-from mechprobe.activations.store import ActivationStore
+from mechprobe.activations.source import RowSource
 from mechprobe.errors import StoreError
 from mechprobe.types import Site
 
@@ -17,12 +17,13 @@ class SiteBatches:
     """Shuffled batches ``[batch source d_model]`` (``[batch d_all]`` where widths differ), sources model by model.
 
     The order of a store's batches depends on the seed and the position alone, so one stream per site gives the same rows;
-    each keeps a pool of its own. With one site the batches are the store's own.
+    each keeps a pool of its own. With one site the batches are the store's own. As a context it ends, on leaving,
+    whatever reads ahead.
     """
 
     def __init__(
         self,
-        store: ActivationStore,
+        store: RowSource,
         sites: Sequence[Site],
         batch_size: int,
         seed: int,
@@ -31,12 +32,21 @@ class SiteBatches:
         epochs: int | None = None,
         pool_rows: int = 65536,
     ) -> None:
+        if len(sites) > 1 and store.mode != "cache":
+            raise StoreError(f"Mode '{store.mode}' runs the models for one site; several sites need a whole store.")
         self._widths = list(store.widths.values())
         self._streams: list[ShuffledBatches] = [
             store.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows)
             for site in sites
         ]
         self.n_rows = self._streams[0].n_rows
+
+    def __enter__(self) -> "SiteBatches":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for stream in self._streams:
+            stream.__exit__(*raised)
 
     def __iter__(self) -> Iterator[Tensor]:
         for parts in zip(*self._streams, strict=True):

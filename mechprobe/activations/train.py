@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.activations.sites import SiteBatches
+from mechprobe.activations.source import RowSource
 from mechprobe.activations.store import ActivationStore
 from mechprobe.artifacts import Stage, write_json
 from mechprobe.errors import StoreError
@@ -41,7 +42,7 @@ class DeviceBatches:
 
 
 def train_crosscoder(
-    store: ActivationStore,
+    store: RowSource,
     config: CrosscoderConfig,
     train_config: TrainConfig,
     out: Path | str,
@@ -54,7 +55,8 @@ def train_crosscoder(
     """Train a crosscoder on the training rows of a store; an interrupted training goes on where it was.
 
     Args:
-        store: Activations; its models are the crosscoder's, in the same order.
+        store: Activations, an `ActivationStore` or a `LiveActivations`; its models are the crosscoder's, in the same
+            order.
         config: Shape and kind; `mechprobe.activations.TrainSaeConfig.resolve` makes it from a store.
         train_config: How to train.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (training), ``metrics.json``
@@ -79,6 +81,7 @@ def train_crosscoder(
         "training": train_config.model_dump(mode="json"),
         **_named(sites),
         "pool_rows": pool_rows,
+        **store.serving_settings(),
     }
     with Stage.open(
         out, name="train-sae", config=settings, inputs={"cache": store.folder}, models=store.fingerprints, force=force
@@ -88,16 +91,23 @@ def train_crosscoder(
         batches = SiteBatches(store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows)
         crosscoder = Crosscoder(config).to(device)
         crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
-        with progress(train_config.n_tokens, "training", unit="tokens") as advance:
+        with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
             result = train(
                 crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_Shown(advance, config)
             )
+        store.close()
         metrics = _metrics(store, crosscoder, sites, result, batches)
         write_json(out / METRICS, metrics)
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
             counts={name: metrics[name] for name in ("tokens", "distinct_tokens", "held_out_tokens", "steps")},
-            results={"fve": metrics["fve"], "l0": metrics["l0"], "dead_frac": metrics["dead_frac"], "device": device},
+            results={
+                "fve": metrics["fve"],
+                "l0": metrics["l0"],
+                "dead_frac": metrics["dead_frac"],
+                "device": device,
+                "mode": store.mode,
+            },
             seed=train_config.seed,
         )
     return crosscoder
@@ -128,7 +138,7 @@ class _Shown:
         self.tokens = metrics["tokens"]
 
 
-def _check_models(store: ActivationStore, config: CrosscoderConfig) -> None:
+def _check_models(store: RowSource, config: CrosscoderConfig) -> None:
     if config.model_names != store.models:
         raise StoreError(
             f"The crosscoder is of {', '.join(config.model_names)}, the store {store.folder} of "
@@ -142,7 +152,7 @@ def _check_models(store: ActivationStore, config: CrosscoderConfig) -> None:
         )
 
 
-def _sites(store: ActivationStore, config: CrosscoderConfig, site: Site | str | None) -> list[Site]:
+def _sites(store: RowSource, config: CrosscoderConfig, site: Site | str | None) -> list[Site]:
     """The sites that the dictionary reads."""
     if not config.sites:
         return [store.resolve_site(site)]
@@ -172,10 +182,10 @@ def _to(batch: Tensor, crosscoder: Crosscoder) -> Tensor:
 
 
 def _metrics(
-    store: ActivationStore, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
+    store: RowSource, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
 ) -> dict[str, Any]:
     """What stands in ``metrics.json``; per source where the dictionary reads several sites."""
-    held_out = held_out_metrics(store, crosscoder, sites[0] if len(sites) == 1 else None)
+    held_out = held_out_metrics(store.kept, crosscoder, sites[0] if len(sites) == 1 else None)
     names = crosscoder.source_names
     nan = dict.fromkeys(names, math.nan)
     return {

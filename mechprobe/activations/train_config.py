@@ -1,15 +1,21 @@
 """Settings of ``mechprobe train-sae``: the ones worth choosing, made into the library's two configurations."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mechprobe.activations.kept import KeptRows
+from mechprobe.activations.source import RowSource
+from mechprobe.activations.store import ActivationStore
 from mechprobe.config import FrozenConfig
-from mechprobe.errors import ConfigError
+from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.models.family import ModelFamily
 from sae_training import CrosscoderConfig, SaeTrainingError, TrainConfig
 
-if TYPE_CHECKING:
-    from mechprobe.activations.store import ActivationStore
+RING = "ring"
+"""Folder of the ring in the training stage's."""
 
 
 class TrainSaeConfig(FrozenConfig):
@@ -30,6 +36,16 @@ class TrainSaeConfig(FrozenConfig):
         lr: Peak learning rate.
         seed: Of the weights and of the order of rows.
         pool_rows: Rows mixed with each other in memory.
+        mode: ``cache`` reads a store; ``stream`` runs the models while it trains and writes no activations but the kept
+            ones; ``ring`` writes them ahead into a folder of bounded size. All give the same weights in the same order.
+        order: ``blocks`` mixes rows of all shards and needs a whole store; ``shards`` makes a window of whole shards and
+            takes the scale of the leading ones. None takes ``blocks`` for mode ``cache`` and ``shards`` for the others.
+        scale_rows: Training rows that the scale is taken of in the order ``shards``.
+        kept_rows: Rows kept on disk in modes ``stream`` and ``ring``, and as many held-out ones: what held-out metrics
+            and later stages read.
+        ring_gb: Most that the ring takes, in GB (1e9 bytes).
+        all_in_memory: Keep every model loaded in modes ``stream`` and ``ring``; otherwise one after another is loaded
+            for each window.
         crosscoder: Further settings of `sae_training.CrosscoderConfig`.
         training: Further settings of `sae_training.TrainConfig`.
     """
@@ -46,6 +62,12 @@ class TrainSaeConfig(FrozenConfig):
     lr: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     pool_rows: int = Field(default=65536, ge=1)
+    mode: Literal["cache", "stream", "ring"] = "cache"
+    order: Literal["blocks", "shards"] | None = None
+    scale_rows: int = Field(default=65536, ge=1)
+    kept_rows: int = Field(default=131072, ge=1)
+    ring_gb: float | None = Field(default=None, gt=0)
+    all_in_memory: bool = True
     crosscoder: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
@@ -55,9 +77,47 @@ class TrainSaeConfig(FrozenConfig):
             raise ValueError(f"preset 'paper' is the L1 crosscoder, not {self.variant!r}; give one of them")
         if self.site is not None and self.sites:
             raise ValueError(f"site = {self.site!r} and sites = {list(self.sites)} are both given; give one of them")
+        if self.mode != "cache" and self.order == "blocks":
+            raise ValueError(f"order 'blocks' needs a whole store; mode '{self.mode}' serves 'shards'")
+        if (self.mode == "ring") != (self.ring_gb is not None):
+            raise ValueError("mode 'ring' and ring_gb belong together; give both or none")
+        if self.mode != "cache" and len(self.sites) > 1:
+            raise ValueError(f"mode '{self.mode}' runs the models for one site; several sites need mode 'cache'")
         return self
 
-    def resolve(self, store: "ActivationStore") -> tuple[CrosscoderConfig, TrainConfig]:
+    @property
+    def kept(self) -> KeptRows | None:
+        """What is kept on disk; None where the whole store is."""
+        return None if self.mode == "cache" else KeptRows(rows=self.kept_rows, scale_rows=self.scale_rows)
+
+    def source(self, cache: Path | str, family: Callable[[], ModelFamily], out: Path | str) -> RowSource:
+        """The activations that ``mode`` stands for.
+
+        Args:
+            cache: The store, whole in mode ``cache`` and the kept part in the others.
+            family: Gives the models; called in modes ``stream`` and ``ring``.
+            out: Folder of the training stage, in which the ring lies.
+
+        Raises:
+            ArtifactError: ``cache`` is missing, unfinished, or of another mode.
+            StoreError: A model is not what the store was made from; the ring is too small.
+        """
+        from mechprobe.activations.live import LiveActivations
+
+        models = self.models or None
+        if self.mode == "cache":
+            store = ActivationStore.open(cache, models, order=self.order or "blocks", scale_rows=self.scale_rows)
+            if store.manifest["config"].get("kept"):
+                whole = store.manifest["counts"]["whole_rows"]
+                raise ArtifactError(
+                    f"{cache} keeps {store.n_rows:,} of {whole:,} rows, for mode 'stream' or 'ring'; train with that "
+                    "mode, or give another --cache."
+                )
+            return store
+        ring = None if self.ring_gb is None else (Path(out) / RING, self.ring_gb)
+        return LiveActivations.open(cache, family(), models, all_in_memory=self.all_in_memory, ring=ring)
+
+    def resolve(self, store: RowSource) -> tuple[CrosscoderConfig, TrainConfig]:
         """The library's configurations for the models of ``store``.
 
         Raises:

@@ -8,7 +8,11 @@ import typer
 from mechprobe.cli import options
 
 Folder = Annotated[Path, typer.Argument(help="Activation store, written by `mechprobe cache`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (safetensors); it must not exist.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File (safetensors) or folder (npy); it must not exist.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="safetensors or npy; by the name of --out when not given.")
+]
+AsFloat32 = Annotated[bool, typer.Option("--float32", help="Values as float32 instead of the numbers as stored.")]
 
 app = typer.Typer(no_args_is_help=True, help="Look into an activation store, check every hash, or export it.")
 
@@ -37,6 +41,8 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
     for name, width in store.widths.items():
         say(f"model     {name}  width {width}  weights {store.fingerprints[name][:16]}")
     say(f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})")
+    if "whole_rows" in counts:
+        say(f"kept      {counts['rows']:,} of {counts['whole_rows']:,} rows, for train-sae --mode stream or ring")
     say(f"rows      {counts['rows']:,} of {counts['sequences']:,} sequences, {counts['held_out_rows']:,} held out")
     say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")
     say(f"stream    {store.stream_hash}")
@@ -63,11 +69,16 @@ def verify(folder: Folder, as_json: options.Json = False) -> None:
 
 
 @app.command("export")
-def export(folder: Folder, out: Out) -> None:
-    """One safetensors file: ``<site>/<model>`` and the token rows, for tools that read no HDF5."""
+def export(folder: Folder, out: Out, format_: Format = None, float32: AsFloat32 = False) -> None:
+    """``<site>/<model>`` and the token rows as safetensors or NumPy arrays, for tools that read no HDF5."""
     from mechprobe.activations import ActivationStore
-    from mechprobe.activations.export import export_safetensors
+    from mechprobe.activations.export import export_numpy, export_safetensors
     from mechprobe.cli.printing import say
+    from mechprobe.errors import ConfigError
 
-    n_bytes = export_safetensors(ActivationStore.open(folder), out)
+    chosen = format_ or ("safetensors" if out.suffix == ".safetensors" else "npy")
+    if chosen not in ("safetensors", "npy"):
+        raise ConfigError(f"--format '{chosen}' is not known; give safetensors or npy.")
+    write = export_safetensors if chosen == "safetensors" else export_numpy
+    n_bytes = write(ActivationStore.open(folder), out, "float32" if float32 else "stored")
     say(f"Written to {out} ({n_bytes / 1e6:,.1f} MB)")

@@ -1,14 +1,23 @@
 """``mechprobe train-sae``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.cache import Prompts, Sites, cache_settings
 
-Cache = Annotated[Path, typer.Option("--cache", help="Activation store, written by `mechprobe cache`.")]
+if TYPE_CHECKING:
+    from mechprobe.activations.source import RowSource
+    from mechprobe.pipeline import RunConfig
+
+Cache = Annotated[
+    Path, typer.Option("--cache", help="Activation store; modes stream and ring write what they keep here.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
+Mode = Annotated[str | None, typer.Option("--mode", help="cache, stream (no disk) or ring (bounded disk).")]
+RingGb = Annotated[float | None, typer.Option("--ring-gb", help="Most that a ring takes on disk, in GB.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="default, or paper (arXiv 2604.25011: ReLU with L1).")]
 
 
@@ -17,22 +26,32 @@ def train_sae(
     cache: Cache = Path("cache"),
     config: options.Config = None,
     set_: options.Set = None,
+    mode: Mode = None,
+    ring_gb: RingGb = None,
+    models: options.Models = None,
+    prompts: Prompts = None,
+    sites: Sites = None,
     preset: Preset = None,
     seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """One dictionary over all models of a store; measured on the prompts held out."""
-    from mechprobe.activations import ActivationStore
+    """One dictionary over all models of a store, or of models that run meanwhile; measured on the prompts held out."""
     from mechprobe.cli.printing import say, say_json, table_lines
     from mechprobe.cli.settings import load_settings
 
-    extra = {"train_sae": {"preset": preset}} if preset else None
-    settings = load_settings(config, set_, seed=seed, device=device, extra=extra)
+    given = {"preset": preset, "mode": mode, "ring_gb": ring_gb}
+    extra: dict[str, Any] = {"train_sae": {name: value for name, value in given.items() if value is not None}}
+    extra |= cache_settings(sites, None) | ({"prompts": {"file": str(prompts)}} if prompts is not None else {})
+    settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
     chosen = settings.train_sae
-    store = ActivationStore.open(cache, models=chosen.models or None)
+    if dry_run and chosen.mode != "cache":
+        say(_live_plan(settings, cache, trust_remote_code=trust_remote_code))
+        return
+    store = _source(settings, cache, out, force=force, trust_remote_code=trust_remote_code)
     crosscoder_config, train_config = chosen.resolve(store)
     if dry_run:
         n_weights = 2 * crosscoder_config.d_all * crosscoder_config.d_sae
@@ -74,6 +93,34 @@ def train_sae(
     say(f"L0 {_number(metrics['l0'], 1)}   dead {dead}")
     say(f"trained on {metrics['tokens']:,} tokens, {metrics['distinct_tokens']:,} distinct, {metrics['steps']:,} steps")
     say(f"\nWritten to {out}\nNext: mechprobe features --crosscoder {out} --cache {cache}")
+
+
+def _source(
+    settings: "RunConfig", cache: Path, out: Path, *, force: bool = False, trust_remote_code: bool = False
+) -> "RowSource":
+    """The store, or the models and the small store that is kept of them, made here where it is not there yet."""
+    from mechprobe.activations import cache_activations
+
+    chosen = settings.train_sae
+    if chosen.mode == "cache":
+        return chosen.source(cache, settings.family, out)
+    family = settings.family(trust_remote_code=trust_remote_code)
+    cache_activations(family, settings.prompts_file(), out=cache, config=settings.cache, kept=chosen.kept, force=force)
+    return chosen.source(cache, lambda: family, out)
+
+
+def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -> str:
+    """What modes stream and ring read, and what they write."""
+    from mechprobe.activations.plan import plan_cache
+
+    plan = plan_cache(
+        settings.family(trust_remote_code=trust_remote_code), settings.prompts_file(), cache, settings.cache
+    )
+    chosen = settings.train_sae
+    written = f"{min(plan.n_rows, 2 * chosen.kept_rows):,} rows at most are kept in {cache}"
+    if chosen.ring_gb is not None:
+        written += f", {chosen.ring_gb:g} GB at most pass through the ring"
+    return f"Mode {chosen.mode} of {plan}\n{written}; nothing was written."
 
 
 def _number(value: float | None, digits: int = 3) -> str:

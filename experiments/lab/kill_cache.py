@@ -1,0 +1,100 @@
+"""Fifty SIGKILLs at random moments of ``mechprobe cache`` on the embedded lab, each resumed: does a byte change?
+
+python experiments/lab/kill_cache.py [--kills 50] [--prompts 400] [--seed 0]
+
+A killed run is started again until it is finished; a finished store is compared with one that was never interrupted,
+every file but the manifest's clock, and its hashes are checked; then the next store is begun. Ends with one JSON line,
+and with exit code 1 where a store differed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from mechprobe import ActivationStore
+from mechprobe.cli import main
+
+LAB = Path(__file__).resolve().parents[2] / "artifacts" / "lab" / "shared-marker"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a store; of the manifest without what a clock says."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = json.loads(files["manifest.json"])
+    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
+    return files
+
+
+def start(out: Path, n_prompts: int) -> BaseProcess:
+    """``mechprobe cache`` in a process of its own, forked from one that has the imports behind it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    settings = [f"cache.max_prompts={n_prompts}", "cache.shard_rows=1024", "cache.max_new_tokens=24"]
+    command = ["cache", "--config", str(LAB / "run.toml"), "--sites", "resid_post.2", "--out", str(out)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    process = context.Process(target=main, args=(command,), daemon=True)
+    process.start()
+    return process
+
+
+def is_same(folder: Path, expected: dict[str, bytes]) -> bool:
+    """Whether a finished store is the expected one and passes ``store verify``."""
+    return contents(folder) == expected and ActivationStore.open(folder).verify() == []
+
+
+def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> dict[str, object]:
+    """Run the experiment; the counts that `run` prints."""
+    began = time.monotonic()
+    process = start(scratch / "whole", n_prompts)
+    process.join()
+    seconds, expected = time.monotonic() - began, contents(scratch / "whole")
+    rng, out = random.Random(seed), scratch / "killed"
+    n_killed, finished, unfinished_kills = 0, [], 0
+    while n_killed < n_kills or out.exists():
+        process = start(out, n_prompts)
+        if n_killed < n_kills:
+            time.sleep(rng.random() * seconds * 0.6)
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        n_killed += process.exitcode == -signal.SIGKILL
+        unfinished_kills += not (out / "manifest.json").is_file()
+        if (out / "manifest.json").is_file():
+            finished.append(is_same(out, expected))
+            shutil.rmtree(out)
+    return {
+        "kills": n_killed,
+        "kills_before_the_end": unfinished_kills,
+        "stores_finished": len(finished),
+        "stores_identical": sum(finished),
+        "rows": ActivationStore.open(scratch / "whole").n_rows,
+        "files": len(expected),
+        "seconds_uninterrupted": round(seconds, 1),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def run() -> None:
+    """Print the counts; exit code 1 where a store differed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = kill_and_resume(Path(scratch), arguments.kills, arguments.prompts, arguments.seed)
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.exit(found["stores_identical"] != found["stores_finished"])
+
+
+if __name__ == "__main__":
+    run()

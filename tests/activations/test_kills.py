@@ -1,0 +1,65 @@
+"""Eight SIGKILLs at random moments of `mechprobe cache` on a tiny family; experiments/lab/kill_cache.py does fifty."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from mechprobe.activations import ActivationStore
+from mechprobe.cli import main
+
+N_KILLS = 8
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a store; of the manifest without what a clock says."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = json.loads(files["manifest.json"])
+    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
+    return files
+
+
+def test_killed_at_random_moments_and_resumed(llama_family: dict[str, Path], tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Prompt {i}: {'abcdefgh'[: i % 8]}"}) + "\n" for i in range(80)))
+    settings = ["cache.shard_rows=40", "cache.responses=['base@1.0']", "cache.max_new_tokens=4"]
+    command = ["cache", "--models", *(f"{name}={path}" for name, path in llama_family.items())]
+    command += ["--prompts", str(prompts), "--sites", "resid_post.0,resid_post.1"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+
+    def start(out: Path) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=main, args=([*command, "--out", str(out)],), daemon=True)
+        process.start()
+        return process
+
+    began = time.monotonic()
+    process = start(tmp_path / "whole")
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    seconds = time.monotonic() - began
+    expected = contents(tmp_path / "whole")
+    rng, n_killed, out = random.Random(0), 0, tmp_path / "killed"
+    while n_killed < N_KILLS:
+        process = start(out)
+        time.sleep(rng.random() * seconds * 0.7)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(timeout=60)
+        assert process.exitcode in (0, -signal.SIGKILL), "the process stopped of itself"
+        n_killed += process.exitcode != 0
+        if (out / "manifest.json").is_file():
+            assert contents(out) == expected
+            out = tmp_path / f"killed_{n_killed}"
+    process = start(out)
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert contents(out) == expected
+    store = ActivationStore.open(out)
+    assert store.verify() == []
+    rows = list(zip(store.tokens.sample.tolist(), store.tokens.position.tolist(), strict=True))
+    assert len(set(rows)) == len(rows) == store.n_rows == sum(shard.n_rows for shard in store._models["rl"].shards)
