@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.activations import ActivationStore, CacheConfig, cache_activations
-from mechprobe.activations.collect import forward_batches, padded
+from mechprobe.activations.passes import forward_batches, padded
 from mechprobe.data.prompts import Prompt
 from mechprobe.models.family import ModelFamily
 
