@@ -165,9 +165,7 @@ def _first_entered(work: CacheWork, *, force: bool) -> Iterator[Stage]:
     if not force:
         reopen_for_more_models(work.out, work.identity, work.family.fingerprints)
     with (
-        Stage.open(
-            work.out, name="cache", config=work.identity, models=work.family.fingerprints, force=force
-        ) as stage,
+        Stage.open(work.out, name="cache", config=work.identity, models=work.family.fingerprints, force=force) as stage,
         ExitStack() as held,
     ):
         if not stage.done:

@@ -125,7 +125,11 @@ def _ended(_number: int, _frame: FrameType | None) -> None:
 def local_device(device: str) -> str:
     """The device of this process: under a launcher each process of a machine has a GPU of its own."""
     local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if device == "cuda" and local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1 else device
+    return (
+        f"cuda:{local}"
+        if device == "cuda" and local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        else device
+    )
 
 
 def parse_part(text: str) -> Ranks:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from mechprobe.activations.config import CacheConfig
@@ -23,8 +24,10 @@ from mechprobe.types import Site
 
 logger = logging.getLogger(__name__)
 
+N_COMPARED = 4
+"""Forward batches that are read both ways."""
+
 Way = Literal["bridge", "plain"]
-_READS: dict[Way, ReadResiduals] = {"bridge": residuals_bridge, "plain": residuals_plain}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,13 @@ class Reader:
     @property
     def read(self) -> ReadResiduals:
         """The function that reads a batch."""
-        return _READS[self.way]
+        return residuals_plain if self.way == "plain" else residuals_bridge
 
 
 def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Site], config: CacheConfig) -> Reader:
     """The way to read ``model``: that of the settings, after the comparison that it asks for.
 
-    The first and the last batch of the first shard (its shortest and its longest sequences) are read both ways, one
+    Up to `N_COMPARED` batches of the first shard, from its shortest sequences to its longest, are read both ways, one
     copy of the weights in memory at a time. A model that the bridge cannot take is read the plain way, and this is logged.
 
     Raises:
@@ -57,7 +60,7 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     if config.reader == "bridge":
         return Reader("bridge")
     batches = list(batches_of(stream, stream.shards[0], config.batch_tokens, int(str(model.tokenizer.pad_token_id))))
-    batches = batches[:1] + batches[1:][-1:]
+    batches = [batches[index] for index in sorted({round(i) for i in np.linspace(0, len(batches) - 1, N_COMPARED)})]
     try:
         bridged = _read(model, batches, sites, "bridge")
     except ModelError as error:
@@ -83,15 +86,13 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     return Reader("bridge")
 
 
-def _read(
-    model: LanguageModel, batches: Sequence[ForwardBatch], sites: Sequence[Site], way: Way
-) -> list[torch.Tensor]:
+def _read(model: LanguageModel, batches: Sequence[ForwardBatch], sites: Sequence[Site], way: Way) -> list[torch.Tensor]:
     """Residuals of every unmasked token, per batch and site, on the CPU."""
     found = []
     for batch in batches:
         # The weights first: with a device map, where the ids go is known only then.
         _ = model.bridge if way == "bridge" else model.hf
-        resid = _READS[way](model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
+        resid = Reader(way).read(model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
         found += [resid[site].cpu()[batch.mask.bool()] for site in sites]
     return found
 

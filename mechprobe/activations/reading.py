@@ -111,7 +111,9 @@ def write_responses(
     responses: dict[str, list[Generated]] = {}
     if not unanswered:
         return responses
-    with progress(len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first) as advance:
+    with progress(
+        len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first
+    ) as advance:
         for source, model, temperature in config.responders():
             chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
             responses[source] = []
