@@ -43,7 +43,7 @@ from mechprobe.activations.shards import (
     write_tokens,
 )
 from mechprobe.activations.store import ActivationStore
-from mechprobe.artifacts import Stage, write_json
+from mechprobe.artifacts import UNFINISHED, Stage, write_json
 from mechprobe.data.prompts import Prompt, as_prompts, prompts_hash
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import StoreError
@@ -162,6 +162,9 @@ def cache_activations(
 @contextmanager
 def _first_entered(work: CacheWork, *, force: bool) -> Iterator[Stage]:
     """The stage folder, entered by the one process that may write what there is one of."""
+    if (work.out / UNFINISHED).is_file():
+        with sole_writer(work.out):  # before anything there is tidied up: another process may be in the middle of it
+            pass
     if not force:
         reopen_for_more_models(work.out, work.identity, work.family.fingerprints)
     with (

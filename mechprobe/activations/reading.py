@@ -114,13 +114,13 @@ def write_responses(
     with progress(
         len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first
     ) as advance:
-        for source, model, temperature in config.responders():
+        for place, (source, model, temperature) in enumerate(config.responders()):
             chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
             responses[source] = []
             for number, chunk in enumerate(chunks):
                 path = folder / "responses" / source / f"chunk_{number:05d}.json"
                 found = _read_chunk(path, len(chunk))
-                if found is None and ranks.owns(number):
+                if found is None and ranks.owns(place * len(chunks) + number):
                     found = _respond(family, reading, chunk, (source, model, temperature, number))
                     write_json(path, [asdict(item) for item in found])
                 responses[source] += found or []
