@@ -80,7 +80,9 @@ def _child_of_rank(launcher: int, rank: int) -> int | None:
     for entry in Path("/proc").iterdir():
         try:
             status = (entry / "status").read_text()
-            if f"PPid:\t{launcher}\n" in status and f"RANK={rank}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if f"PPid:\t{launcher}\n" in status and f"RANK={rank}".encode() in (entry / "environ").read_bytes().split(
+                b"\0"
+            ):
                 return int(entry.name)
         except (OSError, ValueError):
             continue
