@@ -51,9 +51,8 @@ def test_the_store_is_that_of_the_smaller_batches_and_says_so(
     assert [text.rsplit(" = ", 1)[1] for text in changes] == ["256.", "128."], "once a change, not once a model"
     n_shards = len(store.stream.shards)
     forward = store.manifest["results"]["forward"]
-    assert {name: item["shards_by_batch_tokens"] for name, item in forward.items()} == dict.fromkeys(
-        ("base", "rl"), {"128": n_shards}
-    )
+    for name in ("base", "rl"):
+        assert forward[name]["shards_by_batch_tokens"] == {"128": n_shards}
     assert store.verify() == []
 
 
