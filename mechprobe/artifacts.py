@@ -214,6 +214,7 @@ class Stage:
         models: Mapping[str, str] | None = None,
         force: bool = False,
         remake: bool = False,
+        beside_others: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -225,6 +226,7 @@ class Stage:
             models: Name to fingerprint of every model it reads.
             force: Empty a folder of ours and begin again.
             remake: Do so where the work differs, instead of refusing; for views that are cheap to draw again.
+            beside_others: Other processes may be writing the same work: leave their half-written files alone.
 
         Yields:
             The stage; ``stage.done`` says that there is nothing to do.
@@ -241,6 +243,9 @@ class Stage:
         }
         stage = cls(folder, name, identity)
         stage._enter(force, remake)
+        if not stage.done and not beside_others:
+            for left in stage.folder.rglob(".*.partial"):
+                left.unlink()  # what a killed process was writing
         yield stage
 
     def _enter(self, force: bool, remake: bool) -> None:
@@ -263,8 +268,6 @@ class Stage:
                 check_outputs(self.folder, self.manifest)
                 self.done = True
                 return
-        for left in self.folder.rglob(".*.partial"):
-            left.unlink()  # what a killed process was writing
         write_json(self.folder / UNFINISHED, self.identity)
 
     def _check_kind(self, found: Any) -> None:

@@ -6,6 +6,7 @@ MechprobeError
 ├── ModelError       a model or tokenizer cannot be loaded or does not fit the family
 ├── SiteError        a site does not exist in the models
 ├── StoreError       an activation store is damaged, incomplete or of other models
+│   └── EndedElsewhereError  another process of the same command failed, and said why
 ├── ArtifactError    a stage folder is missing, unfinished or made from other inputs
 ├── SelectionError   a feature selection is empty, out of range or malformed
 └── DependencyError  an optional package is not installed
@@ -36,6 +37,10 @@ class SiteError(MechprobeError):
 
 class StoreError(MechprobeError):
     """An activation store is damaged, incomplete, or was made from other models."""
+
+
+class EndedElsewhereError(StoreError):
+    """Another process of the same command failed and has told the user why; this one ends in silence."""
 
 
 class ArtifactError(MechprobeError):

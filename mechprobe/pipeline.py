@@ -90,6 +90,8 @@ class RunConfig(FrozenConfig):
     """Where models and crosscoder run."""
     dtype: str = "float32"
     """Of the models' weights."""
+    device_map: str | dict[str, int | str] | None = None
+    """How accelerate spreads each model over devices (``auto``, or device by part); None puts it on ``device``."""
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     """What was given, before shared settings are handed on: this is kept, so that a later override reaches every stage."""
@@ -147,7 +149,13 @@ class RunConfig(FrozenConfig):
         if missing:
             raise ConfigError(f"Model '{missing[0]}' is not given; the models are {', '.join(self.models)}.")
         chosen = {name: path for name, path in self.models.items() if names is None or name in names}
-        return ModelFamily.load(chosen, device=self.device, dtype=self.dtype, trust_remote_code=trust_remote_code)
+        return ModelFamily.load(
+            chosen,
+            device=self.device,
+            dtype=self.dtype,
+            device_map=self.device_map,
+            trust_remote_code=trust_remote_code,
+        )
 
     def load_tasks(self) -> list[Task]:
         """The tasks.

@@ -20,18 +20,19 @@ def _silent(n: int | float = 1, **fields: object) -> None:
 
 
 @contextmanager
-def progress(total: int | float | None, description: str, *, unit: str = "") -> Iterator[Advance]:
+def progress(total: int | float | None, description: str, *, unit: str = "", quiet: bool = False) -> Iterator[Advance]:
     """Show a bar while the block runs.
 
     Args:
         total: Units in all, or None where they are not known.
         description: What is being done, in two or three words.
         unit: Name of the unit, shown behind the count.
+        quiet: Show nothing; for all but the first of several processes.
 
     Yields:
         A function ``advance(n, **fields)``.
     """
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield _silent
         return
 

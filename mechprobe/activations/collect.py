@@ -2,24 +2,33 @@
 
 One model is in memory at a time, all sites are read in one pass that stops at the deepest. Which sequences share a
 forward pass depends on the stream and the settings alone, and no pass reaches over a shard's border: so an
-interrupted run goes on to the same bytes.
+interrupted run goes on to the same bytes, and so do several processes that deal the shards out among themselves.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
-from jaxtyping import Int
-from torch import Tensor
+from typing import TypeVar
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.extend import reopen_for_more_models
 from mechprobe.activations.kept import WHOLE_STREAM, KeptRows, kept_part
-from mechprobe.activations.numbers import STORED_AS, row_width, to_stored, training_norms
+from mechprobe.activations.memory import with_less_memory
+from mechprobe.activations.numbers import training_norms
+from mechprobe.activations.passes import collect_shard
 from mechprobe.activations.plan import CachePlan, checked_sites, free_bytes, plan_of
-from mechprobe.activations.reading import prepare, response_files, stream_of, write_responses
+from mechprobe.activations.ranks import Ranks
+from mechprobe.activations.readers import Reader, choose_reader
+from mechprobe.activations.reading import (
+    Reading,
+    all_responded,
+    prepare,
+    response_files,
+    stream_of,
+    write_responses,
+)
 from mechprobe.activations.shards import (
     INDEX,
     TOKENS,
@@ -32,15 +41,78 @@ from mechprobe.activations.shards import (
     write_tokens,
 )
 from mechprobe.activations.store import ActivationStore
-from mechprobe.artifacts import Stage, write_json
+from mechprobe.artifacts import UNFINISHED, Stage, write_json
 from mechprobe.data.sources import PromptInput, as_prompts, hash_of
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
-from mechprobe.models.residuals import residuals_bridge
 from mechprobe.progress import Advance, progress
 from mechprobe.types import Site
+
+T = TypeVar("T")
+
+_PATIENCE = 120.0
+"""Seconds for what another machine wrote to become visible in a shared folder."""
+
+
+@dataclass(frozen=True)
+class CacheWork:
+    """What is to be cached, checked; a pure function of family, prompts and settings.
+
+    Attributes:
+        family: The models.
+        reading: The prompts, tokenized.
+        sites: Shallow to deep.
+        config: The settings.
+        out: Folder of the store.
+        identity: What makes it this store and no other.
+        kept: The part that goes to disk; None for all.
+    """
+
+    family: ModelFamily
+    reading: Reading
+    sites: tuple[Site, ...]
+    config: CacheConfig
+    out: Path
+    identity: dict[str, object]
+    kept: KeptRows | None = None
+
+    @classmethod
+    def of(
+        cls,
+        family: ModelFamily,
+        prompts: PromptInput,
+        sites: Sequence[Site | str] | None,
+        out: Path | str,
+        config: CacheConfig | None,
+        kept: KeptRows | None = None,
+    ) -> "CacheWork":
+        """Check everything that can be checked before anything is written.
+
+        Raises:
+            InputError, SiteError, ModelError: Something given cannot be used.
+            StoreError: The disk has no room.
+        """
+        config = config or CacheConfig()
+        if sites is not None:
+            config = config.replace(sites=tuple(str(site) for site in sites))
+        checked = checked_sites(family, config)
+        items = as_prompts(prompts)
+        reading = prepare(family, items, config)
+        if kept is None:
+            plan_of(family, reading, Path(out)).require_space()
+        identity = {
+            **config.identity(),
+            "sites": [str(site) for site in checked],
+            "prompts": hash_of(items),
+            "tokenizer": family.tokenizer_fingerprint,
+            **reading.identity,
+            "model_dtypes": {model.name: model.dtype for model in family},
+        }
+        if kept is not None:
+            identity["kept"] = kept.model_dump(mode="json")
+        return cls(family, reading, tuple(checked), config, Path(out), identity, kept)
 
 
 def cache_activations(
@@ -52,18 +124,21 @@ def cache_activations(
     *,
     kept: KeptRows | None = None,
     force: bool = False,
+    ranks: Ranks | None = None,
 ) -> ActivationStore:
     """Run every model on the same tokens and store its residual streams.
 
     Args:
         family: The models; the first named is run first.
-        prompts: A file or dataset (`PromptsConfig`, a path, or ``hub:NAME``), or prompts or texts in memory.
+        prompts: A JSON-lines file, or prompts or texts in memory.
         sites: Places such as ``resid_post.2``; those of ``config`` when None.
         out: Folder of the store. A finished store of the same work is opened, an interrupted one is gone on with,
             and one that has some of the models already is given the others.
         config: Settings; the defaults when None.
         kept: Keep only the leading shards and held-out sequences, for training by `LiveActivations`; None keeps all.
         force: Make it again from the beginning.
+        ranks: The processes that make it together (`ranks_of_environment`), all called with the same arguments and
+            one shared folder; this one alone when None.
 
     Returns:
         The store, open.
@@ -77,58 +152,108 @@ def cache_activations(
         >>> family = ModelFamily.load({"base": "lab/base", "rl": "lab/rl"})  # doctest: +SKIP
         >>> store = cache_activations(family, "prompts.jsonl", ["resid_post.1"], "cache")  # doctest: +SKIP
     """
-    config, out = config or CacheConfig(), Path(out)
-    if sites is not None:
-        config = config.replace(sites=tuple(str(site) for site in sites))
-    checked = checked_sites(family, config)
-    items = as_prompts(prompts)
-    reading = prepare(family, items, config)
-    if kept is None:
-        plan_of(family, reading, out).require_space()
-    identity = {
-        **config.model_dump(mode="json"),
-        "sites": [str(site) for site in checked],
-        "prompts": hash_of(items),
-        "tokenizer": family.tokenizer_fingerprint,
-        **reading.identity,
-        "model_dtypes": {model.name: model.dtype for model in family},
-    }
-    if kept is not None:
-        identity["kept"] = kept.model_dump(mode="json")
+    ranks = ranks or Ranks()
+    with ranks.agreeing():
+        work = CacheWork.of(family, prompts, sites, out, config, kept)
+    with ExitStack() as held, told_of_disk(work.out):
+        stage: Stage | None = None
+        with ranks.agreeing(), told_of_disk(work.out):
+            if ranks.is_first:
+                stage = held.enter_context(_first_entered(work, force=force))
+        if not ranks.gather(stage is not None and stage.done)[0]:
+            _make(work, stage, ranks)
+    return ActivationStore.open(work.out, models=family.names)
+
+
+@contextmanager
+def _first_entered(work: CacheWork, *, force: bool) -> Iterator[Stage]:
+    """The stage folder, entered by the one process that may write what there is one of."""
+    if (work.out / UNFINISHED).is_file():
+        with sole_writer(work.out):  # before anything there is tidied up: another process may be in the middle of it
+            pass
     if not force:
-        reopen_for_more_models(out, identity, family.fingerprints)
+        reopen_for_more_models(work.out, work.identity, work.family.fingerprints)
     with (
-        told_of_disk(out),
-        Stage.open(out, name="cache", config=identity, models=family.fingerprints, force=force) as stage,
+        Stage.open(work.out, name="cache", config=work.identity, models=work.family.fingerprints, force=force) as stage,
+        ExitStack() as held,
     ):
         if not stage.done:
-            with sole_writer(out):
-                remove_partial_files(out)
-                whole = stream_of(reading, write_responses(family, reading, out))
-                stream = whole if kept is None else kept_part(whole, kept, config.shard_rows)
-                _require_exact_space(family, stream, config, out)
-                write_tokens(out, stream)
-                if kept is not None:
-                    write_tokens(out, whole, WHOLE_STREAM)
-                n_bytes = _collect(family, stream, checked, config, out)
-                stage.finish(
-                    outputs=[
-                        TOKENS,
-                        *([WHOLE_STREAM] if kept else []),
-                        *(f"{name}/{INDEX}" for name in family.names),
-                        *response_files(out),
-                    ],
-                    counts=_counts(stream, n_bytes)
-                    | {"prompts_dropped": reading.n_dropped}
-                    | ({"whole_rows": whole.n_rows} if kept else {}),
-                    results={
-                        "stream": stream.hash,
-                        "shard_tokens": stream.shard_hashes,
-                        "models": list(family.names),
-                    },
-                    seed=config.seed,
-                )
-    return ActivationStore.open(out, models=family.names)
+            held.enter_context(sole_writer(work.out))
+            remove_partial_files(work.out)
+        yield stage
+
+
+def _make(work: CacheWork, stage: Stage | None, ranks: Ranks) -> None:
+    """Everything from the responses to the manifest; ``stage`` is the first process's."""
+    whole = _stream_of_all(work, ranks)
+    stream = whole if work.kept is None else kept_part(whole, work.kept, work.config.shard_rows)
+    with ranks.agreeing(), told_of_disk(work.out):
+        _require_exact_space(work, stream)
+        if ranks.is_first:
+            write_tokens(work.out, stream)
+            if work.kept is not None:
+                write_tokens(work.out, whole, WHOLE_STREAM)
+    collect_shards(work, stream, ranks)
+    ranks.wait()
+    with ranks.agreeing(), told_of_disk(work.out):
+        if stage is not None:
+            records = {model.name: _records(work.out / model.name, stream) for model in work.family}
+            for model in work.family:
+                _write_index(model, work, stream, records[model.name])
+            stage.finish(
+                outputs=[
+                    TOKENS,
+                    *([WHOLE_STREAM] if work.kept else []),
+                    *(f"{name}/{INDEX}" for name in work.family.names),
+                    *response_files(work.out),
+                ],
+                counts=_counts(stream, sum(record.n_bytes for own in records.values() for record in own))
+                | {"prompts_dropped": work.reading.n_dropped}
+                | ({"whole_rows": whole.n_rows} if work.kept else {}),
+                results={
+                    "stream": stream.hash,
+                    "shard_tokens": stream.shard_hashes,
+                    "models": list(work.family.names),
+                    "forward": {name: forward_summary(own) for name, own in records.items()},
+                },
+                seed=work.config.seed,
+            )
+
+
+def _stream_of_all(work: CacheWork, ranks: Ranks) -> TokenStream:
+    """The token stream, after every process has written its responses."""
+    responses = write_responses(work.family, work.reading, work.out, ranks)
+    if ranks.count > 1:
+        ranks.wait()
+
+        def complete() -> dict | None:
+            found = write_responses(work.family, work.reading, work.out, Ranks(ranks.count, ranks.count + 1))
+            return found if all_responded(work.reading, found) else None
+
+        responses = _patiently(complete, f"the responses of the other processes in {work.out}")
+    stream = stream_of(work.reading, responses)
+    if len(set(ranks.gather(stream.hash))) > 1:
+        raise StoreError(f"The processes do not read the same tokens; give all of them one shared {work.out}.")
+    return stream
+
+
+def _patiently(look: Callable[[], T | None], what: str) -> T:
+    """What ``look`` finds, once it is visible here; shared folders can lag behind."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise StoreError(f"Cannot see {what}; the folder must be shared by all processes.")
+        time.sleep(0.5)
+
+
+def _records(folder: Path, stream: TokenStream) -> list[ShardRecord]:
+    return [
+        _patiently(lambda shard=shard: finished_shard(folder, shard, stream.hash), f"shard {shard.index} in {folder}")
+        for shard in stream.shards
+    ]
 
 
 def _counts(stream: TokenStream, n_bytes: int) -> dict[str, int]:
@@ -143,12 +268,13 @@ def _counts(stream: TokenStream, n_bytes: int) -> dict[str, int]:
     }
 
 
-def _require_exact_space(family: ModelFamily, stream: TokenStream, config: CacheConfig, out: Path) -> None:
+def _require_exact_space(work: CacheWork, stream: TokenStream) -> None:
+    config, out = work.config, work.out
     CachePlan(
         n_prompts=0,
         n_rows=stream.n_rows,
         most_rows=stream.n_rows,
-        widths=family.d_model,
+        widths=work.family.d_model,
         sites=config.sites,
         dtype=config.dtype,
         free_bytes=free_bytes(out),
@@ -156,96 +282,101 @@ def _require_exact_space(family: ModelFamily, stream: TokenStream, config: Cache
     ).require_space()
 
 
-def _collect(family: ModelFamily, stream: TokenStream, sites: Sequence[Site], config: CacheConfig, out: Path) -> int:
-    """Every shard of every model that is not yet there; returns the bytes of all of them."""
-    n_bytes = 0
-    with progress(stream.n_rows * len(family), "caching", unit="tokens") as advance:
-        for model in family:
-            records = _collect_model(model, stream, sites, config, out / model.name, advance)
-            n_bytes += sum(record.n_bytes for record in records)
-            model.release()
-    return n_bytes
+def forward_summary(records: Sequence[ShardRecord]) -> dict[str, object]:
+    """How a model was read: reader, proof, and number of shards by the tokens of a pass."""
+    known = [record.forward for record in records if record.forward]
+    sizes = [str(forward["batch_tokens"]) for forward in known]
+    return {
+        "reader": sorted({str(forward["reader"]) for forward in known}),
+        "proof": sorted({str(forward["proof"]) for forward in known if forward["proof"]}),
+        "shards_by_batch_tokens": {size: sizes.count(size) for size in sorted(set(sizes))},
+    }
 
 
-def _collect_model(
-    model: LanguageModel,
-    stream: TokenStream,
-    sites: Sequence[Site],
-    config: CacheConfig,
-    folder: Path,
-    advance: Advance,
-) -> list[ShardRecord]:
-    folder.mkdir(parents=True, exist_ok=True)
-    records = []
-    for shard in stream.shards:
-        record = finished_shard(folder, shard, stream.hash)
-        if record is None:
-            arrays = collect_shard(model, stream, shard, sites, config)
-            training = ~stream.rows.held_out[shard.rows.start : shard.rows.stop]
-            norms = training_norms(arrays, training, config.dtype)
-            record = write_shard(
-                folder, shard, arrays, model=model.name, dtype=config.dtype, stream_hash=stream.hash, norms=norms
-            )
-        advance(len(shard.rows), model=model.name)
-        records.append(record)
+def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
+    """Every shard of every model that is this process's and not yet there; returns how many were made."""
+    n_rows = sum(len(shard.rows) for shard in stream.shards if ranks.owns(shard.index))
+    n_made, batch_tokens = 0, work.config.batch_tokens
+    with progress(n_rows * len(work.family), "caching", unit="tokens", quiet=not ranks.is_first) as advance:
+        for model in work.family:
+            collecting = _Collecting(model, work, stream, batch_tokens)
+            n_made += collecting.run(ranks, advance)
+            batch_tokens = collecting.batch_tokens
+            if work.config.models_in_memory == "one":
+                model.release()
+    return n_made
+
+
+class _Collecting:
+    """One model's way through the shards."""
+
+    def __init__(self, model: LanguageModel, work: CacheWork, stream: TokenStream, batch_tokens: int) -> None:
+        self.model, self.work, self.stream = model, work, stream
+        self.batch_tokens = batch_tokens
+        self.folder = work.out / model.name
+        self._reader: Reader | None = None
+
+    def run(self, ranks: Ranks, advance: Advance) -> int:
+        """Make what is this process's and missing; returns the number of shards made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        n_made = 0
+        for shard in self.stream.shards:
+            if not ranks.owns(shard.index):
+                continue
+            record = finished_shard(self.folder, shard, self.stream.hash)
+            if record is None:
+                self._make(shard)
+                n_made += 1
+            else:  # after a back-off the smaller size holds for the rest, in an interrupted run too
+                self.batch_tokens = min(self.batch_tokens, int(record.forward.get("batch_tokens", self.batch_tokens)))
+            advance(len(shard.rows), model=self.model.name)
+        return n_made
+
+    def _make(self, shard: ShardRange) -> None:
+        config, stream = self.work.config, self.stream
+        reader = self._reader = self._reader or self._within_memory(
+            lambda size: choose_reader(self.model, stream, self.work.sites, config.replace(batch_tokens=size)),
+            stream.shards[0],
+        )
+        arrays = self._within_memory(
+            lambda size: collect_shard(
+                self.model, stream, shard, self.work.sites, config.replace(batch_tokens=size), reader.read
+            ),
+            shard,
+        )
+        write_shard(
+            self.folder,
+            shard,
+            arrays,
+            model=self.model.name,
+            dtype=config.dtype,
+            stream_hash=stream.hash,
+            norms=training_norms(arrays, ~stream.rows.held_out[shard.rows.start : shard.rows.stop], config.dtype),
+            forward={"reader": reader.way, "proof": reader.proof, "batch_tokens": self.batch_tokens},
+        )
+
+    def _within_memory(self, work: Callable[[int], T], shard: ShardRange) -> T:
+        sequences = (self.stream.sequences[index] for index in shard.sequences)
+        result, self.batch_tokens = with_less_memory(
+            work,
+            self.batch_tokens,
+            smallest=max(len(sequence.ids) for sequence in sequences),
+            name="batch_tokens",
+            where=f"Model {self.model.name}, shard {shard.index}",
+        )
+        return result
+
+
+def _write_index(model: LanguageModel, work: CacheWork, stream: TokenStream, records: Sequence[ShardRecord]) -> None:
     write_json(
-        folder / INDEX,
+        work.out / model.name / INDEX,
         {
             "model": model.name,
             "fingerprint": model.fingerprint,
-            "dtype": config.dtype,
+            "dtype": work.config.dtype,
             "d_model": model.d_model,
-            "sites": [str(site) for site in sites],
+            "sites": [str(site) for site in work.sites],
             "stream": stream.hash,
             "shards": [asdict(record) for record in records],
         },
     )
-    return records
-
-
-def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences that share a forward pass: of similar length, at most ``batch_tokens`` with padding."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        if batch and lengths[index] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """``(ids, attention_mask)``, padded on the right: nothing before the padding can see it."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[index, : len(row)] = 1
-    return ids, mask
-
-
-def collect_shard(
-    model: LanguageModel, stream: TokenStream, shard: ShardRange, sites: Sequence[Site], config: CacheConfig
-) -> dict[str, np.ndarray]:
-    """The stored residuals of one shard, ``[row row_width]`` per site, in the stream's row order."""
-    shape = (len(shard.rows), row_width(config.dtype, model.d_model))
-    stored = {str(site): np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
-    ids = [stream.sequences[index].ids for index in shard.sequences]
-    pad_id = int(str(model.tokenizer.pad_token_id))
-    for batch in forward_batches([len(row) for row in ids], config.batch_tokens):
-        tokens, mask = (part.to(model.device) for part in padded([ids[index] for index in batch], pad_id))
-        resid = residuals_bridge(model, tokens, mask, sites)
-        for number, index in enumerate(batch):
-            sample = shard.sequences[index]
-            first, last = (int(row) for row in stream.row_start[sample : sample + 2])
-            position = torch.from_numpy(stream.rows.position[first:last]).long().to(model.device)
-            for site in sites:
-                where = slice(first - shard.rows.start, last - shard.rows.start)
-                try:
-                    stored[str(site)][where] = to_stored(resid[site][number, position], config.dtype)
-                except StoreError as error:
-                    name = stream.sequences[sample].id
-                    raise StoreError(f"Model {model.name}, {site}, sequence {name!r}: {error}") from None
-    return stored

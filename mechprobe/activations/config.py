@@ -10,8 +10,12 @@ from mechprobe.config import FrozenConfig
 from mechprobe.data.truncation import Truncate
 from mechprobe.types import Site
 
+ReaderName = Literal["auto", "bridge", "plain"]
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8", "e4m3"]
 _RESPONDER = re.compile(r"(?P<model>.+)@(?P<temperature>\d+(\.\d+)?)")
+
+
+_CHANGE_NO_BYTE = ("reader", "models_in_memory")
 
 
 class CacheConfig(FrozenConfig):
@@ -41,6 +45,10 @@ class CacheConfig(FrozenConfig):
         shard_rows: Rows of a shard file at most.
         batch_tokens: Padded tokens of one forward pass at most.
         generation_batch: Prompts of one generation pass.
+        reader: How a model is read: ``plain`` (hooks on the transformers model; only if its bits are the bridge's),
+            ``bridge`` (TransformerBridge), or ``auto``: plain where its bits are the bridge's, else the bridge. It
+            changes no byte.
+        models_in_memory: ``one`` drops a model's weights when it has been read, ``all`` keeps them for what comes next.
         seed: Of the order of sequences, of the held-out split and of sampled responses.
     """
 
@@ -61,6 +69,8 @@ class CacheConfig(FrozenConfig):
     shard_rows: int = Field(default=32768, ge=1)
     batch_tokens: int = Field(default=8192, ge=1)
     generation_batch: int = Field(default=256, ge=1)
+    reader: ReaderName = "auto"
+    models_in_memory: Literal["one", "all"] = "one"
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -89,6 +99,10 @@ class CacheConfig(FrozenConfig):
         """``(source, model, temperature)`` of every entry of ``responses``."""
         matches = [(source, _RESPONDER.fullmatch(source)) for source in self.responses]
         return [(source, match["model"], float(match["temperature"])) for source, match in matches if match]
+
+    def identity(self) -> dict[str, object]:
+        """The settings that change a byte of the store."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in _CHANGE_NO_BYTE}
 
     def parsed_sites(self) -> list[Site]:
         """The sites, shallow to deep."""

@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from mechprobe.activations.collect import collect_shard
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.kept import WHOLE_STREAM, KeptRows
 from mechprobe.activations.numbers import STORED_AS, row_width
+from mechprobe.activations.passes import collect_shard
 from mechprobe.activations.ring import Ring
 from mechprobe.activations.shards import read_tokens
 from mechprobe.activations.source import ModelIndex, ReadRows, RowSource, Serving

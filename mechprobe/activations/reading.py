@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mechprobe.activations.config import CacheConfig
+from mechprobe.activations.memory import with_less_memory
+from mechprobe.activations.ranks import Ranks
 from mechprobe.artifacts import read_json, sha256_bytes, write_json
 from mechprobe.data.chat import Chat, choose_template
 from mechprobe.data.packing import pack
@@ -168,29 +170,41 @@ def _n_prompt_rows(sequence: TokenSequence, special: tuple[int, ...], config: Ca
     return len(kept_positions(replace(sequence, response_ids=()), special, config.drop_first_positions))
 
 
-def write_responses(family: ModelFamily, reading: Reading, folder: Path) -> dict[str, list[Generated]]:
+def write_responses(
+    family: ModelFamily, reading: Reading, folder: Path, ranks: Ranks | None = None
+) -> dict[str, list[Generated]]:
     """Let each named model respond, one model in memory at a time; finished chunks on disk are kept.
 
-    A chunk's seed depends on its place alone, so an interruption changes no response.
+    A chunk's seed depends on its place alone, so an interruption changes no response. Of several processes each writes
+    its own chunks; what the others have not written yet is missing from the result.
     """
+    ranks = ranks or Ranks()
     unanswered, config = reading.unanswered, reading.config
     responses: dict[str, list[Generated]] = {}
     if not unanswered:
         return responses
-    with progress(len(unanswered) * len(config.responses), "responses", unit="prompts") as advance:
-        for source, model, temperature in config.responders():
+    with progress(
+        len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first
+    ) as advance:
+        for place, (source, model, temperature) in enumerate(config.responders()):
             chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
             responses[source] = []
             for number, chunk in enumerate(chunks):
                 path = folder / "responses" / source / f"chunk_{number:05d}.json"
                 found = _read_chunk(path, len(chunk))
-                if found is None:
+                if found is None and ranks.owns(place * len(chunks) + number):
                     found = _respond(family, reading, chunk, (source, model, temperature, number))
                     write_json(path, [asdict(item) for item in found])
-                responses[source] += found
+                responses[source] += found or []
                 advance(len(chunk), model=model)
-            family[model].release()
+            if config.models_in_memory == "one":
+                family[model].release()
     return responses
+
+
+def all_responded(reading: Reading, responses: Responses) -> bool:
+    """Whether every prompt that models respond to has its responses."""
+    return all(len(found) == len(reading.unanswered) for found in responses.values())
 
 
 def _respond(
@@ -198,15 +212,23 @@ def _respond(
 ) -> list[Generated]:
     source, model, temperature, number = who
     seed = int.from_bytes(bytes.fromhex(sha256_bytes(f"{reading.config.seed} {source} {number}".encode())[:8]), "big")
-    return generate(
-        family[model].hf,
-        family.tokenizer,
-        [reading.sequences[index].prompt_ids for index in chunk],
-        max_new_tokens=reading.config.max_new_tokens,
-        batch_size=reading.config.generation_batch,
-        temperature=temperature,
-        seed=seed,
+
+    def respond(batch_size: int) -> list[Generated]:
+        return generate(
+            family[model].hf,
+            family.tokenizer,
+            [reading.sequences[index].prompt_ids for index in chunk],
+            max_new_tokens=reading.config.max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    # The responses are written down and read by every model, so a smaller batch changes what is read, never alignment.
+    found, _ = with_less_memory(
+        respond, reading.config.generation_batch, smallest=1, name="generation_batch", where=f"Responses of {source}"
     )
+    return found
 
 
 def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class ShardRecord:
         stream: Hash of the token stream that it belongs to.
         norm_sum: Per site, the sum of the L2 norms of its training rows.
         n_norms: Number of training rows.
+        forward: How its rows were read: ``reader``, ``batch_tokens`` (of one forward pass, after any back-off) and
+            ``proof`` of the reader. Empty in stores made before it was kept.
     """
 
     file: str
@@ -57,6 +59,7 @@ class ShardRecord:
     stream: str
     norm_sum: dict[str, float]
     n_norms: int
+    forward: dict[str, str | int] = field(default_factory=dict)
 
 
 def shard_file(index: int) -> str:
@@ -112,8 +115,12 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, *, part: bool = False) -> Iterator[None]:
     """Keep a second process from writing into the same store; the lock goes with the process.
+
+    Args:
+        folder: Of the store.
+        part: This process writes its own shards only, and others that do the same may write beside it.
 
     Raises:
         StoreError: Another process is writing.
@@ -121,7 +128,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
         except OSError:  # a file system without locks
@@ -155,6 +162,7 @@ def write_shard(
     dtype: StoreDtype,
     stream_hash: str,
     norms: tuple[dict[str, float], int],
+    forward: Mapping[str, str | int] | None = None,
 ) -> ShardRecord:
     """Write one shard of one model and list it; ``arrays`` are rows as in memory, per site (`numbers`)."""
     name = shard_file(shard.index)
@@ -182,6 +190,7 @@ def write_shard(
         stream=stream_hash,
         norm_sum=norm_sum,
         n_norms=n_norms,
+        forward=dict(forward or {}),
     )
     with told_of_disk(folder / name):
         write_json(folder / f"{name}.json", asdict(record))

@@ -82,11 +82,13 @@ def spread(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 the user's to mend, 130 interrupted."""
-    from mechprobe.errors import MechprobeError
+    from mechprobe.errors import EndedElsewhereError, MechprobeError
 
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
     try:
         code = app(arguments, standalone_mode=False)
+    except EndedElsewhereError:
+        return MechprobeError.exit_code
     except MechprobeError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -1,15 +1,24 @@
 """``mechprobe cache``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mechprobe.cli import options
 
+if TYPE_CHECKING:
+    from mechprobe.activations.ranks import Ranks
+    from mechprobe.models.family import ModelFamily
+    from mechprobe.pipeline import RunConfig
+
 Sites = Annotated[str | None, typer.Option("--sites", help="resid_post.2, or several with commas.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="On disk: float32, float16 or bfloat16.")]
+Reader = Annotated[str | None, typer.Option("--reader", help="auto, plain or bridge; it changes no byte.")]
+Part = Annotated[
+    str | None, typer.Option("--part", metavar="I/N", help="Only this share of the work, for jobs that never meet.")
+]
 
 
 def cache_settings(sites: str | None, **options: object) -> dict[str, object]:
@@ -37,6 +46,9 @@ def cache(
     pack: options.Pack = None,
     max_length: options.MaxLength = None,
     max_prompts: options.MaxPrompts = None,
+    reader: Reader = None,
+    device_map: options.DeviceMap = None,
+    part: Part = None,
     seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -44,37 +56,57 @@ def cache(
     force: options.Force = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Residual streams of every model on the same tokens, aligned by hash, resumable, read back at disk speed."""
-    from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import load_settings, prompt_settings
+    """Residual streams of every model on the same tokens, aligned by hash, resumable, read back at disk speed.
 
-    extra = prompt_settings(prompts, format_, split, field) | cache_settings(
-        sites,
-        dtype=dtype,
-        chat_template=chat_template,
-        system_prompt=system_prompt,
-        truncate=truncate,
-        pack=pack,
-        max_length=max_length,
-        max_prompts=max_prompts,
+    Under torchrun several processes make one store together.
+    """
+    from mechprobe.activations.ranks import local_device, parse_part, ranks_of_environment
+    from mechprobe.cli.settings import device_map_setting, load_settings, prompt_settings
+    from mechprobe.errors import ConfigError
+
+    if part is not None and force:
+        raise ConfigError("--force empties the store for every part; run it once without --part, or remove the folder.")
+    share = None if part is None else parse_part(part)
+    extra: dict[str, Any] = (
+        prompt_settings(prompts, format_, split, field)
+        | cache_settings(
+            sites,
+            dtype=dtype,
+            reader=reader,
+            chat_template=chat_template,
+            system_prompt=system_prompt,
+            truncate=truncate,
+            pack=pack,
+            max_length=max_length,
+            max_prompts=max_prompts,
+        )
+        | device_map_setting(device_map)
     )
-    settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
-    family = settings.family(trust_remote_code=trust_remote_code)
-    if dry_run:
-        from dataclasses import asdict
+    with ranks_of_environment() as ranks:
+        with ranks.agreeing():
+            settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
+            settings = settings.replace(device=local_device(settings.device))
+            family = settings.family(trust_remote_code=trust_remote_code)
+        if dry_run:
+            if ranks.is_first:
+                _say_plan(family, settings, out, as_json=as_json)
+        elif share is not None:
+            _cache_part(family, settings, out, share, as_json=as_json)
+        else:
+            _cache(family, settings, out, ranks, force=force, as_json=as_json)
 
-        from mechprobe.activations.plan import plan_cache
 
-        plan = plan_cache(family, settings.prompt_source(), out, settings.cache)
-        if as_json:
-            say_json({**asdict(plan), "n_bytes": plan.n_bytes()})
-            return
-        say(f"{plan}\nNothing was written.")
-        return
-
+def _cache(
+    family: "ModelFamily", settings: "RunConfig", out: Path, ranks: "Ranks", *, force: bool, as_json: bool
+) -> None:
     from mechprobe.activations import cache_activations
+    from mechprobe.cli.printing import say, say_json
 
-    store = cache_activations(family, settings.prompt_source(), out=out, config=settings.cache, force=force)
+    store = cache_activations(
+        family, settings.prompt_source(), out=out, config=settings.cache, force=force, ranks=ranks
+    )
+    if not ranks.is_first:
+        return
     counts = store.manifest["counts"]
     if as_json:
         say_json({"folder": str(out), "counts": counts, "models": store.fingerprints, "stream": store.stream_hash})
@@ -88,3 +120,39 @@ def cache(
     say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")
     say(f"stream    {store.stream_hash[:16]}")
     say(f"\nWritten to {out}\nNext: mechprobe train-sae --cache {out}")
+
+
+def _cache_part(family: "ModelFamily", settings: "RunConfig", out: Path, share: "Ranks", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mechprobe.activations.parts import cache_part
+    from mechprobe.cli.printing import say, say_json
+
+    done = cache_part(family, settings.prompt_source(), out=out, config=settings.cache, part=share)
+    if as_json:
+        say_json({"folder": str(out), "part": f"{share.index}/{share.count}", **asdict(done)})
+        return
+    say(f"part      {share.index}/{share.count}: {done.n_made} shards written, {done.n_found} were there")
+    say(done.next_step)
+
+
+def _say_plan(family: "ModelFamily", settings: "RunConfig", out: Path, *, as_json: bool) -> None:
+    """Rows, bytes and time; exit code 2 where the store would not fit."""
+    from dataclasses import asdict
+
+    from mechprobe.activations.estimate import estimate_time
+    from mechprobe.activations.plan import plan_of
+    from mechprobe.activations.reading import prepare
+    from mechprobe.cli.printing import say, say_json
+    from mechprobe.data.sources import as_prompts
+
+    reading = prepare(family, as_prompts(settings.prompt_source()), settings.cache)
+    plan = plan_of(family, reading, out)
+    if not as_json:
+        say(str(plan))
+    plan.require_space()
+    estimate = estimate_time(family, reading)
+    if as_json:
+        say_json({**asdict(plan), "n_bytes": plan.n_bytes(), "time": asdict(estimate)})
+        return
+    say(f"{estimate}\nNothing was written.")

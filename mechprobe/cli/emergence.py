@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli import options
-from mechprobe.cli.cache import Dtype, Prompts, Sites, cache_settings
+from mechprobe.cli.cache import Dtype, Sites, cache_settings
 
 if TYPE_CHECKING:
     from mechprobe.features.emergence import Emergence
@@ -33,7 +33,7 @@ def emergence(
     set_: options.Set = None,
     models: options.Models = None,
     checkpoints: Checkpoints = None,
-    prompts: Prompts = None,
+    prompts: options.Prompts = None,
     sites: Sites = None,
     dtype: Dtype = None,
     layout: Layout = None,
@@ -47,10 +47,10 @@ def emergence(
 ) -> None:
     """When do features appear along post-training, how long do they stay: dictionaries over base and checkpoints."""
     from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import load_settings
+    from mechprobe.cli.settings import load_settings, prompt_settings
     from mechprobe.features.emergence.arms import with_checkpoints
 
-    extra = cache_settings(sites, dtype) | ({"prompts": {"file": str(prompts)}} if prompts is not None else {})
+    extra = cache_settings(sites, dtype=dtype) | prompt_settings(prompts)
     given = {"checkpoints": checkpoints, "layout": layout, "seeds": seeds}
     section = {
         name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None
@@ -76,7 +76,7 @@ def emergence(
 
     found = run_emergence(
         family,
-        settings.prompts_file(),
+        settings.prompt_source(),
         out=out,
         work=work,
         config=settings.emergence,
@@ -102,7 +102,7 @@ def plan_lines(settings: "RunConfig", family: "ModelFamily", work: Path) -> list
     chosen = settings.emergence
     arms = find_arms(family.names, chosen)
     models = dict.fromkeys([chosen.base, *(name for arm in arms for name in arm.checkpoints)])
-    plan = plan_cache(family.subset(*models), settings.prompts_file(), work / "cache", settings.cache)
+    plan = plan_cache(family.subset(*models), settings.prompt_source(), work / "cache", settings.cache)
     jobs = all_jobs(arms, chosen)
     d_sae = settings.train_sae.d_sae or 16 * max(plan.widths.values())
     weights = sum(2 * d_sae * sum(plan.widths[name] for name in job.models) for job in jobs)

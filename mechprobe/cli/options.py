@@ -18,6 +18,12 @@ Models = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map", help='Spread each model over devices: auto, or parts as TOML, {"model.embed_tokens"=0}.'
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; write nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Make a finished or unfinished stage again.")]

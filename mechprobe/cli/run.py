@@ -69,19 +69,24 @@ def run(
 
 def plan_lines(chain: "Run") -> list[str]:
     """What a run would do and what it would write."""
-    from mechprobe.activations.plan import plan_cache
+    from mechprobe.activations.estimate import estimate_time
+    from mechprobe.activations.plan import plan_of
+    from mechprobe.activations.reading import prepare
+    from mechprobe.data.sources import as_prompts
 
     settings = chain.config
     sites = settings.cache.sites or (str(chain.family.sites()[-1]),)
-    plan = plan_cache(
-        chain.family, settings.prompt_source(), chain.folder / "cache", settings.cache.replace(sites=sites)
-    )
+    prompts = as_prompts(settings.prompt_source())
+    reading = prepare(chain.family, prompts, settings.cache.replace(sites=sites))
+    plan = plan_of(chain.family, reading, chain.folder / "cache")
+    plan.require_space()
     tasks = settings.load_tasks()
     samples = ", ".join(f"{task.name} {len(task.samples)}" for task in tasks)
     return [
         f"models       {', '.join(f'{model.name} ({model.path})' for model in chain.family)}",
         f"tasks        {samples}",
         f"cache        {plan}",
+        f"cache time   {estimate_time(chain.family, reading)}",
         f"run folder   {chain.folder}",
         "Nothing was written.",
     ]

@@ -43,6 +43,13 @@ def prompt_settings(
     return {"prompts": given} if given else {}
 
 
+def device_map_setting(text: str | None) -> dict[str, Any]:
+    """The setting that ``--device-map`` stands for; the text is a name such as ``auto``, or a TOML table."""
+    from mechprobe.config import parse_value
+
+    return {} if text is None else {"device_map": parse_value(text)}
+
+
 def load_settings(
     config: Path | None,
     overrides: Sequence[str] | None = None,

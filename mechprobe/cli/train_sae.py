@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli import options
-from mechprobe.cli.cache import Prompts, Sites, cache_settings
+from mechprobe.cli.cache import Sites, cache_settings
 
 if TYPE_CHECKING:
     from mechprobe.activations.source import RowSource
@@ -29,7 +29,7 @@ def train_sae(
     mode: Mode = None,
     ring_gb: RingGb = None,
     models: options.Models = None,
-    prompts: Prompts = None,
+    prompts: options.Prompts = None,
     sites: Sites = None,
     preset: Preset = None,
     seed: options.Seed = None,
@@ -41,11 +41,11 @@ def train_sae(
 ) -> None:
     """One dictionary over all models of a store, or of models that run meanwhile; measured on the prompts held out."""
     from mechprobe.cli.printing import say, say_json, table_lines
-    from mechprobe.cli.settings import load_settings
+    from mechprobe.cli.settings import load_settings, prompt_settings
 
     given = {"preset": preset, "mode": mode, "ring_gb": ring_gb}
     extra: dict[str, Any] = {"train_sae": {name: value for name, value in given.items() if value is not None}}
-    extra |= cache_settings(sites, None) | ({"prompts": {"file": str(prompts)}} if prompts is not None else {})
+    extra |= cache_settings(sites) | prompt_settings(prompts)
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
     chosen = settings.train_sae
     if dry_run and chosen.mode != "cache":
@@ -105,7 +105,7 @@ def _source(
     if chosen.mode == "cache":
         return chosen.source(cache, settings.family, out)
     family = settings.family(trust_remote_code=trust_remote_code)
-    cache_activations(family, settings.prompts_file(), out=cache, config=settings.cache, kept=chosen.kept, force=force)
+    cache_activations(family, settings.prompt_source(), out=cache, config=settings.cache, kept=chosen.kept, force=force)
     return chosen.source(cache, lambda: family, out)
 
 
@@ -114,7 +114,7 @@ def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -
     from mechprobe.activations.plan import plan_cache
 
     plan = plan_cache(
-        settings.family(trust_remote_code=trust_remote_code), settings.prompts_file(), cache, settings.cache
+        settings.family(trust_remote_code=trust_remote_code), settings.prompt_source(), cache, settings.cache
     )
     chosen = settings.train_sae
     written = f"{min(plan.n_rows, 2 * chosen.kept_rows):,} rows at most are kept in {cache}"

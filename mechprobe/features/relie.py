@@ -25,7 +25,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from mechprobe.activations.collect import padded
+from mechprobe.activations.passes import padded
 from mechprobe.errors import StoreError
 from mechprobe.features.splicing import ReadSample
 from mechprobe.models.residuals import reading, splice

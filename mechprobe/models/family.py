@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.errors import ModelError
-from mechprobe.models.load import LanguageModel, tokenizer_fingerprint
+from mechprobe.models.load import DeviceMap, LanguageModel, tokenizer_fingerprint
 from mechprobe.types import Site
 
 if TYPE_CHECKING:
@@ -34,21 +34,31 @@ class ModelFamily:
         *,
         device: str = "cpu",
         dtype: str = "float32",
+        device_map: DeviceMap | None = None,
         trust_remote_code: bool = False,
     ) -> "ModelFamily":
         """Find every model (weights are read when first used) and check that they belong together.
 
         Args:
-            models: Name to local folder or hub name; checkpoints are named ``rl@step_000040``.
+            models: Name to local folder or hub name (``org/name``, ``org/name@revision``); checkpoints are named
+                ``rl@step_000040``.
             device: torch device of the models.
             dtype: ``float32``, ``bfloat16`` or ``float16``.
+            device_map: How accelerate spreads each model over devices (``auto``, or part by part); None puts it on
+                ``device``.
             trust_remote_code: Let a model folder run code of its own.
 
         Raises:
             ModelError: A folder is missing or unusable, or tokenizers or depths differ.
         """
-        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-        return cls({name: LanguageModel(name, path, **options) for name, path in models.items()})
+        return cls(
+            {
+                name: LanguageModel(
+                    name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
+                )
+                for name, path in models.items()
+            }
+        )
 
     def _check(self) -> None:
         first, *others = self._models.values()

@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError
+from mechprobe.models.load import input_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def generate(
     """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     encoded = encode_prompts(tokenizer, prompts, max_length=context - max_new_tokens, prefix=prefix)
-    ends = end_token_ids(model, tokenizer)
+    ends, device = end_token_ids(model, tokenizer), input_device(model)
     pad_id = int(str(tokenizer.pad_token_id))
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     config = GenerationConfig(
@@ -110,8 +111,8 @@ def generate(
     n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
     results: list[Generated | None] = [None] * len(prompts)
     for number, batch in enumerate(length_batches([len(row) for row in encoded], batch_size)):
-        ids, mask = left_pad([encoded[index] for index in batch], pad_id, model.device)
-        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        ids, mask = left_pad([encoded[index] for index in batch], pad_id, device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed * 1_000_003 + number)
             output = _generate(model, input_ids=ids, attention_mask=mask, generation_config=config)
         responses = output[:, ids.shape[1] - n_prefix :].tolist()

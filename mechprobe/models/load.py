@@ -7,9 +7,10 @@ Both use eager attention, so that their bits agree.
 
 import gc
 import json
+import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.artifacts import sha256_bytes, sha256_file
 from mechprobe.errors import ModelError
@@ -18,14 +19,25 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+DeviceMap = str | dict[str, int | str]
+"""``auto``, ``balanced``, ``sequential``, or the device (``cuda:0`` as 0, ``cpu``, ``disk``) of every named part of the model."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
-def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
+def resolve_folder(path_or_name: str | Path, *, role: str) -> tuple[Path, str | None]:
     """Local folder of a model: the folder itself, or the snapshot of a hub name (downloaded when not cached).
+
+    Args:
+        path_or_name: A folder, or ``org/name``, or ``org/name@revision`` (branch, tag or commit of the hub).
+        role: Name of the model in messages.
+
+    Returns:
+        ``(folder, commit)``; the commit of the hub that the folder is the snapshot of, None for a folder given.
 
     Raises:
         ModelError: Neither a folder with a config.json nor a hub name that can be had.
@@ -37,19 +49,22 @@ def resolve_folder(path_or_name: str | Path, *, role: str) -> Path:
         if not any(match for pattern in _WEIGHTS for match in path.glob(pattern)):
             raise ModelError(f"Model {role}: {path} holds no weights; give a folder written by save_pretrained.")
         _check_headers(path, role=role)
-        return path
-    text = str(path_or_name)
-    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
-        raise ModelError(f"Model {role}: {path} does not exist; give a model folder or a hub name such as org/name.")
+        return path, None
+    text, at, revision = str(path_or_name).partition("@")
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or (at and not revision):
+        raise ModelError(
+            f"Model {role}: {path} does not exist; give a model folder or a hub name such as org/name or org/name@revision."
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=_HUB_PATTERNS))
+        folder = Path(snapshot_download(text, revision=revision or None, allow_patterns=_HUB_PATTERNS))
+        return folder, folder.name  # the hub's cache names a snapshot by its commit
     except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
         reason = type(error).__name__
         raise ModelError(
-            f"Model {role}: {text} is no local folder, and the hub did not give it ({reason}); "
-            "check the path, or download the model first."
+            f"Model {role}: {path_or_name} is no local folder, and the hub did not give it ({reason}); "
+            "check path and revision, or download the model first."
         ) from None
 
 
@@ -64,6 +79,27 @@ def check_device(device: str) -> None:
         raise ModelError(
             f"Device '{device}' cannot be used here ({_first_line(error)}); see `mechprobe doctor`."
         ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left for a tensor."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def input_device(model: "PreTrainedModel") -> "torch.device":
+    """Where a model takes its token ids; the parts of a spread model that lie on disk count to the CPU."""
+    import torch
+
+    weight: Any = model.get_input_embeddings().weight
+    if weight.device.type != "meta":
+        return weight.device
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or "cpu")
 
 
 def _check_headers(folder: Path, *, role: str) -> None:
@@ -122,6 +158,8 @@ class LanguageModel:
     Attributes:
         name: Role in the family, for example ``rl`` or ``rl@step_000040``.
         path: Local folder.
+        revision: Commit of the hub, where the model was given by a hub name.
+        device_map: Where each part of the model lies, as accelerate takes it; None puts all of it on ``device``.
     """
 
     def __init__(
@@ -131,28 +169,31 @@ class LanguageModel:
         *,
         device: str = "cpu",
         dtype: str = "float32",
+        device_map: DeviceMap | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
         check_device(device)
         self.name = name
-        self.path = resolve_folder(path_or_name, role=name)
+        self.path, self.revision = resolve_folder(path_or_name, role=name)
         self.device = device
+        self.device_map = device_map
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to load the model itself."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("hf", "bridge")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("hf", "bridge", "_offload_folder")}
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {str(self.path)!r})"
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over weights and config."""
-        return weights_fingerprint(self.path)
+        """sha256 over weights and config; of a model of the hub ``commit:sha256``."""
+        digest = weights_fingerprint(self.path)
+        return digest if self.revision is None else f"{self.revision}:{digest}"
 
     @cached_property
     def config(self) -> Any:
@@ -214,11 +255,24 @@ class LanguageModel:
         bridge.eval()
         return bridge
 
-    def release(self) -> None:
-        """Drop the loaded weights; they are loaded again when next used."""
-        for name in ("hf", "bridge"):
+    @property
+    def input_device(self) -> "torch.device":
+        """Where token ids must lie: with a device map, the place of the embedding."""
+        import torch
+
+        if self.device_map is None:
+            return torch.device(self.device)
+        return input_device(self.bridge.original_model if "bridge" in self.__dict__ else self.hf)
+
+    def release(self, *ways: Literal["hf", "bridge"]) -> None:
+        """Drop the loaded weights (of the named ways only, where some are named); they are loaded again when next used."""
+        import torch
+
+        for name in ways or ("hf", "bridge"):
             self.__dict__.pop(name, None)
         gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @property
     def _torch_dtype(self) -> "torch.dtype":
@@ -229,15 +283,29 @@ class LanguageModel:
     def _load(self) -> "PreTrainedModel":
         from transformers import AutoModelForCausalLM
 
+        placed: dict[str, Any] = {}
+        if self.device_map is not None:
+            placed = {"device_map": self.device_map}
+            if isinstance(self.device_map, dict) and "disk" in self.device_map.values():
+                placed["offload_folder"] = self._offload_folder.name
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 dtype=self._torch_dtype,
                 attn_implementation="eager",
                 trust_remote_code=self.trust_remote_code,
+                **placed,
             )
-        except Exception as error:  # noqa: BLE001 - any failure here means: the folder is not a usable model
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelError(f"Model {self.name}: {self.path} cannot be loaded ({_first_line(error)}).") from None
         model.requires_grad_(False)
-        model.to(self.device)  # pyright: ignore[reportArgumentType]
+        if self.device_map is None:
+            model.to(self.device)  # pyright: ignore[reportArgumentType]
         return model.eval()
+
+    @cached_property
+    def _offload_folder(self) -> "tempfile.TemporaryDirectory[str]":
+        """Where accelerate puts the parts of a device map that are on disk; gone with the model object."""
+        return tempfile.TemporaryDirectory(prefix="mechprobe_offload_")

@@ -1,7 +1,8 @@
 """Reading and rewriting the residual stream after a block.
 
-Two readers with the same bits: `residuals_bridge` (TransformerBridge, ``stop_at_layer``: what the store is made with)
-and `residuals_plain` (a forward hook on the transformers block, stopped early: what generation runs on).
+Two readers: `residuals_bridge` (TransformerBridge, ``stop_at_layer``) and `residuals_plain` (a forward hook on the
+transformers block, stopped early: what generation runs on). Their bits are equal but for architectures whose fused weights
+the bridge splits; `mechprobe.activations.readers` compares them before a store is made the faster way.
 """
 
 import inspect
@@ -115,9 +116,13 @@ def residuals_plain(
     attention_mask: Int[Tensor, "batch pos"],
     sites: Sequence[Site],
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
-    """Residuals of the plain transformers model, stopped after the deepest site."""
+    """Residuals of the plain transformers model, stopped after the deepest site (later blocks never run).
+
+    The KV cache stays as the model's settings have it, as it does under the bridge: without one, attention multiplies
+    matrices of another memory layout, and for some shapes that changes the last bit.
+    """
     with reading(model.hf, sites) as resid:
-        model.hf(input_ids=ids, **forward_inputs(model.hf, attention_mask), use_cache=False)
+        model.hf(input_ids=ids, **forward_inputs(model.hf, attention_mask))
     return dict(resid)
 
 

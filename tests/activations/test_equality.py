@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechprobe.activations import ActivationStore, CacheConfig, cache_activations
-from mechprobe.activations.collect import forward_batches, padded
+from mechprobe.activations.passes import forward_batches, padded
 from mechprobe.data.prompts import Prompt
 from mechprobe.models.family import ModelFamily
 
@@ -96,17 +96,3 @@ def test_models_differ(cached) -> None:
     assert rows.shape == (store.n_rows, 3, 32)
     assert (rows[:, 0] - rows[:, 1]).abs().max() > 1e-3
     assert (rows[:, 1] - rows[:, 2]).abs().max() > 1e-3
-
-
-def test_later_blocks_never_run(llama_family: dict[str, Path], tmp_path: Path) -> None:
-    family = ModelFamily.load({"base": llama_family["base"]})
-    bridge = family["base"].bridge
-    ran: list[int] = []
-    for index, block in enumerate(bridge.blocks):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
-    from mechprobe.models.residuals import residuals_bridge
-    from mechprobe.types import Site
-
-    ids = torch.tensor([[1, 5, 6]])
-    residuals_bridge(family["base"], ids, torch.ones_like(ids), [Site(0), Site(1)])
-    assert ran == [0, 1]

@@ -193,10 +193,11 @@ def test_float16_overflow_is_an_error_that_proposes_bfloat16() -> None:
 def test_overflow_names_model_and_sequence_and_leaves_no_shard(
     llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.activations import collect
+    from mechprobe.activations import readers
 
-    real = collect.residuals_bridge
-    monkeypatch.setattr(collect, "residuals_bridge", lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
+    real = readers.residuals_plain
+    for name in ("residuals_plain", "residuals_bridge"):
+        monkeypatch.setattr(readers, name, lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
     with pytest.raises(StoreError, match=r"Model base, resid_post\.1, sequence '0': .* float16"):
         cache_activations(
             ModelFamily.load(llama_family),

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from mechprobe.activations import ActivationStore, CacheConfig, TrainSaeConfig, cache_activations, train_crosscoder
 from mechprobe.artifacts import read_manifest
-from mechprobe.data.prompts import Prompt
+from mechprobe.data.sources import PromptInput
 from mechprobe.errors import ArtifactError
 from mechprobe.features.emergence.arms import Arm
 from mechprobe.features.emergence.config import EmergenceConfig
@@ -75,7 +75,7 @@ def all_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> list[Job]:
 
 def make_store(
     family: ModelFamily,
-    prompts: Path | str | Sequence[Prompt],
+    prompts: PromptInput,
     work: Path,
     config: CacheConfig,
     *,

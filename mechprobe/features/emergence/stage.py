@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mechprobe.activations import ActivationStore, CacheConfig, TrainSaeConfig
 from mechprobe.artifacts import Stage
-from mechprobe.data.prompts import Prompt
+from mechprobe.data.sources import PromptInput
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.emergence.arms import Arm, find_arms
@@ -49,7 +49,7 @@ CLAIMED_ARMS = ("sft", "rl")
 
 def emergence(
     family: ModelFamily,
-    prompts: Path | str | Sequence[Prompt],
+    prompts: PromptInput,
     *,
     out: Path | str = "emergence",
     work: Path | str | None = None,
