@@ -94,6 +94,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     partial = path.with_name(path.name + ".partial")
     try:
         with told_of_disk(path):
+            _require_room(partial, sum(array.nbytes for array in arrays.values()))
             with h5py.File(partial, "w") as file:
                 for name, array in arrays.items():
                     file.create_dataset(name, data=array)
@@ -109,6 +110,16 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
         partial.unlink(missing_ok=True)
         raise
     return digest
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    """Raise the system's `OSError` where a file of this size has no place.
+
+    HDF5 that fails while it closes a file leaves objects behind that can crash the interpreter when it ends.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
 
 
 @contextmanager
