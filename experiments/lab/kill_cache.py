@@ -10,7 +10,6 @@ and with exit code 1 where a store differed.
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -63,8 +62,7 @@ def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> d
         process = start(out, n_prompts)
         if n_killed < n_kills:
             time.sleep(rng.random() * seconds * 0.6)
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()  # SIGKILL; nothing where it has ended
         process.join()
         n_killed += process.exitcode == -signal.SIGKILL
         unfinished_kills += not (out / "manifest.json").is_file()

@@ -72,20 +72,20 @@ def told_of_disk(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into one sentence; what was finished before stays usable."""
     try:
         yield
-    except OSError as error:
-        text = str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text
+    except (OSError, RuntimeError) as error:  # HDF5 gives what fails while a file is closed as RuntimeError
+        text, number = str(error), getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text
         if full:
             raise StoreError(
                 f"The disk is full at {path}; make space and run the same command again, it goes on from there."
             ) from None
-        if error.errno == errno.EFBIG or "File too large" in text:
+        if number == errno.EFBIG or "File too large" in text:
             raise StoreError(
                 f"{path} is larger than this file system or `ulimit -f` lets a file be; lift the limit and run the same "
                 "command again, or lower shard_rows."
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(f"{path} cannot be written: {error.strerror}; give another --out.") from None
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"{path} cannot be written: {os.strerror(number)}; give another --out.") from None
         raise
 
 
@@ -97,6 +97,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     partial = path.with_name(path.name + ".partial")
     try:
         with told_of_disk(path):
+            _require_room(partial, sum(array.nbytes for array in arrays.values()))
             with h5py.File(partial, "w") as file:
                 for name, array in arrays.items():
                     file.create_dataset(name, data=array)
@@ -112,6 +113,16 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
         partial.unlink(missing_ok=True)
         raise
     return digest
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    """Raise the system's `OSError` where a file of this size has no place.
+
+    HDF5 that fails while it closes a file leaves objects behind that can crash the interpreter when it ends.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
 
 
 @contextmanager
