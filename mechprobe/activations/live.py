@@ -18,6 +18,7 @@ from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.kept import WHOLE_STREAM, KeptRows
 from mechprobe.activations.numbers import STORED_AS, row_width
 from mechprobe.activations.passes import collect_shard
+from mechprobe.activations.readers import Reader
 from mechprobe.activations.ring import Ring
 from mechprobe.activations.shards import read_tokens
 from mechprobe.activations.source import ModelIndex, ReadRows, RowSource, Serving
@@ -146,10 +147,16 @@ class LiveActivations(RowSource):
         """One model's rows of a shard as they are stored: the same bytes that a cache writes."""
         if serving.ended.is_set():
             raise CancelledError
-        sites = [serving.site]
-        return collect_shard(self.family[model], self.stream, self.stream.shards[index], sites, self._config)[
-            str(serving.site)
-        ]
+        way = self._kept.shards_of(model)[0].forward.get("reader")
+        arrays = collect_shard(
+            self.family[model],
+            self.stream,
+            self.stream.shards[index],
+            [serving.site],
+            self._config,
+            Reader("plain" if way == "plain" else "bridge").read,
+        )
+        return arrays[str(serving.site)]
 
     def release(self, model: str) -> None:
         """Drop a model's weights where not all may be in memory."""

@@ -128,6 +128,10 @@ class ActivationStore(RowSource):
         """Number of sequences."""
         return len(self.stream.sequences)
 
+    def shards_of(self, model: str) -> tuple[ShardRecord, ...]:
+        """What is listed of a model's shard files, in row order."""
+        return self._models[model].shards
+
     def sequence(self, sample: int) -> StoredSequence:
         """Sequence number ``sample`` as the models read it."""
         if not 0 <= sample < self.n_samples:

@@ -6,19 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.config import CrosscoderConfig
+from sae_training.config import CrosscoderConfig, Variant
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.variants import VARIANTS
-
-FEATURE_THRESHOLDS = "jumprelu"
-"""The variant with a threshold per feature, in units of the score f_k n_k."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +170,9 @@ def build(weights: FusedWeights, shape: dict[str, Any], *, cut: Tensor | float |
         cut: None for a ReLU (l1), a number for one threshold on the scores (batchtopk), a tensor for one per feature.
 
     Raises:
-        SaeTrainingError: a keyword is not accepted, or there is no variant with a threshold per feature.
+        SaeTrainingError: a keyword is not accepted.
     """
-    variant: Literal["l1", "batchtopk"] | str
-    variant = "l1" if cut is None else FEATURE_THRESHOLDS if isinstance(cut, Tensor) else "batchtopk"
-    if variant not in VARIANTS:
-        raise SaeTrainingError(
-            "its features have thresholds of their own (on another norm than the sum of the decoder norms), which needs "
-            f"the variant {variant!r}; this release has {', '.join(sorted(VARIANTS))}."
-        )
+    variant: Variant = "l1" if cut is None else "jumprelu" if isinstance(cut, Tensor) else "batchtopk"
     if variant == "batchtopk":
         shape = {"k": min(32, shape["d_sae"]), **shape}
     else:

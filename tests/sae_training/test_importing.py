@@ -14,10 +14,8 @@ from torch import Tensor
 
 from sae_training import Crosscoder, SaeTrainingError, SingleSae, block_crosscoder, import_crosscoder, import_sae
 from sae_training.importing import read_published
-from sae_training.variants import VARIANTS
 
 M, D, F, N = 3, 6, 20, 60
-HAS_FEATURE_THRESHOLDS = "jumprelu" in VARIANTS
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -122,7 +120,6 @@ def test_crosscoder_learning_from_the_hub_and_compiled_and_saved_again(tmp_path:
         assert_equal(Crosscoder.load(tmp_path / f"{path}_saved"), raw, *expected)
 
 
-@pytest.mark.skipif(not HAS_FEATURE_THRESHOLDS, reason="this release has no variant with a threshold per feature")
 @pytest.mark.parametrize("norm_id", [2, 3, 4])
 def test_other_code_normalizations_become_thresholds_of_features(tmp_path: Path, norm_id: int) -> None:
     tensors = learning_tensors(torch.float64, batch_top_k=True, norm_id=norm_id, normalized=True)
@@ -134,14 +131,6 @@ def test_other_code_normalizations_become_thresholds_of_features(tmp_path: Path,
     assert imported.config.variant == "jumprelu"
     raw = activations()
     assert_equal(imported, raw, *learning_formula(tensors, raw, code_norm(tensors["decoder.weight"], norm_id)))
-
-
-@pytest.mark.skipif(HAS_FEATURE_THRESHOLDS, reason="this release has a variant with a threshold per feature")
-def test_thresholds_of_features_are_refused_without_their_variant(tmp_path: Path) -> None:
-    tensors = learning_tensors(torch.float64, batch_top_k=True, norm_id=2, normalized=True)
-    torch.save(tensors, tmp_path / "m.pt")
-    with pytest.raises(SaeTrainingError, match="thresholds of their own"):
-        import_crosscoder(tmp_path / "m.pt")
 
 
 def test_a_threshold_that_was_never_estimated_lets_everything_positive_pass(tmp_path: Path) -> None:
@@ -388,21 +377,13 @@ def test_relu_saes_side_by_side() -> None:
 
 def test_thresholds_of_features_side_by_side() -> None:
     saes = {name: inference_sae(draw(9, seed=3).abs(), 5, 9, seed) for seed, name in enumerate("ab")}
-    if HAS_FEATURE_THRESHOLDS:
-        assert check_block(saes).config.variant == "jumprelu"
-    else:
-        with pytest.raises(SaeTrainingError, match="thresholds of their own"):
-            block_crosscoder(saes)
+    assert check_block(saes).config.variant == "jumprelu"
 
 
 def test_a_zero_threshold_beside_a_positive_one_is_not_mistaken_for_it() -> None:
     half = torch.cat([torch.zeros(4), torch.ones(5)])
     saes = {"a": inference_sae(half, 5, 9, seed=1), "b": inference_sae(1.0, 5, 9, seed=2)}
-    if HAS_FEATURE_THRESHOLDS:
-        check_block(saes)
-    else:
-        with pytest.raises(SaeTrainingError, match="thresholds of their own"):
-            block_crosscoder(saes)
+    check_block(saes)
 
 
 def test_topk_saes_and_a_single_one_are_no_crosscoder(tmp_path: Path) -> None:
