@@ -33,10 +33,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return files
 
 
+def start_server() -> None:
+    """Begin the process that has the imports behind it, which takes seconds in which no kill shall fall."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    process = context.Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
+
+
 def start(out: Path, n_prompts: int) -> BaseProcess:
     """``mechprobe cache`` in a process of its own, forked from one that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
     settings = [f"cache.max_prompts={n_prompts}", "cache.shard_rows=1024", "cache.max_new_tokens=24"]
     command = ["cache", "--config", str(LAB / "run.toml"), "--sites", "resid_post.2", "--out", str(out)]
     command += [part for setting in settings for part in ("--set", setting)]
@@ -52,6 +60,7 @@ def is_same(folder: Path, expected: dict[str, bytes]) -> bool:
 
 def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> dict[str, object]:
     """Run the experiment; the counts that `run` prints."""
+    start_server()
     began = time.monotonic()
     process = start(scratch / "whole", n_prompts)
     process.join()
