@@ -3,7 +3,7 @@
 python experiments/lab/kill_cache.py [--kills 50] [--prompts 400] [--seed 0]
 
 A killed run is started again until it is finished; a finished store is compared with one that was never interrupted,
-every file but the manifest's clock, and its hashes are checked; then the next store is begun. Ends with one JSON line,
+every file but the manifest's clock and git commit, and its hashes are checked; then the next store is begun. Ends with one JSON line,
 and with exit code 1 where a store differed.
 """
 
@@ -26,17 +26,25 @@ LAB = Path(__file__).resolve().parents[2] / "artifacts" / "lab" / "shared-marker
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; of the manifest without what a clock says."""
+    """Every file of a store; of the manifest without what a clock and the state of the code's repository say."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest = json.loads(files["manifest.json"])
-    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
+    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None, "environment": None}).encode()
     return files
+
+
+def start_server() -> None:
+    """Begin the process that has the imports behind it, which takes seconds in which no kill shall fall."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    process = context.Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
 
 
 def start(out: Path, n_prompts: int) -> BaseProcess:
     """``mechprobe cache`` in a process of its own, forked from one that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
     settings = [f"cache.max_prompts={n_prompts}", "cache.shard_rows=1024", "cache.max_new_tokens=24"]
     command = ["cache", "--config", str(LAB / "run.toml"), "--sites", "resid_post.2", "--out", str(out)]
     command += [part for setting in settings for part in ("--set", setting)]
@@ -45,13 +53,16 @@ def start(out: Path, n_prompts: int) -> BaseProcess:
     return process
 
 
-def is_same(folder: Path, expected: dict[str, bytes]) -> bool:
-    """Whether a finished store is the expected one and passes ``store verify``."""
-    return contents(folder) == expected and ActivationStore.open(folder).verify() == []
+def differences(folder: Path, expected: dict[str, bytes]) -> list[str]:
+    """Files of a finished store that are not the expected ones, and what ``store verify`` finds."""
+    found = contents(folder)
+    names = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+    return names + [str(problem) for problem in ActivationStore.open(folder).verify()]
 
 
 def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> dict[str, object]:
     """Run the experiment; the counts that `run` prints."""
+    start_server()
     began = time.monotonic()
     process = start(scratch / "whole", n_prompts)
     process.join()
@@ -67,13 +78,14 @@ def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> d
         n_killed += process.exitcode == -signal.SIGKILL
         unfinished_kills += not (out / "manifest.json").is_file()
         if (out / "manifest.json").is_file():
-            finished.append(is_same(out, expected))
+            finished.append(differences(out, expected))
             shutil.rmtree(out)
     return {
         "kills": n_killed,
         "kills_before_the_end": unfinished_kills,
         "stores_finished": len(finished),
-        "stores_identical": sum(finished),
+        "stores_identical": sum(not names for names in finished),
+        "differences": sorted({name for names in finished for name in names}),
         "rows": ActivationStore.open(scratch / "whole").n_rows,
         "files": len(expected),
         "seconds_uninterrupted": round(seconds, 1),
