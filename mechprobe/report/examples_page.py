@@ -34,7 +34,7 @@ def examples_content(files: RunFiles) -> dict[str, Any] | None:
         "n_stale": n_stale,
         "features": [
             {
-                **_entry(files.examples[feature]),
+                **_entry(files.examples[feature], files.models),
                 **rows[feature],
                 "selected": feature in selected,
                 "label": labels.get(feature, ""),
@@ -53,42 +53,43 @@ def _labels(files: RunFiles) -> tuple[dict[int, str], str, int]:
     """Labels of the examples as they are now, the labeler's name, and how many labels are of other examples."""
     if files.labels is None:
         return {}, "", 0
-    current, n_stale = dict[int, str](), 0
-    for row in files.labels["labels"]:
-        entry = files.examples.get(int(row["feature"]))
-        if entry is not None and entry_digest(entry) == row["examples_sha256"]:
-            current[int(row["feature"])] = str(row["label"])
-        else:
-            n_stale += 1
-    return current, str(files.labels["labeler"]), n_stale
+    found = files.labels
+    current = {
+        feature: label
+        for feature, label in found.labels.items()
+        if feature in files.examples and entry_digest(files.examples[feature]) == found.examples[feature]
+    }
+    return current, found.labeler, len(found.labels) - len(current)
 
 
-def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(entry: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
     quantiles = [
         {
             "title": f"{100 * part['low']:.0f} to {100 * part['high']:.0f} % of active tokens",
             "range": f"{part['smallest']:.2f} to {part['largest']:.2f}",
-            "examples": [_context(example) for example in part["examples"]],
+            "examples": [_context(example, models) for example in part["examples"]],
         }
         for part in entry.get("quantiles", [])
     ]
     promoted = entry.get("promoted")
     return {
-        "top": [_context(example) for example in entry["examples"]],
+        "top": [_context(example, models) for example in entry["examples"]],
         "quantiles": quantiles,
         "n_active": entry.get("n_active", 0),
         "n_random_rows": entry.get("n_random_rows", 0),
-        "promoted": promoted["models"] if promoted else {},
+        "promoted": [(name, promoted["models"][name]) for name in models if name in promoted["models"]]
+        if promoted
+        else [],
         "final_norm": promoted["final_norm"] if promoted else "",
     }
 
 
-def _context(example: Mapping[str, Any]) -> dict[str, Any]:
+def _context(example: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
     """A line for every read-out; neighboring tokens that look alike are one run."""
     activations, tokens = example["activations"], example["tokens"]
     largest = max(max(values, default=0.0) for values in activations.values())
     lines = []
-    for name in ("joint", *(name for name in activations if name != "joint")):
+    for name in (name for name in ("joint", *models) if name in activations):
         values = activations[name]
         lines.append({"name": name, "runs": _runs(tokens, values, largest, example["peak"]), "max": max(values)})
     return {"lines": lines, "sample": example["sample"]}

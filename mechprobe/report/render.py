@@ -106,6 +106,7 @@ def _environment() -> Environment:
     environment.filters["cell"] = _markdown_cell
     environment.filters["shade"] = _shade
     environment.filters["visible"] = visible
+    environment.filters["inert"] = inert
     return environment
 
 
@@ -125,6 +126,10 @@ def _shade(value: float, largest: float) -> str:
 
 
 def visible(token: str) -> str:
-    """Token text with line breaks, tabs and control characters made visible."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")
-    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in shown) or "∅"
+    """Token text with blanks, line breaks, tabs and control characters made visible."""
+    return inert(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")) or "∅"
+
+
+def inert(text: str) -> str:
+    """Text whose control and direction characters are spelled out, so that they do nothing."""
+    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mechprobe.artifacts import MANIFEST, UNFINISHED, read_json
 from mechprobe.errors import ArtifactError
+from mechprobe.features.labels import LABELS_FILE, Labels
 from mechprobe.records import read_jsonl
 
 
@@ -73,7 +74,7 @@ class RunFiles:
     features: dict[str, Any] | None
     quality: dict[str, Any] | None
     examples: dict[int, dict[str, Any]]
-    labels: dict[str, Any] | None
+    labels: Labels | None
     evaluation: dict[str, Any] | None
     selection: dict[str, Any] | None
     interventions: dict[str, Any] | None
@@ -101,7 +102,7 @@ class RunFiles:
             features=_optional(run_dir / "features" / "summary.json"),
             quality=_optional(run_dir / "features" / "quality.json"),
             examples=read_examples(run_dir),
-            labels=_optional(run_dir / "labels.json"),
+            labels=Labels.load(run_dir / LABELS_FILE) if (run_dir / LABELS_FILE).is_file() else None,
             evaluation=_optional(run_dir / "evals" / "summary.json"),
             selection=_optional(run_dir / "selection.json") or _optional(run_dir / "selection" / "selection.json"),
             interventions=_optional(run_dir / "interventions" / "results.json"),
