@@ -19,7 +19,6 @@ import mechprobe as mp
 from mechprobe.artifacts import write_json
 from mechprobe.features.scores import Scores
 from mechprobe.interventions.conditions import plan
-from mechprobe.interventions.run import choose_sets
 from sae_training import CrosscoderConfig, TrainConfig
 
 HERE = Path(__file__).parent
@@ -136,17 +135,15 @@ def decoding_cost(
     return flop, seconds / 3600
 
 
-def n_conditions(config: mp.RunConfig, d_sae: int) -> int:
-    """How many conditions ``intervene`` runs, by the planning function itself on made-up scores."""
-    tasks = config.select.tasks or ("a", "b")
-    draw = np.random.default_rng(0).random
-    scores = Scores(
-        tasks, tuple(1 for _ in tasks), draw((len(tasks), d_sae)), draw((len(tasks), d_sae)), draw(d_sae) + 0.1,
-        draw(d_sae) + 0.1, draw(d_sae), draw(2), draw(2),
-    )  # fmt: skip
-    settings = config.intervene
-    selection = mp.Selection((0,), "resid_post.0", "ids:0", settings.ranking, (), 0, ((1,),), "", "", scores)
-    chosen, others = choose_sets(selection, settings, None)
+def n_conditions(config: mp.RunConfig) -> int:
+    """How many conditions ``intervene`` runs on a selection of 50 features, counted by the planning function itself."""
+    settings, ones = config.intervene, np.ones(200)
+    scores = Scores(("a",), (1,), ones[None], ones[None], ones, ones, ones, ones, ones)
+    drawn = tuple((draw,) for draw in range(settings.n_random))
+    chosen = mp.Selection(
+        tuple(range(50)), str(mp.Site(layer=0)), settings.features, settings.ranking, (), 0, drawn, "", "", scores
+    )
+    others = {f"by {ranking}": chosen for ranking in settings.compare if ranking != settings.ranking}
     return len(plan(chosen, others, settings))
 
 
@@ -202,7 +199,7 @@ class Setting:
         n_select = len(config.select.tasks or ()) * min(config.select.max_samples, rates.gained)
         length = rates.prompt_tokens + config.tasks.max_new_tokens
         selected = self.n_models * n_select * length * self.shape.forward_flop(length / 2, blocks=self.site.layer + 1)
-        conditions = n_conditions(config, self.d_sae)
+        conditions = n_conditions(config)
         tested = rates.n_tasks * (config.intervene.n_per_task or answered // 2)
         edited = [
             conditions * x for x in self.generating(tested, config.intervene.batch_size, siblings=self.n_models - 1)
