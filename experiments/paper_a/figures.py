@@ -19,11 +19,12 @@ from numpy import ndarray
 
 import mechprobe as mp
 from mechprobe.artifacts import read_manifest, write_json
+from mechprobe.features.config import Ranking
 from mechprobe.report.emergence_figures import matrix_panel, overlap_figure
 from mechprobe.report.style import GREY, INK, house_style, model_colors, new_figure, plain
 
 N_BINS = 40
-RANKINGS = {"score": "Score (the paper's)", "joint": "joint attribution (ours)"}
+RANKINGS: dict[Ranking, str] = {"score": "Score (the paper's)", "joint": "joint attribution (ours)"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def shares_panels(
         return figure
 
 
-def tasks_figure(overlaps: Mapping[str, TaskOverlap]) -> Figure:
+def tasks_figure(overlaps: Mapping[Ranking, TaskOverlap]) -> Figure:
     """What the generalization features of two tasks have in common, one panel a ranking."""
     with house_style():
         figure = new_figure(5.2 * len(overlaps), 4.9)
@@ -146,7 +147,7 @@ def overlap_numbers(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def spoken(numbers: Mapping[str, Any], rankings: Mapping[str, TaskOverlap]) -> list[str]:
+def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) -> list[str]:
     """The numbers in sentences, each beside what the paper says."""
     lines = []
     for name, found in numbers["nrn"].items():
@@ -183,7 +184,7 @@ def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int
         read_manifest(run / stage)
     table, selection = mp.FeatureTable.load(run / "features"), mp.Selection.load(run / "selection")
     scores = selection.scores
-    rankings = {
+    rankings: dict[Ranking, TaskOverlap] = {
         name: task_overlap(scores.values(name), scores.tasks, ~table.dead, threshold=threshold) for name in RANKINGS
     }
     numbers: dict[str, Any] = share_numbers(table)

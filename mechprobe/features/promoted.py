@@ -4,7 +4,8 @@ The direction is s_m W_dec[k, m], in the model's own units, as if it stood in th
 blocks make of it is left out, so the lists say little of a latent far below the last block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,6 +70,12 @@ def promoted_tokens(
     return [PromotedTokens(_ends(row, tokenizer, n, 1), _ends(row, tokenizer, n, -1)) for row in logits]
 
 
+def check_unembedding(model: LanguageModel) -> None:
+    """Raise `ModelError` now, before hours of work, where promoted tokens of a model cannot be had."""
+    with _kept_as_it_was(model):
+        unembedding(model)
+
+
 def promoted_by_features(
     crosscoder: Crosscoder,
     family: ModelFamily,
@@ -87,16 +94,24 @@ def promoted_by_features(
     by_model: dict[str, list[PromotedTokens]] = {}
     scale = model_scale(crosscoder).detach()
     for index, name in enumerate(crosscoder.model_names):
-        model = family[name]
-        loaded = "hf" in model.__dict__
         directions = crosscoder.W_dec[list(features), index].detach() * scale[index]
-        by_model[name] = promoted_tokens(model, directions, family.tokenizer, n=n, final_norm=final_norm)
-        if not loaded:
-            model.release()
+        with _kept_as_it_was(family[name]) as model:
+            by_model[name] = promoted_tokens(model, directions, family.tokenizer, n=n, final_norm=final_norm)
     return [
         {"final_norm": final_norm, "models": {name: asdict(found[place]) for name, found in by_model.items()}}
         for place in range(len(features))
     ]
+
+
+@contextmanager
+def _kept_as_it_was(model: LanguageModel) -> Iterator[LanguageModel]:
+    """Drop weights again that were loaded inside."""
+    loaded = "hf" in model.__dict__
+    try:
+        yield model
+    finally:
+        if not loaded:
+            model.release()
 
 
 def _ends(logits: Float[Tensor, " vocab"], tokenizer: Any, n: int, sign: int) -> tuple[TokenEffect, ...]:

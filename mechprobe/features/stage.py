@@ -11,6 +11,7 @@ from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples import EXAMPLES_FILE, check_features, feature_examples, shown_features
+from mechprobe.features.promoted import check_unembedding
 from mechprobe.features.quality import Quality, measure_quality
 from mechprobe.features.readout import Readout
 from mechprobe.features.splicing import ReadSample, spliced_losses
@@ -133,6 +134,8 @@ def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Cross
 def _run(
     stage: Stage, crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
 ) -> None:
+    if family is not None and config.n_promoted and config.n_shown:
+        check_unembedding(family[crosscoder.model_names[0]])
     table = feature_table(crosscoder, store, config)
     outputs = table.save(stage.folder)
     quality = held_out_quality(crosscoder, store, family, config)

@@ -1,6 +1,7 @@
 """The cost model against hand arithmetic, and the configuration for Qwen3-4B against a family of its shapes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,8 +113,6 @@ def test_the_script_prints_its_assumptions_and_a_table(tmp_path: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(CONFIG.parents[2])}
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mechprobe.activations import ActivationStore, CacheConfig, cache_activations, train_crosscoder
 from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cli import main
-from mechprobe.errors import ArtifactError, SelectionError, SiteError, StoreError
+from mechprobe.errors import ArtifactError, ModelError, SelectionError, SiteError, StoreError
 from mechprobe.features import FeaturesConfig, FeatureTable, analyze_features, explain_features
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import write_jsonl
@@ -109,6 +110,16 @@ def test_features_that_cannot_be_explained_leave_nothing_behind(
     with pytest.raises(StoreError, match="is not the one that"):
         explain_features([3], **folders, family=ModelFamily.load(shuffled), out=tmp_path / "examples", config=CONFIG)
     assert not (tmp_path / "examples").exists()
+
+
+def test_an_unembedding_of_no_known_form_is_found_before_the_pass(
+    run: Path, llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = ModelFamily.load(llama_family)
+    family["base"].hf.model.norm = torch.nn.Tanh()
+    monkeypatch.setattr("mechprobe.features.stage.feature_table", lambda *_: pytest.fail("the pass was begun"))
+    with pytest.raises(ModelError, match="Tanh in front of the unembedding"):
+        analyze(run, tmp_path / "features", family)
 
 
 def test_a_site_that_is_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
