@@ -93,19 +93,18 @@ class RandomRows:
         return merged
 
     def quantiles(self, latent: int, n: int) -> list[Quantile]:
-        """``n`` parts with equally many active rows, lowest activations first; empty parts are left out.
+        """``n`` parts with equally many active rows (to one), lowest activations first; fewer where fewer rows are kept.
 
         Ties in activation are cut by row, so every row is in one part.
         """
         kept = self.place == self.latents.index(latent)
         row, value, priority = self.row[kept], self.value[kept], self.priority[kept]
         order = np.lexsort((row, value))
-        found = []
-        for index, part in enumerate(np.array_split(order, n)):
-            if len(part):
-                drawn = part[np.argsort(priority[part], kind="stable")]
-                smallest, largest = float(value[part[0]]), float(value[part[-1]])
-                found.append(Quantile(index / n, (index + 1) / n, smallest, largest, tuple(row[drawn].tolist())))
+        found, n = [], min(n, len(order))
+        for index, part in enumerate(np.array_split(order, n) if n else []):
+            drawn = part[np.argsort(priority[part], kind="stable")]
+            smallest, largest = float(value[part[0]]), float(value[part[-1]])
+            found.append(Quantile(index / n, (index + 1) / n, smallest, largest, tuple(row[drawn].tolist())))
         return found
 
     def _priority(self, place: Int[ndarray, " entry"], row: Int[ndarray, " entry"]) -> ndarray:

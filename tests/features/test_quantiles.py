@@ -53,6 +53,7 @@ def test_memory_is_bounded_and_small_latents_are_kept_whole() -> None:
     sample = read(acts, list(range(100, 5000, 100)))
     assert np.bincount(sample.place).tolist() == [16, 3, 16]
     assert sample.n_active.tolist() == (acts > 0).sum(axis=0).tolist()
+    assert [(part.low, part.high) for part in sample.quantiles(2, 8)] == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
     parts = sample.quantiles(2, 3)
     assert [part.rows for part in parts] == [(99,), (3,), (1234,)]
     assert [(part.smallest, part.largest) for part in parts] == [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]
