@@ -50,12 +50,9 @@ app.command("cache")(cache.cache)
 app.add_typer(store.app, name="store")
 app.command("train-sae")(train_sae.train_sae)
 app.command("features")(features.features)
-<<<<<<< HEAD
 app.command("baselines")(baselines.baselines)
 app.add_typer(crosscoder.app, name="crosscoder")
-=======
 app.command("emergence")(emergence.emergence)
->>>>>>> h/emergence
 app.command("evaluate")(evaluate.evaluate)
 app.command("select")(select.select)
 app.command("intervene")(intervene.intervene)
