@@ -14,7 +14,8 @@ class ClassThresholds(FrozenConfig):
     """When a latent belongs to some models and not to others. Kept in every result that uses them."""
 
     absent_below: float = Field(default=0.5, gt=0, lt=1)
-    """A model lacks a latent when its decoder norm (L1, own units) is below this share of the largest one."""
+    """A model lacks a latent when its decoder norm (L1, each model's activations divided by its scale) is below this share
+    of the largest one. In own units, a model of half the residual norm would seem to lack everything."""
     nu_error_max: float = Field(default=0.2, gt=0)
     """Largest nu on the reconstruction error with which absence counts as confirmed."""
     nu_reconstruction_max: float = Field(default=0.5, gt=0)

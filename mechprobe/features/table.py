@@ -204,8 +204,9 @@ def build_frame(crosscoder: Crosscoder, sums: LatentSums, config: FeaturesConfig
     dead = (sums.active[0] / sums.n_rows).cpu().numpy() <= config.thresholds.dead_density
     norms = {p: crosscoder.decoder_norm(p).double().cpu().numpy() for p in (1, 2)}
     scaling = latent_scaling(crosscoder, sums)
-    by_norm = latent_classes.classes_by_norm(names, norms[1], dead, config.thresholds.absent_below)
-    agrees = latent_classes.confirmed(norms[1], scaling, config.thresholds)
+    scaled_norms = norms[1] / model_scale(crosscoder).double().cpu().numpy()
+    by_norm = latent_classes.classes_by_norm(names, scaled_norms, dead, config.thresholds.absent_below)
+    agrees = latent_classes.confirmed(scaled_norms, scaling, config.thresholds)
     columns: dict[str, Any] = {
         "feature": np.arange(crosscoder.d_sae),
         "class": latent_classes.classes(by_norm, agrees),

@@ -38,7 +38,9 @@ class Family:
         d_sae = len(self.decoder)
         config = CrosscoderConfig(n_models=3, d_model=D_MODEL, d_sae=d_sae, variant="l1", model_names=NAMES)
         crosscoder = Crosscoder(config)
-        encoder = torch.linalg.pinv(self.acts) @ self.x.flatten(1)  # what a unit of each latent looks like in the models
+        encoder = torch.linalg.pinv(self.acts) @ self.x.flatten(
+            1
+        )  # what a unit of each latent looks like in the models
         encoder = torch.linalg.pinv(encoder).T
         with torch.no_grad():
             crosscoder.decoder.copy_(self.decoder.reshape(d_sae, -1))
@@ -162,4 +164,6 @@ def test_the_dictionaries_fire_as_they_were_built_to() -> None:
         acts = family.crosscoder().encode(family.x).detach()
         np.testing.assert_allclose(acts.numpy(), family.acts.numpy(), atol=1e-4)
     _, family = decoupled(2)
-    np.testing.assert_allclose(with_exact_acts(family).encode(family.x).detach().numpy(), family.acts.numpy(), atol=1e-4)
+    np.testing.assert_allclose(
+        with_exact_acts(family).encode(family.x).detach().numpy(), family.acts.numpy(), atol=1e-4
+    )
