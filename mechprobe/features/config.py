@@ -8,6 +8,7 @@ from mechprobe.config import FrozenConfig
 
 ReadoutMode = Literal["swap", "joint", "single"]
 Ranking = Literal["joint", "score"]
+NullKind = Literal["identical", "shuffled-labels", "disjoint-halves"]
 
 
 class ClassThresholds(FrozenConfig):
@@ -51,6 +52,12 @@ class FeaturesConfig(FrozenConfig):
     batch_rows: int = Field(default=1024, ge=1)
     """Rows encoded at a time."""
     thresholds: ClassThresholds = ClassThresholds()
+    bootstrap_groups: int = Field(default=50, ge=2)
+    """Groups of sequences whose sums are kept apart for the intervals of the class counts."""
+    bootstrap_draws: int = Field(default=1000, ge=0)
+    """Bootstrap draws behind these intervals; 0 leaves them out."""
+    seed: int = Field(default=0, ge=0)
+    """Of the bootstrap."""
     gate: QualityGate = QualityGate()
     ce_samples: int = Field(default=256, ge=1)
     """Held-out samples whose next-token loss is measured with the reconstruction spliced in."""
@@ -64,6 +71,22 @@ class FeaturesConfig(FrozenConfig):
     """Tokens shown before the one with the highest activation."""
     context_after: int = Field(default=6, ge=0)
     """Tokens shown after it."""
+
+
+class NullsConfig(FrozenConfig):
+    """Settings of ``mechprobe features --null`` and ``--seeds``."""
+
+    n_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that each dictionary is trained on; None takes as many as the run's crosscoder had."""
+    shared_init: bool | None = None
+    """Whether the models' decoders start in common; None takes the start of the run's crosscoder. With a common start
+    the models of ``identical`` stay equal to the last bit, so that null can only show an error; without it, it is a test."""
+    min_cosine: float = Field(default=0.7, gt=0, le=1)
+    """Cosine of the decoders from which a feature of one dictionary counts as found again in another."""
+    p_min: float = Field(default=0.05, gt=0, lt=1)
+    """``shuffled-labels`` fails below this p-value of equal class counts."""
+    seed: int = Field(default=0, ge=0)
+    """Of the labels that are shuffled. Dictionaries take the seeds after that of the run's crosscoder."""
 
 
 class SelectConfig(FrozenConfig):

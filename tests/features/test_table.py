@@ -9,7 +9,8 @@ import torch
 
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.features import FeaturesConfig, FeatureTable, feature_table
-from mechprobe.features.table import build_table, collect_sums
+from mechprobe.features.collect import collect
+from mechprobe.features.table import build_table
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.features.conftest import NAMES, MemoryStore, make_crosscoder, make_store
 
@@ -74,8 +75,8 @@ def test_dead_latents_have_no_shares(crosscoder: Crosscoder, store: MemoryStore)
 
 def test_parts_of_a_store_merge_into_the_whole(crosscoder: Crosscoder, store: MemoryStore) -> None:
     whole = feature_table(crosscoder, store, CONFIG)
-    parts = [collect_sums(crosscoder, store, CONFIG, rows=rows) for rows in (range(77), range(77, 200))]
-    merged = build_table(crosscoder, parts[0][0].merge(parts[1][0]), parts[1][1].merge(parts[0][1]), CONFIG)
+    parts = [collect(crosscoder, store, CONFIG, rows=rows) for rows in (range(80), range(80, 200))]
+    merged = build_table(crosscoder, parts[1].merge(parts[0]), CONFIG)
     pd.testing.assert_frame_equal(merged.frame, whole.frame, rtol=1e-9)
     assert torch.equal(merged.top_rows.row, whole.top_rows.row)
     assert merged.n_rows == whole.n_rows == 200
