@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from mechprobe.errors import StoreError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.encoding import ReadoutEncoder
 from mechprobe.features.intervals import ClassEvidence, sequence_groups, sequence_starts
 from mechprobe.features.norms import present
 from mechprobe.features.readout import Readout, model_scale
@@ -65,13 +66,13 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
     whole = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None
-    readout = Readout(config.readout, config.near)
+    encoder = ReadoutEncoder(crosscoder, Readout(config.readout, config.near))
     batches = row_batches(store, config, groups=groups, label="features")
     for group in groups:
         sums = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
         while sums.n_rows < len(group):
             start, x = next(batches)
-            top.update(sums.update(crosscoder, x.to(crosscoder.device), readout), start)
+            top.update(sums.update(encoder, x.to(crosscoder.device)), start)
         whole = whole.merge(sums)
         if config.bootstrap_draws:
             part = ClassEvidence.of(sums, claimed, len(sequence_starts(sample, group)))

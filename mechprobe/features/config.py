@@ -49,7 +49,7 @@ class FeaturesConfig(FrozenConfig):
     """Models near enough to share encoder slots under ``swap``; None means all."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows the table is computed from, from the top of the store (whose samples lie in random order); None takes all."""
-    batch_rows: int = Field(default=1024, ge=1)
+    batch_rows: int = Field(default=2048, ge=1)
     """Rows encoded at a time."""
     thresholds: ClassThresholds = ClassThresholds()
     bootstrap_groups: int = Field(default=50, ge=2)

@@ -224,8 +224,8 @@ def _shuffled(table: FeatureTable, nulls: NullsConfig) -> dict[str, Any]:
         for layer, p in zip(layers, adjusted, strict=True)
     ]
     sentence = (
-        f"Shuffled labels: {'; '.join(parts)}; counts of one kind must be equal but for chance: {_word(passed)}. Each lies "
-        f"{'' if within else 'not '}within the bootstrap intervals of the others."
+        f"Shuffled labels: {'; '.join(parts)}; counts of one kind must be equal but for chance: {_word(passed)}. The smallest of "
+        f"each kind {'lies' if within else 'does not always lie'} within the bootstrap interval of the largest."
     )
     tested = [{"counts": layer, "p_holm": p} for layer, p in zip(layers, adjusted, strict=True)]
     return {"passed": passed, "sentence": sentence, "tests": tested, "within_intervals": within, **found}
@@ -260,11 +260,14 @@ def equal_counts_p(counts: Sequence[int], *, seed: int) -> float:
 
 
 def _within(layer: Mapping[str, int], intervals: Mapping[str, Any] | None) -> bool:
-    """Whether every count lies in the interval (latents drawn again) of every other class of its kind."""
-    if intervals is None:
-        return False
-    bounds = {name: intervals["latents"].get(name, (0.0, 0.0, 0.0, 0)) for name in layer}
-    return all(low <= count <= high for _, low, high, _ in bounds.values() for count in layer.values())
+    """Whether the smallest count lies in the interval (latents drawn again) of the largest.
+
+    Not the other way round: a count of 0 is 0 in every draw, so its interval says nothing.
+    """
+    if intervals is None or not any(layer.values()):
+        return not any(layer.values())
+    largest = max(layer, key=lambda name: layer[name])
+    return intervals["latents"][largest][1] <= min(layer.values())
 
 
 def _apart(
