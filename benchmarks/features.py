@@ -2,9 +2,9 @@
 
     python -m benchmarks.features --out artifacts/benchmarks/features_cpu.json
 
-*Encoding alone* is what the table needs encoded: the joint read-out and each model's own, one `Crosscoder.encode` each (a read-out that is the
-joint one is not encoded twice). The pass does the same and everything else: sums, latent scaling, correlations, top rows, groups of
-sequences. One joint encode stands beside them.
+*Encoding alone* is what the table is made of, by the public functions: the joint read-out and each model's own, one `Crosscoder.encode`
+each. The pass makes the same activations (its own read-outs with fewer products) and everything else: sums, latent scaling, correlations, top
+rows, groups of sequences. One joint encode stands beside them.
 """
 
 from __future__ import annotations
@@ -56,13 +56,16 @@ class RowsInMemory:
 
     @property
     def n_rows(self) -> int:
+        """Rows served."""
         return len(self.x) * self.repeats
 
     @property
     def tokens(self) -> SimpleNamespace:
+        """Sequences of equal length."""
         return SimpleNamespace(sample=np.arange(self.n_rows, dtype=np.int32) // _SEQUENCE)
 
     def rows(self, start: int, stop: int) -> Tensor:
+        """Consecutive rows, over the end of the tensor."""
         first = start % len(self.x)
         if first + stop - start <= len(self.x):
             return self.x[first : first + stop - start]
@@ -89,7 +92,6 @@ def measure(setting: Setting, near: tuple[str, ...] | None, *, rounds: int, n_ba
     crosscoder, x = build(setting, n_batches)
     store, readout = RowsInMemory(x), Readout("swap", near)
     config = FeaturesConfig(batch_rows=setting.batch_size, near=near, bootstrap_groups=2)
-    needed = [name for name in NAMES if near is None or name in near]
 
     @torch.no_grad()
     def joint() -> None:
@@ -100,7 +102,7 @@ def measure(setting: Setting, near: tuple[str, ...] | None, *, rounds: int, n_ba
     def encoding() -> None:
         for batch in x.split(setting.batch_size):
             crosscoder.encode(batch)
-            for name in needed:
+            for name in NAMES:
                 readout.feature_acts(crosscoder, batch, name)
 
     def whole() -> None:

@@ -29,11 +29,11 @@ class QualityGate(FrozenConfig):
     """What a crosscoder must reach on held-out tokens before its features are believed."""
 
     min_fve: float = Field(default=0.90, le=1)
-    """Smallest fraction of variance explained (pooled, about the mean), for every model."""
+    """Smallest fraction of variance explained (pooled, about the mean), for every model, with its own read-out."""
     min_ce_recovered: float = Field(default=0.80, le=1)
     """Smallest share of cross-entropy recovered, for every model; passed over where no models were given."""
-    max_dead_share: float = Field(default=0.95, gt=0, le=1)
-    """Largest share of latents that never fire."""
+    max_dead_share: float = Field(default=0.5, gt=0, le=1)
+    """Largest share of latents that the joint read-out never shows above zero; beyond half, most of the dictionary is idle (ours)."""
 
 
 class FeaturesConfig(FrozenConfig):

@@ -94,12 +94,13 @@ class LatentSums:
 
     def _add_latent_scaling(self, encoder: ReadoutEncoder, x: Tensor, active: "ActiveEntries") -> None:
         """All models and both targets go through one sparse product each way."""
-        acts = active.matrix(len(x))
-        scaled = x.double() / encoder.scale.unsqueeze(1)
-        decoder = encoder.decoder
-        reconstruction = torch.sparse.mm(acts, decoder.flatten(1)).unflatten(1, decoder.shape[1:])
-        error = scaled - reconstruction - encoder.crosscoder.b_dec.detach().double()
-        targets = torch.stack([error, reconstruction], dim=1)
+        acts, decoder = active.matrix(len(x)), encoder.decoder
+        targets = torch.empty(len(x), 2, *decoder.shape[1:], dtype=decoder.dtype, device=x.device)
+        error, reconstruction = targets[:, 0], targets[:, 1]
+        reconstruction.copy_(torch.sparse.mm(acts, decoder.flatten(1)).unflatten(1, decoder.shape[1:]))
+        torch.div(x.to(decoder.dtype), encoder.scale.unsqueeze(1), out=error)
+        error -= reconstruction
+        error -= encoder.crosscoder.b_dec.detach().to(decoder.dtype)
         pulled = torch.sparse.mm(acts.t(), targets.flatten(1)).unflatten(1, targets.shape[1:])
         dots = einsum(pulled, decoder, "d_sae target model d_model, d_sae owner d_model -> target owner model d_sae")
         self.dot_error += dots[0]
@@ -125,10 +126,8 @@ class ActiveEntries:
         """The active entries of a batch."""
         flat = acts.contiguous().view(-1)
         active = flat > 0
-        if active.is_cuda:
-            place = active.nonzero().squeeze(1)
-        else:  # NumPy finds them in a third of the time
-            place = torch.from_numpy(np.flatnonzero(active.numpy()))
+        # NumPy finds them in a third of the time.
+        place = active.nonzero().squeeze(1) if active.is_cuda else torch.from_numpy(np.flatnonzero(active.numpy()))
         row = place // acts.shape[1]
         return cls(place, row, place - row * acts.shape[1], flat[place].double(), acts.shape[1])
 

@@ -57,6 +57,7 @@ class RunFiles:
         crosscoder: ``crosscoder/config.json``.
         features: ``features/summary.json``.
         quality: ``features/quality.json``.
+        nulls: Sentences of the finished nulls in ``nulls/``, by name, and of further seeds.
         examples: Feature id to its entry in ``features/examples.json`` or ``examples/examples.json``.
         evaluation: ``evals/summary.json``.
         selection: ``selection.json``, at the top or in ``selection/``.
@@ -71,6 +72,7 @@ class RunFiles:
     crosscoder: dict[str, Any] | None
     features: dict[str, Any] | None
     quality: dict[str, Any] | None
+    nulls: dict[str, dict[str, Any]]
     examples: dict[int, dict[str, Any]]
     evaluation: dict[str, Any] | None
     selection: dict[str, Any] | None
@@ -98,6 +100,7 @@ class RunFiles:
             crosscoder=_optional(run_dir / "crosscoder" / "config.json"),
             features=_optional(run_dir / "features" / "summary.json"),
             quality=_optional(run_dir / "features" / "quality.json"),
+            nulls=_nulls(run_dir / "nulls"),
             examples=_examples(run_dir),
             evaluation=_optional(run_dir / "evals" / "summary.json"),
             selection=_optional(run_dir / "selection.json") or _optional(run_dir / "selection" / "selection.json"),
@@ -157,6 +160,12 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [item for _, item in read_jsonl(path)] if path.is_file() else []
+
+
+def _nulls(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {path.parent.name: _optional(path) for path in sorted(folder.glob("*/null.json"))}
+    found |= {path.parent.name: _optional(path) for path in sorted(folder.glob("*/stability.json"))}
+    return {name: value for name, value in found.items() if value and (folder / name / "manifest.json").is_file()}
 
 
 def _examples(run_dir: Path) -> dict[int, dict[str, Any]]:
