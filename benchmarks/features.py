@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,23 +45,13 @@ _PACKAGES = ("torch", "numpy")
 _MEMORY_BATCHES = (8, 64)
 
 
-@dataclass
 class RowsInMemory:
     """As much of a store as the pass reads; ``repeats`` serves the same rows again, so that a long store takes no memory."""
 
-    x: Tensor
-    repeats: int = 1
-    models: tuple[str, ...] = NAMES
-
-    @property
-    def n_rows(self) -> int:
-        """Rows served."""
-        return len(self.x) * self.repeats
-
-    @property
-    def tokens(self) -> SimpleNamespace:
-        """Sequences of equal length."""
-        return SimpleNamespace(sample=np.arange(self.n_rows, dtype=np.int32) // _SEQUENCE)
+    def __init__(self, x: Tensor, repeats: int = 1) -> None:
+        self.x, self.models = x, NAMES
+        self.n_rows = len(x) * repeats
+        self.tokens = SimpleNamespace(sample=np.arange(self.n_rows, dtype=np.int32) // _SEQUENCE)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Consecutive rows, over the end of the tensor."""

@@ -47,7 +47,7 @@ def scaled_norms(crosscoder: Crosscoder) -> Float[ndarray, "d_sae model"]:
 
 def claims_absence(crosscoder: Crosscoder, thresholds: ClassThresholds) -> Bool[ndarray, " d_sae"]:
     """Latents that by their decoder norms some model lacks: their class hangs on nu."""
-    return ~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1)
+    return np.asarray(~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1))
 
 
 def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None) -> Collected:

@@ -45,8 +45,10 @@ class ClassEvidence:
     @classmethod
     def of(cls, sums: LatentSums, claimed: Int[Tensor, " claim"], n_sequences: int) -> "ClassEvidence":
         """From the sums of one group."""
-        parts = (sums.f_square, sums.dot_error, sums.dot_reconstruction)
-        return cls(claimed, *(values[..., claimed].unsqueeze(0) for values in parts), n_sequences)
+        f_square, error, reconstruction = (
+            values[..., claimed].unsqueeze(0) for values in (sums.f_square, sums.dot_error, sums.dot_reconstruction)
+        )
+        return cls(claimed, f_square, error, reconstruction, n_sequences)
 
     def merge(self, other: "ClassEvidence") -> "ClassEvidence":
         """The groups of both, which must be of disjoint sequences and of one crosscoder."""

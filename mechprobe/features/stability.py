@@ -180,12 +180,12 @@ def summarize(
     classes: dict[str, Any] = {}
     for name in ("all", *names):
         part = live if name == "all" else live[live["class"] == name]
-        found_by, cosine = part["found_by"].to_numpy(), part["mean_cosine"].to_numpy(dtype=np.float64)
+        found_by, cosine = np.asarray(part["found_by"]), np.asarray(part["mean_cosine"], dtype=np.float64)
         classes[name] = {
             "n": len(part),
             "found_share": bootstrap_mean(found_by / n, seed=seed),
             "found_by_all": wilson_interval(int((found_by == n).sum()), len(part)),
-            "same_class_share": bootstrap_mean(part["same_class"].to_numpy() / n, seed=seed),
+            "same_class_share": bootstrap_mean(np.asarray(part["same_class"]) / n, seed=seed),
             "mean_cosine": bootstrap_mean(cosine[~np.isnan(cosine)], seed=seed),
             "counts": [len(table) - size[DEAD] if name == "all" else size.get(name, 0)
                        for size, table in zip(sizes, (reference, *tables), strict=True)],
