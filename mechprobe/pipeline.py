@@ -15,7 +15,7 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.baselines_config import BaselinesConfig
-from mechprobe.features.config import FeaturesConfig, SelectConfig
+from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
 from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
@@ -80,6 +80,7 @@ class RunConfig(FrozenConfig):
     cache: CacheConfig = CacheConfig()
     train_sae: TrainSaeConfig = TrainSaeConfig()
     features: FeaturesConfig = FeaturesConfig()
+    nulls: NullsConfig = NullsConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     emergence: EmergenceConfig = EmergenceConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -216,7 +217,8 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
 _SHARES = {
     "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
-    "features": ("base", "near"),
+    "features": ("base", "near", "seed"),
+    "nulls": ("seed",),
     "emergence": ("base", "seed"),
     "cache": ("seed",),
     "train_sae": ("seed",),

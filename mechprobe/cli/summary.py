@@ -48,6 +48,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
         recovered = model.get("ce_recovered")
         rows[name] = {
             "FVE": f"{model['fve']:.3f}",
+            "own read-out": f"{model['fve_readout']:.3f}" if "fve_readout" in model else "-",
             "L0": f"{model['l0']:.1f}",
             "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
             "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
@@ -55,7 +56,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     trusted = "passed" if quality["trusted"] else f"FAILED: {'; '.join(map(str, quality['failures']))}"
     return [
         "Crosscoder on held-out tokens",
-        *table_lines(rows, ["FVE", "L0", "dead", "CE recovered"]),
+        *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
         f"Gate: {trusted}",
     ]
 

@@ -7,17 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechprobe.features.config import ClassThresholds, FeaturesConfig, QualityGate
+    from mechprobe.features.config import ClassThresholds, FeaturesConfig, NullsConfig, QualityGate
     from mechprobe.features.examples import feature_examples
+    from mechprobe.features.intervals import ClassIntervals
     from mechprobe.features.labels import Labels, label_features
     from mechprobe.features.norms import mas, nrn
+    from mechprobe.features.nulls import NullResult, measure_null
     from mechprobe.features.promoted import promoted_tokens
     from mechprobe.features.quality import Quality, measure_quality
     from mechprobe.features.readout import Readout
+    from mechprobe.features.stability import Stability, measure_stability
     from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
     from mechprobe.features.table import FeatureTable, feature_table
 
 _HOME = {
+    "measure_stability": "stability",
+    "measure_null": "nulls",
+    "Stability": "stability",
+    "NullsConfig": "config",
+    "NullResult": "nulls",
+    "ClassIntervals": "intervals",
     "ClassThresholds": "config",
     "FeatureAnalysis": "stage",
     "FeatureTable": "table",
@@ -38,21 +47,27 @@ _HOME = {
 }
 
 __all__ = [
+    "ClassIntervals",
     "ClassThresholds",
     "FeatureAnalysis",
     "FeatureTable",
     "FeaturesConfig",
     "Labels",
+    "NullResult",
+    "NullsConfig",
     "Quality",
     "QualityGate",
     "Readout",
+    "Stability",
     "analyze_features",
     "explain_features",
     "feature_examples",
     "feature_table",
     "label_features",
     "mas",
+    "measure_null",
     "measure_quality",
+    "measure_stability",
     "nrn",
     "promoted_tokens",
 ]

@@ -9,13 +9,15 @@ from mechprobe.config import FrozenConfig
 ReadoutMode = Literal["swap", "joint", "single"]
 Ranking = Literal["joint", "score"]
 FinalNorm = Literal["scale", "none"]
+NullKind = Literal["identical", "shuffled-labels", "disjoint-halves"]
 
 
 class ClassThresholds(FrozenConfig):
     """When a latent belongs to some models and not to others. Kept in every result that uses them."""
 
     absent_below: float = Field(default=0.5, gt=0, lt=1)
-    """A model lacks a latent when its decoder norm (L1, own units) is below this share of the largest one."""
+    """A model lacks a latent when its decoder norm (L1, each model's activations divided by its scale) is below this share
+    of the largest one. In own units, a model of half the residual norm would seem to lack everything."""
     nu_error_max: float = Field(default=0.2, gt=0)
     """Largest nu on the reconstruction error with which absence counts as confirmed."""
     nu_reconstruction_max: float = Field(default=0.5, gt=0)
@@ -28,11 +30,11 @@ class QualityGate(FrozenConfig):
     """What a crosscoder must reach on held-out tokens before its features are believed."""
 
     min_fve: float = Field(default=0.90, le=1)
-    """Smallest fraction of variance explained (pooled, about the mean), for every model."""
+    """Smallest fraction of variance explained (pooled, about the mean), for every model, with its own read-out."""
     min_ce_recovered: float = Field(default=0.80, le=1)
     """Smallest share of cross-entropy recovered, for every model; passed over where no models were given."""
-    max_dead_share: float = Field(default=0.95, gt=0, le=1)
-    """Largest share of latents that never fire."""
+    max_dead_share: float = Field(default=0.5, gt=0, le=1)
+    """Largest share of latents that the joint read-out never shows above zero; beyond half, most of the dictionary is idle (ours)."""
 
 
 class FeaturesConfig(FrozenConfig):
@@ -48,9 +50,15 @@ class FeaturesConfig(FrozenConfig):
     """Models near enough to share encoder slots under ``swap``; None means all."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows the table is computed from, from the top of the store (whose samples lie in random order); None takes all."""
-    batch_rows: int = Field(default=1024, ge=1)
+    batch_rows: int = Field(default=2048, ge=1)
     """Rows encoded at a time."""
     thresholds: ClassThresholds = ClassThresholds()
+    bootstrap_groups: int = Field(default=50, ge=2)
+    """Groups of sequences whose sums are kept apart for the intervals of the class counts."""
+    bootstrap_draws: int = Field(default=1000, ge=0)
+    """Bootstrap draws behind these intervals; 0 leaves them out."""
+    seed: int = Field(default=0, ge=0)
+    """Of the bootstrap."""
     gate: QualityGate = QualityGate()
     ce_samples: int = Field(default=256, ge=1)
     """Held-out samples whose next-token loss is measured with the reconstruction spliced in."""
@@ -76,6 +84,22 @@ class FeaturesConfig(FrozenConfig):
     """Tokens shown that a feature's decoder promotes through each model's unembedding, and as many suppressed."""
     final_norm: FinalNorm = "scale"
     """``scale`` takes the decoder through the final norm, its scale held fixed; ``none`` leaves the norm out."""
+
+
+class NullsConfig(FrozenConfig):
+    """Settings of ``mechprobe features --null`` and ``--seeds``."""
+
+    n_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that each dictionary is trained on; None takes as many as the run's crosscoder had."""
+    shared_init: bool | None = None
+    """Whether the models' decoders start in common; None takes the start of the run's crosscoder. With a common start
+    the models of ``identical`` stay equal to the last bit, so that null can only show an error; without it, it is a test."""
+    min_cosine: float = Field(default=0.7, gt=0, le=1)
+    """Cosine of the decoders from which a feature of one dictionary counts as found again in another."""
+    p_min: float = Field(default=0.05, gt=0, lt=1)
+    """``shuffled-labels`` fails below this p-value of equal class counts."""
+    seed: int = Field(default=0, ge=0)
+    """Of the labels that are shuffled. Dictionaries take the seeds after that of the run's crosscoder."""
 
 
 class SelectConfig(FrozenConfig):

@@ -23,8 +23,9 @@ class ModelQuality:
     """One model's numbers.
 
     Attributes:
-        fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean.
-        fve_per_token: Mean over rows of 1 − ‖x−x̂‖² / ‖x−x̄‖².
+        fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean, with the joint read-out.
+        fve_per_token: Mean over rows of 1 − ‖x−x̂‖² / ‖x−x̄‖², with the joint read-out.
+        fve_readout: As ``fve``, with the model's own read-out, which edits use: what the gate looks at.
         l0: Mean number of latents above zero, in the model's own read-out.
         dead_share: Share of latents that its read-out never shows above zero.
         loss: Cross-entropy and divergence with the reconstruction spliced in; None where no models were given.
@@ -32,6 +33,7 @@ class ModelQuality:
 
     fve: float
     fve_per_token: float
+    fve_readout: float
     l0: float
     dead_share: float
     loss: SplicedLoss | None = None
@@ -73,12 +75,16 @@ class Quality:
         return {**value, "models": models, "gate": gate, "failures": list(self.failures), "trusted": self.trusted}
 
 
-def gate_failures(models: dict[str, ModelQuality], dead_share: float, gate: QualityGate) -> tuple[str, ...]:
+def gate_failures(
+    models: dict[str, ModelQuality], dead_share: float, gate: QualityGate, readout: str
+) -> tuple[str, ...]:
     """One sentence for each threshold that is missed; a value that is not a number misses it."""
     failures = []
     for name, quality in models.items():
-        if not quality.fve >= gate.min_fve:
-            failures.append(f"FVE of {name} is {quality.fve:.3f}, below {gate.min_fve:.2f}.")
+        if not quality.fve_readout >= gate.min_fve:
+            failures.append(
+                f"FVE of {name} by the {readout} read-out is {quality.fve_readout:.3f}, below {gate.min_fve:.2f}."
+            )
         loss = quality.loss
         if loss is not None and not loss.ce_recovered >= gate.min_ce_recovered:
             failures.append(f"CE recovered of {name} is {loss.ce_recovered:.3f}, below {gate.min_ce_recovered:.2f}.")
@@ -118,6 +124,7 @@ def measure_quality(
         name: ModelQuality(
             fve=1 - float(sums.error[index] / sums.variance[index]),
             fve_per_token=float(sums.per_token[index]) / sums.n_rows,
+            fve_readout=1 - float(sums.error_readout[index] / sums.variance[index]),
             l0=float(sums.active[index + 1].sum()) / sums.n_rows,
             dead_share=float((sums.active[index + 1] == 0).double().mean()),
             loss=(losses or {}).get(name),
@@ -126,7 +133,7 @@ def measure_quality(
     }
     dead_share = float((sums.active[0] == 0).double().mean())
     l0 = float(sums.active[0].sum()) / sums.n_rows
-    failures = gate_failures(models, dead_share, gate)
+    failures = gate_failures(models, dead_share, gate, str(readout))
     return Quality(models, l0, dead_share, sums.n_rows, str(readout), gate, failures)
 
 
@@ -150,6 +157,7 @@ class _QualitySums:
         self.crosscoder, self.mean, self.readout = crosscoder, mean, readout
         self.n_rows = 0
         self.error = torch.zeros(n_models, **options)
+        self.error_readout = torch.zeros(n_models, **options)
         self.variance = torch.zeros(n_models, **options)
         self.per_token = torch.zeros(n_models, **options)
         self.active = torch.zeros(n_models + 1, crosscoder.d_sae, **options)
@@ -165,4 +173,7 @@ class _QualitySums:
         self.per_token += (1 - error / variance).sum(0)
         self.active[0] += (joint > 0).sum(0)
         for index, name in enumerate(self.crosscoder.model_names):
-            self.active[index + 1] += (self.readout.feature_acts(self.crosscoder, x, name) > 0).sum(0)
+            own = self.readout.feature_acts(self.crosscoder, x, name)
+            self.active[index + 1] += (own > 0).sum(0)
+            left = x[:, index].double() - self.crosscoder.decode_model(own, name).double()
+            self.error_readout[index] += left.square().sum()

@@ -68,7 +68,7 @@ class Readout:
         if self.mode == "single":
             slots = [own if slot == index else torch.zeros_like(own) for slot in range(len(names))]
             return torch.stack(slots, dim=-2)
-        shared = self._shared_slots(names, index)
+        shared = self.shared_slots(names, index)
         return torch.stack(
             [
                 _in_units(own, crosscoder, index, slot) if slot in shared else _take(x, names, slot, self)
@@ -77,7 +77,8 @@ class Readout:
             dim=-2,
         )
 
-    def _shared_slots(self, names: list[str], index: int) -> set[int]:
+    def shared_slots(self, names: list[str], index: int) -> set[int]:
+        """Under ``swap``: the slots that get the activation of model ``index`` of ``names``."""
         if self.near is None:
             return set(range(len(names)))
         unknown = [name for name in self.near if name not in names]

@@ -1,6 +1,6 @@
 """What this package needs of an activation store, and reading it in order."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -18,6 +18,8 @@ class RowStore(Protocol):
 
     models: Any
     n_rows: int
+    tokens: Any
+    """``sample`` holds the sequence of every row."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as ``[row model d_model]``."""
@@ -25,16 +27,16 @@ class RowStore(Protocol):
 
 
 def row_batches(
-    store: RowStore, config: FeaturesConfig, *, rows: range | None = None, label: str
-) -> Iterator[tuple[int, Float[Tensor, "batch model d_model"]]]:
-    """Yield ``(first row, activations)`` over consecutive rows of a store, with a progress bar."""
-    rows = range(store.n_rows) if rows is None else rows
+    store: RowStore, config: FeaturesConfig, *, groups: Sequence[range], label: str
+) -> Generator[tuple[int, Float[Tensor, "batch model d_model"]]]:
+    """Yield ``(first row, activations)`` over runs of rows of a store, with a progress bar; a batch lies in one run."""
     options = {} if config.site is None else {"site": config.site}
-    with progress(len(rows), label, unit="rows") as advance:
-        for start in range(rows.start, rows.stop, config.batch_rows):
-            stop = min(start + config.batch_rows, rows.stop)
-            yield start, store.rows(start, stop, **options)
-            advance(stop - start)
+    with progress(sum(map(len, groups)), label, unit="rows") as advance:
+        for rows in groups:
+            for start in range(rows.start, rows.stop, config.batch_rows):
+                stop = min(start + config.batch_rows, rows.stop)
+                yield start, store.rows(start, stop, **options)
+                advance(stop - start)
 
 
 def check_store(crosscoder: Crosscoder, store: RowStore) -> None:

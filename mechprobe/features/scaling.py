@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 from mechprobe.features.sums import LatentSums
 from sae_training import Crosscoder
@@ -39,15 +40,28 @@ class LatentScaling:
 
 def latent_scaling(crosscoder: Crosscoder, sums: LatentSums) -> LatentScaling:
     """`LatentScaling` from sums over rows."""
+    return scaling_of(decoder_gram(crosscoder), sums.f_square, sums.dot_error, sums.dot_reconstruction)
+
+
+def decoder_gram(crosscoder: Crosscoder) -> Float[Tensor, "owner model d_sae"]:
+    """⟨W_dec[k, owner], W_dec[k, model]⟩ of every latent, in scaled units."""
     decoder = crosscoder.W_dec.detach().double()
-    gram = (decoder.unsqueeze(2) * decoder.unsqueeze(1)).sum(-1).permute(1, 2, 0)  # [owner model d_sae]
+    return (decoder.unsqueeze(2) * decoder.unsqueeze(1)).sum(-1).permute(1, 2, 0)
+
+
+def scaling_of(
+    gram: Float[Tensor, "owner model latent"],
+    f_square: Float[Tensor, " latent"],
+    dot_error: Float[Tensor, "owner model latent"],
+    dot_reconstruction: Float[Tensor, "owner model latent"],
+) -> LatentScaling:
+    """`LatentScaling` of some latents from `decoder_gram` and the sums of `LatentSums`."""
     own = gram.diagonal(dim1=0, dim2=1).T.unsqueeze(1)
-    denominator = (sums.f_square * own).cpu().numpy()
-    put_back = (sums.dot_error + sums.f_square * gram).cpu().numpy()
+    denominator = (f_square * own).cpu().numpy()
+    put_back = (dot_error + f_square * gram).cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         beta_error = np.where(denominator > 0, put_back / denominator, np.nan)
-        reconstruction = sums.dot_reconstruction.cpu().numpy()
-        beta_reconstruction = np.where(denominator > 0, reconstruction / denominator, np.nan)
+        beta_reconstruction = np.where(denominator > 0, dot_reconstruction.cpu().numpy() / denominator, np.nan)
     return LatentScaling(beta_error, beta_reconstruction)
 
 

@@ -1,6 +1,6 @@
 """One row per latent: whose it is, how often it fires, and whether the evidence agrees."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mechprobe.artifacts import read_json, write_bytes, write_json
-from mechprobe.errors import ArtifactError, ConfigError, StoreError
+from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features import classes as latent_classes
+from mechprobe.features.collect import Collected, collect, scaled_norms
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.intervals import ClassIntervals, class_intervals
 from mechprobe.features.norms import decoder_cosine, decoder_shift, mas, nrn
 from mechprobe.features.readout import Readout, model_scale
-from mechprobe.features.rows import RowStore, check_store, row_batches
+from mechprobe.features.rows import RowStore
 from mechprobe.features.scaling import LatentScaling, latent_scaling
 from mechprobe.features.sums import LatentSums
 from mechprobe.features.top_rows import TopRows
@@ -40,6 +42,7 @@ class FeatureTable:
         readout: How one model's activation was read.
         thresholds: When a latent was called absent, confirmed, dead.
         top_rows: Rows of highest joint activation of each latent.
+        intervals: Bootstrap intervals of the class counts; None where ``bootstrap_draws`` is 0.
     """
 
     frame: pd.DataFrame
@@ -49,6 +52,7 @@ class FeatureTable:
     readout: str
     thresholds: ClassThresholds
     top_rows: TopRows
+    intervals: ClassIntervals | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -102,6 +106,7 @@ class FeatureTable:
             "thresholds": self.thresholds.model_dump(mode="json"),
             "class_counts": latent_classes.class_counts(self.classes, self.models),
             "class_by_norm_counts": latent_classes.class_counts(self.frame["class_by_norm"].tolist(), self.models),
+            "class_intervals": asdict(self.intervals) if self.intervals else None,
             "histograms": {name: _histogram(column) for name, column in values.items()},
             "quantiles": {name: _quantiles(column) for name, column in values.items()},
         }
@@ -135,6 +140,7 @@ class FeatureTable:
             summary["readout"],
             ClassThresholds(**summary["thresholds"]),
             TopRows(summary["n_top_rows"], *columns),
+            ClassIntervals.from_json(summary.get("class_intervals")),
         )
 
 
@@ -162,33 +168,22 @@ def feature_table(
     config = config or FeaturesConfig()
     if rows is None and config.max_rows is not None:
         rows = range(min(config.max_rows, store.n_rows))
-    sums, top = collect_sums(crosscoder, store, config, rows=rows)
-    return build_table(crosscoder, sums, top, config)
+    return build_table(crosscoder, collect(crosscoder, store, config, rows=rows), config)
 
 
-def collect_sums(
-    crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None
-) -> tuple[LatentSums, TopRows]:
-    """The streaming part of `feature_table`: sums over some rows, to be merged with those over others."""
-    check_store(crosscoder, store)
-    readout = Readout(config.readout, config.near)
-    sums = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
-    top = TopRows.empty(4 * config.n_examples)
-    for start, x in row_batches(store, config, rows=rows, label="features"):
-        top.update(sums.update(crosscoder, x.to(crosscoder.device), readout), start)
-    if sums.n_rows == 0:
-        raise StoreError("The activation store has no rows to read; make it again with `mechprobe cache`.")
-    return sums, top
-
-
-def build_table(crosscoder: Crosscoder, sums: LatentSums, top: TopRows, config: FeaturesConfig) -> FeatureTable:
-    """The table from sums over rows."""
+def build_table(crosscoder: Crosscoder, collected: Collected, config: FeaturesConfig) -> FeatureTable:
+    """The table from what was collected over rows."""
     names = tuple(crosscoder.model_names)
     if config.base not in names:
         raise ConfigError(f"features.base is '{config.base}', but the models are {', '.join(names)}; name one of them.")
-    frame = build_frame(crosscoder, sums, config)
+    frame = build_frame(crosscoder, collected.sums, config)
+    intervals = None
+    if collected.evidence is not None:
+        by_norm = frame["class_by_norm"].tolist()
+        intervals = class_intervals(crosscoder, collected.evidence, scaled_norms(crosscoder), by_norm, config)
     readout = str(Readout(config.readout, config.near))
-    return FeatureTable(frame, names, config.base, sums.n_rows, readout, config.thresholds, top)
+    n_rows = collected.sums.n_rows
+    return FeatureTable(frame, names, config.base, n_rows, readout, config.thresholds, collected.top, intervals)
 
 
 def build_frame(crosscoder: Crosscoder, sums: LatentSums, config: FeaturesConfig) -> pd.DataFrame:
@@ -204,8 +199,9 @@ def build_frame(crosscoder: Crosscoder, sums: LatentSums, config: FeaturesConfig
     dead = (sums.active[0] / sums.n_rows).cpu().numpy() <= config.thresholds.dead_density
     norms = {p: crosscoder.decoder_norm(p).double().cpu().numpy() for p in (1, 2)}
     scaling = latent_scaling(crosscoder, sums)
-    by_norm = latent_classes.classes_by_norm(names, norms[1], dead, config.thresholds.absent_below)
-    agrees = latent_classes.confirmed(norms[1], scaling, config.thresholds)
+    scaled = scaled_norms(crosscoder)
+    by_norm = latent_classes.classes_by_norm(names, scaled, dead, config.thresholds.absent_below)
+    agrees = latent_classes.confirmed(scaled, scaling, config.thresholds)
     columns: dict[str, Any] = {
         "feature": np.arange(crosscoder.d_sae),
         "class": latent_classes.classes(by_norm, agrees),

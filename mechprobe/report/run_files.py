@@ -58,6 +58,7 @@ class RunFiles:
         crosscoder: ``crosscoder/config.json``.
         features: ``features/summary.json``.
         quality: ``features/quality.json``.
+        nulls: Sentences of the finished nulls in ``nulls/``, by name, and of further seeds.
         examples: Feature id to its entry in ``examples.json`` of ``features/``, ``examples/`` or ``examples_chosen/``.
         labels: ``labels.json``: what a labeler of the user's said of the examples.
         evaluation: ``evals/summary.json``.
@@ -73,6 +74,7 @@ class RunFiles:
     crosscoder: dict[str, Any] | None
     features: dict[str, Any] | None
     quality: dict[str, Any] | None
+    nulls: dict[str, dict[str, Any]]
     examples: dict[int, dict[str, Any]]
     labels: Labels | None
     evaluation: dict[str, Any] | None
@@ -101,6 +103,7 @@ class RunFiles:
             crosscoder=_optional(run_dir / "crosscoder" / "config.json"),
             features=_optional(run_dir / "features" / "summary.json"),
             quality=_optional(run_dir / "features" / "quality.json"),
+            nulls=_nulls(run_dir / "nulls"),
             examples=read_examples(run_dir),
             labels=Labels.load(run_dir / LABELS_FILE) if (run_dir / LABELS_FILE).is_file() else None,
             evaluation=_optional(run_dir / "evals" / "summary.json"),
@@ -161,6 +164,12 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [item for _, item in read_jsonl(path)] if path.is_file() else []
+
+
+def _nulls(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {path.parent.name: _optional(path) for path in sorted(folder.glob("*/null.json"))}
+    found |= {path.parent.name: _optional(path) for path in sorted(folder.glob("*/stability.json"))}
+    return {name: value for name, value in found.items() if value and (folder / name / "manifest.json").is_file()}
 
 
 def read_examples(run_dir: Path | str) -> dict[int, dict[str, Any]]:

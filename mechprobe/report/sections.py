@@ -53,6 +53,9 @@ def warnings(files: RunFiles) -> list[str]:
             "The crosscoder is below the quality gate, so its features are untrusted: "
             + " ".join(files.quality.get("failures", []))
         )
+    failed = [name for name, value in files.nulls.items() if value.get("passed") is False]
+    if failed:
+        found.append(f"Nulls that failed: {tables.listing(failed)}. Classes of features are not to be believed.")
     if files.ceilings and files.ceilings.get("able") is False:
         found.append(
             f"No site has both ceilings ({files.ceilings.get('reason', '')}): an edit there cannot be evidence either way."
@@ -74,6 +77,7 @@ def findings(files: RunFiles) -> list[str]:
         found.append(f"The crosscoder {state} the quality gate: variance explained on held-out tokens is {fve}.")
     if files.features:
         found.append(_class_sentence(files.features))
+    found += [str(value["sentence"]) for value in files.nulls.values()]
     if files.selection:
         found.append(_selection_sentence(files.selection))
     if files.interventions:

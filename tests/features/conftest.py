@@ -1,6 +1,7 @@
 """A store in memory, and crosscoders whose decoders are known."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_training import Crosscoder, CrosscoderConfig
+from mechprobe.activations import CacheConfig, cache_activations, train_crosscoder
+from mechprobe.models.family import ModelFamily
+from mechprobe.records import write_jsonl
+from sae_training import Crosscoder, CrosscoderConfig, TrainConfig
 
 NAMES = ("base", "sft", "rl")
 
@@ -71,3 +75,19 @@ def crosscoder() -> Crosscoder:
 def store() -> MemoryStore:
     generator = torch.Generator().manual_seed(5)
     return make_store(torch.randn(200, 3, 8, generator=generator) + 0.3)
+
+
+@pytest.fixture(scope="session")
+def run(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache and crosscoder of a tiny family, the three models on 60 prompts. Read only."""
+    folder = tmp_path_factory.mktemp("run")
+    prompts = [{"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(10, 40) for b in (3, 17)]
+    write_jsonl(folder / "prompts.jsonl", prompts)
+    family = ModelFamily.load(llama_family)
+    store = cache_activations(
+        family, folder / "prompts.jsonl", ["resid_post.1"], folder / "cache", CacheConfig(held_out_frac=0.2)
+    )
+    shape = CrosscoderConfig(n_models=3, d_model=32, d_sae=48, k=6, model_names=family.names)
+    schedule = TrainConfig(n_tokens=2000, batch_size=100, lr=1e-2)
+    train_crosscoder(store, shape, schedule, folder / "crosscoder")
+    return folder

@@ -36,10 +36,12 @@ def test_numbers_equal_the_definitions(crosscoder: Crosscoder, store: MemoryStor
     variance = (x - x.mean(0)).square().sum(-1)
     for index, name in enumerate(NAMES):
         found = quality.models[name]
-        assert found.fve == pytest.approx(1 - float(error[:, index].sum() / variance[:, index].sum()), rel=1e-9)
-        assert found.fve_per_token == pytest.approx(float((1 - error / variance)[:, index].mean()), rel=1e-9)
+        assert found.fve == pytest.approx(1 - float(error[:, index].sum() / variance[:, index].sum()), rel=1e-6)
+        assert found.fve_per_token == pytest.approx(float((1 - error / variance)[:, index].mean()), rel=1e-6)
         acts = Readout().feature_acts(crosscoder, store.x, name)
         assert found.l0 == pytest.approx(float((acts > 0).sum(1).double().mean()))
+        left = (x[:, index] - crosscoder.decode_model(acts, name).detach().double()).square().sum()
+        assert found.fve_readout == pytest.approx(1 - float(left / variance[:, index].sum()), rel=1e-6)
         assert found.dead_share == pytest.approx(float((~(acts > 0).any(0)).double().mean()))
     joint = crosscoder.encode(store.x)
     assert quality.l0 == pytest.approx(float((joint > 0).sum(1).double().mean()))
@@ -56,9 +58,39 @@ def test_the_gate_names_every_threshold_missed(crosscoder: Crosscoder, store: Me
     quality = measure_quality(crosscoder, lambda: [store.x], gate=QualityGate(max_dead_share=1.0))
     assert not quality.trusted
     assert len(quality.failures) == 3
-    assert quality.failures[1].startswith("FVE of sft is")
+    assert quality.failures[1].startswith("FVE of sft by the swap read-out is")
     assert quality.failures[1].endswith("below 0.90.")
     assert quality.to_json()["trusted"] is False
+
+
+def test_the_gate_looks_at_the_readout_that_edits_use() -> None:
+    """Models whose activations differ: exact in the joint read-out, wrong where one model stands in all slots."""
+    crosscoder, x = perfect(d_model=8), torch.randn(200, 3, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        crosscoder.encoder[:, :8] = crosscoder.encoder[:, 8:16] = 0.0  # only rl's slot is read
+        crosscoder.decoder.copy_(crosscoder.encoder)
+        crosscoder.decoder[:, :16] = crosscoder.encoder[:, 16:].repeat(1, 2)
+    x[:, :2] = x[:, 2:] + torch.randn(200, 2, 8, generator=torch.Generator().manual_seed(3)) * 0.1
+    swap, joint = (
+        measure_quality(crosscoder, lambda: [x], readout=Readout(mode), gate=QualityGate(max_dead_share=1.0))
+        for mode in ("swap", "joint")
+    )
+    assert swap.models["base"].fve == joint.models["base"].fve == joint.models["base"].fve_readout
+    assert swap.models["base"].fve_readout == pytest.approx(1.0)  # base's own activation is rebuilt from itself
+    assert joint.models["base"].fve_readout < 0.995
+    single = measure_quality(crosscoder, lambda: [x], readout=Readout("single"), gate=QualityGate(max_dead_share=1.0))
+    assert not single.trusted  # base's slot is read by nothing
+    assert single.models["base"].fve == joint.models["base"].fve
+    assert single.failures[0].startswith("FVE of base by the single read-out is")
+
+
+def test_a_dictionary_that_is_mostly_idle_is_not_trusted(store: MemoryStore) -> None:
+    crosscoder = perfect(d_model=8)
+    with torch.no_grad():
+        crosscoder.b_enc[:30] = -1e6
+    quality = measure_quality(crosscoder, lambda: [store.x], gate=QualityGate(min_fve=-10.0))
+    assert quality.dead_share > 0.5
+    assert quality.failures == (f"{quality.dead_share:.1%} of the latents are dead, more than 50%.",)
 
 
 def test_nothing_held_out_is_one_sentence(crosscoder: Crosscoder) -> None:

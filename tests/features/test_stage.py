@@ -5,32 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.activations import ActivationStore, CacheConfig, cache_activations, train_crosscoder
+from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError, ModelError, SelectionError, SiteError, StoreError
 from mechprobe.features import FeaturesConfig, FeatureTable, analyze_features, explain_features
 from mechprobe.models.family import ModelFamily
-from mechprobe.records import write_jsonl
-from sae_training import CrosscoderConfig, TrainConfig
 
 CONFIG = FeaturesConfig(batch_rows=128, ce_samples=4, n_shown=2, n_examples=2)
-
-
-@pytest.fixture(scope="module")
-def run(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache and a crosscoder of a tiny family."""
-    folder = tmp_path_factory.mktemp("run")
-    prompts = [{"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(10, 40) for b in (3, 17)]
-    write_jsonl(folder / "prompts.jsonl", prompts)
-    family = ModelFamily.load(llama_family)
-    store = cache_activations(
-        family, folder / "prompts.jsonl", ["resid_post.1"], folder / "cache", CacheConfig(held_out_frac=0.2)
-    )
-    shape = CrosscoderConfig(n_models=3, d_model=32, d_sae=48, k=6, model_names=family.names)
-    schedule = TrainConfig(n_tokens=2000, batch_size=100, lr=1e-2)
-    train_crosscoder(store, shape, schedule, folder / "crosscoder")
-    return folder
 
 
 def analyze(run: Path, out: Path, family: ModelFamily | None, config: FeaturesConfig = CONFIG) -> None:

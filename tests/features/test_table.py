@@ -9,7 +9,8 @@ import torch
 
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.features import FeaturesConfig, FeatureTable, feature_table
-from mechprobe.features.table import build_table, collect_sums
+from mechprobe.features.collect import collect
+from mechprobe.features.table import build_table
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.features.conftest import NAMES, MemoryStore, make_crosscoder, make_store
 
@@ -17,7 +18,7 @@ CONFIG = FeaturesConfig(batch_rows=64)
 
 
 def naive(crosscoder: Crosscoder, x: torch.Tensor) -> dict[str, np.ndarray]:
-    """Every statistic by loops over latents and models in float64, from the formulas of DESIGN.md, section 4."""
+    """Every number of the table by loops over latents and models in float64, from the formulas of DESIGN.md, section 4."""
     f = crosscoder.encode(x).detach().double().numpy()
     scale = crosscoder.scale.double().numpy()
     w = crosscoder.W_dec.detach().double().numpy()
@@ -26,38 +27,64 @@ def naive(crosscoder: Crosscoder, x: torch.Tensor) -> dict[str, np.ndarray]:
     n_rows, d_sae, found = len(f), f.shape[1], {}
     without_bias = np.einsum("nk,kmd->nmd", f, w)
     error = scaled - without_bias - b
-    own = np.abs(w * scale[None, :, None]).sum(-1)
+    own = w * scale[None, :, None]
+    reads = {"joint": f}
     for m, name in enumerate(NAMES):
-        found[f"mas_{name}"] = np.array([own[k, m] / own[k].sum() for k in range(d_sae)])
-        found[f"norm_l2_{name}"] = np.array([np.sqrt(((w[k, m] * scale[m]) ** 2).sum()) for k in range(d_sae)])
-        stacked = torch.stack([x[:, m] / scale[m] * s for s in scale], dim=1).float()
-        read = crosscoder.encode(stacked).detach().double().numpy()
-        found[f"density_{name}"] = (read > 0).sum(0) / n_rows
-        found[f"mean_{name}"] = read.sum(0) / n_rows
+        stacked = torch.stack([x[:, m].double() / scale[m] * s for s in scale], dim=1).to(crosscoder.decoder.dtype)
+        reads[name] = crosscoder.encode(stacked).detach().double().numpy()
+    for name, read in reads.items():
+        found[f"density_{name}"] = np.array([sum(value > 0 for value in read[:, k]) / n_rows for k in range(d_sae)])
+        found[f"mean_{name}"] = np.array([sum(read[:, k]) / n_rows for k in range(d_sae)])
+        found[f"mean_active_{name}"] = np.array([read[read[:, k] > 0, k].mean() for k in range(d_sae)])
         found[f"max_{name}"] = read.max(0)
-    found["density_joint"] = (f > 0).mean(0)
-    for t in (1, 2):
-        name = NAMES[t]
-        found[f"nrn_{name}"] = own[:, t] / (own[:, 0] + own[:, t])
-        found[f"cosine_base_{name}"] = np.array(
-            [w[k, 0] @ w[k, t] / np.linalg.norm(w[k, 0]) / np.linalg.norm(w[k, t]) for k in range(d_sae)]
-        )
-        for kind in ("error", "reconstruction"):
-            for m, other in enumerate(NAMES):
+    for m, name in enumerate(NAMES):
+        l1 = np.abs(own).sum(-1)
+        found[f"norm_l1_{name}"], found[f"norm_l2_{name}"] = l1[:, m], np.sqrt((own[:, m] ** 2).sum(-1))
+        found[f"mas_{name}"] = np.array([l1[k, m] / l1[k].sum() for k in range(d_sae)])
+        for other in NAMES[m + 1 :]:
+            t = NAMES.index(other)
+            pairs = [(w[k, m], w[k, t]) for k in range(d_sae)]
+            found[f"cosine_{name}_{other}"] = np.array(
+                [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in pairs]
+            )
+            found[f"correlation_{name}_{other}"] = np.array(
+                [np.corrcoef(reads[name][:, k], reads[other][:, k])[0, 1] for k in range(d_sae)]
+            )
+        for t, other in enumerate(NAMES):  # model m explained by the direction of owner t
+            for kind in ("error", "reconstruction"):
                 beta = np.zeros(d_sae)
                 for k in range(d_sae):
                     target = error[:, m] + f[:, k, None] * w[k, m] if kind == "error" else without_bias[:, m]
                     beta[k] = (f[:, k] * (target @ w[k, t])).sum() / ((f[:, k] ** 2).sum() * (w[k, t] ** 2).sum())
-                found[f"beta_{kind}_{name}_{other}"] = beta
+                found[f"beta_{kind}_{other}_{name}"] = beta
+        if m:
+            found[f"nrn_{name}"] = l1[:, m] / (l1[:, 0] + l1[:, m])
+            found[f"shift_{name}"] = np.array([np.linalg.norm(own[k, m] - own[k, 0]) for k in range(d_sae)])
     return found
 
 
-def test_numbers_equal_a_second_implementation(crosscoder: Crosscoder, store: MemoryStore) -> None:
+def naive_nu(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """nu of every tuned model against base, where the owner's own beta is above zero."""
+    kinds = [(kind, t) for kind in ("error", "reconstruction") for t in NAMES[1:]]
+    own = {key: found["beta_{}_{}_{}".format(*key, key[1])] for key in kinds}
+    base = {key: found["beta_{}_{}_base".format(*key)] for key in kinds}
+    return {f"nu_{kind}_{t}": np.where(own[kind, t] > 0, base[kind, t] / own[kind, t], np.nan) for kind, t in kinds}
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-7)])
+def test_numbers_equal_a_second_implementation(
+    crosscoder: Crosscoder, store: MemoryStore, dtype: torch.dtype, atol: float
+) -> None:
+    """Every column. In float32 a value near zero carries the rounding of the encoder, hence ``atol``; nu divides by such values."""
+    crosscoder = crosscoder.to(dtype)
     frame = feature_table(crosscoder, store, CONFIG).to_pandas()
     alive = ~frame["dead"].to_numpy()
     assert alive.sum() > 6
-    for name, expected in naive(crosscoder, store.x).items():
-        np.testing.assert_allclose(frame[name].to_numpy()[alive], expected[alive], rtol=1e-6, atol=1e-12, err_msg=name)
+    expected = naive(crosscoder, store.x)
+    nu = naive_nu(expected)
+    assert set(frame.columns) - set(expected) - set(nu) == {"feature", "class", "class_by_norm", "dead"}
+    for name, values in (expected | nu if dtype == torch.float64 else expected).items():
+        np.testing.assert_allclose(frame[name].to_numpy()[alive], values[alive], rtol=1e-6, atol=atol, err_msg=name)
 
 
 def test_dead_latents_have_no_shares(crosscoder: Crosscoder, store: MemoryStore) -> None:
@@ -74,8 +101,8 @@ def test_dead_latents_have_no_shares(crosscoder: Crosscoder, store: MemoryStore)
 
 def test_parts_of_a_store_merge_into_the_whole(crosscoder: Crosscoder, store: MemoryStore) -> None:
     whole = feature_table(crosscoder, store, CONFIG)
-    parts = [collect_sums(crosscoder, store, CONFIG, rows=rows) for rows in (range(77), range(77, 200))]
-    merged = build_table(crosscoder, parts[0][0].merge(parts[1][0]), parts[1][1].merge(parts[0][1]), CONFIG)
+    parts = [collect(crosscoder, store, CONFIG, rows=rows) for rows in (range(80), range(80, 200))]
+    merged = build_table(crosscoder, parts[1].merge(parts[0]), CONFIG)
     pd.testing.assert_frame_equal(merged.frame, whole.frame, rtol=1e-9)
     assert torch.equal(merged.top_rows.row, whole.top_rows.row)
     assert merged.n_rows == whole.n_rows == 200
