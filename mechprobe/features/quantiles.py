@@ -133,7 +133,7 @@ def collect_random_rows(
     """
     sample = RandomRows.empty(latents, seed=config.quantile_seed)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]
-    for start, x in row_batches(store, config, rows=range(min(limits)), label="random contexts"):
+    for start, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
         acts = crosscoder.encode(x.to(crosscoder.device))[:, list(latents)]
         sample.update(acts.float().cpu().numpy(), start)
     return sample

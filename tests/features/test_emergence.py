@@ -345,7 +345,7 @@ def test_a_dry_run_writes_nothing(
     assert run(given_files[0], tmp_path, "--dry-run") == 0
     said = capsys.readouterr().out
     assert "arm rl: base, rl@step_000002, rl" in said
-    assert "8 dictionaries × 48 features × 2,048 tokens" in said
+    assert "7 dictionaries × 48 features × 2,048 tokens" in said
     assert not list(tmp_path.iterdir())
 
 
