@@ -127,9 +127,7 @@ def source(tmp_path: Path, kind: str) -> tuple[list[object], Texts]:
 @pytest.mark.parametrize(
     "kind", ["text", "paragraphs", "parquet with other columns", "save_to_disk", "CSV folder", "run.toml"]
 )
-def test_a_store_of_every_source(
-    tmp_path: Path, cached: Cached, tokenizer: PreTrainedTokenizerBase, kind: str
-) -> None:
+def test_a_store_of_every_source(tmp_path: Path, cached: Cached, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
     arguments, texts = source(tmp_path, kind)
     store = cached(*arguments)
     assert rows_of(store) == expected({name: ids_of(tokenizer, *text) for name, text in texts.items()}, tokenizer)
@@ -165,9 +163,7 @@ def test_packed_documents_and_training_on_them(
     texts = {str(n): (f"{n}: {'abcdefghijklmnopqrstuvwxyz'[: n % 19]}", "") for n in range(1, 61)}
     prompts = tmp_path / "a.txt"
     prompts.write_text("".join(f"{prompt}\n" for prompt, _ in texts.values()))
-    store = cached(
-        "--prompts", prompts, "--pack", "--max-length", 48, base=llama_family["base"], rl=llama_family["rl"]
-    )
+    store = cached("--prompts", prompts, "--pack", "--max-length", 48, base=llama_family["base"], rl=llama_family["rl"])
     whole = {name: ids_of(tokenizer, *text) for name, text in texts.items()}
     assert rows_of(store) == expected(whole, tokenizer)
     assert store.n_samples < 40
@@ -195,10 +191,8 @@ def test_packed_documents_and_training_on_them(
 
 
 @pytest.mark.parametrize("truncate", ["left", "right", "drop"])
-def test_what_is_too_long(
-    tmp_path: Path, cached: Cached, tokenizer: PreTrainedTokenizerBase, truncate: str
-) -> None:
-    limit = 16
+def test_what_is_too_long(tmp_path: Path, cached: Cached, tokenizer: PreTrainedTokenizerBase, truncate: str) -> None:
+    limit = 18
     whole = {name: ids_of(tokenizer, *text) for name, text in TEXTS.items()}
     too_long = {name for name, (prompt, response) in whole.items() if len(prompt) + len(response) > limit}
     assert 0 < len(too_long) < len(whole)

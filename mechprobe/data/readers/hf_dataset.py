@@ -68,10 +68,18 @@ def _load(config: PromptsConfig, name: str) -> Any:
             raise InputError(f"{path} is no data file that is known; the suffixes are {', '.join(_BUILDERS)}.")
         return datasets.load_dataset(_BUILDERS[suffix.lower()], data_files=str(path), streaming=True)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        _require_rows(path)
         return datasets.load_from_disk(str(path))
     if not any(item.is_file() for item in path.rglob("*")):
         raise InputError(f"{path} holds no data; give a folder written by save_to_disk, or one with data files.")
     return datasets.load_dataset(str(path), streaming=True)
+
+
+def _require_rows(path: Path) -> None:
+    """Refuse a saved split without rows: it has no data file, and the library cannot open what it wrote there."""
+    for state in sorted(path.rglob("state.json")):
+        if not any(state.parent.glob("*.arrow")):
+            raise InputError(f"{state.parent} holds no prompts (no .arrow file); save splits that all have rows.")
 
 
 def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
