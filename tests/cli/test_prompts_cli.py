@@ -107,8 +107,8 @@ def source(tmp_path: Path, kind: str) -> tuple[list[object], Texts]:
             return ["--prompts", folder / "a.parquet", *fields], TEXTS
         case "save_to_disk":
             table = datasets.Dataset.from_list(RECORDS)
-            splits = {"train": table.select(range(5)), "test": table.select(range(5, 9))}
-            datasets.DatasetDict(splits).save_to_disk(folder / "saved")
+            five, rest = table.select(range(5)), table.select(range(5, 9))
+            datasets.DatasetDict({"train": five, "test": rest}).save_to_disk(folder / "saved")
             return ["--prompts", folder / "saved", "--split", "test"], dict(list(TEXTS.items())[5:])
         case "CSV folder":
             pd.DataFrame(RECORDS).to_csv(folder / "train.csv", index=False)
