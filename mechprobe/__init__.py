@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mechprobe.features.config import FeaturesConfig, SelectConfig
     from mechprobe.features.emergence import Emergence, EmergenceConfig, emergence
     from mechprobe.features.generalization import Selection, select_features
+    from mechprobe.features.labels import Labels, label_features
     from mechprobe.features.readout import Readout
     from mechprobe.features.table import FeatureTable, feature_table
     from mechprobe.interventions.attach import edited
@@ -41,6 +42,7 @@ _HOME = {
     "FeaturesConfig": "mechprobe.features.config",
     "InterveneConfig": "mechprobe.interventions.config",
     "InterventionResults": "mechprobe.interventions.run",
+    "Labels": "mechprobe.features.labels",
     "LanguageModel": "mechprobe.models.load",
     "LocalizeConfig": "mechprobe.interventions.localize",
     "MechprobeError": "mechprobe.errors",
@@ -64,6 +66,7 @@ _HOME = {
     "feature_table": "mechprobe.features.table",
     "generate": "mechprobe.models.generation",
     "intervene": "mechprobe.interventions.run",
+    "label_features": "mechprobe.features.labels",
     "load_tasks": "mechprobe.evals.tasks",
     "localize": "mechprobe.interventions.localize",
     "select_features": "mechprobe.features.generalization",
@@ -82,6 +85,7 @@ __all__ = [
     "FeaturesConfig",
     "InterveneConfig",
     "InterventionResults",
+    "Labels",
     "LanguageModel",
     "LocalizeConfig",
     "MechprobeError",
@@ -105,6 +109,7 @@ __all__ = [
     "feature_table",
     "generate",
     "intervene",
+    "label_features",
     "load_tasks",
     "localize",
     "report",

@@ -9,8 +9,11 @@ MechprobeError
 │   └── EndedElsewhereError  another process of the same command failed, and said why
 ├── ArtifactError    a stage folder is missing, unfinished or made from other inputs
 ├── SelectionError   a feature selection is empty, out of range or malformed
+├── LabelError       a labeler failed, or gave no text
 └── DependencyError  an optional package is not installed
 """
+
+from typing import Any
 
 
 class MechprobeError(Exception):
@@ -49,6 +52,14 @@ class ArtifactError(MechprobeError):
 
 class SelectionError(MechprobeError):
     """A feature selection is empty, out of range, or malformed."""
+
+
+class LabelError(MechprobeError):
+    """A labeler failed or gave no text; what was labelled before is in ``labels``."""
+
+    def __init__(self, message: str, labels: Any = None) -> None:
+        super().__init__(message)
+        self.labels = labels
 
 
 class DependencyError(MechprobeError):

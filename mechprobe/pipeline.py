@@ -30,12 +30,13 @@ from mechprobe.types import Site
 
 if TYPE_CHECKING:
     from mechprobe.activations.store import ActivationStore
+    from mechprobe.features.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
     from sae_training import Crosscoder
 
 LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "features"
 EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
-EXAMPLES, BASELINES = "examples", "baselines"
+EXAMPLES, CHOSEN_EXAMPLES, BASELINES = "examples", "examples_chosen", "baselines"
 N_EXPLAINED = 12
 RUN_FILE = "run.json"
 STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
@@ -386,21 +387,48 @@ class Run:
             force=self.force,
         )
 
-    def examples(self) -> Path:
-        """Top contexts of the first selected features, for the report."""
+    def examples(self, features: Sequence[int] | None = None) -> Path:
+        """Contexts and promoted tokens of features, for the report.
+
+        Args:
+            features: Ids, in the order wanted, kept in ``examples_chosen/``; None takes the first `N_EXPLAINED` of the
+                selection, kept in ``examples/``.
+
+        Returns:
+            The stage folder, with ``examples.json``; `report` makes ``report/examples.html`` of all of them.
+        """
         from mechprobe.features.stage import explain_features
 
-        selection = Selection.load(self.folder / SELECTION)
+        chosen = Selection.load(self.folder / SELECTION).features[:N_EXPLAINED] if features is None else features
         return explain_features(
-            selection.features[:N_EXPLAINED],
+            tuple(chosen),
             crosscoder=self.folder / CROSSCODER,
             cache=self.folder / CACHE,
             features=self.folder / FEATURES,
-            tokenizer=self.family.tokenizer,
-            out=self.folder / EXAMPLES,
+            family=self.family,
+            out=self.folder / (EXAMPLES if features is None else CHOSEN_EXAMPLES),
             config=self.config.features,
             device=self.config.device,
         )
+
+    def label(self, labeler: "Labeler", *, name: str | None = None) -> "Labels":
+        """Labels for every feature that has examples, asked of a function of yours and kept in ``labels.json``.
+
+        Args:
+            labeler: From an entry of ``examples.json`` to a label.
+            name: Of the labeler; its function's name when None.
+
+        Raises:
+            LabelError: The labeler failed; what it labelled before is kept, and the next call goes on there.
+            ArtifactError: There are no examples, or the file holds labels of another labeler.
+        """
+        from mechprobe.features.labels import LABELS_FILE, label_features
+        from mechprobe.report.run_files import read_examples
+
+        examples = read_examples(self.folder)
+        if not examples:
+            raise ArtifactError(f"{self.folder} holds no examples; run `mechprobe features` with the models first.")
+        return label_features(examples.values(), labeler, name=name, out=self.folder / LABELS_FILE)
 
     def intervene(self, out: Path | None = None) -> InterventionResults:
         """Ablate, amplify, transplant, with controls and ceilings."""

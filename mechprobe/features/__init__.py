@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mechprobe.features.config import ClassThresholds, FeaturesConfig, QualityGate
     from mechprobe.features.examples import feature_examples
+    from mechprobe.features.labels import Labels, label_features
     from mechprobe.features.norms import mas, nrn
+    from mechprobe.features.promoted import promoted_tokens
     from mechprobe.features.quality import Quality, measure_quality
     from mechprobe.features.readout import Readout
     from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
@@ -20,6 +22,7 @@ _HOME = {
     "FeatureAnalysis": "stage",
     "FeatureTable": "table",
     "FeaturesConfig": "config",
+    "Labels": "labels",
     "Quality": "quality",
     "QualityGate": "config",
     "Readout": "readout",
@@ -27,9 +30,11 @@ _HOME = {
     "explain_features": "stage",
     "feature_examples": "examples",
     "feature_table": "table",
+    "label_features": "labels",
     "mas": "norms",
     "measure_quality": "quality",
     "nrn": "norms",
+    "promoted_tokens": "promoted",
 }
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "FeatureAnalysis",
     "FeatureTable",
     "FeaturesConfig",
+    "Labels",
     "Quality",
     "QualityGate",
     "Readout",
@@ -44,9 +50,11 @@ __all__ = [
     "explain_features",
     "feature_examples",
     "feature_table",
+    "label_features",
     "mas",
     "measure_quality",
     "nrn",
+    "promoted_tokens",
 ]
 
 

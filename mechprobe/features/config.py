@@ -8,6 +8,7 @@ from mechprobe.config import FrozenConfig
 
 ReadoutMode = Literal["swap", "joint", "single"]
 Ranking = Literal["joint", "score"]
+FinalNorm = Literal["scale", "none"]
 
 
 class ClassThresholds(FrozenConfig):
@@ -63,6 +64,18 @@ class FeaturesConfig(FrozenConfig):
     """Tokens shown before the one with the highest activation."""
     context_after: int = Field(default=6, ge=0)
     """Tokens shown after it."""
+    n_quantiles: int = Field(default=4, ge=0, le=32)
+    """Parts of a feature's range from which random contexts are drawn, equally many active rows in each; 0 for none."""
+    n_per_quantile: int = Field(default=2, ge=1, le=64)
+    """Random contexts drawn from each part."""
+    quantile_rows: int | None = Field(default=65536, ge=1)
+    """Rows, from the top of the store, that random contexts are drawn from; None takes all."""
+    quantile_seed: int = Field(default=0, ge=0)
+    """Of the random contexts."""
+    n_promoted: int = Field(default=8, ge=0, le=256)
+    """Tokens shown that a feature's decoder promotes through each model's unembedding, and as many suppressed."""
+    final_norm: FinalNorm = "scale"
+    """``scale`` takes the decoder through the final norm, its scale held fixed; ``none`` leaves the norm out."""
 
 
 class SelectConfig(FrozenConfig):

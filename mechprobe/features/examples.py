@@ -1,6 +1,7 @@
-"""Contexts in which a latent fires most, as text, with every model's activation side by side."""
+"""Contexts in which a latent fires, most and at random, as text, with every model's activation side by side."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.promoted import promoted_by_features
+from mechprobe.features.quantiles import RandomRows, collect_random_rows
 from mechprobe.features.readout import Readout
 from mechprobe.features.rows import RowStore
 from mechprobe.features.table import FeatureTable
+from mechprobe.features.token_text import token_text
+from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder
 
 EXAMPLES_FILE = "examples.json"
@@ -29,12 +34,6 @@ class TokenStore(RowStore, Protocol):
         ...
 
 
-def token_text(tokenizer: Any, token_id: int) -> str:
-    """A token as text; special tokens by their name, blanks kept."""
-    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text or str(tokenizer.convert_ids_to_tokens(token_id))
-
-
 def feature_examples(
     crosscoder: Crosscoder,
     store: TokenStore,
@@ -42,8 +41,10 @@ def feature_examples(
     table: FeatureTable,
     features: Iterable[int],
     config: FeaturesConfig | None = None,
+    *,
+    family: ModelFamily | None = None,
 ) -> list[dict[str, Any]]:
-    """Top contexts of some latents.
+    """Top and random contexts of some latents, and the tokens that their decoders promote.
 
     Args:
         crosscoder: The dictionary.
@@ -52,25 +53,48 @@ def feature_examples(
         table: Has the top rows of every latent.
         features: Ids of the latents, in the order wanted.
         config: How many contexts, and how long.
+        family: The models, for the promoted tokens; without them these are left out.
 
     Returns:
-        One JSON value per latent: ``feature``, its row of the table in ``statistics``, and ``examples``, each with
-        ``tokens``, ``is_response``, ``peak`` (place of the highest activation) and ``activations`` by model and
-        ``joint``. One context of a sample is taken, and none that up to its peak reads like one already taken
-        (the same prompt with another response).
+        One JSON value per latent: ``feature``; its row of the table in ``statistics``; ``examples``, each with
+        ``tokens``, ``is_response``, ``peak`` (place of the row it was taken for: of the highest activation, here) and
+        ``activations`` by model (its own read-out) and ``joint``; ``quantiles``, lowest first, each with ``low`` and
+        ``high`` (shares of the active rows), ``smallest`` and ``largest`` activation, and ``examples`` drawn at random;
+        ``n_active`` and ``n_random_rows`` (rows they are drawn from, and rows read); and ``promoted``, null without
+        models: see `mechprobe.features.promoted`. One context of a sample is taken in each list, and none that up to
+        its row reads like one already taken (the same prompt with another response). Token texts are raw.
 
     Raises:
         SelectionError: An id is out of range.
+        ModelError: A model's unembedding cannot be used.
     """
-    config = config or FeaturesConfig()
-    result = []
-    for feature in features:
+    config, features = config or FeaturesConfig(), list(features)
+    check_features(features, table)
+    reader = _ContextReader(crosscoder, store, tokenizer, config)
+    drawn = collect_random_rows(crosscoder, store, features, config) if config.n_quantiles and features else None
+    promoted: list[dict[str, Any] | None] = [None] * len(features)
+    if family is not None and config.n_promoted:
+        options: dict[str, Any] = {"n": config.n_promoted, "final_norm": config.final_norm}
+        promoted[:] = promoted_by_features(crosscoder, family, features, **options)
+    return [
+        {
+            "feature": feature,
+            "statistics": _statistics(table, feature),
+            "examples": reader.contexts(feature, [row for row, _ in table.top_rows.of(feature)], config.n_examples),
+            **_random_contexts(reader, feature, drawn),
+            "promoted": tokens,
+        }
+        for feature, tokens in zip(features, promoted, strict=True)
+    ]
+
+
+def check_features(features: Sequence[int], table: FeatureTable) -> None:
+    """Raise `SelectionError` for an id out of range or one given twice."""
+    for place, feature in enumerate(features):
         if not 0 <= feature < len(table):
             raise SelectionError(f"Feature {feature} does not exist: there are features 0 to {len(table) - 1}.")
-        rows = _distinct_rows(store, table.top_rows.of(feature), config)
-        examples = [_context(crosscoder, store, tokenizer, feature, row, config) for row in rows]
-        result.append({"feature": feature, "statistics": _statistics(table, feature), "examples": examples})
-    return result
+        if feature in features[:place]:
+            raise SelectionError(f"Feature {feature} is given twice; give each once.")
 
 
 def shown_features(table: FeatureTable, n: int) -> list[int]:
@@ -97,51 +121,74 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and pd.isna(value) else value
 
 
-def _distinct_rows(store: TokenStore, ranked: Sequence[tuple[int, float]], config: FeaturesConfig) -> list[int]:
-    """The first rows of a ranking whose samples and whose texts up to the row differ."""
-    rows: list[int] = []
-    samples: set[int] = set()
-    texts: set[tuple[int, ...]] = set()
-    for row, _ in ranked:
-        sample = int(store.tokens.sample[row])
-        start = _span(store, row, config)[0]
-        text = tuple(int(token) for token in store.tokens.token_id[start : row + 1])
-        if sample not in samples and text not in texts and len(rows) < config.n_examples:
-            samples.add(sample)
-            texts.add(text)
-            rows.append(row)
-    return rows
+def _random_contexts(reader: "_ContextReader", feature: int, drawn: RandomRows | None) -> dict[str, Any]:
+    if drawn is None:
+        return {"quantiles": [], "n_active": 0, "n_random_rows": 0}
+    n = reader.config.n_per_quantile
+    quantiles = [
+        {
+            "low": part.low,
+            "high": part.high,
+            "smallest": round(part.smallest, 4),
+            "largest": round(part.largest, 4),
+            "examples": reader.contexts(feature, part.rows, n),
+        }
+        for part in drawn.quantiles(feature, reader.config.n_quantiles)
+    ]
+    n_active = int(drawn.n_active[drawn.latents.index(feature)])
+    return {"quantiles": quantiles, "n_active": n_active, "n_random_rows": drawn.n_rows}
 
 
-def _span(store: TokenStore, row: int, config: FeaturesConfig) -> tuple[int, int]:
-    """First row of a context, and the row behind its last: never beyond the sample of ``row``."""
-    first = max(0, row - config.context_before)
-    last = min(store.n_rows, row + config.context_after + 1)
-    same = np.flatnonzero(np.asarray(store.tokens.sample[first:last]) == store.tokens.sample[row]) + first
-    return int(same[0]), int(same[-1]) + 1
+@dataclass(frozen=True)
+class _ContextReader:
+    """What turns rows of a store into contexts."""
 
+    crosscoder: Crosscoder
+    store: TokenStore
+    tokenizer: Any
+    config: FeaturesConfig
 
-def _context(
-    crosscoder: Crosscoder, store: TokenStore, tokenizer: Any, feature: int, row: int, config: FeaturesConfig
-) -> dict[str, Any]:
-    tokens = store.tokens
-    start, stop = _span(store, row, config)
-    options = {} if config.site is None else {"site": config.site}
-    x = store.rows(start, stop, **options).to(crosscoder.device)
-    return {
-        "sample": int(tokens.sample[row]),
-        "row": row,
-        "peak": row - start,
-        "tokens": [token_text(tokenizer, int(token)) for token in tokens.token_id[start:stop]],
-        "is_response": [bool(flag) for flag in tokens.is_response[start:stop]],
-        "activations": _activations(crosscoder, x, feature, Readout(config.readout, config.near)),
-    }
+    def contexts(self, feature: int, ranked: Sequence[int], n: int) -> list[dict[str, Any]]:
+        """The contexts of the first ``n`` rows of a ranking whose samples and whose texts up to the row differ."""
+        tokens, rows = self.store.tokens, list[int]()
+        samples: set[int] = set()
+        texts: set[tuple[int, ...]] = set()
+        for row in ranked:
+            if len(rows) == n:
+                break
+            sample = int(tokens.sample[row])
+            text = tuple(int(token) for token in tokens.token_id[self._span(row)[0] : row + 1])
+            if sample not in samples and text not in texts:
+                samples.add(sample)
+                texts.add(text)
+                rows.append(row)
+        return [self._context(feature, row) for row in rows]
 
+    def _span(self, row: int) -> tuple[int, int]:
+        """First row of a context, and the row behind its last: never beyond the sample of ``row``."""
+        first = max(0, row - self.config.context_before)
+        last = min(self.store.n_rows, row + self.config.context_after + 1)
+        sample = self.store.tokens.sample
+        same = np.flatnonzero(np.asarray(sample[first:last]) == sample[row]) + first
+        return int(same[0]), int(same[-1]) + 1
 
-@torch.no_grad()
-def _activations(
-    crosscoder: Crosscoder, x: Float[Tensor, "pos model d_model"], feature: int, readout: Readout
-) -> dict[str, list[float]]:
-    values = {"joint": crosscoder.encode(x)[:, feature]}
-    values |= {name: readout.feature_acts(crosscoder, x, name)[:, feature] for name in crosscoder.model_names}
-    return {name: [round(float(value), 4) for value in column] for name, column in values.items()}
+    def _context(self, feature: int, row: int) -> dict[str, Any]:
+        tokens = self.store.tokens
+        start, stop = self._span(row)
+        options = {} if self.config.site is None else {"site": self.config.site}
+        x = self.store.rows(start, stop, **options).to(self.crosscoder.device)
+        return {
+            "sample": int(tokens.sample[row]),
+            "row": row,
+            "peak": row - start,
+            "tokens": [token_text(self.tokenizer, int(token)) for token in tokens.token_id[start:stop]],
+            "is_response": [bool(flag) for flag in tokens.is_response[start:stop]],
+            "activations": self._activations(x, feature),
+        }
+
+    @torch.no_grad()
+    def _activations(self, x: Float[Tensor, "pos model d_model"], feature: int) -> dict[str, list[float]]:
+        crosscoder, readout = self.crosscoder, Readout(self.config.readout, self.config.near)
+        values = {"joint": crosscoder.encode(x)[:, feature]}
+        values |= {name: readout.feature_acts(crosscoder, x, name)[:, feature] for name in crosscoder.model_names}
+        return {name: [round(float(value), 4) for value in column] for name, column in values.items()}

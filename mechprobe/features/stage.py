@@ -10,7 +10,8 @@ from torch import Tensor
 from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples import EXAMPLES_FILE, feature_examples, shown_features
+from mechprobe.features.examples import EXAMPLES_FILE, check_features, feature_examples, shown_features
+from mechprobe.features.promoted import check_unembedding
 from mechprobe.features.quality import Quality, measure_quality
 from mechprobe.features.readout import Readout
 from mechprobe.features.splicing import ReadSample, spliced_losses
@@ -86,30 +87,39 @@ def explain_features(
     crosscoder: Path | str,
     cache: Path | str,
     features: Path | str,
-    tokenizer: Any,
+    family: ModelFamily,
     out: Path | str,
     config: FeaturesConfig | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Top contexts of features chosen after the features stage, kept in ``out`` (``examples/`` of a run).
+    """Contexts and promoted tokens of features chosen after the features stage, kept in ``out`` (``examples/`` of a run).
 
     Args:
         chosen: Ids, in the order wanted.
         crosscoder: Folder of the crosscoder.
         cache: Folder of the activation store.
         features: Folder written by `analyze_features`.
-        tokenizer: Turns ids into text.
+        family: The models: their tokenizer turns ids into text, their unembeddings give the promoted tokens.
         out: Where ``examples.json`` goes; it is written again when the choice has changed.
         config: Settings; the defaults when None.
         device: Where the crosscoder runs.
+
+    Raises:
+        SelectionError: A feature does not exist.
+        StoreError: The models are not those of the store.
     """
     dictionary, store = _open(crosscoder, cache, device)
     config = resolve_config(config or FeaturesConfig(), crosscoder, store)
+    family = family.subset(*dictionary.model_names)
+    store.check_family(family)
+    table = FeatureTable.load(features)
+    check_features(chosen, table)
     settings = {**config.model_dump(mode="json"), "features": list(chosen)}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
-    with Stage.open(out, name="examples", config=settings, inputs=inputs, remake=True) as stage:
+    models = family.fingerprints
+    with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:
         if not stage.done:
-            examples = feature_examples(dictionary, store, tokenizer, FeatureTable.load(features), chosen, config)
+            examples = feature_examples(dictionary, store, family.tokenizer, table, chosen, config, family=family)
             write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
             stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
     return Path(out)
@@ -125,6 +135,8 @@ def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Cross
 def _run(
     stage: Stage, crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
 ) -> None:
+    if family is not None and config.n_promoted and config.n_shown:
+        check_unembedding(family[crosscoder.model_names[0]])
     table = feature_table(crosscoder, store, config)
     outputs = table.save(stage.folder)
     quality = held_out_quality(crosscoder, store, family, config)
@@ -132,7 +144,7 @@ def _run(
     outputs.append(QUALITY_FILE)
     if family is not None:
         shown = shown_features(table, config.n_shown)
-        examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config)
+        examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
         write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
         outputs.append(EXAMPLES_FILE)
     summary = table.summary()

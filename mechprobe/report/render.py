@@ -13,15 +13,17 @@ from matplotlib.figure import Figure
 from mechprobe.artifacts import Stage, write_bytes, write_json, write_text
 from mechprobe.report import figures
 from mechprobe.report.effects_figure import effects_figure
+from mechprobe.report.examples_page import examples_content, examples_page
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections import accuracy, build_content
 
 HTML_FILE, MARKDOWN_FILE, JSON_FILE = "index.html", "report.md", "report.json"
+EXAMPLES_PAGE = "examples.html"
 _DPI = 160
 
 
 def report(run_dir: Path | str) -> Path:
-    """Write ``report/index.html``, ``report.md``, ``report.json`` and ``figures/*.png`` into a run folder.
+    """Write ``report/index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png`` into a run.
 
     It reads result files only: no model, no activation, no torch. A stage that has not run is named with the
     command that makes it.
@@ -44,12 +46,17 @@ def report(run_dir: Path | str) -> Path:
     with Stage.open(files.run_dir / "report", name="report", config={}, inputs=inputs, force=True) as stage:
         for name, data in figure_files.items():
             write_bytes(stage.folder / name, data)
+        outputs = [HTML_FILE, MARKDOWN_FILE, JSON_FILE, *figure_files]
+        by_example = examples_content(files)
+        if by_example is not None:
+            write_text(stage.folder / EXAMPLES_PAGE, examples_page(by_example, _environment()))
+            outputs.append(EXAMPLES_PAGE)
         page = _environment().get_template("report.html.j2").render(content, figures=embedded)
         write_text(stage.folder / HTML_FILE, page)
         markdown = _environment().get_template("report.md.j2").render(content, figures=sorted(pictures))
         write_text(stage.folder / MARKDOWN_FILE, markdown)
         write_json(stage.folder / JSON_FILE, {**content, "figures": list(figure_files)})
-        stage.finish(outputs=[HTML_FILE, MARKDOWN_FILE, JSON_FILE, *figure_files])
+        stage.finish(outputs=outputs)
     return files.run_dir / "report" / HTML_FILE
 
 
@@ -99,6 +106,7 @@ def _environment() -> Environment:
     environment.filters["cell"] = _markdown_cell
     environment.filters["shade"] = _shade
     environment.filters["visible"] = visible
+    environment.filters["inert"] = inert
     return environment
 
 
@@ -118,6 +126,10 @@ def _shade(value: float, largest: float) -> str:
 
 
 def visible(token: str) -> str:
-    """Token text with line breaks, tabs and control characters made visible."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")
-    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in shown) or "∅"
+    """Token text with blanks, line breaks, tabs and control characters made visible."""
+    return inert(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")) or "∅"
+
+
+def inert(text: str) -> str:
+    """Text whose control and direction characters are spelled out, so that they do nothing."""
+    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mechprobe.artifacts import MANIFEST, UNFINISHED, read_json
 from mechprobe.errors import ArtifactError
+from mechprobe.features.labels import LABELS_FILE, Labels
 from mechprobe.records import read_jsonl
 
 
@@ -57,7 +58,8 @@ class RunFiles:
         crosscoder: ``crosscoder/config.json``.
         features: ``features/summary.json``.
         quality: ``features/quality.json``.
-        examples: Feature id to its entry in ``features/examples.json`` or ``examples/examples.json``.
+        examples: Feature id to its entry in ``examples.json`` of ``features/``, ``examples/`` or ``examples_chosen/``.
+        labels: ``labels.json``: what a labeler of the user's said of the examples.
         evaluation: ``evals/summary.json``.
         selection: ``selection.json``, at the top or in ``selection/``.
         interventions: ``interventions/results.json``.
@@ -72,6 +74,7 @@ class RunFiles:
     features: dict[str, Any] | None
     quality: dict[str, Any] | None
     examples: dict[int, dict[str, Any]]
+    labels: Labels | None
     evaluation: dict[str, Any] | None
     selection: dict[str, Any] | None
     interventions: dict[str, Any] | None
@@ -98,7 +101,8 @@ class RunFiles:
             crosscoder=_optional(run_dir / "crosscoder" / "config.json"),
             features=_optional(run_dir / "features" / "summary.json"),
             quality=_optional(run_dir / "features" / "quality.json"),
-            examples=_examples(run_dir),
+            examples=read_examples(run_dir),
+            labels=Labels.load(run_dir / LABELS_FILE) if (run_dir / LABELS_FILE).is_file() else None,
             evaluation=_optional(run_dir / "evals" / "summary.json"),
             selection=_optional(run_dir / "selection.json") or _optional(run_dir / "selection" / "selection.json"),
             interventions=_optional(run_dir / "interventions" / "results.json"),
@@ -159,9 +163,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [item for _, item in read_jsonl(path)] if path.is_file() else []
 
 
-def _examples(run_dir: Path) -> dict[int, dict[str, Any]]:
+def read_examples(run_dir: Path | str) -> dict[int, dict[str, Any]]:
+    """Feature id to its contexts, from every place of a run folder that holds some."""
     found: dict[int, dict[str, Any]] = {}
-    for folder in ("features", "examples"):
-        value = _optional(run_dir / folder / "examples.json") or {}
+    for folder in ("features", "examples", "examples_chosen"):
+        value = _optional(Path(run_dir) / folder / "examples.json") or {}
         found |= {int(entry["feature"]): entry for entry in value.get("features", [])}
     return found

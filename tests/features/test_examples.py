@@ -42,6 +42,52 @@ def test_every_context_is_of_another_sample(crosscoder: Crosscoder, store: Memor
         assert len(set(samples)) == len(samples) <= 3
 
 
+def test_random_contexts_are_of_their_part_of_the_range(crosscoder: Crosscoder, store: MemoryStore) -> None:
+    table = feature_table(crosscoder, store, CONFIG)
+    [entry] = feature_examples(crosscoder, store, Letters(), table, [5], CONFIG.replace(n_quantiles=3))
+    acts = crosscoder.encode(store.x)[:, 5].detach()
+    active = acts[acts > 0].sort().values
+    assert entry["n_active"] == len(active)
+    assert entry["n_random_rows"] == 200
+    sizes = [len(part) for part in torch.tensor_split(active, 3)]
+    edges = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+    for part, first, last in zip(entry["quantiles"], edges[:-1], edges[1:], strict=True):
+        assert part["smallest"] == pytest.approx(float(active[first]), abs=1e-4)
+        assert part["largest"] == pytest.approx(float(active[last - 1]), abs=1e-4)
+        assert 1 <= len(part["examples"]) <= 2
+        for example in part["examples"]:
+            value = example["activations"]["joint"][example["peak"]]
+            assert value == pytest.approx(float(acts[example["row"]]), abs=1e-4)
+            assert part["smallest"] <= value <= part["largest"]
+
+
+def test_random_contexts_follow_the_seed(crosscoder: Crosscoder, store: MemoryStore) -> None:
+    table = feature_table(crosscoder, store, CONFIG)
+
+    def rows(seed: int) -> list[int]:
+        config = CONFIG.replace(quantile_seed=seed)
+        [entry] = feature_examples(crosscoder, store, Letters(), table, [5], config)
+        return [example["row"] for part in entry["quantiles"] for example in part["examples"]]
+
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+
+
+def test_what_is_not_asked_for_is_not_there(crosscoder: Crosscoder, store: MemoryStore) -> None:
+    table = feature_table(crosscoder, store, CONFIG)
+    [entry] = feature_examples(crosscoder, store, Letters(), table, [5], CONFIG.replace(n_quantiles=0))
+    assert entry["quantiles"] == []
+    assert entry["promoted"] is None
+
+
+def test_a_dead_feature_has_no_contexts(crosscoder: Crosscoder, store: MemoryStore) -> None:
+    with torch.no_grad():
+        crosscoder.b_enc[0] = -1e6
+    table = feature_table(crosscoder, store, CONFIG)
+    [entry] = feature_examples(crosscoder, store, Letters(), table, [0], CONFIG)
+    assert (entry["examples"], entry["quantiles"], entry["n_active"]) == ([], [], 0)
+
+
 def test_an_id_out_of_range_is_one_sentence(crosscoder: Crosscoder, store: MemoryStore) -> None:
     table = feature_table(crosscoder, store, CONFIG)
     with pytest.raises(SelectionError, match="Feature 12 does not exist: there are features 0 to 11"):

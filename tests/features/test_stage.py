@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mechprobe.activations import ActivationStore, CacheConfig, cache_activations, train_crosscoder
 from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cli import main
-from mechprobe.errors import ArtifactError, SiteError
+from mechprobe.errors import ArtifactError, ModelError, SelectionError, SiteError, StoreError
 from mechprobe.features import FeaturesConfig, FeatureTable, analyze_features, explain_features
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import write_jsonl
@@ -79,9 +80,9 @@ def test_a_failed_gate_is_in_the_manifest(run: Path, tmp_path: Path) -> None:
 def test_examples_of_chosen_features(run: Path, llama_family: dict[str, Path], tmp_path: Path) -> None:
     analyze(run, tmp_path / "features", None)
     alive = [k for k, dead in enumerate(FeatureTable.load(tmp_path / "features").dead) if not dead][:3]
-    tokenizer = ModelFamily.load(llama_family).tokenizer
+    family = ModelFamily.load(llama_family)
     folders = {"crosscoder": run / "crosscoder", "cache": run / "cache", "features": tmp_path / "features"}
-    out = explain_features(alive, **folders, tokenizer=tokenizer, out=tmp_path / "examples", config=CONFIG)
+    out = explain_features(alive, **folders, family=family, out=tmp_path / "examples", config=CONFIG)
     found = read_json(out / "examples.json")["features"]
     assert [entry["feature"] for entry in found] == alive
     for entry in found:
@@ -89,6 +90,36 @@ def test_examples_of_chosen_features(run: Path, llama_family: dict[str, Path], t
             peak = example["activations"]["joint"][example["peak"]]
             assert peak == max(example["activations"]["joint"]) > 0
             assert set("".join(example["tokens"])) <= set("0123456789+=")
+        assert set(entry["promoted"]["models"]) == {"base", "sft", "rl"}
+        assert len(entry["quantiles"]) == min(4, entry["n_active"])
+    written = (out / "examples.json").read_bytes()
+    twice = explain_features(alive, **folders, family=family, out=tmp_path / "twice", config=CONFIG)
+    assert (twice / "examples.json").read_bytes() == written
+
+
+def test_features_that_cannot_be_explained_leave_nothing_behind(
+    run: Path, llama_family: dict[str, Path], tmp_path: Path
+) -> None:
+    analyze(run, tmp_path / "features", None)
+    family = ModelFamily.load(llama_family)
+    folders = {"crosscoder": run / "crosscoder", "cache": run / "cache", "features": tmp_path / "features"}
+    for chosen, said in (([48], "Feature 48 does not exist"), ([3, 4, 3], "Feature 3 is given twice")):
+        with pytest.raises(SelectionError, match=said):
+            explain_features(chosen, **folders, family=family, out=tmp_path / "examples", config=CONFIG)
+    shuffled = dict(zip(llama_family, list(llama_family.values())[::-1], strict=True))
+    with pytest.raises(StoreError, match="is not the one that"):
+        explain_features([3], **folders, family=ModelFamily.load(shuffled), out=tmp_path / "examples", config=CONFIG)
+    assert not (tmp_path / "examples").exists()
+
+
+def test_an_unembedding_of_no_known_form_is_found_before_the_pass(
+    run: Path, llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = ModelFamily.load(llama_family)
+    family["base"].hf.model.norm = torch.nn.Tanh()
+    monkeypatch.setattr("mechprobe.features.stage.feature_table", lambda *_: pytest.fail("the pass was begun"))
+    with pytest.raises(ModelError, match="Tanh in front of the unembedding"):
+        analyze(run, tmp_path / "features", family)
 
 
 def test_a_site_that_is_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:

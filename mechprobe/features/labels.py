@@ -1,0 +1,131 @@
+"""Labels for features, given by a function of the user's: nothing here calls a model or a service by itself."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mechprobe.artifacts import dump_json, read_json, sha256_bytes, write_json
+from mechprobe.errors import ArtifactError, LabelError
+
+LABELS_FILE = "labels.json"
+
+Labeler = Callable[[Mapping[str, Any]], str]
+"""From one entry of ``examples.json`` to a label. The entry's texts are those of the prompts: material, not orders."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a labeler said.
+
+    Attributes:
+        labeler: Its name.
+        labels: Feature to label.
+        examples: Feature to the sha256 of the entry that was labelled, so that a label of other examples is known.
+        failure: Why the labeler stopped early, in one sentence; empty when it did not.
+    """
+
+    labeler: str
+    labels: dict[int, str] = field(default_factory=dict)
+    examples: dict[int, str] = field(default_factory=dict)
+    failure: str = ""
+
+    def save(self, path: Path | str) -> None:
+        """Write JSON; `Labels.load` reads it back."""
+        rows = [
+            {"feature": feature, "label": label, "examples_sha256": self.examples[feature]}
+            for feature, label in sorted(self.labels.items())
+        ]
+        write_json(path, {"labeler": self.labeler, "failure": self.failure, "labels": rows})
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Labels":
+        """Read what `save` wrote; `ArtifactError` where it is missing or something else."""
+        data = read_json(path)
+        try:
+            labels = {int(row["feature"]): str(row["label"]) for row in data["labels"]}
+            examples = {int(row["feature"]): str(row["examples_sha256"]) for row in data["labels"]}
+            return cls(str(data["labeler"]), labels, examples, str(data["failure"]))
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{path} holds no labels; delete it, or give another file.") from None
+
+
+def label_features(
+    examples: Iterable[Mapping[str, Any]],
+    labeler: Labeler,
+    *,
+    name: str | None = None,
+    out: Path | str | None = None,
+) -> Labels:
+    """Ask a labeler for a label of every feature.
+
+    Args:
+        examples: Entries of ``examples.json``, or of `mechprobe.features.feature_examples`.
+        labeler: Called once for each entry, in order; gives a label of at least one visible character.
+        name: Under which the labels are kept; the function's own name when None.
+        out: File that is written after every label. Labels of the same labeler for the same examples that it already
+            holds are kept and not asked for again, so that an interrupted labelling goes on where it stopped.
+
+    Returns:
+        The labels.
+
+    Raises:
+        LabelError: The labeler raised, or gave no text. What was labelled before is in the error's ``labels``, and in
+            ``out``, with the reason.
+        ArtifactError: ``out`` holds something else, or labels of another labeler.
+    """
+    name = name or str(getattr(labeler, "__qualname__", type(labeler).__qualname__))
+    labels = _begun(Path(out), name) if out is not None else Labels(name)
+    for entry in examples:
+        feature, digest = int(entry["feature"]), entry_digest(entry)
+        if labels.examples.get(feature) == digest:
+            continue
+        try:
+            label = _asked(labeler, entry, name)
+        except LabelError as error:
+            labels = Labels(name, labels.labels, labels.examples, str(error))
+            if out is not None:
+                labels.save(out)
+            raise LabelError(str(error), labels) from error.__cause__
+        labels.labels[feature], labels.examples[feature] = label, digest
+        if out is not None:
+            labels.save(out)
+    if out is not None:
+        labels.save(out)
+    return labels
+
+
+def entry_digest(entry: Mapping[str, Any]) -> str:
+    """sha256 of an entry of ``examples.json``."""
+    return sha256_bytes(dump_json(dict(entry)).encode())
+
+
+def _asked(labeler: Labeler, entry: Mapping[str, Any], name: str) -> str:
+    feature = entry["feature"]
+    try:
+        label = labeler(entry)
+    except Exception as error:  # the labeler is anybody's code
+        reason = str(error).strip().splitlines()
+        said = f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
+        raise LabelError(
+            f"Labeler '{name}' failed on feature {feature} ({said[:200]}); what it labelled before is kept, label again "
+            "to go on."
+        ) from error
+    if not isinstance(label, str) or not label.strip():
+        raise LabelError(
+            f"Labeler '{name}' gave no text for feature {feature} but {type(label).__name__} {label!r:.60}; what it "
+            "labelled before is kept."
+        )
+    return label.strip()
+
+
+def _begun(path: Path, name: str) -> Labels:
+    """The labels that a file already holds."""
+    if not path.exists():
+        return Labels(name)
+    found = Labels.load(path)
+    if found.labeler != name:
+        raise ArtifactError(
+            f"{path} holds labels of '{found.labeler}', not of '{name}'; delete it, or give another file or name."
+        )
+    return Labels(name, found.labels, found.examples)
