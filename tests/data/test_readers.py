@@ -183,7 +183,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave format"):
         PromptsConfig(file="hub:a/b", format="jsonl")
     with pytest.raises(ConfigError, match="did you mean 'split'"):
-        PromptsConfig(file=str(path), splt="train")
+        PromptsConfig(file=str(path), splt="train")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="cannot be told from its name"):
         as_prompts(tmp_path / "a.dat")
     with pytest.raises(ConfigError, match="No prompts are given"):
