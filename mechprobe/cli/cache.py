@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 Sites = Annotated[str | None, typer.Option("--sites", help="resid_post.2, or several with commas.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="On disk: float32, float16 or bfloat16.")]
-Reader = Annotated[str | None, typer.Option("--reader", help="auto, plain or bridge; it changes no byte.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="On disk: float32 (default), float16, bfloat16, or in 8 bits int8 or e4m3."),
+]
+Reader = Annotated[
+    str | None,
+    typer.Option("--reader", help="How a model is read: auto (default), plain or bridge; it changes no byte."),
+]
 Part = Annotated[
     str | None, typer.Option("--part", metavar="I/N", help="Only this share of the work, for jobs that never meet.")
 ]

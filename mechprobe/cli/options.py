@@ -55,6 +55,10 @@ SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="First
 Truncate = Annotated[
     str | None, typer.Option("--truncate", help="What is too long: response (default), right, left, refuse or drop.")
 ]
-Pack = Annotated[bool | None, typer.Option("--pack/--no-pack", help="Several documents in one sequence.")]
-MaxLength = Annotated[int | None, typer.Option("--max-length", help="Longest sequence, in tokens.")]
+Pack = Annotated[
+    bool | None, typer.Option("--pack/--no-pack", help="Several documents in one sequence, with the end token between.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Longest sequence, in tokens; the shortest context by default.")
+]
 MaxPrompts = Annotated[int | None, typer.Option("--max-prompts", help="Draw so many prompts by seed.")]

@@ -183,7 +183,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave format"):
         PromptsConfig(file="hub:a/b", format="jsonl")
     with pytest.raises(ConfigError, match="did you mean 'split'"):
-        PromptsConfig(file=str(path), splt="train")
+        PromptsConfig(file=str(path), splt="train")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="cannot be told from its name"):
         as_prompts(tmp_path / "a.dat")
     with pytest.raises(ConfigError, match="No prompts are given"):
@@ -235,13 +235,13 @@ def test_a_source_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> No
 
 def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("".join(f"{i} {'x' * 9000}\n" for i in range(600)))
+    path.write_text("".join(f"{i} {'x' * 9000}\n" for i in range(150)))
     tracemalloc.start()
     prompts = as_prompts(path)
-    taken = prompts.take([599, 0, 7])  # type: ignore[attr-defined]
+    taken = prompts.take([149, 0, 7])  # type: ignore[attr-defined]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert [prompt.prompt.split()[0] for prompt in taken] == ["599", "0", "7"]
+    assert [prompt.prompt.split()[0] for prompt in taken] == ["149", "0", "7"]
     assert peak < path.stat().st_size / 3
 
 

@@ -3,6 +3,8 @@
 No code of a dataset is run: the `datasets` library has no loading scripts any more, and none is asked for.
 """
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.data.readers.record import Record, columns_to_read
 from mechprobe.errors import DependencyError, InputError, MechprobeError
+from mechprobe.records import read_lines
 
 _BUILDERS = {
     ".arrow": "arrow",
@@ -20,6 +23,8 @@ _BUILDERS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
+_OF_LINES = (".csv", ".json", ".jsonl", ".txt")
+_FAILED_FILE = re.compile(r"Failed to read file '(?P<file>.+?)' with error")
 
 
 def records(config: PromptsConfig) -> Iterator[Record]:
@@ -63,10 +68,18 @@ def _load(config: PromptsConfig, name: str) -> Any:
             raise InputError(f"{path} is no data file that is known; the suffixes are {', '.join(_BUILDERS)}.")
         return datasets.load_dataset(_BUILDERS[suffix.lower()], data_files=str(path), streaming=True)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        _require_rows(path)
         return datasets.load_from_disk(str(path))
     if not any(item.is_file() for item in path.rglob("*")):
         raise InputError(f"{path} holds no data; give a folder written by save_to_disk, or one with data files.")
     return datasets.load_dataset(str(path), streaming=True)
+
+
+def _require_rows(path: Path) -> None:
+    """Refuse a saved split without rows: it has no data file, and the library cannot open what it wrote there."""
+    for state in sorted(path.rglob("state.json")):
+        if not any(state.parent.glob("*.arrow")):
+            raise InputError(f"{state.parent} holds no prompts (no .arrow file); save splits that all have rows.")
 
 
 def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
@@ -86,24 +99,55 @@ def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
     return next(iter(loaded.values()))
 
 
+class _Heard(logging.Handler):
+    """Keeps what the library logs off the terminal, and the file it says it could not read: no exception names it."""
+
+    file: Path | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = _FAILED_FILE.search(record.getMessage())
+        self.file = Path(found["file"]) if found else self.file
+
+
 @contextmanager
-def _told(config: PromptsConfig, name: str, after: int | None = None) -> Iterator[None]:
-    """Turn what the library raises into one sentence; it has no error class of its own for unusable data."""
+def _listening() -> Iterator[_Heard]:
+    logger, heard = logging.getLogger("datasets"), _Heard()
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [heard], False
     try:
-        yield
-    except MechprobeError:
-        raise
-    except PermissionError:
-        raise InputError(f"{name} cannot be read: permission denied.") from None
-    except Exception as error:  # noqa: BLE001 - see above
-        root: BaseException = error
-        while root.__cause__ is not None:
-            root = root.__cause__
-        lines = str(root).strip().splitlines()
-        reason = f"{type(root).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
-        if config.file.startswith(HUB):
-            raise InputError(
-                f"The hub did not give the dataset {name} ({reason}); check name, subset and split, or download it first."
-            ) from None
-        place = "" if after is None else f" after row {after}"
-        raise InputError(f"{name} cannot be read as a dataset{place} ({reason}).") from None
+        yield heard
+    finally:
+        logger.handlers, logger.propagate = before
+
+
+@contextmanager
+def _told(config: PromptsConfig, name: str, after: int = 0) -> Iterator[None]:
+    """Turn what the library raises into one sentence; it has no error class of its own for unusable data."""
+    with _listening() as heard:
+        try:
+            yield
+        except MechprobeError:
+            raise
+        except PermissionError as error:
+            raise InputError(f"{error.filename or name} cannot be read: permission denied.") from None
+        except Exception as error:  # noqa: BLE001 - see above
+            raise _sentence(config, name, after, heard.file, error) from None
+
+
+def _sentence(config: PromptsConfig, name: str, after: int, file: Path | None, error: BaseException) -> InputError:
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = str(root).strip().splitlines()
+    reason = f"{type(root).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
+    if config.file.startswith(HUB):
+        return InputError(
+            f"The hub did not give the dataset {name} ({reason}); check name, subset and split, or download it first."
+        )
+    place = file if file is not None and file.is_file() else Path(name)
+    if isinstance(root, UnicodeDecodeError) and place.is_file() and place.suffix.lower() in _OF_LINES:
+        for _ in read_lines(place, kind="data file"):  # it raises at the line, which the library does not name
+            pass
+    if "EOF inside string" in reason:
+        reason += ", a quote that is never closed"
+    return InputError(f"{place} cannot be read as a dataset{f' after row {after}' if after else ''} ({reason}).")
