@@ -132,6 +132,10 @@ PARQUET_DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes": (lambda p: table(p, prompt=[b"a"]), "row 1: 'prompt' is a bytes"),
     "nested": (lambda p: table(p, prompt=[["a"]]), "row 1: 'prompt' is a list"),
     "column": (lambda p: table(p, text=["a"]), "has no column 'prompt' (it has text); set prompts.prompt_field"),
+    "twice": (
+        lambda p: parquet.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["prompt"] * 2), p),
+        "has 2 columns 'prompt'",
+    ),
     "empty": (lambda p: table(p, prompt=pa.array([], pa.string())), "holds no prompts"),
     "ids": (lambda p: table(p, prompt=["a", "b"], id=["x", "x"]), "row 2: id 'x' is that of row 1 too"),
     "garbage": (lambda p: p.write_bytes(b"garbage"), "is no Parquet file"),

@@ -26,11 +26,19 @@ class Record:
 
 
 def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> list[str]:
-    """The columns of a table that prompts are made of; `InputError` where the one that is needed is not there."""
+    """The columns of a table that prompts are made of.
+
+    Raises:
+        InputError: The one that is needed is not there, or two of the table have the name of one.
+    """
     columns = config.columns()
     for needed in _NEEDED:
         column = columns.get(needed)
         if column and column not in known:
             found = ", ".join(sorted(known)) or "none"
             raise InputError(f"{name} has no column '{column}' (it has {found}); set prompts.{needed}_field.")
-    return [column for column in columns.values() if column in known]
+    found = [column for column in columns.values() if column in known]
+    for column in found:
+        if list(known).count(column) > 1:
+            raise InputError(f"{name} has {list(known).count(column)} columns '{column}'; give each a name of its own.")
+    return found
