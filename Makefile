@@ -7,13 +7,21 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 
-.PHONY: demo test check lint types lab clean
+.PHONY: demo test test-all kills check lint types lab clean
 
 demo: .venv/.run
 	$(BIN)/mechprobe run --out $(OUT) $(ARGS)
 
 test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+# Everything, the slow ones too: killed ranks, interrupted emergence, kernels compiled for a GPU.
+test-all: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Fifty kills of `mechprobe cache` at random moments, each store byte-identical to an uninterrupted one.
+kills: .venv/.dev
+	$(BIN)/python experiments/lab/kill_cache.py $(ARGS)
 
 check: lint types test
 

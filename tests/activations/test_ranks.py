@@ -88,6 +88,7 @@ def _child_of_rank(launcher: int, rank: int) -> int | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the process of a rank through /proc")
 def test_a_dying_rank_ends_all_with_one_sentence_and_the_folder_goes_on(
     llama_family: dict[str, Path], tmp_path: Path
@@ -123,6 +124,7 @@ def test_a_dying_rank_ends_all_with_one_sentence_and_the_folder_goes_on(
     assert contents(out) == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(llama_family: dict[str, Path], tmp_path: Path) -> None:
     command = torchrun(tmp_path, {"base": llama_family["base"]}, ["x" * 90], CONFIG.replace(responses=()))
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -146,6 +146,7 @@ def test_latent_decoupling_costs_l1_nothing_and_is_not_believed(n_parts: int) ->
     assert frame["class"].tolist() == ["unconfirmed", "shared", "sft-only", "rl-only", *["unconfirmed"] * n_parts]
 
 
+@pytest.mark.slow
 def test_each_artefact_needs_its_own_nu() -> None:
     """With either threshold lifted one of the two artefacts passes for a specific latent: both are needed."""
     without_error = CONFIG.replace(thresholds={"nu_error_max": 1e9})

@@ -349,7 +349,7 @@ def test_a_dry_run_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("layout", ["arms", "together"])
+@pytest.mark.parametrize("layout", [pytest.param("arms", marks=pytest.mark.slow), "together"])
 def test_the_stage_from_models_to_report(
     given_files: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
@@ -385,6 +385,7 @@ def test_the_stage_from_models_to_report(
         found.table("dpo")
 
 
+@pytest.mark.slow
 def test_resumed_and_made_again_it_gives_the_same_bytes(given_files: tuple[list[str], Path], tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     short = ("--set", "emergence.pairs=false")
@@ -404,6 +405,7 @@ def test_resumed_and_made_again_it_gives_the_same_bytes(given_files: tuple[list[
         assert (first / "emergence" / name).read_bytes() == (second / "emergence" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_force_keeps_what_fits(
     given_files: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
