@@ -10,6 +10,7 @@ from mechprobe.cli.cache import Sites, cache_settings
 
 if TYPE_CHECKING:
     from mechprobe.activations.source import RowSource
+    from mechprobe.activations.train_config import TrainSaeConfig
     from mechprobe.pipeline import RunConfig
 
 Cache = Annotated[
@@ -47,7 +48,7 @@ def train_sae(
     extra: dict[str, Any] = {"train_sae": {name: value for name, value in given.items() if value is not None}}
     extra |= cache_settings(sites) | prompt_settings(prompts)
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
-    chosen = settings.train_sae
+    chosen = _at_sites(settings.train_sae, settings.cache.sites) if sites else settings.train_sae
     if dry_run and chosen.mode != "cache":
         say(_live_plan(settings, cache, trust_remote_code=trust_remote_code))
         return
@@ -93,6 +94,14 @@ def train_sae(
     say(f"L0 {_number(metrics['l0'], 1)}   dead {dead}")
     say(f"trained on {metrics['tokens']:,} tokens, {metrics['distinct_tokens']:,} distinct, {metrics['steps']:,} steps")
     say(f"\nWritten to {out}\nNext: mechprobe features --crosscoder {out} --cache {cache}")
+
+
+def _at_sites(chosen: "TrainSaeConfig", sites: tuple[str, ...]) -> "TrainSaeConfig":
+    """Read ``--sites`` of a whole store; the other modes take them as those that the models are run for."""
+    if chosen.mode != "cache":
+        return chosen
+    one = len(sites) == 1
+    return chosen.replace(site=sites[0] if one else None, sites=() if one else sites)
 
 
 def _source(
