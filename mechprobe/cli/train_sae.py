@@ -113,9 +113,22 @@ def _source(
     chosen = settings.train_sae
     if chosen.mode == "cache":
         return chosen.source(cache, settings.family, out)
+    _require_no_whole_store(cache, chosen.mode)
     family = settings.family(trust_remote_code=trust_remote_code)
     cache_activations(family, settings.prompt_source(), out=cache, config=settings.cache, kept=chosen.kept, force=force)
     return chosen.source(cache, lambda: family, out)
+
+
+def _require_no_whole_store(cache: Path, mode: str) -> None:
+    """``--force`` makes the training again; it must not take a whole store for the small one that is kept."""
+    from mechprobe.artifacts import MANIFEST, read_manifest
+    from mechprobe.errors import ArtifactError
+
+    if not (cache / MANIFEST).is_file():
+        return
+    manifest = read_manifest(cache)
+    if manifest["stage"] == "cache" and not manifest["config"].get("kept"):
+        raise ArtifactError(f"{cache} is a whole store; train with mode 'cache', or give mode '{mode}' another --cache.")
 
 
 def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -> str:

@@ -33,6 +33,8 @@ def test_train_sae_reads_the_sites_that_it_is_given(
     train = ["train-sae", *cache]
     for setting in ("d_sae=32", "k=4", "n_tokens=500", "batch_size=100"):
         train += ["--set", f"train_sae.{setting}"]
+    assert main([*train, "--mode", "stream", "--force", "--out", str(tmp_path / "live")]) == 2
+    assert "is a whole store; train with mode 'cache'" in capsys.readouterr().err
     for given, key, found in (("resid_post.0", "site", "resid_post.0"), (both, "sites", both.split(","))):
         out = tmp_path / key
         assert main([*train, "--sites", given, "--out", str(out)]) == 0
