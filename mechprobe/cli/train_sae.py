@@ -128,7 +128,9 @@ def _require_no_whole_store(cache: Path, mode: str) -> None:
         return
     manifest = read_manifest(cache)
     if manifest["stage"] == "cache" and not manifest["config"].get("kept"):
-        raise ArtifactError(f"{cache} is a whole store; train with mode 'cache', or give mode '{mode}' another --cache.")
+        raise ArtifactError(
+            f"{cache} is a whole store; train with mode 'cache', or give mode '{mode}' another --cache."
+        )
 
 
 def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -> str:

@@ -52,7 +52,9 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(kept: Path, tmp_path: Path) 
 
 
 def test_another_stage_is_no_damaged_store(kept: Path, tmp_path: Path) -> None:
-    with Stage.open(tmp_path / "other", name="train-sae", config={}, inputs={"cache": kept}, models={"base": "0"}) as stage:
+    with Stage.open(
+        tmp_path / "other", name="train-sae", config={}, inputs={"cache": kept}, models={"base": "0"}
+    ) as stage:
         stage.finish(outputs=[])
     with pytest.raises(ArtifactError, match="is a 'train-sae' stage, no activation store"):
         verify_store(tmp_path / "other")
