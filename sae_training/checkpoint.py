@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
+import re
 import shutil
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -144,7 +146,7 @@ def write_checkpoint(
 
 def list_checkpoints(out: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [path for path in (out / CHECKPOINTS).glob("step_*") if path.suffix != ".partial"]
+    found = [path for path in (out / CHECKPOINTS).glob("step_*") if re.fullmatch(r"step_[0-9]+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
@@ -166,7 +168,10 @@ def load_checkpoint(
     state.load_tensors(read_tensors(folder / STATE_TENSORS))
     for name in state.scalars():
         setattr(state, name, data[name])
-    return torch.load(folder / STREAM, weights_only=True)
+    try:
+        return torch.load(folder / STREAM, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError):
+        raise SaeTrainingError(f"{folder / STREAM} is missing or damaged; remove the checkpoint.") from None
 
 
 def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -269,6 +269,10 @@ class TrainConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(
+                f"adam_betas = {list(self.adam_betas)} are not both at least 0 and below 1; try 0.9 and 0.999"
+            )
         if self.lr_warmup_frac + self.lr_decay_frac > 1:
             raise ValueError(
                 f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "

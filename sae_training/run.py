@@ -109,15 +109,16 @@ class _Run:
 
     def finished_before(self, resume: bool) -> TrainResult | None:
         """The result of an earlier, finished run in the folder."""
-        if self.out is None:
-            return None
-        if not resume:
-            self._clear()
+        if self.out is None or not resume:
             return None
         result_file = self.out / RESULT_FILE
         if not result_file.is_file():
             return None
-        data = json.loads(result_file.read_text(encoding="utf-8"))
+        try:
+            data = json.loads(result_file.read_text(encoding="utf-8"))
+            data["settings"], data["n_steps"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise SaeTrainingError(f"{result_file} is damaged ({error}); remove it, and the run goes on.") from None
         check_settings(result_file, data["settings"], self.settings)
         assign_weights(self.crosscoder, read_crosscoder(self.out)[1], self.out)
         counts = {name: data[name] for name in ("n_steps", "n_tokens", "n_distinct_batches", "metrics", "stream_ended")}
@@ -126,7 +127,7 @@ class _Run:
     def run(self, resume: bool) -> TrainResult:
         """Train to the end."""
         if not (resume and self._resume()):
-            self._begin()
+            self._begin(resume)
         state, config = self.trainer.state, self.config
         self.n_tokens_before = state.n_tokens
         stream_ended = False
@@ -171,12 +172,14 @@ class _Run:
         if keep:
             self._checkpoint()
 
-    def _begin(self) -> None:
+    def _begin(self, resume: bool) -> None:
         ahead = self.stream.read_ahead(self.config.n_setup_batches)
         if not ahead:
             raise SaeTrainingError("the stream of activations is empty; give at least one batch.")
         self.trainer.set_up(ahead)
         if self.out is not None:
+            if not resume:
+                self._clear()
             self._keep_metrics_until(0)
 
     def _resume(self) -> bool:

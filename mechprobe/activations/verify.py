@@ -31,6 +31,8 @@ def verify_store(folder: Path) -> list[Problem]:
     text = (folder / MANIFEST).read_text(encoding="utf-8")
     if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
         return [Problem(MANIFEST, "is not what was written: it does not have its own digest")]
+    if manifest["stage"] != "cache":
+        raise ArtifactError(f"{folder} is a '{manifest['stage']}' stage, no activation store; give another folder.")
     outputs = manifest["outputs"].items()
     problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
     missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])

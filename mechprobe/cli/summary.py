@@ -53,7 +53,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
             "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
             "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
         }
-    trusted = "passed" if quality["trusted"] else f"FAILED: {'; '.join(map(str, quality['failures']))}"
+    trusted = "passed" if quality["trusted"] else f"FAILED: {' '.join(map(str, quality['failures']))}"
     return [
         "Crosscoder on held-out tokens",
         *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),

@@ -10,6 +10,7 @@ from mechprobe.cli.cache import Sites, cache_settings
 
 if TYPE_CHECKING:
     from mechprobe.activations.source import RowSource
+    from mechprobe.activations.train_config import TrainSaeConfig
     from mechprobe.pipeline import RunConfig
 
 Cache = Annotated[
@@ -47,7 +48,7 @@ def train_sae(
     extra: dict[str, Any] = {"train_sae": {name: value for name, value in given.items() if value is not None}}
     extra |= cache_settings(sites) | prompt_settings(prompts)
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
-    chosen = settings.train_sae
+    chosen = _at_sites(settings.train_sae, settings.cache.sites) if sites else settings.train_sae
     if dry_run and chosen.mode != "cache":
         say(_live_plan(settings, cache, trust_remote_code=trust_remote_code))
         return
@@ -95,6 +96,14 @@ def train_sae(
     say(f"\nWritten to {out}\nNext: mechprobe features --crosscoder {out} --cache {cache}")
 
 
+def _at_sites(chosen: "TrainSaeConfig", sites: tuple[str, ...]) -> "TrainSaeConfig":
+    """Read ``--sites`` of a whole store; the other modes take them as those that the models are run for."""
+    if chosen.mode != "cache":
+        return chosen
+    one = len(sites) == 1
+    return chosen.replace(site=sites[0] if one else None, sites=() if one else sites)
+
+
 def _source(
     settings: "RunConfig", cache: Path, out: Path, *, force: bool = False, trust_remote_code: bool = False
 ) -> "RowSource":
@@ -104,9 +113,24 @@ def _source(
     chosen = settings.train_sae
     if chosen.mode == "cache":
         return chosen.source(cache, settings.family, out)
+    _require_no_whole_store(cache, chosen.mode)
     family = settings.family(trust_remote_code=trust_remote_code)
     cache_activations(family, settings.prompt_source(), out=cache, config=settings.cache, kept=chosen.kept, force=force)
     return chosen.source(cache, lambda: family, out)
+
+
+def _require_no_whole_store(cache: Path, mode: str) -> None:
+    """``--force`` makes the training again; it must not take a whole store for the small one that is kept."""
+    from mechprobe.artifacts import MANIFEST, read_manifest
+    from mechprobe.errors import ArtifactError
+
+    if not (cache / MANIFEST).is_file():
+        return
+    manifest = read_manifest(cache)
+    if manifest["stage"] == "cache" and not manifest["config"].get("kept"):
+        raise ArtifactError(
+            f"{cache} is a whole store; train with mode 'cache', or give mode '{mode}' another --cache."
+        )
 
 
 def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,16 @@ class PublishedFile:
                 f"{self.path}: {name} has shape {list(found.shape)} where the other tensors make it {wanted}; "
                 "the file is damaged or of another format."
             )
+        plain = found.layout == torch.strided and not (found.is_meta or found.is_quantized or found.is_complex())
+        if not plain:
+            raise SaeTrainingError(
+                f"{self.path}: {name} is no plain tensor of real numbers ({found.dtype}, {found.layout}, "
+                f"{found.device}); save it as a dense float tensor."
+            )
+        found = found.double()
         if not bool(torch.isfinite(found).all()):
             raise SaeTrainingError(f"{self.path}: {name} has values that are not finite; the training had diverged.")
-        return found.double()
+        return found
 
     def number(self, name: str) -> float | None:
         """A tensor of one number, or None where it is missing."""
@@ -144,7 +152,10 @@ def _read_torch(path: Path) -> Any:
         raise _damaged(path) from None
     except OSError as error:
         raise SaeTrainingError(f"{path} cannot be read ({error.strerror or error}).") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError):
+    except (
+        ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, RuntimeError,
+        TypeError, ValueError, struct.error,
+    ):  # fmt: skip
         raise _damaged(path) from None  # whatever the reader stumbles over in bytes that are none of its own
 
 

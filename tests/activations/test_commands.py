@@ -23,6 +23,27 @@ def models(paths: dict[str, Path]) -> list[str]:
     return ["--models", *(f"{name}={path}" for name, path in paths.items())]
 
 
+def test_train_sae_reads_the_sites_that_it_is_given(
+    llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["--cache", str(tmp_path / "cache")]
+    both = "resid_post.0,resid_post.1"
+    made = ["cache", *models(llama_family), "--prompts", str(prompts), "--sites", both, "--out", cache[1]]
+    assert main(made) == 0
+    train = ["train-sae", *cache]
+    for setting in ("d_sae=32", "k=4", "n_tokens=500", "batch_size=100"):
+        train += ["--set", f"train_sae.{setting}"]
+    assert main([*train, "--mode", "stream", "--force", "--out", str(tmp_path / "live")]) == 2
+    assert "is a whole store; train with mode 'cache'" in capsys.readouterr().err
+    for given, key, found in (("resid_post.0", "site", "resid_post.0"), (both, "sites", both.split(","))):
+        out = tmp_path / key
+        assert main([*train, "--sites", given, "--out", str(out)]) == 0
+        assert json.loads((out / "metrics.json").read_text())[key] == found
+    capsys.readouterr()
+    assert main([*train, "--sites", "resid_post.7", "--out", str(tmp_path / "none")]) == 2
+    assert "resid_post.7" in capsys.readouterr().err
+
+
 def test_cache_then_train_sae(
     llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

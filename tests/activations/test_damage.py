@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mechprobe.activations import ActivationStore, CacheConfig, KeptRows, cache_activations
+from mechprobe.activations.verify import verify_store
+from mechprobe.artifacts import Stage
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.models.family import ModelFamily
 
@@ -47,6 +49,15 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(kept: Path, tmp_path: Path) 
         assert problems == [str(path.relative_to(out))] or path.name in ("manifest.json", "index.json"), (path, bit)
         assert problems, (path, bit)
         path.write_bytes(original)
+
+
+def test_another_stage_is_no_damaged_store(kept: Path, tmp_path: Path) -> None:
+    with Stage.open(
+        tmp_path / "other", name="train-sae", config={}, inputs={"cache": kept}, models={"base": "0"}
+    ) as stage:
+        stage.finish(outputs=[])
+    with pytest.raises(ArtifactError, match="is a 'train-sae' stage, no activation store"):
+        verify_store(tmp_path / "other")
 
 
 class _Folder:

@@ -436,6 +436,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     torch.save(learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True), tmp_path / "m.pt")
     (tmp_path / "truncated.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:-900])
     refused(tmp_path / "truncated.pt", "truncated.pt")
+    torch.save(
+        torch.load(tmp_path / "m.pt"), tmp_path / "old.pt", _use_new_zipfile_serialization=False
+    )  # what the older format's reader stumbles over is of other kinds
+    data = (tmp_path / "old.pt").read_bytes()
+    for n_bytes in range(10, len(data), max(1, len(data) // 200)):
+        (tmp_path / "old_cut.pt").write_bytes(data[:n_bytes])
+        refused(tmp_path / "old_cut.pt", "old_cut.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
     refused(tmp_path / "list.pt", "holds a list, no named tensors")
     torch.save({"k": 3}, tmp_path / "none.pt")
@@ -444,6 +451,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(tmp_path / "m.pt", "'W_enc' is missing", format="replication", scale=(1.0, 1.0))
     refused(tmp_path / "m.pt", "leave scale out", scale=(1.0, 1.0, 1.0))
     refused(tmp_path / "m.pt", "names 2 models for n_models = 3", names=("a", "b"))
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
+def test_tensors_that_are_not_plain(tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True)
+    torch.save({**tensors, "encoder.weight": change(tensors["encoder.weight"])}, tmp_path / "odd.pt")
+    refused(tmp_path / "odd.pt", r"encoder\.weight is no plain tensor of real numbers")
 
 
 def test_tensors_that_do_not_fit_or_are_not_finite(tmp_path: Path) -> None:

@@ -196,6 +196,34 @@ def test_other_settings_in_the_folder_are_refused(tmp_path: Path) -> None:
     train(small(), batches(), settings(lr=0.01), out=tmp_path, resume=False)
 
 
+def test_beginning_again_with_a_bad_stream_keeps_the_earlier_run(tmp_path: Path) -> None:
+    train(small(), batches(), settings(), out=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for stream in ([], [torch.full_like(next(iter(batches(1))), float("nan"))]):
+        with pytest.raises(SaeTrainingError):
+            train(small(), stream, settings(), out=tmp_path, resume=False)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone"])
+def test_a_damaged_stream_position_or_result_is_one_sentence(tmp_path: Path, how: str) -> None:
+    train(small(), batches(), settings(), out=tmp_path)
+
+    def damage(path: Path) -> None:
+        data = path.read_bytes()
+        path.unlink() if how == "gone" else path.write_bytes(data[: len(data) // 2] if how == "cut" else b"")
+
+    damage(tmp_path / "result.json")
+    if how != "gone":
+        with pytest.raises(SaeTrainingError, match=r"result\.json is damaged .*; remove it"):
+            train(small(), batches(), settings(), out=tmp_path)
+        (tmp_path / "result.json").unlink()
+    (tmp_path / "checkpoints" / "step_of_mine").mkdir()  # not ours, and no reason to stop
+    damage(sorted((tmp_path / "checkpoints").glob("step_0*"))[-1] / "stream.pt")
+    with pytest.raises(SaeTrainingError, match=r"stream\.pt is missing or damaged; remove the checkpoint"):
+        train(small(), batches(), settings(), out=tmp_path)
+
+
 def test_interrupted_run_resumes_with_all_its_counters(tmp_path: Path) -> None:
     whole = train(small("topk"), batches(), settings(dead_after_tokens=100))
 
