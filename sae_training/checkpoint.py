@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -21,6 +21,8 @@ from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.step import Parameters
 from sae_training.storage import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
     assign_weights,
     crosscoder_files,
     json_bytes,
@@ -34,6 +36,7 @@ CHECKPOINTS = "checkpoints"
 STATE_TENSORS = "state.safetensors"
 STATE_JSON = "state.json"
 STREAM = "stream.pt"
+CHECKSUMS = "checksums.json"
 
 
 @dataclass
@@ -120,9 +123,14 @@ class TrainState:
 def write_checkpoint(
     out: Path, crosscoder: Crosscoder, state: TrainState, stream: dict[str, Any], settings: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``checkpoints/step_NNNNNN`` under a temporary name, rename it, and drop the oldest."""
+    """Write ``checkpoints/step_NNNNNN`` under a temporary name, rename it, and drop the oldest.
+
+    One of the same step is already this one: a run comes to a step in one way.
+    """
     root = out / CHECKPOINTS
     final = root / f"step_{state.step:06d}"
+    if final.is_dir():
+        return final
     partial = root / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -134,9 +142,9 @@ def write_checkpoint(
         STREAM: buffer.getvalue(),
         STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
     }
+    files[CHECKSUMS] = json_bytes({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
     for name, data in files.items():
         write_synced(partial / name, data)
-    shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     sync_folder(root)
     for old in list_checkpoints(out)[:-keep]:
@@ -158,20 +166,32 @@ def load_checkpoint(
     Raises:
         SaeTrainingError: when the checkpoint belongs to another configuration or is damaged.
     """
-    try:
-        data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise SaeTrainingError(f"{folder / STATE_JSON} cannot be read ({error}); remove the checkpoint.") from None
+    _require_whole(folder)
+    data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
     check_settings(folder, data["settings"], settings)
     _, weights = read_crosscoder(folder)
     assign_weights(crosscoder, weights, folder)
     state.load_tensors(read_tensors(folder / STATE_TENSORS))
     for name in state.scalars():
         setattr(state, name, data[name])
+    return torch.load(folder / STREAM, weights_only=True)
+
+
+def _require_whole(folder: Path) -> None:
+    """Hash every file of a checkpoint: one that is not what was written must not be gone on from."""
+    mend = f"remove the folder {folder}: training then goes on from the checkpoint before it, or from the beginning."
     try:
-        return torch.load(folder / STREAM, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError):
-        raise SaeTrainingError(f"{folder / STREAM} is missing or damaged; remove the checkpoint.") from None
+        listed = json.loads((folder / CHECKSUMS).read_bytes())
+        names = dict(listed)
+    except (OSError, ValueError, TypeError):
+        raise SaeTrainingError(f"{folder / CHECKSUMS} is missing or damaged; {mend}") from None
+    for name in (WEIGHTS_FILE, CONFIG_FILE, STATE_TENSORS, STREAM, STATE_JSON):
+        try:
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError:
+            digest = None
+        if digest is None or names.get(name) != digest:
+            raise SaeTrainingError(f"{folder / name} is missing or damaged: it does not have its hash; {mend}")
 
 
 def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

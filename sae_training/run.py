@@ -24,6 +24,7 @@ from sae_training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
+_COUNTS = ("n_steps", "n_tokens", "n_distinct_batches", "metrics", "stream_ended")
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +117,11 @@ class _Run:
             return None
         try:
             data = json.loads(result_file.read_text(encoding="utf-8"))
-            data["settings"], data["n_steps"]
+            found, counts = data["settings"], {name: data[name] for name in _COUNTS}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise SaeTrainingError(f"{result_file} is damaged ({error}); remove it, and the run goes on.") from None
-        check_settings(result_file, data["settings"], self.settings)
+        check_settings(result_file, found, self.settings)
         assign_weights(self.crosscoder, read_crosscoder(self.out)[1], self.out)
-        counts = {name: data[name] for name in ("n_steps", "n_tokens", "n_distinct_batches", "metrics", "stream_ended")}
         return TrainResult(self.crosscoder, **counts, seconds=0.0, folder=self.out)
 
     def run(self, resume: bool) -> TrainResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_a_damaged_stream_position_or_result_is_one_sentence(tmp_path: Path, how
         (tmp_path / "result.json").unlink()
     (tmp_path / "checkpoints" / "step_of_mine").mkdir()  # not ours, and no reason to stop
     damage(sorted((tmp_path / "checkpoints").glob("step_0*"))[-1] / "stream.pt")
-    with pytest.raises(SaeTrainingError, match=r"stream\.pt is missing or damaged; remove the checkpoint"):
+    with pytest.raises(SaeTrainingError, match=r"stream\.pt is missing or damaged.*remove the folder"):
         train(small(), batches(), settings(), out=tmp_path)
 
 
@@ -400,3 +401,25 @@ def test_different_widths_train() -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=(3, 13), d_sae=24, k=3))
     result = train(crosscoder, (batch.flatten(1) for batch in batches()), settings(200, lr=3e-3))
     assert result.metrics["fve"]["model_1"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "config.json", "state.safetensors", "state.json", "stream.pt", "checksums.json"]
+)
+def test_a_flipped_bit_in_a_checkpoint_is_not_gone_on_from(tmp_path: Path, name: str) -> None:
+    def broken() -> Iterator[Tensor]:
+        yield from batches(12)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), broken(), settings(keep_checkpoints=2), out=tmp_path)
+    last = tmp_path / "checkpoints" / "step_000010"
+    data = bytearray((last / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    (last / name).write_bytes(bytes(data))
+    with pytest.raises(SaeTrainingError, match=r"missing or damaged.*remove the folder"):
+        train(small(), batches(), settings(keep_checkpoints=2), out=tmp_path)
+    shutil.rmtree(last)
+    again = train(small(), batches(), settings(keep_checkpoints=2), out=tmp_path).crosscoder
+    whole = train(small(), batches(), settings()).crosscoder
+    assert all(torch.equal(one, other) for one, other in zip(weights(again), weights(whole), strict=True))
