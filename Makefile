@@ -13,7 +13,7 @@ demo: .venv/.run
 	$(BIN)/mechprobe run --out $(OUT) $(ARGS)
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 25 $(ARGS)
 
 # Everything, the slow ones too: killed ranks, interrupted emergence, kernels compiled for a GPU.
 test-all: .venv/.dev

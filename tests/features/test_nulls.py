@@ -100,6 +100,7 @@ def test_a_finished_null_is_not_trained_again_and_other_settings_are_refused(run
         measure_null("identical", **folders(run), out=null_folder, config=CONFIG, nulls=SHORT.replace(n_tokens=500))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_null(run: Path, null_folder: Path, tmp_path: Path) -> None:
     measure_null("identical", **folders(run), out=tmp_path / "again", config=CONFIG, nulls=SHORT)
     for name in ("null.json", "dictionary/weights.safetensors"):

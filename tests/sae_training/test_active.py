@@ -110,6 +110,7 @@ def test_every_backend_equals_the_dense_formula(make: Make, pattern: str) -> Non
     check_with_split(make, acts, 6, {"rtol": 1e-12, "atol": 1e-12}, torch.float64)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pattern=st.sampled_from(PATTERNS),

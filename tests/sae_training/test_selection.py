@@ -43,6 +43,7 @@ def check_highest(scores: Tensor, k: int, device: torch.device, *, per_row: bool
     assert torch.equal(kept.row_end.cpu(), n_in_row.cumsum(0))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n_rows=st.integers(1, 6),
