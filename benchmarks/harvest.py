@@ -25,10 +25,13 @@ from torch import Tensor
 
 from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
 from benchmarks.timing import Clock, ratios, spread, take_turns
-from mechprobe.activations.collect import cache_activations, collect_shard, forward_batches, padded
+from mechprobe.activations.collect import cache_activations
+from mechprobe.activations.config import CacheConfig
+from mechprobe.activations.passes import collect_shard, forward_batches, padded
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.store import ActivationStore
-from mechprobe.data.prompts import Prompt, read_prompts
+from mechprobe.data.prompts import Prompt
+from mechprobe.data.sources import as_prompts
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
@@ -174,7 +177,7 @@ def _pipeline(
 
 def lab_prompts(n_prompts: int, joined: int) -> list[Prompt]:
     """Prompts of the lab, several joined to one text for longer sequences."""
-    texts = [prompt.prompt for prompt in read_prompts(LAB / "prompts.jsonl")[: n_prompts * joined]]
+    texts = [prompt.prompt for prompt in as_prompts(LAB / "prompts.jsonl")[: n_prompts * joined]]
     groups = [texts[start : start + joined] for start in range(0, len(texts), joined)]
     return [Prompt(id=f"p{number}", prompt=" ".join(group)) for number, group in enumerate(groups)]
 

@@ -13,7 +13,7 @@ from mechprobe.models.residuals import residuals_plain
 
 PROBE_SECONDS = 8.0
 """Of forward passes and generation, all models together; loading the weights comes on top."""
-_FIRST_TOKENS = 512
+_FIRST_TOKENS = 16
 _PROBE_PROMPTS, _PROBE_NEW_TOKENS = 16, 8
 
 
@@ -144,11 +144,12 @@ def _probe(
 def _probe_forward(model: LanguageModel, reading: Reading, lengths: Sequence[int], seconds: float) -> float:
     """Seconds per padded token, by the largest batch that fits the time: small ones cost more a token."""
     sites = reading.config.parsed_sites()
-    length = sorted(lengths)[len(lengths) // 2]
+    median = sorted(lengths)[len(lengths) // 2]
     vocabulary = reading.prompt_ids[0]
-    row = [vocabulary[index % len(vocabulary)] for index in range(length)]
     started, tokens = time.monotonic(), min(_FIRST_TOKENS, reading.config.batch_tokens)
     while True:
+        length = min(median, tokens)
+        row = [vocabulary[index % len(vocabulary)] for index in range(length)]
         n_rows = max(1, min(tokens // length, len(lengths)))
         ids, mask = (part.to(model.input_device) for part in padded([row] * n_rows, 0))
         residuals_plain(model, ids, mask, sites)  # the first pass of a size also chooses kernels and fills caches
@@ -157,7 +158,8 @@ def _probe_forward(model: LanguageModel, reading: Reading, lengths: Sequence[int
         took = time.monotonic() - begun
         larger = min(tokens * 4, reading.config.batch_tokens)
         left = seconds - (time.monotonic() - started)
-        if larger == tokens or n_rows == len(lengths) or 2 * took * larger / tokens > left:
+        whole = n_rows == len(lengths) and length == median
+        if larger == tokens or whole or 2 * took * larger / tokens > left:
             return took / (n_rows * length)
         tokens = larger
 
