@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import mechprobe as mp
+from mechprobe.activations.config import StoreDtype
 from mechprobe.activations.train import held_out_metrics
 from sae_training import Crosscoder
 
@@ -67,13 +68,16 @@ def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[st
     stores: dict[str, mp.ActivationStore] = {}
     trained: dict[str, Crosscoder] = {}
     results: dict[str, dict[str, object]] = {}
-    plan = [(dtype, 0) for dtype in ("float32", "bfloat16", "int8", "e4m3")] + [("float32", 1)]
+    dtypes: tuple[StoreDtype, ...] = ("float32", "bfloat16", "int8", "e4m3")
+    plan = [*((dtype, 0) for dtype in dtypes), (dtypes[0], 1)]
+    exact: mp.ActivationStore | None = None
     for dtype, seed in plan:
         label = dtype if seed == 0 else f"{dtype}, seed {seed}"
         if dtype not in stores:
             config = mp.CacheConfig(dtype=dtype, responses=RESPONSES, max_prompts=n_prompts, max_new_tokens=48)
             stores[dtype] = mp.cache_activations(family, LAB / "prompts.jsonl", [SITE], scratch / dtype, config)
-        store, exact = stores[dtype], stores["float32"]
+        store = stores[dtype]
+        exact = exact or store
         settings = mp.TrainSaeConfig(d_sae=d_sae, k=24, n_tokens=n_tokens, batch_size=1024, lr=3e-3, seed=seed)
         crosscoder = mp.train_crosscoder(store, *settings.resolve(store), scratch / f"sae-{label}")
         trained[label] = crosscoder
@@ -87,6 +91,7 @@ def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[st
             **compare(crosscoder, trained["float32"], exact),
         }
         print(label, json.dumps(results[label]), flush=True)
+    assert exact is not None
     return {
         "settings": {
             "prompts": n_prompts,

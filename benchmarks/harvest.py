@@ -28,7 +28,6 @@ from benchmarks.timing import Clock, ratios, spread, take_turns
 from mechprobe.activations.collect import cache_activations
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.passes import collect_shard, forward_batches, padded
-from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.store import ActivationStore
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import as_prompts

@@ -13,6 +13,7 @@ from pathlib import Path
 import mechprobe as mp
 from mechprobe.cli.emergence import emergence_lines
 from mechprobe.features.emergence.arms import with_checkpoints
+from mechprobe.features.emergence.config import Layout
 from mechprobe.report.emergence_page import emergence_report
 
 STEPS = {"sft": 512, "rl": 60}
@@ -32,7 +33,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(given: argparse.Namespace, layout: str) -> mp.Emergence:
+def measured(given: argparse.Namespace, layout: Layout) -> mp.Emergence:
     """The stage in one layout; pairwise dictionaries and RelIE are made once, with the first."""
     models = with_checkpoints(
         {name: str(given.lab / name) for name in ("base", "sft", "rl")}, given.lab / "checkpoints"
