@@ -31,9 +31,9 @@ from mechprobe.types import Site
 
 if TYPE_CHECKING:
     from mechprobe.activations.store import ActivationStore
+    from mechprobe.evals.harness import HarnessConfig
     from mechprobe.features.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
-    from mechprobe.evals.harness import HarnessConfig
     from mechprobe.interventions.harness import HarnessResults
     from sae_training import Crosscoder
 

@@ -69,4 +69,8 @@ def bias_lines(summary: Mapping[str, Any]) -> list[str]:
         return []
     places = sorted({letter for row in rows.values() for letter in row if letter in LETTERS})
     columns = [*places, "recall std", "same in every order", "n"]
-    return ["", "Multiple choice: % of the orders in which the chosen option stood at each place", *table_lines(rows, columns)]
+    return [
+        "",
+        "Multiple choice: % of the orders in which the chosen option stood at each place",
+        *table_lines(rows, columns),
+    ]

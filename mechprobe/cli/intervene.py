@@ -121,7 +121,9 @@ def _harness(
         say_json(data)
         return
     n = ", ".join(f"{name} {count}" for name, count in data["n"].items())
-    say(f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})")
+    say(
+        f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})"
+    )
     columns, rows = harness_table(data)
     for line in table_lines(rows, columns):
         say(line)

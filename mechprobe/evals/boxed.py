@@ -42,7 +42,9 @@ class BoxedScorer(Scorer):
 def boxed_scorer(spec: str) -> BoxedScorer:
     """The scorer; `DependencyError` where math-verify is not installed."""
     if find_spec("math_verify") is None:
-        raise DependencyError("The scorer 'boxed' needs math-verify, which is not installed: pip install 'mechprobe[evals]'.")
+        raise DependencyError(
+            "The scorer 'boxed' needs math-verify, which is not installed: pip install 'mechprobe[evals]'."
+        )
     return BoxedScorer(spec)
 
 

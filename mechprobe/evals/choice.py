@@ -127,7 +127,9 @@ class MultipleChoice:
         answer = self.continuation(sample_id, order, self.items[sample_id].right)
         return Sample(sample_id, task, self.prompt(sample_id, order), answer.strip() if self.generated else answer)
 
-    def by_likelihood(self, sample_id: str, scores: Sequence[Sequence[float]], n_tokens: Sequence[Sequence[int]]) -> Decision:
+    def by_likelihood(
+        self, sample_id: str, scores: Sequence[Sequence[float]], n_tokens: Sequence[Sequence[int]]
+    ) -> Decision:
         """The decision from log-likelihoods in nats and numbers of tokens, ``[order][option]``."""
         item = self.items[sample_id]
         divisor = {
@@ -185,7 +187,7 @@ def choice_item(fields: Mapping[str, Any], config: ChoiceConfig, where: str) -> 
         raise InputError(f"{where}: 'options' needs two different texts or more, each once; it has {options}.")
     if config.show == "letters" and len(options) > len(LETTERS):
         raise InputError(
-            f"{where} has {len(options)} options and there are {len(LETTERS)} letters; set tasks.choice.show = \"none\"."
+            f'{where} has {len(options)} options and there are {len(LETTERS)} letters; set tasks.choice.show = "none".'
         )
     right = _right(fields.get("answer"), len(options))
     if right is None:

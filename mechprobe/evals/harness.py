@@ -111,7 +111,9 @@ class HarnessTasks:
         from lm_eval.tasks import TaskManager
 
         with _one_sentence(f"lm-eval {self.version} cannot list its tasks"):
-            return TaskManager(include_defaults=any(not _is_yaml(s) or "group" in _read_yaml(Path(s)) for s in self.specs))
+            return TaskManager(
+                include_defaults=any(not _is_yaml(s) or "group" in _read_yaml(Path(s)) for s in self.specs)
+            )
 
     def _load(self) -> Any:
         """Tasks and groups afresh, with shots and seeds set as ``lm_eval.simple_evaluate`` sets them."""

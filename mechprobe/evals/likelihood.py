@@ -41,7 +41,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: s
 
 @torch.no_grad()
 def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, batch_size: int = 512) -> list[float]:
-    """log p(continuation | prompt) in nats of every ``(prompt ids, continuation ids)``, in the given order.
+    """Log p(continuation | prompt) in nats of every ``(prompt ids, continuation ids)``, in the given order.
 
     Pairs that differ in the last token alone are read once. Prompts are padded on the left; continuations of one batch
     have one length, so that there is no other padding.

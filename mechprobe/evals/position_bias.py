@@ -25,7 +25,9 @@ def position_bias(outcomes: Outcomes, tasks: Sequence[Task]) -> dict[str, dict[s
         if isinstance(task.scorer, MultipleChoice) and any(len(task.scorer.orders(s.id)) > 1 for s in task.samples)
     ]
     return {
-        model: {task.name: _bias(task, [outcomes.record(model, task.name, s.id) for s in task.samples]) for task in turned}
+        model: {
+            task.name: _bias(task, [outcomes.record(model, task.name, s.id) for s in task.samples]) for task in turned
+        }
         for model in (outcomes.models if turned else ())
     }
 

@@ -182,7 +182,9 @@ def assemble(
             "set_kind": c.set_kind,
             "draw": c.draw,
             "n_features": len(c.ids),
-            "metrics": _against_clean(found[c.name], found[f"{c.model}|clean"], clean=c.how == "clean", seed=config.seed),
+            "metrics": _against_clean(
+                found[c.name], found[f"{c.model}|clean"], clean=c.how == "clean", seed=config.seed
+            ),
         }
         for c in conditions
     ]
@@ -230,7 +232,11 @@ def _is_mean(values: Sequence[float], aggregated: float) -> bool:
 
 
 def _add_random(
-    row: dict[str, Any], rows: Sequence[Mapping[str, Any]], higher: Mapping[str, Mapping[str, bool | None]], *, gain: bool
+    row: dict[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    higher: Mapping[str, Mapping[str, bool | None]],
+    *,
+    gain: bool,
 ) -> None:
     """Put the mean change of the random sets of the same edit, and the share that does as much, beside a selected set's."""
     draws = [r for r in rows if r["set_kind"] == "random" and (r["model"], r["edit"]) == (row["model"], row["edit"])]
@@ -250,15 +256,15 @@ def _add_random(
 
 def harness_table(data: Mapping[str, Any]) -> tuple[list[str], dict[str, dict[str, str]]]:
     """``(columns, rows)``: a column a task and metric; value ± standard error, and the change against the clean model."""
-    columns = [
-        f"{task} {metric(key)}" for task, metrics in data["conditions"][0]["metrics"].items() for key in metrics
-    ]
+    columns = [f"{task} {metric(key)}" for task, metrics in data["conditions"][0]["metrics"].items() for key in metrics]
     rows: dict[str, dict[str, str]] = {}
     for row in data["conditions"]:
         if row["set_kind"] == "random":
             continue
         rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {
-            f"{task} {metric(key)}": cell_text(cell) for task, metrics in row["metrics"].items() for key, cell in metrics.items()
+            f"{task} {metric(key)}": cell_text(cell)
+            for task, metrics in row["metrics"].items()
+            for key, cell in metrics.items()
         }
     return columns, rows
 

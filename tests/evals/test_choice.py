@@ -18,6 +18,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import splice
 from mechprobe.records import Outcome, Outcomes, Sample
 from mechprobe.types import Site
+from tests.builders import build_tokenizer
 
 ITEMS = {
     "q1": ChoiceItem("Which?", ("red", "blue", "a long green"), 1),
@@ -150,18 +151,12 @@ def test_hooks_see_the_prompt_first_and_the_rest_behind_it(family: ModelFamily) 
     assert seen == [(2, 1 + len("longer")), (2, 3)]  # a <bos>; " abc" is four tokens, of which three are read
 
 
-def test_a_token_over_the_border_is_tokenized_apart(family: ModelFamily) -> None:
-    tokenizer = family.tokenizer
-
-    class Joining:
-        """Reads every text backwards, so that a prompt never begins the whole."""
-
-        def __call__(self, text: str, **options: object) -> object:
-            return tokenizer(text[::-1] if options else text[::-1] + "!", **options)
-
-    context, rest = encode_pair(Joining(), "ab", "cd")  # type: ignore[arg-type]
-    assert context == tuple(tokenizer("ba!").input_ids)
-    assert rest == tuple(tokenizer("dc", add_special_tokens=False).input_ids)
+def test_a_token_over_the_border_is_tokenized_apart() -> None:
+    tokenizer = build_tokenizer(("AB",))
+    whole, border = (tuple(tokenizer(text).input_ids) for text in ("pAB", "pA"))
+    assert len(whole) == len(border)  # "AB" is one token, so that "pA" is no beginning of "pAB"
+    assert encode_pair(tokenizer, "pA", "B") == (border, tuple(tokenizer("B", add_special_tokens=False).input_ids))
+    assert encode_pair(tokenizer, "p", "AB") == (border[:-1], whole[-1:])
 
 
 def test_options_without_tokens_or_with_the_same_are_refused(family: ModelFamily) -> None:
@@ -184,7 +179,9 @@ def test_an_item_too_long_for_the_context(family: ModelFamily) -> None:
 def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFamily) -> None:
     from mechprobe.evals.scoring import scorer
 
-    words = Task("words", tuple(Sample(f"w{i}", "words", p, "x") for i, p in enumerate(("abc", "9"))), scorer("exact"), 4)
+    words = Task(
+        "words", tuple(Sample(f"w{i}", "words", p, "x") for i, p in enumerate(("abc", "9"))), scorer("exact"), 4
+    )
     spoken = MultipleChoice(ChoiceConfig(), ITEMS, generated=True)
     letter = Task("letter", tuple(spoken.asked(key, "letter") for key in ITEMS), spoken, 3)
     bare = quiz(show="none")

@@ -88,12 +88,18 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
         ([{"prompt": "p", "options": ["a"], "answer": 0}], "needs two different texts or more"),
         ([{"prompt": "p", "options": ["a", "a"], "answer": 0}], "needs two different texts or more"),
         ([{"prompt": "p", "options": list("abcdefghijk"), "answer": 0}], "has 11 options and there are 10 letters"),
-        ([{"prompt": "p", "options": ["a", "b"], "answer": "C"}], "the answer 'C' is not among the options; write a letter A to B or"),
+        (
+            [{"prompt": "p", "options": ["a", "b"], "answer": "C"}],
+            "the answer 'C' is not among the options; write a letter A to B or",
+        ),
         ([{"prompt": "p", "options": ["a", "b"], "answer": 2}], "the answer 2 is not among the options"),
         ([{"prompt": "p", "options": ["a", "b"], "answer": True}], "is not among the options"),
         ([{"prompt": "p", "options": ["a", "b"]}], "the answer None is not among the options"),
         ([{"options": ["a", "b"], "answer": 0}], "has no field 'prompt'"),
-        ([{"prompt": "p", "options": ["a", "b"], "answer": 0}, {"prompt": "p", "answer": "3"}], r":2 has no options, unlike \S+:1"),
+        (
+            [{"prompt": "p", "options": ["a", "b"], "answer": 0}, {"prompt": "p", "answer": "3"}],
+            r":2 has no options, unlike \S+:1",
+        ),
     ],
 )
 def test_task_file_defects(tmp_path: Path, rows: list[object], message: str) -> None:
@@ -153,7 +159,7 @@ def test_tasks_with_options(tmp_path: Path) -> None:
     assert [sample.answer for sample in words.samples] == ["B", "A"]
     (bare,) = load_tasks(path, choice=ChoiceConfig(show="none"))
     assert (bare.samples[0].prompt, bare.samples[0].answer) == ("Which?", " blue")
-    with pytest.raises(ConfigError, match="takes no scorer .log-likelihoods decide., or letter, and not 'numeric'"):
+    with pytest.raises(ConfigError, match=r"takes no scorer \(log-likelihoods decide\), or letter, and not 'numeric'"):
         load_tasks(path, scorers={"quiz": "numeric"})
-    with pytest.raises(ConfigError, match="which tasks.choice.show = .none. does not show"):
+    with pytest.raises(ConfigError, match=r"which tasks\.choice\.show = \"none\" does not show"):
         load_tasks(path, scorer_spec="letter", choice=ChoiceConfig(show="none"))

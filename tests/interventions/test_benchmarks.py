@@ -16,7 +16,7 @@ from mechprobe.artifacts import read_json
 from mechprobe.errors import ConfigError, DependencyError, InputError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
-from mechprobe.evals.harness import HarnessConfig, HarnessTasks
+from mechprobe.evals.harness import HarnessConfig, HarnessTasks, _seeds
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.outcomes import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -31,7 +31,7 @@ from mechprobe.models.generation import generate
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
 
-SITE, LAYER, D, N, STRENGTH = "resid_post.1", 1, 32, 48, 2.0
+SITE, LAYER, D, N, STRENGTH = "resid_post.1", 1, 32, 32, 2.0
 PROMPTS = [f"{i}+{(7 * i) % 23}=" for i in range(N)]
 
 
@@ -104,7 +104,9 @@ def letters(outcomes: list[Any]) -> str:
     return "".join(outcome.outcome[0] for outcome in outcomes)
 
 
-def test_multiple_choice_under_edits_is_the_other_model(family: ModelFamily, crosscoder: Crosscoder, quiz: Task) -> None:
+def test_multiple_choice_under_edits_is_the_other_model(
+    family: ModelFamily, crosscoder: Crosscoder, quiz: Task
+) -> None:
     clean = {name: letters(run_tasks(family[name], [quiz])) for name in ("base", "rl")}
     assert clean["rl"] == "r" * N
     assert "w" in clean["base"]
@@ -151,8 +153,9 @@ def test_multiple_choice_goes_through_selection_and_verdict(
     )
     assert selection.features == (0,)
     settings = InterveneConfig(
-        features="top:1", n_random=5, n_shuffled=2, n_per_task=None, sizes=(), doses=(), compare=(), min_n=5
-    )
+        features="top:1", n_random=2, n_shuffled=1, n_per_task=None, sizes=(), doses=(), compare=(), min_n=5,
+        edits_base=("transplant",), edits_tuned=("transplant",),
+    )  # fmt: skip
     found = intervene(family, crosscoder, selection, [judging], tmp_path / "i", settings)
     share = found.condition("base|transplant|top:1")["share_of_ceiling"]["pooled"]
     assert share == pytest.approx(1.0)
@@ -173,7 +176,9 @@ def yaml_tasks(family: ModelFamily, quiz: Task, tmp_path_factory: pytest.TempPat
     choices = [{"question": i.stem, "choices": list(i.options), "label": i.right} for i in items]
     for name, lines in (("says", rows), ("picks", choices)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    shared = 'dataset_path: json\ndataset_kwargs:\n  data_files: {}\ntest_split: train\ndoc_to_text: "{{{{question}}}}"\n'
+    shared = (
+        'dataset_path: json\ndataset_kwargs:\n  data_files: {}\ntest_split: train\ndoc_to_text: "{{{{question}}}}"\n'
+    )
     (folder / "says.yaml").write_text(
         "task: says\noutput_type: generate_until\n"
         + shared.format(folder / "says.jsonl")
@@ -216,17 +221,23 @@ def results(
 
 
 def test_clean_numbers_are_lm_evals_own(
-    family: ModelFamily, yaml_tasks: list[Path], results: tuple[HarnessResults, Path]
+    family: ModelFamily,
+    yaml_tasks: list[Path],
+    results: tuple[HarnessResults, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the harness loading the folder itself, through its usual entry."""
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # seconds of pip list and lscpu
     own: Any = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(family["rl"].path), "dtype": "float32"},
         tasks=[str(path) for path in yaml_tasks],
         device="cpu",
         batch_size=16,
+        task_manager=TaskManager(include_defaults=False),  # it knows files; its index of names takes long
     )
     mine = results[0].condition("rl|clean")["metrics"]
     for task, key in (("says", "exact_match,none"), ("picks", "acc,none")):
@@ -321,11 +332,14 @@ def test_the_callers_random_state_is_left_alone(family: ModelFamily, yaml_tasks:
 
     import numpy as np
 
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     HarnessTasks([yaml_tasks[1]], HarnessConfig(limit=2)).run(family["base"])
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert random.getstate() == before[1]
-    assert np.random.get_state()[1].tolist() == before[2]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    state = random.getstate()  # by itself: beartype draws from it when it checks a list
+    with _seeds(torch.device("cpu")):
+        assert random.random() == random.Random(0).random()
+    assert random.getstate() == state
 
 
 @pytest.mark.parametrize(
@@ -344,7 +358,9 @@ def test_yaml_files_that_cannot_be_used(tmp_path: Path, text: str, message: str)
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
 
 
-def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(yaml_tasks: list[Path], tmp_path: Path) -> None:
+def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(
+    yaml_tasks: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "t.yaml").write_text(yaml_tasks[1].read_text().replace("doc_to_choice: choices", "doc_to_choice: gone"))
     with pytest.raises(InputError, match=r"picks of lm-eval \S+ cannot be built from its data|cannot load"):
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
@@ -355,6 +371,21 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
         HarnessTasks([tmp_path / "gone.yaml"], HarnessConfig())
     with pytest.raises(ConfigError, match="No task of lm-evaluation-harness is given"):
         HarnessTasks([], HarnessConfig())
+
+
+def test_a_name_that_lm_eval_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: TaskManager(include_defaults=False))
+    with pytest.raises(ConfigError, match=r"'arc_esay' is no YAML file and no task of lm-eval \S+; `lm-eval ls tasks`"):
+        HarnessTasks(["arc_esay"], HarnessConfig())
+
+
+@pytest.mark.slow
+def test_a_benchmark_by_name_without_its_data_is_one_sentence() -> None:
+    """The real index of names, and data that are neither on this machine nor to be had."""
+    with pytest.raises(InputError, match=r"lm-eval \S+ cannot load arc_easy \("):
+        HarnessTasks(["arc_easy"], HarnessConfig())
 
 
 def test_without_lm_eval_the_command_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
