@@ -87,8 +87,9 @@ class HarnessTasks:
         from lm_eval.models.huggingface import HFLM
 
         hf: Any = model.hf
+        wrapper: Any = HFLM
         with _harness_output(), _seeds(input_device(hf)):
-            wrapped = HFLM(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
+            wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
             tasks = self._load()
             with _one_sentence(f"lm-eval {self.version} failed on model {model.name}"):
                 found: Any = evaluate(
