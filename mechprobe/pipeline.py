@@ -455,6 +455,16 @@ class Run:
             force=self.force,
         )
 
+    def intervention_plan(self) -> str:
+        """How many conditions and samples `intervene` would run."""
+        selection = Selection.load(self.folder / SELECTION)
+        settings = self.config.intervene
+        chosen, others = choose_sets(selection, settings, self.table())
+        n = sum(len(task.take(settings.n_per_task).samples) for task in self.evaluation_halves())
+        count = len(plan(chosen, others, settings))
+        note = f" ({chosen.note})" if chosen.note else ""
+        return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+
     def harness(
         self, tasks: Sequence[str | Path], out: Path | None = None, settings: "HarnessConfig | None" = None
     ) -> "HarnessResults":
@@ -485,16 +495,6 @@ class Run:
             selection, self.config.intervene, settings, self.crosscoder().model_names, self.table()
         )
         return f"{len(conditions)} conditions × {', '.join(names)}; nothing was written."
-
-    def intervention_plan(self) -> str:
-        """How many conditions and samples `intervene` would run."""
-        selection = Selection.load(self.folder / SELECTION)
-        settings = self.config.intervene
-        chosen, others = choose_sets(selection, settings, self.table())
-        n = sum(len(task.take(settings.n_per_task).samples) for task in self.evaluation_halves())
-        count = len(plan(chosen, others, settings))
-        note = f" ({chosen.note})" if chosen.note else ""
-        return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
 
     def report(self) -> Path:
         """The report page."""

@@ -5,29 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechprobe.interventions.attach import edited
-    from mechprobe.interventions.harness import HarnessResults, evaluate_harness
     from mechprobe.interventions.localize import SiteCeilings, localize
     from mechprobe.interventions.run import InterventionResults, intervene
 
 _HOME = {
-    "HarnessResults": "mechprobe.interventions.harness",
     "InterventionResults": "mechprobe.interventions.run",
     "SiteCeilings": "mechprobe.interventions.localize",
     "edited": "mechprobe.interventions.attach",
-    "evaluate_harness": "mechprobe.interventions.harness",
     "intervene": "mechprobe.interventions.run",
     "localize": "mechprobe.interventions.localize",
 }
 
-__all__ = [
-    "HarnessResults",
-    "InterventionResults",
-    "SiteCeilings",
-    "edited",
-    "evaluate_harness",
-    "intervene",
-    "localize",
-]
+__all__ = ["InterventionResults", "SiteCeilings", "edited", "intervene", "localize"]
 
 
 def __getattr__(name: str) -> Any:
