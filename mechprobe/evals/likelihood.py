@@ -1,7 +1,7 @@
-"""Log-likelihoods of continuations, read as generation would go: the prompt in one call, the rest behind its KV cache.
+"""Log-likelihoods of continuations, read as generation goes: the prompt in one call, then token by token behind its KV cache.
 
-Two calls rather than one, so that an edit in force tells prompt from response as it does in generation, and the last
-position of the first call is the last token of the prompt.
+So an edit in force tells prompt from response as it does in generation, and the last position of the first call is the
+last token of the prompt.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from mechprobe.errors import InputError, ModelError
 from mechprobe.models.generation import left_pad, length_batches
 from mechprobe.models.load import LanguageModel, input_device
-from mechprobe.models.residuals import forward_inputs, position_ids
+from mechprobe.models.residuals import forward_inputs
 
 Ids = tuple[int, ...]
 
@@ -79,17 +79,17 @@ def _read(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor
     ids, mask = left_pad([prompt for prompt, _ in rows], int(str(model.tokenizer.pad_token_id)), device)
     # Logits of the whole prompt would be the largest tensor by far.
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(hf.forward).parameters else {}
-    first = hf(input_ids=ids, **forward_inputs(hf, mask), use_cache=True, **last)
-    logits = first.logits[:, -1:]
-    steps = len(rows[0][1])
-    if steps:
-        if first.past_key_values is None:
+    call = hf(input_ids=ids, **forward_inputs(hf, mask), use_cache=True, **last)
+    logits = [call.logits[:, -1:]]
+    rest = torch.tensor([row[1] for row in rows], dtype=torch.int64, device=device).reshape(len(rows), -1)
+    for step in range(rest.shape[1]):
+        if call.past_key_values is None:
             raise ModelError(f"Model {model.name} gives no KV cache, which options of several tokens need.")
-        rest = torch.tensor([row[1] for row in rows], dtype=torch.int64, device=device)
-        whole = torch.cat([mask, torch.ones_like(rest)], dim=1)
-        inputs = forward_inputs(hf, whole)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        inputs = forward_inputs(hf, mask)
         if "position_ids" in inputs:
-            inputs["position_ids"] = position_ids(whole)[:, -steps:]
-        second = hf(input_ids=rest, **inputs, past_key_values=first.past_key_values, use_cache=True)
-        logits = torch.cat([logits, second.logits], dim=1)
-    return logits.float().log_softmax(dim=-1)
+            inputs["position_ids"] = inputs["position_ids"][:, -1:]
+        token = rest[:, step : step + 1]
+        call = hf(input_ids=token, **inputs, past_key_values=call.past_key_values, use_cache=True)
+        logits.append(call.logits[:, -1:])
+    return torch.cat(logits, dim=1).float().log_softmax(dim=-1)

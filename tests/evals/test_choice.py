@@ -141,14 +141,14 @@ def test_log_likelihoods_equal_a_naive_implementation(
     assert len({len(rest) for _, rest in pairs}) == (1 if show == "letters" else 5)
 
 
-def test_hooks_see_the_prompt_first_and_the_rest_behind_it(family: ModelFamily) -> None:
-    """What tells prompt from response in an edit: the first call is the prompt, padded on the left, the next the rest."""
+def test_hooks_see_what_they_see_in_generation(family: ModelFamily) -> None:
+    """The first call is the prompt, padded on the left; every later one is a token behind it."""
     model = family["base"]
     pairs = [encode_pair(model.tokenizer, prompt, " abc") for prompt in ("x", "longer")]
     seen = []
     with splice(model.hf, Site(1), lambda resid: (seen.append(tuple(resid.shape[:2])), resid)[1]):
         log_likelihoods(model, pairs)
-    assert seen == [(2, 1 + len("longer")), (2, 3)]  # a <bos>; " abc" is four tokens, of which three are read
+    assert seen == [(2, 1 + len("longer")), (2, 1), (2, 1), (2, 1)]  # <bos>; the last of " abc" is only predicted
 
 
 def test_a_token_over_the_border_is_tokenized_apart() -> None:
