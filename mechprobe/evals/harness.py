@@ -50,6 +50,7 @@ class HarnessTasks:
 
     Attributes:
         names: Of the tasks (of a group, its members), sorted.
+        weighed: Those of them that ask for log-likelihoods: the harness reads their prompt and option in one call.
         fingerprint: sha256 of their settings, of every request as it is asked, and of every document.
         version: Of lm-eval.
 
@@ -69,6 +70,7 @@ class HarnessTasks:
             self._manager = self._open_manager()
             tasks = self._load()
             self.names = sorted(tasks["tasks"])
+            self.weighed = [name for name in self.names if tasks["tasks"][name].OUTPUT_TYPE != "generate_until"]
             described = [[name, self._described(name, tasks["tasks"][name])] for name in self.names]
             self.fingerprint = sha256_bytes(json.dumps(described).encode())
 

@@ -94,7 +94,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     Raises:
         DependencyError: lm-eval is not installed.
         InputError: A task cannot be used.
-        ConfigError: lm-eval has no such task.
+        ConfigError: lm-eval has no such task, or cannot tell the positions of the edits apart.
         ArtifactError: The selection was made with another crosscoder, or ``out`` holds other work.
     """
     settings, config = harness or HarnessConfig(), config or InterveneConfig()
@@ -106,6 +106,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     asked = HarnessTasks(tasks, settings)
     chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
     dumped = config.model_dump(mode="json")
+    require_boundary(dumped.get("positions", "all"), asked.weighed)
     identity = {
         **{name: dumped[name] for name in _USED if name in dumped},
         **settings.model_dump(mode="json"),
@@ -132,6 +133,15 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
             for part in stage.folder.glob("part-*.json"):
                 part.unlink()
     return HarnessResults.load(out)
+
+
+def require_boundary(positions: str, weighed: Sequence[str]) -> None:
+    """Raise `ConfigError` for positions that tell prompt from response in tasks whose log-likelihoods are asked for."""
+    if weighed and ("prompt" in positions or "response" in positions):
+        raise ConfigError(
+            f"lm-eval reads prompt and option of {', '.join(weighed)} in one call, in which an edit cannot tell prompt from "
+            f"response; use intervene.positions = 'all' instead of '{positions}'."
+        )
 
 
 def planned_conditions(

@@ -24,7 +24,7 @@ from mechprobe.features.config import SelectConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.interventions.attach import edited
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table
+from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, require_boundary
 from mechprobe.interventions.run import intervene
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
@@ -364,6 +364,16 @@ def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(
     (tmp_path / "t.yaml").write_text(yaml_tasks[1].read_text().replace("doc_to_choice: choices", "doc_to_choice: gone"))
     with pytest.raises(InputError, match=r"picks of lm-eval \S+ cannot be built from its data|cannot load"):
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
+
+
+def test_positions_that_a_single_call_cannot_tell_apart(yaml_tasks: list[Path]) -> None:
+    asked = HarnessTasks(yaml_tasks, HarnessConfig(limit=2))
+    assert asked.weighed == ["picks"]
+    require_boundary("all", asked.weighed)
+    require_boundary("response", [])
+    for positions in ("prompt", "response", "last_prompt_token"):
+        with pytest.raises(ConfigError, match="lm-eval reads prompt and option of picks in one call"):
+            require_boundary(positions, asked.weighed)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
