@@ -5,7 +5,7 @@ each order π every option o has a probability p_π(o): the softmax over options
 model answers in words, 1 for the option whose letter it gives. The rules:
 
 * ``mean``: right where (1/|Π|) Σ_π p_π(o) is strictly highest for the right option (the average over permutations of
-  arXiv 2309.03882, section 4);
+  arXiv 2309.03882);
 * ``all``: right where p_π(o) is strictly highest for the right option under every order (CircularEval,
   arXiv 2307.06281, with cyclic orders).
 """
