@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mechprobe.activations.train_config import TrainSaeConfig
     from mechprobe.errors import MechprobeError
     from mechprobe.evals import skills
+    from mechprobe.evals.choice import ChoiceConfig
+    from mechprobe.evals.harness import HarnessConfig
     from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
     from mechprobe.evals.tasks import Task, load_tasks, split_halves
     from mechprobe.features.config import FeaturesConfig, SelectConfig
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mechprobe.features.table import FeatureTable, feature_table
     from mechprobe.interventions.attach import edited
     from mechprobe.interventions.config import InterveneConfig
+    from mechprobe.interventions.harness import HarnessResults, evaluate_harness
     from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
     from mechprobe.interventions.run import InterventionResults, intervene
     from mechprobe.models.family import ModelFamily
@@ -35,11 +38,14 @@ if TYPE_CHECKING:
 _HOME = {
     "ActivationStore": "mechprobe.activations",
     "CacheConfig": "mechprobe.activations.config",
+    "ChoiceConfig": "mechprobe.evals.choice",
     "Emergence": "mechprobe.features.emergence",
     "EmergenceConfig": "mechprobe.features.emergence",
     "EvaluateConfig": "mechprobe.evals.outcomes",
     "FeatureTable": "mechprobe.features.table",
     "FeaturesConfig": "mechprobe.features.config",
+    "HarnessConfig": "mechprobe.evals.harness",
+    "HarnessResults": "mechprobe.interventions.harness",
     "InterveneConfig": "mechprobe.interventions.config",
     "InterventionResults": "mechprobe.interventions.run",
     "Labels": "mechprobe.features.labels",
@@ -62,6 +68,7 @@ _HOME = {
     "cache_activations": "mechprobe.activations",
     "edited": "mechprobe.interventions.attach",
     "emergence": "mechprobe.features.emergence",
+    "evaluate_harness": "mechprobe.interventions.harness",
     "evaluate_outcomes": "mechprobe.evals.outcomes",
     "feature_table": "mechprobe.features.table",
     "generate": "mechprobe.models.generation",
@@ -78,11 +85,14 @@ _MODULES = {"report": "mechprobe.report", "skills": "mechprobe.evals.skills"}
 __all__ = [
     "ActivationStore",
     "CacheConfig",
+    "ChoiceConfig",
     "Emergence",
     "EmergenceConfig",
     "EvaluateConfig",
     "FeatureTable",
     "FeaturesConfig",
+    "HarnessConfig",
+    "HarnessResults",
     "InterveneConfig",
     "InterventionResults",
     "Labels",
@@ -105,6 +115,7 @@ __all__ = [
     "cache_activations",
     "edited",
     "emergence",
+    "evaluate_harness",
     "evaluate_outcomes",
     "feature_table",
     "generate",

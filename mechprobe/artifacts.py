@@ -22,7 +22,18 @@ from mechprobe.errors import ArtifactError
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 SCHEMA_VERSION = 1
-_PACKAGES = ("mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl")
+_PACKAGES = (
+    "mechprobe",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "sae-lens",
+    "numpy",
+    "h5py",
+    "trl",
+    "lm-eval",
+    "math-verify",
+)
 
 
 def _finite(value: Any) -> Any:

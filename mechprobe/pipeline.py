@@ -12,6 +12,7 @@ from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.evals.choice import ChoiceConfig
 from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, load_tasks, split_halves
 from mechprobe.features.baselines_config import BaselinesConfig
@@ -30,13 +31,15 @@ from mechprobe.types import Site
 
 if TYPE_CHECKING:
     from mechprobe.activations.store import ActivationStore
+    from mechprobe.evals.harness import HarnessConfig
     from mechprobe.features.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
+    from mechprobe.interventions.harness import HarnessResults
     from sae_training import Crosscoder
 
 LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "features"
 EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
-EXAMPLES, CHOSEN_EXAMPLES, BASELINES = "examples", "examples_chosen", "baselines"
+EXAMPLES, CHOSEN_EXAMPLES, BASELINES, HARNESS = "examples", "examples_chosen", "baselines", "harness"
 N_EXPLAINED = 12
 RUN_FILE = "run.json"
 STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
@@ -46,9 +49,13 @@ class TasksConfig(FrozenConfig):
     """Where the tasks are and how they are scored."""
 
     file: str = ""
-    """JSON lines of id, task, prompt, answer."""
+    """JSON lines of id, task, prompt, answer, and options where there are any."""
     scorer: str = "exact"
-    """``exact``, ``numeric`` or ``final:<MARKER>``."""
+    """``exact``, ``numeric``, ``letter``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
+    scorers: dict[str, str] = Field(default_factory=dict)
+    """Scorers of single tasks, by task name, in the place of ``scorer``."""
+    choice: ChoiceConfig = ChoiceConfig()
+    """How lines with ``options`` are asked and judged."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest response, in tokens."""
     names: tuple[str, ...] | None = None
@@ -171,6 +178,8 @@ class RunConfig(FrozenConfig):
         tasks = load_tasks(
             self.tasks.file,
             scorer_spec=self.tasks.scorer,
+            scorers=self.tasks.scorers,
+            choice=self.tasks.choice,
             max_new_tokens=self.tasks.max_new_tokens,
             names=self.tasks.names,
         )
@@ -455,6 +464,37 @@ class Run:
         count = len(plan(chosen, others, settings))
         note = f" ({chosen.note})" if chosen.note else ""
         return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+
+    def harness(
+        self, tasks: Sequence[str | Path], out: Path | None = None, settings: "HarnessConfig | None" = None
+    ) -> "HarnessResults":
+        """Tasks of lm-evaluation-harness, clean and under the edits of the selection."""
+        from mechprobe.interventions.harness import evaluate_harness
+
+        return evaluate_harness(
+            self.family,
+            self.crosscoder(),
+            Selection.load(self.folder / SELECTION),
+            tasks,
+            out or self.folder / HARNESS,
+            self.config.intervene,
+            harness=settings,
+            table=self.table(),
+            inputs={"crosscoder": self.folder / CROSSCODER, "selection": self.folder / SELECTION},
+            force=self.force,
+        )
+
+    def harness_plan(self, tasks: Sequence[str | Path], settings: "HarnessConfig") -> str:
+        """How many conditions `harness` would run on which tasks."""
+        from mechprobe.evals.harness import HarnessTasks
+        from mechprobe.interventions.harness import planned_conditions
+
+        names = HarnessTasks(tasks, settings).names
+        selection = Selection.load(self.folder / SELECTION)
+        _, conditions = planned_conditions(
+            selection, self.config.intervene, settings, self.crosscoder().model_names, self.table()
+        )
+        return f"{len(conditions)} conditions × {', '.join(names)}; nothing was written."
 
     def report(self) -> Path:
         """The report page."""

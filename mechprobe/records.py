@@ -36,6 +36,8 @@ class Outcome:
     response: str
     n_response_tokens: int
     response_ids: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
+    """Of multiple choice, the option chosen under each order, as its place in the file; -1 for none."""
 
 
 def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
@@ -125,7 +127,8 @@ def read_outcomes(path: Path | str) -> list[Outcome]:
     outcomes = []
     for number, item in read_jsonl(path):
         try:
-            outcomes.append(Outcome(**{**item, "response_ids": tuple(item.get("response_ids", ()))}))
+            tuples = {name: tuple(item.get(name, ())) for name in ("response_ids", "chosen")}
+            outcomes.append(Outcome(**{**item, **tuples}))
         except TypeError:
             raise InputError(f"{path}:{number} is no outcome record; re-run `mechprobe evaluate`.") from None
         if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):

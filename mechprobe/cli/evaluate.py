@@ -1,7 +1,8 @@
 """``mechprobe evaluate``."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +26,7 @@ def evaluate(
     force: options.Force = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Greedy outcome of every model on every sample: right, wrong or unparsed."""
+    """Outcome of every model on every sample, greedy or by the likelier option: right, wrong or unparsed."""
     from mechprobe.artifacts import read_manifest
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
@@ -44,6 +45,32 @@ def evaluate(
     if as_json:
         say_json(results)
         return
-    for line in accuracy_lines(results):
+    for line in [*accuracy_lines(results), *bias_lines(results)]:
         say(line)
     say(f"\nWritten to {out}\nNext: mechprobe select --run RUN (the folder that holds evals/ and crosscoder/)")
+
+
+def bias_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where the chosen options stood, for tasks whose options are shown in several orders; no lines without such tasks."""
+    from mechprobe.cli.printing import table_lines
+    from mechprobe.evals.rules import LETTERS
+
+    rows: dict[str, dict[str, str]] = {}
+    for model, tasks in summary.get("position_bias", {}).items():
+        for task, bias in tasks.items():
+            shares = {LETTERS[place]: f"{100 * share:.0f}" for place, share in enumerate(bias["chosen"])}
+            rows[f"{model}  {task}"] = {
+                **shares,
+                "recall std": f"{100 * bias['recall_std']:.0f}",
+                "same in every order": f"{100 * bias['consistent']:.0f}",
+                "n": f"{bias['n_items']} items, {bias['n_pairs']} orders",
+            }
+    if not rows:
+        return []
+    places = sorted({letter for row in rows.values() for letter in row if letter in LETTERS})
+    columns = [*places, "recall std", "same in every order", "n"]
+    return [
+        "",
+        "Multiple choice: % of the orders in which the chosen option stood at each place",
+        *table_lines(rows, columns),
+    ]

@@ -1,12 +1,15 @@
 """``mechprobe intervene``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mechprobe.cli import options
 from mechprobe.cli.select import Features, Out, Ranking, RunFolder
+
+if TYPE_CHECKING:
+    from mechprobe.pipeline import Run
 
 Edits = Annotated[
     str | None,
@@ -15,7 +18,24 @@ Edits = Annotated[
 EditsBase = Annotated[
     str | None, typer.Option("--edits-base", help="Edits of the base model, for example clamp:3.0,transplant.")
 ]
-NRandom = Annotated[int | None, typer.Option("--n-random", help="Matched random sets for every edit.")]
+NRandom = Annotated[
+    int | None, typer.Option("--n-random", help="Matched random sets for every edit (with --task none by default).")
+]
+HarnessTask = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="FILE.yaml|NAME",
+        help="A task of lm-evaluation-harness, run instead of the run's own tasks; repeatable.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="With --task: documents of each task.")]
+Fewshot = Annotated[int | None, typer.Option("--num-fewshot", help="With --task: examples before each question.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="With --task: requests at a time (32).")]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="With --task: ask with the tokenizer's chat template.")
+]
 
 
 def intervene(
@@ -26,6 +46,11 @@ def intervene(
     edits_tuned: Edits = None,
     edits_base: EditsBase = None,
     n_random: NRandom = None,
+    task: HarnessTask = None,
+    limit: Limit = None,
+    num_fewshot: Fewshot = None,
+    batch_size: BatchSize = None,
+    chat_template: ChatTemplate = False,
     config: options.Config = None,
     set_: options.Set = None,
     models: options.Models = None,
@@ -36,7 +61,10 @@ def intervene(
     force: options.Force = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Ablate and transplant in the tuned model, amplify and transplant in the base, with every control."""
+    """Ablate and transplant in the tuned model, amplify and transplant in the base, with every control.
+
+    With --task: the same edits on tasks of lm-evaluation-harness, on its own metrics.
+    """
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import stage_of_run
     from mechprobe.cli.summary import intervention_lines
@@ -53,6 +81,17 @@ def intervene(
         run, config, set_, models=models, seed=seed, device=device, extra={"intervene": section}, force=force,
         trust=trust_remote_code,
     )  # fmt: skip
+    asked = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
+    given = {key: value for key, value in asked.items() if value is not None}
+    if task:
+        given |= {"chat_template": chat_template} | ({} if n_random is None else {"n_random": n_random})
+        _harness(chain, task, out, given, as_json=as_json, dry_run=dry_run)
+        return
+    if given or chat_template:
+        from mechprobe.errors import ConfigError
+
+        name = next(iter(given), "chat_template").replace("_", "-")
+        raise ConfigError(f"--{name} is for tasks of lm-evaluation-harness; give --task FILE.yaml or --task NAME too.")
     if dry_run:
         say(chain.intervention_plan())
         return
@@ -63,3 +102,30 @@ def intervene(
     for line in intervention_lines(results.data):
         say(line)
     say(f"\nWritten to {out or run / INTERVENTIONS}\nNext: mechprobe report --run {run}")
+
+
+def _harness(
+    chain: "Run", tasks: list[str], out: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bool
+) -> None:
+    from mechprobe.cli.printing import say, say_json, table_lines
+    from mechprobe.evals.harness import HarnessConfig
+    from mechprobe.interventions.harness import harness_table
+    from mechprobe.pipeline import HARNESS
+
+    settings = HarnessConfig(**given)
+    if dry_run:
+        say(chain.harness_plan(tasks, settings))
+        return
+    data = chain.harness(tasks, out, settings).data
+    if as_json:
+        say_json(data)
+        return
+    n = ", ".join(f"{name} {count}" for name, count in data["n"].items())
+    say(
+        f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})"
+    )
+    columns, rows = harness_table(data)
+    for line in table_lines(rows, columns):
+        say(line)
+    say(f"Note: {data['note']}")
+    say(f"\nWritten to {out or chain.folder / HARNESS}\nNext: mechprobe intervene --run {chain.folder}")

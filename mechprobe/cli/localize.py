@@ -7,8 +7,11 @@ import typer
 
 from mechprobe.cli import options
 
-Tasks = Annotated[Path | None, typer.Option("--tasks", help="JSON lines of id, task, prompt, answer.")]
-Scorer = Annotated[str | None, typer.Option("--scorer", help="exact, numeric or final:<MARKER>.")]
+Tasks = Annotated[Path | None, typer.Option("--tasks", help="JSON lines of id, task, prompt, answer (and options).")]
+Scorer = Annotated[
+    str | None,
+    typer.Option("--scorer", help="exact, numeric, letter, boxed, final:<MARKER> or python:<MODULE>:<FUNCTION>."),
+]
 Sites = Annotated[str | None, typer.Option("--sites", help="all, or resid_post.0,resid_post.1 ...")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
 

@@ -9,7 +9,9 @@ from pydantic import Field
 from mechprobe.artifacts import Stage, dump_json, read_manifest, sha256_bytes, write_json
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import InputError
-from mechprobe.evals.generation import generate
+from mechprobe.evals.answering import asked_prompts, option_pairs, run_tasks
+from mechprobe.evals.position_bias import position_bias
+from mechprobe.evals.scorer import Scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
@@ -42,9 +44,14 @@ class EvaluateConfig(FrozenConfig):
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
     """sha256 of every sample, scorer and length limit: what the outcomes depend on beside the models."""
     rows = [
-        [task.name, task.scorer.spec, task.max_new_tokens, [list(_fields(s)) for s in task.samples]] for task in tasks
+        [task.name, _scoring(task), task.max_new_tokens, [list(_fields(s)) for s in task.samples]] for task in tasks
     ]
     return sha256_bytes(dump_json(rows).encode())
+
+
+def _scoring(task: Task) -> Any:
+    judge = task.scorer
+    return judge.identity if isinstance(judge, Scorer) else judge.identity([sample.id for sample in task.samples])
 
 
 def _fields(sample: Any) -> tuple[str, str, str, str]:
@@ -56,46 +63,26 @@ def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "
     tokenizer, context = family.tokenizer, family.max_context
     extra = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
     for task in tasks:
-        room = context - task.max_new_tokens - extra
+        room = context if task.by_likelihood else context - task.max_new_tokens - extra
         for sample in task.samples:
-            length = len(tokenizer(sample.prompt).input_ids)
-            if not 0 < length <= room:
-                raise InputError(
-                    f"Sample {sample.id} of {task.name} has {length} tokens; with {task.max_new_tokens} new ones the "
-                    f"context of {context} leaves {room}: shorten it, or lower max_new_tokens."
-                )
+            length = _longest(task, sample, tokenizer, prefix)
+            if 0 < length <= room:
+                continue
+            what = f"Sample {sample.id} of {task.name} has {length} tokens"
+            if task.by_likelihood:
+                raise InputError(f"{what} with its longest option; the context is {context}: shorten it.")
+            raise InputError(
+                f"{what}; with {task.max_new_tokens} new ones the "
+                f"context of {context} leaves {room}: shorten it, or lower max_new_tokens."
+            )
 
 
-def run_tasks(
-    model: LanguageModel,
-    tasks: Sequence[Task],
-    *,
-    label: str | None = None,
-    batch_size: int = 512,
-    prefix: str = "",
-) -> list[Outcome]:
-    """Greedy responses of one model to several tasks, all prompts batched together, scored in task order."""
-    samples = [(task, sample) for task in tasks for sample in task.samples]
-    generated = generate(
-        model.hf,
-        model.tokenizer,
-        [sample.prompt for _, sample in samples],
-        max_new_tokens=max(task.max_new_tokens for task in tasks),
-        batch_size=batch_size,
-        prefix=prefix,
-    )
-    return [
-        Outcome(
-            sample_id=sample.id,
-            task=task.name,
-            model=label or model.name,
-            outcome=task.scorer.score(response.text, sample.answer),
-            response=response.text,
-            n_response_tokens=len(response.token_ids),
-            response_ids=response.token_ids,
-        )
-        for (task, sample), response in zip(samples, generated, strict=True)
-    ]
+def _longest(task: Task, sample: Sample, tokenizer: Any, prefix: str) -> int:
+    """Tokens of the longest prompt of a sample, with prefix and option where options are judged; 0 for an empty prompt."""
+    if not task.by_likelihood:
+        return max(len(tokenizer(prompt).input_ids) for prompt in asked_prompts(task, sample))
+    pairs = [pair for options in option_pairs(task, sample, tokenizer, prefix=prefix) for pair in options]
+    return max(len(context) + len(rest) for context, rest in pairs) if all(context for context, _ in pairs) else 0
 
 
 def evaluate_outcomes(
@@ -125,6 +112,9 @@ def evaluate_outcomes(
             write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)
             write_jsonl(stage.folder / SAMPLES_FILE, [sample for task in tasks for sample in task.samples])
             summary = summarize(outcomes, config)
+            bias = position_bias(outcomes, tasks)
+            if bias:
+                summary["position_bias"] = bias
             write_json(stage.folder / SUMMARY_FILE, summary)
             stage.finish(
                 outputs=[OUTCOMES_FILE, SAMPLES_FILE, SUMMARY_FILE],

@@ -179,3 +179,81 @@ def test_paper_preset_trains_an_l1_crosscoder(run_folder: Path, tmp_path: Path) 
     assert main(call) == 0
     config = json.loads((tmp_path / "c" / "config.json").read_text())
     assert config["config"]["variant"] == "l1"
+
+
+@pytest.fixture
+def harness_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lab's own questions as a task of lm-evaluation-harness."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    lab = Path(__file__).resolve().parents[2] / "artifacts" / "lab" / "shared-marker" / "tasks.jsonl"
+    (tmp_path / "items.jsonl").write_text("".join(lab.read_text().splitlines(keepends=True)[:6]))
+    path = tmp_path / "calc.yaml"
+    path.write_text(
+        f"""\
+task: calc
+dataset_path: json
+dataset_kwargs:
+  data_files: {tmp_path / "items.jsonl"}
+test_split: train
+output_type: generate_until
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs:
+  until: []
+  max_gen_toks: 28
+  do_sample: false
+filter_list:
+  - name: answer
+    filter:
+      - function: regex
+        regex_pattern: "ANS(.*)"
+      - function: take_first
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+    regexes_to_ignore: [" "]
+"""
+    )
+    return path
+
+
+def test_intervene_on_a_task_of_the_harness(
+    run_folder: Path, tmp_path: Path, harness_task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "h"
+    call = ["intervene", "--run", str(run_folder), "--task", str(harness_task), "--limit", "4", "--out", str(out)]
+    call += ["--edits-tuned", "ablate", "--edits-base", "clamp:3.0"]
+    assert main([*call, "--dry-run"]) == 0
+    assert "5 conditions × calc; nothing was written." in capsys.readouterr().out
+    assert not out.exists()
+    assert main(call) == 0
+    printed = capsys.readouterr()
+    assert "Running generate_until" not in printed.err  # the harness' own bars
+    assert "documents: calc 4" in printed.out
+    assert "calc exact_match (answer)" in printed.out
+    rows = json.loads((out / "results.json").read_text())["conditions"]
+    assert [row["name"] for row in rows] == [
+        "base|clean", "sft|clean", "rl|clean", "base|clamp:3.0|top:10", "rl|ablate|top:10",
+    ]  # fmt: skip
+    before = (out / "manifest.json").stat().st_mtime_ns
+    assert main([*call, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["conditions"] == rows
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_harness_options_that_make_no_sense(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["intervene", "--run", str(run_folder), "--out", str(tmp_path / "h")]
+    for options, message in (
+        (["--limit", "4"], "--limit is for tasks of lm-evaluation-harness; give --task"),
+        (["--chat-template"], "--chat-template is for tasks of lm-evaluation-harness"),
+        (["--task", "gone.yaml"], "gone.yaml does not exist"),
+        (["--task", "gone.yaml", "--limit", "0"], "limit = 0 is not accepted"),
+    ):
+        assert main([*call, *options]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "h").exists()

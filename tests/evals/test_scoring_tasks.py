@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechprobe.errors import ConfigError, InputError
+from mechprobe.evals.choice import ChoiceConfig
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import load_tasks, split_halves
 
@@ -27,6 +28,20 @@ from mechprobe.evals.tasks import load_tasks, split_halves
         ("final:ANS", "ANS", "12", "unparsed"),
         ("final:ANS", "12", "12", "unparsed"),
         ("final:####", "work #### 5", "5", "right"),
+        ("letter", "B", "b", "right"),
+        ("letter", "(c)", "C", "right"),
+        ("letter", "**B**", "(B)", "right"),
+        ("letter", "The answer is B because A is wrong.", "B", "right"),
+        ("letter", "Answer: (d)", "D", "right"),
+        ("letter", "the answer is A. No: the answer is C", "C", "right"),
+        ("letter", r"the answer is A, so \boxed{\text{(C)}}", "C", "right"),
+        ("letter", "B. Paris, which is a town", "B", "right"),
+        ("letter", "D\nfor it is so", "D", "right"),
+        ("letter", "not (A), rather (C) I think", "C", "right"),
+        ("letter", "A dog, I think", "A", "unparsed"),
+        ("letter", "The answer is a dog", "A", "unparsed"),
+        ("letter", "The answer is Berlin", "B", "unparsed"),
+        ("letter", "", "A", "unparsed"),
     ],
 )
 def test_scores_by_hand(spec: str, response: str, answer: str, expected: str) -> None:
@@ -40,7 +55,7 @@ def test_numeric_accepts_any_whole_number(value: int) -> None:
 
 @pytest.mark.parametrize("spec", ["", "final:", "final: ", "regex:x", "EXACT"])
 def test_unknown_scorers(spec: str) -> None:
-    with pytest.raises(ConfigError, match="exact, numeric or final"):
+    with pytest.raises(ConfigError, match="exact, numeric, letter, boxed, final"):
         scorer(spec)
 
 
@@ -68,6 +83,23 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
         ([{"prompt": "p", "answer": 3}], r":1: 'answer' is a int"),
         ([{"prompt": "", "answer": "3"}], r":1: 'prompt' is empty"),
         ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x' stands on line 1 too"),
+        ([{"prompt": "p", "options": "ab", "answer": 0}], r":1: 'options' must be a list of texts"),
+        ([{"prompt": "p", "options": ["a", " "], "answer": 0}], r":1: 'options' must be a list of texts"),
+        ([{"prompt": "p", "options": ["a"], "answer": 0}], "needs two different texts or more"),
+        ([{"prompt": "p", "options": ["a", "a"], "answer": 0}], "needs two different texts or more"),
+        ([{"prompt": "p", "options": list("abcdefghijk"), "answer": 0}], "has 11 options and there are 10 letters"),
+        (
+            [{"prompt": "p", "options": ["a", "b"], "answer": "C"}],
+            "the answer 'C' is not among the options; write a letter A to B or",
+        ),
+        ([{"prompt": "p", "options": ["a", "b"], "answer": 2}], "the answer 2 is not among the options"),
+        ([{"prompt": "p", "options": ["a", "b"], "answer": True}], "is not among the options"),
+        ([{"prompt": "p", "options": ["a", "b"]}], "the answer None is not among the options"),
+        ([{"options": ["a", "b"], "answer": 0}], "has no field 'prompt'"),
+        (
+            [{"prompt": "p", "options": ["a", "b"], "answer": 0}, {"prompt": "p", "answer": "3"}],
+            r":2 has no options, unlike \S+:1",
+        ),
     ],
 )
 def test_task_file_defects(tmp_path: Path, rows: list[object], message: str) -> None:
@@ -92,3 +124,42 @@ def test_halves_are_disjoint_complete_and_seeded(n: int, seed: int) -> None:
     assert len(first.samples) + len(second.samples) == n
     assert abs(len(first.samples) - len(second.samples)) <= 1
     assert split_halves(task, seed=seed) == (first, second)
+
+
+def test_a_scorer_for_each_task(tmp_path: Path) -> None:
+    rows = [{"task": task, "prompt": "p", "answer": "3"} for task in ("a", "b")]
+    path = write(tmp_path / "x.jsonl", rows)
+    specs = {task.name: task.scorer.spec for task in load_tasks(path, scorers={"b": "numeric"})}
+    assert specs == {"a": "exact", "b": "numeric"}
+    with pytest.raises(ConfigError, match="has no task 'c'; it has a, b"):
+        load_tasks(path, scorers={"c": "numeric"})
+    with pytest.raises(InputError, match=r":2: the answer '3' is no option letter; write one of A to J"):
+        load_tasks(path, scorers={"b": "letter"})
+
+
+def test_a_file_cannot_name_code(tmp_path: Path) -> None:
+    """It would be a way to run code by reading data."""
+    rows = [{"prompt": "p", "answer": "3", "scorer": "python:os:system"}]
+    with pytest.raises(InputError, match=":1: a line cannot name its scorer; give --scorer"):
+        load_tasks(write(tmp_path / "x.jsonl", rows))
+
+
+def test_tasks_with_options(tmp_path: Path) -> None:
+    rows = [
+        {"id": "q1", "prompt": "Which?", "options": ["red", "blue"], "answer": "b"},
+        {"id": "q2", "prompt": "What?", "options": ["one", "two", "six"], "answer": 0},
+    ]
+    path = write(tmp_path / "quiz.jsonl", rows)
+    (task,) = load_tasks(path)
+    assert task.by_likelihood
+    assert task.samples[0].prompt == "Which?\nA. red\nB. blue\nAnswer:"
+    assert [sample.answer for sample in task.samples] == [" B", " A"]
+    (words,) = load_tasks(path, scorer_spec="letter")
+    assert not words.by_likelihood
+    assert [sample.answer for sample in words.samples] == ["B", "A"]
+    (bare,) = load_tasks(path, choice=ChoiceConfig(show="none"))
+    assert (bare.samples[0].prompt, bare.samples[0].answer) == ("Which?", " blue")
+    with pytest.raises(ConfigError, match=r"takes no scorer \(log-likelihoods decide\), or letter, and not 'numeric'"):
+        load_tasks(path, scorers={"quiz": "numeric"})
+    with pytest.raises(ConfigError, match=r"which tasks\.choice\.show = \"none\" does not show"):
+        load_tasks(path, scorer_spec="letter", choice=ChoiceConfig(show="none"))

@@ -1,0 +1,140 @@
+"""Scorers that are functions, with what stands for them in a fingerprint, and the scorer that needs math-verify."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import pytest
+
+from mechprobe.errors import ConfigError, DependencyError, InputError
+from mechprobe.evals.outcomes import tasks_fingerprint
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.tasks import Task, load_tasks
+from mechprobe.records import Sample
+
+
+def begins(response: str, answer: str) -> bool:
+    return response.startswith(answer)
+
+
+def tolerant(within: float) -> Callable[[str, str], str]:
+    def judge(response: str, answer: str) -> str:
+        try:
+            return "right" if abs(float(response) - float(answer)) <= within else "wrong"
+        except ValueError:
+            return "unparsed"
+
+    return judge
+
+
+def fingerprint(judge: object) -> str:
+    return tasks_fingerprint([Task("t", (Sample("1", "t", "p", "a"),), scorer(judge))])  # type: ignore[arg-type]
+
+
+def test_a_function_gives_a_bool_or_an_outcome() -> None:
+    assert scorer(begins).score("abc", "ab") == "right"
+    assert scorer(begins).score("abc", "b") == "wrong"
+    assert [scorer(tolerant(0.1)).score(text, "1") for text in ("1.05", "2", "x")] == ["right", "wrong", "unparsed"]
+
+
+@pytest.mark.parametrize("result", [None, 1, 0.5, "correct"])
+def test_what_else_a_function_gives_is_refused(result: object) -> None:
+    with pytest.raises(ConfigError, match="must return True, False, 'right', 'wrong' or 'unparsed'"):
+        scorer(lambda response, answer: result).score("a", "b")
+
+
+def test_a_function_that_fails_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"failed on the response 'x' \(ZeroDivisionError: .*; mend it\."):
+        scorer(lambda response, answer: 1 / 0).score("x", "y")
+
+
+def test_the_fingerprint_knows_source_defaults_and_closure() -> None:
+    assert fingerprint(begins) == fingerprint(begins)
+    assert fingerprint(tolerant(0.1)) == fingerprint(tolerant(0.1))
+    others = [
+        begins,
+        tolerant(0.1),
+        tolerant(0.2),
+        lambda response, answer: response == answer,
+        lambda response, answer, k=1: response == answer,
+        partial(begins, answer="x"),
+        partial(begins, answer="y"),
+        "exact",
+    ]
+    assert len({fingerprint(judge) for judge in others}) == len(others)
+
+
+@pytest.mark.parametrize("judge", [str.startswith, partial(begins, answer=object())], ids=["builtin", "object"])
+def test_what_has_no_stable_text_is_refused(judge: object) -> None:
+    with pytest.raises(ConfigError, match=r"no source that can be read|has no stable text"):
+        scorer(judge)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user's in the working directory."""
+    (tmp_path / "my_scorers_for_a_test.py").write_text("def same(response, answer):\n    return response == answer\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    return "my_scorers_for_a_test"
+
+
+def test_a_function_by_name(module: str, tmp_path: Path) -> None:
+    judge = scorer(f"python:{module}:same")
+    assert judge.spec == f"python:{module}:same"
+    assert judge.identity.startswith(f"{judge.spec}#")
+    assert judge.score("a", "a") == "right"
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"prompt": "p", "answer": "3"}\n')
+    assert load_tasks(path, scorer_spec=f"python:{module}:same")[0].scorer == judge
+
+
+def test_names_that_lead_nowhere(module: str) -> None:
+    with pytest.raises(ConfigError, match=f"module {module} has no function other"):
+        scorer(f"python:{module}:other")
+    with pytest.raises(ConfigError, match="module no_such_module cannot be imported"):
+        scorer("python:no_such_module:f")
+    with pytest.raises(ConfigError, match="write python:<MODULE>:<FUNCTION>"):
+        scorer("python:f")
+
+
+def test_other_processes_find_a_function_by_name_or_say_so(module: str) -> None:
+    judge = scorer(f"python:{module}:same")
+    assert ForkingPickler.loads(ForkingPickler.dumps(judge)) == judge
+    with pytest.raises(ConfigError, match=r"define it at the top of a module, or set intervene\.workers = 1"):
+        ForkingPickler.dumps(scorer(lambda response, answer: True))
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "expected"),
+    [
+        (r"so \boxed{\frac{1}{2}}.", "0.5", "right"),
+        (r"\boxed{x+1}", "1+x", "right"),
+        (r"\boxed{2}, no, \boxed{4}", "4", "right"),
+        (r"\boxed{0.5}", r"$\frac12$", "right"),
+        (r"\boxed{(1,2)}", r"\boxed{(1,2)}", "right"),
+        (r"\boxed{3}", "4", "wrong"),
+        (r"\boxed{x+1}", "x", "wrong"),
+        ("the answer is 4", "4", "unparsed"),
+        (r"\boxed{4", "4", "unparsed"),
+        (r"\boxed{ }", "4", "unparsed"),
+        (r"\boxed{4} and \boxed{5", "4", "right"),
+    ],
+)
+def test_boxed_by_hand(response: str, answer: str, expected: str) -> None:
+    assert scorer("boxed").score(response, answer) == expected
+
+
+def test_boxed_refuses_an_answer_that_is_no_mathematics(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "p", "answer": "1/2"}\n{"prompt": "p", "answer": "a $ b"}\n')
+    with pytest.raises(InputError, match=r":2: math-verify cannot read the answer"):
+        load_tasks(path, scorer_spec="boxed")
+
+
+def test_boxed_without_math_verify_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mechprobe.evals.boxed.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"pip install 'mechprobe\[evals\]'"):
+        scorer("boxed")
