@@ -77,12 +77,13 @@ def control_lines(match: Mapping[str, Any]) -> list[str]:
     ]
     if match["beyond_caliper"]:
         named = ", ".join(
-            f"{name} ({covariates[name]['random']:.3g} against {covariates[name]['selected']:.3g})"
-            for name in match["beyond_caliper"]
+            f"{name} ({row['random']:.3g} against {row['selected']:.3g}; no set here comes nearer than {row['at_best']:+.2f})"
+            for name, row in covariates.items()
+            if name in match["beyond_caliper"]
         )
         lines.append(
-            f"Warning: the random sets differ by more than {match['caliper']:g} standard deviations in {named}: the "
-            "dictionary has no nearer features to spare, so believe the changes of equal norm before these sets."
+            f"Warning: the random sets differ from the selection by more than {match['caliper']:g} standard deviations in "
+            f"{named}; believe the changes of equal norm before these sets."
         )
     return lines
 

@@ -203,7 +203,11 @@ def attribute(
 
 
 def _by_gradients(
-    crosscoder: Crosscoder, models: Mapping[str, nn.Module], site: Site, samples: Sequence[ReadSample], config: SelectConfig
+    crosscoder: Crosscoder,
+    models: Mapping[str, nn.Module],
+    site: Site,
+    samples: Sequence[ReadSample],
+    config: SelectConfig,
 ) -> tuple[ndarray, dict[str, Any]]:
     found = integrated_gradients(
         crosscoder, models, site, samples, base=config.base, tuned=config.tuned,
@@ -214,7 +218,11 @@ def _by_gradients(
 
 
 def _by_relie(
-    crosscoder: Crosscoder, models: Mapping[str, nn.Module], site: Site, samples: Sequence[ReadSample], config: SelectConfig
+    crosscoder: Crosscoder,
+    models: Mapping[str, nn.Module],
+    site: Site,
+    samples: Sequence[ReadSample],
+    config: SelectConfig,
 ) -> tuple[ndarray, dict[str, Any]]:
     pair = (config.base, config.tuned)
     rows: dict[str, list[Tensor]] = {name: [] for name in pair}

@@ -203,7 +203,9 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "gained": gained.ids,
     }
     with (
-        Stage.open(out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force) as stage,
+        Stage.open(
+            out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
+        ) as stage,
         _nothing_left_behind(stage),
     ):
         if stage.done:

@@ -132,4 +132,3 @@ def metric_at(
 ) -> Float[Tensor, " sample"]:
     """The metric of every sample, in float64, with ``resid`` put in at the site."""
     return metric(spliced_logits(model, site, resid, batch), batch).double()
-

@@ -6,11 +6,12 @@ ablation takes away), each in standard deviations over the live features. All of
 observational studies (Stuart 2010).
 
 Every set is one optimal assignment (scipy's ``linear_sum_assignment``) of the selection to the live features outside it:
-the smallest sum of squared distances, plus a price for every earlier set that a feature stands in, among a random part of
-the dictionary. The price spreads the sets over the dictionary where it has features to spare; the random part makes sets
-draws and not one best answer. Optimal pairs of extreme features all err to one side, so the targets are shifted
-by what the mean of the set misses until the means agree: the shift is the Lagrange multiplier of the constraint of equal
-means, followed by subgradient steps.
+the smallest sum of squared distances and prices. A feature's price is `REUSE_PRICE` for every earlier set that it stands in, which
+spreads the sets over the dictionary where it has features to spare, and a random amount of mean `CHANCE`, drawn anew for
+every set: sets are draws and not one best answer. Optimal pairs of extreme features all err to one side, so the targets are
+shifted by what the mean of the set misses until the means agree: the shift is the Lagrange multiplier of the constraint
+of equal means, followed by subgradient steps. Where the dictionary has no such features it would grow without end and every
+set would be the same few extreme features; it ends at `MAX_SHIFT`.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,13 @@ from mechprobe.features.selection import Values
 COVARIATES = ("density", "decoder_norm", "write")
 REUSE_PRICE = 0.25
 """Squared distance that one earlier use is worth."""
-OFFERED = 0.5
-"""Share of the dictionary, drawn anew, that one set may take."""
+CHANCE = 0.5
+"""Mean of the random price, a squared distance; exponentially distributed."""
 TOLERANCE = 0.02
 """Difference of means, in standard deviations, at which the shift stops."""
-MAX_SHIFTS = 12
+MAX_SHIFT = 1.5
+"""Largest shift of a covariate, in standard deviations."""
+MAX_ROUNDS = 6
 _BLOCK = 128
 
 
@@ -53,7 +56,7 @@ def matched_random_sets(
         decoder_norm: ``[d_sae]``, summed over models.
         mean_act: ``[d_sae]``, mean activation where active.
         n_sets: Sets.
-        seed: Of the parts of the dictionary that are offered.
+        seed: Of the random prices.
         exclude: Further features that may not enter.
 
     Raises:
@@ -72,9 +75,8 @@ def matched_random_sets(
     uses = np.zeros(len(pool), dtype=np.int64)
     sets = []
     for _ in range(n_sets):
-        offered = rng.permutation(len(pool))[: max(len(ids), round(OFFERED * len(pool)))]
-        offered.sort()
-        drawn = offered[_balanced(target, around[offered], REUSE_PRICE * uses[offered])]
+        price = REUSE_PRICE * uses + CHANCE * rng.standard_exponential(len(pool))
+        drawn = _balanced(target, around, price)
         uses[drawn] += 1
         sets.append(pool[drawn].tolist())
     rng.shuffle(sets)  # later sets pay for earlier ones; a head of them must be as good as any other
@@ -97,17 +99,17 @@ def _balanced(
     target: Float[ndarray, "chosen covariate"], pool: Float[ndarray, "pool covariate"], price: Float[ndarray, " pool"]
 ) -> Int[ndarray, " chosen"]:
     """The assignment whose means come nearest to the target's, over a few shifts of the target."""
-    shift, best, nearest = np.zeros(target.shape[1]), None, np.inf
-    for _ in range(MAX_SHIFTS):
+    shift, best, nearest = np.zeros(target.shape[1]), np.arange(len(target)), np.inf
+    for _ in range(MAX_ROUNDS):
         drawn = _assigned(target + shift, pool, price)
         missed = (target - pool[drawn]).mean(axis=0) if len(drawn) else np.zeros(target.shape[1])
         size = float(np.abs(missed).max())
         if size < nearest:
             best, nearest = drawn, size
-        if size <= TOLERANCE:
+        further = np.clip(shift + missed, -MAX_SHIFT, MAX_SHIFT)
+        if size <= TOLERANCE or np.array_equal(further, shift):
             break
-        shift = shift + missed
-    assert best is not None
+        shift = further
     return best
 
 
@@ -121,18 +123,19 @@ def _assigned(
     """
     from scipy.optimize import linear_sum_assignment
 
-    drawn = np.empty(len(target), dtype=np.int64)
-    price = price.copy()
+    drawn, taken = np.empty(len(target), dtype=np.int64), np.zeros(len(pool), dtype=bool)
+    size = (pool**2).sum(1) + price
     for start in range(0, len(target), _BLOCK):
         block = target[start : start + _BLOCK]
-        cost = (block**2).sum(1)[:, None] + (pool**2).sum(1) - 2 * block @ pool.T + price
-        n = len(block)
-        columns = np.arange(len(pool))
-        if n < len(pool):
-            columns = np.unique(np.argpartition(cost, n - 1, axis=1)[:, :n])
-        _, chosen = linear_sum_assignment(np.where(np.isfinite(cost), cost, 1e18)[:, columns])
-        drawn[start : start + n] = columns[chosen]
-        price[columns[chosen]] = np.inf
+        n, free = len(block), np.flatnonzero(~taken)
+        cost = (block**2).sum(1)[:, None] + size[free] - 2 * block @ pool[free].T
+        near = np.arange(len(free))
+        if n < len(free):
+            last = np.partition(cost, n - 1, axis=1)[:, n - 1, None]
+            near = np.flatnonzero((cost <= last).any(axis=0))
+        columns = free[near[linear_sum_assignment(cost[:, near])[1]]]
+        drawn[start : start + n] = columns
+        taken[columns] = True
     return drawn
 
 
@@ -148,8 +151,9 @@ def match_quality(
     """How near random sets come to the selection, and how different they are from each other.
 
     ``difference`` is the mean, over sets, of the set's mean logarithm minus the selection's, in standard deviations over the
-    live features; ``worst_set`` the largest of them by size. ``beyond_caliper`` names the covariates whose difference
-    exceeds ``caliper``. Empty for no set or an empty selection.
+    live features; ``worst_set`` the largest of them by size; ``at_best`` the smallest that any set of as many other features
+    could have in this covariate alone. ``beyond_caliper`` names the covariates whose difference exceeds ``caliper``. Empty for
+    no set or an empty selection.
 
     Args:
         ids: The selection.
@@ -167,6 +171,7 @@ def match_quality(
     pairs = place[drawn] - place[chosen]  # set, feature, covariate
     means = pairs.mean(axis=1)
     distance = np.sqrt((pairs**2).sum(axis=2))
+    others = np.flatnonzero(live & ~np.isin(np.arange(len(live)), chosen))
     worst = np.unravel_index(int(distance.argmax()), distance.shape)
     covariates = {
         name: {
@@ -174,6 +179,7 @@ def match_quality(
             "random": float(raw[name][drawn].mean()),
             "difference": float(means[:, column].mean()),
             "worst_set": float(means[np.abs(means[:, column]).argmax(), column]),
+            "at_best": _at_best(place[others, column], float(place[chosen, column].mean()), len(ids)),
         }
         for column, name in enumerate(COVARIATES)
     }
@@ -182,7 +188,7 @@ def match_quality(
     return {
         "n_sets": len(sets),
         "n_features": len(ids),
-        "n_pool": int(live.sum() - live[chosen].sum()),
+        "n_pool": len(others),
         "covariates": covariates,
         "mean_pair_distance": float(distance.mean()),
         "worst_pair": {
@@ -196,3 +202,10 @@ def match_quality(
         "caliper": caliper,
         "beyond_caliper": [name for name, row in covariates.items() if abs(row["difference"]) > caliper],
     }
+
+
+def _at_best(others: Float[ndarray, " pool"], wanted: float, n: int) -> float:
+    """The difference nearest 0 between ``wanted`` and the mean of any ``n`` of the others."""
+    ranked = np.sort(others)
+    lowest, highest = float(ranked[:n].mean()) - wanted, float(ranked[-n:].mean()) - wanted
+    return float(np.clip(0.0, lowest, highest))

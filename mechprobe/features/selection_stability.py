@@ -36,7 +36,7 @@ class SampleValues:
         combine: From the means of the parts to the value of the ranking.
     """
 
-    tasks: tuple[Float[ndarray, "part sample d_sae"], ...]
+    tasks: tuple[Float[ndarray, "part _sample d_sae"], ...]
     combine: Callable[[ndarray], ndarray] = first_part
 
     def values(self) -> Float[ndarray, "task d_sae"]:
@@ -116,9 +116,7 @@ def _nonzero(samples: SampleValues) -> Bool[ndarray, " d_sae"]:
     return np.any([(parts != 0).any(axis=(0, 1)) for parts in samples.tasks], axis=0)
 
 
-def _resampled(
-    samples: SampleValues, used: ndarray, n_draws: int, seed: int
-) -> Iterator[Float[ndarray, "draw used"]]:
+def _resampled(samples: SampleValues, used: ndarray, n_draws: int, seed: int) -> Iterator[Float[ndarray, "draw used"]]:
     """The minimum over tasks of the relative values of the features ``used``, for some draws at a time."""
     rng = np.random.default_rng([seed, 5])
     sizes = [parts.shape[1] for parts in samples.tasks]

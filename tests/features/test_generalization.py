@@ -44,9 +44,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFamily, Cros
     with torch.no_grad():
         model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
     model.save_pretrained(paths["rl"])
-    made = Crosscoder(
-        CrosscoderConfig(n_models=2, d_model=D, d_sae=48, k=4, variant="l1", model_names=("base", "rl"))
-    )
+    made = Crosscoder(CrosscoderConfig(n_models=2, d_model=D, d_sae=48, k=4, variant="l1", model_names=("base", "rl")))
     made.set_scale([1.0, 1.0])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -186,7 +184,9 @@ def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_
     data = read_json(folder / "selection.json")
     with Stage.open(tmp_path / "s", name="select", config={}) as stage:
         replace(selection.scores, ig=None, relie=None).save(stage.folder / "scores.safetensors")
-        write_json(stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}})
+        write_json(
+            stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}
+        )
         stage.finish(outputs=["selection.json", "scores.safetensors"])
     old = Selection.load(tmp_path / "s")
     assert (old.left_out, old.control_match, old.stability) == ({}, {}, {})
@@ -285,7 +285,11 @@ def test_parts_that_do_not_belong_together_are_refused(
     three = Crosscoder(CrosscoderConfig(n_models=3, d_model=32, d_sae=8, k=2, model_names=("base", "sft", "rl")))
     fails(ModelError, "the family has no 'sft'", three)
     elsewhere = crosscoder_stage("elsewhere", {"site": "resid_post.0"}, {})
-    fails(ArtifactError, "trained at resid_post.0, and features are to be read at resid_post.1", inputs={"crosscoder": elsewhere})
+    fails(
+        ArtifactError,
+        "trained at resid_post.0, and features are to be read at resid_post.1",
+        inputs={"crosscoder": elsewhere},
+    )
     others = crosscoder_stage("others", {"site": SITE}, {"rl": "0" * 64})
     fails(ArtifactError, "trained on another model 'rl'", inputs={"crosscoder": others})
     fails(ArtifactError, "The outcomes are of another model 'rl'", inputs={"evals": others})
