@@ -10,6 +10,7 @@ then averaged over G_t:
 The rankings by attribution are `mechprobe.features.attribution`'s.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,8 @@ class Scores:
         """Write safetensors."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         kept = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
-        metadata = {"tasks": "\n".join(self.tasks), "n": " ".join(map(str, self.n_gained))}
-        write_bytes(path, save(kept, metadata=metadata))
+        gained = dict(zip(self.tasks, self.n_gained, strict=True))
+        write_bytes(path, save(kept, metadata={"gained": json.dumps(gained)}))  # one entry: safetensors shuffles several
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
@@ -106,8 +107,12 @@ class Scores:
 
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata()
-        counts = tuple(int(n) for n in metadata["n"].split())
-        return cls(tasks=tuple(metadata["tasks"].split("\n")), n_gained=counts, **load_file(path))
+        if "gained" in metadata:
+            gained = json.loads(metadata["gained"])
+        else:  # as it was written before
+            counts = (int(n) for n in metadata["n"].split())
+            gained = dict(zip(metadata["tasks"].split("\n"), counts, strict=True))
+        return cls(tasks=tuple(gained), n_gained=tuple(gained.values()), **load_file(path))
 
 
 _ARRAYS = (

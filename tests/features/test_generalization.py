@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from mechprobe.artifacts import Stage, read_json, write_json
 from mechprobe.cli.selection_lines import selection_lines
@@ -29,7 +30,7 @@ from tests.builders import build_family
 
 SITE, LAYER, D, STRENGTH = "resid_post.1", 1, 32, 2.0
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
-CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, also=("ig", "relie"))
+CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def outcomes(planted: tuple[ModelFamily, Crosscoder], tmp_path_factory: pytest.T
     family, _ = planted
     tasks = []
     for name, form in FORMS.items():
-        prompts = [form.format(i, (7 * i) % 23) for i in range(20)]
+        prompts = [form.format(i, (7 * i) % 23) for i in range(14)]
         answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
         samples = tuple(
             Sample(f"{name}-{i}", name, p, a.text)
@@ -159,6 +160,7 @@ def test_same_seed_same_bytes(
 ) -> None:
     family, crosscoder = planted
     select_features(crosscoder, family, outcomes, site=SITE, out=tmp_path / "s", config=CONFIG)
+    assert Selection.load(tmp_path / "s").scores.tasks == tuple(FORMS)
     for name in ("selection.json", "selected.parquet", "scores.safetensors"):
         assert (tmp_path / "s" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -168,7 +170,7 @@ def test_the_lines_say_it(folder: Path) -> None:
     text = "\n".join(selection_lines(data))
     assert "Samples drawn again (100 draws)" in text
     assert "Threshold by joint: on all tasks" in text
-    assert "Chosen again without one task: sum " in text
+    assert "Chosen again without one task: list " in text
     assert "5 random sets of 4" in text
     assert "Log-probability of the right answer by ig" in text
     match = data["control_match"] | {"beyond_caliper": ["write"]}
@@ -183,7 +185,9 @@ NEW = ("leave_one_task_out", "stability", "control_match", "attribution", "too_f
 def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_path: Path) -> None:
     data = read_json(folder / "selection.json")
     with Stage.open(tmp_path / "s", name="select", config={}) as stage:
-        replace(selection.scores, ig=None, relie=None).save(stage.folder / "scores.safetensors")
+        arrays = {name: values for name, values in vars(selection.scores).items() if isinstance(values, np.ndarray)}
+        metadata = {"tasks": "\n".join(selection.scores.tasks), "n": " ".join(map(str, selection.scores.n_gained))}
+        save_file({k: v for k, v in arrays.items() if k not in ("ig", "relie")}, stage.folder / "scores.safetensors", metadata)
         write_json(
             stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}
         )
@@ -191,6 +195,7 @@ def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_
     old = Selection.load(tmp_path / "s")
     assert (old.left_out, old.control_match, old.stability) == ({}, {}, {})
     assert old.features == selection.features
+    assert (old.scores.tasks, old.scores.n_gained) == (selection.scores.tasks, selection.scores.n_gained)
     assert old.scores.rankings == ("joint", "score")
     with pytest.raises(SelectionError, match="no values by ig; run `mechprobe select --ranking ig`"):
         old.choose("top:1", ranking="ig")
