@@ -132,8 +132,22 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     """
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
-    covariates = {"density": scores.density, "decoder_norm": scores.decoder_norm, "mean_act": scores.mean_act}
-    controls = matched_random_sets(chosen.ids, n_sets=n_controls, seed=seed, **covariates)
+    controls = matched_random_sets(
+        chosen.ids,
+        density=scores.density,
+        decoder_norm=scores.decoder_norm,
+        mean_act=scores.mean_act,
+        n_sets=n_controls,
+        seed=seed,
+    )
+    match = match_quality(
+        chosen.ids,
+        controls,
+        density=scores.density,
+        decoder_norm=scores.decoder_norm,
+        mean_act=scores.mean_act,
+        caliper=CALIPER,
+    )
     return Selection(
         features=chosen.ids,
         site=site,
@@ -146,7 +160,7 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         crosscoder=crosscoder,
         scores=scores,
         left_out=leave_one_task_out(rule, values, scores.tasks, live=scores.live, threshold=threshold),
-        control_match=match_quality(chosen.ids, controls, caliper=CALIPER, **covariates),
+        control_match=match,
     )
 
 

@@ -98,7 +98,9 @@ class Scores:
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         kept = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
         gained = dict(zip(self.tasks, self.n_gained, strict=True))
-        write_bytes(path, save(kept, metadata={"gained": json.dumps(gained)}))  # one entry: safetensors shuffles several
+        write_bytes(
+            path, save(kept, metadata={"gained": json.dumps(gained)})
+        )  # one entry: safetensors shuffles several
 
     @classmethod
     def load(cls, path: Path) -> "Scores":

@@ -187,7 +187,9 @@ def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_
     with Stage.open(tmp_path / "s", name="select", config={}) as stage:
         arrays = {name: values for name, values in vars(selection.scores).items() if isinstance(values, np.ndarray)}
         metadata = {"tasks": "\n".join(selection.scores.tasks), "n": " ".join(map(str, selection.scores.n_gained))}
-        save_file({k: v for k, v in arrays.items() if k not in ("ig", "relie")}, stage.folder / "scores.safetensors", metadata)
+        save_file(
+            {k: v for k, v in arrays.items() if k not in ("ig", "relie")}, stage.folder / "scores.safetensors", metadata
+        )
         write_json(
             stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}
         )
