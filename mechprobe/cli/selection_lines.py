@@ -76,16 +76,18 @@ def control_lines(match: Mapping[str, Any]) -> list[str]:
         f"{worst['feature']} and {worst['random']} at {worst['distance']:.2f}"
     ]
     if match["beyond_caliper"]:
-        named = ", ".join(
-            f"{name} ({row['random']:.3g} against {row['selected']:.3g}; no set here comes nearer than {row['at_best']:+.2f})"
-            for name, row in covariates.items()
-            if name in match["beyond_caliper"]
-        )
+        named = ", ".join(f"{name} ({_means(covariates[name])})" for name in match["beyond_caliper"])
         lines.append(
             f"Warning: the random sets differ from the selection by more than {match['caliper']:g} standard deviations in "
             f"{named}; believe the changes of equal norm before these sets."
         )
     return lines
+
+
+def _means(row: Mapping[str, Any]) -> str:
+    """Both means of a covariate, and how near any set could come where none can come to 0."""
+    means = f"{row['random']:.3g} against {row['selected']:.3g}"
+    return means if abs(row["at_best"]) < 0.005 else f"{means}; no set here comes nearer than {row['at_best']:+.2f}"
 
 
 def _percent(share: float | int | None) -> str:
