@@ -1,6 +1,7 @@
 """``mechprobe select``."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -18,7 +19,10 @@ Features = Annotated[
     ),
 ]  # fmt: skip
 Ranking = Annotated[
-    str | None, typer.Option("--ranking", help="joint (joint attribution) or score (the paper's Score).")
+    str | None,
+    typer.Option(
+        "--ranking", help="joint (joint attribution), score (the paper's Score), ig (integrated gradients) or relie."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder; by default inside the run folder.")]
 
@@ -40,8 +44,8 @@ def select(
     """Score every feature on the samples the tuned model gained, and choose those that all tasks share."""
     from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
+    from mechprobe.cli.selection_lines import selection_lines
     from mechprobe.cli.settings import stage_of_run
-    from mechprobe.cli.summary import selection_lines
     from mechprobe.pipeline import SELECTION
 
     section = {key: value for key, value in (("rule", features), ("ranking", ranking)) if value is not None}
@@ -57,4 +61,5 @@ def select(
         return
     for line in selection_lines(data):
         say(line)
-    say(f"\nWritten to {folder}\nNext: mechprobe intervene --run {run} --features {data['rule']}")
+    ranked = "" if data["ranking"] == "joint" else f" --ranking {data['ranking']}"
+    say(f"\nWritten to {folder}\nNext: mechprobe intervene --run {run} --features {quote(data['rule'])}{ranked}")

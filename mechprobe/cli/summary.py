@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.cli.printing import percent, table_lines
+from mechprobe.cli.selection_lines import selection_lines
 
 if TYPE_CHECKING:
     from mechprobe.interventions.localize import SiteCeilings
@@ -59,20 +60,6 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
         *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
         f"Gate: {trusted}",
     ]
-
-
-def selection_lines(data: Mapping[str, Any]) -> list[str]:
-    """How many features carry generalization under each ranking, and which were chosen."""
-    gained = ", ".join(f"{task} {n}" for task, n in data["n_gained"].items())
-    lines = [f"Samples that {data['pair'][1]} gained over {data['pair'][0]} (selection half): {gained}"]
-    if data["left_out"]:
-        lines.append("Left out for too few: " + ", ".join(f"{task} {n}" for task, n in data["left_out"].items()))
-    for ranking, sizes in data["agnostic_sizes"].items():
-        per_task = ", ".join(f"{task} {n}" for task, n in sizes["per_task"].items())
-        lines.append(f"Features above the threshold by {ranking}: {per_task}; on all tasks {sizes['all_tasks']}")
-    head = ", ".join(str(k) for k in data["features"][:10])
-    lines.append(f"{data['rule']} by {data['ranking']}: {len(data['features'])} features, first {head}")
-    return lines + ([data["note"]] if data["note"] else [])
 
 
 def _share(row: Mapping[str, Any]) -> str:

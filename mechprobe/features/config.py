@@ -1,13 +1,14 @@
 """Settings of the features stage."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mechprobe.config import FrozenConfig
 
 ReadoutMode = Literal["swap", "joint", "single"]
-Ranking = Literal["joint", "score"]
+Ranking = Literal["joint", "score", "ig", "relie"]
+Attribution = Literal["ig", "relie"]
 FinalNorm = Literal["scale", "none"]
 NullKind = Literal["identical", "shuffled-labels", "disjoint-halves"]
 
@@ -113,27 +114,38 @@ class SelectConfig(FrozenConfig):
     """Tasks whose sets are intersected; None takes every task but ``trained``."""
     trained: tuple[str, ...] = ()
     """Tasks that post-training saw; they never select."""
-    min_gained: int = 4
+    min_gained: int = Field(default=4, ge=0)
     """A task with fewer samples in G_t (selection half) is left out, and said so."""
-    threshold: float = 0.2
+    threshold: float = Field(default=0.2, gt=0, lt=1)
     """Share of a task's maximum above which a feature counts for that task."""
     rule: str = "top50"
     """The selection that is written; see ``mechprobe intervene --features``."""
     ranking: Ranking = "joint"
-    """Which values rank: ``joint`` (J) or ``score`` (the paper's)."""
+    """Which values rank: ``joint`` (J), ``score`` (the paper's), ``ig`` (integrated gradients) or ``relie``."""
+    also: tuple[Attribution, ...] = ()
+    """Rankings by attribution whose values are kept beside, for ``intervene --ranking`` and ``intervene.compare``."""
     readout: ReadoutMode = "swap"
-    """Read-out of f^tuned and f^base in the Score."""
+    """Read-out of f^tuned and f^base in the Score and in integrated gradients."""
     near: tuple[str, ...] | None = None
     """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     positions: Literal["all", "prompt", "response"] = "all"
-    """Token positions that are pooled; special tokens never are."""
+    """Token positions that are pooled, and whose features attribution moves; special tokens never are."""
     pooling: Literal["mean", "max"] = "mean"
-    """How positions of one sample are pooled."""
-    n_controls: int = 20
+    """How positions of one sample are pooled in Score and J; attribution sums over them."""
+    target: Literal["response", "answer"] = "response"
+    """The right answer whose log-probability ``ig`` and ``relie`` attribute: the tuned model's own response, which the
+    scorer found right, or the sample's ``answer`` put right behind the prompt."""
+    steps: int = Field(default=16, ge=1)
+    """Points of the path of ``ig`` and ``relie``; ``completeness_gap`` in the result says what they miss."""
+    n_bootstrap: int = Field(default=1000, ge=0)
+    """Draws of the samples of every G_t behind the features' frequencies; 0 leaves them out."""
+    stability_thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3)
+    """Thresholds at which the size of the task-agnostic set is told."""
+    n_controls: int = Field(default=20, ge=0)
     """Matched random sets."""
-    max_samples: int = 256
+    max_samples: int = Field(default=256, ge=1)
     """Samples of G_t that are read, per task."""
-    batch_size: int = 64
+    batch_size: int = Field(default=64, ge=1)
     """Sequences at a time."""
-    seed: int = 0
-    """Of the halves and the random sets."""
+    seed: int = Field(default=0, ge=0)
+    """Of the halves, the random sets and the bootstrap."""

@@ -1,16 +1,22 @@
 """The ``select`` stage: which features go with generalization, chosen by their scores, with matched random sets."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
-from mechprobe.errors import ConfigError, SelectionError
-from mechprobe.features.config import Ranking, SelectConfig
-from mechprobe.features.readout import Readout
+from mechprobe.artifacts import UNFINISHED, Stage, read_json, read_manifest, write_bytes, write_json
+from mechprobe.errors import SelectionError
+from mechprobe.features.attribution import attribute
+from mechprobe.features.config import Attribution, Ranking, SelectConfig
+from mechprobe.features.gained import gained_samples, gained_sequences, right_answers
+from mechprobe.features.matched_sets import match_quality, matched_random_sets
 from mechprobe.features.scores import Scores, score_features
-from mechprobe.features.selection import agnostic_features, matched_random_sets, resolve
+from mechprobe.features.selection import agnostic_features, check_named, leave_one_task_out, resolve
+from mechprobe.features.selection_checks import check_parts
+from mechprobe.features.selection_stability import SampleValues, bootstrap_selection, threshold_stability
+from mechprobe.features.selection_summary import selection_frame, selection_summary
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.types import Site
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
 
 SELECTION_FILE = "selection.json"
 SCORES_FILE = "scores.safetensors"
+SELECTED_FILE = "selected.parquet"
+CALIPER = 0.25
+"""Difference of the means of a covariate, in standard deviations over the live features, above which a match is called bad."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +40,17 @@ class Selection:
         features: Indices, best first.
         site: ``resid_post.<layer>``.
         rule: The specification, for example ``top50``.
-        ranking: ``joint`` or ``score``.
+        ranking: ``joint``, ``score``, ``ig`` or ``relie``.
         agnostic: Task-agnostic features under the ranking.
         n_agnostic: How many of ``features`` are task-agnostic.
-        controls: Random sets matched on density, decoder norm and write.
+        controls: Random sets matched on density, decoder norm and write; the i-th feature of each matches the i-th of ``features``.
         note: What a reader must know, or empty.
         crosscoder: Fingerprint of the dictionary.
         scores: All values.
+        left_out: Task → features that the same specification chooses from the other tasks alone; empty where the
+            specification names its features outright, or only one task selects.
+        control_match: How near the random sets come, see `mechprobe.features.matched_sets.match_quality`.
+        stability: Bootstrap frequencies and sizes at several thresholds; empty but for the selection that a stage wrote.
     """
 
     features: tuple[int, ...]
@@ -50,10 +63,13 @@ class Selection:
     note: str
     crosscoder: str
     scores: Scores
+    left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    control_match: dict[str, Any] = field(default_factory=dict)
+    stability: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":
-        """Read a finished ``select`` stage."""
+        """Read a finished ``select`` stage; what an older one did not write is empty."""
         read_manifest(folder)
         data = read_json(Path(folder) / SELECTION_FILE)
         return cls(
@@ -67,6 +83,9 @@ class Selection:
             note=data["note"],
             crosscoder=data["crosscoder"],
             scores=Scores.load(Path(folder) / SCORES_FILE),
+            left_out={task: tuple(row["features"]) for task, row in data.get("leave_one_task_out", {}).items()},
+            control_match=data.get("control_match", {}),
+            stability=data.get("stability", {}),
         )
 
     def choose(
@@ -108,11 +127,11 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     """The selection of a rule from scores, with its matched random sets.
 
     Raises:
-        SelectionError: The rule cannot be read, names nothing, or leaves too few features for the controls.
+        SelectionError: The rule cannot be read, names nothing, or leaves too few features for the controls; or the scores
+            hold no values of the ranking.
     """
     values = scores.values(ranking)
-    live = (scores.density > 0) & (scores.decoder_norm > 0)
-    chosen = resolve(rule, values, live=live, threshold=threshold, table=table)
+    chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
     controls = matched_random_sets(
         chosen.ids,
         density=scores.density,
@@ -120,6 +139,14 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         mean_act=scores.mean_act,
         n_sets=n_controls,
         seed=seed,
+    )
+    match = match_quality(
+        chosen.ids,
+        controls,
+        density=scores.density,
+        decoder_norm=scores.decoder_norm,
+        mean_act=scores.mean_act,
+        caliper=CALIPER,
     )
     return Selection(
         features=chosen.ids,
@@ -132,6 +159,8 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         note=chosen.note,
         crosscoder=crosscoder,
         scores=scores,
+        left_out=leave_one_task_out(rule, values, scores.tasks, live=scores.live, threshold=threshold),
+        control_match=match,
     )
 
 
@@ -157,33 +186,51 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         outcomes: Of base and tuned, with the samples.
         rule: Overrides the config's.
         site: Where the crosscoder was trained.
-        out: Stage folder; ``selection.json``, ``scores.safetensors`` and the manifest are written there.
+        out: Stage folder; ``selection.json``, ``selected.parquet``, ``scores.safetensors`` and the manifest are written there.
         config: Settings.
         held_out: Task → sample ids that must not select (they evaluate the interventions).
         table: Feature table, for ``rule:`` specifications.
-        inputs: Files and stage folders whose hashes go into the manifest.
+        inputs: Files and stage folders whose hashes go into the manifest; the stages ``crosscoder`` and ``evals`` are also
+            held to be of these models and this site.
         force: Make a finished stage again.
 
     Raises:
-        SelectionError: No task has enough gained samples, or the rule names nothing.
-        ArtifactError: ``out`` holds other work.
+        SelectionError: No task has enough gained samples, the rule names nothing, or there is no answer to attribute.
+        ArtifactError: ``out`` holds other work, or the parts are of other models or another site.
+        ModelError: A model of the crosscoder is missing or has another width.
+        SiteError: The models have no such site.
     """
     config = config or SelectConfig()
     config = config.replace(rule=rule) if rule else config
     place = site if isinstance(site, Site) else Site.parse(site)
-    gained, left_out = _gained_samples(outcomes, config, held_out or {})
+    check_named(config.rule, crosscoder.d_sae, table)
+    check_parts(crosscoder, family, place, config, inputs or {})
+    gained = gained_samples(outcomes, config, held_out or {})
+    sequences = gained_sequences(family, outcomes, gained.ids, config)
+    asked = _attributions(config)
+    answers = right_answers(family, outcomes, gained.ids, config) if asked else {}
     identity = {
         **config.model_dump(mode="json"),
         "site": str(place),
         "crosscoder": crosscoder.fingerprint,
-        "gained": gained,
+        "tokenizer": family.tokenizer_fingerprint,
+        "gained": gained.ids,
     }
-    with Stage.open(
-        out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
-    ) as stage:
+    with (
+        Stage.open(
+            out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
+        ) as stage,
+        _nothing_left_behind(stage),
+    ):
         if stage.done:
             return Selection.load(out)
-        scores = score_features(crosscoder, family, outcomes, gained, site=place, config=config)
+        scores, samples = score_features(crosscoder, family, sequences, site=place, config=config)
+        attribution: dict[str, Any] = {}
+        for kind in asked:
+            found = attribute(kind, crosscoder, family, answers, site=place, config=config)
+            scores = replace(scores, **{kind: found.samples.values()})
+            attribution[kind] = found.quality
+            samples = found.samples if kind == config.ranking else samples
         selection = choose(
             scores,
             config.rule,
@@ -195,77 +242,62 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             seed=config.seed,
             table=table,
         )
+        selection = replace(selection, stability=_stability(selection, samples, config))
+        summary = selection_summary(selection, config, too_few=gained.too_few, attribution=attribution)
         scores.save(stage.folder / SCORES_FILE)
-        summary = _summary(selection, config, left_out)
+        write_bytes(stage.folder / SELECTED_FILE, selection_frame(selection).to_parquet(index=False))
         write_json(stage.folder / SELECTION_FILE, summary)
-        results = {key: summary[key] for key in ("features", "agnostic_sizes", "n_gained", "left_out", "note")}
+        kept = ("features", "agnostic_sizes", "n_gained", "too_few", "control_match", "note")
         stage.finish(
-            outputs=[SELECTION_FILE, SCORES_FILE], counts=summary["n_gained"], results=results, seed=config.seed
+            outputs=[SELECTION_FILE, SCORES_FILE, SELECTED_FILE],
+            counts=summary["n_gained"],
+            results={key: summary[key] for key in kept},
+            seed=config.seed,
         )
     return Selection.load(out)
 
 
-def _gained_samples(
-    outcomes: Outcomes, config: SelectConfig, held_out: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """``({task: sample ids of G_t}, {task left out: size})``, held-out samples excluded."""
-    for model in (config.base, config.tuned):
-        if model not in outcomes.models:
-            raise ConfigError(f"There are no outcomes of model '{model}'; evaluate it first.")
-    tasks = config.tasks or tuple(task for task in outcomes.tasks if task not in config.trained)
-    unknown = [task for task in tasks if task not in outcomes.tasks]
-    if unknown:
-        raise ConfigError(f"There are no outcomes on task '{unknown[0]}'; there are on {', '.join(outcomes.tasks)}.")
-    kept: dict[str, list[str]] = {}
-    left_out: dict[str, int] = {}
-    for task in tasks:
-        barred = set(held_out.get(task, ()))
-        ids = [k for k in outcomes.gained(task, base=config.base, tuned=config.tuned) if k not in barred]
-        if len(ids) >= max(1, config.min_gained):
-            kept[task] = ids[: config.max_samples]
-        else:
-            left_out[task] = len(ids)
-    if not kept:
-        sizes = ", ".join(f"{task} {n}" for task, n in left_out.items())
-        raise SelectionError(
-            f"On no task does {config.tuned} get at least {config.min_gained} samples right that {config.base} gets "
-            f"wrong ({sizes}); evaluate more samples, or lower select.min_gained."
-        )
-    return kept, left_out
+def _attributions(config: SelectConfig) -> list[Attribution]:
+    """Rankings by attribution that are asked for, each once."""
+    kinds: tuple[Attribution, ...] = ("ig", "relie")
+    return [kind for kind in kinds if kind == config.ranking or kind in config.also]
 
 
-def _summary(selection: Selection, config: SelectConfig, left_out: Mapping[str, int]) -> dict[str, Any]:
+@contextmanager
+def _nothing_left_behind(stage: Stage) -> Iterator[None]:
+    """Where nothing can be selected, leave no folder that would refuse the next, better question."""
+    try:
+        yield
+    except SelectionError:
+        (stage.folder / UNFINISHED).unlink(missing_ok=True)
+        if not any(stage.folder.iterdir()):
+            stage.folder.rmdir()
+        raise
+
+
+def _stability(selection: Selection, samples: SampleValues | None, config: SelectConfig) -> dict[str, Any]:
+    """Bootstrap frequencies and the task-agnostic set at several thresholds, as ``selection.json`` keeps them."""
     scores = selection.scores
-    sizes: dict[str, Any] = {}
-    for ranking in ("joint", "score"):
-        values = scores.values(ranking)
-        per_task = {
-            task: int((row > config.threshold * row.max()).sum())
-            for task, row in zip(scores.tasks, values, strict=True)
-        }
-        sizes[ranking] = {"per_task": per_task, "all_tasks": len(agnostic_features(values, config.threshold))}
-    ids = list(selection.features)
-    return {
-        "features": ids,
-        "rule": selection.rule,
-        "ranking": selection.ranking,
-        "site": selection.site,
-        "pair": [config.base, config.tuned],
-        "tasks": list(scores.tasks),
-        "n_gained": dict(zip(scores.tasks, scores.n_gained, strict=True)),
-        "left_out": dict(left_out),
-        "agnostic": list(selection.agnostic),
-        "n_agnostic": selection.n_agnostic,
-        "agnostic_sizes": sizes,
-        "scores": {
-            name: {task: row[ids].tolist() for task, row in zip(scores.tasks, scores.values(name), strict=True)}
-            for name in ("joint", "score")
-        },
-        "controls": [list(ids) for ids in selection.controls],
-        "readout": str(Readout(config.readout, config.near)),
-        "positions": config.positions,
-        "pooling": config.pooling,
-        "threshold": config.threshold,
-        "note": selection.note,
-        "crosscoder": selection.crosscoder,
+    found: dict[str, Any] = {
+        "thresholds": threshold_stability(
+            scores.values(selection.ranking),
+            scores.tasks,
+            selection.features,
+            live=scores.live,
+            thresholds=config.stability_thresholds,
+        )
     }
+    bootstrap = None
+    if samples is not None:
+        bootstrap = bootstrap_selection(
+            samples,
+            selection.rule,
+            selection.features,
+            live=scores.live,
+            threshold=config.threshold,
+            n_draws=config.n_bootstrap,
+            seed=config.seed,
+        )
+    if bootstrap is not None:
+        found["bootstrap"] = bootstrap.summary(selection.features, seed=config.seed)
+    return found

@@ -15,44 +15,31 @@ metric jump at the very end, which no step sees: `IndirectEffects.completeness_g
     RelIE_ij[k] = |IE_j[k]| / (|IE_i[k]| + |IE_j[k]|)   pairwise
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
-from mechprobe.activations.passes import padded
 from mechprobe.errors import StoreError
+from mechprobe.features.gradients import (
+    Metric,
+    ReadBatch,
+    clean_residual,
+    decoder_in_units,
+    mean_gradient,
+    mean_log_prob,
+    metric_at,
+    read_batch,
+    sum_by_sample,
+)
 from mechprobe.features.splicing import ReadSample
-from mechprobe.models.residuals import reading, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
-
-
-@dataclass(frozen=True)
-class ReadBatch:
-    """Samples padded on the right.
-
-    Attributes:
-        ids: Token ids.
-        attention: 1 where there is a token.
-        kept: Positions that the crosscoder reconstructs.
-        scored: Positions whose next token the metric may look at: response tokens, or all where there are none.
-    """
-
-    ids: Int[Tensor, "sample pos"]
-    attention: Int[Tensor, "sample pos"]
-    kept: Bool[Tensor, "sample pos"]
-    scored: Bool[Tensor, "sample pos"]
-
-
-Metric = Callable[[Tensor, ReadBatch], Tensor]
-"""From logits ``[sample pos vocab]`` and what was read to one number per sample."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +104,61 @@ def relative_effects(effect: Float[ndarray, "d_sae model"]) -> Float[ndarray, "d
         return size / size.sum(axis=1, keepdims=True)
 
 
-def mean_log_prob(logits: Tensor, batch: ReadBatch) -> Float[Tensor, " sample"]:
-    """Mean log-probability of the scored tokens of each sample, in nats: the default metric; 0 where none is scored."""
-    log_probs = log_softmax(logits[:, :-1].double(), dim=-1)
-    chosen = log_probs.gather(2, batch.ids[:, 1:].unsqueeze(2)).squeeze(2)
-    scored = batch.scored[:, :-1].double()
-    return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
+@dataclass(frozen=True)
+class SampleEffects:
+    """Indirect effects in one model, sample by sample, of one batch.
+
+    Attributes:
+        model: Whose.
+        features: Effect of every feature on every sample, in units of the metric.
+        totals: Sums over the samples of the error's effect, of the metric, and of the metric with all taken away.
+    """
+
+    model: str
+    features: Float[Tensor, "sample d_sae"]
+    totals: Float[Tensor, "3"]
+
+
+def sample_effects(
+    crosscoder: Crosscoder,
+    models: Mapping[str, nn.Module],
+    site: Site,
+    samples: Sequence[ReadSample],
+    *,
+    of: Sequence[str],
+    metric: Metric = mean_log_prob,
+    steps: int = 8,
+    batch_size: int = 32,
+) -> Iterator[SampleEffects]:
+    """Indirect effects of every sample in the models ``of``, batch by batch in the order of the samples.
+
+    Args:
+        crosscoder: The dictionary.
+        models: Every model of it by name, as transformers modules.
+        site: Where the crosscoder reads.
+        samples: What the models read.
+        of: Models that effects are measured in; the activations are of all.
+        metric: The task metric, differentiable.
+        steps: Points of the path.
+        batch_size: Samples in one forward pass.
+
+    Raises:
+        StoreError: There is no sample.
+    """
+    if not samples:
+        raise StoreError("There is no sample to measure indirect effects on; cache with another held_out_frac.")
+    names = crosscoder.model_names
+    with progress(len(samples), "indirect effects", unit="samples") as advance:
+        for start in range(0, len(samples), batch_size):
+            part = samples[start : start + batch_size]
+            batch = read_batch(part, str(crosscoder.device))
+            residuals = {name: clean_residual(models[name], site, batch) for name in names}
+            with torch.no_grad():
+                acts = crosscoder.encode(torch.stack([residuals[name] for name in names], dim=2)[batch.kept])
+            for name in of:
+                path = _Path(crosscoder, name, acts, residuals[name], batch)
+                yield path.effects(models[name], site, metric, steps)
+            advance(len(part))
 
 
 def indirect_effects(
@@ -135,43 +171,23 @@ def indirect_effects(
     steps: int = 8,
     batch_size: int = 32,
 ) -> IndirectEffects:
-    """Indirect effects of every feature in every model of a crosscoder.
-
-    Args:
-        crosscoder: The dictionary.
-        models: Every model of it by name, as transformers modules.
-        site: Where the crosscoder reads.
-        samples: What the models read; a task's prompts with the responses the metric is about.
-        metric: The task metric, differentiable.
-        steps: Points of the path.
-        batch_size: Samples in one forward pass.
+    """Mean indirect effects of every feature in every model of a crosscoder; the arguments are `sample_effects`'.
 
     Raises:
         StoreError: There is no sample.
     """
-    if not samples:
-        raise StoreError("There is no sample to measure indirect effects on; cache with another held_out_frac.")
-    names = crosscoder.model_names
+    names = tuple(crosscoder.model_names)
     effect = torch.zeros(crosscoder.d_sae, len(names), dtype=torch.float64)
     totals = torch.zeros(3, len(names), dtype=torch.float64)  # error effect, metric, emptied
-    with progress(len(samples), "indirect effects", unit="samples") as advance:
-        for start in range(0, len(samples), batch_size):
-            part = samples[start : start + batch_size]
-            batch = read_batch(part, str(crosscoder.device))
-            residuals = [_residual(models[name], site, batch) for name in names]
-            x = torch.stack(residuals, dim=2)
-            with torch.no_grad():
-                acts = crosscoder.encode(x[batch.kept])
-            for index, name in enumerate(names):
-                path = _Path(crosscoder, name, acts, residuals[index], batch)
-                of_features, of_error = path.effects(models[name], site, metric, steps)
-                effect[:, index] += of_features.cpu()
-                ends = (path.metric(models[name], site, metric, a) for a in (0.0, 1.0))
-                totals[:, index] += torch.tensor([of_error, *ends], dtype=torch.float64)
-            advance(len(part))
+    for found in sample_effects(
+        crosscoder, models, site, samples, of=names, metric=metric, steps=steps, batch_size=batch_size
+    ):
+        column = names.index(found.model)
+        effect[:, column] += found.features.sum(0).cpu()
+        totals[:, column] += found.totals
     n = len(samples)
     error_effect, clean, emptied = (totals / n).numpy()
-    return IndirectEffects(tuple(names), (effect / n).numpy(), error_effect, clean, emptied, n)
+    return IndirectEffects(names, (effect / n).numpy(), error_effect, clean, emptied, n)
 
 
 class _Path:
@@ -186,8 +202,8 @@ class _Path:
         batch: ReadBatch,
     ) -> None:
         columns = crosscoder.columns(name)
-        self.residual, self.batch, self.acts = residual, batch, acts
-        self.decoder = (crosscoder.decoder[:, columns] * crosscoder.column_scale()[columns]).detach()
+        self.name, self.residual, self.batch, self.acts = name, residual, batch, acts
+        self.decoder = decoder_in_units(crosscoder, name)
         self.bias = (crosscoder.b_dec_flat[columns] * crosscoder.column_scale()[columns]).detach()
         self.error = residual[batch.kept] - self.bias - acts @ self.decoder
 
@@ -197,46 +213,11 @@ class _Path:
         resid[self.batch.kept] = self.bias + (1 - a) * (self.acts @ self.decoder + self.error)
         return resid
 
-    @torch.no_grad()
-    def metric(self, model: nn.Module, site: Site, metric: Metric, a: float) -> float:
-        """Sum over samples of the metric at a."""
-        return float(metric(_logits(model, site, self.at(a), self.batch), self.batch).double().sum())
-
-    def effects(self, model: nn.Module, site: Site, metric: Metric, steps: int) -> tuple[Tensor, float]:
-        """Sums over samples and positions: of every feature, and of the error."""
-        gradient = torch.zeros_like(self.error, dtype=torch.float64)
-        with torch.enable_grad():
-            for step in range(steps):
-                resid = self.at((step + 0.5) / steps).requires_grad_()
-                value = metric(_logits(model, site, resid, self.batch), self.batch).sum()
-                (found,) = torch.autograd.grad(value, resid)
-                gradient += found[self.batch.kept].double()
-        gradient /= steps
+    def effects(self, model: nn.Module, site: Site, metric: Metric, steps: int) -> SampleEffects:
+        """Of every feature and of the error on every sample, summed over positions; and the metric at both ends."""
+        gradient = mean_gradient(model, site, self.at, self.batch, metric=metric, steps=steps)
         # The spliced residual is linear in f and e: their gradients are the residual's, through the decoder.
-        of_features = -(self.acts.double() * (gradient @ self.decoder.double().T)).sum(0)
-        return of_features, -float((gradient * self.error.double()).sum())
-
-
-def read_batch(samples: Sequence[ReadSample], device: str) -> ReadBatch:
-    """Samples padded on the right: what a causal model does at a position never depends on what follows it."""
-    ids, attention = padded([sample.ids for sample in samples], 0)
-    kept, scored = torch.zeros(2, *ids.shape, dtype=torch.bool)
-    answered = any(any(sample.response) for sample in samples)
-    for row, sample in enumerate(samples):
-        kept[row, : len(sample.ids)] = torch.tensor(sample.kept)
-        target = torch.tensor(sample.response) if answered else torch.ones(len(sample.ids), dtype=torch.bool)
-        scored[row, : len(sample.ids) - 1] = target[1:]
-    return ReadBatch(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
-
-
-@torch.no_grad()
-def _residual(model: nn.Module, site: Site, batch: ReadBatch) -> Float[Tensor, "sample pos d_model"]:
-    with reading(model, [site]) as found:
-        model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
-    resid = found[site]
-    return resid if resid.dtype == torch.float64 else resid.float()
-
-
-def _logits(model: nn.Module, site: Site, resid: Tensor, batch: ReadBatch) -> Tensor:
-    with splice(model, site, lambda old: resid.to(old.dtype)):
-        return model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+        of_features = -sum_by_sample(self.acts, gradient, self.decoder, self.batch)
+        of_error = -float((gradient * self.error.double()).sum())
+        ends = (metric_at(model, site, self.at(a), self.batch, metric).sum() for a in (0.0, 1.0))
+        return SampleEffects(self.name, of_features, torch.tensor([of_error, *map(float, ends)], dtype=torch.float64))

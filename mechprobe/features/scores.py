@@ -6,12 +6,14 @@ then averaged over G_t:
 * Score_k^t = mean (f_k^tuned − f_k^base), activations under the recorded read-out (arXiv 2604.25011);
 * J_k^t = mean f_k ‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂, f under the joint read-out (ours,
   DESIGN.md section 4): the part of feature k in the difference of the two residual streams.
+
+The rankings by attribution are `mechprobe.features.attribution`'s.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +26,16 @@ from mechprobe.errors import ConfigError, SelectionError
 from mechprobe.features.config import Ranking, SelectConfig
 from mechprobe.features.readout import Readout
 from mechprobe.features.selection import Values
+from mechprobe.features.selection_stability import SampleValues
+from mechprobe.features.splicing import ReadSample
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad, length_batches
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.progress import progress
-from mechprobe.records import Outcomes
 from mechprobe.types import Site
 from sae_training import Crosscoder
+
+RANKINGS: tuple[Ranking, ...] = ("joint", "score", "ig", "relie")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Scores:
     """Values of every feature on every selection task.
 
     Attributes:
-        tasks: Task names, the first axis of ``score`` and ``joint``.
+        tasks: Task names, the first axis of ``score``, ``joint``, ``ig`` and ``relie``.
         n_gained: Samples of G_t read, per task.
         score: ``[task d_sae]``, the paper's Score.
         joint: ``[task d_sae]``, J.
@@ -48,6 +53,8 @@ class Scores:
         mean_difference: ``[d_model]``, mean over the pooled positions of r_tuned − r_base, in the models' own units:
             the one-vector baseline of the interventions.
         last_difference: ``[d_model]``, the same at the last prompt position alone.
+        ig: ``[task d_sae]``, integrated gradients; None where they were not asked for.
+        relie: ``[task d_sae]``, the indirect effect in the tuned model weighted by RelIE; None likewise.
     """
 
     tasks: tuple[str, ...]
@@ -59,16 +66,41 @@ class Scores:
     mean_act: Values
     mean_difference: Values
     last_difference: Values
+    ig: Values | None = None
+    relie: Values | None = None
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """The rankings that there are values of."""
+        return tuple(name for name in RANKINGS if getattr(self, name) is not None)
+
+    @property
+    def live(self) -> Bool[np.ndarray, " d_sae"]:
+        """``[d_sae]`` bool: active somewhere on the pooled positions, and with a decoder."""
+        return (self.density > 0) & (self.decoder_norm > 0)
 
     def values(self, ranking: Ranking) -> Values:
-        """The values of a ranking."""
-        return self.joint if ranking == "joint" else self.score
+        """The values of a ranking, ``[task d_sae]``.
+
+        Raises:
+            SelectionError: The ranking needs gradients and was not asked for when the features were scored.
+        """
+        found = getattr(self, ranking)
+        if found is None:
+            raise SelectionError(
+                f"The selection holds no values by {ranking}; run `mechprobe select --ranking {ranking}`, or set "
+                f'select.also=["{ranking}"], first.'
+            )
+        return found
 
     def save(self, path: Path) -> None:
         """Write safetensors."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        metadata = {"tasks": "\n".join(self.tasks), "n": " ".join(map(str, self.n_gained))}
-        write_bytes(path, save(arrays, metadata=metadata))
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        kept = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
+        gained = dict(zip(self.tasks, self.n_gained, strict=True))
+        write_bytes(
+            path, save(kept, metadata={"gained": json.dumps(gained)})
+        )  # one entry: safetensors shuffles several
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
@@ -77,61 +109,102 @@ class Scores:
 
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata()
-        counts = tuple(int(n) for n in metadata["n"].split())
-        return cls(tasks=tuple(metadata["tasks"].split("\n")), n_gained=counts, **load_file(path))
+        if "gained" in metadata:
+            gained = json.loads(metadata["gained"])
+        else:  # as it was written before
+            counts = (int(n) for n in metadata["n"].split())
+            gained = dict(zip(metadata["tasks"].split("\n"), counts, strict=True))
+        return cls(tasks=tuple(gained), n_gained=tuple(gained.values()), **load_file(path))
 
 
-_ARRAYS = ("score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference")
+_ARRAYS = (
+    "score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference", "ig", "relie",
+)  # fmt: skip
 
 
 @torch.no_grad()
 def score_features(
     crosscoder: Crosscoder,
     family: ModelFamily,
-    outcomes: Outcomes,
-    gained: Mapping[str, Sequence[str]],
+    gained: Mapping[str, Sequence[ReadSample]],
     *,
     site: Site,
     config: SelectConfig,
-) -> Scores:
-    """Score and J of every feature on the given samples."""
-    names = crosscoder.model_names
-    models = family.subset(*names)
-    base, tuned = config.base, config.tuned
-    swap = Readout(config.readout, config.near)
-    shift = decoder_shift(crosscoder, base=base, tuned=tuned)
-    active, total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
-    difference, last = torch.zeros(2, models.d_model[tuned], dtype=torch.float64)
-    n_positions = 0
-    score_rows, joint_rows = [], []
+) -> tuple[Scores, SampleValues | None]:
+    """Score and J of every feature on the given samples.
+
+    Args:
+        crosscoder: The dictionary.
+        family: Its models.
+        gained: Task → what is read; ``kept`` positions are pooled.
+        site: Where the crosscoder reads.
+        config: Read-out, pooling and batch size.
+
+    Returns:
+        The scores, and the values of every sample under ``config.ranking`` where that is ``joint`` or ``score``.
+    """
+    models = family.subset(*crosscoder.model_names)
+    tally = _Tally(crosscoder, models, config)
+    means: dict[str, list[Values]] = {"score": [], "joint": []}
+    kept: list[np.ndarray] = []
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
-        for task, ids in gained.items():
-            sums = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
-            for x, mask, end in _residual_batches(models, outcomes, task, ids, site, config):
-                joint = Readout("joint").feature_acts(crosscoder, x, tuned)
-                gap = swap.feature_acts(crosscoder, x, tuned) - swap.feature_acts(crosscoder, x, base)
-                sums[0] += _pool(gap, mask, config.pooling).double().sum(0).cpu()
-                sums[1] += _pool(joint, mask, config.pooling).double().sum(0).cpu()
-                active += (joint[mask] > 0).double().sum(0).cpu()
-                total += joint[mask].double().sum(0).cpu()
-                difference += (x[tuned] - x[base])[mask].double().sum(0).cpu()
-                rows = torch.arange(len(end), device=end.device)
-                last += (x[tuned] - x[base])[rows, end].double().sum(0).cpu()
-                n_positions += int(mask.sum())
+        for task, samples in gained.items():
+            found: dict[str, list[Tensor]] = {"score": [], "joint": []}
+            for x, mask, end in _residual_batches(models, samples, site, config):
+                for name, values in tally.add(x, mask, end).items():
+                    found[name].append(values)
                 advance(len(mask), task=task)
-            score_rows.append((sums[0] / len(ids)).numpy())
-            joint_rows.append((sums[1] / len(ids) * shift).numpy())
-    return Scores(
-        tasks=tuple(gained),
-        n_gained=tuple(len(ids) for ids in gained.values()),
-        score=np.stack(score_rows),
-        joint=np.stack(joint_rows),
-        density=(active / max(1, n_positions)).numpy(),
-        decoder_norm=crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
-        mean_act=(total / active.clamp(min=1)).numpy(),
-        mean_difference=(difference / max(1, n_positions)).numpy(),
-        last_difference=(last / sum(map(len, gained.values()))).numpy(),
-    )
+            for name, parts in found.items():
+                rows = torch.cat(parts)
+                means[name].append(rows.double().mean(0).numpy() * (tally.shift if name == "joint" else 1.0))
+                if name == config.ranking:
+                    shift = torch.from_numpy(tally.shift).float() if name == "joint" else 1.0
+                    kept.append((rows * shift).numpy()[None])
+    counts = tuple(len(samples) for samples in gained.values())
+    scores = tally.scores(tuple(gained), counts, np.stack(means["score"]), np.stack(means["joint"]))
+    return scores, SampleValues(tuple(kept)) if kept else None
+
+
+class _Tally:
+    """What is summed over all tasks, and the pooled values of a batch."""
+
+    def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig) -> None:
+        self.crosscoder, self.config = crosscoder, config
+        self.own = Readout(config.readout, config.near)
+        self.shift = decoder_shift(crosscoder, base=config.base, tuned=config.tuned).numpy()
+        self.active, self.total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
+        self.difference, self.last = torch.zeros(2, models.d_model[config.tuned], dtype=torch.float64)
+        self.n_positions = 0
+
+    def add(
+        self, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Tensor
+    ) -> dict[str, Float[Tensor, "sample d_sae"]]:
+        """Pooled read-out differences and joint activations of the samples of a batch."""
+        base, tuned = self.config.base, self.config.tuned
+        joint = Readout("joint").feature_acts(self.crosscoder, x, tuned)
+        gap = self.own.feature_acts(self.crosscoder, x, tuned) - self.own.feature_acts(self.crosscoder, x, base)
+        moved = x[tuned] - x[base]
+        self.active += (joint[mask] > 0).double().sum(0).cpu()
+        self.total += joint[mask].double().sum(0).cpu()
+        self.difference += moved[mask].double().sum(0).cpu()
+        self.last += moved[torch.arange(len(end), device=end.device), end].double().sum(0).cpu()
+        self.n_positions += int(mask.sum())
+        pooling = self.config.pooling
+        return {"score": _pool(gap, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
+
+    def scores(self, tasks: tuple[str, ...], counts: tuple[int, ...], score: Values, joint: Values) -> Scores:
+        """Everything that is kept of a selection's samples."""
+        return Scores(
+            tasks=tasks,
+            n_gained=counts,
+            score=score,
+            joint=joint,
+            density=(self.active / max(1, self.n_positions)).numpy(),
+            decoder_norm=self.crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
+            mean_act=(self.total / self.active.clamp(min=1)).numpy(),
+            mean_difference=(self.difference / max(1, self.n_positions)).numpy(),
+            last_difference=(self.last / sum(counts)).numpy(),
+        )
 
 
 def decoder_shift(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
@@ -148,36 +221,24 @@ def _pool(
     values: Float[Tensor, "batch pos d_sae"], mask: Bool[Tensor, "batch pos"], pooling: str
 ) -> Float[Tensor, "batch d_sae"]:
     if pooling == "max":
-        return values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+        largest = values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+        return largest.where(mask.any(dim=1, keepdim=True), torch.zeros_like(largest))
     weights = mask.to(values.dtype)[..., None]
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def _residual_batches(
-    models: ModelFamily, outcomes: Outcomes, task: str, ids: Sequence[str], site: Site, config: SelectConfig
-) -> Any:
-    """Yield ``({model: [batch pos d_model]}, mask [batch pos], last prompt position [batch])`` on prompt + tuned response."""
-    tokenizer = models.tokenizer
-    special = set(tokenizer.all_special_ids)
-    rows, starts = [], []
-    for sample_id in ids:
-        if sample_id not in outcomes.samples:
-            raise SelectionError(f"The outcomes do not hold the prompt of sample {sample_id}; evaluate again.")
-        prompt = tokenizer(outcomes.samples[sample_id].prompt).input_ids
-        rows.append([*prompt, *outcomes.record(config.tuned, task, sample_id).response_ids])
-        starts.append(len(prompt))
-    for batch in length_batches([len(row) for row in rows], config.batch_size):
-        tokens, attention = left_pad(
-            [rows[i] for i in batch], int(str(tokenizer.pad_token_id)), next(iter(models)).device
-        )
-        keep = attention.bool() & ~torch.isin(tokens, torch.tensor(sorted(special), device=tokens.device))
-        for row, index in enumerate(batch):
-            first_response = tokens.shape[1] - len(rows[index]) + starts[index]
-            if config.positions == "prompt":
-                keep[row, first_response:] = False
-            elif config.positions == "response":
-                keep[row, :first_response] = False
-        x = {model.name: residuals_plain(model, tokens, attention, [site])[site].float() for model in models}
+    models: ModelFamily, samples: Sequence[ReadSample], site: Site, config: SelectConfig
+) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Yield ``({model: [batch pos d_model]}, kept [batch pos], last prompt position [batch])``."""
+    pad_id, device = int(str(models.tokenizer.pad_token_id)), next(iter(models)).device
+    for batch in length_batches([len(sample.ids) for sample in samples], config.batch_size):
+        chosen = [samples[index] for index in batch]
+        tokens, attention = left_pad([sample.ids for sample in chosen], pad_id, device)
         width = tokens.shape[1]
-        end = torch.tensor([width - len(rows[i]) + starts[i] - 1 for i in batch], device=tokens.device)
-        yield x, keep, end
+        keep = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, sample in enumerate(chosen):
+            keep[row, width - len(sample.ids) :] = torch.tensor(sample.kept)
+        end = torch.tensor([width - sum(sample.response) - 1 for sample in chosen], device=tokens.device)
+        x = {model.name: residuals_plain(model, tokens, attention, [site])[site].float() for model in models}
+        yield x, keep.to(tokens.device), end

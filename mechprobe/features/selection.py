@@ -1,8 +1,8 @@
-"""Which features an intervention edits: rankings, named selections, and matched random sets as controls.
+"""Which features an intervention edits: rankings and named selections.
 
-With v[t, k] the value of feature k on task t (the paper's Score, or the joint attribution J): a feature is
-task-agnostic when v[t, k] > 0.2 · max_k v[t, k] on every task (arXiv 2604.25011); the ranking is the minimum over
-tasks of v[t, k] / max_k v[t, k] (ours).
+With v[t, k] the value of feature k on task t under a ranking (`mechprobe.features.scores`): a feature is task-agnostic
+when v[t, k] > 0.2 · max_k v[t, k] on every task (arXiv 2604.25011); the ranking is the minimum over tasks of
+v[t, k] / max_k v[t, k] (ours), so that task-agnostic features are its head.
 """
 
 import re
@@ -64,6 +64,35 @@ def check_spec(spec: str) -> None:
     kind, _, rest = spec.partition(":")
     if not (_TOP.fullmatch(spec) or spec == "agnostic" or (kind in _MAKERS and rest)):
         raise SelectionError(f"Features '{spec}' cannot be read; write {SPEC_FORMS}.")
+    if spec_size(spec) == 0:
+        raise SelectionError("top:0 names no feature; ask for one or more.")
+
+
+def check_named(spec: str, d_sae: int, table: "pd.DataFrame | None" = None) -> None:
+    """`check_spec`, and what features that are named outright can have wrong, before any feature is scored.
+
+    Args:
+        spec: The specification.
+        d_sae: Features of the dictionary.
+        table: The feature table, for ``rule:``.
+
+    Raises:
+        SelectionError: As `resolve`, but for what only the scores can tell.
+    """
+    check_spec(spec)
+    if not hangs_on_tasks(spec):
+        _named(spec, np.ones(d_sae, dtype=bool), table)
+
+
+def spec_size(spec: str) -> int | None:
+    """N of ``topN`` and ``top:N``; None for another specification."""
+    top = _TOP.fullmatch(spec)
+    return int(top.group(1)) if top else None
+
+
+def hangs_on_tasks(spec: str) -> bool:
+    """Whether the values on the tasks choose the features; the other specifications name them outright."""
+    return spec == "agnostic" or spec_size(spec) is not None
 
 
 def resolve(
@@ -89,13 +118,41 @@ def resolve(
     """
     check_spec(spec)
     agnostic = [int(k) for k in agnostic_features(values, threshold) if live[k]]
-    top = _TOP.fullmatch(spec)
-    if top:
-        return _top(int(top.group(1)), values, agnostic, live)
+    size = spec_size(spec)
+    if size is not None:
+        return _top(size, values, len(agnostic), live)
     if spec == "agnostic":
         if not agnostic:
             raise SelectionError("No feature is above the threshold on every task; take top50, or a lower threshold.")
         return Chosen(tuple(agnostic), len(agnostic))
+    ids = _named(spec, live, table)
+    return Chosen(tuple(ids), len(set(ids) & set(agnostic)))
+
+
+def leave_one_task_out(
+    spec: str, values: Values, tasks: Sequence[str], *, live: NDArray[np.bool_], threshold: float = 0.2
+) -> dict[str, tuple[int, ...]]:
+    """For every task the features that the same specification chooses from the other tasks alone.
+
+    Empty where the specification does not hang on tasks, or where there is only one.
+
+    Args:
+        spec: As for `resolve`.
+        values: ``[task d_sae]``, the ranking's values.
+        tasks: Names of the first axis.
+        live: ``[d_sae]``.
+        threshold: Share of the maximum for task-agnostic features.
+    """
+    if not hangs_on_tasks(spec) or len(tasks) < 2:
+        return {}
+    return {
+        task: resolve(spec, np.delete(values, row, axis=0), live=live, threshold=threshold).ids
+        for row, task in enumerate(tasks)
+    }
+
+
+def _named(spec: str, live: NDArray[np.bool_], table: "pd.DataFrame | None") -> list[int]:
+    """Features that ``rule``, ``file``, ``ids`` or ``random`` names, each once and in the dictionary."""
     kind, _, rest = spec.partition(":")
     ids = _MAKERS[kind](rest, live, table)
     for feature in ids:
@@ -105,15 +162,13 @@ def resolve(
         raise SelectionError(f"'{spec}' names a feature twice; name each once.")
     if not ids and kind != "ids":
         raise SelectionError(f"'{spec}' names no feature; loosen it.")
-    return Chosen(tuple(ids), len(set(ids) & set(agnostic)))
+    return ids
 
 
-def _top(n: int, values: Values, agnostic: list[int], live: NDArray[np.bool_]) -> Chosen:
-    if n < 1:
-        raise SelectionError("top:0 names no feature; ask for one or more.")
-    ranked = [int(k) for k in ranked_features(values) if live[k]]
-    ids = (agnostic + [k for k in ranked if k not in set(agnostic)])[:n]
-    inside = min(len(agnostic), len(ids))
+def _top(n: int, values: Values, n_agnostic: int, live: NDArray[np.bool_]) -> Chosen:
+    """The head of the ranking; task-agnostic features are its first, for they are those above the threshold."""
+    ids = [int(k) for k in ranked_features(values) if live[k]][:n]
+    inside = min(n_agnostic, len(ids))
     notes = []
     if inside < len(ids):
         notes.append(f"{inside} are task-agnostic, {len(ids) - inside} were filled from the ranking below them")
@@ -179,63 +234,3 @@ def _by_random(text: str, live: NDArray[np.bool_], table: Any) -> list[int]:
 
 
 _MAKERS = {"rule": _by_rule, "file": _by_file, "ids": _by_ids, "random": _by_random}
-
-
-def matched_random_sets(
-    ids: Sequence[int],
-    *,
-    density: Values,
-    decoder_norm: Values,
-    mean_act: Values,
-    n_sets: int,
-    seed: int,
-    n_nearest: int = 10,
-    exclude: Sequence[int] = (),
-) -> list[list[int]]:
-    """Random sets that match ``ids`` feature by feature in density, decoder norm and write.
-
-    For every feature, in an order drawn by the seed, one of the ``n_nearest`` unused live features nearest in
-    (log density, log decoder norm, log write), each standardized, is drawn (ours). The write is the mean activation
-    times the decoder norm: how much of the residual an ablation takes away where the feature is active. Without it
-    a strongly active feature is compared with weak ones, and damage passes for an effect.
-
-    Args:
-        ids: The set to match; none of its features enters a random set.
-        density: ``[d_sae]``, share of tokens on which each feature is active; 0 = dead.
-        decoder_norm: ``[d_sae]``, summed over models.
-        mean_act: ``[d_sae]``, mean activation where active.
-        n_sets: Draws.
-        seed: Of the draws.
-        n_nearest: Candidates for each feature.
-        exclude: Further features that may not enter.
-
-    Raises:
-        SelectionError: Fewer live features are left than the set has.
-    """
-    live = (density > 0) & (decoder_norm > 0)
-    barred = np.zeros(len(live), dtype=bool)
-    barred[list({*ids, *exclude})] = True
-    pool = np.flatnonzero(live & ~barred)
-    if len(pool) < len(ids):
-        raise SelectionError(
-            f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside "
-            "the selection; select fewer, or train a larger dictionary."
-        )
-    floor = density[live].min()
-    logs = [np.log(np.maximum(values, 1e-12)) for values in (decoder_norm, decoder_norm * mean_act)]
-    place = np.stack([np.log(np.maximum(density, floor)), *logs], axis=1)
-    place = (place - place[live].mean(axis=0)) / np.maximum(place[live].std(axis=0), 1e-12)
-    rng = np.random.default_rng(seed)
-    sets = []
-    for _ in range(n_sets):
-        free = np.ones(len(pool), dtype=bool)
-        drawn = []
-        for feature in rng.permutation(np.asarray(ids, dtype=np.int64)):
-            candidates = np.flatnonzero(free)
-            distance = ((place[pool[candidates]] - place[feature]) ** 2).sum(axis=1)
-            nearest = candidates[np.argsort(distance, kind="stable")[:n_nearest]]
-            pick = int(rng.choice(nearest))
-            free[pick] = False
-            drawn.append(int(pool[pick]))
-        sets.append(drawn)
-    return sets

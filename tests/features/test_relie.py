@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mechprobe.errors import StoreError
-from mechprobe.features.relie import ReadBatch, indirect_effects, mean_log_prob, read_batch, relative_effects
+from mechprobe.features.gradients import ReadBatch, mean_log_prob, read_batch
+from mechprobe.features.relie import indirect_effects, relative_effects
 from mechprobe.features.splicing import ReadSample
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site

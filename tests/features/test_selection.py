@@ -1,17 +1,16 @@
-"""Rankings, specifications and matched random sets, against hand-made values."""
+"""Rankings, specifications and leave-one-task-out, against hand-made values."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mechprobe.errors import SelectionError
 from mechprobe.features.selection import (
     agnostic_features,
-    matched_random_sets,
+    check_named,
+    leave_one_task_out,
     ranked_features,
     relative_values,
     resolve,
@@ -83,36 +82,28 @@ def test_rules_cannot_run_code(rule: str) -> None:
         resolve(f"rule:{rule}", VALUES, live=LIVE, table=table)
 
 
-@given(st.integers(0, 2**16), st.integers(1, 12))
-def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: int) -> None:
-    rng = np.random.default_rng(seed)
-    density = rng.uniform(0, 0.5, 60) * (rng.random(60) > 0.2)
-    norm, act = rng.uniform(0.1, 3, (2, 60))
-    ids = [int(k) for k in rng.choice(np.flatnonzero(density > 0), n, replace=False)]
-    sets = matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=3, seed=seed)
-    assert sets == matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=3, seed=seed)
-    for drawn in sets:
-        assert len(set(drawn)) == n
-        assert not set(drawn) & set(ids)
-        assert (density[drawn] > 0).all()
+def test_named_features_are_checked_before_anything_is_scored(tmp_path: Path) -> None:
+    for spec in ("top50", "agnostic", "ids:0,5", "random:6@1", "ids:,"):
+        check_named(spec, 6)
+    for spec, message in (
+        ("ids:6", "features 0 to 5"), ("ids:1,1", "twice"), ("random:7@1", "6 are live"), ("top:0", "names no feature"),
+        (f"file:{tmp_path / 'none'}", "cannot be read"), ("rule:mas>1", "run `mechprobe features`"), ("best", "cannot be read"),
+    ):  # fmt: skip
+        with pytest.raises(SelectionError, match=message):
+            check_named(spec, 6)
 
 
-def test_random_sets_match_density_and_norm() -> None:
-    rng = np.random.default_rng(0)
-    density = 10 ** rng.uniform(-4, -0.5, 2000)
-    norm, act = rng.uniform(0.5, 4, (2, 2000))
-    ids = [int(k) for k in np.argsort(-density)[:50]]
-    drawn = np.concatenate(
-        matched_random_sets(ids, density=density, decoder_norm=norm, mean_act=act, n_sets=20, seed=1)
-    )
-    assert np.median(density[drawn]) > 0.5 * np.median(density[ids])
-    assert np.median(density[drawn]) > 20 * np.median(density)
-    assert abs(np.median(norm[drawn]) - np.median(norm[ids])) < 0.5
-    assert abs(np.median((norm * act)[drawn]) - np.median((norm * act)[ids])) < 1.0
+def test_leave_one_task_out_by_hand() -> None:
+    # without the first task: 4 (1), 1 (2/3), 5 (1/2) are above 0.2; without the second: 0 (1), 1 (.5), 2 (.3), 5 (.25)
+    agnostic = leave_one_task_out("agnostic", VALUES, ("a", "b"), live=LIVE)
+    assert agnostic == {"a": (4, 1, 5), "b": (0, 1, 2, 5)}
+    assert leave_one_task_out("top:2", VALUES, ("a", "b"), live=LIVE) == {"a": (4, 1), "b": (0, 1)}
+    dead = LIVE.copy()
+    dead[4] = False
+    assert leave_one_task_out("top:2", VALUES, ("a", "b"), live=dead)["a"] == (1, 5)
 
 
-def test_too_few_features_for_controls() -> None:
-    with pytest.raises(SelectionError, match="3 live features are outside"):
-        matched_random_sets(
-            [0, 1, 2, 3], density=np.ones(7), decoder_norm=np.ones(7), mean_act=np.ones(7), n_sets=1, seed=0
-        )
+def test_what_is_named_outright_leaves_no_task_out() -> None:
+    for spec in ("ids:1,2", "random:2@1"):
+        assert leave_one_task_out(spec, VALUES, ("a", "b"), live=LIVE) == {}
+    assert leave_one_task_out("top:2", VALUES[:1], ("a",), live=LIVE) == {}
