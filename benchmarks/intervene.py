@@ -13,10 +13,12 @@ generate the same number of tokens, greedily; nothing ends a response early.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from benchmarks.harvest import LAB, lab_prompts, random_llama
+from benchmarks.harvest import LAB, random_llama
 from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
 from benchmarks.timing import Clock, ratios, take_turns
 from mechprobe.features.readout import Readout
@@ -116,7 +118,10 @@ def measure(folders: Mapping[str, Path], setting: Setting, *, rounds: int, devic
 def prompt_batch(family: ModelFamily, setting: Setting) -> Inputs:
     """Prompts of the lab as one left-padded batch."""
     tokenizer = family.tokenizer
-    rows = [tokenizer(prompt.prompt).input_ids for prompt in lab_prompts(setting.prompts, setting.joined)]
+    with (LAB / "prompts.jsonl").open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["prompt"] for line in islice(lines, setting.prompts * setting.joined)]
+    groups = [texts[start : start + setting.joined] for start in range(0, len(texts), setting.joined)]
+    rows = [tokenizer(" ".join(group)).input_ids for group in groups]
     return left_pad(rows, int(str(tokenizer.pad_token_id)), family[HOST].device)
 
 
@@ -174,7 +179,7 @@ def random_crosscoder(family: ModelFamily, setting: Setting) -> Crosscoder:
         n_models=len(NAMES), d_model=family[HOST].d_model, d_sae=setting.d_sae, k=4, model_names=NAMES, seed=SEED
     )
     crosscoder = Crosscoder(config)
-    crosscoder.set_scale([1.0] * len(NAMES))
+    crosscoder.set_scale([1.0, 1.1, 1.2])  # so that a transplant moves what equal decoders would leave
     return crosscoder.eval().to(family[HOST].device)
 
 
@@ -202,7 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 folders = {model: LAB / model for model in NAMES}
             else:
                 size = {"n_layers": 2, "d_model": 64} if arguments.quick else {}
-                folders = dict.fromkeys(NAMES, random_llama(Path(scratch) / "model", **size))
+                path = random_llama(Path(scratch) / "model", **size)
+                folders = {model: path for model in NAMES}
             results[name] = measure(folders, setting, rounds=rounds, device=arguments.device)
         show(name, results[name])
     what = "generation under an edit, against plain transformers generation with the same weights"

@@ -190,7 +190,11 @@ def intervene_tables(report: Report) -> list[str]:
             f"{setting['new_tokens']} new tokens, {result['features_edited']} of {setting['d_sae']} features"
         )
         rows = [
-            [name, f"{result['ways'][way]['tokens_per_s']:,.0f}", _between(result["ways"][way]["share_of_plain"], ".0%")]
+            [
+                name,
+                f"{result['ways'][way]['tokens_per_s']:,.0f}",
+                _between(result["ways"][way]["share_of_plain"], ".0%"),
+            ]
             for way, name in EDIT_WAYS.items()
             if way in result["ways"]
         ]

@@ -103,7 +103,9 @@ def _evenly(values: str, text: str) -> list[float]:
     ends, _, count = values.partition(":")
     first, _, last = ends.partition("..")
     if not count.isdecimal() or not 2 <= int(count) <= _MOST_STEPS:
-        raise ConfigError(f"'{text}': write the number of strengths behind the range, as in 0..2:5 (2 to {_MOST_STEPS}).")
+        raise ConfigError(
+            f"'{text}': write the number of strengths behind the range, as in 0..2:5 (2 to {_MOST_STEPS})."
+        )
     low, high, steps = _number(first, text), _number(last, text), int(count) - 1
     return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
 
@@ -115,7 +117,7 @@ def own_decoder(crosscoder: Crosscoder, ids: Tensor, model: str) -> Float[Tensor
 
 
 def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[Tensor, "row feature"]:
-    """f' − f of ablate, clamp and scale."""
+    """What ablate, clamp and scale add to the activations: f' − f."""
     if edit.kind == "ablate":
         return -acts
     strength = float(edit.value or 0.0)

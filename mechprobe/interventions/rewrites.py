@@ -59,7 +59,9 @@ def build_rewrite(
         return _projection(own_decoder(crosscoder, features, host), host)
     if edit.kind == "steer":
         return _steering(crosscoder, written, float(edit.value or 0.0), host)
-    return _delta(FeatureReader(crosscoder, features, host, readout), own_decoder(crosscoder, written, host), edit, host)
+    return _delta(
+        FeatureReader(crosscoder, features, host, readout), own_decoder(crosscoder, written, host), edit, host
+    )
 
 
 def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | None, readout: Readout) -> list[str]:
@@ -95,7 +97,7 @@ def _require_donor(crosscoder: Crosscoder, donor: str | None, host: str) -> str:
 
 
 def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
-    """resid + Σ_k coefficients_k directions_k on every row, added up in the wider of the two dtypes."""
+    """The residual + Σ_k coefficients_k directions_k on every row, added up in the wider of the two dtypes."""
     directions = directions.to(resid.device)
     if resid.dtype == directions.dtype:
         flat = resid.reshape(-1, resid.shape[-1])

@@ -99,7 +99,7 @@ def rewriting_sites(
     with ExitStack() as stack:
         stack.enter_context(hooks.shadows.attached())
         stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
-        stack.callback(host.register_forward_hook(hooks.after).remove)
+        stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
         for item in rewrites:
             stack.enter_context(splice(host, item.site, hooks.edit(item)))
         yield
@@ -150,13 +150,14 @@ class _Hooks:
         self._found = self.shadows.run(sorted(names), given, call, self._companions) if names else {}
 
     def after(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Look whether all went well, and note which cache the call has filled."""
-        self._under_way = False
-        self._latch.look(_logits_in(output))
-        if self._call is None:
+        """Look whether all went well, and note which cache the call has filled; ``output`` is None where it failed."""
+        call, past = self._call, self._past
+        self._call, self._past, self._found, self._under_way = None, None, {}, False
+        if output is None:
             return
-        self._caches.leave(self._past if self._past is not None else _cache_in(output), self._companions)
-        self._call, self._past, self._found = None, None, {}
+        self._latch.look(_logits_in(output))
+        if call is not None:
+            self._caches.leave(past if past is not None else _cache_in(output), self._companions)
 
     def edit(self, item: SiteRewrite) -> ResidEdit:
         """What passes the residual at the item's site through its rewrite."""

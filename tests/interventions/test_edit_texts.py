@@ -72,7 +72,18 @@ def test_positions_are_read_as_they_are_written(text: str, rule: PositionRule) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "answer", "all:", "all:pads", "prompt:tokens=", "prompt:tokens=-1", "prompt:tokens=a", "all:all", "not_special"]
+    "text",
+    [
+        "",
+        "answer",
+        "all:",
+        "all:pads",
+        "prompt:tokens=",
+        "prompt:tokens=-1",
+        "prompt:tokens=a",
+        "all:all",
+        "not_special",
+    ],
 )
 def test_mistaken_positions_are_sentences(text: str) -> None:
     with pytest.raises(ConfigError, match=f"'{text}' names no positions; write all, prompt"):

@@ -153,7 +153,7 @@ def test_reading_some_features_equals_encoding_all(variant: str, mode: str) -> N
     crosscoder = Crosscoder(config)
     crosscoder.set_scale([1.0, 2.0, 0.5])
     with torch.no_grad():
-        crosscoder.b_enc.add_(torch.randn(24, generator=torch.Generator().manual_seed(1)))
+        crosscoder.b_enc.add_(0.1 * torch.randn(24, generator=torch.Generator().manual_seed(1)))
         crosscoder.threshold.fill_(0.3)
     generator = torch.Generator().manual_seed(0)
     x = {name: torch.randn(5, 10, 8, generator=generator) for name in ("base", "sft", "rl")}

@@ -107,7 +107,8 @@ def test_special_tokens_of_a_bare_model_have_to_be_named(
     special = family.tokenizer.all_special_ids
     with edited(bare, crosscoder, SOME, site=SITE, host="base", positions="all:not_special", special_ids=special):
         assert torch.equal(residual(family, ids, mask), expected)
-    with pytest.raises(ConfigError, match="names no positions"), edited(
-        bare, crosscoder, SOME, site=SITE, host="base", positions="answers"
+    with (
+        pytest.raises(ConfigError, match="names no positions"),
+        edited(bare, crosscoder, SOME, site=SITE, host="base", positions="answers"),
     ):
         pass

@@ -79,9 +79,11 @@ def test_drafted_tokens_are_not_taken_for_the_prompt(
         pytest.raises(ModelError, match="greedy or sampled decoding"),
     ):
         model.generate(prompt(family), prompt_lookup_num_tokens=2, **SETTINGS)
-    with edited(family["base"], crosscoder, SOME, "ablate", site=SITE, positions=positions) as model:
-        with pytest.raises(ModelError, match="Without a KV cache"):
-            model.generate(prompt(family), use_cache=False, **SETTINGS)
+    with (
+        edited(family["base"], crosscoder, SOME, "ablate", site=SITE, positions=positions) as model,
+        pytest.raises(ModelError, match="Without a KV cache"),
+    ):
+        model.generate(prompt(family), use_cache=False, **SETTINGS)
 
 
 def test_conversations_side_by_side_keep_their_own_sibling_caches(family: ModelFamily, crosscoder: Crosscoder) -> None:

@@ -63,9 +63,10 @@ def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFami
         logits(family["base"].hf, ids, mask)
     for name in siblings:
         assert torch.equal(seen[name], residuals_plain(family[name], ids, mask, [DEEP])[DEEP])
-    with edited(family["base"], crosscoder, SOME, "ablate", site=SHALLOW), reading(
-        family["base"].hf, [DEEP], stop=False
-    ) as found:
+    with (
+        edited(family["base"], crosscoder, SOME, "ablate", site=SHALLOW),
+        reading(family["base"].hf, [DEEP], stop=False) as found,
+    ):
         logits(family["base"].hf, ids, mask)
     assert torch.equal(seen["base"], found[DEEP])
     clean = residuals_plain(family["base"], ids, mask, [DEEP])[DEEP]
