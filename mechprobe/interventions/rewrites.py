@@ -107,10 +107,7 @@ def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
 
 
 def _delta(read: FeatureReader, directions: Tensor, edit: Edit, host: str) -> Rewrite:
-    def rewrite(x: Mapping[str, Tensor]) -> Tensor:
-        return _written(x[host], activation_change(read(x), edit), directions)
-
-    return rewrite
+    return lambda x: _written(x[host], activation_change(read(x), edit), directions)
 
 
 def _transplant(
@@ -125,11 +122,7 @@ def _transplant(
         return lambda x: _written(x[host], read(x), shift)
     read_donor = FeatureReader(crosscoder, ids, donor, readout)
     directions = torch.cat((from_donor, -from_host))
-
-    def rewrite(x: Mapping[str, Tensor]) -> Tensor:
-        return _written(x[host], torch.cat((read_donor(x), read(x)), dim=1), directions)
-
-    return rewrite
+    return lambda x: _written(x[host], torch.cat((read_donor(x), read(x)), dim=1), directions)
 
 
 def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readout) -> Rewrite:
@@ -139,21 +132,12 @@ def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readou
     directions[ids] = 0.0
     columns = crosscoder.columns(host)
     bias = (crosscoder.b_dec_flat[columns] * crosscoder.column_scale()[columns]).detach()
-
-    def rewrite(x: Mapping[str, Tensor]) -> Tensor:
-        return torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
-
-    return rewrite
+    return lambda x: torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
 
 
 def _projection(directions: Tensor, host: str) -> Rewrite:
     basis = span_of(directions)
-
-    def rewrite(x: Mapping[str, Tensor]) -> Tensor:
-        resid = x[host].to(basis.dtype)
-        return _written(x[host], (-resid @ basis.to(resid.device).T).flatten(0, -2), basis)
-
-    return rewrite
+    return lambda x: _written(x[host], (-x[host].to(basis) @ basis.T).flatten(0, -2), basis)
 
 
 def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: str) -> Rewrite:

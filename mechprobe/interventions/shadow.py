@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mechprobe.interventions.latch import FiniteLatch
 from mechprobe.interventions.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
 from mechprobe.interventions.rewrites import Rewrite
 from mechprobe.interventions.siblings import CacheFollower, Shadow, Shadows, require_kv_cache
-from mechprobe.models.residuals import ResidEdit, splice
+from mechprobe.models.residuals import splice
 from mechprobe.types import Site
 
 __all__ = ["Positions", "Rewrite", "SiteRewrite", "rewriting", "rewriting_sites"]
@@ -101,7 +102,7 @@ def rewriting_sites(
         stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
         stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
         for item in rewrites:
-            stack.enter_context(splice(host, item.site, hooks.edit(item)))
+            stack.enter_context(splice(host, item.site, partial(hooks.edit, item)))
         yield
 
 
@@ -159,25 +160,21 @@ class _Hooks:
         if call is not None:
             self._caches.leave(past if past is not None else _cache_in(output), self._companions)
 
-    def edit(self, item: SiteRewrite) -> ResidEdit:
-        """What passes the residual at the item's site through its rewrite."""
-
-        def edit(resid: Tensor) -> Tensor:
-            mask = item.positions.of(self._current()) if self._needs_call else True
-            if mask is False:
-                return resid
-            others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
-            changed = item.rewrite({self._host_name: resid, **others})
-            if changed is resid:
-                return resid
-            if isinstance(mask, Tensor):
-                changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
-            self._latch.watch(item.what, resid, changed)
-            if not self._under_way:
-                self._latch.look()
-            return changed
-
-        return edit
+    def edit(self, item: SiteRewrite, resid: Tensor) -> Tensor:
+        """Pass the residual at the item's site through its rewrite."""
+        mask = item.positions.of(self._current()) if self._needs_call else True
+        if mask is False:
+            return resid
+        others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
+        changed = item.rewrite({self._host_name: resid, **others})
+        if changed is resid:
+            return resid
+        if isinstance(mask, Tensor):
+            changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
+        self._latch.watch(item.what, resid, changed)
+        if not self._under_way:
+            self._latch.look()
+        return changed
 
     def _current(self) -> CallTokens:
         if self._call is None:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers import Cache, DynamicCache, StaticCache
 from mechprobe.errors import ModelError
 from mechprobe.interventions.positions import CallTokens
 from mechprobe.models.load import input_device
-from mechprobe.models.residuals import ResidEdit, StopForwardError, splice
+from mechprobe.models.residuals import StopForwardError, splice
 from mechprobe.types import Site
 
 _PASSED_ON = ("attention_mask", "position_ids", "cache_position")
@@ -41,18 +42,15 @@ class Shadow:
         """Keep a reader on every site while the block runs; it does nothing in calls that are not ours."""
         with ExitStack() as stack:
             for site in self.sites:
-                stack.enter_context(splice(self.model, site, self._reader(site)))
+                stack.enter_context(splice(self.model, site, partial(self._read, site)))
             yield
 
-    def _reader(self, site: Site) -> ResidEdit:
-        def read(resid: Tensor) -> Tensor:
-            if self._found is not None:
-                self._found[site] = resid
-                if site == self.sites[-1]:
-                    raise StopForwardError
-            return resid
-
-        return read
+    def _read(self, site: Site, resid: Tensor) -> Tensor:
+        if self._found is not None:
+            self._found[site] = resid
+            if site == self.sites[-1]:
+                raise StopForwardError
+        return resid
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache with the layers that the model's own generation would make."""
