@@ -143,6 +143,35 @@ def test_transplanting_everything_plus_the_error_is_the_donors_residual(
     assert torch.allclose(whole, x["rl"], atol=1e-5)
 
 
+def test_transplanting_everything_plus_the_error_generates_as_the_whole_residual_does(
+    family: ModelFamily, crosscoder: Crosscoder
+) -> None:
+    """In the running model, at every step of a generation with a KV cache."""
+    base, rl = family["base"].hf, family["rl"].hf
+    everything = build_rewrite(
+        crosscoder, range(48), Edit("transplant"), host="base", donor="rl", readout=Readout("joint")
+    )
+
+    def unexplained(x: Mapping[str, Tensor], model: str) -> Tensor:
+        """What the features do not give: the error and the bias."""
+        acts = Readout("joint").feature_acts(crosscoder, x, model)
+        return x[model] - crosscoder.resid_delta(acts, model)
+
+    def whole(x: Mapping[str, Tensor]) -> Tensor:
+        return everything(x) + unexplained(x, "rl") - unexplained(x, "base")
+
+    ids, mask = batch(family)
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    recorded = settings | {"output_logits": True, "return_dict_in_generate": True, "attention_mask": mask}
+    siblings = {name: family[name].hf for name in ("sft", "rl")}
+    with rewriting(base, SITE, whole, host_name="base", siblings=siblings):
+        found = base.generate(ids, **recorded)
+    with rewriting(base, SITE, lambda x: x["rl"], host_name="base", siblings={"rl": rl}):
+        expected = base.generate(ids, **recorded)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert torch.allclose(torch.stack(found.logits), torch.stack(expected.logits), atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["swap", "joint", "single"])
 @pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1", "topk"])
 def test_reading_some_features_equals_encoding_all(variant: str, mode: str) -> None:
