@@ -69,7 +69,7 @@ def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[st
     trained: dict[str, Crosscoder] = {}
     results: dict[str, dict[str, object]] = {}
     dtypes: tuple[StoreDtype, ...] = ("float32", "bfloat16", "int8", "e4m3")
-    plan = [*((dtype, 0) for dtype in dtypes), (dtypes[0], 1)]
+    plan: list[tuple[StoreDtype, int]] = [*((dtype, 0) for dtype in dtypes), (dtypes[0], 1)]
     exact: mp.ActivationStore | None = None
     for dtype, seed in plan:
         label = dtype if seed == 0 else f"{dtype}, seed {seed}"

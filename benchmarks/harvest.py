@@ -38,6 +38,7 @@ from mechprobe.types import Site
 
 LAB = Path(__file__).parents[1] / "artifacts" / "lab" / "shared-marker"
 SEED = 0
+_PIPELINE_ROUNDS = 5
 BARE = "bare_eager"
 READERS = {"plain": residuals_plain, "bridge": residuals_bridge}
 _PACKAGES = ("torch", "transformers", "transformer-lens", "h5py")
@@ -115,7 +116,7 @@ def measure(
         "tokens": {"kept": n_rows, "padded": n_padded, "batches": len(batches), "shards": len(store.stream.shards)},
         "bits_equal_bare_eager": equal,
         "ways": results,
-        "pipeline": _pipeline(folder, prompts, site, scratch, rounds, device),
+        "pipeline": _pipeline(folder, prompts, site, scratch, min(rounds, _PIPELINE_ROUNDS), device),
     }
 
 
@@ -209,7 +210,7 @@ def random_llama(folder: Path, *, n_layers: int = 8, d_model: int = 512) -> Path
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_shared_options(parser, out=RESULTS / "harvest_cpu.json", rounds=7)
+    add_shared_options(parser, out=RESULTS / "harvest_cpu.json", rounds=25)
     parser.add_argument("--models", nargs="+", choices=("lab", "llama_8x512"), default=["lab", "llama_8x512"])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
@@ -227,11 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             if name == "lab":
-                path, site, prompts = LAB / "base", Site(1), lab_prompts(24 if arguments.quick else 2400, joined=1)
+                path, site, prompts = LAB / "base", Site(1), lab_prompts(24 if arguments.quick else 1200, joined=1)
             else:
                 size = {"n_layers": 2, "d_model": 64} if arguments.quick else {}
                 path = random_llama(folder / "model", **size)
-                site, prompts = Site(0 if arguments.quick else 3), lab_prompts(4 if arguments.quick else 64, joined=8)
+                site, prompts = Site(0 if arguments.quick else 3), lab_prompts(4 if arguments.quick else 16, joined=8)
             results[name] = measure(path, prompts, site, folder, rounds=rounds, device=arguments.device)
         show(name, results[name])
     what = "reading residual streams, against a bare transformers forward that stops at the same block"

@@ -53,6 +53,7 @@ CASES = (
     Case("batchtopk"),
     Case("topk"),
     Case("matryoshka", {"variant": "matryoshka"}),
+    Case("matryoshka, one prefix of 288", {"variant": "matryoshka", "prefixes": (288, 320)}),
     Case("jumprelu", {"variant": "jumprelu"}),
     Case("l1", {"variant": "l1"}, {}, L1),
     Case("batchtopk, dedicated", {"n_dedicated": (12, 24, 24)}),

@@ -217,12 +217,12 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
     "train_medium": (
         "train_medium_cpu.json",
         train_tables,
-        "python -m benchmarks.train --settings medium --out artifacts/benchmarks/train_medium_cpu.json",
+        "python -m benchmarks.train --settings medium --steps 1 --rounds 5 --out artifacts/benchmarks/train_medium_cpu.json",
     ),
     "train_large": (
         "train_large_cpu.json",
         train_tables,
-        "python -m benchmarks.train --settings large --batch-size 1024 --out artifacts/benchmarks/train_large_cpu.json",
+        "python -m benchmarks.train --settings large --batch-size 1024 --steps 1 --out artifacts/benchmarks/train_large_cpu.json",
     ),
     "train_gpu": (
         "train_gpu.json",

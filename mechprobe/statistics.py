@@ -34,6 +34,10 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Int
     return Interval(p, float(min(p, max(0.0, center - half))), float(max(p, min(1.0, center + half))), n)
 
 
+_DRAWN_AT_ONCE = 1 << 20
+"""Resampled values in memory at a time."""
+
+
 def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
     """Percentile bootstrap interval of a mean over samples."""
     data = np.asarray(values, dtype=np.float64)
@@ -41,7 +45,10 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interv
     if n == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
-    means = np.array([data[rng.integers(0, n, n)].mean() for _ in range(draws)])
+    rows = max(1, _DRAWN_AT_ONCE // n)
+    means = np.concatenate(
+        [data[rng.integers(0, n, (min(rows, draws - start), n))].mean(axis=1) for start in range(0, draws, rows)]
+    )
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(data.mean()), float(low), float(high), n)
 

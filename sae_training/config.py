@@ -12,6 +12,11 @@ Variant = Literal["batchtopk", "jumprelu", "l1", "matryoshka", "topk"]
 FREE_DENSITY = ("jumprelu", "l1")
 
 
+def unusable_name(name: str) -> bool:
+    """Whether a model's name could not stand as the name of a file or folder: exports and stores use it so."""
+    return not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
+
+
 class CrosscoderConfig(FrozenConfig):
     """Shape and kind of a crosscoder.
 
@@ -69,6 +74,19 @@ class CrosscoderConfig(FrozenConfig):
         return data
 
     @model_validator(mode="after")
+    def _check_names(self) -> CrosscoderConfig:
+        if len(self.model_names) != self.n_models:
+            raise ValueError(
+                f"model_names names {len(self.model_names)} models for n_models = {self.n_models}; give one per model"
+            )
+        if len(set(self.model_names)) != self.n_models:
+            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+        for name in self.model_names:
+            if unusable_name(name):
+                raise ValueError(f"model_names has {name!r}, which cannot name a file; use letters, digits, - and _")
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> CrosscoderConfig:
         widths = (self.d_model,) if isinstance(self.d_model, int) else self.d_model
         if any(width < 1 for width in widths):
@@ -77,12 +95,6 @@ class CrosscoderConfig(FrozenConfig):
             raise ValueError(
                 f"d_model names {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
             )
-        if len(self.model_names) != self.n_models:
-            raise ValueError(
-                f"model_names names {len(self.model_names)} models for n_models = {self.n_models}; give one per model"
-            )
-        if len(set(self.model_names)) != self.n_models:
-            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
         if self.prefixes and self.variant != "matryoshka":
             raise ValueError(f"prefixes belong to variant 'matryoshka', not to {self.variant!r}; drop them")
         if (0, *self.prefix_ends) != tuple(sorted({0, *self.prefix_ends})) or self.prefix_ends[-1] != self.d_sae:

@@ -58,7 +58,7 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
     if dtype in LARGEST_CODE:
         return _to_codes(values, dtype)
     rounded = values.to(getattr(torch, dtype))
-    if not bool(torch.isfinite(rounded).all()):
+    if not _is_finite(rounded):
         largest = float(values.abs().max())
         _require_finite(values)
         raise StoreError(
@@ -69,8 +69,13 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
 
 
 def _require_finite(values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    if not _is_finite(values):
         raise StoreError("The model gives activations that are not finite; load it in float32 or bfloat16.")
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether every value is: NaN and infinity both show in the extremes, which take one pass and no copy."""
+    return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
 def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:

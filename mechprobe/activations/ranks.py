@@ -95,10 +95,7 @@ def ranks_of_environment() -> Iterator[Ranks]:
     Raises:
         ConfigError: The environment names several processes and not where they meet.
     """
-    try:
-        index, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise ConfigError("RANK and WORLD_SIZE in the environment are no numbers; start with torchrun.") from None
+    index, count = _rank_and_count()
     if count == 1:
         yield Ranks()
         return
@@ -114,6 +111,22 @@ def ranks_of_environment() -> Iterator[Ranks]:
         yield Ranks(index, count, dist.new_group(backend="gloo", timeout=_WORKING))
     finally:
         dist.destroy_process_group()
+
+
+def require_one_process(command: str) -> None:
+    """Raise `ConfigError` under a launcher of several processes, for a command that is not made for them."""
+    if _rank_and_count()[1] > 1:
+        raise ConfigError(
+            f"`{command}` is one process and WORLD_SIZE says several; make the store with `torchrun -m mechprobe cache`, "
+            "then run this without torchrun."
+        )
+
+
+def _rank_and_count() -> tuple[int, int]:
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise ConfigError("RANK and WORLD_SIZE in the environment are no numbers; start with torchrun.") from None
 
 
 def _ended(_number: int, _frame: FrameType | None) -> None:

@@ -30,12 +30,14 @@ def run(
     """Localize, cache, train-sae, features, evaluate, select, intervene, report. Without --config: the embedded lab."""
     import time
 
+    from mechprobe.activations.ranks import require_one_process
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import summary_lines
     from mechprobe.errors import ConfigError
     from mechprobe.pipeline import RUN_FILE, STAGES, Run
 
+    require_one_process("mechprobe run")
     if until is not None and until not in STAGES:
         raise ConfigError(f"--until '{until}' is no stage; the stages are {', '.join(STAGES)}.")
     if config is None and models is None:

@@ -48,7 +48,9 @@ def train_sae(
     extra: dict[str, Any] = {"train_sae": {name: value for name, value in given.items() if value is not None}}
     extra |= cache_settings(sites) | prompt_settings(prompts)
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
-    chosen = _at_sites(settings.train_sae, settings.cache.sites) if sites else settings.train_sae
+    chosen = settings.train_sae
+    if sites or (chosen.mode != "cache" and settings.cache.sites and chosen.site is None):
+        chosen = _at_sites(chosen, settings.cache.sites)
     if dry_run and chosen.mode != "cache":
         say(_live_plan(settings, cache, trust_remote_code=trust_remote_code))
         return
@@ -97,9 +99,7 @@ def train_sae(
 
 
 def _at_sites(chosen: "TrainSaeConfig", sites: tuple[str, ...]) -> "TrainSaeConfig":
-    """Read ``--sites`` of a whole store; the other modes take them as those that the models are run for."""
-    if chosen.mode != "cache":
-        return chosen
+    """Train at ``--sites``; the modes that run the models refuse several before anything is written."""
     one = len(sites) == 1
     return chosen.replace(site=sites[0] if one else None, sites=() if one else sites)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mechprobe.errors import ModelError
 from mechprobe.models.load import DeviceMap, LanguageModel, tokenizer_fingerprint
 from mechprobe.types import Site
+from sae_training.config import unusable_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,8 +50,11 @@ class ModelFamily:
             trust_remote_code: Let a model folder run code of its own.
 
         Raises:
-            ModelError: A folder is missing or unusable, or tokenizers or depths differ.
+            ModelError: A folder is missing or unusable, a name cannot name a folder, or tokenizers or depths differ.
         """
+        for name in models:
+            if unusable_name(name):
+                raise ModelError(f"A model cannot be called {name!r}: stores keep it in a folder of that name.")
         return cls(
             {
                 name: LanguageModel(

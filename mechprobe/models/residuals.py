@@ -103,11 +103,19 @@ def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def forward_inputs(model: nn.Module, attention_mask: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-    """Mask and positions, the latter only for models whose forward takes them (ALiBi models count for themselves)."""
-    inputs = {"attention_mask": attention_mask}
-    if "position_ids" in inspect.signature(model.forward).parameters:
+def forward_inputs(model: nn.Module, attention_mask: Int[Tensor, "batch pos"]) -> dict[str, Tensor | bool]:
+    """Mask, positions where padding is on the left, and that no KV cache is wanted, as far as the model takes them.
+
+    A cache costs a copy of keys and values, and for some shapes attention then multiplies matrices of another memory
+    layout, which changes the last bit: so every reader goes without.
+    """
+    takes = inspect.signature(model.forward).parameters
+    inputs: dict[str, Tensor | bool] = {"attention_mask": attention_mask}
+    padded_left = not bool(attention_mask[:, 0].all())  # else the model's own count is right, and one row for all
+    if "position_ids" in takes and padded_left:  # ALiBi models count for themselves
         inputs["position_ids"] = position_ids(attention_mask)
+    if "use_cache" in takes:
+        inputs["use_cache"] = False
     return inputs
 
 
@@ -118,11 +126,7 @@ def residuals_plain(
     attention_mask: Int[Tensor, "batch pos"],
     sites: Sequence[Site],
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
-    """Residuals of the plain transformers model, stopped after the deepest site (later blocks never run).
-
-    The KV cache stays as the model's settings have it, as it does under the bridge: without one, attention multiplies
-    matrices of another memory layout, and for some shapes that changes the last bit.
-    """
+    """Residuals of the plain transformers model, stopped after the deepest site (later blocks never run)."""
     with reading(model.hf, sites) as resid:
         model.hf(input_ids=ids, **forward_inputs(model.hf, attention_mask))
     return dict(resid)

@@ -79,6 +79,63 @@ def test_cache_then_train_sae(
     assert set(json.loads(capsys.readouterr().out)["fve"]) == {"base", "sft", "rl"}
 
 
+def test_several_sites_in_mode_stream_are_refused_before_anything_is_written(
+    llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["train-sae", *models(llama_family), "--prompts", str(prompts), "--cache", str(tmp_path / "kept")]
+    both = ["--sites", "resid_post.0,resid_post.1", "--mode", "stream", "--out", str(tmp_path / "live")]
+    assert main([*call, *both]) == 2
+    assert "several sites need mode 'cache'" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_dry_run_that_does_not_fit_says_so(
+    llama_family: dict[str, Path],
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mechprobe.activations import plan
+
+    monkeypatch.setattr(plan, "free_bytes", lambda path: 100)
+    call = ["cache", *models(llama_family), "--prompts", str(prompts), "--sites", SITE, "--out", str(tmp_path / "c")]
+    assert main([*call, "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert "× 3 models × 1 sites" in captured.out
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_time_estimate_counts_models_and_tokens(llama_family: dict[str, Path], prompts: Path) -> None:
+    from mechprobe.activations import CacheConfig
+    from mechprobe.activations.estimate import estimate_time
+    from mechprobe.activations.reading import prepare
+    from mechprobe.data.sources import as_prompts
+    from mechprobe.models.family import ModelFamily
+
+    family = ModelFamily.load(llama_family)
+    estimates = []
+    for n_prompts in (10, 40):
+        config = CacheConfig(sites=(SITE,), max_prompts=n_prompts)
+        estimates.append(estimate_time(family, prepare(family, as_prompts(prompts), config), probe_seconds=0.2))
+    few, many = estimates
+    assert set(many.rates) == {"base", "sft", "rl"}
+    assert many.rates["base"] == many.rates["rl"], "models of one architecture are measured once"
+    assert 0 < many.seconds <= many.most_seconds
+    loads = 2 * sum(rate.load_s for rate in few.rates.values())
+    assert few.seconds > loads
+
+
+def test_run_under_a_launcher_of_several_processes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", "--out", str(tmp_path / "run")]) == 2
+    assert "torchrun -m mechprobe cache" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_store_info_verify_export(
     small_store: ActivationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

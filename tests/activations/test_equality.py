@@ -29,7 +29,7 @@ def plain_forward(path: Path, layer: int, ids: torch.Tensor, mask: torch.Tensor)
         lambda _module, _inputs, output: seen.append(output if isinstance(output, torch.Tensor) else output[0])
     )
     with torch.no_grad():
-        model(input_ids=ids, attention_mask=mask)
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
     return seen[0]
 
 

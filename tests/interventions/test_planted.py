@@ -262,7 +262,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     selection, halves = selected
-    config = InterveneConfig(features="top:1", n_random=2, n_per_task=4, sizes=(), doses=())
+    config = InterveneConfig(features="top:1", n_random=2, n_shuffled=1, n_per_task=4, sizes=(), doses=())
     intervene(family, crosscoder, selection, halves, tmp_path / "whole", config)
     import mechprobe.interventions.run as module
 

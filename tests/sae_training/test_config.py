@@ -22,6 +22,8 @@ GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
         ({"d_model": 0}, "d_model = 0 has a width below 1"),
         ({"model_names": ("a", "b")}, "2 models for n_models = 3"),
         ({"model_names": ("a", "b", "b")}, "repeats a name"),
+        ({"model_names": ("a", "b", "../c")}, "cannot name a file"),
+        ({"model_names": ("a", "b", "")}, "cannot name a file"),
         ({"n_dedicated": (1, 2)}, "no count for each of 3 models"),
         ({"n_dedicated": (9, 9, 9)}, "takes 27 of d_sae = 16 features"),
         ({"prefixes": (4, 16)}, "prefixes belong to variant 'matryoshka', not to 'batchtopk'"),
