@@ -62,7 +62,8 @@ def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFami
     with rewriting_sites(family["base"].hf, edits, host_name="base", siblings=siblings):
         logits(family["base"].hf, ids, mask)
     for name in siblings:
-        assert torch.equal(seen[name], residuals_plain(family[name], ids, mask, [DEEP])[DEEP])
+        own = residuals_plain(family[name], ids, mask, [DEEP])[DEEP]  # without a KV cache: the last bit may differ
+        assert torch.allclose(seen[name], own, atol=1e-6)
     with (
         edited(family["base"], crosscoder, SOME, "ablate", site=SHALLOW),
         reading(family["base"].hf, [DEEP], stop=False) as found,
@@ -106,8 +107,8 @@ def test_edits_of_one_site_act_in_the_order_given(family: ModelFamily, crosscode
         with edited_at(base, edits), reading(base.hf, [DEEP], stop=False) as read:
             logits(base.hf, ids, mask)
         found[order] = read[DEEP]
-    assert torch.equal(found[1], then({"base": first({"base": clean})}))
-    assert torch.equal(found[-1], first({"base": then({"base": clean})}))
+    assert torch.allclose(found[1], then({"base": first({"base": clean})}), atol=1e-6)
+    assert torch.allclose(found[-1], first({"base": then({"base": clean})}), atol=1e-6)
     assert not torch.allclose(found[1], found[-1], atol=1e-5)
 
 
