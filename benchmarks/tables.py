@@ -35,6 +35,16 @@ WAYS = {
     "collect_plain": "collect_shard, plain reader",
     "collect_bridge": "collect_shard, bridge reader",
 }
+EDIT_WAYS = {
+    "plain_eager": "plain transformers generation, eager",
+    "plain_sdpa": "the same with sdpa (other bits)",
+    "empty_hook": "hooks that change nothing",
+    "swap_ablate": "ablate, one model",
+    "swap_clamp": "clamp, one model",
+    "swap_replace": "reconstruction only, one model",
+    "joint_ablate": "ablate, three models",
+    "joint_transplant": "transplant, three models",
+}
 
 Report = Mapping[str, Any]
 
@@ -170,6 +180,28 @@ def _harvest_row(way: str, found: Report) -> list[str]:
     return [WAYS[way], f"{found['tokens_per_s']:,.0f}", _between(found["share_of_bare"], ".0%")]
 
 
+def intervene_tables(report: Report) -> list[str]:
+    """A table a family."""
+    lines: list[str] = []
+    for result in report["results"].values():
+        model, setting = result["model"], result["setting"]
+        title = (
+            f"{model['layers']} layers, width {model['d_model']}, {setting['site']}, {setting['prompts']} prompts, "
+            f"{setting['new_tokens']} new tokens, {result['features_edited']} of {setting['d_sae']} features"
+        )
+        rows = [
+            [
+                name,
+                f"{result['ways'][way]['tokens_per_s']:,.0f}",
+                _between(result["ways"][way]["share_of_plain"], ".0%"),
+            ]
+            for way, name in EDIT_WAYS.items()
+            if way in result["ways"]
+        ]
+        lines += [*_table([title, "new tokens/s", "share of plain eager"], rows), ""]
+    return lines[:-1]
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
     "train": (
         "train_cpu.json",
@@ -203,6 +235,11 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
         "harvest_cpu.json",
         harvest_tables,
         "python -m benchmarks.harvest --out artifacts/benchmarks/harvest_cpu.json",
+    ),
+    "intervene": (
+        "intervene_cpu.json",
+        intervene_tables,
+        "python -m benchmarks.intervene --out artifacts/benchmarks/intervene_cpu.json",
     ),
 }
 """Name on the page: file, writer, and the command that makes the file."""

@@ -1,4 +1,4 @@
-"""Feature edits as pure functions of activations: residuals in, residual out.
+"""What an edit is and what it makes of activations; `mechprobe.interventions.rewrites` puts it into a residual.
 
 With f the feature activations of the host h under a read-out, S the edited features and s_m, W_dec as in the
 crosscoder (DESIGN.md, section 4; "delta" edits keep the reconstruction error):
@@ -6,10 +6,14 @@ crosscoder (DESIGN.md, section 4; "delta" edits keep the reconstruction error):
 * ablate, clamp, scale:  r' = r + s_h Σ_{k∈S} (f'_k − f_k) W_dec[k, h]  with f' = 0, a value, or a factor times f
   (ablate and clamp are those of arXiv 2604.25011; the delta form is ours)
 * transplant (ours):  r' = r + Σ_{k∈S} (s_d f_k^d W_dec[k, d] − s_h f_k^h W_dec[k, h])  for a donor d
+* steer:  r' = r + V Σ_{k∈S} W_dec[k, h] / ‖W_dec[k, h]‖₂, whatever the features' activations are (activation
+  addition, arXiv 2308.10248, along decoder directions; V is in the units of the host's residual)
 * replace:  r' = the reconstruction, with the features of S taken out; S empty is "reconstruction only"
 * project:  r' = r without its component in the span of the decoder directions of S
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,13 +24,18 @@ from torch import Tensor
 from mechprobe.errors import ConfigError
 from sae_training import Crosscoder
 
-EditKind = Literal["ablate", "clamp", "scale", "transplant", "replace", "project"]
-_NEEDS_VALUE = ("clamp", "scale")
+EditKind = Literal["ablate", "clamp", "scale", "transplant", "steer", "replace", "project"]
+_NEEDS_VALUE = ("clamp", "scale", "steer")
+_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit and its strength (``clamp`` and ``scale`` only; a clamp value is in the crosscoder's scaled units)."""
+    """An edit and its strength.
+
+    ``clamp``, ``scale`` and ``steer`` have one: a clamp's is an activation, in the crosscoder's scaled units; a scale's
+    is a factor; a steer's is a length in the units of the host's residual.
+    """
 
     kind: EditKind
     value: float | None = None
@@ -36,27 +45,69 @@ class Edit:
 
     @classmethod
     def parse(cls, text: str) -> "Edit":
-        """Read ``ablate``, ``clamp:3.0``, ``scale:0.5``, ``transplant``, ``replace`` or ``project``.
+        """Read ``ablate``, ``clamp:3.0``, ``scale:0.5``, ``steer:8``, ``transplant``, ``replace`` or ``project``.
 
         Raises:
             ConfigError: The text names no edit, or its value is missing, superfluous or no finite number.
         """
         kind, colon, value = text.partition(":")
-        if kind not in get_args(EditKind):
-            raise ConfigError(
-                f"'{text}' names no edit; write ablate, clamp:V, scale:A, transplant, replace or project."
-            )
-        if (kind in _NEEDS_VALUE) != bool(colon):
-            raise ConfigError(f"'{text}': write {kind}:<number>." if not colon else f"'{text}': {kind} takes no value.")
+        _check_form(kind, bool(colon), text)
         if not colon:
             return cls(kind)  # pyright: ignore[reportArgumentType]
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not abs(number) < float("inf"):
-            raise ConfigError(f"'{text}': {value!r} is no finite number.")
-        return cls(kind, number)  # pyright: ignore[reportArgumentType]
+        return cls(kind, _number(value, text))  # pyright: ignore[reportArgumentType]
+
+
+def edit_sweep(text: str) -> Iterator[Edit]:
+    """The edits of a sweep over strengths, in the order written.
+
+    Args:
+        text: ``clamp:0.5,1,3,10`` for the strengths named, ``scale:0..2:5`` for five at equal distances from 0 to 2
+            (both ends included), or any single edit.
+
+    Example:
+        >>> [str(edit) for edit in edit_sweep("scale:0..2:5")]
+        ['scale:0', 'scale:0.5', 'scale:1', 'scale:1.5', 'scale:2']
+
+    Raises:
+        ConfigError: The text is no sweep; raised at the call, before the first edit is taken.
+    """
+    kind, colon, values = text.partition(":")
+    _check_form(kind, bool(colon), text)
+    if not colon:
+        return iter((Edit.parse(text),))
+    numbers = _evenly(values, text) if ".." in values else [_number(value, text) for value in values.split(",")]
+    return iter([Edit(kind, number) for number in numbers])  # pyright: ignore[reportArgumentType]
+
+
+def _check_form(kind: str, has_value: bool, text: str) -> None:
+    if kind not in get_args(EditKind):
+        raise ConfigError(
+            f"'{text}' names no edit; write ablate, clamp:V, scale:A, steer:V, transplant, replace or project."
+        )
+    if (kind in _NEEDS_VALUE) != has_value:
+        raise ConfigError(f"'{text}': {kind} takes no value." if has_value else f"'{text}': write {kind}:<number>.")
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not math.isfinite(number):
+        raise ConfigError(f"'{text}': {value!r} is no finite number.")
+    return number
+
+
+def _evenly(values: str, text: str) -> list[float]:
+    """``A..B:N``: N numbers from A to B, the ends exactly as written."""
+    ends, _, count = values.partition(":")
+    first, _, last = ends.partition("..")
+    if not count.isdecimal() or not 2 <= int(count) <= _MOST_STEPS:
+        raise ConfigError(
+            f"'{text}': write the number of strengths behind the range, as in 0..2:5 (2 to {_MOST_STEPS})."
+        )
+    low, high, steps = _number(first, text), _number(last, text), int(count) - 1
+    return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
 
 
 def own_decoder(crosscoder: Crosscoder, ids: Tensor, model: str) -> Float[Tensor, "feature d_model"]:
@@ -65,33 +116,20 @@ def own_decoder(crosscoder: Crosscoder, ids: Tensor, model: str) -> Float[Tensor
     return (crosscoder.decoder[ids][:, columns] * crosscoder.column_scale()[columns]).detach()
 
 
-def feature_acts_of(
-    crosscoder: Crosscoder, x: Float[Tensor, "batch model d_model"], ids: Tensor
-) -> Float[Tensor, "batch feature"]:
-    """Activations of some features; only those are encoded where the variant decides each feature by itself."""
-    if crosscoder.config.variant == "topk":
-        return crosscoder.encode(x)[:, ids]
-    hidden_pre = torch.addmm(crosscoder.b_enc[ids], crosscoder.scaled(x), crosscoder.encoder[ids].T)
-    acts = torch.relu(hidden_pre)
-    norm = crosscoder.feature_norm()[ids]
-    threshold = crosscoder.threshold[ids] if crosscoder.threshold.ndim else crosscoder.threshold
-    mask = crosscoder.variant.inference_mask(acts * norm, k=crosscoder.config.k, threshold=threshold)
-    return acts * mask
-
-
-def edited_acts(acts: Float[Tensor, "batch feature"], edit: Edit) -> Float[Tensor, "batch feature"]:
-    """What ablate, clamp and scale make of the activations: f'."""
+def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[Tensor, "row feature"]:
+    """What ablate, clamp and scale add to the activations: f' − f."""
     if edit.kind == "ablate":
-        return torch.zeros_like(acts)
-    if edit.kind == "clamp":
-        return torch.full_like(acts, float(edit.value or 0.0))
-    return acts * float(edit.value or 0.0)
+        return -acts
+    strength = float(edit.value or 0.0)
+    return strength - acts if edit.kind == "clamp" else (strength - 1.0) * acts
 
 
-def without_span(
-    resid: Float[Tensor, "*batch d_model"], directions: Float[Tensor, "feature d_model"]
-) -> Float[Tensor, "*batch d_model"]:
-    """The residual without its component in the span of ``directions`` (rank decided at 1e-6 of the largest)."""
-    _, values, basis = torch.linalg.svd(directions.to(resid.dtype), full_matrices=False)
-    basis = basis[values > 1e-6 * values.max()]
-    return resid - (resid @ basis.T) @ basis
+def span_of(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, "rank d_model"]:
+    """Orthonormal rows that span ``directions``; the rank is decided at 1e-6 of the largest singular value."""
+    _, values, basis = torch.linalg.svd(directions, full_matrices=False)
+    return basis[values > 1e-6 * values.max()]
+
+
+def unit_sum(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, " d_model"]:
+    """Sum of the directions, each at length 1; NaN where one has no length."""
+    return (directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)).sum(0)

@@ -1,50 +1,45 @@
-"""Sibling models that run on the host's tokens, each with a KV cache of its own, up to one site.
+"""Rewriting a model's residuals while it runs, with sibling models shadowing it on the same tokens."""
 
-An edit at a site leaves every residual up to that site untouched, given the tokens. So the siblings' residuals, and
-the host's own before the edit, are those of clean models on the same tokens, whatever the edit does further on.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache
 
 from mechprobe.errors import ModelError
-from mechprobe.models.residuals import reading, splice
+from mechprobe.interventions.latch import FiniteLatch
+from mechprobe.interventions.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
+from mechprobe.interventions.rewrites import Rewrite
+from mechprobe.interventions.siblings import CacheFollower, Shadow, Shadows, require_kv_cache
+from mechprobe.models.residuals import splice
 from mechprobe.types import Site
 
-Positions = Literal["all", "prompt", "response"]
-"""Where an edit acts: every position, those of the first forward call (the prompt), or those of later calls."""
-
-Rewrite = Callable[[Mapping[str, Float[Tensor, "batch pos d_model"]]], Float[Tensor, "batch pos d_model"]]
-"""Maps the residuals of all models on the same tokens to the residual with which the host goes on."""
-
-_PASSED_ON = ("attention_mask", "position_ids", "cache_position")
+__all__ = ["Positions", "Rewrite", "SiteRewrite", "rewriting", "rewriting_sites"]
 
 
-class _Shadow:
-    """One sibling: its model, its cache, and its residual at the site in the current call."""
+@dataclass(frozen=True)
+class SiteRewrite:
+    """One rewriting of the host's residual.
 
-    def __init__(self, model: nn.Module, site: Site) -> None:
-        self.model = model
-        self.site = site
-        self.cache = DynamicCache()
+    Attributes:
+        site: Where in the model.
+        rewrite: Given the residuals by model name (the host's and those of ``reads``); returning the host's tensor
+            itself changes nothing, bit for bit.
+        reads: Names of the siblings whose residuals it is given.
+        positions: Where along the sequence.
+        what: Its name in messages.
+    """
 
-    def run(self, inputs: Mapping[str, Any], *, fresh: bool, past_length: int) -> Tensor:
-        if fresh:
-            self.cache = DynamicCache()
-        elif self.cache.get_seq_length() != past_length:
-            raise ModelError(
-                f"The edited model's cache holds {past_length} tokens and its sibling's {self.cache.get_seq_length()}; "
-                "begin inside the edit, and use greedy or sampled decoding."
-            )
-        with reading(self.model, [self.site]) as resid:
-            self.model(**inputs, past_key_values=self.cache, use_cache=True)
-        return resid[self.site]
+    site: Site
+    rewrite: Rewrite
+    reads: tuple[str, ...] = ()
+    positions: PositionMask = field(default_factory=lambda: PositionMask(PositionRule()))
+    what: str = "The rewriting of the residual"
 
 
 @contextmanager
@@ -57,55 +52,172 @@ def rewriting(
     siblings: Mapping[str, nn.Module] | None = None,
     positions: Positions = "all",
 ) -> Iterator[None]:
-    """Pass the host's residual at ``site`` through ``rewrite`` while the block runs, in forward and in generation.
-
-    Before each forward call of the host every sibling runs on the same tokens up to the site. All hooks are gone on
-    every exit.
+    """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
     Args:
         host: Plain transformers model (or the one inside a bridge).
         site: Where.
-        rewrite: Given the residuals by model name (host and siblings); returning the host's tensor itself changes
-            nothing, bit for bit.
+        rewrite: Given the residuals by model name (host and siblings).
         host_name: Name under which ``rewrite`` finds the host.
         siblings: Name to model, for read-outs and transplants that need them.
-        positions: Where the edit acts.
+        positions: Where along the sequence; a class of special tokens needs `rewriting_sites`.
+    """
+    others = siblings or {}
+    mask = PositionMask(as_rule(positions))
+    item = SiteRewrite(site, rewrite, tuple(others), mask, f"The rewriting of {host_name}'s residual at {site}")
+    with rewriting_sites(host, [item], host_name=host_name, siblings=others):
+        yield
 
-    Beam search is not supported with siblings: their caches would not follow the beams.
+
+@contextmanager
+def rewriting_sites(
+    host: nn.Module,
+    rewrites: Sequence[SiteRewrite],
+    *,
+    host_name: str,
+    siblings: Mapping[str, nn.Module] | None = None,
+) -> Iterator[None]:
+    """Pass the host's residuals through rewrites while the block runs, in forward and in generation.
+
+    Before each forward call of the host every sibling that is read runs on the same tokens, as a clean model with KV
+    caches of its own, up to the deepest site it is read at. A deeper rewrite is given the host's residual with what the
+    shallower ones did to it; rewrites of one site act one after another, in the order given. All hooks are gone on
+    every exit.
+
+    Args:
+        host: Plain transformers model (or the one inside a bridge).
+        rewrites: What is done where.
+        host_name: Name under which the rewrites find the host.
+        siblings: Name to model, of every model that a rewrite reads.
 
     Raises:
-        ModelError: The host is given embeddings in place of tokens, or a cache that was begun outside the block.
+        ModelError: At once: a sibling is the host itself, or a model has no KV cache where one is needed. In a forward
+            call: the host is given embeddings in place of tokens, a cache that was begun outside the block or changed
+            between two calls (beam search, assisted decoding), or a rewrite makes a residual that is not finite.
+        SiteError: A site does not exist.
     """
-    shadows = {name: _Shadow(model, site) for name, model in (siblings or {}).items()}
-    current: dict[str, Tensor] = {}
-    state = {"fresh": True}
+    hooks = _Hooks(host, rewrites, host_name, siblings or {})
+    with ExitStack() as stack:
+        stack.enter_context(hooks.shadows.attached())
+        stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
+        stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
+        for item in rewrites:
+            stack.enter_context(splice(host, item.site, partial(hooks.edit, item)))
+        yield
 
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        past = kwargs.get("past_key_values")
-        past_length = 0 if past is None else int(past.get_seq_length())
-        state["fresh"] = past_length == 0
-        if positions != "all" and kwargs.get("use_cache") is False:
+
+class _Hooks:
+    """What the hooks of one block share: the call under way, and what it needs to know of the calls before it."""
+
+    def __init__(
+        self, host: nn.Module, rewrites: Sequence[SiteRewrite], host_name: str, siblings: Mapping[str, nn.Module]
+    ) -> None:
+        sites = {name: {item.site for item in rewrites if name in item.reads} for name in siblings}
+        self.shadows = Shadows(host, [Shadow(name, siblings[name], at) for name, at in sites.items() if at])
+        self._host_name, self._rewrites = host_name, rewrites
+        self._boundary = any(item.positions.rule.needs_boundary for item in rewrites)
+        if self._boundary:
+            require_kv_cache(host, host_name)
+        self._needs_call = bool(self.shadows) or any(item.positions.rule != PositionRule() for item in rewrites)
+        self._arguments = tuple(inspect.signature(host.forward).parameters)
+        self._latch = FiniteLatch()
+        self._caches = CacheFollower()
+        self._companions = self._caches.enter(None, first=True, strict=False)
+        self._under_way = False
+        self._past: Cache | None = None
+        self._call: CallTokens | None = None
+        self._found: dict[str, dict[Site, Tensor]] = {}
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take in the call's tokens and run the siblings on them."""
+        self._latch.forget()
+        self._under_way = True
+        if not self._needs_call:
+            return
+        given = dict(zip(self._arguments, args, strict=False)) | kwargs
+        past = self._past = _cache_of(given)
+        call = self._call = _tokens_of(given, past)
+        if self._boundary and given.get("use_cache") is False:
             raise ModelError(
                 "Without a KV cache an edit cannot tell prompt from response; use the cache, or all positions."
             )
-        if not shadows:
+        self._companions = self._caches.enter(past, first=call.first, strict=bool(self.shadows))
+        names = {
+            name
+            for item in self._rewrites
+            if call.first or not item.positions.rule.first_call_only
+            for name in item.reads
+        }
+        self._found = self.shadows.run(sorted(names), given, call, self._companions) if names else {}
+
+    def after(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Look whether all went well, and note which cache the call has filled; ``output`` is None where it failed."""
+        call, past = self._call, self._past
+        self._call, self._past, self._found, self._under_way = None, None, {}, False
+        if output is None:
             return
-        ids = args[0] if args else kwargs.get("input_ids")
-        if ids is None:
-            raise ModelError("An edit that reads sibling models needs input_ids; it cannot follow inputs_embeds.")
-        inputs = {name: kwargs[name] for name in _PASSED_ON if kwargs.get(name) is not None} | {"input_ids": ids}
-        with torch.no_grad():
-            for name, shadow in shadows.items():
-                current[name] = shadow.run(inputs, fresh=state["fresh"], past_length=past_length)
+        self._latch.look(_logits_in(output))
+        if call is not None:
+            self._caches.leave(past if past is not None else _cache_in(output), self._companions)
 
-    def edit(resid: Tensor) -> Tensor:
-        if (positions == "prompt" and not state["fresh"]) or (positions == "response" and state["fresh"]):
+    def edit(self, item: SiteRewrite, resid: Tensor) -> Tensor:
+        """Pass the residual at the item's site through its rewrite."""
+        mask = item.positions.of(self._current()) if self._needs_call else True
+        if mask is False:
             return resid
-        return rewrite({host_name: resid, **current})
+        others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
+        changed = item.rewrite({self._host_name: resid, **others})
+        if changed is resid:
+            return resid
+        if isinstance(mask, Tensor):
+            changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
+        self._latch.watch(item.what, resid, changed)
+        if not self._under_way:
+            self._latch.look()
+        return changed
 
-    handle = host.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        with splice(host, site, edit):
-            yield
-    finally:
-        handle.remove()
+    def _current(self) -> CallTokens:
+        if self._call is None:
+            raise ModelError(
+                "An edit that reads sibling models, or acts on some positions only, was reached past the model's own "
+                "forward; call the model itself and no part of it."
+            )
+        return self._call
+
+
+def _cache_of(given: Mapping[str, Any]) -> Cache | None:
+    past = given.get("past_key_values")
+    if past is not None and not isinstance(past, Cache):
+        raise ModelError(
+            f"The edited model is given a KV cache of type {type(past).__name__}, which an edit cannot follow; pass a "
+            "transformers Cache."
+        )
+    return past
+
+
+def _cache_in(output: Any) -> Any:
+    """The cache that a forward call returns, in an output object or in a tuple."""
+    if isinstance(output, tuple):
+        return next((part for part in output if isinstance(part, Cache)), None)
+    return getattr(output, "past_key_values", None)
+
+
+def _logits_in(output: Any) -> Tensor | None:
+    """What a forward call gives to choose tokens by; None where it is something else."""
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple) and output:
+        logits = output[0]
+    return logits if isinstance(logits, Tensor) and logits.ndim == 3 else None
+
+
+def _tokens_of(given: Mapping[str, Any], past: Cache | None) -> CallTokens:
+    ids, attention = given.get("input_ids"), given.get("attention_mask")
+    tokens = ids if ids is not None else given.get("inputs_embeds")
+    width = 0 if tokens is None else int(tokens.shape[1])
+    is_plain = isinstance(attention, Tensor) and attention.ndim == 2
+    return CallTokens(
+        ids=ids,
+        attention=attention[:, -width:] if is_plain and attention is not None else None,
+        past_length=0 if past is None else int(past.get_seq_length()),
+        width=width,
+    )

@@ -8,6 +8,7 @@ the bridge splits; `mechprobe.activations.readers` compares them before a store 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,15 @@ def _first_tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+def _passed_through(edit: ResidEdit, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+    """A block's output with its residual edited; None, which keeps the output, where the edit gave it back."""
+    resid = _first_tensor(output)
+    edited = edit(resid)
+    if edited is resid:
+        return None
+    return edited if isinstance(output, Tensor) else (edited, *output[1:])
+
+
 @contextmanager
 def splice(model: nn.Module, site: Site, edit: ResidEdit) -> Iterator[None]:
     """Pass the residual at ``site`` through ``edit`` in every forward call inside the block.
@@ -54,17 +64,9 @@ def splice(model: nn.Module, site: Site, edit: ResidEdit) -> Iterator[None]:
     Works in forward and in generation with a KV cache (``edit`` then sees the new positions only). The hook is
     gone on every exit. When ``edit`` returns the very tensor it was given, the forward pass is untouched.
     """
-
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        resid = _first_tensor(output)
-        edited = edit(resid)
-        if edited is resid:
-            return None
-        return edited if isinstance(output, Tensor) else (edited, *output[1:])
-
     blocks = find_blocks(model)
     site.check(len(blocks))
-    handle = blocks[site.layer].register_forward_hook(hook)
+    handle = blocks[site.layer].register_forward_hook(partial(_passed_through, edit))
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import machine, tables
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.harvest import READERS
+from benchmarks.intervene import TARGETS
 
 
 def test_the_page_is_what_the_result_files_give() -> None:
@@ -113,12 +114,23 @@ def test_the_other_tables_are_written(tmp_path: Path) -> None:
     text = tables.section("harvest", tmp_path)
     assert "| collect_shard, plain reader | 950 | 95% (48% to 190%) |" in text
     assert text.index("our TransformerBridge reader: why") < text.index("collect_shard, plain reader")
+    edits = {
+        "model": {"layers": 3, "d_model": 128},
+        "setting": {"site": "resid_post.2", "prompts": 64, "new_tokens": 48, "d_sae": 1024},
+        "features_edited": 50,
+        "ways": {"empty_hook": {"tokens_per_s": 9100.0, "share_of_plain": spread(0.98)}},
+    }
+    (tmp_path / "intervene_cpu.json").write_text(json.dumps(report({"lab": edits})))
+    text = tables.section("intervene", tmp_path)
+    assert "| hooks that change nothing | 9,100 | 98% (49% to 196%) |" in text
+    assert "50 of 1024 features" in text
 
 
 def test_every_contestant_and_way_has_a_name() -> None:
     assert set(tables.NAMES) == set(CONTESTANTS)
     ways = {f"{kind}_{reader}" for kind in ("reader", "collect") for reader in READERS}
     assert set(tables.WAYS) == ways | {"bare_eager", "bare_sdpa"}
+    assert set(TARGETS) < set(tables.EDIT_WAYS)
 
 
 def test_markers_must_match_the_tables(tmp_path: Path) -> None:

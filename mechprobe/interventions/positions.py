@@ -1,0 +1,163 @@
+"""Where along a sequence an edit acts: a part of it, a class of tokens, or both."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechprobe.errors import ConfigError, ModelError
+
+Part = Literal["all", "prompt", "response", "last_prompt_token"]
+_FORM = re.compile(r"(?P<part>\w+)(?::(?P<inverted>not_)?(?P<tokens>special|tokens=\d+(?:,\d+)*))?")
+
+
+@dataclass(frozen=True)
+class PositionRule:
+    """Where an edit acts.
+
+    Attributes:
+        part: ``all``; ``prompt``: the positions of the first forward call; ``response``: those of later calls;
+            ``last_prompt_token``: the last unmasked position of each row in the first call. (The token that ends the
+            prompt is the prompt's; the last token that is generated is never fed back, so no edit acts on it.)
+        tokens: None for every token; ``special`` for the tokenizer's special tokens; or token ids.
+        inverted: Every token but those.
+    """
+
+    part: Part = "all"
+    tokens: Literal["special"] | tuple[int, ...] | None = None
+    inverted: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "PositionRule":
+        """Read ``PART`` or ``PART:TOKENS``, for example ``response``, ``all:not_special`` or ``prompt:tokens=5,7``.
+
+        ``TOKENS`` is ``special``, ``not_special``, ``tokens=ID,ID,...`` or ``not_tokens=ID,ID,...``.
+
+        Raises:
+            ConfigError: The text is none of these.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or match["part"] not in get_args(Part):
+            raise ConfigError(
+                f"'{text}' names no positions; write {', '.join(get_args(Part))}, and behind it :special, :not_special, "
+                ":tokens=5,7 or :not_tokens=5,7 for a class of tokens."
+            )
+        named = match["tokens"]
+        tokens = "special" if named == "special" else _ids(named) if named else None
+        return cls(match["part"], tokens, bool(match["inverted"]))  # pyright: ignore[reportArgumentType]
+
+    def __str__(self) -> str:
+        if self.tokens is None:
+            return self.part
+        named = "special" if self.tokens == "special" else "tokens=" + ",".join(map(str, self.tokens))
+        return f"{self.part}:{'not_' if self.inverted else ''}{named}"
+
+    @property
+    def needs_boundary(self) -> bool:
+        """Whether it matters where the prompt ends."""
+        return self.part != "all"
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether the token ids are needed."""
+        return self.tokens is not None
+
+    @property
+    def first_call_only(self) -> bool:
+        """Whether nothing happens after the first forward call."""
+        return self.part in ("prompt", "last_prompt_token")
+
+
+Positions = str | PositionRule
+"""Where an edit acts, as a rule or as its text, see `PositionRule.parse`."""
+
+
+def as_rule(positions: Positions) -> PositionRule:
+    """The rule that a text stands for; a rule stays as it is."""
+    return positions if isinstance(positions, PositionRule) else PositionRule.parse(positions)
+
+
+@dataclass(frozen=True)
+class CallTokens:
+    """What one forward call of the host brings.
+
+    Attributes:
+        ids: New tokens; None where the host is given embeddings.
+        attention: ``[batch pos]`` of the new tokens, nonzero where unmasked; None where no mask is given.
+        past_length: Positions in the KV cache before the call.
+        width: New positions.
+    """
+
+    ids: Int[Tensor, "batch pos"] | None
+    attention: Tensor | None
+    past_length: int
+    width: int
+
+    @property
+    def first(self) -> bool:
+        """Whether nothing went before."""
+        return self.past_length == 0
+
+
+class PositionMask:
+    """A rule together with the ids of its token class."""
+
+    def __init__(self, rule: PositionRule, special_ids: Sequence[int] | None = None) -> None:
+        """Take the ids of the special tokens where the rule names them.
+
+        Raises:
+            ConfigError: The rule names special tokens and no tokenizer says which they are.
+        """
+        self.rule = rule
+        if rule.tokens == "special" and special_ids is None:
+            raise ConfigError(
+                f"Positions '{rule}' need a tokenizer to know the special tokens; edit a LanguageModel, or pass special_ids."
+            )
+        ids = special_ids if rule.tokens == "special" else rule.tokens
+        self._ids = None if ids is None else torch.tensor(list(ids or ()), dtype=torch.int64)
+
+    def of(self, call: CallTokens) -> Bool[Tensor, "#batch pos"] | bool:
+        """Where to act in this call: everywhere (True), nowhere (False), or a mask.
+
+        Raises:
+            ModelError: The rule needs what the call does not tell.
+        """
+        rule = self.rule
+        if rule.needs_boundary:
+            if not call.first and call.width > 1:
+                raise ModelError(
+                    f"Positions '{rule}' cannot be told apart when a later call brings {call.width} tokens at once; "
+                    "give the whole prompt in one call, and use greedy or sampled decoding."
+                )
+            if call.first == (rule.part == "response"):
+                return False
+        found = self._last(call) if rule.part == "last_prompt_token" else None
+        if self._ids is None:
+            return True if found is None else found
+        of_class = self._of_class(call)
+        return of_class if found is None else of_class & found.to(of_class.device)
+
+    def _of_class(self, call: CallTokens) -> Bool[Tensor, "batch pos"]:
+        if call.ids is None or self._ids is None:
+            raise ModelError(f"Positions '{self.rule}' need input_ids; they cannot be told from inputs_embeds.")
+        if self._ids.device != call.ids.device:
+            self._ids = self._ids.to(call.ids.device)
+        found = torch.isin(call.ids, self._ids, invert=self.rule.inverted)
+        if self.rule.tokens == "special" and call.attention is not None:
+            found = found & call.attention.to(found.device).bool()  # padding is left alone, whatever token it is
+        return found
+
+    @staticmethod
+    def _last(call: CallTokens) -> Bool[Tensor, "#batch pos"]:
+        if call.attention is not None:
+            real = call.attention.bool()
+            return real & (real.flip(1).cumsum(1).flip(1) == 1)
+        return (torch.arange(call.width) == call.width - 1)[None]
+
+
+def _ids(named: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in named.removeprefix("tokens=").split(","))

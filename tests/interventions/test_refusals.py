@@ -1,0 +1,263 @@
+"""What an edit cannot follow or cannot do is one sentence; what looks like it but is sound goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import MambaConfig, MambaForCausalLM
+
+from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionError
+from mechprobe.features.readout import Readout
+from mechprobe.interventions.attach import edited
+from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.rewrites import build_rewrite
+from mechprobe.interventions.shadow import rewriting
+from mechprobe.models.family import ModelFamily
+from mechprobe.types import Site
+from sae_training import Crosscoder, CrosscoderConfig
+
+SITE = Site(1)
+SOME = [0, 3, 7, 11, 20, 33, 40]
+NAMES = ("base", "sft", "rl")
+SETTINGS: dict[str, Any] = {"max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    features: tuple[int, ...]
+    site: str
+    crosscoder: str
+
+
+def prompt(family: ModelFamily, text: str = "abababab") -> Tensor:
+    return torch.tensor([family.tokenizer(text).input_ids])
+
+
+def transplant(family: ModelFamily, crosscoder: Crosscoder) -> Any:
+    return edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings=family)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"num_beams": 2}, "beam search"),
+        ({"num_beams": 2, "do_sample": True}, "beam search"),
+        ({"prompt_lookup_num_tokens": 2}, "assisted decoding"),
+        ({"cache_implementation": "static"}, "no static KV cache"),
+    ],
+)
+def test_generation_that_siblings_cannot_follow(
+    family: ModelFamily, crosscoder: Crosscoder, asked: dict[str, object], message: str
+) -> None:
+    ids = prompt(family)
+    with transplant(family, crosscoder) as model:
+        with pytest.raises(ModelError, match=message):
+            model.generate(ids, **(SETTINGS | asked))
+        fresh = model.generate(ids, use_cache=False, **SETTINGS)
+        assert torch.equal(model.generate(ids, **SETTINGS), fresh)  # the block goes on
+
+
+def test_an_edit_of_one_model_follows_beams_and_drafts(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    """What is written at a position depends on that position's residual alone."""
+    ids = prompt(family)
+    with edited(family["base"], crosscoder, SOME, "ablate", site=SITE) as model:
+        greedy = model.generate(ids, **SETTINGS)
+        assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=2, **SETTINGS), greedy)
+        beams = model.generate(ids, num_beams=3, **SETTINGS)
+        assert torch.equal(model.generate(ids, num_beams=3, use_cache=False, **SETTINGS), beams)
+
+
+@pytest.mark.parametrize("positions", ["prompt", "response"])
+def test_drafted_tokens_are_not_taken_for_the_prompt(
+    family: ModelFamily, crosscoder: Crosscoder, positions: str
+) -> None:
+    with (
+        edited(family["base"], crosscoder, SOME, "ablate", site=SITE, positions=positions) as model,
+        pytest.raises(ModelError, match="greedy or sampled decoding"),
+    ):
+        model.generate(prompt(family), prompt_lookup_num_tokens=2, **SETTINGS)
+    with (
+        edited(family["base"], crosscoder, SOME, "ablate", site=SITE, positions=positions) as model,
+        pytest.raises(ModelError, match="Without a KV cache"),
+    ):
+        model.generate(prompt(family), use_cache=False, **SETTINGS)
+
+
+def test_conversations_side_by_side_keep_their_own_sibling_caches(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    """Two caches of the host that grow in turns; each has the siblings' caches that belong to it."""
+    texts = ("abc12", "xyz98")
+    with transplant(family, crosscoder) as model, torch.no_grad():
+        expected = [model(prompt(family, text)).logits[:, -1] for text in texts]
+        caches: dict[str, Any] = {}
+        for text in texts:
+            caches[text] = model(prompt(family, text)[:, :3], use_cache=True).past_key_values
+        for text, whole in zip(texts, expected, strict=True):
+            found = model(prompt(family, text)[:, 3:], past_key_values=caches[text]).logits[:, -1]
+            assert torch.allclose(found, whole, atol=1e-5)
+
+
+def test_a_cache_from_outside_is_refused(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    ids, base = prompt(family), family["base"].hf
+    with torch.no_grad():
+        past = base(ids[:, :4], use_cache=True).past_key_values
+    with transplant(family, crosscoder) as model:
+        with pytest.raises(ModelError, match="begun outside the edit"), torch.no_grad():
+            model(ids[:, 4:], past_key_values=past)
+        with pytest.raises(ModelError, match="of type tuple"), torch.no_grad():
+            model(ids[:, 4:], past_key_values=((ids, ids),))
+        with pytest.raises(ModelError, match="needs input_ids"), torch.no_grad():
+            model(inputs_embeds=base.get_input_embeddings()(ids))
+        with pytest.raises(ModelError, match="call the model itself"), torch.no_grad():
+            model.model(ids)
+
+
+def test_arguments_may_be_given_by_position(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    ids = prompt(family)
+    with transplant(family, crosscoder) as model, torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        assert torch.equal(model(ids, torch.ones_like(ids)).logits, expected)
+        begun = model(ids[:, :5], use_cache=True)
+        went_on = model(ids[:, 5:], None, None, begun.past_key_values, return_dict=False)[0]
+    assert torch.allclose(went_on[:, -1], expected[:, -1], atol=1e-5)
+
+
+def test_models_that_keep_no_kv_cache(crosscoder: Crosscoder, family: ModelFamily) -> None:
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=110, hidden_size=32, num_hidden_layers=3, state_size=4, intermediate_size=64)
+    ).eval()
+    with (
+        pytest.raises(ModelError, match=r"MambaForCausalLM \(the edited model\) has no KV cache"),
+        edited(mamba, crosscoder, SOME, "transplant", site=SITE, host="base", donor="rl", siblings=family),
+    ):
+        pass
+    with (
+        pytest.raises(ModelError, match=r"MambaForCausalLM \(rl\) has no KV cache"),
+        edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings={"rl": mamba}),
+    ):
+        pass
+    with (
+        pytest.raises(ModelError, match="has no KV cache"),
+        edited(mamba, crosscoder, SOME, "ablate", site=SITE, host="base", positions="response"),
+    ):
+        pass
+    ids = torch.tensor([[5, 6, 7]])
+    with edited(mamba, crosscoder, SOME, "ablate", site=SITE, host="base") as model, torch.no_grad():
+        assert model(ids).logits.shape == (1, 3, 110)  # an edit of one model, everywhere, needs none
+
+
+def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    siblings = {"rl": family["base"], "sft": family["sft"]}
+    with (
+        pytest.raises(ModelError, match="Sibling rl is the edited model itself"),
+        edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings=siblings),
+    ):
+        pass
+
+
+def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    narrow = Crosscoder(CrosscoderConfig(n_models=3, d_model=16, d_sae=48, k=6, model_names=NAMES))
+    with (
+        pytest.raises(ModelError, match="takes 16 values of base, whose residual is 32 wide"),
+        edited(family["base"], narrow, SOME, site=SITE),
+    ):
+        pass
+    selection = Chosen((1, 2), "resid_post.1", crosscoder.fingerprint)
+    with (
+        pytest.raises(SelectionError, match=r"live at resid_post\.1, and the edit is asked for at resid_post\.2"),
+        edited(family["base"], crosscoder, selection, site="resid_post.2"),
+    ):
+        pass
+    with edited(family["base"], crosscoder, selection, site="resid_post.1"):
+        pass
+    other = Crosscoder(crosscoder.config)
+    with (
+        pytest.raises(ArtifactError, match=f"made with crosscoder {selection.crosscoder[:12]}"),
+        edited(family["base"], other, selection),
+    ):
+        pass
+    changed = Crosscoder(crosscoder.config)
+    changed.load_state_dict(crosscoder.state_dict())
+    with edited(family["base"], changed, selection):
+        pass
+    with torch.no_grad():
+        changed.decoder.mul_(2.0)
+    with pytest.raises(ArtifactError, match="made with crosscoder"), edited(family["base"], changed, selection):
+        pass
+
+
+def test_swap_among_models_of_two_widths() -> None:
+    uneven = Crosscoder(CrosscoderConfig(n_models=3, d_model=(8, 8, 12), d_sae=24, k=3, model_names=NAMES))
+    generator = torch.Generator().manual_seed(0)
+    x = {name: torch.randn(2, 3, width, generator=generator) for name, width in zip(NAMES, (8, 8, 12), strict=True)}
+    with pytest.raises(ConfigError, match=r"base \(8 wide\) stands in for that of rl \(12 wide\)"):
+        build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=Readout("swap"))
+    near = Readout("swap", ("base", "sft"))
+    rewrite = build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=near)
+    joint = build_rewrite(uneven, [1, 2], Edit("ablate"), host="rl", donor=None, readout=Readout("joint"))
+    assert rewrite(x).shape == (2, 3, 8)
+    acts = uneven.encode(torch.cat([x[name].reshape(-1, x[name].shape[-1]) for name in NAMES], dim=1))
+    acts[:, [k for k in range(24) if k not in (1, 2)]] = 0
+    assert torch.allclose(joint(x), x["rl"] - uneven.resid_delta(acts, "rl").reshape(2, 3, 12), atol=1e-5)
+    with pytest.raises(ModelError, match="differ in width"):
+        build_rewrite(uneven, [1], Edit("transplant"), host="base", donor="rl", readout=Readout("joint"))
+
+
+def test_a_feature_without_a_direction_steers_nowhere(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    silent = Crosscoder(crosscoder.config)
+    silent.load_state_dict(crosscoder.state_dict())
+    with torch.no_grad():
+        silent.decoder[7] = 0.0
+    with (
+        pytest.raises(SelectionError, match="Feature 7 has no decoder direction in base"),
+        edited(family["base"], silent, SOME, "steer:2", site=SITE),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("generating", [True, False])
+def test_an_edit_that_gives_no_numbers_is_named(family: ModelFamily, crosscoder: Crosscoder, generating: bool) -> None:
+    loud = Crosscoder(crosscoder.config)
+    loud.load_state_dict(crosscoder.state_dict())
+    with torch.no_grad():
+        loud.decoder.mul_(100.0)
+    ids = prompt(family)
+    message = (
+        r"The edit 'clamp:3e\+38' of features 0, 3, 7, 11, 20 and 2 more at resid_post\.1 in base gives values that are "
+        r"not finite \(first in row 0, at position 0 of the call\)"
+    )
+    with edited(family["base"], loud, SOME, "clamp:3e38", site=SITE) as model, torch.no_grad():
+        with pytest.raises(ModelError, match=message):
+            model.generate(ids, **SETTINGS) if generating else model(ids)
+        with pytest.raises(ModelError, match="not finite"):  # past the model's own forward, too
+            model.model(ids)
+    with torch.no_grad():
+        assert torch.isfinite(family["base"].hf(ids).logits).all()
+
+
+def test_a_model_that_gives_nan_by_itself_is_named_as_a_cause(family: ModelFamily) -> None:
+    """A row of NaN beside a sound one: the edit did not make it, and the message says where else to look."""
+    base = family["base"].hf
+    embedded = base.get_input_embeddings()(prompt(family, "ab").repeat(2, 1)).detach().clone()
+    embedded[1] = float("nan")
+
+    def plus_one(x: Mapping[str, Tensor]) -> Tensor:
+        return x["base"] + 1.0
+
+    with rewriting(base, SITE, plus_one, host_name="base"), torch.no_grad():
+        with pytest.raises(ModelError, match="logits are NaN; lower the strength, or look whether the model"):
+            base(inputs_embeds=embedded)
+        assert torch.isfinite(base(inputs_embeds=embedded[:1]).logits).all()
+
+
+def test_numbers_lost_behind_the_edit_are_noticed(neox_family: dict[str, Any]) -> None:
+    """The residual is finite, and its mean in the next layer norm is not."""
+    base = ModelFamily.load({"base": neox_family["base"]})["base"].hf
+    with (
+        rewriting(base, SITE, lambda x: torch.full_like(x["base"], 3e38), host_name="base"),
+        pytest.raises(ModelError, match=r"The rewriting of base's residual at resid_post\.1 leaves the model"),
+        torch.no_grad(),
+    ):
+        base(torch.tensor([[1, 5, 6]]))
