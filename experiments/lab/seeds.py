@@ -60,6 +60,7 @@ def build_lab(name: str, seed: int, work: Path, scale: str) -> Path:
 def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Run the chain on a lab, all but the feature table and the report, and judge every set of `SETS`."""
     chain = mp.Run(mp.RunConfig.build(lab / "run.toml", overrides, seed=seed), folder)
+    chain.save_config()
     ceilings = chain.localize()
     chain.cache()
     chain.train_sae()
@@ -82,8 +83,12 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
         return {**record, NO_SETS: str(error)}
     record["n_gained"] = dict(zip(selection.scores.tasks, selection.scores.n_gained, strict=True))
     for rule, ranking in SETS:
-        found = judge(chain, selection, rule, ranking)
         name = f"{rule} by {ranking}"
+        try:
+            found = judge(chain, selection, rule, ranking)
+        except SelectionError as error:
+            record["sets"][name] = {"features": [], "rows": {}, "reason": str(error)}
+            continue
         record["sets"][name] = set_record(found)
         if name == MAIN:
             record |= {key: found.data[key] for key in ("sizes", "left_out", "collateral")}
@@ -280,6 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for record in records:
         if NO_SETS in record:
             print(f"{record['recipe']} {record['seed']}: {NO_SETS}: {record[NO_SETS]}")
+        for set_name, found in record["sets"].items():
+            if "reason" in found:
+                print(f"{record['recipe']} {record['seed']}: {set_name}: {found['reason']}")
     wrong = called_causal(records)
     null = sum(record["recipe"] == NULL for record in records)
     print(f"\nNull labs: {null}; sets called causal there: {', '.join(wrong) or 'none'}")

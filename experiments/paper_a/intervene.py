@@ -55,6 +55,12 @@ NOTES = (
 )
 
 
+def split_set(text: str) -> tuple[str, str]:
+    """``top50:joint`` as ``("top50", "joint")``; what is no ranking is refused by the selection's settings."""
+    rule, _, ranking = text.rpartition(":")
+    return rule, ranking
+
+
 def finished_run(run: Path, config: Path, overrides: Sequence[str]) -> mp.Run:
     """The run of a folder with its dictionary and outcomes, made first where they are missing."""
     begun = (run / RUN_FILE).is_file()
@@ -236,10 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     try:
         chain = finished_run(given.run, given.config, given.set)
-        found = [
-            measured(chain, *text.rpartition(":")[::2], given.out, given.n_random)  # type: ignore[misc]
-            for text in given.sets
-        ]
+        found = [measured(chain, *split_set(text), given.out, given.n_random) for text in given.sets]
     except mp.MechprobeError as error:
         print(f"intervene: {error}", file=sys.stderr)
         return 2
