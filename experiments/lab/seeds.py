@@ -130,9 +130,7 @@ def set_record(found: mp.InterventionResults) -> dict[str, Any]:
     for row in found.verdicts:
         rows.setdefault(row["model"], {})[row["task"]] = {key: row[key] for key in keys}
     shares = {
-        row["model"]: row["share_of_ceiling"][POOLED]
-        for row in found.conditions
-        if row["set_kind"] == "selected"
+        row["model"]: row["share_of_ceiling"][POOLED] for row in found.conditions if row["set_kind"] == "selected"
     }
     return {"features": found.data["features"], "note": found.data["note"], "rows": rows, "share": shares}
 
@@ -168,7 +166,9 @@ def study(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     if path.is_file():
         found = read_json(path)
         if found["settings"] != settings:
-            raise mp.MechprobeError(f"{path} was made with other settings ({found['settings']}); move it away, or give them.")
+            raise mp.MechprobeError(
+                f"{path} was made with other settings ({found['settings']}); move it away, or give them."
+            )
         return found
     started = time.monotonic()
     work = given.work / f"{name}-{seed}"
@@ -223,7 +223,9 @@ def _smallest(sizes: Mapping[str, Any] | None) -> str:
         return "-"
     if "reason" in sizes:
         return "ceiling below 5 points"
-    size, low, high = ("not reached" if value is None else str(value) for value in map(sizes["90%"].get, ("size", "low", "high")))
+    size, low, high = (
+        "not reached" if value is None else str(value) for value in map(sizes["90%"].get, ("size", "low", "high"))
+    )
     return f"{size} [{low}, {high}]"
 
 
@@ -236,7 +238,11 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
             cells = {}
             for name in names:
                 row = record["sets"].get(name, {}).get("rows", {}).get(host, {}).get(POOLED)
-                cells[name] = "-" if row is None else f"{percent(row['effect'])} of {round(100 * row['ceiling'])}, {row['verdict']}"
+                cells[name] = (
+                    "-"
+                    if row is None
+                    else f"{percent(row['effect'])} of {round(100 * row['ceiling'])}, {row['verdict']}"
+                )
             rows[f"{record['recipe']} {record['seed']}  {arrow}"] = cells
     return table_lines(rows, names, corner="lab, seed, direction")
 
@@ -259,9 +265,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Pre-training seeds.")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
-    parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds"), help="One JSON for each seed and recipe.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("artifacts/lab_seeds"), help="One JSON for each seed and recipe."
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/lab_seeds"), help="Labs and run folders.")
-    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the runs.")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the runs."
+    )
     parser.add_argument("--scale", default="full", choices=["full", "small"], help="small: seconds, to try the script.")
     parser.add_argument("--keep", action="store_true", help="Keep the activation stores (some 0.5 GB each).")
     return parser.parse_args(argv)

@@ -86,7 +86,9 @@ def select(chain: mp.Run, rule: str, ranking: str, tasks: Sequence[str] | None, 
         chain.evaluate(),
         site=chain.trained_site(),
         out=out,
-        config=settings.replace(rule=rule, ranking=ranking, tasks=tuple(tasks) if tasks else settings.tasks, n_controls=1),
+        config=settings.replace(
+            rule=rule, ranking=ranking, tasks=tuple(tasks) if tasks else settings.tasks, n_controls=1
+        ),
         held_out={task.name: [sample.id for sample in task.samples] for task in halves},
         table=chain.table(),
     )
@@ -128,7 +130,10 @@ def cells(folder: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, A
             gained = [
                 after != "R" if host == tuned else after == "R"
                 for before, now, after in zip(
-                    letters[f"{base}|clean"][task], letters[f"{tuned}|clean"][task], letters[main["name"]][task], strict=True
+                    letters[f"{base}|clean"][task],
+                    letters[f"{tuned}|clean"][task],
+                    letters[main["name"]][task],
+                    strict=True,
                 )
                 if before != "R" and now == "R"
             ]
@@ -205,7 +210,10 @@ def table(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> list[str
 def lines_of(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> list[str]:
     """The page: both tables of the lab, and the paper's below each."""
     base, tuned = pair
-    names = {"table_2": "Table 2: tasks that select the features", "table_3": "Table 3: unseen tasks, each left out of the selection"}
+    names = {
+        "table_2": "Table 2: tasks that select the features",
+        "table_3": "Table 3: unseen tasks, each left out of the selection",
+    }
     lines = ["# Conditional flips, % (arXiv 2604.25011, tables 2 and 3)"]
     for key, title in names.items():
         lines += ["", f"## {title}", ""]
@@ -214,7 +222,11 @@ def lines_of(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> list[st
             rows = {}
             for text, host, sign in ((ABLATE, tuned, -1), (AMPLIFY, base, 1)):
                 counts = one["n_features_without"]
-                n = f"{len(one['features'])}" if key == "table_2" else ", ".join(str(counts[task]) for task in one["tasks"])
+                n = (
+                    f"{len(one['features'])}"
+                    if key == "table_2"
+                    else ", ".join(str(counts[task]) for task in one["tasks"])
+                )
                 label = f"{text} in {host}: {one['rule']} by {one['ranking']} ({n} features)"
                 rows[label] = [cell_text(one[key][text][task], sign) for task in one["tasks"]]
             lines += [*table(rows, one["tasks"]), ""]
@@ -229,11 +241,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/lab"), help="Run folder, finished or to be made.")
-    parser.add_argument("--config", type=Path, default=Path("artifacts/lab/shared-marker/run.toml"), help="Of a run to be made.")
+    parser.add_argument(
+        "--config", type=Path, default=Path("artifacts/lab/shared-marker/run.toml"), help="Of a run to be made."
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/paper_a/intervene"))
     parser.add_argument("--sets", nargs="+", default=["agnostic:score", "top50:joint"], metavar="RULE:RANKING")
     parser.add_argument("--n-random", type=int, default=20, help="Matched random sets for every edit.")
-    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the run.")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the run."
+    )
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ prompt nor response. Intervals are bootstraps over texts, as tokens of one text 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,10 +35,22 @@ from mechprobe.statistics import bootstrap_ratio
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mechprobe.activations.store import ActivationStore, StoredSequence
 
 _BATCH_TOKENS = 2048
 """Tokens in one forward pass; logits of all of them are in memory twice."""
+
+
+@runtime_checkable
+class HasSequences(Protocol):
+    """What is read of an activation store."""
+
+    def held_out_samples(self) -> list[int]:
+        """Numbers of the sequences that are kept from training."""
+        ...
+
+    def sequence(self, sample: int) -> Any:
+        """One sequence, with ``ids``, ``response``, ``source``, ``task`` and ``prompt_id``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int
 
 
 def texts_of_store(
-    store: "ActivationStore", tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
+    store: HasSequences, tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
 ) -> CollateralTexts | None:
     """Up to ``n`` prompts that no dictionary was trained on, first of all those that belong to no task.
 
@@ -108,7 +120,7 @@ def texts_of_store(
     return None
 
 
-def _given_part(sequence: "StoredSequence") -> tuple[int, ...]:
+def _given_part(sequence: Any) -> tuple[int, ...]:
     """The tokens that came from the source of the prompts: all, or those before the response that a model wrote."""
     if sequence.source is None or True not in sequence.response:
         return sequence.ids

@@ -63,7 +63,7 @@ def left_out_rows(
     return result
 
 
-def _row(  # noqa: PLR0913 - everything known of one left-out task
+def _row(
     selected: Condition,
     task: str,
     conditions: Sequence[Condition],

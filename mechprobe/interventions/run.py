@@ -149,9 +149,7 @@ def _limited(task: Task, max_new_tokens: int | None) -> Task:
     return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
 
 
-def _texts(
-    family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig
-) -> CollateralTexts | None:
+def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
     """The texts in use, as many and as long as the settings say; those of ``collateral_file`` where it is set."""
     if config.collateral_texts == 0:
         return None
@@ -198,5 +196,3 @@ def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> d
             right = "".join(letters.values())
             advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")
     return {name: read_json(part) for name, part in parts.items()}
-
-

@@ -28,7 +28,9 @@ from sae_training import Crosscoder
 def check_positions(text: str) -> Positions:
     """The setting ``positions`` as `edited` takes it; `ConfigError` where it names none."""
     if text not in get_args(Positions):
-        raise ConfigError(f"intervene.positions = '{text}' names no positions; write one of {', '.join(get_args(Positions))}.")
+        raise ConfigError(
+            f"intervene.positions = '{text}' names no positions; write one of {', '.join(get_args(Positions))}."
+        )
     return cast("Positions", text)
 
 
@@ -65,9 +67,7 @@ class Runner:
         tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
         with self.in_force(condition):
-            outcomes = run_tasks(
-                model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix
-            )
+            outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
         letters: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
             letters[outcome.task] += outcome.outcome[0].upper()

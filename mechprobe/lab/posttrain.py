@@ -174,7 +174,9 @@ def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int, *,
         trainer = make(folder, model)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    assert not freeze_head or frozen_equal(model, load_model(base)), "a post-training moved parameters that it may not move"
+    assert not freeze_head or frozen_equal(model, load_model(base)), (
+        "a post-training moved parameters that it may not move"
+    )
     return model.eval()
 
 

@@ -116,7 +116,9 @@ def _gates(results: Mapping[str, Any]) -> str:
     if frozen is None:
         lines.append("every weight was trained, embeddings, final norm and unembedding too")
     else:
-        lines.append(f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if all(frozen.values()) else 'NO'}")
+        lines.append(
+            f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if all(frozen.values()) else 'NO'}"
+        )
     return "\n".join(lines)
 
 

@@ -7,7 +7,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mechprobe.report.figures import _errors, _number
-from mechprobe.report.style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, PURPLE, RED, SKY, house_style, new_figure, plain
+from mechprobe.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MARKS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    house_style,
+    new_figure,
+    plain,
+)
 from mechprobe.report.tables import POOLED, edit_title
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)
@@ -29,7 +42,9 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
             axes.axhline(0, color=INK, linewidth=0.9)
             x = np.arange(len(points))
             for index, task in enumerate(tasks):
-                values, errors = _errors([condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points])
+                values, errors = _errors(
+                    [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
+                )
                 color, mark = _COLORS[index % len(_COLORS)], MARKS[index % len(MARKS)]
                 width = 2.2 if task == POOLED else 1.2
                 axes.errorbar(

@@ -101,9 +101,7 @@ def _other_task_sentences(interventions: Json) -> list[str]:
     sentences = []
     for task in interventions.get("other_tasks") or []:
         why = "post-training saw it" if task in trained else "it did not select"
-        told = "; ".join(
-            f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains
-        )
+        told = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
         n = int(mains[0]["accuracy"][task][3]) if mains else 0
         sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {told}.")
     return sentences
@@ -136,7 +134,8 @@ def left_out_sentences(interventions: Json) -> list[str]:
     return [
         f"Chosen without the task and judged on it ({title}, points in the claimed direction): "
         + "; ".join(
-            f"{row['task']} {interval(row['effect'])}, with it {interval(row['effect_with'])}: {row['verdict']}" for row in rows
+            f"{row['task']} {interval(row['effect'])}, with it {interval(row['effect_with'])}: {row['verdict']}"
+            for row in rows
         )
         + "."
         for title, rows in by_host.items()

@@ -75,7 +75,11 @@ def draw_figures(files: RunFiles, content: dict[str, Any]) -> dict[str, Figure]:
         doses, measured = dose_curves(results), measured_collateral(results)
         wanted += [
             ("effects", bool(section["panels"]), lambda: effects_figure(section["panels"], section["tasks"])),
-            ("share_of_ceiling", bool(section["curves"]), lambda: figures.share_figure(section["curves"], section["size_intervals"])),
+            (
+                "share_of_ceiling",
+                bool(section["curves"]),
+                lambda: figures.share_figure(section["curves"], section["size_intervals"]),
+            ),
             ("doses", bool(doses), lambda: dose_figure(doses, section["tasks"])),
             ("collateral", bool(measured), lambda: collateral_figure(measured, section["other_tasks"])),
         ]

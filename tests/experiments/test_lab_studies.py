@@ -82,7 +82,9 @@ def test_a_small_study_is_kept_and_resumed(
     assert set(kept) == {"shared-marker_seed1_small.json", "all-weights_seed1_small.json"}
     record = read_json(kept["all-weights_seed1_small.json"])
     assert record["lab"]["gates"]["frozen_parts_bit_equal"] is None
-    bases = [tmp_path / "work" / f"{name}-1" / "lab" / "base" / "manifest.json" for name in ("shared-marker", "all-weights")]
+    bases = [
+        tmp_path / "work" / f"{name}-1" / "lab" / "base" / "manifest.json" for name in ("shared-marker", "all-weights")
+    ]
     assert bases[0].read_bytes() == bases[1].read_bytes()  # pre-trained once
     assert not list((tmp_path / "work").glob("*/run/cache"))
     assert str(tmp_path) not in "".join(path.read_text() for path in kept.values())
@@ -117,7 +119,9 @@ def test_tables_of_the_paper_by_another_count(
             if "reason" in cells["ablate"]:
                 assert "no set: " + cells["ablate"]["reason"] in printed
                 continue
-            letters = {row["condition"]: row[task] for _, row in read_jsonl(folder / name / "outcomes.jsonl") if task in row}
+            letters = {
+                row["condition"]: row[task] for _, row in read_jsonl(folder / name / "outcomes.jsonl") if task in row
+            }
             base, rl = letters["base|clean"], letters["rl|clean"]
             edited = {"ablate": letters["rl|ablate|top:3"], "clamp:3.0": letters["base|clamp:3.0|top:3"]}
             right = [i for i, letter in enumerate(rl) if letter == "R"]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.activations import CacheConfig, cache_activations
-from mechprobe.data.prompts import Prompt
+from mechprobe.activations.store import StoredSequence
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task
@@ -60,7 +59,12 @@ def test_an_empty_edit_has_exactly_none(
 
 @pytest.mark.parametrize(("edit", "donor"), [("ablate", None), ("clamp:3.0", None), ("transplant", "rl")])
 def test_it_equals_one_text_at_a_time(
-    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, texts: CollateralTexts, edit: str, donor: str | None
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    texts: CollateralTexts,
+    edit: str,
+    donor: str | None,
 ) -> None:
     """Without padding, in float64 from probabilities, position by position."""
     found = measure_collateral(
@@ -118,7 +122,10 @@ def test_positions_reach_generation(family: ModelFamily, crosscoder: Crosscoder,
         made = Runner(family, crosscoder, selection, tasks, InterveneConfig(positions=positions))
         with made.in_force(strong):
             model = family["base"]
-            return [g.text for g in generate(model.hf, model.tokenizer, [s.prompt for s in tasks[0].samples], max_new_tokens=4)]
+            return [
+                g.text
+                for g in generate(model.hf, model.tokenizer, [s.prompt for s in tasks[0].samples], max_new_tokens=4)
+            ]
 
     every, prompt, later = (responses(name) for name in ("all", "prompt", "response"))
     assert every != prompt
@@ -139,22 +146,44 @@ def test_texts_of_a_file(family: ModelFamily, tmp_path: Path) -> None:
         texts_of_file(tmp_path / "gone.jsonl", tokenizer, 2)
 
 
-@pytest.mark.parametrize(
-    ("labelled", "expected"),
-    [(False, "held-out prompts of no task"), (True, "held-out prompts of the tasks' own kinds, without responses")],
-)
-def test_texts_of_a_store_are_held_out_prompts(
-    family: ModelFamily, tmp_path: Path, labelled: bool, expected: str
-) -> None:
-    prompts = [Prompt(str(i), f"{i}+{i}=", task="sum" if labelled or i % 2 else None) for i in range(24)]
-    store = cache_activations(
-        family, prompts, [SITE], tmp_path / "cache", CacheConfig(responses=("base@0.0",), max_new_tokens=3, held_out_frac=0.5)
-    )
-    found = texts_of_store(store, [TASK], family.tokenizer, 100)
+class Sequences:
+    """The part of an activation store that collateral reads; every second sequence is held out."""
+
+    def __init__(self, sequences: Sequence[StoredSequence]) -> None:
+        self.sequences = sequences
+
+    def held_out_samples(self) -> list[int]:
+        return list(range(0, len(self.sequences), 2))
+
+    def sequence(self, sample: int) -> StoredSequence:
+        return self.sequences[sample]
+
+
+def stored(prompt: int, source: str | None, *, task: str | None = None, ids: tuple[int, ...] = ()) -> StoredSequence:
+    """Three prompt tokens (or ``ids``) and two of a response."""
+    given = ids or (1, 10 + prompt, 20)
+    response = (False,) * len(given) + (True, True)
+    return StoredSequence(str(prompt), str(prompt), task, source, (*given, 30, 31), response, response, True, range(0))
+
+
+def test_texts_of_a_store_are_held_out_prompts_of_no_task(family: ModelFamily) -> None:
+    asked = tuple(family.tokenizer("1+1=").input_ids)
+    sequences = [
+        stored(0, "base@1.0"), stored(1, None), stored(0, "rl@0.0"), stored(1, None), stored(2, None, task="sum"),
+        stored(3, None), stored(4, "base@1.0", ids=asked), stored(5, None), stored(6, None),
+    ]  # fmt: skip
+    found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
     assert found is not None
-    assert found.source.startswith(expected)
-    held_out = {store.sequence(sample).prompt_id for sample in store.held_out_samples()}
-    wanted = {p.prompt for p in prompts if p.id in held_out and (labelled or p.task is None)}
-    texts = {family.tokenizer.decode(ids, skip_special_tokens=True) for ids in found.sequences}
-    assert texts == wanted  # prompts alone: the responses are a model's
-    assert len(texts_of_store(store, [TASK], family.tokenizer, 2).sequences) == 2
+    # the prompt of 0, once and without what a model answered; all of 6; nothing of a task, by its name or by its tokens
+    assert found.sequences == ((1, 10, 20), (1, 16, 20, 30, 31))
+    assert found.source == "held-out prompts of no task"
+    assert len(texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 1).sequences) == 1
+
+
+def test_related_text_is_said_to_be_so(family: ModelFamily) -> None:
+    sequences = [stored(k, "base@1.0", task="sum") for k in range(4)]
+    found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
+    assert found is not None
+    assert found.source.endswith("(there are no others): related text")
+    assert found.sequences == ((1, 10, 20), (1, 12, 20))
+    assert texts_of_store(Sequences([]), [TASK], family.tokenizer, 100) is None

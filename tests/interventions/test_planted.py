@@ -144,7 +144,9 @@ def results(
 ) -> InterventionResults:
     selection, halves = selected
     config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
-    texts = CollateralTexts(tuple(tuple(family.tokenizer(text).input_ids) for text in ("ab cd", "e", "12 + 3")), "three texts")
+    texts = CollateralTexts(
+        tuple(tuple(family.tokenizer(text).input_ids) for text in ("ab cd", "e", "12 + 3")), "three texts"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mechprobe.interventions.run.choose_sets", chosen_without_a_task)
         out = tmp_path_factory.mktemp("int") / "i"
@@ -267,7 +269,7 @@ def test_every_task_has_a_verdict(results: InterventionResults) -> None:
     for task in ("sum", "pair"):
         row = rows["base", "transplant", task]
         assert row["verdict"] == "supported", row["sentence"]
-        assert row["p_mcnemar"] < row["p_mcnemar_holm"] < 0.001
+        assert row["p_mcnemar"] <= row["p_mcnemar_holm"] < 0.001
         assert row["sentence"].endswith(": supported.")
     assert rows["base", "transplant", "pooled"]["p_mcnemar"] < 1e-6
 
@@ -325,7 +327,13 @@ def test_an_empty_set_has_no_mean(
 ) -> None:
     selection, halves = selected
     config = InterveneConfig(
-        features="ids:,", n_random=0, n_shuffled=1, n_per_task=2, doses=(), edits_tuned=("transplant",), edits_base=("transplant",)
+        features="ids:,",
+        n_random=0,
+        n_shuffled=1,
+        n_per_task=2,
+        doses=(),
+        edits_tuned=("transplant",),
+        edits_base=("transplant",),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -424,7 +432,9 @@ def test_too_few_control_sets_are_no_test() -> None:
     evidence = Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
     why = "no verdict: with 10 matched random sets no p can reach 0.05"
     assert judge(evidence, InterveneConfig(n_random=10)) == why
-    assert judge(evidence, InterveneConfig(n_shuffled=4)) == "no verdict: with 4 changes of equal norm no p can reach 0.05"
+    assert (
+        judge(evidence, InterveneConfig(n_shuffled=4)) == "no verdict: with 4 changes of equal norm no p can reach 0.05"
+    )
 
 
 def test_a_vector_at_the_last_prompt_token_acts_there_alone(

@@ -30,7 +30,11 @@ def test_a_dose_curve_rises_and_takes_in_the_main_edit() -> None:
     assert {title: [v for v, _ in points] for title, points in tables.dose_curves(found).items()} == {
         "clamp in base": [0.5, 3.0, 10.0]
     }
-    assert [r["cells"] for r in tables.dose_rows(found, ["t"])] == [["0 (-10 to +10)"], ["+20 (+10 to +30)"], ["-50 (-60 to -40)"]]
+    assert [r["cells"] for r in tables.dose_rows(found, ["t"])] == [
+        ["0 (-10 to +10)"],
+        ["+20 (+10 to +30)"],
+        ["-50 (-60 to -40)"],
+    ]
     [told] = tables.dose_sentences(found)
     assert told.endswith("in points: 0.5 0 (-10 to +10), 3 +20 (+10 to +30), 10 -50 (-60 to -40).")
 
@@ -49,7 +53,9 @@ def test_collateral_says_of_what_and_which_tasks_are_other() -> None:
     assert (line["kl"], line["ce"], line["cells"]) == ("0.2 (0.1 to 0.3)", "0 (-0.1 to 0.1)", ["-20 (-30 to -10)"])
     kl, other = tables.collateral_sentences(found)
     assert "on texts of corpus.txt (9 texts, n = 900 tokens): clamp:3.0 in base 0.2 (0.1 to 0.3)." in kl
-    assert other == "Other task t (post-training saw it), change in points (n = 40): clamp:3.0 in base -20 (-30 to -10)."
+    assert (
+        other == "Other task t (post-training saw it), change in points (n = 40): clamp:3.0 in base -20 (-30 to -10)."
+    )
 
 
 def test_sizes_and_left_out_tasks_in_words() -> None:
