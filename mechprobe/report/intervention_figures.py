@@ -55,7 +55,9 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
             axes.set_xlabel("strength")
             axes.set_title(plain(title))
         panels[0].set_ylabel("accuracy change (points)")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(tasks)))
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if len(curves) == 1 else 6
+        )
         return figure
 
 
@@ -72,7 +74,7 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
     with house_style():
         figure = new_figure(9.4 if other_tasks else 6.5, 0.28 * len(conditions) + 1.3)
         panels = np.atleast_1d(figure.subplots(1, 2 if other_tasks else 1, sharey=True))
-        values, errors = _errors([c["collateral"]["kl"] for c in conditions], scale=1)
+        values, errors = _errors([c["collateral"]["kl"] for c in conditions], scale=1.0)
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         positive = [_number(value) for value in values if _number(value) > 0]

@@ -10,13 +10,15 @@ import pytest
 from experiments.lab import seeds
 from experiments.paper_a import intervene
 from mechprobe.artifacts import read_json, read_manifest
+from mechprobe.errors import SelectionError
 from mechprobe.lab.summary import shipped
 from mechprobe.records import read_jsonl
 
 SMALL = [
-    "localize.n_per_task=2", "localize.sites=['resid_post.2']", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8",
+    "localize.n_per_task=2", "localize.sites=['resid_post.2']", "train_sae.d_sae=128", "train_sae.k=8",
     "train_sae.n_tokens=20480", "evaluate.n_per_task=24", "select.n_controls=1", "select.min_gained=2", "intervene.n_per_task=2",
-    "intervene.sizes=[1]", "intervene.workers=1", "intervene.collateral_texts=4",
+    "intervene.sizes=[1]", "intervene.workers=1", "intervene.collateral_texts=2", "intervene.max_new_tokens=4",
+    "tasks.names=['calculation','simulation','diagnostic']",
 ]  # fmt: skip
 SETS = (("top3", "score"), ("top5", "joint"))
 
@@ -25,11 +27,14 @@ SETS = (("top3", "score"), ("top5", "joint"))
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A record of the shipped lab and its run folder; two sets with one control each."""
     folder = tmp_path_factory.mktemp("study") / "run"
+    lines = (shipped("shared-marker") / "prompts.jsonl").read_text().splitlines(keepends=True)
+    prompts = folder.with_name("prompts.jsonl")
+    prompts.write_text("".join(lines[:40]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seeds, "N_CONTROLS", 1)
         patch.setattr(seeds, "SETS", SETS)
         patch.setattr(seeds, "MAIN", "top5 by joint")
-        return seeds.measure(shipped("shared-marker"), folder, 0, SMALL), folder
+        return seeds.measure(shipped("shared-marker"), folder, 0, [*SMALL, f"prompts.file={prompts}"]), folder
 
 
 def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Path]) -> None:
@@ -38,10 +43,10 @@ def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Pa
     for name, found in record["sets"].items():
         assert set(found["rows"]) == {"base", "rl"}
         assert "calculation" not in found["rows"]["base"]
-        assert found["rows"]["rl"]["pooled"]["n"] == 8
-        assert found["rows"]["rl"]["pooled"]["verdict"] == "no verdict: 8 samples, fewer than 20", name
+        assert found["rows"]["rl"]["pooled"]["n"] == 4
+        assert found["rows"]["rl"]["pooled"]["verdict"] == "no verdict: 4 samples, fewer than 20", name
     assert set(record["sizes"]) == {"base", "rl"}
-    assert record["collateral"]["n_texts"] == 4
+    assert record["collateral"]["n_texts"] >= 1
     assert record["site"]["chosen"] == "resid_post.2"
     assert set(record["crosscoder"]["fve"]) == {"base", "sft", "rl"}
     plans = [read_manifest(folder / f"judged_{rule}_{ranking}")["counts"]["conditions"] for rule, ranking in SETS]
@@ -49,6 +54,19 @@ def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Pa
     assert plans[0] == 5 + 2 * 7
     assert plans[1] >= 5 + 2 * 8
     assert not (folder / "features").exists()
+
+
+def test_nothing_to_select_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def select(self: Any) -> None:
+        raise SelectionError("On no task.")
+
+    monkeypatch.setattr("mechprobe.pipeline.Run.select", select)
+    folder = measured[1]
+    overrides = [*SMALL, f"prompts.file={folder.with_name('prompts.jsonl')}"]
+    record = seeds.measure(shipped("shared-marker"), folder, 0, overrides)
+    assert record[seeds.NO_SETS] == "On no task."
+    assert record["sets"] == {}
+    assert record["site"] == measured[0]["site"]
 
 
 @pytest.mark.parametrize("recipe", ["shared-marker", "own-markers"])
@@ -71,12 +89,22 @@ def test_what_is_printed_and_what_is_called_causal(
 def test_a_small_study_is_kept_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Models of the small scale gain nothing, so there is nothing to select, and that is said."""
+    """Real labs of the small scale; what is measured on them is the other tests'."""
+    chain = {"site": {"chosen": "resid_post.1", "sufficiency_share": None, "necessity_share": 0.2}, "crosscoder": {"fve": {}},
+             "sets": {}, seeds.NO_SETS: "On no task does rl get at least 4 samples right"}  # fmt: skip
+
+    def measure(lab: Path, folder: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
+        assert (lab / "run.toml").is_file()
+        assert (seed, overrides) == (1, ["train_sae.k=8"])
+        (folder / "cache").mkdir(parents=True)
+        return chain
+
+    monkeypatch.setattr(seeds, "measure", measure)
     call = ["--seeds", "1", "--recipes", "shared-marker", "all-weights", "--scale", "small", "--out", str(tmp_path / "out"),
-            "--work", str(tmp_path / "work"), "--set", *SMALL[2:], "localize.n_per_task=2"]  # fmt: skip
+            "--work", str(tmp_path / "work"), "--set", "train_sae.k=8"]  # fmt: skip
     assert seeds.main(call) == 0
     printed = capsys.readouterr().out
-    assert "shared-marker 1: nothing to select: On no task does rl get at least 2 samples right" in printed
+    assert "shared-marker 1: nothing to select: On no task does rl get at least 4 samples right" in printed
     assert "Null labs: 0; sets called causal there: none" in printed
     kept = {path.name: path for path in (tmp_path / "out").iterdir()}
     assert set(kept) == {"shared-marker_seed1_small.json", "all-weights_seed1_small.json"}
