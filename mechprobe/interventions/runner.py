@@ -50,7 +50,7 @@ class Runner:
         self.selection = selection
         self.tasks = list(tasks)
         self.config = config
-        self.positions = check_positions(config.positions)
+        self.positions: Positions = check_positions(config.positions)
         self.site = Site.parse(selection.site)
 
     def readout(self, condition: Condition) -> Readout:
@@ -81,7 +81,7 @@ class Runner:
             condition: What is done to which host.
             positions: Where the edit acts; as configured for None. Whole residuals are patched everywhere.
         """
-        where = positions or self.positions
+        where: Positions = positions or self.positions
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":

@@ -182,7 +182,7 @@ def task_verdict_sentences(interventions: Json) -> list[str]:
     ]
 
 
-def size_intervals(interventions: Json) -> dict[str, list[list[float]]]:
+def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
     """Title of the transplant → ``[size, share, low, high]`` of the pooled row."""
     if not interventions.get("sizes"):
         return {}
