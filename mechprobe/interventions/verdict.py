@@ -42,7 +42,7 @@ def rule_text(config: InterveneConfig) -> str:
 def signed(row: Mapping[str, Any], task: str, sign: float) -> tuple[float, float, float]:
     """Effect in the claimed direction with its interval."""
     value, low, high = row["accuracy_delta"][task][:3]
-    return (value, low, high) if sign > 0 else (-value, -high, -low)
+    return (value, low, high) if sign > 0 else (0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
 
 
 class Evidence(NamedTuple):

@@ -19,11 +19,11 @@ def percent(value: Any, digits: int = 0) -> str:
     """A share as percent without the sign; a dash where there is no number.
 
     Example:
-        >>> percent(0.834), percent(None), percent(0.834, 1)
-        ('83', '–', '83.4')
+        >>> percent(0.834), percent(None), percent(0.834, 1), percent(-0.001)
+        ('83', '–', '83.4', '0')
     """
     value = number(value)
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def points(value: Any) -> str:
