@@ -281,7 +281,7 @@ def test_a_task_too_small_gets_its_reason(
     small = [halves[0].take(5), halves[1]]
     config = InterveneConfig(
         features="top:1", trained=("pair",), edits_tuned=(), edits_base=("transplant",), sizes=(), doses=(), compare=(),
-        n_random=1, n_shuffled=1,
+        n_random=1, n_shuffled=1, leave_one_out=False,
     )  # fmt: skip
     found = intervene(family, crosscoder, selection, small, tmp_path / "i", config)
     verdict = {row["task"]: row["verdict"] for row in found.verdicts}
