@@ -20,11 +20,13 @@ from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
 from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
+from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
 from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
+from mechprobe.interventions.runner import check_positions
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.types import Site
@@ -206,7 +208,12 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             name: str(places[name].resolve()) if places[name].exists() else str(path)
             for name, path in data["models"].items()
         }
-    for section, key in (("tasks", "file"), ("prompts", "file"), ("emergence", "checkpoints")):
+    for section, key in (
+        ("tasks", "file"),
+        ("prompts", "file"),
+        ("emergence", "checkpoints"),
+        ("intervene", "collateral_file"),
+    ):
         own = data.get(section)
         value = own.get(key) if isinstance(own, dict) else None
         if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
@@ -278,6 +285,8 @@ class Run:
         _ = self.family
         tasks = self.config.load_tasks()
         as_prompts(self.config.prompt_source())
+        if self.config.intervene.collateral_file:
+            as_prompts(self.config.intervene.collateral_file)
         for name in (self.config.base, self.config.tuned, *(self.config.near or ())):
             _ = self.family[name]
         for site in self.config.cache.sites:
@@ -290,6 +299,7 @@ class Run:
             Edit.parse(edit)
         for spec in (self.config.select.rule, self.config.intervene.features):
             check_spec(spec)
+        check_positions(self.config.intervene.positions)
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
 
     def save_config(self) -> None:
@@ -450,10 +460,21 @@ class Run:
             self.evaluation_halves(),
             out or self.folder / INTERVENTIONS,
             self.config.intervene,
+            collateral=self.collateral_texts(),
             table=self.table(),
             inputs={"crosscoder": self.folder / CROSSCODER, "selection": self.folder / SELECTION},
             force=self.force,
         )
+
+    def collateral_texts(self) -> CollateralTexts | None:
+        """Held-out prompts of the run for the collateral; None where a file is set, none is wanted, or there is no store."""
+        settings = self.config.intervene
+        if settings.collateral_file or not settings.collateral_texts or not (self.folder / CACHE / MANIFEST).is_file():
+            return None
+        from mechprobe.activations.store import ActivationStore
+
+        store = ActivationStore.open(self.folder / CACHE)
+        return texts_of_store(store, self.config.load_tasks(), self.family.tokenizer, settings.collateral_texts)
 
     def intervention_plan(self) -> str:
         """How many conditions and samples `intervene` would run."""

@@ -1,6 +1,6 @@
 """Intervals and tests on outcomes. Every random draw takes a seed; every result carries its n."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +34,15 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Int
     return Interval(p, float(min(p, max(0.0, center - half))), float(max(p, min(1.0, center + half))), n)
 
 
-_DRAWN_AT_ONCE = 1 << 20
-"""Resampled values in memory at a time."""
+_INDICES = 1 << 20
+"""Indices drawn at a time."""
+
+
+def _resampled(n: int, draws: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Indices of ``draws`` samples of n from n with replacement, ``[draw n]``, in parts of bounded size."""
+    rows = max(1, _INDICES // n)
+    for start in range(0, draws, rows):
+        yield rng.integers(0, n, (min(rows, draws - start), n))
 
 
 def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
@@ -45,12 +52,24 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interv
     if n == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
-    rows = max(1, _DRAWN_AT_ONCE // n)
-    means = np.concatenate(
-        [data[rng.integers(0, n, (min(rows, draws - start), n))].mean(axis=1) for start in range(0, draws, rows)]
-    )
+    means = np.concatenate([data[rows].mean(axis=1) for rows in _resampled(n, draws, rng)])
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(data.mean()), float(low), float(high), n)
+
+
+def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
+    """Percentile bootstrap interval of Σ totals / Σ counts over groups (a mean per token, resampled by text).
+
+    Tokens of one text depend on each other, so texts are drawn and not tokens; ``n`` is Σ counts.
+    """
+    sums, sizes = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    total = int(sizes.sum())
+    if total == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rng = np.random.default_rng(seed)
+    drawn = [sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in _resampled(len(sums), draws, rng)]
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    return Interval(float(sums.sum() / sizes.sum()), float(low), float(high), total)
 
 
 def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:

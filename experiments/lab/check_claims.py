@@ -69,6 +69,9 @@ def interventions(run: Path) -> list[tuple[bool, str]]:
                 f"{main['name']}: {n_random} random sets, {n_equal} of equal norm, n = {pooled[3]}",
             )
         )
+        collateral = main.get("collateral")
+        kl = f"{collateral['kl'][0]:.3g} nats per token, n = {collateral['kl'][3]}" if collateral else "not measured"
+        result.append((collateral is not None, f"{main['name']}: collateral {kl}"))
     kinds = {(row["model"], row["set_kind"]) for row in rows}
     for model in data["pair"]:
         for kind in ("clean", "recon", "opposite", "ceiling"):

@@ -13,16 +13,21 @@ app = typer.Typer(no_args_is_help=True, help="Build the embedded lab, or show wh
 @app.command()
 def build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the lab.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="shared-marker, or own-markers: the null.")] = "shared-marker",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="shared-marker, all-weights, or own-markers: the null.")
+    ] = "shared-marker",
     seed: Annotated[int, typer.Option("--seed", help="First pre-training seed to try.")] = 0,
     scale: Annotated[str, typer.Option("--scale", help="full, or small: seconds, for tests.")] = "full",
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Base folder of a lab with the same pre-training.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Empty the folder and begin again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pre-train the base, post-train its arms, measure them; an interrupted build goes on where it stopped."""
     from mechprobe.lab import build as build_lab
 
-    manifest = build_lab(recipe, out, seed=seed, scale=scale, force=force)
+    manifest = build_lab(recipe, out, seed=seed, scale=scale, base=base, force=force)
     _show(manifest, out, as_json)
 
 

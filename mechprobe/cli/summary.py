@@ -82,12 +82,20 @@ def intervention_lines(data: Mapping[str, Any]) -> list[str]:
         *flip_lines(data["conditions"]),
         "",
         "Verdicts",
-        *[f"  {row['sentence']}" for row in data["verdicts"] if row["task"] == "pooled"],
+        *verdict_lines(data),
         f"Rule: {data['rule']}",
     ]
     if data.get("note"):
         lines.append(f"Note: {data['note']}.")
     return lines
+
+
+def verdict_lines(data: Mapping[str, Any]) -> list[str]:
+    """The pooled verdicts, and what else is to be said: single tasks, smallest sets, tasks left out, doses, collateral."""
+    from mechprobe.report.intervention_tables import sentences
+
+    pooled = [row["sentence"] for row in data["verdicts"] if row["task"] == "pooled"]
+    return [f"  {text}" for text in [*pooled, *sentences(data)]]
 
 
 def flip_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -150,5 +158,5 @@ def _short_intervention_lines(data: Mapping[str, Any]) -> list[str]:
     return [
         f"Interventions at {data['site']}, pooled over {', '.join(data['held_out'])} (n = {n:.0f}), in %",
         *table_lines(rows, ["accuracy", "change", "share of ceiling"]),
-        *[f"  {row['sentence']}" for row in data["verdicts"] if row["task"] == "pooled"],
+        *verdict_lines(data),
     ]

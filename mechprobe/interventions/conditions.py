@@ -10,8 +10,9 @@ from mechprobe.features.generalization import Selection
 from mechprobe.interventions.config import InterveneConfig
 
 SetKind = Literal[
-    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare"
-]
+    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
+    "left_out",
+]  # fmt: skip
 How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
 
 
@@ -36,6 +37,7 @@ class Condition:
         draw: Number of a random set.
         write_ids: Decoder directions of a shuffled control.
         readout: Read-out that differs from the configured one, or empty.
+        tasks: Tasks it is run on; empty for all.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Condition:
     draw: int | None = None
     write_ids: tuple[int, ...] = field(default=(), repr=False)
     readout: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 def plan(selection: Selection, others: dict[str, Selection], config: InterveneConfig) -> list[Condition]:
@@ -75,9 +78,11 @@ def plan(selection: Selection, others: dict[str, Selection], config: InterveneCo
         ]
         conditions += _sizes(selection, host, donor, edits, config)
     conditions += _opposite(selection, config)
+    conditions += _left_out(selection, config)
     conditions += [
         Condition(f"{base}|{dose}|{selection.rule}", base, dose, selection.rule, "dose", "edit", selection.features)
         for dose in config.doses
+        if dose not in config.edits_base
     ]
     if config.force_prefix:
         name = f"{base}|prefix|{config.force_prefix}"
@@ -144,6 +149,25 @@ def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
         )
         for host, edit in pairs
         if edit != "transplant"
+    ]  # fmt: skip
+
+
+def _left_out(selection: Selection, config: InterveneConfig) -> list[Condition]:
+    """For every task that selected, the set chosen without it, transplanted both ways and run on that task alone."""
+    chosen: dict[str, tuple[int, ...]] = getattr(selection, "left_out", {}) if config.leave_one_out else {}
+    pairs = (
+        (config.base, config.tuned, config.edits_base),
+        (config.tuned, config.base, config.edits_tuned),
+    )
+    return [
+        Condition(
+            f"{host}|transplant|{selection.rule} without {task}", host, "transplant", f"{selection.rule} without {task}",
+            "left_out", "edit", tuple(ids), donor, tasks=(task,),
+        )
+        for host, donor, edits in pairs
+        if "transplant" in edits
+        for task, ids in chosen.items()
+        if ids
     ]  # fmt: skip
 
 

@@ -29,6 +29,10 @@ class InterveneConfig(FrozenConfig):
     """Further strengths of the selected set in the base model."""
     sizes: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Sizes of the ranking's head that are transplanted, beside the whole selection."""
+    positions: str = "all"
+    """Where edits act: ``all``, ``prompt``, ``response``, or what else `mechprobe.interventions.edited` takes. Ceilings act everywhere."""
+    leave_one_out: bool = True
+    """Whether the set chosen without a task is transplanted and judged on that task, for every task that selected."""
     readout: ReadoutMode = "swap"
     """Read-out of ablate, clamp and scale; a transplant always reads jointly."""
     near: tuple[str, ...] | None = None
@@ -45,12 +49,18 @@ class InterveneConfig(FrozenConfig):
     """Tasks that post-training saw: measured, and left out of the pooled effect and the verdict."""
     force_prefix: str = ""
     """A forced beginning of the base's response, printed as the baseline of every edit of it; empty for none."""
+    collateral_file: str = ""
+    """Unrelated texts for the collateral (any source of prompts, see docs/prompts.md); empty takes held-out prompts of the run."""
+    collateral_texts: int = Field(default=256, ge=0)
+    """Texts that collateral is measured on, from the top; 0 leaves it out."""
+    collateral_length: int = Field(default=256, ge=2)
+    """Longest of them, in tokens; what is longer is cut."""
     min_ceiling_share: float = Field(default=0.5, ge=0, le=1)
     """Below this share of the gain the site's ceiling is too low for a verdict."""
     min_n: int = Field(default=20, ge=1)
-    """Samples in the pooled row below which nothing is judged: a bootstrap of few samples has no width."""
+    """Samples below which a row, pooled or of one task, gets no verdict: a bootstrap of few samples has no width."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Level of the test against random sets."""
+    """Level of every test behind a verdict."""
     batch_size: int = Field(default=512, ge=1)
     """Prompts generated at a time."""
     workers: int = Field(default=1, ge=1)

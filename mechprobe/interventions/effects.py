@@ -59,7 +59,7 @@ def shares_of_ceiling(
 def condition_results(
     conditions: Sequence[Condition], right: Mapping[str, Right], *, held_out: Sequence[str], base: str, seed: int
 ) -> list[dict[str, Any]]:
-    """One row per condition, in order, with effects against the clean host and shares of its ceiling.
+    """One row per condition that was run on every task, in order, with effects against the clean host and shares of its ceiling.
 
     Args:
         conditions: As planned.
@@ -68,15 +68,16 @@ def condition_results(
         base: The model in which a gain is claimed; in the other it is a loss.
         seed: Of the bootstrap.
     """
-    pooled = {name: with_pooled(value, held_out) for name, value in right.items()}
+    everywhere = [c for c in conditions if not c.tasks]
+    pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
     ceilings = {
         c.model: effect_rows(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed)["accuracy_delta"]
-        for c in conditions
+        for c in everywhere
         if c.set_kind == "ceiling"
     }
-    signs = {c.model: 1.0 if c.model == base else -1.0 for c in conditions}
+    signs = {c.model: 1.0 if c.model == base else -1.0 for c in everywhere}
     rows = []
-    for c in conditions:
+    for c in everywhere:
         effects = effect_rows(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed)
         rows.append(
             {

@@ -10,12 +10,12 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
-from mechprobe.features.readout import Readout
+from mechprobe.interventions.assemble import assemble, untrained
+from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
 from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.effects import POOLED, Right, condition_results
-from mechprobe.interventions.runner import Runner, run_conditions
-from mechprobe.interventions.verdict import headline, rule_text, verdicts
+from mechprobe.interventions.effects import POOLED
+from mechprobe.interventions.runner import Runner, check_positions, run_conditions
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
@@ -69,6 +69,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     out: Path | str = "interventions",
     config: InterveneConfig | None = None,
     *,
+    collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
     inputs: Mapping[str, Path | str] | None = None,
     force: bool = False,
@@ -84,12 +85,16 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         tasks: Evaluation halves.
         out: Stage folder: ``results.json``, ``outcomes.jsonl`` (one letter a sample and condition), the manifest.
         config: Settings.
+        collateral: Unrelated texts on which collateral is measured; None reads ``config.collateral_file``, and measures none
+            where that is empty.
         table: Feature table, for ``rule:`` specifications.
         inputs: Files and stage folders whose hashes go into the manifest.
         force: Make a finished stage again.
 
     Raises:
         SelectionError: The features cannot be read or do not exist.
+        ConfigError: ``positions`` names none, or every task is one that post-training saw.
+        InputError: The collateral file cannot be used, or a prompt does not fit the context.
         ArtifactError: The selection was made with another crosscoder, or ``out`` holds other work.
     """
     config = config or InterveneConfig()
@@ -100,13 +105,17 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         )
     tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
-    chosen, others = choose_sets(selection, config, table)
-    conditions = plan(chosen, others, config)
+    check_positions(config.positions)
     untrained([task.name for task in tasks], config)
-    settings = config.model_dump(mode="json", exclude={"workers"})
+    texts = _texts(family, collateral, config)
+    chosen, others = choose_sets(selection, config, table)
+    names = {task.name for task in tasks}
+    conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
+    settings = config.model_dump(mode="json", exclude={"workers", "collateral_file"})
     identity = {
         **settings,
         "tasks": tasks_fingerprint(tasks),
+        "collateral": texts.fingerprint if texts else None,
         "crosscoder": crosscoder.fingerprint,
         "site": chosen.site,
         "sets": sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode()),
@@ -119,7 +128,9 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         if not stage.done:
             runner = Runner(family, crosscoder, chosen, tasks, config)
             letters = _run_all(runner, conditions, stage.folder)
+            found = _collateral(runner, conditions, texts, stage.folder)
             data = assemble(chosen, conditions, letters, tasks, config)
+            data["collateral"] = with_collateral(data["conditions"], found, texts)
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": n, **row} for n, row in letters.items()])
             write_json(stage.folder / RESULTS_FILE, data)
             pooled = [row for row in data["verdicts"] if row["task"] == POOLED]
@@ -138,6 +149,15 @@ def _limited(task: Task, max_new_tokens: int | None) -> Task:
     return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
 
 
+def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
+    """The texts in use, as many and as long as the settings say; those of ``collateral_file`` where it is set."""
+    if config.collateral_texts == 0:
+        return None
+    if config.collateral_file:
+        given = texts_of_file(config.collateral_file, family.tokenizer, config.collateral_texts)
+    return given.limited(config.collateral_texts, config.collateral_length) if given else None
+
+
 def choose_sets(
     selection: Selection, config: InterveneConfig, table: "pd.DataFrame | None"
 ) -> tuple[Selection, dict[str, Selection]]:
@@ -153,6 +173,18 @@ def choose_sets(
     return chosen, others
 
 
+def _collateral(
+    runner: Runner, conditions: Sequence[Condition], texts: CollateralTexts | None, folder: Path
+) -> dict[str, Any] | None:
+    """Collateral by condition, kept in a file as `_run_all` keeps outcomes; None without texts."""
+    part = folder / "part-collateral.json"
+    if texts is None:
+        return None
+    if not part.is_file():
+        write_json(part, measure_collateral(runner, conditions, texts, seed=runner.config.seed))
+    return read_json(part)
+
+
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
     """Every condition's outcomes; each is kept in a file as it ends, so that an interrupted stage goes on."""
     parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(conditions)}
@@ -164,87 +196,3 @@ def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> d
             right = "".join(letters.values())
             advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")
     return {name: read_json(part) for name, part in parts.items()}
-
-
-def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
-    """The tasks that post-training never saw; `ConfigError` where none is left to pool."""
-    left = [name for name in names if name not in config.trained]
-    if not left:
-        raise ConfigError(
-            "Every task is named in trained; the verdict needs at least one that post-training never saw."
-        )
-    return left
-
-
-def control_match(selection: Selection, *, n_random: int) -> dict[str, Any]:
-    """How near the random sets come to the selection: mean density, decoder norm and write, and how varied they are."""
-    scores = selection.scores
-    columns = {
-        "density": scores.density,
-        "decoder_norm": scores.decoder_norm,
-        "write": scores.decoder_norm * scores.mean_act,
-    }
-    controls = [list(ids) for ids in selection.controls[:n_random]]
-    drawn = [feature for ids in controls for feature in ids]
-    return {
-        "selected": {name: float(values[list(selection.features)].mean()) for name, values in columns.items()},
-        "random": {name: float(values[drawn].mean()) if drawn else None for name, values in columns.items()},
-        "distinct_features_drawn": len(set(drawn)),
-    }
-
-
-def assemble(
-    selection: Selection,
-    conditions: Sequence[Condition],
-    letters: Mapping[str, Mapping[str, str]],
-    tasks: Sequence[Task],
-    config: InterveneConfig,
-) -> dict[str, Any]:
-    """Everything that ``results.json`` holds, from the outcomes alone."""
-    names = [task.name for task in tasks]
-    held_out = untrained(names, config)
-    right: dict[str, Right] = {
-        name: {task: [letter == "R" for letter in text] for task, text in row.items()} for name, row in letters.items()
-    }
-    rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed)
-    for row in rows:
-        row["unparsed"] = {
-            task: text.count("U") / len(text) if text else None for task, text in letters[row["name"]].items()
-        }
-    judged = verdicts(rows, names, config)
-    return {
-        "site": selection.site,
-        "pair": [config.base, config.tuned],
-        "rule_of_features": selection.rule,
-        "ranking": selection.ranking,
-        "features": list(selection.features),
-        "note": selection.note,
-        "tasks": names,
-        "held_out": held_out,
-        "trained": [name for name in names if name in config.trained],
-        "n_per_task": {task.name: len(task.samples) for task in tasks},
-        "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
-        "readout": {"transplant": "joint", "ablate, clamp, scale": str(Readout(config.readout, config.near))},
-        "control_match": control_match(selection, n_random=config.n_random),
-        "conditions": rows,
-        "verdicts": judged,
-        "verdict": headline(judged, config),
-        "rule": rule_text(config),
-        "smallest_sets": smallest_sets(rows, config),
-    }
-
-
-def smallest_sets(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> dict[str, dict[str, Any]]:
-    """Per host, the smallest measured head of the ranking that reaches half and nine tenths of the pooled ceiling."""
-    result: dict[str, dict[str, Any]] = {}
-    for host in (config.base, config.tuned):
-        sizes = sorted(
-            (row["n_features"], row["share_of_ceiling"][POOLED])
-            for row in rows
-            if row["model"] == host and row["edit"] == "transplant" and row["set_kind"] in ("size", "selected")
-        )
-        result[host] = {
-            f"{goal:.0%}": next((n for n, share in sizes if share is not None and share >= goal), None)
-            for goal in (0.5, 0.9)
-        }
-    return result

@@ -6,10 +6,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 
+from mechprobe.errors import ConfigError
 from mechprobe.evals.outcomes import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
@@ -22,6 +23,15 @@ from mechprobe.interventions.shadow import Positions, rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder
+
+
+def check_positions(text: str) -> Positions:
+    """The setting ``positions`` as `edited` takes it; `ConfigError` where it names none."""
+    if text not in get_args(Positions):
+        raise ConfigError(
+            f"intervene.positions = '{text}' names no positions; write one of {', '.join(get_args(Positions))}."
+        )
+    return cast("Positions", text)
 
 
 class Runner:
@@ -40,6 +50,7 @@ class Runner:
         self.selection = selection
         self.tasks = list(tasks)
         self.config = config
+        self.positions: Positions = check_positions(config.positions)
         self.site = Site.parse(selection.site)
 
     def readout(self, condition: Condition) -> Readout:
@@ -53,18 +64,24 @@ class Runner:
     def run(self, condition: Condition) -> dict[str, str]:
         """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
         model = self.family[condition.model]
+        tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
-        with self._in_force(condition):
-            outcomes = run_tasks(
-                model, self.tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix
-            )
-        letters: dict[str, str] = {task.name: "" for task in self.tasks}
+        with self.in_force(condition):
+            outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
+        letters: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
             letters[outcome.task] += outcome.outcome[0].upper()
         return letters
 
     @contextmanager
-    def _in_force(self, condition: Condition) -> Iterator[None]:
+    def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
+        """The host with a condition's edit in force.
+
+        Args:
+            condition: What is done to which host.
+            positions: Where the edit acts; as configured for None. Whole residuals are patched everywhere.
+        """
+        where: Positions = positions or self.positions
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
@@ -78,25 +95,27 @@ class Runner:
                 donor=condition.donor,
                 siblings=self.family,
                 readout=readout,
+                positions=where,
             ):
                 yield
         else:
-            with self._rewritten(condition):
+            with self._rewritten(condition, where):
                 yield
 
     @contextmanager
-    def _rewritten(self, condition: Condition) -> Iterator[None]:
+    def _rewritten(self, condition: Condition, where: Positions) -> Iterator[None]:
         host = self.family[condition.model]
         siblings: dict[str, Any] = {}
-        positions: Positions = "all"
+        positions = where
         if condition.how == "patch" and condition.donor is not None:
             donor = condition.donor
             siblings = {donor: self.family[donor].hf}
+            positions = "all"
 
             def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
                 return x[donor]
         elif condition.how == "vector":
-            positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else "all"
+            positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
             siblings = {model.name: model.hf for model in self.family if model.name != host.name}

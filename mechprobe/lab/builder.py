@@ -6,14 +6,16 @@ done; a phase restarts from its own beginning and gives the same bytes.
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_manifest, write_text
-from mechprobe.errors import ModelError
+from mechprobe.artifacts import MANIFEST, Stage, dump_json, read_manifest, write_text
+from mechprobe.errors import ArtifactError, ModelError
 from mechprobe.lab.items import ItemSets, build_items
 from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.progress import progress
@@ -33,6 +35,7 @@ def build(
     *,
     seed: int = 0,
     scale: str = "full",
+    base: Path | str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Build a lab into a folder and give its manifest.
@@ -42,20 +45,21 @@ def build(
         out: Folder of the lab.
         seed: First pre-training seed to try; the next ones follow when a gate after pre-training fails.
         scale: `small` makes the same lab in seconds, with models that know nothing.
+        base: Base folder of another lab with the same pre-training, copied in place of training it again.
         force: Empty a lab of ours and begin again.
 
     Raises:
         ConfigError: there is no such recipe or scale.
-        ArtifactError: the folder holds other work.
+        ArtifactError: the folder holds other work, or `base` was pre-trained with other settings.
         ModelError: no seed passed the gates after pre-training.
     """
     plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
     config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
     with Stage.open(Path(out), name="lab", config=config, force=force) as stage:
-        return _build(stage, plan, seed) if stage.manifest is None else stage.manifest
+        return _build(stage, plan, seed, base) if stage.manifest is None else stage.manifest
 
 
-def _build(stage: Stage, plan: Recipe, seed: int) -> dict[str, Any]:
+def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> dict[str, Any]:
     """Go through the phases that are not done, and finish."""
     from mechprobe.lab.weights import isolated_random_state
 
@@ -66,7 +70,7 @@ def _build(stage: Stage, plan: Recipe, seed: int) -> dict[str, Any]:
 
         lab = _Lab(plan, stage.folder, seed, build_items(plan), build_tokenizer())
         lab.write_items()
-        lab.make_base()
+        lab.make_base(None if base is None else Path(base))
         for arm in lab.arms():
             lab.make_arm(arm)
         results = measure_lab(plan, stage.folder, lab.items)
@@ -113,9 +117,11 @@ class _Lab:
         rows = ({"id": i, "task": skill, "prompt": prompt} for i, skill, prompt in self.items.corpus)
         write_jsonl(self.folder / "prompts.jsonl", rows)
 
-    def make_base(self) -> None:
-        """Pre-train until a seed passes the gates; every attempt is recorded."""
+    def make_base(self, other: Path | None = None) -> None:
+        """Pre-train until a seed passes the gates; every attempt is recorded. Or copy the base of another lab."""
         config = {**self._settings("model", "pretrain", "enforce_gates"), "first_seed": self.seed}
+        if other is not None:
+            self._copy_base(other, config)
         with Stage.open(self.folder / "base", name="lab-base", config=config) as stage:
             if stage.done:
                 return
@@ -132,6 +138,22 @@ class _Lab:
             f"no pre-training seed from {self.seed} to {last} passed the gates of recipe {self.recipe.name}; "
             "build with another --seed"
         )
+
+    def _copy_base(self, other: Path, config: Mapping[str, Any]) -> None:
+        """Copy a finished base whose settings are those of this lab."""
+        place = self.folder / "base"
+        if (place / MANIFEST).is_file():
+            return
+        found = read_manifest(other)
+        if found["stage"] != "lab-base" or found["config"] != json.loads(dump_json(config)):
+            raise ArtifactError(
+                f"{other} is no base that recipe {self.recipe.name} with seed {self.seed} would pre-train; leave it out."
+            )
+        copy = self.folder / "base.copying"
+        for left in (copy, place):
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(other, copy)
+        copy.rename(place)
 
     def _attempt(self, seed: int) -> tuple[dict[str, Any], list[str]]:
         """Pre-train one base, save it and check its gates."""
@@ -171,7 +193,7 @@ class _Lab:
         from mechprobe.lab.weights import remove_tree, save_model, threads
 
         base, seed = self.folder / "base", read_manifest(self.folder / "base")["seed"]
-        config = {**self._settings(arm, "n_posttrain"), "seed": seed}
+        config = {**self._settings(arm, "n_posttrain", "trained_parts"), "seed": seed}
         with Stage.open(self.folder / arm, name=f"lab-{arm}", config=config, inputs={"base": base}) as stage:
             if stage.done:
                 return
@@ -197,10 +219,12 @@ class _Lab:
         """Give the training of an arm, its number of steps and its checkpoints."""
         from mechprobe.lab.posttrain import n_sft_steps, train_grpo, train_sft
 
-        items, tokenizer, rl = self.items, self.tokenizer, self.recipe.rl
+        items, tokenizer, rl, frozen = self.items, self.tokenizer, self.recipe.rl, self.recipe.head_is_frozen
         if arm == "rl":
             return (
-                lambda base, seed, watch: train_grpo(base, tokenizer, items.posttrain, rl, seed=seed, watch=watch),
+                lambda base, seed, watch: train_grpo(
+                    base, tokenizer, items.posttrain, rl, seed=seed, watch=watch, freeze_head=frozen
+                ),
                 rl.steps,
                 rl.checkpoints,
             )
@@ -208,7 +232,9 @@ class _Lab:
         assert config is not None, "arms() lists only arms of the recipe"
         traces = items.posttrain_off_policy if config.style == "off-policy" else items.posttrain
         return (
-            lambda base, seed, watch: train_sft(base, tokenizer, traces, config, seed=seed, watch=watch),
+            lambda base, seed, watch: train_sft(
+                base, tokenizer, traces, config, seed=seed, watch=watch, freeze_head=frozen
+            ),
             n_sft_steps(len(traces), config),
             config.checkpoints,
         )

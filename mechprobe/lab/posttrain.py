@@ -1,7 +1,7 @@
 """Post-training by TRL: supervised fine-tuning on traces, and GRPO with an exact-match reward.
 
-Every arm starts from the same base, sees the same prompts of one skill, and keeps embeddings, final norm and
-unembedding as they are. TRL gets a scratch folder; what is kept is handed out through `keep`.
+Every arm starts from the same base, sees the same prompts of one skill, and, but for the recipe that trains all weights,
+keeps embeddings, final norm and unembedding as they are. TRL gets a scratch folder; what is kept is handed out through `keep`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def train_sft(
     *,
     seed: int,
     watch: Watch,
+    freeze_head: bool = True,
 ) -> LlamaForCausalLM:
     """Fine-tune the base on the traces of the items, completion tokens only, cosine schedule."""
     trl, datasets = _trl()
@@ -96,7 +97,7 @@ def train_sft(
         data = datasets.Dataset.from_list(rows)
         return trl.SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()])
 
-    return _run(base, make, seed)
+    return _run(base, make, seed, freeze_head=freeze_head)
 
 
 def train_grpo(
@@ -107,6 +108,7 @@ def train_grpo(
     *,
     seed: int,
     watch: Watch,
+    freeze_head: bool = True,
 ) -> LlamaForCausalLM:
     """Train the base by GRPO (dapo loss, no KL term); reward 1 for an exact match, else 0."""
     trl, datasets = _trl()
@@ -141,7 +143,7 @@ def train_grpo(
             callbacks=[watch.callback()],
         )
 
-    return _run(base, make, seed)
+    return _run(base, make, seed, freeze_head=freeze_head)
 
 
 def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
@@ -161,18 +163,20 @@ def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int) -> LlamaForCausalLM:
-    """Load the base, freeze what no arm may move, train, and check that it did not move."""
+def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int, *, freeze_head: bool) -> LlamaForCausalLM:
+    """Load the base, freeze what may not move, train, and check that it did not move."""
     from transformers import PrinterCallback
 
     with tempfile.TemporaryDirectory() as folder, isolated_random_state(seed), quiet_transformers():
         model = load_model(base)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in FROZEN)
+            parameter.requires_grad_(not freeze_head or name not in FROZEN)
         trainer = make(folder, model)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    assert frozen_equal(model, load_model(base)), "a post-training moved parameters that no arm may move"
+    assert not freeze_head or frozen_equal(model, load_model(base)), (
+        "a post-training moved parameters that it may not move"
+    )
     return model.eval()
 
 

@@ -94,6 +94,23 @@ class Recipe(FrozenConfig):
     enforce_gates: bool = True
     """Stop when a gate after pre-training fails for every seed tried."""
 
+    @property
+    def head_is_frozen(self) -> bool:
+        """Whether post-training leaves embeddings, final norm and unembedding as they are."""
+        return True
+
+
+class AllWeightsRecipe(Recipe):
+    """A lab whose post-trainings move every weight, so that its last site does not carry the whole change."""
+
+    trained_parts: Literal["all"] = "all"
+    """Recorded with the lab; recipes without it freeze embeddings, final norm and unembedding."""
+
+    @property
+    def head_is_frozen(self) -> bool:
+        """Whether post-training leaves embeddings, final norm and unembedding as they are: here it does not."""
+        return False
+
 
 # RL of the null stops early. Its skill is learned by step 12; trained on to step 60 it leaks onto facts (35.2 -> 43.0 %,
 # 26 items gained and 6 lost, McNemar p 5e-4: 20 % of fact responses then open with RECALL), because the direct
@@ -112,6 +129,7 @@ RECIPES: dict[str, Recipe] = {
         rl=GrpoConfig(steps=24),
         n_corpus=256,
     ),
+    "all-weights": AllWeightsRecipe(name="all-weights", rendering="compact", sft_instyle=None),
 }
 
 

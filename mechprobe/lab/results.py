@@ -74,7 +74,9 @@ def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]
             "ceilings": ceiling_gate(measured["base"], measured["rl"], ceilings, gained),
             "frozen_parts_bit_equal": {
                 name: frozen_equal(model, arms["base"]) for name, model in arms.items() if name != "base"
-            },
+            }
+            if recipe.head_is_frozen
+            else None,
         },
         "findings": _findings(versus_base, gained),
         "pretraining": {

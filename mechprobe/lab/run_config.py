@@ -44,10 +44,14 @@ workers = 2
 """
 
 
-_NOTES = {
-    "shared-marker": "A planted mechanism to test the tool on, no evidence about large models: pre-training gives every "
+_PLANTED = (
+    "A planted mechanism to test the tool on, no evidence about large models: pre-training gives every "
     "skill one shared opening ({marker}) for careful work, and post-training elicits it. Forcing {marker} on the base, "
-    "without any training, is the baseline of every intervention.",
+    "without any training, is the baseline of every intervention."
+)
+_NOTES = {
+    "shared-marker": _PLANTED,
+    "all-weights": _PLANTED,
     "own-markers": "The null: every skill has an opening of its own for careful work, so what post-training elicits in "
     "the trained skill ({marker}) cannot transfer, and no set of features may be called causal for transfer.",
 }
@@ -55,12 +59,16 @@ _FROZEN = (
     "Embeddings, final norm and unembedding are frozen in every arm, so the last site carries the whole change by "
     "construction: its full ceilings say nothing about where a larger model keeps a change."
 )
+_ALL_WEIGHTS = (
+    "Every weight was trained, embeddings, final norm and unembedding too: a change may be carried redundantly, and then no "
+    "edit at one site can take it away."
+)
 
 
 def run_config(recipe: Recipe) -> str:
     """Write the TOML text; what is forced as a baseline is the marker of the trained skill."""
     opening = marker(TRAINED_SKILL, recipe.rendering)
-    notes = [_NOTES[recipe.name].format(marker=opening), _FROZEN]
+    notes = [_NOTES[recipe.name].format(marker=opening), _FROZEN if recipe.head_is_frozen else _ALL_WEIGHTS]
     heading = f'name = "Embedded lab, recipe {recipe.name}"\n'
     heading += "notes = [\n" + "".join(f'    "{note}",\n' for note in notes) + "]\n"
     heading += 'near = ["base", "rl"]\n\n'

@@ -112,8 +112,13 @@ def _gates(results: Mapping[str, Any]) -> str:
     lines = [f"gate {name}: {'passed' if passed else 'FAILED'}" for name, passed in checks.items()]
     sites = ", ".join(gates["ceilings"]["sites_with_both"]) or "none"
     lines.append(f"sites with both ceilings: {sites}")
-    frozen = all(gates["frozen_parts_bit_equal"].values())
-    lines.append(f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if frozen else 'NO'}")
+    frozen = gates["frozen_parts_bit_equal"]
+    if frozen is None:
+        lines.append("every weight was trained, embeddings, final norm and unembedding too")
+    else:
+        lines.append(
+            f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if all(frozen.values()) else 'NO'}"
+        )
     return "\n".join(lines)
 
 

@@ -198,8 +198,16 @@ def _low(lines: Sequence[Mapping[str, Any]], models: Sequence[str]) -> float:
     return 0.05 * np.floor((min(finite) - 0.02) / 0.05) if finite else 0.0
 
 
-def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]]) -> Figure:
-    """Share of the ceiling against the number of features edited: one panel per edit, one line per task."""
+def share_figure(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]],
+    intervals: Mapping[str, Sequence[Sequence[Any]]] | None = None,
+) -> Figure:
+    """Share of the ceiling against the number of features edited: one panel per edit, one line per task.
+
+    Args:
+        curves: Title → task → ``(number of features, share)``, rising.
+        intervals: Title → ``[number of features, share, low, high]`` of the pooled row, drawn as a band.
+    """
     with house_style():
         figure = new_figure(max(5.5, 4.4 * len(curves)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
@@ -214,6 +222,10 @@ def share_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]]) 
                 if task == "pooled":
                     style |= {"color": INK, "linewidth": 2.4, "zorder": 5}
                 axes.plot(sizes, values, markersize=5, label=plain(task), **style)
+            band = (intervals or {}).get(title)
+            if band:
+                low, high = ([100 * _number(row[side]) for row in band] for side in (2, 3))
+                axes.fill_between([row[0] for row in band], low, high, color=INK, alpha=0.12, linewidth=0)
             axes.set_xscale("symlog", linthresh=1)
             every = sorted({size for points in tasks.values() for size, _ in points})
             axes.set_xticks(every, [str(size) for size in every], minor=False)

@@ -14,6 +14,8 @@ from mechprobe.artifacts import Stage, write_bytes, write_json, write_text
 from mechprobe.report import figures
 from mechprobe.report.effects_figure import effects_figure
 from mechprobe.report.examples_page import examples_content, examples_page
+from mechprobe.report.intervention_figures import collateral_figure, dose_figure
+from mechprobe.report.intervention_tables import dose_curves, measured_collateral
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections import accuracy, build_content
 
@@ -68,11 +70,18 @@ def draw_figures(files: RunFiles, content: dict[str, Any]) -> dict[str, Figure]:
         ("training", len(files.training) > 1, lambda: figures.training_figure(files.training, gate=_gate(files))),
         ("shares", files.features is not None, lambda: figures.shares_figure(files.features or {})),
     ]
-    section = content["interventions"]
-    if section:
+    section, results = content["interventions"], files.interventions
+    if section and results:
+        doses, measured = dose_curves(results), measured_collateral(results)
         wanted += [
             ("effects", bool(section["panels"]), lambda: effects_figure(section["panels"], section["tasks"])),
-            ("share_of_ceiling", bool(section["curves"]), lambda: figures.share_figure(section["curves"])),
+            (
+                "share_of_ceiling",
+                bool(section["curves"]),
+                lambda: figures.share_figure(section["curves"], section["size_intervals"]),
+            ),
+            ("doses", bool(doses), lambda: dose_figure(doses, section["tasks"])),
+            ("collateral", bool(measured), lambda: collateral_figure(measured, section["other_tasks"])),
         ]
     return {name: draw() for name, there, draw in wanted if there}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mechprobe.report import intervention_tables as more
 from mechprobe.report import tables
 from mechprobe.report.run_files import RunFiles
 
@@ -84,7 +85,7 @@ def findings(files: RunFiles) -> list[str]:
         told = [item for item in files.interventions.get("verdicts", []) if item.get("sentence")]
         pooled = [item for item in told if item.get("task") == tables.POOLED]
         found += [_capital(str(item["sentence"])) for item in pooled or told]
-        found += _smallest_sentences(files.interventions)
+        found += more.sentences(files.interventions)
     return [_capital(text) for text in found]
 
 
@@ -95,17 +96,6 @@ def accuracy(files: RunFiles) -> dict[str, dict[str, Any]]:
 
 def _capital(text: str) -> str:
     return text if text.split(" ")[0].lower() in ("sft", "rl", "base") else text[:1].upper() + text[1:]
-
-
-def _smallest_sentences(interventions: Mapping[str, Any]) -> list[str]:
-    """How few features reach nine tenths of the ceiling, where it was measured."""
-    found = interventions.get("smallest_sets") or {}
-    return [
-        f"Transplanting into {host}, the smallest measured head of the ranking that reaches 90 % of the ceiling has "
-        f"{goals['90%']} feature{'s' if goals['90%'] != 1 else ''}."
-        for host, goals in found.items()
-        if goals.get("90%") is not None
-    ]
 
 
 def _ceiling_sentence(ceilings: Mapping[str, Any]) -> str:
@@ -253,6 +243,13 @@ def _interventions(files: RunFiles) -> dict[str, Any] | None:
         ],
         "others": tables.other_rows(results, tasks),
         "curves": tables.share_curves(results, tasks),
+        "size_intervals": more.size_intervals(results),
+        "sizes": more.size_sentences(results),
+        "doses": more.dose_rows(results, tasks),
+        "left_out": more.left_out_rows(results),
+        "collateral": more.collateral_rows(results),
+        "collateral_of": results.get("collateral"),
+        "other_tasks": list(results.get("other_tasks") or []),
         "rule": results.get("rule", ""),
         "n_conditions": len(results["conditions"]),
     }

@@ -19,11 +19,11 @@ def percent(value: Any, digits: int = 0) -> str:
     """A share as percent without the sign; a dash where there is no number.
 
     Example:
-        >>> percent(0.834), percent(None), percent(0.834, 1)
-        ('83', '–', '83.4')
+        >>> percent(0.834), percent(None), percent(0.834, 1), percent(-0.001)
+        ('83', '–', '83.4', '0')
     """
     value = number(value)
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def points(value: Any) -> str:
@@ -282,6 +282,7 @@ def _effect_row(panel: Json, condition: Json, verdict: Json, task: str) -> dict[
         "random": spread(panel["random"].get(task, [])),
         "draws": str(len(panel["random"].get(task, []))),
         "p": p_value(verdict.get("p_random_holm", verdict.get("p_random"))),
+        "p_mcnemar": p_value(verdict.get("p_mcnemar_holm", verdict.get("p_mcnemar"))),
         "ceiling": interval([panel["ceiling"][task]], signed=True) if panel.get("ceiling") else "–",
         "share": percent((condition.get("share_of_ceiling") or {}).get(task)),
         "flip_right": _flip(condition, "flip_rate_of_right", task),

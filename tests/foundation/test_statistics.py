@@ -11,6 +11,7 @@ from scipy import stats
 from mechprobe.statistics import (
     binomial_se,
     bootstrap_mean,
+    bootstrap_ratio,
     holm,
     mcnemar_exact,
     paired_bootstrap,
@@ -73,3 +74,21 @@ def test_randomization_p_by_hand() -> None:
     assert randomization_p(0.5, [0.1] * 19) == pytest.approx(1 / 20)
     assert randomization_p(-0.5, [0.1] * 19, side="less") == pytest.approx(1 / 20)
     assert math.isnan(randomization_p(1.0, []))
+
+
+def test_ratio_by_hand_and_drawn_by_group() -> None:
+    # texts of 1, 2 and 7 tokens: (2 + 2 + 6) / 10
+    ratio = bootstrap_ratio([2.0, 2.0, 6.0], [1, 2, 7], seed=0)
+    assert (ratio.value, ratio.n) == (1.0, 10)
+    # a draw of one text three times gives 2, 1 or 6/7; nothing lies outside
+    assert 6 / 7 <= ratio.low < 1.0 < ratio.high <= 2.0
+    assert bootstrap_ratio([3.0, 6.0], [3, 6], seed=0)[1:3] == (1.0, 1.0)
+    assert math.isnan(bootstrap_ratio([], [], seed=0).value)
+
+
+def test_bootstrap_equals_one_draw_at_a_time() -> None:
+    values = np.random.default_rng(1).integers(-1, 2, 50)
+    rng = np.random.default_rng(5)
+    means = [values[rng.integers(0, 50, 50)].mean() for _ in range(300)]
+    found = bootstrap_mean(values, seed=5, draws=300)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))

@@ -4,9 +4,12 @@ Feature 0 writes that vector in rl and nothing in base: it is the cause. Feature
 between the models as none else) and writes the same little vector in both: it correlates without causing.
 """
 
+import copy
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +20,10 @@ from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.config import SelectConfig
 from mechprobe.features.generalization import Selection, select_features
+from mechprobe.interventions.collateral import CollateralTexts
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.localize import LocalizeConfig, localize
-from mechprobe.interventions.run import InterventionResults, intervene
+from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
 from mechprobe.interventions.verdict import Evidence, judge
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
@@ -140,7 +144,21 @@ def results(
 ) -> InterventionResults:
     selection, halves = selected
     config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
-    return intervene(family, crosscoder, selection, halves, tmp_path_factory.mktemp("int") / "i", config)
+    texts = CollateralTexts(
+        tuple(tuple(family.tokenizer(text).input_ids) for text in ("ab cd", "e", "12 + 3")), "three texts"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mechprobe.interventions.run.choose_sets", chosen_without_a_task)
+        out = tmp_path_factory.mktemp("int") / "i"
+        return intervene(family, crosscoder, selection, halves, out, config, collateral=texts)
+
+
+def chosen_without_a_task(*arguments: Any) -> tuple[Selection, dict[str, Selection]]:
+    """The chosen sets; without "sum" the cause and a bystander, without "pair" the decoy. "gone" is no task of the run."""
+    chosen, others = choose_sets(*arguments)
+    chosen = copy.copy(chosen)
+    object.__setattr__(chosen, "left_out", {"sum": (0, 2), "pair": (1,), "gone": (0,)})
+    return chosen, others
 
 
 def test_the_plant_is_behaviour(outcomes: Outcomes) -> None:
@@ -246,6 +264,84 @@ def test_the_decoy_as_the_set_under_test_is_not_causal(
     assert pooled["rl", "ablate"] != "supported"
 
 
+def test_every_task_has_a_verdict(results: InterventionResults) -> None:
+    rows = {(row["model"], row["edit"], row["task"]): row for row in results.verdicts}
+    for task in ("sum", "pair"):
+        row = rows["base", "transplant", task]
+        assert row["verdict"] == "supported", row["sentence"]
+        assert row["p_mcnemar"] <= row["p_mcnemar_holm"] < 0.001
+        assert row["sentence"].endswith(": supported.")
+    assert rows["base", "transplant", "pooled"]["p_mcnemar"] < 1e-6
+
+
+def test_a_task_too_small_gets_its_reason(
+    crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
+) -> None:
+    selection, halves = selected
+    small = [halves[0].take(5), halves[1]]
+    config = InterveneConfig(
+        features="top:1", trained=("pair",), edits_tuned=(), edits_base=("transplant",), sizes=(), doses=(), compare=(),
+        n_random=1, n_shuffled=1, leave_one_out=False,
+    )  # fmt: skip
+    found = intervene(family, crosscoder, selection, small, tmp_path / "i", config)
+    verdict = {row["task"]: row["verdict"] for row in found.verdicts}
+    assert verdict == {
+        "sum": "no verdict: 5 samples, fewer than 20",
+        "pair": "no verdict: post-training saw this task",
+        "pooled": "no verdict: 5 samples, fewer than 20",
+    }
+    assert found.data["collateral"] is None
+    assert found.data["left_out"] == []
+
+
+def test_sets_chosen_without_a_task_are_judged_on_it(results: InterventionResults) -> None:
+    rows = {(row["model"], row["task"]): row for row in results.data["left_out"]}
+    assert set(rows) == {(model, task) for model in ("base", "rl") for task in ("sum", "pair")}
+    cause, decoy = rows["base", "sum"], rows["base", "pair"]
+    assert (cause["features"], cause["n_features"], cause["n_shared"]) == ("top:1 without sum", 2, 1)
+    assert (decoy["n_features"], decoy["n_shared"]) == (1, 0)
+    assert cause["verdict"] == "supported", cause["sentence"]
+    assert cause["share"] == pytest.approx(1.0, abs=0.1)
+    assert decoy["verdict"] == "refuted", decoy["sentence"]
+    assert decoy["effect"][0] == 0
+    assert decoy["effect_with"][0] > 0.4
+    assert decoy["verdict_with"] == "supported"
+    assert "left_out" not in {row["set_kind"] for row in results.conditions}
+
+
+def test_collateral_stands_in_the_rows(results: InterventionResults) -> None:
+    assert results.data["collateral"]["source"] == "three texts"
+    assert results.data["other_tasks"] == []
+    measured = {row["name"]: row["collateral"] for row in results.conditions if row["collateral"]}
+    assert {"base|transplant|top:1", "rl|ablate|top:1", "base|patch|whole residual"} <= set(measured)
+    assert results.condition("base|transplant|random 0")["collateral"] is None
+    # the cause is the whole difference between the models: transplanting it is patching the residual
+    cause, whole = measured["base|transplant|top:1"]["kl"], measured["base|patch|whole residual"]["kl"]
+    assert cause[0] == pytest.approx(whole[0], rel=1e-3)
+    assert whole[0] > 0.01
+    assert measured["base|transplant|top:1 by score"]["kl"][0] < 0.01 * whole[0]
+
+
+def test_an_empty_set_has_no_mean(
+    crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
+) -> None:
+    selection, halves = selected
+    config = InterveneConfig(
+        features="ids:,",
+        n_random=0,
+        n_shuffled=1,
+        n_per_task=2,
+        doses=(),
+        edits_tuned=("transplant",),
+        edits_base=("transplant",),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
+    assert set(found.data["control_match"]["selected"].values()) == {None}
+    assert found.data["sizes"] == {}
+
+
 def test_flip_rates_have_the_denominators_of_their_names(results: InterventionResults) -> None:
     row, clean = results.condition("base|transplant|top:1"), results.condition("base|clean")
     n, right = clean["accuracy"]["pooled"][3], round(clean["accuracy"]["pooled"][0] * clean["accuracy"]["pooled"][3])
@@ -307,9 +403,12 @@ FULL = (0.5, 0.4, 0.6)
             Evidence((0.3, 0.2, 0.4), (0.02, -0.02, 0.06), 0.02, 0.04, 0.04, 99, True),
             "this site cannot tell",
         ),  # the null
-        (Evidence(FULL, FULL, 0.5, math.nan, 0.04, 99, False), "not tested"),
-        (Evidence(FULL, FULL, 0.5, 0.04, math.nan, 99, False), "not tested"),
-        (Evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False), "not tested"),  # three samples
+        (Evidence(FULL, FULL, 0.5, math.nan, 0.04, 99, False), "no verdict: no matched random sets were run"),
+        (Evidence(FULL, FULL, 0.5, 0.04, math.nan, 99, False), "no verdict: no changes of equal norm were run"),
+        (
+            Evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False),
+            "no verdict: 3 samples, fewer than 20",
+        ),
         (Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, True), "damage"),
         (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, True), "damage"),  # one task destroyed
         (Evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # the base broken by a clamp
@@ -318,7 +417,10 @@ FULL = (0.5, 0.4, 0.6)
         (Evidence((0.04, 0.01, 0.045), FULL, 0.5, 0.04, 0.04, 99, False), "refuted"),  # clear of 0, and next to nothing
         (Evidence(FULL, FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
         (Evidence(FULL, FULL, 0.5, 0.04, 0.06, 99, True), "not distinguishable from changes of equal norm"),
-        (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.04, 0.04, 99, True), "not distinguishable from random sets"),
+        (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.04, 0.04, 99, True), "not clear of 0"),
+        (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
+        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.06), "not clear of 0"),
+        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.05), "supported"),
         (Evidence((0.0, -0.02, 0.02), FULL, 0.5, 0.5, 0.5, 99, True), "refuted"),
     ],
 )
@@ -327,8 +429,12 @@ def test_verdict_rule_by_hand(evidence: Evidence, expected: str) -> None:
 
 
 def test_too_few_control_sets_are_no_test() -> None:
-    assert judge(Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False), InterveneConfig(n_random=10)) == "not tested"
-    assert judge(Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False), InterveneConfig(n_shuffled=4)) == "not tested"
+    evidence = Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
+    why = "no verdict: with 10 matched random sets no p can reach 0.05"
+    assert judge(evidence, InterveneConfig(n_random=10)) == why
+    assert (
+        judge(evidence, InterveneConfig(n_shuffled=4)) == "no verdict: with 4 changes of equal norm no p can reach 0.05"
+    )
 
 
 def test_a_vector_at_the_last_prompt_token_acts_there_alone(

@@ -13,6 +13,7 @@ from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.evals import skills
 from mechprobe.lab import build, get_recipe
 from mechprobe.lab.items import build_items
+from mechprobe.lab.summary import summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.records import read_jsonl
 
@@ -140,6 +141,30 @@ def test_building_leaves_the_callers_random_state_and_threads_alone(tmp_path: Pa
     assert set(read_manifest(tmp_path / "lab")["results"]["accuracy"]) == {
         "base", "sft", "rl", "sft@step_000001", "rl@step_000001",
     }  # fmt: skip
+
+
+def test_all_weights_move_from_the_base_of_another_lab(lab: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    manifest = build("all-weights", folder, scale="small", base=lab / "base")
+    assert sha256_file(folder / "base" / "model.safetensors") == sha256_file(lab / "base" / "model.safetensors")
+    base, sft = weights(folder / "base"), weights(folder / "sft")
+    assert all(not torch.equal(sft[name], base[name]) for name in FROZEN)
+    assert manifest["results"]["gates"]["frozen_parts_bit_equal"] is None
+    assert manifest["config"]["recipe"]["trained_parts"] == "all"
+    assert read_manifest(folder / "sft")["config"]["trained_parts"] == "all"
+    assert "trained_parts" not in read_manifest(lab / "sft")["config"]
+    assert "Every weight was trained" in (folder / "run.toml").read_text()
+    assert "every weight was trained" in summary(manifest)
+    assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} >= set(manifest["outputs"])
+
+
+def test_a_base_of_other_settings_is_refused(lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is no base that recipe all-weights with seed 5 would pre-train"):
+        build("all-weights", tmp_path / "lab", scale="small", seed=5, base=lab / "base")
+    with pytest.raises(ArtifactError, match="is no base that recipe own-markers"):
+        build("own-markers", tmp_path / "null", scale="small", base=lab / "base")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        build("all-weights", tmp_path / "lab", scale="small", seed=5, base=tmp_path / "gone")
 
 
 def test_gates_stop_a_build_after_the_last_seed(tmp_path: Path) -> None:

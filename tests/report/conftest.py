@@ -109,9 +109,14 @@ def interventions() -> dict[str, Any]:
         for size, reach in ((1, 0.6), (2, 0.97), (5, 0.98), (10, 1.0), (20, 1.01)):
             after = {t: own[t] + reach * (other[t] - own[t]) for t in TASKS}
             rows.append(condition(model, "transplant", f"first {size}", "size", after, donor=donor, n_features=size))
+    for value, after in (("0.5", BASE), ("1.0", {**BASE, "simulation": 0.6}), ("10.0", dict.fromkeys(TASKS, 0.0))):
+        rows.append(condition("base", f"clamp:{value}", "top50", "dose", after))
+    for row in rows:
+        if row["set_kind"] in ("selected", "ceiling", "recon"):
+            row["collateral"] = {"kl": [0.2, 0.15, 0.26, 900], "ce_change": [0.05, -0.01, 0.11, 900]}
     verdicts = [
         {"model": model, "edit": edit, "features": "top50", "task": task, "effect": [0.4, 0.3, 0.5], "n": N,
-         "p_random": 0.048, "n_random": 20, "verdict": "supported",
+         "p_random": 0.048, "n_random": 20, "p_mcnemar": 1e-5, "verdict": "supported",
          "sentence": f"{edit} of top50 in {model} gives 40 [30, 50] points on {task} (n = {N}): supported."}
         for model, edit in (("base", "clamp:3.0"), ("base", "transplant"), ("rl", "ablate"), ("rl", "transplant"))
         for task in (*TASKS, "pooled")
@@ -122,7 +127,19 @@ def interventions() -> dict[str, Any]:
         "verdict": "Do the features top50 cause the change from base to rl? transplant in base: supported; ablate in rl: "
         "not distinguishable from random sets.",
         "rule": "On the held-out tasks pooled: 'supported' when the interval is clear of 0 and p ≤ 0.05.",
-        "smallest_sets": {"base": {"50%": 1, "90%": 2}, "rl": {"50%": 1, "90%": 2}},
+        "other_tasks": [TASKS[0]],
+        "collateral": {"source": "held-out prompts of no task", "n_texts": 60, "n_tokens": 900},
+        "left_out": [
+            {"model": model, "edit": "transplant", "features": f"top50 without {task}", "task": task, "n": N,
+             "n_features": 50, "n_shared": 44, "effect": [0.3, 0.2, 0.4], "share": 0.9, "effect_with": [0.35, 0.25, 0.45],
+             "share_with": 1.0, "p_mcnemar_holm": 0.002, "verdict": "supported"}
+            for model in ("base", "rl") for task in HELD_OUT
+        ],
+        "sizes": {
+            "base": {"n": 256, "largest": 50, "shares": [[1, 0.6, 0.5, 0.7], [2, 0.97, 0.93, 1.0], [50, 1.0, 0.98, 1.02]],
+                     "50%": {"size": 1, "low": 1, "high": 2}, "90%": {"size": 2, "low": 2, "high": None}},
+            "rl": {"n": 256, "reason": "the whole residual moves less than 5 points in rl"},
+        },
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from mechprobe.report import render, report
 from tests.report.conftest import evaluation, examples, interventions, write_run
 
 NASTY = '</script><img src=x onerror="alert(1)"> | $x_1$ `a` &amp;'
-FIGURES = ("accuracy", "ceilings", "effects", "share_of_ceiling", "shares", "training")
+FIGURES = ("accuracy", "ceilings", "collateral", "doses", "effects", "share_of_ceiling", "shares", "training")
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,22 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert [row["draws"] for row in transplant["rows"]] == ["20"] * 6
     assert transplant["rows"][-1]["task"] == "pooled"
     assert {row["n"] for row in transplant["rows"]} == {"64"}
+
+
+def test_doses_collateral_left_out_tasks_and_sizes_are_told(run: Path) -> None:
+    text = report(run).read_text()
+    for heading in ("How few features", "Chosen without the task, judged on it", "Dose", "Collateral"):
+        assert f"<h3>{heading}</h3>" in text
+    assert "2 [2, not reached] for 90 %" in text
+    assert "none to tell, the whole residual moves less than 5 points in rl" in text
+    assert "60 texts, 900 predicted tokens" in text
+    content = read_json(run / "report" / "report.json")
+    doses = content["interventions"]["doses"]
+    assert [(row["title"], row["value"]) for row in doses] == [("clamp in base", v) for v in ("0.5", "1", "3", "10")]
+    assert len(content["interventions"]["left_out"]) == 8
+    assert len(content["interventions"]["collateral"]) == 8  # four edits, two ceilings, two reconstructions
+    markdown = (run / "report" / "report.md").read_text()
+    assert markdown.count("figures/doses.png") == markdown.count("figures/collateral.png") == 1
 
 
 def test_every_missing_stage_names_its_command(tmp_path: Path) -> None:

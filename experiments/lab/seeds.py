@@ -1,0 +1,308 @@
+"""Does the lab's finding hold over pre-training seeds, over recipes, and not on the null?
+
+    python experiments/lab/seeds.py --seeds 0 1 2 3 4
+
+For every seed and recipe: build the lab, run the chain on it, judge the features that joint attribution ranks first (2, 10
+and 50 of them) and the 50 with the highest Score, each transplanted both ways with matched random sets and changes of
+equal norm. One at a time; what is finished is kept as one JSON under ``--out`` and passed over, what is interrupted goes
+on below ``--work``. Exits with 1 where a set is called causal on the null recipe.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mechprobe as mp
+from mechprobe.artifacts import environment, read_json, read_manifest, write_json
+from mechprobe.cli.printing import percent, table_lines
+from mechprobe.errors import SelectionError
+from mechprobe.interventions.effects import POOLED
+from mechprobe.interventions.verdict import SUPPORTED
+from mechprobe.lab import Recipe, build, get_recipe
+
+RECIPES = ("shared-marker", "all-weights", "own-markers")
+NULL = "own-markers"
+SHARES_BASE_WITH = {"all-weights": "shared-marker"}
+"""Recipes whose pre-training is another's, to the byte."""
+SETS = (("top2", "joint"), ("top10", "joint"), ("top50", "joint"), ("top50", "score"))
+MAIN = "top50 by joint"
+"""The set whose heads, left-out tasks and collateral are measured, too."""
+N_CONTROLS = 19
+"""Random sets, and changes of equal norm, for every set and direction: the fewest with which p can reach 0.05."""
+NO_SETS = "nothing to select"
+
+
+def study_recipe(name: str, scale: str) -> Recipe:
+    """The recipe without what the study does not read: the in-style arm and the checkpoints. One seed, whatever its gates."""
+    recipe = get_recipe(name, scale)
+    return recipe.replace(
+        pretrain=recipe.pretrain.replace(max_attempts=1),
+        sft=recipe.sft.replace(checkpoints=()),
+        sft_instyle=None,
+        rl=recipe.rl.replace(checkpoints=()),
+        enforce_gates=False,
+    )
+
+
+def build_lab(name: str, seed: int, work: Path, scale: str) -> Path:
+    """Build the lab of one recipe and seed, on the base of its sister recipe where that was built."""
+    folder = work / f"{name}-{seed}" / "lab"
+    sister = work / f"{SHARES_BASE_WITH.get(name, name)}-{seed}" / "lab" / "base"
+    shared = sister if name in SHARES_BASE_WITH and (sister / "manifest.json").is_file() else None
+    build(study_recipe(name, scale), folder, seed=seed, base=shared)
+    return folder
+
+
+def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Run the chain on a lab, all but the feature table and the report, and judge every set of `SETS`."""
+    chain = mp.Run(mp.RunConfig.build(lab / "run.toml", overrides, seed=seed), folder)
+    chain.save_config()
+    ceilings = chain.localize()
+    chain.cache()
+    chain.train_sae()
+    chain.evaluate()
+    site = ceilings.sites[ceilings.chosen]
+    record: dict[str, Any] = {
+        "site": {
+            "chosen": ceilings.chosen,
+            "able": ceilings.able,
+            "sufficiency_share": site["sufficiency_share"],
+            "necessity_share": site["necessity_share"],
+            "reason": ceilings.reason,
+        },
+        "crosscoder": read_manifest(folder / "crosscoder")["results"],
+        "sets": {},
+    }
+    try:
+        selection = chain.select()
+    except SelectionError as error:
+        return {**record, NO_SETS: str(error)}
+    record["n_gained"] = dict(zip(selection.scores.tasks, selection.scores.n_gained, strict=True))
+    for rule, ranking in SETS:
+        name = f"{rule} by {ranking}"
+        try:
+            found = judge(chain, selection, rule, ranking)
+        except SelectionError as error:
+            record["sets"][name] = {"features": [], "rows": {}, "reason": str(error)}
+            continue
+        record["sets"][name] = set_record(found)
+        if name == MAIN:
+            record |= {key: found.data[key] for key in ("sizes", "left_out", "collateral")}
+    return record
+
+
+def judge(chain: mp.Run, selection: mp.Selection, rule: str, ranking: str) -> mp.InterventionResults:
+    """Transplants of one set both ways on the untrained tasks, with every control that a verdict needs."""
+    settings = chain.config.intervene
+    main = f"{rule} by {ranking}" == MAIN
+    config = settings.replace(
+        features=rule,
+        ranking=ranking,
+        compare=(),
+        edits_base=("transplant",),
+        edits_tuned=("transplant",),
+        doses=(),
+        sizes=settings.sizes if main else (),
+        leave_one_out=main,
+        n_random=N_CONTROLS,
+        n_shuffled=N_CONTROLS,
+    )
+    return mp.intervene(
+        chain.family,
+        chain.crosscoder(),
+        selection,
+        [task for task in chain.evaluation_halves() if task.name not in settings.trained],
+        chain.folder / f"judged_{rule}_{ranking}",
+        config,
+        collateral=chain.collateral_texts() if main else None,
+    )
+
+
+def set_record(found: mp.InterventionResults) -> dict[str, Any]:
+    """Effect and verdict of one set in both directions, pooled and by task."""
+    keys = ("effect", "n", "ceiling", "ceiling_interval", "random_mean", "p_random", "equal_norm_max", "p_equal_norm",
+            "p_mcnemar", "verdict")  # fmt: skip
+    rows: dict[str, dict[str, Any]] = {}
+    for row in found.verdicts:
+        rows.setdefault(row["model"], {})[row["task"]] = {key: row[key] for key in keys}
+    shares = {
+        row["model"]: row["share_of_ceiling"][POOLED] for row in found.conditions if row["set_kind"] == "selected"
+    }
+    return {"features": found.data["features"], "note": found.data["note"], "rows": rows, "share": shares}
+
+
+def lab_record(lab: Path) -> dict[str, Any]:
+    """What the lab's manifest says: accuracies, the forced marker, gates, findings."""
+    results = read_manifest(lab)["results"]
+    accuracy = {
+        model: {skill: [cell["accuracy"], cell["n"]] for skill, cell in row.items()}
+        for model, row in {**results["accuracy"], "base, marker forced": results["base_marker_forced"]}.items()
+    }
+    gates = results["gates"]
+    return {
+        "accuracy": accuracy,
+        "findings": results["findings"],
+        "gates": {
+            "pretraining": gates["pretraining"]["checks"],
+            "sites_with_both_ceilings": gates["ceilings"]["sites_with_both"],
+            "frozen_parts_bit_equal": gates["frozen_parts_bit_equal"],
+        },
+    }
+
+
+def study(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """One recipe and seed: read where it is finished with these settings, else made and kept.
+
+    Raises:
+        mp.MechprobeError: A kept file was made with other settings, or a stage fails.
+    """
+    suffix = "" if given.scale == "full" else f"_{given.scale}"
+    path = given.out / f"{name}_seed{seed}{suffix}.json"
+    settings = {"overrides": list(given.set), "n_controls": N_CONTROLS, "sets": [list(pair) for pair in SETS]}
+    if path.is_file():
+        found = read_json(path)
+        if found["settings"] != settings:
+            raise mp.MechprobeError(
+                f"{path} was made with other settings ({found['settings']}); move it away, or give them."
+            )
+        return found
+    started = time.monotonic()
+    work = given.work / f"{name}-{seed}"
+    lab = build_lab(name, seed, given.work, given.scale)
+    record = {
+        "recipe": name,
+        "seed": seed,
+        "scale": given.scale,
+        "settings": settings,
+        "lab": lab_record(lab),
+        **measure(lab, work / "run", seed, given.set),
+        "environment": environment(),
+        "seconds": round(time.monotonic() - started),
+    }
+    write_json(path, record)
+    if not given.keep:
+        shutil.rmtree(work / "run" / "cache", ignore_errors=True)
+    return read_json(path)
+
+
+def gate_text(record: Mapping[str, Any]) -> str:
+    """``passed``, or the names of the gates that failed."""
+    failed = [name for name, passed in record["lab"]["gates"]["pretraining"].items() if not passed]
+    return "passed" if not failed else "FAILED " + ", ".join(failed)
+
+
+def overview(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Gates, ceilings, and the smallest head that carries 90 % of each ceiling, a line for every lab."""
+    rows = {}
+    for record in records:
+        site, sizes = record["site"], record.get("sizes", {})
+        fve = [value for value in record["crosscoder"]["fve"].values() if value is not None]
+        rows[f"{record['recipe']} {record['seed']}"] = {
+            "gates": gate_text(record),
+            "site": site["chosen"],
+            "sufficiency": _share(site["sufficiency_share"]),
+            "necessity": _share(site["necessity_share"]),
+            "FVE": f"{min(fve):.3f}" if fve else "-",
+            "90 % of base ← rl": _smallest(sizes.get("base")),
+            "90 % of rl ← base": _smallest(sizes.get("rl")),
+        }
+    columns = ["gates", "site", "sufficiency", "necessity", "FVE", "90 % of base ← rl", "90 % of rl ← base"]
+    return table_lines(rows, columns, corner="lab and seed")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{round(100 * value)} %"
+
+
+def _smallest(sizes: Mapping[str, Any] | None) -> str:
+    if sizes is None:
+        return "-"
+    if "reason" in sizes:
+        return "ceiling below 5 points"
+    size, low, high = (
+        "not reached" if value is None else str(value) for value in map(sizes["90%"].get, ("size", "low", "high"))
+    )
+    return f"{size} [{low}, {high}]"
+
+
+def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Effect in points with interval, ceiling and verdict of every set, a line for every lab and direction."""
+    names = [f"{rule} by {ranking}" for rule, ranking in SETS]
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        for host, arrow in (("base", "base ← rl"), ("rl", "rl ← base")):
+            cells = {}
+            for name in names:
+                row = record["sets"].get(name, {}).get("rows", {}).get(host, {}).get(POOLED)
+                cells[name] = (
+                    "-"
+                    if row is None
+                    else f"{percent(row['effect'])} of {round(100 * row['ceiling'])}, {row['verdict']}"
+                )
+            rows[f"{record['recipe']} {record['seed']}  {arrow}"] = cells
+    return table_lines(rows, names, corner="lab, seed, direction")
+
+
+def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sets of the null recipe that a verdict supports, pooled or on one task; there may be none."""
+    return [
+        f"{record['recipe']} {record['seed']}: {name} in {host} on {task}"
+        for record in records
+        if record["recipe"] == NULL
+        for name, found in record["sets"].items()
+        for host, tasks in found["rows"].items()
+        for task, row in tasks.items()
+        if row["verdict"] == SUPPORTED
+    ]
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Pre-training seeds.")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument(
+        "--out", type=Path, default=Path("artifacts/lab_seeds"), help="One JSON for each seed and recipe."
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/lab_seeds"), help="Labs and run folders.")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the runs."
+    )
+    parser.add_argument("--scale", default="full", choices=["full", "small"], help="small: seconds, to try the script.")
+    parser.add_argument("--keep", action="store_true", help="Keep the activation stores (some 0.5 GB each).")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make what is missing, print everything."""
+    given = arguments(argv)
+    records = []
+    for seed in given.seeds:
+        for name in given.recipes:
+            try:
+                records.append(study(name, seed, given))
+            except mp.MechprobeError as error:
+                print(f"seeds: {name}, seed {seed}: {error}", file=sys.stderr)
+                return 2
+            print(f"{name} seed {seed}: {records[-1]['seconds']} s", file=sys.stderr)
+    print("\n".join(overview(records)))
+    print("\nEffects in points with 95 % interval, of the ceiling, pooled over the untrained tasks")
+    print("\n".join(effects(records)))
+    for record in records:
+        if NO_SETS in record:
+            print(f"{record['recipe']} {record['seed']}: {NO_SETS}: {record[NO_SETS]}")
+        for set_name, found in record["sets"].items():
+            if "reason" in found:
+                print(f"{record['recipe']} {record['seed']}: {set_name}: {found['reason']}")
+    wrong = called_causal(records)
+    null = sum(record["recipe"] == NULL for record in records)
+    print(f"\nNull labs: {null}; sets called causal there: {', '.join(wrong) or 'none'}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""From the outcomes of every condition to everything that ``results.json`` holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mechprobe.errors import ConfigError
+from mechprobe.evals.tasks import Task
+from mechprobe.features.generalization import Selection
+from mechprobe.features.readout import Readout
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.effects import Right, condition_results, with_pooled
+from mechprobe.interventions.leave_one_out import left_out_rows
+from mechprobe.interventions.sizes import smallest_sets
+from mechprobe.interventions.verdict import headline, rule_text, verdicts
+
+
+def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
+    """The tasks that post-training never saw; `ConfigError` where none is left to pool."""
+    left = [name for name in names if name not in config.trained]
+    if not left:
+        raise ConfigError(
+            "Every task is named in trained; the verdict needs at least one that post-training never saw."
+        )
+    return left
+
+
+def control_match(selection: Selection, *, n_random: int) -> dict[str, Any]:
+    """How near the random sets come to the selection: mean density, decoder norm and write, and how varied they are.
+
+    None stands for the mean over no feature.
+    """
+    scores = selection.scores
+    columns = {
+        "density": scores.density,
+        "decoder_norm": scores.decoder_norm,
+        "write": scores.decoder_norm * scores.mean_act,
+    }
+    drawn = [feature for ids in selection.controls[:n_random] for feature in ids]
+
+    def means(ids: Sequence[int]) -> dict[str, float | None]:
+        return {name: float(np.mean(values[list(ids)])) if ids else None for name, values in columns.items()}
+
+    return {
+        "selected": means(selection.features),
+        "random": means(drawn),
+        "distinct_features_drawn": len(set(drawn)),
+    }
+
+
+def assemble(
+    selection: Selection,
+    conditions: Sequence[Condition],
+    letters: Mapping[str, Mapping[str, str]],
+    tasks: Sequence[Task],
+    config: InterveneConfig,
+) -> dict[str, Any]:
+    """Everything that ``results.json`` holds but the collateral, from the outcomes alone."""
+    names = [task.name for task in tasks]
+    held_out = untrained(names, config)
+    right: dict[str, Right] = {
+        name: {task: [letter == "R" for letter in text] for task, text in row.items()} for name, row in letters.items()
+    }
+    rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed)
+    for row in rows:
+        row["unparsed"] = {
+            task: text.count("U") / len(text) if text else None for task, text in letters[row["name"]].items()
+        }
+    judged = verdicts(rows, names, config)
+    left_out = {t: ids for t, ids in getattr(selection, "left_out", {}).items() if config.leave_one_out}
+    pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
+    return {
+        "site": selection.site,
+        "pair": [config.base, config.tuned],
+        "rule_of_features": selection.rule,
+        "ranking": selection.ranking,
+        "features": list(selection.features),
+        "note": selection.note,
+        "tasks": names,
+        "held_out": held_out,
+        "trained": [name for name in names if name in config.trained],
+        "selecting": [name for name in names if name in selection.scores.tasks],
+        "other_tasks": [name for name in names if name not in selection.scores.tasks],
+        "n_per_task": {task.name: len(task.samples) for task in tasks},
+        "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
+        "readout": {"transplant": "joint", "ablate, clamp, scale": str(Readout(config.readout, config.near))},
+        "positions": config.positions,
+        "control_match": control_match(selection, n_random=config.n_random),
+        "conditions": rows,
+        "verdicts": judged,
+        "verdict": headline(judged, config),
+        "rule": rule_text(config),
+        "left_out": left_out_rows(conditions, right, rows, judged, config, chosen=left_out),
+        "sizes": smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
+    }

@@ -1,0 +1,234 @@
+"""Collateral of an edit: how far it moves the host's predictions on text that it has nothing to do with.
+
+On every next token of the texts, p the clean host's distribution and q the edited host's, in nats per token:
+
+* KL(p ‖ q), 0 where the edit changes nothing;
+* the change of cross-entropy, − log q + log p of the token that stands there: above 0 where the edit makes the text less
+  likely.
+
+The edit acts at every position of a text, whatever ``positions`` says of generation: text that is only read is neither
+prompt nor response. Intervals are bootstraps over texts, as tokens of one text depend on each other.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from mechprobe.artifacts import dump_json, sha256_bytes
+from mechprobe.data.sources import as_prompts
+from mechprobe.data.tokens import encode_prompt, encode_response
+from mechprobe.errors import InputError
+from mechprobe.evals.tasks import Task
+from mechprobe.interventions.conditions import EVERYWHERE, Condition
+from mechprobe.interventions.runner import Runner
+from mechprobe.models.load import input_device
+from mechprobe.models.residuals import forward_inputs
+from mechprobe.progress import progress
+from mechprobe.statistics import bootstrap_ratio
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+_BATCH_TOKENS = 2048
+"""Tokens in one forward pass; logits of all of them are in memory twice."""
+
+
+@runtime_checkable
+class HasSequences(Protocol):
+    """What is read of an activation store."""
+
+    def held_out_samples(self) -> list[int]:
+        """Numbers of the sequences that are kept from training."""
+        ...
+
+    def sequence(self, sample: int) -> Any:
+        """One sequence, with ``ids``, ``response``, ``source``, ``task`` and ``prompt_id``."""
+        ...
+
+
+@dataclass(frozen=True)
+class CollateralTexts:
+    """Texts that are only read.
+
+    Attributes:
+        sequences: Token ids of each, two or more.
+        source: Where they come from, in words that stand in the results.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    source: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the token ids."""
+        return sha256_bytes(dump_json([list(ids) for ids in self.sequences]).encode())
+
+    def limited(self, n: int, length: int) -> "CollateralTexts":
+        """The first ``n`` texts, each cut to ``length`` tokens."""
+        return CollateralTexts(tuple(ids[:length] for ids in self.sequences[:n]), self.source)
+
+
+def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int) -> CollateralTexts:
+    """The first ``n`` texts of a source of prompts: prompt and, where the source has one, response.
+
+    Raises:
+        ConfigError: The format of the file cannot be told.
+        InputError: The file cannot be used, or holds no text of two tokens.
+    """
+    sequences = []
+    for prompt in as_prompts(path):
+        if len(sequences) == n:
+            break
+        ids = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, prompt.response or "")
+        if len(ids) > 1:
+            sequences.append(ids)
+    if not sequences:
+        raise InputError(f"{path} holds no text of two tokens or more; collateral needs a next token to predict.")
+    return CollateralTexts(tuple(sequences), f"texts of {Path(path).name}")
+
+
+def texts_of_store(
+    store: HasSequences, tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
+) -> CollateralTexts | None:
+    """Up to ``n`` prompts that no dictionary was trained on, first of all those that belong to no task.
+
+    Only what the source of the prompts gave is read, not what a model answered. Where every held-out prompt belongs to a
+    task (by its name in the source, or by its tokens), all of them are taken and ``source`` says so: such text is related,
+    and collateral on it is too high. None where the store has no held-out prompt.
+    """
+    names = {task.name for task in tasks}
+    asked = {tuple(tokenizer(sample.prompt).input_ids) for task in tasks for sample in task.samples}
+    unrelated: dict[str, tuple[int, ...]] = {}
+    related: dict[str, tuple[int, ...]] = {}
+    for sample in store.held_out_samples():
+        sequence = store.sequence(sample)
+        ids = _given_part(sequence)
+        if len(ids) > 1:
+            (related if sequence.task in names or ids in asked else unrelated).setdefault(sequence.prompt_id, ids)
+    if unrelated:
+        return CollateralTexts(tuple(unrelated.values())[:n], "held-out prompts of no task")
+    if related:
+        said = "held-out prompts of the tasks' own kinds, without responses (there are no others): related text"
+        return CollateralTexts(tuple(related.values())[:n], said)
+    return None
+
+
+def _given_part(sequence: Any) -> tuple[int, ...]:
+    """The tokens that came from the source of the prompts: all, or those before the response that a model wrote."""
+    if sequence.source is None or True not in sequence.response:
+        return sequence.ids
+    return sequence.ids[: sequence.response.index(True)]
+
+
+def is_measured(condition: Condition) -> bool:
+    """Whether a condition's collateral is measured: main edits, what they are compared with, and the whole residual."""
+    if condition.set_kind == "baseline":
+        return condition.features == EVERYWHERE
+    return condition.set_kind in ("selected", "compare", "ceiling", "recon")
+
+
+@torch.no_grad()
+def measure_collateral(
+    runner: Runner, conditions: Sequence[Condition], texts: CollateralTexts, *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """KL and change of cross-entropy of every measured condition.
+
+    Returns:
+        Condition name → ``kl`` and ``ce_change``, each ``[value, low, high, n]`` in nats per token, n the predicted tokens.
+    """
+    wanted = [condition for condition in conditions if is_measured(condition)]
+    batches = list(_batches(texts.sequences))
+    sums: dict[str, list[Float[Tensor, "text 2"]]] = {condition.name: [] for condition in wanted}
+    with progress(len(batches) * len(wanted), "collateral", unit="passes") as advance:
+        for host in dict.fromkeys(condition.model for condition in wanted):
+            mine = [condition for condition in wanted if condition.model == host]
+            for rows in batches:
+                batch = _Batch.build(rows, str(input_device(runner.family[host].hf)))
+                clean = _log_probs(runner.family[host].hf, batch)
+                for condition in mine:
+                    with runner.in_force(condition, positions="all"):
+                        sums[condition.name].append(_sums(clean, _log_probs(runner.family[host].hf, batch), batch))
+                    advance(1)
+    counts = [len(ids) - 1 for rows in batches for ids in rows]
+    found = {}
+    for name, parts in sums.items():
+        kl, change = torch.cat(parts).T.tolist()
+        found[name] = {
+            "kl": list(bootstrap_ratio(kl, counts, seed=seed)),
+            "ce_change": list(bootstrap_ratio(change, counts, seed=seed)),
+        }
+    return found
+
+
+def _batches(sequences: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Texts in batches of similar length and bounded size."""
+    batch: list[tuple[int, ...]] = []
+    for ids in sorted(sequences, key=len):
+        if batch and len(ids) * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Texts padded on the right: what a causal model does at a position never depends on what follows it."""
+
+    ids: Int[Tensor, "text pos"]
+    attention: Int[Tensor, "text pos"]
+    scored: Bool[Tensor, "text pos"]
+    """Positions whose next token is predicted."""
+
+    @classmethod
+    def build(cls, rows: Sequence[Sequence[int]], device: str) -> "_Batch":
+        width = max(len(row) for row in rows)
+        ids = torch.zeros((len(rows), width), dtype=torch.int64)
+        attention = torch.zeros((len(rows), width), dtype=torch.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+            attention[index, : len(row)] = 1
+        scored = torch.zeros_like(attention, dtype=torch.bool)
+        scored[:, :-1] = attention[:, 1:] == 1
+        return cls(ids.to(device), attention.to(device), scored.to(device))
+
+
+def _log_probs(model: Any, batch: _Batch) -> Float[Tensor, "prediction vocab"]:
+    logits = model(input_ids=batch.ids, **forward_inputs(model, batch.attention)).logits
+    return log_softmax(logits[batch.scored].float(), dim=-1)
+
+
+def _sums(
+    clean: Float[Tensor, "prediction vocab"], edited: Float[Tensor, "prediction vocab"], batch: _Batch
+) -> Float[Tensor, "text 2"]:
+    """Sums over the predictions of each text: KL(clean ‖ edited), and cross-entropy edited less clean."""
+    target = batch.ids.roll(-1, dims=1)[batch.scored]
+    kl = kl_div(edited, clean, log_target=True, reduction="none").sum(-1)
+    change = (clean - edited).gather(1, target.unsqueeze(1))[:, 0]
+    text = torch.nonzero(batch.scored)[:, 0]
+    sums = torch.zeros(len(batch.ids), 2, dtype=torch.float64, device=kl.device)
+    return sums.index_add(0, text, torch.stack([kl, change], dim=1).double()).cpu()
+
+
+def with_collateral(
+    rows: Sequence[dict[str, Any]], found: Mapping[str, Any] | None, texts: CollateralTexts | None
+) -> dict[str, Any] | None:
+    """Put each condition's collateral into its row (``collateral``, None where it was not measured) and say what it is of."""
+    for row in rows:
+        row["collateral"] = (found or {}).get(row["name"])
+    if texts is None or found is None:
+        return None
+    return {
+        "source": texts.source,
+        "n_texts": len(texts.sequences),
+        "n_tokens": sum(len(ids) - 1 for ids in texts.sequences),
+        "fingerprint": texts.fingerprint,
+    }

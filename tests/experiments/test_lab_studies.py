@@ -1,0 +1,180 @@
+"""The lab study and the paper's tables, at a size at which they mean nothing: what is run, kept, counted and printed."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.lab import seeds
+from experiments.paper_a import intervene
+from mechprobe.artifacts import read_json, read_manifest
+from mechprobe.errors import SelectionError
+from mechprobe.lab.summary import shipped
+from mechprobe.records import read_jsonl
+
+SMALL = [
+    "localize.n_per_task=2", "localize.sites=['resid_post.2']", "train_sae.d_sae=128", "train_sae.k=8",
+    "train_sae.n_tokens=20480", "evaluate.n_per_task=24", "select.n_controls=1", "select.min_gained=2", "intervene.n_per_task=2",
+    "intervene.sizes=[1]", "intervene.workers=1", "intervene.collateral_texts=2", "intervene.max_new_tokens=4",
+    "tasks.names=['calculation','simulation','diagnostic']",
+]  # fmt: skip
+SETS = (("top3", "score"), ("top5", "joint"))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A record of the shipped lab and its run folder; two sets with one control each."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    lines = (shipped("shared-marker") / "prompts.jsonl").read_text().splitlines(keepends=True)
+    prompts = folder.with_name("prompts.jsonl")
+    prompts.write_text("".join(lines[:40]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "N_CONTROLS", 1)
+        patch.setattr(seeds, "SETS", SETS)
+        patch.setattr(seeds, "MAIN", "top5 by joint")
+        return seeds.measure(shipped("shared-marker"), folder, 0, [*SMALL, f"prompts.file={prompts}"]), folder
+
+
+def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Path]) -> None:
+    record, folder = measured
+    assert set(record["sets"]) == {"top3 by score", "top5 by joint"}
+    for name, found in record["sets"].items():
+        assert set(found["rows"]) == {"base", "rl"}
+        assert "calculation" not in found["rows"]["base"]
+        assert found["rows"]["rl"]["pooled"]["n"] == 4
+        assert found["rows"]["rl"]["pooled"]["verdict"] == "no verdict: 4 samples, fewer than 20", name
+    assert set(record["sizes"]) == {"base", "rl"}
+    assert record["collateral"]["n_texts"] >= 1
+    assert record["site"]["chosen"] == "resid_post.2"
+    assert set(record["crosscoder"]["fve"]) == {"base", "sft", "rl"}
+    plans = [read_manifest(folder / f"judged_{rule}_{ranking}")["counts"]["conditions"] for rule, ranking in SETS]
+    # clean, ceilings and prefix; per host a set, its other read-out, two controls, reconstruction, two vectors; then the sizes
+    assert plans[0] == 5 + 2 * 7
+    assert plans[1] >= 5 + 2 * 8
+    assert not (folder / "features").exists()
+
+
+def test_nothing_to_select_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def select(self: Any) -> None:
+        raise SelectionError("On no task.")
+
+    monkeypatch.setattr("mechprobe.pipeline.Run.select", select)
+    folder = measured[1]
+    overrides = [*SMALL, f"prompts.file={folder.with_name('prompts.jsonl')}"]
+    record = seeds.measure(shipped("shared-marker"), folder, 0, overrides)
+    assert record[seeds.NO_SETS] == "On no task."
+    assert record["sets"] == {}
+    assert record["site"] == measured[0]["site"]
+
+
+@pytest.mark.parametrize("recipe", ["shared-marker", "own-markers"])
+def test_what_is_printed_and_what_is_called_causal(
+    measured: tuple[dict[str, Any], Path], recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeds, "SETS", SETS)
+    gates = {"pretraining": {"head_room": True, "forced_marker": False}}
+    record = {**copy.deepcopy(measured[0]), "recipe": recipe, "seed": 3, "lab": {"gates": gates}}
+    lines = seeds.overview([record])
+    assert lines[1].startswith(f"{recipe} 3")
+    assert "FAILED forced_marker" in lines[1]
+    assert [line.split("  ")[0] for line in seeds.effects([record])[1:]] == [f"{recipe} 3"] * 2
+    assert seeds.called_causal([record]) == []
+    record["sets"]["top3 by score"]["rows"]["rl"]["simulation"]["verdict"] = "supported"
+    wanted = ["own-markers 3: top3 by score in rl on simulation"] if recipe == "own-markers" else []
+    assert seeds.called_causal([record]) == wanted
+
+
+def test_a_small_study_is_kept_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real labs of the small scale; what is measured on them is the other tests'."""
+    chain = {"site": {"chosen": "resid_post.1", "sufficiency_share": None, "necessity_share": 0.2}, "crosscoder": {"fve": {}},
+             "sets": {}, seeds.NO_SETS: "On no task does rl get at least 4 samples right"}  # fmt: skip
+
+    def measure(lab: Path, folder: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
+        assert (lab / "run.toml").is_file()
+        assert (seed, overrides) == (1, ["train_sae.k=8"])
+        (folder / "cache").mkdir(parents=True)
+        return chain
+
+    monkeypatch.setattr(seeds, "measure", measure)
+    call = ["--seeds", "1", "--recipes", "shared-marker", "all-weights", "--scale", "small", "--out", str(tmp_path / "out"),
+            "--work", str(tmp_path / "work"), "--set", "train_sae.k=8"]  # fmt: skip
+    assert seeds.main(call) == 0
+    printed = capsys.readouterr().out
+    assert "shared-marker 1: nothing to select: On no task does rl get at least 4 samples right" in printed
+    assert "Null labs: 0; sets called causal there: none" in printed
+    kept = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert set(kept) == {"shared-marker_seed1_small.json", "all-weights_seed1_small.json"}
+    record = read_json(kept["all-weights_seed1_small.json"])
+    assert record["lab"]["gates"]["frozen_parts_bit_equal"] is None
+    bases = [
+        tmp_path / "work" / f"{name}-1" / "lab" / "base" / "manifest.json" for name in ("shared-marker", "all-weights")
+    ]
+    assert bases[0].read_bytes() == bases[1].read_bytes()  # pre-trained once
+    assert not list((tmp_path / "work").glob("*/run/cache"))
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept.values())
+
+    monkeypatch.setattr(seeds, "build", lambda *_, **__: pytest.fail("a finished lab was built again"))
+    assert seeds.main(call) == 0
+    assert capsys.readouterr().out == printed
+    assert seeds.main([*call, "train_sae.k=4"]) == 2
+    assert "was made with other settings" in capsys.readouterr().err
+
+
+def test_tables_of_the_paper_by_another_count(
+    measured: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = measured
+    call = ["--run", str(run), "--out", str(tmp_path / "out"), "--sets", "top:3:joint", "--n-random", "1"]
+    assert intervene.main(call) == 0
+    printed = capsys.readouterr().out
+    data = read_json(tmp_path / "out" / "tables.json")
+    [found] = data["lab"]
+    tasks = found["tasks"]
+    assert "calculation" not in tasks
+    assert len(found["features"]) == 3
+    assert printed == (tmp_path / "out" / "tables.md").read_text()
+    assert "| ablate, Qwen3-4B-RL (50 features) | -46.2 | -43.9 |" in printed
+    assert "## Table 3: unseen tasks" in printed
+    folder = tmp_path / "out" / "top-3_joint"
+    places = {"table_2": {task: "table_2" for task in tasks}, "table_3": {task: f"table_3_{task}" for task in tasks}}
+    for table, by_task in places.items():
+        for task, name in by_task.items():
+            cells = {edit: found[table][edit][task] for edit in ("ablate", "clamp:3.0")}
+            if "reason" in cells["ablate"]:
+                assert "no set: " + cells["ablate"]["reason"] in printed
+                continue
+            letters = {
+                row["condition"]: row[task] for _, row in read_jsonl(folder / name / "outcomes.jsonl") if task in row
+            }
+            base, rl = letters["base|clean"], letters["rl|clean"]
+            edited = {"ablate": letters["rl|ablate|top:3"], "clamp:3.0": letters["base|clamp:3.0|top:3"]}
+            right = [i for i, letter in enumerate(rl) if letter == "R"]
+            wrong = [i for i, letter in enumerate(base) if letter != "R"]
+            for edit, flipped, of in (("ablate", "not R", right), ("clamp:3.0", "R", wrong)):
+                count = sum((edited[edit][i] == "R") == (flipped == "R") for i in of)
+                value, _, _, n = cells[edit]["flips"]
+                assert n == len(of)
+                assert value == (pytest.approx(count / n) if n else None)
+                gained = [i for i in right if i in wrong]
+                count = sum((edited[edit][i] == "R") == (flipped == "R") for i in gained)
+                value, _, _, n = cells[edit]["of_gained"]
+                assert (n, value) == (len(gained), pytest.approx(count / n) if n else None)
+    before = (tmp_path / "out" / "tables.json").read_bytes()
+    assert intervene.main(call) == 0
+    assert (tmp_path / "out" / "tables.json").read_bytes() == before
+
+
+def test_a_set_that_cannot_be_read_is_one_sentence(
+    measured: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["--run", str(measured[1]), "--out", str(tmp_path / "out")]
+    assert intervene.main([*call, "--sets", "top:3:best"]) == 2
+    captured = capsys.readouterr()
+    assert "ranking = 'best' is not accepted" in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+    json.dumps(intervene.PAPER)

@@ -1,0 +1,85 @@
+"""Smallest sets by hand: what reaches the ceiling, what never does, and where there is no ceiling."""
+
+import numpy as np
+import pytest
+
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.effects import POOLED, Right
+from mechprobe.interventions.sizes import smallest_sets
+
+N = 100
+
+
+def outcomes(n_right: int) -> Right:
+    return {POOLED: [index < n_right for index in range(N)]}
+
+
+def head(size: int, host: str = "base", kind: str = "size") -> Condition:
+    name = f"{host}|transplant|first {size}"
+    return Condition(name, host, "transplant", f"first {size}", kind, "edit", tuple(range(size)), "rl")
+
+
+def plan(host: str, rights: dict[int, int], clean: int, patched: int) -> tuple[list[Condition], dict[str, Right]]:
+    """Heads of a host by size with their number of right samples."""
+    ceiling = Condition(f"{host}|patch|whole residual", host, "patch", "whole residual", "ceiling", "patch")
+    conditions = [ceiling, *(head(size, host) for size in rights)]
+    right = {f"{host}|clean": outcomes(clean), ceiling.name: outcomes(patched)}
+    return conditions, right | {f"{host}|transplant|first {size}": outcomes(k) for size, k in rights.items()}
+
+
+def test_shares_and_smallest_sizes_by_hand() -> None:
+    # clean 20, whole residual 80: heads of 1, 2 and 5 give 10, 36 and 60 of 60
+    conditions, right = plan("base", {5: 80, 1: 30, 2: 56}, clean=20, patched=80)
+    found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)
+    assert set(found) == {"base"}
+    assert [row[:2] for row in found["base"]["shares"]] == [
+        [1, pytest.approx(1 / 6)],
+        [2, pytest.approx(0.6)],
+        [5, pytest.approx(1.0)],
+    ]
+    assert all(low <= share <= high for _, share, low, high in found["base"]["shares"])
+    assert found["base"]["shares"][2][2:] == [1.0, 1.0]  # the same samples as the ceiling: no width
+    assert found["base"]["90%"] == {"size": 5, "low": 5, "high": 5}
+    assert found["base"]["50%"] == {"size": 2, "low": 2, "high": 5}  # 0.6 of 60 is below half in some draws
+    assert (found["base"]["n"], found["base"]["largest"]) == (N, 5)
+
+
+def test_losses_of_the_tuned_model_count_as_shares() -> None:
+    conditions, right = plan("rl", {1: 80, 10: 26}, clean=80, patched=20)
+    found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["rl"]
+    assert [row[1] for row in found["shares"]] == [0.0, pytest.approx(0.9)]
+    assert found["50%"] == {"size": 10, "low": 10, "high": 10}
+
+
+def test_what_is_never_reached_is_none() -> None:
+    conditions, right = plan("base", {1: 20, 5: 30}, clean=20, patched=80)
+    found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["base"]
+    assert found["50%"] == found["90%"] == {"size": None, "low": None, "high": None}
+
+
+def test_without_a_ceiling_there_is_a_reason() -> None:
+    for patched in (24, 20, 5):  # 4 points, none, and the other way
+        conditions, right = plan("base", {1: 20}, clean=20, patched=patched)
+        found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["base"]
+        assert found == {"n": N, "reason": "the whole residual moves less than 5 points in base"}
+
+
+def test_intervals_are_those_of_a_naive_bootstrap() -> None:
+    """Samples drawn one by one in place of multinomial counts: the same quantiles up to the noise of 4,000 draws."""
+    rng = np.random.default_rng(3)
+    clean, patched, edited = (rng.random(N) < p for p in (0.2, 0.8, 0.5))
+    conditions, _ = plan("base", {3: 0}, clean=0, patched=0)
+    right = {"base|clean": clean, "base|patch|whole residual": patched, "base|transplant|first 3": edited}
+    found = smallest_sets(
+        conditions, {k: {POOLED: v.tolist()} for k, v in right.items()}, base="base", tuned="rl", seed=0, draws=4000
+    )
+    shares = []
+    for _ in range(4000):
+        rows = rng.integers(0, N, N)
+        shares.append((edited[rows].mean() - clean[rows].mean()) / (patched[rows].mean() - clean[rows].mean()))
+    assert found["base"]["shares"][0][2:] == pytest.approx(np.quantile(shares, [0.025, 0.975]).tolist(), abs=0.03)
+
+
+def test_a_host_without_transplants_is_left_out() -> None:
+    conditions, right = plan("base", {}, clean=20, patched=80)
+    assert smallest_sets(conditions, right, base="base", tuned="rl", seed=0) == {}

@@ -1,0 +1,91 @@
+"""Doses, collateral, left-out tasks and smallest sets as text, by hand."""
+
+import doctest
+from typing import Any
+
+from mechprobe.report import intervention_tables as tables
+
+
+def row(model: str, edit: str, kind: str, delta: float, **extra: Any) -> dict[str, Any]:
+    cell = [delta, delta - 0.1, delta + 0.1, 40]
+    return {
+        "name": f"{model}|{edit}", "model": model, "edit": edit, "set_kind": kind, "features": "top2", "n_features": 2,
+        "donor": None, "accuracy": {"t": [0.5, 0.4, 0.6, 40]}, "accuracy_delta": {"t": cell, "pooled": cell}, **extra,
+    }  # fmt: skip
+
+
+COLLATERAL = {"kl": [0.2, 0.1, 0.3, 900], "ce_change": [0.0, -0.1, 0.1, 900]}
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    assert doctest.testmod(tables).failed == 0
+
+
+def test_a_dose_curve_rises_and_takes_in_the_main_edit() -> None:
+    rows = [
+        row("base", "clamp:10.0", "dose", -0.5), row("base", "clamp:3.0", "selected", 0.2), row("base", "clamp:0.5", "dose", 0.0),
+        row("rl", "clamp:3.0", "opposite", 0.9), row("rl", "scale:0.5", "selected", 0.1), row("rl", "ablate", "selected", 0.1),
+    ]  # fmt: skip
+    found = {"conditions": rows}
+    assert {title: [v for v, _ in points] for title, points in tables.dose_curves(found).items()} == {
+        "clamp in base": [0.5, 3.0, 10.0]
+    }
+    assert [r["cells"] for r in tables.dose_rows(found, ["t"])] == [
+        ["0 (-10 to +10)"],
+        ["+20 (+10 to +30)"],
+        ["-50 (-60 to -40)"],
+    ]
+    [told] = tables.dose_sentences(found)
+    assert told.endswith("in points: 0.5 0 (-10 to +10), 3 +20 (+10 to +30), 10 -50 (-60 to -40).")
+
+
+def test_collateral_says_of_what_and_which_tasks_are_other() -> None:
+    found = {
+        "conditions": [
+            row("base", "clamp:3.0", "selected", -0.2, collateral=COLLATERAL),
+            row("base", "clamp:3.0", "random", 0.0, collateral=None),
+        ],
+        "collateral": {"source": "texts of corpus.txt", "n_texts": 9, "n_tokens": 900},
+        "other_tasks": ["t"],
+        "trained": ["t"],
+    }
+    [line] = tables.collateral_rows(found)
+    assert (line["kl"], line["ce"], line["cells"]) == ("0.2 (0.1 to 0.3)", "0 (-0.1 to 0.1)", ["-20 (-30 to -10)"])
+    kl, other = tables.collateral_sentences(found)
+    assert "on texts of corpus.txt (9 texts, n = 900 tokens): clamp:3.0 in base 0.2 (0.1 to 0.3)." in kl
+    assert (
+        other == "Other task t (post-training saw it), change in points (n = 40): clamp:3.0 in base -20 (-30 to -10)."
+    )
+
+
+def test_sizes_and_left_out_tasks_in_words() -> None:
+    found = {
+        "pair": ["base", "rl"],
+        "conditions": [],
+        "sizes": {
+            "base": {"n": 80, "largest": 5, "shares": [[1, 0.2, 0.1, 0.3], [5, 0.8, 0.7, 0.9]],
+                     "50%": {"size": 5, "low": 5, "high": 5}, "90%": {"size": None, "low": 5, "high": None}},
+            "rl": {"n": 80, "reason": "the whole residual moves less than 5 points in rl"},
+        },
+        "left_out": [
+            {"model": "base", "edit": "transplant", "task": "t", "n": 40, "n_features": 0, "n_shared": 0, "effect": None,
+             "effect_with": [0.5, 0.4, 0.6], "verdict": "no verdict: without t the rule chooses no feature"},
+        ],
+    }  # fmt: skip
+    first, second = tables.size_sentences(found)
+    assert first == (
+        "Smallest set transplanted into base by share of the ceiling: 5 [5, 5] for 50 % and not reached [5, not reached] "
+        "for 90 % (n = 80; sizes measured: 1, 5)."
+    )
+    assert second.endswith("none to tell, the whole residual moves less than 5 points in rl (n = 80).")
+    assert tables.size_intervals(found) == {"transplant rl into base": [[1, 0.2, 0.1, 0.3], [5, 0.8, 0.7, 0.9]]}
+    [line] = tables.left_out_rows(found)
+    assert (line["effect"], line["full"], line["share"], line["p"]) == ("–", "50 (40 to 60)", "–", "–")
+    [told] = tables.left_out_sentences(found)
+    assert "t –, with it 50 (40 to 60): no verdict: without t the rule chooses no feature." in told
+
+
+def test_results_of_an_older_run_say_nothing_of_it() -> None:
+    found = {"conditions": [row("base", "transplant", "selected", 0.4)], "pair": ["base", "rl"], "verdicts": []}
+    assert tables.sentences(found) == []
+    assert tables.size_intervals(found) == {}
