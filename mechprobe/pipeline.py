@@ -25,8 +25,8 @@ from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
+from mechprobe.interventions.positions import PositionRule
 from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
-from mechprobe.interventions.runner import check_positions
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.types import Site
@@ -299,7 +299,7 @@ class Run:
             Edit.parse(edit)
         for spec in (self.config.select.rule, self.config.intervene.features):
             check_spec(spec)
-        check_positions(self.config.intervene.positions)
+        PositionRule.parse(self.config.intervene.positions)
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
 
     def save_config(self) -> None:

@@ -79,17 +79,18 @@ def _read(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor
     ids, mask = left_pad([prompt for prompt, _ in rows], int(str(model.tokenizer.pad_token_id)), device)
     # Logits of the whole prompt would be the largest tensor by far.
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(hf.forward).parameters else {}
-    call = hf(input_ids=ids, **forward_inputs(hf, mask), use_cache=True, **last)
+    call = hf(input_ids=ids, **forward_inputs(hf, mask, use_cache=True), **last)
     logits = [call.logits[:, -1:]]
     rest = torch.tensor([row[1] for row in rows], dtype=torch.int64, device=device).reshape(len(rows), -1)
     for step in range(rest.shape[1]):
         if call.past_key_values is None:
             raise ModelError(f"Model {model.name} gives no KV cache, which options of several tokens need.")
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        inputs = forward_inputs(hf, mask)
-        if "position_ids" in inputs:
-            inputs["position_ids"] = inputs["position_ids"][:, -1:]
+        inputs = forward_inputs(hf, mask, use_cache=True)
+        positions = inputs.get("position_ids")
+        if isinstance(positions, Tensor):
+            inputs["position_ids"] = positions[:, -1:]
         token = rest[:, step : step + 1]
-        call = hf(input_ids=token, **inputs, past_key_values=call.past_key_values, use_cache=True)
+        call = hf(input_ids=token, **inputs, past_key_values=call.past_key_values)
         logits.append(call.logits[:, -1:])
     return torch.cat(logits, dim=1).float().log_softmax(dim=-1)

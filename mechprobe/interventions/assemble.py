@@ -69,7 +69,7 @@ def assemble(
             task: text.count("U") / len(text) if text else None for task, text in letters[row["name"]].items()
         }
     judged = verdicts(rows, names, config)
-    left_out = {t: ids for t, ids in getattr(selection, "left_out", {}).items() if config.leave_one_out}
+    left_out = {t: ids for t, ids in selection.left_out.items() if config.leave_one_out}
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     return {
         "site": selection.site,

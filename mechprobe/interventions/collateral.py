@@ -6,12 +6,12 @@ On every next token of the texts, p the clean host's distribution and q the edit
 * the change of cross-entropy, − log q + log p of the token that stands there: above 0 where the edit makes the text less
   likely.
 
-The edit acts at every position of a text, whatever ``positions`` says of generation: text that is only read is neither
+The edit acts all over a text, whatever part of a generation ``positions`` names (a class of tokens holds): text that is only read is neither
 prompt nor response. Intervals are bootstraps over texts, as tokens of one text depend on each other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -153,7 +153,7 @@ def measure_collateral(
                 batch = _Batch.build(rows, str(input_device(runner.family[host].hf)))
                 clean = _log_probs(runner.family[host].hf, batch)
                 for condition in mine:
-                    with runner.in_force(condition, positions="all"):
+                    with runner.in_force(condition, positions=replace(runner.positions, part="all")):
                         sums[condition.name].append(_sums(clean, _log_probs(runner.family[host].hf, batch), batch))
                     advance(1)
     counts = [len(ids) - 1 for rows in batches for ids in rows]

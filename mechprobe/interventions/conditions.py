@@ -154,7 +154,7 @@ def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
 
 def _left_out(selection: Selection, config: InterveneConfig) -> list[Condition]:
     """For every task that selected, the set chosen without it, transplanted both ways and run on that task alone."""
-    chosen: dict[str, tuple[int, ...]] = getattr(selection, "left_out", {}) if config.leave_one_out else {}
+    chosen = selection.left_out if config.leave_one_out else {}
     pairs = (
         (config.base, config.tuned, config.edits_base),
         (config.tuned, config.base, config.edits_tuned),

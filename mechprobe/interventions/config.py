@@ -30,7 +30,8 @@ class InterveneConfig(FrozenConfig):
     sizes: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Sizes of the ranking's head that are transplanted, beside the whole selection."""
     positions: str = "all"
-    """Where edits act: ``all``, ``prompt``, ``response``, or what else `mechprobe.interventions.edited` takes. Ceilings act everywhere."""
+    """Where edits act, see `mechprobe.interventions.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
+    ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Ceilings act everywhere."""
     leave_one_out: bool = True
     """Whether the set chosen without a task is transplanted and judged on that task, for every task that selected."""
     readout: ReadoutMode = "swap"

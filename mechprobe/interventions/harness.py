@@ -169,7 +169,7 @@ def _run_all(
         if not part.is_file():
             if sys.stderr.isatty():  # above the bars of the harness itself
                 sys.stderr.write(f"{index + 1}/{len(conditions)} {condition.name}\n")
-            with runner._in_force(condition):
+            with runner.in_force(condition):
                 write_json(part, tasks.run(runner.family[condition.model]))
         found[condition.name] = read_json(part)
     return found

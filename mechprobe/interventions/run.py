@@ -15,7 +15,8 @@ from mechprobe.interventions.collateral import CollateralTexts, measure_collater
 from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.effects import POOLED
-from mechprobe.interventions.runner import Runner, check_positions, run_conditions
+from mechprobe.interventions.positions import PositionRule
+from mechprobe.interventions.runner import Runner, run_conditions
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
@@ -105,7 +106,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         )
     tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
-    check_positions(config.positions)
+    PositionRule.parse(config.positions)
     untrained([task.name for task in tasks], config)
     texts = _texts(family, collateral, config)
     chosen, others = choose_sets(selection, config, table)

@@ -6,11 +6,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any, cast, get_args
+from typing import Any
 
 import torch
 
-from mechprobe.errors import ConfigError
 from mechprobe.evals.outcomes import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
@@ -19,19 +18,12 @@ from mechprobe.interventions.attach import build_rewrite, edited
 from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.shadow import Positions, rewriting
+from mechprobe.interventions.positions import PositionRule, Positions
+from mechprobe.interventions.rewrites import read_models
+from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder
-
-
-def check_positions(text: str) -> Positions:
-    """The setting ``positions`` as `edited` takes it; `ConfigError` where it names none."""
-    if text not in get_args(Positions):
-        raise ConfigError(
-            f"intervene.positions = '{text}' names no positions; write one of {', '.join(get_args(Positions))}."
-        )
-    return cast("Positions", text)
 
 
 class Runner:
@@ -50,7 +42,7 @@ class Runner:
         self.selection = selection
         self.tasks = list(tasks)
         self.config = config
-        self.positions: Positions = check_positions(config.positions)
+        self.positions = PositionRule.parse(config.positions)
         self.site = Site.parse(selection.site)
 
     def readout(self, condition: Condition) -> Readout:
@@ -81,7 +73,7 @@ class Runner:
             condition: What is done to which host.
             positions: Where the edit acts; as configured for None. Whole residuals are patched everywhere.
         """
-        where: Positions = positions or self.positions
+        where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
@@ -106,7 +98,7 @@ class Runner:
     def _rewritten(self, condition: Condition, where: Positions) -> Iterator[None]:
         host = self.family[condition.model]
         siblings: dict[str, Any] = {}
-        positions = where
+        positions: Positions = where
         if condition.how == "patch" and condition.donor is not None:
             donor = condition.donor
             siblings = {donor: self.family[donor].hf}
@@ -118,9 +110,19 @@ class Runner:
             positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            siblings = {model.name: model.hf for model in self.family if model.name != host.name}
+            edit, readout = Edit.parse(condition.edit), self.readout(condition)
+            read = read_models(self.crosscoder, edit, host=host.name, donor=condition.donor, readout=readout)
+            siblings = {name: self.family[name].hf for name in read}
             rewrite = self._shuffled(condition)
-        with rewriting(host.hf, self.site, rewrite, host_name=host.name, siblings=siblings, positions=positions):
+        with rewriting(
+            host.hf,
+            self.site,
+            rewrite,
+            host_name=host.name,
+            siblings=siblings,
+            positions=positions,
+            special_ids=list(host.tokenizer.all_special_ids),
+        ):
             yield
 
     def _vector(self, condition: Condition) -> Any:

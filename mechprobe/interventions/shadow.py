@@ -51,6 +51,7 @@ def rewriting(
     host_name: str,
     siblings: Mapping[str, nn.Module] | None = None,
     positions: Positions = "all",
+    special_ids: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
@@ -60,10 +61,11 @@ def rewriting(
         rewrite: Given the residuals by model name (host and siblings).
         host_name: Name under which ``rewrite`` finds the host.
         siblings: Name to model, for read-outs and transplants that need them.
-        positions: Where along the sequence; a class of special tokens needs `rewriting_sites`.
+        positions: Where along the sequence.
+        special_ids: The special tokens, for positions that name them.
     """
     others = siblings or {}
-    mask = PositionMask(as_rule(positions))
+    mask = PositionMask(as_rule(positions), special_ids)
     item = SiteRewrite(site, rewrite, tuple(others), mask, f"The rewriting of {host_name}'s residual at {site}")
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield

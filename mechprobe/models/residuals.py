@@ -103,11 +103,13 @@ def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def forward_inputs(model: nn.Module, attention_mask: Int[Tensor, "batch pos"]) -> dict[str, Tensor | bool]:
-    """Mask, positions where padding is on the left, and that no KV cache is wanted, as far as the model takes them.
+def forward_inputs(
+    model: nn.Module, attention_mask: Int[Tensor, "batch pos"], *, use_cache: bool = False
+) -> dict[str, Tensor | bool]:
+    """Mask, positions where padding is on the left, and whether a KV cache is wanted, as far as the model takes them.
 
     A cache costs a copy of keys and values, and for some shapes attention then multiplies matrices of another memory
-    layout, which changes the last bit: so every reader goes without.
+    layout, which changes the last bit: so what reads residuals goes without.
     """
     takes = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor | bool] = {"attention_mask": attention_mask}
@@ -115,7 +117,7 @@ def forward_inputs(model: nn.Module, attention_mask: Int[Tensor, "batch pos"]) -
     if "position_ids" in takes and padded_left:  # ALiBi models count for themselves
         inputs["position_ids"] = position_ids(attention_mask)
     if "use_cache" in takes:
-        inputs["use_cache"] = False
+        inputs["use_cache"] = use_cache
     return inputs
 
 
