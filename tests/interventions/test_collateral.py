@@ -108,7 +108,7 @@ def test_positions_of_generation_do_not_hide_it(
     every = measure_collateral(runner(family, crosscoder, selection), [main], texts, seed=0)
     later = measure_collateral(runner(family, crosscoder, selection, positions="response"), [main], texts, seed=0)
     assert every == later
-    with pytest.raises(ConfigError, match="positions = 'everywhere' names no positions"):
+    with pytest.raises(ConfigError, match="'everywhere' names no positions"):
         runner(family, crosscoder, selection, positions="everywhere")
 
 
