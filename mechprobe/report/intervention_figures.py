@@ -62,7 +62,7 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
 
 
 def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequence[str]) -> Figure:
-    """KL of the clean to the edited host on unrelated text, and the change of accuracy on the other tasks.
+    """KL of the clean to the edited host on other text, and the change of accuracy on the other tasks.
 
     Args:
         conditions: Those whose collateral was measured.
@@ -78,11 +78,16 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         positive = [_number(value) for value in values if _number(value) > 0]
-        panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
-        panels[0].set_xlim(0, None)
+        if len(positive) == len(values) > 0:
+            panels[0].set_xscale("log")
+            panels[0].set_xlim(min(positive) / 3, None)
+        else:
+            panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
+            panels[0].set_xlim(0, None)
         panels[0].set_yticks(y, labels, fontsize=8)
         panels[0].grid(axis="x")
-        panels[0].set_title("KL on unrelated text (nats per token)")
+        panels[0].set_title("other text")
+        panels[0].set_xlabel("KL (nats per token)")
         for index, task in enumerate(other_tasks):
             deltas, spans = _errors([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
             panels[1].errorbar(
@@ -91,6 +96,7 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
             )  # fmt: skip
         if other_tasks:
             panels[1].axvline(0, color=INK, linewidth=0.9)
-            panels[1].set_title("accuracy change on other tasks (points)")
+            panels[1].set_title("other tasks")
+            panels[1].set_xlabel("accuracy change (points)")
             panels[1].legend(loc="best")
         return figure
