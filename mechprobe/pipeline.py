@@ -23,7 +23,6 @@ from mechprobe.features.selection import check_spec
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
 from mechprobe.interventions.positions import PositionRule
 from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
@@ -291,13 +290,7 @@ class Run:
             _ = self.family[name]
         for site in self.config.cache.sites:
             Site.parse(site).check(self.family.n_layers)
-        for edit in (
-            *self.config.intervene.edits_base,
-            *self.config.intervene.edits_tuned,
-            *self.config.intervene.doses,
-        ):
-            Edit.parse(edit)
-        for spec in (self.config.select.rule, self.config.intervene.features):
+        for spec in (self.config.select.rule, self.config.intervene.features or self.config.select.rule):
             check_spec(spec)
         PositionRule.parse(self.config.intervene.positions)
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
@@ -383,14 +376,18 @@ class Run:
         tasks = self.config.load_tasks()
         return evaluate_outcomes(self.family, tasks, self.folder / EVALS, self.config.evaluate, force=self.force)
 
-    def evaluation_halves(self) -> list[Task]:
+    def evaluation_halves(self, seed: int | None = None) -> list[Task]:
         """The samples of each task that never select: what the interventions are measured on."""
-        return [judging for _, judging in self.halves()]
+        return [judging for _, judging in self.halves(seed)]
 
-    def halves(self) -> list[tuple[Task, Task]]:
-        """``(selection, evaluation)`` halves of every task's evaluated samples."""
+    def halves(self, seed: int | None = None) -> list[tuple[Task, Task]]:
+        """``(selection, evaluation)`` halves of every task's evaluated samples, drawn by ``select.seed`` for None."""
         evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
-        return [split_halves(task, seed=self.config.select.seed) for task in evaluated]
+        return [split_halves(task, seed=self.config.select.seed if seed is None else seed) for task in evaluated]
+
+    def judging_halves(self) -> list[Task]:
+        """The samples that the finished selection left for judging it, whatever the seed is now."""
+        return self.evaluation_halves(read_manifest(self.folder / SELECTION)["config"].get("seed"))
 
     def select(self, out: Path | None = None) -> Selection:
         """Generalization features, from the selection halves."""
@@ -457,7 +454,7 @@ class Run:
             self.family,
             self.crosscoder(),
             Selection.load(self.folder / SELECTION),
-            self.evaluation_halves(),
+            self.judging_halves(),
             out or self.folder / INTERVENTIONS,
             self.config.intervene,
             collateral=self.collateral_texts(),
@@ -481,7 +478,7 @@ class Run:
         selection = Selection.load(self.folder / SELECTION)
         settings = self.config.intervene
         chosen, others = choose_sets(selection, settings, self.table())
-        n = sum(len(task.take(settings.n_per_task).samples) for task in self.evaluation_halves())
+        n = sum(len(task.take(settings.n_per_task).samples) for task in self.judging_halves())
         count = len(plan(chosen, others, settings))
         note = f" ({chosen.note})" if chosen.note else ""
         return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."

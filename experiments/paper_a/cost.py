@@ -141,7 +141,16 @@ def n_conditions(config: mp.RunConfig) -> int:
     scores = Scores(("a",), (1,), ones[None], ones[None], ones, ones, ones, ones, ones)
     drawn = tuple((draw,) for draw in range(settings.n_random))
     chosen = mp.Selection(
-        tuple(range(50)), str(mp.Site(layer=0)), settings.features, settings.ranking, (), 0, drawn, "", "", scores
+        tuple(range(50)),
+        str(mp.Site(layer=0)),
+        settings.features or "top50",
+        settings.ranking or "joint",
+        (),
+        0,
+        drawn,
+        "",
+        "",
+        scores,
     )
     others = {f"by {ranking}": chosen for ranking in settings.compare if ranking != settings.ranking}
     return len(plan(chosen, others, settings))

@@ -1,7 +1,6 @@
 """``mechprobe select``."""
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -61,5 +60,4 @@ def select(
         return
     for line in selection_lines(data):
         say(line)
-    ranked = "" if data["ranking"] == "joint" else f" --ranking {data['ranking']}"
-    say(f"\nWritten to {folder}\nNext: mechprobe intervene --run {run} --features {quote(data['rule'])}{ranked}")
+    say(f"\nWritten to {folder}\nNext: mechprobe intervene --run {run}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SELECTION_FILE = "selection.json"
 SCORES_FILE = "scores.safetensors"
 SELECTED_FILE = "selected.parquet"
+DEFAULT_THRESHOLD = 0.2
 CALIPER = 0.25
 """Difference of the means of a covariate, in standard deviations over the live features, above which a match is called bad."""
 
@@ -51,6 +52,7 @@ class Selection:
             specification names its features outright, or only one task selects.
         control_match: How near the random sets come, see `mechprobe.features.matched_sets.match_quality`.
         stability: Bootstrap frequencies and sizes at several thresholds; empty but for the selection that a stage wrote.
+        threshold: Share of a task's maximum above which a feature counts as task-agnostic.
     """
 
     features: tuple[int, ...]
@@ -66,6 +68,7 @@ class Selection:
     left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
     control_match: dict[str, Any] = field(default_factory=dict)
     stability: dict[str, Any] = field(default_factory=dict)
+    threshold: float = DEFAULT_THRESHOLD
 
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":
@@ -86,6 +89,7 @@ class Selection:
             left_out={task: tuple(row["features"]) for task, row in data.get("leave_one_task_out", {}).items()},
             control_match=data.get("control_match", {}),
             stability=data.get("stability", {}),
+            threshold=data.get("threshold", DEFAULT_THRESHOLD),
         )
 
     def choose(
@@ -94,11 +98,11 @@ class Selection:
         *,
         ranking: Ranking | None = None,
         n_controls: int | None = None,
-        threshold: float = 0.2,
+        threshold: float | None = None,
         seed: int = 0,
         table: "pd.DataFrame | None" = None,
     ) -> "Selection":
-        """Another selection from the same scores, with random sets of its own."""
+        """Another selection from the same scores, with random sets of its own; None takes what this one has."""
         return choose(
             self.scores,
             rule,
@@ -106,7 +110,7 @@ class Selection:
             crosscoder=self.crosscoder,
             ranking=ranking or self.ranking,
             n_controls=len(self.controls) if n_controls is None else n_controls,
-            threshold=threshold,
+            threshold=self.threshold if threshold is None else threshold,
             seed=seed,
             table=table,
         )
@@ -161,6 +165,7 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         scores=scores,
         left_out=leave_one_task_out(rule, values, scores.tasks, live=scores.live, threshold=threshold),
         control_match=match,
+        threshold=threshold,
     )
 
 

@@ -62,6 +62,8 @@ def matched_random_sets(
     Raises:
         SelectionError: Fewer live features are left than the set has.
     """
+    if n_sets == 0:
+        return []
     place, live = _standardized(density, decoder_norm, mean_act)
     live[list({*ids, *exclude})] = False
     pool = np.flatnonzero(live)

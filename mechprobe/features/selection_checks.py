@@ -57,15 +57,16 @@ def check_parts(
                 f"The crosscoder reads activations of width {width} of {name}, and the model's residual has width "
                 f"{family[name].d_model}; give the models that the crosscoder was trained on."
             )
-    _check_site(_manifest(inputs, "crosscoder"), site)
+    _check_site(stage_manifest(inputs, "crosscoder"), site)
     for part, what, again in (
         ("crosscoder", "The crosscoder was trained on", "mechprobe cache and train-sae"),
         ("evals", "The outcomes are of", "mechprobe evaluate"),
     ):
-        _check_models(_manifest(inputs, part), family, names, what, again)
+        check_models(stage_manifest(inputs, part), family, names, what, again)
 
 
-def _manifest(inputs: Mapping[str, Path | str], part: str) -> dict[str, Any]:
+def stage_manifest(inputs: Mapping[str, Path | str], part: str) -> dict[str, Any]:
+    """The manifest of an input that is a finished stage; empty where it is none."""
     folder = Path(inputs[part]) if part in inputs else None
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).is_file() else {}
 
@@ -79,9 +80,10 @@ def _check_site(manifest: Mapping[str, Any], site: Site) -> None:
         )
 
 
-def _check_models(
+def check_models(
     manifest: Mapping[str, Any], family: ModelFamily, names: tuple[str, ...], what: str, again: str
 ) -> None:
+    """Raise `ArtifactError` where a stage was made of another model of the same name; ``what`` and ``again`` make the sentence."""
     made_of = manifest.get("models") or {}
     for name in names:
         if name in made_of and made_of[name] != family[name].fingerprint:

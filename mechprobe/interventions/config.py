@@ -1,9 +1,13 @@
 """Settings of the interventions stage."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from mechprobe.config import FrozenConfig
+from mechprobe.errors import ConfigError
 from mechprobe.features.config import Ranking, ReadoutMode
+from mechprobe.interventions.edits import Edit
 
 
 class InterveneConfig(FrozenConfig):
@@ -13,21 +17,21 @@ class InterveneConfig(FrozenConfig):
     """The model before post-training: features are amplified and transplanted into it."""
     tuned: str = "rl"
     """The model after it: features are ablated and transplanted back."""
-    features: str = "top50"
-    """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED."""
-    ranking: Ranking = "joint"
-    """Ranking that ``top`` and ``agnostic`` use."""
+    features: str | None = None
+    """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None: the selection's own."""
+    ranking: Ranking | None = None
+    """Ranking that ``top`` and ``agnostic`` use; None: the selection's."""
     compare: tuple[Ranking, ...] = ("score",)
     """Other rankings whose set of the same rule is run beside it (without random sets of its own)."""
-    threshold: float = Field(default=0.2, gt=0, lt=1)
-    """Share of a task's maximum above which a feature counts as task-agnostic."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Share of a task's maximum above which a feature counts as task-agnostic; None: the selection's."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")
     """Edits of the tuned model; a transplant takes the base's features."""
     edits_base: tuple[str, ...] = ("clamp:3.0", "transplant")
     """Edits of the base model; a transplant takes the tuned model's features."""
     doses: tuple[str, ...] = ("clamp:0.5", "clamp:1.0", "clamp:10.0")
     """Further strengths of the selected set in the base model."""
-    sizes: tuple[int, ...] = (1, 2, 5, 10, 20)
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10, 20)
     """Sizes of the ranking's head that are transplanted, beside the whole selection."""
     positions: str = "all"
     """Where edits act, see `mechprobe.interventions.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
@@ -69,3 +73,15 @@ class InterveneConfig(FrozenConfig):
     Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
     seed: int = 0
     """Of halves, random sets, shuffles and bootstraps."""
+
+    @model_validator(mode="after")
+    def _check_edits(self) -> "InterveneConfig":
+        """Every edit can be read, and none is named twice: its controls would count twice too."""
+        for name in ("edits_tuned", "edits_base", "doses"):
+            edits = [Edit.parse(text) for text in getattr(self, name)]
+            twice = next((edit for edit in edits if edits.count(edit) > 1), None)
+            if twice is not None:
+                raise ConfigError(f"intervene.{name} names '{twice}' twice; name each edit once.")
+        if any(Edit.parse(text).kind == "transplant" for text in self.doses):
+            raise ConfigError("intervene.doses takes edits of one model, no transplant; put it into edits_base.")
+        return self

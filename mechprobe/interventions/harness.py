@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.artifacts import Stage, dump_json, read_json, read_manifest, sha256_bytes, write_json, write_text
-from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.errors import ConfigError
 from mechprobe.evals.harness import HarnessConfig, HarnessTasks
 from mechprobe.features.generalization import Selection
+from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.run import choose_sets
@@ -82,7 +83,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     Args:
         family: The crosscoder's models.
         crosscoder: The dictionary.
-        selection: Scores and default set; ``config.features`` and ``config.ranking`` choose from its scores.
+        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
         tasks: YAML files, or names that lm-eval knows.
         out: Stage folder: ``results.json``, ``values.json`` (a number for every document), ``table.md``, the manifest.
         config: Which features and edits.
@@ -95,14 +96,10 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         DependencyError: lm-eval is not installed.
         InputError: A task cannot be used.
         ConfigError: lm-eval has no such task, or cannot tell the positions of the edits apart.
-        ArtifactError: The selection was made with another crosscoder, or ``out`` holds other work.
+        ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
     settings, config = harness or HarnessConfig(), config or InterveneConfig()
-    if selection.crosscoder != crosscoder.fingerprint:
-        raise ArtifactError(
-            f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
-            f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
-        )
+    check_belongs(selection, crosscoder, family, config, inputs or {})
     asked = HarnessTasks(tasks, settings)
     chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
     dumped = config.model_dump(mode="json")

@@ -43,9 +43,12 @@ def build_rewrite(
 
     Raises:
         SelectionError: A feature does not exist, is named twice, or has no direction to steer along.
-        ConfigError: A transplant without another donor, or a read-out over models of different widths.
+        ConfigError: A transplant without another donor, a read-out over models of different widths, or ``write_ids`` for an
+            edit that takes none.
         ModelError: Donor and host differ in width.
     """
+    if write_ids is not None and edit.kind in ("replace", "project"):
+        raise ConfigError(f"'{edit.kind}' takes no other features' directions.")
     features = _index(crosscoder, ids)
     written = features if write_ids is None else _index(crosscoder, write_ids)
     if edit.kind == "replace":

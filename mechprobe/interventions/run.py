@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.artifacts import Stage, dump_json, read_json, read_manifest, sha256_bytes, write_json
-from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.errors import ConfigError
 from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.interventions.assemble import assemble, untrained
+from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
 from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
@@ -82,28 +83,25 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     Args:
         family: The crosscoder's models.
         crosscoder: The dictionary.
-        selection: Scores and default set; ``config.features`` and ``config.ranking`` choose from its scores.
+        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
         tasks: Evaluation halves.
         out: Stage folder: ``results.json``, ``outcomes.jsonl`` (one letter a sample and condition), the manifest.
         config: Settings.
         collateral: Unrelated texts on which collateral is measured; None reads ``config.collateral_file``, and measures none
             where that is empty.
         table: Feature table, for ``rule:`` specifications.
-        inputs: Files and stage folders whose hashes go into the manifest.
+        inputs: Files and stage folders whose hashes go into the manifest; ``crosscoder`` and ``selection`` are also held to
+            be of these models, and no sample may have selected what it judges.
         force: Make a finished stage again.
 
     Raises:
         SelectionError: The features cannot be read or do not exist.
         ConfigError: ``positions`` names none, or every task is one that post-training saw.
         InputError: The collateral file cannot be used, or a prompt does not fit the context.
-        ArtifactError: The selection was made with another crosscoder, or ``out`` holds other work.
+        ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
     config = config or InterveneConfig()
-    if selection.crosscoder != crosscoder.fingerprint:
-        raise ArtifactError(
-            f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
-            f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
-        )
+    check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
     tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
     PositionRule.parse(config.positions)
@@ -156,7 +154,8 @@ def _texts(family: ModelFamily, given: CollateralTexts | None, config: Intervene
         return None
     if config.collateral_file:
         given = texts_of_file(config.collateral_file, family.tokenizer, config.collateral_texts)
-    return given.limited(config.collateral_texts, config.collateral_length) if given else None
+    length = min(config.collateral_length, family.max_context)
+    return given.limited(config.collateral_texts, length) if given else None
 
 
 def choose_sets(
@@ -164,12 +163,13 @@ def choose_sets(
 ) -> tuple[Selection, dict[str, Selection]]:
     """The set under test with its random sets, and the sets of the other rankings by name."""
     options: dict[str, Any] = {"threshold": config.threshold, "seed": config.seed, "table": table}
-    chosen = selection.choose(config.features, ranking=config.ranking, n_controls=config.n_random, **options)
-    by_ranking = config.features.startswith(("top", "agnostic"))
+    rule = config.features or selection.rule
+    chosen = selection.choose(rule, ranking=config.ranking, n_controls=config.n_random, **options)
+    by_ranking = rule.startswith(("top", "agnostic"))
     others = {
-        f"{config.features} by {ranking}": selection.choose(config.features, ranking=ranking, n_controls=0, **options)
+        f"{rule} by {ranking}": selection.choose(rule, ranking=ranking, n_controls=0, **options)
         for ranking in config.compare
-        if by_ranking and ranking != config.ranking
+        if by_ranking and ranking != chosen.ranking
     }
     return chosen, others
 

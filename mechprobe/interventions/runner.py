@@ -17,13 +17,20 @@ from mechprobe.features.readout import Readout
 from mechprobe.interventions.attach import build_rewrite, edited
 from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.edits import Edit, EditKind
 from mechprobe.interventions.positions import PositionRule, Positions
 from mechprobe.interventions.rewrites import read_models
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder
+
+_STAND_INS: dict[EditKind, Edit] = {
+    "transplant": Edit("scale", 2.0),
+    "project": Edit("steer", 1.0),
+    "replace": Edit("steer", 1.0),
+}
+"""What gives the directions of an equal-norm control in the place of an edit that cannot."""
 
 
 class Runner:
@@ -144,13 +151,14 @@ class Runner:
     def _shuffled(self, condition: Condition) -> Any:
         """The edit's own change, turned to other features' decoder directions at the same norm on every token.
 
+        Edits that take no other features' directions leave theirs to one that does; the norm is the edit's own in any case.
         The directions are the host's decoders, for a transplant too: the *shifts* of other features from model to model
         share the change under test, so they are no neutral directions.
         """
         edit = Edit.parse(condition.edit)
         readout, host = self.readout(condition), condition.model
         own = build_rewrite(self.crosscoder, condition.ids, edit, host=host, donor=condition.donor, readout=readout)
-        turned_edit = Edit("scale", 2.0) if edit.kind == "transplant" else edit
+        turned_edit = _STAND_INS.get(edit.kind, edit)
         other = build_rewrite(
             self.crosscoder,
             condition.ids,

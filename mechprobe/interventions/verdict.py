@@ -114,7 +114,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], config: In
     for main in [row for row in rows if row["set_kind"] == "selected"]:
         mine = [_task_row(main, rows, task, config) for task in [*tasks, POOLED]]
         adjust(mine[:-1])
-        untrained = [row for row in mine[:-1] if row["task"] not in config.trained]
+        untrained = [row for row in mine[:-1] if row["task"] not in config.trained and row["n"] >= config.min_n]
         beyond = any(row["effect"][1] > max(row["ceiling"], 0.0) + BEYOND for row in untrained)
         for row in mine:
             row["verdict"] = task_verdict(row, gaps[row["task"]], config, beyond=beyond and row is mine[-1])
@@ -234,5 +234,5 @@ def headline(rows: Sequence[Mapping[str, Any]], config: InterveneConfig) -> str:
     """One sentence over all pooled verdicts."""
     pooled = [row for row in rows if row["task"] == POOLED]
     parts = [f"{row['edit']} in {row['model']}: {row['verdict']}" for row in pooled]
-    features = pooled[0]["features"] if pooled else config.features
+    features = pooled[0]["features"] if pooled else config.features or "selected"
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {'; '.join(parts)}."

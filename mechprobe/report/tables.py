@@ -281,7 +281,7 @@ def _effect_row(panel: Json, condition: Json, verdict: Json, task: str) -> dict[
         "change": interval(condition["accuracy_delta"].get(task), signed=True),
         "random": spread(panel["random"].get(task, [])),
         "draws": str(len(panel["random"].get(task, []))),
-        "p": p_value(verdict.get("p_random_holm", verdict.get("p_random"))),
+        "p": p_value(verdict.get("p_random")),
         "p_mcnemar": p_value(verdict.get("p_mcnemar_holm", verdict.get("p_mcnemar"))),
         "ceiling": interval([panel["ceiling"][task]], signed=True) if panel.get("ceiling") else "–",
         "share": percent((condition.get("share_of_ceiling") or {}).get(task)),

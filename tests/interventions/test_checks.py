@@ -1,0 +1,150 @@
+"""Parts that do not belong together are refused before anything runs; settings follow the selection; controls are real."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.tasks import Task
+from mechprobe.features.generalization import Selection, choose
+from mechprobe.features.readout import Readout
+from mechprobe.features.scores import Scores
+from mechprobe.interventions.attach import build_rewrite
+from mechprobe.interventions.checks import check_belongs
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.run import choose_sets, intervene
+from mechprobe.interventions.runner import Runner
+from mechprobe.interventions.verdict import verdicts
+from mechprobe.models.family import ModelFamily
+from mechprobe.records import Sample
+from sae_training import Crosscoder
+
+SITE = "resid_post.1"
+TASK = Task("sum", tuple(Sample(f"s{k}", "sum", f"{k}+1=", "2") for k in range(4)), scorer("exact"), 2)
+
+
+def scores(crosscoder: Crosscoder) -> Scores:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(2, crosscoder.d_sae, generator=generator, dtype=torch.float64).numpy()
+    ones = torch.ones(crosscoder.d_sae, dtype=torch.float64).numpy()
+    zeros = torch.zeros(32, dtype=torch.float64).numpy()
+    return Scores(("sum", "pair"), (4, 4), values, values[:, ::-1].copy(), ones, ones, ones, zeros, zeros)
+
+
+@pytest.fixture(scope="module")
+def selection(crosscoder: Crosscoder) -> Selection:
+    return choose(
+        scores(crosscoder), "agnostic", site=SITE, crosscoder=crosscoder.fingerprint, ranking="score", n_controls=0,
+        threshold=0.7,
+    )  # fmt: skip
+
+
+def stage(folder: Path, config: Mapping[str, object], models: Mapping[str, str]) -> Path:
+    folder.mkdir()
+    manifest = {"stage": "select", "config": config, "inputs": {}, "outputs": {}, "models": models}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "models", "words"),
+    [
+        ({"gained": {"sum": ["s2", "s9"]}}, {}, r"1 samples of sum \(s2 ...\) selected the features"),
+        ({"base": "base", "tuned": "sft"}, {}, "selected for sft against base, and the edits are of rl and base"),
+        ({}, {"rl": "0" * 64}, "selected with another model 'rl'"),
+    ],
+)
+def test_parts_that_do_not_belong_together(
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    tmp_path: Path,
+    config: dict[str, object],
+    models: dict[str, str],
+    words: str,
+) -> None:
+    inputs = {"selection": stage(tmp_path / "s", config, models)}
+    with pytest.raises(ArtifactError, match=words):
+        intervene(family, crosscoder, selection, [TASK], tmp_path / "i", inputs=inputs)
+    assert not (tmp_path / "i").exists()
+
+
+def test_parts_that_do(family: ModelFamily, crosscoder: Crosscoder, selection: Selection, tmp_path: Path) -> None:
+    config = {"base": "base", "tuned": "rl", "gained": {"sum": ["s9"], "pair": ["s1"]}}
+    inputs = {"selection": stage(tmp_path / "s", config, dict(family.fingerprints))}
+    check_belongs(selection, crosscoder, family, InterveneConfig(), inputs, [TASK])
+
+
+def test_what_is_not_given_is_the_selections(selection: Selection) -> None:
+    chosen, others = choose_sets(selection, InterveneConfig(n_random=0, compare=("joint", "score")), None)
+    assert (chosen.features, chosen.ranking, chosen.threshold) == (selection.features, "score", 0.7)
+    assert list(others) == ["agnostic by joint"]
+    looser, _ = choose_sets(selection, InterveneConfig(n_random=0, threshold=0.2), None)
+    assert len(looser.features) > len(chosen.features)
+
+
+@pytest.mark.parametrize("edit", ["project", "replace", "ablate", "steer:2"])
+def test_a_change_of_equal_norm_is_not_the_edit(
+    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, edit: str
+) -> None:
+    runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
+    condition = Condition("c", "base", edit, "set", "shuffled", "shuffled", (1, 2, 3), write_ids=(7, 8, 9))
+    x = {name: torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1)) for name in family.names}
+    turned = runner._shuffled(condition)(x) - x["base"]
+    readout = runner.readout(condition)
+    own = build_rewrite(crosscoder, [1, 2, 3], Edit.parse(edit), host="base", donor=None, readout=readout)
+    change = own(x) - x["base"]
+    active = (change.norm(dim=-1) > 1e-4) & (turned.norm(dim=-1) > 0)
+    assert active.any()
+    assert torch.allclose(turned.norm(dim=-1)[active], change.norm(dim=-1)[active], rtol=1e-3)
+    assert not torch.allclose(turned[active], change[active], rtol=0.1)
+
+
+def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Crosscoder) -> None:
+    for kind in ("project", "replace"):
+        with pytest.raises(ConfigError, match="takes no other features' directions"):
+            build_rewrite(
+                crosscoder, [1], Edit.parse(kind), host="base", donor=None, readout=Readout("swap"), write_ids=[2]
+            )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"edits_base": ("transplant", "transplant")}, "names 'transplant' twice"),
+        ({"edits_base": ("clamp:3", "clamp:3.0")}, "names 'clamp:3' twice"),
+        ({"edits_tuned": ("ablat",)}, "ablat"),
+        ({"doses": ("transplant",)}, "no transplant"),
+        ({"sizes": (-1,)}, "sizes"),
+    ],
+)
+def test_edits_are_read_before_anything_runs(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        InterveneConfig(**settings)
+
+
+def test_a_task_too_small_condemns_nothing() -> None:
+    """Three samples, all lost where the ceiling loses two: no damage on the pooled row."""
+    config = InterveneConfig(edits_tuned=("ablate",), edits_base=())
+
+    def row(name: str, kind: str, a: float, b: float, draw: int | None = None) -> dict[str, object]:
+        delta = {"a": [a, a - 0.05, a + 0.05], "b": [b, b, b], "pooled": [a, a - 0.05, a + 0.05]}
+        accuracy = {"a": [1 + a, 0.0, 1.0, 60], "b": [1 + b, 0.0, 1.0, 3], "pooled": [1 + a, 0.0, 1.0, 63]}
+        model, edit = name.split("|")[:2]
+        return {
+            "name": name, "model": model, "edit": edit, "features": "top50", "set_kind": kind, "draw": draw,
+            "accuracy": accuracy, "accuracy_delta": delta, "mcnemar_p": dict.fromkeys(delta, 0.0001),
+        }  # fmt: skip
+
+    rows = [row("base|clean", "clean", -0.6, -0.6), row("rl|clean", "clean", 0, 0)]
+    rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", -0.58, -1.0)]
+    rows += [row(f"rl|ablate|r{k}", kind, 0, 0, k) for k in range(20) for kind in ("random", "shuffled")]
+    found = {r["task"]: r["verdict"] for r in verdicts(rows, ["a", "b"], config)}
+    assert found["b"].startswith("no verdict")
+    assert found["pooled"] == found["a"] == "supported"
