@@ -1,6 +1,7 @@
 """The README's code runs, its commands exist, and its figures and links are there."""
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,21 @@ SMALLER_RUN = """["localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_
 "intervene.sizes=[]", "intervene.workers=1", "intervene.max_new_tokens=24"]"""
 
 
+@pytest.fixture
+def few_prompts(tmp_path: Path) -> Path:
+    """The first prompts of the lab: all of them are read several times in a run."""
+    path = tmp_path / "prompts.jsonl"
+    with (ROOT / "artifacts" / "lab" / "shared-marker" / "prompts.jsonl").open() as lines:
+        path.write_text("".join(islice(lines, 200)))
+    return path
+
+
 def test_the_short_python_block_runs_at_a_smaller_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, few_prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _ = blocks("python")
-    for old, new in (('["intervene.workers=1"]', SMALLER_RUN), ('"runs/python"', "OUT")):
+    smaller = SMALLER_RUN.replace("[", f'["prompts.file={few_prompts}",', 1)
+    for old, new in (('["intervene.workers=1"]', smaller), ('"runs/python"', "OUT")):
         assert code.count(old) == 1, old
         code = code.replace(old, new)
     monkeypatch.chdir(ROOT)
@@ -45,10 +56,10 @@ def test_the_short_python_block_runs_at_a_smaller_size(
 
 
 def test_the_python_block_of_functions_runs_at_a_smaller_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, few_prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, code = blocks("python")
-    for old, new in SMALLER.items():
+    for old, new in {**SMALLER, 'lab / "prompts.jsonl"': f'"{few_prompts}"'}.items():
         assert code.count(old) == 1, old
         code = code.replace(old, new)
     monkeypatch.chdir(ROOT)

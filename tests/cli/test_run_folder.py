@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,10 @@ def test_a_run_file_of_another_shape(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_that_the_work_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mechprobe", "run", "--out", str(tmp_path / "r"), "--until", "localize"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heeds
+    )
     unfinished = tmp_path / "r" / "localize" / "unfinished.json"
     deadline = time.monotonic() + 90
     while not unfinished.is_file() and time.monotonic() < deadline and process.poll() is None:
