@@ -13,7 +13,7 @@ LETTERS = "ABCDEFGHIJ"
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+(?!\w))?")
 _WRAP = "()[]{}*_.,:; \t\n\"'`$"
 _STATED = re.compile(
-    rf"(?:[Aa]nswer|ANSWER)(?:\s+is)?\s*:?\s*(?P<option>option\s+)?[*_`\"'$]*"
+    rf"(?:[Aa]nswer|ANSWER)(?:\s+is)?\s*(?::\s*)?(?P<option>option\s+)?[*_`\"'$]*"
     rf"(?:\(([{LETTERS}{LETTERS.lower()}])\)|(?P<bare>[{LETTERS}])(?![A-Za-z'’]))"
 )
 _PROSE = {
