@@ -182,7 +182,23 @@ class Outcomes:
         return [self.record(model, task, sample_id).outcome == "right" for sample_id in ids]
 
     def gained(self, task: str, *, base: str, tuned: str) -> list[str]:
-        """G_t: samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011)."""
+        """G_t: samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011).
+
+        Multiple choice answered in words is judged over several orders of the options and the response to the file's
+        order is kept; a sample where that response does not give the right option is left out (ours), for G_t is read
+        as responses that are right.
+        """
         ids = self.sample_ids(task)
         pairs = zip(ids, self.right(base, task), self.right(tuned, task), strict=True)
-        return [sample_id for sample_id, base_right, tuned_right in pairs if tuned_right and not base_right]
+        return [
+            sample_id
+            for sample_id, base_right, tuned_right in pairs
+            if tuned_right and not base_right and self._right_as_kept(self.record(tuned, task, sample_id))
+        ]
+
+    def _right_as_kept(self, record: Outcome) -> bool:
+        """Whether the response of a right outcome is right by itself; by log-likelihood it is the right option's text."""
+        sample = self.samples.get(record.sample_id)
+        if not record.chosen or sample is None or record.response == sample.answer:
+            return True
+        return sample.answer == chr(ord("A") + record.chosen[0])

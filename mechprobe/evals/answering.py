@@ -1,4 +1,4 @@
-"""What a model answers on the samples of tasks: in words, all prompts in one batch, or by log-likelihoods of options."""
+"""What a model answers on the samples of tasks: in words, tasks of one length limit together, or by log-likelihoods of options."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -76,23 +76,23 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
 def _by_words(
     model: LanguageModel, asked: Sequence[Asked], label: str, batch_size: int, prefix: str
 ) -> dict[tuple[str, str], Outcome]:
-    if not asked:
-        return {}
-    prompts = [asked_prompts(task, sample) for task, sample in asked]
-    generated = iter(
-        generate(
-            model.hf,
-            model.tokenizer,
-            [prompt for group in prompts for prompt in group],
-            max_new_tokens=max(task.max_new_tokens for task, _ in asked),
-            batch_size=batch_size,
-            prefix=prefix,
+    found: dict[tuple[str, str], Outcome] = {}
+    for longest in dict.fromkeys(task.max_new_tokens for task, _ in asked):
+        mine = [pair for pair in asked if pair[0].max_new_tokens == longest]
+        prompts = [asked_prompts(task, sample) for task, sample in mine]
+        generated = iter(
+            generate(
+                model.hf,
+                model.tokenizer,
+                [prompt for group in prompts for prompt in group],
+                max_new_tokens=longest,
+                batch_size=batch_size,
+                prefix=prefix,
+            )
         )
-    )
-    return {
-        (task.name, sample.id): _spoken(task, sample, list(islice(generated, len(group))), label)
-        for (task, sample), group in zip(asked, prompts, strict=True)
-    }
+        for (task, sample), group in zip(mine, prompts, strict=True):
+            found[task.name, sample.id] = _spoken(task, sample, list(islice(generated, len(group))), label)
+    return found
 
 
 def _spoken(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:

@@ -19,6 +19,7 @@ from mechprobe.interventions.conditions import Condition, plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.run import choose_sets
 from mechprobe.interventions.runner import Runner
+from mechprobe.markdown import markdown_cell
 from mechprobe.models.family import ModelFamily
 from mechprobe.statistics import paired_bootstrap, randomization_p
 from sae_training import Crosscoder
@@ -300,14 +301,14 @@ def cell_text(cell: Mapping[str, Any]) -> str:
 def markdown(data: Mapping[str, Any]) -> str:
     """The table as Markdown, with n and what the numbers are."""
     columns, rows = harness_table(data)
-    n = ", ".join(f"{task} {count}" for task, count in data["n"].items())
+    n = ", ".join(f"{markdown_cell(task)} {count}" for task, count in data["n"].items())
     lines = [
-        f"lm-eval {data['lm_eval']} at {data['site']}; documents: {n}. Value ± standard error, change against the clean model "
+        f"lm-eval {data['lm_eval']} at {markdown_cell(data['site'])}; documents: {n}. Value ± standard error, change against the clean model "
         "with its paired 95 % bootstrap interval.",
         "",
-        "| condition | " + " | ".join(columns) + " |",
+        "| condition | " + " | ".join(map(markdown_cell, columns)) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for label, cells in rows.items():
-        lines.append("| " + " | ".join([label.replace("  ", " "), *(cells.get(c, "-") for c in columns)]) + " |")
+        lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
     return "\n".join([*lines, "", data["note"], ""])

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from mechprobe.artifacts import Stage, write_bytes, write_json, write_text
+from mechprobe.markdown import markdown_cell
 from mechprobe.report import figures
 from mechprobe.report.effects_figure import effects_figure
 from mechprobe.report.examples_page import examples_content, examples_page
@@ -112,19 +112,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = _markdown_cell
+    environment.filters["cell"] = markdown_cell
     environment.filters["shade"] = _shade
     environment.filters["visible"] = visible
     environment.filters["inert"] = inert
     return environment
-
-
-def _markdown_cell(value: Any) -> str:
-    """Text that cannot break a Markdown table or carry HTML."""
-    text = escape(str(value), quote=False)
-    for mark in ("\\", "`", "*", "_", "[", "]", "|"):
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
 
 
 def _shade(value: float, largest: float) -> str:

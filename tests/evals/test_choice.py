@@ -201,6 +201,47 @@ def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFa
     assert all(len(outcome.chosen) == 3 for outcome in found[5:])
 
 
+def test_an_outcome_does_not_depend_on_the_other_tasks(family: ModelFamily, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of one length limit share their batches; a longer limit beside them lengthens no response."""
+    from mechprobe.evals import answering
+    from mechprobe.evals.scoring import scorer
+
+    def task(name: str, prompts: str, limit: int) -> Task:
+        return Task(name, tuple(Sample(f"{name}{p}", name, p, "x") for p in prompts), scorer("exact"), limit)
+
+    short, long, brief = task("short", "abc", 2), task("long", "de", 7), task("brief", "f", 2)
+    model, real, calls = family["rl"], answering.generate, []
+
+    def noting(*args: object, **settings: object) -> object:
+        calls.append((args[2], settings["max_new_tokens"]))
+        return real(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(answering, "generate", noting)
+    found = run_tasks(model, [short, long, brief])
+    assert calls == [(list("abcf"), 2), (list("de"), 7)]
+    assert [(o.task, o.sample_id[-1]) for o in found] == [*(("short", k) for k in "abc"), ("long", "d"), ("long", "e"),
+                                                          ("brief", "f")]  # fmt: skip
+    assert found == [outcome for alone in (short, long, brief) for outcome in run_tasks(model, [alone])]
+    assert max(o.n_response_tokens for o in found if o.task == "long") > 2  # so that the limit of the others bites
+
+
+def test_gained_samples_in_words_are_right_in_the_files_order_too() -> None:
+    """G_t is read as prompt and response of the file's order; by log-likelihood the response is the chosen option."""
+    spoken = MultipleChoice(ChoiceConfig(), {"sure": ITEMS["q1"], "turned": ITEMS["q1"], "mute": ITEMS["q1"]}, True)
+    words = {"sure": ("B", "A", "C"), "turned": ("C", "A", "C"), "mute": ("dunno", "A", "C")}
+    records, samples = [], [spoken.asked(key, "t") for key in words]
+    for key, responses in words.items():
+        decision = spoken.by_words(key, responses)
+        assert decision.outcome == "right"
+        records.append(Outcome(key, "t", "rl", "right", responses[0], 1, (1,), decision.chosen))
+    for key, settings in (("bare", {"show": "none"}), ("shown", {}), ("close", {"delimiter": ""})):
+        mine = MultipleChoice(ChoiceConfig(**settings), {key: ITEMS["q1"]})  # type: ignore[arg-type]
+        samples.append(mine.asked(key, "t"))
+        records.append(Outcome(key, "t", "rl", "right", samples[-1].answer, 1, (1,), (2, 1, 1)))
+    records += [Outcome(record.sample_id, "t", "base", "wrong", "", 0) for record in records]
+    assert Outcomes(records, samples).gained("t", base="base", tuned="rl") == ["sure", "bare", "shown", "close"]
+
+
 def test_a_forced_prefix_stands_between_prompt_and_option(family: ModelFamily) -> None:
     model = family["base"]
     task = quiz(show="none")

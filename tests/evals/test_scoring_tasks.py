@@ -23,6 +23,21 @@ from mechprobe.evals.tasks import load_tasks, split_halves
         ("numeric", "first 3 then 4", "3", "wrong"),
         ("numeric", "-7", "-7.0", "right"),
         ("numeric", "none", "3", "unparsed"),
+        ("numeric", "x=.5", "0.5", "right"),
+        ("numeric", ".5", "5", "wrong"),
+        ("numeric", "it is -.25", "-1/4", "wrong"),
+        ("numeric", "it is -.25.", "-0.25", "right"),
+        ("numeric", "so it is...5", "5", "right"),
+        ("numeric", "1e-3", "0.001", "right"),
+        ("numeric", "1e-3", "-3", "wrong"),
+        ("numeric", "1.5E+2 of them", "150", "right"),
+        ("numeric", "2e5f", "5", "right"),
+        ("numeric", "12345678901234567", "12345678901234568", "wrong"),
+        ("numeric", "12345678901234567.0", "12,345,678,901,234,567", "right"),
+        ("numeric", "0.1000", ".1", "right"),
+        ("numeric", "-0", "0", "right"),
+        ("numeric", "nan", "nan", "unparsed"),
+        ("numeric", "1e99999999999999999999", "1", "unparsed"),
         ("final:ANS", "THINK 1 + 1 ANS 2", "2", "right"),
         ("final:ANS", "ANS 3 ANS 1 2", "12", "right"),
         ("final:ANS", "ANS", "12", "unparsed"),
@@ -42,13 +57,28 @@ from mechprobe.evals.tasks import load_tasks, split_halves
         ("letter", "The answer is a dog", "A", "unparsed"),
         ("letter", "The answer is Berlin", "B", "unparsed"),
         ("letter", "", "A", "unparsed"),
+        ("letter", "Answer: I think it is B.", "I", "unparsed"),
+        ("letter", "The answer is I believe option C", "I", "unparsed"),
+        ("letter", "My answer: I would say (B)", "B", "right"),
+        ("letter", "Answer: A dog is option (B)", "B", "right"),
+        ("letter", "Answer: A *dog*", "A", "unparsed"),
+        ("letter", "The answer is B, for the answer is I guess clear", "B", "right"),
+        ("letter", "The answer is I.", "I", "right"),
+        ("letter", "Answer: I\nthink of it", "I", "right"),
+        ("letter", "The answer is I because of it", "I", "right"),
+        ("letter", "The answer is A because B is wrong", "A", "right"),
+        ("letter", "The answer is A as it was", "A", "right"),
+        ("letter", "Answer: **A** of them", "A", "right"),
+        ("letter", "the answer is option A of them", "A", "right"),
+        ("letter", "Answer: A", "A", "right"),
+        ("letter", "Answer: B dog", "B", "right"),
     ],
 )
 def test_scores_by_hand(spec: str, response: str, answer: str, expected: str) -> None:
     assert scorer(spec).score(response, answer) == expected
 
 
-@given(st.integers(-(10**9), 10**9))
+@given(st.integers(-(10**30), 10**30))
 def test_numeric_accepts_any_whole_number(value: int) -> None:
     assert scorer("numeric").score(f"the answer is {value:,}", str(value)) == "right"
 

@@ -5,6 +5,7 @@ Putting it into base is rl, taking it out of rl is base: on every metric, to the
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mechprobe.features.config import SelectConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.interventions.attach import edited
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, require_boundary
+from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, markdown, require_boundary
 from mechprobe.interventions.run import intervene
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
@@ -274,6 +275,15 @@ def test_the_table_is_written_and_has_every_cell(results: tuple[HarnessResults, 
     columns, rows = harness_table(results[0].data)
     assert columns == ["picks acc", "says exact_match"] or columns == ["says exact_match", "picks acc"]
     assert all(label.replace("  ", " ") in text for label in rows)
+    wild = {**results[0].data, "n": {"a_|b": 1}, "conditions": [
+        {**row, "features": 'rule:"mas_rl>0.5 | x"', "metrics": {"a_|b": row["metrics"]["picks"]}}
+        for row in results[0].data["conditions"]
+    ]}  # fmt: skip
+    table = [line for line in markdown(wild).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {3}
+    assert table[0] == r"| condition | a\_\|b acc |"
+    assert r'rule:"mas\_rl&gt;0.5 \| x"' in table[2]
+    assert r"documents: a\_\|b 1." in markdown(wild)
     assert len(rows) == 5
     assert f"documents: says {N}, picks {N}" in text or f"documents: picks {N}, says {N}" in text
     assert rows["rl  clean  none"]["picks acc"].startswith("1.000 ± 0.000")
