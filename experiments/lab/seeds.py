@@ -5,14 +5,14 @@
 For every seed and recipe: build the lab, run the chain on it, judge the features that joint attribution ranks first (2, 10
 and 50 of them) and the 50 with the highest Score, each transplanted both ways with matched random sets and changes of
 equal norm. One at a time; what is finished is kept as one JSON under ``--out`` and passed over, what is interrupted goes
-on below ``--work``. Exits with 1 where a set is called causal on the null recipe.
+on below ``--work``. Exits with 1 where a set, or one chosen without a task, is called causal on the null recipe.
 """
 
 import argparse
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +248,24 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sets of the null recipe that a verdict supports, pooled or on one task; there may be none."""
+    """Sets of the null recipe that a verdict supports: pooled, on one task, or without a task on it; there may be none."""
     return [
         f"{record['recipe']} {record['seed']}: {name} in {host} on {task}"
         for record in records
         if record["recipe"] == NULL
-        for name, found in record["sets"].items()
-        for host, tasks in found["rows"].items()
-        for task, row in tasks.items()
-        if row["verdict"] == SUPPORTED
+        for name, host, task, verdict in _verdicts(record)
+        if verdict == SUPPORTED
     ]
+
+
+def _verdicts(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """``(set, host, task, verdict)`` of every set of a lab, then of the sets chosen without a task."""
+    for name, found in record["sets"].items():
+        for host, tasks in found["rows"].items():
+            for task, row in tasks.items():
+                yield name, host, task, row["verdict"]
+    for row in record.get("left_out", ()):
+        yield row["features"], row["model"], row["task"], row["verdict"]
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

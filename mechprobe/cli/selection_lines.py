@@ -6,7 +6,8 @@ from typing import Any
 
 def selection_lines(data: Mapping[str, Any]) -> list[str]:
     """What was chosen from which samples, how stable that is, and how well the random sets match; from ``selection.json``."""
-    gained = ", ".join(f"{task} {n}" for task, n in data["n_gained"].items())
+    sizes = data.get("gained_sizes") or {}
+    gained = ", ".join(_gained(task, n, sizes.get(task, n)) for task, n in data["n_gained"].items())
     lines = [f"Samples that {data['pair'][1]} gained over {data['pair'][0]} (selection half): {gained}"]
     if data.get("too_few"):
         lines.append("Left out for too few: " + ", ".join(f"{task} {n}" for task, n in data["too_few"].items()))
@@ -18,6 +19,10 @@ def selection_lines(data: Mapping[str, Any]) -> list[str]:
     lines.append(f"{data['rule']} by {data['ranking']}: {len(data['features'])} features, first {head}")
     lines += [data["note"]] if data["note"] else []
     return lines + stability_lines(data) + control_lines(data.get("control_match") or {})
+
+
+def _gained(task: str, n_read: int, size: int) -> str:
+    return f"{task} {size}" if n_read == size else f"{task} {size} ({n_read} read)"
 
 
 def _attribution_lines(data: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ from mechprobe.features.config import Attribution, SelectConfig
 from mechprobe.features.gradients import (
     Metric,
     ReadBatch,
+    any_response,
     clean_residual,
     decoder_in_units,
     mean_gradient,
@@ -94,7 +95,8 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
         crosscoder: The dictionary; base and tuned must have one width.
         models: Every model of it by name, as transformers modules.
         site: Where the crosscoder reads.
-        samples: What the models read; the features of ``kept`` positions move, the metric looks at ``response``.
+        samples: What the models read; the features of ``kept`` positions move, the metric looks at ``response``,
+            or at all tokens where no sample has one.
         base: Where the path begins.
         tuned: Where it ends, and whose metric it is.
         readout: How f^base and f^tuned are read.
@@ -107,10 +109,11 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
     """
     if not samples:
         raise SelectionError("There is no sample to attribute; evaluate more samples.")
+    answered = any_response(samples)
     parts: list[tuple[Tensor, ...]] = []
     with progress(len(samples), "integrated gradients", unit="samples") as advance:
         for start in range(0, len(samples), batch_size):
-            batch = read_batch(samples[start : start + batch_size], str(crosscoder.device))
+            batch = read_batch(samples[start : start + batch_size], str(crosscoder.device), answered=answered)
             path = _Path(crosscoder, models, site, batch, base=base, tuned=tuned, readout=readout)
             parts.append(path.effects(models[tuned], site, metric, steps))
             advance(len(batch.ids))

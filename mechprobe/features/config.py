@@ -113,7 +113,7 @@ class SelectConfig(FrozenConfig):
     tasks: tuple[str, ...] | None = None
     """Tasks whose sets are intersected; None takes every task but ``trained``."""
     trained: tuple[str, ...] = ()
-    """Tasks that post-training saw; they never select."""
+    """Tasks that post-training saw; they never select, and ``tasks`` may not name them."""
     min_gained: int = Field(default=4, ge=0)
     """A task with fewer samples in G_t (selection half) is left out, and said so."""
     threshold: float = Field(default=0.2, gt=0, lt=1)

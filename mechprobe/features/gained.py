@@ -20,10 +20,12 @@ class Gained:
 
     Attributes:
         ids: Task → samples that are read, at most ``max_samples`` of each.
+        sizes: Task → size of its G_t, of the tasks that select.
         too_few: Task → size of its G_t, where that is below ``min_gained``; such a task does not select.
     """
 
     ids: dict[str, list[str]]
+    sizes: dict[str, int]
     too_few: dict[str, int]
 
 
@@ -36,19 +38,20 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
         held_out: Task → samples that must not select.
 
     Raises:
-        ConfigError: A model or a task has no outcomes.
+        ConfigError: A model or a task has no outcomes, or a task is both to select and one that post-training saw.
         SelectionError: No task has enough gained samples.
     """
     for model in (config.base, config.tuned):
         if model not in outcomes.models:
             raise ConfigError(f"There are no outcomes of model '{model}'; evaluate it first.")
     kept: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     too_few: dict[str, int] = {}
     for task in _selection_tasks(outcomes, config):
         barred = set(held_out.get(task, ()))
         ids = [k for k in outcomes.gained(task, base=config.base, tuned=config.tuned) if k not in barred]
         if len(ids) >= max(1, config.min_gained):
-            kept[task] = ids[: config.max_samples]
+            kept[task], sizes[task] = ids[: config.max_samples], len(ids)
         else:
             too_few[task] = len(ids)
     if not kept:
@@ -57,10 +60,16 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
             f"On no task does {config.tuned} get at least {max(1, config.min_gained)} samples right that {config.base} "
             f"gets wrong ({rows}); evaluate more samples, or lower select.min_gained."
         )
-    return Gained(kept, too_few)
+    return Gained(kept, sizes, too_few)
 
 
 def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
+    seen = [task for task in config.tasks or () if task in config.trained]
+    if seen:
+        raise ConfigError(
+            f"select.tasks names '{seen[0]}', which post-training saw (trained), and such a task never selects; take it out "
+            "of one of the two."
+        )
     tasks = list(config.tasks or (task for task in outcomes.tasks if task not in config.trained))
     unknown = [task for task in tasks if task not in outcomes.tasks]
     if unknown:
@@ -68,7 +77,7 @@ def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
     if not tasks:
         raise ConfigError(
             f"Post-training saw every task ({', '.join(outcomes.tasks)}), so none is left to select on; "
-            "evaluate a further task, or name select.tasks."
+            "evaluate a further task."
         )
     return tasks
 

@@ -42,7 +42,7 @@ class Selection:
         site: ``resid_post.<layer>``.
         rule: The specification, for example ``top50``.
         ranking: ``joint``, ``score``, ``ig`` or ``relie``.
-        agnostic: Task-agnostic features under the ranking.
+        agnostic: Task-agnostic features under the ranking, live ones.
         n_agnostic: How many of ``features`` are task-agnostic.
         controls: Random sets matched on density, decoder norm and write; the i-th feature of each matches the i-th of ``features``.
         note: What a reader must know, or empty.
@@ -157,7 +157,7 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         site=site,
         rule=rule,
         ranking=ranking,
-        agnostic=tuple(int(k) for k in agnostic_features(values, threshold)),
+        agnostic=tuple(agnostic_features(values, threshold, live=scores.live).tolist()),
         n_agnostic=chosen.agnostic,
         controls=tuple(tuple(ids) for ids in controls),
         note=chosen.note,
@@ -208,7 +208,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     config = config or SelectConfig()
     config = config.replace(rule=rule) if rule else config
     place = site if isinstance(site, Site) else Site.parse(site)
-    check_named(config.rule, crosscoder.d_sae, table)
+    named = check_named(config.rule, crosscoder.d_sae, table)
     check_parts(crosscoder, family, place, config, inputs or {})
     gained = gained_samples(outcomes, config, held_out or {})
     sequences = gained_sequences(family, outcomes, gained.ids, config)
@@ -220,6 +220,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "crosscoder": crosscoder.fingerprint,
         "tokenizer": family.tokenizer_fingerprint,
         "gained": gained.ids,
+        **({"named": named} if named else {}),
     }
     with (
         Stage.open(
@@ -248,11 +249,11 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             table=table,
         )
         selection = replace(selection, stability=_stability(selection, samples, config))
-        summary = selection_summary(selection, config, too_few=gained.too_few, attribution=attribution)
+        summary = selection_summary(selection, config, gained=gained, attribution=attribution)
         scores.save(stage.folder / SCORES_FILE)
         write_bytes(stage.folder / SELECTED_FILE, selection_frame(selection).to_parquet(index=False))
         write_json(stage.folder / SELECTION_FILE, summary)
-        kept = ("features", "agnostic_sizes", "n_gained", "too_few", "control_match", "note")
+        kept = ("features", "agnostic_sizes", "n_gained", "gained_sizes", "too_few", "control_match", "note")
         stage.finish(
             outputs=[SELECTION_FILE, SCORES_FILE, SELECTED_FILE],
             counts=summary["n_gained"],

@@ -29,7 +29,7 @@ class ReadBatch:
         ids: Token ids.
         attention: 1 where there is a token.
         kept: Positions that the crosscoder reconstructs.
-        scored: Positions whose next token the metric may look at: response tokens, or all where there are none.
+        scored: Positions whose next token the metric may look at, see `read_batch`.
     """
 
     ids: Int[Tensor, "sample pos"]
@@ -50,11 +50,22 @@ def mean_log_prob(logits: Tensor, batch: ReadBatch) -> Float[Tensor, " sample"]:
     return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
 
 
-def read_batch(samples: Sequence[ReadSample], device: str) -> ReadBatch:
-    """Samples padded on the right: what a causal model does at a position never depends on what follows it."""
+def any_response(samples: Sequence[ReadSample]) -> bool:
+    """Whether any sample has a response token."""
+    return any(any(sample.response) for sample in samples)
+
+
+def read_batch(samples: Sequence[ReadSample], device: str, *, answered: bool) -> ReadBatch:
+    """Samples padded on the right: what a causal model does at a position never depends on what follows it.
+
+    Args:
+        samples: The batch.
+        device: Where it goes.
+        answered: `any_response` of everything that is read, not of the batch alone. If so, response tokens are scored, and
+            none of a sample without them; else all tokens are.
+    """
     ids, attention = padded([sample.ids for sample in samples], 0)
     kept, scored = torch.zeros(2, *ids.shape, dtype=torch.bool)
-    answered = any(any(sample.response) for sample in samples)
     for row, sample in enumerate(samples):
         kept[row, : len(sample.ids)] = torch.tensor(sample.kept)
         target = torch.tensor(sample.response) if answered else torch.ones(len(sample.ids), dtype=torch.bool)

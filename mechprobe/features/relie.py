@@ -28,6 +28,7 @@ from mechprobe.errors import StoreError
 from mechprobe.features.gradients import (
     Metric,
     ReadBatch,
+    any_response,
     clean_residual,
     decoder_in_units,
     mean_gradient,
@@ -136,7 +137,7 @@ def sample_effects(
         crosscoder: The dictionary.
         models: Every model of it by name, as transformers modules.
         site: Where the crosscoder reads.
-        samples: What the models read.
+        samples: What the models read; their response tokens are scored, or all tokens where no sample has one.
         of: Models that effects are measured in; the activations are of all.
         metric: The task metric, differentiable.
         steps: Points of the path.
@@ -147,11 +148,11 @@ def sample_effects(
     """
     if not samples:
         raise StoreError("There is no sample to measure indirect effects on; cache with another held_out_frac.")
-    names = crosscoder.model_names
+    names, answered = crosscoder.model_names, any_response(samples)
     with progress(len(samples), "indirect effects", unit="samples") as advance:
         for start in range(0, len(samples), batch_size):
             part = samples[start : start + batch_size]
-            batch = read_batch(part, str(crosscoder.device))
+            batch = read_batch(part, str(crosscoder.device), answered=answered)
             residuals = {name: clean_residual(models[name], site, batch) for name in names}
             with torch.no_grad():
                 acts = crosscoder.encode(torch.stack([residuals[name] for name in names], dim=2)[batch.kept])

@@ -47,10 +47,13 @@ def relative_values(values: Values) -> Values:
     return np.where(top > 0, values / np.where(top > 0, top, 1.0), 0.0)
 
 
-def agnostic_features(values: Values, threshold: float = 0.2) -> NDArray[np.int64]:
-    """Features above ``threshold`` times the maximum on every task, highest minimum first."""
+def agnostic_features(values: Values, threshold: float = 0.2, *, live: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Live features above ``threshold`` times the maximum on every task, highest minimum first.
+
+    The maximum of a task is over all features, as the ranking has it.
+    """
     lowest = relative_values(values).min(axis=0)
-    ids = np.flatnonzero(lowest > threshold)
+    ids = np.flatnonzero((lowest > threshold) & live)
     return ids[np.argsort(-lowest[ids], kind="stable")]
 
 
@@ -68,7 +71,7 @@ def check_spec(spec: str) -> None:
         raise SelectionError("top:0 names no feature; ask for one or more.")
 
 
-def check_named(spec: str, d_sae: int, table: "pd.DataFrame | None" = None) -> None:
+def check_named(spec: str, d_sae: int, table: "pd.DataFrame | None" = None) -> tuple[int, ...]:
     """`check_spec`, and what features that are named outright can have wrong, before any feature is scored.
 
     Args:
@@ -76,12 +79,16 @@ def check_named(spec: str, d_sae: int, table: "pd.DataFrame | None" = None) -> N
         d_sae: Features of the dictionary.
         table: The feature table, for ``rule:``.
 
+    Returns:
+        The features that ``rule:`` or ``file:`` names as table or file are now; empty for a specification whose features
+        its text, the scores and the seed settle.
+
     Raises:
         SelectionError: As `resolve`, but for what only the scores can tell.
     """
     check_spec(spec)
-    if not hangs_on_tasks(spec):
-        _named(spec, np.ones(d_sae, dtype=bool), table)
+    ids = [] if hangs_on_tasks(spec) else _named(spec, np.ones(d_sae, dtype=bool), table)
+    return tuple(ids) if spec.startswith(("rule:", "file:")) else ()
 
 
 def spec_size(spec: str) -> int | None:
@@ -117,7 +124,7 @@ def resolve(
         SelectionError: The specification cannot be read, or names no feature, or one that does not exist.
     """
     check_spec(spec)
-    agnostic = [int(k) for k in agnostic_features(values, threshold) if live[k]]
+    agnostic = agnostic_features(values, threshold, live=live).tolist()
     size = spec_size(spec)
     if size is not None:
         return _top(size, values, len(agnostic), live)

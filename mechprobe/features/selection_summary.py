@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechprobe.features.config import SelectConfig
+from mechprobe.features.gained import Gained
 from mechprobe.features.readout import Readout
 from mechprobe.features.selection import agnostic_features, relative_values
 from mechprobe.features.selection_stability import jaccard
@@ -19,7 +20,7 @@ def selection_summary(
     selection: "Selection",
     config: SelectConfig,
     *,
-    too_few: Mapping[str, int],
+    gained: Gained,
     attribution: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Everything in ``selection.json``.
@@ -27,18 +28,18 @@ def selection_summary(
     Args:
         selection: As chosen.
         config: Settings.
-        too_few: Task → size of its G_t, of the tasks that did not select.
+        gained: G_t of every task; ``n_gained`` counts what was read of it, ``gained_sizes`` all of it.
         attribution: Ranking → task → what `mechprobe.features.attribution` says of its path.
     """
     scores = selection.scores
     sizes: dict[str, Any] = {}
     for ranking in scores.rankings:
         values = scores.values(ranking)
-        per_task = {
-            task: int((row > config.threshold * row.max()).sum())
-            for task, row in zip(scores.tasks, values, strict=True)
+        above = (relative_values(values) > config.threshold) & scores.live
+        sizes[ranking] = {
+            "per_task": dict(zip(scores.tasks, above.sum(axis=1).tolist(), strict=True)),
+            "all_tasks": len(agnostic_features(values, config.threshold, live=scores.live)),
         }
-        sizes[ranking] = {"per_task": per_task, "all_tasks": len(agnostic_features(values, config.threshold))}
     ids = list(selection.features)
     return {
         "features": ids,
@@ -48,7 +49,8 @@ def selection_summary(
         "pair": [config.base, config.tuned],
         "tasks": list(scores.tasks),
         "n_gained": dict(zip(scores.tasks, scores.n_gained, strict=True)),
-        "too_few": dict(too_few),
+        "gained_sizes": dict(gained.sizes),
+        "too_few": dict(gained.too_few),
         "agnostic": list(selection.agnostic),
         "n_agnostic": selection.n_agnostic,
         "agnostic_sizes": sizes,
@@ -97,7 +99,7 @@ def selection_frame(selection: "Selection") -> pd.DataFrame:
     if bootstrap:
         columns["bootstrap_frequency"] = np.asarray(bootstrap["frequency"], dtype=np.float64)
     for row in selection.stability.get("thresholds", {}).get("sizes", ()):
-        columns[f"above_{row['threshold']:g}"] = (relative[:, ids] > row["threshold"]).all(axis=0)
+        columns[f"above_{row['threshold']:g}"] = (relative[:, ids] > row["threshold"]).all(axis=0) & scores.live[ids]
     for task, chosen in selection.left_out.items():
         columns[f"left_out_{task}"] = np.isin(ids, chosen)
     return pd.DataFrame(columns)

@@ -32,7 +32,9 @@ def left_out_rows(
     """One row per host and left-out task, in the form of the verdicts, with the full set's effect beside it.
 
     Ceiling and controls (random sets, changes of equal norm, one vector) are the full set's on the same task: the two
-    sets share most of their features, and the random sets match the full one.
+    sets share most of their features, and the random sets match the full one. A set of another size than the full one (as
+    ``agnostic`` gives without a task) has no random sets or changes of equal norm to stand beside: it is not compared with
+    them, and has "no verdict".
 
     Args:
         conditions: As planned; those of kind ``left_out`` are read.
@@ -46,7 +48,7 @@ def left_out_rows(
         Rows as of `verdicts`, ``features`` being ``<rule> without <task>``; further ``n_features``, ``n_shared`` (features
         that the full set has too), ``share`` of the task's ceiling, and of the full set ``effect_with``, ``share_with``,
         ``verdict_with``. McNemar's p is Holm-adjusted over the left-out tasks of a host. A set without features has no
-        effect (None) and "no verdict".
+        effect (None) and "no verdict"; one of another size than the full set has an effect and "no verdict".
     """
     result: list[dict[str, Any]] = []
     for selected in (c for c in conditions if c.set_kind == "selected" and c.edit == "transplant"):
@@ -57,7 +59,7 @@ def left_out_rows(
         adjust(measured)
         gaps = clean_gaps(rows, tasks, config)
         for row in measured:
-            row["verdict"] = task_verdict(row, gaps[row["task"]], config)
+            row["verdict"] = _of_another_size(row, len(selected.ids)) or task_verdict(row, gaps[row["task"]], config)
             row["sentence"] = sentence(row, config)
         result += mine
     return result
@@ -92,6 +94,8 @@ def _row(
     effects = effect_rows({task: before}, {task: after}, seed=config.seed)
     sign = sign_of(selected.model, config)
     effect = signed(effects, task, sign)
+    if len(condition.ids) != len(selected.ids):
+        rows = [other for other in rows if other["set_kind"] not in ("random", "shuffled")]
     return {
         **row,
         "effect": list(effect),
@@ -101,6 +105,14 @@ def _row(
         **against_controls(selected.model, selected.edit, rows, task, effect[0], sign),
         "share": _share(effect[0], with_it["ceiling"]),
     }
+
+
+def _of_another_size(row: Mapping[str, Any], n_controls: int) -> str | None:
+    """Why a set cannot be judged against controls of ``n_controls`` features; None where it has as many."""
+    n = row["n_features"]
+    if n == n_controls:
+        return None
+    return f"{NO_VERDICT}the set without the task has {n} features, its controls {n_controls}"
 
 
 def _share(effect: float, ceiling: float) -> float | None:

@@ -84,6 +84,15 @@ def test_what_is_printed_and_what_is_called_causal(
     record["sets"]["top3 by score"]["rows"]["rl"]["simulation"]["verdict"] = "supported"
     wanted = ["own-markers 3: top3 by score in rl on simulation"] if recipe == "own-markers" else []
     assert seeds.called_causal([record]) == wanted
+    record["sets"], null = {}, recipe == "own-markers"
+    record["left_out"] = [
+        {"features": "top5 without simulation", "model": "base", "task": "simulation", "verdict": verdict}
+        for verdict in ("supported", "refuted")
+    ]
+    wanted = ["own-markers 3: top5 without simulation in base on simulation"] if null else []
+    assert seeds.called_causal([record]) == wanted
+    del record["left_out"]  # as where nothing was to be selected
+    assert seeds.called_causal([record]) == []
 
 
 def test_a_small_study_is_kept_and_resumed(

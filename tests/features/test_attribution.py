@@ -11,7 +11,7 @@ from mechprobe.features.config import ReadoutMode
 from mechprobe.features.gradients import ReadBatch
 from mechprobe.features.readout import Readout
 from sae_training import Crosscoder
-from tests.features.test_relie import SITE, TinyModel, samples, tiny_crosscoder
+from tests.features.test_relie import SITE, TinyModel, one_without_response, samples, tiny_crosscoder
 
 MODELS = {f"m{index}": TinyModel(index) for index in range(3)}
 
@@ -74,6 +74,18 @@ def test_the_sum_is_what_base_s_features_cost_the_metric(mode: ReadoutMode) -> N
     assert gaps[0] > gaps[2]
     assert gaps[1] > gaps[2]
     assert gaps[2] < 1e-3
+
+
+def test_a_sample_s_attribution_does_not_hang_on_its_batch() -> None:
+    crosscoder, options = tiny_crosscoder(3), {"base": "m0", "tuned": "m2", "readout": Readout("swap"), "steps": 5}
+    rows = one_without_response()
+    whole, apart = (
+        integrated_gradients(crosscoder, MODELS, SITE, rows, batch_size=size, **options)  # type: ignore[arg-type]
+        for size in (3, 1)
+    )
+    np.testing.assert_allclose(apart.effect, whole.effect, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(apart.metric, whole.metric, rtol=1e-9)
+    assert (whole.effect[1] == 0).all()
 
 
 def test_the_path_ends_at_the_clean_model_and_at_a_transplant_of_everything() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mechprobe.artifacts import Stage, read_json, write_json
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelError, SelectionError, SiteError
 from mechprobe.evals.outcomes import evaluate_outcomes
@@ -165,6 +165,32 @@ def test_same_seed_same_bytes(
         assert (tmp_path / "s" / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_what_a_rule_or_a_file_names_is_part_of_the_work(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, folder: Path, tmp_path: Path
+) -> None:
+    family, crosscoder = planted
+    assert "named" not in read_manifest(folder)["config"]
+    path = tmp_path / "ids.txt"
+    config = CONFIG.replace(also=(), n_bootstrap=0, n_controls=0)
+
+    def select(rule: str, out: Path, highest: int = 4) -> tuple[int, ...]:
+        table = pd.DataFrame({"feature": range(48), "norm": [min(k, highest) for k in range(48)]})
+        return select_features(
+            crosscoder, family, outcomes, site=SITE, out=out, config=config.replace(rule=rule), table=table
+        ).features
+
+    path.write_text("3 4")
+    for _ in range(2):
+        assert select(f"file:{path}", tmp_path / "f") == (3, 4)
+    path.write_text("3 5")
+    with pytest.raises(ArtifactError, match=r"other settings \(config\.named: \[3, 4\] there, \[3, 5\] asked\)"):
+        select(f"file:{path}", tmp_path / "f")
+    assert select("rule:norm==3", tmp_path / "r") == (3,)
+    assert select("rule:norm==3", tmp_path / "r", highest=5) == (3,)  # another table, and the same features
+    with pytest.raises(ArtifactError, match=r"config\.named: "):
+        select("rule:norm==3", tmp_path / "r", highest=3)
+
+
 def test_the_lines_say_it(folder: Path) -> None:
     data = read_json(folder / "selection.json")
     text = "\n".join(selection_lines(data))
@@ -245,6 +271,7 @@ def without_prompts(outcomes: Outcomes) -> Outcomes:
         (without_prompts, {}, SelectionError, "do not hold the prompt"),
         (None, {"tasks": ("sums",)}, ConfigError, "no outcomes on task 'sums'; there are on sum"),
         (None, {"trained": tuple(FORMS)}, ConfigError, "saw every task"),
+        (None, {"tasks": ("sum", "pair"), "trained": ("pair",)}, ConfigError, "names 'pair', which post-training saw"),
         (None, {"tuned": "sft"}, ConfigError, "select.tuned is 'sft', and the crosscoder is of base, rl"),
         (None, {"tuned": "base"}, ConfigError, "name two models"),
         (None, {"rule": "ids:48"}, SelectionError, "features 0 to 47"),

@@ -1,5 +1,6 @@
 """Indirect effects: a case with a known answer, a naive float64 implementation, completeness, and a real model."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,11 +169,26 @@ def test_relative_effects_ignore_the_sign_and_say_nan_for_nothing() -> None:
 
 
 def test_only_response_tokens_are_scored_and_padding_changes_nothing() -> None:
-    batch = read_batch(samples(), "cpu")
+    batch = read_batch(samples(), "cpu", answered=True)
     assert batch.scored.sum(1).tolist() == [3, 1, 2]
     logits = torch.randn(3, 5, VOCAB, generator=torch.Generator().manual_seed(0))
-    alone = read_batch(samples()[1:2], "cpu")
+    alone = read_batch(samples()[1:2], "cpu", answered=True)
     torch.testing.assert_close(mean_log_prob(logits, batch)[1], mean_log_prob(logits[1:2, :3], alone)[0])
+
+
+def one_without_response() -> list[ReadSample]:
+    rows = samples()
+    return [rows[0], replace(rows[1], response=(False,) * len(rows[1].ids)), rows[2]]
+
+
+def test_what_is_scored_of_a_sample_does_not_hang_on_its_batch() -> None:
+    crosscoder, models = tiny_crosscoder(2), {f"m{index}": TinyModel(index) for index in range(2)}
+    rows = one_without_response()
+    whole, apart = (indirect_effects(crosscoder, models, SITE, rows, batch_size=size) for size in (3, 1))
+    np.testing.assert_allclose(apart.metric, whole.metric, rtol=1e-9)
+    np.testing.assert_allclose(apart.effect, whole.effect, rtol=1e-9, atol=1e-12)
+    prompts = [replace(row, response=(False,) * len(row.ids)) for row in rows]
+    assert (indirect_effects(crosscoder, models, SITE, prompts[1:2]).metric < 0).all()  # all tokens, as nothing answers
 
 
 def test_no_sample_is_refused() -> None:

@@ -29,7 +29,8 @@ def test_relative_values_by_hand() -> None:
 
 def test_agnostic_and_ranking_by_hand() -> None:
     # above 0.2 of the maximum on both tasks: 1 (0.5, 0.67) and 5 (0.25, 0.5); minima 0.5 and 0.25
-    assert agnostic_features(VALUES).tolist() == [1, 5]
+    assert agnostic_features(VALUES, live=LIVE).tolist() == [1, 5]
+    assert agnostic_features(VALUES, live=np.arange(6) != 1).tolist() == [5]
     # minima: 0 -> 0.067, 1 -> 0.5, 2 -> 0.033, 3 -> 0, 4 -> -2, 5 -> 0.25
     assert ranked_features(VALUES).tolist() == [1, 5, 0, 2, 3, 4]
 
@@ -84,7 +85,10 @@ def test_rules_cannot_run_code(rule: str) -> None:
 
 def test_named_features_are_checked_before_anything_is_scored(tmp_path: Path) -> None:
     for spec in ("top50", "agnostic", "ids:0,5", "random:6@1", "ids:,"):
-        check_named(spec, 6)
+        assert check_named(spec, 6) == ()
+    (tmp_path / "f.txt").write_text("5\n0")
+    assert check_named(f"file:{tmp_path / 'f.txt'}", 6) == (5, 0)
+    assert check_named("rule:feature_idx>3", 6, pd.DataFrame({"feature_idx": range(6)})) == (4, 5)
     for spec, message in (
         ("ids:6", "features 0 to 5"), ("ids:1,1", "twice"), ("random:7@1", "6 are live"), ("top:0", "names no feature"),
         (f"file:{tmp_path / 'none'}", "cannot be read"), ("rule:mas>1", "run `mechprobe features`"), ("best", "cannot be read"),

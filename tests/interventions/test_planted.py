@@ -154,10 +154,10 @@ def results(
 
 
 def chosen_without_a_task(*arguments: Any) -> tuple[Selection, dict[str, Selection]]:
-    """The chosen sets; without "sum" the cause and a bystander, without "pair" the decoy. "gone" is no task of the run."""
+    """The chosen sets; without "sum" the cause, without "pair" the decoy. "gone" is no task of the run."""
     chosen, others = choose_sets(*arguments)
     chosen = copy.copy(chosen)
-    object.__setattr__(chosen, "left_out", {"sum": (0, 2), "pair": (1,), "gone": (0,)})
+    object.__setattr__(chosen, "left_out", {"sum": (0,), "pair": (1,), "gone": (0,)})
     return chosen, others
 
 
@@ -298,7 +298,7 @@ def test_sets_chosen_without_a_task_are_judged_on_it(results: InterventionResult
     rows = {(row["model"], row["task"]): row for row in results.data["left_out"]}
     assert set(rows) == {(model, task) for model in ("base", "rl") for task in ("sum", "pair")}
     cause, decoy = rows["base", "sum"], rows["base", "pair"]
-    assert (cause["features"], cause["n_features"], cause["n_shared"]) == ("top:1 without sum", 2, 1)
+    assert (cause["features"], cause["n_features"], cause["n_shared"]) == ("top:1 without sum", 1, 1)
     assert (decoy["n_features"], decoy["n_shared"]) == (1, 0)
     assert cause["verdict"] == "supported", cause["sentence"]
     assert cause["share"] == pytest.approx(1.0, abs=0.1)

@@ -1,0 +1,64 @@
+"""Sets chosen without a task, judged from made outcomes: their controls count only where the sizes are the same."""
+
+from typing import Any
+
+import pytest
+
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.effects import Right, condition_results
+from mechprobe.interventions.leave_one_out import left_out_rows
+from mechprobe.interventions.verdict import verdicts
+
+N, TASKS = 40, ("sum", "pair")
+CONFIG = InterveneConfig(n_random=20, n_shuffled=20)
+
+
+def outcomes(n_right: int) -> Right:
+    return {task: [index < n_right for index in range(N)] for task in TASKS}
+
+
+def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
+    """Verdicts on base by left-out task, where every transplanted set works and no control does; the full set has 3 features."""
+    clean = Condition("base|clean", "base", "clean", "none", "clean", "clean")
+    tuned = Condition("rl|clean", "rl", "clean", "none", "clean", "clean")
+    patch, back = (
+        Condition(f"{host}|patch", host, "patch", "whole residual", "ceiling", "patch", donor=donor)
+        for host, donor in (("base", "rl"), ("rl", "base"))
+    )
+    main = Condition("base|transplant|agnostic", "base", "transplant", "agnostic", "selected", "edit", (1, 2, 3), "rl")
+    conditions = [clean, tuned, patch, back, main]
+    right = {c.name: outcomes(n) for c, n in zip(conditions, (4, 36, 36, 4, 30), strict=True)}
+    for draw in range(20):
+        for kind in ("random", "shuffled"):
+            name = f"base|transplant|{kind} {draw}"
+            conditions.append(Condition(name, "base", "transplant", kind, kind, "edit", (4, 5, 6), "rl", draw))  # type: ignore[arg-type]
+            right[name] = outcomes(4)
+    rows = condition_results(conditions, right, held_out=TASKS, base="base", seed=0)
+    verdict = verdicts(rows, TASKS, CONFIG)
+    for task, ids in without.items():
+        rule = f"agnostic without {task}"
+        name = f"base|transplant|{rule}"
+        conditions.append(Condition(name, "base", "transplant", rule, "left_out", "edit", ids, "rl", tasks=(task,)))
+        right[name] = {task: outcomes(30)[task]}
+    found = left_out_rows(conditions, right, rows, verdict, CONFIG, chosen=without)
+    return {row["task"]: row for row in found}
+
+
+def test_a_set_of_the_same_size_is_judged_against_the_full_set_s_controls() -> None:
+    row = judged({"sum": (1, 2, 7), "pair": (1, 2, 3)})["sum"]
+    assert row["verdict"] == "supported", row["sentence"]
+    assert (row["n_features"], row["n_shared"], row["n_random"]) == (3, 2, 20)
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3, 7), (1, 2)])
+def test_a_set_of_another_size_keeps_its_effect_and_has_no_verdict(ids: tuple[int, ...]) -> None:
+    rows = judged({"sum": ids, "pair": (1, 2, 3)})
+    row = rows["sum"]
+    assert row["verdict"] == f"no verdict: the set without the task has {len(ids)} features, its controls 3"
+    assert row["effect"][0] == pytest.approx(26 / N)
+    assert (row["n_random"], row["n_equal_norm"]) == (0, 0)
+    assert row["p_random"] != row["p_random"]
+    assert "random sets" not in row["sentence"]
+    assert row["sentence"].endswith(f"{row['verdict']}.")
+    assert rows["pair"]["verdict"] == "supported", rows["pair"]["sentence"]
