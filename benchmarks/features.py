@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import N_MODELS, Setting
-from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.planted_data import SEED, planted_batches
 from benchmarks.timing import Clock, ratios, take_turns
 from mechprobe.features.collect import collect
@@ -139,13 +139,10 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write one result file."""
     arguments = options().parse_args(argv)
-    settle_environment(arguments.malloc)
-    torch.set_num_threads(arguments.threads)
+    began, rounds = begin(arguments)
     if arguments.peak_of:
         _print_peak(json.loads(arguments.peak_of))
         return
-    began = describe_machine()
-    rounds = 2 if arguments.quick else arguments.rounds
     chosen = {"quick": QUICK} if arguments.quick else {name: SETTINGS[name] for name in arguments.settings}
     body: dict[str, Any] = {"speed": {}, "memory": {}}
     for label, setting in chosen.items():

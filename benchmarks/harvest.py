@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.timing import Clock, ratios, spread, take_turns
 from mechprobe.activations.collect import cache_activations
 from mechprobe.activations.config import CacheConfig
@@ -219,10 +219,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure each model and write one result file."""
     arguments = options().parse_args(argv)
-    settle_environment(arguments.malloc)
-    torch.set_num_threads(arguments.threads)
-    began = describe_machine()
-    rounds = 2 if arguments.quick else arguments.rounds
+    began, rounds = begin(arguments)
     results = {}
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as scratch:

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.harvest import LAB, random_llama
-from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.timing import Clock, ratios, take_turns
 from mechprobe.features.readout import Readout
 from mechprobe.interventions.attach import edited
@@ -195,10 +195,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure each family and write one result file."""
     arguments = options().parse_args(argv)
-    settle_environment(arguments.malloc)
-    torch.set_num_threads(arguments.threads)
-    began = describe_machine()
-    rounds = 2 if arguments.quick else arguments.rounds
+    began, rounds = begin(arguments)
     results = {}
     for name in arguments.models:
         setting = (QUICK if arguments.quick else SETTINGS)[name]

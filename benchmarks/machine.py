@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 FORMAT = 2
 """Of the result files; `benchmarks.tables` reads no other."""
 
@@ -51,6 +53,13 @@ def settle_environment(malloc: str) -> None:
     environment.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     if environment != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def begin(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Put the shared options into force; ``(the machine as it is now, rounds to time)``."""
+    settle_environment(arguments.malloc)
+    torch.set_num_threads(arguments.threads)
+    return describe_machine(), 2 if arguments.quick else arguments.rounds
 
 
 def describe_machine() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.random_store import MODELS, SEED, build_store, raw_copies
 from benchmarks.timing import Clock, Times, ratios, spread, take_turns
 from mechprobe.activations.store import ActivationStore
@@ -208,11 +208,8 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the stores in a scratch folder, measure, and write one result file."""
     arguments = options().parse_args(argv)
-    settle_environment(arguments.malloc)
-    torch.set_num_threads(arguments.threads)
-    began = describe_machine()
+    began, rounds = begin(arguments)
     quick = arguments.quick
-    rounds = 2 if quick else arguments.rounds
     n_rows, d_model = (4096, 16) if quick else (arguments.rows, arguments.d_model)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)

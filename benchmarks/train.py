@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import CONTESTANTS, N_MODELS, OURS, SQUARED, AbsentError, Contestant, Setting
-from benchmarks.machine import RESULTS, add_shared_options, describe_machine, settle_environment, write_report
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.memory import peak_in_new_process
 from benchmarks.planted_data import HELD_OUT_SEED, SEED, planted_batches
 from benchmarks.step_profile import profile_step
@@ -194,10 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"--contestants must name {OURS}: the others are compared with it.")
     if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no GPU here.")
-    settle_environment(arguments.malloc)
-    torch.set_num_threads(arguments.threads)
-    began = describe_machine()
-    rounds = 2 if arguments.quick else arguments.rounds
+    began, rounds = begin(arguments)
     results = {}
     for name, setting in _settings(arguments).items():
         # Memory first: a new process starts from a small one.

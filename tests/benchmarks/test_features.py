@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import features
+from benchmarks import features, machine
 from benchmarks.contestants import Setting
 from mechprobe.features.encoding import ReadoutEncoder
 from mechprobe.features.readout import Readout
@@ -15,7 +15,7 @@ TINY = Setting(d_model=16, d_sae=128, k=4, batch_size=256)
 
 
 def test_the_report_has_the_ratio_and_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "settle_environment", lambda malloc: None)
+    monkeypatch.setattr(machine, "settle_environment", lambda malloc: None)
     monkeypatch.setattr(features, "QUICK", TINY)
     features.main(["--quick", "--out", str(tmp_path / "out.json")])
     found = json.loads((tmp_path / "out.json").read_text())["results"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import intervene
+from benchmarks import intervene, machine
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 
@@ -14,7 +14,7 @@ TINY = intervene.Setting(Site(1), d_sae=64, prompts=3, joined=1, new_tokens=4)
 
 
 def test_the_report_has_every_way_of_both_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervene, "settle_environment", lambda malloc: None)
+    monkeypatch.setattr(machine, "settle_environment", lambda malloc: None)
     intervene.main(["--quick", "--out", str(tmp_path / "out.json")])
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["results"]) == {"lab", "llama_8x512"}
