@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     "errors": 0, "types": 0.1,  # tenths order modules within a rank of the design
-    "config": 1, "artifacts": 1, "records": 1.1, "statistics": 1, "progress": 1, "markdown": 1,
+    "config": 1, "random_state": 1, "artifacts": 1, "records": 1.1, "statistics": 1, "progress": 1, "markdown": 1,
     "models": 2, "data": 2,
     "activations": 3, "evals": 3,
     "features": 4,

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from mechprobe.artifacts import sha256_bytes
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
 from mechprobe.models.load import LanguageModel, input_device, is_out_of_memory
+from mechprobe.random_state import isolated_random_state
 
 PYTHON_SEED, OTHER_SEED = 0, 1234
 """The harness' defaults: of Python's ``random``; and of numpy, torch and its few-shot sampler."""
@@ -66,7 +65,7 @@ class HarnessTasks:
         self.version = _lm_eval_version()
         self.specs = [_checked_spec(str(spec)) for spec in specs]
         self.config = config
-        with _harness_output(), _seeds(torch.device("cpu")):
+        with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
             self._manager = self._open_manager()
             tasks = self._load()
             self.names = sorted(tasks["tasks"])
@@ -90,7 +89,7 @@ class HarnessTasks:
 
         hf: Any = model.hf
         wrapper: Any = HFLM
-        with _harness_output(), _seeds(input_device(hf)):
+        with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED, device=input_device(hf)):
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
             tasks = self._load()
             with _one_sentence(f"lm-eval {self.version} failed on model {model.name}"):
@@ -210,21 +209,6 @@ def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 def _number(value: Any) -> float | None:
     number = float(value) if isinstance(value, bool | int | float | np.number | np.bool_) else math.nan
     return number if math.isfinite(number) else None
-
-
-@contextmanager
-def _seeds(device: torch.device) -> Iterator[None]:
-    """The harness' default seeds in force; the caller's random states are put back."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the harness draws from the global generators
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        random.seed(PYTHON_SEED)
-        np.random.seed(OTHER_SEED)  # noqa: NPY002
-        torch.manual_seed(OTHER_SEED)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager

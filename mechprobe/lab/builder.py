@@ -61,7 +61,7 @@ def build(
 
 def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> dict[str, Any]:
     """Go through the phases that are not done, and finish."""
-    from mechprobe.lab.weights import isolated_random_state
+    from mechprobe.random_state import isolated_random_state
 
     with isolated_random_state(seed):
         from mechprobe.lab.results import measure_lab
@@ -160,7 +160,8 @@ class _Lab:
         from mechprobe.lab.documents import documents
         from mechprobe.lab.measure import measure, pretraining_gates
         from mechprobe.lab.pretrain import new_model, pretrain
-        from mechprobe.lab.weights import isolated_random_state, load_model, save_model, threads
+        from mechprobe.lab.weights import load_model, save_model, threads
+        from mechprobe.random_state import isolated_random_state
 
         recipe = self.recipe
         stream = documents(recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed)

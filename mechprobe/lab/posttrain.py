@@ -18,7 +18,8 @@ from mechprobe.evals.skills import SkillItem
 from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.lab.recipe import GrpoConfig, SftConfig
 from mechprobe.lab.tokenizer import CONTEXT
-from mechprobe.lab.weights import FROZEN, frozen_equal, isolated_random_state, load_model, quiet_transformers
+from mechprobe.lab.weights import FROZEN, frozen_equal, load_model, quiet_transformers
+from mechprobe.random_state import isolated_random_state
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

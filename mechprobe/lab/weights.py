@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -56,21 +54,6 @@ def frozen_equal(model: LlamaForCausalLM, base: LlamaForCausalLM) -> bool:
 def remove_tree(folder: Path) -> None:
     """Remove a folder of an interrupted phase, if there is one."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def isolated_random_state(seed: int) -> Iterator[None]:
-    """Seed the global generators that trainers draw from, and give the caller's states back afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.random.set_rng_state(states[2])
 
 
 @contextmanager
