@@ -11,71 +11,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelError, SelectionError, SiteError
 from mechprobe.evals.outcomes import evaluate_outcomes
-from mechprobe.evals.scoring import scorer
-from mechprobe.evals.tasks import Task
 from mechprobe.features.config import Ranking, SelectConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.generation import generate
-from mechprobe.records import Outcomes, Sample
+from mechprobe.records import Outcomes
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
+from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying
 
-SITE, LAYER, D, STRENGTH = "resid_post.1", 1, 32, 2.0
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
 CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFamily, Crosscoder]:
-    from transformers import AutoModelForCausalLM
-
     paths = build_family(tmp_path_factory.mktemp("planted"), "neox", names=("base", "rl"), noise=0.0)
-    model = AutoModelForCausalLM.from_pretrained(paths["rl"], dtype=torch.float32)
-    rows = model.get_output_embeddings().weight.detach()
-    direction = rows[40] - rows.mean(0)
-    direction = direction / direction.norm()
-    with torch.no_grad():
-        model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
-    model.save_pretrained(paths["rl"])
-    made = Crosscoder(CrosscoderConfig(n_models=2, d_model=D, d_sae=48, k=4, variant="l1", model_names=("base", "rl")))
-    made.set_scale([1.0, 1.0])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        made.b_dec_flat.zero_()
-        shared = torch.randn(48, D, generator=generator)
-        made.decoder.copy_((STRENGTH / 3 * shared / shared.norm(dim=1, keepdim=True)).repeat(1, 2))
-        made.encoder.copy_(0.02 * torch.randn(48, 2 * D, generator=generator))
-        made.b_enc.fill_(0.2)
-        made.encoder[:2].zero_()
-        made.b_enc[0], made.b_enc[1] = 1.0, 0.0
-        made.decoder[0].zero_()
-        made.decoder[0, D:] = STRENGTH * direction
-        made.encoder[1, :D] = direction
-        made.decoder[1] *= 0.1
-    return ModelFamily.load(paths), made.eval()
+    direction = saying(paths["base"], 40)
+    plant(paths["rl"], direction)
+    return ModelFamily.load(paths), cause_and_decoy(direction, ("base", "rl"), 48)
 
 
 @pytest.fixture(scope="module")
 def outcomes(planted: tuple[ModelFamily, Crosscoder], tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     family, _ = planted
-    tasks = []
-    for name, form in FORMS.items():
-        prompts = [form.format(i, (7 * i) % 23) for i in range(14)]
-        answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
-        samples = tuple(
-            Sample(f"{name}-{i}", name, p, a.text)
-            for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
-            if a.text.strip()
-        )
-        tasks.append(Task(name, samples, scorer("exact"), 2))
+    tasks = [answered_by_rl(family, name, form, 14) for name, form in FORMS.items()]
     return evaluate_outcomes(family, tasks, tmp_path_factory.mktemp("evals") / "e")
 
 

@@ -17,7 +17,7 @@ from mechprobe.artifacts import read_json
 from mechprobe.errors import ConfigError, DependencyError, InputError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
-from mechprobe.evals.harness import HarnessConfig, HarnessTasks, _seeds
+from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessConfig, HarnessTasks
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.outcomes import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -29,10 +29,12 @@ from mechprobe.interventions.harness import HarnessResults, evaluate_harness, ha
 from mechprobe.interventions.run import intervene
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
+from mechprobe.random_state import isolated_random_state
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
+from tests.planted import SITE, STRENGTH, D, plant, saying
 
-SITE, LAYER, D, N, STRENGTH = "resid_post.1", 1, 32, 32, 2.0
+N = 32
 PROMPTS = [f"{i}+{(7 * i) % 23}=" for i in range(N)]
 
 
@@ -49,16 +51,9 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFamily, torch.Tensor]:
     """The family, and the vector: what makes the model say "Q"."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     paths = build_family(tmp_path_factory.mktemp("planted"), "neox", noise=0.0)
-    model = AutoModelForCausalLM.from_pretrained(paths["rl"], dtype=torch.float32)
-    rows = model.get_output_embeddings().weight.detach()
-    vector = rows[AutoTokenizer.from_pretrained(paths["base"]).convert_tokens_to_ids("Q")] - rows.mean(0)
-    direction = vector / vector.norm()
-    with torch.no_grad():
-        model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
-    model.save_pretrained(paths["rl"])
+    direction = saying(paths["base"], "Q")
+    plant(paths["rl"], direction)
     return ModelFamily.load(paths), direction
 
 
@@ -347,7 +342,7 @@ def test_the_callers_random_state_is_left_alone(family: ModelFamily, yaml_tasks:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
     state = random.getstate()  # by itself: beartype draws from it when it checks a list
-    with _seeds(torch.device("cpu")):
+    with isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
         assert random.random() == random.Random(0).random()
     assert random.getstate() == state
 

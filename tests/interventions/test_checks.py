@@ -13,11 +13,11 @@ from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection, choose
 from mechprobe.features.readout import Readout
 from mechprobe.features.scores import Scores
-from mechprobe.interventions.attach import build_rewrite
 from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.conditions import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.rewrites import build_rewrite
 from mechprobe.interventions.run import choose_sets, intervene
 from mechprobe.interventions.runner import Runner
 from mechprobe.interventions.verdict import verdicts

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from mechprobe.errors import ConfigError, InputError, ModelError, SelectionError, SiteError
 from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import build_rewrite, edited
+from mechprobe.interventions.attach import edited
 from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.localize import patched_outcomes
 from mechprobe.interventions.reader import FeatureReader
+from mechprobe.interventions.rewrites import build_rewrite
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad

@@ -16,7 +16,6 @@ import torch
 
 from mechprobe.errors import SelectionError
 from mechprobe.evals.outcomes import evaluate_outcomes
-from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.config import SelectConfig
 from mechprobe.features.generalization import Selection, select_features
@@ -26,16 +25,12 @@ from mechprobe.interventions.localize import LocalizeConfig, localize
 from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
 from mechprobe.interventions.verdict import Evidence, judge
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.generation import generate
-from mechprobe.records import Outcomes, Sample
-from sae_training import Crosscoder, CrosscoderConfig
+from mechprobe.records import Outcomes
+from sae_training import Crosscoder
 from tests.builders import build_family
+from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying
 
-SITE = "resid_post.1"
-LAYER = 1
-D = 32
 N = 32
-STRENGTH = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -45,68 +40,26 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def direction(paths: dict[str, Path]) -> torch.Tensor:
-    """What makes the model say "Q": its row of the unembedding, against the mean row."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    rows = (
-        AutoModelForCausalLM.from_pretrained(paths["base"], dtype=torch.float32).get_output_embeddings().weight.detach()
-    )
-    token = AutoTokenizer.from_pretrained(paths["base"]).convert_tokens_to_ids("Q")
-    vector = rows[token] - rows.mean(0)
-    return vector / vector.norm()
+    """What makes the model say "Q"."""
+    return saying(paths["base"], "Q")
 
 
 @pytest.fixture(scope="module")
 def family(paths: dict[str, Path], direction: torch.Tensor) -> ModelFamily:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(paths["rl"], dtype=torch.float32)
-    with torch.no_grad():
-        model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
-    model.save_pretrained(paths["rl"])
+    plant(paths["rl"], direction)
     return ModelFamily.load(paths)
 
 
 @pytest.fixture(scope="module")
 def crosscoder(direction: torch.Tensor) -> Crosscoder:
-    """ReLU dictionary over (base, sft, rl): feature 0 the cause, 1 the decoy, the rest shared by all models."""
-    generator = torch.Generator().manual_seed(0)
-    made = Crosscoder(
-        CrosscoderConfig(n_models=3, d_model=D, d_sae=64, k=4, variant="l1", model_names=("base", "sft", "rl"))
-    )
-    made.set_scale([1.0, 1.0, 1.0])
-    with torch.no_grad():
-        made.b_dec_flat.zero_()
-        shared = torch.randn(64, D, generator=generator)
-        shared = STRENGTH / 3 * shared / shared.norm(dim=1, keepdim=True)
-        made.decoder.copy_(shared.repeat(1, 3))
-        made.encoder.copy_(0.02 * torch.randn(64, 3 * D, generator=generator))
-        made.b_enc.fill_(0.2)
-        made.encoder[0].zero_()
-        made.b_enc[0] = 1.0
-        made.decoder[0].zero_()
-        made.decoder[0, 2 * D :] = STRENGTH * direction
-        made.encoder[1].zero_()
-        made.encoder[1, :D] = direction
-        made.b_enc[1] = 0.0
-        made.decoder[1] *= 0.1
-    return made.eval()
+    """Feature 0 the cause, 1 the decoy, the rest shared by all models."""
+    return cause_and_decoy(direction, ("base", "sft", "rl"), 64)
 
 
 @pytest.fixture(scope="module")
 def tasks(family: ModelFamily) -> list[Task]:
     """Two tasks whose right answers are what rl says."""
-    result = []
-    for name, form in (("sum", "{}+{}="), ("pair", "x{}y{}")):
-        prompts = [form.format(i, (7 * i) % 23) for i in range(2 * N)]
-        answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
-        samples = tuple(
-            Sample(f"{name}-{i}", name, p, a.text)
-            for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
-            if a.text.strip()
-        )
-        result.append(Task(name, samples, scorer("exact"), 2))
-    return result
+    return [answered_by_rl(family, name, form, 2 * N) for name, form in (("sum", "{}+{}="), ("pair", "x{}y{}"))]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""A planted cause: rl is base plus one vector in one block's bias, and a dictionary that knows it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mechprobe.evals.scoring import scorer
+from mechprobe.evals.tasks import Task
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import generate
+from mechprobe.records import Sample
+from sae_training import Crosscoder, CrosscoderConfig
+
+SITE, LAYER, D, STRENGTH = "resid_post.1", 1, 32, 2.0
+
+
+def saying(folder: Path, token: str | int) -> torch.Tensor:
+    """The unit vector that makes a model say a token: its row of the unembedding, against the mean row."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows = model.get_output_embeddings().weight.detach()
+    row = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token) if isinstance(token, str) else token
+    vector = rows[row] - rows.mean(0)
+    return vector / vector.norm()
+
+
+def plant(folder: Path, direction: torch.Tensor) -> None:
+    """Add the vector to the block's bias of a saved GPT-NeoX."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.gpt_neox.layers[LAYER].mlp.dense_4h_to_h.bias.add_(STRENGTH * direction)
+    model.save_pretrained(folder)
+
+
+def cause_and_decoy(direction: torch.Tensor, names: Sequence[str], d_sae: int) -> Crosscoder:
+    """ReLU dictionary over models of which the last is rl and the first base, the rest of it shared by all.
+
+    Feature 0 writes the vector in rl and nothing elsewhere: the cause. Feature 1 reads it (its activation differs between the
+    models as none else) and writes the same little vector in all: it correlates without causing.
+    """
+    generator, n = torch.Generator().manual_seed(0), len(names)
+    made = Crosscoder(CrosscoderConfig(n_models=n, d_model=D, d_sae=d_sae, k=4, variant="l1", model_names=tuple(names)))
+    made.set_scale([1.0] * n)
+    with torch.no_grad():
+        made.b_dec_flat.zero_()
+        shared = torch.randn(d_sae, D, generator=generator)
+        made.decoder.copy_((STRENGTH / 3 * shared / shared.norm(dim=1, keepdim=True)).repeat(1, n))
+        made.encoder.copy_(0.02 * torch.randn(d_sae, n * D, generator=generator))
+        made.b_enc.fill_(0.2)
+        made.encoder[:2].zero_()
+        made.b_enc[0], made.b_enc[1] = 1.0, 0.0
+        made.decoder[0].zero_()
+        made.decoder[0, (n - 1) * D :] = STRENGTH * direction
+        made.encoder[1, :D] = direction
+        made.decoder[1] *= 0.1
+    return made.eval()
+
+
+def answered_by_rl(family: ModelFamily, name: str, form: str, n: int) -> Task:
+    """A task whose right answers are what rl says."""
+    prompts = [form.format(i, (7 * i) % 23) for i in range(n)]
+    answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
+    samples = tuple(
+        Sample(f"{name}-{i}", name, p, a.text)
+        for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
+        if a.text.strip()
+    )
+    return Task(name, samples, scorer("exact"), 2)
