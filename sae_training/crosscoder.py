@@ -235,6 +235,22 @@ class Crosscoder(nn.Module):
         x_hat = torch.addmm(self.b_dec_flat[columns], feature_acts, self.decoder[:, columns])
         return x_hat * self.column_scale()[columns]
 
+    def own_decoder(self, model: str | int, ids: Tensor | None = None) -> Float[Tensor, "feature d_model"]:
+        """s_m W_dec[k, m], detached: what a unit of each feature writes into a model (or source), in its own units.
+
+        Args:
+            model: Whose decoder.
+            ids: Features, in the order wanted; None for all.
+        """
+        columns = self.columns(model)
+        rows = self.decoder if ids is None else self.decoder[ids]
+        return (rows[:, columns] * self.column_scale()[columns]).detach()
+
+    def own_bias(self, model: str | int) -> Float[Tensor, " d_model"]:
+        """s_m b_dec[m], detached: the reconstruction without any feature, in the model's own units."""
+        columns = self.columns(model)
+        return (self.b_dec_flat[columns] * self.column_scale()[columns]).detach()
+
     def resid_delta(self, delta: Float[Tensor, "*batch d_sae"], model: str | int) -> Float[Tensor, "*batch d_model"]:
         """What a change of the features changes in one model: s_m sum_k delta_k W_dec[k, m], without the bias."""
         columns = self.columns(model)

@@ -35,13 +35,11 @@ from mechprobe.features.config import Attribution, SelectConfig
 from mechprobe.features.gradients import (
     Metric,
     ReadBatch,
-    any_response,
     clean_residual,
-    decoder_in_units,
     mean_gradient,
     mean_log_prob,
     metric_at,
-    read_batch,
+    read_batches,
     sum_by_sample,
 )
 from mechprobe.features.readout import Readout
@@ -109,11 +107,9 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
     """
     if not samples:
         raise SelectionError("There is no sample to attribute; evaluate more samples.")
-    answered = any_response(samples)
     parts: list[tuple[Tensor, ...]] = []
     with progress(len(samples), "integrated gradients", unit="samples") as advance:
-        for start in range(0, len(samples), batch_size):
-            batch = read_batch(samples[start : start + batch_size], str(crosscoder.device), answered=answered)
+        for batch in read_batches(samples, str(crosscoder.device), batch_size):
             path = _Path(crosscoder, models, site, batch, base=base, tuned=tuned, readout=readout)
             parts.append(path.effects(models[tuned], site, metric, steps))
             advance(len(batch.ids))
@@ -139,7 +135,7 @@ class _Path:
         kept = {name: values[batch.kept] for name, values in resid.items()}
         self.batch, self.residual = batch, resid[tuned]
         self.acts = {name: readout.feature_acts(crosscoder, kept, name) for name in (base, tuned)}
-        self.decoder = {name: decoder_in_units(crosscoder, name) for name in (base, tuned)}
+        self.decoder = {name: crosscoder.own_decoder(name) for name in (base, tuned)}
         self.base, self.tuned = base, tuned
         self.change = self.acts[tuned] @ self.decoder[tuned] - self.acts[base] @ self.decoder[base]
 

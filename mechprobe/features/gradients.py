@@ -6,7 +6,7 @@ direction, so one gradient of the residual serves every feature. The integral is
 parts: its error is O(1/steps²).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,6 @@ from mechprobe.activations.passes import padded
 from mechprobe.features.splicing import ReadSample
 from mechprobe.models.residuals import reading, splice
 from mechprobe.types import Site
-from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,13 @@ def mean_log_prob(logits: Tensor, batch: ReadBatch) -> Float[Tensor, " sample"]:
     return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
 
 
-def any_response(samples: Sequence[ReadSample]) -> bool:
-    """Whether any sample has a response token."""
-    return any(any(sample.response) for sample in samples)
-
-
 def read_batch(samples: Sequence[ReadSample], device: str, *, answered: bool) -> ReadBatch:
     """Samples padded on the right: what a causal model does at a position never depends on what follows it.
 
     Args:
         samples: The batch.
         device: Where it goes.
-        answered: `any_response` of everything that is read, not of the batch alone. If so, response tokens are scored, and
+        answered: Whether any sample of all that is read, not of the batch alone, has a response. If so, response tokens are scored, and
             none of a sample without them; else all tokens are.
     """
     ids, attention = padded([sample.ids for sample in samples], 0)
@@ -71,6 +65,13 @@ def read_batch(samples: Sequence[ReadSample], device: str, *, answered: bool) ->
         target = torch.tensor(sample.response) if answered else torch.ones(len(sample.ids), dtype=torch.bool)
         scored[row, : len(sample.ids) - 1] = target[1:]
     return ReadBatch(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
+
+
+def read_batches(samples: Sequence[ReadSample], device: str, batch_size: int) -> Iterator[ReadBatch]:
+    """All samples in their order, in batches; see `read_batch` for what is scored."""
+    answered = any(any(sample.response) for sample in samples)
+    for start in range(0, len(samples), batch_size):
+        yield read_batch(samples[start : start + batch_size], device, answered=answered)
 
 
 @torch.no_grad()
@@ -86,12 +87,6 @@ def spliced_logits(model: nn.Module, site: Site, resid: Tensor, batch: ReadBatch
     """Logits with ``resid`` put in at the site."""
     with splice(model, site, lambda old: resid.to(old.dtype)):
         return model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
-
-
-def decoder_in_units(crosscoder: Crosscoder, model: str) -> Float[Tensor, "d_sae d_model"]:
-    """s_m W_dec[:, m]: what one unit of each feature writes into the model's own residual."""
-    columns = crosscoder.columns(model)
-    return (crosscoder.decoder[:, columns] * crosscoder.column_scale()[columns]).detach()
 
 
 def mean_gradient(

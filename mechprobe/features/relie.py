@@ -28,13 +28,11 @@ from mechprobe.errors import StoreError
 from mechprobe.features.gradients import (
     Metric,
     ReadBatch,
-    any_response,
     clean_residual,
-    decoder_in_units,
     mean_gradient,
     mean_log_prob,
     metric_at,
-    read_batch,
+    read_batches,
     sum_by_sample,
 )
 from mechprobe.features.splicing import ReadSample
@@ -148,18 +146,16 @@ def sample_effects(
     """
     if not samples:
         raise StoreError("There is no sample to measure indirect effects on; cache with another held_out_frac.")
-    names, answered = crosscoder.model_names, any_response(samples)
+    names = crosscoder.model_names
     with progress(len(samples), "indirect effects", unit="samples") as advance:
-        for start in range(0, len(samples), batch_size):
-            part = samples[start : start + batch_size]
-            batch = read_batch(part, str(crosscoder.device), answered=answered)
+        for batch in read_batches(samples, str(crosscoder.device), batch_size):
             residuals = {name: clean_residual(models[name], site, batch) for name in names}
             with torch.no_grad():
                 acts = crosscoder.encode(torch.stack([residuals[name] for name in names], dim=2)[batch.kept])
             for name in of:
                 path = _Path(crosscoder, name, acts, residuals[name], batch)
                 yield path.effects(models[name], site, metric, steps)
-            advance(len(part))
+            advance(len(batch.ids))
 
 
 def indirect_effects(
@@ -202,10 +198,9 @@ class _Path:
         residual: Float[Tensor, "sample pos d_model"],
         batch: ReadBatch,
     ) -> None:
-        columns = crosscoder.columns(name)
         self.name, self.residual, self.batch, self.acts = name, residual, batch, acts
-        self.decoder = decoder_in_units(crosscoder, name)
-        self.bias = (crosscoder.b_dec_flat[columns] * crosscoder.column_scale()[columns]).detach()
+        self.decoder = crosscoder.own_decoder(name)
+        self.bias = crosscoder.own_bias(name)
         self.error = residual[batch.kept] - self.bias - acts @ self.decoder
 
     def at(self, a: float) -> Float[Tensor, "sample pos d_model"]:

@@ -209,9 +209,7 @@ class _Tally:
 
 def decoder_shift(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
     """‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂ in the models' own units."""
-    scale = crosscoder.column_scale()
-    decoder = crosscoder.decoder.detach() * scale
-    first, second = decoder[:, crosscoder.columns(tuned)], decoder[:, crosscoder.columns(base)]
+    first, second = crosscoder.own_decoder(tuned), crosscoder.own_decoder(base)
     if first.shape != second.shape:
         raise ConfigError(f"Models {tuned} and {base} differ in width; joint attribution needs equal widths.")
     return (first - second).double().norm(dim=1).cpu()

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from mechprobe.activations.passes import padded
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import reading, splice
@@ -120,19 +121,12 @@ class _Batch:
     @classmethod
     def build(cls, sequences: Sequence[ReadSample], targets: str, device: str) -> "_Batch":
         """Pad on the right: what a causal model does at a position never depends on what follows it."""
-        length = max(len(sequence.ids) for sequence in sequences)
-        shape = (len(sequences), length)
-        ids = torch.zeros(shape, dtype=torch.int64)
-        attention = torch.zeros(shape, dtype=torch.int64)
-        kept = torch.zeros(shape, dtype=torch.bool)
-        target = torch.zeros(shape, dtype=torch.bool)
+        ids, attention = padded([sequence.ids for sequence in sequences], 0)
+        kept, target, scored = torch.zeros(3, *ids.shape, dtype=torch.bool)
         for row, sequence in enumerate(sequences):
             n = len(sequence.ids)
-            ids[row, :n] = torch.tensor(sequence.ids)
-            attention[row, :n] = 1
             kept[row, :n] = torch.tensor(sequence.kept)
             target[row, :n] = torch.tensor(sequence.response) if targets == "response" else True
-        scored = torch.zeros(shape, dtype=torch.bool)
         scored[:, :-1] = kept[:, :-1] & target[:, 1:] & (attention[:, 1:] == 1)
         return cls(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
 

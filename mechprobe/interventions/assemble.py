@@ -27,6 +27,17 @@ def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
     return left
 
 
+def about_features(selection: Selection, config: InterveneConfig) -> dict[str, Any]:
+    """Which features are edited where, and between which models: what every result says first."""
+    return {
+        "site": selection.site,
+        "pair": [config.base, config.tuned],
+        "rule_of_features": selection.rule,
+        "ranking": selection.ranking,
+        "features": list(selection.features),
+    }
+
+
 def control_match(selection: Selection, *, n_random: int) -> dict[str, Any]:
     """How near the random sets come to the selection: mean density, decoder norm and write, and how varied they are.
 
@@ -72,11 +83,7 @@ def assemble(
     left_out = {t: ids for t, ids in selection.left_out.items() if config.leave_one_out}
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     return {
-        "site": selection.site,
-        "pair": [config.base, config.tuned],
-        "rule_of_features": selection.rule,
-        "ranking": selection.ranking,
-        "features": list(selection.features),
+        **about_features(selection, config),
         "note": selection.note,
         "tasks": names,
         "held_out": held_out,

@@ -20,8 +20,6 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
-__all__ = ["HasFeatures", "SiteEdit", "build_rewrite", "edited", "edited_at", "plain_module"]
-
 
 @runtime_checkable
 class HasFeatures(Protocol):

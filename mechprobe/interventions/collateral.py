@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from mechprobe.activations.passes import padded
 from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.tokens import encode_prompt, encode_response
@@ -190,12 +191,7 @@ class _Batch:
 
     @classmethod
     def build(cls, rows: Sequence[Sequence[int]], device: str) -> "_Batch":
-        width = max(len(row) for row in rows)
-        ids = torch.zeros((len(rows), width), dtype=torch.int64)
-        attention = torch.zeros((len(rows), width), dtype=torch.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row)
-            attention[index, : len(row)] = 1
+        ids, attention = padded(rows, 0)
         scored = torch.zeros_like(attention, dtype=torch.bool)
         scored[:, :-1] = attention[:, 1:] == 1
         return cls(ids.to(device), attention.to(device), scored.to(device))

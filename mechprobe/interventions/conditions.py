@@ -1,11 +1,13 @@
 """What is run: the selected set, its controls, baselines and ceilings, as a flat list of conditions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
+from mechprobe.artifacts import dump_json, sha256_bytes
+from mechprobe.errors import ConfigError
 from mechprobe.features.generalization import Selection
 from mechprobe.interventions.config import InterveneConfig
 
@@ -52,6 +54,19 @@ class Condition:
     write_ids: tuple[int, ...] = field(default=(), repr=False)
     readout: str = ""
     tasks: tuple[str, ...] = ()
+
+
+def fingerprint(conditions: Sequence[Condition]) -> str:
+    """sha256 of everything that is run: what a stage's results hang on."""
+    return sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())
+
+
+def row_named(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The row of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""
+    for row in rows:
+        if row["name"] == name:
+            return row
+    raise ConfigError(f"There is no condition '{name}'; there are {', '.join(row['name'] for row in rows)}.")
 
 
 def plan(selection: Selection, others: dict[str, Selection], config: InterveneConfig) -> list[Condition]:

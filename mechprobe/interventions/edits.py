@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.errors import ConfigError
-from sae_training import Crosscoder
 
 EditKind = Literal["ablate", "clamp", "scale", "transplant", "steer", "replace", "project"]
 _NEEDS_VALUE = ("clamp", "scale", "steer")
@@ -108,12 +107,6 @@ def _evenly(values: str, text: str) -> list[float]:
         )
     low, high, steps = _number(first, text), _number(last, text), int(count) - 1
     return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
-
-
-def own_decoder(crosscoder: Crosscoder, ids: Tensor, model: str) -> Float[Tensor, "feature d_model"]:
-    """s_m W_dec[k, m] for the features of ``ids``: what a unit of each feature writes, in the model's own units."""
-    columns = crosscoder.columns(model)
-    return (crosscoder.decoder[ids][:, columns] * crosscoder.column_scale()[columns]).detach()
 
 
 def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[Tensor, "row feature"]:

@@ -6,16 +6,17 @@ Every model is measured clean; the tuned and the base model also under the main 
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, dump_json, read_json, read_manifest, sha256_bytes, write_json, write_text
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json, write_text
 from mechprobe.errors import ConfigError
 from mechprobe.evals.harness import HarnessConfig, HarnessTasks
 from mechprobe.features.generalization import Selection
+from mechprobe.interventions.assemble import about_features
 from mechprobe.interventions.checks import check_belongs
-from mechprobe.interventions.conditions import Condition, plan
+from mechprobe.interventions.conditions import Condition, fingerprint, plan, row_named
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.run import choose_sets
 from mechprobe.interventions.runner import Runner
@@ -60,10 +61,7 @@ class HarnessResults:
 
     def condition(self, name: str) -> dict[str, Any]:
         """One row by name, for example ``rl|ablate|top50``."""
-        for row in self.conditions:
-            if row["name"] == name:
-                return row
-        raise ConfigError(f"There is no condition '{name}'; there are {', '.join(r['name'] for r in self.conditions)}.")
+        return row_named(self.conditions, name)
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
@@ -112,7 +110,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         "tasks": asked.fingerprint,
         "crosscoder": crosscoder.fingerprint,
         "site": chosen.site,
-        "sets": sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode()),
+        "sets": fingerprint(conditions),
     }
     models = family.subset(*crosscoder.model_names).fingerprints
     with Stage.open(out, name="harness", config=identity, inputs=inputs, models=models, force=force) as stage:
@@ -201,11 +199,7 @@ def assemble(
         if row["set_kind"] == "selected":
             _add_random(row, rows, first["higher_is_better"], gain=row["model"] == config.base)
     return {
-        "site": selection.site,
-        "pair": [config.base, config.tuned],
-        "rule_of_features": selection.rule,
-        "ranking": selection.ranking,
-        "features": list(selection.features),
+        **about_features(selection, config),
         "note": NOTE,
         "lm_eval": tasks.version,
         "tasks": sorted(first["metrics"]),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mechprobe.errors import ConfigError, ModelError, SelectionError
 from mechprobe.features.readout import Readout
-from mechprobe.interventions.edits import Edit, activation_change, own_decoder, span_of, unit_sum
+from mechprobe.interventions.edits import Edit, activation_change, span_of, unit_sum
 from mechprobe.interventions.reader import FeatureReader, slots_by_source
 from sae_training import Crosscoder
 
@@ -59,12 +59,10 @@ def build_rewrite(
         giver = _require_donor(crosscoder, donor, host)
         return _transplant(crosscoder, features, written, host=host, donor=giver, readout=readout)
     if edit.kind == "project":
-        return _projection(own_decoder(crosscoder, features, host), host)
+        return _projection(crosscoder.own_decoder(host, features), host)
     if edit.kind == "steer":
         return _steering(crosscoder, written, float(edit.value or 0.0), host)
-    return _delta(
-        FeatureReader(crosscoder, features, host, readout), own_decoder(crosscoder, written, host), edit, host
-    )
+    return _delta(FeatureReader(crosscoder, features, host, readout), crosscoder.own_decoder(host, written), edit, host)
 
 
 def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | None, readout: Readout) -> list[str]:
@@ -116,7 +114,7 @@ def _delta(read: FeatureReader, directions: Tensor, edit: Edit, host: str) -> Re
 def _transplant(
     crosscoder: Crosscoder, ids: Tensor, written: Tensor, *, host: str, donor: str, readout: Readout
 ) -> Rewrite:
-    from_donor, from_host = own_decoder(crosscoder, written, donor), own_decoder(crosscoder, written, host)
+    from_donor, from_host = crosscoder.own_decoder(donor, written), crosscoder.own_decoder(host, written)
     if from_donor.shape != from_host.shape:
         raise ModelError(f"Models {donor} and {host} differ in width; their features cannot be transplanted.")
     read = FeatureReader(crosscoder, ids, host, readout)
@@ -129,12 +127,9 @@ def _transplant(
 
 
 def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readout) -> Rewrite:
-    everything = torch.arange(crosscoder.d_sae, device=ids.device)
-    read = FeatureReader(crosscoder, everything, host, readout)
-    directions = own_decoder(crosscoder, everything, host)
+    read = FeatureReader(crosscoder, torch.arange(crosscoder.d_sae, device=ids.device), host, readout)
+    directions, bias = crosscoder.own_decoder(host), crosscoder.own_bias(host)
     directions[ids] = 0.0
-    columns = crosscoder.columns(host)
-    bias = (crosscoder.b_dec_flat[columns] * crosscoder.column_scale()[columns]).detach()
     return lambda x: torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
 
 
@@ -144,7 +139,7 @@ def _projection(directions: Tensor, host: str) -> Rewrite:
 
 
 def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: str) -> Rewrite:
-    directions = own_decoder(crosscoder, written, host)
+    directions = crosscoder.own_decoder(host, written)
     without = written[torch.linalg.vector_norm(directions, dim=1) == 0].tolist()
     if without:
         raise SelectionError(f"Feature {without[0]} has no decoder direction in {host}, so nothing steers along it.")

@@ -1,19 +1,18 @@
 """The ``intervene`` stage: run every condition, keep every outcome, and give the verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, dump_json, read_json, read_manifest, sha256_bytes, write_json
-from mechprobe.errors import ConfigError
+from mechprobe.artifacts import Stage, read_json, read_manifest, sha256_bytes, write_json
 from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.interventions.assemble import assemble, untrained
 from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
-from mechprobe.interventions.conditions import Condition, plan
+from mechprobe.interventions.conditions import Condition, fingerprint, plan, row_named
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.effects import POOLED
 from mechprobe.interventions.positions import PositionRule
@@ -57,10 +56,7 @@ class InterventionResults:
 
     def condition(self, name: str) -> dict[str, Any]:
         """One row by name, for example ``rl|ablate|top50``."""
-        for row in self.conditions:
-            if row["name"] == name:
-                return row
-        raise ConfigError(f"There is no condition '{name}'; there are {', '.join(r['name'] for r in self.conditions)}.")
+        return row_named(self.conditions, name)
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point
@@ -117,7 +113,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         "collateral": texts.fingerprint if texts else None,
         "crosscoder": crosscoder.fingerprint,
         "site": chosen.site,
-        "sets": sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode()),
+        "sets": fingerprint(conditions),
         "mean_difference": sha256_bytes(
             chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
         ),

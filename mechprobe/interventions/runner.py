@@ -14,12 +14,12 @@ from mechprobe.evals.outcomes import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import build_rewrite, edited
+from mechprobe.interventions.attach import edited
 from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit, EditKind
 from mechprobe.interventions.positions import PositionRule, Positions
-from mechprobe.interventions.rewrites import read_models
+from mechprobe.interventions.rewrites import build_rewrite, read_models
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site

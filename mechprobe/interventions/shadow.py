@@ -19,8 +19,6 @@ from mechprobe.interventions.siblings import CacheFollower, Shadow, Shadows, req
 from mechprobe.models.residuals import splice
 from mechprobe.types import Site
 
-__all__ = ["Positions", "Rewrite", "SiteRewrite", "rewriting", "rewriting_sites"]
-
 
 @dataclass(frozen=True)
 class SiteRewrite:
