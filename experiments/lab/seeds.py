@@ -37,7 +37,10 @@ NO_SETS = "nothing to select"
 
 
 def study_recipe(name: str, scale: str) -> Recipe:
-    """The recipe without what the study does not read: the in-style arm and the checkpoints. One seed, whatever its gates."""
+    """The recipe without what the study does not read: the in-style arm and the checkpoints. One seed, whatever its gates.
+
+    One thread, so that two recipes can be studied side by side on two cores.
+    """
     recipe = get_recipe(name, scale)
     return recipe.replace(
         pretrain=recipe.pretrain.replace(max_attempts=1),
@@ -45,6 +48,7 @@ def study_recipe(name: str, scale: str) -> Recipe:
         sft_instyle=None,
         rl=recipe.rl.replace(checkpoints=()),
         enforce_gates=False,
+        n_threads=1,
     )
 
 
