@@ -59,7 +59,7 @@ class SiteCeilings:
         clean: Model → task → accuracy with interval, unpatched.
         sites: Site → ``sufficiency`` and ``necessity`` (task → accuracy with interval) and their ``*_share`` of the
             gain, summed over the untrained tasks; NaN where that gain is not clear of noise.
-        chosen: The site whose smaller share is largest.
+        chosen: The site that `choose_site` takes.
         able: Whether both shares of the chosen site reach ``min_share``.
         reason: One sentence.
     """
@@ -125,7 +125,7 @@ def localize(
     *,
     force: bool = False,
 ) -> SiteCeilings:
-    """Measure both ceilings at every site and choose the site where the smaller share of the gain is largest.
+    """Measure both ceilings at every site and choose a site, see `choose_site`.
 
     Args:
         family: Holds the base and the tuned model.
@@ -230,27 +230,44 @@ def _kept(path: Path, measure: Any) -> Accuracy:
 
 
 def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tuple[str, bool, str]:
-    """``(site, able, reason)``: the site whose smaller share is largest; the first of equals."""
-    smaller = {
-        site: min(row["sufficiency_share"], row["necessity_share"])
-        if row["sufficiency_share"] == row["sufficiency_share"]
-        else float("-inf")
-        for site, row in rows.items()
-    }
-    chosen = max(smaller, key=lambda site: smaller[site])
-    if smaller[chosen] == float("-inf"):
+    """``(site, able, reason)`` of rows of `SiteCeilings.sites`, by a rule that is ours.
+
+    The site whose smaller share is largest, where that reaches ``min_share``. Else the one whose shares, each cut to 0 to 1, sum
+    to the most: one ceiling that is high lets edits of one of the two models be judged. Else, where the gain is not clear
+    of noise, the deepest site. Of equals the first.
+    """
+    if all(math.isnan(row["sufficiency_share"]) for row in rows.values()):
+        chosen = max(rows, key=lambda site: Site.parse(site).layer)
         return (
             chosen,
             False,
-            "The tuned model's gain over the tasks is not clear of noise, so there is nothing to locate.",
+            "The tuned model's gain over the tasks is not clear of noise, so there is nothing to locate; "
+            f"{chosen} is the deepest site.",
         )
-    row = rows[chosen]
-    shares = f"sufficiency {row['sufficiency_share']:.0%} and necessity {row['necessity_share']:.0%} of the gain"
-    if smaller[chosen] >= min_share:
+    both = {site: (row["sufficiency_share"], row["necessity_share"]) for site, row in rows.items()}
+    chosen = max(both, key=lambda site: min(both[site]))
+    able = min(both[chosen]) >= min_share
+    if not able:
+        chosen = max(both, key=lambda site: sum(min(max(share, 0.0), 1.0) for share in both[site]))
+    sufficiency, necessity = both[chosen]
+    shares = f"sufficiency {sufficiency:.0%} and necessity {necessity:.0%} of the gain"
+    if able:
         return chosen, True, f"{chosen} has both ceilings high: {shares}."
+    none = f"No site has both ceilings at {min_share:.0%} of the gain or more; "
+    if max(both[chosen]) < min_share:
+        return (
+            chosen,
+            False,
+            (
+                f"{none}{chosen} comes nearest ({shares}), so an edit there that fails is no evidence against its features."
+            ),
+        )
+    judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
     return (
         chosen,
         False,
-        f"No site has both ceilings at {min_share:.0%} of the gain or more; {chosen} comes nearest ({shares}), "
-        "so an edit there that fails is no evidence against its features.",
+        (
+            f"{none}{chosen} has one of them ({shares}): edits of the {judged} model can be judged there, and an edit of the "
+            f"{other} model that fails is no evidence against its features."
+        ),
     )

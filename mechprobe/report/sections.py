@@ -58,9 +58,7 @@ def warnings(files: RunFiles) -> list[str]:
     if failed:
         found.append(f"Nulls that failed: {tables.listing(failed)}. Classes of features are not to be believed.")
     if files.ceilings and files.ceilings.get("able") is False:
-        found.append(
-            f"No site has both ceilings ({files.ceilings.get('reason', '')}): an edit there cannot be evidence either way."
-        )
+        found.append(files.ceilings["reason"])
     return found
 
 
