@@ -189,15 +189,21 @@ def percent(item: Sequence[Any], sign: int) -> str:
     """``[value, low, high, n]`` as ``-46 [-60, -33] of 40``."""
     if item[0] is None or item[0] != item[0]:
         return "none to flip"
-    ends = sorted(sign * 100 * end for end in item[1:3])
-    return f"{sign * 100 * item[0]:+.0f} [{ends[0]:+.0f}, {ends[1]:+.0f}] of {int(item[3])}"
+    low, high = sorted(sign * end for end in item[1:3])
+    return f"{points(sign * item[0])} [{points(low)}, {points(high)}] of {int(item[3])}"
+
+
+def points(share: float) -> str:
+    """A share as signed whole per cent; what rounds to nothing has no sign."""
+    rounded = round(100 * share)
+    return f"{rounded:+d}" if rounded else "0"
 
 
 def cell_text(cell: Mapping[str, Any], sign: int) -> str:
     """One cell: flips with their denominator, the random sets' mean, and the flips of the gained samples."""
     if "reason" in cell:
         return f"no set: {cell['reason']}"
-    random = "-" if cell["random_mean"] is None else f"{sign * 100 * cell['random_mean']:+.0f}"
+    random = "-" if cell["random_mean"] is None else points(sign * cell["random_mean"])
     return f"{percent(cell['flips'], sign)}; random {random}; of gained {percent(cell['of_gained'], sign)}"
 
 
