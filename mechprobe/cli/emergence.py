@@ -173,7 +173,7 @@ def _pair_lines(found: "Emergence", arm: str) -> list[str]:
         return []
     pairs, spread = found.pairs[arm], found.over_seeds(arm)
     adjacent = ", ".join(_neighbors(spread["pairs_overlap"]))
-    ceiling = _seed_cell(spread["ceiling_overlap"].at())
+    ceiling = _seed_cell(spread["ceiling_overlap"].at(0))
     return [
         f"trained apart, matched by decoder: neighbors share {adjacent} % of the top-{pairs[0].top} "
         f"(same models, other seed: {ceiling} %; {_seed_words(len(pairs))})"

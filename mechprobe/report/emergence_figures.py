@@ -80,8 +80,8 @@ def pairs_figure(pairs: Arms, labels: Mapping[str, Sequence[str]]) -> Figure:
     """The same for dictionaries trained apart and matched by decoder: top sets above, all live features below."""
 
     def title(courses: Courses, key: str, short: str) -> str:
-        ceiling = over_seeds([_number(course["ceiling"][key]) for course in courses])
-        return f"{short} (other seed: {_percents(*ceiling.at()[:3])} %)"
+        ceiling = over_seeds([[_number(course["ceiling"][key])] for course in courses])
+        return f"{short} (other seed: {_percents(*ceiling.at(0)[:3])} %)"
 
     rows = [
         ("overlap", {name: title(courses, "overlap", f"top {courses[0]['top']}") for name, courses in pairs.items()}),

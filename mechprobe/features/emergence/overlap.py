@@ -87,7 +87,7 @@ class SeedSpread:
         return Interval(float(self.mean[cell]), float(self.low[cell]), float(self.high[cell]), self.n)
 
 
-def over_seeds(values: Sequence[ArrayLike | float]) -> SeedSpread:
+def over_seeds(values: Sequence[ArrayLike]) -> SeedSpread:
     """`SeedSpread` of the numbers of each seed.
 
     Example:

@@ -182,7 +182,7 @@ class Emergence:
         if pairs:
             for name in ("overlap", "found_share"):
                 found[f"pairs_{name}"] = over_seeds([getattr(course, name) for course in pairs])
-                found[f"ceiling_{name}"] = over_seeds([course.ceiling[name] for course in pairs])
+                found[f"ceiling_{name}"] = over_seeds([[course.ceiling[name]] for course in pairs])
         return found
 
     @property
