@@ -102,6 +102,8 @@ def _matrices(
         for row, (key, titles) in enumerate(rows):
             for axes, (name, courses) in zip(panels[row], arms.items(), strict=True):
                 spread = over_seeds([_cells(course[key]) for course in courses])
+                for end in (spread.low, spread.high):
+                    np.fill_diagonal(end, np.nan)  # a set is itself whatever the seed
                 image = matrix_panel(axes, spread.mean, labels[name], ends=(spread.low, spread.high))
                 axes.set_title(plain(f"{name}: {titles[name]}"))
         if image is not None:
@@ -129,7 +131,7 @@ def matrix_panel(
     image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
     for cell, value in np.ndenumerate(values):
         row, column = cell
-        text = "-" if np.isnan(value) else _percents(value, low[cell], high[cell], between="\n")
+        text = "-" if np.isnan(value) else _percents(value, float(low[cell]), float(high[cell]), between="\n")
         color = "white" if value > 0.6 else INK
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])

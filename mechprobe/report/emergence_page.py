@@ -136,14 +136,14 @@ _CAUSAL_HEAD = [
     "checkpoint",
     "share that moved",
     "rank correlation of NRN and RelIE",
-    "draws above the share by",
+    "draws minus share",
 ]
 _QUALITY_HEAD = ["dictionary", "smallest FVE", "L0", "dead share"]
 
 _CAUSAL = (
     "Where prompts are few their noise raises a share of absolute differences and draws a rank correlation towards 0, in the value and "
-    "once more in the draws of its interval. The last column says how far the draws lie above the share on average: the share "
-    "itself is too high by about as much or more."
+    "once more in the draws of its interval. The last column is the mean of the draws minus the share: where it is clearly above 0, the "
+    "share itself is too high by about as much or more."
 )
 
 

@@ -430,8 +430,8 @@ def check_intervals(found: mp.Emergence, said: str, seeds: int) -> None:
     assert "Intervals of RelIE: 95 % bootstrap over the 4 prompts of 4 held-out samples" in said
     several = table["n_relie"] >= 2
     assert several.any()
-    assert table.loc[several, ["low_relie_rl", "high_relie_rl"]].notna().all(axis=None)
-    assert table.loc[~several, ["low_relie_rl", "high_relie_rl"]].isna().all(axis=None)
+    assert table.loc[several, ["low_relie_rl", "high_relie_rl"]].notna().to_numpy().all()
+    assert table.loc[~several, ["low_relie_rl", "high_relie_rl"]].isna().to_numpy().all()
     courses, spread = found.arms["rl"], found.to_json()["over_seeds"]["rl"]
     for name in ("overlap", "jaccard"):
         cells = np.array([getattr(course, name) for course in courses])

@@ -99,8 +99,8 @@ class CausalCourse:
         draws: Bootstrap draws.
         metric: Mean metric of each model (log-probability of the response tokens, nats).
         departure: Effect-weighted |IE_c − IE_base| of sizes, Σ||IE_c| − |IE_base|| / Σ(|IE_c| + |IE_base|).
-        departure_bias: Mean of the draws minus the value. Noise of few samples only adds to absolute differences: the value
-            is too high by about as much or more.
+        departure_bias: Mean of the draws minus the value. Noise of few samples adds to absolute differences: where this is
+            clearly above 0, the value itself is too high by about as much or more.
         rank_correlation: Spearman's, of NRN with pairwise RelIE over the features with the upper half of effects.
         rank_correlation_bias: Mean of the draws minus the value; noise draws a correlation towards 0.
         completeness_gap: What the integration path misses, as a share, per model.
@@ -288,7 +288,8 @@ def _pairs(items: list[dict[str, Any]] | dict[str, Any], first_seed: int) -> tup
 
 def _causal(item: dict[str, Any]) -> CausalCourse:
     """Versions without intervals wrote plain numbers, and neither groups nor draws."""
-    plain, kept = {"n_groups": 0, "draws": 0}, {}
+    plain: dict[str, Any] = {"n_groups": 0, "draws": 0}
+    kept: dict[str, list[Interval]] = {}
     for name in ("departure", "rank_correlation"):
         cells = item[name]
         plain[f"{name}_bias"] = [None] * len(cells)
