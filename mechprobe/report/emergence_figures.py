@@ -107,7 +107,9 @@ def _matrices(
                 image = matrix_panel(axes, spread.mean, labels[name], ends=(spread.low, spread.high))
                 axes.set_title(plain(f"{name}: {titles[name]}"))
         if image is not None:
-            figure.colorbar(image, ax=panels, shrink=0.6, label=said)
+            n = max(map(len, arms.values()))
+            seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
+            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{said}\n({seeds})")
         return figure
 
 

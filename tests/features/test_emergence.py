@@ -537,6 +537,7 @@ def test_overlaps_and_relie_are_shown_with_their_intervals(tmp_path: Path, seeds
     assert neighbors in said
     figure = overlap_figure({name: read_json(found.folder / "emergence.json")["arms"][name] for name in ("rl",)})
     written = figure.axes[0].texts[1].get_text()
+    assert ("one seed: no interval" in figure.axes[-1].get_ylabel()) == (seeds == 1)
     assert written == (f"{percents[0]}\n[{percents[1]}, {percents[2]}]" if seeds > 1 else f"{percents[0]}")
 
 
