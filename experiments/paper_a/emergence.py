@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
     parser.add_argument("--prompts", type=int, default=1000, help="Prompts, three responses each.")
     parser.add_argument("--tokens", type=int, default=300_000, help="Tokens each dictionary is trained on.")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="Of every dictionary, pairwise ones too.")
     parser.add_argument("--layouts", nargs="+", default=["together", "arms"], choices=["together", "arms"])
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

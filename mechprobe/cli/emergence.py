@@ -1,7 +1,8 @@
 """``mechprobe emergence``."""
 
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +11,10 @@ from mechprobe.cli.cache import Dtype, Sites, cache_settings
 
 if TYPE_CHECKING:
     from mechprobe.features.emergence import Emergence
+    from mechprobe.features.emergence.overlap import SeedSpread
     from mechprobe.models.family import ModelFamily
     from mechprobe.pipeline import RunConfig
+    from mechprobe.statistics import Interval
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
 Work = Annotated[
@@ -23,7 +26,9 @@ Checkpoints = Annotated[
 Layout = Annotated[
     str | None, typer.Option("--layout", help="arms: a dictionary for each arm; together: one over all.")
 ]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Dictionaries trained with different seeds.")]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", help="Dictionaries trained with different seeds, pairwise ones too.")
+]
 
 
 def emergence(
@@ -127,39 +132,66 @@ _SHOWN = (
 
 def emergence_lines(found: "Emergence") -> list[str]:
     """The course of every arm with intervals, and what the paper's claim comes to."""
+    lines: list[str] = []
+    for name in found.arms:
+        lines += [*_arm_lines(found, name), *_pair_lines(found, name), ""]
+    return [*lines, "Progress of training in brackets.", *found.interval_notes, *claim_lines(found)]
+
+
+def _arm_lines(found: "Emergence", name: str) -> list[str]:
     from mechprobe.cli.printing import table_lines
 
-    lines: list[str] = []
-    for name, courses in found.arms.items():
-        course = courses[0]
-        kinds = ", ".join(f"{count} {kind}" for kind, count in course.kinds.items() if count)
-        lines += [f"{name}: {course.n_alive:,} live features of seed {course.seed} ({kinds})"]
-        columns = [
-            f"{label} ({round(100 * done)} %)" for label, done in zip(course.labels, course.progress[1:], strict=True)
-        ]
-        rows = {}
-        for key, label, factor, digits in _SHOWN:
-            cells = course.curves[key][-len(columns) :]
-            rows[label] = dict(zip(columns, [_cell(cell, factor, digits) for cell in cells], strict=True))
-        overlaps = ["", *(_cell(cell, 100, 0) for cell in course.curves["adjacent_overlap"])]
-        rows[f"top-{course.top} kept from the one before, %"] = dict(zip(columns, overlaps, strict=True))
-        if name in found.causal:
-            values = (f"{value:.3f}" for value in found.causal[name].departure)
-            rows["causal strength moved (RelIE)"] = dict(zip(columns, values, strict=True))
-        lines += [*table_lines(rows, columns, corner="checkpoint"), *_pair_lines(found, name), ""]
-    lines.append("Intervals: 95 % bootstrap over features of one dictionary. Progress of training in brackets.")
-    return lines + claim_lines(found)
+    course, spread = found.arms[name][0], found.over_seeds(name)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in course.kinds.items() if count)
+    columns = [
+        f"{label} ({round(100 * done)} %)" for label, done in zip(course.labels, course.progress[1:], strict=True)
+    ]
+    rows = {
+        label: [_cell(cell, factor, digits) for cell in course.curves[key][-len(columns) :]]
+        for key, label, factor, digits in _SHOWN
+    }
+    top = f"top-{course.top}"
+    rows[f"{top} kept from the one before, %"] = [
+        "",
+        *(_cell(cell, 100, 0) for cell in course.curves["adjacent_overlap"]),
+    ]
+    if len(found.arms[name]) > 1:
+        seeds = f"{len(found.arms[name])} seeds, mean [min, max]"
+        rows[f"{top} kept, %, {seeds}"] = ["", *_neighbors(spread["overlap"])]
+        rows[f"{top} Jaccard, %, {seeds}"] = ["", *_neighbors(spread["jaccard"])]
+    if name in found.causal:
+        causal = found.causal[name]
+        rows["causal strength moved (RelIE)"] = [_cell(cell, 1, 3) for cell in causal.departure]
+        rows["rank correlation of NRN and RelIE"] = [_cell(cell, 1, 2) for cell in causal.rank_correlation]
+    cells = {label: dict(zip(columns, row, strict=True)) for label, row in rows.items()}
+    head = f"{name}: {course.n_alive:,} live features of seed {course.seed} ({kinds})"
+    return [head, *table_lines(cells, columns, corner="checkpoint")]
 
 
 def _pair_lines(found: "Emergence", arm: str) -> list[str]:
     if arm not in found.pairs:
         return []
-    pair = found.pairs[arm]
-    adjacent = [round(100 * pair.overlap[i][i + 1]) for i in range(len(pair.checkpoints) - 1)]
+    pairs, spread = found.pairs[arm], found.over_seeds(arm)
+    adjacent = ", ".join(_neighbors(spread["pairs_overlap"]))
+    ceiling = _seed_cell(spread["ceiling_overlap"].at(0))
     return [
-        f"trained apart, matched by decoder: neighbors share {', '.join(map(str, adjacent))} % of the top-{pair.top} "
-        f"(same models, other seed: {round(100 * pair.ceiling['overlap'])} %)"
+        f"trained apart, matched by decoder: neighbors share {adjacent} % of the top-{pairs[0].top} "
+        f"(same models, other seed: {ceiling} %; {_seed_words(len(pairs))})"
     ]
+
+
+def _neighbors(spread: "SeedSpread") -> list[str]:
+    """Every checkpoint's cell with the one before it, in percent."""
+    return [_seed_cell(spread.at(index, index + 1)) for index in range(len(spread.mean) - 1)]
+
+
+def _seed_cell(cell: "Interval") -> str:
+    """``mean [min, max]`` over seeds in percent, the mean alone for one."""
+    return _cell(cell, 100, 0) if cell.n > 1 else f"{100 * cell.value:.0f}"
+
+
+def _seed_words(n: int) -> str:
+    return "one seed: no interval" if n == 1 else f"mean [min, max] of {n} seeds"
 
 
 def claim_lines(found: "Emergence") -> list[str]:
@@ -180,6 +212,9 @@ def claim_lines(found: "Emergence") -> list[str]:
     return [*lines, *found.claim.sentences, paper + "; ".join(ranges) + "."]
 
 
-def _cell(interval: Any, factor: float | int, digits: int) -> str:
+def _cell(interval: "Interval", factor: float | int, digits: int) -> str:
+    """``value [low, high]``; says so where there is no interval."""
     value, low, high = (f"{factor * part:.{digits}f}" for part in interval[:3])
-    return f"{value} [{low}, {high}]"
+    if isnan(interval.value):
+        return "-"
+    return f"{value} [no interval]" if isnan(interval.low) else f"{value} [{low}, {high}]"

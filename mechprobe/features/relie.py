@@ -15,7 +15,7 @@ metric jump at the very end, which no step sees: `IndirectEffects.completeness_g
     RelIE_ij[k] = |IE_j[k]| / (|IE_i[k]| + |IE_j[k]|)   pairwise
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,9 @@ class IndirectEffects:
         metric: Mean metric of each model as it is.
         emptied: Mean metric with every feature and the error taken away.
         n_samples: Samples behind the means.
+        by_group: Sums of the effects over the samples of each group, the unit that a bootstrap draws
+            (`mechprobe.features.relie_intervals`); a group is one sample unless groups were given. Ours, as the paper
+            has no interval.
     """
 
     models: tuple[str, ...]
@@ -60,6 +63,12 @@ class IndirectEffects:
     metric: Float[ndarray, " model"]
     emptied: Float[ndarray, " model"]
     n_samples: int
+    by_group: Float[ndarray, "group d_sae model"]
+
+    @property
+    def n_groups(self) -> int:
+        """Groups that the samples fall into."""
+        return len(self.by_group)
 
     @property
     def relie(self) -> Float[ndarray, "d_sae model"]:
@@ -76,11 +85,12 @@ class IndirectEffects:
             self.metric[chosen],
             self.emptied[chosen],
             self.n_samples,
+            self.by_group[:, :, chosen],
         )
 
     def pairwise(self, first: str, second: str) -> Float[ndarray, " d_sae"]:
         """RelIE of ``second`` against ``first`` alone."""
-        return self.only((first, second)).relie[:, 1]
+        return relative_effects(self.effect[:, [self.models.index(name) for name in (first, second)]])[:, 1]
 
     @property
     def completeness_gap(self) -> Float[ndarray, " model"]:
@@ -167,24 +177,50 @@ def indirect_effects(
     metric: Metric = mean_log_prob,
     steps: int = 8,
     batch_size: int = 32,
+    groups: Sequence[str] | None = None,
 ) -> IndirectEffects:
-    """Mean indirect effects of every feature in every model of a crosscoder; the arguments are `sample_effects`'.
+    """Mean indirect effects of every feature in every model of a crosscoder.
+
+    Args:
+        crosscoder: As in `sample_effects`, like all that follow but the last.
+        models: Every model of it by name.
+        site: Where the crosscoder reads.
+        samples: What the models read.
+        metric: The task metric.
+        steps: Points of the path.
+        batch_size: Samples in one forward pass.
+        groups: Name of every sample's group, for example its prompt: samples that depend on each other and that a
+            bootstrap must draw together. Every sample is a group when None.
 
     Raises:
         StoreError: There is no sample.
+        ValueError: There are more or fewer groups' names than samples.
     """
-    names = tuple(crosscoder.model_names)
+    names, n = tuple(crosscoder.model_names), len(samples)
+    place = _places(range(n) if groups is None else groups)
+    if len(place) != n:
+        raise ValueError(f"{len(place)} names of groups for {n} samples; give one for each")
     effect = torch.zeros(crosscoder.d_sae, len(names), dtype=torch.float64)
     totals = torch.zeros(3, len(names), dtype=torch.float64)  # error effect, metric, emptied
+    by_group = np.zeros((len(set(place)), crosscoder.d_sae, len(names)))
+    seen = dict.fromkeys(names, 0)
     for found in sample_effects(
         crosscoder, models, site, samples, of=names, metric=metric, steps=steps, batch_size=batch_size
     ):
-        column = names.index(found.model)
-        effect[:, column] += found.features.sum(0).cpu()
+        column, features = names.index(found.model), found.features.cpu()
+        effect[:, column] += features.sum(0)
         totals[:, column] += found.totals
-    n = len(samples)
+        for row in features.numpy():
+            by_group[place[seen[found.model]], :, column] += row
+            seen[found.model] += 1
     error_effect, clean, emptied = (totals / n).numpy()
-    return IndirectEffects(names, (effect / n).numpy(), error_effect, clean, emptied, n)
+    return IndirectEffects(names, (effect / n).numpy(), error_effect, clean, emptied, n, by_group)
+
+
+def _places(groups: Iterable[Hashable]) -> list[int]:
+    """Number of every sample's group, counted by first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(group, len(numbers)) for group in groups]
 
 
 class _Path:

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy import ndarray
 
+from mechprobe.features.emergence.overlap import over_seeds
 from mechprobe.report.style import INK, MARKS, house_style, model_colors, new_figure, plain
 
-Arms = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Arm to its course in the dictionary of each seed."""
+Courses = Sequence[Mapping[str, Any]]
+"""One arm in the dictionary of each seed."""
+Arms = Mapping[str, Courses]
 
 _PANELS = (
     ("reached_norm", "change of decoder norms that is there (%)", 100),
@@ -49,7 +52,7 @@ def _curve(
     label: str,
     first: bool,
 ) -> None:
-    cells = np.array([[_number(part) for part in cell[:3]] for cell in course["curves"][name]]) * factor
+    cells = _cells([cell[:3] for cell in course["curves"][name]]) * factor
     progress = 100 * np.array(course["progress"])
     if len(cells) < len(progress):  # base stands at 0 by definition
         cells = np.vstack([np.zeros(3), cells])
@@ -61,47 +64,78 @@ def _curve(
 
 
 def overlap_figure(arms: Arms) -> Figure:
-    """Overlap of the sets of highest NRN between checkpoints: |A∩B|/top above, Jaccard below, one column per arm."""
-    names = list(arms)
-    with house_style():
-        figure = new_figure(max(4.6, 4.2 * len(names)), 7.4)
-        panels = figure.subplots(2, len(names), squeeze=False)
-        image = None
-        for column, name in enumerate(names):
-            course = arms[name][0]
-            for row, (key, title) in enumerate((("overlap", f"|A∩B| / {course['top']}"), ("jaccard", "Jaccard"))):
-                image = matrix_panel(panels[row, column], course[key], course["labels"])
-                panels[row, column].set_title(plain(f"{name}: {title}"))
-        if image is not None:
-            figure.colorbar(image, ax=panels, shrink=0.6, label="share of features in common")
-        return figure
+    """Overlap of the sets of highest NRN between checkpoints: |A∩B|/top above, Jaccard below, one column per arm.
+
+    With several seeds a cell is their mean, the smallest and the largest below it.
+    """
+    rows = [
+        ("overlap", {name: f"|A∩B| / {courses[0]['top']}" for name, courses in arms.items()}),
+        ("jaccard", dict.fromkeys(arms, "Jaccard")),
+    ]
+    labels = {name: courses[0]["labels"] for name, courses in arms.items()}
+    return _matrices(arms, labels, rows, "share of features in common")
 
 
-def pairs_figure(pairs: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Sequence[str]]) -> Figure:
+def pairs_figure(pairs: Arms, labels: Mapping[str, Sequence[str]]) -> Figure:
     """The same for dictionaries trained apart and matched by decoder: top sets above, all live features below."""
-    names = list(pairs)
+
+    def title(courses: Courses, key: str, short: str) -> str:
+        ceiling = over_seeds([[_number(course["ceiling"][key])] for course in courses])
+        return f"{short} (other seed: {_percents(*ceiling.at(0)[:3])} %)"
+
+    rows = [
+        ("overlap", {name: title(courses, "overlap", f"top {courses[0]['top']}") for name, courses in pairs.items()}),
+        ("found_share", {name: title(courses, "found_share", "live") for name, courses in pairs.items()}),
+    ]
+    return _matrices(pairs, labels, rows, "share of the row's features found again")
+
+
+def _matrices(
+    arms: Arms, labels: Mapping[str, Sequence[str]], rows: Sequence[tuple[str, Mapping[str, str]]], said: str
+) -> Figure:
+    """One column an arm, one row for each of ``(matrix, arm to title)``."""
+    wide = max(4.2, 0.62 * max(map(len, labels.values())))
     with house_style():
-        figure = new_figure(max(4.6, 4.2 * len(names)), 7.4)
-        panels = figure.subplots(2, len(names), squeeze=False)
+        figure = new_figure(max(4.6, wide * len(arms)), 1.76 * wide)
+        panels = figure.subplots(len(rows), len(arms), squeeze=False)
         image = None
-        for column, name in enumerate(names):
-            for row, (key, short) in enumerate((("overlap", f"top {pairs[name]['top']}"), ("found_share", "live"))):
-                ceiling = round(100 * _number(pairs[name]["ceiling"][key]))
-                image = matrix_panel(panels[row, column], pairs[name][key], labels[name])
-                panels[row, column].set_title(plain(f"{name}, {short} (other seed: {ceiling} %)"))
+        for row, (key, titles) in enumerate(rows):
+            for axes, (name, courses) in zip(panels[row], arms.items(), strict=True):
+                spread = over_seeds([_cells(course[key]) for course in courses])
+                for end in (spread.low, spread.high):
+                    np.fill_diagonal(end, np.nan)  # a set is itself whatever the seed
+                image = matrix_panel(axes, spread.mean, labels[name], ends=(spread.low, spread.high))
+                axes.set_title(plain(f"{name}: {titles[name]}"))
         if image is not None:
-            figure.colorbar(image, ax=panels, shrink=0.6, label="share of the row's features found again")
+            n = max(map(len, arms.values()))
+            seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
+            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{said}\n({seeds})")
         return figure
 
 
-def matrix_panel(axes: Axes, matrix: Sequence[Sequence[Any]], labels: Sequence[str]) -> Any:
-    """One matrix of shares with the numbers written in, in percent; returns the image."""
-    values = np.array([[_number(cell) for cell in row] for row in matrix])
+def matrix_panel(
+    axes: Axes,
+    matrix: Sequence[Sequence[Any]] | ndarray,
+    labels: Sequence[str],
+    *,
+    ends: tuple[ndarray, ndarray] | None = None,
+) -> Any:
+    """One matrix of shares with the numbers written in, in percent; returns the image.
+
+    Args:
+        axes: Where.
+        matrix: Shares.
+        labels: Of rows and columns.
+        ends: Lower and upper ends, written below the numbers; none where they are None or NaN.
+    """
+    values = _cells(matrix)
+    low, high = (np.full_like(values, np.nan),) * 2 if ends is None else ends
     image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
-    for (row, column), value in np.ndenumerate(values):
-        text = "-" if np.isnan(value) else f"{100 * value:.0f}"
+    for cell, value in np.ndenumerate(values):
+        row, column = cell
+        text = "-" if np.isnan(value) else _percents(value, float(low[cell]), float(high[cell]), between="\n")
         color = "white" if value > 0.6 else INK
-        axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=color)
+        axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_xlabel("checkpoint (step)")
@@ -110,27 +144,46 @@ def matrix_panel(axes: Axes, matrix: Sequence[Sequence[Any]], labels: Sequence[s
     return image
 
 
+def _percents(value: float, low: float, high: float, *, between: str = " ") -> str:
+    """``12``, or ``12 [9, 15]`` where there are ends."""
+    text = f"{100 * value:.0f}"
+    return text if np.isnan(low) else f"{text}{between}[{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def causal_figure(causal: Mapping[str, Mapping[str, Any]], arms: Arms) -> Figure:
-    """How far causal strength moved from base (RelIE), and whether features of higher NRN gained it."""
+    """How far causal strength moved from base (RelIE), and whether features of higher NRN gained it.
+
+    Bands are 95 % bootstrap intervals over prompts, where there are any.
+    """
     colors = model_colors(list(causal))
+    panels = (
+        ("departure", "share of causal strength that moved (RelIE)", (0, None)),
+        ("rank_correlation", "rank correlation of NRN and RelIE", (-1, 1)),
+    )
     with house_style():
         figure = new_figure(9.5, 3.3)
-        left, right = figure.subplots(1, 2)
-        for (arm, course), mark in zip(causal.items(), MARKS, strict=False):
-            progress = 100 * np.array(arms[arm][0]["progress"][1:])
-            style = {"color": colors[arm], "marker": mark, "markersize": 5, "linewidth": 1.8, "label": plain(arm)}
-            left.plot(progress, [_number(value) for value in course["departure"]], **style)
-            right.plot(progress, [_number(value) for value in course["rank_correlation"]], **style)
-        left.set_title("share of causal strength that moved (RelIE)")
-        right.set_title("rank correlation of NRN and RelIE")
-        right.axhline(0, color=INK, linewidth=0.8)
-        right.set_ylim(-1, 1)
-        left.set_ylim(0, None)
-        for axes in (left, right):
+        both = figure.subplots(1, 2)
+        for axes, (key, title, bounds) in zip(both, panels, strict=True):
+            for (arm, course), mark in zip(causal.items(), MARKS, strict=False):
+                progress, cells = (
+                    100 * np.array(arms[arm][0]["progress"][1:]),
+                    _cells([cell[:3] for cell in course[key]]),
+                )
+                style = {"color": colors[arm], "marker": mark, "markersize": 5, "linewidth": 1.8, "label": plain(arm)}
+                axes.fill_between(progress, cells[:, 1], cells[:, 2], color=colors[arm], alpha=0.18, linewidth=0)
+                axes.plot(progress, cells[:, 0], **style)
+            axes.set_title(title)
+            axes.set_ylim(*bounds)
             axes.set_xlim(0, 102)
             axes.set_xlabel("training done (%)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
+        both[1].axhline(0, color=INK, linewidth=0.8)
+        figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
         return figure
+
+
+def _cells(matrix: Sequence[Sequence[Any]] | ndarray) -> ndarray:
+    """Numbers of JSON, null as NaN."""
+    return np.array([[_number(cell) for cell in row] for row in matrix])
 
 
 def _number(value: Any) -> float:

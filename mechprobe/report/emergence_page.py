@@ -2,25 +2,29 @@
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_bytes, write_text
-from mechprobe.errors import ArtifactError
+from mechprobe.artifacts import Stage, dump_json, write_bytes, write_text
+from mechprobe.features.emergence.result import Emergence
 from mechprobe.report.emergence_figures import causal_figure, curves_figure, overlap_figure, pairs_figure
 
 _DPI = 160
 _NOTES = {
     "curves": "Emergence curves. Bands: 95 % bootstrap interval over the features of the first seed's dictionary; thin "
     "lines: further seeds. The upper panels say how much of the change between base and the last checkpoint is there.",
-    "overlap": "Features of highest NRN: what two checkpoints have in common, in one dictionary over base and checkpoints.",
+    "overlap": "Features of highest NRN: what two checkpoints have in common, in one dictionary over base and checkpoints, in "
+    "percent. Of several seeds the mean, and [smallest, largest].",
     "pairs": "The same for dictionaries of base and one checkpoint each, trained apart and matched by decoder (Hungarian). "
     "Read against the number in the title: two dictionaries of the same models that differ in their seed alone.",
-    "causal": "Causal strength by integrated gradients through the reconstruction (RelIE, arXiv 2509.05291).",
+    "causal": "Causal strength by integrated gradients through the reconstruction (RelIE, arXiv 2509.05291). Bands: 95 % "
+    "bootstrap interval over prompts.",
 }
 
 
@@ -31,9 +35,7 @@ def emergence_report(folder: Path | str) -> Path:
         ArtifactError: The folder holds no finished emergence stage.
     """
     folder = Path(folder)
-    if read_manifest(folder)["stage"] != "emergence":
-        raise ArtifactError(f"{folder} is no emergence stage; give the folder written by `mechprobe emergence`.")
-    data = read_json(folder / "emergence.json")
+    data = json.loads(dump_json(Emergence.load(folder).to_json()))
     with Stage.open(
         folder / "report", name="emergence-report", config={}, inputs={"emergence": folder}, remake=True
     ) as stage:
@@ -77,7 +79,7 @@ def claim_rows(data: Mapping[str, Any]) -> list[list[str]]:
             clause["number"],
             _text(clause["sft"]),
             _text(clause["rl"]),
-            "; ".join(f"{_text(item[0])} [{_text(item[1])}, {_text(item[2])}]" for item in clause["differences"]),
+            "; ".join(map(_interval_text, clause["differences"])),
         ]
         for clause in claim["clauses"]
     ]
@@ -90,9 +92,32 @@ def arm_rows(data: Mapping[str, Any]) -> list[list[str]]:
         for course in courses:
             kinds = ", ".join(f"{count} {kind}" for kind, count in course["kinds"].items() if count)
             half = course["curves"]["half_norm"][0]
-            spread = f"{_text(half[0])} [{_text(half[1])}, {_text(half[2])}]"
-            rows.append([name, str(course["seed"]), f"{course['n_alive']:,}", kinds, spread, course["spaced_by"]])
+            live = f"{course['n_alive']:,}"
+            rows.append([name, str(course["seed"]), live, kinds, _interval_text(half), course["spaced_by"]])
     return rows
+
+
+def overlap_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    """One row for each arm and two neighboring checkpoints: overlaps of the sets of highest NRN, over seeds."""
+    rows = []
+    for name, courses in data["arms"].items():
+        labels, found = courses[0]["labels"], data["over_seeds"][name]
+        for index, (first, second) in enumerate(pairwise(labels)):
+            spreads = (found.get(key) for key in ("overlap", "jaccard", "pairs_overlap"))
+            cells = [_seeds_text(spread, index, index + 1) for spread in spreads]
+            rows.append([name, f"{first}, {second}", str(len(courses)), *cells])
+    return rows
+
+
+def causal_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    """One row for each arm and checkpoint: what of causal strength moved, and NRN against RelIE."""
+    return [
+        [name, label, _interval_text(moved), _interval_text(correlation), _text(course["departure_bias"][place])]
+        for name, course in data["causal"].items()
+        for place, (label, moved, correlation) in enumerate(
+            zip(data["arms"][name][0]["labels"], course["departure"], course["rank_correlation"], strict=True)
+        )
+    ]
 
 
 def quality_rows(data: Mapping[str, Any]) -> list[list[str]]:
@@ -105,7 +130,21 @@ def quality_rows(data: Mapping[str, Any]) -> list[list[str]]:
 
 _CLAIM_HEAD = ["word", "found", "number", "sft", "rl", "sft − rl, per seed"]
 _ARM_HEAD = ["arm", "seed", "live features", "kinds", "half of the change at", "progress by"]
+_OVERLAP_HEAD = ["arm", "checkpoints", "seeds", "|A∩B| / top", "Jaccard", "|A∩B| / top, trained apart"]
+_CAUSAL_HEAD = [
+    "arm",
+    "checkpoint",
+    "share that moved",
+    "rank correlation of NRN and RelIE",
+    "draws minus share",
+]
 _QUALITY_HEAD = ["dictionary", "smallest FVE", "L0", "dead share"]
+
+_CAUSAL = (
+    "Where prompts are few their noise raises a share of absolute differences and draws a rank correlation towards 0, in the value and "
+    "once more in the draws of its interval. The last column is the mean of the draws minus the share: where it is clearly above 0, the "
+    "share itself is too high by about as much or more."
+)
 
 
 def _sections(data: Mapping[str, Any]) -> list[tuple[str, list[str], list[str], list[list[str]]]]:
@@ -116,7 +155,9 @@ def _sections(data: Mapping[str, Any]) -> list[tuple[str, list[str], list[str], 
     )
     return [
         ("SFT early and specialized, RL restrained and continuing?", said, _CLAIM_HEAD, claim_rows(data)),
-        ("Arms", [f"Layout: {data['layout']}."], _ARM_HEAD, arm_rows(data)),
+        ("Arms", [f"Layout: {data['layout']}.", *data["interval_notes"]], _ARM_HEAD, arm_rows(data)),
+        ("Overlap of neighboring checkpoints", [], _OVERLAP_HEAD, overlap_rows(data)),
+        *([("Causal strength (RelIE)", [_CAUSAL], _CAUSAL_HEAD, causal_rows(data))] if data["causal"] else []),
         ("Dictionaries on held-out tokens", [], _QUALITY_HEAD, quality_rows(data)),
     ]
 
@@ -159,6 +200,19 @@ def _finite(values: Any) -> list[float]:
 
 def _text(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval_text(item: Sequence[Any]) -> str:
+    """``value [low, high]``; says so where there is no interval."""
+    value, low, high = item[:3]
+    if value is None:
+        return "-"
+    return f"{_text(value)} [no interval]" if low is None else f"{_text(value)} [{_text(low)}, {_text(high)}]"
+
+
+def _seeds_text(spread: Mapping[str, Any] | None, row: int, column: int) -> str:
+    """One cell of a matrix over seeds, ``mean [smallest, largest]``."""
+    return "-" if spread is None else _interval_text([spread[end][row][column] for end in ("mean", "low", "high")])
 
 
 _HTML = """<!doctype html>

@@ -7,29 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechprobe as mp
+from mechprobe.artifacts import Stage, dump_json, read_json, sha256_file, write_json
 from mechprobe.cli.app import main
+from mechprobe.cli.emergence import emergence_lines
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.emergence.arms import Arm, checkpoint_folders, find_arms, with_checkpoints
+from mechprobe.features.emergence.causal import causal_course
 from mechprobe.features.emergence.claim import judge
 from mechprobe.features.emergence.config import EmergenceConfig, TrajectoryThresholds
 from mechprobe.features.emergence.curves import ArmNumbers, measure_curves
+from mechprobe.features.emergence.dictionaries import pair_jobs
 from mechprobe.features.emergence.overlap import (
     chance_overlap,
     churn,
     jaccard_matrix,
+    over_seeds,
     overlap_matrix,
     top_sets,
 )
+from mechprobe.features.emergence.result import ArmCourse, PairCourse
 from mechprobe.features.emergence.stage import arm_numbers, feature_frame
 from mechprobe.features.emergence.trajectories import NO_ONSET, kinds, trajectories
+from mechprobe.features.relie import IndirectEffects
 from mechprobe.features.table import feature_table
+from mechprobe.report.emergence_figures import overlap_figure
+from mechprobe.report.emergence_page import emergence_report
 from sae_training import Crosscoder, CrosscoderConfig, PlantedConfig, PlantedFeatures, TrainConfig, recovery, train
 from sae_training.evaluation import evaluate
 from tests.builders import build_family
@@ -237,6 +247,30 @@ def test_overlaps_by_hand() -> None:
     assert top_sets(values, np.array([False, True, True, True]), 2) == [[1, 2], [1, 2]]
 
 
+def test_seeds_spread_by_hand_and_one_seed_has_no_interval() -> None:
+    found = over_seeds([[[1.0, 0.5], [0.5, 1.0]], [[1.0, 0.8], [0.8, 1.0]], [[1.0, 0.2], [0.2, 1.0]]])
+    assert found.at(0, 1) == (0.5, 0.2, 0.8, 3)
+    assert found.at(1, 1) == (1.0, 1.0, 1.0, 3)  # the same for every seed
+    one = over_seeds([[0.25]]).at(0)
+    assert (one.value, one.n) == (0.25, 1)
+    assert np.isnan([one.low, one.high]).all()
+
+
+def test_pairwise_dictionaries_are_trained_for_every_seed() -> None:
+    arms = [
+        Arm("rl", ("rl@step_000001", "rl"), (0.0, 0.5, 1.0), "steps"),
+        Arm("sft", ("x", "sft"), (0.0, 0.5, 1.0), "steps"),
+    ]
+    (one,) = pair_jobs(arms, EmergenceConfig())["rl"]
+    assert [job.name for job in one] == ["pairs/rl@step_000001", "pairs/rl", "pairs/rl_again"]
+    repeats = pair_jobs(arms, EmergenceConfig(seeds=3))
+    assert repeats["rl"][0] == one  # a further seed leaves what is trained as it is
+    assert repeats["sft"][2][2].name == "pairs_seed2/sft_again"
+    jobs = [job for arm in repeats.values() for jobs in arm for job in jobs]
+    assert len(jobs) == len({job.seed for job in jobs}) == len({job.name for job in jobs}) == 18
+    assert pair_jobs(arms, EmergenceConfig(seeds=3, pairs=False)) == {}
+
+
 # --- the claim --------------------------------------------------------------------------------------------------
 
 
@@ -380,9 +414,146 @@ def test_the_stage_from_models_to_report(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert run(given_files[0], tmp_path, *more) == 0
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert mp.Emergence.load(tmp_path / "emergence").to_json() == found.to_json()
+    assert dump_json(mp.Emergence.load(tmp_path / "emergence").to_json()) == dump_json(found.to_json())
+    check_intervals(found, said, seeds)
     with pytest.raises(ArtifactError, match="no table of arm 'dpo'"):
         found.table("dpo")
+
+
+def check_intervals(found: mp.Emergence, said: str, seeds: int) -> None:
+    """RelIE over prompts, overlaps over seeds, in the result, the table, the JSON and what is printed."""
+    causal, table = found.causal["rl"], found.table("rl")
+    assert causal.n_groups == causal.n_samples == 4
+    for cells in (causal.departure, causal.rank_correlation):
+        assert all(cell.n == 4 and cell.low <= cell.high for cell in cells if np.isfinite(cell.low))
+    assert np.isfinite([cell.low for cell in causal.departure]).all()
+    assert "Intervals of RelIE: 95 % bootstrap over the 4 prompts of 4 held-out samples" in said
+    several = table["n_relie"] >= 2
+    assert several.any()
+    assert table.loc[several, ["low_relie_rl", "high_relie_rl"]].notna().to_numpy().all()
+    assert table.loc[~several, ["low_relie_rl", "high_relie_rl"]].isna().to_numpy().all()
+    courses, spread = found.arms["rl"], found.to_json()["over_seeds"]["rl"]
+    for name in ("overlap", "jaccard"):
+        cells = np.array([getattr(course, name) for course in courses])
+        np.testing.assert_allclose(spread[name]["mean"], cells.mean(axis=0))
+        if seeds > 1:
+            np.testing.assert_allclose([spread[name]["low"], spread[name]["high"]], [cells.min(0), cells.max(0)])
+        else:
+            assert np.isnan(spread[name]["low"]).all()
+    assert ("top-8 Jaccard, %, 2 seeds, mean [min, max]" in said) == (seeds == 2)
+    assert ("one seed: no interval" in said) == (seeds == 1)
+
+
+def as_an_earlier_version_wrote_it(folder: Path) -> None:
+    """Plain numbers of RelIE, one repetition of pairwise dictionaries without its seed, nothing over seeds."""
+    data = read_json(folder / "emergence.json")
+    del data["over_seeds"], data["interval_notes"]
+    for course in data["causal"].values():
+        for name in ("departure", "rank_correlation"):
+            course[name] = [cell[0] for cell in course[name]]
+            del course[f"{name}_bias"]
+        del course["n_groups"], course["draws"]
+    for name, (course,) in data["pairs"].items():
+        data["pairs"][name] = {key: value for key, value in course.items() if key != "seed"}
+    write_json(folder / "emergence.json", data)
+    manifest = read_json(folder / "manifest.json")
+    manifest["outputs"]["emergence.json"] = sha256_file(folder / "emergence.json")
+    write_json(folder / "manifest.json", manifest)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which is what takes time; the tests of the stage draw them."""
+    monkeypatch.setattr("mechprobe.report.emergence_page._png", lambda _: b"")
+
+
+def result_folder(folder: Path, seeds: int) -> mp.Emergence:
+    """A finished stage folder with made-up numbers, RelIE and pairwise dictionaries."""
+    rng = np.random.default_rng(0)
+    numbers = random_numbers(0, n=20, columns=3)
+    arm = Arm("rl", ("rl@step_000001", "rl"), (0.0, 0.5, 1.0), "steps")
+    curves = measure_curves(numbers, draws=100, seed=(0,)).intervals()
+    courses, pairs = [], []
+    for seed in range(seeds):
+        overlap = np.where(np.eye(2) > 0, 1.0, rng.random())
+        matrices = {"overlap": overlap.tolist(), "jaccard": (overlap / (2 - overlap)).tolist()}
+        courses.append(
+            ArmCourse(
+                arm.name,
+                seed,
+                "base",
+                arm.checkpoints,
+                ("1", "end"),
+                arm.progress,
+                "steps",
+                20,
+                {"steady": 20},
+                curves,
+                **matrices,
+                churn=[1 - overlap[0, 1]],
+                top=10,
+                chance=0.5,
+            )
+        )
+        ceiling = {"overlap": 0.5, "found_share": 0.25}
+        pairs.append(
+            PairCourse(
+                arm.name, seed, arm.checkpoints, overlap.tolist(), np.eye(2).tolist(), ceiling, [0.9, 0.8], 10, 0.7
+            )
+        )
+    effects = rng.normal(size=(5, 20, 3))
+    measured = IndirectEffects(
+        ("base", *arm.checkpoints), effects.mean(axis=0), np.zeros(3), np.zeros(3), np.ones(3), 5, effects
+    )
+    frame = pd.DataFrame({f"nrn_{name}": rng.random(20) for name in arm.checkpoints})
+    causal = causal_course(arm, frame, measured, EmergenceConfig(draws=100))
+    quality = {"together_seed0": {"fve": {"base": 0.9}, "l0": 4.0, "dead_frac": 0.0}}
+    with Stage.open(folder, name="emergence", config={}) as stage:
+        found = mp.Emergence(
+            folder, "together", {"rl": tuple(courses)}, {"rl": tuple(pairs)}, {"rl": causal}, quality, None
+        )
+        stage.finish(outputs=found.save({}))
+    return found
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_overlaps_and_relie_are_shown_with_their_intervals(tmp_path: Path, seeds: int) -> None:
+    found = result_folder(tmp_path / "emergence", seeds)
+    assert dump_json(mp.Emergence.load(found.folder).to_json()) == dump_json(found.to_json())
+    said = "\n".join(emergence_lines(found))
+    page = emergence_report(found.folder).with_name("report.md").read_text(encoding="utf-8")
+    moved = found.causal["rl"].departure[0]
+    assert f"{moved.value:.3f} [{moved.low:.3f}, {moved.high:.3f}]" in said
+    assert f"{moved.value:.3f} [{moved.low:.3f}, {moved.high:.3f}]" in page
+    cells = [course.overlap[0][1] for course in found.arms["rl"]]
+    mean = f"{np.mean(cells):.3f}"
+    ends = f"{mean} [{min(cells):.3f}, {max(cells):.3f}]" if seeds > 1 else f"{mean} [no interval]"
+    assert f"| rl | 1, end | {seeds} | {ends} |" in page
+    for text in (said, page):
+        assert ("one seed: no interval" in text) == (seeds == 1)
+    percents = [round(100 * value) for value in (np.mean(cells), min(cells), max(cells))]
+    neighbors = f"neighbors share {percents[0]}" + (f" [{percents[1]}, {percents[2]}]" if seeds > 1 else " %")
+    assert neighbors in said
+    figure = overlap_figure({name: read_json(found.folder / "emergence.json")["arms"][name] for name in ("rl",)})
+    written = figure.axes[0].texts[1].get_text()
+    assert ("one seed: no interval" in figure.axes[-1].get_ylabel()) == (seeds == 1)
+    assert written == (f"{percents[0]}\n[{percents[1]}, {percents[2]}]" if seeds > 1 else f"{percents[0]}")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_result_of_an_earlier_version_is_still_shown(tmp_path: Path) -> None:
+    found = result_folder(tmp_path / "emergence", 1)
+    as_an_earlier_version_wrote_it(found.folder)
+    old = mp.Emergence.load(found.folder)
+    assert [cell.value for cell in old.causal["rl"].departure] == [cell.value for cell in found.causal["rl"].departure]
+    assert np.isnan(old.causal["rl"].departure[0].low)
+    assert old.pairs == found.pairs
+    note = "RelIE has no interval: a version without it made this result; --force makes it again."
+    page = emergence_report(found.folder).with_name("report.md").read_text(encoding="utf-8")
+    for text in ("\n".join(emergence_lines(old)), page):
+        assert note in text
+        assert "[no interval]" in text
 
 
 @pytest.mark.slow

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from mechprobe.activations import ActivationStore
+from mechprobe.activations.store import StoredSequence
 from mechprobe.errors import ConfigError
 from mechprobe.features.emergence.arms import Arm
 from mechprobe.features.emergence.config import EmergenceConfig
+from mechprobe.features.emergence.overlap import interval
 from mechprobe.features.emergence.result import CausalCourse
 from mechprobe.features.relie import IndirectEffects, indirect_effects
+from mechprobe.features.relie_intervals import drawn_effects, group_draws
 from mechprobe.features.splicing import ReadSample
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -20,14 +25,22 @@ from sae_training import Crosscoder
 def measure_effects(
     crosscoder: Crosscoder, family: ModelFamily, cache: Path, site: str, config: EmergenceConfig
 ) -> IndirectEffects:
-    """Indirect effects on the held-out samples of a store, for every model of a dictionary."""
+    """Indirect effects on the held-out samples of a store, for every model of a dictionary; grouped by prompt."""
     store = ActivationStore.open(cache, models=crosscoder.model_names)
-    samples = held_out_responses(store, config.relie_source, config.relie_samples)
+    sequences = held_out_responses(store, config.relie_source, config.relie_samples)
+    samples = [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
     models = {name: family[name].hf for name in crosscoder.model_names}
-    return indirect_effects(crosscoder, models, Site.parse(site), samples, steps=config.relie_steps)
+    return indirect_effects(
+        crosscoder,
+        models,
+        Site.parse(site),
+        samples,
+        steps=config.relie_steps,
+        groups=[sequence.prompt_id for sequence in sequences],
+    )
 
 
-def held_out_responses(store: ActivationStore, source: str | None, n: int) -> list[ReadSample]:
+def held_out_responses(store: ActivationStore, source: str | None, n: int) -> list[StoredSequence]:
     """The first ``n`` held-out samples of a source, with a response where any has one.
 
     Raises:
@@ -39,32 +52,69 @@ def held_out_responses(store: ActivationStore, source: str | None, n: int) -> li
     if not chosen:
         sources = sorted({str(sequence.source) for sequence in sequences})
         raise ConfigError(f"relie_source '{source}' wrote no held-out response; the sources are {', '.join(sources)}.")
-    return [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in (answered or chosen)[:n]]
+    return (answered or chosen)[:n]
 
 
-def causal_course(arm: Arm, base: str, frame: pd.DataFrame, effects: IndirectEffects) -> CausalCourse:
-    """The summary of one arm; ``frame`` is its feature table."""
-    names = (base, *arm.checkpoints)
-    chosen = effects.only(names)
-    size = np.abs(chosen.effect)
-    departure, correlation = [], []
-    for column, name in enumerate(names[1:], start=1):
-        pair = size[:, [0, column]]
-        total = pair.sum()
-        departure.append(float(np.abs(pair[:, 1] - pair[:, 0]).sum() / total) if total > 0 else float("nan"))
-        correlation.append(_rank_correlation(frame[f"nrn_{name}"].to_numpy(), pair))
+def causal_course(arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, config: EmergenceConfig) -> CausalCourse:
+    """The summary of one arm, with intervals over groups of samples.
+
+    Args:
+        arm: The arm.
+        frame: Its feature table.
+        effects: Indirect effects in base and the checkpoints, in this order.
+        config: Number of draws and their seed.
+    """
+    nrn = np.stack([frame[f"nrn_{name}"].to_numpy(dtype=np.float64) for name in arm.checkpoints], axis=1)
+    values = summaries(effects.effect, nrn)
+    weights = group_draws(effects.n_groups, config.draws, config.seed)
+    drawn = np.array([summaries(draw, nrn) for draw in drawn_effects(effects, weights)]).reshape(-1, *values.shape)
+    intervals = [
+        [interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
+    bias = [
+        [_mean(drawn[:, row, column]) - float(value) for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
     return CausalCourse(
         name=arm.name,
-        models=names,
-        n_samples=chosen.n_samples,
-        metric=chosen.metric.tolist(),
-        departure=departure,
-        rank_correlation=correlation,
-        completeness_gap=chosen.completeness_gap.tolist(),
+        models=effects.models,
+        n_samples=effects.n_samples,
+        n_groups=effects.n_groups,
+        draws=len(weights),
+        metric=effects.metric.tolist(),
+        departure=intervals[0],
+        departure_bias=bias[0],
+        rank_correlation=intervals[1],
+        rank_correlation_bias=bias[1],
+        completeness_gap=effects.completeness_gap.tolist(),
     )
 
 
-def _rank_correlation(nrn: np.ndarray, pair: np.ndarray) -> float:
+def summaries(
+    effect: Float[ndarray, "d_sae model"], nrn: Float[ndarray, "d_sae checkpoint"]
+) -> Float[ndarray, "2 checkpoint"]:
+    """``departure`` and ``rank_correlation`` of `CausalCourse` at every checkpoint; base is the first model.
+
+    Both stay as they are when all effects are scaled, so sums over samples do as well as means.
+    """
+    size = np.abs(effect)
+    found = np.empty((2, nrn.shape[1]))
+    for column in range(nrn.shape[1]):
+        pair = size[:, [0, column + 1]]
+        total = pair.sum()
+        found[0, column] = np.abs(pair[:, 1] - pair[:, 0]).sum() / total if total > 0 else np.nan
+        found[1, column] = _rank_correlation(nrn[:, column], pair)
+    return found
+
+
+def _mean(draws: Float[ndarray, " draw"]) -> float:
+    """Of the finite draws; NaN for none."""
+    finite = draws[np.isfinite(draws)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _rank_correlation(nrn: Float[ndarray, " d_sae"], pair: Float[ndarray, "d_sae 2"]) -> float:
     """Spearman's of NRN and pairwise RelIE over the features with the upper half of effects; NaN for fewer than 3."""
     from scipy.stats import spearmanr
 

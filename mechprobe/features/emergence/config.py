@@ -32,7 +32,7 @@ class EmergenceConfig(FrozenConfig):
         site: Place in the models; the cache's only site when None.
         layout: ``together`` trains one dictionary over base and all checkpoints, so that the arms are compared on the
             same features; ``arms`` one over base and the checkpoints of each arm.
-        seeds: Seeds of the dictionaries; a statement about arms must hold for each of them.
+        seeds: Seeds of the dictionaries, pairwise ones too; a statement about arms must hold for each of them.
         pairs: Also train base against each checkpoint alone, as arXiv 2604.25011 does, and match by decoder.
         min_cosine: Decoder cosine from which a feature of another dictionary counts as found again.
         top: Size of the sets of highest NRN that are compared between checkpoints.
@@ -41,7 +41,7 @@ class EmergenceConfig(FrozenConfig):
         relie_steps: Points of the integration path.
         relie_source: Take only responses of this source (``rl@0.0``); None takes every held-out response.
         max_rows: Rows of the store that densities and latent scaling are computed from; None takes all.
-        draws: Bootstrap draws behind each interval.
+        draws: Bootstrap draws behind each interval, of features for the curves and of prompts for RelIE.
         thresholds: When a feature changed.
         seed: Of the bootstrap, and the first seed of the dictionaries.
     """

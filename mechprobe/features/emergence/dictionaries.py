@@ -49,28 +49,36 @@ def joint_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[J
     }
 
 
-def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[Job]]:
-    """Arm to base against each checkpoint alone; the last one once more with another seed, as the ceiling of matching."""
+def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[list[Job]]]:
+    """Arm to base against each checkpoint alone, once for each of the seeds.
+
+    The last checkpoint stands twice in each repetition, with another seed: what its two dictionaries share is the
+    ceiling of matching.
+    """
     if not config.pairs:
         return {}
-    jobs, seed = {}, config.seed + _PAIR_SEEDS
-    for arm in arms:
-        names = [*arm.checkpoints, arm.checkpoints[-1]]
-        folders = [*arm.checkpoints, f"{arm.checkpoints[-1]}_again"]
-        jobs[arm.name] = [
-            Job(f"{PAIRS}/{folder}", (config.base, name), seed + number)
-            for number, (folder, name) in enumerate(zip(folders, names, strict=True))
-        ]
-        seed += len(names)
+    jobs: dict[str, list[list[Job]]] = {arm.name: [] for arm in arms}
+    seed = config.seed + _PAIR_SEEDS
+    for number in range(config.seeds):
+        folder = PAIRS if number == 0 else f"{PAIRS}_seed{config.seed + number}"
+        for arm in arms:
+            names = [*arm.checkpoints, f"{arm.checkpoints[-1]}_again"]
+            models = [*arm.checkpoints, arm.checkpoints[-1]]
+            jobs[arm.name].append(
+                [
+                    Job(f"{folder}/{name}", (config.base, model), seed + place)
+                    for place, (name, model) in enumerate(zip(names, models, strict=True))
+                ]
+            )
+            seed += len(names)
     return jobs
 
 
 def all_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> list[Job]:
     """Every dictionary, each once."""
-    found = [
-        job for group in (joint_jobs(arms, config), pair_jobs(arms, config)) for jobs in group.values() for job in jobs
-    ]
-    return list(dict.fromkeys(found))
+    joint = [job for jobs in joint_jobs(arms, config).values() for job in jobs]
+    pairs = [job for repeats in pair_jobs(arms, config).values() for jobs in repeats for job in jobs]
+    return list(dict.fromkeys([*joint, *pairs]))
 
 
 def make_store(

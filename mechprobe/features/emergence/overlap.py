@@ -1,11 +1,13 @@
 """The features of highest NRN at each checkpoint: how far the sets of two checkpoints agree, and what is replaced."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from mechprobe.statistics import Interval
 
@@ -59,3 +61,41 @@ def interval(value: float, draws: Float[ndarray, " draw"], n: int) -> Interval:
         return Interval(float(value), float("nan"), float("nan"), n)
     low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(float(value), float(low), float(high), n)
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """The same numbers from dictionaries of several seeds: what depends on training, and not on the models.
+
+    A handful of seeds has no quantiles, so the ends are the smallest and the largest; NaN for one seed, which says nothing of
+    others.
+
+    Attributes:
+        mean: Over the seeds, cell by cell.
+        low: Smallest.
+        high: Largest.
+        n: Seeds.
+    """
+
+    mean: Float[ndarray, "*cell"]
+    low: Float[ndarray, "*cell"]
+    high: Float[ndarray, "*cell"]
+    n: int
+
+    def at(self, *cell: int) -> Interval:
+        """One cell; the interval is from the smallest to the largest of the seeds."""
+        return Interval(float(self.mean[cell]), float(self.low[cell]), float(self.high[cell]), self.n)
+
+
+def over_seeds(values: Sequence[ArrayLike]) -> SeedSpread:
+    """`SeedSpread` of the numbers of each seed.
+
+    Example:
+        >>> over_seeds([[0.25, 1.0], [0.75, 1.0]]).at(0)
+        Interval(value=0.5, low=0.25, high=0.75, n=2)
+    """
+    stacked = np.array([np.asarray(value, dtype=np.float64) for value in values])
+    if len(stacked) == 1:
+        nothing = np.full_like(stacked[0], np.nan)
+        return SeedSpread(stacked[0], nothing, nothing.copy(), 1)
+    return SeedSpread(stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0), len(stacked))

@@ -18,9 +18,21 @@ Trained = tuple[Job, Crosscoder, FeatureTable]
 
 
 def pair_course(
-    arm: str, trained: Sequence[Trained], fve: Sequence[Mapping[str, float | None]], config: EmergenceConfig
+    arm: str,
+    seed: int,
+    trained: Sequence[Trained],
+    fve: Sequence[Mapping[str, float | None]],
+    config: EmergenceConfig,
 ) -> PairCourse:
-    """One arm in pairwise dictionaries: ``trained`` in order of training, the last checkpoint's twin with another seed last."""
+    """One arm in pairwise dictionaries.
+
+    Args:
+        arm: Its name.
+        seed: Which repetition it is, by the seed of the dictionaries over checkpoints beside it.
+        trained: In order of training, the last checkpoint's twin with another seed last.
+        fve: Of every dictionary but the twin, model to FVE.
+        config: Sizes and thresholds.
+    """
     decoders = [_decoder(crosscoder) for _, crosscoder, _ in trained]
     alive = [~table.dead for *_, table in trained]
     sets = []
@@ -49,6 +61,7 @@ def pair_course(
     overlap, forth, _ = compared(n - 1, n)
     return PairCourse(
         name=arm,
+        seed=seed,
         checkpoints=tuple(job.models[1] for job, *_ in trained[:n]),
         overlap=overlaps.tolist(),
         found_share=found_share.tolist(),

@@ -40,6 +40,7 @@ from mechprobe.features.emergence.pairs import pair_course
 from mechprobe.features.emergence.result import ArmCourse, CausalCourse, Emergence, PairCourse, table_file
 from mechprobe.features.emergence.trajectories import KINDS, shares, trajectories
 from mechprobe.features.relie import IndirectEffects
+from mechprobe.features.relie_intervals import group_draws, relie_intervals
 from mechprobe.features.table import FeatureTable, feature_table
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder
@@ -132,11 +133,12 @@ class _Reading:
             courses[arm.name] = tuple(course for course, _ in found)
             curves[arm.name] = [curve for _, curve in found]
             for number, job in enumerate(joint[arm.name]):
-                effects = self.effects(job) if self.config.relie and number == 0 else None
+                with_effects = self.config.relie and number == 0
+                effects = self.effects(job).only((self.config.base, *arm.checkpoints)) if with_effects else None
                 frame = feature_frame(self.table(job), arm, self.config, effects)
                 frames[table_file(arm.name, job.seed)] = frame
                 if effects is not None:
-                    causal[arm.name] = causal_course(arm, self.config.base, frame, effects)
+                    causal[arm.name] = causal_course(arm, frame, effects, self.config)
         claim = judge(curves, CLAIMED_ARMS)
         quality = {job.name: job_quality(job, self.work) for job in self.dictionaries}
         result = Emergence(stage.folder, self.config.layout, courses, self.pair_courses(), causal, quality, claim)
@@ -198,14 +200,18 @@ class _Reading:
         )
         return course, curves
 
-    def pair_courses(self) -> dict[str, PairCourse]:
-        """Every arm in dictionaries of base and one checkpoint."""
-        result = {}
-        for name, jobs in pair_jobs(self.arms, self.config).items():
-            found = [(job, self.dictionaries[job], self.table(job)) for job in jobs]
-            fve: list[Any] = [job_quality(job, self.work)["fve"] for job in jobs[:-1]]
-            result[name] = pair_course(name, found, fve, self.config)
-        return result
+    def pair_courses(self) -> dict[str, tuple[PairCourse, ...]]:
+        """Every arm in dictionaries of base and one checkpoint, once for each seed."""
+        return {
+            name: tuple(self.pair_course(name, jobs, self.config.seed + number) for number, jobs in enumerate(repeats))
+            for name, repeats in pair_jobs(self.arms, self.config).items()
+        }
+
+    def pair_course(self, arm: str, jobs: Sequence[Job], seed: int) -> PairCourse:
+        """One arm in the dictionaries of one repetition."""
+        found = [(job, self.dictionaries[job], self.table(job)) for job in jobs]
+        fve: list[Any] = [job_quality(job, self.work)["fve"] for job in jobs[:-1]]
+        return pair_course(arm, seed, found, fve, self.config)
 
 
 def arm_columns(table: FeatureTable, arm: Arm, base: str) -> Float[ndarray, "d_sae column"]:
@@ -255,7 +261,14 @@ def _absent(table: FeatureTable, *, owner: str, other: str, limits: ClassThresho
 def feature_frame(
     table: FeatureTable, arm: Arm, config: EmergenceConfig, effects: IndirectEffects | None = None
 ) -> pd.DataFrame:
-    """One row per feature: its course over an arm; the columns are listed at `Emergence.table`."""
+    """One row per feature: its course over an arm; the columns are listed at `Emergence.table`.
+
+    Args:
+        table: Norms of all features.
+        arm: The arm.
+        config: Thresholds, and draws and seed of the intervals of RelIE.
+        effects: Indirect effects in base and the checkpoints, in this order.
+    """
     names = (config.base, *arm.checkpoints)
     dead = table.dead
     norms = np.nan_to_num(arm_columns(table, arm, config.base))
@@ -271,8 +284,11 @@ def feature_frame(
             columns[f"nrn_{name}"] = table.frame[f"nrn_{name}"].to_numpy()
             columns[f"confirmed_{name}"] = confirmed[:, column - 1]
     if effects is not None:
-        chosen = effects.only(names)
+        ends = relie_intervals(effects, group_draws(effects.n_groups, config.draws, config.seed))
+        relie, columns["n_relie"] = effects.relie, ends.n_groups
         for column, name in enumerate(names):
-            columns[f"ie_{name}"] = chosen.effect[:, column]
-            columns[f"relie_{name}"] = chosen.relie[:, column]
+            columns[f"ie_{name}"] = effects.effect[:, column]
+            columns[f"relie_{name}"] = relie[:, column]
+            columns[f"low_relie_{name}"] = ends.low[:, column]
+            columns[f"high_relie_{name}"] = ends.high[:, column]
     return pd.DataFrame(columns)
