@@ -150,6 +150,7 @@ def localize(
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
+        **pair.reduced_dtypes,
     }
     with Stage.open(out, name="localize", config=identity, models=pair.fingerprints, force=force) as stage:
         if not stage.done:
@@ -242,7 +243,8 @@ def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tupl
         return (
             chosen,
             False,
-            "The tuned model's gain over the tasks is not clear of noise, so there is nothing to locate.",
+            "The tuned model's gain over the tasks is not clear of noise, so there is nothing to locate; "
+            f"{chosen}, the first, stands in for a choice.",
         )
     row = rows[chosen]
     shares = f"sufficiency {row['sufficiency_share']:.0%} and necessity {row['necessity_share']:.0%} of the gain"
