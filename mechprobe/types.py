@@ -13,6 +13,9 @@ from mechprobe.errors import SiteError
 OutcomeName = Literal["right", "wrong", "unparsed"]
 """What the scorer said of one response; ``unparsed`` is never counted as right, and is shown apart from wrong."""
 
+POOLED = "pooled"
+"""Name of the row over all held-out tasks together; no task may have it."""
+
 _SITE = re.compile(r"resid_post\.(\d+)")
 
 

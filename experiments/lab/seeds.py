@@ -20,9 +20,9 @@ import mechprobe as mp
 from mechprobe.artifacts import environment, read_json, read_manifest, write_json
 from mechprobe.cli.printing import percent, table_lines
 from mechprobe.errors import SelectionError
-from mechprobe.interventions.effects import POOLED
 from mechprobe.interventions.verdict import SUPPORTED
 from mechprobe.lab import Recipe, build, get_recipe
+from mechprobe.types import POOLED
 
 RECIPES = ("shared-marker", "all-weights", "own-markers")
 NULL = "own-markers"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechprobe.cli import options
-from mechprobe.cli.select import Features, Out, Ranking, RunFolder
+from mechprobe.cli.select import Features, Out, Ranking, RunFolder, next_step
 
 if TYPE_CHECKING:
     from mechprobe.pipeline import Run
@@ -76,7 +76,7 @@ def intervene(
             section[key] = value
     for key, text in (("edits_tuned", edits_tuned), ("edits_base", edits_base)):
         if text is not None:
-            section[key] = tuple(part for part in text.split(",") if part)
+            section[key] = tuple(part.strip() for part in text.split(",") if part.strip())
     chain = stage_of_run(
         run, config, set_, models=models, seed=seed, device=device, extra={"intervene": section}, force=force,
         trust=trust_remote_code,
@@ -101,7 +101,8 @@ def intervene(
         return
     for line in intervention_lines(results.data):
         say(line)
-    say(f"\nWritten to {out or run / INTERVENTIONS}\nNext: mechprobe report --run {run}")
+    folder = out or run / INTERVENTIONS
+    say(f"\nWritten to {folder}\n{next_step(run, folder, INTERVENTIONS, 'report')}")
 
 
 def _harness(

@@ -14,7 +14,7 @@ Features = Annotated[
     str | None,
     typer.Option(
         "--features", "-f",
-        help="top50, top:N, agnostic, rule:\"mas_rl>0.5 and density<0.1\", file:PATH, ids:1,2,3 or random:50@seed.",
+        help="top50, top:N, agnostic, rule:\"mas_rl>0.5 and density_joint<0.1\", file:PATH, ids:1,2,3 or random:50@seed.",
     ),
 ]  # fmt: skip
 Ranking = Annotated[
@@ -60,4 +60,10 @@ def select(
         return
     for line in selection_lines(data):
         say(line)
-    say(f"\nWritten to {folder}\nNext: mechprobe intervene --run {run}")
+    say(f"\nWritten to {folder}\n{next_step(run, folder, SELECTION, 'intervene')}")
+
+
+def next_step(run: Path, folder: Path, own: str, command: str) -> str:
+    """What to run next; a stage that was written beside the run's own is not what the next command reads."""
+    text = f"Next: mechprobe {command} --run {run}"
+    return text if folder.resolve() == (run / own).resolve() else f"{text} (it reads {run / own}, not this folder)"

@@ -136,6 +136,13 @@ class HarnessTasks:
 
     def _described(self, name: str, task: Any) -> str:
         """sha256 of all that a task asks; where it cannot ask at all, that is found here."""
+        if task.OUTPUT_TYPE == "generate_until" and task.get_config("process_results") is None:
+            functions = getattr(task, "_metric_fn_list", {})
+            unknown = next((metric for metric, function in functions.items() if function is None), None)
+            if unknown is not None:
+                raise InputError(
+                    f"Task {name} asks for the metric '{unknown}', which lm-eval {self.version} does not have."
+                )
         with _one_sentence(f"Task {name} of lm-eval {self.version} cannot be built from its data"):
             task.build_all_requests(limit=self.config.limit, rank=0, world_size=1)
         settings = dict(task.dump_config())

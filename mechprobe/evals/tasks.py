@@ -12,6 +12,7 @@ from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice, cho
 from mechprobe.evals.scorer import Scorer
 from mechprobe.evals.scoring import AnyScorer, scorer
 from mechprobe.records import Sample, read_jsonl, text_field
+from mechprobe.types import POOLED
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
         where = f"{path}:{number}"
         task = text_field(fields, "task", where, default=path.stem)
         line = _line(fields, task, text_field(fields, "id", where, default=f"{path.stem}-{number}"), where, choice)
+        if task == POOLED:
+            raise InputError(
+                f"{where}: no task can be named '{POOLED}'; results have a row of that name over all tasks."
+            )
         if line.id in seen:
             raise InputError(f"{where}: id '{line.id}' stands on line {seen[line.id]} too; ids must be unique.")
         first = by_task.setdefault(task, [line])[0]

@@ -70,6 +70,8 @@ def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
             f"select.tasks names '{seen[0]}', which post-training saw (trained), and such a task never selects; take it out "
             "of one of the two."
         )
+    if config.tasks is not None and not config.tasks:
+        raise ConfigError("select.tasks names no task; leave it out for every task that post-training did not see.")
     tasks = list(config.tasks or (task for task in outcomes.tasks if task not in config.trained))
     unknown = [task for task in tasks if task not in outcomes.tasks]
     if unknown:

@@ -221,6 +221,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "tokenizer": family.tokenizer_fingerprint,
         "gained": gained.ids,
         **({"named": named} if named else {}),
+        **family.reduced_dtypes,
     }
     with (
         Stage.open(

@@ -5,7 +5,7 @@ encoders of near-identical models are not identified; arXiv 2609.35210). ``joint
 one value that every model shares. ``single`` fills only the model's own slot, the others with zeros.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,11 +81,16 @@ class Readout:
         """Under ``swap``: the slots that get the activation of model ``index`` of ``names``."""
         if self.near is None:
             return set(range(len(names)))
-        unknown = [name for name in self.near if name not in names]
-        if unknown:
-            raise ConfigError(f"Read-out group names '{unknown[0]}', but the crosscoder has {', '.join(names)}.")
+        check_near(self.near, names)
         group = {names.index(name) for name in self.near}
         return group if index in group else {index}
+
+
+def check_near(near: Sequence[str] | None, names: Sequence[str]) -> None:
+    """Raise `ConfigError` where ``near`` names a model that is none of the crosscoder's."""
+    unknown = [name for name in near or () if name not in names]
+    if unknown:
+        raise ConfigError(f"near names '{unknown[0]}', but the crosscoder has {', '.join(names)}.")
 
 
 def _take(x: Mapping[str, Tensor] | Tensor, names: list[str], slot: int, readout: Readout) -> Tensor:

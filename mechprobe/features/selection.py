@@ -185,6 +185,8 @@ def _top(n: int, values: Values, n_agnostic: int, live: NDArray[np.bool_]) -> Ch
 
 
 def _by_rule(expression: str, live: NDArray[np.bool_], table: "pd.DataFrame | None") -> list[int]:
+    import pandas as pd
+
     del live
     if table is None:
         raise SelectionError("A rule needs the feature table; run `mechprobe features` first and name its folder.")
@@ -196,9 +198,16 @@ def _by_rule(expression: str, live: NDArray[np.bool_], table: "pd.DataFrame | No
     if re.search(r"[^\w\s.<>=!()+\-*/&|~\"']", expression) or "__" in expression:
         raise SelectionError(f"Rule '{expression}' may compare columns with numbers or quoted words, and no more.")
     try:
-        rows = table.query(expression, engine="python")
+        kept: Any = table.eval(expression, engine="python")
     except Exception as error:  # noqa: BLE001 - pandas raises many types for a malformed expression
-        raise SelectionError(f"Rule '{expression}' cannot be evaluated ({error}).") from None
+        raise SelectionError(
+            f"Rule '{expression}' cannot be evaluated ({' '.join(str(error).split())[:200]})."
+        ) from None
+    if not isinstance(kept, pd.Series) or not pd.api.types.is_bool_dtype(kept):
+        raise SelectionError(
+            f"Rule '{expression}' says no yes or no of every feature; compare columns, as in mas_rl>0.5."
+        )
+    rows = table[kept]
     column: Any = next((rows[name] for name in ("feature", "feature_idx") if name in rows.columns), rows.index)
     return [int(k) for k in column]
 
@@ -234,6 +243,8 @@ def _by_random(text: str, live: NDArray[np.bool_], table: Any) -> list[int]:
     if match is None:
         raise SelectionError(f"'random:{text}' cannot be read; write random:N@SEED.")
     n, seed = int(match.group(1)), int(match.group(2))
+    if n > len(live):
+        raise SelectionError(f"random:{text} asks for {n} features and the crosscoder has {len(live)}; ask for fewer.")
     pool = np.flatnonzero(live)
     if n > len(pool):
         raise SelectionError(f"random:{text} asks for {n} features and {len(pool)} are live; ask for fewer.")

@@ -7,6 +7,7 @@ from typing import Any
 from mechprobe.artifacts import MANIFEST, read_manifest
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.features.config import SelectConfig
+from mechprobe.features.readout import check_near
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -29,7 +30,7 @@ def check_parts(
         inputs: Stage folders of the selection; the manifests of ``crosscoder`` and ``evals`` tell what those were made of.
 
     Raises:
-        ConfigError: Base or tuned is not a model of the crosscoder, or the two are one.
+        ConfigError: Base, tuned or one of ``near`` is not a model of the crosscoder, or base and tuned are one.
         SiteError: The models have no such site.
         ModelError: The family lacks a model of the crosscoder, or a model has another width.
         ArtifactError: The crosscoder is of another site, or crosscoder or outcomes are of other models.
@@ -44,6 +45,7 @@ def check_parts(
             raise ConfigError(
                 f"select.{role} is '{model}', and the crosscoder is of {', '.join(names)}; name one of them."
             )
+    check_near(config.near, names)
     missing = [name for name in names if name not in family]
     if missing:
         raise ModelError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
+from mechprobe.features.readout import check_near
 from mechprobe.features.selection_checks import check_models, stage_manifest
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.models.family import ModelFamily
@@ -31,6 +32,7 @@ def check_belongs(
         tasks: What the edits are judged on.
 
     Raises:
+        ConfigError: ``near`` names a model that is none of the crosscoder's.
         ArtifactError: The selection is of another crosscoder, of other models or of another pair of them, or a sample that
             is to judge the features selected them.
     """
@@ -39,6 +41,7 @@ def check_belongs(
             f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
             f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
         )
+    check_near(config.near, crosscoder.model_names)
     chosen = stage_manifest(inputs, "selection")
     for manifest, what, again in (
         (stage_manifest(inputs, "crosscoder"), "The crosscoder was trained on", "mechprobe cache and train-sae"),

@@ -76,10 +76,13 @@ class InterveneConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_edits(self) -> "InterveneConfig":
-        """Every edit can be read, and none is named twice: its controls would count twice too."""
+        """Every edit can be read and changes something, and none is named twice: its controls would count twice too."""
         for name in ("edits_tuned", "edits_base", "doses"):
             edits = [Edit.parse(text) for text in getattr(self, name)]
             twice = next((edit for edit in edits if edits.count(edit) > 1), None)
+            idle = next((edit for edit in edits if name != "doses" and edit.changes_nothing), None)
+            if idle is not None:
+                raise ConfigError(f"intervene.{name} names '{idle}', which changes nothing; leave it out.")
             if twice is not None:
                 raise ConfigError(f"intervene.{name} names '{twice}' twice; name each edit once.")
         if any(Edit.parse(text).kind == "transplant" for text in self.doses):

@@ -39,6 +39,11 @@ class Edit:
     kind: EditKind
     value: float | None = None
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it leaves every feature as it is, whichever are edited."""
+        return (self.kind, self.value) in (("scale", 1.0), ("steer", 0.0))
+
     def __str__(self) -> str:
         return self.kind if self.value is None else f"{self.kind}:{self.value:g}"
 

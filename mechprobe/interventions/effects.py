@@ -5,9 +5,8 @@ from typing import Any
 
 from mechprobe.interventions.conditions import Condition
 from mechprobe.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+from mechprobe.types import POOLED
 
-POOLED = "pooled"
-"""Name of the row over all held-out tasks together."""
 MIN_CEILING = 0.05
 """A share of a ceiling smaller than this (in accuracy) is not computed: it would be noise over noise."""
 

@@ -99,6 +99,8 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     """
     settings, config = harness or HarnessConfig(), config or InterveneConfig()
     check_belongs(selection, crosscoder, family, config, inputs or {})
+    if settings.chat_template and not family.tokenizer.chat_template:
+        raise ConfigError("--chat-template: the models' tokenizer has no chat template; leave the option out.")
     asked = HarnessTasks(tasks, settings)
     chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
     dumped = config.model_dump(mode="json")
@@ -111,6 +113,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         "crosscoder": crosscoder.fingerprint,
         "site": chosen.site,
         "sets": fingerprint(conditions),
+        **family.subset(*crosscoder.model_names).reduced_dtypes,
     }
     models = family.subset(*crosscoder.model_names).fingerprints
     with Stage.open(out, name="harness", config=identity, inputs=inputs, models=models, force=force) as stage:

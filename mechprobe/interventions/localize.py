@@ -102,17 +102,26 @@ def gain_share(low: Accuracy, high: Accuracy, patched: Accuracy, *, rising: bool
 
     NaN where the gain is not clear of noise, see `gain_of`.
     """
-    total, error = gain_of(low, high)
-    if total <= 1.96 * error:
+    total = sum(high[task][0] - low[task][0] for task in low)
+    gain, error = gain_of(low, high)
+    if total <= 0 or gain <= 1.96 * error:
         return float("nan")
     start, sign = (low, 1.0) if rising else (high, -1.0)
     return sum(sign * (patched[task][0] - start[task][0]) for task in low) / total
 
 
 def gain_of(low: Accuracy, high: Accuracy) -> tuple[float, float]:
-    """``(gain, standard error)`` of the sum over tasks of high less low, as of independent proportions."""
-    gain = sum(high[task][0] - low[task][0] for task in low)
-    variance = sum(row[0] * (1 - row[0]) / row[3] for accuracy in (low, high) for row in accuracy.values())
+    """``(gain, standard error)`` of the sum over tasks of high less low, as of independent proportions.
+
+    One right and one wrong response are added to every proportion (Agresti & Caffo 2000): without them a task of one
+    sample, wrong before and right after, would have a gain of 1 and no error at all.
+    """
+    gain, variance = 0.0, 0.0
+    for sign, accuracy in ((-1, low), (1, high)):
+        for share, n in ((row[0], row[3]) for row in accuracy.values()):
+            adjusted = (share * n + 1) / (n + 2)
+            gain += sign * adjusted
+            variance += adjusted * (1 - adjusted) / (n + 2)
     return gain, math.sqrt(variance)
 
 
@@ -150,6 +159,7 @@ def localize(
         **config.model_dump(mode="json"),
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
+        **pair.reduced_dtypes,
     }
     with Stage.open(out, name="localize", config=identity, models=pair.fingerprints, force=force) as stage:
         if not stage.done:

@@ -1,6 +1,7 @@
 """Edits as functions of residuals: the models' residuals on the same tokens in, the host's next residual out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 
 import torch
 from jaxtyping import Float
@@ -74,15 +75,24 @@ def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | N
     return [name for name in crosscoder.model_names if name in read and name != host]
 
 
-def check_ids(ids: Sequence[int], d_sae: int) -> list[int]:
-    """The ids as given; `SelectionError` for one that is out of range or named twice."""
-    for feature in ids:
+def check_ids(ids: Sequence[object], d_sae: int) -> list[int]:
+    """The ids as given; `SelectionError` for one that is no whole number, out of range or named twice."""
+    found = [_whole(feature) for feature in ids]
+    for feature in found:
         if not 0 <= feature < d_sae:
             raise SelectionError(f"Feature {feature} does not exist: the crosscoder has features 0 to {d_sae - 1}.")
-    if len(set(ids)) != len(ids):
-        twice = next(feature for feature in ids if list(ids).count(feature) > 1)
+    if len(set(found)) != len(found):
+        twice = next(feature for feature in found if found.count(feature) > 1)
         raise SelectionError(f"Feature {twice} is named twice; name each feature once.")
-    return list(ids)
+    return found
+
+
+def _whole(feature: object) -> int:
+    """A Python int, or an integer of numpy or torch, as a Python int."""
+    try:
+        return index(feature)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise SelectionError(f"{feature!r} is no feature index; write whole numbers.") from None
 
 
 def _index(crosscoder: Crosscoder, ids: Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.artifacts import Stage, read_json, read_manifest, sha256_bytes, write_json
+from mechprobe.errors import ConfigError
 from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
@@ -14,12 +15,12 @@ from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
 from mechprobe.interventions.conditions import Condition, fingerprint, plan, row_named
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.effects import POOLED
 from mechprobe.interventions.positions import PositionRule
 from mechprobe.interventions.runner import Runner, run_conditions
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
+from mechprobe.types import POOLED
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
 
     Raises:
         SelectionError: The features cannot be read or do not exist.
-        ConfigError: ``positions`` names none, or every task is one that post-training saw.
+        ConfigError: ``positions`` names none, no edit is named, or every task is one that post-training saw.
         InputError: The collateral file cannot be used, or a prompt does not fit the context.
         ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
@@ -102,6 +103,8 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     check_lengths(family, tasks, prefix=config.force_prefix)
     PositionRule.parse(config.positions)
     untrained([task.name for task in tasks], config)
+    if not (config.edits_base or config.edits_tuned):
+        raise ConfigError("intervene.edits_base and edits_tuned are both empty; name an edit to judge.")
     texts = _texts(family, collateral, config)
     chosen, others = choose_sets(selection, config, table)
     names = {task.name for task in tasks}
@@ -118,6 +121,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
         ),
     }
+    identity |= family.subset(*crosscoder.model_names).reduced_dtypes
     models = family.subset(*crosscoder.model_names).fingerprints
     with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mechprobe.interventions.conditions import Condition
-from mechprobe.interventions.effects import MIN_CEILING, POOLED, Right
+from mechprobe.interventions.effects import MIN_CEILING, Right
+from mechprobe.types import POOLED
 
 GOALS = {"50%": 0.5, "90%": 0.9}
 """Shares of the ceiling whose smallest head is reported."""

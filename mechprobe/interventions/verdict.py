@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.effects import POOLED
 from mechprobe.statistics import holm, randomization_p
+from mechprobe.types import POOLED
 
 SUPPORTED, REFUTED, DAMAGE = "supported", "refuted", "damage"
 CANNOT_TELL = "this site cannot tell"
@@ -141,6 +141,8 @@ def task_verdict(row: Mapping[str, Any], gap: float, config: InterveneConfig, *,
     """The verdict on one row: of the pooled tasks, of one task, or of a set chosen without its task."""
     if row["task"] in config.trained:
         return f"{NO_VERDICT}post-training saw this task"
+    if not row["n_features"]:
+        return f"{NO_VERDICT}the set has no feature"
     evidence = Evidence(
         effect=tuple(row["effect"]),
         ceiling=tuple(row["ceiling_interval"]),
@@ -198,6 +200,7 @@ def _task_row(
         "model": main["model"],
         "edit": main["edit"],
         "features": main["features"],
+        "n_features": main["n_features"],
         "task": task,
         "effect": list(effect),
         "n": main["accuracy"][task][3],

@@ -127,6 +127,12 @@ class ModelFamily:
         return {model.name: model.fingerprint for model in self}
 
     @property
+    def reduced_dtypes(self) -> dict[str, dict[str, str]]:
+        """What a stage's identity says of dtypes: ``model_dtypes``, where any is not float32; the numbers hang on it."""
+        found = {model.name: model.dtype for model in self if model.dtype != "float32"}
+        return {"model_dtypes": found} if found else {}
+
+    @property
     def max_context(self) -> int:
         """Longest sequence that every model takes, in tokens."""
         return min(model.max_context for model in self)

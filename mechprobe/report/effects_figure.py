@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 
 from mechprobe.report.figures import _errors, _number
 from mechprobe.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, house_style, new_figure, plain
+from mechprobe.types import POOLED
 
-POOLED = "pooled"
 _OTHERS = {
     "compare": ("^", SKY, 0.21, "features by the other ranking"),
     "vector": ("v", RED, 0.26, "mean difference as one vector, every token"),

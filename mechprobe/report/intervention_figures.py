@@ -21,7 +21,8 @@ from mechprobe.report.style import (
     new_figure,
     plain,
 )
-from mechprobe.report.tables import POOLED, edit_title
+from mechprobe.report.tables import edit_title
+from mechprobe.types import POOLED
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)
 _ROLES = {"selected": BLUE, "compare": SKY, "ceiling": INK, "recon": GREEN, "baseline": RED}

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.report.tables import POOLED, edit_title, interval, listing, number, p_value, percent
+from mechprobe.report.tables import edit_title, interval, listing, number, p_value, percent
+from mechprobe.types import POOLED
 
 Json = Mapping[str, Any]
 

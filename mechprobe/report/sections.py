@@ -6,6 +6,7 @@ from typing import Any
 from mechprobe.report import intervention_tables as more
 from mechprobe.report import tables
 from mechprobe.report.run_files import RunFiles
+from mechprobe.types import POOLED
 
 N_SHOWN = 12
 QUESTION = (
@@ -81,7 +82,7 @@ def findings(files: RunFiles) -> list[str]:
         found.append(_selection_sentence(files.selection))
     if files.interventions:
         told = [item for item in files.interventions.get("verdicts", []) if item.get("sentence")]
-        pooled = [item for item in told if item.get("task") == tables.POOLED]
+        pooled = [item for item in told if item.get("task") == POOLED]
         found += [_capital(str(item["sentence"])) for item in pooled or told]
         found += more.sentences(files.interventions)
     return [_capital(text) for text in found]

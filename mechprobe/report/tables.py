@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from mechprobe.types import POOLED
+
 Json = Mapping[str, Any]
-POOLED = "pooled"
-"""Name of the row over all held-out tasks together."""
 
 
 def number(value: Any) -> float:

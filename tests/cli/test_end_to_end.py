@@ -1,6 +1,7 @@
 """The main job through the command line, on the shipped lab at a small size: every stage, resume, single stages."""
 
 import json
+import re
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mechprobe.cli import main
+from mechprobe.features.table import FeatureTable
 from mechprobe.lab.summary import shipped
 
 SMALL = [
@@ -123,6 +125,14 @@ def test_intervene_alone(run_folder: Path, tmp_path: Path, features: str, capsys
     assert code == 0, captured.err
     assert "Verdicts" in captured.out
     assert "flip_rate_of_right" in captured.out
+
+
+def test_the_rule_of_the_help_is_one_of_the_feature_table(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--help"]) == 0
+    rule = re.search(r'rule:"([^"]+)"', " ".join(capsys.readouterr().out.split()))
+    assert rule is not None
+    table = FeatureTable.load(run_folder / "features").to_pandas()
+    assert table.eval(rule[1], engine="python").dtype == bool
 
 
 def test_an_empty_selection_changes_no_outcome(run_folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mechprobe.cli import main
+from mechprobe.cli.select import next_step
 from tests.builders import build_family, build_tokenizer
 
 
@@ -180,3 +181,10 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands:
         assert main([command, "--help"]) == 0
         assert "Usage:" in capsys.readouterr().out
+
+
+def test_what_to_run_next_does_not_read_a_folder_beside_the_run(tmp_path: Path) -> None:
+    own = next_step(tmp_path, tmp_path / "x" / ".." / "selection", "selection", "intervene")
+    assert own == f"Next: mechprobe intervene --run {tmp_path}"
+    beside = next_step(tmp_path, tmp_path / "other", "selection", "intervene")
+    assert beside == f"{own} (it reads {tmp_path / 'selection'}, not this folder)"

@@ -112,6 +112,7 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
         ([{"prompt": "p"}], r":1 has no field 'answer'"),
         ([{"prompt": "p", "answer": 3}], r":1: 'answer' is a int"),
         ([{"prompt": "", "answer": "3"}], r":1: 'prompt' is empty"),
+        ([{"task": "pooled", "prompt": "p", "answer": "3"}], r":1: no task can be named 'pooled'"),
         ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x' stands on line 1 too"),
         ([{"prompt": "p", "options": "ab", "answer": 0}], r":1: 'options' must be a list of texts"),
         ([{"prompt": "p", "options": ["a", " "], "answer": 0}], r":1: 'options' must be a list of texts"),

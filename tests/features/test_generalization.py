@@ -235,6 +235,8 @@ def without_prompts(outcomes: Outcomes) -> Outcomes:
         (of_another_tokenizer, {}, SelectionError, "another tokenizer"),
         (without_prompts, {}, SelectionError, "do not hold the prompt"),
         (None, {"tasks": ("sums",)}, ConfigError, "no outcomes on task 'sums'; there are on sum"),
+        (None, {"tasks": ()}, ConfigError, "select.tasks names no task"),
+        (None, {"near": ("base", "gold")}, ConfigError, "near names 'gold', but the crosscoder has base, rl"),
         (None, {"trained": tuple(FORMS)}, ConfigError, "saw every task"),
         (None, {"tasks": ("sum", "pair"), "trained": ("pair",)}, ConfigError, "names 'pair', which post-training saw"),
         (None, {"tuned": "sft"}, ConfigError, "select.tuned is 'sft', and the crosscoder is of base, rl"),

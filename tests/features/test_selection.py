@@ -65,7 +65,7 @@ def test_other_specifications(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("top", "cannot be read"), ("best10", "cannot be read"), ("top0", "names no feature"), ("ids:6", "features 0 to 5"),
-        ("ids:-1", "features 0 to 5"), ("ids:1,1", "twice"), ("ids:x", "no feature index"), ("random:9@1", "6 are live"),
+        ("ids:-1", "features 0 to 5"), ("ids:1,1", "twice"), ("ids:x", "no feature index"), ("random:9@1", "the crosscoder has 6"),
         ("random:3", "random:N@SEED"), ("file:none.txt", "cannot be read"), ("rule:mas>1", "run `mechprobe features`"),
     ],
 )  # fmt: skip
@@ -83,6 +83,20 @@ def test_rules_cannot_run_code(rule: str) -> None:
         resolve(f"rule:{rule}", VALUES, live=LIVE, table=table)
 
 
+@pytest.mark.parametrize("rule", ["feature_idx", "mas_rl", "mas_rl + 1", "1", "'a'", "mas_rl > 0.5 and 'a'"])
+def test_a_rule_that_says_neither_yes_nor_no_of_a_feature_chooses_none(rule: str) -> None:
+    table = pd.DataFrame({"feature_idx": range(6), "mas_rl": np.zeros(6)})
+    with pytest.raises(SelectionError) as error:
+        resolve(f"rule:{rule}", VALUES, live=LIVE, table=table)
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
+
+
+def test_dead_features_are_none_to_draw() -> None:
+    with pytest.raises(SelectionError, match="asks for 6 features and 5 are live"):
+        resolve("random:6@1", VALUES, live=np.arange(6) != 1)
+
+
 def test_named_features_are_checked_before_anything_is_scored(tmp_path: Path) -> None:
     for spec in ("top50", "agnostic", "ids:0,5", "random:6@1", "ids:,"):
         assert check_named(spec, 6) == ()
@@ -90,7 +104,7 @@ def test_named_features_are_checked_before_anything_is_scored(tmp_path: Path) ->
     assert check_named(f"file:{tmp_path / 'f.txt'}", 6) == (5, 0)
     assert check_named("rule:feature_idx>3", 6, pd.DataFrame({"feature_idx": range(6)})) == (4, 5)
     for spec, message in (
-        ("ids:6", "features 0 to 5"), ("ids:1,1", "twice"), ("random:7@1", "6 are live"), ("top:0", "names no feature"),
+        ("ids:6", "features 0 to 5"), ("ids:1,1", "twice"), ("random:7@1", "the crosscoder has 6"), ("top:0", "names no feature"),
         (f"file:{tmp_path / 'none'}", "cannot be read"), ("rule:mas>1", "run `mechprobe features`"), ("best", "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(SelectionError, match=message):

@@ -371,6 +371,25 @@ def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
 
 
+def test_a_metric_that_lm_eval_does_not_have_is_found_before_any_model_runs(
+    yaml_tasks: list[Path], tmp_path: Path
+) -> None:
+    text = yaml_tasks[0].read_text()
+    (tmp_path / "t.yaml").write_text(text.replace("metric: exact_match", "metric: exact_macht"))
+    with pytest.raises(InputError, match="asks for the metric 'exact_macht', which lm-eval"):
+        HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
+
+
+def test_a_chat_template_that_the_tokenizer_lacks(
+    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, yaml_tasks: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="has no chat template"):
+        evaluate_harness(
+            family, crosscoder, selection, yaml_tasks, tmp_path / "h", harness=HarnessConfig(chat_template=True)
+        )
+    assert not (tmp_path / "h").exists()
+
+
 def test_positions_that_a_single_call_cannot_tell_apart(yaml_tasks: list[Path]) -> None:
     asked = HarnessTasks(yaml_tasks, HarnessConfig(limit=2))
     assert asked.weighed == ["picks"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection, choose
@@ -121,6 +122,8 @@ def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Cr
         ({"edits_base": ("clamp:3", "clamp:3.0")}, "names 'clamp:3' twice"),
         ({"edits_tuned": ("ablat",)}, "ablat"),
         ({"doses": ("transplant",)}, "no transplant"),
+        ({"edits_base": ("scale:1",)}, "edits_base names 'scale:1', which changes nothing"),
+        ({"edits_tuned": ("ablate", "steer:0.0")}, "edits_tuned names 'steer:0', which changes nothing"),
         ({"sizes": (-1,)}, "sizes"),
     ],
 )
@@ -129,8 +132,54 @@ def test_edits_are_read_before_anything_runs(settings: dict[str, object], words:
         InterveneConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"near": ("base", "gold")}, "near names 'gold', but the crosscoder has base, sft, rl"),
+        ({"edits_base": (), "edits_tuned": ()}, "both empty; name an edit"),
+    ],
+)
+def test_settings_that_no_run_can_use_leave_nothing(
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    tmp_path: Path,
+    settings: dict[str, object],
+    words: str,
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        intervene(family, crosscoder, selection, [TASK], tmp_path / "i", InterveneConfig(**settings))
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_strength_that_changes_nothing_is_a_dose() -> None:
+    assert InterveneConfig(doses=("scale:0", "scale:1", "scale:2")).doses[1] == "scale:1"
+
+
+def test_models_in_another_dtype_are_other_work(llama_family: dict[str, Path], tmp_path: Path) -> None:
+    config = EvaluateConfig(n_per_task=1)
+    half = ModelFamily.load(llama_family, dtype="bfloat16")
+    assert ModelFamily.load(llama_family).reduced_dtypes == {}
+    evaluate_outcomes(half, [TASK], tmp_path / "e", config)
+    evaluate_outcomes(half, [TASK], tmp_path / "e", config)
+    with pytest.raises(ArtifactError, match=r"model_dtypes"):
+        evaluate_outcomes(ModelFamily.load(llama_family), [TASK], tmp_path / "e", config)
+
+
 def test_a_task_too_small_condemns_nothing() -> None:
     """Three samples, all lost where the ceiling loses two: no damage on the pooled row."""
+    found = judged(-0.58, -1.0)
+    assert found["b"].startswith("no verdict")
+    assert found["pooled"] == found["a"] == "supported"
+
+
+def test_a_set_without_features_is_not_refuted() -> None:
+    assert judged(0, 0)["pooled"] == "refuted"
+    assert set(judged(0, 0, n_features=0).values()) == {"no verdict: the set has no feature"}
+
+
+def judged(a: float, b: float, n_features: int = 1) -> dict[str, str]:
+    """Verdict by task on an ablation that changes ``a`` and ``b``; task b has three samples."""
     config = InterveneConfig(edits_tuned=("ablate",), edits_base=())
 
     def row(name: str, kind: str, a: float, b: float, draw: int | None = None) -> dict[str, object]:
@@ -138,13 +187,11 @@ def test_a_task_too_small_condemns_nothing() -> None:
         accuracy = {"a": [1 + a, 0.0, 1.0, 60], "b": [1 + b, 0.0, 1.0, 3], "pooled": [1 + a, 0.0, 1.0, 63]}
         model, edit = name.split("|")[:2]
         return {
-            "name": name, "model": model, "edit": edit, "features": "top50", "set_kind": kind, "draw": draw,
+            "name": name, "model": model, "edit": edit, "features": "top50", "set_kind": kind, "draw": draw, "n_features": n_features,
             "accuracy": accuracy, "accuracy_delta": delta, "mcnemar_p": dict.fromkeys(delta, 0.0001),
         }  # fmt: skip
 
     rows = [row("base|clean", "clean", -0.6, -0.6), row("rl|clean", "clean", 0, 0)]
-    rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", -0.58, -1.0)]
+    rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", a, b)]
     rows += [row(f"rl|ablate|r{k}", kind, 0, 0, k) for k in range(20) for kind in ("random", "shuffled")]
-    found = {r["task"]: r["verdict"] for r in verdicts(rows, ["a", "b"], config)}
-    assert found["b"].startswith("no verdict")
-    assert found["pooled"] == found["a"] == "supported"
+    return {r["task"]: r["verdict"] for r in verdicts(rows, ["a", "b"], config)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionEr
 from mechprobe.features.readout import Readout
 from mechprobe.interventions.attach import edited
 from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.rewrites import build_rewrite
+from mechprobe.interventions.rewrites import build_rewrite, check_ids
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -155,6 +156,13 @@ def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscod
         edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings=siblings),
     ):
         pass
+
+
+@pytest.mark.parametrize("feature", [1.5, "1", None])
+def test_a_feature_is_a_whole_number(feature: object) -> None:
+    with pytest.raises(SelectionError, match="is no feature index; write whole numbers"):
+        check_ids([0, feature], 48)
+    assert check_ids([*np.array([1, 2]), *torch.tensor([3, 4]), 5], 48) == [1, 2, 3, 4, 5]
 
 
 def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: Crosscoder) -> None:

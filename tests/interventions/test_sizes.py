@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mechprobe.interventions.conditions import Condition
-from mechprobe.interventions.effects import POOLED, Right
+from mechprobe.interventions.effects import Right
 from mechprobe.interventions.sizes import smallest_sets
+from mechprobe.types import POOLED
 
 N = 100
 

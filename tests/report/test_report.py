@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from mechprobe.artifacts import read_json
 from mechprobe.errors import ArtifactError
@@ -162,6 +164,14 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     markdown = (run / "report" / "report.md").read_text()
     assert "<img" not in markdown
     assert "</script>" not in markdown
+
+
+def test_a_name_that_the_font_lacks_warns_of_nothing() -> None:
+    figure = Figure()
+    figure.suptitle("日本語")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert render._png(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("no_figures")
