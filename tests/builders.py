@@ -2,17 +2,13 @@
 
 import string
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-)
+
+if TYPE_CHECKING:  # the suite's conftest imports this file, in the process that only hands out the tests too
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n"
@@ -20,8 +16,10 @@ PAD, BOS, EOS, UNK = range(4)
 ARCHITECTURES = ("llama", "qwen3", "neox")
 
 
-def build_tokenizer(extra_words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def build_tokenizer(extra_words: tuple[str, ...] = ()) -> "PreTrainedTokenizerFast":
     """One token a character (and one for each extra upper-case word), <bos> put in front of a prompt."""
+    from transformers import PreTrainedTokenizerFast
+
     words = (*SPECIAL, *CHARACTERS, *extra_words)
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     pattern = "|".join((*extra_words, r"[\s\S]"))
@@ -41,8 +39,10 @@ def build_tokenizer(extra_words: tuple[str, ...] = ()) -> PreTrainedTokenizerFas
 
 def build_config(
     architecture: str, *, vocab_size: int, n_layers: int = 3, d_model: int = 32, max_context: int = 64
-) -> PretrainedConfig:
+) -> "PretrainedConfig":
     """Config of a tiny model of one architecture type."""
+    from transformers import GPTNeoXConfig, LlamaConfig, Qwen3Config
+
     shared = {
         "vocab_size": vocab_size,
         "hidden_size": d_model,
@@ -88,6 +88,8 @@ def build_family(
     Returns:
         Name to folder.
     """
+    from transformers import AutoModelForCausalLM
+
     tokenizer = build_tokenizer()
     settings = build_config(architecture, vocab_size=len(tokenizer), **config)
     with torch.random.fork_rng():

@@ -8,11 +8,13 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import gc
 import importlib.util
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,13 +24,55 @@ if not torch.cuda.is_available():
     # Triton reads it when it is first imported, and transformers imports Triton.
     os.environ["TRITON_INTERPRET"] = "1"
 
-if "tests.builders" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("tests.builders", Path(__file__).with_name("builders.py"))
-    assert _spec is not None
-    assert _spec.loader is not None
-    builders = importlib.util.module_from_spec(_spec)
-    sys.modules["tests.builders"] = builders
-    _spec.loader.exec_module(builders)
+
+def _load(name: str) -> ModuleType:
+    """A module beside this file under its full name: there is no package that it could be imported from."""
+    full = f"tests.{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+_load("type_checks").install()
+_load("builders")
+
+
+LONG = (
+    "cli/test_end_to_end.py", "activations/test_live.py", "interventions/test_planted.py", "lab/test_build.py",
+    "test_readme.py", "experiments/test_lab_studies.py", "experiments/test_paper_a_cost.py", "features/test_emergence.py",
+    "activations/test_ranks.py", "activations/test_resume.py", "activations/test_full_disk.py", "activations/test_kills.py",
+    "features/test_planted_classes.py", "cli/test_run_folder.py",
+)  # fmt: skip
+"""Files of half a minute or so, which begin first: a file runs in one process, and a long one at the end is waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    _keep_from_collections()
+
+
+def _keep_from_collections() -> None:
+    """Collect once, then keep what is left (the imported libraries, mostly) out of every later collection.
+
+    A full collection goes through a million objects of theirs, and releasing a model makes one: half the time of many tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_collections() -> Iterator[None]:
+    """Libraries that a module's tests were the first to import are kept out of the next modules' collections."""
+    yield
+    _keep_from_collections()
 
 
 @pytest.fixture(scope="session", autouse=True)

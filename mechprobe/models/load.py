@@ -268,8 +268,11 @@ class LanguageModel:
         """Drop the loaded weights (of the named ways only, where some are named); they are loaded again when next used."""
         import torch
 
-        for name in ways or ("hf", "bridge"):
-            self.__dict__.pop(name, None)
+        loaded = [name for name in ways or ("hf", "bridge") if name in self.__dict__]
+        for name in loaded:
+            del self.__dict__[name]
+        if not loaded:
+            return
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
-import json, os, resource, sys
+import gc, json, os, resource, sys
 from pathlib import Path
 from mechprobe.activations import CacheConfig, cache_activations, collect
 from mechprobe.errors import StoreError
@@ -27,6 +27,7 @@ def contents(folder):
     return files
 
 cache_activations(family, prompts, out=scratch / "whole", config=config)
+gc.freeze()  # releasing a model collects, and the libraries are all imported by now
 real, calls, filler = collect.collect_shard, [], disk / "filler"
 
 def filling(*args):

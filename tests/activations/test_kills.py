@@ -30,7 +30,7 @@ def test_killed_at_random_moments_and_resumed(llama_family: dict[str, Path], tmp
     command += ["--prompts", str(prompts), "--sites", "resid_post.0,resid_post.1"]
     command += [part for setting in settings for part in ("--set", setting)]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    context.set_forkserver_preload(["tests.activations.preload"])
 
     def start(out: Path) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=main, args=([*command, "--out", str(out)],), daemon=True)

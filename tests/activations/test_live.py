@@ -184,7 +184,7 @@ def test_sigkill_while_training_changes_no_byte(
     family: ModelFamily, kept: ActivationStore, trained: Path, tmp_path: Path, mode: str
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.live", "transformer_lens.model_bridge", "transformers"])
+    context.set_forkserver_preload(["tests.activations.preload"])
     out, rng = tmp_path / "crosscoder", random.Random(5)
     ring = (out / "ring", 2.2 * SHARD_GB) if mode == "ring" else None
     n_killed = 0

@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def start(family: ModelFamily, out: Path) -> BaseProcess:
     """Cache in a process of its own, forked from a server that has the imports behind it and never ran anything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    context.set_forkserver_preload(["tests.activations.preload"])
     process = context.Process(
         target=cache_activations, args=(family, PROMPTS), kwargs={"out": out, "config": CONFIG}, daemon=True
     )

@@ -96,7 +96,9 @@ def test_a_run_file_of_another_shape(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_that_the_work_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mechprobe", "run", "--out", str(tmp_path / "r"), "--until", "localize"]
+    call = ["run", "--out", str(tmp_path / "r"), "--until", "localize"]
+    call += ["--set", "localize.n_per_task=16", "localize.sites=['resid_post.2']"]
+    command = [sys.executable, "-m", "mechprobe", *call]
     heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heeds
@@ -109,4 +111,4 @@ def test_ctrl_c_says_that_the_work_goes_on(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "interrupted; the same command goes on" in error
-    assert main(["run", "--out", str(tmp_path / "r"), "--until", "localize"]) == 0
+    assert main(call) == 0

@@ -108,6 +108,9 @@ def test_a_small_study_is_kept_and_resumed(
         (folder / "cache").mkdir(parents=True)
         return chain
 
+    import mechprobe.lab.run_config  # noqa: F401 - keeps the number that it reads when it is imported
+
+    monkeypatch.setattr("mechprobe.lab.measure.MAX_NEW_TOKENS", 8)  # measuring small labs is most of building them
     monkeypatch.setattr(seeds, "measure", measure)
     call = ["--seeds", "1", "--recipes", "shared-marker", "all-weights", "--scale", "small", "--out", str(tmp_path / "out"),
             "--work", str(tmp_path / "work"), "--set", "train_sae.k=8"]  # fmt: skip

@@ -16,12 +16,13 @@ from mechprobe.report import render, report
 from tests.report.conftest import evaluation, examples, interventions, write_run
 
 NASTY = '</script><img src=x onerror="alert(1)"> | $x_1$ `a` &amp;'
+COARSE = 40
 FIGURES = ("accuracy", "ceilings", "collateral", "doses", "effects", "share_of_ceiling", "shares", "training")
 
 
 @pytest.fixture(autouse=True)
 def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "_DPI", 40)
+    monkeypatch.setattr(render, "_DPI", COARSE)
 
 
 @pytest.fixture
@@ -53,9 +54,18 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_whole_run_has_every_section_and_figure(run: Path) -> None:
-    page = report(run)
-    assert page == run / "report" / "index.html"
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with its report; a test that reports it again must find the same bytes."""
+    run = write_run(tmp_path_factory.mktemp("reported") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "_DPI", COARSE)
+        assert report(run) == run / "report" / "index.html"
+    return run
+
+
+def test_a_whole_run_has_every_section_and_figure(reported: Path) -> None:
+    run, page = reported, reported / "report" / "index.html"
     text = page.read_text()
     tags = Tags(text)
     assert not tags.open
@@ -93,8 +103,8 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert {row["n"] for row in transplant["rows"]} == {"64"}
 
 
-def test_doses_collateral_left_out_tasks_and_sizes_are_told(run: Path) -> None:
-    text = report(run).read_text()
+def test_doses_collateral_left_out_tasks_and_sizes_are_told(reported: Path) -> None:
+    run, text = reported, (reported / "report" / "index.html").read_text()
     for heading in ("How few features", "Chosen without the task, judged on it", "Dose", "Collateral"):
         assert f"<h3>{heading}</h3>" in text
     assert "2 [2, not reached] for 90 %" in text
@@ -187,9 +197,9 @@ def test_null_numbers_are_dashes(tmp_path: Path) -> None:
     assert content["interventions"]["curves"] == {}
 
 
-def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
-    first = report(run).read_bytes()
-    assert report(run).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(reported: Path) -> None:
+    first = (reported / "report" / "index.html").read_bytes()
+    assert report(reported).read_bytes() == first
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:

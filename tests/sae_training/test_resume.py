@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = ("batchtopk", "jumprelu", "l1")
 
 # A process that imports once and forks: every fork trains into a folder and may be killed by SIGKILL at a given batch.
 SCRIPT = """
@@ -18,7 +19,6 @@ import torch
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, train
 
 torch.set_num_threads(1)
-root, variant = Path(sys.argv[1]), sys.argv[2]
 DIRECTIONS = torch.randn(20, 2, 8, generator=torch.Generator().manual_seed(5))
 N_STEPS, BATCH = 200, 64
 
@@ -44,7 +44,7 @@ class Stream:
         self.number = state["number"]
 
 
-def train_into(folder, kill_after, n_steps=N_STEPS):
+def train_into(folder, variant, kill_after, n_steps=N_STEPS):
     config = CrosscoderConfig(n_models=2, d_model=8, d_sae=32, k=3, variant=variant)
     training = TrainConfig(
         n_tokens=n_steps * BATCH, batch_size=BATCH, lr=1e-2, checkpoint_every=5, log_every=2, dead_after_tokens=300
@@ -52,21 +52,23 @@ def train_into(folder, kill_after, n_steps=N_STEPS):
     train(Crosscoder(config), Stream(kill_after), training, out=folder)
 
 
-def run(folder, kill_after):
+def run(folder, variant, kill_after):
     pid = os.fork()
     if pid == 0:
-        train_into(folder, kill_after)
+        train_into(folder, variant, kill_after)
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
-train_into(None, -1, n_steps=1)  # imports that torch puts off until the first step
-assert run(root / "whole", -1) == 0
-draw = random.Random(variant)
-for number in range(20):
-    assert run(root / "broken", draw.randint(5, 13)) == signal.SIGKILL
-assert run(root / "broken", -1) == 0
+for variant in sys.argv[2:]:
+    root = Path(sys.argv[1]) / variant
+    train_into(None, variant, -1, n_steps=1)  # imports that torch puts off until the first step
+    assert run(root / "whole", variant, -1) == 0
+    draw = random.Random(variant)
+    for number in range(20):
+        assert run(root / "broken", variant, draw.randint(5, 13)) == signal.SIGKILL
+    assert run(root / "broken", variant, -1) == 0
 """
 
 
@@ -74,13 +76,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1"])
-def test_killed_and_resumed_run_ends_in_the_same_bytes(tmp_path: Path, variant: str) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), variant]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with every variant's two runs, all from one process: its imports take longer than the runs."""
+    folder = tmp_path_factory.mktemp("resume")
+    command = [sys.executable, "-c", SCRIPT, str(folder), *VARIANTS]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return folder
 
-    whole, broken = files_of(tmp_path / "whole"), files_of(tmp_path / "broken")
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_and_resumed_run_ends_in_the_same_bytes(trained: Path, variant: str) -> None:
+    whole, broken = files_of(trained / variant / "whole"), files_of(trained / variant / "broken")
     assert "weights.safetensors" in whole
     assert "checkpoints/step_000200/state.safetensors" in whole
     assert whole.keys() == broken.keys()
