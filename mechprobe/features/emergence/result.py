@@ -288,14 +288,13 @@ def _pairs(items: list[dict[str, Any]] | dict[str, Any], first_seed: int) -> tup
 
 def _causal(item: dict[str, Any]) -> CausalCourse:
     """Versions without intervals wrote plain numbers, and neither groups nor draws."""
-    plain: dict[str, Any] = {"n_groups": 0, "draws": 0}
-    kept: dict[str, list[Interval]] = {}
+    filled: dict[str, Any] = {"n_groups": 0, "draws": 0}
     for name in ("departure", "rank_correlation"):
-        cells = item[name]
-        plain[f"{name}_bias"] = [None] * len(cells)
-        kept[name] = [_interval(cell if isinstance(cell, list) else [cell, None, None, 0]) for cell in cells]
-    rest = {key: value for key, value in item.items() if key not in kept}
-    return CausalCourse(**_tuples({**plain, **rest}, "models"), **kept)
+        filled[f"{name}_bias"] = [None] * len(item[name])
+    filled |= item
+    for name in ("departure", "rank_correlation"):
+        filled[name] = [_interval(cell if isinstance(cell, list) else [cell, None, None, 0]) for cell in item[name]]
+    return CausalCourse(**_tuples(filled, "models"))
 
 
 def _claim(item: dict[str, Any]) -> Claim:
