@@ -158,14 +158,19 @@ def lab_record(lab: Path) -> dict[str, Any]:
     }
 
 
+def result_path(name: str, seed: int, given: argparse.Namespace) -> Path:
+    """Where the result of one recipe and seed is kept."""
+    suffix = "" if given.scale == "full" else f"_{given.scale}"
+    return given.out / f"{name}_seed{seed}{suffix}.json"
+
+
 def study(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One recipe and seed: read where it is finished with these settings, else made and kept.
 
     Raises:
         mp.MechprobeError: A kept file was made with other settings, or a stage fails.
     """
-    suffix = "" if given.scale == "full" else f"_{given.scale}"
-    path = given.out / f"{name}_seed{seed}{suffix}.json"
+    path = result_path(name, seed, given)
     settings = {"overrides": list(given.set), "n_controls": N_CONTROLS, "sets": [list(pair) for pair in SETS]}
     if path.is_file():
         found = read_json(path)
@@ -226,7 +231,7 @@ def _smallest(sizes: Mapping[str, Any] | None) -> str:
     if sizes is None:
         return "-"
     if "reason" in sizes:
-        return "ceiling below 5 points"
+        return "no ceiling"
     size, low, high = (
         "not reached" if value is None else str(value) for value in map(sizes["90%"].get, ("size", "low", "high"))
     )
@@ -285,6 +290,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the runs."
     )
     parser.add_argument("--scale", default="full", choices=["full", "small"], help="small: seconds, to try the script.")
+    parser.add_argument("--finished", action="store_true", help="Print what is finished, make nothing.")
     parser.add_argument("--keep", action="store_true", help="Keep the activation stores (some 0.5 GB each).")
     return parser.parse_args(argv)
 
@@ -295,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = []
     for seed in given.seeds:
         for name in given.recipes:
+            if given.finished and not result_path(name, seed, given).is_file():
+                continue
             try:
                 records.append(study(name, seed, given))
             except mp.MechprobeError as error:

@@ -8,7 +8,7 @@ from mechprobe.statistics import mcnemar_exact, paired_bootstrap, wilson_interva
 from mechprobe.types import POOLED
 
 MIN_CEILING = 0.05
-"""A share of a ceiling smaller than this (in accuracy) is not computed: it would be noise over noise."""
+"""A share of a ceiling smaller than this (in accuracy), or whose interval holds 0, is not computed: it would be noise over noise."""
 
 Right = dict[str, list[bool]]
 """Task → whether each sample is right, in one fixed order of samples."""
@@ -47,12 +47,17 @@ def shares_of_ceiling(
 ) -> dict[str, Any]:
     """Accuracy change as a share of the whole-residual patch's, by task.
 
-    None where the ceiling is below 5 points in the claimed direction (``sign``): a share would be noise over noise.
+    None where the ceiling has no `measurable` size in the claimed direction (``sign``).
     """
     return {
-        task: row[0] / ceiling[task][0] if sign * ceiling[task][0] >= MIN_CEILING else None
-        for task, row in delta.items()
+        task: row[0] / ceiling[task][0] if measurable(ceiling[task], sign=sign) else None for task, row in delta.items()
     }
+
+
+def measurable(ceiling: Sequence[float | int], *, sign: float = 1.0) -> bool:
+    """Whether a ceiling, ``[value, low, high, ...]``, is 5 points or more in a direction with its interval clear of 0."""
+    value, nearest = sign * ceiling[0], min(sign * ceiling[1], sign * ceiling[2])
+    return value >= MIN_CEILING and nearest > 0
 
 
 def condition_results(

@@ -5,7 +5,7 @@ from typing import Any
 
 from mechprobe.interventions.conditions import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.effects import MIN_CEILING, Right, effect_rows
+from mechprobe.interventions.effects import Right, effect_rows, measurable
 from mechprobe.interventions.verdict import (
     NO_VERDICT,
     adjust,
@@ -81,7 +81,7 @@ def _row(
         "task": task,
         "n": with_it["n"],
         "effect_with": with_it["effect"],
-        "share_with": _share(with_it["effect"][0], with_it["ceiling"]),
+        "share_with": _share(with_it["effect"][0], with_it),
         "verdict_with": with_it["verdict"],
     }
     found = [c for c in conditions if c.set_kind == "left_out" and (c.model, c.tasks) == (selected.model, (task,))]
@@ -103,7 +103,7 @@ def _row(
         "n_features": len(condition.ids),
         "n_shared": len(set(condition.ids) & set(selected.ids)),
         **against_controls(selected.model, selected.edit, rows, task, effect[0], sign),
-        "share": _share(effect[0], with_it["ceiling"]),
+        "share": _share(effect[0], with_it),
     }
 
 
@@ -115,6 +115,7 @@ def _of_another_size(row: Mapping[str, Any], n_controls: int) -> str | None:
     return f"{NO_VERDICT}the set without the task has {n} features, its controls {n_controls}"
 
 
-def _share(effect: float, ceiling: float) -> float | None:
-    """Share of a task's ceiling; None where it is below 5 points."""
-    return effect / ceiling if ceiling >= MIN_CEILING else None
+def _share(effect: float, with_it: Mapping[str, Any]) -> float | None:
+    """Share of a task's ceiling; None where that has no `measurable` size."""
+    ceiling = with_it["ceiling_interval"]
+    return effect / ceiling[0] if measurable(ceiling) else None

@@ -41,7 +41,7 @@ def smallest_sets(
     Returns:
         Host → ``shares`` (``[size, share, low, high]`` each, rising), ``largest`` (the largest size measured), ``n``,
         and for every goal ``{"size", "low", "high"}``: None stands for "not reached by the largest", in the size and in
-        either end of its interval. Where the ceiling is below 5 points in the claimed direction, ``reason`` says so and
+        either end of its interval. Where the ceiling is below 5 points in the claimed direction or not clear of 0, ``reason`` says so and
         nothing else is there. A host whose transplants were not run is left out.
     """
     result: dict[str, dict[str, Any]] = {}
@@ -75,6 +75,8 @@ def _of_host(
         return {"n": n, "reason": f"the whole residual moves less than {100 * MIN_CEILING:.0f} points in {host}"}
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
     totals = counts @ ceiling
+    if np.quantile(sign * totals, 0.025) <= 0:
+        return {"n": n, "reason": f"what the whole residual moves in {host} is not clear of 0"}
     used = sign * totals > 0  # a draw whose ceiling vanishes has no share
     shares = (counts[used] @ changes.T) / totals[used, None]
     sizes = [size for size, _ in heads]

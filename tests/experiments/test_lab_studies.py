@@ -132,6 +132,8 @@ def test_a_small_study_is_kept_and_resumed(
     monkeypatch.setattr(seeds, "build", lambda *_, **__: pytest.fail("a finished lab was built again"))
     assert seeds.main(call) == 0
     assert capsys.readouterr().out == printed
+    assert seeds.main([*call, "--seeds", "1", "2", "--finished"]) == 0  # seed 2 was never made
+    assert capsys.readouterr().out == printed
     assert seeds.main([*call, "train_sae.k=4"]) == 2
     assert "was made with other settings" in capsys.readouterr().err
 

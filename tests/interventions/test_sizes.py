@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mechprobe.interventions.conditions import Condition
-from mechprobe.interventions.effects import Right
+from mechprobe.interventions.effects import Right, shares_of_ceiling
 from mechprobe.interventions.sizes import smallest_sets
 from mechprobe.types import POOLED
 
@@ -63,6 +63,31 @@ def test_without_a_ceiling_there_is_a_reason() -> None:
         conditions, right = plan("base", {1: 20}, clean=20, patched=patched)
         found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["base"]
         assert found == {"n": N, "reason": "the whole residual moves less than 5 points in base"}
+
+
+def test_a_ceiling_that_may_be_nothing_has_no_shares() -> None:
+    """Ten samples gained and four lost: six points, and the interval holds 0."""
+    clean, patched = [False] * 90 + [True] * 10, [True] * 10 + [False] * 84 + [True] * 6
+    conditions, _ = plan("base", {1: 0}, clean=0, patched=0)
+    right = {"base|clean": clean, "base|patch|whole residual": patched, "base|transplant|first 1": patched}
+    made = {name: {POOLED: values} for name, values in right.items()}
+    found = smallest_sets(conditions, made, base="base", tuned="rl", seed=0)["base"]
+    assert found == {"n": 100, "reason": "what the whole residual moves in base is not clear of 0"}
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "sign", "share"),
+    [
+        ([0.2, 0.1, 0.3, 100], 1.0, 0.5),
+        ([0.2, -0.01, 0.4, 100], 1.0, None),
+        ([0.04, 0.01, 0.07, 100], 1.0, None),
+        ([0.2, 0.1, 0.3, 100], -1.0, None),
+        ([-0.2, -0.3, -0.1, 100], -1.0, -0.5),
+        ([-0.2, -0.3, 0.1, 100], -1.0, None),
+    ],
+)
+def test_a_share_is_of_a_ceiling_clear_of_zero(ceiling: list[float | int], sign: float, share: float | None) -> None:
+    assert shares_of_ceiling({"t": [0.1, 0.0, 0.2, 100]}, {"t": ceiling}, sign=sign) == {"t": share}
 
 
 def test_intervals_are_those_of_a_naive_bootstrap() -> None:
