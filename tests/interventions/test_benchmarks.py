@@ -153,8 +153,11 @@ def test_multiple_choice_goes_through_selection_and_verdict(
         edits_base=("transplant",), edits_tuned=("transplant",),
     )  # fmt: skip
     found = intervene(family, crosscoder, selection, [judging], tmp_path / "i", settings)
-    share = found.condition("base|transplant|top:1")["share_of_ceiling"]["pooled"]
-    assert share == pytest.approx(1.0)
+    gain, ceiling = (
+        found.condition(f"base|{name}")["accuracy_delta"]["pooled"][0]
+        for name in ("transplant|top:1", "patch|whole residual")
+    )
+    assert gain == ceiling > 0  # a share would need more samples: the ceiling of so few is not clear of 0
     random = [row for row in found.conditions if row["set_kind"] == "random" and row["edit"] == "transplant"]
     assert random
     assert all(row["accuracy_delta"]["pooled"][0] == 0 for row in random)
