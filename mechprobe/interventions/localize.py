@@ -263,21 +263,12 @@ def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tupl
     shares = f"sufficiency {sufficiency:.0%} and necessity {necessity:.0%} of the gain"
     if able:
         return chosen, True, f"{chosen} has both ceilings high: {shares}."
-    none = f"No site has both ceilings at {min_share:.0%} of the gain or more; "
     if max(both[chosen]) < min_share:
-        return (
-            chosen,
-            False,
-            (
-                f"{none}{chosen} comes nearest ({shares}), so an edit there that fails is no evidence against its features."
-            ),
-        )
-    judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
-    return (
-        chosen,
-        False,
-        (
-            f"{none}{chosen} has one of them ({shares}): edits of the {judged} model can be judged there, and an edit of the "
+        found = f"{chosen} comes nearest ({shares}), so an edit there that fails is no evidence against its features."
+    else:
+        judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
+        found = (
+            f"{chosen} has one of them ({shares}): edits of the {judged} model can be judged there, and an edit of the "
             f"{other} model that fails is no evidence against its features."
-        ),
-    )
+        )
+    return chosen, False, f"No site has both ceilings at {min_share:.0%} of the gain or more; {found}"
