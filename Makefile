@@ -18,9 +18,10 @@ demo: .venv/.run
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 25 $(ARGS)
 
-# Everything, the slow ones too: killed ranks, interrupted emergence, kernels compiled for a GPU.
+# Everything, the slow ones too: killed ranks, interrupted emergence, kernels compiled for a GPU; and new random cases of
+# every property, where `make test` has the same ones each time.
 test-all: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile default $(ARGS)
 
 # Fifty kills of `mechprobe cache` at random moments, each store byte-identical to an uninterrupted one.
 kills: .venv/.dev
