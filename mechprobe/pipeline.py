@@ -20,6 +20,7 @@ from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
 from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
+from mechprobe.features.silence import silence
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
@@ -481,7 +482,8 @@ class Run:
         n = sum(len(task.take(settings.n_per_task).samples) for task in self.judging_halves())
         count = len(plan(chosen, others, settings))
         note = f" ({chosen.note})" if chosen.note else ""
-        return f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+        text = f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+        return " ".join([text, *filter(None, [silence(chosen.features, chosen.scores).get("sentence")])])
 
     def harness(
         self, tasks: Sequence[str | Path], out: Path | None = None, settings: "HarnessConfig | None" = None

@@ -97,6 +97,16 @@ def no_network() -> Iterator[None]:
     patch.undo()
 
 
+@pytest.fixture(scope="module")
+def short_lab_answers() -> Iterator[None]:
+    """Models of a small lab never end an answer, and measuring them with the 48 tokens of a lab is most of building one."""
+    import mechprobe.lab.run_config  # noqa: F401 - keeps the number that it reads when it is imported
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mechprobe.lab.measure.MAX_NEW_TOKENS", 8)
+        yield
+
+
 def _family(tmp_path_factory: pytest.TempPathFactory, architecture: str) -> dict[str, Path]:
     return sys.modules["tests.builders"].build_family(tmp_path_factory.mktemp(f"{architecture}_family"), architecture)
 

@@ -138,13 +138,14 @@ def share_numbers(table: mp.FeatureTable) -> dict[str, dict[str, dict[str, Any]]
     return {"nrn": {name: histogram(values[alive]) for name, values in table.nrn.items()}, "mas": mas}
 
 
-def overlap_numbers(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Top sets between checkpoints, of every arm and seed of an emergence stage."""
+def overlap_numbers(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Top sets between checkpoints, of every arm and seed of an emergence stage; and what is drawn, the spread over seeds."""
     keys = ("labels", "checkpoints", "seed", "top", "overlap", "jaccard", "chance", "n_alive")
     found = mp.Emergence.load(folder)
-    return {
+    apart = {
         arm: [{key: getattr(course, key) for key in keys} for course in courses] for arm, courses in found.arms.items()
     }
+    return apart, found.to_json()["over_seeds"]
 
 
 def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) -> list[str]:
@@ -197,8 +198,8 @@ def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int
         "tasks": tasks_figure(rankings),
     }
     if emergence is not None:
-        numbers["overlap"] = overlap_numbers(emergence)
-        pictures["overlap"] = overlap_figure(numbers["overlap"])
+        numbers["overlap"], numbers["overlap_over_seeds"] = overlap_numbers(emergence)
+        pictures["overlap"] = overlap_figure(numbers["overlap"], numbers["overlap_over_seeds"])
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png", dpi=160, metadata={"Software": None})

@@ -112,6 +112,7 @@ def _harness(
     from mechprobe.evals.harness import HarnessConfig
     from mechprobe.interventions.harness import harness_table
     from mechprobe.pipeline import HARNESS
+    from mechprobe.report.intervention_tables import silence_sentences
 
     settings = HarnessConfig(**given)
     if dry_run:
@@ -126,7 +127,7 @@ def _harness(
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})"
     )
     columns, rows = harness_table(data)
-    for line in table_lines(rows, columns):
+    for line in [*table_lines(rows, columns), *silence_sentences(data)]:
         say(line)
     say(f"Note: {data['note']}")
     say(f"\nWritten to {out or chain.folder / HARNESS}\nNext: mechprobe intervene --run {chain.folder}")

@@ -6,6 +6,8 @@ from typing import Any
 
 def selection_lines(data: Mapping[str, Any]) -> list[str]:
     """What was chosen from which samples, how stable that is, and how well the random sets match; from ``selection.json``."""
+    from mechprobe.report.intervention_tables import silence_sentences
+
     sizes = data.get("gained_sizes") or {}
     gained = ", ".join(_gained(task, n, sizes.get(task, n)) for task, n in data["n_gained"].items())
     lines = [f"Samples that {data['pair'][1]} gained over {data['pair'][0]} (selection half): {gained}"]
@@ -18,6 +20,7 @@ def selection_lines(data: Mapping[str, Any]) -> list[str]:
     head = ", ".join(str(k) for k in data["features"][:10])
     lines.append(f"{data['rule']} by {data['ranking']}: {len(data['features'])} features, first {head}")
     lines += [data["note"]] if data["note"] else []
+    lines += silence_sentences(data)
     return lines + stability_lines(data) + control_lines(data.get("control_match") or {})
 
 

@@ -151,6 +151,7 @@ def measure_baselines(
         "site": str(plan.site),
         "readout": str(Readout(features.readout, features.near)),
         "ce_samples": features.ce_samples if family is not None else None,
+        **(family.reduced_dtypes if family is not None else {}),
     }
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache}
     models = family.fingerprints if family is not None else {}

@@ -254,7 +254,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         scores.save(stage.folder / SCORES_FILE)
         write_bytes(stage.folder / SELECTED_FILE, selection_frame(selection).to_parquet(index=False))
         write_json(stage.folder / SELECTION_FILE, summary)
-        kept = ("features", "agnostic_sizes", "n_gained", "gained_sizes", "too_few", "control_match", "note")
+        kept = ("features", "agnostic_sizes", "n_gained", "gained_sizes", "too_few", "control_match", "silent", "note")
         stage.finish(
             outputs=[SELECTION_FILE, SCORES_FILE, SELECTED_FILE],
             counts=summary["n_gained"],

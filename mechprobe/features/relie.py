@@ -17,6 +17,7 @@ metric jump at the very end, which no step sees: `IndirectEffects.completeness_g
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,8 +48,7 @@ class IndirectEffects:
 
     Attributes:
         models: Names, the columns of ``effect``.
-        effect: IE, in units of the metric per sample; NaN nowhere, 0 where a feature never fires.
-        error_effect: The same of the reconstruction error, per model.
+        error_effect: ``effect`` of the reconstruction error, per model.
         metric: Mean metric of each model as it is.
         emptied: Mean metric with every feature and the error taken away.
         n_samples: Samples behind the means.
@@ -58,12 +58,16 @@ class IndirectEffects:
     """
 
     models: tuple[str, ...]
-    effect: Float[ndarray, "d_sae model"]
     error_effect: Float[ndarray, " model"]
     metric: Float[ndarray, " model"]
     emptied: Float[ndarray, " model"]
     n_samples: int
     by_group: Float[ndarray, "group d_sae model"]
+
+    @cached_property
+    def effect(self) -> Float[ndarray, "d_sae model"]:
+        """IE, in units of the metric per sample; NaN nowhere, 0 where a feature never fires."""
+        return self.by_group.sum(axis=0) / self.n_samples
 
     @property
     def n_groups(self) -> int:
@@ -80,7 +84,6 @@ class IndirectEffects:
         chosen = [self.models.index(name) for name in models]
         return IndirectEffects(
             tuple(models),
-            self.effect[:, chosen],
             self.error_effect[chosen],
             self.metric[chosen],
             self.emptied[chosen],
@@ -200,21 +203,19 @@ def indirect_effects(
     place = _places(range(n) if groups is None else groups)
     if len(place) != n:
         raise ValueError(f"{len(place)} names of groups for {n} samples; give one for each")
-    effect = torch.zeros(crosscoder.d_sae, len(names), dtype=torch.float64)
     totals = torch.zeros(3, len(names), dtype=torch.float64)  # error effect, metric, emptied
     by_group = np.zeros((len(set(place)), crosscoder.d_sae, len(names)))
     seen = dict.fromkeys(names, 0)
     for found in sample_effects(
         crosscoder, models, site, samples, of=names, metric=metric, steps=steps, batch_size=batch_size
     ):
-        column, features = names.index(found.model), found.features.cpu()
-        effect[:, column] += features.sum(0)
+        column = names.index(found.model)
         totals[:, column] += found.totals
-        for row in features.numpy():
+        for row in found.features.cpu().numpy():
             by_group[place[seen[found.model]], :, column] += row
             seen[found.model] += 1
     error_effect, clean, emptied = (totals / n).numpy()
-    return IndirectEffects(names, (effect / n).numpy(), error_effect, clean, emptied, n, by_group)
+    return IndirectEffects(names, error_effect, clean, emptied, n, by_group)
 
 
 def _places(groups: Iterable[Hashable]) -> list[int]:

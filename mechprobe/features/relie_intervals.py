@@ -62,7 +62,7 @@ def drawn_effects(
     effects: IndirectEffects, weights: Float[ndarray, "_draw group"]
 ) -> Iterator[Float[ndarray, "d_sae model"]]:
     """Sums of the effects in every draw, one draw after the other."""
-    d_sae, n_models = effects.effect.shape
+    _, d_sae, n_models = effects.by_group.shape
     sums = effects.by_group.reshape(effects.n_groups, -1)
     step = max(1, _BLOCK // max(1, sums.shape[1]))
     for start in range(0, len(weights), step):
@@ -76,7 +76,7 @@ def relie_intervals(effects: IndirectEffects, weights: Float[ndarray, "_draw gro
         effects: Indirect effects with their sums by group.
         weights: `group_draws` of as many groups.
     """
-    d_sae, n_models = effects.effect.shape
+    _, d_sae, n_models = effects.by_group.shape
     n_groups = (effects.by_group != 0).any(axis=2).sum(axis=0)
     ends = np.full((2, d_sae, n_models), np.nan)
     used = np.flatnonzero(n_groups >= 2) if len(weights) else np.zeros(0, dtype=np.int64)

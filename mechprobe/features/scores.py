@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
@@ -55,6 +56,8 @@ class Scores:
         last_difference: ``[d_model]``, the same at the last prompt position alone.
         ig: ``[task d_sae]``, integrated gradients; None where they were not asked for.
         relie: ``[task d_sae]``, the indirect effect in the tuned model weighted by RelIE; None likewise.
+        fires: ``[task d_sae]``, whether a feature is active on any pooled position of a task's samples, under the joint
+            read-out or the recorded one of base or tuned; None in scores of a version that did not keep it.
     """
 
     tasks: tuple[str, ...]
@@ -68,6 +71,7 @@ class Scores:
     last_difference: Values
     ig: Values | None = None
     relie: Values | None = None
+    fires: NDArray[np.bool_] | None = None
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
@@ -118,7 +122,7 @@ class Scores:
 
 
 _ARRAYS = (
-    "score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference", "ig", "relie",
+    "score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference", "ig", "relie", "fires",
 )  # fmt: skip
 
 
@@ -144,14 +148,14 @@ def score_features(
         The scores, and the values of every sample under ``config.ranking`` where that is ``joint`` or ``score``.
     """
     models = family.subset(*crosscoder.model_names)
-    tally = _Tally(crosscoder, models, config)
+    tally = _Tally(crosscoder, models, config, len(gained))
     means: dict[str, list[Values]] = {"score": [], "joint": []}
     kept: list[np.ndarray] = []
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
-        for task, samples in gained.items():
+        for row, (task, samples) in enumerate(gained.items()):
             found: dict[str, list[Tensor]] = {"score": [], "joint": []}
             for x, mask, end in _residual_batches(models, samples, site, config):
-                for name, values in tally.add(x, mask, end).items():
+                for name, values in tally.add(row, x, mask, end).items():
                     found[name].append(values)
                 advance(len(mask), task=task)
             for name, parts in found.items():
@@ -168,24 +172,29 @@ def score_features(
 class _Tally:
     """What is summed over all tasks, and the pooled values of a batch."""
 
-    def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig) -> None:
+    def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig, n_tasks: int) -> None:
         self.crosscoder, self.config = crosscoder, config
         self.own = Readout(config.readout, config.near)
         self.shift = decoder_shift(crosscoder, base=config.base, tuned=config.tuned).numpy()
         self.active, self.total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
         self.difference, self.last = torch.zeros(2, models.d_model[config.tuned], dtype=torch.float64)
         self.n_positions = 0
+        self.fires = torch.zeros(n_tasks, crosscoder.d_sae, dtype=torch.bool)
 
     def add(
-        self, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Tensor
+        self, task: int, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Tensor
     ) -> dict[str, Float[Tensor, "sample d_sae"]]:
-        """Pooled read-out differences and joint activations of the samples of a batch."""
+        """Pooled read-out differences and joint activations of the samples of a batch of task number ``task``."""
         base, tuned = self.config.base, self.config.tuned
         joint = Readout("joint").feature_acts(self.crosscoder, x, tuned)
-        gap = self.own.feature_acts(self.crosscoder, x, tuned) - self.own.feature_acts(self.crosscoder, x, base)
+        own, other = (self.own.feature_acts(self.crosscoder, x, model) for model in (tuned, base))
+        gap = own - other
         moved = x[tuned] - x[base]
-        self.active += (joint[mask] > 0).double().sum(0).cpu()
-        self.total += joint[mask].double().sum(0).cpu()
+        kept = joint[mask]
+        self.active += (kept > 0).double().sum(0).cpu()
+        self.total += kept.double().sum(0).cpu()
+        for acts in (kept, own[mask], other[mask]):
+            self.fires[task] |= (acts > 0).any(0).cpu()
         self.difference += moved[mask].double().sum(0).cpu()
         self.last += moved[torch.arange(len(end), device=end.device), end].double().sum(0).cpu()
         self.n_positions += int(mask.sum())
@@ -204,6 +213,7 @@ class _Tally:
             mean_act=(self.total / self.active.clamp(min=1)).numpy(),
             mean_difference=(self.difference / max(1, self.n_positions)).numpy(),
             last_difference=(self.last / sum(counts)).numpy(),
+            fires=self.fires.numpy(),
         )
 
 

@@ -11,6 +11,7 @@ from mechprobe.features.gained import Gained
 from mechprobe.features.readout import Readout
 from mechprobe.features.selection import agnostic_features, relative_values
 from mechprobe.features.selection_stability import jaccard
+from mechprobe.features.silence import silence
 
 if TYPE_CHECKING:
     from mechprobe.features.generalization import Selection
@@ -54,6 +55,7 @@ def selection_summary(
         "agnostic": list(selection.agnostic),
         "n_agnostic": selection.n_agnostic,
         "agnostic_sizes": sizes,
+        "silent": silence(ids, scores),
         "scores": {
             name: {task: row[ids].tolist() for task, row in zip(scores.tasks, scores.values(name), strict=True)}
             for name in scores.rankings

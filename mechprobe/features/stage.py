@@ -73,6 +73,7 @@ def analyze_features(
         family = family.subset(*dictionary.model_names)
         store.check_family(family)
     settings = {**config.model_dump(mode="json"), "models_given": family is not None}
+    settings |= family.reduced_dtypes if family is not None else {}
     inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
     models = family.fingerprints if family is not None else {}
     with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
@@ -114,7 +115,7 @@ def explain_features(
     store.check_family(family)
     table = FeatureTable.load(features)
     check_features(chosen, table)
-    settings = {**config.model_dump(mode="json"), "features": list(chosen)}
+    settings = {**config.model_dump(mode="json"), "features": list(chosen), **family.reduced_dtypes}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
     models = family.fingerprints
     with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:

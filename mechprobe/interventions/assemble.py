@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
-from mechprobe.interventions.conditions import Condition
+from mechprobe.features.silence import silence
+from mechprobe.interventions.conditions import Condition, readout_name
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.effects import Right, condition_results, with_pooled
 from mechprobe.interventions.leave_one_out import left_out_rows
+from mechprobe.interventions.readouts import compare_readouts
 from mechprobe.interventions.sizes import smallest_sets
 from mechprobe.interventions.verdict import headline, rule_text, verdicts
 
@@ -35,29 +35,7 @@ def about_features(selection: Selection, config: InterveneConfig) -> dict[str, A
         "rule_of_features": selection.rule,
         "ranking": selection.ranking,
         "features": list(selection.features),
-    }
-
-
-def control_match(selection: Selection, *, n_random: int) -> dict[str, Any]:
-    """How near the random sets come to the selection: mean density, decoder norm and write, and how varied they are.
-
-    None stands for the mean over no feature.
-    """
-    scores = selection.scores
-    columns = {
-        "density": scores.density,
-        "decoder_norm": scores.decoder_norm,
-        "write": scores.decoder_norm * scores.mean_act,
-    }
-    drawn = [feature for ids in selection.controls[:n_random] for feature in ids]
-
-    def means(ids: Sequence[int]) -> dict[str, float | None]:
-        return {name: float(np.mean(values[list(ids)])) if ids else None for name, values in columns.items()}
-
-    return {
-        "selected": means(selection.features),
-        "random": means(drawn),
-        "distinct_features_drawn": len(set(drawn)),
+        "silent": silence(selection.features, selection.scores),
     }
 
 
@@ -75,7 +53,9 @@ def assemble(
         name: {task: [letter == "R" for letter in text] for task, text in row.items()} for name, row in letters.items()
     }
     rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed)
+    readouts = {c.name: readout_name(c, config) for c in conditions}
     for row in rows:
+        row["readout"] = readouts[row["name"]]
         row["unparsed"] = {
             task: text.count("U") / len(text) if text else None for task, text in letters[row["name"]].items()
         }
@@ -92,13 +72,17 @@ def assemble(
         "other_tasks": [name for name in names if name not in selection.scores.tasks],
         "n_per_task": {task.name: len(task.samples) for task in tasks},
         "samples": {task.name: [sample.id for sample in task.samples] for task in tasks},
-        "readout": {"transplant": "joint", "ablate, clamp, scale": str(Readout(config.readout, config.near))},
+        "readout": {
+            "transplant": str(Readout(config.transplant_readout, config.near)),
+            "ablate, clamp, scale": str(Readout(config.readout, config.near)),
+        },
         "positions": config.positions,
-        "control_match": control_match(selection, n_random=config.n_random),
+        "control_match": selection.control_match,  # of the sets drawn here: selection.json may be of other features
         "conditions": rows,
         "verdicts": judged,
         "verdict": headline(judged, config),
         "rule": rule_text(config),
+        "readouts": compare_readouts(conditions, pooled, rows, held_out, config),
         "left_out": left_out_rows(conditions, right, rows, judged, config, chosen=left_out),
         "sizes": smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
     }

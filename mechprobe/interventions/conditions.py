@@ -1,15 +1,18 @@
 """What is run: the selected set, its controls, baselines and ceilings, as a flat list of conditions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.errors import ConfigError
+from mechprobe.features.config import ReadoutMode
 from mechprobe.features.generalization import Selection
+from mechprobe.features.readout import Readout
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit
 
 SetKind = Literal[
     "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
@@ -38,7 +41,7 @@ class Condition:
         donor: Whose features or residual are put in.
         draw: Number of a random set.
         write_ids: Decoder directions of a shuffled control.
-        readout: Read-out that differs from the configured one, or empty.
+        readout: Read-out that is not the edit's usual one (joint of a transplant, the configured one of others), or empty.
         tasks: Tasks it is run on; empty for all.
     """
 
@@ -52,8 +55,30 @@ class Condition:
     donor: str | None = None
     draw: int | None = None
     write_ids: tuple[int, ...] = field(default=(), repr=False)
-    readout: str = ""
+    readout: ReadoutMode | Literal[""] = ""
     tasks: tuple[str, ...] = ()
+
+
+def readout_of(condition: Condition, config: InterveneConfig) -> Readout:
+    """How a condition reads features: as it says itself, else a transplant jointly and the others as configured."""
+    usual = "joint" if condition.edit == "transplant" else config.readout
+    return Readout(condition.readout or usual, config.near)
+
+
+def readout_name(condition: Condition, config: InterveneConfig) -> str | None:
+    """The read-out in words, as results have it; None where no feature is read."""
+    reads = condition.how in ("edit", "shuffled") and Edit.parse(condition.edit).kind not in ("project", "steer")
+    return str(readout_of(condition, config)) if reads else None
+
+
+def other_readout(config: InterveneConfig) -> ReadoutMode:
+    """The read-out that transplants are run under beside that of the verdict."""
+    return "swap" if config.transplant_readout == "joint" else "joint"
+
+
+def under_readout(features: str, mode: ReadoutMode) -> str:
+    """Label of a set whose transplant is read otherwise."""
+    return f"{features}, {mode} read-out"
 
 
 def fingerprint(conditions: Sequence[Condition]) -> str:
@@ -102,7 +127,10 @@ def plan(selection: Selection, others: dict[str, Selection], config: InterveneCo
     if config.force_prefix:
         name = f"{base}|prefix|{config.force_prefix}"
         conditions.append(Condition(name, base, "prefix", config.force_prefix, "baseline", "prefix"))
-    return conditions
+    if config.transplant_readout == "joint":
+        return conditions
+    mine = config.transplant_readout
+    return [replace(c, readout=c.readout or mine) if c.edit == "transplant" else c for c in conditions]
 
 
 def _main_edit(
@@ -121,14 +149,14 @@ def _main_edit(
     rows = [condition(rule, "selected", selection.features)]
     rows += [condition(name, "compare", other.features) for name, other in others.items()]
     if edit == "transplant":
-        pairs = [(rule, selection), *others.items()]
+        mode = other_readout(config)
+        pairs = [(under_readout(name, mode), other) for name, other in [(rule, selection), *others.items()]]
         rows += [
             Condition(
-                f"{host}|{edit}|{name}, swap read-out", host, edit, f"{name}, swap read-out", "compare", "edit",
-                other.features, giver, readout="swap",
+                f"{host}|{edit}|{label}", host, edit, label, "compare", "edit", other.features, giver, readout=mode
             )
-            for name, other in pairs
-        ]  # fmt: skip
+            for label, other in pairs
+        ]
     rows += [
         condition(f"random {draw}", "random", ids, draw=draw)
         for draw, ids in enumerate(selection.controls[: config.n_random])

@@ -39,7 +39,10 @@ class InterveneConfig(FrozenConfig):
     leave_one_out: bool = True
     """Whether the set chosen without a task is transplanted and judged on that task, for every task that selected."""
     readout: ReadoutMode = "swap"
-    """Read-out of ablate, clamp and scale; a transplant always reads jointly."""
+    """Read-out of every edit but transplants, which have their own."""
+    transplant_readout: ReadoutMode = "joint"
+    """Read-out of transplants and of their controls: what the verdict on them is of. The set is also run under another
+    (``swap``; ``joint`` where this is not), without controls, and the results say where the two disagree."""
     near: tuple[str, ...] | None = None
     """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     n_random: int = Field(default=20, ge=0)

@@ -16,7 +16,7 @@ from mechprobe.evals.harness import HarnessConfig, HarnessTasks
 from mechprobe.features.generalization import Selection
 from mechprobe.interventions.assemble import about_features
 from mechprobe.interventions.checks import check_belongs
-from mechprobe.interventions.conditions import Condition, fingerprint, plan, row_named
+from mechprobe.interventions.conditions import Condition, fingerprint, plan, readout_name, row_named
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.run import choose_sets
 from mechprobe.interventions.runner import Runner
@@ -191,6 +191,7 @@ def assemble(
             "set_kind": c.set_kind,
             "draw": c.draw,
             "n_features": len(c.ids),
+            "readout": readout_name(c, config),
             "metrics": _against_clean(
                 found[c.name], found[f"{c.model}|clean"], clean=c.how == "clean", seed=config.seed
             ),
@@ -308,4 +309,5 @@ def markdown(data: Mapping[str, Any]) -> str:
     ]
     for label, cells in rows.items():
         lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
-    return "\n".join([*lines, "", data["note"], ""])
+    silent = (data.get("silent") or {}).get("sentence")
+    return "\n".join([*lines, "", *([silent, ""] if silent else []), data["note"], ""])

@@ -80,6 +80,7 @@ def _row(
         "features": f"{selected.features} without {task}",
         "task": task,
         "n": with_it["n"],
+        "readout": with_it.get("readout"),
         "effect_with": with_it["effect"],
         "share_with": _share(with_it["effect"][0], with_it),
         "verdict_with": with_it["verdict"],

@@ -109,7 +109,8 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     chosen, others = choose_sets(selection, config, table)
     names = {task.name for task in tasks}
     conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
-    settings = config.model_dump(mode="json", exclude={"workers", "collateral_file"})
+    elsewhere = {"workers", "collateral_file", "transplant_readout"}  # the last is in every condition that it changes
+    settings = config.model_dump(mode="json", exclude=elsewhere)
     identity = {
         **settings,
         "tasks": tasks_fingerprint(tasks),

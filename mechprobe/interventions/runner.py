@@ -15,7 +15,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.features.readout import Readout
 from mechprobe.interventions.attach import edited
-from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
+from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit, EditKind
 from mechprobe.interventions.positions import PositionRule, Positions
@@ -53,11 +53,8 @@ class Runner:
         self.site = Site.parse(selection.site)
 
     def readout(self, condition: Condition) -> Readout:
-        """How a condition reads features: a transplant jointly unless it says otherwise, the others as configured."""
-        if condition.readout == "swap":
-            return Readout("swap", self.config.near)
-        joint = condition.edit == "transplant"
-        return Readout("joint") if joint else Readout(self.config.readout, self.config.near)
+        """How a condition reads features."""
+        return readout_of(condition, self.config)
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:

@@ -201,6 +201,7 @@ def _task_row(
         "edit": main["edit"],
         "features": main["features"],
         "n_features": main["n_features"],
+        "readout": main.get("readout"),
         "task": task,
         "effect": list(effect),
         "n": main["accuracy"][task][3],
@@ -212,9 +213,12 @@ def _task_row(
 def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
     """One effect in words, with its numbers and the verdict."""
     direction = "gives" if row["model"] == config.base else "takes"
-    value, low, high = (_points(part) for part in row["effect"])
     where = "the untrained tasks" if row["task"] == POOLED else row["task"]
-    parts = [f"n = {row['n']}", f"whole residual {_points(row['ceiling'])}"]
+    parts = [
+        f"n = {row['n']}",
+        *([f"{row['readout']} read-out"] if row.get("readout") else []),
+        f"whole residual {_points(row['ceiling'])}",
+    ]
     if row["n_random"]:
         mean = _points(row["random_mean"])
         parts.append(f"{row['n_random']} matched random sets {mean} on average, p = {row['p_random']:.3f}")
@@ -224,8 +228,14 @@ def sentence(row: Mapping[str, Any], config: InterveneConfig) -> str:
     if "p_mcnemar_holm" in row:
         parts.append(f"McNemar p = {row['p_mcnemar_holm']:.2g} after Holm")
     parts += [f"{name} as one vector {_points(effect)}" for name, effect in row["one_vector"].items()]
-    text = f"{row['edit']} of {row['features']} in {row['model']} {direction} {value} [{low}, {high}] points on {where}"
+    text = f"{row['edit']} of {row['features']} in {row['model']} {direction} {points_with_interval(row['effect'])} points on {where}"
     return f"{text} ({'; '.join(parts)}): {row['verdict']}."
+
+
+def points_with_interval(effect: Sequence[float | int]) -> str:
+    """``47 [40, 54]`` of ``[value, low, high]`` in accuracy."""
+    value, low, high = (_points(part) for part in effect)
+    return f"{value} [{low}, {high}]"
 
 
 def _points(accuracy: float) -> int | str:

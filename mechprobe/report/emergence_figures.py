@@ -8,13 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from mechprobe.features.emergence.overlap import over_seeds
 from mechprobe.report.style import INK, MARKS, house_style, model_colors, new_figure, plain
 
 Courses = Sequence[Mapping[str, Any]]
 """One arm in the dictionary of each seed."""
 Arms = Mapping[str, Courses]
+Spreads = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Arm to the name of a number to its spread over seeds: ``over_seeds`` of ``emergence.json``."""
 
+_ENDS = ("mean", "low", "high")
 _PANELS = (
     ("reached_norm", "change of decoder norms that is there (%)", 100),
     ("reached_shift", "change of decoders that is there (%)", 100),
@@ -63,51 +65,54 @@ def _curve(
     axes.plot(progress, cells[:, 0], color=color, marker=mark, markersize=5, linewidth=1.8, label=plain(label))
 
 
-def overlap_figure(arms: Arms) -> Figure:
+def overlap_figure(arms: Arms, spreads: Spreads) -> Figure:
     """Overlap of the sets of highest NRN between checkpoints: |A∩B|/top above, Jaccard below, one column per arm.
 
     With several seeds a cell is their mean, the smallest and the largest below it.
     """
-    rows = [
+    rows: list[tuple[str, Mapping[str, str]]] = [
         ("overlap", {name: f"|A∩B| / {courses[0]['top']}" for name, courses in arms.items()}),
         ("jaccard", dict.fromkeys(arms, "Jaccard")),
     ]
     labels = {name: courses[0]["labels"] for name, courses in arms.items()}
-    return _matrices(arms, labels, rows, "share of features in common")
+    return _matrices(spreads, labels, rows, "share of features in common")
 
 
-def pairs_figure(pairs: Arms, labels: Mapping[str, Sequence[str]]) -> Figure:
+def pairs_figure(pairs: Arms, labels: Mapping[str, Sequence[str]], spreads: Spreads) -> Figure:
     """The same for dictionaries trained apart and matched by decoder: top sets above, all live features below."""
 
-    def title(courses: Courses, key: str, short: str) -> str:
-        ceiling = over_seeds([[_number(course["ceiling"][key])] for course in courses])
-        return f"{short} (other seed: {_percents(*ceiling.at(0)[:3])} %)"
+    def title(arm: str, key: str, short: str) -> str:
+        ceiling = spreads[arm][f"ceiling_{key}"]
+        return f"{short} (other seed: {_percents(*(_number(ceiling[end][0]) for end in _ENDS))} %)"
 
-    rows = [
-        ("overlap", {name: title(courses, "overlap", f"top {courses[0]['top']}") for name, courses in pairs.items()}),
-        ("found_share", {name: title(courses, "found_share", "live") for name, courses in pairs.items()}),
+    rows: list[tuple[str, Mapping[str, str]]] = [
+        (
+            "pairs_overlap",
+            {name: title(name, "overlap", f"top {courses[0]['top']}") for name, courses in pairs.items()},
+        ),
+        ("pairs_found_share", {name: title(name, "found_share", "live") for name in pairs}),
     ]
-    return _matrices(pairs, labels, rows, "share of the row's features found again")
+    return _matrices(spreads, labels, rows, "share of the row's features found again")
 
 
 def _matrices(
-    arms: Arms, labels: Mapping[str, Sequence[str]], rows: Sequence[tuple[str, Mapping[str, str]]], said: str
+    spreads: Spreads, labels: Mapping[str, Sequence[str]], rows: Sequence[tuple[str, Mapping[str, str]]], said: str
 ) -> Figure:
-    """One column an arm, one row for each of ``(matrix, arm to title)``."""
+    """One column an arm of ``labels``, one row for each of ``(spread, arm to title)``."""
     wide = max(4.2, 0.62 * max(map(len, labels.values())))
     with house_style():
-        figure = new_figure(max(4.6, wide * len(arms)), 1.76 * wide)
-        panels = figure.subplots(len(rows), len(arms), squeeze=False)
-        image = None
+        figure = new_figure(max(4.6, wide * len(labels)), 1.76 * wide)
+        panels = figure.subplots(len(rows), len(labels), squeeze=False)
+        image, n = None, 1
         for row, (key, titles) in enumerate(rows):
-            for axes, (name, courses) in zip(panels[row], arms.items(), strict=True):
-                spread = over_seeds([_cells(course[key]) for course in courses])
-                for end in (spread.low, spread.high):
+            for axes, name in zip(panels[row], labels, strict=True):
+                mean, low, high = (_cells(spreads[name][key][end]) for end in _ENDS)
+                for end in (low, high):
                     np.fill_diagonal(end, np.nan)  # a set is itself whatever the seed
-                image = matrix_panel(axes, spread.mean, labels[name], ends=(spread.low, spread.high))
+                image = matrix_panel(axes, mean, labels[name], ends=(low, high))
+                n = max(n, spreads[name][key]["n"])
                 axes.set_title(plain(f"{name}: {titles[name]}"))
         if image is not None:
-            n = max(map(len, arms.values()))
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
             figure.colorbar(image, ax=panels, shrink=0.6, label=f"{said}\n({seeds})")
         return figure

@@ -53,9 +53,11 @@ def emergence_report(folder: Path | str) -> Path:
 def draw_emergence(data: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures whose data are there, by name."""
     arms = data["arms"]
-    figures = {"curves": curves_figure(arms), "overlap": overlap_figure(arms)}
+    spreads = data["over_seeds"]
+    figures = {"curves": curves_figure(arms), "overlap": overlap_figure(arms, spreads)}
     if data["pairs"]:
-        figures["pairs"] = pairs_figure(data["pairs"], {name: arms[name][0]["labels"] for name in data["pairs"]})
+        labels = {name: arms[name][0]["labels"] for name in data["pairs"]}
+        figures["pairs"] = pairs_figure(data["pairs"], labels, spreads)
     if data["causal"]:
         figures["causal"] = causal_figure(data["causal"], arms)
     return figures

@@ -195,9 +195,17 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
     }
 
 
+def silence_sentences(data: Json) -> list[str]:
+    """Which features of the set never fire on the gained samples, where any does not; of a selection or of interventions."""
+    told = (data.get("silent") or {}).get("sentence")
+    return [str(told)] if told else []
+
+
 def sentences(interventions: Json) -> list[str]:
     """What is to be said of the interventions beside the pooled verdicts."""
     return [
+        *silence_sentences(interventions),
+        *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
         *task_verdict_sentences(interventions),
         *size_sentences(interventions),
         *left_out_sentences(interventions),

@@ -80,6 +80,8 @@ def findings(files: RunFiles) -> list[str]:
     found += [str(value["sentence"]) for value in files.nulls.values()]
     if files.selection:
         found.append(_selection_sentence(files.selection))
+        if not files.interventions:  # they say it of the set that they edit
+            found += more.silence_sentences(files.selection)
     if files.interventions:
         told = [item for item in files.interventions.get("verdicts", []) if item.get("sentence")]
         pooled = [item for item in told if item.get("task") == POOLED]

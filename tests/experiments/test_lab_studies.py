@@ -95,6 +95,7 @@ def test_what_is_printed_and_what_is_called_causal(
     assert seeds.called_causal([record]) == []
 
 
+@pytest.mark.usefixtures("short_lab_answers")
 def test_a_small_study_is_kept_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,9 +109,6 @@ def test_a_small_study_is_kept_and_resumed(
         (folder / "cache").mkdir(parents=True)
         return chain
 
-    import mechprobe.lab.run_config  # noqa: F401 - keeps the number that it reads when it is imported
-
-    monkeypatch.setattr("mechprobe.lab.measure.MAX_NEW_TOKENS", 8)  # measuring small labs is most of building them
     monkeypatch.setattr(seeds, "measure", measure)
     call = ["--seeds", "1", "--recipes", "shared-marker", "all-weights", "--scale", "small", "--out", str(tmp_path / "out"),
             "--work", str(tmp_path / "work"), "--set", "train_sae.k=8"]  # fmt: skip

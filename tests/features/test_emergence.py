@@ -37,6 +37,7 @@ from mechprobe.features.emergence.result import ArmCourse, PairCourse
 from mechprobe.features.emergence.stage import arm_numbers, feature_frame
 from mechprobe.features.emergence.trajectories import NO_ONSET, kinds, trajectories
 from mechprobe.features.relie import IndirectEffects
+from mechprobe.features.relie_intervals import group_draws
 from mechprobe.features.table import feature_table
 from mechprobe.report.emergence_figures import overlap_figure
 from mechprobe.report.emergence_page import emergence_report
@@ -413,6 +414,8 @@ def test_the_stage_from_models_to_report(
     assert found.claim.rule.replace("&", "&amp;") in page
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert run(given_files[0], tmp_path, *more) == 0
+    assert run(given_files[0], tmp_path, *more, "--set", "dtype=bfloat16") == 2
+    assert "model_dtypes" in capsys.readouterr().err  # of the store, which is an input of all that is read from it
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert dump_json(mp.Emergence.load(tmp_path / "emergence").to_json()) == dump_json(found.to_json())
     check_intervals(found, said, seeds)
@@ -502,11 +505,9 @@ def result_folder(folder: Path, seeds: int) -> mp.Emergence:
             )
         )
     effects = rng.normal(size=(5, 20, 3))
-    measured = IndirectEffects(
-        ("base", *arm.checkpoints), effects.mean(axis=0), np.zeros(3), np.zeros(3), np.ones(3), 5, effects
-    )
+    measured = IndirectEffects(("base", *arm.checkpoints), np.zeros(3), np.zeros(3), np.ones(3), 5, effects)
     frame = pd.DataFrame({f"nrn_{name}": rng.random(20) for name in arm.checkpoints})
-    causal = causal_course(arm, frame, measured, EmergenceConfig(draws=100))
+    causal = causal_course(arm, frame, measured, group_draws(5, 100, seed=0))
     quality = {"together_seed0": {"fve": {"base": 0.9}, "l0": 4.0, "dead_frac": 0.0}}
     with Stage.open(folder, name="emergence", config={}) as stage:
         found = mp.Emergence(
@@ -535,7 +536,8 @@ def test_overlaps_and_relie_are_shown_with_their_intervals(tmp_path: Path, seeds
     percents = [round(100 * value) for value in (np.mean(cells), min(cells), max(cells))]
     neighbors = f"neighbors share {percents[0]}" + (f" [{percents[1]}, {percents[2]}]" if seeds > 1 else " %")
     assert neighbors in said
-    figure = overlap_figure({name: read_json(found.folder / "emergence.json")["arms"][name] for name in ("rl",)})
+    data = read_json(found.folder / "emergence.json")
+    figure = overlap_figure(data["arms"], data["over_seeds"])
     written = figure.axes[0].texts[1].get_text()
     assert ("one seed: no interval" in figure.axes[-1].get_ylabel()) == (seeds == 1)
     assert written == (f"{percents[0]}\n[{percents[1]}, {percents[2]}]" if seeds > 1 else f"{percents[0]}")

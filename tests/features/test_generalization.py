@@ -4,6 +4,7 @@ rl is base plus one vector in a block's bias. Feature 0 writes that vector in rl
 reads it (no activation differs as much) and writes the same little vector in both: it correlates without causing.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
@@ -19,8 +21,11 @@ from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelEr
 from mechprobe.evals.outcomes import evaluate_outcomes
 from mechprobe.features.config import Ranking, SelectConfig
 from mechprobe.features.generalization import Selection, select_features
+from mechprobe.features.readout import Readout
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
+from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
 from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying
@@ -108,7 +113,6 @@ def test_sample_values_average_to_the_scores(
 ) -> None:
     from mechprobe.features.gained import gained_samples, gained_sequences
     from mechprobe.features.scores import score_features
-    from mechprobe.types import Site
 
     family, crosscoder = planted
     for ranking in ("joint", "score"):
@@ -118,6 +122,40 @@ def test_sample_values_average_to_the_scores(
         assert samples is not None
         np.testing.assert_allclose(samples.values(), scores.values(ranking), rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(scores.values(ranking), selection.scores.values(ranking))
+        np.testing.assert_array_equal(scores.fires, selection.scores.fires)
+    for row, samples in enumerate(sequences.values()):
+        fires = np.zeros(48, dtype=bool)
+        for sample in samples:  # one by one, without padding
+            ids = torch.tensor([sample.ids])
+            x = {
+                model.name: residuals_plain(model, ids, torch.ones_like(ids), [Site.parse(SITE)])[Site.parse(SITE)]
+                for model in family
+            }
+            for readout, name in ((Readout("joint"), "rl"), (Readout("swap"), "base"), (Readout("swap"), "rl")):
+                acts = readout.feature_acts(crosscoder, x, name)[0][torch.tensor(sample.kept)]
+                fires |= (acts > 0).any(0).numpy()
+        assert scores.fires is not None
+        np.testing.assert_array_equal(scores.fires[row], fires)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("ids:0,9", "sum 1, pair 1, list 1 (1 on all tasks)"), ("ids:9", "No feature of the set fires")]
+)
+def test_features_that_never_fire_on_what_was_gained_are_told(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path, rule: str, words: str
+) -> None:
+    family, crosscoder = planted
+    mute = copy.deepcopy(crosscoder)
+    with torch.no_grad():
+        mute.b_enc[9] = -1e6
+    config = CONFIG.replace(also=(), n_bootstrap=0, rule=rule)
+    found = select_features(mute, family, outcomes, site=SITE, out=tmp_path / "s", config=config)
+    assert found.scores.fires is not None
+    assert not found.scores.fires[:, 9].any()
+    data = read_json(tmp_path / "s" / "selection.json")
+    assert words in data["silent"]["sentence"]
+    assert data["silent"]["sentence"] in selection_lines(data)
+    assert read_manifest(tmp_path / "s")["results"]["silent"] == data["silent"]
 
 
 def test_same_seed_same_bytes(
@@ -170,7 +208,7 @@ def test_the_lines_say_it(folder: Path) -> None:
     assert len(selection_lines(old)) < len(selection_lines(data))
 
 
-NEW = ("leave_one_task_out", "stability", "control_match", "attribution", "too_few")
+NEW = ("leave_one_task_out", "stability", "control_match", "attribution", "too_few", "silent")
 
 
 def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_path: Path) -> None:
@@ -179,7 +217,9 @@ def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_
         arrays = {name: values for name, values in vars(selection.scores).items() if isinstance(values, np.ndarray)}
         metadata = {"tasks": "\n".join(selection.scores.tasks), "n": " ".join(map(str, selection.scores.n_gained))}
         save_file(
-            {k: v for k, v in arrays.items() if k not in ("ig", "relie")}, stage.folder / "scores.safetensors", metadata
+            {k: v for k, v in arrays.items() if k not in ("ig", "relie", "fires")},
+            stage.folder / "scores.safetensors",
+            metadata,
         )
         write_json(
             stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}

@@ -9,14 +9,13 @@ import pytest
 from mechprobe.artifacts import dump_json
 from mechprobe.features.emergence.arms import Arm
 from mechprobe.features.emergence.causal import causal_course
-from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.relie import IndirectEffects, indirect_effects, relative_effects
 from mechprobe.features.relie_intervals import drawn_effects, group_draws, relie_intervals
 from tests.features.test_relie import SITE, TinyModel, samples, tiny_crosscoder
 
 GROUPS = ("a", "b", "a")
 ARM = Arm("rl", ("rl@step_000001", "rl"), (0.0, 0.5, 1.0), "steps")
-CONFIG = EmergenceConfig(draws=100, seed=3)
+DRAWS = 100
 
 
 def made(by_group: np.ndarray, models: tuple[str, ...] | None = None) -> IndirectEffects:
@@ -24,7 +23,7 @@ def made(by_group: np.ndarray, models: tuple[str, ...] | None = None) -> Indirec
     n, _, n_models = by_group.shape
     names = models or tuple(f"m{index}" for index in range(n_models))
     nothing = np.zeros(n_models)
-    return IndirectEffects(names, by_group.mean(axis=0), nothing, nothing, nothing + 1, n, by_group)
+    return IndirectEffects(names, nothing, nothing, nothing + 1, n, by_group)
 
 
 def random_effects(seed: int, n: int = 12, d_sae: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +46,8 @@ def test_a_draw_is_what_the_drawn_samples_give_when_they_are_measured_again() ->
     crosscoder, models = tiny_crosscoder(2), {f"m{index}": TinyModel(index) for index in range(2)}
     found = indirect_effects(crosscoder, models, SITE, samples(), steps=2, batch_size=2, groups=GROUPS)
     assert (found.n_samples, found.n_groups) == (3, 2)
-    np.testing.assert_allclose(found.by_group.sum(axis=0) / 3, found.effect, rtol=1e-12)
+    alone = indirect_effects(crosscoder, models, SITE, samples(), steps=2, batch_size=2)
+    np.testing.assert_allclose(alone.effect, found.effect, rtol=1e-12)
     weights = group_draws(2, 4, seed=1)
     assert len({tuple(row) for row in weights}) > 1
     for weight, sums in zip(weights, drawn_effects(found, weights), strict=True):
@@ -94,8 +94,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_naive_bootstrap_gives_the_same_summaries() -> None:
     effects, nrn = random_effects(2)
-    found = causal_course(ARM, frame_of(nrn), made(effects, ("base", *ARM.checkpoints)), CONFIG)
-    weights = group_draws(len(effects), CONFIG.draws, CONFIG.seed)
+    weights = group_draws(len(effects), DRAWS, seed=3)
+    found = causal_course(ARM, frame_of(nrn), made(effects, ("base", *ARM.checkpoints)), weights)
 
     def naive(rows: np.ndarray, column: int) -> tuple[float, float]:
         base, own = (np.abs([effects[rows, k, m].mean() for k in range(effects.shape[1])]) for m in (0, column))
@@ -115,7 +115,7 @@ def test_a_naive_bootstrap_gives_the_same_summaries() -> None:
             np.testing.assert_allclose(cells[column - 1], [value[row], *ends[:, row], len(effects)], rtol=1e-6)
         bias = [found.departure_bias[column - 1], found.rank_correlation_bias[column - 1]]
         np.testing.assert_allclose(bias, draws.mean(axis=0) - value, rtol=1e-6, atol=1e-12)
-    assert (found.n_groups, found.draws) == (len(effects), CONFIG.draws)
+    assert (found.n_groups, found.draws) == (len(effects), DRAWS)
 
 
 # --- planted ------------------------------------------------------------------------------------------------------
@@ -150,8 +150,9 @@ def test_one_sample_has_no_interval_and_says_so() -> None:
     one = made(effects, ("base", *ARM.checkpoints))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = relie_intervals(one, group_draws(1, 100, seed=0))
-        course = causal_course(ARM, frame_of(nrn), one, CONFIG)
+        weights = group_draws(1, 100, seed=0)
+        found = relie_intervals(one, weights)
+        course = causal_course(ARM, frame_of(nrn), one, weights)
     assert np.isnan(found.low).all()
     assert np.isnan(found.high).all()
     assert all(np.isfinite(cell.value) and np.isnan([cell.low, cell.high]).all() for cell in course.departure)
@@ -181,8 +182,8 @@ def test_a_feature_of_one_sample_has_no_interval() -> None:
 def test_equal_seeds_give_equal_bytes_and_others_do_not() -> None:
     effects, nrn = random_effects(5)
     one, two, other = (
-        dump_json(vars(causal_course(ARM, frame_of(nrn), made(effects, ("base", *ARM.checkpoints)), config)))
-        for config in (CONFIG, CONFIG, CONFIG.replace(seed=4))
+        dump_json(vars(causal_course(ARM, frame_of(nrn), made(effects, ("base", *ARM.checkpoints)), weights)))
+        for weights in (group_draws(12, DRAWS, seed) for seed in (3, 3, 4))
     )
     assert one == two != other
     first, second = (relie_intervals(made(effects), group_draws(12, 100, seed=9)) for _ in range(2))

@@ -41,6 +41,8 @@ def test_the_stage_writes_all_and_is_then_skipped(run: Path, llama_family: dict[
             assert len(example["tokens"]) <= len(sequence.rows)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
     analyze(run, tmp_path / "features", family)
+    with pytest.raises(ArtifactError, match=r"config\.model_dtypes: null there, .*bfloat16"):
+        analyze(run, tmp_path / "features", ModelFamily.load(llama_family, dtype="bfloat16"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == before
 
 

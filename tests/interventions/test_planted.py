@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from mechprobe.errors import SelectionError
+from mechprobe.artifacts import read_manifest
+from mechprobe.errors import ArtifactError, SelectionError
 from mechprobe.evals.outcomes import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.config import SelectConfig
@@ -97,13 +98,15 @@ def results(
 ) -> InterventionResults:
     selection, halves = selected
     config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
-    texts = CollateralTexts(
-        tuple(tuple(family.tokenizer(text).input_ids) for text in ("ab cd", "e", "12 + 3")), "three texts"
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mechprobe.interventions.run.choose_sets", chosen_without_a_task)
         out = tmp_path_factory.mktemp("int") / "i"
-        return intervene(family, crosscoder, selection, halves, out, config, collateral=texts)
+        return intervene(family, crosscoder, selection, halves, out, config, collateral=three_texts(family))
+
+
+def three_texts(family: ModelFamily) -> CollateralTexts:
+    ids = (tuple(family.tokenizer(text).input_ids) for text in ("ab cd", "e", "12 + 3"))
+    return CollateralTexts(tuple(ids), "three texts")
 
 
 def chosen_without_a_task(*arguments: Any) -> tuple[Selection, dict[str, Selection]]:
@@ -291,8 +294,38 @@ def test_an_empty_set_has_no_mean(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
-    assert set(found.data["control_match"]["selected"].values()) == {None}
+    assert (found.data["control_match"], found.data["silent"]["per_task"]) == ({}, {"sum": 0, "pair": 0})
     assert found.data["sizes"] == {}
+
+
+def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
+    crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
+) -> None:
+    """The decoy has one activation and one decoder under the joint read-out: only under swap is there a change to write."""
+    selection, halves = selected
+    joint = InterveneConfig(
+        features="ids:1", n_random=1, n_shuffled=1, n_per_task=4, sizes=(), doses=(), edits_tuned=("transplant",),
+        edits_base=("transplant",),
+    )  # fmt: skip
+    swap = joint.replace(transplant_readout="swap")
+    runs = [
+        intervene(family, crosscoder, selection, halves, tmp_path / name, config, collateral=three_texts(family))
+        for name, config in (("joint", joint), ("swap", swap))
+    ]
+    for host in ("base", "rl"):
+        name = f"{host}|transplant|ids:1"
+        main, other = (
+            [run.condition(label) for run, label in zip(runs, labels, strict=True)]
+            for labels in ((name, f"{name}, joint read-out"), (f"{name}, swap read-out", name))
+        )
+        for number in ("accuracy", "collateral"):
+            assert main[0][number] == main[1][number]
+            assert other[0][number] == other[1][number]
+        assert main[0]["collateral"]["kl"][0] == pytest.approx(0.0, abs=1e-9)
+        assert other[0]["collateral"]["kl"][0] > 1e-6
+    assert "transplant_readout" not in read_manifest(tmp_path / "swap")["config"]  # it is in the conditions
+    with pytest.raises(ArtifactError, match=r"config\.sets"):
+        intervene(family, crosscoder, selection, halves, tmp_path / "swap", joint, collateral=three_texts(family))
 
 
 def test_flip_rates_have_the_denominators_of_their_names(results: InterventionResults) -> None:

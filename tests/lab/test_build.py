@@ -1,6 +1,5 @@
 """A lab built small: every arm, frozen parts, manifest, resume, and the same bytes from the same seed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,7 @@ from mechprobe.lab.weights import FROZEN
 from mechprobe.records import read_jsonl
 
 ARMS = ("sft", "sft_instyle", "rl")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_answers() -> Iterator[None]:
-    """Small models never end an answer, and measuring them with the 48 tokens of a lab is most of a build."""
-    import mechprobe.lab.run_config  # noqa: F401 - keeps the number that it reads when it is imported
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mechprobe.lab.measure.MAX_NEW_TOKENS", 8)
-        yield
+pytestmark = pytest.mark.usefixtures("short_lab_answers")
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,15 @@ def test_sizes_and_left_out_tasks_in_words() -> None:
     assert "t –, with it 50 (40 to 60): no verdict: without t the rule chooses no feature." in told
 
 
+def test_silent_features_and_read_outs_that_disagree_are_told() -> None:
+    found = {
+        "conditions": [],
+        "silent": {"sentence": "Silent."},
+        "readouts": [{"sentence": ""}, {"sentence": "Apart."}],
+    }
+    assert tables.sentences(found) == ["Silent.", "Apart."]
+
+
 def test_results_of_an_older_run_say_nothing_of_it() -> None:
     found = {"conditions": [row("base", "transplant", "selected", 0.4)], "pair": ["base", "rl"], "verdicts": []}
     assert tables.sentences(found) == []

@@ -15,7 +15,7 @@ from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.emergence.overlap import interval
 from mechprobe.features.emergence.result import CausalCourse
 from mechprobe.features.relie import IndirectEffects, indirect_effects
-from mechprobe.features.relie_intervals import drawn_effects, group_draws
+from mechprobe.features.relie_intervals import drawn_effects
 from mechprobe.features.splicing import ReadSample
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -55,18 +55,19 @@ def held_out_responses(store: ActivationStore, source: str | None, n: int) -> li
     return (answered or chosen)[:n]
 
 
-def causal_course(arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, config: EmergenceConfig) -> CausalCourse:
+def causal_course(
+    arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]
+) -> CausalCourse:
     """The summary of one arm, with intervals over groups of samples.
 
     Args:
         arm: The arm.
         frame: Its feature table.
         effects: Indirect effects in base and the checkpoints, in this order.
-        config: Number of draws and their seed.
+        weights: The bootstrap's `group_draws`, those of the table's intervals.
     """
     nrn = np.stack([frame[f"nrn_{name}"].to_numpy(dtype=np.float64) for name in arm.checkpoints], axis=1)
     values = summaries(effects.effect, nrn)
-    weights = group_draws(effects.n_groups, config.draws, config.seed)
     drawn = np.array([summaries(draw, nrn) for draw in drawn_effects(effects, weights)]).reshape(-1, *values.shape)
     intervals = [
         [interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line)]

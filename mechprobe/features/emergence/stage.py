@@ -130,15 +130,12 @@ class _Reading:
         groups = list(dict.fromkeys(job for jobs in joint.values() for job in jobs))
         for arm in self.arms:
             found = [self.course(arm, job, groups.index(job)) for job in joint[arm.name]]
-            courses[arm.name] = tuple(course for course, _ in found)
-            curves[arm.name] = [curve for _, curve in found]
-            for number, job in enumerate(joint[arm.name]):
-                with_effects = self.config.relie and number == 0
-                effects = self.effects(job).only((self.config.base, *arm.checkpoints)) if with_effects else None
-                frame = feature_frame(self.table(job), arm, self.config, effects)
-                frames[table_file(arm.name, job.seed)] = frame
-                if effects is not None:
-                    causal[arm.name] = causal_course(arm, frame, effects, self.config)
+            courses[arm.name] = tuple(course for course, _, _ in found)
+            curves[arm.name] = [curve for _, curve, _ in found]
+            made = [frame for _, _, frame in found]
+            if self.config.relie:
+                causal[arm.name], made[0] = self.causal(arm, joint[arm.name][0], made[0])
+            frames |= {table_file(arm.name, job.seed): frame for job, frame in zip(joint[arm.name], made, strict=True)}
         claim = judge(curves, CLAIMED_ARMS)
         quality = {job.name: job_quality(job, self.work) for job in self.dictionaries}
         result = Emergence(stage.folder, self.config.layout, courses, self.pair_courses(), causal, quality, claim)
@@ -168,8 +165,14 @@ class _Reading:
             )
         return self._effects[job]
 
-    def course(self, arm: Arm, job: Job, group: int) -> tuple[ArmCourse, Curves]:
-        """One arm in one dictionary."""
+    def causal(self, arm: Arm, job: Job, frame: pd.DataFrame) -> tuple[CausalCourse, pd.DataFrame]:
+        """RelIE of one arm in one dictionary, and its table with the columns of RelIE: one bootstrap for both."""
+        effects = self.effects(job).only((self.config.base, *arm.checkpoints))
+        weights = group_draws(effects.n_groups, self.config.draws, self.config.seed)
+        return causal_course(arm, frame, effects, weights), with_relie(frame, effects, weights)
+
+    def course(self, arm: Arm, job: Job, group: int) -> tuple[ArmCourse, Curves, pd.DataFrame]:
+        """One arm in one dictionary, with its feature table."""
         config, table = self.config, self.table(job)
         if table.dead.all():
             raise StoreError(f"No feature of {self.work / job.name} ever fires; train it on more tokens, or raise k.")
@@ -180,7 +183,8 @@ class _Reading:
         share[alive] = numbers.nrn()
         sets = top_sets(share, ~table.dead, config.top)
         size = min(config.top, len(alive))
-        kind = feature_frame(table, arm, config)["kind"].tolist()
+        frame = feature_frame(table, arm, config)
+        kind = frame["kind"].tolist()
         course = ArmCourse(
             name=arm.name,
             seed=job.seed,
@@ -198,7 +202,7 @@ class _Reading:
             top=size,
             chance=chance_overlap(size, len(alive)),
         )
-        return course, curves
+        return course, curves, frame
 
     def pair_courses(self) -> dict[str, tuple[PairCourse, ...]]:
         """Every arm in dictionaries of base and one checkpoint, once for each seed."""
@@ -258,16 +262,13 @@ def _absent(table: FeatureTable, *, owner: str, other: str, limits: ClassThresho
     return agrees
 
 
-def feature_frame(
-    table: FeatureTable, arm: Arm, config: EmergenceConfig, effects: IndirectEffects | None = None
-) -> pd.DataFrame:
-    """One row per feature: its course over an arm; the columns are listed at `Emergence.table`.
+def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> pd.DataFrame:
+    """One row per feature: its course over an arm; the columns are listed at `Emergence.table`, but for those of RelIE (`with_relie`).
 
     Args:
         table: Norms of all features.
         arm: The arm.
-        config: Thresholds, and draws and seed of the intervals of RelIE.
-        effects: Indirect effects in base and the checkpoints, in this order.
+        config: Thresholds.
     """
     names = (config.base, *arm.checkpoints)
     dead = table.dead
@@ -283,12 +284,22 @@ def feature_frame(
         if column:
             columns[f"nrn_{name}"] = table.frame[f"nrn_{name}"].to_numpy()
             columns[f"confirmed_{name}"] = confirmed[:, column - 1]
-    if effects is not None:
-        ends = relie_intervals(effects, group_draws(effects.n_groups, config.draws, config.seed))
-        relie, columns["n_relie"] = effects.relie, ends.n_groups
-        for column, name in enumerate(names):
-            columns[f"ie_{name}"] = effects.effect[:, column]
-            columns[f"relie_{name}"] = relie[:, column]
-            columns[f"low_relie_{name}"] = ends.low[:, column]
-            columns[f"high_relie_{name}"] = ends.high[:, column]
     return pd.DataFrame(columns)
+
+
+def with_relie(frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]) -> pd.DataFrame:
+    """`feature_frame` with the columns of RelIE.
+
+    Args:
+        frame: One row per feature.
+        effects: Indirect effects in base and the checkpoints, in this order.
+        weights: The bootstrap's `group_draws`.
+    """
+    ends, relie = relie_intervals(effects, weights), effects.relie
+    columns: dict[str, Any] = {"n_relie": ends.n_groups}
+    for column, name in enumerate(effects.models):
+        columns[f"ie_{name}"] = effects.effect[:, column]
+        columns[f"relie_{name}"] = relie[:, column]
+        columns[f"low_relie_{name}"] = ends.low[:, column]
+        columns[f"high_relie_{name}"] = ends.high[:, column]
+    return frame.assign(**columns)
