@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 Edits = Annotated[
     str | None,
-    typer.Option("--edits-tuned", help="Edits of the tuned model, for example ablate,transplant,scale:0.5."),
+    typer.Option("--edits-tuned", help="Edits of the tuned model, for example ablate,transplant,scale:0,0.5,2."),
 ]
 EditsBase = Annotated[
-    str | None, typer.Option("--edits-base", help="Edits of the base model, for example clamp:3.0,transplant.")
+    str | None, typer.Option("--edits-base", help="Edits of the base model, for example clamp:1,3,10,transplant or steer:2..8:4.")
 ]
 NRandom = Annotated[
     int | None, typer.Option("--n-random", help="Matched random sets for every edit (with --task none by default).")
@@ -68,6 +68,7 @@ def intervene(
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import stage_of_run
     from mechprobe.cli.summary import intervention_lines
+    from mechprobe.interventions.edits import split_edits
     from mechprobe.pipeline import INTERVENTIONS
 
     section: dict[str, object] = {}
@@ -76,7 +77,7 @@ def intervene(
             section[key] = value
     for key, text in (("edits_tuned", edits_tuned), ("edits_base", edits_base)):
         if text is not None:
-            section[key] = tuple(part.strip() for part in text.split(",") if part.strip())
+            section[key] = split_edits(text)
     chain = stage_of_run(
         run, config, set_, models=models, seed=seed, device=device, extra={"intervene": section}, force=force,
         trust=trust_remote_code,

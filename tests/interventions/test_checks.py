@@ -124,6 +124,9 @@ def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Cr
         ({"doses": ("transplant",)}, "no transplant"),
         ({"edits_base": ("scale:1",)}, "edits_base names 'scale:1', which changes nothing"),
         ({"edits_tuned": ("ablate", "steer:0.0")}, "edits_tuned names 'steer:0', which changes nothing"),
+        ({"edits_base": ("scale:0..2:3",)}, "edits_base names 'scale:1', which changes nothing"),
+        ({"edits_base": ("clamp:1,3", "clamp:3.0")}, "names 'clamp:3' twice"),
+        ({"doses": ("clamp:1,two",)}, "'two' is no finite number"),
         ({"sizes": (-1,)}, "sizes"),
     ],
 )
