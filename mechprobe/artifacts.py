@@ -10,18 +10,30 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mechprobe.errors import ArtifactError
+from mechprobe.errors import (
+    ArtifactError,
+    ConfigError,
+    InputError,
+    MechprobeError,
+    ModelError,
+    SelectionError,
+    SiteError,
+)
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 SCHEMA_VERSION = 1
+Remake = bool | Literal["refused"]
+_REFUSED = "refused"
+_BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
+"""Errors that the same command meets again, unlike a full disk."""
 _PACKAGES = (
     "mechprobe",
     "torch",
@@ -203,7 +215,8 @@ def _short(value: Any) -> str:
 class Stage:
     """A stage folder: done and unchanged is skipped, unfinished is resumed, anything else is an error.
 
-    Use `Stage.open`; the manifest is written last and atomically by `finish`.
+    Use `Stage.open`; the manifest is written last and atomically by `finish`. A command that is refused halfway
+    (a `MechprobeError`) leaves no folder where it had kept nothing.
     """
 
     folder: Path
@@ -224,7 +237,7 @@ class Stage:
         inputs: Mapping[str, Path | str] | None = None,
         models: Mapping[str, str] | None = None,
         force: bool = False,
-        remake: bool = False,
+        remake: Remake = False,
         beside_others: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
@@ -237,6 +250,8 @@ class Stage:
             models: Name to fingerprint of every model it reads.
             force: Empty a folder of ours and begin again.
             remake: Do so where the work differs, instead of refusing; for views that are cheap to draw again.
+                ``"refused"``: only where the command that began it was refused for what it was given (an edit that gives
+                NaN). What that one kept is of no use to a corrected command; under the same settings it goes on.
             beside_others: Other processes may be writing the same work: leave their half-written files alone.
 
         Yields:
@@ -257,9 +272,14 @@ class Stage:
         if not stage.done and not beside_others:
             for left in stage.folder.rglob(".*.partial"):
                 left.unlink()  # what a killed process was writing
-        yield stage
+        try:
+            yield stage
+        except MechprobeError as error:
+            if not stage.done and not beside_others:
+                stage._note_refusal(error)
+            raise
 
-    def _enter(self, force: bool, remake: bool) -> None:
+    def _enter(self, force: bool, remake: Remake) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ArtifactError(f"{self.folder} is a file; give another --out.")
         finished = (self.folder / MANIFEST).is_file()
@@ -270,6 +290,8 @@ class Stage:
             found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
             self._check_kind(found)
             changes = self._changes(found)
+            if remake == "refused":
+                remake = not finished and _REFUSED in found
             if force or (remake and changes):
                 shutil.rmtree(self.folder)
             elif changes:
@@ -280,6 +302,15 @@ class Stage:
                 self.done = True
                 return
         write_json(self.folder / UNFINISHED, self.identity)
+
+    def _note_refusal(self, error: MechprobeError) -> None:
+        """Leave no folder where nothing was kept; else say in it whether what was given is at fault."""
+        with suppress(OSError, ArtifactError):  # a full disk, which the error itself may be about
+            if all(path.name == UNFINISHED for path in self.folder.iterdir()):
+                (self.folder / UNFINISHED).unlink()
+                self.folder.rmdir()
+            elif isinstance(error, _BAD_INPUT):
+                write_json(self.folder / UNFINISHED, {**self.identity, _REFUSED: str(error)})
 
     def _check_kind(self, found: Any) -> None:
         """Even --force never empties the folder of another stage."""

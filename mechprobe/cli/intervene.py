@@ -16,7 +16,8 @@ Edits = Annotated[
     typer.Option("--edits-tuned", help="Edits of the tuned model, for example ablate,transplant,scale:0,0.5,2."),
 ]
 EditsBase = Annotated[
-    str | None, typer.Option("--edits-base", help="Edits of the base model, for example clamp:1,3,10,transplant or steer:2..8:4.")
+    str | None,
+    typer.Option("--edits-base", help="Edits of the base model, for example clamp:1,3,10,transplant or steer:2..8:4."),
 ]
 NRandom = Annotated[
     int | None, typer.Option("--n-random", help="Matched random sets for every edit (with --task none by default).")

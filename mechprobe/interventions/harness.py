@@ -116,7 +116,9 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         **family.subset(*crosscoder.model_names).reduced_dtypes,
     }
     models = family.subset(*crosscoder.model_names).fingerprints
-    with Stage.open(out, name="harness", config=identity, inputs=inputs, models=models, force=force) as stage:
+    with Stage.open(
+        out, name="harness", config=identity, inputs=inputs, models=models, force=force, remake="refused"
+    ) as stage:
         if not stage.done:
             found = _run_all(Runner(family, crosscoder, chosen, [], config), asked, conditions, stage.folder)
             data = assemble(chosen, conditions, found, asked, config)

@@ -123,7 +123,9 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     }
     identity |= family.subset(*crosscoder.model_names).reduced_dtypes
     models = family.subset(*crosscoder.model_names).fingerprints
-    with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
+    with Stage.open(
+        out, name="intervene", config=identity, inputs=inputs, models=models, force=force, remake="refused"
+    ) as stage:
         if not stage.done:
             runner = Runner(family, crosscoder, chosen, tasks, config)
             letters = _run_all(runner, conditions, stage.folder)
