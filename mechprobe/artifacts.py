@@ -227,6 +227,38 @@ class Stage:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
+    def _of(
+        cls,
+        folder: Path | str,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None,
+        models: Mapping[str, str] | None,
+    ) -> "Stage":
+        identity = {
+            "stage": name,
+            "config": json.loads(dump_json(config)),
+            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
+            "models": dict(models or {}),
+        }
+        return cls(Path(folder), name, identity)
+
+    @classmethod
+    def check(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
+        force: bool = False,
+        remake: Remake = False,
+    ) -> None:
+        """Raise what `open` would raise, and write nothing."""
+        cls._of(folder, name, config, inputs, models)._look(force, remake)
+
+    @classmethod
     @contextmanager
     def open(
         cls,
@@ -260,14 +292,7 @@ class Stage:
         Raises:
             ArtifactError: The folder holds other work, is not ours, or cannot be written.
         """
-        folder = Path(folder)
-        identity = {
-            "stage": name,
-            "config": json.loads(dump_json(config)),
-            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
-            "models": dict(models or {}),
-        }
-        stage = cls(folder, name, identity)
+        stage = cls._of(folder, name, config, inputs, models)
         stage._enter(force, remake)
         if not stage.done and not beside_others:
             for left in stage.folder.rglob(".*.partial"):
@@ -280,28 +305,38 @@ class Stage:
             raise
 
     def _enter(self, force: bool, remake: Remake) -> None:
+        state = self._look(force, remake)
+        if state == "done":
+            self.done = True
+            return
+        if state == "anew":
+            shutil.rmtree(self.folder)
+        write_json(self.folder / UNFINISHED, self.identity)
+
+    def _look(self, force: bool, remake: Remake) -> Literal["done", "on", "anew"]:
+        """Whether the work is done, to be gone on with, or to be begun in an emptied folder; writes nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise ArtifactError(f"{self.folder} is a file; give another --out.")
         finished = (self.folder / MANIFEST).is_file()
         begun = finished or (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
             raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
-        if begun:
-            found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
-            self._check_kind(found)
-            changes = self._changes(found)
-            if remake == "refused":
-                remake = not finished and _REFUSED in found
-            if force or (remake and changes):
-                shutil.rmtree(self.folder)
-            elif changes:
-                self._refuse(changes, finished)
-            elif finished:
-                self.manifest = read_manifest(self.folder)
-                check_outputs(self.folder, self.manifest)
-                self.done = True
-                return
-        write_json(self.folder / UNFINISHED, self.identity)
+        if not begun:
+            return "on"
+        found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
+        self._check_kind(found)
+        changes = self._changes(found)
+        if remake == "refused":
+            remake = not finished and _REFUSED in found
+        if force or (remake and changes):
+            return "anew"
+        if changes:
+            self._refuse(changes, finished)
+        if not finished:
+            return "on"
+        self.manifest = read_manifest(self.folder)
+        check_outputs(self.folder, self.manifest)
+        return "done"
 
     def _note_refusal(self, error: MechprobeError) -> None:
         """Leave no folder where nothing was kept; else say in it whether what was given is at fault."""

@@ -19,7 +19,7 @@ from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit, EditKind
 from mechprobe.interventions.positions import PositionRule, Positions
-from mechprobe.interventions.rewrites import build_rewrite, read_models
+from mechprobe.interventions.rewrites import Rewrite, build_rewrite, read_models
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -58,6 +58,30 @@ class Runner:
             return Readout("swap", self.config.near)
         joint = condition.edit == "transplant"
         return Readout("joint") if joint else Readout(self.config.readout, self.config.near)
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raise what `build_rewrite` raises for any of the edits, before a model is loaded."""
+        for condition in conditions:
+            if condition.set_kind == "shuffled":
+                self._shuffled(condition)
+            elif condition.how == "edit":
+                self.rewrite(condition)
+
+    def rewrite(self, condition: Condition) -> Rewrite:
+        """A condition's edit as a function of the models' residuals."""
+        return build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            Edit.parse(condition.edit),
+            host=condition.model,
+            donor=condition.donor,
+            readout=self.readout(condition),
+        )
+
+    def reads(self, condition: Condition) -> list[str]:
+        """The models whose residuals that function reads, beside the host's own."""
+        edit, readout = Edit.parse(condition.edit), self.readout(condition)
+        return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
@@ -117,9 +141,7 @@ class Runner:
             positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            edit, readout = Edit.parse(condition.edit), self.readout(condition)
-            read = read_models(self.crosscoder, edit, host=host.name, donor=condition.donor, readout=readout)
-            siblings = {name: self.family[name].hf for name in read}
+            siblings = {name: self.family[name].hf for name in self.reads(condition)}
             rewrite = self._shuffled(condition)
         with rewriting(
             host.hf,
@@ -129,6 +151,7 @@ class Runner:
             siblings=siblings,
             positions=positions,
             special_ids=list(host.tokenizer.all_special_ids),
+            what=f"The condition '{condition.name}'",
         ):
             yield
 
@@ -157,7 +180,7 @@ class Runner:
         """
         edit = Edit.parse(condition.edit)
         readout, host = self.readout(condition), condition.model
-        own = build_rewrite(self.crosscoder, condition.ids, edit, host=host, donor=condition.donor, readout=readout)
+        own = self.rewrite(condition)
         turned_edit = _STAND_INS.get(edit.kind, edit)
         other = build_rewrite(
             self.crosscoder,
