@@ -104,9 +104,9 @@ def _place(problem: ErrorDetails, given: Any) -> Place:
     place: list[str | int] = []
     value, parts = given, problem["loc"]
     for number, part in enumerate(parts):
-        is_key = isinstance(value, Mapping) and part in value
-        if is_key or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)):
-            value = value[part]
+        holds: Any = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+        if isinstance(holds, Mapping) and part in holds:
+            value = holds[part]
         elif number and not (problem["type"] == "missing" and number == len(parts) - 1):
             continue
         place.append(part)
