@@ -1,8 +1,8 @@
 """How far edits move the residual, beside the residual's own size, and which of them leave the range of the data.
 
 On every token of some prompts, with r the clean host's residual at the site and r' the edited one: ‖r' − r‖₂ / ‖r‖₂. The
-largest over the tokens is told. It is read in clean models before anything is generated, so no edit in force is slower
-for it. Measure and bound are ours.
+largest over the tokens is told. It is read in clean models, in a pass of its own, so no edit in force is slower for it.
+Measure and bound are ours.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,4 +73,7 @@ def _largest(
 ) -> float:
     before = resid[attention].double()  # float32 squares overflow from 1e19 on
     change = edited[attention].double() - before
-    return float((change.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)).max())
+    ratio = change.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
+    return float(
+        ratio.nan_to_num(nan=torch.finfo(torch.float64).max).max()
+    )  # beyond numbers, where `positions` spare the prompt
