@@ -10,18 +10,30 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mechprobe.errors import ArtifactError
+from mechprobe.errors import (
+    ArtifactError,
+    ConfigError,
+    InputError,
+    MechprobeError,
+    ModelError,
+    SelectionError,
+    SiteError,
+)
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 SCHEMA_VERSION = 1
+Remake = bool | Literal["refused"]
+_REFUSED = "refused"
+_BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
+"""Errors that the same command meets again, unlike a full disk."""
 _PACKAGES = (
     "mechprobe",
     "torch",
@@ -203,7 +215,8 @@ def _short(value: Any) -> str:
 class Stage:
     """A stage folder: done and unchanged is skipped, unfinished is resumed, anything else is an error.
 
-    Use `Stage.open`; the manifest is written last and atomically by `finish`.
+    Use `Stage.open`; the manifest is written last and atomically by `finish`. A command that is refused halfway
+    (a `MechprobeError`) leaves no folder where it had kept nothing.
     """
 
     folder: Path
@@ -212,6 +225,38 @@ class Stage:
     done: bool = False
     manifest: dict[str, Any] | None = None
     started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def _of(
+        cls,
+        folder: Path | str,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None,
+        models: Mapping[str, str] | None,
+    ) -> "Stage":
+        identity = {
+            "stage": name,
+            "config": json.loads(dump_json(config)),
+            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
+            "models": dict(models or {}),
+        }
+        return cls(Path(folder), name, identity)
+
+    @classmethod
+    def check(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
+        force: bool = False,
+        remake: Remake = False,
+    ) -> None:
+        """Raise what `open` would raise, and write nothing."""
+        cls._of(folder, name, config, inputs, models)._look(force, remake)
 
     @classmethod
     @contextmanager
@@ -224,7 +269,7 @@ class Stage:
         inputs: Mapping[str, Path | str] | None = None,
         models: Mapping[str, str] | None = None,
         force: bool = False,
-        remake: bool = False,
+        remake: Remake = False,
         beside_others: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
@@ -237,6 +282,8 @@ class Stage:
             models: Name to fingerprint of every model it reads.
             force: Empty a folder of ours and begin again.
             remake: Do so where the work differs, instead of refusing; for views that are cheap to draw again.
+                ``"refused"``: only where the command that began it was refused for what it was given (an edit that gives
+                NaN). What that one kept is of no use to a corrected command; under the same settings it goes on.
             beside_others: Other processes may be writing the same work: leave their half-written files alone.
 
         Yields:
@@ -245,41 +292,60 @@ class Stage:
         Raises:
             ArtifactError: The folder holds other work, is not ours, or cannot be written.
         """
-        folder = Path(folder)
-        identity = {
-            "stage": name,
-            "config": json.loads(dump_json(config)),
-            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
-            "models": dict(models or {}),
-        }
-        stage = cls(folder, name, identity)
+        stage = cls._of(folder, name, config, inputs, models)
         stage._enter(force, remake)
         if not stage.done and not beside_others:
             for left in stage.folder.rglob(".*.partial"):
                 left.unlink()  # what a killed process was writing
-        yield stage
+        try:
+            yield stage
+        except MechprobeError as error:
+            if not stage.done and not beside_others:
+                stage._note_refusal(error)
+            raise
 
-    def _enter(self, force: bool, remake: bool) -> None:
+    def _enter(self, force: bool, remake: Remake) -> None:
+        state = self._look(force, remake)
+        if state == "done":
+            self.done = True
+            return
+        if state == "anew":
+            shutil.rmtree(self.folder)
+        write_json(self.folder / UNFINISHED, self.identity)
+
+    def _look(self, force: bool, remake: Remake) -> Literal["done", "on", "anew"]:
+        """Whether the work is done, to be gone on with, or to be begun in an emptied folder; writes nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise ArtifactError(f"{self.folder} is a file; give another --out.")
         finished = (self.folder / MANIFEST).is_file()
         begun = finished or (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
             raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
-        if begun:
-            found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
-            self._check_kind(found)
-            changes = self._changes(found)
-            if force or (remake and changes):
-                shutil.rmtree(self.folder)
-            elif changes:
-                self._refuse(changes, finished)
-            elif finished:
-                self.manifest = read_manifest(self.folder)
-                check_outputs(self.folder, self.manifest)
-                self.done = True
-                return
-        write_json(self.folder / UNFINISHED, self.identity)
+        if not begun:
+            return "on"
+        found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
+        self._check_kind(found)
+        changes = self._changes(found)
+        if remake == "refused":
+            remake = not finished and _REFUSED in found
+        if force or (remake and changes):
+            return "anew"
+        if changes:
+            self._refuse(changes, finished)
+        if not finished:
+            return "on"
+        self.manifest = read_manifest(self.folder)
+        check_outputs(self.folder, self.manifest)
+        return "done"
+
+    def _note_refusal(self, error: MechprobeError) -> None:
+        """Leave no folder where nothing was kept; else say in it whether what was given is at fault."""
+        with suppress(OSError, ArtifactError):  # a full disk, which the error itself may be about
+            if all(path.name == UNFINISHED for path in self.folder.iterdir()):
+                (self.folder / UNFINISHED).unlink()
+                self.folder.rmdir()
+            elif isinstance(error, _BAD_INPUT):
+                write_json(self.folder / UNFINISHED, {**self.identity, _REFUSED: str(error)})
 
     def _check_kind(self, found: Any) -> None:
         """Even --force never empties the folder of another stage."""

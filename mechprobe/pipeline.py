@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr
 
 from mechprobe.activations.config import CacheConfig
 from mechprobe.activations.train_config import TrainSaeConfig
-from mechprobe.artifacts import MANIFEST, read_json, read_manifest, write_json
+from mechprobe.artifacts import MANIFEST, Stage, read_json, read_manifest, write_json
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.errors import ArtifactError, ConfigError
@@ -20,13 +20,13 @@ from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
 from mechprobe.features.emergence.config import EmergenceConfig
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
+from mechprobe.features.selection_checks import check_selection_folder
 from mechprobe.features.silence import silence
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
-from mechprobe.interventions.conditions import plan
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
 from mechprobe.interventions.positions import PositionRule
-from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
+from mechprobe.interventions.run import InterventionResults, intervene, prepare
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.types import Site
@@ -386,9 +386,21 @@ class Run:
         evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
         return [split_halves(task, seed=self.config.select.seed if seed is None else seed) for task in evaluated]
 
-    def judging_halves(self) -> list[Task]:
-        """The samples that the finished selection left for judging it, whatever the seed is now."""
-        return self.evaluation_halves(read_manifest(self.folder / SELECTION)["config"].get("seed"))
+    def judging_halves(self, selection: Path | str | None = None) -> list[Task]:
+        """The samples that a finished selection (the run's own for None) left for judging it, whatever the seed is now."""
+        folder = self.folder / SELECTION if selection is None else selection
+        return self.evaluation_halves(read_manifest(folder)["config"].get("seed"))
+
+    def selection_folder(self, selection: Path | str | None = None) -> Path:
+        """Where a selection is: the run's own for None.
+
+        Raises:
+            ArtifactError: The folder is no finished selection, or one of other outcomes than this run's.
+        """
+        if selection is None:
+            return self.folder / SELECTION
+        check_selection_folder(Path(selection), self.folder / EVALS)
+        return Path(selection)
 
     def select(self, out: Path | None = None) -> Selection:
         """Generalization features, from the selection halves."""
@@ -449,20 +461,33 @@ class Run:
             raise ArtifactError(f"{self.folder} holds no examples; run `mechprobe features` with the models first.")
         return label_features(examples.values(), labeler, name=name, out=self.folder / LABELS_FILE)
 
-    def intervene(self, out: Path | None = None) -> InterventionResults:
-        """Ablate, amplify, transplant, with controls and ceilings."""
-        return intervene(
-            self.family,
-            self.crosscoder(),
-            Selection.load(self.folder / SELECTION),
-            self.judging_halves(),
-            out or self.folder / INTERVENTIONS,
-            self.config.intervene,
-            collateral=self.collateral_texts(),
-            table=self.table(),
-            inputs={"crosscoder": self.folder / CROSSCODER, "selection": self.folder / SELECTION},
-            force=self.force,
-        )
+    def intervene(self, out: Path | None = None, *, selection: Path | str | None = None) -> InterventionResults:
+        """Ablate, amplify, transplant, with controls and ceilings.
+
+        Args:
+            out: Stage folder; ``interventions/`` of the run for None.
+            selection: Folder that `select` wrote beside the run's own, which None takes.
+        """
+        given = self._intervention(selection)
+        return intervene(**given, out=out or self.folder / INTERVENTIONS, force=self.force)
+
+    def _intervention(self, selection: Path | str | None) -> dict[str, Any]:
+        """What `intervene` is given."""
+        about = self._edited(selection)
+        tasks = self.judging_halves(about["inputs"]["selection"])
+        return {**about, "tasks": tasks, "collateral": self.collateral_texts()}
+
+    def _edited(self, selection: Path | str | None) -> dict[str, Any]:
+        """Models, dictionary, features and settings of the edits."""
+        folder = self.selection_folder(selection)
+        return {
+            "family": self.family,
+            "crosscoder": self.crosscoder(),
+            "selection": Selection.load(folder),
+            "config": self.config.intervene,
+            "table": self.table(),
+            "inputs": {"crosscoder": self.folder / CROSSCODER, "selection": folder},
+        }
 
     def collateral_texts(self) -> CollateralTexts | None:
         """Held-out prompts of the run for the collateral; None where a file is set, none is wanted, or there is no store."""
@@ -474,47 +499,45 @@ class Run:
         store = ActivationStore.open(self.folder / CACHE)
         return texts_of_store(store, self.config.load_tasks(), self.family.tokenizer, settings.collateral_texts)
 
-    def intervention_plan(self) -> str:
-        """How many conditions and samples `intervene` would run."""
-        selection = Selection.load(self.folder / SELECTION)
-        settings = self.config.intervene
-        chosen, others = choose_sets(selection, settings, self.table())
-        n = sum(len(task.take(settings.n_per_task).samples) for task in self.judging_halves())
-        count = len(plan(chosen, others, settings))
+    def intervention_plan(self, out: Path | None = None, *, selection: Path | str | None = None) -> str:
+        """How many conditions and samples `intervene` would run; what it would refuse before a model is loaded is refused."""
+        work = prepare(**self._intervention(selection))
+        Stage.check(out or self.folder / INTERVENTIONS, **work.stage, force=self.force)
+        chosen, n = work.runner.selection, sum(len(task.samples) for task in work.runner.tasks)
         note = f" ({chosen.note})" if chosen.note else ""
-        text = f"{len(chosen.features)} features{note}: {count} conditions × {n} samples; nothing was written."
+        text = f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {n} samples; nothing was written."
         return " ".join([text, *filter(None, [silence(chosen.features, chosen.scores).get("sentence")])])
 
     def harness(
-        self, tasks: Sequence[str | Path], out: Path | None = None, settings: "HarnessConfig | None" = None
+        self,
+        tasks: Sequence[str | Path],
+        out: Path | None = None,
+        settings: "HarnessConfig | None" = None,
+        *,
+        selection: Path | str | None = None,
     ) -> "HarnessResults":
-        """Tasks of lm-evaluation-harness, clean and under the edits of the selection."""
+        """Tasks of lm-evaluation-harness, clean and under the edits of the selection (the run's own for None)."""
         from mechprobe.interventions.harness import evaluate_harness
 
+        given = self._edited(selection)
         return evaluate_harness(
-            self.family,
-            self.crosscoder(),
-            Selection.load(self.folder / SELECTION),
-            tasks,
-            out or self.folder / HARNESS,
-            self.config.intervene,
-            harness=settings,
-            table=self.table(),
-            inputs={"crosscoder": self.folder / CROSSCODER, "selection": self.folder / SELECTION},
-            force=self.force,
+            **given, tasks=tasks, out=out or self.folder / HARNESS, harness=settings, force=self.force
         )
 
-    def harness_plan(self, tasks: Sequence[str | Path], settings: "HarnessConfig") -> str:
-        """How many conditions `harness` would run on which tasks."""
-        from mechprobe.evals.harness import HarnessTasks
-        from mechprobe.interventions.harness import planned_conditions
+    def harness_plan(
+        self,
+        tasks: Sequence[str | Path],
+        settings: "HarnessConfig",
+        out: Path | None = None,
+        *,
+        selection: Path | str | None = None,
+    ) -> str:
+        """How many conditions `harness` would run on which tasks; what it would refuse before a model is loaded is refused."""
+        from mechprobe.interventions.harness import prepare_harness
 
-        names = HarnessTasks(tasks, settings).names
-        selection = Selection.load(self.folder / SELECTION)
-        _, conditions = planned_conditions(
-            selection, self.config.intervene, settings, self.crosscoder().model_names, self.table()
-        )
-        return f"{len(conditions)} conditions × {', '.join(names)}; nothing was written."
+        work = prepare_harness(**self._edited(selection), tasks=tasks, harness=settings)
+        Stage.check(out or self.folder / HARNESS, **work.stage, force=self.force)
+        return f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}; nothing was written."
 
     def report(self) -> Path:
         """The report page."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,6 +15,7 @@ from sae_training.errors import SaeTrainingError
 
 # Not typing.Self: beartype, which checks the annotations in tests, takes Self in decorated classes only.
 ConfigType = TypeVar("ConfigType", bound="FrozenConfig")
+Place = tuple[str | int, ...]
 
 
 class FrozenConfig(BaseModel):
@@ -39,7 +40,7 @@ class FrozenConfig(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise self.error_type(describe_validation_error(type(self), error)) from None
+            raise self.error_type(describe_validation_error(type(self), error, data)) from None
 
     @classmethod
     def model_validate(cls: type[ConfigType], obj: Any, **kwargs: Any) -> ConfigType:
@@ -49,7 +50,7 @@ class FrozenConfig(BaseModel):
         try:
             return super().model_validate(obj, **kwargs)
         except ValidationError as error:
-            raise cls.error_type(describe_validation_error(cls, error)) from None
+            raise cls.error_type(describe_validation_error(cls, error, obj)) from None
 
     @classmethod
     def from_json(cls: type[ConfigType], path: Path) -> ConfigType:
@@ -78,22 +79,53 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def describe_validation_error(model: type[BaseModel], error: ValidationError) -> str:
-    """One sentence for the first problem of a pydantic error, and the number of further ones."""
+def describe_validation_error(model: type[BaseModel], error: ValidationError, given: Any) -> str:
+    """One sentence for the first problem of a pydantic error, and the number of further ones.
+
+    Args:
+        model: The class that refused.
+        error: What pydantic says.
+        given: What the class was given: it tells keys from pydantic's names of the branches of a union.
+    """
+    problems: dict[Place, list[ErrorDetails]] = {}
+    for problem in error.errors():
+        problems.setdefault(_place(problem, given), []).append(problem)
+    # A branch of a union that takes the value itself is no further problem where another finds one inside it.
+    problems = {place: found for place, found in problems.items() if not any(_inside(p, place) for p in problems)}
     # An unknown key comes first: a misspelled name also makes the right one missing.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    sentence = _describe_problem(model, problems[0])
+    first = min(problems, key=lambda place: problems[place][0]["type"] != "extra_forbidden")
+    sentence = _describe_problem(model, first, problems[first])
     further = len(problems) - 1
     return f"{sentence} ({further} more problem{'s' if further > 1 else ''})" if further else sentence
 
 
-def _describe_problem(model: type[BaseModel], problem: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+def _place(problem: ErrorDetails, given: Any) -> Place:
+    """The keys and indices under which the value of a problem was given."""
+    place: list[str | int] = []
+    value, parts = given, problem["loc"]
+    for number, part in enumerate(parts):
+        holds: Any = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+        if isinstance(holds, Mapping) and part in holds:
+            value = holds[part]
+        elif number and not (problem["type"] == "missing" and number == len(parts) - 1):
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+def _inside(place: Place, outer: Place) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _describe_problem(model: type[BaseModel], place: Place, problems: Sequence[ErrorDetails]) -> str:
+    """One sentence for what all branches of a union, or the one type there is, say of a value."""
+    where, problem = ".".join(map(str, place)), problems[0]
     if problem["type"] == "extra_forbidden":
-        return _describe_unknown_key(model, where, [str(part) for part in problem["loc"]])
+        return _describe_unknown_key(model, where, [str(part) for part in place])
     if problem["type"] == "missing":
         return f"{model.__name__}: {where} is required; give it a value."
-    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    first, *others = dict.fromkeys(each["msg"].removeprefix("Value error, ").rstrip(".") for each in problems)
+    message = ", or ".join([first, *(text.removeprefix("Input should ") for text in others)])
     if not where:
         return f"{model.__name__}: {message}."
     return f"{model.__name__}: {where} = {problem['input']!r} is not accepted: {message}."

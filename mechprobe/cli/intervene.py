@@ -1,5 +1,6 @@
 """``mechprobe intervene``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,21 @@ from mechprobe.cli.select import Features, Out, Ranking, RunFolder, next_step
 if TYPE_CHECKING:
     from mechprobe.pipeline import Run
 
+SelectionFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--selection",
+        metavar="DIR",
+        help="Folder that `mechprobe select --out DIR` wrote, tested as it was made; by default selection/ of the run.",
+    ),
+]
 Edits = Annotated[
     str | None,
-    typer.Option("--edits-tuned", help="Edits of the tuned model, for example ablate,transplant,scale:0.5."),
+    typer.Option("--edits-tuned", help="Edits of the tuned model, for example ablate,transplant,scale:0,0.5,2."),
 ]
 EditsBase = Annotated[
-    str | None, typer.Option("--edits-base", help="Edits of the base model, for example clamp:3.0,transplant.")
+    str | None,
+    typer.Option("--edits-base", help="Edits of the base model, for example clamp:1,3,10,transplant or steer:2..8:4."),
 ]
 NRandom = Annotated[
     int | None, typer.Option("--n-random", help="Matched random sets for every edit (with --task none by default).")
@@ -41,6 +51,7 @@ ChatTemplate = Annotated[
 def intervene(
     run: RunFolder = Path("runs/lab"),
     out: Out = None,
+    selection: SelectionFolder = None,
     features: Features = None,
     ranking: Ranking = None,
     edits_tuned: Edits = None,
@@ -70,13 +81,10 @@ def intervene(
     from mechprobe.cli.summary import intervention_lines
     from mechprobe.pipeline import INTERVENTIONS
 
-    section: dict[str, object] = {}
-    for key, value in (("features", features), ("ranking", ranking), ("n_random", n_random)):
-        if value is not None:
-            section[key] = value
-    for key, text in (("edits_tuned", edits_tuned), ("edits_base", edits_base)):
-        if text is not None:
-            section[key] = tuple(part.strip() for part in text.split(",") if part.strip())
+    options_of_set = {"features": features, "ranking": ranking, "n_random": n_random}
+    section = _section(options_of_set, {"edits_tuned": edits_tuned, "edits_base": edits_base})
+    if selection is not None:
+        section = _as_it_was_made(set_ or ()) | section
     chain = stage_of_run(
         run, config, set_, models=models, seed=seed, device=device, extra={"intervene": section}, force=force,
         trust=trust_remote_code,
@@ -85,7 +93,7 @@ def intervene(
     given = {key: value for key, value in asked.items() if value is not None}
     if task:
         given |= {"chat_template": chat_template} | ({} if n_random is None else {"n_random": n_random})
-        _harness(chain, task, out, given, as_json=as_json, dry_run=dry_run)
+        _harness(chain, task, out, selection, given, as_json=as_json, dry_run=dry_run)
         return
     if given or chat_template:
         from mechprobe.errors import ConfigError
@@ -93,9 +101,9 @@ def intervene(
         name = next(iter(given), "chat_template").replace("_", "-")
         raise ConfigError(f"--{name} is for tasks of lm-evaluation-harness; give --task FILE.yaml or --task NAME too.")
     if dry_run:
-        say(chain.intervention_plan())
+        say(chain.intervention_plan(out, selection=selection))
         return
-    results = chain.intervene(out)
+    results = chain.intervene(out, selection=selection)
     if as_json:
         say_json(results.data)
         return
@@ -105,8 +113,29 @@ def intervene(
     say(f"\nWritten to {folder}\n{next_step(run, folder, INTERVENTIONS, 'report')}")
 
 
+def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
+    """The settings that the options stand for."""
+    from mechprobe.interventions.edits import split_edits
+
+    found = {key: value for key, value in values.items() if value is not None}
+    return found | {key: split_edits(text) for key, text in edits.items() if text is not None}
+
+
+def _as_it_was_made(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings that leave a selection as it is, where the run's own settings may name another set; --set comes before them."""
+    asked_for = {each.partition("=")[0].strip() for each in overrides}
+    return {key: None for key in ("features", "ranking", "threshold") if f"intervene.{key}" not in asked_for}
+
+
 def _harness(
-    chain: "Run", tasks: list[str], out: Path | None, given: dict[str, Any], *, as_json: bool, dry_run: bool
+    chain: "Run",
+    tasks: list[str],
+    out: Path | None,
+    selection: Path | None,
+    given: dict[str, Any],
+    *,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
     from mechprobe.cli.printing import say, say_json, table_lines
     from mechprobe.evals.harness import HarnessConfig
@@ -116,9 +145,9 @@ def _harness(
 
     settings = HarnessConfig(**given)
     if dry_run:
-        say(chain.harness_plan(tasks, settings))
+        say(chain.harness_plan(tasks, settings, out, selection=selection))
         return
-    data = chain.harness(tasks, out, settings).data
+    data = chain.harness(tasks, out, settings, selection=selection).data
     if as_json:
         say_json(data)
         return

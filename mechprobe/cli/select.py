@@ -64,6 +64,10 @@ def select(
 
 
 def next_step(run: Path, folder: Path, own: str, command: str) -> str:
-    """What to run next; a stage that was written beside the run's own is not what the next command reads."""
+    """What to run next; a stage that was written beside the run's own is not what the next command reads unless told to."""
     text = f"Next: mechprobe {command} --run {run}"
-    return text if folder.resolve() == (run / own).resolve() else f"{text} (it reads {run / own}, not this folder)"
+    if folder.resolve() == (run / own).resolve():
+        return text
+    return (
+        f"{text} --selection {folder}" if command == "intervene" else f"{text} (it reads {run / own}, not this folder)"
+    )

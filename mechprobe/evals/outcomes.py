@@ -106,7 +106,9 @@ def evaluate_outcomes(
     tasks = [task.take(config.n_per_task) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
     identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), **family.reduced_dtypes}
-    with Stage.open(out, name="evaluate", config=identity, models=family.fingerprints, force=force) as stage:
+    with Stage.open(
+        out, name="evaluate", config=identity, models=family.fingerprints, force=force, remake="refused"
+    ) as stage:
         if not stage.done:
             outcomes = _run_models(family, tasks, stage.folder, config)
             write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)

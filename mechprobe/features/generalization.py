@@ -1,13 +1,11 @@
 """The ``select`` stage: which features go with generalization, chosen by their scores, with matched random sets."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import UNFINISHED, Stage, read_json, read_manifest, write_bytes, write_json
-from mechprobe.errors import SelectionError
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_bytes, write_json
 from mechprobe.features.attribution import attribute
 from mechprobe.features.config import Attribution, Ranking, SelectConfig
 from mechprobe.features.gained import gained_samples, gained_sequences, right_answers
@@ -223,12 +221,9 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         **({"named": named} if named else {}),
         **family.reduced_dtypes,
     }
-    with (
-        Stage.open(
-            out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
-        ) as stage,
-        _nothing_left_behind(stage),
-    ):
+    with Stage.open(
+        out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
+    ) as stage:
         if stage.done:
             return Selection.load(out)
         scores, samples = score_features(crosscoder, family, sequences, site=place, config=config)
@@ -268,18 +263,6 @@ def _attributions(config: SelectConfig) -> list[Attribution]:
     """Rankings by attribution that are asked for, each once."""
     kinds: tuple[Attribution, ...] = ("ig", "relie")
     return [kind for kind in kinds if kind == config.ranking or kind in config.also]
-
-
-@contextmanager
-def _nothing_left_behind(stage: Stage) -> Iterator[None]:
-    """Where nothing can be selected, leave no folder that would refuse the next, better question."""
-    try:
-        yield
-    except SelectionError:
-        (stage.folder / UNFINISHED).unlink(missing_ok=True)
-        if not any(stage.folder.iterdir()):
-            stage.folder.rmdir()
-        raise
 
 
 def _stability(selection: Selection, samples: SampleValues | None, config: SelectConfig) -> dict[str, Any]:

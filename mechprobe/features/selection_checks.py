@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import MANIFEST, read_manifest
+from mechprobe.artifacts import MANIFEST, input_hash, read_manifest
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.features.config import SelectConfig
 from mechprobe.features.readout import check_near
@@ -65,6 +65,26 @@ def check_parts(
         ("evals", "The outcomes are of", "mechprobe evaluate"),
     ):
         check_models(stage_manifest(inputs, part), family, names, what, again)
+
+
+def check_selection_folder(folder: Path, evals: Path) -> None:
+    """Raise `ArtifactError` for a folder that is no finished selection, or one made from other outcomes than ``evals``."""
+    if folder.is_file():
+        raise ArtifactError(f"{folder} is a file; give the folder that `mechprobe select --out` wrote.")
+    manifest = read_manifest(folder)
+    if manifest["stage"] != "select":
+        raise ArtifactError(
+            f"{folder} holds the stage '{manifest['stage']}', no selection; give the folder that `mechprobe select --out` wrote."
+        )
+    made_from = manifest["inputs"].get("evals")
+    if made_from is None or not (evals / MANIFEST).is_file():
+        return
+    found = input_hash(evals)
+    if made_from != found:
+        raise ArtifactError(
+            f"{folder} was selected from other outcomes than those of this run ({made_from[:12]} there, {found[:12]} in "
+            f"{evals}); give the run that it is of with --run, or select again."
+        )
 
 
 def stage_manifest(inputs: Mapping[str, Path | str], part: str) -> dict[str, Any]:

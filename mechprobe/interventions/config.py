@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
 from mechprobe.features.config import Ranking, ReadoutMode
-from mechprobe.interventions.edits import Edit
+from mechprobe.interventions.edits import Edit, edit_sweep
 
 
 class InterveneConfig(FrozenConfig):
@@ -26,7 +26,8 @@ class InterveneConfig(FrozenConfig):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Share of a task's maximum above which a feature counts as task-agnostic; None: the selection's."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")
-    """Edits of the tuned model; a transplant takes the base's features."""
+    """Edits of the tuned model; a transplant takes the base's features. Here and in the next two a sweep (``clamp:1,3`` or
+    ``scale:0..2:4``, see `mechprobe.interventions.edits.edit_sweep`) stands for its edits."""
     edits_base: tuple[str, ...] = ("clamp:3.0", "transplant")
     """Edits of the base model; a transplant takes the tuned model's features."""
     doses: tuple[str, ...] = ("clamp:0.5", "clamp:1.0", "clamp:10.0")
@@ -76,6 +77,16 @@ class InterveneConfig(FrozenConfig):
     Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
     seed: int = 0
     """Of halves, random sets, shuffles and bootstraps."""
+
+    @field_validator("edits_tuned", "edits_base", "doses")
+    @classmethod
+    def _spread_sweeps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Every edit by itself; one that was written by itself keeps its text, which names conditions."""
+        return tuple(
+            edit
+            for text in texts
+            for edit in ([str(one) for one in edit_sweep(text)] if "," in text or ".." in text else [text])
+        )
 
     @model_validator(mode="after")
     def _check_edits(self) -> "InterveneConfig":

@@ -13,6 +13,7 @@ crosscoder (DESIGN.md, section 4; "delta" edits keep the reconstruction error):
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -45,7 +46,7 @@ class Edit:
         return (self.kind, self.value) in (("scale", 1.0), ("steer", 0.0))
 
     def __str__(self) -> str:
-        return self.kind if self.value is None else f"{self.kind}:{self.value:g}"
+        return self.kind if self.value is None else f"{self.kind}:{self.value:.15g}"
 
     @classmethod
     def parse(cls, text: str) -> "Edit":
@@ -81,6 +82,17 @@ def edit_sweep(text: str) -> Iterator[Edit]:
         return iter((Edit.parse(text),))
     numbers = _evenly(values, text) if ".." in values else [_number(value, text) for value in values.split(",")]
     return iter([Edit(kind, number) for number in numbers])  # pyright: ignore[reportArgumentType]
+
+
+def split_edits(text: str) -> tuple[str, ...]:
+    """The edits and sweeps of a list with commas: one before a number belongs to a sweep.
+
+    Example:
+        >>> split_edits("clamp:1,3, transplant")
+        ('clamp:1,3', 'transplant')
+    """
+    parts = (part.strip(" ,") for part in re.split(r",(?=\s*[A-Za-z])", text))
+    return tuple(part for part in parts if part)
 
 
 def _check_form(kind: str, has_value: bool, text: str) -> None:

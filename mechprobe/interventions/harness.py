@@ -64,6 +64,59 @@ class HarnessResults:
         return row_named(self.conditions, name)
 
 
+@dataclass(frozen=True)
+class HarnessWork:
+    """What `evaluate_harness` is to run, with everything checked that can be before a model is loaded.
+
+    Attributes:
+        runner: Puts conditions in force.
+        tasks: Of the harness.
+        conditions: What is run.
+        stage: What the stage folder is known by: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    """
+
+    runner: Runner
+    tasks: HarnessTasks
+    conditions: list[Condition]
+    stage: dict[str, Any]
+
+
+def prepare_harness(
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    tasks: Sequence[str | Path],
+    config: InterveneConfig | None = None,
+    *,
+    harness: HarnessConfig | None = None,
+    table: "pd.DataFrame | None" = None,
+    inputs: Mapping[str, Path | str] | None = None,
+) -> HarnessWork:
+    """Everything of `evaluate_harness` that needs no weights; arguments and errors as there."""
+    settings, config = harness or HarnessConfig(), config or InterveneConfig()
+    check_belongs(selection, crosscoder, family, config, inputs or {})
+    if settings.chat_template and not family.tokenizer.chat_template:
+        raise ConfigError("--chat-template: the models' tokenizer has no chat template; leave the option out.")
+    asked = HarnessTasks(tasks, settings)
+    chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
+    runner = Runner(family, crosscoder, chosen, [], config)
+    runner.check(conditions)
+    dumped = config.model_dump(mode="json")
+    require_boundary(dumped.get("positions", "all"), asked.weighed)
+    identity = {
+        **{name: dumped[name] for name in _USED if name in dumped},
+        **settings.model_dump(mode="json"),
+        "lm_eval": asked.version,
+        "tasks": asked.fingerprint,
+        "crosscoder": crosscoder.fingerprint,
+        "site": chosen.site,
+        "sets": fingerprint(conditions),
+        **runner.family.reduced_dtypes,
+    }
+    known_by = {"name": "harness", "config": identity, "inputs": inputs, "models": runner.family.fingerprints}
+    return HarnessWork(runner, asked, conditions, {**known_by, "remake": "refused"})
+
+
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     family: ModelFamily,
     crosscoder: Crosscoder,
@@ -97,29 +150,12 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         ConfigError: lm-eval has no such task, or cannot tell the positions of the edits apart.
         ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
-    settings, config = harness or HarnessConfig(), config or InterveneConfig()
-    check_belongs(selection, crosscoder, family, config, inputs or {})
-    if settings.chat_template and not family.tokenizer.chat_template:
-        raise ConfigError("--chat-template: the models' tokenizer has no chat template; leave the option out.")
-    asked = HarnessTasks(tasks, settings)
-    chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
-    dumped = config.model_dump(mode="json")
-    require_boundary(dumped.get("positions", "all"), asked.weighed)
-    identity = {
-        **{name: dumped[name] for name in _USED if name in dumped},
-        **settings.model_dump(mode="json"),
-        "lm_eval": asked.version,
-        "tasks": asked.fingerprint,
-        "crosscoder": crosscoder.fingerprint,
-        "site": chosen.site,
-        "sets": fingerprint(conditions),
-        **family.subset(*crosscoder.model_names).reduced_dtypes,
-    }
-    models = family.subset(*crosscoder.model_names).fingerprints
-    with Stage.open(out, name="harness", config=identity, inputs=inputs, models=models, force=force) as stage:
+    work = prepare_harness(family, crosscoder, selection, tasks, config, harness=harness, table=table, inputs=inputs)
+    runner, asked, conditions = work.runner, work.tasks, work.conditions
+    with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
-            found = _run_all(Runner(family, crosscoder, chosen, [], config), asked, conditions, stage.folder)
-            data = assemble(chosen, conditions, found, asked, config)
+            found = _run_all(runner, asked, conditions, stage.folder)
+            data = assemble(runner.selection, conditions, found, asked, runner.config)
             write_json(stage.folder / RESULTS_FILE, data)
             write_json(stage.folder / VALUES_FILE, {name: row["values"] for name, row in found.items()})
             write_text(stage.folder / TABLE_FILE, markdown(data))
@@ -127,7 +163,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
                 outputs=[RESULTS_FILE, VALUES_FILE, TABLE_FILE],
                 counts={"conditions": len(conditions), "documents": data["n"]},
                 results={"tasks": asked.names},
-                seed=config.seed,
+                seed=runner.config.seed,
             )
             for part in stage.folder.glob("part-*.json"):
                 part.unlink()

@@ -161,7 +161,9 @@ def localize(
         "tasks": tasks_fingerprint(tasks),
         **pair.reduced_dtypes,
     }
-    with Stage.open(out, name="localize", config=identity, models=pair.fingerprints, force=force) as stage:
+    with Stage.open(
+        out, name="localize", config=identity, models=pair.fingerprints, force=force, remake="refused"
+    ) as stage:
         if not stage.done:
             ceilings = _measure(pair, tasks, places, config, stage.folder)
             write_json(stage.folder / CEILINGS_FILE, asdict(ceilings))

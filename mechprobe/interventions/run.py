@@ -11,11 +11,11 @@ from mechprobe.evals.outcomes import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection
 from mechprobe.interventions.assemble import assemble, untrained
+from mechprobe.interventions.changes import with_changes
 from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
 from mechprobe.interventions.conditions import Condition, fingerprint, plan, row_named
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.positions import PositionRule
 from mechprobe.interventions.runner import Runner, run_conditions
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
@@ -60,6 +60,66 @@ class InterventionResults:
         return row_named(self.conditions, name)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What `intervene` is to run, with everything checked that can be before a model is loaded.
+
+    Attributes:
+        runner: Runs conditions.
+        conditions: What is run.
+        texts: What collateral is measured on, or None.
+        stage: What the stage folder is known by: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    """
+
+    runner: Runner
+    conditions: list[Condition]
+    texts: CollateralTexts | None
+    stage: dict[str, Any]
+
+
+def prepare(
+    family: ModelFamily,
+    crosscoder: Crosscoder,
+    selection: Selection,
+    tasks: Sequence[Task],
+    config: InterveneConfig | None = None,
+    *,
+    collateral: CollateralTexts | None = None,
+    table: "pd.DataFrame | None" = None,
+    inputs: Mapping[str, Path | str] | None = None,
+) -> Work:
+    """Everything of `intervene` that needs no weights; arguments and errors as there."""
+    config = config or InterveneConfig()
+    check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
+    tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
+    check_lengths(family, tasks, prefix=config.force_prefix)
+    untrained([task.name for task in tasks], config)
+    if not (config.edits_base or config.edits_tuned):
+        raise ConfigError("intervene.edits_base and edits_tuned are both empty; name an edit to judge.")
+    texts = _texts(family, collateral, config)
+    chosen, others = choose_sets(selection, config, table)
+    runner = Runner(family, crosscoder, chosen, tasks, config)
+    names = {task.name for task in tasks}
+    conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
+    runner.check(conditions)
+    elsewhere = {"workers", "collateral_file", "transplant_readout"}  # the last is in every condition that it changes
+    settings = config.model_dump(mode="json", exclude=elsewhere)
+    identity = {
+        **settings,
+        "tasks": tasks_fingerprint(tasks),
+        "collateral": texts.fingerprint if texts else None,
+        "crosscoder": crosscoder.fingerprint,
+        "site": chosen.site,
+        "sets": fingerprint(conditions),
+        "mean_difference": sha256_bytes(
+            chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
+        ),
+        **runner.family.reduced_dtypes,
+    }
+    known_by = {"name": "intervene", "config": identity, "inputs": inputs, "models": runner.family.fingerprints}
+    return Work(runner, conditions, texts, {**known_by, "remake": "refused"})
+
+
 def intervene(  # noqa: PLR0913 - the promised entry point
     family: ModelFamily,
     crosscoder: Crosscoder,
@@ -92,45 +152,21 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         force: Make a finished stage again.
 
     Raises:
-        SelectionError: The features cannot be read or do not exist.
+        SelectionError: The features cannot be read or do not exist, or one has no direction to steer along.
         ConfigError: ``positions`` names none, no edit is named, or every task is one that post-training saw.
         InputError: The collateral file cannot be used, or a prompt does not fit the context.
+        ModelError: An edit leaves a model without numbers, or models of two widths are to share features.
         ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
-    config = config or InterveneConfig()
-    check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
-    tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
-    check_lengths(family, tasks, prefix=config.force_prefix)
-    PositionRule.parse(config.positions)
-    untrained([task.name for task in tasks], config)
-    if not (config.edits_base or config.edits_tuned):
-        raise ConfigError("intervene.edits_base and edits_tuned are both empty; name an edit to judge.")
-    texts = _texts(family, collateral, config)
-    chosen, others = choose_sets(selection, config, table)
-    names = {task.name for task in tasks}
-    conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
-    elsewhere = {"workers", "collateral_file", "transplant_readout"}  # the last is in every condition that it changes
-    settings = config.model_dump(mode="json", exclude=elsewhere)
-    identity = {
-        **settings,
-        "tasks": tasks_fingerprint(tasks),
-        "collateral": texts.fingerprint if texts else None,
-        "crosscoder": crosscoder.fingerprint,
-        "site": chosen.site,
-        "sets": fingerprint(conditions),
-        "mean_difference": sha256_bytes(
-            chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
-        ),
-    }
-    identity |= family.subset(*crosscoder.model_names).reduced_dtypes
-    models = family.subset(*crosscoder.model_names).fingerprints
-    with Stage.open(out, name="intervene", config=identity, inputs=inputs, models=models, force=force) as stage:
+    work = prepare(family, crosscoder, selection, tasks, config, collateral=collateral, table=table, inputs=inputs)
+    runner, conditions, texts = work.runner, work.conditions, work.texts
+    with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
-            runner = Runner(family, crosscoder, chosen, tasks, config)
             letters = _run_all(runner, conditions, stage.folder)
             found = _collateral(runner, conditions, texts, stage.folder)
-            data = assemble(chosen, conditions, letters, tasks, config)
+            data = assemble(runner.selection, conditions, letters, runner.tasks, runner.config)
             data["collateral"] = with_collateral(data["conditions"], found, texts)
+            data["changes"] = with_changes(data["conditions"], runner, conditions)
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": n, **row} for n, row in letters.items()])
             write_json(stage.folder / RESULTS_FILE, data)
             pooled = [row for row in data["verdicts"] if row["task"] == POOLED]
@@ -138,7 +174,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
                 outputs=[OUTCOMES_FILE, RESULTS_FILE],
                 counts={"conditions": len(conditions), "samples": data["n_per_task"]},
                 results={"verdict": data["verdict"], "verdicts": pooled},
-                seed=config.seed,
+                seed=runner.config.seed,
             )
             for part in stage.folder.glob("part-*.json"):
                 part.unlink()

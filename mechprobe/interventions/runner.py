@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from operator import itemgetter
 from threading import Thread
 from typing import Any
 
@@ -19,7 +20,7 @@ from mechprobe.interventions.conditions import LAST_PROMPT_TOKEN, Condition, rea
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit, EditKind
 from mechprobe.interventions.positions import PositionRule, Positions
-from mechprobe.interventions.rewrites import build_rewrite, read_models
+from mechprobe.interventions.rewrites import Rewrite, build_rewrite, read_models
 from mechprobe.interventions.shadow import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
@@ -55,6 +56,31 @@ class Runner:
     def readout(self, condition: Condition) -> Readout:
         """How a condition reads features."""
         return readout_of(condition, self.config)
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raise what `build_rewrite` raises for any of the edits, before a model is loaded."""
+        for condition in conditions:
+            if condition.how in ("edit", "shuffled"):
+                self.rewrite(condition)
+
+    def rewrite(self, condition: Condition) -> Rewrite:
+        """A condition's edit, or its change of equal norm, as a function of the models' residuals."""
+        return self._shuffled(condition) if condition.how == "shuffled" else self._edit(condition)
+
+    def _edit(self, condition: Condition) -> Rewrite:
+        return build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            Edit.parse(condition.edit),
+            host=condition.model,
+            donor=condition.donor,
+            readout=self.readout(condition),
+        )
+
+    def reads(self, condition: Condition) -> list[str]:
+        """The models whose residuals that function reads, beside the host's own."""
+        edit, readout = Edit.parse(condition.edit), self.readout(condition)
+        return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
@@ -104,20 +130,15 @@ class Runner:
         siblings: dict[str, Any] = {}
         positions: Positions = where
         if condition.how == "patch" and condition.donor is not None:
-            donor = condition.donor
-            siblings = {donor: self.family[donor].hf}
+            siblings = {condition.donor: self.family[condition.donor].hf}
             positions = "all"
-
-            def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-                return x[donor]
+            rewrite: Rewrite = itemgetter(condition.donor)
         elif condition.how == "vector":
             positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            edit, readout = Edit.parse(condition.edit), self.readout(condition)
-            read = read_models(self.crosscoder, edit, host=host.name, donor=condition.donor, readout=readout)
-            siblings = {name: self.family[name].hf for name in read}
-            rewrite = self._shuffled(condition)
+            siblings = {name: self.family[name].hf for name in self.reads(condition)}
+            rewrite = self.rewrite(condition)
         with rewriting(
             host.hf,
             self.site,
@@ -126,10 +147,11 @@ class Runner:
             siblings=siblings,
             positions=positions,
             special_ids=list(host.tokenizer.all_special_ids),
+            what=f"The condition '{condition.name}'",
         ):
             yield
 
-    def _vector(self, condition: Condition) -> Any:
+    def _vector(self, condition: Condition) -> Rewrite:
         """The mean residual difference added to every position, or to the last of the prompt (padding is on the left)."""
         scores, host = self.selection.scores, self.family[condition.model]
         last = condition.features == LAST_PROMPT_TOKEN
@@ -145,7 +167,7 @@ class Runner:
 
         return rewrite
 
-    def _shuffled(self, condition: Condition) -> Any:
+    def _shuffled(self, condition: Condition) -> Rewrite:
         """The edit's own change, turned to other features' decoder directions at the same norm on every token.
 
         Edits that take no other features' directions leave theirs to one that does; the norm is the edit's own in any case.
@@ -154,7 +176,7 @@ class Runner:
         """
         edit = Edit.parse(condition.edit)
         readout, host = self.readout(condition), condition.model
-        own = build_rewrite(self.crosscoder, condition.ids, edit, host=host, donor=condition.donor, readout=readout)
+        own = self._edit(condition)
         turned_edit = _STAND_INS.get(edit.kind, edit)
         other = build_rewrite(
             self.crosscoder,

@@ -50,6 +50,7 @@ def rewriting(
     siblings: Mapping[str, nn.Module] | None = None,
     positions: Positions = "all",
     special_ids: Sequence[int] | None = None,
+    what: str = "",
 ) -> Iterator[None]:
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
@@ -61,10 +62,12 @@ def rewriting(
         siblings: Name to model, for read-outs and transplants that need them.
         positions: Where along the sequence.
         special_ids: The special tokens, for positions that name them.
+        what: Its name in messages.
     """
     others = siblings or {}
     mask = PositionMask(as_rule(positions), special_ids)
-    item = SiteRewrite(site, rewrite, tuple(others), mask, f"The rewriting of {host_name}'s residual at {site}")
+    named = what or f"The rewriting of {host_name}'s residual at {site}"
+    item = SiteRewrite(site, rewrite, tuple(others), mask, named)
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield
 

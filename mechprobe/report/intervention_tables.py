@@ -47,6 +47,20 @@ def dose_sentences(interventions: Json) -> list[str]:
     ]
 
 
+def change_sentences(interventions: Json) -> list[str]:
+    """The edits that leave the range of the data, named with how far they move the residual."""
+    about = interventions.get("changes") or {}
+    far = [c for c in interventions["conditions"] if c["name"] in (about.get("far") or ())]
+    if not far:
+        return []
+    told = "; ".join(f"{edit_title(c)} {c['relative_change']:.3g}" for c in far)
+    return [
+        f"Out of the data's range: these edits move the residual by more than {about['bound']:g} times its own norm (a bound "
+        f"of ours; largest multiple over {about['n_tokens']:,} tokens of the tasks' prompts): {told}. What they do says "
+        "little of their features; take a smaller strength."
+    ]
+
+
 def nats(item: Sequence[Any] | None) -> str:
     """``[value, low, high, n]`` in nats.
 
@@ -206,6 +220,7 @@ def sentences(interventions: Json) -> list[str]:
     return [
         *silence_sentences(interventions),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
+        *change_sentences(interventions),
         *task_verdict_sentences(interventions),
         *size_sentences(interventions),
         *left_out_sentences(interventions),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mechprobe.artifacts import input_hash
 from mechprobe.cli import main
 from mechprobe.features.table import FeatureTable
 from mechprobe.lab.summary import shipped
@@ -172,6 +174,102 @@ def test_bad_features(
     assert main(["intervene", "--run", str(run_folder), "--features", features, "--out", str(tmp_path / "i")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["intervene.positions=foo"], "'foo' names no positions"),
+        (["intervene.near=['base','gold']"], "near names 'gold'"),
+        (["intervene.tuned=sft"], "selected for rl against base, and the edits are of sft"),
+        (["intervene.edits_base=[]", "intervene.edits_tuned=[]"], "both empty"),
+        (["intervene.collateral_file=gone.txt"], "gone.txt does not exist"),
+        (["intervene.max_new_tokens=1000"], "shorten it, or lower max_new_tokens"),
+        (["models.base=/gone"], "/gone does not exist"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    run_folder: Path, tmp_path: Path, settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["intervene", "--run", str(run_folder), "--out", str(tmp_path / "i"), "--dry-run", "--set", *settings]
+    assert main(call) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_dry_run_refuses_a_folder_of_other_work(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["intervene", "--run", str(run_folder), "--dry-run", "--set", "intervene.alpha=0.01"]
+    assert main(call) == 2
+    assert "config.alpha: 0.05 there, 0.01 asked" in capsys.readouterr().err
+    assert main([*call, "--force"]) == 0
+    assert (run_folder / "interventions" / "manifest.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def top3(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A selection beside the run's own."""
+    out = tmp_path_factory.mktemp("beside") / "top3"
+    call = [
+        "select",
+        "--run",
+        str(run_folder),
+        "--features",
+        "top:3",
+        "--out",
+        str(out),
+        "--set",
+        "select.n_bootstrap=0",
+    ]
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main(call) == 0
+    assert printed.getvalue().endswith(f"Next: mechprobe intervene --run {run_folder} --selection {out}\n")
+    return out
+
+
+def test_a_selection_beside_the_run(
+    run_folder: Path, top3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is tested as it was made, though the run's settings name another set, until an option says otherwise."""
+    out = tmp_path / "i"
+    call = ["intervene", "--run", str(run_folder), "--selection", str(top3), "--out", str(out)]
+    assert main([*call, "--dry-run", "--set", "intervene.features=top:5"]) == 0
+    assert capsys.readouterr().out.startswith("5 features")
+    few = ["intervene.n_per_task=1", "intervene.max_new_tokens=1", "intervene.collateral_texts=0"]
+    edits = ["--edits-base", "clamp:1,1e15", "--edits-tuned", "", "--n-random", "0"]
+    assert main([*call, *edits, "--set", *few]) == 0
+    told = capsys.readouterr().out
+    assert "move the residual by more than 10 times its own norm" in told
+    results = json.loads((out / "results.json").read_text())
+    assert results["features"] == json.loads((top3 / "selection.json").read_text())["features"]
+    rows = {row["name"]: row.get("relative_change") for row in results["conditions"]}
+    assert rows["base|clamp:1|top:3"] < 10 < rows["base|clamp:1e+15|top:3"]
+    assert "clamp:1e+15 in base" in told
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["inputs"]["selection"] == input_hash(top3)
+
+
+def test_a_selection_that_is_not_of_the_run(
+    run_folder: Path, top3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evals = json.loads((top3 / "manifest.json").read_text())["inputs"]["evals"]
+    data = json.loads((top3 / "selection.json").read_text())
+    outcomes, dictionary = (shutil.copytree(top3, tmp_path / name) for name in ("outcomes", "dictionary"))
+    text = (outcomes / "manifest.json").read_text()
+    (outcomes / "manifest.json").write_text(text.replace(evals, "0" * 64))
+    (dictionary / "selection.json").write_text(json.dumps({**data, "crosscoder": "1" * 64}))
+    for place, message in (
+        (outcomes, f"{'0' * 12} there, {evals[:12]} in {run_folder / 'evals'}"),
+        (dictionary, f"made with crosscoder {'1' * 12}, this one is {data['crosscoder'][:12]}"),
+        (run_folder / "features", "holds the stage 'features', no selection"),
+        (top3 / "selection.json", "is a file; give the folder"),
+        (tmp_path / "gone", "does not exist"),
+    ):
+        assert (
+            main(["intervene", "--run", str(run_folder), "--selection", str(place), "--out", str(tmp_path / "i")]) == 2
+        )
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "i").exists()
 
 
 def test_dry_runs_write_nothing(

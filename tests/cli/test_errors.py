@@ -186,5 +186,6 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_to_run_next_does_not_read_a_folder_beside_the_run(tmp_path: Path) -> None:
     own = next_step(tmp_path, tmp_path / "x" / ".." / "selection", "selection", "intervene")
     assert own == f"Next: mechprobe intervene --run {tmp_path}"
-    beside = next_step(tmp_path, tmp_path / "other", "selection", "intervene")
-    assert beside == f"{own} (it reads {tmp_path / 'selection'}, not this folder)"
+    assert next_step(tmp_path, tmp_path / "x", "selection", "intervene") == f"{own} --selection {tmp_path / 'x'}"
+    beside = next_step(tmp_path, tmp_path / "x", "interventions", "report")
+    assert beside == f"Next: mechprobe report --run {tmp_path} (it reads {tmp_path / 'interventions'}, not this folder)"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import MANIFEST, Stage, dump_json, input_hash, read_json, write_bytes, write_json
-from mechprobe.errors import ArtifactError
+from mechprobe.artifacts import MANIFEST, Remake, Stage, dump_json, input_hash, read_json, write_bytes, write_json
+from mechprobe.errors import ArtifactError, ModelError
 
 
 def finish(folder: Path, config: dict[str, object], *, force: bool = False, text: str = "x") -> bool:
@@ -38,6 +38,48 @@ def test_unfinished_work_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="unfinished stage made with other settings"):
         finish(tmp_path / "s", {"k": 2})
     assert finish(tmp_path / "s", {"k": 1})
+
+
+def refuse(
+    folder: Path, config: dict[str, object], error: BaseException, *, keep: bool, remake: Remake = "refused"
+) -> None:
+    with Stage.open(folder, name="demo", config=config, remake=remake) as stage:
+        if keep:
+            write_json(stage.folder / "part-0.json", config)
+        raise error
+
+
+def test_a_refused_command_that_kept_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    for error in (ModelError("the edit gives NaN"), ArtifactError("the disk is full")):
+        with pytest.raises(type(error)):
+            refuse(tmp_path / "s", {"k": 1}, error, keep=False, remake=False)
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_refused_command_gives_way_to_a_corrected_one(tmp_path: Path) -> None:
+    for k in (1, 2):
+        with pytest.raises(ModelError, match="NaN"):
+            refuse(tmp_path / "s", {"k": k}, ModelError("the edit gives NaN"), keep=True)
+    with Stage.open(tmp_path / "s", name="demo", config={"k": 2}, remake="refused") as stage:
+        assert read_json(stage.folder / "part-0.json") == {"k": 2}  # the same command goes on
+    with pytest.raises(ArtifactError, match="unfinished stage made with other settings"):
+        refuse(tmp_path / "s", {"k": 3}, ModelError(""), keep=True)  # which may now be at work, or interrupted
+
+
+@pytest.mark.parametrize(
+    ("error", "remake"),
+    [
+        (ArtifactError("the disk is full"), "refused"),
+        (KeyboardInterrupt(), "refused"),
+        (ModelError("no such file"), False),
+    ],
+)
+def test_what_was_kept_is_not_given_up_for_another_reason(tmp_path: Path, error: BaseException, remake: Remake) -> None:
+    with pytest.raises(type(error)):
+        refuse(tmp_path / "s", {"k": 1}, error, keep=True, remake=remake)
+    with pytest.raises(ArtifactError, match="--force"):
+        refuse(tmp_path / "s", {"k": 2}, error, keep=True, remake=remake)
+    assert read_json(tmp_path / "s" / "part-0.json") == {"k": 1}
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:

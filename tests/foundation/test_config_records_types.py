@@ -1,5 +1,6 @@
 """Settings, sites and JSON lines: mistakes are one sentence with place and mend."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from mechprobe.config import FrozenConfig, parse_value, read_toml, with_overrides
 from mechprobe.errors import ConfigError, InputError, SiteError
+from mechprobe.pipeline import RunConfig
 from mechprobe.records import Outcome, Outcomes, read_jsonl, read_outcomes, text_field, write_jsonl
 from mechprobe.types import Site
 
@@ -23,6 +25,24 @@ class Outer(FrozenConfig):
 def test_unknown_keys_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'temperature'"):
         Outer(inner={"temprature": 1.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.choice.orders=0", "orders = 0 is not accepted: Input should be greater than or equal to 1, or be 'cyclic'."),
+        ("device_map=3", "device_map = 3 is not accepted: Input should be a valid string, or be a valid dictionary."),
+        ("device_map={a=[1]}", "device_map.a = [1] is not accepted: Input should be a valid integer, or be a valid string."),
+        ("localize.sites=[3]", "sites.0 = 3 is not accepted: Input should be a valid string."),
+        ("cache.chat_template=3", "chat_template = 3 is not accepted: "),
+        ("intervene.sizes=[0,0]", "sizes.0 = 0 is not accepted: Input should be greater than or equal to 1. (1 more problem)"),
+        ("tasks.scorers={a=3}", "scorers.a = 3 is not accepted: "),
+    ],
+)  # fmt: skip
+def test_the_key_named_is_the_one_that_was_written(override: str, message: str) -> None:
+    """What pydantic calls the branches of a union is no key of anybody's."""
+    with pytest.raises(ConfigError, match=r"^\w+: " + re.escape(message)):
+        RunConfig.build(None, [override])
 
 
 def test_overrides() -> None:

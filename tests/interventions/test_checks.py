@@ -7,23 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
 from mechprobe.evals.scoring import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.features.generalization import Selection, choose
 from mechprobe.features.readout import Readout
 from mechprobe.features.scores import Scores
+from mechprobe.interventions.attach import edited
+from mechprobe.interventions.changes import relative_changes
 from mechprobe.interventions.checks import check_belongs
 from mechprobe.interventions.conditions import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits import Edit
 from mechprobe.interventions.rewrites import build_rewrite
-from mechprobe.interventions.run import choose_sets, intervene
+from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
 from mechprobe.interventions.runner import Runner
 from mechprobe.interventions.verdict import verdicts
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.residuals import reading
 from mechprobe.records import Sample
+from mechprobe.types import Site
 from sae_training import Crosscoder
 
 SITE = "resid_post.1"
@@ -124,6 +128,9 @@ def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Cr
         ({"doses": ("transplant",)}, "no transplant"),
         ({"edits_base": ("scale:1",)}, "edits_base names 'scale:1', which changes nothing"),
         ({"edits_tuned": ("ablate", "steer:0.0")}, "edits_tuned names 'steer:0', which changes nothing"),
+        ({"edits_base": ("scale:0..2:3",)}, "edits_base names 'scale:1', which changes nothing"),
+        ({"edits_base": ("clamp:1,3", "clamp:3.0")}, "names 'clamp:3' twice"),
+        ({"doses": ("clamp:1,two",)}, "'two' is no finite number"),
         ({"sizes": (-1,)}, "sizes"),
     ],
 )
@@ -150,6 +157,57 @@ def test_settings_that_no_run_can_use_leave_nothing(
     with pytest.raises(ConfigError, match=words):
         intervene(family, crosscoder, selection, [TASK], tmp_path / "i", InterveneConfig(**settings))
     assert not (tmp_path / "i").exists()
+
+
+SHORT: dict[str, object] = {
+    "n_random": 0, "n_shuffled": 1, "edits_tuned": ("ablate",), "compare": (), "doses": (), "sizes": (), "leave_one_out": False,
+}  # fmt: skip
+
+
+def test_after_an_edit_that_gives_nan_the_corrected_one_runs(
+    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, tmp_path: Path
+) -> None:
+    """What was finished under the refused settings goes on under them, and is in nobody else's way."""
+    bad, good = (InterveneConfig(**{**SHORT, "edits_base": (edit,)}) for edit in ("clamp:1e38", "clamp:1e15"))
+
+    def run(config: InterveneConfig) -> InterventionResults:
+        return intervene(family, crosscoder, selection, [TASK], tmp_path / "i", config)
+
+    with pytest.raises(ModelError, match=r"clamp:1e38.* gives values that are not finite"):
+        run(bad)
+    kept = sorted((tmp_path / "i").glob("part-*"))
+    assert kept
+    times = [part.stat().st_mtime_ns for part in kept]
+    with pytest.raises(ModelError):
+        run(bad)
+    assert [part.stat().st_mtime_ns for part in kept] == times
+    found = run(good)
+    assert {path.name for path in (tmp_path / "i").iterdir()} == {"manifest.json", "results.json", "outcomes.jsonl"}
+    name = f"base|clamp:1e15|{selection.rule}"
+    assert found.data["changes"]["far"] == [name, f"rl|clamp:1e15|{selection.rule} (opposite)"]
+    assert found.condition(name)["relative_change"] > 1e13
+    with pytest.raises(ArtifactError, match="finished stage made with other settings"):
+        run(bad)
+
+
+@pytest.mark.parametrize("edit", ["clamp:2", "scale:-3", "steer:5", "ablate"])
+def test_the_change_told_is_that_of_the_residual_that_goes_on(
+    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, edit: str
+) -> None:
+    runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
+    condition = Condition("c", "base", edit, "set", "selected", "edit", selection.features)
+    found, n_tokens = relative_changes(runner, [condition])
+    ids = family.tokenizer([sample.prompt for sample in TASK.samples], return_tensors="pt").input_ids
+    site, model = Site.parse(SITE), family["base"].hf
+    with torch.no_grad():
+        with reading(model, [site]) as clean:
+            model(ids)
+        with edited(family["base"], crosscoder, selection, edit), reading(model, [site], stop=False) as changed:
+            model(ids)
+    ratio = (changed[site] - clean[site]).norm(dim=-1) / clean[site].norm(dim=-1)
+    assert found["c"] == pytest.approx(float(ratio.max()), rel=1e-4)
+    assert found["c"] > 0
+    assert n_tokens == ids.numel()
 
 
 def test_a_strength_that_changes_nothing_is_a_dose() -> None:

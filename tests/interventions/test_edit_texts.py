@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mechprobe.errors import ConfigError, ModelError
-from mechprobe.interventions.edits import Edit, edit_sweep
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits import Edit, edit_sweep, split_edits
 from mechprobe.interventions.positions import CallTokens, PositionMask, PositionRule
 
 
@@ -16,6 +17,7 @@ from mechprobe.interventions.positions import CallTokens, PositionMask, Position
         ("scale:1..-1:3", ["scale:1", "scale:0", "scale:-1"]),
         ("steer:-4..4:2", ["steer:-4", "steer:4"]),
         ("clamp:1e-1..1e1:2", ["clamp:0.1", "clamp:10"]),
+        ("clamp:1234567,0.1234567", ["clamp:1234567", "clamp:0.1234567"]),
         ("clamp:3", ["clamp:3"]),
         ("ablate", ["ablate"]),
     ],
@@ -23,6 +25,24 @@ from mechprobe.interventions.positions import CallTokens, PositionMask, Position
 def test_sweeps(text: str, expected: list[str]) -> None:
     assert [str(edit) for edit in edit_sweep(text)] == expected
     assert [Edit.parse(str(edit)) for edit in edit_sweep(text)] == list(edit_sweep(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "edits"),
+    [
+        ("ablate,transplant,scale:0.5", ("ablate", "transplant", "scale:0.5")),
+        ("clamp:3.0, transplant,", ("clamp:3.0", "transplant")),
+        ("clamp:0.5,1,3,transplant,steer:2..8:4", (
+            "clamp:0.5", "clamp:1", "clamp:3", "transplant", "steer:2", "steer:4", "steer:6", "steer:8",
+        )),
+        ("", ()),
+    ],
+)  # fmt: skip
+def test_edits_of_both_models_and_doses_may_be_sweeps(text: str, edits: tuple[str, ...]) -> None:
+    one_model = tuple(edit for edit in edits if edit != "transplant")
+    listed = split_edits(text)
+    found = InterveneConfig(edits_base=listed, edits_tuned=listed, doses=tuple(t for t in listed if t != "transplant"))
+    assert (found.edits_base, found.edits_tuned, found.doses) == (edits, edits, one_model)
 
 
 def test_a_sweep_ends_exactly_where_it_says() -> None:

@@ -39,6 +39,15 @@ def test_a_dose_curve_rises_and_takes_in_the_main_edit() -> None:
     assert told.endswith("in points: 0.5 0 (-10 to +10), 3 +20 (+10 to +30), 10 -50 (-60 to -40).")
 
 
+def test_edits_out_of_the_datas_range_are_named() -> None:
+    rows = [row("base", "clamp:1e20", "selected", -0.2, relative_change=4.2e19), row("base", "clamp:3", "dose", 0.1)]
+    found = {"conditions": rows, "changes": {"bound": 10.0, "n_tokens": 1202, "far": ["base|clamp:1e20"]}}
+    [told] = tables.change_sentences(found)
+    assert "by more than 10 times its own norm" in told
+    assert "over 1,202 tokens of the tasks' prompts): clamp:1e20 in base 4.2e+19." in told
+    assert tables.change_sentences({**found, "changes": {**found["changes"], "far": []}}) == []
+
+
 def test_collateral_says_of_what_and_which_tasks_are_other() -> None:
     found = {
         "conditions": [
