@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from mechprobe.models.family import ModelFamily
     from mechprobe.models.generation import generate
     from mechprobe.models.load import LanguageModel
-    from mechprobe.pipeline import Run, RunConfig
+    from mechprobe.pipeline import Run
     from mechprobe.records import Outcome, Outcomes, Sample
     from mechprobe.report import report
+    from mechprobe.run_config import RunConfig
     from mechprobe.types import Site
 
 _HOME = {
@@ -57,7 +58,7 @@ _HOME = {
     "Outcomes": "mechprobe.records",
     "Readout": "mechprobe.features.readout",
     "Run": "mechprobe.pipeline",
-    "RunConfig": "mechprobe.pipeline",
+    "RunConfig": "mechprobe.run_config",
     "Sample": "mechprobe.records",
     "SelectConfig": "mechprobe.features.config",
     "Selection": "mechprobe.features.generalization",

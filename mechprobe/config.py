@@ -1,6 +1,6 @@
 """Configuration: frozen models, TOML files, and ``section.key=value`` overrides from the command line.
 
-Each stage keeps its own settings beside its code; `mechprobe.pipeline` puts them together for ``mechprobe run``.
+Each stage keeps its own settings beside its code; `mechprobe.run_config` puts them together for ``mechprobe run``.
 """
 
 import tomllib

@@ -1,34 +1,24 @@
-"""``mechprobe run``: one configuration for all stages, and the chain from localize to report."""
+"""``mechprobe run``: the chain from localize to report, in one run folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PrivateAttr
-
-from mechprobe.activations.config import CacheConfig
-from mechprobe.activations.train_config import TrainSaeConfig
-from mechprobe.artifacts import MANIFEST, Stage, read_json, read_manifest, write_json
-from mechprobe.config import FrozenConfig, read_toml, with_overrides
-from mechprobe.data.config import HUB, PromptsConfig
-from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.choice import ChoiceConfig
-from mechprobe.evals.outcomes import EvaluateConfig, check_lengths, evaluate_outcomes, load_outcomes
-from mechprobe.evals.tasks import Task, load_tasks, split_halves
-from mechprobe.features.baselines_config import BaselinesConfig
-from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
-from mechprobe.features.emergence.config import EmergenceConfig
+from mechprobe.artifacts import MANIFEST, Stage, read_manifest, write_json
+from mechprobe.errors import ArtifactError
+from mechprobe.evals.outcomes import check_lengths, evaluate_outcomes, load_outcomes
+from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.generalization import Selection, select_features
 from mechprobe.features.selection import check_spec
 from mechprobe.features.selection_checks import check_selection_folder
 from mechprobe.features.silence import silence
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
-from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.localize import LocalizeConfig, SiteCeilings, localize
+from mechprobe.interventions.localize import SiteCeilings, localize
 from mechprobe.interventions.positions import PositionRule
 from mechprobe.interventions.run import InterventionResults, intervene, prepare
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
+from mechprobe.run_config import RUN_FILE, RunConfig
 from mechprobe.types import Site
 
 if TYPE_CHECKING:
@@ -43,218 +33,7 @@ LOCALIZE, CACHE, CROSSCODER, FEATURES = "localize", "cache", "crosscoder", "feat
 EVALS, SELECTION, INTERVENTIONS, REPORT = "evals", "selection", "interventions", "report"
 EXAMPLES, CHOSEN_EXAMPLES, BASELINES, HARNESS = "examples", "examples_chosen", "baselines", "harness"
 N_EXPLAINED = 12
-RUN_FILE = "run.json"
 STAGES = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
-
-
-class TasksConfig(FrozenConfig):
-    """Where the tasks are and how they are scored."""
-
-    file: str = ""
-    """JSON lines of id, task, prompt, answer, and options where there are any."""
-    scorer: str = "exact"
-    """``exact``, ``numeric``, ``letter``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
-    scorers: dict[str, str] = Field(default_factory=dict)
-    """Scorers of single tasks, by task name, in the place of ``scorer``."""
-    choice: ChoiceConfig = ChoiceConfig()
-    """How lines with ``options`` are asked and judged."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Longest response, in tokens."""
-    names: tuple[str, ...] | None = None
-    """Tasks to use; None takes all in the file."""
-    trained: tuple[str, ...] = ()
-    """Tasks that post-training saw: measured, and kept out of selection and verdict."""
-    force_prefix: str = ""
-    """A beginning of the response that is forced on the base as a baseline, for example a marker; empty for none."""
-
-
-class RunConfig(FrozenConfig):
-    """Everything ``mechprobe run`` needs. Sections are named as the commands."""
-
-    name: str = ""
-    """Title of the report."""
-    notes: tuple[str, ...] = ()
-    """What every reader of the report must know; shown at its top."""
-    models: dict[str, str] = Field(default_factory=dict)
-    """Name to local folder or hub name."""
-    base: str = "base"
-    """Name of the model before post-training."""
-    tuned: str = "rl"
-    """Name of the model whose generalization is explained."""
-    near: tuple[str, ...] | None = None
-    """Models near enough to share encoder slots under the ``swap`` read-out; None means all."""
-    tasks: TasksConfig = TasksConfig()
-    prompts: PromptsConfig = PromptsConfig()
-    localize: LocalizeConfig = LocalizeConfig()
-    cache: CacheConfig = CacheConfig()
-    train_sae: TrainSaeConfig = TrainSaeConfig()
-    features: FeaturesConfig = FeaturesConfig()
-    nulls: NullsConfig = NullsConfig()
-    baselines: BaselinesConfig = BaselinesConfig()
-    emergence: EmergenceConfig = EmergenceConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    select: SelectConfig = SelectConfig()
-    intervene: InterveneConfig = InterveneConfig()
-    seed: int = Field(default=0, ge=0)
-    """Given on to every stage that does not set its own."""
-    device: str = "cpu"
-    """Where models and crosscoder run."""
-    dtype: str = "float32"
-    """Of the models' weights."""
-    device_map: str | dict[str, int | str] | None = None
-    """How accelerate spreads each model over devices (``auto``, or device by part); None puts it on ``device``."""
-
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
-    """What was given, before shared settings are handed on: this is kept, so that a later override reaches every stage."""
-
-    @classmethod
-    def build(
-        cls,
-        config: Path | str | None,
-        overrides: Sequence[str] = (),
-        *,
-        models: Mapping[str, str] | None = None,
-        seed: int | None = None,
-        device: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        start: Mapping[str, Any] | None = None,
-    ) -> "RunConfig":
-        """From a TOML file (its paths relative to it) or the settings of ``start``, overrides, and options.
-
-        Settings that several stages share (``base``, ``tuned``, ``near``, ``tasks.trained``, ``tasks.force_prefix``, ``seed``) are
-        handed to every stage that does not set its own.
-
-        Raises:
-            ConfigError: The file or a setting cannot be used.
-        """
-        read = _anchored(read_toml(config), Path(config).parent) if config else dict(start or {})
-        data = with_overrides(read, overrides)
-        if models:
-            data["models"] = dict(models)
-        if seed is not None:
-            data["seed"] = seed
-        if device is not None:
-            data["device"] = device
-        for name, value in (extra or {}).items():
-            data[name] = {**data.get(name, {}), **value} if isinstance(value, Mapping) else value
-        data = _anchored(data, Path())
-        made = cls(**_shared(data))
-        made._given.update(data)
-        return made
-
-    @classmethod
-    def of_run(cls, folder: Path | str) -> "RunConfig":
-        """The configuration that a run folder was made with; `ArtifactError` where it holds none."""
-        return cls.build(None, start=read_run_file(folder))
-
-    def family(self, names: Sequence[str] | None = None, *, trust_remote_code: bool = False) -> ModelFamily:
-        """The models (some of them for ``names``), found and checked.
-
-        Raises:
-            ConfigError: No models are configured.
-            ModelError: One cannot be used.
-        """
-        if not self.models:
-            raise ConfigError("No models are given; write --models base=PATH sft=PATH rl=PATH, or --config FILE.")
-        missing = [name for name in names or () if name not in self.models]
-        if missing:
-            raise ConfigError(f"Model '{missing[0]}' is not given; the models are {', '.join(self.models)}.")
-        chosen = {name: path for name, path in self.models.items() if names is None or name in names}
-        return ModelFamily.load(
-            chosen,
-            device=self.device,
-            dtype=self.dtype,
-            device_map=self.device_map,
-            trust_remote_code=trust_remote_code,
-        )
-
-    def load_tasks(self) -> list[Task]:
-        """The tasks.
-
-        Raises:
-            ConfigError: None are configured.
-            InputError: The file cannot be used.
-        """
-        if not self.tasks.file:
-            raise ConfigError("No tasks are given; write --tasks FILE, or tasks.file in the configuration.")
-        tasks = load_tasks(
-            self.tasks.file,
-            scorer_spec=self.tasks.scorer,
-            scorers=self.tasks.scorers,
-            choice=self.tasks.choice,
-            max_new_tokens=self.tasks.max_new_tokens,
-            names=self.tasks.names,
-        )
-        unknown = [name for name in self.tasks.trained if name not in {task.name for task in tasks}]
-        if unknown:
-            raise ConfigError(f"tasks.trained names '{unknown[0]}', which is not among the tasks.")
-        return tasks
-
-    def prompt_source(self) -> PromptsConfig:
-        """The prompts of the cache; `ConfigError` where none are configured or their format cannot be told."""
-        self.prompts.detected()
-        return self.prompts
-
-
-def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths seen from ``folder``, absolute where they exist, so that a run folder works from any working directory.
-
-    A model that is no path there stays as it is: it may be a hub name.
-    """
-    result = dict(data)
-    if isinstance(data.get("models"), dict):
-        places = {name: folder / str(path) for name, path in data["models"].items()}
-        result["models"] = {
-            name: str(places[name].resolve()) if places[name].exists() else str(path)
-            for name, path in data["models"].items()
-        }
-    for section, key in (
-        ("tasks", "file"),
-        ("prompts", "file"),
-        ("emergence", "checkpoints"),
-        ("intervene", "collateral_file"),
-    ):
-        own = data.get(section)
-        value = own.get(key) if isinstance(own, dict) else None
-        if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
-            place = folder / value
-            result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
-    return result
-
-
-def read_run_file(folder: Path | str) -> dict[str, Any]:
-    """The settings that a run folder was begun with; `ArtifactError` where it holds none."""
-    data = read_json(Path(folder) / RUN_FILE)
-    if not isinstance(data, dict):
-        raise ArtifactError(f"{Path(folder) / RUN_FILE} holds no run configuration; give --config FILE.")
-    return data
-
-
-_SHARES = {
-    "localize": ("base", "tuned", "trained"),
-    "evaluate": ("base", "force_prefix"),
-    "features": ("base", "near", "seed"),
-    "nulls": ("seed",),
-    "emergence": ("base", "seed"),
-    "cache": ("seed",),
-    "train_sae": ("seed",),
-    "baselines": ("seed",),
-    "select": ("base", "tuned", "trained", "near", "seed"),
-    "intervene": ("base", "tuned", "trained", "force_prefix", "near", "seed"),
-}
-
-
-def _shared(data: dict[str, Any]) -> dict[str, Any]:
-    tasks = data.get("tasks", {})
-    values = {name: data[name] for name in ("base", "tuned", "near", "seed") if name in data}
-    if isinstance(tasks, dict):
-        values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
-    result = dict(data)
-    for section, names in _SHARES.items():
-        own = data.get(section, {})
-        if isinstance(own, dict):
-            result[section] = {name: values[name] for name in names if name in values} | own
-    return result
 
 
 class Run:

@@ -14,7 +14,7 @@ RANKS = {
     "features": 4,
     "interventions": 5,
     "report": 6, "lab": 6,
-    "pipeline": 7, "doctor": 7, "cli": 8,
+    "run_config": 6.9, "pipeline": 7, "doctor": 7, "cli": 8,
     "__init__": 9, "__main__": 9,
 }  # fmt: skip
 SAE_MAY_IMPORT = {

@@ -91,7 +91,7 @@ def test_figures_and_links_exist() -> None:
 
 
 def test_settings_named_in_the_readme_exist() -> None:
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
     settings = RunConfig.build(ROOT / "artifacts" / "lab" / "shared-marker" / "run.toml")
     assert settings.near == settings.select.near == settings.intervene.near == ("base", "rl")

@@ -107,7 +107,9 @@ def row(record: Mapping[str, Any], host: str) -> dict[str, str]:
         draw for draw, effect in zip(found["draws"], effects, strict=True) if effect >= MOST_OF * abs(found["effect"])
     ]
     least = sum(effect >= abs(found["effect"]) for effect in effects)
-    order = spearmanr([draw["cosine"] for draw in found["draws"]], effects)[0] if len(effects) > 1 else float("nan")
+    order = (
+        spearmanr([draw["cosine"] for draw in found["draws"]], effects)[0] if len(set(effects)) > 1 else float("nan")
+    )
     return {
         "site": record["site"],
         "change / residual": f"{found['own']['norm'] / found['own']['resid_norm']:.0%}",

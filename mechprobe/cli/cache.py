@@ -10,7 +10,7 @@ from mechprobe.cli import options
 if TYPE_CHECKING:
     from mechprobe.activations.ranks import Ranks
     from mechprobe.models.family import ModelFamily
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
 Sites = Annotated[str | None, typer.Option("--sites", help="resid_post.2, or several with commas.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mechprobe.features.emergence import Emergence
     from mechprobe.features.emergence.overlap import SeedSpread
     from mechprobe.models.family import ModelFamily
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
     from mechprobe.statistics import Interval
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]

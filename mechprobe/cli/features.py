@@ -9,7 +9,7 @@ from mechprobe.cli import options
 
 if TYPE_CHECKING:
     from mechprobe.features.config import NullKind
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
 Crosscoder = Annotated[Path, typer.Option("--crosscoder", help="Folder written by `mechprobe train-sae`.")]
 Cache = Annotated[Path, typer.Option("--cache", help="Activation store, written by `mechprobe cache`.")]

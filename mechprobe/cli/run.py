@@ -35,7 +35,8 @@ def run(
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import summary_lines
     from mechprobe.errors import ConfigError
-    from mechprobe.pipeline import RUN_FILE, STAGES, Run
+    from mechprobe.pipeline import STAGES, Run
+    from mechprobe.run_config import RUN_FILE
 
     require_one_process("mechprobe run")
     if until is not None and until not in STAGES:

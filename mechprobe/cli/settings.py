@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mechprobe.pipeline import Run, RunConfig
+    from mechprobe.pipeline import Run
+    from mechprobe.run_config import RunConfig
 
 
 def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str, str]:
@@ -61,7 +62,7 @@ def load_settings(
     start: dict[str, Any] | None = None,
 ) -> "RunConfig":
     """The run configuration: file (or the settings of ``start``), then ``--set``, then the options that have names of their own."""
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
     return RunConfig.build(
         config,
@@ -88,7 +89,8 @@ def stage_of_run(
 ) -> "Run":
     """The run of a folder: its own configuration unless ``config`` is given, with the options put over it."""
     from mechprobe.errors import ArtifactError
-    from mechprobe.pipeline import RUN_FILE, Run, read_run_file
+    from mechprobe.pipeline import Run
+    from mechprobe.run_config import RUN_FILE, read_run_file
 
     if config is None and not (folder / RUN_FILE).is_file():
         raise ArtifactError(f"{folder} is no run folder (it has no {RUN_FILE}); give --run FOLDER, or --config FILE.")

@@ -11,7 +11,7 @@ from mechprobe.cli.cache import Sites, cache_settings
 if TYPE_CHECKING:
     from mechprobe.activations.source import RowSource
     from mechprobe.activations.train_config import TrainSaeConfig
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
 Cache = Annotated[
     Path, typer.Option("--cache", help="Activation store; modes stream and ring write what they keep here.")

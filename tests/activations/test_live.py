@@ -298,7 +298,8 @@ def test_stream_and_ring_through_the_command_line(
 
 
 def test_stream_in_a_run_folder(llama_family: dict[str, Path], tmp_path: Path) -> None:
-    from mechprobe.pipeline import Run, RunConfig
+    from mechprobe.pipeline import Run
+    from mechprobe.run_config import RunConfig
 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))

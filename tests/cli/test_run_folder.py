@@ -13,7 +13,7 @@ import pytest
 from mechprobe.artifacts import write_json
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError
-from mechprobe.pipeline import RUN_FILE, RunConfig
+from mechprobe.run_config import RUN_FILE, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "artifacts" / "lab" / "shared-marker" / "run.toml"

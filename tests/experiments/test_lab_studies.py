@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments.lab import seeds
+from experiments.lab import seeds, turned
 from experiments.paper_a import intervene
 from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.errors import SelectionError
@@ -54,6 +54,27 @@ def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Pa
     assert plans[0] == 5 + 2 * 7
     assert plans[1] >= 5 + 2 * 8
     assert not (folder / "features").exists()
+
+
+def test_changes_of_equal_norm_are_those_of_the_study(
+    measured: tuple[dict[str, Any], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, folder = measured
+    monkeypatch.setattr(turned, "SET", "top5")
+    assert turned.main([str(folder), "--draws", "2", "--out", str(tmp_path)]) == 0
+    study = {row["name"]: row for row in read_json(folder / "judged_top5_joint" / "results.json")["conditions"]}
+    for host, found in read_json(tmp_path / f"{folder.parent.name}.json")["hosts"].items():
+        assert found["effect"] == study[f"{host}|transplant|top5"]["accuracy_delta"]["pooled"][0]
+        first = study[f"{host}|transplant|shuffled directions 0"]["accuracy_delta"]["pooled"][0]
+        assert found["draws"][0]["effect"] == first
+        assert [draw["norm"] for draw in found["draws"]] == pytest.approx([found["own"]["norm"]] * 2, rel=1e-4)
+        assert len({draw["cosine"] for draw in found["draws"]} | {found["own"]["cosine"]}) == 3
+    assert f"{folder.parent.name}, into base" in capsys.readouterr().out
+    assert turned.main(["--finished", "--out", str(tmp_path)]) == 0
+    assert turned.main(["--finished", "--out", str(tmp_path / "none")]) == 2
 
 
 def test_nothing_to_select_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mechprobe.config import FrozenConfig, parse_value, read_toml, with_overrides
 from mechprobe.errors import ConfigError, InputError, SiteError
-from mechprobe.pipeline import RunConfig
 from mechprobe.records import Outcome, Outcomes, read_jsonl, read_outcomes, text_field, write_jsonl
+from mechprobe.run_config import RunConfig
 from mechprobe.types import Site
 
 

@@ -228,7 +228,7 @@ def test_tasks_and_prompts_are_records_that_other_stages_read(lab: Path) -> None
 
 
 def test_run_configuration_is_one_that_the_pipeline_takes(lab: Path) -> None:
-    from mechprobe.pipeline import RunConfig
+    from mechprobe.run_config import RunConfig
 
     config = RunConfig.build(lab / "run.toml")
     assert config.models["rl"] == str(lab / "rl")
