@@ -46,7 +46,8 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
         sizes=(), leave_one_out=False, n_random=1, n_shuffled=draws,
     )  # fmt: skip
     selection = mp.Selection.load(folder / "selection")
-    tasks = [task for task in chain.evaluation_halves() if task.name not in settings.trained]
+    judging = (task.take(config.n_per_task) for task in chain.evaluation_halves())
+    tasks = [task for task in judging if task.name not in settings.trained]
     found = mp.intervene(chain.family, chain.crosscoder(), selection, tasks, folder / f"turned_{draws}", config)
     chosen, others = choose_sets(selection, config, None)
     conditions = {condition.name: condition for condition in plan(chosen, others, config)}
