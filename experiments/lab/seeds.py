@@ -69,10 +69,11 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
     chain.cache()
     chain.train_sae()
     chain.evaluate()
-    site = ceilings.sites[ceilings.chosen]
+    used = chain.trained_site()  # another than `localize` chose where cache.sites is set
+    site = ceilings.sites[used]
     record: dict[str, Any] = {
         "site": {
-            "chosen": ceilings.chosen,
+            "chosen": used,
             "able": ceilings.able,
             "sufficiency_share": site["sufficiency_share"],
             "necessity_share": site["necessity_share"],
