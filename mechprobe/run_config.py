@@ -114,8 +114,13 @@ class RunConfig(FrozenConfig):
         if device is not None:
             data["device"] = device
         for name, value in (extra or {}).items():
-            data[name] = {**data.get(name, {}), **value} if isinstance(value, Mapping) else value
+            own = data.get(name, {})
+            if not isinstance(value, Mapping):
+                data[name] = value
+            elif isinstance(own, Mapping):  # else the section itself is refused below
+                data[name] = {**own, **value}
         data = _anchored(data, Path())
+        cls(**{name: data[name] for name in _SHARED if name in data})  # refused here under the name that was given
         made = cls(**_shared(data))
         made._given.update(data)
         return made
@@ -163,9 +168,11 @@ class RunConfig(FrozenConfig):
             max_new_tokens=self.tasks.max_new_tokens,
             names=self.tasks.names,
         )
-        unknown = [name for name in self.tasks.trained if name not in {task.name for task in tasks}]
-        if unknown:
-            raise ConfigError(f"tasks.trained names '{unknown[0]}', which is not among the tasks.")
+        known = {task.name for task in tasks}
+        for section in ("tasks", "localize", "select", "intervene"):
+            unknown = [name for name in getattr(self, section).trained if name not in known]
+            if unknown:
+                raise ConfigError(f"{section}.trained names '{unknown[0]}', which is not among the tasks.")
         return tasks
 
     def prompt_source(self) -> PromptsConfig:
@@ -208,6 +215,7 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
     return data
 
 
+_SHARED = ("base", "tuned", "near", "seed")
 _SHARES = {
     "localize": ("base", "tuned", "trained"),
     "evaluate": ("base", "force_prefix"),
@@ -224,7 +232,7 @@ _SHARES = {
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
     tasks = data.get("tasks", {})
-    values = {name: data[name] for name in ("base", "tuned", "near", "seed") if name in data}
+    values = {name: data[name] for name in _SHARED if name in data}
     if isinstance(tasks, dict):
         values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
     result = dict(data)

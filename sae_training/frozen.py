@@ -124,7 +124,8 @@ def _describe_problem(model: type[BaseModel], place: Place, problems: Sequence[E
         return _describe_unknown_key(model, where, [str(part) for part in place])
     if problem["type"] == "missing":
         return f"{model.__name__}: {where} is required; give it a value."
-    first, *others = dict.fromkeys(each["msg"].removeprefix("Value error, ").rstrip(".") for each in problems)
+    said = (each["msg"].removeprefix("Value error, ").rstrip(".") for each in problems)
+    first, *others = dict.fromkeys(text.replace("a valid tuple", "a list") for text in said)
     message = ", or ".join([first, *(text.removeprefix("Input should ") for text in others)])
     if not where:
         return f"{model.__name__}: {message}."

@@ -20,7 +20,7 @@ import mechprobe as mp
 from mechprobe.artifacts import environment, read_json, read_manifest, write_json
 from mechprobe.cli.printing import percent, table_lines
 from mechprobe.errors import SelectionError
-from mechprobe.interventions.verdict import SUPPORTED
+from mechprobe.interventions.verdict import CANNOT_TELL, SUPPORTED
 from mechprobe.lab import Recipe, build, get_recipe
 from mechprobe.types import POOLED
 
@@ -137,7 +137,17 @@ def set_record(found: mp.InterventionResults) -> dict[str, Any]:
     shares = {
         row["model"]: row["share_of_ceiling"][POOLED] for row in found.conditions if row["set_kind"] == "selected"
     }
-    return {"features": found.data["features"], "note": found.data["note"], "rows": rows, "share": shares}
+    draws: dict[str, dict[str, list[float]]] = {model: {"random": [], "shuffled": []} for model in shares}
+    for row in found.conditions:
+        if row["set_kind"] in ("random", "shuffled"):
+            draws[row["model"]][row["set_kind"]].append(row["accuracy_delta"][POOLED][0])
+    return {
+        "features": found.data["features"],
+        "note": found.data["note"],
+        "rows": rows,
+        "share": shares,
+        "draws": draws,
+    }
 
 
 def lab_record(lab: Path) -> dict[str, Any]:
@@ -257,6 +267,31 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return table_lines(rows, names, corner="lab, seed, direction")
 
 
+def stray_draws(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every set and host of which some control draw alone gives half of the ceiling, or more."""
+    found = [
+        (
+            f"{record['recipe']} {record['seed']}, {name} in {host}",
+            rows["rows"][host][POOLED],
+            1 if host == "base" else -1,
+            kinds,
+        )
+        for record in records
+        for name, rows in record["sets"].items()
+        for host, kinds in rows.get("draws", {}).items()
+    ]
+    lines = []
+    for where, row, sign, kinds in found:
+        for kind, what in (("random", "random sets"), ("shuffled", "changes of equal norm")):
+            points = sorted(round(100 * sign * draw) for draw in kinds[kind] if sign * draw >= row["ceiling"] / 2)
+            if points and row["verdict"] != CANNOT_TELL:
+                lines.append(
+                    f"{where}: {len(points)} of {len(kinds[kind])} {what}, {points[0]} to {points[-1]} of "
+                    f"{round(100 * row['ceiling'])} points"
+                )
+    return lines
+
+
 def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sets of the null recipe that a verdict supports: pooled, on one task, or without a task on it; there may be none."""
     return [
@@ -313,6 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(overview(records)))
     print("\nEffects in points with 95 % interval, of the ceiling, pooled over the untrained tasks")
     print("\n".join(effects(records)))
+    if strays := stray_draws(records):
+        print("\n".join(["\nControl draws that give half of the ceiling, or more", *strays]))
     for record in records:
         if NO_SETS in record:
             print(f"{record['recipe']} {record['seed']}: {NO_SETS}: {record[NO_SETS]}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_bytes, write_json
+from mechprobe.artifacts import Stage, check_outputs, read_json, read_manifest, write_bytes, write_json
 from mechprobe.features.attribution import attribute
 from mechprobe.features.config import Attribution, Ranking, SelectConfig
 from mechprobe.features.gained import gained_samples, gained_sequences, right_answers
@@ -71,7 +71,7 @@ class Selection:
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":
         """Read a finished ``select`` stage; what an older one did not write is empty."""
-        read_manifest(folder)
+        check_outputs(Path(folder), read_manifest(folder))
         data = read_json(Path(folder) / SELECTION_FILE)
         return cls(
             features=tuple(data["features"]),

@@ -119,10 +119,11 @@ def plan(selection: Selection, others: dict[str, Selection], config: InterveneCo
         conditions += _sizes(selection, host, donor, edits, config)
     conditions += _opposite(selection, config)
     conditions += _left_out(selection, config)
+    judged = [Edit.parse(edit) for edit in config.edits_base]
     conditions += [
         Condition(f"{base}|{dose}|{selection.rule}", base, dose, selection.rule, "dose", "edit", selection.features)
         for dose in config.doses
-        if dose not in config.edits_base
+        if Edit.parse(dose) not in judged
     ]
     if config.force_prefix:
         name = f"{base}|prefix|{config.force_prefix}"

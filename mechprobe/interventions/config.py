@@ -75,7 +75,7 @@ class InterveneConfig(FrozenConfig):
     workers: int = Field(default=1, ge=1)
     """Processes that share the conditions, each with its share of the threads; small models on a CPU gain most.
     Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of halves, random sets, shuffles and bootstraps."""
 
     @field_validator("edits_tuned", "edits_base", "doses")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import input_hash
+from mechprobe.artifacts import input_hash, sha256_file
 from mechprobe.cli import main
 from mechprobe.features.table import FeatureTable
 from mechprobe.lab.summary import shipped
@@ -258,7 +258,13 @@ def test_a_selection_that_is_not_of_the_run(
     text = (outcomes / "manifest.json").read_text()
     (outcomes / "manifest.json").write_text(text.replace(evals, "0" * 64))
     (dictionary / "selection.json").write_text(json.dumps({**data, "crosscoder": "1" * 64}))
+    manifest = json.loads((dictionary / "manifest.json").read_text())
+    manifest["outputs"]["selection.json"] = sha256_file(dictionary / "selection.json")
+    (dictionary / "manifest.json").write_text(json.dumps(manifest))
+    damaged = shutil.copytree(top3, tmp_path / "damaged")
+    (damaged / "scores.safetensors").write_bytes(b"")
     for place, message in (
+        (damaged, "scores.safetensors was changed since its stage wrote it"),
         (outcomes, f"{'0' * 12} there, {evals[:12]} in {run_folder / 'evals'}"),
         (dictionary, f"made with crosscoder {'1' * 12}, this one is {data['crosscoder'][:12]}"),
         (run_folder / "features", "holds the stage 'features', no selection"),

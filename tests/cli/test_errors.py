@@ -161,6 +161,7 @@ def test_the_run_checks_everything_first(
     call = ["run", *models(llama_family), "--set", f"tasks.file={tasks}", f"prompts.file={prompts}"]
     assert "has no model 'gold'" in fails(*call, "--set", "tuned=gold")
     assert "tasks.trained names 'z'" in fails(*call, "--set", "tasks.trained=['z']")
+    assert "intervene.trained names 'z'" in fails(*call, "--set", "intervene.trained=['z']")
     assert "is no stage" in fails(*call, "--until", "lunch")
 
 

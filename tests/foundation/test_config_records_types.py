@@ -36,6 +36,9 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("localize.sites=[3]", "sites.0 = 3 is not accepted: Input should be a valid string."),
         ("cache.chat_template=3", "chat_template = 3 is not accepted: "),
         ("intervene.sizes=[0,0]", "sizes.0 = 0 is not accepted: Input should be greater than or equal to 1. (1 more problem)"),
+        ("near=5", "near = 5 is not accepted: Input should be a list."),
+        ("intervene.doses=clamp", "doses = 'clamp' is not accepted: Input should be a list."),
+        ("intervene.seed=-1", "seed = -1 is not accepted: Input should be greater than or equal to 0."),
         ("tasks.scorers={a=3}", "scorers.a = 3 is not accepted: "),
     ],
 )  # fmt: skip
@@ -43,6 +46,13 @@ def test_the_key_named_is_the_one_that_was_written(override: str, message: str) 
     """What pydantic calls the branches of a union is no key of anybody's."""
     with pytest.raises(ConfigError, match=r"^\w+: " + re.escape(message)):
         RunConfig.build(None, [override])
+
+
+def test_a_shared_setting_is_refused_as_the_run_has_it_and_a_section_that_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"^RunConfig: seed = -1"):
+        RunConfig.build(None, ["seed=-1"])
+    with pytest.raises(ConfigError, match=r"^RunConfig: intervene = 5"):
+        RunConfig.build(None, ["intervene=5"], extra={"intervene": {"features": "top:1"}})
 
 
 def test_overrides() -> None:

@@ -51,6 +51,11 @@ def run(selection: Selection, gained: dict[str, int], **settings: Any) -> dict[s
     return assemble(selection, conditions, letters, TASKS, config)
 
 
+def test_a_main_edit_under_another_spelling_is_no_dose(selection: Selection) -> None:
+    config = InterveneConfig(edits_base=("clamp:3.0",), doses=("clamp:3", "clamp:5"), sizes=(), trained=("seen",))
+    assert [c.edit for c in plan(selection, {}, config) if c.set_kind == "dose"] == ["clamp:5"]
+
+
 @pytest.mark.parametrize(
     ("own", "other", "verdict"), [("joint", "swap", "refuted"), ("swap", "joint", "supported"), ("single", "joint", "refuted")]
 )  # fmt: skip
