@@ -23,14 +23,12 @@ from torch.nn.functional import cosine_similarity
 import mechprobe as mp
 from mechprobe.artifacts import environment, read_json, write_json
 from mechprobe.cli.printing import table_lines
-from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions import Condition, plan
-from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.run import choose_sets
+from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.run import prepare
 from mechprobe.interventions.runner import Runner
 from mechprobe.models.generation import left_pad
 from mechprobe.models.residuals import residuals_plain
-from mechprobe.types import POOLED, Site
+from mechprobe.types import POOLED
 
 SET, RANKING = "top50", "joint"
 MOST_OF = 0.9
@@ -48,16 +46,16 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
     selection = mp.Selection.load(folder / "selection")
     judging = (task.take(config.n_per_task) for task in chain.evaluation_halves())
     tasks = [task for task in judging if task.name not in settings.trained]
-    found = mp.intervene(chain.family, chain.crosscoder(), selection, tasks, folder / f"turned_{draws}", config)
-    chosen, others = choose_sets(selection, config, None)
-    conditions = {condition.name: condition for condition in plan(chosen, others, config)}
-    runner = Runner(chain.family, chain.crosscoder(), chosen, tasks, config)
+    given = (chain.family, chain.crosscoder(), selection, tasks)
+    found = mp.intervene(*given, folder / f"turned_{draws}", config)
+    work = prepare(*given, config)
+    conditions = {condition.name: condition for condition in work.conditions}
     hosts = {}
     for host in (config.base, config.tuned):
         own = next(row for row in found.conditions if row["set_kind"] == "selected" and row["model"] == host)
         turned = [row for row in found.conditions if row["set_kind"] == "shuffled" and row["model"] == host]
         rows = [conditions[row["name"]] for row in (own, *turned)]
-        geometry = changes(runner, rows, tasks, config)
+        geometry = changes(work.runner, rows)
         hosts[host] = {
             "effect": own["accuracy_delta"][POOLED][0],
             "own": geometry[0],
@@ -66,22 +64,20 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
                 for row, where in zip(turned, geometry[1:], strict=True)
             ],
         }
-    return {"run": folder.parent.name, "site": chosen.site, "set": f"{SET} by {RANKING}", "hosts": hosts,
+    return {"run": folder.parent.name, "site": selection.site, "set": f"{SET} by {RANKING}", "hosts": hosts,
             "n": sum(len(task.samples) for task in tasks), "environment": environment()}  # fmt: skip
 
 
 @torch.no_grad()
-def changes(
-    runner: Runner, conditions: Sequence[Condition], tasks: Sequence[Task], config: InterveneConfig
-) -> list[dict[str, float]]:
+def changes(runner: Runner, conditions: Sequence[Condition]) -> list[dict[str, float]]:
     """Of each condition of one host, at the last prompt token: mean norm of its change and of the residual, and where it points.
 
     ``cosine`` is that of the mean change with the mean residual difference of the two models.
     """
-    family, tokenizer = runner.family, runner.family.tokenizer
-    prompts = [tokenizer(sample.prompt).input_ids for task in tasks for sample in task.samples]
+    family, tokenizer, config = runner.family, runner.family.tokenizer, runner.config
+    prompts = [tokenizer(sample.prompt).input_ids for task in runner.tasks for sample in task.samples]
     ids, attention = left_pad(prompts, int(str(tokenizer.pad_token_id)), "cpu")
-    site = Site.parse(str(runner.site))
+    site = runner.site
     x = {name: residuals_plain(family[name], ids, attention, [site])[site][:, -1:].float() for name in family.names}
     host = conditions[0].model
     other = config.tuned if host == config.base else config.base
