@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import mechprobe as mp
-from mechprobe.activations.config import StoreDtype
-from mechprobe.activations.train import held_out_metrics
+from mechprobe.cache.config import StoreDtype
+from mechprobe.dictionary.stage import held_out_metrics
 from sae_training import Crosscoder
 
 LAB = Path(__file__).resolve().parents[1] / "artifacts" / "lab" / "shared-marker"

@@ -28,9 +28,9 @@ from benchmarks.contestants import N_MODELS, Setting
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.planted_data import SEED, planted_batches
 from benchmarks.timing import Clock, ratios, take_turns
-from mechprobe.features.collect import collect
+from mechprobe.dictionary.readout import Readout
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.readout import Readout
+from mechprobe.features.table.collect import collect
 from sae_training import Crosscoder, CrosscoderConfig
 
 SETTINGS = {

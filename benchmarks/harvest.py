@@ -25,10 +25,10 @@ from torch import Tensor
 
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.timing import Clock, ratios, spread, take_turns
-from mechprobe.activations.collect import cache_activations
-from mechprobe.activations.config import CacheConfig
-from mechprobe.activations.passes import collect_shard, forward_batches, padded
-from mechprobe.activations.store import ActivationStore
+from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.harvest.forward_batches import collect_shard, forward_batches, padded
+from mechprobe.cache.stage import cache_activations
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import as_prompts
 from mechprobe.models.family import ModelFamily

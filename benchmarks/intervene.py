@@ -29,8 +29,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from benchmarks.harvest import LAB, random_llama
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.timing import Clock, ratios, take_turns
-from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import edited
+from mechprobe.dictionary.readout import Readout
+from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad
 from mechprobe.types import Site

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from mechprobe.activations.numbers import STORED_AS
-from mechprobe.activations.shards import INDEX, TOKENS, write_shard, write_tokens
-from mechprobe.activations.store import ActivationStore
 from mechprobe.artifacts import Stage, write_json
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cache.store.dtypes import STORED_AS
+from mechprobe.cache.store.shards import INDEX, TOKENS, write_shard, write_tokens
 from mechprobe.data.stream import build_stream
 from mechprobe.data.tokens import TokenSequence
 

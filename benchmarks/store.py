@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.random_store import MODELS, SEED, build_store, raw_copies
 from benchmarks.timing import Clock, Times, ratios, spread, take_turns
-from mechprobe.activations.store import ActivationStore
+from mechprobe.cache.store.activation_store import ActivationStore
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, Trainer
 from sae_training.stream import BatchStream
 

@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.artifacts import MANIFEST, Stage, read_manifest, write_json
 from mechprobe.errors import ArtifactError
-from mechprobe.evals.outcomes import check_lengths, evaluate_outcomes, load_outcomes
+from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.features.generalization import Selection, select_features
-from mechprobe.features.selection import check_spec
-from mechprobe.features.selection_checks import check_selection_folder
-from mechprobe.features.silence import silence
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
-from mechprobe.interventions.localize import SiteCeilings, localize
-from mechprobe.interventions.positions import PositionRule
-from mechprobe.interventions.run import InterventionResults, intervene, prepare
+from mechprobe.interventions.hooks.positions import PositionRule
+from mechprobe.interventions.stage import InterventionResults, intervene, prepare
+from mechprobe.localization.stage import SiteCeilings, localize
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.run_config import RUN_FILE, RunConfig
+from mechprobe.selection.checks import check_selection_folder
+from mechprobe.selection.never_active import silence
+from mechprobe.selection.rules import check_spec
+from mechprobe.selection.stage import Selection, select_features
 from mechprobe.types import Site
 
 if TYPE_CHECKING:
-    from mechprobe.activations.store import ActivationStore
+    from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.evals.harness import HarnessConfig
-    from mechprobe.features.labels import Labeler, Labels
+    from mechprobe.features.examples.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
     from mechprobe.interventions.harness import HarnessResults
     from sae_training import Crosscoder
@@ -92,7 +92,7 @@ class Run:
 
     def cache(self) -> "ActivationStore":
         """Residual streams of every model on the same tokens; in modes ``stream`` and ``ring`` the kept part."""
-        from mechprobe.activations import cache_activations
+        from mechprobe.cache.stage import cache_activations
 
         return cache_activations(
             self.family,
@@ -106,7 +106,7 @@ class Run:
 
     def train_sae(self) -> "Crosscoder":
         """One crosscoder over all models."""
-        from mechprobe.activations import train_crosscoder
+        from mechprobe.dictionary.stage import train_crosscoder
 
         settings = self.config.train_sae
         store = settings.source(self.folder / CACHE, lambda: self.family, self.folder / CROSSCODER)
@@ -138,7 +138,7 @@ class Run:
 
     def baselines(self) -> dict[str, Any]:
         """An SAE of each model beside the crosscoder's slice; no part of the chain, for the comparison table."""
-        from mechprobe.features.baselines import measure_baselines
+        from mechprobe.dictionary.baselines.stage import measure_baselines
 
         return measure_baselines(
             self.folder / CROSSCODER,
@@ -232,7 +232,7 @@ class Run:
             LabelError: The labeler failed; what it labelled before is kept, and the next call goes on there.
             ArtifactError: There are no examples, or the file holds labels of another labeler.
         """
-        from mechprobe.features.labels import LABELS_FILE, label_features
+        from mechprobe.features.examples.labels import LABELS_FILE, label_features
         from mechprobe.report.run_files import read_examples
 
         examples = read_examples(self.folder)
@@ -273,7 +273,7 @@ class Run:
         settings = self.config.intervene
         if settings.collateral_file or not settings.collateral_texts or not (self.folder / CACHE / MANIFEST).is_file():
             return None
-        from mechprobe.activations.store import ActivationStore
+        from mechprobe.cache.store.activation_store import ActivationStore
 
         store = ActivationStore.open(self.folder / CACHE)
         return texts_of_store(store, self.config.load_tasks(), self.family.tokenizer, settings.collateral_texts)
@@ -320,7 +320,7 @@ class Run:
 
     def report(self) -> Path:
         """The report page."""
-        from mechprobe.report import report
+        from mechprobe.report.stage import report
 
         if (self.folder / SELECTION / MANIFEST).is_file() and (self.folder / FEATURES / MANIFEST).is_file():
             self.examples()
@@ -349,7 +349,7 @@ class Run:
         """The feature table as a pandas frame, or None where the features stage has not run."""
         if not (self.folder / FEATURES / "manifest.json").is_file():
             return None
-        from mechprobe.features.table import FeatureTable
+        from mechprobe.features.table.feature_table import FeatureTable
 
         return FeatureTable.load(self.folder / FEATURES).to_pandas()
 

@@ -6,21 +6,22 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from mechprobe.activations.config import CacheConfig
-from mechprobe.activations.train_config import TrainSaeConfig
 from mechprobe.artifacts import read_json
+from mechprobe.cache.config import CacheConfig
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import HUB, PromptsConfig
+from mechprobe.dictionary.baselines.config import BaselinesConfig
+from mechprobe.dictionary.config import TrainSaeConfig
+from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.choice import ChoiceConfig
-from mechprobe.evals.outcomes import EvaluateConfig
+from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.tasks import Task, load_tasks
-from mechprobe.features.baselines_config import BaselinesConfig
-from mechprobe.features.config import FeaturesConfig, NullsConfig, SelectConfig
-from mechprobe.features.emergence.config import EmergenceConfig
+from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.localize import LocalizeConfig
+from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily
+from mechprobe.selection.config import SelectConfig
 
 RUN_FILE = "run.json"
 

@@ -16,6 +16,9 @@ OutcomeName = Literal["right", "wrong", "unparsed"]
 POOLED = "pooled"
 """Name of the row over all held-out tasks together; no task may have it."""
 
+ReadoutMode = Literal["swap", "joint", "single"]
+"""How one model's feature activations are read through the joint encoder; see `mechprobe.dictionary.readout`."""
+
 _SITE = re.compile(r"resid_post\.(\d+)")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate

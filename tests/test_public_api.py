@@ -56,7 +56,7 @@ def test_importing_does_not_import_torch(module: str) -> None:
 
 
 def test_report_is_callable_though_it_is_a_package() -> None:
-    import mechprobe.report.render
+    import mechprobe.report.stage
 
     with pytest.raises(mechprobe.MechprobeError, match="does not exist"):
         mechprobe.report("no/such/run")

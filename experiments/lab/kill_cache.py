@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def start_server() -> None:
     """Begin the process that has the imports behind it, which takes seconds in which no kill shall fall."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mechprobe.activations.collect", "transformer_lens.model_bridge", "transformers"])
+    context.set_forkserver_preload(["mechprobe.cache.stage", "transformer_lens.model_bridge", "transformers"])
     process = context.Process(target=time.sleep, args=(0,))
     process.start()
     process.join()

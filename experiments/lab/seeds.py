@@ -20,8 +20,9 @@ import mechprobe as mp
 from mechprobe.artifacts import environment, read_json, read_manifest, write_json
 from mechprobe.cli.printing import percent, table_lines
 from mechprobe.errors import SelectionError
-from mechprobe.interventions.verdict import CANNOT_TELL, SUPPORTED
-from mechprobe.lab import Recipe, build, get_recipe
+from mechprobe.interventions.verdicts.verdict import CANNOT_TELL, SUPPORTED
+from mechprobe.lab.builder import build
+from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.types import POOLED
 
 RECIPES = ("shared-marker", "all-weights", "own-markers")

@@ -17,8 +17,8 @@ import numpy as np
 
 import mechprobe as mp
 from mechprobe.artifacts import write_json
-from mechprobe.features.scores import Scores
-from mechprobe.interventions.conditions import plan
+from mechprobe.interventions.conditions.conditions import plan
+from mechprobe.selection.rankings.scores import Scores
 from sae_training import CrosscoderConfig, TrainConfig
 
 HERE = Path(__file__).parent

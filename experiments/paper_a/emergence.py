@@ -3,7 +3,7 @@
     python experiments/paper_a/emergence.py --out runs/emergence
 
 Everything is kept below ``--out`` and resumed; the store is shared by both layouts. Prints the course of every arm with
-intervals, the claim of arXiv 2604.25011 judged by the rule of `mechprobe.features.emergence.claim`, and how the two
+intervals, the claim of arXiv 2604.25011 judged by the rule of `mechprobe.emergence.claim`, and how the two
 layouts compare. Nothing here expects an outcome.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import mechprobe as mp
 from mechprobe.cli.emergence import emergence_lines
-from mechprobe.features.emergence.arms import with_checkpoints
-from mechprobe.features.emergence.config import Layout
-from mechprobe.report.emergence_page import emergence_report
+from mechprobe.emergence.arms import with_checkpoints
+from mechprobe.emergence.config import Layout
+from mechprobe.report.pages.emergence import emergence_report
 
 STEPS = {"sft": 512, "rl": 60}
 """Optimizer steps of the shipped arms, from artifacts/lab/shared-marker/manifest.json (8 epochs of 2,048 by 32; RL 60)."""

@@ -19,9 +19,9 @@ from numpy import ndarray
 
 import mechprobe as mp
 from mechprobe.artifacts import read_manifest, write_json
-from mechprobe.features.config import Ranking
-from mechprobe.report.emergence_figures import matrix_panel, overlap_figure
-from mechprobe.report.style import GREY, INK, house_style, model_colors, new_figure, plain
+from mechprobe.report.figures.emergence import matrix_panel, overlap_figure
+from mechprobe.report.figures.style import GREY, INK, house_style, model_colors, new_figure, plain
+from mechprobe.selection.config import Ranking
 
 N_BINS = 40
 RANKINGS: dict[Ranking, str] = {"score": "Score (the paper's)", "joint": "joint attribution (ours)"}

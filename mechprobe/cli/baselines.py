@@ -42,7 +42,7 @@ def baselines(
     extra = {"baselines": {"saes": parse_models(saes, option="--sae")}} if saes else None
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=extra)
 
-    from mechprobe.features.baselines import measure_baselines, plan_baselines
+    from mechprobe.dictionary.baselines.stage import measure_baselines, plan_baselines
 
     if dry_run:
         plan = plan_baselines(crosscoder, cache, settings.baselines, features=settings.features)

@@ -8,7 +8,7 @@ import typer
 from mechprobe.cli import options
 
 if TYPE_CHECKING:
-    from mechprobe.activations.ranks import Ranks
+    from mechprobe.cache.harvest.ranks import Ranks
     from mechprobe.models.family import ModelFamily
     from mechprobe.run_config import RunConfig
 
@@ -66,7 +66,7 @@ def cache(
 
     Under torchrun several processes make one store together.
     """
-    from mechprobe.activations.ranks import local_device, parse_part, ranks_of_environment
+    from mechprobe.cache.harvest.ranks import local_device, parse_part, ranks_of_environment
     from mechprobe.cli.settings import device_map_setting, load_settings, prompt_settings
     from mechprobe.errors import ConfigError
 
@@ -105,7 +105,7 @@ def cache(
 def _cache(
     family: "ModelFamily", settings: "RunConfig", out: Path, ranks: "Ranks", *, force: bool, as_json: bool
 ) -> None:
-    from mechprobe.activations import cache_activations
+    from mechprobe.cache.stage import cache_activations
     from mechprobe.cli.printing import say, say_json
 
     store = cache_activations(
@@ -131,7 +131,7 @@ def _cache(
 def _cache_part(family: "ModelFamily", settings: "RunConfig", out: Path, share: "Ranks", *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from mechprobe.activations.parts import cache_part
+    from mechprobe.cache.harvest.parts import cache_part
     from mechprobe.cli.printing import say, say_json
 
     done = cache_part(family, settings.prompt_source(), out=out, config=settings.cache, part=share)
@@ -146,9 +146,9 @@ def _say_plan(family: "ModelFamily", settings: "RunConfig", out: Path, *, as_jso
     """Rows, bytes and time; exit code 2 where the store would not fit."""
     from dataclasses import asdict
 
-    from mechprobe.activations.estimate import estimate_time
-    from mechprobe.activations.plan import plan_of
-    from mechprobe.activations.reading import prepare
+    from mechprobe.cache.harvest.estimate import estimate_time
+    from mechprobe.cache.harvest.plan import plan_of
+    from mechprobe.cache.harvest.preparation import prepare
     from mechprobe.cli.printing import say, say_json
     from mechprobe.data.sources import as_prompts
 

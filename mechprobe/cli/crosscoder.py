@@ -43,9 +43,9 @@ def import_(
     force: options.Force = False,
 ) -> None:
     """A published crosscoder as a folder for `features`, `select` and `intervene`; only tensors are read, never code."""
-    from mechprobe.activations import ActivationStore
-    from mechprobe.activations.imported import MISSING, store_crosscoder
+    from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cli.printing import say, say_json, table_lines
+    from mechprobe.dictionary.imported import MISSING, store_crosscoder
 
     store = ActivationStore.open(cache) if cache is not None else None
     chosen = tuple(name.strip() for name in names.split(",")) if names else None

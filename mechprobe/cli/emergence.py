@@ -10,8 +10,8 @@ from mechprobe.cli import options
 from mechprobe.cli.cache import Dtype, Sites, cache_settings
 
 if TYPE_CHECKING:
-    from mechprobe.features.emergence import Emergence
-    from mechprobe.features.emergence.overlap import SeedSpread
+    from mechprobe.emergence.overlap import SeedSpread
+    from mechprobe.emergence.result import Emergence
     from mechprobe.models.family import ModelFamily
     from mechprobe.run_config import RunConfig
     from mechprobe.statistics import Interval
@@ -53,7 +53,7 @@ def emergence(
     """When do features appear along post-training, how long do they stay: dictionaries over base and checkpoints."""
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings, prompt_settings
-    from mechprobe.features.emergence.arms import with_checkpoints
+    from mechprobe.emergence.arms import with_checkpoints
 
     extra = cache_settings(sites, dtype=dtype) | prompt_settings(prompts)
     given = {"checkpoints": checkpoints, "layout": layout, "seeds": seeds}
@@ -76,8 +76,8 @@ def emergence(
             say(line)
         return
 
-    from mechprobe.features.emergence.stage import emergence as run_emergence
-    from mechprobe.report.emergence_page import emergence_report
+    from mechprobe.emergence.stage import emergence as run_emergence
+    from mechprobe.report.pages.emergence import emergence_report
 
     found = run_emergence(
         family,
@@ -100,9 +100,9 @@ def emergence(
 
 def plan_lines(settings: "RunConfig", family: "ModelFamily", work: Path) -> list[str]:
     """What would be recorded and trained."""
-    from mechprobe.activations.plan import plan_cache
-    from mechprobe.features.emergence.arms import find_arms
-    from mechprobe.features.emergence.dictionaries import all_jobs
+    from mechprobe.cache.harvest.plan import plan_cache
+    from mechprobe.emergence.arms import find_arms
+    from mechprobe.emergence.dictionaries import all_jobs
 
     chosen = settings.emergence
     arms = find_arms(family.names, chosen)

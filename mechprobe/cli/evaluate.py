@@ -31,7 +31,7 @@ def evaluate(
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import accuracy_lines
-    from mechprobe.evals.outcomes import evaluate_outcomes
+    from mechprobe.evals.stage import evaluate_outcomes
 
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=task_settings(tasks, scorer))
     family = settings.family(trust_remote_code=trust_remote_code)
@@ -53,7 +53,7 @@ def evaluate(
 def bias_lines(summary: Mapping[str, Any]) -> list[str]:
     """Where the chosen options stood, for tasks whose options are shown in several orders; no lines without such tasks."""
     from mechprobe.cli.printing import table_lines
-    from mechprobe.evals.rules import LETTERS
+    from mechprobe.evals.scorers.rules import LETTERS
 
     rows: dict[str, dict[str, str]] = {}
     for model, tasks in summary.get("position_bias", {}).items():

@@ -55,9 +55,9 @@ def features(
         return
 
     from mechprobe.cli.summary import quality_lines
-    from mechprobe.features.nulls import finished_nulls, measure_null
-    from mechprobe.features.stability import Stability, measure_stability
     from mechprobe.features.stage import analyze_features
+    from mechprobe.features.validation.nulls import finished_nulls, measure_null
+    from mechprobe.features.validation.stability import Stability, measure_stability
 
     family = settings.family(trust_remote_code=trust_remote_code) if settings.models else None
     found = analyze_features(
@@ -117,9 +117,9 @@ def _kinds(names: list[str] | None) -> "list[NullKind]":
 
 def _plan(settings: "RunConfig", folders: dict[str, Path], kinds: "list[NullKind]", seeds: int | None) -> list[str]:
     """What would be read and trained."""
-    from mechprobe.activations import ActivationStore
-    from mechprobe.features.nulls import N_DICTIONARIES
-    from mechprobe.features.retrain import Recipe
+    from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.features.validation.nulls import N_DICTIONARIES
+    from mechprobe.features.validation.retrain import Recipe
     from sae_training import Crosscoder as Dictionary
 
     names = Dictionary.load(folders["crosscoder"]).model_names

@@ -115,7 +115,7 @@ def intervene(
 
 def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
     """The settings that the options stand for."""
-    from mechprobe.interventions.edits import split_edits
+    from mechprobe.interventions.edits.edit import split_edits
 
     found = {key: value for key, value in values.items() if value is not None}
     return found | {key: split_edits(text) for key, text in edits.items() if text is not None}
@@ -141,7 +141,7 @@ def _harness(
     from mechprobe.evals.harness import HarnessConfig
     from mechprobe.interventions.harness import harness_table
     from mechprobe.pipeline import HARNESS
-    from mechprobe.report.intervention_tables import silence_sentences
+    from mechprobe.report.tables.interventions import silence_sentences
 
     settings = HarnessConfig(**given)
     if dry_run:

@@ -25,7 +25,7 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pre-train the base, post-train its arms, measure them; an interrupted build goes on where it stopped."""
-    from mechprobe.lab import build as build_lab
+    from mechprobe.lab.builder import build as build_lab
 
     manifest = build_lab(recipe, out, seed=seed, scale=scale, base=base, force=force)
     _show(manifest, out, as_json)

@@ -47,7 +47,7 @@ def localize(
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import ceiling_lines
-    from mechprobe.interventions.localize import localize as run_localize
+    from mechprobe.localization.stage import localize as run_localize
 
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=task_settings(tasks, scorer))
     chosen = settings.localize

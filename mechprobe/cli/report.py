@@ -14,7 +14,7 @@ def report(run: RunFolder = Path("runs/lab"), as_json: options.Json = False) -> 
     """One page with the verdict, the numbers and the figures of a run; needs neither models nor torch."""
     from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
-    from mechprobe.report import report as write_report
+    from mechprobe.report.stage import report as write_report
 
     page = write_report(run)
     content = read_json(page.with_name("report.json"))

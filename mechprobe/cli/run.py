@@ -30,7 +30,7 @@ def run(
     """Localize, cache, train-sae, features, evaluate, select, intervene, report. Without --config: the embedded lab."""
     import time
 
-    from mechprobe.activations.ranks import require_one_process
+    from mechprobe.cache.harvest.ranks import require_one_process
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import summary_lines
@@ -72,9 +72,9 @@ def run(
 
 def plan_lines(chain: "Run") -> list[str]:
     """What a run would do and what it would write."""
-    from mechprobe.activations.estimate import estimate_time
-    from mechprobe.activations.plan import plan_of
-    from mechprobe.activations.reading import prepare
+    from mechprobe.cache.harvest.estimate import estimate_time
+    from mechprobe.cache.harvest.plan import plan_of
+    from mechprobe.cache.harvest.preparation import prepare
     from mechprobe.data.sources import as_prompts
 
     settings = chain.config

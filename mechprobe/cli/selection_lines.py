@@ -6,7 +6,7 @@ from typing import Any
 
 def selection_lines(data: Mapping[str, Any]) -> list[str]:
     """What was chosen from which samples, how stable that is, and how well the random sets match; from ``selection.json``."""
-    from mechprobe.report.intervention_tables import silence_sentences
+    from mechprobe.report.tables.interventions import silence_sentences
 
     sizes = data.get("gained_sizes") or {}
     gained = ", ".join(_gained(task, n, sizes.get(task, n)) for task, n in data["n_gained"].items())

@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into an activation store, che
 @app.command("info")
 def info(folder: Folder, as_json: options.Json = False) -> None:
     """What is inside."""
-    from mechprobe.activations import ActivationStore
+    from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cli.printing import say, say_json
 
     store = ActivationStore.open(folder)
@@ -52,7 +52,7 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
 @app.command("verify")
 def verify(folder: Folder, as_json: options.Json = False) -> None:
     """Hash every file again; exit code 2 and one line a file where something changed."""
-    from mechprobe.activations.verify import verify_store
+    from mechprobe.cache.store.verify import verify_store
     from mechprobe.cli.printing import say, say_json
     from mechprobe.errors import StoreError
 
@@ -71,8 +71,8 @@ def verify(folder: Folder, as_json: options.Json = False) -> None:
 @app.command("export")
 def export(folder: Folder, out: Out, format_: Format = None, float32: AsFloat32 = False) -> None:
     """``<site>/<model>`` and the token rows as safetensors or NumPy arrays, for tools that read no HDF5."""
-    from mechprobe.activations import ActivationStore
-    from mechprobe.activations.export import export_numpy, export_safetensors
+    from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.cache.store.export import export_numpy, export_safetensors
     from mechprobe.cli.printing import say
     from mechprobe.errors import ConfigError
 

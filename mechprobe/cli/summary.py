@@ -9,7 +9,7 @@ from mechprobe.cli.printing import percent, table_lines
 from mechprobe.cli.selection_lines import selection_lines
 
 if TYPE_CHECKING:
-    from mechprobe.interventions.localize import SiteCeilings
+    from mechprobe.localization.stage import SiteCeilings
 
 
 def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -92,7 +92,7 @@ def intervention_lines(data: Mapping[str, Any]) -> list[str]:
 
 def verdict_lines(data: Mapping[str, Any]) -> list[str]:
     """The pooled verdicts, and what else is to be said: single tasks, smallest sets, tasks left out, doses, collateral."""
-    from mechprobe.report.intervention_tables import sentences
+    from mechprobe.report.tables.interventions import sentences
 
     pooled = [row["sentence"] for row in data["verdicts"] if row["task"] == "pooled"]
     return [f"  {text}" for text in [*pooled, *sentences(data)]]

@@ -9,8 +9,8 @@ from mechprobe.cli import options
 from mechprobe.cli.cache import Sites, cache_settings
 
 if TYPE_CHECKING:
-    from mechprobe.activations.source import RowSource
-    from mechprobe.activations.train_config import TrainSaeConfig
+    from mechprobe.cache.store.source import RowSource
+    from mechprobe.dictionary.config import TrainSaeConfig
     from mechprobe.run_config import RunConfig
 
 Cache = Annotated[
@@ -66,9 +66,8 @@ def train_sae(
         )
         return
 
-    from mechprobe.activations import train_crosscoder
-    from mechprobe.activations.train import METRICS
     from mechprobe.artifacts import read_json
+    from mechprobe.dictionary.stage import METRICS, train_crosscoder
 
     train_crosscoder(
         store,
@@ -108,7 +107,7 @@ def _source(
     settings: "RunConfig", cache: Path, out: Path, *, force: bool = False, trust_remote_code: bool = False
 ) -> "RowSource":
     """The store, or the models and the small store that is kept of them, made here where it is not there yet."""
-    from mechprobe.activations import cache_activations
+    from mechprobe.cache.stage import cache_activations
 
     chosen = settings.train_sae
     if chosen.mode == "cache":
@@ -135,7 +134,7 @@ def _require_no_whole_store(cache: Path, mode: str) -> None:
 
 def _live_plan(settings: "RunConfig", cache: Path, *, trust_remote_code: bool) -> str:
     """What modes stream and ring read, and what they write."""
-    from mechprobe.activations.plan import plan_cache
+    from mechprobe.cache.harvest.plan import plan_cache
 
     plan = plan_cache(
         settings.family(trust_remote_code=trust_remote_code), settings.prompt_source(), cache, settings.cache

@@ -1,1 +1,5 @@
 """Behaviour: tasks, scorers, generation and outcomes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["skills"])

@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError
 from mechprobe.evals.choice import MultipleChoice
-from mechprobe.evals.generation import Generated, generate
 from mechprobe.evals.likelihood import Ids, encode_pair, log_likelihoods
 from mechprobe.evals.tasks import Task
+from mechprobe.models.generation import Generated, generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.records import Outcome, Sample
 

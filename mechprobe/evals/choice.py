@@ -22,7 +22,7 @@ from pydantic import Field
 
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import InputError
-from mechprobe.evals.rules import LETTERS, option_letter
+from mechprobe.evals.scorers.rules import LETTERS, option_letter
 from mechprobe.records import Sample, text_field
 from mechprobe.types import OutcomeName
 

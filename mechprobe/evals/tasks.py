@@ -9,8 +9,8 @@ import numpy as np
 
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice, choice_item
-from mechprobe.evals.scorer import Scorer
-from mechprobe.evals.scoring import AnyScorer, scorer
+from mechprobe.evals.scorers.parse import AnyScorer, scorer
+from mechprobe.evals.scorers.scorer import Scorer
 from mechprobe.records import Sample, read_jsonl, text_field
 from mechprobe.types import POOLED
 
@@ -72,7 +72,7 @@ def load_tasks(
 
     Args:
         path: JSON-lines file.
-        scorer_spec: Scorer of all tasks, see `mechprobe.evals.scoring.scorer`; or a function of response and answer.
+        scorer_spec: Scorer of all tasks, see `mechprobe.evals.scorers.parse.scorer`; or a function of response and answer.
         scorers: Scorers of single tasks, by task name.
         choice: How lines with options are asked and judged.
         max_new_tokens: Longest response, in tokens.

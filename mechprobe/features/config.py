@@ -1,14 +1,13 @@
 """Settings of the features stage."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mechprobe.config import FrozenConfig
+from mechprobe.dictionary.config import QualityGate
+from mechprobe.types import ReadoutMode
 
-ReadoutMode = Literal["swap", "joint", "single"]
-Ranking = Literal["joint", "score", "ig", "relie"]
-Attribution = Literal["ig", "relie"]
 FinalNorm = Literal["scale", "none"]
 NullKind = Literal["identical", "shuffled-labels", "disjoint-halves"]
 
@@ -27,17 +26,6 @@ class ClassThresholds(FrozenConfig):
     """A latent is dead when the joint read-out is above zero on at most this share of the rows."""
 
 
-class QualityGate(FrozenConfig):
-    """What a crosscoder must reach on held-out tokens before its features are believed."""
-
-    min_fve: float = Field(default=0.90, le=1)
-    """Smallest fraction of variance explained (pooled, about the mean), for every model, with its own read-out."""
-    min_ce_recovered: float = Field(default=0.80, le=1)
-    """Smallest share of cross-entropy recovered, for every model; passed over where no models were given."""
-    max_dead_share: float = Field(default=0.5, gt=0, le=1)
-    """Largest share of latents that the joint read-out never shows above zero; beyond half, most of the dictionary is idle (ours)."""
-
-
 class FeaturesConfig(FrozenConfig):
     """Settings of ``mechprobe features``."""
 
@@ -46,7 +34,7 @@ class FeaturesConfig(FrozenConfig):
     base: str = "base"
     """Name of the model that the tuned ones are compared with."""
     readout: ReadoutMode = "swap"
-    """How one model's activation is read through the joint encoder; see `mechprobe.features.readout`."""
+    """How one model's activation is read through the joint encoder; see `mechprobe.dictionary.readout`."""
     near: tuple[str, ...] | None = None
     """Models near enough to share encoder slots under ``swap``; None means all."""
     max_rows: int | None = Field(default=None, ge=1)
@@ -101,51 +89,3 @@ class NullsConfig(FrozenConfig):
     """``shuffled-labels`` fails below this p-value of equal class counts."""
     seed: int = Field(default=0, ge=0)
     """Of the labels that are shuffled. Dictionaries take the seeds after that of the run's crosscoder."""
-
-
-class SelectConfig(FrozenConfig):
-    """Settings of ``mechprobe select``."""
-
-    base: str = "base"
-    """The model that is wrong on G_t."""
-    tuned: str = "rl"
-    """The model that is right on G_t."""
-    tasks: tuple[str, ...] | None = None
-    """Tasks whose sets are intersected; None takes every task but ``trained``."""
-    trained: tuple[str, ...] = ()
-    """Tasks that post-training saw; they never select, and ``tasks`` may not name them."""
-    min_gained: int = Field(default=4, ge=0)
-    """A task with fewer samples in G_t (selection half) is left out, and said so."""
-    threshold: float = Field(default=0.2, gt=0, lt=1)
-    """Share of a task's maximum above which a feature counts for that task."""
-    rule: str = "top50"
-    """The selection that is written; see ``mechprobe intervene --features``."""
-    ranking: Ranking = "joint"
-    """Which values rank: ``joint`` (J), ``score`` (the paper's), ``ig`` (integrated gradients) or ``relie``."""
-    also: tuple[Attribution, ...] = ()
-    """Rankings by attribution whose values are kept beside, for ``intervene --ranking`` and ``intervene.compare``."""
-    readout: ReadoutMode = "swap"
-    """Read-out of f^tuned and f^base in the Score and in integrated gradients."""
-    near: tuple[str, ...] | None = None
-    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
-    positions: Literal["all", "prompt", "response"] = "all"
-    """Token positions that are pooled, and whose features attribution moves; special tokens never are."""
-    pooling: Literal["mean", "max"] = "mean"
-    """How positions of one sample are pooled in Score and J; attribution sums over them."""
-    target: Literal["response", "answer"] = "response"
-    """The right answer whose log-probability ``ig`` and ``relie`` attribute: the tuned model's own response, which the
-    scorer found right, or the sample's ``answer`` put right behind the prompt."""
-    steps: int = Field(default=16, ge=1)
-    """Points of the path of ``ig`` and ``relie``; ``completeness_gap`` in the result says what they miss."""
-    n_bootstrap: int = Field(default=1000, ge=0)
-    """Draws of the samples of every G_t behind the features' frequencies; 0 leaves them out."""
-    stability_thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3)
-    """Thresholds at which the size of the task-agnostic set is told."""
-    n_controls: int = Field(default=20, ge=0)
-    """Matched random sets."""
-    max_samples: int = Field(default=256, ge=1)
-    """Samples of G_t that are read, per task."""
-    batch_size: int = Field(default=64, ge=1)
-    """Sequences at a time."""
-    seed: int = Field(default=0, ge=0)
-    """Of the halves, the random sets and the bootstrap."""

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mechprobe.activations import ActivationStore
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.dictionary.quality import Quality, measure_quality
+from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.splicing import ReadSample, spliced_losses
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples import EXAMPLES_FILE, check_features, feature_examples, shown_features
-from mechprobe.features.promoted import check_unembedding
-from mechprobe.features.quality import Quality, measure_quality
-from mechprobe.features.readout import Readout
-from mechprobe.features.splicing import ReadSample, spliced_losses
-from mechprobe.features.table import FeatureTable, feature_table
+from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
+from mechprobe.features.examples.promoted import check_unembedding
+from mechprobe.features.table.feature_table import FeatureTable, feature_table
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder
 

@@ -6,8 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
-from mechprobe.features.config import Ranking, ReadoutMode
-from mechprobe.interventions.edits import Edit, edit_sweep
+from mechprobe.interventions.edits.edit import Edit, edit_sweep
+from mechprobe.selection.config import Ranking
+from mechprobe.types import ReadoutMode
 
 
 class InterveneConfig(FrozenConfig):
@@ -27,7 +28,7 @@ class InterveneConfig(FrozenConfig):
     """Share of a task's maximum above which a feature counts as task-agnostic; None: the selection's."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")
     """Edits of the tuned model; a transplant takes the base's features. Here and in the next two a sweep (``clamp:1,3`` or
-    ``scale:0..2:4``, see `mechprobe.interventions.edits.edit_sweep`) stands for its edits."""
+    ``scale:0..2:4``, see `mechprobe.interventions.edits.edit.edit_sweep`) stands for its edits."""
     edits_base: tuple[str, ...] = ("clamp:3.0", "transplant")
     """Edits of the base model; a transplant takes the tuned model's features."""
     doses: tuple[str, ...] = ("clamp:0.5", "clamp:1.0", "clamp:10.0")
@@ -35,7 +36,7 @@ class InterveneConfig(FrozenConfig):
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10, 20)
     """Sizes of the ranking's head that are transplanted, beside the whole selection."""
     positions: str = "all"
-    """Where edits act, see `mechprobe.interventions.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
+    """Where edits act, see `mechprobe.interventions.hooks.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
     ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Ceilings act everywhere."""
     leave_one_out: bool = True
     """Whether the set chosen without a task is transplanted and judged on that task, for every task that selected."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.artifacts import Stage, read_json, read_manifest, write_json, write_text
 from mechprobe.errors import ConfigError
 from mechprobe.evals.harness import HarnessConfig, HarnessTasks
-from mechprobe.features.generalization import Selection
-from mechprobe.interventions.assemble import about_features
-from mechprobe.interventions.checks import check_belongs
-from mechprobe.interventions.conditions import Condition, fingerprint, plan, readout_name, row_named
+from mechprobe.interventions.conditions.checks import check_belongs
+from mechprobe.interventions.conditions.conditions import Condition, fingerprint, plan, readout_name, row_named
+from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.run import choose_sets
-from mechprobe.interventions.runner import Runner
+from mechprobe.interventions.stage import choose_sets
+from mechprobe.interventions.verdicts.assemble import about_features
 from mechprobe.markdown import markdown_cell
 from mechprobe.models.family import ModelFamily
+from mechprobe.selection.stage import Selection
 from mechprobe.statistics import paired_bootstrap, randomization_p
 from sae_training import Crosscoder
 

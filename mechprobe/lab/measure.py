@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mechprobe.evals.generation import generate
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills import SkillItem
 from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.evals.skills.registry import marker
 from mechprobe.lab.recipe import TRAINED_SKILL
+from mechprobe.models.generation import generate
 from mechprobe.statistics import binomial_se, mcnemar_exact
 
 if TYPE_CHECKING:

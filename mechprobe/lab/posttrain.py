@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import DependencyError
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills import SkillItem
 from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.lab.recipe import GrpoConfig, SftConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 from mechprobe.artifacts import MANIFEST, UNFINISHED, read_json
 from mechprobe.errors import ArtifactError
-from mechprobe.features.labels import LABELS_FILE, Labels
+from mechprobe.features.examples.labels import LABELS_FILE, Labels
 from mechprobe.records import read_jsonl
 
 

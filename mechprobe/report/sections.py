@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mechprobe.report import intervention_tables as more
-from mechprobe.report import tables
 from mechprobe.report.run_files import RunFiles
+from mechprobe.report.tables import interventions as more
+from mechprobe.report.tables import sections as tables
 from mechprobe.types import POOLED
 
 N_SHOWN = 12

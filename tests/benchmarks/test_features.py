@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import features, machine
 from benchmarks.contestants import Setting
-from mechprobe.features.encoding import ReadoutEncoder
-from mechprobe.features.readout import Readout
+from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.readout_encoder import ReadoutEncoder
 
 TINY = Setting(d_model=16, d_sae=128, k=4, batch_size=256)
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import harvest, store
 from benchmarks.random_store import MODELS, build_store, raw_copies
-from mechprobe.activations.store import ActivationStore
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.types import Site
 
 

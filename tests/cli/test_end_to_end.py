@@ -12,7 +12,7 @@ import pytest
 
 from mechprobe.artifacts import input_hash, sha256_file
 from mechprobe.cli import main
-from mechprobe.features.table import FeatureTable
+from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.lab.summary import shipped
 
 SMALL = [

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.activations import ActivationStore, CacheConfig, cache_activations, train_crosscoder
 from mechprobe.artifacts import read_json, read_manifest
+from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.stage import cache_activations
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
-from mechprobe.features.readout import Readout
+from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import write_jsonl
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, evaluate, import_sae
@@ -137,7 +140,7 @@ def test_with_models_the_spliced_loss_stands_in_the_table(
 def test_an_interrupted_stage_keeps_the_finished_saes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.features import baselines as module
+    from mechprobe.dictionary.baselines import stage as module
 
     train, done = module.train_sae_baseline, []
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from mechprobe.activations import ActivationStore
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from sae_training import Crosscoder
 

@@ -11,8 +11,8 @@ from mechprobe.errors import InputError
 from mechprobe.evals.answering import option_pairs, run_tasks
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice, decide
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
-from mechprobe.evals.outcomes import check_lengths, evaluate_outcomes
 from mechprobe.evals.position_bias import position_bias
+from mechprobe.evals.stage import check_lengths, evaluate_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import splice
@@ -177,7 +177,7 @@ def test_an_item_too_long_for_the_context(family: ModelFamily) -> None:
 
 
 def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFamily) -> None:
-    from mechprobe.evals.scoring import scorer
+    from mechprobe.evals.scorers.parse import scorer
 
     words = Task(
         "words", tuple(Sample(f"w{i}", "words", p, "x") for i, p in enumerate(("abc", "9"))), scorer("exact"), 4
@@ -204,7 +204,7 @@ def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFa
 def test_an_outcome_does_not_depend_on_the_other_tasks(family: ModelFamily, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks of one length limit share their batches; a longer limit beside them lengthens no response."""
     from mechprobe.evals import answering
-    from mechprobe.evals.scoring import scorer
+    from mechprobe.evals.scorers.parse import scorer
 
     def task(name: str, prompts: str, limit: int) -> Task:
         return Task(name, tuple(Sample(f"{name}{p}", name, p, "x") for p in prompts), scorer("exact"), limit)

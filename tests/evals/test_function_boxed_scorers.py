@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mechprobe.errors import ConfigError, DependencyError, InputError
-from mechprobe.evals.outcomes import tasks_fingerprint
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
+from mechprobe.evals.stage import tasks_fingerprint
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.records import Sample
 
@@ -135,6 +135,6 @@ def test_boxed_refuses_an_answer_that_is_no_mathematics(tmp_path: Path) -> None:
 
 
 def test_boxed_without_math_verify_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mechprobe.evals.boxed.find_spec", lambda name: None)
+    monkeypatch.setattr("mechprobe.evals.scorers.boxed.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"pip install 'mechprobe\[evals\]'"):
         scorer("boxed")

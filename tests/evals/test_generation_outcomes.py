@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mechprobe.errors import ConfigError, InputError, ModelError
-from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.config import EvaluateConfig
+from mechprobe.evals.scorers.parse import scorer
+from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
@@ -80,7 +81,7 @@ def test_stage_scores_writes_and_is_skipped_when_done(family: ModelFamily, tmp_p
 def test_interrupted_stage_goes_on_with_the_next_model(
     family: ModelFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mechprobe.evals.outcomes as module
+    import mechprobe.evals.stage as module
 
     answers = dict.fromkeys(PROMPTS, "x")
     whole = evaluate_outcomes(family, tasks(answers), tmp_path / "whole")

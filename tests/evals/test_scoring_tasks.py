@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceConfig
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import load_tasks, split_halves
 
 

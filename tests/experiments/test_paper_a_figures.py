@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from experiments.paper_a import figures
 from mechprobe.artifacts import Stage, read_json, write_json
-from mechprobe.features import feature_table
-from mechprobe.features.scores import Scores
-from tests.features.conftest import make_crosscoder, make_store
+from mechprobe.features.table.feature_table import feature_table
+from mechprobe.selection.rankings.scores import Scores
+from tests.small_dictionaries import make_crosscoder, make_store
 
 ROOT = Path(figures.__file__).parents[2]
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mechprobe.features import FeaturesConfig, feature_table
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.table.feature_table import feature_table
 from sae_training import Crosscoder, CrosscoderConfig
-from tests.features.conftest import NAMES, make_store
+from tests.small_dictionaries import NAMES, make_store
 
 D_MODEL = 24
 CONFIG = FeaturesConfig(batch_rows=256)

@@ -19,17 +19,17 @@ from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
 from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessConfig, HarnessTasks
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
-from mechprobe.evals.outcomes import evaluate_outcomes
+from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.features.config import SelectConfig
-from mechprobe.features.generalization import Selection, select_features
-from mechprobe.interventions.attach import edited
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, markdown, require_boundary
-from mechprobe.interventions.run import intervene
+from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.stage import intervene
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.random_state import isolated_random_state
+from mechprobe.selection.config import SelectConfig
+from mechprobe.selection.stage import Selection, select_features
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
 from tests.planted import SITE, STRENGTH, D, plant, saying

@@ -7,26 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 
+from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
-from mechprobe.evals.outcomes import EvaluateConfig, evaluate_outcomes
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.config import EvaluateConfig
+from mechprobe.evals.scorers.parse import scorer
+from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
-from mechprobe.features.generalization import Selection, choose
-from mechprobe.features.readout import Readout
-from mechprobe.features.scores import Scores
-from mechprobe.interventions.attach import edited
-from mechprobe.interventions.changes import relative_changes
-from mechprobe.interventions.checks import check_belongs
-from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.conditions.changes import relative_changes
+from mechprobe.interventions.conditions.checks import check_belongs
+from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.rewrites import build_rewrite
-from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
-from mechprobe.interventions.runner import Runner
-from mechprobe.interventions.verdict import verdicts
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite
+from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.stage import InterventionResults, choose_sets, intervene
+from mechprobe.interventions.verdicts.verdict import verdicts
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import reading
 from mechprobe.records import Sample
+from mechprobe.selection.rankings.scores import Scores
+from mechprobe.selection.stage import Selection, choose
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.activations.store import StoredSequence
+from mechprobe.cache.store.activation_store import StoredSequence
 from mechprobe.errors import ConfigError, InputError
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.features.generalization import Selection, choose
-from mechprobe.features.scores import Scores
-from mechprobe.interventions.attach import edited
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, texts_of_store
-from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.runner import Runner
+from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Sample
+from mechprobe.selection.rankings.scores import Scores
+from mechprobe.selection.stage import Selection, choose
 from sae_training import Crosscoder
 
 SITE = "resid_post.1"

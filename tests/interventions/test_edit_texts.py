@@ -5,8 +5,8 @@ import torch
 
 from mechprobe.errors import ConfigError, ModelError
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.edits import Edit, edit_sweep, split_edits
-from mechprobe.interventions.positions import CallTokens, PositionMask, PositionRule
+from mechprobe.interventions.edits.edit import Edit, edit_sweep, split_edits
+from mechprobe.interventions.hooks.positions import CallTokens, PositionMask, PositionRule
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from mechprobe.dictionary.feature_reader import FeatureReader
+from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError, InputError, ModelError, SelectionError, SiteError
-from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import edited
-from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.localize import patched_outcomes
-from mechprobe.interventions.reader import FeatureReader
-from mechprobe.interventions.rewrites import build_rewrite
-from mechprobe.interventions.shadow import rewriting
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite
+from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.hooks.residual_hooks import rewriting
+from mechprobe.localization.stage import patched_outcomes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
 from mechprobe.models.residuals import position_ids, residuals_plain
@@ -285,8 +285,8 @@ def test_patching_equals_a_model_grafted_from_both(architecture: str, request: p
 
 
 def test_patching_with_itself_changes_nothing(family: ModelFamily) -> None:
-    from mechprobe.evals.outcomes import run_tasks
-    from mechprobe.evals.scoring import scorer
+    from mechprobe.evals.scorers.parse import scorer
+    from mechprobe.evals.stage import run_tasks
     from mechprobe.evals.tasks import Task
     from mechprobe.records import Sample
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from mechprobe.interventions.conditions import Condition
+from mechprobe.interventions.conditions.conditions import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.effects import Right, condition_results
-from mechprobe.interventions.leave_one_out import left_out_rows
-from mechprobe.interventions.verdict import verdicts
+from mechprobe.interventions.verdicts.effects import Right, condition_results
+from mechprobe.interventions.verdicts.leave_one_out import left_out_rows
+from mechprobe.interventions.verdicts.verdict import verdicts
 
 N, TASKS = 40, ("sum", "pair")
 CONFIG = InterveneConfig(n_random=20, n_shuffled=20)

@@ -16,17 +16,18 @@ import torch
 
 from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ArtifactError, SelectionError
-from mechprobe.evals.outcomes import evaluate_outcomes
+from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.features.config import SelectConfig
-from mechprobe.features.generalization import Selection, select_features
 from mechprobe.interventions.collateral import CollateralTexts
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.localize import LocalizeConfig, localize
-from mechprobe.interventions.run import InterventionResults, choose_sets, intervene
-from mechprobe.interventions.verdict import Evidence, judge
+from mechprobe.interventions.stage import InterventionResults, choose_sets, intervene
+from mechprobe.interventions.verdicts.verdict import Evidence, judge
+from mechprobe.localization.config import LocalizeConfig
+from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
+from mechprobe.selection.config import SelectConfig
+from mechprobe.selection.stage import Selection, select_features
 from sae_training import Crosscoder
 from tests.builders import build_family
 from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying
@@ -99,7 +100,7 @@ def results(
     selection, halves = selected
     config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mechprobe.interventions.run.choose_sets", chosen_without_a_task)
+        patch.setattr("mechprobe.interventions.stage.choose_sets", chosen_without_a_task)
         out = tmp_path_factory.mktemp("int") / "i"
         return intervene(family, crosscoder, selection, halves, out, config, collateral=three_texts(family))
 
@@ -346,7 +347,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     selection, halves = selected
     config = InterveneConfig(features="top:1", n_random=2, n_shuffled=1, n_per_task=4, sizes=(), doses=())
     intervene(family, crosscoder, selection, halves, tmp_path / "whole", config)
-    import mechprobe.interventions.run as module
+    import mechprobe.interventions.stage as module
 
     real, count = module.Runner.run, 0
 
@@ -427,8 +428,8 @@ def test_a_vector_at_the_last_prompt_token_acts_there_alone(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]]
 ) -> None:
     """The plant is one vector at every position, so adding it everywhere is the whole change, and at one position is not."""
-    from mechprobe.interventions.conditions import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
-    from mechprobe.interventions.runner import Runner
+    from mechprobe.interventions.conditions.conditions import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
+    from mechprobe.interventions.conditions.runner import Runner
 
     selection, halves = selected
     runner = Runner(family, crosscoder, selection, halves, InterveneConfig())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.errors import ConfigError
-from mechprobe.interventions.attach import edited
+from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
 from mechprobe.models.residuals import position_ids, reading

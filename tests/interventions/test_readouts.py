@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from mechprobe.cli.summary import intervention_lines
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.features.generalization import Selection, choose
-from mechprobe.features.scores import Scores
-from mechprobe.interventions.assemble import assemble
-from mechprobe.interventions.conditions import plan, readout_of
+from mechprobe.interventions.conditions.conditions import plan, readout_of
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.verdicts.assemble import assemble
 from mechprobe.records import Sample
+from mechprobe.selection.rankings.scores import Scores
+from mechprobe.selection.stage import Selection, choose
 
 N = 50
 TASKS = [

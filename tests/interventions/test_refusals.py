@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionError
-from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import edited
-from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.rewrites import build_rewrite, check_ids
-from mechprobe.interventions.shadow import rewriting
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite, check_ids
+from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.hooks.residual_hooks import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig

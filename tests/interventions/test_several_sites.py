@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
-from mechprobe.features.readout import Readout
-from mechprobe.interventions.attach import SiteEdit, edited, edited_at
-from mechprobe.interventions.edits import Edit
-from mechprobe.interventions.rewrites import build_rewrite
-from mechprobe.interventions.shadow import SiteRewrite, rewriting_sites
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite
+from mechprobe.interventions.hooks.attach import SiteEdit, edited, edited_at
+from mechprobe.interventions.hooks.residual_hooks import SiteRewrite, rewriting_sites
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
 from mechprobe.models.residuals import find_blocks, position_ids, reading, residuals_plain

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mechprobe.interventions.conditions import Condition
-from mechprobe.interventions.effects import Right, shares_of_ceiling
-from mechprobe.interventions.sizes import smallest_sets
+from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.verdicts.effects import Right, shares_of_ceiling
+from mechprobe.interventions.verdicts.sizes import smallest_sets
 from mechprobe.types import POOLED
 
 N = 100

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.evals import skills
-from mechprobe.lab import build, get_recipe
+from mechprobe.lab.builder import build
 from mechprobe.lab.items import build_items
+from mechprobe.lab.recipe import get_recipe
 from mechprobe.lab.summary import summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.records import read_jsonl

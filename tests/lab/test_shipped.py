@@ -8,9 +8,7 @@ from safetensors.torch import load_file
 
 from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError
-from mechprobe.evals.generation import generate
 from mechprobe.evals.tasks import load_tasks
-from mechprobe.interventions.localize import patched_outcomes
 from mechprobe.lab.ceilings import spliced_model
 from mechprobe.lab.items import build_items
 from mechprobe.lab.measure import MAX_NEW_TOKENS, SCORER, measure
@@ -18,7 +16,9 @@ from mechprobe.lab.recipe import TRAINED_SKILL, get_recipe
 from mechprobe.lab.results import model_folders
 from mechprobe.lab.summary import read_lab, shipped, summary
 from mechprobe.lab.weights import FROZEN
+from mechprobe.localization.stage import patched_outcomes
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import generate
 from mechprobe.statistics import holm
 from mechprobe.types import Site
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mechprobe.errors import InputError
 from mechprobe.evals import skills
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills.fact_retrieval import single_facts, world
 
 SKILLS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mechprobe.evals import skills
-from mechprobe.evals.scoring import scorer
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.lab.tokenizer import VOCABULARY, build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from mechprobe.artifacts import read_json, write_json
-from mechprobe.features.labels import label_features
-from mechprobe.report import render, report
+from mechprobe.features.examples.labels import label_features
+from mechprobe.report import stage as render
+from mechprobe.report.stage import report
 from tests.report.conftest import examples, write_run
 from tests.report.test_report import Tags
 

@@ -3,7 +3,7 @@
 import doctest
 from typing import Any
 
-from mechprobe.report import intervention_tables as tables
+from mechprobe.report.tables import interventions as tables
 
 
 def row(model: str, edit: str, kind: str, delta: float, **extra: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from mechprobe.artifacts import read_json
 from mechprobe.errors import ArtifactError
-from mechprobe.report import render, report
+from mechprobe.report import stage as render
+from mechprobe.report.stage import report
 from tests.report.conftest import evaluation, examples, interventions, write_run
 
 NASTY = '</script><img src=x onerror="alert(1)"> | $x_1$ `a` &amp;'

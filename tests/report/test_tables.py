@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from mechprobe.report import tables
+from mechprobe.report.tables import sections as tables
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

@@ -1,0 +1,1 @@
+"""Run the models over the token stream and write or serve their residuals."""

@@ -1,0 +1,1 @@
+"""The activation store on disk: HDF5 shards, the token stream, and readers of both."""

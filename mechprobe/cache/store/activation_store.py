@@ -1,0 +1,258 @@
+"""A finished store: rows of all models in the same order, and the proof that nothing changed."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from mechprobe.artifacts import read_json, read_manifest
+from mechprobe.cache.store.batches import Order
+from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
+from mechprobe.cache.store.rows import MappedRows, ShardHeader, map_rows
+from mechprobe.cache.store.shards import INDEX, ShardRecord, read_tokens
+from mechprobe.cache.store.source import SCALE_ROWS, ModelIndex, ReadRows, RowSource, Serving
+from mechprobe.cache.store.verify import Problem, verify_store
+from mechprobe.data.stream import TokenStream
+from mechprobe.data.tokens import Document
+from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.types import Site
+
+_MAX_MAPS = 1024
+"""Shard files mapped at once; the system allows tens of thousands."""
+
+
+@dataclass(frozen=True)
+class StoredSequence:
+    """One sequence as the models read it.
+
+    Attributes:
+        id: Of the prompt, with ``#source`` behind it where a model wrote the response.
+        prompt_id: Of the prompt.
+        task: Of the prompt.
+        source: Which model wrote the response, and at what temperature; None when the prompt file gave it.
+        ids: Token ids, special ones included.
+        kept: Which positions have a row.
+        response: Which positions are response tokens.
+        held_out: Whether it is kept from training.
+        rows: Its rows in the store.
+        documents: Where each document stands in it, when several are packed; empty otherwise.
+    """
+
+    id: str
+    prompt_id: str
+    task: str | None
+    source: str | None
+    ids: tuple[int, ...]
+    kept: tuple[bool, ...]
+    response: tuple[bool, ...]
+    held_out: bool
+    rows: range
+    documents: tuple[Document, ...] = ()
+
+
+class ActivationStore(RowSource):
+    """A finished store; open it with `ActivationStore.open`.
+
+    Attributes:
+        manifest: Of the stage that wrote it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stream: TokenStream,
+        models: Sequence[ModelIndex],
+        manifest: dict[str, Any],
+        *,
+        order: Order = "blocks",
+        scale_rows: int = SCALE_ROWS,
+    ) -> None:
+        config = manifest["config"]
+        sites = [Site.parse(site) for site in config["sites"]]
+        super().__init__(folder, stream, models, sites=sites, dtype=config["dtype"], order=order, scale_rows=scale_rows)
+        self.manifest = manifest
+        self._starts = np.asarray([shard.rows.start for shard in stream.shards])
+        self._maps: OrderedDict[tuple[str, int, str], MappedRows] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        models: Sequence[str] | None = None,
+        *,
+        order: Order = "blocks",
+        scale_rows: int = SCALE_ROWS,
+    ) -> "ActivationStore":
+        """Open a finished store.
+
+        Args:
+            folder: Written by `cache_activations`.
+            models: Which models to read, in which order; None takes all in the order they were cached.
+            order: ``shards`` serves whole shards and takes the scale of the leading ones, as the modes without a
+                store do, so that training gives the same weights.
+            scale_rows: Training rows that the scale is taken of in that order.
+
+        Raises:
+            ArtifactError: The folder is missing, unfinished, or another stage's.
+            StoreError: Parts of it do not belong together, or a model is not in it.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if manifest["stage"] != "cache":
+            raise ArtifactError(f"{folder} is a '{manifest['stage']}' stage, no activation store; give another folder.")
+        stream = read_tokens(folder)
+        names = list(manifest["results"]["models"]) if models is None else list(models)
+        indices = [_read_index(folder, name, manifest, stream) for name in names]
+        return cls(folder, stream, indices, manifest, order=order, scale_rows=scale_rows)
+
+    def __repr__(self) -> str:
+        sites = ", ".join(str(site) for site in self.sites)
+        return f"ActivationStore({str(self.folder)!r}: {self.n_rows:,} rows of {', '.join(self.models)} at {sites})"
+
+    @property
+    def kept(self) -> "ActivationStore":
+        """Itself."""
+        return self
+
+    @property
+    def n_samples(self) -> int:
+        """Number of sequences."""
+        return len(self.stream.sequences)
+
+    def shards_of(self, model: str) -> tuple[ShardRecord, ...]:
+        """What is listed of a model's shard files, in row order."""
+        return self._models[model].shards
+
+    def sequence(self, sample: int) -> StoredSequence:
+        """Sequence number ``sample`` as the models read it."""
+        if not 0 <= sample < self.n_samples:
+            raise StoreError(f"Sequence {sample} does not exist; {self.folder} has {self.n_samples}.")
+        stored = self.stream.sequences[sample]
+        first, last = (int(row) for row in self.stream.row_start[sample : sample + 2])
+        kept = np.zeros(len(stored.ids), dtype=bool)
+        kept[self.tokens.position[first:last]] = True
+        return StoredSequence(
+            id=stored.id,
+            prompt_id=stored.prompt_id,
+            task=stored.task,
+            source=stored.source,
+            ids=stored.ids,
+            kept=tuple(kept.tolist()),
+            response=tuple(stored.is_response.tolist()),
+            held_out=bool(self.tokens.held_out[first]),
+            rows=range(first, last),
+            documents=stored.documents,
+        )
+
+    def held_out_samples(self) -> list[int]:
+        """Sequences that are kept from training."""
+        return np.unique(self.tokens.sample[self.tokens.held_out]).tolist()
+
+    def rows(self, start: int, stop: int, site: Site | str | None = None) -> Float[Tensor, "row *model_and_d_model"]:
+        """Consecutive rows as float32.
+
+        Returns:
+            ``[row model d_model]``; models of different widths stand side by side, ``[row d_all]``.
+        """
+        return self.shaped(self.to_float(self.stored_bytes(start, stop, site)))
+
+    def rows_of(
+        self, model: str, start: int, stop: int, site: Site | str | None = None
+    ) -> Float[Tensor, "row d_model"]:
+        """Consecutive rows of one model, as float32."""
+        return from_stored(self.stored_rows_of(model, start, stop, site), self.dtype).float()
+
+    def verify(self) -> list[Problem]:
+        """Hash every file and compare; returns what is wrong, nothing when all is well."""
+        return verify_store(self.folder)
+
+    def stored_bytes(self, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
+        """Consecutive rows as they are stored (`numbers`), models side by side, ``[row d_stored]``."""
+        self._require_rows(start, stop)
+        out = np.empty((stop - start, self.d_stored), dtype=STORED_AS[self.dtype])
+        self.read_into(out, start, self.resolve_site(site))
+        return out
+
+    def read_into(self, out: np.ndarray, start: int, site: Site) -> None:
+        """Fill ``out`` (``[row d_stored]``) with the rows from ``start`` on."""
+        column = 0
+        for name, d_model in self.widths.items():
+            width = row_width(self.dtype, d_model)
+            self._read_into(out[:, column : column + width], name, start, site)
+            column += width
+
+    def stored_rows_of(self, model: str, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
+        """Consecutive rows of one model as they are stored (`numbers`), ``[row row_width]``."""
+        if model not in self._models:
+            raise StoreError(f"{self.folder} holds {', '.join(self.models)}, not '{model}'; cache that model too.")
+        self._require_rows(start, stop)
+        width = row_width(self.dtype, self._models[model].d_model)
+        out = np.empty((stop - start, width), dtype=STORED_AS[self.dtype])
+        self._read_into(out, model, start, self.resolve_site(site))
+        return out
+
+    def _require_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_rows:
+            raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
+
+    def _read_into(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
+        """Copy consecutive rows, over shard borders, without going through h5py."""
+        done = 0
+        while done < len(out):
+            row = start + done
+            index = int(np.searchsorted(self._starts, row, side="right")) - 1
+            shard = self.stream.shards[index]
+            n_rows = min(len(out) - done, shard.rows.stop - row)
+            mapped = self._mapped(model, index, str(site))
+            mapped.copy_into(out[done : done + n_rows], row - shard.rows.start)
+            done += n_rows
+
+    def _mapped(self, model: str, index: int, site: str) -> MappedRows:
+        key = (model, index, site)
+        with self._lock:
+            if key in self._maps:
+                self._maps.move_to_end(key)
+                return self._maps[key]
+            rows = self.stream.shards[index].rows
+            header = ShardHeader(
+                self.stream_hash, model, rows.start, len(rows), self._models[model].d_model, self.dtype
+            )
+            self._maps[key] = map_rows(self.folder / model / self._models[model].shards[index].file, site, header)
+            if len(self._maps) > _MAX_MAPS:
+                self._maps.popitem(last=False)
+            return self._maps[key]
+
+    @contextmanager
+    def window(self, serving: Serving, first: int, shards: Sequence[int]) -> Iterator[ReadRows]:
+        """Read from the files."""
+        del first, shards
+        yield partial(self.read_into, site=serving.site)
+
+
+def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: TokenStream) -> ModelIndex:
+    if name not in manifest["models"]:
+        names = ", ".join(manifest["models"])
+        raise StoreError(f"{folder} holds {names}, not '{name}'; cache that model too.")
+    path = folder / name / INDEX
+    index = read_json(path)
+    try:
+        shards = tuple(ShardRecord(**record) for record in index["shards"])
+        model = ModelIndex(name, index["fingerprint"], index["d_model"], shards)
+        pairs = [("stream", index["stream"], stream.hash), ("model", model.fingerprint, manifest["models"][name])]
+    except (KeyError, TypeError):
+        raise StoreError(f"{path} is damaged; make the store again with --force.") from None
+    for what, found, expected in pairs:
+        if found != expected:
+            raise StoreError(f"{path} is of another {what} ({found} there, {expected} expected); make the store again.")
+    if [(s.start, s.n_rows) for s in shards] != [(s.rows.start, len(s.rows)) for s in stream.shards]:
+        raise StoreError(f"{path} lists other rows than the token stream has; make the store again with --force.")
+    return model

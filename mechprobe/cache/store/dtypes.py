@@ -1,0 +1,156 @@
+"""The numbers of a store, in memory and on disk.
+
+float32 and float16 are kept as they are, bfloat16 as its bits in uint16 (HDF5 has no bfloat16). The two 8-bit kinds
+keep one code a number and one float32 scale a row: ``int8`` (127 steps each way) and ``e4m3`` (torch.float8_e4m3fn,
+4 bits of exponent and 3 of mantissa), both scaled so that the largest number of the row has the largest code.
+
+In memory an 8-bit row is *packed*: its codes, and behind them the four bytes of its scale, so that a row stays one
+run of bytes wherever rows are copied and shuffled. On disk codes and scales are two datasets.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechprobe.cache.config import StoreDtype
+from mechprobe.errors import StoreError
+
+STORED_AS: dict[StoreDtype, str] = {
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "int8": "|u1",
+    "e4m3": "|u1",
+}
+"""NumPy type of rows in memory, by the name of the dtype."""
+
+ON_DISK: dict[StoreDtype, str] = {**STORED_AS, "int8": "|i1"}
+"""NumPy type of a site's dataset."""
+
+LARGEST_CODE: dict[StoreDtype, float] = {"int8": 127.0, "e4m3": 448.0}
+"""Largest code of the kinds that have a scale a row."""
+
+SCALE = ".scale"
+"""What follows the name of a site in the name of the dataset of its scales."""
+
+_SCALE_BYTES = 4
+
+
+def row_width(dtype: StoreDtype, d_model: int) -> int:
+    """Entries of a row in memory: ``d_model``, and the bytes of the scale where there is one."""
+    return d_model + (_SCALE_BYTES if dtype in LARGEST_CODE else 0)
+
+
+def row_bytes(dtype: StoreDtype, d_model: int) -> int:
+    """Bytes of a row, on disk and in memory."""
+    return row_width(dtype, d_model) * np.dtype(STORED_AS[dtype]).itemsize
+
+
+def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
+    """Values as rows of a store, ``[row row_width]``.
+
+    Raises:
+        StoreError: A value is too large for ``dtype``, or is not finite to begin with.
+    """
+    if dtype in LARGEST_CODE:
+        return _to_codes(values, dtype)
+    rounded = values.to(getattr(torch, dtype))
+    if not _is_finite(rounded):
+        largest = float(values.abs().max())
+        _require_finite(values)
+        raise StoreError(
+            f"An activation of {largest:.4g} does not fit {dtype} (largest {torch.finfo(rounded.dtype).max:.5g}); "
+            "cache with dtype bfloat16."
+        )
+    return bits(rounded.cpu().contiguous())
+
+
+def _require_finite(values: Tensor) -> None:
+    if not _is_finite(values):
+        raise StoreError("The model gives activations that are not finite; load it in float32 or bfloat16.")
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether every value is: NaN and infinity both show in the extremes, which take one pass and no copy."""
+    return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
+
+
+def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
+    """Packed rows: x ≈ code · scale with scale = max|x| of the row / largest code (ours)."""
+    _require_finite(values)
+    values, top = values.cpu().float(), LARGEST_CODE[dtype]
+    scale = values.abs().amax(dim=1, keepdim=True) / top
+    scale.clamp_(max=torch.finfo(torch.float32).max / top * (1 - 1e-6))  # so that top · scale stays finite
+    codes = (values / torch.where(scale > 0, scale, 1.0)).clamp_(-top, top)
+    coded = codes.round_().to(torch.int8) if dtype == "int8" else codes.to(torch.float8_e4m3fn)
+    packed = np.empty((len(values), row_width(dtype, values.shape[1])), dtype=STORED_AS[dtype])
+    packed[:, :-_SCALE_BYTES] = coded.view(torch.uint8).numpy()
+    packed[:, -_SCALE_BYTES:] = scale.numpy().view(np.uint8)
+    return packed
+
+
+def bits(values: Tensor) -> np.ndarray:
+    """A tensor as NumPy: the same bytes, bfloat16 as uint16."""
+    return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
+
+
+def from_stored(stored: np.ndarray, dtype: StoreDtype) -> Tensor:
+    """Rows as a tensor: over the same bytes (the array must be writable), or, of 8-bit rows, float32 values."""
+    if dtype not in LARGEST_CODE:
+        values = torch.from_numpy(stored)
+        return values.view(torch.bfloat16) if dtype == "bfloat16" else values
+    codes, scale = unpacked(stored, dtype)
+    held = torch.from_numpy(codes)
+    held = held if dtype == "int8" else held.view(torch.float8_e4m3fn)
+    return held.float().mul_(torch.from_numpy(scale)[:, None])
+
+
+def unpacked(stored: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray]:
+    """Codes ``[row d_model]`` as on disk and scales ``[row]`` of packed rows."""
+    # Copies: a single row counts as contiguous whatever its stride, and is not given a new one otherwise.
+    codes = stored[:, :-_SCALE_BYTES].copy().view(ON_DISK[dtype])
+    return codes, stored[:, -_SCALE_BYTES:].copy().view("<f4")[:, 0]
+
+
+def pack_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray | None) -> None:
+    """Fill rows in memory with a site's dataset and its scales."""
+    if scale is None:
+        out[:] = codes
+        return
+    out[:, :-_SCALE_BYTES] = codes.view(np.uint8)
+    out[:, -_SCALE_BYTES:] = np.ascontiguousarray(scale).view(np.uint8).reshape(-1, _SCALE_BYTES)
+
+
+def datasets(site: str, stored: np.ndarray, dtype: StoreDtype) -> dict[str, np.ndarray]:
+    """The HDF5 datasets of a site's rows: the site, and its scales where there are any."""
+    if dtype not in LARGEST_CODE:
+        return {site: stored}
+    codes, scale = unpacked(stored, dtype)
+    return {site: codes, site + SCALE: scale}
+
+
+def side_by_side(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
+    """Rows of several models, side by side in memory, as float32."""
+    if dtype not in LARGEST_CODE:
+        return from_stored(stored, dtype).float()
+    out = torch.empty((len(stored), sum(widths)))
+    column = row = 0
+    for width in widths:
+        n_bytes = row_width(dtype, width)
+        out[:, column : column + width] = from_stored(stored[:, row : row + n_bytes], dtype)
+        column, row = column + width, row + n_bytes
+    return out
+
+
+def training_norms(
+    arrays: Mapping[str, np.ndarray], training: Bool[np.ndarray, " row"], dtype: StoreDtype
+) -> tuple[dict[str, float], int]:
+    """Per site the sum of the L2 norms of the training rows as they are stored, and how many there are."""
+    sums = {}
+    for site, array in arrays.items():
+        values = from_stored(array[training], dtype).double()
+        sums[site] = float(torch.linalg.vector_norm(values, dim=1).sum())
+    return sums, int(training.sum())

@@ -1,0 +1,70 @@
+"""Proof that a store is what was written: every file is hashed again and compared with its record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mechprobe.artifacts import MANIFEST, dump_json, manifest_digest, read_json, read_manifest, sha256_file
+from mechprobe.cache.store.shards import INDEX, TOKENS
+from mechprobe.errors import ArtifactError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a store."""
+
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+def verify_store(folder: Path) -> list[Problem]:
+    """Hash every file of a finished store.
+
+    The manifest holds the hashes of the token stream and of each model's index, an index those of its shards.
+
+    Raises:
+        ArtifactError: The folder is no finished store.
+    """
+    manifest = read_manifest(folder)
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
+        return [Problem(MANIFEST, "is not what was written: it does not have its own digest")]
+    if manifest["stage"] != "cache":
+        raise ArtifactError(f"{folder} is a '{manifest['stage']}' stage, no activation store; give another folder.")
+    outputs = manifest["outputs"].items()
+    problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
+    missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
+    problems += [Problem(MANIFEST, f"does not list {name}") for name in sorted(missing)]
+    for name in manifest["models"]:
+        problems += _check_model(folder, name)
+    return problems
+
+
+def _check_model(folder: Path, name: str) -> list[Problem]:
+    try:
+        records = [(record["file"], record["sha256"], record) for record in read_json(folder / name / INDEX)["shards"]]
+    except (ArtifactError, KeyError, TypeError) as error:
+        return [Problem(f"{name}/{INDEX}", f"cannot be read ({error})")]
+    problems = []
+    for file, digest, record in records:
+        problem = _check(folder, f"{name}/{file}", digest)
+        listed = f"{name}/{file}.json"
+        if problem is not None:
+            problems.append(problem)
+        try:
+            same = (folder / listed).read_text(encoding="utf-8") == dump_json(record)
+        except (OSError, UnicodeDecodeError):
+            same = False
+        if not same:
+            problems.append(Problem(listed, "is not what was written"))
+    return problems
+
+
+def _check(folder: Path, name: str, digest: str) -> Problem | None:
+    path = folder / name
+    if not path.is_file():
+        return Problem(name, "is missing")
+    found = sha256_file(path)
+    return None if found == digest else Problem(name, f"has sha256 {found}, {digest} was written")

@@ -1,0 +1,1 @@
+"""Train one crosscoder over an activation store, and measure how well it reconstructs."""

@@ -1,0 +1,1 @@
+"""SAEs of single models, trained on the same store for comparison."""

@@ -1,0 +1,5 @@
+"""When features appear over training checkpoints, how long they stay, and what they do meanwhile."""
+
+from mechprobe.callable_package import make_callable
+
+make_callable(__name__)

@@ -1,0 +1,129 @@
+"""RelIE over the checkpoints of an arm: does the causal strength of features move as their decoder norms do?"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from mechprobe.cache.store.activation_store import ActivationStore, StoredSequence
+from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.emergence.arms import Arm
+from mechprobe.emergence.config import EmergenceConfig
+from mechprobe.emergence.overlap import interval
+from mechprobe.emergence.result import CausalCourse
+from mechprobe.errors import ConfigError
+from mechprobe.models.family import ModelFamily
+from mechprobe.selection.rankings.relie import IndirectEffects, indirect_effects
+from mechprobe.selection.rankings.relie_intervals import drawn_effects
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+
+def measure_effects(
+    crosscoder: Crosscoder, family: ModelFamily, cache: Path, site: str, config: EmergenceConfig
+) -> IndirectEffects:
+    """Indirect effects on the held-out samples of a store, for every model of a dictionary; grouped by prompt."""
+    store = ActivationStore.open(cache, models=crosscoder.model_names)
+    sequences = held_out_responses(store, config.relie_source, config.relie_samples)
+    samples = [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
+    models = {name: family[name].hf for name in crosscoder.model_names}
+    return indirect_effects(
+        crosscoder,
+        models,
+        Site.parse(site),
+        samples,
+        steps=config.relie_steps,
+        groups=[sequence.prompt_id for sequence in sequences],
+    )
+
+
+def held_out_responses(store: ActivationStore, source: str | None, n: int) -> list[StoredSequence]:
+    """The first ``n`` held-out samples of a source, with a response where any has one.
+
+    Raises:
+        ConfigError: The store has none of that source.
+    """
+    sequences = [store.sequence(sample) for sample in store.held_out_samples()]
+    chosen = [sequence for sequence in sequences if source is None or sequence.source == source]
+    answered = [sequence for sequence in chosen if any(sequence.response)]
+    if not chosen:
+        sources = sorted({str(sequence.source) for sequence in sequences})
+        raise ConfigError(f"relie_source '{source}' wrote no held-out response; the sources are {', '.join(sources)}.")
+    return (answered or chosen)[:n]
+
+
+def causal_course(
+    arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]
+) -> CausalCourse:
+    """The summary of one arm, with intervals over groups of samples.
+
+    Args:
+        arm: The arm.
+        frame: Its feature table.
+        effects: Indirect effects in base and the checkpoints, in this order.
+        weights: The bootstrap's `group_draws`, those of the table's intervals.
+    """
+    nrn = np.stack([frame[f"nrn_{name}"].to_numpy(dtype=np.float64) for name in arm.checkpoints], axis=1)
+    values = summaries(effects.effect, nrn)
+    drawn = np.array([summaries(draw, nrn) for draw in drawn_effects(effects, weights)]).reshape(-1, *values.shape)
+    intervals = [
+        [interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
+    bias = [
+        [_mean(drawn[:, row, column]) - float(value) for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
+    return CausalCourse(
+        name=arm.name,
+        models=effects.models,
+        n_samples=effects.n_samples,
+        n_groups=effects.n_groups,
+        draws=len(weights),
+        metric=effects.metric.tolist(),
+        departure=intervals[0],
+        departure_bias=bias[0],
+        rank_correlation=intervals[1],
+        rank_correlation_bias=bias[1],
+        completeness_gap=effects.completeness_gap.tolist(),
+    )
+
+
+def summaries(
+    effect: Float[ndarray, "d_sae model"], nrn: Float[ndarray, "d_sae checkpoint"]
+) -> Float[ndarray, "2 checkpoint"]:
+    """``departure`` and ``rank_correlation`` of `CausalCourse` at every checkpoint; base is the first model.
+
+    Both stay as they are when all effects are scaled, so sums over samples do as well as means.
+    """
+    size = np.abs(effect)
+    found = np.empty((2, nrn.shape[1]))
+    for column in range(nrn.shape[1]):
+        pair = size[:, [0, column + 1]]
+        total = pair.sum()
+        found[0, column] = np.abs(pair[:, 1] - pair[:, 0]).sum() / total if total > 0 else np.nan
+        found[1, column] = _rank_correlation(nrn[:, column], pair)
+    return found
+
+
+def _mean(draws: Float[ndarray, " draw"]) -> float:
+    """Of the finite draws; NaN for none."""
+    finite = draws[np.isfinite(draws)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _rank_correlation(nrn: Float[ndarray, " d_sae"], pair: Float[ndarray, "d_sae 2"]) -> float:
+    """Spearman's of NRN and pairwise RelIE over the features with the upper half of effects; NaN for fewer than 3."""
+    from scipy.stats import spearmanr
+
+    strength = pair.sum(axis=1)
+    useful = np.isfinite(nrn) & (strength > 0)
+    if useful.sum() < 3:
+        return float("nan")
+    useful &= strength >= np.median(strength[useful])
+    relie = pair[useful, 1] / strength[useful]
+    if useful.sum() < 3 or np.ptp(relie) == 0 or np.ptp(nrn[useful]) == 0:
+        return float("nan")
+    return float(np.asarray(spearmanr(nrn[useful], relie))[0])

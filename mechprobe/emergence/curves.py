@@ -1,0 +1,139 @@
+"""The course of an arm as numbers with intervals, and the same for two arms compared.
+
+Every number is a function of a set of live features, so its interval is the bootstrap's over features: it says how
+far the number depends on which features the dictionary found, not how it varies over seeds or labs.
+
+* ``reached_norm`` at checkpoint c: Σ_k d_kc d_kT / Σ_k d_kT², with d the change of a decoder norm from base and T the
+  last checkpoint: how much of the final change is there (0 at base, 1 at the end). ``reached_shift``: the same with the
+  change of the decoder itself, which sees what is turned and not only what grows. Both ours.
+* ``half_norm``, ``half_shift``: progress at which half of it is there.
+* ``departure``: mean |NRN − 1/2|; ``gained`` and ``lost``: shares of live features whose norm is 2 : 1 or more in favor
+  of the checkpoint, or of base (``specific_nrn``); ``specific``: both; ``confirmed``: those that latent scaling confirms.
+* ``relative_shift``: Σ_k ‖change of decoder‖ / Σ_k ‖decoder of base‖.
+* ``adjacent_overlap``: |A ∩ B| / 50 of the sets of highest NRN at neighboring checkpoints; ``last_overlap`` the last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from mechprobe.emergence.overlap import adjacent_overlaps, interval
+from mechprobe.emergence.trajectories import crossing
+from mechprobe.features.table.norms import nrn
+from mechprobe.statistics import Interval
+
+Statistics = dict[str, ndarray]
+"""Name to one value, or to one per base and checkpoint, per checkpoint, or per pair of neighbors."""
+
+
+@dataclass(frozen=True)
+class ArmNumbers:
+    """What the curves are computed from: live features of one dictionary, base and the checkpoints of one arm.
+
+    Attributes:
+        norms: L1 decoder norms in own units, base first.
+        decoder: Decoders in own units.
+        confirmed: Where latent scaling confirms that base or the checkpoint lacks the feature.
+        progress: Share of training done at each column.
+        top: Size of the sets compared.
+        specific_nrn: From which NRN base lacks a feature.
+    """
+
+    norms: Float[ndarray, "alive column"]
+    decoder: Float[ndarray, "alive column d_model"]
+    confirmed: Bool[ndarray, "alive checkpoint"]
+    progress: Float[ndarray, " column"]
+    top: int
+    specific_nrn: float
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def nrn(self) -> Float[ndarray, "alive checkpoint"]:
+        """NRN of every checkpoint against base."""
+        return np.stack([nrn(self.norms, tuned=column) for column in range(1, self.norms.shape[1])], axis=1)
+
+    def statistics(self) -> Callable[[Int[ndarray, " feature"]], Statistics]:
+        """A function from features (repeats allowed) to the numbers over them."""
+        change = self.norms - self.norms[:, :1]
+        norm_products = change * change[:, -1:]
+        moved = self.decoder - self.decoder[:, :1]
+        shift_products = (moved * moved[:, -1:]).sum(axis=2)
+        lengths = np.linalg.norm(moved, axis=2)
+        base_length = np.linalg.norm(self.decoder[:, 0], axis=1)
+        share = self.nrn()
+        gained, lost = share >= self.specific_nrn, share <= 1 - self.specific_nrn
+        flags = {
+            "departure": np.abs(np.nan_to_num(share, nan=0.5) - 0.5),  # in neither model: no difference
+            "gained": gained,
+            "lost": lost,
+            "specific": gained | lost,
+            "confirmed": (gained | lost) & self.confirmed,
+        }
+
+        def over(features: Int[ndarray, " feature"]) -> Statistics:
+            values = {
+                "reached_norm": _projection(norm_products[features]),
+                "reached_shift": _projection(shift_products[features]),
+                "relative_shift": lengths[features].sum(axis=0) / base_length[features].sum(),
+                "adjacent_overlap": adjacent_overlaps(share[features], self.top),
+                **{name: flag[features].mean(axis=0) for name, flag in flags.items()},
+            }
+            values["half_norm"] = np.array([_half(values["reached_norm"], self.progress)])
+            values["half_shift"] = np.array([_half(values["reached_shift"], self.progress)])
+            values["last_overlap"] = values["adjacent_overlap"][-1:]
+            values["last_departure"] = values["departure"][-1:]
+            values["last_confirmed"] = values["confirmed"][-1:]
+            return values
+
+        return over
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Numbers of one arm with the bootstrap draws behind their intervals.
+
+    Attributes:
+        values: Over all live features.
+        draws: The same for every bootstrap draw, ``[draw, ...]``.
+        n: Live features.
+    """
+
+    values: Statistics
+    draws: Statistics
+    n: int
+
+    def intervals(self) -> dict[str, list[Interval]]:
+        """Every number with its 95 % interval over features."""
+        return {
+            name: [interval(float(value[i]), self.draws[name][:, i], self.n) for i in range(len(value))]
+            for name, value in self.values.items()
+        }
+
+
+def measure_curves(numbers: ArmNumbers, *, draws: int, seed: tuple[int, ...]) -> Curves:
+    """The curves of an arm; arms of one dictionary and seed draw the same features, so their difference is paired."""
+    over = numbers.statistics()
+    n = len(numbers)
+    rng = np.random.default_rng(seed)
+    drawn = [over(rng.integers(0, n, n)) for _ in range(draws)]
+    values = over(np.arange(n))
+    return Curves(values, {name: np.stack([draw[name] for draw in drawn]) for name in values}, n)
+
+
+def difference(first: Curves, second: Curves, name: str) -> Interval:
+    """``first`` minus ``second`` of a single number, with the interval of the draws' differences."""
+    value = float(first.values[name][0] - second.values[name][0])
+    return interval(value, first.draws[name][:, 0] - second.draws[name][:, 0], min(first.n, second.n))
+
+
+def _projection(products: Float[ndarray, "feature column"]) -> Float[ndarray, " column"]:
+    total = products.sum(axis=0)
+    return total / total[-1] if total[-1] > 0 else np.full_like(total, np.nan)
+
+
+def _half(reached: Float[ndarray, " column"], progress: Float[ndarray, " column"]) -> float:
+    return crossing(reached, progress, 0.5) if np.isfinite(reached).all() else float("nan")

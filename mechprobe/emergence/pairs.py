@@ -1,0 +1,77 @@
+"""Dictionaries of base and one checkpoint each, as in arXiv 2604.25011; what one calls feature 7 the next does not."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mechprobe.emergence.config import EmergenceConfig
+from mechprobe.emergence.dictionaries import Job
+from mechprobe.emergence.overlap import top_sets
+from mechprobe.emergence.result import PairCourse
+from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.features.validation.matching import match_features, matched_overlap
+from sae_training import Crosscoder
+
+Trained = tuple[Job, Crosscoder, FeatureTable]
+
+
+def pair_course(
+    arm: str,
+    seed: int,
+    trained: Sequence[Trained],
+    fve: Sequence[Mapping[str, float | None]],
+    config: EmergenceConfig,
+) -> PairCourse:
+    """One arm in pairwise dictionaries.
+
+    Args:
+        arm: Its name.
+        seed: Which repetition it is, by the seed of the dictionaries over checkpoints beside it.
+        trained: In order of training, the last checkpoint's twin with another seed last.
+        fve: Of every dictionary but the twin, model to FVE.
+        config: Sizes and thresholds.
+    """
+    decoders = [_decoder(crosscoder) for _, crosscoder, _ in trained]
+    alive = [~table.dead for *_, table in trained]
+    sets = []
+    for job, _, table in trained:
+        share = table.frame[[f"nrn_{job.models[1]}"]].to_numpy(dtype=np.float64)
+        sets.append(top_sets(share, ~table.dead, config.top)[0])
+    size = min(config.top, *(len(items) for items in sets))
+    sets = [items[:size] for items in sets]
+
+    def compared(first: int, second: int) -> tuple[float, float, float]:
+        """Overlap of the top sets, and the share of each one's live features found again in the other."""
+        found = match_features(
+            decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
+        )
+        n_found = int(found.found.sum())
+        forth, back = (n_found / max(1, int(alive[side].sum())) for side in (first, second))
+        return matched_overlap(sets[first], sets[second], found, max(1, size)), forth, back
+
+    n = len(trained) - 1
+    overlaps, found_share = np.eye(n), np.eye(n)
+    for row in range(n):
+        for column in range(row + 1, n):
+            overlap, forth, back = compared(row, column)
+            overlaps[row, column] = overlaps[column, row] = overlap
+            found_share[row, column], found_share[column, row] = forth, back
+    overlap, forth, _ = compared(n - 1, n)
+    return PairCourse(
+        name=arm,
+        seed=seed,
+        checkpoints=tuple(job.models[1] for job, *_ in trained[:n]),
+        overlap=overlaps.tolist(),
+        found_share=found_share.tolist(),
+        ceiling={"overlap": overlap, "found_share": forth},
+        fve=[min(float("nan") if value is None else value for value in values.values()) for values in fve],
+        top=size,
+        min_cosine=config.min_cosine,
+    )
+
+
+def _decoder(crosscoder: Crosscoder) -> Float[ndarray, "d_sae width"]:
+    """Decoders of base and checkpoint side by side, each scaled as its dictionary saw it."""
+    return crosscoder.decoder.detach().double().cpu().numpy()

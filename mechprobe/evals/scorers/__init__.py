@@ -1,0 +1,1 @@
+"""Scorers: a response and the right answer in; right, wrong or unparsed out."""

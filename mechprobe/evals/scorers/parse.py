@@ -1,0 +1,50 @@
+"""From a specification, or a function, to a scorer."""
+
+from mechprobe.errors import ConfigError
+from mechprobe.evals.scorers.functions import PREFIX, Judge, function_scorer, named_scorer
+from mechprobe.evals.scorers.rules import RuleScorer
+from mechprobe.evals.scorers.scorer import Scorer
+
+__all__ = ["AnyScorer", "Scorer", "scorer"]
+
+AnyScorer = str | Scorer | Judge
+"""A specification, a scorer, or a function of response and answer."""
+
+_RULES = ("exact", "numeric", "letter")
+
+
+def scorer(spec: AnyScorer) -> Scorer:
+    r"""The scorer of a specification or of a function.
+
+    ``exact``: the whole response, stripped. ``numeric``: the last number in it, compared as a number. ``letter``: the
+    option letter that it gives (`mechprobe.evals.scorers.rules.option_letter`). ``boxed``: its last ``\boxed{...}``, compared as
+    mathematics. ``final:<MARKER>``: what follows the last MARKER, blanks removed. ``python:<module>:<function>``: what a
+    function of response and answer says.
+
+    Raises:
+        ConfigError: The specification is unknown, or the function cannot be used.
+        DependencyError: ``boxed`` without math-verify.
+
+    Example:
+        >>> scorer("final:ANS").score("THINK 7 + 5 ANS 1 2", "12")
+        'right'
+        >>> scorer("final:ANS").score("THINK 7 + 5", "12")
+        'unparsed'
+    """
+    if isinstance(spec, Scorer):
+        return spec
+    if not isinstance(spec, str):
+        return function_scorer(spec)
+    kind, _, rest = spec.partition(":")
+    if spec in _RULES or (kind == "final" and rest.strip()):
+        return RuleScorer(spec)
+    if spec == "boxed":
+        from mechprobe.evals.scorers.boxed import boxed_scorer
+
+        return boxed_scorer(spec)
+    if kind == PREFIX:
+        return named_scorer(spec)
+    raise ConfigError(
+        f"Scorer '{spec}' is unknown; write exact, numeric, letter, boxed, final:<MARKER> or "
+        f"{PREFIX}:<MODULE>:<FUNCTION>."
+    )

@@ -1,0 +1,1 @@
+"""Contexts, promoted tokens and labels of features."""

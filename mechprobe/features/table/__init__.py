@@ -1,0 +1,1 @@
+"""The feature table: one row per feature."""

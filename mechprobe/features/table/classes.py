@@ -1,0 +1,75 @@
+"""To which models a latent belongs: by decoder norms alone, and confirmed by latent scaling.
+
+``shared`` is in all models, ``rl-only`` in one, ``base+rl`` in some, ``dead`` never fires. A class that says that a
+model lacks a latent is believed only where nu on the error and nu on the reconstruction say so too, for every model
+that lacks it against every model that has it; otherwise it is ``unconfirmed``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from mechprobe.features.config import ClassThresholds
+from mechprobe.features.table.norms import present
+from mechprobe.features.table.scaling import LatentScaling
+
+SHARED, DEAD, UNCONFIRMED = "shared", "dead", "unconfirmed"
+
+
+def class_name(names: Sequence[str], has: Sequence[bool]) -> str:
+    """Name of the class of latents that exactly the models with ``has`` have.
+
+    Example:
+        >>> class_name(["base", "sft", "rl"], [False, False, True])
+        'rl-only'
+        >>> class_name(["base", "sft", "rl"], [True, False, True])
+        'base+rl'
+    """
+    owners = [name for name, owned in zip(names, has, strict=True) if owned]
+    if len(owners) == len(names):
+        return SHARED
+    return f"{owners[0]}-only" if len(owners) == 1 else "+".join(owners)
+
+
+def classes_by_norm(
+    names: Sequence[str], norms: Float[ndarray, "d_sae model"], dead: Bool[ndarray, " d_sae"], absent_below: float
+) -> list[str]:
+    """Class of every latent by decoder norms alone."""
+    has = present(norms, absent_below)
+    return [DEAD if gone else class_name(names, row) for row, gone in zip(has.tolist(), dead.tolist(), strict=True)]
+
+
+def confirmed(
+    norms: Float[ndarray, "d_sae model"], scaling: LatentScaling, thresholds: ClassThresholds
+) -> Bool[ndarray, " d_sae"]:
+    """Where every absence that the norms show is shown by nu on error and reconstruction too."""
+    has = present(norms, thresholds.absent_below)
+    result = np.ones(len(norms), dtype=bool)
+    for owner in range(norms.shape[1]):
+        for model in range(norms.shape[1]):
+            claimed = has[:, owner] & ~has[:, model]
+            with np.errstate(invalid="ignore"):
+                agrees = (scaling.nu_error(owner, model) <= thresholds.nu_error_max) & (
+                    scaling.nu_reconstruction(owner, model) <= thresholds.nu_reconstruction_max
+                )
+            result &= ~claimed | agrees
+    return result
+
+
+def classes(by_norm: Sequence[str], agrees: Bool[ndarray, " d_sae"]) -> list[str]:
+    """The class by norms where latent scaling agrees (or nothing is claimed), else ``unconfirmed``."""
+    return [
+        name if name in (SHARED, DEAD) or agreed else UNCONFIRMED
+        for name, agreed in zip(by_norm, agrees.tolist(), strict=True)
+    ]
+
+
+def class_counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Number of latents in each class, the common classes always listed."""
+    counts = Counter(values)
+    first = [SHARED, *(f"{name}-only" for name in names), UNCONFIRMED, DEAD]
+    others = sorted(set(counts) - set(first))
+    return {name: counts.get(name, 0) for name in [*first[:-2], *others, *first[-2:]]}

@@ -1,0 +1,81 @@
+"""The streaming pass over a store: everything the table is made of, for some rows, mergeable with that of others."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from mechprobe.dictionary.readout import Readout, model_scale
+from mechprobe.dictionary.readout_encoder import ReadoutEncoder
+from mechprobe.errors import StoreError
+from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.rows import RowStore, check_store, row_batches
+from mechprobe.features.table.intervals import ClassEvidence, sequence_groups, sequence_starts
+from mechprobe.features.table.norms import present
+from mechprobe.features.table.sums import LatentSums
+from mechprobe.features.table.top_rows import TopRows
+from sae_training import Crosscoder
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one pass over some rows gives.
+
+    Attributes:
+        sums: Sums over all rows.
+        top: Rows of highest joint activation.
+        evidence: What the classes hang on, kept apart for groups of sequences; None where no intervals are wanted.
+    """
+
+    sums: LatentSums
+    top: TopRows
+    evidence: ClassEvidence | None
+
+    def merge(self, other: "Collected") -> "Collected":
+        """That of the rows of both, which must be disjoint and end and begin with a sequence."""
+        whole = self.evidence is not None and other.evidence is not None
+        evidence = self.evidence.merge(other.evidence) if whole else None  # type: ignore[union-attr]
+        return Collected(self.sums.merge(other.sums), self.top.merge(other.top), evidence)
+
+
+def scaled_norms(crosscoder: Crosscoder) -> Float[ndarray, "d_sae model"]:
+    """L1 decoder norms, each model's activations divided by its scale: what presence is judged by."""
+    return (crosscoder.decoder_norm(1).double() / model_scale(crosscoder).double()).cpu().numpy()
+
+
+def claims_absence(crosscoder: Crosscoder, thresholds: ClassThresholds) -> Bool[ndarray, " d_sae"]:
+    """Latents that by their decoder norms some model lacks: their class hangs on nu."""
+    return np.asarray(~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1))
+
+
+def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None) -> Collected:
+    """Read rows once.
+
+    Raises:
+        StoreError: The store has other models than the crosscoder, or no rows.
+    """
+    check_store(crosscoder, store)
+    rows = range(store.n_rows) if rows is None else rows
+    if not len(rows):
+        raise StoreError("The activation store has no rows to read; make it again with `mechprobe cache`.")
+    sample = np.asarray(store.tokens.sample)
+    groups = sequence_groups(sample, rows, config.bootstrap_groups) if config.bootstrap_draws else [rows]
+    claimed = torch.from_numpy(np.flatnonzero(claims_absence(crosscoder, config.thresholds))).to(crosscoder.device)
+    whole = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
+    top = TopRows.empty(4 * config.n_examples)
+    evidence: ClassEvidence | None = None
+    encoder = ReadoutEncoder(crosscoder, Readout(config.readout, config.near))
+    batches = row_batches(store, config, groups=groups, label="features")
+    for group in groups:
+        sums = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
+        while sums.n_rows < len(group):
+            start, x = next(batches)
+            top.update(sums.update(encoder, x.to(crosscoder.device)), start)
+        whole = whole.merge(sums)
+        if config.bootstrap_draws:
+            part = ClassEvidence.of(sums, claimed, len(sequence_starts(sample, group)))
+            evidence = part if evidence is None else evidence.merge(part)
+    batches.close()
+    return Collected(whole, top, evidence)

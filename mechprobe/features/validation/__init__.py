@@ -1,0 +1,1 @@
+"""Nulls and retraining: how far the feature table can be trusted."""

@@ -1,0 +1,237 @@
+"""Runs conditions on loaded models, in this process or in several."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from operator import itemgetter
+from threading import Thread
+from typing import Any
+
+import torch
+
+from mechprobe.dictionary.readout import Readout
+from mechprobe.evals.stage import run_tasks
+from mechprobe.evals.tasks import Task
+from mechprobe.interventions.conditions.conditions import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.edits.edit import Edit, EditKind
+from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
+from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.hooks.positions import PositionRule, Positions
+from mechprobe.interventions.hooks.residual_hooks import rewriting
+from mechprobe.models.family import ModelFamily
+from mechprobe.selection.stage import Selection
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+_STAND_INS: dict[EditKind, Edit] = {
+    "transplant": Edit("scale", 2.0),
+    "project": Edit("steer", 1.0),
+    "replace": Edit("steer", 1.0),
+}
+"""What gives the directions of an equal-norm control in the place of an edit that cannot."""
+
+
+class Runner:
+    """Runs conditions on loaded models."""
+
+    def __init__(
+        self,
+        family: ModelFamily,
+        crosscoder: Crosscoder,
+        selection: Selection,
+        tasks: Sequence[Task],
+        config: InterveneConfig,
+    ) -> None:
+        self.family = family.subset(*crosscoder.model_names)
+        self.crosscoder = crosscoder.eval()
+        self.selection = selection
+        self.tasks = list(tasks)
+        self.config = config
+        self.positions = PositionRule.parse(config.positions)
+        self.site = Site.parse(selection.site)
+
+    def readout(self, condition: Condition) -> Readout:
+        """How a condition reads features."""
+        return readout_of(condition, self.config)
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raise what `build_rewrite` raises for any of the edits, before a model is loaded."""
+        for condition in conditions:
+            if condition.how in ("edit", "shuffled"):
+                self.rewrite(condition)
+
+    def rewrite(self, condition: Condition) -> Rewrite:
+        """A condition's edit, or its change of equal norm, as a function of the models' residuals."""
+        return self._shuffled(condition) if condition.how == "shuffled" else self._edit(condition)
+
+    def _edit(self, condition: Condition) -> Rewrite:
+        return build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            Edit.parse(condition.edit),
+            host=condition.model,
+            donor=condition.donor,
+            readout=self.readout(condition),
+        )
+
+    def reads(self, condition: Condition) -> list[str]:
+        """The models whose residuals that function reads, beside the host's own."""
+        edit, readout = Edit.parse(condition.edit), self.readout(condition)
+        return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
+
+    @torch.no_grad()
+    def run(self, condition: Condition) -> dict[str, str]:
+        """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
+        model = self.family[condition.model]
+        tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
+        prefix = self.config.force_prefix if condition.how == "prefix" else ""
+        with self.in_force(condition):
+            outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
+        letters: dict[str, str] = {task.name: "" for task in tasks}
+        for outcome in outcomes:
+            letters[outcome.task] += outcome.outcome[0].upper()
+        return letters
+
+    @contextmanager
+    def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
+        """The host with a condition's edit in force.
+
+        Args:
+            condition: What is done to which host.
+            positions: Where the edit acts; as configured for None. Whole residuals are patched everywhere.
+        """
+        where = self.positions if positions is None else positions
+        if condition.how in ("clean", "prefix"):
+            yield
+        elif condition.how == "edit":
+            readout = self.readout(condition)
+            with edited(
+                self.family[condition.model],
+                self.crosscoder,
+                condition.ids,
+                condition.edit,
+                site=self.site,
+                donor=condition.donor,
+                siblings=self.family,
+                readout=readout,
+                positions=where,
+            ):
+                yield
+        else:
+            with self._rewritten(condition, where):
+                yield
+
+    @contextmanager
+    def _rewritten(self, condition: Condition, where: Positions) -> Iterator[None]:
+        host = self.family[condition.model]
+        siblings: dict[str, Any] = {}
+        positions: Positions = where
+        if condition.how == "patch" and condition.donor is not None:
+            siblings = {condition.donor: self.family[condition.donor].hf}
+            positions = "all"
+            rewrite: Rewrite = itemgetter(condition.donor)
+        elif condition.how == "vector":
+            positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
+            rewrite = self._vector(condition)
+        else:
+            siblings = {name: self.family[name].hf for name in self.reads(condition)}
+            rewrite = self.rewrite(condition)
+        with rewriting(
+            host.hf,
+            self.site,
+            rewrite,
+            host_name=host.name,
+            siblings=siblings,
+            positions=positions,
+            special_ids=list(host.tokenizer.all_special_ids),
+            what=f"The condition '{condition.name}'",
+        ):
+            yield
+
+    def _vector(self, condition: Condition) -> Rewrite:
+        """The mean residual difference added to every position, or to the last of the prompt (padding is on the left)."""
+        scores, host = self.selection.scores, self.family[condition.model]
+        last = condition.features == LAST_PROMPT_TOKEN
+        sign = 1.0 if condition.model == self.config.base else -1.0
+        vector = torch.as_tensor(
+            sign * (scores.last_difference if last else scores.mean_difference), device=host.device
+        )
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[host.name].clone()
+            resid[:, -1 if last else slice(None)] += vector.to(resid.dtype)
+            return resid
+
+        return rewrite
+
+    def _shuffled(self, condition: Condition) -> Rewrite:
+        """The edit's own change, turned to other features' decoder directions at the same norm on every token.
+
+        Edits that take no other features' directions leave theirs to one that does; the norm is the edit's own in any case.
+        The directions are the host's decoders, for a transplant too: the *shifts* of other features from model to model
+        share the change under test, so they are no neutral directions.
+        """
+        edit = Edit.parse(condition.edit)
+        readout, host = self.readout(condition), condition.model
+        own = self._edit(condition)
+        turned_edit = _STAND_INS.get(edit.kind, edit)
+        other = build_rewrite(
+            self.crosscoder,
+            condition.ids,
+            turned_edit,
+            host=host,
+            donor=None,
+            readout=readout,
+            write_ids=condition.write_ids,
+        )
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[condition.model]
+            change, turned = own(x) - resid, other(x) - resid
+            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return resid + turned * ratio
+
+        return rewrite
+
+
+Done = tuple[Condition, dict[str, str]]
+_worker: dict[str, Runner] = {}
+
+
+def run_conditions(runner: Runner, conditions: Sequence[Condition], *, workers: int = 1) -> Iterator[Done]:
+    """Yield ``(condition, outcomes)`` as each ends: in order with one worker, in any order with several."""
+    if workers == 1 or len(conditions) < 2:
+        for condition in conditions:
+            yield condition, runner.run(condition)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(
+        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
+    )
+    try:
+        waiting = {pool.submit(_work, condition): condition for condition in conditions}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(runner: Runner, threads: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker["runner"] = runner
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, so they watch it."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(condition: Condition) -> dict[str, str]:
+    return _worker["runner"].run(condition)

@@ -1,0 +1,157 @@
+"""Edits as functions of residuals: the models' residuals on the same tokens in, the host's next residual out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import index
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechprobe.dictionary.feature_reader import FeatureReader, slots_by_source
+from mechprobe.dictionary.readout import Readout
+from mechprobe.errors import ConfigError, ModelError, SelectionError
+from mechprobe.interventions.edits.edit import Edit, activation_change, span_of, unit_sum
+from sae_training import Crosscoder
+
+Rewrite = Callable[[Mapping[str, Float[Tensor, "batch pos d_model"]]], Float[Tensor, "batch pos d_model"]]
+"""Maps the residuals of all models on the same tokens to the residual with which the host goes on."""
+
+
+def build_rewrite(
+    crosscoder: Crosscoder,
+    ids: Sequence[int],
+    edit: Edit,
+    *,
+    host: str,
+    donor: str | None,
+    readout: Readout,
+    write_ids: Sequence[int] | None = None,
+) -> Rewrite:
+    """The edit as a function of the models' residuals; with no features to edit it returns the host's own tensor.
+
+    Everything that does not depend on the residuals is computed here, so that the function does no more than read the
+    edited features and write their change. The crosscoder must not change while it is in use.
+
+    Args:
+        crosscoder: The dictionary; put it on the device of the models.
+        ids: Features to edit.
+        edit: What is done to them.
+        host: The model whose residual is rewritten.
+        donor: For a transplant, whose features are put in.
+        readout: How features are read.
+        write_ids: Other features, whose decoder directions are put in the place of the edited ones' (the shuffled
+            control); ``replace`` and ``project`` take none.
+
+    Raises:
+        SelectionError: A feature does not exist, is named twice, or has no direction to steer along.
+        ConfigError: A transplant without another donor, a read-out over models of different widths, or ``write_ids`` for an
+            edit that takes none.
+        ModelError: Donor and host differ in width.
+    """
+    if write_ids is not None and edit.kind in ("replace", "project"):
+        raise ConfigError(f"'{edit.kind}' takes no other features' directions.")
+    features = _index(crosscoder, ids)
+    written = features if write_ids is None else _index(crosscoder, write_ids)
+    if edit.kind == "replace":
+        return _replacement(crosscoder, features, host, readout)
+    if not len(features):
+        return lambda x: x[host]
+    if edit.kind == "transplant":
+        giver = _require_donor(crosscoder, donor, host)
+        return _transplant(crosscoder, features, written, host=host, donor=giver, readout=readout)
+    if edit.kind == "project":
+        return _projection(crosscoder.own_decoder(host, features), host)
+    if edit.kind == "steer":
+        return _steering(crosscoder, written, float(edit.value or 0.0), host)
+    return _delta(FeatureReader(crosscoder, features, host, readout), crosscoder.own_decoder(host, written), edit, host)
+
+
+def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | None, readout: Readout) -> list[str]:
+    """The models whose residuals an edit of ``host`` reads beside the host's own, in the crosscoder's order."""
+    if edit.kind in ("project", "steer"):
+        return []
+    models = {host, donor or host} if edit.kind == "transplant" else {host}
+    read = {source for model in models for source in slots_by_source(crosscoder, readout, model)}
+    return [name for name in crosscoder.model_names if name in read and name != host]
+
+
+def check_ids(ids: Sequence[object], d_sae: int) -> list[int]:
+    """The ids as given; `SelectionError` for one that is no whole number, out of range or named twice."""
+    found = [_whole(feature) for feature in ids]
+    for feature in found:
+        if not 0 <= feature < d_sae:
+            raise SelectionError(f"Feature {feature} does not exist: the crosscoder has features 0 to {d_sae - 1}.")
+    if len(set(found)) != len(found):
+        twice = next(feature for feature in found if found.count(feature) > 1)
+        raise SelectionError(f"Feature {twice} is named twice; name each feature once.")
+    return found
+
+
+def _whole(feature: object) -> int:
+    """A Python int, or an integer of numpy or torch, as a Python int."""
+    try:
+        return index(feature)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise SelectionError(f"{feature!r} is no feature index; write whole numbers.") from None
+
+
+def _index(crosscoder: Crosscoder, ids: Sequence[int]) -> Tensor:
+    return torch.tensor(check_ids(ids, crosscoder.d_sae), dtype=torch.int64, device=crosscoder.device)
+
+
+def _require_donor(crosscoder: Crosscoder, donor: str | None, host: str) -> str:
+    if donor is None:
+        raise ConfigError("A transplant needs a donor; name the model whose features are put in.")
+    if crosscoder.model_index(donor) == crosscoder.model_index(host):
+        raise ConfigError(f"A transplant from {donor} into {host} changes nothing; name two different models.")
+    return donor
+
+
+def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
+    """The residual + Σ_k coefficients_k directions_k on every row, added up in the wider of the two dtypes."""
+    directions = directions.to(resid.device)
+    if resid.dtype == directions.dtype:
+        flat = resid.reshape(-1, resid.shape[-1])
+        return torch.addmm(flat, coefficients.to(resid.device), directions).reshape(resid.shape)
+    change = (coefficients.to(resid.device) @ directions).reshape(resid.shape)
+    return (resid + change).to(resid.dtype)
+
+
+def _delta(read: FeatureReader, directions: Tensor, edit: Edit, host: str) -> Rewrite:
+    return lambda x: _written(x[host], activation_change(read(x), edit), directions)
+
+
+def _transplant(
+    crosscoder: Crosscoder, ids: Tensor, written: Tensor, *, host: str, donor: str, readout: Readout
+) -> Rewrite:
+    from_donor, from_host = crosscoder.own_decoder(donor, written), crosscoder.own_decoder(host, written)
+    if from_donor.shape != from_host.shape:
+        raise ModelError(f"Models {donor} and {host} differ in width; their features cannot be transplanted.")
+    read = FeatureReader(crosscoder, ids, host, readout)
+    if readout.mode == "joint":  # both have the same activations
+        shift = from_donor - from_host
+        return lambda x: _written(x[host], read(x), shift)
+    read_donor = FeatureReader(crosscoder, ids, donor, readout)
+    directions = torch.cat((from_donor, -from_host))
+    return lambda x: _written(x[host], torch.cat((read_donor(x), read(x)), dim=1), directions)
+
+
+def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readout) -> Rewrite:
+    read = FeatureReader(crosscoder, torch.arange(crosscoder.d_sae, device=ids.device), host, readout)
+    directions, bias = crosscoder.own_decoder(host), crosscoder.own_bias(host)
+    directions[ids] = 0.0
+    return lambda x: torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
+
+
+def _projection(directions: Tensor, host: str) -> Rewrite:
+    basis = span_of(directions)
+    return lambda x: _written(x[host], (-x[host].to(basis) @ basis.T).flatten(0, -2), basis)
+
+
+def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: str) -> Rewrite:
+    directions = crosscoder.own_decoder(host, written)
+    without = written[torch.linalg.vector_norm(directions, dim=1) == 0].tolist()
+    if without:
+        raise SelectionError(f"Feature {without[0]} has no decoder direction in {host}, so nothing steers along it.")
+    vector = strength * unit_sum(directions)
+    return lambda x: (x[host] + vector.to(x[host].device)).to(x[host].dtype)

@@ -1,0 +1,1 @@
+"""Apply edits to a model while it runs, with sibling models on the same tokens."""

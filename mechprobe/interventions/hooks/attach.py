@@ -1,0 +1,233 @@
+"""`edited`: a context in which a model runs with some of its features edited; `edited_at`, at several sites at once."""
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from mechprobe.dictionary.readout import Readout
+from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionError
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite, read_models
+from mechprobe.interventions.hooks.positions import PositionMask, PositionRule, Positions, as_rule
+from mechprobe.interventions.hooks.residual_hooks import SiteRewrite, rewriting_sites
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """Anything that names features and the site they belong to, such as a `Selection`."""
+
+    @property
+    def features(self) -> Sequence[int]:
+        """Feature indices."""
+        ...
+
+    @property
+    def site(self) -> str:
+        """Site name, ``resid_post.<layer>``."""
+        ...
+
+
+AnyModel = LanguageModel | nn.Module
+Siblings = ModelFamily | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SiteEdit:
+    """One edit of one set of features at one site.
+
+    Attributes:
+        crosscoder: The dictionary of that site.
+        selection: A `Selection`, or feature indices (then ``site`` is needed).
+        edit: ``ablate``, ``clamp:V``, ``scale:A``, ``steer:V``, ``transplant``, ``replace`` or ``project``.
+        site: Where; by default the selection's.
+        donor: For a transplant, whose features are put in.
+        readout: How features are read; by default ``joint`` for a transplant with all siblings at hand, else ``swap``.
+        positions: Where along the sequence, see `PositionRule.parse`.
+    """
+
+    crosscoder: Crosscoder
+    selection: HasFeatures | Sequence[int]
+    edit: str | Edit = "ablate"
+    site: Site | str | None = None
+    donor: str | None = None
+    readout: Readout | None = None
+    positions: Positions = "all"
+
+
+def plain_module(model: AnyModel) -> Any:
+    """The transformers module on which hooks act: of a `LanguageModel`, of a bridge, or the model itself."""
+    if isinstance(model, LanguageModel):
+        return model.hf
+    return getattr(model, "original_model", model)
+
+
+@contextmanager
+def edited(  # noqa: PLR0913 - the promised entry point; all but four are keyword options
+    model: AnyModel,
+    crosscoder: Crosscoder,
+    selection: HasFeatures | Sequence[int],
+    edit: str | Edit = "ablate",
+    *,
+    site: Site | str | None = None,
+    host: str | None = None,
+    donor: str | None = None,
+    siblings: Siblings | None = None,
+    readout: Readout | None = None,
+    positions: Positions = "all",
+    special_ids: Sequence[int] | None = None,
+) -> Iterator[Any]:
+    """Run ``model`` with features edited, in forward and in generation (greedy or sampled, KV cache, left padding).
+
+    Args:
+        model: A `LanguageModel`, a plain transformers model, or a TransformerBridge.
+        crosscoder: The dictionary the features belong to; put it on the model's device.
+        selection: A `Selection`, or feature indices (then ``site`` is needed).
+        edit: ``ablate``, ``clamp:V``, ``scale:A``, ``steer:V``, ``transplant``, ``replace`` or ``project``.
+        site: Where; by default the selection's.
+        host: The model's name in the crosscoder; by default the `LanguageModel`'s own name.
+        donor: For a transplant, whose features are put in.
+        siblings: The other models, by name; needed by a transplant and by the ``joint`` read-out.
+        readout: How features are read; by default ``joint`` for a transplant with all siblings at hand, else ``swap``.
+        positions: ``all``, ``prompt``, ``response`` or ``last_prompt_token``, and behind it a class of tokens
+            (``all:not_special``), see `PositionRule.parse`.
+        special_ids: The special tokens, for a class that names them; by default those of the `LanguageModel`'s
+            tokenizer.
+
+    Yields:
+        The plain transformers model with the edit in force; no hook is left on it on any exit.
+
+    Raises:
+        ConfigError: The edit, the site or the positions are missing or contradictory.
+        SelectionError: A feature does not exist, or the selection is of another site.
+        ArtifactError: The selection was made with another crosscoder.
+        ModelError: A sibling that the edit reads is not given, or a model does not fit the crosscoder or cannot be
+            followed through its generation (see `rewriting_sites`).
+    """
+    one = SiteEdit(crosscoder, selection, edit, site, donor, readout, positions)
+    with edited_at(model, [one], host=host, siblings=siblings, special_ids=special_ids) as module:
+        yield module
+
+
+@contextmanager
+def edited_at(
+    model: AnyModel,
+    edits: Sequence[SiteEdit],
+    *,
+    host: str | None = None,
+    siblings: Siblings | None = None,
+    special_ids: Sequence[int] | None = None,
+) -> Iterator[Any]:
+    """Run ``model`` with several edits in force, at one site or at several; arguments and errors as for `edited`.
+
+    Siblings are clean at every site. What is read of the host itself at a deeper site carries the shallower edits.
+    Edits of one site act one after another, in the order given, each on the residual that the one before it leaves.
+
+    Args:
+        model: A `LanguageModel`, a plain transformers model, or a TransformerBridge.
+        edits: What is done where; none at all leaves the model as it is.
+        host: The model's name in the crosscoders; by default the `LanguageModel`'s own name.
+        siblings: The other models, by name.
+        special_ids: The special tokens, for positions that name them.
+
+    Yields:
+        The plain transformers model with the edits in force.
+    """
+    name = host or (model.name if isinstance(model, LanguageModel) else None)
+    if name is None:
+        raise ConfigError("Say which of the crosscoder's models this is: edited(..., host=NAME).")
+    if special_ids is None and isinstance(model, LanguageModel) and any(map(_names_special, edits)):
+        special_ids = list(model.tokenizer.all_special_ids)
+    module = plain_module(model)
+    given = siblings or {}
+    rewrites = [_rewrite(one, name, given, special_ids) for one in edits]
+    plain = {other: plain_module(given[other]) for other in sorted({read for item in rewrites for read in item.reads})}
+    for one in edits:
+        _check_widths(one.crosscoder, {name: module, **plain})
+    with torch.no_grad(), rewriting_sites(module, rewrites, host_name=name, siblings=plain):
+        yield module
+
+
+def _names_special(one: SiteEdit) -> bool:
+    return as_rule(one.positions).tokens == "special"
+
+
+def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None) -> SiteRewrite:
+    """The edit with its settings checked and all that does not change from call to call computed."""
+    crosscoder = one.crosscoder
+    crosscoder.model_index(host)
+    edit = one.edit if isinstance(one.edit, Edit) else Edit.parse(one.edit)
+    site, ids = _features_of(one)
+    readout = one.readout or _default_readout(crosscoder, edit, siblings, host)
+    rewrite = build_rewrite(crosscoder, ids, edit, host=host, donor=one.donor, readout=readout)
+    rule = as_rule(one.positions)
+    if not ids and edit.kind != "replace":
+        rule, reads = PositionRule(), []
+    else:
+        reads = read_models(crosscoder, edit, host=host, donor=one.donor, readout=readout)
+    for name in reads:
+        if name not in siblings:
+            raise ModelError(f"The edit '{edit}' reads model '{name}' on the same tokens; pass it in siblings.")
+    what = f"The edit '{edit}' of {_named(ids)} at {site} in {host}"
+    return SiteRewrite(site, rewrite, tuple(reads), PositionMask(rule, special_ids), what)
+
+
+def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
+    selection, site = one.selection, None if one.site is None else _site(one.site)
+    if not isinstance(selection, HasFeatures):
+        if site is None:
+            raise ConfigError("Say where the features live: edited(..., site='resid_post.<layer>').")
+        return site, [int(feature) for feature in selection]
+    own = _site(selection.site)
+    if site is not None and site != own:
+        raise SelectionError(f"The selection's features live at {own}, and the edit is asked for at {site}.")
+    made_with = getattr(selection, "crosscoder", None)
+    if isinstance(made_with, str) and made_with != (found := _fingerprint(one.crosscoder)):
+        raise ArtifactError(
+            f"The selection was made with crosscoder {made_with[:12]}, this one is {found[:12]}; select with this one."
+        )
+    return own, list(selection.features)
+
+
+def _site(place: Site | str) -> Site:
+    return place if isinstance(place, Site) else Site.parse(place)
+
+
+_fingerprints: "weakref.WeakKeyDictionary[Crosscoder, tuple[list[int], str]]" = weakref.WeakKeyDictionary()
+
+
+def _fingerprint(crosscoder: Crosscoder) -> str:
+    """The crosscoder's fingerprint, hashed again only where a weight was written to since."""
+    versions = [tensor._version for tensor in crosscoder.state_dict(keep_vars=True).values()]
+    known = _fingerprints.get(crosscoder)
+    if known is None or known[0] != versions:
+        known = _fingerprints[crosscoder] = (versions, crosscoder.fingerprint)
+    return known[1]
+
+
+def _check_widths(crosscoder: Crosscoder, modules: Mapping[str, Any]) -> None:
+    for name, module in modules.items():
+        expected = crosscoder.config.widths[crosscoder.model_index(name)] if name in crosscoder.model_names else None
+        width = int(module.config.get_text_config().hidden_size)
+        if expected is not None and width != expected:
+            raise ModelError(f"The crosscoder takes {expected} values of {name}, whose residual is {width} wide.")
+
+
+def _named(ids: Sequence[int]) -> str:
+    if not ids:
+        return "no features"
+    shown = ", ".join(map(str, ids[:5]))
+    return f"features {shown}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _default_readout(crosscoder: Crosscoder, edit: Edit, siblings: Siblings, host: str) -> Readout:
+    complete = all(name == host or name in siblings for name in crosscoder.model_names)
+    return Readout("joint") if edit.kind == "transplant" and complete else Readout("swap")

@@ -1,0 +1,1 @@
+"""From outcomes of conditions to effects, tests and verdicts."""

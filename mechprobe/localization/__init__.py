@@ -1,0 +1,1 @@
+"""Measure, for every site, how much of the gain a patch of the whole residual carries."""

@@ -1,0 +1,229 @@
+"""Doses, collateral, left-out tasks and smallest sets as rows and sentences: pure functions of ``results.json``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mechprobe.report.tables.sections import edit_title, interval, listing, number, p_value, percent
+from mechprobe.types import POOLED
+
+Json = Mapping[str, Any]
+
+
+def dose_curves(interventions: Json) -> dict[str, list[tuple[float, Json]]]:
+    """Kind of edit and host → ``(strength, condition)``, rising, wherever one kind was run at several strengths."""
+    curves: dict[str, list[tuple[float, Json]]] = {}
+    for condition in interventions["conditions"]:
+        kind, colon, value = condition["edit"].partition(":")
+        if colon and condition.get("set_kind") in ("dose", "selected"):
+            curves.setdefault(f"{kind} in {condition['model']}", []).append((float(value), condition))
+    return {title: sorted(points, key=_strength) for title, points in curves.items() if len(points) > 1}
+
+
+def _strength(point: tuple[float, Json]) -> float:
+    return point[0]
+
+
+def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per strength: change per task with its interval."""
+    return [
+        {
+            "title": title,
+            "value": f"{value:g}",
+            "cells": [interval(condition["accuracy_delta"].get(task), signed=True) for task in tasks],
+        }
+        for title, points in dose_curves(interventions).items()
+        for value, condition in points
+    ]
+
+
+def dose_sentences(interventions: Json) -> list[str]:
+    """The pooled change at every strength, one sentence per curve."""
+    return [
+        f"Dose, {title}, change of the pooled accuracy in points: "
+        + ", ".join(f"{value:g} {interval(c['accuracy_delta'].get(POOLED), signed=True)}" for value, c in points)
+        + "."
+        for title, points in dose_curves(interventions).items()
+    ]
+
+
+def change_sentences(interventions: Json) -> list[str]:
+    """The edits that leave the range of the data, named with how far they move the residual."""
+    about = interventions.get("changes") or {}
+    far = [c for c in interventions["conditions"] if c["name"] in (about.get("far") or ())]
+    if not far:
+        return []
+    told = "; ".join(f"{edit_title(c)} {c['relative_change']:.3g}" for c in far)
+    return [
+        f"Out of the data's range: these edits move the residual by more than {about['bound']:g} times its own norm (a bound "
+        f"of ours; largest multiple over {about['n_tokens']:,} tokens of the tasks' prompts): {told}. What they do says "
+        "little of their features; take a smaller strength."
+    ]
+
+
+def nats(item: Sequence[Any] | None) -> str:
+    """``[value, low, high, n]`` in nats.
+
+    Example:
+        >>> nats([0.01234, 0.01, 0.015, 900]), nats(None)
+        ('0.0123 (0.01 to 0.015)', '–')
+    """
+    if not item or not math.isfinite(number(item[0])):
+        return "–"
+    value, low, high = (f"{number(part):.3g}" for part in item[:3])
+    return f"{value} ({low} to {high})"
+
+
+def measured_collateral(interventions: Json) -> list[Json]:
+    """The conditions whose collateral was measured, in their order."""
+    return [condition for condition in interventions["conditions"] if condition.get("collateral")]
+
+
+def collateral_rows(interventions: Json) -> list[dict[str, Any]]:
+    """One row per measured condition: KL and change of cross-entropy, and the change on every other task."""
+    others = interventions.get("other_tasks") or []
+    return [
+        {
+            "title": edit_title(condition),
+            "features": condition.get("features", "–"),
+            "kind": condition.get("set_kind", "–"),
+            "kl": nats(condition["collateral"]["kl"]),
+            "ce": nats(condition["collateral"]["ce_change"]),
+            "cells": [interval(condition["accuracy_delta"].get(task), signed=True) for task in others],
+        }
+        for condition in measured_collateral(interventions)
+    ]
+
+
+def collateral_sentences(interventions: Json) -> list[str]:
+    """What the collateral is of, and that of every main edit beside the whole residual's."""
+    about = interventions.get("collateral")
+    found = measured_collateral(interventions)
+    if not about or not found:
+        return []
+    shown = [c for c in found if c["set_kind"] in ("selected", "ceiling")]
+    told = "; ".join(f"{edit_title(c)} {nats(c['collateral']['kl'])}" for c in shown)
+    sentences = [
+        f"Collateral, KL of the clean to the edited host in nats per token on {about['source']} "
+        f"({about['n_texts']:,} texts, n = {about['n_tokens']:,} tokens): {told}."
+    ]
+    return sentences + _other_task_sentences(interventions)
+
+
+def _other_task_sentences(interventions: Json) -> list[str]:
+    trained = interventions.get("trained") or []
+    mains = [c for c in interventions["conditions"] if c.get("set_kind") == "selected"]
+    sentences = []
+    for task in interventions.get("other_tasks") or []:
+        why = "post-training saw it" if task in trained else "it did not select"
+        told = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
+        n = int(mains[0]["accuracy"][task][3]) if mains else 0
+        sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {told}.")
+    return sentences
+
+
+def left_out_rows(interventions: Json) -> list[dict[str, Any]]:
+    """One row per host and left-out task: the set chosen without it beside the set chosen with it."""
+    return [
+        {
+            "title": f"{row['edit']} in {row['model']}",
+            "task": row["task"],
+            "n": str(row["n"]),
+            "features": f"{row['n_features']} ({row['n_shared']})",
+            "effect": interval(row["effect"]),
+            "share": percent(row.get("share")),
+            "full": interval(row["effect_with"]),
+            "share_full": percent(row.get("share_with")),
+            "p": p_value(row.get("p_mcnemar_holm")),
+            "verdict": row["verdict"],
+        }
+        for row in interventions.get("left_out") or []
+    ]
+
+
+def left_out_sentences(interventions: Json) -> list[str]:
+    """One sentence per host: the effect on each task of the set chosen without it, of the set chosen with it, and the verdict."""
+    by_host: dict[str, list[Json]] = {}
+    for row in interventions.get("left_out") or []:
+        by_host.setdefault(f"{row['edit']} in {row['model']}", []).append(row)
+    return [
+        f"Chosen without the task and judged on it ({title}, points in the claimed direction): "
+        + "; ".join(
+            f"{row['task']} {interval(row['effect'])}, with it {interval(row['effect_with'])}: {row['verdict']}"
+            for row in rows
+        )
+        + "."
+        for title, rows in by_host.items()
+    ]
+
+
+def size_sentences(interventions: Json) -> list[str]:
+    """Per host, the smallest measured heads of the ranking that reach half and nine tenths of the ceiling."""
+    sentences = []
+    for host, found in (interventions.get("sizes") or {}).items():
+        if "reason" in found:
+            sentences.append(f"Smallest sets in {host}: none to tell, {found['reason']} (n = {found['n']}).")
+            continue
+        goals = listing(f"{_goal(found[goal])} for {goal.replace('%', ' %')}" for goal in ("50%", "90%"))
+        measured = ", ".join(str(row[0]) for row in found["shares"])
+        sentences.append(
+            f"Smallest set transplanted into {host} by share of the ceiling: {goals} (n = {found['n']}; sizes measured: {measured})."
+        )
+    return sentences
+
+
+def _goal(goal: Json) -> str:
+    """A smallest size with its interval.
+
+    Example:
+        >>> _goal({"size": 2, "low": 1, "high": None})
+        '2 [1, not reached]'
+    """
+    size, low, high = ("not reached" if goal[key] is None else str(goal[key]) for key in ("size", "low", "high"))
+    return f"{size} [{low}, {high}]"
+
+
+def task_verdict_sentences(interventions: Json) -> list[str]:
+    """One sentence per main edit: its effect and verdict on every single task."""
+    by_edit: dict[str, list[Json]] = {}
+    for row in interventions.get("verdicts", []):
+        if row.get("task") != POOLED and row.get("verdict"):
+            by_edit.setdefault(f"{row['edit']} in {row['model']}", []).append(row)
+    return [
+        f"Task by task, {title}: "
+        + "; ".join(f"{row['task']} {interval(row['effect'])}, n = {row['n']}: {row['verdict']}" for row in rows)
+        + "."
+        for title, rows in by_edit.items()
+    ]
+
+
+def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
+    """Title of the transplant → ``[size, share, low, high]`` of the pooled row."""
+    if not interventions.get("sizes"):
+        return {}
+    donors = {host: other for host, other in (interventions["pair"], interventions["pair"][::-1])}
+    return {
+        edit_title({"edit": "transplant", "model": host, "donor": donors[host]}): found["shares"]
+        for host, found in interventions["sizes"].items()
+        if "shares" in found
+    }
+
+
+def silence_sentences(data: Json) -> list[str]:
+    """Which features of the set never fire on the gained samples, where any does not; of a selection or of interventions."""
+    told = (data.get("silent") or {}).get("sentence")
+    return [str(told)] if told else []
+
+
+def sentences(interventions: Json) -> list[str]:
+    """What is to be said of the interventions beside the pooled verdicts."""
+    return [
+        *silence_sentences(interventions),
+        *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
+        *change_sentences(interventions),
+        *task_verdict_sentences(interventions),
+        *size_sentences(interventions),
+        *left_out_sentences(interventions),
+        *dose_sentences(interventions),
+        *collateral_sentences(interventions),
+    ]

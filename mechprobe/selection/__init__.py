@@ -1,0 +1,1 @@
+"""Select the features that go with generalization, and matched control sets."""

@@ -1,0 +1,115 @@
+"""Whether crosscoder, models, site and outcomes of a selection belong together, before anything is computed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mechprobe.artifacts import MANIFEST, input_hash, read_manifest
+from mechprobe.dictionary.readout import check_near
+from mechprobe.errors import ArtifactError, ConfigError, ModelError
+from mechprobe.models.family import ModelFamily
+from mechprobe.selection.config import SelectConfig
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+
+def check_parts(
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    site: Site,
+    config: SelectConfig,
+    inputs: Mapping[str, Path | str],
+) -> None:
+    """Refuse parts that do not belong together.
+
+    Args:
+        crosscoder: The dictionary.
+        family: The models.
+        site: Where features are read.
+        config: Names base and tuned.
+        inputs: Stage folders of the selection; the manifests of ``crosscoder`` and ``evals`` tell what those were made of.
+
+    Raises:
+        ConfigError: Base, tuned or one of ``near`` is not a model of the crosscoder, or base and tuned are one.
+        SiteError: The models have no such site.
+        ModelError: The family lacks a model of the crosscoder, or a model has another width.
+        ArtifactError: The crosscoder is of another site, or crosscoder or outcomes are of other models.
+        SaeTrainingError: The crosscoder reads several sites.
+    """
+    crosscoder.require_one_site()
+    names = crosscoder.model_names
+    if config.base == config.tuned:
+        raise ConfigError(f"select.base and select.tuned are both '{config.base}'; name two models.")
+    for role, model in (("base", config.base), ("tuned", config.tuned)):
+        if model not in names:
+            raise ConfigError(
+                f"select.{role} is '{model}', and the crosscoder is of {', '.join(names)}; name one of them."
+            )
+    check_near(config.near, names)
+    missing = [name for name in names if name not in family]
+    if missing:
+        raise ModelError(
+            f"The crosscoder is of {', '.join(names)}, and the family has no '{missing[0]}' (it has "
+            f"{', '.join(family.names)}); give every model of the crosscoder."
+        )
+    site.check(family.n_layers)
+    for name, width in zip(names, crosscoder.config.widths, strict=True):
+        if family[name].d_model != width:
+            raise ModelError(
+                f"The crosscoder reads activations of width {width} of {name}, and the model's residual has width "
+                f"{family[name].d_model}; give the models that the crosscoder was trained on."
+            )
+    _check_site(stage_manifest(inputs, "crosscoder"), site)
+    for part, what, again in (
+        ("crosscoder", "The crosscoder was trained on", "mechprobe cache and train-sae"),
+        ("evals", "The outcomes are of", "mechprobe evaluate"),
+    ):
+        check_models(stage_manifest(inputs, part), family, names, what, again)
+
+
+def check_selection_folder(folder: Path, evals: Path) -> None:
+    """Raise `ArtifactError` for a folder that is no finished selection, or one made from other outcomes than ``evals``."""
+    if folder.is_file():
+        raise ArtifactError(f"{folder} is a file; give the folder that `mechprobe select --out` wrote.")
+    manifest = read_manifest(folder)
+    if manifest["stage"] != "select":
+        raise ArtifactError(
+            f"{folder} holds the stage '{manifest['stage']}', no selection; give the folder that `mechprobe select --out` wrote."
+        )
+    made_from = manifest["inputs"].get("evals")
+    if made_from is None or not (evals / MANIFEST).is_file():
+        return
+    found = input_hash(evals)
+    if made_from != found:
+        raise ArtifactError(
+            f"{folder} was selected from other outcomes than those of this run ({made_from[:12]} there, {found[:12]} in "
+            f"{evals}); give the run that it is of with --run, or select again."
+        )
+
+
+def stage_manifest(inputs: Mapping[str, Path | str], part: str) -> dict[str, Any]:
+    """The manifest of an input that is a finished stage; empty where it is none."""
+    folder = Path(inputs[part]) if part in inputs else None
+    return read_manifest(folder) if folder is not None and (folder / MANIFEST).is_file() else {}
+
+
+def _check_site(manifest: Mapping[str, Any], site: Site) -> None:
+    trained = manifest.get("config", {}).get("site")
+    if isinstance(trained, str) and trained != str(site):
+        raise ArtifactError(
+            f"The crosscoder was trained at {trained}, and features are to be read at {site}; select at {trained}, or "
+            "train a crosscoder there."
+        )
+
+
+def check_models(
+    manifest: Mapping[str, Any], family: ModelFamily, names: tuple[str, ...], what: str, again: str
+) -> None:
+    """Raise `ArtifactError` where a stage was made of another model of the same name; ``what`` and ``again`` make the sentence."""
+    made_of = manifest.get("models") or {}
+    for name in names:
+        if name in made_of and made_of[name] != family[name].fingerprint:
+            raise ArtifactError(
+                f"{what} another model '{name}' ({made_of[name][:12]} there, {family[name].fingerprint[:12]} now); "
+                f"give the same models, or run {again} again."
+            )

@@ -1,0 +1,1 @@
+"""Values that rank features: Score, joint attribution, integrated gradients, RelIE."""

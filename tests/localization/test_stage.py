@@ -1,0 +1,73 @@
+"""Which site is chosen for the edits, from the ceilings of all; shares of a gain from made accuracies."""
+
+import math
+
+import pytest
+
+from mechprobe.localization.stage import choose_site, gain_of, gain_share
+from mechprobe.statistics import wilson_interval
+
+
+def rows(**shares: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """Sites ``r0``, ``r1`` ... with their shares."""
+    return {
+        name.replace("r", "resid_post."): {"sufficiency_share": s, "necessity_share": n}
+        for name, (s, n) in shares.items()
+    }
+
+
+def test_both_ceilings_come_first() -> None:
+    site, able, reason = choose_site(rows(r0=(1.0, 0.1), r1=(0.6, 0.7), r2=(1.0, 0.5)), 0.5)
+    assert (site, able) == ("resid_post.1", True)
+    assert reason == "resid_post.1 has both ceilings high: sufficiency 60% and necessity 70% of the gain."
+
+
+@pytest.mark.parametrize(("shares", "judged"), [((1.0, -0.06), "base"), ((-0.06, 1.0), "tuned")])
+def test_one_high_ceiling_is_better_than_none(shares: tuple[float, float], judged: str) -> None:
+    # A model whose every weight was trained: its head alone makes the gain again whatever residual it is given.
+    site, able, reason = choose_site(rows(r0=(-0.05, -0.06), r1=(0.16, -0.06), r2=shares), 0.5)
+    assert (site, able) == ("resid_post.2", False)
+    assert f"edits of the {judged} model can be judged there" in reason
+
+
+def test_of_one_ceiling_each_the_site_with_more_of_the_other() -> None:
+    assert choose_site(rows(r0=(0.0, 0.0), r1=(0.99, 0.32), r2=(1.02, 0.1)), 0.5)[:2] == ("resid_post.1", False)
+
+
+def test_where_none_is_high_it_says_so() -> None:
+    site, able, reason = choose_site(rows(r0=(0.0, 0.1), r1=(0.3, 0.2)), 0.5)
+    assert (site, able) == ("resid_post.1", False)
+    assert "no evidence against its features" in reason
+    assert "can be judged" not in reason
+
+
+def test_without_a_gain_it_is_the_deepest_site() -> None:
+    nothing = (math.nan, math.nan)
+    site, able, reason = choose_site(rows(r2=nothing, r10=nothing, r0=nothing), 0.5)
+    assert (site, able) == ("resid_post.10", False)
+    assert "nothing to locate" in reason
+
+
+def accuracy(right: int, n: int) -> dict[str, list[float | int]]:
+    return {"sum": list(wilson_interval(right, n))}
+
+
+def test_shares_by_hand() -> None:
+    low, high = accuracy(10, 40), accuracy(30, 40)
+    assert gain_share(low, high, accuracy(20, 40), rising=True) == pytest.approx(0.5)
+    assert gain_share(low, high, accuracy(10, 40), rising=False) == pytest.approx(1.0)
+    gain, error = gain_of(low, high)
+    assert gain == pytest.approx(20 / 42)
+    assert error == pytest.approx(math.sqrt(2 * (11 / 42) * (31 / 42) / 42))
+
+
+@pytest.mark.parametrize(("n", "clear"), [(1, False), (2, False), (8, True)])
+def test_a_task_of_one_sample_has_no_gain_to_share(n: int, clear: bool) -> None:
+    """Every sample wrong before and right after: the spread of so few is not nothing."""
+    share = gain_share(accuracy(0, n), accuracy(n, n), accuracy(n, n), rising=True)
+    assert (share == 1.0) if clear else math.isnan(share)
+
+
+def test_no_gain_has_no_shares() -> None:
+    for before, after in ((20, 20), (21, 20), (20, 22)):
+        assert math.isnan(gain_share(accuracy(before, 40), accuracy(after, 40), accuracy(20, 40), rising=True))

@@ -1,0 +1,351 @@
+"""The select stage on a planted cause: every ranking, what is saved, and mistakes as sentences.
+
+rl is base plus one vector in a block's bias. Feature 0 writes that vector in rl and nothing in base: the cause. Feature 1
+reads it (no activation differs as much) and writes the same little vector in both: it correlates without causing.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
+from mechprobe.cli.selection_lines import selection_lines
+from mechprobe.dictionary.readout import Readout
+from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelError, SelectionError, SiteError
+from mechprobe.evals.stage import evaluate_outcomes
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.residuals import residuals_plain
+from mechprobe.records import Outcomes
+from mechprobe.selection.config import Ranking, SelectConfig
+from mechprobe.selection.stage import Selection, select_features
+from mechprobe.types import Site
+from sae_training import Crosscoder, CrosscoderConfig
+from tests.builders import build_family
+from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying
+
+FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
+CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFamily, Crosscoder]:
+    paths = build_family(tmp_path_factory.mktemp("planted"), "neox", names=("base", "rl"), noise=0.0)
+    direction = saying(paths["base"], 40)
+    plant(paths["rl"], direction)
+    return ModelFamily.load(paths), cause_and_decoy(direction, ("base", "rl"), 48)
+
+
+@pytest.fixture(scope="module")
+def outcomes(planted: tuple[ModelFamily, Crosscoder], tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    family, _ = planted
+    tasks = [answered_by_rl(family, name, form, 14) for name, form in FORMS.items()]
+    return evaluate_outcomes(family, tasks, tmp_path_factory.mktemp("evals") / "e")
+
+
+@pytest.fixture(scope="module")
+def folder(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    family, crosscoder = planted
+    out = tmp_path_factory.mktemp("select") / "s"
+    select_features(crosscoder, family, outcomes, site=SITE, out=out, config=CONFIG)
+    return out
+
+
+@pytest.fixture(scope="module")
+def selection(folder: Path) -> Selection:
+    return Selection.load(folder)
+
+
+@pytest.mark.parametrize("ranking", ["joint", "ig", "relie"])
+def test_the_cause_comes_first(selection: Selection, ranking: Ranking) -> None:
+    assert selection.choose("top:1", ranking=ranking).features == (0,)
+
+
+def test_the_decoy_leads_by_score_and_has_no_attribution(selection: Selection) -> None:
+    assert selection.choose("top:1", ranking="score").features == (1,)
+    values = selection.scores.values("ig")
+    assert (np.abs(values[:, 1]) < 0.02 * values[:, 0]).all()
+    assert (selection.scores.values("relie")[:, 1] < 0.1 * selection.scores.values("relie")[:, 0]).all()
+
+
+def test_attribution_says_what_it_attributes(folder: Path, selection: Selection) -> None:
+    found = read_json(folder / "selection.json")["attribution"]["ig"]
+    assert set(found) == set(FORMS)
+    for row, task in enumerate(selection.scores.tasks):
+        ends = found[task]
+        assert ends["metric"] > ends["without"]
+        assert ends["completeness_gap"] < 0.05
+        total = selection.scores.values("ig")[row].sum()
+        assert total == pytest.approx(ends["metric"] - ends["without"], rel=0.05)
+        assert selection.scores.values("ig")[row, 0] > 0.5 * total
+
+
+def test_sets_without_one_task_and_stability_are_kept(folder: Path, selection: Selection) -> None:
+    assert set(selection.left_out) == set(FORMS)
+    values = selection.scores.joint / selection.scores.joint.max(axis=1, keepdims=True)
+    for row, task in enumerate(selection.scores.tasks):
+        lowest = np.delete(values, row, axis=0).min(axis=0)
+        assert selection.left_out[task] == tuple(np.argsort(-lowest, kind="stable")[:4].tolist())
+    assert selection.stability["bootstrap"]["frequency"][0] == 1.0
+    assert [row["threshold"] for row in selection.stability["thresholds"]["sizes"]] == [0.1, 0.2, 0.3]
+    assert selection.control_match["n_sets"] == 5
+    frame = pd.read_parquet(folder / "selected.parquet")
+    assert frame["feature"].tolist() == list(selection.features)
+    assert frame["bootstrap_frequency"].tolist() == selection.stability["bootstrap"]["frequency"]
+    for task in FORMS:
+        assert frame[f"left_out_{task}"].tolist() == [k in selection.left_out[task] for k in selection.features]
+        np.testing.assert_allclose(
+            frame[f"ig_{task}"], selection.scores.values("ig")[selection.scores.tasks.index(task)][frame["feature"]]
+        )
+    assert {"above_0.1", "above_0.2", "above_0.3", "density", "write", "relative_min"} <= set(frame)
+
+
+def test_sample_values_average_to_the_scores(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, selection: Selection
+) -> None:
+    from mechprobe.selection.gained import gained_samples, gained_sequences
+    from mechprobe.selection.rankings.scores import score_features
+
+    family, crosscoder = planted
+    for ranking in ("joint", "score"):
+        config = CONFIG.replace(ranking=ranking)
+        sequences = gained_sequences(family, outcomes, gained_samples(outcomes, config, {}).ids, config)
+        scores, samples = score_features(crosscoder, family, sequences, site=Site.parse(SITE), config=config)
+        assert samples is not None
+        np.testing.assert_allclose(samples.values(), scores.values(ranking), rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(scores.values(ranking), selection.scores.values(ranking))
+        np.testing.assert_array_equal(scores.fires, selection.scores.fires)
+    for row, samples in enumerate(sequences.values()):
+        fires = np.zeros(48, dtype=bool)
+        for sample in samples:  # one by one, without padding
+            ids = torch.tensor([sample.ids])
+            x = {
+                model.name: residuals_plain(model, ids, torch.ones_like(ids), [Site.parse(SITE)])[Site.parse(SITE)]
+                for model in family
+            }
+            for readout, name in ((Readout("joint"), "rl"), (Readout("swap"), "base"), (Readout("swap"), "rl")):
+                acts = readout.feature_acts(crosscoder, x, name)[0][torch.tensor(sample.kept)]
+                fires |= (acts > 0).any(0).numpy()
+        assert scores.fires is not None
+        np.testing.assert_array_equal(scores.fires[row], fires)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("ids:0,9", "sum 1, pair 1, list 1 (1 on all tasks)"), ("ids:9", "No feature of the set fires")]
+)
+def test_features_that_never_fire_on_what_was_gained_are_told(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path, rule: str, words: str
+) -> None:
+    family, crosscoder = planted
+    mute = copy.deepcopy(crosscoder)
+    with torch.no_grad():
+        mute.b_enc[9] = -1e6
+    config = CONFIG.replace(also=(), n_bootstrap=0, rule=rule)
+    found = select_features(mute, family, outcomes, site=SITE, out=tmp_path / "s", config=config)
+    assert found.scores.fires is not None
+    assert not found.scores.fires[:, 9].any()
+    data = read_json(tmp_path / "s" / "selection.json")
+    assert words in data["silent"]["sentence"]
+    assert data["silent"]["sentence"] in selection_lines(data)
+    assert read_manifest(tmp_path / "s")["results"]["silent"] == data["silent"]
+
+
+def test_same_seed_same_bytes(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, folder: Path, tmp_path: Path
+) -> None:
+    family, crosscoder = planted
+    select_features(crosscoder, family, outcomes, site=SITE, out=tmp_path / "s", config=CONFIG)
+    assert Selection.load(tmp_path / "s").scores.tasks == tuple(FORMS)
+    for name in ("selection.json", "selected.parquet", "scores.safetensors"):
+        assert (tmp_path / "s" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_what_a_rule_or_a_file_names_is_part_of_the_work(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, folder: Path, tmp_path: Path
+) -> None:
+    family, crosscoder = planted
+    assert "named" not in read_manifest(folder)["config"]
+    path = tmp_path / "ids.txt"
+    config = CONFIG.replace(also=(), n_bootstrap=0, n_controls=0)
+
+    def select(rule: str, out: Path, highest: int = 4) -> tuple[int, ...]:
+        table = pd.DataFrame({"feature": range(48), "norm": [min(k, highest) for k in range(48)]})
+        return select_features(
+            crosscoder, family, outcomes, site=SITE, out=out, config=config.replace(rule=rule), table=table
+        ).features
+
+    path.write_text("3 4")
+    for _ in range(2):
+        assert select(f"file:{path}", tmp_path / "f") == (3, 4)
+    path.write_text("3 5")
+    with pytest.raises(ArtifactError, match=r"other settings \(config\.named: \[3, 4\] there, \[3, 5\] asked\)"):
+        select(f"file:{path}", tmp_path / "f")
+    assert select("rule:norm==3", tmp_path / "r") == (3,)
+    assert select("rule:norm==3", tmp_path / "r", highest=5) == (3,)  # another table, and the same features
+    with pytest.raises(ArtifactError, match=r"config\.named: "):
+        select("rule:norm==3", tmp_path / "r", highest=3)
+
+
+def test_the_lines_say_it(folder: Path) -> None:
+    data = read_json(folder / "selection.json")
+    text = "\n".join(selection_lines(data))
+    assert "Samples drawn again (100 draws)" in text
+    assert "Threshold by joint: on all tasks" in text
+    assert "Chosen again without one task: list " in text
+    assert "5 random sets of 4" in text
+    assert "Log-probability of the right answer by ig" in text
+    match = data["control_match"] | {"beyond_caliper": ["write"]}
+    assert "Warning: the random sets differ" in selection_lines(data | {"control_match": match})[-1]
+    old = {key: value for key, value in data.items() if key not in NEW}
+    assert len(selection_lines(old)) < len(selection_lines(data))
+
+
+NEW = ("leave_one_task_out", "stability", "control_match", "attribution", "too_few", "silent")
+
+
+def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_path: Path) -> None:
+    data = read_json(folder / "selection.json")
+    with Stage.open(tmp_path / "s", name="select", config={}) as stage:
+        arrays = {name: values for name, values in vars(selection.scores).items() if isinstance(values, np.ndarray)}
+        metadata = {"tasks": "\n".join(selection.scores.tasks), "n": " ".join(map(str, selection.scores.n_gained))}
+        save_file(
+            {k: v for k, v in arrays.items() if k not in ("ig", "relie", "fires")},
+            stage.folder / "scores.safetensors",
+            metadata,
+        )
+        write_json(
+            stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}
+        )
+        stage.finish(outputs=["selection.json", "scores.safetensors"])
+    old = Selection.load(tmp_path / "s")
+    assert (old.left_out, old.control_match, old.stability) == ({}, {}, {})
+    assert old.features == selection.features
+    assert (old.scores.tasks, old.scores.n_gained) == (selection.scores.tasks, selection.scores.n_gained)
+    assert old.scores.rankings == ("joint", "score")
+    with pytest.raises(SelectionError, match="no values by ig; run `mechprobe select --ranking ig`"):
+        old.choose("top:1", ranking="ig")
+
+
+def test_answers_may_be_the_samples_own(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, selection: Selection, tmp_path: Path
+) -> None:
+    """Here the tuned response is the answer to the letter, so both targets are one."""
+    family, crosscoder = planted
+    config = CONFIG.replace(ranking="ig", also=(), target="answer", n_bootstrap=0)
+    found = select_features(crosscoder, family, outcomes, site=SITE, out=tmp_path / "s", config=config)
+    np.testing.assert_allclose(found.scores.values("ig"), selection.scores.values("ig"), rtol=1e-6)
+    assert "bootstrap" not in found.stability
+    assert found.ranking == "ig"
+
+
+def without_answers(outcomes: Outcomes) -> Outcomes:
+    return Outcomes(outcomes.records, [replace(sample, answer="") for sample in outcomes.samples.values()])
+
+
+def without_tokens(outcomes: Outcomes) -> Outcomes:
+    return Outcomes([replace(record, response_ids=()) for record in outcomes.records], outcomes.samples.values())
+
+
+def of_another_tokenizer(outcomes: Outcomes) -> Outcomes:
+    return Outcomes([replace(record, response_ids=(5000,)) for record in outcomes.records], outcomes.samples.values())
+
+
+def nothing_gained(outcomes: Outcomes) -> Outcomes:
+    return Outcomes([replace(record, outcome="right") for record in outcomes.records], outcomes.samples.values())
+
+
+def without_prompts(outcomes: Outcomes) -> Outcomes:
+    return Outcomes(outcomes.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "kind", "message"),
+    [
+        (nothing_gained, {}, SelectionError, r"sum: 0 gained; base has (\d+) and rl \1 of \1 right"),
+        (without_answers, {"ranking": "ig", "target": "answer"}, SelectionError, "of sum has no answer"),
+        (without_tokens, {"also": ("relie",)}, SelectionError, "has no response tokens of rl"),
+        (of_another_tokenizer, {}, SelectionError, "another tokenizer"),
+        (without_prompts, {}, SelectionError, "do not hold the prompt"),
+        (None, {"tasks": ("sums",)}, ConfigError, "no outcomes on task 'sums'; there are on sum"),
+        (None, {"tasks": ()}, ConfigError, "select.tasks names no task"),
+        (None, {"near": ("base", "gold")}, ConfigError, "near names 'gold', but the crosscoder has base, rl"),
+        (None, {"trained": tuple(FORMS)}, ConfigError, "saw every task"),
+        (None, {"tasks": ("sum", "pair"), "trained": ("pair",)}, ConfigError, "names 'pair', which post-training saw"),
+        (None, {"tuned": "sft"}, ConfigError, "select.tuned is 'sft', and the crosscoder is of base, rl"),
+        (None, {"tuned": "base"}, ConfigError, "name two models"),
+        (None, {"rule": "ids:48"}, SelectionError, "features 0 to 47"),
+        (None, {"rule": "top:45"}, SelectionError, "cannot be drawn"),
+        (None, {"rule": "rule:density>0"}, SelectionError, "run `mechprobe features`"),
+    ],
+)
+def test_mistakes_are_sentences_and_leave_nothing(
+    planted: tuple[ModelFamily, Crosscoder],
+    outcomes: Outcomes,
+    change: Callable[[Outcomes], Outcomes] | None,
+    settings: dict[str, object],
+    kind: type[MechprobeError],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    family, crosscoder = planted
+    given = change(outcomes) if change else outcomes
+    config = CONFIG.replace(**({"also": ()} | settings))
+    with pytest.raises(kind, match=message) as error:
+        select_features(crosscoder, family, given, site=SITE, out=tmp_path / "s", config=config)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_parts_that_do_not_belong_together_are_refused(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path
+) -> None:
+    family, crosscoder = planted
+
+    def fails(kind: type[MechprobeError], message: str, made: Crosscoder = crosscoder, **options: object) -> None:
+        with pytest.raises(kind, match=message):
+            select_features(made, family, outcomes, out=tmp_path / "s", **({"site": SITE} | options))  # type: ignore[arg-type]
+        assert not (tmp_path / "s").exists()
+
+    def crosscoder_stage(name: str, config: dict[str, object], models: dict[str, str]) -> Path:
+        with Stage.open(tmp_path / name, name="train-sae", config=config, models=models) as stage:
+            write_json(stage.folder / "x.json", {})
+            stage.finish(outputs=["x.json"])
+        return tmp_path / name
+
+    fails(SiteError, "resid_post.0 to resid_post.2", site="resid_post.7")
+    wide = Crosscoder(CrosscoderConfig(n_models=2, d_model=16, d_sae=8, k=2, model_names=("base", "rl")))
+    fails(ModelError, "width 16 of base, and the model's residual has width 32", wide)
+    three = Crosscoder(CrosscoderConfig(n_models=3, d_model=32, d_sae=8, k=2, model_names=("base", "sft", "rl")))
+    fails(ModelError, "the family has no 'sft'", three)
+    elsewhere = crosscoder_stage("elsewhere", {"site": "resid_post.0"}, {})
+    fails(
+        ArtifactError,
+        "trained at resid_post.0, and features are to be read at resid_post.1",
+        inputs={"crosscoder": elsewhere},
+    )
+    others = crosscoder_stage("others", {"site": SITE}, {"rl": "0" * 64})
+    fails(ArtifactError, "trained on another model 'rl'", inputs={"crosscoder": others})
+    fails(ArtifactError, "The outcomes are of another model 'rl'", inputs={"evals": others})
+    fine = crosscoder_stage("fine", {"site": SITE}, dict(family.fingerprints))
+    config = CONFIG.replace(also=(), n_bootstrap=0, n_controls=0)
+    found = select_features(
+        crosscoder, family, outcomes, site=SITE, out=tmp_path / "t", config=config, inputs={"crosscoder": fine}
+    )
+    assert found.control_match == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"threshold": 1.0}, {"steps": 0}, {"ranking": "best"}, {"also": ("joint",)}, {"stability_thresholds": (0.0,)}, {"n_bootstrap": -1}],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="SelectConfig"):
+        SelectConfig(**settings)  # type: ignore[arg-type]
