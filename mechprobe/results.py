@@ -1,0 +1,52 @@
+"""The base of typed results: frozen records that a stage writes as JSON and that the command line and the report read."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mechprobe.artifacts import read_json, write_json
+from mechprobe.errors import ArtifactError
+
+ResultType = TypeVar("ResultType", bound="Result")
+
+
+def _nan_for_null(value: Any) -> Any:
+    return float("nan") if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_nan_for_null)]
+"""A float that JSON writes as null where it is NaN."""
+
+
+class Result(BaseModel):
+    """A frozen record of a result file. Unknown keys are errors.
+
+    Subclasses declare one typed field per JSON key. NaN is written as null; a field of type `Number` reads null as NaN.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @classmethod
+    def load(cls: type[ResultType], path: Path | str) -> ResultType:
+        """Read a result file.
+
+        Raises:
+            ArtifactError: The file is missing, is not JSON, or does not hold this result.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ArtifactError(
+                f"{path} does not hold a {cls.__name__} ({place}: {first['msg']}); make its stage again with --force."
+            ) from None
+
+    def save(self, path: Path | str) -> None:
+        """Write the result as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON value of the result; NaN stays a float."""
+        return self.model_dump(mode="python", by_alias=True)
