@@ -5,6 +5,7 @@ from .cache.harvest.plan import plan_cache as plan_cache
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
 from .cache.store.store_subset import StoreSubset as StoreSubset
+from .comparison import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate
 from .dictionary.config import TrainSaeConfig as TrainSaeConfig

@@ -121,8 +121,10 @@ class RunConfig(FrozenConfig):
             elif isinstance(own, Mapping):  # else the section itself is refused below
                 data[name] = {**own, **value}
         data = _anchored(data, Path())
-        cls(**{name: data[name] for name in _SHARED if name in data})  # refused here under the name that was given
-        made = cls(**_shared(data))
+        cls(
+            **{name: data[name] for name in (*_COMPARISON, "seed") if name in data}
+        )  # refused here under the name that was given
+        made = cls(**_with_shared(data))
         made._given.update(data)
         return made
 
@@ -216,29 +218,18 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
     return data
 
 
-_SHARED = ("base", "tuned", "near", "seed")
-_SHARES = {
-    "localize": ("base", "tuned", "trained"),
-    "evaluate": ("base", "force_prefix"),
-    "features": ("base", "near", "seed"),
-    "nulls": ("seed",),
-    "emergence": ("base", "seed"),
-    "cache": ("seed",),
-    "train_sae": ("seed",),
-    "baselines": ("seed",),
-    "select": ("base", "tuned", "trained", "near", "seed"),
-    "intervene": ("base", "tuned", "trained", "force_prefix", "near", "seed"),
-}
-
-
-def _shared(data: dict[str, Any]) -> dict[str, Any]:
+def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
+    """Every section with the settings that it shares with others, where it does not set them itself."""
     tasks = data.get("tasks", {})
-    values = {name: data[name] for name in _SHARED if name in data}
+    values = {name: data[name] for name in (*_COMPARISON, "seed") if name in data}
     if isinstance(tasks, dict):
         values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
     result = dict(data)
-    for section, names in _SHARES.items():
-        own = data.get(section, {})
-        if isinstance(own, dict):
-            result[section] = {name: values[name] for name in names if name in values} | own
+    for section, field in RunConfig.model_fields.items():
+        own, kind = data.get(section, {}), field.annotation
+        if isinstance(own, dict) and isinstance(kind, type) and issubclass(kind, FrozenConfig):
+            result[section] = {name: value for name, value in values.items() if name in kind.model_fields} | own
     return result
+
+
+_COMPARISON = ("base", "tuned", "near")

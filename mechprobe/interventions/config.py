@@ -4,20 +4,16 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from mechprobe.config import FrozenConfig
+from mechprobe.comparison import Comparison
 from mechprobe.errors import ConfigError
 from mechprobe.interventions.edits.edit import Edit, edit_sweep
 from mechprobe.selection.config import Ranking
 from mechprobe.types import ReadoutMode
 
 
-class InterveneConfig(FrozenConfig):
+class InterveneConfig(Comparison):
     """Settings of ``mechprobe intervene``."""
 
-    base: str = "base"
-    """The model before post-training: features are amplified and transplanted into it."""
-    tuned: str = "rl"
-    """The model after it: features are ablated and transplanted back."""
     features: str | None = None
     """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None: the selection's own."""
     ranking: Ranking | None = None
@@ -45,8 +41,6 @@ class InterveneConfig(FrozenConfig):
     transplant_readout: ReadoutMode = "joint"
     """Read-out of transplants and of their controls: what the verdict on them is of. The set is also run under another
     (``swap``; ``joint`` where this is not), without controls, and the results say where the two disagree."""
-    near: tuple[str, ...] | None = None
-    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     n_random: int = Field(default=20, ge=0)
     """Random sets, matched on density, decoder norm and write, for every main edit."""
     n_shuffled: int = Field(default=20, ge=1)
@@ -55,8 +49,6 @@ class InterveneConfig(FrozenConfig):
     """Samples of each task's evaluation half; None takes all."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest response, in tokens; what is cut short counts as unparsed, in the clean runs too. None: the tasks' own."""
-    trained: tuple[str, ...] = ()
-    """Tasks that post-training saw: measured, and left out of the pooled effect and the verdict."""
     force_prefix: str = ""
     """A forced beginning of the base's response, printed as the baseline of every edit of it; empty for none."""
     collateral_file: str = ""

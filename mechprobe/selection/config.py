@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mechprobe.config import FrozenConfig
+from mechprobe.comparison import Comparison
 from mechprobe.types import ReadoutMode
 
 Ranking = Literal["joint", "score", "ig", "relie"]
@@ -12,17 +12,11 @@ Ranking = Literal["joint", "score", "ig", "relie"]
 Attribution = Literal["ig", "relie"]
 
 
-class SelectConfig(FrozenConfig):
+class SelectConfig(Comparison):
     """Settings of ``mechprobe select``."""
 
-    base: str = "base"
-    """The model that is wrong on G_t."""
-    tuned: str = "rl"
-    """The model that is right on G_t."""
     tasks: tuple[str, ...] | None = None
     """Tasks whose sets are intersected; None takes every task but ``trained``."""
-    trained: tuple[str, ...] = ()
-    """Tasks that post-training saw; they never select, and ``tasks`` may not name them."""
     min_gained: int = Field(default=4, ge=0)
     """A task with fewer samples in G_t (selection half) is left out, and said so."""
     threshold: float = Field(default=0.2, gt=0, lt=1)
@@ -35,8 +29,6 @@ class SelectConfig(FrozenConfig):
     """Rankings by attribution whose values are kept beside, for ``intervene --ranking`` and ``intervene.compare``."""
     readout: ReadoutMode = "swap"
     """Read-out of f^tuned and f^base in the Score and in integrated gradients."""
-    near: tuple[str, ...] | None = None
-    """Models near enough to stand in each other's encoder slots under ``swap``; None means all of them."""
     positions: Literal["all", "prompt", "response"] = "all"
     """Token positions that are pooled, and whose features attribution moves; special tokens never are."""
     pooling: Literal["mean", "max"] = "mean"
