@@ -61,7 +61,7 @@ from .localization.stage import localize as localize
 from .models.family import ModelFamily as ModelFamily
 from .models.generation import generate as generate
 from .models.load import LanguageModel as LanguageModel
-from .pipeline import Run as Run
+from .pipeline.run import Run as Run
 from .records import Outcome as Outcome
 from .records import Outcomes as Outcomes
 from .records import Sample as Sample

@@ -21,9 +21,8 @@ from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily
+from mechprobe.run_layout import RUN_FILE
 from mechprobe.selection.config import SelectConfig
-
-RUN_FILE = "run.json"
 
 
 class TasksConfig(FrozenConfig):
@@ -85,6 +84,11 @@ class RunConfig(FrozenConfig):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     """What was given, before shared settings are handed on: this is kept, so that a later override reaches every stage."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings as they were given, before shared ones reached the sections."""
+        return self._given
 
     @classmethod
     def build(

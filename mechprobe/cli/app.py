@@ -28,6 +28,7 @@ from mechprobe.cli import (
     report,
     run,
     select,
+    show,
     store,
     train_sae,
 )
@@ -37,27 +38,37 @@ _MULTIPLE = ("--models", "-m", "--set", "-s", "--sae")
 
 app = typer.Typer(
     name="mechprobe",
-    help="What did post-training do inside a model? Record, train one dictionary, find features, prove or refute them.",
+    help="Find what post-training changed inside a model: record, train one dictionary, select features, test them by edits.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-app.command("run")(run.run)
-app.add_typer(lab.app, name="lab")
-app.command("localize")(localize.localize)
-app.command("cache")(cache.cache)
-app.add_typer(store.app, name="store")
-app.command("train-sae")(train_sae.train_sae)
-app.command("features")(features.features)
-app.command("baselines")(baselines.baselines)
-app.add_typer(crosscoder.app, name="crosscoder")
-app.command("emergence")(emergence.emergence)
-app.command("evaluate")(evaluate.evaluate)
-app.command("select")(select.select)
-app.command("intervene")(intervene.intervene)
-app.command("report")(report.report)
-app.command("doctor")(doctor.doctor)
+_STAGES, _TOOLS = "Stages of a run, in order", "Around a run"
+_COMMANDS = {
+    _STAGES: {
+        "run": run.run,
+        "localize": localize.localize,
+        "cache": cache.cache,
+        "train-sae": train_sae.train_sae,
+        "features": features.features,
+        "evaluate": evaluate.evaluate,
+        "select": select.select,
+        "intervene": intervene.intervene,
+        "report": report.report,
+    },
+    _TOOLS: {
+        "show": show.show,
+        "emergence": emergence.emergence,
+        "baselines": baselines.baselines,
+        "doctor": doctor.doctor,
+    },
+}
+for panel, commands in _COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+for name, group in {"lab": lab.app, "store": store.app, "crosscoder": crosscoder.app}.items():
+    app.add_typer(group, name=name, rich_help_panel=_TOOLS)
 
 
 def spread(argv: Sequence[str]) -> list[str]:

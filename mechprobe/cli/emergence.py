@@ -8,15 +8,14 @@ import typer
 
 from mechprobe.cli import options
 from mechprobe.cli.cache import Dtype, Sites, cache_settings
+from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
     from mechprobe.emergence.overlap import SeedSpread
     from mechprobe.emergence.result import Emergence
-    from mechprobe.models.family import ModelFamily
-    from mechprobe.run_config import RunConfig
     from mechprobe.statistics import Interval
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Work = Annotated[
     Path | None, typer.Option("--work", help="Where store and dictionaries lie; checkpoints/ beside --out by default.")
 ]
@@ -31,94 +30,44 @@ Seeds = Annotated[
 ]
 
 
+@takes_shared_options
 def emergence(
-    out: Out = Path("emergence"),
+    shared: Shared,
+    out: Out = None,
     work: Work = None,
-    config: options.Config = None,
-    set_: options.Set = None,
-    models: options.Models = None,
     checkpoints: Checkpoints = None,
     prompts: options.Prompts = None,
     sites: Sites = None,
     dtype: Dtype = None,
     layout: Layout = None,
     seeds: Seeds = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """When do features appear along post-training, how long do they stay: dictionaries over base and checkpoints."""
-    from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import load_settings, prompt_settings
+    """Follow features over training checkpoints: when they appear, how long they stay, and what they cause."""
+    from mechprobe.cli.printing import say_json
+    from mechprobe.cli.settings import prompt_settings
+    from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.emergence.arms import with_checkpoints
-
-    extra = cache_settings(sites, dtype=dtype) | prompt_settings(prompts)
-    given = {"checkpoints": checkpoints, "layout": layout, "seeds": seeds}
-    section = {
-        name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None
-    }
-    settings = load_settings(
-        config,
-        set_,
-        models=models,
-        seed=seed,
-        device=device,
-        extra={**extra, **({"emergence": section} if section else {})},
-    )
-    settings = settings.model_copy(update={"models": with_checkpoints(settings.models, settings.emergence.checkpoints)})
-    family = settings.family(trust_remote_code=trust_remote_code)
-    work = out.parent / "checkpoints" if work is None else work
-    if dry_run:
-        for line in plan_lines(settings, family, work):
-            say(line)
-        return
-
-    from mechprobe.emergence.stage import emergence as run_emergence
+    from mechprobe.pipeline.plans import plan_emergence
     from mechprobe.report.pages.emergence import emergence_report
 
-    found = run_emergence(
-        family,
-        settings.prompt_source(),
-        out=out,
-        work=work,
-        config=settings.emergence,
-        cache=settings.cache,
-        training=settings.train_sae,
-        force=force,
-    )
-    page = emergence_report(out)
-    if as_json:
-        say_json({"folder": str(out), "report": str(page), **found.to_json()})
+    extra = cache_settings(sites, dtype=dtype) | prompt_settings(prompts)
+    given = {"checkpoints": None if checkpoints is None else str(checkpoints), "layout": layout, "seeds": seeds}
+    section = {name: value for name, value in given.items() if value is not None}
+    if section:
+        extra["emergence"] = section
+    beside = None if out is None else out.parent / "checkpoints"
+    run = shared.start(extra, own_inputs=prompts is not None, emergence=out, checkpoints=work or beside)
+    folder = run.layout.emergence
+    models = with_checkpoints(run.config.models, run.config.emergence.checkpoints)
+    run.config = run.config.model_copy(update={"models": models})
+    found = carry_out(shared, run, "emergence", folder=folder, plan=lambda: plan_emergence(run), work=run.emergence)
+    if found is None:
         return
-    for line in emergence_lines(found):
-        say(line)
-    say(f"\nWritten to {out}\nReport: {page}")
-
-
-def plan_lines(settings: "RunConfig", family: "ModelFamily", work: Path) -> list[str]:
-    """What would be recorded and trained."""
-    from mechprobe.cache.harvest.plan import plan_cache
-    from mechprobe.emergence.arms import find_arms
-    from mechprobe.emergence.dictionaries import all_jobs
-
-    chosen = settings.emergence
-    arms = find_arms(family.names, chosen)
-    models = dict.fromkeys([chosen.base, *(name for arm in arms for name in arm.checkpoints)])
-    plan = plan_cache(family.subset(*models), settings.prompt_source(), work / "cache", settings.cache)
-    jobs = all_jobs(arms, chosen)
-    d_sae = settings.train_sae.d_sae or 16 * max(plan.widths.values())
-    weights = sum(2 * d_sae * sum(plan.widths[name] for name in job.models) for job in jobs)
-    tokens = settings.train_sae.n_tokens or 4 * plan.n_rows
-    return [
-        str(plan),
-        *(f"arm {arm.name}: {chosen.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in arms),
-        f"{len(jobs)} dictionaries × {d_sae:,} features × {tokens:,} tokens ({weights:,} weights in all): "
-        + ", ".join(job.name for job in jobs),
-        "Nothing was written.",
-    ]
+    page = emergence_report(folder)
+    if shared.as_json:
+        say_json({"folder": str(folder), "report": str(page), **found.to_json()})
+        return
+    say_result([*emergence_lines(found), f"\nReport: {page}"], folder)
 
 
 _SHOWN = (

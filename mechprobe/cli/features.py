@@ -5,90 +5,93 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.cli import options
+from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
     from mechprobe.features.config import NullKind
-    from mechprobe.run_config import RunConfig
+    from mechprobe.pipeline.run import Run
 
-Crosscoder = Annotated[Path, typer.Option("--crosscoder", help="Folder written by `mechprobe train-sae`.")]
-Cache = Annotated[Path, typer.Option("--cache", help="Activation store, written by `mechprobe cache`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder; nulls go into nulls/ beside it.")]
+Crosscoder = Annotated[Path | None, typer.Option("--crosscoder", help="Crosscoder, in place of the run's.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, in place of the run's.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Stage folder outside the run. Nulls go to nulls/ beside it.")
+]
 Null = Annotated[
     list[str] | None,
-    typer.Option("--null", help="Train and read a null too: identical, shuffled-labels, disjoint-halves; repeatable."),
+    typer.Option(
+        "--null", help="Also train and measure a null: identical, shuffled-labels, disjoint-halves; repeatable."
+    ),
 ]
 Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, help="Train so many further seeds; how much do they find again?")
+    int | None,
+    typer.Option("--seeds", min=1, help="Also train this many further seeds, and count features found again."),
 ]
-NULLS, SEEDS = "nulls", "seeds"
+SEEDS = "seeds"
 
 
+@takes_shared_options
 def features(
-    out: Out = Path("features"),
-    crosscoder: Crosscoder = Path("crosscoder"),
-    cache: Cache = Path("cache"),
-    config: options.Config = None,
-    set_: options.Set = None,
-    models: options.Models = None,
+    shared: Shared,
+    out: Out = None,
+    crosscoder: Crosscoder = None,
+    cache: Cache = None,
     null: Null = None,
     seeds: Seeds = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Whose is each feature, how often does it fire, is the crosscoder good enough: table, quality gate, examples, nulls.
+    """Describe every feature: its class, density and contexts, and whether the crosscoder passes the quality gate.
 
-    Without --models the cross-entropy with the reconstruction spliced in and the example texts are left out. --force makes
-    the table again, and the nulls and seeds that are named.
+    Without models the cross-entropy with the reconstruction spliced in and the example texts are left out. ``--force``
+    makes the table again, and the nulls and seeds that are named.
     """
-    from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import load_settings
+    from mechprobe.cli.printing import say_json
+    from mechprobe.cli.stage_command import carry_out, in_run, say_result
+    from mechprobe.cli.stage_lines import quality_lines
+    from mechprobe.pipeline.plans import plan_features
 
-    settings = load_settings(config, set_, models=models, device=device)
     kinds = _kinds(null)
-    folders = {"crosscoder": crosscoder, "cache": cache}
-    if dry_run:
-        say("\n".join(_plan(settings, folders, kinds, seeds)))
+    own_inputs = crosscoder is not None or cache is not None
+    run = shared.start(own_inputs=own_inputs, features=out, crosscoder=crosscoder, cache=cache)
+    folder = run.layout.features
+    found = carry_out(
+        shared, run, "features", folder=folder, plan=lambda: plan_features(run, kinds, seeds),
+        work=lambda: _measured(run, kinds, seeds),
+    )  # fmt: skip
+    if found is None:
         return
+    analysis, nulls, stability = found
+    summary = analysis.table.summary()
+    if shared.as_json:
+        more = {"nulls": {item.kind: item.value for item in nulls}, "stability": stability.value if stability else None}
+        say_json({"folder": str(folder), "quality": analysis.quality, **summary, **more})
+        return
+    lines = [*quality_lines(analysis.quality), ""]
+    lines.append(f"Features (n = {summary['n_features']:,}; {summary['n_rows']:,} tokens): {_counts(summary)}")
+    if not analysis.trusted:
+        lines.append(
+            "The crosscoder fails the quality gate: its features are marked as untrusted wherever they are shown."
+        )
+    lines += [*(item.sentence for item in nulls), *([stability.sentence] if stability else [])]
+    say_result(lines, folder, f"mechprobe evaluate{in_run(run)}")
 
-    from mechprobe.cli.summary import quality_lines
-    from mechprobe.features.stage import analyze_features
+
+def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:
+    """Table, finished nulls, and the stability over seeds where it was measured."""
+    from mechprobe.artifacts import MANIFEST
     from mechprobe.features.validation.nulls import finished_nulls, measure_null
     from mechprobe.features.validation.stability import Stability, measure_stability
 
-    family = settings.family(trust_remote_code=trust_remote_code) if settings.models else None
-    found = analyze_features(
-        **folders, out=out, family=family, config=settings.features, device=settings.device, force=force
-    )
+    analysis = run.features()
     shared: dict[str, Any] = {
-        **folders, "config": settings.features, "nulls": settings.nulls, "device": settings.device, "force": force
+        "crosscoder": run.layout.crosscoder, "cache": run.layout.cache, "config": run.config.features,
+        "nulls": run.config.nulls, "device": run.config.device, "force": run.force,
     }  # fmt: skip
-    beside = out.absolute().parent / NULLS
     for kind in kinds:
-        measure_null(kind, out=beside / kind, **shared)
+        measure_null(kind, out=run.layout.nulls / kind, **shared)
+    of_seeds = run.layout.nulls / SEEDS
     if seeds is not None:
-        measure_stability(seeds, out=beside / SEEDS, **shared)
-    nulls = finished_nulls(beside)
-    stability = Stability.load(beside / SEEDS) if (beside / SEEDS / "manifest.json").is_file() else None
-    summary = found.table.summary()
-    if as_json:
-        more = {
-            "nulls": {item.kind: item.value for item in nulls},
-            "stability": stability.value if stability else None,
-        }
-        say_json({"folder": str(out), "quality": found.quality, **summary, **more})
-        return
-    for line in quality_lines(found.quality):
-        say(line)
-    say(f"\nFeatures (n = {summary['n_features']:,}; {summary['n_rows']:,} tokens): {_counts(summary)}")
-    if not found.trusted:
-        say("Below the gate: these features are untrusted, and marked so wherever they are shown.")
-    for sentence in [*(item.sentence for item in nulls), *([stability.sentence] if stability else [])]:
-        say(sentence)
-    say(f"\nWritten to {out}\nNext: mechprobe evaluate, then mechprobe select")
+        measure_stability(seeds, out=of_seeds, **shared)
+    stability = Stability.load(of_seeds) if (of_seeds / MANIFEST).is_file() else None
+    return analysis, finished_nulls(run.layout.nulls), stability
 
 
 def _counts(summary: dict[str, Any]) -> str:
@@ -113,23 +116,3 @@ def _kinds(names: list[str] | None) -> "list[NullKind]":
         if name not in known:
             raise ConfigError(f"--null {name!r} does not exist; take {', '.join(known)}.")
     return [kind for kind in known if kind in (names or ())]
-
-
-def _plan(settings: "RunConfig", folders: dict[str, Path], kinds: "list[NullKind]", seeds: int | None) -> list[str]:
-    """What would be read and trained."""
-    from mechprobe.cache.store.activation_store import ActivationStore
-    from mechprobe.features.validation.nulls import N_DICTIONARIES
-    from mechprobe.features.validation.retrain import Recipe
-    from sae_training import Crosscoder as Dictionary
-
-    names = Dictionary.load(folders["crosscoder"]).model_names
-    store = ActivationStore.open(folders["cache"], models=names)
-    n_rows = min(store.n_rows, settings.features.max_rows or store.n_rows)
-    said = "with" if settings.models else "without"
-    lines = [f"{n_rows:,} rows × {len(names) + 1} read-outs, {said} the spliced loss; nothing was written."]
-    wanted = {f"--null {kind}": N_DICTIONARIES[kind] for kind in kinds}
-    if seeds is not None:
-        wanted[f"--seeds {seeds}"] = seeds
-    for label, n_dictionaries in wanted.items():
-        lines.append(f"{label}: {Recipe.of(folders['crosscoder']).cost(n_dictionaries, n_rows, settings.nulls)}.")
-    return lines

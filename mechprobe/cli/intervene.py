@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.cli import options
-from mechprobe.cli.select import Features, Out, Ranking, RunFolder, next_step
+from mechprobe.cli.select import Features, Out, Ranking, next_step
+from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
-    from mechprobe.pipeline import Run
+    from mechprobe.pipeline.run import Run
 
 SelectionFolder = Annotated[
     Path | None,
@@ -48,8 +48,9 @@ ChatTemplate = Annotated[
 ]
 
 
+@takes_shared_options
 def intervene(
-    run: RunFolder = Path("runs/lab"),
+    shared: Shared,
     out: Out = None,
     selection: SelectionFolder = None,
     features: Features = None,
@@ -62,55 +63,45 @@ def intervene(
     num_fewshot: Fewshot = None,
     batch_size: BatchSize = None,
     chat_template: ChatTemplate = False,
-    config: options.Config = None,
-    set_: options.Set = None,
-    models: options.Models = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Ablate and transplant in the tuned model, amplify and transplant in the base, with every control.
+    """Ablate, amplify and transplant the selected features during generation, with every control, and give a verdict.
 
-    With --task: the same edits on tasks of lm-evaluation-harness, on its own metrics.
+    With ``--task`` the same edits are run on tasks of lm-evaluation-harness and scored by its own metrics.
     """
-    from mechprobe.cli.printing import say, say_json
-    from mechprobe.cli.settings import stage_of_run
-    from mechprobe.cli.summary import intervention_lines
-    from mechprobe.pipeline import INTERVENTIONS
+    from mechprobe.cli.printing import say_json
+    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.cli.stage_lines import intervention_lines
+    from mechprobe.cli.summary import intervention_summary
+    from mechprobe.pipeline.plans import plan_intervene
 
     options_of_set = {"features": features, "ranking": ranking, "n_random": n_random}
     section = _section(options_of_set, {"edits_tuned": edits_tuned, "edits_base": edits_base})
     if selection is not None:
-        section = _as_it_was_made(set_ or ()) | section
-    chain = stage_of_run(
-        run, config, set_, models=models, seed=seed, device=device, extra={"intervene": section}, force=force,
-        trust=trust_remote_code,
-    )  # fmt: skip
+        section = _as_it_was_made(shared.set_ or ()) | section
+    harness, interventions = (out, None) if task else (None, out)
+    run = shared.start(
+        {"intervene": section} if section else None, selection=selection, harness=harness, interventions=interventions
+    )
     asked = {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
     given = {key: value for key, value in asked.items() if value is not None}
     if task:
         given |= {"chat_template": chat_template} | ({} if n_random is None else {"n_random": n_random})
-        _harness(chain, task, out, selection, given, as_json=as_json, dry_run=dry_run)
+        _harness(shared, run, task, given)
         return
     if given or chat_template:
         from mechprobe.errors import ConfigError
 
         name = next(iter(given), "chat_template").replace("_", "-")
         raise ConfigError(f"--{name} is for tasks of lm-evaluation-harness; give --task FILE.yaml or --task NAME too.")
-    if dry_run:
-        say(chain.intervention_plan(out, selection=selection))
+    folder = run.layout.interventions
+    results = carry_out(shared, run, "intervene", folder=folder, plan=lambda: plan_intervene(run), work=run.intervene)
+    if results is None:
         return
-    results = chain.intervene(out, selection=selection)
-    if as_json:
+    if shared.as_json:
         say_json(results.data)
         return
-    for line in intervention_lines(results.data):
-        say(line)
-    folder = out or run / INTERVENTIONS
-    say(f"\nWritten to {folder}\n{next_step(run, folder, INTERVENTIONS, 'report')}")
+    lines = intervention_lines(results.data) if shared.verbose else intervention_summary(results.data)
+    say_result(lines, folder, next_step(run, folder, "interventions", "report"))
 
 
 def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
@@ -127,36 +118,31 @@ def _as_it_was_made(overrides: Sequence[str]) -> dict[str, Any]:
     return {key: None for key in ("features", "ranking", "threshold") if f"intervene.{key}" not in asked_for}
 
 
-def _harness(
-    chain: "Run",
-    tasks: list[str],
-    out: Path | None,
-    selection: Path | None,
-    given: dict[str, Any],
-    *,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
-    from mechprobe.cli.printing import say, say_json, table_lines
+def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]) -> None:
+    from mechprobe.cli.printing import say_json, table_lines
+    from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.evals.harness import HarnessConfig
     from mechprobe.interventions.harness import harness_table
-    from mechprobe.pipeline import HARNESS
+    from mechprobe.pipeline.plans import plan_harness
     from mechprobe.report.tables.interventions import silence_sentences
 
-    settings = HarnessConfig(**given)
-    if dry_run:
-        say(chain.harness_plan(tasks, settings, out, selection=selection))
+    settings, folder = HarnessConfig(**given), run.layout.harness
+    found = carry_out(
+        shared, run, "intervene", folder=folder, plan=lambda: plan_harness(run, tasks, settings),
+        work=lambda: run.harness(tasks, settings),
+    )  # fmt: skip
+    if found is None:
         return
-    data = chain.harness(tasks, out, settings, selection=selection).data
-    if as_json:
+    data = found.data
+    if shared.as_json:
         say_json(data)
         return
     n = ", ".join(f"{name} {count}" for name, count in data["n"].items())
-    say(
-        f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})"
-    )
     columns, rows = harness_table(data)
-    for line in [*table_lines(rows, columns), *silence_sentences(data)]:
-        say(line)
-    say(f"Note: {data['note']}")
-    say(f"\nWritten to {out or chain.folder / HARNESS}\nNext: mechprobe intervene --run {chain.folder}")
+    lines = [
+        f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
+        *table_lines(rows, columns),
+        *silence_sentences(data),
+        f"Note: {data['note']}",
+    ]
+    say_result(lines, folder, f"mechprobe intervene{in_run(run)}")

@@ -35,3 +35,14 @@ def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *
         cells = [row.get(c, "").ljust(w) for c, w in zip(columns, widths, strict=True)]
         lines.append("  ".join([label.ljust(width), *cells]).rstrip())
     return lines
+
+
+def note(text: str) -> None:
+    """One line about the work on stderr."""
+    sys.stderr.write(f"mechprobe: {text}\n")
+    sys.stderr.flush()
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"

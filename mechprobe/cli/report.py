@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.shared_options import DEFAULT_RUN
 
-RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder that holds the stages.")]
+RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
 
 
-def report(run: RunFolder = Path("runs/lab"), as_json: options.Json = False) -> None:
-    """One page with the verdict, the numbers and the figures of a run; needs neither models nor torch."""
+def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
+    """Write one page with the verdict, the numbers and the figures of a run; it needs neither the models nor torch."""
     from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
     from mechprobe.report.stage import report as write_report
@@ -23,5 +24,5 @@ def report(run: RunFolder = Path("runs/lab"), as_json: options.Json = False) -> 
         return
     say(content["verdict"])
     for item in content["missing"]:
-        say(f"Missing: {item['name']}; make it with {item['command']}")
+        say(f"Missing: {item['name']}; `{item['command']}` makes it")
     say(f"\nWritten to {page} (with report.md, report.json and figures/)")

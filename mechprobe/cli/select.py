@@ -1,15 +1,15 @@
 """``mechprobe select``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechprobe.cli import options
+from mechprobe.cli.shared_options import Shared, takes_shared_options
 
-RunFolder = Annotated[
-    Path, typer.Option("--run", "-r", help="Run folder that holds crosscoder/, evals/ and what else the stage reads.")
-]
+if TYPE_CHECKING:
+    from mechprobe.pipeline.run import Run
+
 Features = Annotated[
     str | None,
     typer.Option(
@@ -23,51 +23,39 @@ Ranking = Annotated[
         "--ranking", help="joint (joint attribution), score (the paper's Score), ig (integrated gradients) or relie."
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder; by default inside the run folder.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 
 
-def select(
-    run: RunFolder = Path("runs/lab"),
-    out: Out = None,
-    features: Features = None,
-    ranking: Ranking = None,
-    config: options.Config = None,
-    set_: options.Set = None,
-    models: options.Models = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-    force: options.Force = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-) -> None:
-    """Score every feature on the samples the tuned model gained, and choose those that all tasks share."""
+@takes_shared_options
+def select(shared: Shared, out: Out = None, features: Features = None, ranking: Ranking = None) -> None:
+    """Rank every feature on the samples that the tuned model gained, and select those that all tasks share."""
     from mechprobe.artifacts import read_json
-    from mechprobe.cli.printing import say, say_json
+    from mechprobe.cli.printing import say_json
     from mechprobe.cli.selection_lines import selection_lines
-    from mechprobe.cli.settings import stage_of_run
-    from mechprobe.pipeline import SELECTION
+    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.pipeline.plans import plan_select
 
     section = {key: value for key, value in (("rule", features), ("ranking", ranking)) if value is not None}
-    chain = stage_of_run(
-        run, config, set_, models=models, seed=seed, device=device, extra={"select": section}, force=force,
-        trust=trust_remote_code,
-    )  # fmt: skip
-    chain.select(out)
-    folder = out or run / SELECTION
-    data = read_json(folder / "selection.json")
-    if as_json:
+    run = shared.start({"select": section} if section else None, selection=out)
+    folder = run.layout.selection
+    if carry_out(shared, run, "select", folder=folder, plan=lambda: plan_select(run), work=run.select) is None:
+        return
+    data = read_json(run.layout.selected)
+    if shared.as_json:
         say_json(data)
         return
-    for line in selection_lines(data):
-        say(line)
-    say(f"\nWritten to {folder}\n{next_step(run, folder, SELECTION, 'intervene')}")
+    say_result(selection_lines(data), folder, next_step(run, folder, "selection", "intervene"))
 
 
-def next_step(run: Path, folder: Path, own: str, command: str) -> str:
-    """What to run next; a stage that was written beside the run's own is not what the next command reads unless told to."""
-    text = f"Next: mechprobe {command} --run {run}"
-    if folder.resolve() == (run / own).resolve():
+def next_step(run: "Run", folder: Path, own: str, command: str) -> str:
+    """The next command; it reads a stage that lies outside the run only where it is told to."""
+    from mechprobe.cli.stage_command import in_run
+
+    text = f"mechprobe {command}{in_run(run)}"
+    if folder.resolve() == (run.folder / own).resolve():
         return text
     return (
-        f"{text} --selection {folder}" if command == "intervene" else f"{text} (it reads {run / own}, not this folder)"
+        f"{text} --selection {folder}"
+        if command == "intervene"
+        else f"{text} (it reads {run.folder / own}, not this folder)"
     )

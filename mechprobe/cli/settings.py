@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mechprobe.pipeline import Run
     from mechprobe.run_config import RunConfig
 
 
@@ -73,27 +72,3 @@ def load_settings(
         extra=extra,
         start=start,
     )
-
-
-def stage_of_run(
-    folder: Path,
-    config: Path | None,
-    overrides: Sequence[str] | None,
-    *,
-    models: Sequence[str] | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    extra: dict[str, Any] | None = None,
-    force: bool = False,
-    trust: bool = False,
-) -> "Run":
-    """The run of a folder: its own configuration unless ``config`` is given, with the options put over it."""
-    from mechprobe.errors import ArtifactError
-    from mechprobe.pipeline import Run
-    from mechprobe.run_config import RUN_FILE, read_run_file
-
-    if config is None and not (folder / RUN_FILE).is_file():
-        raise ArtifactError(f"{folder} is no run folder (it has no {RUN_FILE}); give --run FOLDER, or --config FILE.")
-    start = read_run_file(folder) if config is None else None
-    settings = load_settings(config, overrides, models=models, seed=seed, device=device, extra=extra, start=start)
-    return Run(settings, folder, force=force, trust_remote_code=trust)

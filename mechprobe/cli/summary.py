@@ -1,162 +1,126 @@
-"""The main numbers of each stage as lines of text."""
+"""The end of a run on the terminal: verdict, accuracies, main interventions, the report and the next command."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mechprobe.artifacts import read_json
 from mechprobe.cli.printing import percent, table_lines
 from mechprobe.cli.selection_lines import selection_lines
+from mechprobe.cli.stage_lines import accuracy_lines, ceiling_lines, intervention_lines, quality_lines
+from mechprobe.run_layout import CHAIN, RunLayout
+from mechprobe.types import POOLED
 
-if TYPE_CHECKING:
-    from mechprobe.localization.stage import SiteCeilings
-
-
-def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Accuracy of every model on every task, and the forced-prefix baseline."""
-    rows = {model: {task: percent(cell) for task, cell in row.items()} for model, row in summary["accuracy"].items()}
-    tasks = summary.get("tasks") or list(next(iter(summary["accuracy"].values())))
-    n = max(cell[3] for row in summary["accuracy"].values() for cell in row.values())
-    forced = summary.get("force_prefix")
-    if forced:
-        label = f"{forced['model']}, forced '{forced['prefix']}'"
-        rows[label] = {task: percent(cell) for task, cell in forced["accuracy"].items()}
-    return [f"Accuracy in % with 95 % interval (n up to {n:.0f} a task)", *table_lines(rows, tasks)]
+Row = Mapping[str, Any]
 
 
-def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
-    """Both ceilings of every site, and the choice."""
-    data = ceilings if isinstance(ceilings, Mapping) else asdict(ceilings)
-    base, tuned = data["pair"]
+def summary_lines(layout: RunLayout) -> list[str]:
+    """At most 40 lines: what the run found, where the report is, and what to do next."""
+    found: list[str] = []
+    if layout.results.is_file():
+        found += [*verdict_sentences(read_json(layout.results)), ""]
+    if layout.accuracy.is_file():
+        found += [*accuracy_lines(read_json(layout.accuracy)), ""]
+    if layout.quality.is_file():
+        found += [_quality_sentence(read_json(layout.quality)), ""]
+    if layout.results.is_file():
+        found += [*intervention_table(read_json(layout.results)), ""]
+    if not found:
+        return [f"{layout.folder} holds no finished stage; `mechprobe run --run {layout.folder}` makes them."]
+    if layout.page.is_file():
+        found.append(f"Report: {layout.page}")
+    return [*found, f"Next: {next_command(layout)}"]
+
+
+def all_lines(layout: RunLayout) -> list[str]:
+    """Every table of every finished stage."""
+    makers: list[tuple[Path, Callable[[Any], Sequence[str]]]] = [
+        (layout.accuracy, accuracy_lines),
+        (layout.ceilings, ceiling_lines),
+        (layout.quality, quality_lines),
+        (layout.selected, selection_lines),
+        (layout.results, intervention_lines),
+    ]
+    found = [line for path, make in makers if path.is_file() for line in [*make(read_json(path)), ""]]
+    if not found:
+        return summary_lines(layout)
+    return [*found, *([f"Report: {layout.page}"] if layout.page.is_file() else []), f"Next: {next_command(layout)}"]
+
+
+def next_command(layout: RunLayout) -> str:
+    """The command that makes the first missing stage; for a complete run, the one that prints every table."""
+    there = "" if layout.folder == Path("runs/lab") else f" --run {layout.folder}"
+    for place in CHAIN:
+        made = layout.page if place.name == "report" else layout.folder / place.folder / "manifest.json"
+        if not made.is_file():
+            return f"{place.command}{there}"
+    return f"mechprobe show {layout.folder} --verbose"
+
+
+def intervention_summary(results: Row) -> list[str]:
+    """Verdict and table of one intervene stage."""
+    return [*verdict_sentences(results), "", *intervention_table(results)]
+
+
+def verdict_sentences(results: Row) -> list[str]:
+    """The verdict on every main edit, and what a single vector does in comparison."""
+    vectors = [row for row in results["conditions"] if row["set_kind"] == "baseline" and row["edit"] == "vector"]
+    base, tuned = results["pair"]
+    told = [_best(vectors, base, 1), _best(vectors, tuned, -1)]
+    compared = " and ".join(
+        f"{'gives' if row['model'] == base else 'takes'} {_points(row)} points in {row['model']}" for row in told if row
+    )
+    kinds = {row["features"] for row in told if row}
+    return [results["verdict"], *([f"One vector ({', '.join(sorted(kinds))}) {compared}."] if compared else [])]
+
+
+def _best(rows: Sequence[Row], model: str, sign: int) -> Row | None:
+    """The condition with the largest pooled change in the claimed direction."""
+    own = [row for row in rows if row["model"] == model and row["accuracy_delta"][POOLED][0] is not None]
+    return max(own, key=lambda row: sign * row["accuracy_delta"][POOLED][0], default=None)
+
+
+def _points(row: Row) -> str:
+    return f"{abs(100 * row['accuracy_delta'][POOLED][0]):.0f}"
+
+
+_MAIN = ("clean", "ceiling", "selected")
+
+
+def intervention_table(results: Row) -> list[str]:
+    """Pooled accuracy under every main edit of the selected set, and under the best baseline of each model."""
+    conditions, (base, tuned) = results["conditions"], results["pair"]
+    baselines = [row for row in conditions if row["set_kind"] == "baseline"]
+    best = [_best(baselines, base, 1), _best(baselines, tuned, -1)]
+    edits = {(row["model"], row["edit"]) for row in results["verdicts"]}
+    shown = [
+        row
+        for row in conditions
+        if (row["set_kind"] in _MAIN and (row["set_kind"] != "selected" or (row["model"], row["edit"]) in edits))
+        or any(row is each for each in best)
+    ]
     rows = {
-        f"{model}, clean": {task: percent(cell) for task, cell in data["clean"][model].items()}
-        for model in (base, tuned)
-    }
-    for site, row in data["sites"].items():
-        for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):
-            share = row[f"{side}_share"]
-            cells = {task: percent(cell) for task, cell in row[side].items()}
-            rows[f"{site}  {label}"] = {**cells, "share of gain": "-" if share is None else f"{round(100 * share)} %"}
-    n = max(data["n"].values())
-    lines = table_lines(rows, [*data["tasks"], "share of gain"])
-    return [f"Accuracy in % under whole-residual patching (n up to {n} a task)", *lines, data["reason"]]
-
-
-def quality_lines(quality: Mapping[str, Any]) -> list[str]:
-    """FVE, L0, dead share and cross-entropy recovered, per model."""
-    rows = {}
-    for name, model in quality["models"].items():
-        recovered = model.get("ce_recovered")
-        rows[name] = {
-            "FVE": f"{model['fve']:.3f}",
-            "own read-out": f"{model['fve_readout']:.3f}" if "fve_readout" in model else "-",
-            "L0": f"{model['l0']:.1f}",
-            "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
-            "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
+        f"{row['model']}  {row['edit']}  {row['features']}": {
+            "accuracy": percent(row["accuracy"][POOLED]),
+            "change": percent(row["accuracy_delta"][POOLED]),
+            "share of ceiling": _share(row),
         }
-    trusted = "passed" if quality["trusted"] else f"FAILED: {' '.join(map(str, quality['failures']))}"
+        for row in shown
+    }
+    n = conditions[0]["accuracy"][POOLED][3]
+    held_out = ", ".join(results["held_out"])
     return [
-        "Crosscoder on held-out tokens",
-        *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
-        f"Gate: {trusted}",
+        f"Interventions at {results['site']}, pooled over {held_out} (n = {n:.0f}), in %",
+        *table_lines(rows, ["accuracy", "change", "share of ceiling"]),
     ]
 
 
-def _share(row: Mapping[str, Any]) -> str:
-    share = row["share_of_ceiling"].get("pooled")
+def _share(row: Row) -> str:
+    share = row["share_of_ceiling"].get(POOLED)
     return "-" if share is None else f"{round(100 * share)} %"
 
 
-def intervention_lines(data: Mapping[str, Any]) -> list[str]:
-    """Accuracy under every edit of the selected set and its controls, flips with n, and the verdicts."""
-    rows: dict[str, dict[str, str]] = {}
-    for row in data["conditions"]:
-        if row["set_kind"] == "random":
-            continue
-        cells = {task: percent(row["accuracy"][task]) for task in [*data["tasks"], "pooled"]}
-        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {**cells, "share of ceiling": _share(row)}
-    lines = [
-        f"Accuracy in % with 95 % interval at {data['site']} (n {_n_text(data)}; pooled = {', '.join(data['held_out'])})",
-        *table_lines(rows, [*data["tasks"], "pooled", "share of ceiling"]),
-        "",
-        *flip_lines(data["conditions"]),
-        "",
-        "Verdicts",
-        *verdict_lines(data),
-        f"Rule: {data['rule']}",
-    ]
-    if data.get("note"):
-        lines.append(f"Note: {data['note']}.")
-    return lines
-
-
-def verdict_lines(data: Mapping[str, Any]) -> list[str]:
-    """The pooled verdicts, and what else is to be said: single tasks, smallest sets, tasks left out, doses, collateral."""
-    from mechprobe.report.tables.interventions import sentences
-
-    pooled = [row["sentence"] for row in data["verdicts"] if row["task"] == "pooled"]
-    return [f"  {text}" for text in [*pooled, *sentences(data)]]
-
-
-def flip_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Flip rates of the selected sets on the pooled held-out tasks, beside the mean of their random sets."""
-    rows = {}
-    for row in conditions:
-        if row["set_kind"] not in ("selected", "opposite", "recon", "compare"):
-            continue
-        draws = [
-            r
-            for r in conditions
-            if r["set_kind"] == "random" and (r["model"], r["edit"]) == (row["model"], row["edit"])
-        ]
-        cells = {}
-        for kind in ("flip_rate_of_right", "flip_rate_of_wrong"):
-            cell = row[kind]["pooled"]
-            cells[kind] = f"{percent(cell)}, n {cell[3]:.0f}"
-            values = [r[kind]["pooled"][0] for r in draws if r[kind]["pooled"][0] is not None]
-            if row["set_kind"] == "selected" and values:
-                cells[kind] += f"; random {100 * sum(values) / len(values):.0f}"
-        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = cells
-    return ["Flip rates in % on the pooled tasks", *table_lines(rows, ["flip_rate_of_right", "flip_rate_of_wrong"])]
-
-
-def _n_text(data: Mapping[str, Any]) -> str:
-    counts = sorted(set(data["n_per_task"].values()))
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def summary_lines(folder: Path) -> list[str]:
-    """The main numbers of a run folder, whatever of it is there, and where the report is."""
-    from mechprobe.artifacts import read_json
-
-    def section(path: Path, make: Any) -> list[str]:
-        return ["", *make(read_json(path))] if path.is_file() else []
-
-    lines = section(folder / "evals" / "summary.json", accuracy_lines)
-    lines += section(folder / "localize" / "ceilings.json", ceiling_lines)
-    lines += section(folder / "features" / "quality.json", quality_lines)
-    lines += section(folder / "selection" / "selection.json", selection_lines)
-    lines += section(folder / "interventions" / "results.json", _short_intervention_lines)
-    page = folder / "report" / "index.html"
-    if page.is_file():
-        lines += ["", f"Report: {page}"]
-    return lines[1:] if lines else [f"{folder} holds no finished stage."]
-
-
-def _short_intervention_lines(data: Mapping[str, Any]) -> list[str]:
-    shown = ("clean", "ceiling", "selected", "recon", "baseline", "compare")
-    rows = {}
-    for row in data["conditions"]:
-        if row["set_kind"] in shown:
-            pooled = percent(row["accuracy"]["pooled"])
-            rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {
-                "accuracy": pooled,
-                "change": percent(row["accuracy_delta"]["pooled"]),
-                "share of ceiling": _share(row),
-            }
-    n = next(iter(data["conditions"]))["accuracy"]["pooled"][3]
-    return [
-        f"Interventions at {data['site']}, pooled over {', '.join(data['held_out'])} (n = {n:.0f}), in %",
-        *table_lines(rows, ["accuracy", "change", "share of ceiling"]),
-        *verdict_lines(data),
-    ]
+def _quality_sentence(quality: Row) -> str:
+    fve = ", ".join(f"{name} {model['fve']:.3f}" for name, model in quality["models"].items())
+    state = "passes" if quality["trusted"] else "fails"
+    return f"The crosscoder {state} the quality gate (FVE on held-out tokens: {fve})."

@@ -1,0 +1,107 @@
+"""The options that every stage command has, declared once, and the run that they stand for."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mechprobe.pipeline.run import Run
+    from mechprobe.run_config import RunConfig
+
+DEFAULT_RUN = Path("runs/lab")
+_PANEL = "Options of every stage"
+
+
+def _option(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_PANEL, **settings)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Values of the shared options."""
+
+    run: Annotated[Path | None, _option("--run", "-r", help="Run folder.", show_default="runs/lab")] = None
+    config: Annotated[
+        Path | None, _option("--config", "-c", help="Settings of the run (TOML). Paths in it are relative to it.")
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        _option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Override one setting. May be repeated."),
+    ] = None
+    models: Annotated[
+        list[str] | None,
+        _option("--models", "-m", metavar="NAME=PATH ...", help="Models by name: local folders or hub names."),
+    ] = None
+    seed: Annotated[int | None, _option("--seed", help="Seed of every random draw.")] = None
+    device: Annotated[str | None, _option("--device", help="Device of models and crosscoder: cpu, cuda, cuda:1.")] = (
+        None
+    )
+    as_json: Annotated[bool, _option("--json", help="Print the result as JSON.")] = False
+    dry_run: Annotated[bool, _option("--dry-run", help="Print what would be done and its cost. Write nothing.")] = False
+    force: Annotated[bool, _option("--force", help="Make this stage again.")] = False
+    no_upstream: Annotated[
+        bool, _option("--no-upstream", help="Refuse, instead of making missing earlier stages first.")
+    ] = False
+    verbose: Annotated[bool, _option("--verbose", "-v", help="Print every table.")] = False
+    trust_remote_code: Annotated[bool, _option("--trust-remote-code", help="Let model folders run their own code.")] = (
+        False
+    )
+
+    def start(self, extra: dict[str, Any] | None = None, *, own_inputs: bool = False, **folders: Path | None) -> "Run":
+        """The run of a command.
+
+        Args:
+            extra: Settings that the command's own options stand for.
+            own_inputs: The command was given prompts, tasks or stage folders, which are not those of the embedded lab.
+            folders: Stage folders outside the run, by attribute of `RunLayout`; None leaves a stage inside.
+
+        Raises:
+            ConfigError: The settings cannot be used, or the default run folder belongs to other models.
+        """
+        from mechprobe.pipeline.run import Run
+        from mechprobe.run_layout import RunLayout
+
+        layout = RunLayout(self.run or DEFAULT_RUN).placed(**folders)
+        config = self._settings(layout.run_file, extra, own_inputs=own_inputs or bool(self.models))
+        return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
+
+    def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":
+        from mechprobe.cli.settings import load_settings
+        from mechprobe.lab.summary import shipped
+        from mechprobe.run_config import read_run_file
+
+        config, start = self.config, None
+        own = own_inputs and self.run is None
+        if config is None and run_file.is_file() and not own:
+            start = read_run_file(run_file.parent)
+        elif config is None and not own_inputs:
+            config = shipped("shared-marker") / "run.toml"
+        return load_settings(
+            config, self.set_, models=self.models, seed=self.seed, device=self.device, extra=extra, start=start
+        )
+
+
+def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it receives them as its argument ``shared``."""
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "shared"]
+    common = [
+        inspect.Parameter(
+            each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=each.default, annotation=each.type
+        )
+        for each in fields(Shared)
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        shared = Shared(**{parameter.name: values.pop(parameter.name) for parameter in common})
+        command(shared=shared, **values)
+
+    parameters = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in [*own, *common]]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
+    return wrapped

@@ -1,0 +1,99 @@
+"""What every stage command does: make what is missing, or plan, or run the stage, then print."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.cli.printing import note, say, say_json
+
+if TYPE_CHECKING:
+    from mechprobe.cli.shared_options import Shared
+    from mechprobe.pipeline.plans import Plan
+    from mechprobe.pipeline.run import Run
+
+
+def carry_out(
+    shared: "Shared",
+    run: "Run",
+    stage: str,
+    *,
+    folder: Path,
+    plan: "Callable[[], Plan]",
+    work: Callable[[], Any],
+) -> Any:
+    """Plan or run one stage of a run folder.
+
+    Args:
+        shared: The shared options.
+        run: The run.
+        stage: Name of the stage.
+        folder: Where the stage writes.
+        plan: Makes the plan that ``--dry-run`` prints, when nothing upstream is missing.
+        work: Runs the stage.
+
+    Returns:
+        What ``work`` returned; None after a dry run.
+    """
+    from mechprobe.pipeline.plans import plan_upstream
+    from mechprobe.pipeline.upstream import make_upstream, refuse_missing, settings_kept
+
+    if shared.no_upstream:
+        refuse_missing(run, stage)
+    if shared.dry_run:
+        say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
+        return None
+    if folder.absolute().parent != run.folder.absolute():  # a stage outside the run leaves the settings alone
+        make_upstream(run, stage, note)
+        return work()
+    if shared.run is None:
+        require_same_run(run)
+    with settings_kept(run, stage):
+        make_upstream(run, stage, note)
+        return work()
+
+
+def require_same_run(run: "Run") -> None:
+    """Refuse to mix two families of models in one run folder.
+
+    Raises:
+        ConfigError: The run folder was begun with other models.
+    """
+    from mechprobe.errors import ConfigError
+    from mechprobe.run_config import RunConfig
+
+    if not run.layout.run_file.is_file():
+        return
+    kept = RunConfig.of_run(run.folder).models
+    if run.config.models and kept != run.config.models:
+        raise ConfigError(
+            f"{run.folder} was begun with the models {_named(kept)}, not {_named(run.config.models)}; "
+            "give --run FOLDER for a run of its own."
+        )
+
+
+def _named(models: dict[str, str]) -> str:
+    return ", ".join(f"{name}={path}" for name, path in models.items())
+
+
+def say_plan(plan: "Plan", *, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        say_json(plan.to_dict())
+        return
+    for line in plan.lines:
+        say(line)
+    say("Nothing was written.")
+
+
+def say_result(lines: Sequence[str], folder: Path, next_step: str = "") -> None:
+    """Print the lines of a result, where it is, and the next command."""
+    for line in lines:
+        say(line)
+    say(f"\nWritten to {folder}" + (f"\nNext: {next_step}" if next_step else ""))
+
+
+def in_run(run: "Run") -> str:
+    """The option that names the run folder in a suggested command; empty for the default one."""
+    from mechprobe.cli.shared_options import DEFAULT_RUN
+
+    return "" if run.folder == DEFAULT_RUN else f" --run {run.folder}"

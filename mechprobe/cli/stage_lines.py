@@ -1,0 +1,183 @@
+"""The main numbers of each stage as lines of text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.cli.printing import number, percent, table_lines
+
+if TYPE_CHECKING:
+    from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.localization.stage import SiteCeilings
+
+
+def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Accuracy of every model on every task, and the forced-prefix baseline."""
+    rows = {model: {task: percent(cell) for task, cell in row.items()} for model, row in summary["accuracy"].items()}
+    tasks = summary.get("tasks") or list(next(iter(summary["accuracy"].values())))
+    n = max(cell[3] for row in summary["accuracy"].values() for cell in row.values())
+    forced = summary.get("force_prefix")
+    if forced:
+        label = f"{forced['model']}, forced '{forced['prefix']}'"
+        rows[label] = {task: percent(cell) for task, cell in forced["accuracy"].items()}
+    return [f"Accuracy in % with 95 % interval (n up to {n:.0f} a task)", *table_lines(rows, tasks)]
+
+
+def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
+    """Both ceilings of every site, and the choice."""
+    data = ceilings if isinstance(ceilings, Mapping) else asdict(ceilings)
+    base, tuned = data["pair"]
+    rows = {
+        f"{model}, clean": {task: percent(cell) for task, cell in data["clean"][model].items()}
+        for model in (base, tuned)
+    }
+    for site, row in data["sites"].items():
+        for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):
+            share = row[f"{side}_share"]
+            cells = {task: percent(cell) for task, cell in row[side].items()}
+            rows[f"{site}  {label}"] = {**cells, "share of gain": "-" if share is None else f"{round(100 * share)} %"}
+    n = max(data["n"].values())
+    lines = table_lines(rows, [*data["tasks"], "share of gain"])
+    return [f"Accuracy in % under whole-residual patching (n up to {n} a task)", *lines, data["reason"]]
+
+
+def quality_lines(quality: Mapping[str, Any]) -> list[str]:
+    """FVE, L0, dead share and cross-entropy recovered, per model."""
+    rows = {}
+    for name, model in quality["models"].items():
+        recovered = model.get("ce_recovered")
+        rows[name] = {
+            "FVE": f"{model['fve']:.3f}",
+            "own read-out": f"{model['fve_readout']:.3f}" if "fve_readout" in model else "-",
+            "L0": f"{model['l0']:.1f}",
+            "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
+            "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
+        }
+    trusted = "passed" if quality["trusted"] else f"FAILED: {' '.join(map(str, quality['failures']))}"
+    return [
+        "Crosscoder on held-out tokens",
+        *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
+        f"Gate: {trusted}",
+    ]
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    share = row["share_of_ceiling"].get("pooled")
+    return "-" if share is None else f"{round(100 * share)} %"
+
+
+def intervention_lines(data: Mapping[str, Any]) -> list[str]:
+    """Accuracy under every edit of the selected set and its controls, flips with n, and the verdicts."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in data["conditions"]:
+        if row["set_kind"] == "random":
+            continue
+        cells = {task: percent(row["accuracy"][task]) for task in [*data["tasks"], "pooled"]}
+        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {**cells, "share of ceiling": _share(row)}
+    lines = [
+        f"Accuracy in % with 95 % interval at {data['site']} (n {_n_text(data)}; pooled = {', '.join(data['held_out'])})",
+        *table_lines(rows, [*data["tasks"], "pooled", "share of ceiling"]),
+        "",
+        *flip_lines(data["conditions"]),
+        "",
+        "Verdicts",
+        *verdict_lines(data),
+        f"Rule: {data['rule']}",
+    ]
+    if data.get("note"):
+        lines.append(f"Note: {data['note']}.")
+    return lines
+
+
+def verdict_lines(data: Mapping[str, Any]) -> list[str]:
+    """The pooled verdicts, and what else is to be said: single tasks, smallest sets, tasks left out, doses, collateral."""
+    from mechprobe.report.tables.interventions import sentences
+
+    pooled = [row["sentence"] for row in data["verdicts"] if row["task"] == "pooled"]
+    return [f"  {text}" for text in [*pooled, *sentences(data)]]
+
+
+def flip_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Flip rates of the selected sets on the pooled held-out tasks, beside the mean of their random sets."""
+    rows = {}
+    for row in conditions:
+        if row["set_kind"] not in ("selected", "opposite", "recon", "compare"):
+            continue
+        draws = [
+            r
+            for r in conditions
+            if r["set_kind"] == "random" and (r["model"], r["edit"]) == (row["model"], row["edit"])
+        ]
+        cells = {}
+        for kind in ("flip_rate_of_right", "flip_rate_of_wrong"):
+            cell = row[kind]["pooled"]
+            cells[kind] = f"{percent(cell)}, n {cell[3]:.0f}"
+            values = [r[kind]["pooled"][0] for r in draws if r[kind]["pooled"][0] is not None]
+            if row["set_kind"] == "selected" and values:
+                cells[kind] += f"; random {100 * sum(values) / len(values):.0f}"
+        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = cells
+    return ["Flip rates in % on the pooled tasks", *table_lines(rows, ["flip_rate_of_right", "flip_rate_of_wrong"])]
+
+
+def _n_text(data: Mapping[str, Any]) -> str:
+    counts = sorted(set(data["n_per_task"].values()))
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def bias_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where the chosen options stood, for tasks whose options are shown in several orders; empty without such tasks."""
+    from mechprobe.evals.scorers.rules import LETTERS
+
+    rows: dict[str, dict[str, str]] = {}
+    for model, tasks in summary.get("position_bias", {}).items():
+        for task, bias in tasks.items():
+            shares = {LETTERS[place]: f"{100 * share:.0f}" for place, share in enumerate(bias["chosen"])}
+            rows[f"{model}  {task}"] = {
+                **shares,
+                "recall std": f"{100 * bias['recall_std']:.0f}",
+                "same in every order": f"{100 * bias['consistent']:.0f}",
+                "n": f"{bias['n_items']} items, {bias['n_pairs']} orders",
+            }
+    if not rows:
+        return []
+    places = sorted({letter for row in rows.values() for letter in row if letter in LETTERS})
+    columns = [*places, "recall std", "same in every order", "n"]
+    return [
+        "",
+        "Multiple choice: % of the orders in which the chosen option stood at each place",
+        *table_lines(rows, columns),
+    ]
+
+
+def training_lines(metrics: Mapping[str, Any], d_sae: int, sources: Sequence[str]) -> list[str]:
+    """Held-out FVE of every model, L0, dead features, and what the training read."""
+    rows = {
+        name: {"FVE": number(metrics["fve"][name]), "FVE per token": number(metrics["fve_per_token"][name])}
+        for name in sources
+    }
+    held_out = metrics["held_out_tokens"]
+    return [
+        f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out, so nothing is measured.",
+        *table_lines(rows, ["FVE", "FVE per token"], corner="model"),
+        f"L0 {number(metrics['l0'], 1)}   dead {number(metrics['dead_frac'])} of {d_sae:,} features",
+        f"Trained on {metrics['tokens']:,} tokens, {metrics['distinct_tokens']:,} distinct, in {metrics['steps']:,} steps",
+    ]
+
+
+def store_lines(store: "ActivationStore") -> list[str]:
+    """Rows, models, sites and size of an activation store."""
+    counts = store.manifest["counts"]
+    lines = [
+        f"rows      {counts['rows']:,} ({counts['response_rows']:,} response, {counts['held_out_rows']:,} held out)"
+    ]
+    if counts["sequences_cut"] or counts["prompts_dropped"]:
+        lines.append(
+            f"too long  {counts['sequences_cut']:,} sequences cut, {counts['prompts_dropped']:,} prompts dropped"
+        )
+    return [
+        *lines,
+        f"models    {', '.join(f'{name} {width}' for name, width in store.widths.items())}",
+        f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})",
+        f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model",
+        f"stream    {store.stream_hash[:16]}",
+    ]

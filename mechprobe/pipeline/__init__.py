@@ -1,0 +1,1 @@
+"""The chain of stages in one run folder: what each reads, makes and needs."""

@@ -1,0 +1,249 @@
+"""What a stage would do, for ``--dry-run``: as text and as JSON. Nothing is written."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.artifacts import Stage
+from mechprobe.pipeline.run import Run
+from mechprobe.pipeline.upstream import missing_stages
+from mechprobe.run_layout import CHAIN
+
+if TYPE_CHECKING:
+    from mechprobe.evals.harness import HarnessConfig
+    from mechprobe.features.config import NullKind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage would do.
+
+    Attributes:
+        stage: Name of the stage.
+        folder: Where it would write.
+        lines: The plan as text.
+        data: The plan as JSON values.
+        missing: Upstream stages that would be made first. Where there are any, only those are planned.
+    """
+
+    stage: str
+    folder: Path
+    lines: list[str]
+    data: dict[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return {
+            "stage": self.stage, "folder": str(self.folder), "missing": list(self.missing), "plan": self.lines, **self.data
+        }  # fmt: skip
+
+
+def plan_upstream(run: Run, stage: str, folder: Path) -> Plan | None:
+    """The plan of a stage whose upstream stages are missing; None where they are all there."""
+    missing = missing_stages(run, stage)
+    if not missing or stage == "cache":  # the size of a store does not depend on which site localize chooses
+        return None
+    made = f"{', '.join(missing)} would be made first in {run.folder}, then {stage}"
+    return Plan(
+        stage,
+        folder,
+        [f"{made}. `mechprobe run --run {run.folder} --dry-run` plans the whole chain."],
+        {},
+        tuple(missing),
+    )
+
+
+def plan_run(run: Run) -> Plan:
+    """Models, tasks, and the size and time of the store."""
+    cache, tasks = plan_cache_stage(run), run.config.load_tasks()
+    samples = {task.name: len(task.samples) for task in tasks}
+    models = {model.name: str(model.path) for model in run.family}
+    lines = [
+        f"models       {', '.join(f'{name} ({path})' for name, path in models.items())}",
+        f"tasks        {', '.join(f'{name} {n}' for name, n in samples.items())}",
+        f"cache        {cache.lines[0]}",
+        f"cache time   {cache.lines[1]}",
+        f"run folder   {run.folder}",
+    ]
+    data = {"stages": [place.name for place in CHAIN], "models": models, "tasks": samples, "cache": cache.data}
+    return Plan("run", run.folder, lines, data)
+
+
+def plan_localize(run: Run) -> Plan:
+    """Sites × directions × samples."""
+    config = run.config.localize
+    sites = [str(site) for site in run.family.sites()] if config.sites == "all" else list(config.sites)
+    samples = sum(len(selecting.take(config.n_per_task).samples) for selecting, _ in run.halves())
+    data = {"sites": sites, "samples": samples}
+    return Plan("localize", run.layout.localize, [f"{len(sites)} sites × 2 directions × {samples} samples"], data)
+
+
+def plan_cache_stage(run: Run) -> Plan:
+    """Rows, bytes and time of the store.
+
+    Raises:
+        StoreError: The store would not fit on the disk.
+    """
+    from mechprobe.cache.harvest.estimate import estimate_time
+    from mechprobe.cache.harvest.plan import plan_of
+    from mechprobe.cache.harvest.preparation import prepare
+    from mechprobe.data.sources import as_prompts
+
+    cache = run.config.cache
+    known = bool(cache.sites) or not run.config.tasks.file
+    sites = cache.sites if known else (str(run.family.sites()[-1]),)
+    reading = prepare(run.family, as_prompts(run.config.prompt_source()), cache.replace(sites=sites))
+    plan = plan_of(run.family, reading, run.layout.cache)
+    plan.require_space()
+    estimate = estimate_time(run.family, reading)
+    data = {**asdict(plan), "n_bytes": plan.n_bytes(), "time": asdict(estimate)}
+    missing = missing_stages(run, "cache")
+    lines = [str(plan), str(estimate), *(["localize would be run first, to choose the site"] if missing else [])]
+    return Plan("cache", run.layout.cache, lines, data, tuple(missing))
+
+
+def plan_train_sae(run: Run) -> Plan:
+    """Size of the dictionary and tokens to train on."""
+    settings = run.config.train_sae
+    if settings.mode != "cache":
+        return _plan_live(run)
+    store = settings.source(run.layout.cache, lambda: run.family, run.layout.crosscoder)
+    shape, schedule = settings.resolve(store)
+    n_weights, distinct = 2 * shape.d_all * shape.d_sae, int(store.in_split("train").sum())
+    line = (
+        f"{shape.n_models} models × width {shape.d_all // shape.n_models} → {shape.d_sae:,} features "
+        f"({shape.variant}, {n_weights:,} weights); {schedule.n_tokens:,} tokens, at most {distinct:,} of them distinct"
+    )
+    data = {"crosscoder": shape.model_dump(mode="json"), "training": schedule.model_dump(mode="json"),
+            "n_weights": n_weights, "distinct_tokens": distinct}  # fmt: skip
+    return Plan("train-sae", run.layout.crosscoder, [line], data)
+
+
+def _plan_live(run: Run) -> Plan:
+    """What the modes ``stream`` and ``ring`` read and write."""
+    from mechprobe.cache.harvest.plan import plan_cache
+
+    settings = run.config.train_sae
+    plan = plan_cache(
+        run.family, run.config.prompt_source(), run.layout.cache, run.config.cache.replace(sites=run.sites())
+    )
+    written = f"at most {min(plan.n_rows, 2 * settings.kept_rows):,} rows are kept in {run.layout.cache}"
+    if settings.ring_gb is not None:
+        written += f", and at most {settings.ring_gb:g} GB pass through the ring"
+    return Plan("train-sae", run.layout.crosscoder, [f"Mode {settings.mode} of {plan}", written], asdict(plan))
+
+
+def plan_features(run: Run, kinds: "Sequence[NullKind]", seeds: int | None) -> Plan:
+    """Rows and read-outs of the table, and the dictionaries that nulls and seeds train."""
+    from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.features.validation.nulls import N_DICTIONARIES
+    from mechprobe.features.validation.retrain import Recipe
+
+    names = run.crosscoder().model_names
+    store = ActivationStore.open(run.layout.cache, models=names)
+    n_rows = min(store.n_rows, run.config.features.max_rows or store.n_rows)
+    loss = "with" if run.config.models else "without"
+    lines = [f"{n_rows:,} rows × {len(names) + 1} read-outs, {loss} the spliced loss"]
+    wanted = {f"--null {kind}": N_DICTIONARIES[kind] for kind in kinds}
+    if seeds is not None:
+        wanted[f"--seeds {seeds}"] = seeds
+    recipe = Recipe.of(run.layout.crosscoder) if wanted else None
+    for label, n_dictionaries in wanted.items():
+        assert recipe is not None
+        lines.append(f"{label}: {recipe.cost(n_dictionaries, n_rows, run.config.nulls)}.")
+    return Plan(
+        "features", run.layout.features, lines, {"n_rows": n_rows, "models": list(names), "dictionaries": wanted}
+    )
+
+
+def plan_evaluate(run: Run) -> Plan:
+    """Models × samples."""
+    tasks = [task.take(run.config.evaluate.n_per_task) for task in run.config.load_tasks()]
+    samples = {task.name: len(task.samples) for task in tasks}
+    line = f"{len(run.family)} models × {sum(samples.values())} samples"
+    return Plan("evaluate", run.layout.evals, [line], {"models": run.family.names, "samples": samples})
+
+
+def plan_select(run: Run) -> Plan:
+    """The rule, the ranking, and the samples that select."""
+    config = run.config.select
+    samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
+    line = (
+        f"{config.rule} by {config.ranking} from {sum(samples.values())} samples, with {config.n_controls} control sets"
+    )
+    return Plan(
+        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranking, "samples": samples}
+    )
+
+
+def plan_intervene(run: Run) -> Plan:
+    """Conditions × samples. What `intervene` would refuse before it loads a model is refused here too."""
+    from mechprobe.interventions.stage import prepare
+    from mechprobe.selection.never_active import silence
+
+    work = prepare(**run.intervention())
+    Stage.check(run.layout.interventions, **work.stage, force=run.force)
+    chosen, samples = work.runner.selection, sum(len(task.samples) for task in work.runner.tasks)
+    note = f" ({chosen.note})" if chosen.note else ""
+    lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
+    lines += filter(None, [silence(chosen.features, chosen.scores).get("sentence")])
+    data = {"features": list(chosen.features), "conditions": len(work.conditions), "samples": samples}
+    return Plan("intervene", run.layout.interventions, lines, data)
+
+
+def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
+    """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
+    from mechprobe.interventions.harness import prepare_harness
+
+    work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
+    Stage.check(run.layout.harness, **work.stage, force=run.force)
+    line = f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"
+    return Plan(
+        "harness", run.layout.harness, [line], {"conditions": len(work.conditions), "tasks": list(work.tasks.names)}
+    )
+
+
+def plan_baselines(run: Run) -> Plan:
+    """The SAEs that would be trained, and those that are given."""
+    from mechprobe.dictionary.baselines import stage
+
+    plan = stage.plan_baselines(
+        run.layout.crosscoder, run.layout.cache, run.config.baselines, features=run.config.features
+    )
+    names = [name for name in plan.crosscoder.model_names if name not in plan.given]
+    lines, training = [], plan.training
+    if training is not None:
+        lines.append(
+            f"{len(names)} SAEs ({', '.join(names)}), {training.d_sae:,} features each, k = {training.k}; "
+            f"{training.n_tokens:,} tokens each in {training.n_steps:,} steps"
+        )
+    lines += [f"{name}: given, {folder}" for name, folder in plan.given.items()]
+    return Plan("baselines", run.layout.baselines, lines, {"train": names if training else [], "given": plan.given})
+
+
+def plan_emergence(run: Run) -> Plan:
+    """What would be recorded, and the dictionaries that would be trained."""
+    from mechprobe.cache.harvest.plan import plan_cache
+    from mechprobe.emergence.arms import find_arms
+    from mechprobe.emergence.dictionaries import all_jobs
+
+    settings, chosen = run.config, run.config.emergence
+    arms = find_arms(run.family.names, chosen)
+    models = dict.fromkeys([chosen.base, *(name for arm in arms for name in arm.checkpoints)])
+    plan = plan_cache(
+        run.family.subset(*models), settings.prompt_source(), run.layout.checkpoints / "cache", settings.cache
+    )
+    jobs = all_jobs(arms, chosen)
+    d_sae = settings.train_sae.d_sae or 16 * max(plan.widths.values())
+    weights = sum(2 * d_sae * sum(plan.widths[name] for name in job.models) for job in jobs)
+    tokens = settings.train_sae.n_tokens or 4 * plan.n_rows
+    lines = [
+        str(plan),
+        *(f"arm {arm.name}: {chosen.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in arms),
+        f"{len(jobs)} dictionaries × {d_sae:,} features × {tokens:,} tokens ({weights:,} weights in all): "
+        + ", ".join(job.name for job in jobs),
+    ]
+    data = {"arms": {arm.name: list(arm.checkpoints) for arm in arms}, "dictionaries": [job.name for job in jobs]}
+    return Plan("emergence", run.layout.emergence, lines, {**data, "store": asdict(plan)})
