@@ -1,6 +1,6 @@
 """Errors that a user can mend: one sentence each, exit code 2, no traceback on the command line.
 
-MechprobeError
+MechprobeError (a `sae_training.errors.UserError`)
 ├── ConfigError      a setting is unknown, missing or contradicts another
 ├── InputError       a file of prompts, tasks or outcomes cannot be used
 ├── ModelError       a model or tokenizer cannot be loaded or does not fit the family
@@ -15,11 +15,11 @@ MechprobeError
 
 from typing import Any
 
+from sae_training.errors import UserError
 
-class MechprobeError(Exception):
-    """Base of every error that is the user's to mend; its text is the one sentence they see."""
 
-    exit_code = 2
+class MechprobeError(UserError):
+    """Base of the errors of mechprobe that a user can correct; the message is the one sentence they see."""
 
 
 class ConfigError(MechprobeError):

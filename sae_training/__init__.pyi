@@ -15,6 +15,8 @@ from .importing.single_sae import SingleSae as SingleSae
 from .planted import PlantedConfig as PlantedConfig
 from .planted import PlantedFeatures as PlantedFeatures
 from .planted import recovery as recovery
+from .reconstruction import ReconstructionSums as ReconstructionSums
+from .reconstruction import VarianceSums as VarianceSums
 from .run import TrainResult as TrainResult
 from .run import train as train
 from .trainer import Trainer as Trainer

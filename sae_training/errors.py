@@ -1,12 +1,23 @@
-"""Errors of sae_training.
+"""Errors that a caller can correct. Each message is one sentence with the fault, its place and the fix.
 
-SaeTrainingError (a ValueError)
-    Raised for every mistake a caller can mend: a wrong shape, an unknown configuration key, a broken file.
-    The message is one sentence that names the thing, the values seen, and the mend.
+Exception
+└── UserError                 base; the command line prints the message without a traceback and exits with code 2
+    ├── SaeTrainingError      also a ValueError: a wrong shape, an unknown configuration key, a damaged file
+    └── mechprobe.errors.MechprobeError    base of the errors of mechprobe, which has its own drawing
 """
 
 from __future__ import annotations
 
 
-class SaeTrainingError(ValueError):
-    """A mistake of the caller that can be mended; the message says how."""
+class UserError(Exception):
+    """An error that the user can correct.
+
+    Attributes:
+        exit_code: Exit code of a command that ends with this error.
+    """
+
+    exit_code = 2
+
+
+class SaeTrainingError(UserError, ValueError):
+    """A wrong shape, an unknown configuration key, a damaged file, or training that is not finite."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.reconstruction import ReconstructionSums, VarianceSums, fraction_explained, squared_norms
 
 
 @dataclass(frozen=True)
@@ -41,86 +42,38 @@ class Metrics:
     n_tokens: int
 
 
-def squared_norms(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, "batch model"]:
-    """||x_m||^2 of each row and model, in float64."""
-    return torch.stack([part.double().square().sum(dim=1) for part in x.split(list(widths), dim=1)], dim=1)
-
-
-def batch_fve(
-    x: Float[Tensor, "batch d_all"], error: Float[Tensor, "batch d_all"], widths: Sequence[int]
-) -> Float[Tensor, " model"]:
-    """Fraction of variance explained per model, about the mean of this one batch; NaN where x is constant."""
-    total = squared_norms(x - x.mean(dim=0), widths).sum(dim=0)
-    left = squared_norms(error, widths).sum(dim=0)
-    return fraction_explained(left, total)
-
-
 @torch.no_grad()
 def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor]) -> Metrics:
-    """Measure a crosscoder on raw activations, with its inference features.
+    """Measure a crosscoder on raw activations, with the latents of inference.
 
     Raises:
-        SaeTrainingError: for an empty stream and for a batch of the wrong shape.
+        SaeTrainingError: The stream is empty, or a batch has the wrong shape.
     """
-    sums = _Sums(crosscoder)
+    widths = crosscoder.config.widths
+    sums, variance = ReconstructionSums(widths), VarianceSums(widths)
     for batch in batches:
-        sums.add(batch)
-    return sums.metrics()
-
-
-class _Sums:
-    """Sums over tokens, shifted by the first batch's mean so that a large mean costs no digits."""
-
-    def __init__(self, crosscoder: Crosscoder) -> None:
-        self.crosscoder = crosscoder
-        self.n_tokens = 0
-        self.active = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
-        zeros = torch.zeros(crosscoder.config.n_sources, dtype=torch.float64, device=crosscoder.device)
-        self.left, self.total, self.ratio = zeros, zeros, zeros
-        self.shift = torch.zeros(crosscoder.config.d_all, dtype=torch.float64, device=crosscoder.device)
-        self.moved = torch.zeros_like(self.shift)
-
-    def add(self, batch: Tensor) -> None:
-        """Count one batch."""
-        crosscoder, widths = self.crosscoder, self.crosscoder.config.widths
         x = crosscoder.scaled(batch.to(crosscoder.device))
         feature_acts = crosscoder.activate(torch.addmm(crosscoder.b_enc, x, crosscoder.encoder.T))
         x_hat = torch.addmm(crosscoder.b_dec_flat, feature_acts, crosscoder.decoder)
         x = x.double()
-        if self.n_tokens == 0:
-            self.shift = x.mean(dim=0)
-        self.n_tokens += x.shape[0]
-        self.active += (feature_acts > 0).sum(dim=0)
-        left = squared_norms(x - x_hat, widths)
-        self.left = self.left + left.sum(dim=0)
-        self.moved += (x - self.shift).sum(dim=0)
-        self.total = self.total + squared_norms(x - self.shift, widths).sum(dim=0)
-        self.ratio = self.ratio + (1 - left / squared_norms(x - x.mean(dim=0), widths)).sum(dim=0)
-
-    def metrics(self) -> Metrics:
-        """The measures of everything counted."""
-        if self.n_tokens == 0:
-            raise SaeTrainingError("evaluate: the stream of activations is empty; give at least one batch.")
-        names, widths = self.crosscoder.source_names, self.crosscoder.config.widths
-        drift = squared_norms((self.moved / self.n_tokens)[None], widths)[0]
-        total = self.total - self.n_tokens * drift
-
-        def by_model(values: Tensor) -> dict[str, float]:
-            return dict(zip(names, values.tolist(), strict=True))
-
-        density = self.active.double() / self.n_tokens
-        return Metrics(
-            fve=by_model(fraction_explained(self.left, total)),
-            fve_all=float(fraction_explained(self.left.sum(), total.sum())),
-            fve_per_token=by_model(self.ratio / self.n_tokens),
-            mse=by_model(self.left / self.n_tokens),
-            l0=float(density.sum()),
-            dead_frac=float((self.active == 0).double().mean()),
-            density=density,
-            n_tokens=self.n_tokens,
-        )
+        variance.update(x)
+        sums.update(feature_acts, x - x_hat, squared_norms(x - x.mean(dim=0), widths))
+    if sums.n_tokens == 0:
+        raise SaeTrainingError("evaluate: the stream of activations is empty; give at least one batch.")
+    return _metrics(sums, variance.compute(), crosscoder.source_names)
 
 
-def fraction_explained(left: Tensor, total: Tensor) -> Tensor:
-    """1 - left / total; NaN where there is nothing to explain."""
-    return torch.where(total > 0, 1 - left / total, float("nan"))
+def _metrics(sums: ReconstructionSums, variance: Float[Tensor, " source"], names: Sequence[str]) -> Metrics:
+    def by_source(values: Float[Tensor, " source"]) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    return Metrics(
+        fve=by_source(sums.fve(variance)),
+        fve_all=float(fraction_explained(sums.error.sum(), variance.sum())),
+        fve_per_token=by_source(sums.fve_per_token),
+        mse=by_source(sums.mse),
+        l0=float(sums.density.sum()),
+        dead_frac=sums.dead_frac,
+        density=sums.density,
+        n_tokens=sums.n_tokens,
+    )

@@ -14,9 +14,9 @@ from sae_training.checkpoint import TrainState
 from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
 from sae_training.errors import SaeTrainingError
-from sae_training.evaluation import batch_fve
 from sae_training.finiteness import Latch, require_finite, require_finite_step
 from sae_training.kernels.backend import choose_backend
+from sae_training.reconstruction import batch_fve
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest

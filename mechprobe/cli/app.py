@@ -93,14 +93,15 @@ def spread(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 the user's to mend, 130 interrupted."""
-    from mechprobe.errors import EndedElsewhereError, MechprobeError
+    from mechprobe.errors import EndedElsewhereError
+    from sae_training.errors import UserError
 
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
     try:
         code = app(arguments, standalone_mode=False)
-    except EndedElsewhereError:
-        return MechprobeError.exit_code
-    except MechprobeError as error:
+    except EndedElsewhereError as error:
+        return error.exit_code
+    except UserError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
@@ -123,8 +124,6 @@ def _sentence(error: Exception) -> str | None:
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", None) or "mechprobe"
         return f"{usage().rstrip('.')}; see `{command} --help`."
-    if type(error).__name__ == "SaeTrainingError":
-        return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return None

@@ -12,7 +12,8 @@ from mechprobe.dictionary.config import QualityGate
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import SplicedLoss
 from mechprobe.errors import StoreError
-from sae_training import Crosscoder
+from sae_training import Crosscoder, ReconstructionSums, VarianceSums
+from sae_training.reconstruction import squared_norms
 
 Batches = Callable[[], Iterable[Tensor]]
 """Gives the same ``[batch model d_model]`` tensors every time it is called."""
@@ -116,25 +117,25 @@ def measure_quality(
     """
     readout, gate = readout or Readout(), gate or QualityGate()
     names = crosscoder.model_names
-    mean = _mean(crosscoder, batches)
-    sums = _QualitySums(crosscoder, mean, readout)
+    sums = _QualitySums(crosscoder, _mean(crosscoder, batches), readout)
     for x in batches():
         sums.update(x.to(crosscoder.device))
+    variance = sums.variance.compute()
+    fve, fve_per_token = sums.joint.fve(variance).tolist(), sums.joint.fve_per_token.tolist()
     models = {
         name: ModelQuality(
-            fve=1 - float(sums.error[index] / sums.variance[index]),
-            fve_per_token=float(sums.per_token[index]) / sums.n_rows,
-            fve_readout=1 - float(sums.error_readout[index] / sums.variance[index]),
-            l0=float(sums.active[index + 1].sum()) / sums.n_rows,
-            dead_share=float((sums.active[index + 1] == 0).double().mean()),
+            fve=fve[index],
+            fve_per_token=fve_per_token[index],
+            fve_readout=float(sums.own[name].fve(variance[index])),
+            l0=sums.own[name].l0,
+            dead_share=sums.own[name].dead_frac,
             loss=(losses or {}).get(name),
         )
         for index, name in enumerate(names)
     }
-    dead_share = float((sums.active[0] == 0).double().mean())
-    l0 = float(sums.active[0].sum()) / sums.n_rows
-    failures = gate_failures(models, dead_share, gate, str(readout))
-    return Quality(models, l0, dead_share, sums.n_rows, str(readout), gate, failures)
+    joint = sums.joint
+    failures = gate_failures(models, joint.dead_frac, gate, str(readout))
+    return Quality(models, joint.l0, joint.dead_frac, joint.n_tokens, str(readout), gate, failures)
 
 
 def _mean(crosscoder: Crosscoder, batches: Batches) -> Float[Tensor, "model d_model"]:
@@ -149,31 +150,23 @@ def _mean(crosscoder: Crosscoder, batches: Batches) -> Float[Tensor, "model d_mo
 
 
 class _QualitySums:
-    """Sums over rows, float64: squared errors, squared distances from the mean, active counts per latent."""
+    """Sums over rows: of the joint read-out, and of each model's own."""
 
     def __init__(self, crosscoder: Crosscoder, mean: Float[Tensor, "model d_model"], readout: Readout) -> None:
-        n_models = len(crosscoder.model_names)
-        options = {"dtype": torch.float64, "device": crosscoder.device}
-        self.crosscoder, self.mean, self.readout = crosscoder, mean, readout
-        self.n_rows = 0
-        self.error = torch.zeros(n_models, **options)
-        self.error_readout = torch.zeros(n_models, **options)
-        self.variance = torch.zeros(n_models, **options)
-        self.per_token = torch.zeros(n_models, **options)
-        self.active = torch.zeros(n_models + 1, crosscoder.d_sae, **options)
+        widths = crosscoder.config.widths
+        self.crosscoder, self.mean, self.readout = crosscoder, mean.flatten(), readout
+        self.variance = VarianceSums(widths, self.mean)
+        self.joint = ReconstructionSums(widths)
+        self.own = {name: ReconstructionSums() for name in crosscoder.model_names}
 
     def update(self, x: Float[Tensor, "batch model d_model"]) -> None:
         """Add a batch of raw activations."""
-        joint = self.crosscoder.encode(x)
-        error = (x.double() - self.crosscoder.decode(joint).double()).square().sum(-1)
-        variance = (x.double() - self.mean).square().sum(-1)
-        self.n_rows += len(x)
-        self.error += error.sum(0)
-        self.variance += variance.sum(0)
-        self.per_token += (1 - error / variance).sum(0)
-        self.active[0] += (joint > 0).sum(0)
+        joint, exact = self.crosscoder.encode(x), x.double()
+        flat = exact.flatten(1)
+        self.variance.update(flat)
+        error = flat - self.crosscoder.decode(joint).double().flatten(1)
+        self.joint.update(joint, error, squared_norms(flat - self.mean, self.variance.widths))
         for index, name in enumerate(self.crosscoder.model_names):
             own = self.readout.feature_acts(self.crosscoder, x, name)
-            self.active[index + 1] += (own > 0).sum(0)
-            left = x[:, index].double() - self.crosscoder.decode_model(own, name).double()
-            self.error_readout[index] += left.square().sum()
+            left = exact[:, index] - self.crosscoder.decode_model(own, name).double()
+            self.own[name].update(own, left)

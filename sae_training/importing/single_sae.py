@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
-from sae_training.evaluation import fraction_explained
+from sae_training.reconstruction import ReconstructionSums, VarianceSums
 
 
 @dataclass(frozen=True)
@@ -99,28 +99,13 @@ class SingleSae:
         Raises:
             SaeTrainingError: the stream is empty or of another width.
         """
-        n_tokens, left = 0, 0.0
-        active = torch.zeros(self.d_sae, dtype=torch.int64, device=self.W_enc.device)
-        shift = total = moved = torch.zeros(self.d_model, dtype=torch.float64, device=self.W_enc.device)
+        sums, variance = ReconstructionSums(), VarianceSums([self.d_model])
         for batch in batches:
             x = batch.to(self.W_enc.device)
             feature_acts = self.encode(x)
-            exact = x.double()
-            if n_tokens == 0:
-                shift = exact.mean(dim=0)  # a large mean then costs no digits
-            n_tokens += len(x)
-            active += (feature_acts > 0).sum(dim=0)
-            left += float((exact - self.decode(feature_acts)).square().sum())
-            moved = moved + (exact - shift).sum(dim=0)
-            total = total + (exact - shift).square().sum(dim=0)
-        if n_tokens == 0:
+            variance.update(x)
+            sums.update(feature_acts, x.double() - self.decode(feature_acts))
+        if sums.n_tokens == 0:
             raise SaeTrainingError("evaluate: the stream of activations is empty; give at least one batch.")
-        variance = total.sum() - moved.square().sum() / n_tokens
-        density = active.double() / n_tokens
-        return SaeMetrics(
-            fve=float(fraction_explained(torch.tensor(left, dtype=torch.float64, device=variance.device), variance)),
-            l0=float(density.sum()),
-            dead_frac=float((active == 0).double().mean()),
-            density=density,
-            n_tokens=n_tokens,
-        )
+        fve = float(sums.fve(variance.compute()))
+        return SaeMetrics(fve, sums.l0, sums.dead_frac, sums.density, sums.n_tokens)

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import StoreError
-from sae_training import Crosscoder, SingleSae
+from sae_training import Crosscoder, ReconstructionSums, SingleSae, VarianceSums
 
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From the rows of all models, side by side and raw, to features ``[batch d_sae]`` and one model's reconstruction."""
@@ -77,34 +76,25 @@ def compare(
     Raises:
         StoreError: There is no row.
     """
-    left = dict.fromkeys(readers, 0.0)
-    active: dict[tuple[str, str], Tensor] = {}
-    shift: Tensor | None = None
-    moved = total = torch.zeros(())
-    n_rows = 0
+    sums = {key: ReconstructionSums() for key in readers}
+    variance: VarianceSums | None = None
     for x in batches:
+        # Column by column: the columns of any model can then be summed.
+        variance = variance or VarianceSums([1] * x.shape[1])
         exact = x.double()
-        shift = exact.mean(dim=0) if shift is None else shift  # a large mean then costs no digits
-        n_rows += len(x)
-        moved = moved + (exact - shift).sum(dim=0)
-        total = total + (exact - shift).square().sum(dim=0)
+        variance.update(exact)
         for key, reader in readers.items():
             feature_acts, x_hat = reader(x)
-            left[key] += float((exact[:, columns[key[0]]] - x_hat).square().sum())
-            active[key] = active.get(key, torch.zeros(())) + (feature_acts > 0).sum(dim=0)
-    if n_rows == 0:
+            sums[key].update(feature_acts, exact[:, columns[key[0]]] - x_hat)
+    if variance is None or variance.n_tokens == 0:
         raise StoreError("The activation store has no held-out rows; make it again with a larger held-out share.")
-    variance = _by_model(total - moved.square() / n_rows, columns)
+    by_column = variance.compute()
     return {
         key: Reconstruction(
-            fve=1 - left[key] / variance[key[0]],
-            l0=float(active[key].sum()) / n_rows,
-            dead_share=float((active[key] == 0).double().mean()),
-            n_rows=n_rows,
+            fve=float(found.fve(by_column[columns[key[0]]].sum())),
+            l0=found.l0,
+            dead_share=found.dead_frac,
+            n_rows=found.n_tokens,
         )
-        for key in readers
+        for key, found in sums.items()
     }
-
-
-def _by_model(variance: Float[Tensor, " d_all"], columns: Mapping[str, slice]) -> dict[str, float]:
-    return {name: float(variance[where].sum()) or float("nan") for name, where in columns.items()}

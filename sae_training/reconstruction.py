@@ -1,0 +1,161 @@
+"""Accumulators for reconstruction and sparsity: FVE, MSE, L0, dead latents and density.
+
+They keep float64 sums and counts over batches, and compute the measures at the end. `VarianceSums` depends on the
+activations alone; one of it serves every `ReconstructionSums` over the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class VarianceSums:
+    """Sum over tokens of ||x_m - mean(x_m)||^2 of each source m.
+
+    The sums are shifted by the mean of the first batch, so that a large mean does not cost digits.
+
+    Attributes:
+        widths: Columns of each source.
+        shift: ``[d_all]``, subtracted from the activations; None before the first batch.
+        n_tokens: Tokens seen.
+    """
+
+    def __init__(self, widths: Sequence[int], mean: Float[Tensor, " d_all"] | None = None) -> None:
+        """Start without tokens.
+
+        Args:
+            widths: Columns of each source, side by side; ones to keep every column apart.
+            mean: Mean of the activations where it is known. It replaces the mean of the first batch as the shift.
+        """
+        self.widths, self.shift = tuple(widths), mean
+        self.n_tokens = 0
+        self._moved = self._squares = torch.zeros((), dtype=torch.float64)
+
+    def update(self, x: Float[Tensor, "batch d_all"]) -> None:
+        """Add a batch of activations."""
+        if not len(x):
+            return
+        x = x.double()
+        if self.shift is None:
+            self.shift = x.mean(dim=0)
+        centered = x - self.shift
+        self.n_tokens += len(x)
+        self._moved = self._moved + centered.sum(dim=0)
+        self._squares = self._squares + squared_norms(centered, self.widths).sum(dim=0)
+
+    def compute(self) -> Float[Tensor, " source"]:
+        """The sums about the mean of all tokens; at least one token must have been added."""
+        return self._squares - squared_norms(self._moved[None], self.widths)[0] / self.n_tokens
+
+
+class ReconstructionSums:
+    """Sums over tokens for one read-out of a dictionary, which reconstructs one source or several.
+
+    Every measure needs at least one token.
+
+    Attributes:
+        n_tokens: Tokens seen.
+        error: ``[source]``, sum over tokens of ||x_m - x_hat_m||^2.
+        active: ``[d_sae]``, tokens on which each latent is active.
+
+    Example:
+        >>> sums, variance = ReconstructionSums(), VarianceSums([2])
+        >>> x, feature_acts = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> sums.update(feature_acts, x - x)
+        >>> variance.update(x)
+        >>> sums.fve(variance.compute()).item(), sums.l0, sums.dead_frac
+        (1.0, 1.0, 0.5)
+    """
+
+    def __init__(self, widths: Sequence[int] | None = None) -> None:
+        """Start without tokens.
+
+        Args:
+            widths: Columns of each source in the errors; None for one source.
+        """
+        self._widths = widths
+        self.n_tokens = 0
+        self.error = self._explained = torch.zeros((), dtype=torch.float64)
+        self.active = torch.zeros((), dtype=torch.int64)
+
+    def update(
+        self,
+        feature_acts: Float[Tensor, "batch d_sae"],
+        error: Float[Tensor, "batch d_read"],
+        variance: Float[Tensor, "batch source"] | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            feature_acts: Latent activations; a latent is active where its activation is above zero.
+            error: x - x_hat of the sources that are reconstructed.
+            variance: ||x_m - mean||^2 of each token and source, which only `fve_per_token` needs.
+        """
+        widths = [error.shape[1]] if self._widths is None else self._widths
+        self.n_tokens += len(feature_acts)
+        self.active = self.active + (feature_acts > 0).sum(dim=0)
+        if variance is None:
+            squares = torch.stack([part.double().square().sum() for part in error.split(list(widths), dim=1)])
+            explained = torch.full_like(squares, math.nan)
+        else:
+            by_token = squared_norms(error, widths)
+            squares, explained = by_token.sum(dim=0), (1 - by_token / variance).sum(dim=0)
+        self.error, self._explained = self.error + squares, self._explained + explained
+
+    def fve(self, variance: Float[Tensor, " source"] | Float[Tensor, ""]) -> Float[Tensor, " source"]:
+        """Fraction of variance explained: 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, both sums over all tokens.
+
+        Args:
+            variance: From `VarianceSums.compute` over the same tokens; one number for one source.
+        """
+        return fraction_explained(self.error, variance)
+
+    @property
+    def fve_per_token(self) -> Float[Tensor, " source"]:
+        """Mean over tokens of 1 - ||x - x_hat||^2 / ||x - mean||^2; NaN where an update had no variance."""
+        return self._explained / self.n_tokens
+
+    @property
+    def mse(self) -> Float[Tensor, " source"]:
+        """Mean over tokens of ||x - x_hat||^2."""
+        return self.error / self.n_tokens
+
+    @property
+    def density(self) -> Float[Tensor, " d_sae"]:
+        """Share of tokens on which each latent is active."""
+        return self.active.double() / self.n_tokens
+
+    @property
+    def l0(self) -> float:
+        """Mean number of active latents per token."""
+        return float(self.active.sum()) / self.n_tokens
+
+    @property
+    def dead_frac(self) -> float:
+        """Share of latents that are active on no token."""
+        return float((self.active == 0).double().mean())
+
+
+def squared_norms(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, "batch source"]:
+    """||x_m||^2 of each row and source, in float64."""
+    if len(set(widths)) == 1:
+        return x.double().square().unflatten(1, (len(widths), widths[0])).sum(dim=2)
+    return torch.stack([part.double().square().sum(dim=1) for part in x.split(list(widths), dim=1)], dim=1)
+
+
+def batch_fve(
+    x: Float[Tensor, "batch d_all"], error: Float[Tensor, "batch d_all"], widths: Sequence[int]
+) -> Float[Tensor, " source"]:
+    """Fraction of variance explained per source, about the mean of this one batch; NaN where x is constant."""
+    variance = squared_norms(x - x.mean(dim=0), widths).sum(dim=0)
+    return fraction_explained(squared_norms(error, widths).sum(dim=0), variance)
+
+
+def fraction_explained(error: Tensor, variance: Tensor) -> Tensor:
+    """1 - error / variance; NaN where the variance is zero."""
+    return torch.where(variance > 0, 1 - error / variance, math.nan)
