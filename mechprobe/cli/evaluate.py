@@ -27,11 +27,11 @@ def evaluate(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Outcome of every model on every sample, greedy or by the likelier option: right, wrong or unparsed."""
-    from mechprobe.artifacts import read_manifest
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.settings import load_settings
     from mechprobe.cli.summary import accuracy_lines
     from mechprobe.evals.stage import evaluate_outcomes
+    from mechprobe.stage_folder import read_manifest
 
     settings = load_settings(config, set_, models=models, seed=seed, device=device, extra=task_settings(tasks, scorer))
     family = settings.family(trust_remote_code=trust_remote_code)

@@ -12,8 +12,8 @@ RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder that ho
 
 def report(run: RunFolder = Path("runs/lab"), as_json: options.Json = False) -> None:
     """One page with the verdict, the numbers and the figures of a run; needs neither models nor torch."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
+    from mechprobe.files import read_json
     from mechprobe.report.stage import report as write_report
 
     page = write_report(run)

@@ -62,7 +62,7 @@ def run(
             break
     chain.save_config()  # only now: a refused run must leave the folder's own settings
     if as_json:
-        from mechprobe.artifacts import read_json
+        from mechprobe.files import read_json
 
         say_json(read_json(out / "report" / "report.json") if until in (None, "report") else {"until": until})
         return

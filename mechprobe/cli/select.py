@@ -41,10 +41,10 @@ def select(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Score every feature on the samples the tuned model gained, and choose those that all tasks share."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
     from mechprobe.cli.selection_lines import selection_lines
     from mechprobe.cli.settings import stage_of_run
+    from mechprobe.files import read_json
     from mechprobe.pipeline import SELECTION
 
     section = {key: value for key, value in (("rule", features), ("ranking", ranking)) if value is not None}

@@ -127,7 +127,7 @@ def _n_text(data: Mapping[str, Any]) -> str:
 
 def summary_lines(folder: Path) -> list[str]:
     """The main numbers of a run folder, whatever of it is there, and where the report is."""
-    from mechprobe.artifacts import read_json
+    from mechprobe.files import read_json
 
     def section(path: Path, make: Any) -> list[str]:
         return ["", *make(read_json(path))] if path.is_file() else []

@@ -66,8 +66,8 @@ def train_sae(
         )
         return
 
-    from mechprobe.artifacts import read_json
     from mechprobe.dictionary.stage import METRICS, train_crosscoder
+    from mechprobe.files import read_json
 
     train_crosscoder(
         store,
@@ -120,8 +120,8 @@ def _source(
 
 def _require_no_whole_store(cache: Path, mode: str) -> None:
     """``--force`` makes the training again; it must not take a whole store for the small one that is kept."""
-    from mechprobe.artifacts import MANIFEST, read_manifest
     from mechprobe.errors import ArtifactError
+    from mechprobe.stage_folder import MANIFEST, read_manifest
 
     if not (cache / MANIFEST).is_file():
         return

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mechprobe.artifacts import sha256_bytes
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
+from mechprobe.files import sha256_bytes
 from mechprobe.models.load import LanguageModel, input_device, is_out_of_memory
 from mechprobe.random_state import isolated_random_state
 

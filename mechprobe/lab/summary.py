@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.skills import SKILLS
+from mechprobe.stage_folder import read_manifest
 
 SHIPPED = Path(__file__).resolve().parents[2] / "artifacts" / "lab"
 """Where a checkout keeps the labs that it ships."""

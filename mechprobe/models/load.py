@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mechprobe.artifacts import sha256_bytes, sha256_file
 from mechprobe.errors import ModelError
+from mechprobe.files import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     import torch

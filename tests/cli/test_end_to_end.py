@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import input_hash, sha256_file
 from mechprobe.cli import main
 from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.files import sha256_file
 from mechprobe.lab.summary import shipped
+from mechprobe.stage_folder import input_hash
 
 SMALL = [
     "localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.stage import train_crosscoder
+from mechprobe.files import read_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import write_jsonl
+from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, evaluate, import_sae
 
 NAMES = ("base", "sft", "rl")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import write_json
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError
+from mechprobe.files import write_json
 from mechprobe.run_config import RUN_FILE, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechprobe as mp
-from mechprobe.artifacts import Stage, dump_json, read_json, sha256_file, write_json
 from mechprobe.cli.app import main
 from mechprobe.cli.emergence import emergence_lines
 from mechprobe.emergence.arms import Arm, checkpoint_folders, find_arms, with_checkpoints
@@ -30,10 +29,12 @@ from mechprobe.emergence.trajectories import NO_ONSET, kinds, trajectories
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.table.feature_table import feature_table
+from mechprobe.files import dump_json, read_json, sha256_file, write_json
 from mechprobe.report.figures.emergence import overlap_figure
 from mechprobe.report.pages.emergence import emergence_report
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.selection.rankings.relie_intervals import group_draws
+from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder, CrosscoderConfig, PlantedConfig, PlantedFeatures, TrainConfig, recovery, train
 from sae_training.evaluation import evaluate
 from tests.builders import build_family

@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.evals import skills
+from mechprobe.files import read_json, sha256_file
 from mechprobe.lab.builder import build
 from mechprobe.lab.items import build_items
 from mechprobe.lab.recipe import get_recipe
 from mechprobe.lab.summary import summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.records import read_jsonl
+from mechprobe.stage_folder import read_manifest
 
 ARMS = ("sft", "sft_instyle", "rl")
 pytestmark = pytest.mark.usefixtures("short_lab_answers")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.tasks import load_tasks
+from mechprobe.files import read_json, sha256_file
 from mechprobe.lab.ceilings import spliced_model
 from mechprobe.lab.items import build_items
 from mechprobe.lab.measure import MAX_NEW_TOKENS, SCORER, measure
@@ -19,6 +19,7 @@ from mechprobe.lab.weights import FROZEN
 from mechprobe.localization.stage import patched_outcomes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
+from mechprobe.stage_folder import read_manifest
 from mechprobe.statistics import holm
 from mechprobe.types import Site
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json, read_manifest, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError, ConfigError
@@ -16,6 +15,8 @@ from mechprobe.features.validation.matching import Matching
 from mechprobe.features.validation.null_views import IdenticalModels, ShuffledLabels, null_batches
 from mechprobe.features.validation.nulls import equal_counts_p, measure_null
 from mechprobe.features.validation.stability import found_again, measure_stability, summarize
+from mechprobe.files import read_json, write_json
+from mechprobe.stage_folder import read_manifest
 from tests.small_dictionaries import NAMES
 
 CONFIG = FeaturesConfig(batch_rows=128, bootstrap_draws=100, bootstrap_groups=10)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import MANIFEST, Remake, Stage, dump_json, input_hash, read_json, write_bytes, write_json
 from mechprobe.errors import ArtifactError, ModelError
+from mechprobe.files import dump_json, read_json, write_bytes, write_json
+from mechprobe.stage_folder import MANIFEST, Remake, Stage, input_hash
 
 
 def finish(folder: Path, config: dict[str, object], *, force: bool = False, text: str = "x") -> bool:
@@ -106,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def broken(_handle: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mechprobe.artifacts.os.fsync", broken)
+    monkeypatch.setattr("mechprobe.files.os.fsync", broken)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(path, b"new")
     assert read_json(path) == {"old": 1}
