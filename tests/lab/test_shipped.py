@@ -108,8 +108,8 @@ def test_spliced_model_is_the_patched_model(layer: int) -> None:
         assert [outcome.response for outcome in patched] == [response.text for response in spliced]
 
 
-def test_a_lab_that_is_not_shipped_is_one_sentence() -> None:
-    with pytest.raises(ArtifactError, match="no lab 'missing' is shipped at"):
+def test_a_missing_lab_is_an_error_with_the_command_that_builds_it() -> None:
+    with pytest.raises(ArtifactError, match=r"'missing'.*mechprobe lab build --recipe missing"):
         shipped("missing")
 
 
