@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from safetensors.torch import save
 from torch import Tensor
 
+from sae_training.atomic import atomic_path
 from sae_training.config import CrosscoderConfig, TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
@@ -28,8 +29,6 @@ from sae_training.storage import (
     json_bytes,
     read_crosscoder,
     read_tensors,
-    sync_folder,
-    write_synced,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -127,13 +126,9 @@ def write_checkpoint(
 
     One of the same step is already this one: a run comes to a step in one way.
     """
-    root = out / CHECKPOINTS
-    final = root / f"step_{state.step:06d}"
+    final = out / CHECKPOINTS / f"step_{state.step:06d}"
     if final.is_dir():
         return final
-    partial = root / f"{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     buffer = BytesIO()
     torch.save(stream, buffer)
     files = {
@@ -143,10 +138,10 @@ def write_checkpoint(
         STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
     }
     files[CHECKSUMS] = json_bytes({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-    for name, data in files.items():
-        write_synced(partial / name, data)
-    partial.rename(final)
-    sync_folder(root)
+    with atomic_path(final) as folder:
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
     for old in list_checkpoints(out)[:-keep]:
         shutil.rmtree(old)
     return final

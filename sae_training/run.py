@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_training.atomic import write_bytes
 from sae_training.checkpoint import CHECKPOINTS, check_settings, list_checkpoints, load_checkpoint, write_checkpoint
 from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.storage import assign_weights, json_bytes, read_crosscoder, save_crosscoder, write_atomic
+from sae_training.storage import assign_weights, json_bytes, read_crosscoder, save_crosscoder
 from sae_training.stream import BatchStream
 from sae_training.trainer import Trainer
 
@@ -226,7 +227,7 @@ class _Run:
             if self.config.checkpoint_every:
                 self._checkpoint()
             save_crosscoder(self.crosscoder, self.out)
-            write_atomic(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
+            write_bytes(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
         seconds = time.perf_counter() - self.started
         return TrainResult(self.crosscoder, **counts, seconds=seconds, folder=self.out)
 
@@ -236,7 +237,7 @@ class _Run:
         path = self.out / METRICS_FILE
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-        write_atomic(path, b"".join(kept))
+        write_bytes(path, b"".join(kept))
         self.last_metrics = json.loads(kept[-1]) if kept else {}
 
     def _clear(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sae_training.atomic import write_bytes
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 
@@ -24,32 +24,6 @@ WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "sae_training.crosscoder"
 FORMAT_VERSION = 1
 _LATER = {"sites", "n_shared", "initial_threshold"}
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until renames in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    write_synced(temporary, data)
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -106,7 +80,7 @@ def crosscoder_files(crosscoder: Crosscoder) -> dict[str, bytes]:
 def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> None:
     """Write both files; an older crosscoder in the folder is replaced."""
     for name, data in crosscoder_files(crosscoder).items():
-        write_atomic(folder / name, data)
+        write_bytes(folder / name, data)
 
 
 def read_crosscoder(folder: Path) -> tuple[CrosscoderConfig, dict[str, Tensor]]:
