@@ -1,18 +1,20 @@
-"""Stage folders: every stage writes one folder, and its manifest says from what the folder was made."""
+"""Stage folders: each stage writes one folder whose manifest records its settings, inputs and output hashes.
+
+A stage writes ``unfinished.json`` first and ``manifest.json`` last, so that a folder is either finished, with hashes of
+everything in it, or known to be unfinished.
+"""
 
 import json
-import platform
+import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from mechprobe.environment import environment
 from mechprobe.errors import (
     ArtifactError,
     ConfigError,
@@ -22,66 +24,25 @@ from mechprobe.errors import (
     SelectionError,
     SiteError,
 )
-from mechprobe.files import dump_json, read_json, sha256_bytes, sha256_file, write_json
+from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 SCHEMA_VERSION = 1
 Remake = bool | Literal["refused"]
+"""When `Stage.open` empties a folder that holds other work, see there."""
 _REFUSED = "refused"
+"""Key of ``unfinished.json`` with the error that ended the command."""
 _BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
-"""Errors that the same command meets again, unlike a full disk."""
-_PACKAGES = (
-    "mechprobe",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "sae-lens",
-    "numpy",
-    "h5py",
-    "trl",
-    "lm-eval",
-    "math-verify",
-)
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Python, platform, package versions and the git commit of the code, for a manifest."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": versions,
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+changes" if dirty else "")
+"""Errors that the same command would raise again, unlike a full disk."""
 
 
 def input_hash(path: Path | str) -> str:
-    """sha256 that stands for an input: of a stage folder its outputs' hashes, of a file its bytes."""
+    """Hash of an input: sha256 of a file, or of the settings, inputs and output hashes of a finished stage folder.
+
+    Raises:
+        ArtifactError: The input is missing, or the stage folder is unfinished or was changed.
+    """
     path = Path(path)
     if path.is_dir():
         manifest = read_manifest(path)
@@ -93,42 +54,80 @@ def input_hash(path: Path | str) -> str:
 
 
 def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `ArtifactError` for an output that is gone or is not what the stage wrote."""
+    """Raise `ArtifactError` if an output of a finished stage is missing or was changed."""
     for name, digest in manifest["outputs"].items():
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{path} is gone though {folder} is finished; make the stage again with --force.")
+            raise ArtifactError(f"{path} is missing although {folder} is finished; run the stage again with --force.")
         if sha256_file(path) != digest:
-            raise ArtifactError(f"{path} was changed since its stage wrote it; make the stage again with --force.")
+            raise ArtifactError(f"{path} has changed since its stage wrote it; run the stage again with --force.")
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a finished stage folder; `ArtifactError` where there is none."""
+    """Read the manifest of a finished stage folder.
+
+    Raises:
+        ArtifactError: The folder is missing, is not a finished stage folder, or its manifest is damaged.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder} does not exist; run the stage that writes it first.")
     if not (folder / MANIFEST).is_file():
-        state = "an unfinished stage" if (folder / UNFINISHED).is_file() else "no stage folder"
-        raise ArtifactError(f"{folder} is {state} (it has no {MANIFEST}); run the stage that writes it to its end.")
+        state = "an unfinished stage" if (folder / UNFINISHED).is_file() else "not a stage folder"
+        raise ArtifactError(f"{folder} is {state} (it has no {MANIFEST}); complete the stage that writes it.")
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not {"stage", "config", "inputs", "outputs"} <= manifest.keys():
-        raise ArtifactError(f"{folder / MANIFEST} is no mechprobe manifest; make the stage again with --force.")
+        raise ArtifactError(f"{folder / MANIFEST} is not a mechprobe manifest; run the stage again with --force.")
     return manifest
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """sha256 of everything else in a manifest; it stands in the manifest as ``digest``."""
+    """sha256 of a manifest without its key ``digest``, where this value is kept."""
     return sha256_bytes(dump_json({key: value for key, value in manifest.items() if key != "digest"}).encode())
 
 
+def require_creatable(folder: Path | str) -> None:
+    """Check that a folder exists and can be written, or that it could be created; create nothing.
+
+    Raises:
+        ArtifactError: The nearest existing parent is a file or is not writable, or the name is not allowed.
+    """
+    place = _nearest_folder(folder)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{folder} cannot be written because {place} is not writable; give another --out.")
+
+
+def _nearest_folder(folder: Path | str) -> Path:
+    """Return the folder itself or its nearest existing parent; raise `ArtifactError` if that is not a folder."""
+    place = Path(folder).absolute()
+    try:
+        while not _exists(place):
+            place = place.parent
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{folder} cannot be created ({reason}); give another --out.") from None
+    if not place.is_dir():
+        raise ArtifactError(f"{folder} cannot be a folder because {place} is a file; give another --out.")
+    return place
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; unlike `Path.exists`, raises `OSError` for a path that can never exist."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
+
+
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Sentences 'name: old -> new' for every leaf in which two JSON values differ."""
+    """Describe every leaf in which two JSON values differ, as 'name: old value, new value'."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted(old.keys() | new.keys()):
             lines += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return lines
-    return [] if old == new else [f"{prefix}: {_short(old)} there, {_short(new)} asked"]
+    return [] if old == new else [f"{prefix}: {_short(old)} in the folder, {_short(new)} now"]
 
 
 def _short(value: Any) -> str:
@@ -138,10 +137,19 @@ def _short(value: Any) -> str:
 
 @dataclass
 class Stage:
-    """A stage folder: done and unchanged is skipped, unfinished is resumed, anything else is an error.
+    """A stage folder. Finished work is reused, unfinished work is resumed, and other work is never overwritten.
 
-    Use `Stage.open`; the manifest is written last and atomically by `finish`. A command that is refused halfway
-    (a `MechprobeError`) leaves no folder where it had kept nothing.
+    Enter a stage with `Stage.open`. `finish` writes the manifest, atomically and last. If a command ends with a
+    `MechprobeError` before it has kept anything, it leaves no folder.
+
+    Attributes:
+        folder: The folder.
+        name: Name of the stage.
+        identity: Stage, settings, hashes of the inputs and fingerprints of the models; work with the same identity is the
+            same work.
+        done: Whether the folder holds the finished work.
+        manifest: The manifest of finished work.
+        started: Monotonic clock in seconds when the stage was opened.
     """
 
     folder: Path
@@ -181,7 +189,8 @@ class Stage:
         remake: Remake = False,
     ) -> None:
         """Raise what `open` would raise, and write nothing."""
-        cls._of(folder, name, config, inputs, models)._look(force, remake)
+        if cls._of(folder, name, config, inputs, models)._look(force, remake) != "done":
+            require_creatable(folder)
 
     @classmethod
     @contextmanager
@@ -200,28 +209,27 @@ class Stage:
         """Enter a stage.
 
         Args:
-            folder: Where the stage writes.
+            folder: Folder that the stage writes.
             name: Name of the stage, for example ``cache``.
-            config: Resolved settings; together with the inputs they decide whether the folder is the same work.
+            config: Resolved settings. Settings, inputs and models decide whether a folder holds the same work.
             inputs: Name to file or finished stage folder that this stage reads.
-            models: Name to fingerprint of every model it reads.
-            force: Empty a folder of ours and begin again.
-            remake: Do so where the work differs, instead of refusing; for views that are cheap to draw again.
-                ``"refused"``: only where the command that began it was refused for what it was given (an edit that gives
-                NaN). What that one kept is of no use to a corrected command; under the same settings it goes on.
-            beside_others: Other processes may be writing the same work: leave their half-written files alone.
+            models: Name to fingerprint of every model that this stage reads.
+            force: Empty the folder of an earlier run of this stage and start again.
+            remake: Also start again if the folder holds other work, instead of raising an error. Used for views that are
+                cheap to make. ``"refused"`` does so only if the earlier command ended because of its input, such as an edit
+                that gives NaN: a corrected command cannot use what it kept, and the same command resumes.
+            beside_others: Other processes may be writing the same work, so their temporary files are kept.
 
         Yields:
-            The stage; ``stage.done`` says that there is nothing to do.
+            The stage. If ``stage.done``, there is nothing to do.
 
         Raises:
-            ArtifactError: The folder holds other work, is not ours, or cannot be written.
+            ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
         stage = cls._of(folder, name, config, inputs, models)
         stage._enter(force, remake)
         if not stage.done and not beside_others:
-            for left in stage.folder.rglob(".*.partial"):
-                left.unlink()  # what a killed process was writing
+            remove_partial_files(stage.folder)
         try:
             yield stage
         except MechprobeError as error:
@@ -234,38 +242,37 @@ class Stage:
         if state == "done":
             self.done = True
             return
-        if state == "anew":
+        if state == "restart":
             shutil.rmtree(self.folder)
         write_json(self.folder / UNFINISHED, self.identity)
 
-    def _look(self, force: bool, remake: Remake) -> Literal["done", "on", "anew"]:
-        """Whether the work is done, to be gone on with, or to be begun in an emptied folder; writes nothing."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ArtifactError(f"{self.folder} is a file; give another --out.")
+    def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
+        """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
+        _nearest_folder(self.folder)
         finished = (self.folder / MANIFEST).is_file()
         begun = finished or (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
-            raise ArtifactError(f"{self.folder} is not empty and not a mechprobe stage; give another --out.")
+            raise ArtifactError(f"{self.folder} is not empty and was not written by mechprobe; give another --out.")
         if not begun:
-            return "on"
+            return "continue"
         found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
         self._check_kind(found)
         changes = self._changes(found)
         if remake == "refused":
             remake = not finished and _REFUSED in found
         if force or (remake and changes):
-            return "anew"
+            return "restart"
         if changes:
             self._refuse(changes, finished)
         if not finished:
-            return "on"
+            return "continue"
         self.manifest = read_manifest(self.folder)
         check_outputs(self.folder, self.manifest)
         return "done"
 
     def _note_refusal(self, error: MechprobeError) -> None:
-        """Leave no folder where nothing was kept; else say in it whether what was given is at fault."""
-        with suppress(OSError, ArtifactError):  # a full disk, which the error itself may be about
+        """Remove the folder if nothing was kept; otherwise record an error that the input caused."""
+        with suppress(OSError, ArtifactError):  # the disk may be full, and the error itself may say so
             if all(path.name == UNFINISHED for path in self.folder.iterdir()):
                 (self.folder / UNFINISHED).unlink()
                 self.folder.rmdir()
@@ -273,7 +280,7 @@ class Stage:
                 write_json(self.folder / UNFINISHED, {**self.identity, _REFUSED: str(error)})
 
     def _check_kind(self, found: Any) -> None:
-        """Even --force never empties the folder of another stage."""
+        """Raise `ArtifactError` for the folder of another stage, which not even --force may empty."""
         stage = found.get("stage") if isinstance(found, dict) else None
         if stage != self.name:
             raise ArtifactError(f"{self.folder} holds the stage '{stage}', not '{self.name}'; give another --out.")
@@ -287,7 +294,7 @@ class Stage:
         state = "a finished" if finished else "an unfinished"
         raise ArtifactError(
             f"{self.folder} holds {state} stage made with other settings ({shown}); "
-            "pass --force to make it again, or give another --out."
+            "run it again with --force, or give another --out."
         )
 
     def finish(
@@ -298,7 +305,17 @@ class Stage:
         results: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> dict[str, Any]:
-        """Hash ``outputs`` (paths relative to the folder) and write the manifest, the last file of the stage."""
+        """Hash the outputs and write the manifest, the last file of the stage.
+
+        Args:
+            outputs: Paths of the written files, relative to the folder.
+            counts: Numbers of what was processed.
+            results: What the stage found, for readers of the manifest.
+            seed: Seed of the stage.
+
+        Returns:
+            The manifest.
+        """
         manifest = {
             **self.identity,
             "schema_version": SCHEMA_VERSION,

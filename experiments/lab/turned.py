@@ -22,13 +22,13 @@ from torch.nn.functional import cosine_similarity
 
 import mechprobe as mp
 from mechprobe.cli.printing import table_lines
+from mechprobe.environment import environment
 from mechprobe.files import read_json, write_json
 from mechprobe.interventions.conditions.conditions import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.stage import prepare
 from mechprobe.models.generation import left_pad
 from mechprobe.models.residuals import residuals_plain
-from mechprobe.stage_folder import environment
 from mechprobe.types import POOLED
 
 SET, RANKING = "top50", "joint"

@@ -583,7 +583,7 @@ def test_other_settings_are_refused_and_force_keeps_what_fits(
     other = (*short, "--set", "emergence.thresholds.min_change=0.4")
     assert run(given_files[0], tmp_path, *other) == 2
     error = capsys.readouterr().err
-    assert "thresholds.min_change: 0.2 there, 0.4 asked" in error
+    assert "thresholds.min_change: 0.2 in the folder, 0.4 now" in error
     assert "Traceback" not in error
     assert run(given_files[0], tmp_path, *other, "--force") == 0
     assert (tmp_path / "checkpoints" / "cache" / "manifest.json").stat().st_mtime_ns == store

@@ -129,7 +129,7 @@ def test_a_finished_lab_is_skipped_and_another_seed_is_refused(lab: Path) -> Non
     before = (lab / "manifest.json").stat().st_mtime_ns
     assert build("shared-marker", lab, scale="small") == read_json(lab / "manifest.json")
     assert (lab / "manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(ArtifactError, match="seed: 0 there, 1 asked"):
+    with pytest.raises(ArtifactError, match=r"seed: 0 .* 1 "):
         build("shared-marker", lab, scale="small", seed=1)
 
 

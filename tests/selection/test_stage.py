@@ -187,7 +187,7 @@ def test_what_a_rule_or_a_file_names_is_part_of_the_work(
     for _ in range(2):
         assert select(f"file:{path}", tmp_path / "f") == (3, 4)
     path.write_text("3 5")
-    with pytest.raises(ArtifactError, match=r"other settings \(config\.named: \[3, 4\] there, \[3, 5\] asked\)"):
+    with pytest.raises(ArtifactError, match=r"config\.named: \[3, 4\] .* \[3, 5\] "):
         select(f"file:{path}", tmp_path / "f")
     assert select("rule:norm==3", tmp_path / "r") == (3,)
     assert select("rule:norm==3", tmp_path / "r", highest=5) == (3,)  # another table, and the same features

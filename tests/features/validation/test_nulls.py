@@ -98,7 +98,7 @@ def test_a_finished_null_is_not_trained_again_and_other_settings_are_refused(run
     again = measure_null("identical", **folders(run), out=null_folder, config=CONFIG, nulls=SHORT)
     assert again.passed
     assert {path: path.stat().st_mtime_ns for path in null_folder.rglob("*")} == before
-    with pytest.raises(ArtifactError, match="n_tokens: 1000 there, 500 asked"):
+    with pytest.raises(ArtifactError, match=r"n_tokens: 1000 .* 500 "):
         measure_null("identical", **folders(run), out=null_folder, config=CONFIG, nulls=SHORT.replace(n_tokens=500))
 
 
