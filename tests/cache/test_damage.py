@@ -87,7 +87,7 @@ def test_changed_weights_and_tokenizers_are_refused_with_both_fingerprints(
         store.check_family(changed)
     assert store.fingerprints["rl"] in str(caught.value)
     assert changed["rl"].fingerprint in str(caught.value)
-    with pytest.raises(ArtifactError, match=rf"models\.rl: .*{store.fingerprints['rl'][:40]}.*there"):
+    with pytest.raises(ArtifactError, match=rf"models\.rl: .*{store.fingerprints['rl'][:40]}"):
         cache_activations(changed, PROMPTS, out=kept, config=CONFIG, kept=StoreSubset(rows=100, scale_rows=50))
 
     for name in paths:

@@ -135,7 +135,7 @@ def test_with_models_the_spliced_loss_stands_in_the_table(
     assert found["training"] is None
     assert read_manifest(tmp_path / "b")["counts"]["trained"] == 0
     assert main([*call, "--out", str(tmp_path / "b"), "--set", "dtype=bfloat16"]) == 2
-    assert "config.model_dtypes: null there" in capsys.readouterr().err
+    assert "config.model_dtypes: null in the folder" in capsys.readouterr().err
 
 
 def test_an_interrupted_stage_keeps_the_finished_saes(
