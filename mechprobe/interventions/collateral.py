@@ -28,7 +28,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.conditions import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.models.load import input_device
+from mechprobe.models.devices import input_device
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio
