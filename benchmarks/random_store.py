@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from mechprobe.artifacts import Stage, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import STORED_AS
 from mechprobe.cache.store.shards import INDEX, TOKENS, write_shard, write_tokens
 from mechprobe.data.stream import build_stream
 from mechprobe.data.tokens import TokenSequence
+from mechprobe.files import write_json
+from mechprobe.stage_folder import Stage
 
 MODELS: tuple[str, ...] = ("base", "sft", "rl")
 SITE = "resid_post.0"

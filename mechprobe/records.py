@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import write_text
 from mechprobe.errors import InputError
+from mechprobe.files import write_text
 from mechprobe.types import OutcomeName
 
 MAX_LINE_CHARS = 8_000_000

@@ -5,8 +5,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from mechprobe.artifacts import read_json, write_json
 from mechprobe.errors import ArtifactError
+from mechprobe.files import read_json, write_json
 
 ResultType = TypeVar("ResultType", bound="Result")
 

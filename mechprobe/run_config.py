@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from mechprobe.artifacts import read_json
 from mechprobe.cache.config import CacheConfig
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import HUB, PromptsConfig
@@ -18,6 +17,7 @@ from mechprobe.evals.choice import ChoiceConfig
 from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
+from mechprobe.files import read_json
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily

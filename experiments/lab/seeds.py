@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import mechprobe as mp
-from mechprobe.artifacts import environment, read_json, read_manifest, write_json
 from mechprobe.cli.printing import percent, table_lines
+from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
+from mechprobe.files import read_json, write_json
 from mechprobe.interventions.verdicts.verdict import CANNOT_TELL, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.lab.recipe import Recipe, get_recipe
+from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
 
 RECIPES = ("shared-marker", "all-weights", "own-markers")

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 import mechprobe as mp
-from mechprobe.artifacts import environment, read_json, write_json
 from mechprobe.cli.printing import table_lines
+from mechprobe.environment import environment
+from mechprobe.files import read_json, write_json
 from mechprobe.interventions.conditions.conditions import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.stage import prepare

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import mechprobe as mp
-from mechprobe.artifacts import write_json
+from mechprobe.files import write_json
 from mechprobe.interventions.conditions.conditions import plan
 from mechprobe.selection.rankings.scores import Scores
 from sae_training import CrosscoderConfig, TrainConfig

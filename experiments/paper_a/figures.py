@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 import mechprobe as mp
-from mechprobe.artifacts import read_manifest, write_json
+from mechprobe.files import write_json
 from mechprobe.report.figures.emergence import matrix_panel, overlap_figure
 from mechprobe.report.figures.style import GREY, INK, house_style, model_colors, new_figure, plain
 from mechprobe.selection.config import Ranking
+from mechprobe.stage_folder import read_manifest
 
 N_BINS = 40
 RANKINGS: dict[Ranking, str] = {"score": "Score (the paper's)", "joint": "joint attribution (ours)"}

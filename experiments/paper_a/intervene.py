@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import mechprobe as mp
-from mechprobe.artifacts import write_json, write_text
 from mechprobe.errors import SelectionError
+from mechprobe.files import write_json, write_text
 from mechprobe.records import read_jsonl
 from mechprobe.run_config import RUN_FILE, read_run_file
 from mechprobe.statistics import wilson_interval

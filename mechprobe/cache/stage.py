@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mechprobe.artifacts import UNFINISHED, Stage, write_json
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.extend import reopen_for_more_models
 from mechprobe.cache.harvest.forward_batches import collect_shard
@@ -45,9 +44,11 @@ from mechprobe.cache.store.store_subset import WHOLE_STREAM, StoreSubset, kept_p
 from mechprobe.data.sources import PromptInput, as_prompts, hash_of
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import StoreError
+from mechprobe.files import write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
+from mechprobe.stage_folder import UNFINISHED, Stage
 from mechprobe.types import Site
 
 T = TypeVar("T")

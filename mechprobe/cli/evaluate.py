@@ -14,11 +14,11 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outs
 @takes_shared_options
 def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Scorer = None) -> None:
     """Score the answers of every model on every sample as right, wrong or unparsed."""
-    from mechprobe.artifacts import read_manifest
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import accuracy_lines, bias_lines
     from mechprobe.pipeline.plans import plan_evaluate
+    from mechprobe.stage_folder import read_manifest
 
     run = shared.start(task_settings(tasks, scorer), own_inputs=tasks is not None, evals=out)
     folder = run.layout.evals

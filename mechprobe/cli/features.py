@@ -76,9 +76,9 @@ def features(
 
 def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:
     """Table, finished nulls, and the stability over seeds where it was measured."""
-    from mechprobe.artifacts import MANIFEST
     from mechprobe.features.validation.nulls import finished_nulls, measure_null
     from mechprobe.features.validation.stability import Stability, measure_stability
+    from mechprobe.stage_folder import MANIFEST
 
     analysis = run.features()
     shared: dict[str, Any] = {

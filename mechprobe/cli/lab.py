@@ -46,7 +46,7 @@ def info(
 
 def _show(manifest: dict[str, object], folder: Path, as_json: bool) -> None:
     """Print a manifest for people or for programs."""
-    from mechprobe.artifacts import dump_json
+    from mechprobe.files import dump_json
     from mechprobe.lab.summary import summary
 
     if as_json:

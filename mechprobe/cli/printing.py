@@ -13,7 +13,7 @@ def say(text: str = "") -> None:
 
 def say_json(value: Any) -> None:
     """The result as JSON on stdout."""
-    from mechprobe.artifacts import dump_json
+    from mechprobe.files import dump_json
 
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
 

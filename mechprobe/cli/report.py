@@ -13,8 +13,8 @@ RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
 
 def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
     """Write one page with the verdict, the numbers and the figures of a run; it needs neither the models nor torch."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
+    from mechprobe.files import read_json
     from mechprobe.report.stage import report as write_report
 
     page = write_report(run)

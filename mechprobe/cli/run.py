@@ -19,12 +19,12 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     """
     from dataclasses import replace
 
-    from mechprobe.artifacts import read_json
     from mechprobe.cache.harvest.ranks import require_one_process
     from mechprobe.cli.printing import note, say, say_json
     from mechprobe.cli.show import show_lines
     from mechprobe.cli.stage_command import say_plan
     from mechprobe.errors import ConfigError
+    from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_run
     from mechprobe.pipeline.upstream import timed
     from mechprobe.run_layout import CHAIN

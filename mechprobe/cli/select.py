@@ -29,10 +29,10 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outs
 @takes_shared_options
 def select(shared: Shared, out: Out = None, features: Features = None, ranking: Ranking = None) -> None:
     """Rank every feature on the samples that the tuned model gained, and select those that all tasks share."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.selection_lines import selection_lines
     from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_select
 
     section = {key: value for key, value in (("rule", features), ("ranking", ranking)) if value is not None}

@@ -14,9 +14,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every tabl
 
 def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: options.Json = False) -> None:
     """Print the verdict, the accuracies and the main interventions of a finished run."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say, say_json
     from mechprobe.errors import ArtifactError
+    from mechprobe.files import read_json
     from mechprobe.run_layout import RunLayout
 
     layout = RunLayout(folder)

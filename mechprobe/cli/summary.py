@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import read_json
 from mechprobe.cli.printing import percent, table_lines
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.cli.stage_lines import accuracy_lines, ceiling_lines, intervention_lines, quality_lines
+from mechprobe.files import read_json
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 

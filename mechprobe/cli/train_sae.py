@@ -34,12 +34,12 @@ def train_sae(
     preset: Preset = None,
 ) -> None:
     """Train one crosscoder over all models, and measure it on held-out prompts."""
-    from mechprobe.artifacts import read_json
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.settings import prompt_settings
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import training_lines
     from mechprobe.dictionary.stage import METRICS
+    from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_train_sae
 
     given = {"preset": preset, "mode": mode, "ring_gb": ring_gb}
@@ -85,8 +85,8 @@ def _trained(run: "Run") -> Any:
 
 def _require_no_whole_store(cache: Path, mode: str) -> None:
     """``--force`` makes the training again; it must not replace a whole store by the subset that is kept."""
-    from mechprobe.artifacts import MANIFEST, read_manifest
     from mechprobe.errors import ArtifactError
+    from mechprobe.stage_folder import MANIFEST, read_manifest
 
     if not (cache / MANIFEST).is_file():
         return

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mechprobe.artifacts import sha256_bytes
 from mechprobe.data.prompts import Message, Prompt
 from mechprobe.errors import ConfigError, InputError
+from mechprobe.files import sha256_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import Stage, sha256_file, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.stage import METRICS, held_out_metrics
 from mechprobe.errors import ConfigError, StoreError
+from mechprobe.files import sha256_file, write_json
+from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder
 from sae_training.importing import PublishedCrosscoder, read_published

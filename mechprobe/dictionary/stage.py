@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechprobe.artifacts import Stage, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.sites import SiteBatches
 from mechprobe.cache.store.source import RowSource
 from mechprobe.errors import StoreError
+from mechprobe.files import write_json
 from mechprobe.progress import Advance, progress
+from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig, Metrics, TrainConfig, TrainResult, evaluate, train
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
@@ -16,6 +15,7 @@ from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError
 from mechprobe.models.family import ModelFamily
+from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 
 T = TypeVar("T")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from mechprobe.artifacts import read_json, read_manifest, write_bytes, write_json
 from mechprobe.emergence.claim import Claim, Clause
 from mechprobe.emergence.overlap import SeedSpread, over_seeds
 from mechprobe.errors import ArtifactError
+from mechprobe.files import read_json, write_bytes, write_json
+from mechprobe.stage_folder import read_manifest
 from mechprobe.statistics import Interval
 
 RESULT_FILE = "emergence.json"

@@ -9,7 +9,6 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from mechprobe.artifacts import Stage
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.sources import PromptInput
@@ -39,6 +38,7 @@ from mechprobe.features.table.feature_table import FeatureTable, feature_table
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.selection.rankings.relie_intervals import group_draws, relie_intervals
+from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder
 
 CLAIMED_ARMS = ("sft", "rl")

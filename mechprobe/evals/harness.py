@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mechprobe.artifacts import sha256_bytes
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
-from mechprobe.models.load import LanguageModel, input_device, is_out_of_memory
+from mechprobe.files import sha256_bytes
+from mechprobe.models.devices import input_device, is_out_of_memory
+from mechprobe.models.load import LanguageModel
 from mechprobe.random_state import isolated_random_state
 
 PYTHON_SEED, OTHER_SEED = 0, 1234

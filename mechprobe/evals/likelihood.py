@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError, ModelError
+from mechprobe.models.devices import input_device
 from mechprobe.models.generation import left_pad, length_batches
-from mechprobe.models.load import LanguageModel, input_device
+from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 
 Ids = tuple[int, ...]

@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import Stage, dump_json, read_manifest, sha256_bytes, write_json
 from mechprobe.errors import InputError
 from mechprobe.evals.answering import asked_prompts, option_pairs, run_tasks
 from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.position_bias import position_bias
 from mechprobe.evals.scorers.scorer import Scorer
 from mechprobe.evals.tasks import Task
+from mechprobe.files import dump_json, sha256_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
 from mechprobe.records import Outcome, Outcomes, Sample, read_jsonl, read_outcomes, write_jsonl
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.statistics import holm, mcnemar_exact, wilson_interval
 
 OUTCOMES_FILE = "outcomes.jsonl"

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.quality import Quality, measure_quality
 from mechprobe.dictionary.readout import Readout
@@ -16,7 +15,9 @@ from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
 from mechprobe.features.examples.promoted import check_unembedding
 from mechprobe.features.table.feature_table import FeatureTable, feature_table
+from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.stage_folder import Stage, read_manifest
 from sae_training import Crosscoder
 
 QUALITY_FILE = "quality.json"

@@ -20,15 +20,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.tokens import encode_prompt, encode_response
 from mechprobe.errors import InputError
 from mechprobe.evals.tasks import Task
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.conditions import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.models.load import input_device
+from mechprobe.models.devices import input_device
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json, write_text
 from mechprobe.errors import ConfigError
 from mechprobe.evals.harness import HarnessConfig, HarnessTasks
+from mechprobe.files import read_json, write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.conditions import Condition, fingerprint, plan, readout_name, row_named
 from mechprobe.interventions.conditions.runner import Runner
@@ -22,6 +22,7 @@ from mechprobe.interventions.verdicts.assemble import about_features
 from mechprobe.markdown import markdown_cell
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.stage import Selection
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.statistics import paired_bootstrap, randomization_p
 from sae_training import Crosscoder
 

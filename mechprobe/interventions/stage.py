@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, sha256_bytes, write_json
 from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
+from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, with_collateral
 from mechprobe.interventions.conditions.changes import with_changes
 from mechprobe.interventions.conditions.checks import check_belongs
@@ -20,6 +20,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
 from mechprobe.selection.stage import Selection
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import POOLED
 from sae_training import Crosscoder
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import MANIFEST, Stage, dump_json, read_manifest, write_text
 from mechprobe.errors import ArtifactError, ModelError
+from mechprobe.files import dump_json, write_text
 from mechprobe.lab.items import ItemSets, build_items
 from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.progress import progress
 from mechprobe.records import Sample, write_jsonl
+from mechprobe.stage_folder import MANIFEST, Stage, read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

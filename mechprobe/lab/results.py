@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.lab.ceilings import ceiling_gate, measure_ceilings
 from mechprobe.lab.items import ItemSets
 from mechprobe.lab.measure import GATE_LIMITS, Measured, compare, measure
 from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
 from mechprobe.lab.weights import frozen_equal, load_model, threads
 from mechprobe.progress import progress
+from mechprobe.stage_folder import read_manifest
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

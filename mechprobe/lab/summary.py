@@ -6,27 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.skills import SKILLS
+from mechprobe.stage_folder import read_manifest
 
-SHIPPED = Path(__file__).resolve().parents[2] / "artifacts" / "lab"
-"""Where a checkout keeps the labs that it ships."""
+_PLACES = (
+    Path(__file__).resolve().parents[2] / "artifacts" / "lab",
+    Path(__file__).resolve().parent / "shipped",
+)
+"""Folders of shipped labs: those of a checkout, and the one that a wheel carries (setup.py copies it)."""
 
 
 def shipped(recipe: str = "shared-marker") -> Path:
-    """Find the shipped lab of a recipe.
+    """Find the folder of a shipped lab. A checkout ships shared-marker and own-markers, a wheel shared-marker alone.
 
     Raises:
-        ArtifactError: this installation carries none.
+        ArtifactError: This installation ships no lab of that recipe.
     """
-    folder = SHIPPED / recipe
-    if not (folder / "manifest.json").is_file():
-        raise ArtifactError(
-            f"no lab {recipe!r} is shipped at {folder}; "
-            f"make one with `mechprobe lab build --recipe {recipe} --out DIR`."
-        )
-    return folder
+    for place in _PLACES:
+        if (place / recipe / "manifest.json").is_file():
+            return place / recipe
+    raise ArtifactError(
+        f"This installation ships no lab of recipe '{recipe}'; "
+        f"build one with `mechprobe lab build --recipe {recipe} --out DIR`."
+    )
 
 
 def read_lab(folder: Path | str) -> dict[str, Any]:

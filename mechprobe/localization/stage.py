@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import Accuracy, accuracy_of, check_lengths, run_tasks, tasks_fingerprint
 from mechprobe.evals.tasks import Task
+from mechprobe.files import read_json, write_json
 from mechprobe.interventions.hooks.residual_hooks import rewriting
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
 from mechprobe.records import Outcome
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 
 CEILINGS_FILE = "ceilings.json"

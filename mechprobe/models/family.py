@@ -1,11 +1,12 @@
-"""A family: models grown from one base that read the same tokens."""
+"""A model family: a base model and models trained from it, with one tokenizer and one number of layers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.errors import ModelError
-from mechprobe.models.load import DeviceMap, LanguageModel, tokenizer_fingerprint
+from mechprobe.models.devices import DeviceMap
+from mechprobe.models.load import LanguageModel, tokenizer_fingerprint
 from mechprobe.types import Site
 from sae_training.config import unusable_name
 
@@ -24,7 +25,7 @@ class ModelFamily:
 
     def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         if not models:
-            raise ModelError("No model is given; write --models base=PATH rl=PATH.")
+            raise ModelError("No model is given; give them as --models base=PATH rl=PATH.")
         self._models = dict(models)
         self._check()
 
@@ -38,23 +39,25 @@ class ModelFamily:
         device_map: DeviceMap | None = None,
         trust_remote_code: bool = False,
     ) -> "ModelFamily":
-        """Find every model (weights are read when first used) and check that they belong together.
+        """Find every model and check that they form a family. Weights are loaded on first use.
 
         Args:
-            models: Name to local folder or hub name (``org/name``, ``org/name@revision``); checkpoints are named
-                ``rl@step_000040``.
+            models: Name to local folder or hub name (``org/name``, ``org/name@revision``). The checkpoint of ``rl`` at step 40
+                is named ``rl@step_000040``.
             device: torch device of the models.
             dtype: ``float32``, ``bfloat16`` or ``float16``.
-            device_map: How accelerate spreads each model over devices (``auto``, or part by part); None puts it on
-                ``device``.
-            trust_remote_code: Let a model folder run code of its own.
+            device_map: How accelerate distributes each model over devices, see `DeviceMap`; None places it on ``device``.
+            trust_remote_code: Whether Python code in the model folders may run.
 
         Raises:
-            ModelError: A folder is missing or unusable, a name cannot name a folder, or tokenizers or depths differ.
+            ModelError: A folder is missing or unusable, a name cannot be the name of a folder, a device is unknown, or
+                tokenizers or numbers of layers differ.
         """
         for name in models:
             if unusable_name(name):
-                raise ModelError(f"A model cannot be called {name!r}: stores keep it in a folder of that name.")
+                raise ModelError(
+                    f"A model cannot be named '{name}' because stores use the name for a folder; rename the model."
+                )
         return cls(
             {
                 name: LanguageModel(
@@ -73,12 +76,12 @@ class ModelFamily:
                 raise ModelError(
                     f"Models {first.name} and {model.name} have different tokenizers "
                     f"({reference[:12]} and {found[:12]}); "
-                    "a family must read the same tokens."
+                    "give models that share one tokenizer."
                 )
             if model.n_layers != first.n_layers:
                 raise ModelError(
                     f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
-                    "a site must exist in all of them."
+                    "give models of the same depth, because a site must exist in all of them."
                 )
         self._tokenizer_fingerprint = reference
 
@@ -98,7 +101,7 @@ class ModelFamily:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names in the given order; this is the model axis of every tensor."""
+        """Names in the given order, which is the order of the ``model`` axis of every tensor."""
         return tuple(self._models)
 
     @property
@@ -113,12 +116,12 @@ class ModelFamily:
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks of every model."""
+        """Number of transformer blocks of every model."""
         return next(iter(self)).n_layers
 
     @property
     def d_model(self) -> dict[str, int]:
-        """Width of each model."""
+        """Width of the residual stream of each model."""
         return {model.name: model.d_model for model in self}
 
     @property
@@ -128,24 +131,24 @@ class ModelFamily:
 
     @property
     def reduced_dtypes(self) -> dict[str, dict[str, str]]:
-        """What a stage's identity says of dtypes: ``model_dtypes``, where any is not float32; the numbers hang on it."""
+        """Entry ``model_dtypes`` of a stage's identity, if any model is not in float32; results depend on the dtype."""
         found = {model.name: model.dtype for model in self if model.dtype != "float32"}
         return {"model_dtypes": found} if found else {}
 
     @property
     def max_context(self) -> int:
-        """Longest sequence that every model takes, in tokens."""
+        """Longest sequence that every model accepts, in tokens."""
         return min(model.max_context for model in self)
 
     def subset(self, *names: str) -> "ModelFamily":
-        """The family of some of its models, sharing what is loaded."""
+        """A family of some of the models, which shares their loaded weights."""
         return ModelFamily({name: self[name] for name in names})
 
     def sites(self) -> list[Site]:
-        """Every site that all models have, shallow to deep."""
+        """Every site, from the first layer to the last."""
         return [Site(layer=layer) for layer in range(self.n_layers)]
 
     def release(self) -> None:
-        """Drop the loaded weights of every model."""
+        """Free the loaded weights of every model."""
         for model in self:
             model.release()

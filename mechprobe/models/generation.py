@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError
-from mechprobe.models.load import input_device
+from mechprobe.models.devices import input_device
 
 
 @dataclass(frozen=True, slots=True)

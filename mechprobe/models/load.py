@@ -1,8 +1,8 @@
-"""One language model: where it lies, what its bytes are, and the two ways through it.
+"""One language model: its folder and tokenizer, and the two ways to run it.
 
-``hf`` is the plain `transformers` model (fast: generation and interventions run on it); ``bridge`` is a
-TransformerBridge over a copy of its own, because booting a bridge wraps the model it is given in place.
-Both use eager attention, so that their bits agree.
+``hf`` is the plain `transformers` model, on which generation and interventions run. ``bridge`` is a TransformerBridge over
+a copy of its own, because booting a bridge wraps the model that it is given in place. Both use eager attention, so
+that their results agree bit by bit.
 """
 
 import gc
@@ -12,134 +12,46 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mechprobe.artifacts import sha256_bytes, sha256_file
 from mechprobe.errors import ModelError
+from mechprobe.files import sha256_bytes
+from mechprobe.models.devices import DeviceMap, check_device, check_device_map, input_device, is_out_of_memory
+from mechprobe.models.folders import first_line, resolve_folder, weights_fingerprint
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DeviceMap = str | dict[str, int | str]
-"""``auto``, ``balanced``, ``sequential``, or the device (``cuda:0`` as 0, ``cpu``, ``disk``) of every named part of the model."""
-
 DTYPES = ("float32", "bfloat16", "float16")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
-def resolve_folder(path_or_name: str | Path, *, role: str) -> tuple[Path, str | None]:
-    """Local folder of a model: the folder itself, or the snapshot of a hub name (downloaded when not cached).
-
-    Args:
-        path_or_name: A folder, or ``org/name``, or ``org/name@revision`` (branch, tag or commit of the hub).
-        role: Name of the model in messages.
-
-    Returns:
-        ``(folder, commit)``; the commit of the hub that the folder is the snapshot of, None for a folder given.
+def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a model folder. It pads on the left, with the end token if it has no pad token.
 
     Raises:
-        ModelError: Neither a folder with a config.json nor a hub name that can be had.
+        ModelError: The folder holds no usable tokenizer, or the tokenizer has neither pad nor end token.
     """
-    path = Path(path_or_name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"Model {role}: {path} has no config.json; give a folder written by save_pretrained.")
-        if not any(match for pattern in _WEIGHTS for match in path.glob(pattern)):
-            raise ModelError(f"Model {role}: {path} holds no weights; give a folder written by save_pretrained.")
-        _check_headers(path, role=role)
-        return path, None
-    text, at, revision = str(path_or_name).partition("@")
-    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or (at and not revision):
-        raise ModelError(
-            f"Model {role}: {path} does not exist; give a model folder or a hub name such as org/name or org/name@revision."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(text, revision=revision or None, allow_patterns=_HUB_PATTERNS))
-        return folder, folder.name  # the hub's cache names a snapshot by its commit
-    except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
-        reason = type(error).__name__
-        raise ModelError(
-            f"Model {role}: {path_or_name} is no local folder, and the hub did not give it ({reason}); "
-            "check path and revision, or download the model first."
-        ) from None
-
-
-def check_device(device: str) -> None:
-    """Raise `ModelError` for a device that torch does not know or this machine does not have."""
-    import torch
-
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            f"Device '{device}' cannot be used here ({_first_line(error)}); see `mechprobe doctor`."
-        ) from None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left for a tensor."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-
-
-def input_device(model: "PreTrainedModel") -> "torch.device":
-    """Where a model takes its token ids; the parts of a spread model that lie on disk count to the CPU."""
-    import torch
-
-    weight: Any = model.get_input_embeddings().weight
-    if weight.device.type != "meta":
-        return weight.device
-    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
-    return torch.device(getattr(hook, "execution_device", None) or "cpu")
-
-
-def _check_headers(folder: Path, *, role: str) -> None:
-    """Raise `ModelError` for a weight file that is cut short or something else, before any work is begun."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(str(file), framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"Model {role}: {file} is no safetensors file that can be read ({_first_line(error)}); copy it again."
-            ) from None
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """sha256 over the weight files and the config of a model folder, in name order."""
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
-    return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
-
-
-def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model folder, padding on the left, with a pad token (the end token where it has none)."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - any failure here means: no usable tokenizer in the folder
-        raise ModelError(f"Model {role}: no tokenizer can be loaded from {folder} ({_first_line(error)}).") from None
+    except Exception as error:  # noqa: BLE001 - every failure means that the folder holds no usable tokenizer
+        raise ModelError(
+            f"Model {role}: the tokenizer in {folder} cannot be loaded ({first_line(error)}); "
+            "save it there with save_pretrained."
+        ) from None
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"Model {role}: the tokenizer in {folder} has neither a pad nor an end token; set one.")
+            raise ModelError(
+                f"Model {role}: the tokenizer in {folder} has neither a pad nor an end token; set one and save it again."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """sha256 of vocabulary, special tokens and of how probe texts are split: equal for tokenizers that agree."""
+    """sha256 of the vocabulary, the special tokens, and the ids of three probe texts."""
     probes = ["Ab 12+3=x?", "  two  blanks\nand a line", "naïve 😀 \u00a0end"]
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
@@ -148,18 +60,17 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return sha256_bytes(json.dumps([vocabulary, special, splits], ensure_ascii=False).encode())
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"[:200]
-
-
 class LanguageModel:
-    """One model of a family, loaded when first used.
+    """One model of a family. Weights are loaded on first use.
 
     Attributes:
-        name: Role in the family, for example ``rl`` or ``rl@step_000040``.
+        name: Name in the family, for example ``rl`` or ``rl@step_000040``.
         path: Local folder.
-        revision: Commit of the hub, where the model was given by a hub name.
-        device_map: Where each part of the model lies, as accelerate takes it; None puts all of it on ``device``.
+        revision: Commit of a model of the hub, None for a local folder.
+        device: torch device of the model.
+        device_map: How accelerate distributes the modules over devices; None places all of them on ``device``.
+        dtype: Name of the weights' dtype, one of `DTYPES`.
+        trust_remote_code: Whether Python code in the model folder may run.
     """
 
     def __init__(
@@ -173,8 +84,10 @@ class LanguageModel:
         trust_remote_code: bool = False,
     ) -> None:
         if dtype not in DTYPES:
-            raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+            raise ModelError(f"dtype '{dtype}' is unknown; give {', '.join(DTYPES)}.")
         check_device(device)
+        if device_map is not None:
+            check_device_map(device_map)
         self.name = name
         self.path, self.revision = resolve_folder(path_or_name, role=name)
         self.device = device
@@ -183,7 +96,7 @@ class LanguageModel:
         self.trust_remote_code = trust_remote_code
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to load the model itself."""
+        """State without the loaded weights; another process loads them itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("hf", "bridge", "_offload_folder")}
 
     def __repr__(self) -> str:
@@ -191,7 +104,7 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over weights and config; of a model of the hub ``commit:sha256``."""
+        """sha256 over weights and config; ``commit:sha256`` for a model of the hub."""
         digest = weights_fingerprint(self.path)
         return digest if self.revision is None else f"{self.revision}:{digest}"
 
@@ -202,19 +115,19 @@ class LanguageModel:
 
         try:
             return AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except Exception as error:  # noqa: BLE001 - any failure here means: not a usable config
+        except Exception as error:  # noqa: BLE001 - every failure means that the config is unusable
             raise ModelError(
-                f"Model {self.name}: {self.path}/config.json cannot be used ({_first_line(error)})."
+                f"Model {self.name}: {self.path}/config.json cannot be used ({first_line(error)}); check the file."
             ) from None
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer, padding on the left."""
+        """The tokenizer; it pads on the left."""
         return load_tokenizer(self.path, role=self.name, trust_remote_code=self.trust_remote_code)
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks."""
+        """Number of transformer blocks."""
         return int(self.config.get_text_config().num_hidden_layers)
 
     @property
@@ -224,7 +137,7 @@ class LanguageModel:
 
     @property
     def max_context(self) -> int:
-        """Longest sequence in tokens that the model takes."""
+        """Longest sequence that the model accepts, in tokens; 2³⁰ if the config states none."""
         config = self.config.get_text_config()
         for field in _CONTEXT_FIELDS:
             value = getattr(config, field, None)
@@ -251,13 +164,15 @@ class LanguageModel:
                 dtype=self._torch_dtype,
             )
         except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
-            raise ModelError(f"Model {self.name}: TransformerBridge cannot adapt it ({_first_line(error)}).") from None
+            raise ModelError(
+                f"Model {self.name}: TransformerBridge does not support its architecture ({first_line(error)})."
+            ) from None
         bridge.eval()
         return bridge
 
     @property
     def input_device(self) -> "torch.device":
-        """Where token ids must lie: with a device map, the place of the embedding."""
+        """Device of the token ids; with a device map, that of the embedding."""
         import torch
 
         if self.device_map is None:
@@ -265,7 +180,11 @@ class LanguageModel:
         return input_device(self.bridge.original_model if "bridge" in self.__dict__ else self.hf)
 
     def release(self, *ways: Literal["hf", "bridge"]) -> None:
-        """Drop the loaded weights (of the named ways only, where some are named); they are loaded again when next used."""
+        """Free the loaded weights, which are loaded again on next use.
+
+        Args:
+            ways: Which of ``hf`` and ``bridge`` to free; both if none is named.
+        """
         import torch
 
         loaded = [name for name in ways or ("hf", "bridge") if name in self.__dict__]
@@ -302,7 +221,10 @@ class LanguageModel:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise ModelError(f"Model {self.name}: {self.path} cannot be loaded ({_first_line(error)}).") from None
+            raise ModelError(
+                f"Model {self.name}: {self.path} cannot be loaded ({first_line(error)}); "
+                "check the folder, dtype and device_map."
+            ) from None
         model.requires_grad_(False)
         if self.device_map is None:
             model.to(self.device)  # pyright: ignore[reportArgumentType]
@@ -310,5 +232,5 @@ class LanguageModel:
 
     @cached_property
     def _offload_folder(self) -> "tempfile.TemporaryDirectory[str]":
-        """Where accelerate puts the parts of a device map that are on disk; gone with the model object."""
+        """Folder in which accelerate keeps modules that a device map places on disk; deleted with this object."""
         return tempfile.TemporaryDirectory(prefix="mechprobe_offload_")

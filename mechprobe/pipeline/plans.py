@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
 from mechprobe.run_layout import CHAIN
+from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
     from mechprobe.evals.harness import HarnessConfig

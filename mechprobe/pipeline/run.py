@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import MANIFEST, read_manifest, write_json
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
+from mechprobe.files import write_json
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
 from mechprobe.interventions.stage import InterventionResults, intervene
@@ -19,6 +19,7 @@ from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.selection.checks import check_selection_folder
 from mechprobe.selection.rules import check_spec
 from mechprobe.selection.stage import Selection, select_features
+from mechprobe.stage_folder import MANIFEST, read_manifest
 from mechprobe.types import Site
 
 if TYPE_CHECKING:

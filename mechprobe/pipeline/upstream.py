@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mechprobe.artifacts import MANIFEST, write_json
 from mechprobe.errors import ArtifactError, MechprobeError
+from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import read_run_file
 from mechprobe.run_layout import CHAIN
+from mechprobe.stage_folder import MANIFEST
 
 _NEEDS = {
     "localize": (),

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import MANIFEST, UNFINISHED, read_json
 from mechprobe.errors import ArtifactError
 from mechprobe.features.examples.labels import LABELS_FILE, Labels
+from mechprobe.files import read_json
 from mechprobe.records import read_jsonl
+from mechprobe.stage_folder import MANIFEST, UNFINISHED
 
 
 @dataclass(frozen=True)

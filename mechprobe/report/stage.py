@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
-from mechprobe.artifacts import Stage, write_bytes, write_json, write_text
+from mechprobe.files import write_bytes, write_json, write_text
 from mechprobe.markdown import markdown_cell
 from mechprobe.report.figures import overview as figures
 from mechprobe.report.figures.effects import effects_figure
@@ -19,6 +19,7 @@ from mechprobe.report.pages.examples import examples_content, examples_page
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections import accuracy, build_content
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
+from mechprobe.stage_folder import Stage
 
 HTML_FILE, MARKDOWN_FILE, JSON_FILE = "index.html", "report.md", "report.json"
 EXAMPLES_PAGE = "examples.html"

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import MANIFEST, input_hash, read_manifest
 from mechprobe.dictionary.readout import check_near
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.config import SelectConfig
+from mechprobe.stage_folder import MANIFEST, input_hash, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

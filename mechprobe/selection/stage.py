@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, check_outputs, read_json, read_manifest, write_bytes, write_json
+from mechprobe.files import read_json, write_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.checks import check_parts
@@ -17,6 +17,7 @@ from mechprobe.selection.rankings.scores import Scores, score_features
 from mechprobe.selection.result import selection_frame, selection_summary
 from mechprobe.selection.rules import agnostic_features, check_named, leave_one_task_out, resolve
 from mechprobe.selection.stability import SampleValues, bootstrap_selection, threshold_stability
+from mechprobe.stage_folder import Stage, check_outputs, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.artifacts import sha256_file
 from mechprobe.cache import stage as collect
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest import preparation as reading
@@ -16,6 +15,7 @@ from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.errors import StoreError
+from mechprobe.files import sha256_file
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 

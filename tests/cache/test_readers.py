@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.artifacts import sha256_file
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest import readers
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.errors import ModelError
+from mechprobe.files import sha256_file
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import find_blocks, residuals_bridge, residuals_plain
 from mechprobe.types import Site

@@ -337,7 +337,7 @@ def test_a_folder_that_is_no_store(small_store: ActivationStore, tmp_path: Path)
     with pytest.raises(ArtifactError, match="does not exist"):
         ActivationStore.open(tmp_path / "none")
     (tmp_path / "other").mkdir()
-    with pytest.raises(ArtifactError, match="no stage folder"):
+    with pytest.raises(ArtifactError, match="not a stage folder"):
         ActivationStore.open(tmp_path / "other")
     copy = tmp_path / "copy"
     shutil.copytree(small_store.folder, copy)

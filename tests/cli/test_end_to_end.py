@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import input_hash, sha256_file
 from mechprobe.cli import main
 from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.files import sha256_file
 from mechprobe.lab.summary import shipped
+from mechprobe.stage_folder import input_hash
 
 SMALL = [
     "localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",
@@ -101,7 +102,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(
     before = outputs(run_folder)
     assert main(["run", "--out", str(run_folder), "--set", *small, "train_sae.k=9"]) == 2
     error = capsys.readouterr().err
-    assert "crosscoder.k: 8 there, 9 asked" in error
+    assert "crosscoder.k: 8 in the folder, 9 now" in error
     assert "--force" in error
     assert outputs(run_folder) == before
 
@@ -200,7 +201,7 @@ def test_a_dry_run_refuses_what_the_run_would(
 def test_a_dry_run_refuses_a_folder_of_other_work(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["intervene", "--run", str(run_folder), "--dry-run", "--set", "intervene.alpha=0.01"]
     assert main(call) == 2
-    assert "config.alpha: 0.05 there, 0.01 asked" in capsys.readouterr().err
+    assert "config.alpha: 0.05 in the folder, 0.01 now" in capsys.readouterr().err
     assert main([*call, "--force"]) == 0
     assert (run_folder / "interventions" / "manifest.json").is_file()
 
@@ -264,7 +265,7 @@ def test_a_selection_that_is_not_of_the_run(
     damaged = shutil.copytree(top3, tmp_path / "damaged")
     (damaged / "scores.safetensors").write_bytes(b"")
     for place, message in (
-        (damaged, "scores.safetensors was changed since its stage wrote it"),
+        (damaged, "scores.safetensors has changed"),
         (outcomes, f"{'0' * 12} there, {evals[:12]} in {run_folder / 'evals'}"),
         (dictionary, f"made with crosscoder {'1' * 12}, this one is {data['crosscoder'][:12]}"),
         (run_folder / "features", "holds the stage 'features', no selection"),

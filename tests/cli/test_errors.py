@@ -119,8 +119,8 @@ def test_folders_that_are_something_else(
     mine.mkdir()
     (mine / "a.tex").write_text("x")
     call = ["cache", *models(llama_family), "--prompts", prompts, "--sites", "resid_post.1", "--out", mine]
-    assert "not empty and not a mechprobe stage" in fails(*call, out=None)
-    assert "not empty and not a mechprobe stage" in fails(*call, "--force", out=None)
+    assert "is not empty" in fails(*call, out=None)
+    assert "is not empty" in fails(*call, "--force", out=None)
     assert [path.name for path in mine.iterdir()] == ["a.tex"]
     assert "is no run folder" in fails("intervene", "--run", mine, out=None)
     assert "is no run folder" in fails("select", "--run", tmp_path / "nowhere", out=None)

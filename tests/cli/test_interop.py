@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.stage import train_crosscoder
+from mechprobe.files import read_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import write_jsonl
+from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, evaluate, import_sae
 
 NAMES = ("base", "sft", "rl")
@@ -134,7 +135,7 @@ def test_with_models_the_spliced_loss_stands_in_the_table(
     assert found["training"] is None
     assert read_manifest(tmp_path / "b")["counts"]["trained"] == 0
     assert main([*call, "--out", str(tmp_path / "b"), "--set", "dtype=bfloat16"]) == 2
-    assert "config.model_dtypes: null there" in capsys.readouterr().err
+    assert "config.model_dtypes: null in the folder" in capsys.readouterr().err
 
 
 def test_an_interrupted_stage_keeps_the_finished_saes(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import write_json
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError
+from mechprobe.files import write_json
 from mechprobe.run_config import RUN_FILE, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def test_a_refused_run_leaves_the_folders_settings(tmp_path: Path, capsys: pytes
     before = (out / RUN_FILE).read_bytes()
     assert main(["run", "--out", str(out), "--until", "localize", "--set", *TINY, "localize.n_per_task=3"]) == 2
     assert (out / RUN_FILE).read_bytes() == before
-    assert "2 there, 3 asked" in capsys.readouterr().err
+    assert "2 in the folder, 3 now" in capsys.readouterr().err
 
 
 def test_overrides_reach_every_stage_of_a_kept_run(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.data.prompts import Message, Prompt, prompts_hash
 from mechprobe.data.sources import as_prompts, hash_of
 from mechprobe.errors import InputError
+from mechprobe.files import dump_json, sha256_bytes
 
 
 def write(tmp_path: Path, content: bytes | str) -> Path:

@@ -77,7 +77,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 def test_other_settings_are_refused_by_name(store: ActivationStore, tmp_path: Path) -> None:
     train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
     other = SETTINGS.replace(lr=1e-3)
-    with pytest.raises(ArtifactError, match=r"training\.lr: 0\.003 there, 0\.001 asked"):
+    with pytest.raises(ArtifactError, match=r"training\.lr: 0\.003 .* 0\.001 "):
         train_crosscoder(store, *other.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
 
 

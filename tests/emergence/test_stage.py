@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechprobe as mp
-from mechprobe.artifacts import Stage, dump_json, read_json, sha256_file, write_json
 from mechprobe.cli.app import main
 from mechprobe.cli.emergence import emergence_lines
 from mechprobe.emergence.arms import Arm, checkpoint_folders, find_arms, with_checkpoints
@@ -30,10 +29,12 @@ from mechprobe.emergence.trajectories import NO_ONSET, kinds, trajectories
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.table.feature_table import feature_table
+from mechprobe.files import dump_json, read_json, sha256_file, write_json
 from mechprobe.report.figures.emergence import overlap_figure
 from mechprobe.report.pages.emergence import emergence_report
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.selection.rankings.relie_intervals import group_draws
+from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder, CrosscoderConfig, PlantedConfig, PlantedFeatures, TrainConfig, recovery, train
 from sae_training.evaluation import evaluate
 from tests.builders import build_family
@@ -582,7 +583,7 @@ def test_other_settings_are_refused_and_force_keeps_what_fits(
     other = (*short, "--set", "emergence.thresholds.min_change=0.4")
     assert run(given_files[0], tmp_path, *other) == 2
     error = capsys.readouterr().err
-    assert "thresholds.min_change: 0.2 there, 0.4 asked" in error
+    assert "thresholds.min_change: 0.2 in the folder, 0.4 now" in error
     assert "Traceback" not in error
     assert run(given_files[0], tmp_path, *other, "--force") == 0
     assert (tmp_path / "checkpoints" / "cache" / "manifest.json").stat().st_mtime_ns == store

@@ -253,7 +253,7 @@ def test_a_forced_prefix_stands_between_prompt_and_option(family: ModelFamily) -
 
 
 def test_the_stage_reports_the_position_bias_and_keeps_it(family: ModelFamily, tmp_path: Path) -> None:
-    from mechprobe.artifacts import read_json
+    from mechprobe.files import read_json
 
     outcomes = evaluate_outcomes(family, [quiz()], tmp_path / "e")
     assert all(len(record.chosen) == 3 for record in outcomes.records)

@@ -9,10 +9,11 @@ import pytest
 
 from experiments.lab import seeds, turned
 from experiments.paper_a import intervene
-from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.errors import SelectionError
+from mechprobe.files import read_json
 from mechprobe.lab.summary import shipped
 from mechprobe.records import read_jsonl
+from mechprobe.stage_folder import read_manifest
 
 SMALL = [
     "localize.n_per_task=2", "localize.sites=['resid_post.2']", "train_sae.d_sae=128", "train_sae.k=8",

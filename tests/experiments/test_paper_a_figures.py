@@ -12,9 +12,10 @@ import torch
 from safetensors.numpy import load_file
 
 from experiments.paper_a import figures
-from mechprobe.artifacts import Stage, read_json, write_json
 from mechprobe.features.table.feature_table import feature_table
+from mechprobe.files import read_json, write_json
 from mechprobe.selection.rankings.scores import Scores
+from mechprobe.stage_folder import Stage
 from tests.small_dictionaries import make_crosscoder, make_store
 
 ROOT = Path(figures.__file__).parents[2]

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError, ModelError, SelectionError, SiteError, StoreError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.stage import analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.files import read_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.stage_folder import read_manifest
 
 CONFIG = FeaturesConfig(batch_rows=128, ce_samples=4, n_shown=2, n_examples=2)
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json
 from mechprobe.errors import ConfigError, DependencyError, InputError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
@@ -21,6 +20,7 @@ from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessConfig, Harn
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
+from mechprobe.files import read_json
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, markdown, require_boundary
 from mechprobe.interventions.hooks.attach import edited

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ArtifactError, SelectionError
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -28,6 +27,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import SelectConfig
 from mechprobe.selection.stage import Selection, select_features
+from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 from tests.builders import build_family
 from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying

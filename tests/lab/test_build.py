@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError, ConfigError, ModelError
 from mechprobe.evals import skills
+from mechprobe.files import read_json, sha256_file
 from mechprobe.lab.builder import build
 from mechprobe.lab.items import build_items
 from mechprobe.lab.recipe import get_recipe
 from mechprobe.lab.summary import summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.records import read_jsonl
+from mechprobe.stage_folder import read_manifest
 
 ARMS = ("sft", "sft_instyle", "rl")
 pytestmark = pytest.mark.usefixtures("short_lab_answers")
@@ -128,7 +129,7 @@ def test_a_finished_lab_is_skipped_and_another_seed_is_refused(lab: Path) -> Non
     before = (lab / "manifest.json").stat().st_mtime_ns
     assert build("shared-marker", lab, scale="small") == read_json(lab / "manifest.json")
     assert (lab / "manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(ArtifactError, match="seed: 0 there, 1 asked"):
+    with pytest.raises(ArtifactError, match=r"seed: 0 .* 1 "):
         build("shared-marker", lab, scale="small", seed=1)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mechprobe.artifacts import read_json, read_manifest, sha256_file
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.tasks import load_tasks
+from mechprobe.files import read_json, sha256_file
 from mechprobe.lab.ceilings import spliced_model
 from mechprobe.lab.items import build_items
 from mechprobe.lab.measure import MAX_NEW_TOKENS, SCORER, measure
@@ -19,6 +19,7 @@ from mechprobe.lab.weights import FROZEN
 from mechprobe.localization.stage import patched_outcomes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
+from mechprobe.stage_folder import read_manifest
 from mechprobe.statistics import holm
 from mechprobe.types import Site
 
@@ -107,8 +108,8 @@ def test_spliced_model_is_the_patched_model(layer: int) -> None:
         assert [outcome.response for outcome in patched] == [response.text for response in spliced]
 
 
-def test_a_lab_that_is_not_shipped_is_one_sentence() -> None:
-    with pytest.raises(ArtifactError, match="no lab 'missing' is shipped at"):
+def test_a_missing_lab_is_an_error_with_the_command_that_builds_it() -> None:
+    with pytest.raises(ArtifactError, match=r"'missing'.*mechprobe lab build --recipe missing"):
         shipped("missing")
 
 

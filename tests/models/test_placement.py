@@ -8,9 +8,9 @@ import torch
 
 from mechprobe.cli import main
 from mechprobe.errors import ModelError
+from mechprobe.models.devices import DeviceMap
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.load import DeviceMap
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
 

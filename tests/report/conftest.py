@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechprobe.artifacts import Stage, write_json
+from mechprobe.files import write_json
 from mechprobe.records import write_jsonl
+from mechprobe.stage_folder import Stage
 from mechprobe.statistics import wilson_interval
 
 TASKS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mechprobe.artifacts import read_json, write_json
 from mechprobe.features.examples.labels import label_features
+from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
 from mechprobe.report.stage import report
 from tests.report.conftest import examples, write_run

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from mechprobe.artifacts import read_json
 from mechprobe.errors import ArtifactError
+from mechprobe.files import read_json
 from mechprobe.report import stage as render
 from mechprobe.report.stage import report
 from tests.report.conftest import evaluation, examples, interventions, write_run

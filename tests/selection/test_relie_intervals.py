@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechprobe.artifacts import dump_json
 from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.causal import causal_course
+from mechprobe.files import dump_json
 from mechprobe.selection.rankings.relie import IndirectEffects, indirect_effects, relative_effects
 from mechprobe.selection.rankings.relie_intervals import drawn_effects, group_draws, relie_intervals
 from tests.selection.test_relie import SITE, TinyModel, samples, tiny_crosscoder

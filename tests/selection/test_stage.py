@@ -15,16 +15,17 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, write_json
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelError, SelectionError, SiteError
 from mechprobe.evals.stage import evaluate_outcomes
+from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import Ranking, SelectConfig
 from mechprobe.selection.stage import Selection, select_features
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
@@ -186,7 +187,7 @@ def test_what_a_rule_or_a_file_names_is_part_of_the_work(
     for _ in range(2):
         assert select(f"file:{path}", tmp_path / "f") == (3, 4)
     path.write_text("3 5")
-    with pytest.raises(ArtifactError, match=r"other settings \(config\.named: \[3, 4\] there, \[3, 5\] asked\)"):
+    with pytest.raises(ArtifactError, match=r"config\.named: \[3, 4\] .* \[3, 5\] "):
         select(f"file:{path}", tmp_path / "f")
     assert select("rule:norm==3", tmp_path / "r") == (3,)
     assert select("rule:norm==3", tmp_path / "r", highest=5) == (3,)  # another table, and the same features

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import MANIFEST, UNFINISHED, read_json, write_json
 from mechprobe.errors import ArtifactError
+from mechprobe.files import read_json, write_json
+from mechprobe.stage_folder import MANIFEST, UNFINISHED
 
 
 def reopen_for_more_models(folder: Path, config: Mapping[str, Any], models: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from mechprobe.errors import StoreError
-from mechprobe.models.load import is_out_of_memory
+from mechprobe.models.devices import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.artifacts import Stage
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.preparation import all_responded, stream_of, write_responses
 from mechprobe.cache.harvest.ranks import Ranks
@@ -19,6 +18,7 @@ from mechprobe.cache.stage import CacheWork, collect_shards
 from mechprobe.cache.store.shards import sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput
 from mechprobe.models.family import ModelFamily
+from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 
 _FINISH = "When all parts have ended, run the same command without --part: it writes what is missing and finishes."

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mechprobe.artifacts import read_json, sha256_bytes, write_json
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.harvest.ranks import Ranks
@@ -19,6 +18,7 @@ from mechprobe.data.sources import in_order
 from mechprobe.data.stream import TokenStream, build_stream, kept_positions
 from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join, special_token_ids
 from mechprobe.errors import ArtifactError, ConfigError, InputError
+from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.artifacts import read_json, read_manifest
 from mechprobe.cache.store.batches import Order
 from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
 from mechprobe.cache.store.rows import MappedRows, ShardHeader, map_rows
@@ -23,6 +22,8 @@ from mechprobe.cache.store.verify import Problem, verify_store
 from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import Document
 from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.files import read_json
+from mechprobe.stage_folder import read_manifest
 from mechprobe.types import Site
 
 _MAX_MAPS = 1024

@@ -16,11 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from mechprobe.artifacts import write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, unpacked
 from mechprobe.cache.store.shards import sync_folder, translate_disk_errors
 from mechprobe.errors import StoreError
+from mechprobe.files import write_json
 from mechprobe.types import Site
 
 Numbers = Literal["stored", "float32"]

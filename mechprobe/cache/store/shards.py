@@ -19,12 +19,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mechprobe.artifacts import read_json, sha256_file, write_json
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.dtypes import SCALE, datasets
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
 from mechprobe.data.tokens import Document, TokenSequence
 from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.files import read_json, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.artifacts import MANIFEST, dump_json, manifest_digest, read_json, read_manifest, sha256_file
 from mechprobe.cache.store.shards import INDEX, TOKENS
 from mechprobe.errors import ArtifactError
+from mechprobe.files import dump_json, read_json, sha256_file
+from mechprobe.stage_folder import MANIFEST, manifest_digest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mechprobe.artifacts import Stage, read_json, read_manifest, sha256_file, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.baselines.comparison import Reader, compare, joint_reader, sae_reader, slice_reader
 from mechprobe.dictionary.baselines.config import BaselinesConfig
@@ -16,8 +15,10 @@ from mechprobe.dictionary.splicing import spliced_losses
 from mechprobe.errors import ArtifactError, ConfigError, StoreError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.stage import held_out_samples, resolve_config
+from mechprobe.files import read_json, sha256_file, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
+from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 from sae_training import (
     Crosscoder,

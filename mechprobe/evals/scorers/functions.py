@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mechprobe.artifacts import sha256_bytes
 from mechprobe.errors import ConfigError
 from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.files import sha256_bytes
 from mechprobe.types import OutcomeName
 
 Judge = Callable[[str, str], Any]

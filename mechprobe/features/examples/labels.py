@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mechprobe.artifacts import dump_json, read_json, sha256_bytes, write_json
 from mechprobe.errors import ArtifactError, LabelError
+from mechprobe.files import dump_json, read_json, sha256_bytes, write_json
 
 LABELS_FILE = "labels.json"
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from mechprobe.artifacts import read_json, write_bytes, write_json
 from mechprobe.dictionary.readout import Readout, model_scale
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
@@ -22,6 +21,7 @@ from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, n
 from mechprobe.features.table.scaling import LatentScaling, latent_scaling
 from mechprobe.features.table.sums import LatentSums
 from mechprobe.features.table.top_rows import TopRows
+from mechprobe.files import read_json, write_bytes, write_json
 from sae_training import Crosscoder
 
 TABLE_FILE = "table.parquet"

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from mechprobe.artifacts import Stage, read_json, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.features.config import FeaturesConfig, NullKind, NullsConfig
 from mechprobe.features.stage import resolve_config
@@ -28,7 +27,9 @@ from mechprobe.features.table.intervals import sequence_groups
 from mechprobe.features.validation.matching import Matching, match_features
 from mechprobe.features.validation.null_views import IdenticalModels, NullView, ShuffledLabels, null_batches
 from mechprobe.features.validation.retrain import Recipe
+from mechprobe.files import read_json, write_json
 from mechprobe.progress import progress
+from mechprobe.stage_folder import Stage
 from mechprobe.statistics import holm, randomization_p, wilson_interval
 from sae_training import Crosscoder, train
 

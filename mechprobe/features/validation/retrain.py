@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ArtifactError
 from mechprobe.features.config import NullsConfig
+from mechprobe.stage_folder import read_manifest
 from sae_training import CrosscoderConfig, SaeTrainingError, TrainConfig
 
 

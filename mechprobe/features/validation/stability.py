@@ -10,7 +10,6 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
-from mechprobe.artifacts import Stage, read_json, write_bytes, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.errors import ConfigError
@@ -21,6 +20,8 @@ from mechprobe.features.table.feature_table import FeatureTable, feature_table
 from mechprobe.features.validation.matching import Matching
 from mechprobe.features.validation.nulls import match_dictionaries
 from mechprobe.features.validation.retrain import Recipe
+from mechprobe.files import read_json, write_bytes, write_json
+from mechprobe.stage_folder import Stage
 from mechprobe.statistics import bootstrap_mean, wilson_interval
 from sae_training import Crosscoder
 

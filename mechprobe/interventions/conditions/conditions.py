@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.selection.stage import Selection

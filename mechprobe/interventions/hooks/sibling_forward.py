@@ -19,7 +19,7 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from mechprobe.errors import ModelError
 from mechprobe.interventions.hooks.positions import CallTokens
-from mechprobe.models.load import input_device
+from mechprobe.models.devices import input_device
 from mechprobe.models.residuals import StopForwardError, splice
 from mechprobe.types import Site
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mechprobe.artifacts import Stage, dump_json, write_bytes, write_text
 from mechprobe.emergence.result import Emergence
+from mechprobe.files import dump_json, write_bytes, write_text
 from mechprobe.report.figures.emergence import causal_figure, curves_figure, overlap_figure, pairs_figure
+from mechprobe.stage_folder import Stage
 
 _DPI = 160
 _NOTES = {

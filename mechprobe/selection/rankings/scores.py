@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from mechprobe.artifacts import write_bytes
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import ReadSample
 from mechprobe.errors import ConfigError, SelectionError
+from mechprobe.files import write_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad, length_batches
 from mechprobe.models.residuals import residuals_plain

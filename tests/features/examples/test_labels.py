@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mechprobe.artifacts import read_json, write_json
 from mechprobe.errors import ArtifactError, LabelError, MechprobeError
 from mechprobe.features.examples.labels import Labels, label_features
+from mechprobe.files import read_json, write_json
 
 ENTRIES = [{"feature": k, "examples": [{"tokens": ["a", str(k)]}]} for k in (5, 3, 8)]
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mechprobe.artifacts import read_json, read_manifest, write_json
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError, ConfigError
@@ -16,6 +15,8 @@ from mechprobe.features.validation.matching import Matching
 from mechprobe.features.validation.null_views import IdenticalModels, ShuffledLabels, null_batches
 from mechprobe.features.validation.nulls import equal_counts_p, measure_null
 from mechprobe.features.validation.stability import found_again, measure_stability, summarize
+from mechprobe.files import read_json, write_json
+from mechprobe.stage_folder import read_manifest
 from tests.small_dictionaries import NAMES
 
 CONFIG = FeaturesConfig(batch_rows=128, bootstrap_draws=100, bootstrap_groups=10)
@@ -97,7 +98,7 @@ def test_a_finished_null_is_not_trained_again_and_other_settings_are_refused(run
     again = measure_null("identical", **folders(run), out=null_folder, config=CONFIG, nulls=SHORT)
     assert again.passed
     assert {path: path.stat().st_mtime_ns for path in null_folder.rglob("*")} == before
-    with pytest.raises(ArtifactError, match="n_tokens: 1000 there, 500 asked"):
+    with pytest.raises(ArtifactError, match=r"n_tokens: 1000 .* 500 "):
         measure_null("identical", **folders(run), out=null_folder, config=CONFIG, nulls=SHORT.replace(n_tokens=500))
 
 

@@ -1,0 +1,89 @@
+"""Files that are written whole or not at all, JSON, and sha256 hashes."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import ArtifactError
+from sae_training import atomic
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file atomically; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        ArtifactError: The file cannot be written. An older file is then unchanged.
+    """
+    try:
+        atomic.write_bytes(Path(path), data)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text with `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write the text of `dump_json` with `write_bytes`."""
+    write_text(path, dump_json(value))
+
+
+def dump_json(value: Any) -> str:
+    """Format a value as JSON with sorted keys and an indent of two spaces; NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON cannot express, by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def read_json(path: Path | str) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing, cannot be read, or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it first.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is not readable JSON ({error}); run its stage again with --force.") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex sha256 of the bytes of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process was writing anywhere below a folder."""
+    for path in sorted(folder.rglob(f"*{atomic.PARTIAL}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Devices that models are placed on, and what memory errors look like."""
+
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+DeviceMap = str | dict[str, int | str]
+"""A placement rule (see `PLACEMENTS`), one device, or a device (or GPU number, or ``disk``) for each named module."""
+
+PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Rules by which accelerate distributes the modules of a model over the devices."""
+_DEVICES = "cpu, cuda, cuda:N (N is the number of a GPU), or mps"
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
+
+
+def check_device(device: str) -> None:
+    """Check that torch knows a device and that this machine has it.
+
+    Raises:
+        ModelError: The device is unknown or unavailable.
+    """
+    import torch
+
+    try:
+        place = torch.device(device)
+    except (RuntimeError, ValueError):
+        place = None
+    if place is None or place.type == "meta":
+        raise ModelError(f"Device '{device}' is unknown; give {_DEVICES}.")
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ModelError(
+            f"Device '{device}' is not available ({reason}); `mechprobe doctor` shows the devices of this machine."
+        ) from None
+
+
+def check_device_map(device_map: DeviceMap) -> None:
+    """Check the form of a device map and that this machine has its devices.
+
+    Raises:
+        ModelError: A placement rule or device is unknown, or a device is unavailable.
+    """
+    if isinstance(device_map, str):
+        if device_map not in PLACEMENTS:
+            _check_place(device_map, f"device_map '{device_map}'")
+        return
+    for module, place in device_map.items():
+        if place != "disk":
+            _check_place(place, f"device_map for module '{module}': '{place}'")
+
+
+def _check_place(place: int | str, setting: str) -> None:
+    """Check one device of a device map; a number is that of a GPU."""
+    try:
+        check_device(f"cuda:{place}" if isinstance(place, int) else place)
+    except ModelError as error:
+        raise ModelError(
+            f"{setting} cannot be used. {error} A device_map is {', '.join(PLACEMENTS)}, a device, or a table "
+            "of modules with a device, the number of a GPU, or disk for each."
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left for a tensor."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def input_device(model: "PreTrainedModel") -> "torch.device":
+    """Device that a model expects its token ids on. Modules that a device map keeps on disk run on the CPU."""
+    import torch
+
+    weight: Any = model.get_input_embeddings().weight
+    if weight.device.type != "meta":
+        return weight.device
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    return torch.device(getattr(hook, "execution_device", None) or "cpu")

@@ -1,0 +1,334 @@
+"""Stage folders: each stage writes one folder whose manifest records its settings, inputs and output hashes.
+
+A stage writes ``unfinished.json`` first and ``manifest.json`` last, so that a folder is either finished, with hashes of
+everything in it, or known to be unfinished.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mechprobe.environment import environment
+from mechprobe.errors import (
+    ArtifactError,
+    ConfigError,
+    InputError,
+    MechprobeError,
+    ModelError,
+    SelectionError,
+    SiteError,
+)
+from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+SCHEMA_VERSION = 1
+Remake = bool | Literal["refused"]
+"""When `Stage.open` empties a folder that holds other work, see there."""
+_REFUSED = "refused"
+"""Key of ``unfinished.json`` with the error that ended the command."""
+_BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
+"""Errors that the same command would raise again, unlike a full disk."""
+
+
+def input_hash(path: Path | str) -> str:
+    """Hash of an input: sha256 of a file, or of the settings, inputs and output hashes of a finished stage folder.
+
+    Raises:
+        ArtifactError: The input is missing, or the stage folder is unfinished or was changed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        manifest = read_manifest(path)
+        check_outputs(path, manifest)
+        return sha256_bytes(dump_json([manifest["config"], manifest["inputs"], manifest["outputs"]]).encode())
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it first.")
+    return sha256_file(path)
+
+
+def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `ArtifactError` if an output of a finished stage is missing or was changed."""
+    for name, digest in manifest["outputs"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing although {folder} is finished; run the stage again with --force.")
+        if sha256_file(path) != digest:
+            raise ArtifactError(f"{path} has changed since its stage wrote it; run the stage again with --force.")
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read the manifest of a finished stage folder.
+
+    Raises:
+        ArtifactError: The folder is missing, is not a finished stage folder, or its manifest is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} does not exist; run the stage that writes it first.")
+    if not (folder / MANIFEST).is_file():
+        state = "an unfinished stage" if (folder / UNFINISHED).is_file() else "not a stage folder"
+        raise ArtifactError(f"{folder} is {state} (it has no {MANIFEST}); complete the stage that writes it.")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not {"stage", "config", "inputs", "outputs"} <= manifest.keys():
+        raise ArtifactError(f"{folder / MANIFEST} is not a mechprobe manifest; run the stage again with --force.")
+    return manifest
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest without its key ``digest``, where this value is kept."""
+    return sha256_bytes(dump_json({key: value for key, value in manifest.items() if key != "digest"}).encode())
+
+
+def require_creatable(folder: Path | str) -> None:
+    """Check that a folder exists and can be written, or that it could be created; create nothing.
+
+    Raises:
+        ArtifactError: The nearest existing parent is a file or is not writable, or the name is not allowed.
+    """
+    place = _nearest_folder(folder)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{folder} cannot be written because {place} is not writable; give another --out.")
+
+
+def _nearest_folder(folder: Path | str) -> Path:
+    """Return the folder itself or its nearest existing parent; raise `ArtifactError` if that is not a folder."""
+    place = Path(folder).absolute()
+    try:
+        while not _exists(place):
+            place = place.parent
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{folder} cannot be created ({reason}); give another --out.") from None
+    if not place.is_dir():
+        raise ArtifactError(f"{folder} cannot be a folder because {place} is a file; give another --out.")
+    return place
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; unlike `Path.exists`, raises `OSError` for a path that can never exist."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Describe every leaf in which two JSON values differ, as 'name: old value, new value'."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            lines += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    return [] if old == new else [f"{prefix}: {_short(old)} in the folder, {_short(new)} now"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass
+class Stage:
+    """A stage folder. Finished work is reused, unfinished work is resumed, and other work is never overwritten.
+
+    Enter a stage with `Stage.open`. `finish` writes the manifest, atomically and last. If a command ends with a
+    `MechprobeError` before it has kept anything, it leaves no folder.
+
+    Attributes:
+        folder: The folder.
+        name: Name of the stage.
+        identity: Stage, settings, hashes of the inputs and fingerprints of the models; work with the same identity is the
+            same work.
+        done: Whether the folder holds the finished work.
+        manifest: The manifest of finished work.
+        started: Monotonic clock in seconds when the stage was opened.
+    """
+
+    folder: Path
+    name: str
+    identity: dict[str, Any]
+    done: bool = False
+    manifest: dict[str, Any] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def _of(
+        cls,
+        folder: Path | str,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None,
+        models: Mapping[str, str] | None,
+    ) -> "Stage":
+        identity = {
+            "stage": name,
+            "config": json.loads(dump_json(config)),
+            "inputs": {key: input_hash(path) for key, path in (inputs or {}).items()},
+            "models": dict(models or {}),
+        }
+        return cls(Path(folder), name, identity)
+
+    @classmethod
+    def check(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
+        force: bool = False,
+        remake: Remake = False,
+    ) -> None:
+        """Raise what `open` would raise, and write nothing."""
+        if cls._of(folder, name, config, inputs, models)._look(force, remake) != "done":
+            require_creatable(folder)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
+        force: bool = False,
+        remake: Remake = False,
+        beside_others: bool = False,
+    ) -> Iterator["Stage"]:
+        """Enter a stage.
+
+        Args:
+            folder: Folder that the stage writes.
+            name: Name of the stage, for example ``cache``.
+            config: Resolved settings. Settings, inputs and models decide whether a folder holds the same work.
+            inputs: Name to file or finished stage folder that this stage reads.
+            models: Name to fingerprint of every model that this stage reads.
+            force: Empty the folder of an earlier run of this stage and start again.
+            remake: Also start again if the folder holds other work, instead of raising an error. Used for views that are
+                cheap to make. ``"refused"`` does so only if the earlier command ended because of its input, such as an edit
+                that gives NaN: a corrected command cannot use what it kept, and the same command resumes.
+            beside_others: Other processes may be writing the same work, so their temporary files are kept.
+
+        Yields:
+            The stage. If ``stage.done``, there is nothing to do.
+
+        Raises:
+            ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
+        """
+        stage = cls._of(folder, name, config, inputs, models)
+        stage._enter(force, remake)
+        if not stage.done and not beside_others:
+            remove_partial_files(stage.folder)
+        try:
+            yield stage
+        except MechprobeError as error:
+            if not stage.done and not beside_others:
+                stage._note_refusal(error)
+            raise
+
+    def _enter(self, force: bool, remake: Remake) -> None:
+        state = self._look(force, remake)
+        if state == "done":
+            self.done = True
+            return
+        if state == "restart":
+            shutil.rmtree(self.folder)
+        write_json(self.folder / UNFINISHED, self.identity)
+
+    def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
+        """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
+        _nearest_folder(self.folder)
+        finished = (self.folder / MANIFEST).is_file()
+        begun = finished or (self.folder / UNFINISHED).is_file()
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:
+            raise ArtifactError(f"{self.folder} is not empty and was not written by mechprobe; give another --out.")
+        if not begun:
+            return "continue"
+        found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
+        self._check_kind(found)
+        changes = self._changes(found)
+        if remake == "refused":
+            remake = not finished and _REFUSED in found
+        if force or (remake and changes):
+            return "restart"
+        if changes:
+            self._refuse(changes, finished)
+        if not finished:
+            return "continue"
+        self.manifest = read_manifest(self.folder)
+        check_outputs(self.folder, self.manifest)
+        return "done"
+
+    def _note_refusal(self, error: MechprobeError) -> None:
+        """Remove the folder if nothing was kept; otherwise record an error that the input caused."""
+        with suppress(OSError, ArtifactError):  # the disk may be full, and the error itself may say so
+            if all(path.name == UNFINISHED for path in self.folder.iterdir()):
+                (self.folder / UNFINISHED).unlink()
+                self.folder.rmdir()
+            elif isinstance(error, _BAD_INPUT):
+                write_json(self.folder / UNFINISHED, {**self.identity, _REFUSED: str(error)})
+
+    def _check_kind(self, found: Any) -> None:
+        """Raise `ArtifactError` for the folder of another stage, which not even --force may empty."""
+        stage = found.get("stage") if isinstance(found, dict) else None
+        if stage != self.name:
+            raise ArtifactError(f"{self.folder} holds the stage '{stage}', not '{self.name}'; give another --out.")
+
+    def _changes(self, found: Any) -> list[str]:
+        old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
+        return _differences(old, self.identity)
+
+    def _refuse(self, changes: Sequence[str], finished: bool) -> None:
+        shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
+        state = "a finished" if finished else "an unfinished"
+        raise ArtifactError(
+            f"{self.folder} holds {state} stage made with other settings ({shown}); "
+            "run it again with --force, or give another --out."
+        )
+
+    def finish(
+        self,
+        *,
+        outputs: Sequence[str],
+        counts: Mapping[str, Any] | None = None,
+        results: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Hash the outputs and write the manifest, the last file of the stage.
+
+        Args:
+            outputs: Paths of the written files, relative to the folder.
+            counts: Numbers of what was processed.
+            results: What the stage found, for readers of the manifest.
+            seed: Seed of the stage.
+
+        Returns:
+            The manifest.
+        """
+        manifest = {
+            **self.identity,
+            "schema_version": SCHEMA_VERSION,
+            "seed": seed,
+            "counts": dict(counts or {}),
+            "results": dict(results or {}),
+            "outputs": {name: sha256_file(self.folder / name) for name in sorted(outputs)},
+            "seconds": round(time.monotonic() - self.started, 3),
+            "environment": environment(),
+        }
+        manifest["digest"] = manifest_digest(manifest)
+        write_json(self.folder / MANIFEST, manifest)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        self.manifest = manifest
+        self.done = True
+        return manifest

@@ -1,0 +1,70 @@
+"""The wheel: what it holds, and that it works from an empty folder without the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDERS = ("mechprobe", "sae_training", "artifacts/lab/shared-marker")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy, because a build leaves its folder behind."""
+    place = tmp_path_factory.mktemp("wheel")
+    for name in FOLDERS:
+        shutil.copytree(REPOSITORY / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(REPOSITORY / name, place / "source" / name)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    run([sys.executable, "-c", code, str(place)], place / "source")
+    (built,) = place.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the wheel, which is all that an installation of pure Python does."""
+    place = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place)
+    return place
+
+
+def run(command: list[str], folder: Path, packages: Path | None = None) -> str:
+    """Run a command in a folder and return what it prints; only ``packages`` precedes the installed libraries."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if packages is not None:
+        environment["PYTHONPATH"] = str(packages)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_stubs_templates_and_one_lab_without_checkpoints(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    lab = {name.removeprefix("mechprobe/lab/shipped/shared-marker/") for name in names if "/shipped/" in name}
+    assert {"run.toml", "tasks.jsonl", "prompts.jsonl", "manifest.json"} <= lab
+    assert {f"{model}/model.safetensors" for model in ("base", "sft", "rl")} <= lab
+    assert not any("checkpoints" in name or "own-markers" in name for name in names)
+    assert {"mechprobe/__init__.pyi", "sae_training/__init__.pyi", "mechprobe/report/templates/report.md.j2"} <= names
+    assert wheel.stat().st_size <= 12 * 10**6
+
+
+def test_lab_info_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    printed = run([sys.executable, "-m", "mechprobe", "lab", "info"], tmp_path, installed)
+    assert str(installed / "mechprobe" / "lab" / "shipped" / "shared-marker" / "run.toml") in printed
+
+
+@pytest.mark.slow
+def test_the_dry_run_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    printed = run([sys.executable, "-m", "mechprobe", "run", "--dry-run"], tmp_path, installed)
+    assert str(installed / "mechprobe" / "lab" / "shipped" / "shared-marker" / "base") in printed
+    assert not list(tmp_path.iterdir())
