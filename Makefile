@@ -32,6 +32,7 @@ check: lint types test
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: .venv/.dev
 	$(BIN)/basedpyright

@@ -1,11 +1,11 @@
-"""The command table, and how errors end: one sentence on stderr, exit code 2."""
+"""The table of commands, and how a command ends: an error is one sentence on stderr and exit code 2."""
 
 import os
 import sys
 from collections.abc import Sequence
 
-# Before torch is imported by any command: bf16 products die with SIGILL on machines that claim an AMX they lack,
-# and spinning OpenMP threads slow a busy machine down sixfold.
+# Set before any command imports torch. Without the first, bf16 products die with SIGILL on machines that announce an AMX
+# unit they lack. Without the second, spinning OpenMP threads make a busy machine six times slower.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -92,7 +92,7 @@ def spread(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the user's to mend, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     from mechprobe.errors import EndedElsewhereError
     from sae_training.errors import UserError
 
@@ -110,15 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    if code == INTERRUPTED:  # typer turns Ctrl-C into an exit code of its own
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
         return _interrupted()
     return code if isinstance(code, int) else 0
 
 
 def _sentence(error: Exception) -> str | None:
-    """What a user is told of an error that is theirs to mend; None for a defect of ours."""
+    """The message for an error that the user can fix; None for a defect of mechprobe."""
     if type(error).__name__ == "NoArgsIsHelpError":
-        return "no command is given; see `mechprobe --help`."
+        return "no command was given; see `mechprobe --help`."
     usage = getattr(error, "format_message", None)
     if usage is not None:
         context = getattr(error, "ctx", None)
@@ -135,5 +135,5 @@ def _fail(sentence: str) -> int:
 
 
 def _interrupted() -> int:
-    sys.stderr.write("mechprobe: interrupted; the same command goes on from where it stopped.\n")
+    sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
     return INTERRUPTED

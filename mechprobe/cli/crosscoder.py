@@ -13,21 +13,25 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Stage folder.")]
 SaeOut = Annotated[Path, typer.Option("--out", "-o", help="New folder for the SAE.")]
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="crosscoder_learning, opd, llamascopium, replication; recognised when left out."),
+    typer.Option("--format", help="crosscoder_learning, opd, llamascopium, replication; detected by default."),
 ]
 Names = Annotated[
-    str | None, typer.Option("--names", metavar="A,B,...", help="Names of the models, in the file's order.")
+    str | None, typer.Option("--names", metavar="A,B,...", help="Names of the models, in the order of the file.")
 ]
 Scale = Annotated[
     str | None,
-    typer.Option("--scale", metavar="S,S,...", help="Divisor of each model's activations, where the file lacks it."),
+    typer.Option("--scale", metavar="S,S,...", help="Divisor of each model's activations, when the file lacks it."),
 ]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Store of the same models: measures the import on it.")]
-SiteName = Annotated[str | None, typer.Option("--site", help="Where it reads: resid_post.<layer>.")]
-Model = Annotated[str, typer.Option("--model", help="Whose slice.")]
-Readout = Annotated[str, typer.Option("--readout", help="What stands in the other models' slots: single or swap.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Store of the same models, on which the import is measured.")
+]
+SiteName = Annotated[str | None, typer.Option("--site", help="Site of the crosscoder: resid_post.<layer>.")]
+Model = Annotated[str, typer.Option("--model", help="Model whose slice is exported.")]
+Readout = Annotated[str, typer.Option("--readout", help="Read-out of the other models' slots: single or swap.")]
 
-app = typer.Typer(no_args_is_help=True, help="Take a published crosscoder in, or give one model's slice to sae-lens.")
+app = typer.Typer(
+    no_args_is_help=True, help="Import a published crosscoder, or export one model's slice as a sae-lens SAE."
+)
 
 
 @app.command("import")
@@ -42,7 +46,7 @@ def import_(
     as_json: options.Json = False,
     force: options.Force = False,
 ) -> None:
-    """A published crosscoder as a folder for `features`, `select` and `intervene`; only tensors are read, never code."""
+    """Import a published crosscoder for `features`, `select` and `intervene`; only tensors are read, never code."""
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cli.printing import say, say_json, table_lines
     from mechprobe.dictionary.imported import MISSING, store_crosscoder
@@ -67,16 +71,16 @@ def import_(
             say(line)
         say(f"L0 {metrics['l0']:.1f}   dead {metrics['dead_frac']:.3f} of {shape.d_sae:,} features")
     else:
-        say("Not measured: give --cache STORE to see FVE and L0 on activations of these models.")
+        say("Not measured. Give --cache STORE to measure FVE and L0 on activations of these models.")
     say(f"Missing: {MISSING}.")
     if found.site is None:
-        say("Give --site, or --cache, before `mechprobe select`: later stages take the site from here.")
+        say("Give --site or --cache before `mechprobe select`, because later stages take the site from here.")
     say(f"\nWritten to {out}\nNext: mechprobe features --crosscoder {out} --cache {cache or 'STORE'}")
 
 
 @app.command("export")
 def export(folder: Folder, model: Model, out: SaeOut, readout: Readout = "single") -> None:
-    """One model's slice, for `sae_lens.SAE.load_from_disk`: the same features and reconstructions under that read-out."""
+    """Export one model's slice for `sae_lens.SAE.load_from_disk`, with the same features under the chosen read-out."""
     from mechprobe.cli.printing import say
     from mechprobe.errors import ArtifactError, ConfigError
     from sae_training import Crosscoder

@@ -16,15 +16,15 @@ def build(
     recipe: Annotated[
         str, typer.Option("--recipe", help="shared-marker, all-weights, or own-markers: the null.")
     ] = "shared-marker",
-    seed: Annotated[int, typer.Option("--seed", help="First pre-training seed to try.")] = 0,
-    scale: Annotated[str, typer.Option("--scale", help="full, or small: seconds, for tests.")] = "full",
+    seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,
+    scale: Annotated[str, typer.Option("--scale", help="full, or small for tests (seconds).")] = "full",
     base: Annotated[
         Path | None, typer.Option("--base", help="Base folder of a lab with the same pre-training.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Empty the folder and begin again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Empty the folder and start again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Pre-train the base, post-train its arms, measure them; an interrupted build goes on where it stopped."""
+    """Pre-train the base, post-train its arms, and measure them all; an interrupted build resumes."""
     from mechprobe.lab.builder import build as build_lab
 
     manifest = build_lab(recipe, out, seed=seed, scale=scale, base=base, force=force)

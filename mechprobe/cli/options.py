@@ -1,33 +1,17 @@
-"""Options that mean the same in every command."""
+"""Options of prompts and models that several commands have."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Run configuration (TOML); its paths are relative to it."),
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--models", "-m", metavar="NAME=PATH ...", help="Models by name: local folders or hub names."),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Make this stage again.")]
 DeviceMap = Annotated[
     str | None,
     typer.Option(
-        "--device-map", help='Spread each model over devices: auto, or parts as TOML, {"model.embed_tokens"=0}.'
+        "--device-map", help='Spread each model over devices: auto, or a TOML table, {"model.embed_tokens"=0}.'
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; write nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Make a finished or unfinished stage again.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let model folders run code of their own.")]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -39,26 +23,32 @@ Prompts = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="Of --prompts: jsonl, text, paragraphs, parquet or dataset; else by its name."),
+    typer.Option(
+        "--format", help="Format of --prompts: jsonl, text, paragraphs, parquet or dataset. By default its name tells."
+    ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset that has several.")]
 Field = Annotated[
     list[str] | None,
     typer.Option(
-        "--field", metavar="NAME=COLUMN", help="Column of prompt, response, task, id or messages; repeatable."
+        "--field", metavar="NAME=COLUMN", help="Column of prompt, response, task, id or messages. May be repeated."
     ),
 ]
 ChatTemplate = Annotated[
-    bool | None, typer.Option("--chat-template/--no-chat-template", help="Ask with the tokenizer's chat template.")
+    bool | None,
+    typer.Option("--chat-template/--no-chat-template", help="Render prompts with the tokenizer's chat template."),
 ]
 SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="First message of every conversation.")]
 Truncate = Annotated[
-    str | None, typer.Option("--truncate", help="What is too long: response (default), right, left, refuse or drop.")
+    str | None,
+    typer.Option("--truncate", help="How to shorten long sequences: response (default), right, left, refuse or drop."),
 ]
 Pack = Annotated[
-    bool | None, typer.Option("--pack/--no-pack", help="Several documents in one sequence, with the end token between.")
+    bool | None,
+    typer.Option("--pack/--no-pack", help="Pack several documents, separated by the end token, into one sequence."),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option("--max-length", help="Longest sequence, in tokens; the shortest context by default.")
+    int | None,
+    typer.Option("--max-length", help="Longest sequence, in tokens. By default the shortest context of the models."),
 ]
-MaxPrompts = Annotated[int | None, typer.Option("--max-prompts", help="Draw so many prompts by seed.")]
+MaxPrompts = Annotated[int | None, typer.Option("--max-prompts", help="Draw this many prompts, by seed.")]

@@ -28,6 +28,7 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     from mechprobe.pipeline.plans import plan_run
     from mechprobe.pipeline.upstream import timed
     from mechprobe.run_layout import CHAIN
+    from mechprobe.stage_folder import require_creatable
 
     require_one_process("mechprobe run")
     names = [place.name for place in CHAIN]
@@ -37,6 +38,7 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
         raise ConfigError(f"--run {shared.run} and --out {out} name two run folders; give one of them.")
     chain = replace(shared, run=out or shared.run).start()
     chain.check()
+    require_creatable(chain.folder)
     if shared.dry_run:
         say_plan(plan_run(chain), as_json=shared.as_json)
         return

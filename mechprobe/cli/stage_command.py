@@ -36,10 +36,12 @@ def carry_out(
     """
     from mechprobe.pipeline.plans import plan_upstream
     from mechprobe.pipeline.upstream import make_upstream, refuse_missing, settings_kept
+    from mechprobe.stage_folder import require_creatable
 
     if shared.no_upstream:
         refuse_missing(run, stage)
     if shared.dry_run:
+        require_creatable(folder)
         say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
         return None
     if folder.absolute().parent != run.folder.absolute():  # a stage outside the run leaves the settings alone

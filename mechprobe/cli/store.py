@@ -8,18 +8,16 @@ import typer
 from mechprobe.cli import options
 
 Folder = Annotated[Path, typer.Argument(help="Activation store, written by `mechprobe cache`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="File (safetensors) or folder (npy); it must not exist.")]
-Format = Annotated[
-    str | None, typer.Option("--format", help="safetensors or npy; by the name of --out when not given.")
-]
-AsFloat32 = Annotated[bool, typer.Option("--float32", help="Values as float32 instead of the numbers as stored.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="New file (safetensors) or new folder (npy).")]
+Format = Annotated[str | None, typer.Option("--format", help="safetensors or npy. By default the name of --out tells.")]
+AsFloat32 = Annotated[bool, typer.Option("--float32", help="Write float32 in place of the stored dtype.")]
 
-app = typer.Typer(no_args_is_help=True, help="Look into an activation store, check every hash, or export it.")
+app = typer.Typer(no_args_is_help=True, help="Describe an activation store, verify every hash, or export it.")
 
 
 @app.command("info")
 def info(folder: Folder, as_json: options.Json = False) -> None:
-    """What is inside."""
+    """Print models, sites, rows and hashes of a store."""
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cli.printing import say, say_json
 
@@ -42,7 +40,7 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
         say(f"model     {name}  width {width}  weights {store.fingerprints[name][:16]}")
     say(f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})")
     if "whole_rows" in counts:
-        say(f"kept      {counts['rows']:,} of {counts['whole_rows']:,} rows, for train-sae --mode stream or ring")
+        say(f"subset    {counts['rows']:,} of {counts['whole_rows']:,} rows, for train-sae --mode stream or ring")
     say(f"rows      {counts['rows']:,} of {counts['sequences']:,} sequences, {counts['held_out_rows']:,} held out")
     say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")
     say(f"stream    {store.stream_hash}")
@@ -51,7 +49,7 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
 
 @app.command("verify")
 def verify(folder: Folder, as_json: options.Json = False) -> None:
-    """Hash every file again; exit code 2 and one line a file where something changed."""
+    """Hash every file again; print one line per changed file and exit with code 2 if there is one."""
     from mechprobe.cache.store.verify import verify_store
     from mechprobe.cli.printing import say, say_json
     from mechprobe.errors import StoreError
@@ -60,17 +58,17 @@ def verify(folder: Folder, as_json: options.Json = False) -> None:
     if as_json:
         say_json({"folder": str(folder), "problems": [str(problem) for problem in problems]})
     elif not problems:
-        say(f"{folder}: every file is what was written.")
+        say(f"{folder}: every file has the hash it was written with.")
     else:
         for problem in problems:
             say(str(problem))
     if problems:
-        raise StoreError(f"{folder} is damaged in {len(problems)} files; make it again with --force, or from a copy.")
+        raise StoreError(f"{folder} has {len(problems)} damaged files; make it again with --force, or restore a copy.")
 
 
 @app.command("export")
 def export(folder: Folder, out: Out, format_: Format = None, float32: AsFloat32 = False) -> None:
-    """``<site>/<model>`` and the token rows as safetensors or NumPy arrays, for tools that read no HDF5."""
+    """Export ``<site>/<model>`` and the token rows as safetensors or NumPy arrays."""
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cache.store.export import export_numpy, export_safetensors
     from mechprobe.cli.printing import say
