@@ -1,4 +1,4 @@
-"""Whether selection, crosscoder, models and samples of an intervention belong together, before anything is run."""
+"""Checks that selection, crosscoder, models and samples of an intervention belong together, before anything runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,24 +21,24 @@ def check_belongs(
     inputs: Mapping[str, Path | str],
     tasks: Sequence[Task] = (),
 ) -> None:
-    """Refuse parts that do not belong together.
+    """Raise where the parts of an intervention do not belong together.
 
     Args:
         selection: The features.
         crosscoder: Their dictionary.
         family: The models that are edited.
         config: Names base and tuned.
-        inputs: Stage folders; the manifests of ``crosscoder`` and ``selection`` tell what those were made of.
-        tasks: What the edits are judged on.
+        inputs: Stage folders; the manifests of ``crosscoder`` and ``selection`` record what they were made from.
+        tasks: Samples that judge the edits.
 
     Raises:
-        ConfigError: ``near`` names a model that is none of the crosscoder's.
-        ArtifactError: The selection is of another crosscoder, of other models or of another pair of them, or a sample that
-            is to judge the features selected them.
+        ConfigError: ``near`` names a model that the crosscoder lacks.
+        ArtifactError: The selection belongs to another crosscoder, to other models or to another pair of models, or a judging
+            sample also selected the features.
     """
     if selection.crosscoder != crosscoder.fingerprint:
         raise ArtifactError(
-            f"The selection was made with crosscoder {selection.crosscoder[:12]}, this one is "
+            f"The selection was made with crosscoder {selection.crosscoder[:12]}, but the edits use "
             f"{crosscoder.fingerprint[:12]}; run `mechprobe select` again."
         )
     check_near(config.near, crosscoder.model_names)
@@ -52,14 +52,14 @@ def check_belongs(
     pair = (settings.get("base", config.base), settings.get("tuned", config.tuned))
     if pair != (config.base, config.tuned):
         raise ArtifactError(
-            f"The features were selected for {pair[1]} against {pair[0]}, and the edits are of {config.tuned} and "
-            f"{config.base}; select for that pair first."
+            f"The features were selected for {pair[1]} against {pair[0]}, but the edits are of {config.tuned} and "
+            f"{config.base}; run `mechprobe select` for that pair first."
         )
     gained = settings.get("gained") or {}
     for task in tasks:
         used = set(gained.get(task.name, ())) & {sample.id for sample in task.samples}
         if used:
             raise ArtifactError(
-                f"{len(used)} samples of {task.name} ({min(used)} ...) selected the features and would judge them too: "
-                "select.seed or evaluate.n_per_task is not what the selection was made with; give the same, or select again."
+                f"{len(used)} samples of {task.name} ({min(used)} ...) selected the features and would also judge them, because "
+                "select.seed or evaluate.n_per_task changed since the selection; restore them, or select again."
             )

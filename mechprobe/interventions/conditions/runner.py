@@ -1,12 +1,8 @@
-"""Runs conditions on loaded models, in this process or in several."""
+"""Runs conditions on loaded models."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
 from operator import itemgetter
-from threading import Thread
 from typing import Any
 
 import torch
@@ -14,13 +10,13 @@ import torch
 from mechprobe.dictionary.readout import Readout
 from mechprobe.evals.stage import run_tasks
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.conditions import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.hooks.positions import PositionRule, Positions
-from mechprobe.interventions.hooks.residual_hooks import rewriting
+from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.stage import Selection
 from mechprobe.types import Site
@@ -31,11 +27,21 @@ _STAND_INS: dict[EditKind, Edit] = {
     "project": Edit("steer", 1.0),
     "replace": Edit("steer", 1.0),
 }
-"""What gives the directions of an equal-norm control in the place of an edit that cannot."""
+"""Edits that provide the directions of an equal-norm control for edits that do not support ``write_ids``."""
 
 
 class Runner:
-    """Runs conditions on loaded models."""
+    """Runs conditions on loaded models.
+
+    Attributes:
+        family: The crosscoder's models.
+        crosscoder: The dictionary.
+        selection: The set under test, with the mean residual differences.
+        tasks: What every condition is measured on.
+        config: Settings.
+        positions: Where edits act.
+        site: Where in the models.
+    """
 
     def __init__(
         self,
@@ -54,17 +60,17 @@ class Runner:
         self.site = Site.parse(selection.site)
 
     def readout(self, condition: Condition) -> Readout:
-        """How a condition reads features."""
+        """Read-out of a condition."""
         return readout_of(condition, self.config)
 
     def check(self, conditions: Sequence[Condition]) -> None:
-        """Raise what `build_rewrite` raises for any of the edits, before a model is loaded."""
+        """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
         for condition in conditions:
             if condition.how in ("edit", "shuffled"):
                 self.rewrite(condition)
 
     def rewrite(self, condition: Condition) -> Rewrite:
-        """A condition's edit, or its change of equal norm, as a function of the models' residuals."""
+        """The edit of a condition, or its equal-norm control, as a function of the models' residuals."""
         return self._shuffled(condition) if condition.how == "shuffled" else self._edit(condition)
 
     def _edit(self, condition: Condition) -> Rewrite:
@@ -78,30 +84,34 @@ class Runner:
         )
 
     def reads(self, condition: Condition) -> list[str]:
-        """The models whose residuals that function reads, beside the host's own."""
+        """The models other than the host whose residuals the edit reads."""
         edit, readout = Edit.parse(condition.edit), self.readout(condition)
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
-        """Outcomes of one condition: task → one letter a sample, R(ight), W(rong) or U(nparsed)."""
+        """Run one condition on its tasks.
+
+        Returns:
+            Task → one outcome code per sample: R (right), W (wrong) or U (unparsed).
+        """
         model = self.family[condition.model]
         tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
         with self.in_force(condition):
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
-        letters: dict[str, str] = {task.name: "" for task in tasks}
+        codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
-            letters[outcome.task] += outcome.outcome[0].upper()
-        return letters
+            codes[outcome.task] += outcome.outcome[0].upper()
+        return codes
 
     @contextmanager
     def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
-        """The host with a condition's edit in force.
+        """Apply the edit of a condition to its host while the block runs.
 
         Args:
             condition: What is done to which host.
-            positions: Where the edit acts; as configured for None. Whole residuals are patched everywhere.
+            positions: Where the edit acts; None takes the configured positions. Whole residuals are patched everywhere.
         """
         where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):
@@ -152,7 +162,7 @@ class Runner:
             yield
 
     def _vector(self, condition: Condition) -> Rewrite:
-        """The mean residual difference added to every position, or to the last of the prompt (padding is on the left)."""
+        """Add the mean residual difference to every position, or to the last prompt token (padding is on the left)."""
         scores, host = self.selection.scores, self.family[condition.model]
         last = condition.features == LAST_PROMPT_TOKEN
         sign = 1.0 if condition.model == self.config.base else -1.0
@@ -168,11 +178,11 @@ class Runner:
         return rewrite
 
     def _shuffled(self, condition: Condition) -> Rewrite:
-        """The edit's own change, turned to other features' decoder directions at the same norm on every token.
+        """The change of the edit, turned to other features' decoder directions at the same norm on every token.
 
-        Edits that take no other features' directions leave theirs to one that does; the norm is the edit's own in any case.
-        The directions are the host's decoders, for a transplant too: the *shifts* of other features from model to model
-        share the change under test, so they are no neutral directions.
+        Where the edit does not support ``write_ids``, an edit of `_STAND_INS` provides the directions and the edit itself the
+        norm. A transplant too is turned to decoder directions of the host: the *shifts* of other features between the models
+        share the change under test, so they would not be neutral directions.
         """
         edit = Edit.parse(condition.edit)
         readout, host = self.readout(condition), condition.model
@@ -195,43 +205,3 @@ class Runner:
             return resid + turned * ratio
 
         return rewrite
-
-
-Done = tuple[Condition, dict[str, str]]
-_worker: dict[str, Runner] = {}
-
-
-def run_conditions(runner: Runner, conditions: Sequence[Condition], *, workers: int = 1) -> Iterator[Done]:
-    """Yield ``(condition, outcomes)`` as each ends: in order with one worker, in any order with several."""
-    if workers == 1 or len(conditions) < 2:
-        for condition in conditions:
-            yield condition, runner.run(condition)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
-    )
-    try:
-        waiting = {pool.submit(_work, condition): condition for condition in conditions}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start(runner: Runner, threads: int) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker["runner"] = runner
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, so they watch it."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(condition: Condition) -> dict[str, str]:
-    return _worker["runner"].run(condition)

@@ -1,14 +1,14 @@
-"""What an edit is and what it makes of activations; `mechprobe.interventions.edits.edit_functions` puts it into a residual.
+"""Edits and how they change feature activations; `edit_functions` applies them to residuals.
 
-With f the feature activations of the host h under a read-out, S the edited features and s_m, W_dec as in the
-crosscoder (DESIGN.md, section 4; "delta" edits keep the reconstruction error):
+Notation: f are the feature activations of the host h under a read-out, S the edited features, s_m the scale and W_dec the
+decoder of the crosscoder, r the host's residual. Ablate, clamp, scale and transplant keep the reconstruction error:
 
 * ablate, clamp, scale:  r' = r + s_h Σ_{k∈S} (f'_k − f_k) W_dec[k, h]  with f' = 0, a value, or a factor times f
   (ablate and clamp are those of arXiv 2604.25011; the delta form is ours)
 * transplant (ours):  r' = r + Σ_{k∈S} (s_d f_k^d W_dec[k, d] − s_h f_k^h W_dec[k, h])  for a donor d
-* steer:  r' = r + V Σ_{k∈S} W_dec[k, h] / ‖W_dec[k, h]‖₂, whatever the features' activations are (activation
+* steer:  r' = r + V Σ_{k∈S} W_dec[k, h] / ‖W_dec[k, h]‖₂, whatever the activations of the features (activation
   addition, arXiv 2308.10248, along decoder directions; V is in the units of the host's residual)
-* replace:  r' = the reconstruction, with the features of S taken out; S empty is "reconstruction only"
+* replace:  r' = the reconstruction without the features of S; with S empty, the reconstruction only
 * project:  r' = r without its component in the span of the decoder directions of S
 """
 
@@ -33,8 +33,10 @@ _MOST_STEPS = 1000
 class Edit:
     """An edit and its strength.
 
-    ``clamp``, ``scale`` and ``steer`` have one: a clamp's is an activation, in the crosscoder's scaled units; a scale's
-    is a factor; a steer's is a length in the units of the host's residual.
+    Attributes:
+        kind: What is done.
+        value: Strength of ``clamp`` (an activation, in the crosscoder's scaled units), ``scale`` (a factor) or ``steer`` (a
+            length, in the units of the host's residual); None for the other kinds.
     """
 
     kind: EditKind
@@ -42,7 +44,7 @@ class Edit:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether it leaves every feature as it is, whichever are edited."""
+        """Whether the edit leaves the residual unchanged, whichever features are edited."""
         return (self.kind, self.value) in (("scale", 1.0), ("steer", 0.0))
 
     def __str__(self) -> str:
@@ -53,7 +55,7 @@ class Edit:
         """Read ``ablate``, ``clamp:3.0``, ``scale:0.5``, ``steer:8``, ``transplant``, ``replace`` or ``project``.
 
         Raises:
-            ConfigError: The text names no edit, or its value is missing, superfluous or no finite number.
+            ConfigError: The text does not name an edit, or its value is missing, superfluous or not finite.
         """
         kind, colon, value = text.partition(":")
         _check_form(kind, bool(colon), text)
@@ -66,26 +68,26 @@ def edit_sweep(text: str) -> Iterator[Edit]:
     """The edits of a sweep over strengths, in the order written.
 
     Args:
-        text: ``clamp:0.5,1,3,10`` for the strengths named, ``scale:0..2:5`` for five at equal distances from 0 to 2
-            (both ends included), or any single edit.
+        text: A list of strengths as in ``clamp:0.5,1,3,10``, a range as in ``scale:0..2:5`` (five strengths at equal
+            distances, with both ends), or a single edit. A range and a list cannot be mixed.
 
     Example:
         >>> [str(edit) for edit in edit_sweep("scale:0..2:5")]
         ['scale:0', 'scale:0.5', 'scale:1', 'scale:1.5', 'scale:2']
 
     Raises:
-        ConfigError: The text is no sweep; raised at the call, before the first edit is taken.
+        ConfigError: The text is not a sweep. The error is raised by the call, before the first edit is taken.
     """
     kind, colon, values = text.partition(":")
     _check_form(kind, bool(colon), text)
     if not colon:
         return iter((Edit.parse(text),))
-    numbers = _evenly(values, text) if ".." in values else [_number(value, text) for value in values.split(",")]
+    numbers = _evenly(kind, values, text) if ".." in values else [_number(value, text) for value in values.split(",")]
     return iter([Edit(kind, number) for number in numbers])  # pyright: ignore[reportArgumentType]
 
 
 def split_edits(text: str) -> tuple[str, ...]:
-    """The edits and sweeps of a list with commas: one before a number belongs to a sweep.
+    """Split a list of edits and sweeps at its commas; a comma before a number belongs to a sweep.
 
     Example:
         >>> split_edits("clamp:1,3, transplant")
@@ -98,10 +100,10 @@ def split_edits(text: str) -> tuple[str, ...]:
 def _check_form(kind: str, has_value: bool, text: str) -> None:
     if kind not in get_args(EditKind):
         raise ConfigError(
-            f"'{text}' names no edit; write ablate, clamp:V, scale:A, steer:V, transplant, replace or project."
+            f"'{text}' does not name an edit; write ablate, clamp:V, scale:A, steer:V, transplant, replace or project."
         )
     if (kind in _NEEDS_VALUE) != has_value:
-        raise ConfigError(f"'{text}': {kind} takes no value." if has_value else f"'{text}': write {kind}:<number>.")
+        raise ConfigError(f"'{text}': {kind} takes no value." if has_value else f"'{text}' lacks its strength; write {kind}:<number>.")
 
 
 def _number(value: str, text: str) -> float:
@@ -110,24 +112,27 @@ def _number(value: str, text: str) -> float:
     except ValueError:
         number = float("nan")
     if not math.isfinite(number):
-        raise ConfigError(f"'{text}': {value!r} is no finite number.")
+        raise ConfigError(f"'{text}': {value!r} is not a finite number.")
     return number
 
 
-def _evenly(values: str, text: str) -> list[float]:
-    """``A..B:N``: N numbers from A to B, the ends exactly as written."""
+def _evenly(kind: str, values: str, text: str) -> list[float]:
+    """N numbers from A to B for ``A..B:N``, with both ends exactly as written."""
+    if "," in values:
+        ranges = ", ".join(f"{kind}:{part}" for part in values.split(","))
+        raise ConfigError(f"'{text}' mixes a range with a list of strengths; write them as separate edits: {ranges}.")
     ends, _, count = values.partition(":")
     first, _, last = ends.partition("..")
     if not count.isdecimal() or not 2 <= int(count) <= _MOST_STEPS:
         raise ConfigError(
-            f"'{text}': write the number of strengths behind the range, as in 0..2:5 (2 to {_MOST_STEPS})."
+            f"'{text}': append the number of strengths to the range, as in 0..2:5 (2 to {_MOST_STEPS})."
         )
     low, high, steps = _number(first, text), _number(last, text), int(count) - 1
     return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
 
 
 def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[Tensor, "row feature"]:
-    """What ablate, clamp and scale add to the activations: f' − f."""
+    """The change f' − f that ablate, clamp and scale make to the activations."""
     if edit.kind == "ablate":
         return -acts
     strength = float(edit.value or 0.0)
@@ -135,11 +140,11 @@ def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[T
 
 
 def span_of(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, "rank d_model"]:
-    """Orthonormal rows that span ``directions``; the rank is decided at 1e-6 of the largest singular value."""
+    """Orthonormal rows that span ``directions``; singular values below 1e-6 of the largest count as 0."""
     _, values, basis = torch.linalg.svd(directions, full_matrices=False)
     return basis[values > 1e-6 * values.max()]
 
 
 def unit_sum(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, " d_model"]:
-    """Sum of the directions, each at length 1; NaN where one has no length."""
+    """Sum of the directions after each is normalized; NaN where one is zero."""
     return (directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)).sum(0)

@@ -1,4 +1,4 @@
-"""Edits as functions of residuals: the models' residuals on the same tokens in, the host's next residual out."""
+"""Edits as functions that map the models' residuals on the same tokens to the host's edited residual."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import index
@@ -14,7 +14,7 @@ from mechprobe.interventions.edits.edit import Edit, activation_change, span_of,
 from sae_training import Crosscoder
 
 Rewrite = Callable[[Mapping[str, Float[Tensor, "batch pos d_model"]]], Float[Tensor, "batch pos d_model"]]
-"""Maps the residuals of all models on the same tokens to the residual with which the host goes on."""
+"""Maps residuals by model name, on the same tokens, to the residual with which the host continues."""
 
 
 def build_rewrite(
@@ -27,29 +27,29 @@ def build_rewrite(
     readout: Readout,
     write_ids: Sequence[int] | None = None,
 ) -> Rewrite:
-    """The edit as a function of the models' residuals; with no features to edit it returns the host's own tensor.
+    """Build the function that applies an edit; without features to edit it returns the host's own tensor.
 
-    Everything that does not depend on the residuals is computed here, so that the function does no more than read the
-    edited features and write their change. The crosscoder must not change while it is in use.
+    Everything that does not depend on residuals is computed here, so that a call only reads the edited features and writes
+    their change. The crosscoder must not be modified while the function is in use.
 
     Args:
-        crosscoder: The dictionary; put it on the device of the models.
+        crosscoder: The dictionary, on the device of the models.
         ids: Features to edit.
         edit: What is done to them.
-        host: The model whose residual is rewritten.
-        donor: For a transplant, whose features are put in.
+        host: The model whose residual is edited.
+        donor: For a transplant, the model whose features are put in.
         readout: How features are read.
-        write_ids: Other features, whose decoder directions are put in the place of the edited ones' (the shuffled
-            control); ``replace`` and ``project`` take none.
+        write_ids: Features whose decoder directions replace those of the edited features, for equal-norm controls;
+            ``replace`` and ``project`` do not support them.
 
     Raises:
         SelectionError: A feature does not exist, is named twice, or has no direction to steer along.
-        ConfigError: A transplant without another donor, a read-out over models of different widths, or ``write_ids`` for an
-            edit that takes none.
+        ConfigError: A transplant has no donor other than the host, a read-out covers models of different widths, or the edit
+            does not support ``write_ids``.
         ModelError: Donor and host differ in width.
     """
     if write_ids is not None and edit.kind in ("replace", "project"):
-        raise ConfigError(f"'{edit.kind}' takes no other features' directions.")
+        raise ConfigError(f"The edit '{edit.kind}' does not support write_ids.")
     features = _index(crosscoder, ids)
     written = features if write_ids is None else _index(crosscoder, write_ids)
     if edit.kind == "replace":
@@ -57,8 +57,8 @@ def build_rewrite(
     if not len(features):
         return lambda x: x[host]
     if edit.kind == "transplant":
-        giver = _require_donor(crosscoder, donor, host)
-        return _transplant(crosscoder, features, written, host=host, donor=giver, readout=readout)
+        donor = _require_donor(crosscoder, donor, host)
+        return _transplant(crosscoder, features, written, host=host, donor=donor, readout=readout)
     if edit.kind == "project":
         return _projection(crosscoder.own_decoder(host, features), host)
     if edit.kind == "steer":
@@ -67,7 +67,7 @@ def build_rewrite(
 
 
 def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | None, readout: Readout) -> list[str]:
-    """The models whose residuals an edit of ``host`` reads beside the host's own, in the crosscoder's order."""
+    """The models other than ``host`` whose residuals an edit of it reads, in the crosscoder's order."""
     if edit.kind in ("project", "steer"):
         return []
     models = {host, donor or host} if edit.kind == "transplant" else {host}
@@ -76,7 +76,7 @@ def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | N
 
 
 def check_ids(ids: Sequence[object], d_sae: int) -> list[int]:
-    """The ids as given; `SelectionError` for one that is no whole number, out of range or named twice."""
+    """Feature indices as Python ints; `SelectionError` where one is not an integer, out of range or duplicate."""
     found = [_whole(feature) for feature in ids]
     for feature in found:
         if not 0 <= feature < d_sae:
@@ -88,11 +88,11 @@ def check_ids(ids: Sequence[object], d_sae: int) -> list[int]:
 
 
 def _whole(feature: object) -> int:
-    """A Python int, or an integer of numpy or torch, as a Python int."""
+    """A Python int from an integer of Python, numpy or torch."""
     try:
         return index(feature)  # pyright: ignore[reportArgumentType]
     except TypeError:
-        raise SelectionError(f"{feature!r} is no feature index; write whole numbers.") from None
+        raise SelectionError(f"{feature!r} is not a feature index; pass integers.") from None
 
 
 def _index(crosscoder: Crosscoder, ids: Sequence[int]) -> Tensor:
@@ -101,14 +101,14 @@ def _index(crosscoder: Crosscoder, ids: Sequence[int]) -> Tensor:
 
 def _require_donor(crosscoder: Crosscoder, donor: str | None, host: str) -> str:
     if donor is None:
-        raise ConfigError("A transplant needs a donor; name the model whose features are put in.")
+        raise ConfigError("A transplant needs a donor; pass the name of the model whose features are put in.")
     if crosscoder.model_index(donor) == crosscoder.model_index(host):
-        raise ConfigError(f"A transplant from {donor} into {host} changes nothing; name two different models.")
+        raise ConfigError(f"A transplant from {donor} into {host} changes nothing; name another model as the donor.")
     return donor
 
 
 def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
-    """The residual + Σ_k coefficients_k directions_k on every row, added up in the wider of the two dtypes."""
+    """Residual + Σ_k coefficients_k directions_k on every row, summed in the wider of the two dtypes."""
     directions = directions.to(resid.device)
     if resid.dtype == directions.dtype:
         flat = resid.reshape(-1, resid.shape[-1])
@@ -128,7 +128,7 @@ def _transplant(
     if from_donor.shape != from_host.shape:
         raise ModelError(f"Models {donor} and {host} differ in width; their features cannot be transplanted.")
     read = FeatureReader(crosscoder, ids, host, readout)
-    if readout.mode == "joint":  # both have the same activations
+    if readout.mode == "joint":  # donor and host share the activations
         shift = from_donor - from_host
         return lambda x: _written(x[host], read(x), shift)
     read_donor = FeatureReader(crosscoder, ids, donor, readout)
@@ -152,6 +152,6 @@ def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: st
     directions = crosscoder.own_decoder(host, written)
     without = written[torch.linalg.vector_norm(directions, dim=1) == 0].tolist()
     if without:
-        raise SelectionError(f"Feature {without[0]} has no decoder direction in {host}, so nothing steers along it.")
+        raise SelectionError(f"Feature {without[0]} has a zero decoder direction in {host}, so it cannot steer; leave it out of the set.")
     vector = strength * unit_sum(directions)
     return lambda x: (x[host] + vector.to(x[host].device)).to(x[host].dtype)

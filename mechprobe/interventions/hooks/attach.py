@@ -1,4 +1,4 @@
-"""`edited`: a context in which a model runs with some of its features edited; `edited_at`, at several sites at once."""
+"""Context managers that run a model with features edited: `edited` at one site, `edited_at` at several."""
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,9 +48,9 @@ class SiteEdit:
         crosscoder: The dictionary of that site.
         selection: A `Selection`, or feature indices (then ``site`` is needed).
         edit: ``ablate``, ``clamp:V``, ``scale:A``, ``steer:V``, ``transplant``, ``replace`` or ``project``.
-        site: Where; by default the selection's.
-        donor: For a transplant, whose features are put in.
-        readout: How features are read; by default ``joint`` for a transplant with all siblings at hand, else ``swap``.
+        site: Where in the model; by default the selection's site.
+        donor: For a transplant, the model whose features are put in.
+        readout: How features are read; by default ``joint`` for a transplant with all siblings given, else ``swap``.
         positions: Where along the sequence, see `PositionRule.parse`.
     """
 
@@ -64,7 +64,7 @@ class SiteEdit:
 
 
 def plain_module(model: AnyModel) -> Any:
-    """The transformers module on which hooks act: of a `LanguageModel`, of a bridge, or the model itself."""
+    """The transformers module that hooks act on: that of a `LanguageModel` or of a bridge, or the model itself."""
     if isinstance(model, LanguageModel):
         return model.hf
     return getattr(model, "original_model", model)
@@ -89,28 +89,28 @@ def edited(  # noqa: PLR0913 - the promised entry point; all but four are keywor
 
     Args:
         model: A `LanguageModel`, a plain transformers model, or a TransformerBridge.
-        crosscoder: The dictionary the features belong to; put it on the model's device.
+        crosscoder: The dictionary that the features belong to, on the model's device.
         selection: A `Selection`, or feature indices (then ``site`` is needed).
         edit: ``ablate``, ``clamp:V``, ``scale:A``, ``steer:V``, ``transplant``, ``replace`` or ``project``.
-        site: Where; by default the selection's.
-        host: The model's name in the crosscoder; by default the `LanguageModel`'s own name.
-        donor: For a transplant, whose features are put in.
-        siblings: The other models, by name; needed by a transplant and by the ``joint`` read-out.
-        readout: How features are read; by default ``joint`` for a transplant with all siblings at hand, else ``swap``.
-        positions: ``all``, ``prompt``, ``response`` or ``last_prompt_token``, and behind it a class of tokens
-            (``all:not_special``), see `PositionRule.parse`.
-        special_ids: The special tokens, for a class that names them; by default those of the `LanguageModel`'s
+        site: Where in the model; by default the selection's site.
+        host: The model's name in the crosscoder; by default the name of the `LanguageModel`.
+        donor: For a transplant, the model whose features are put in.
+        siblings: The other models, by name; a transplant and the ``joint`` read-out need them.
+        readout: How features are read; by default ``joint`` for a transplant with all siblings given, else ``swap``.
+        positions: ``all``, ``prompt``, ``response`` or ``last_prompt_token``, optionally with a class of tokens as in
+            ``all:not_special``; see `PositionRule.parse`.
+        special_ids: Ids of the special tokens, for a class that names them; by default those of the `LanguageModel`'s
             tokenizer.
 
     Yields:
-        The plain transformers model with the edit in force; no hook is left on it on any exit.
+        The plain transformers model with the edit in force. All hooks are removed on every exit.
 
     Raises:
         ConfigError: The edit, the site or the positions are missing or contradictory.
-        SelectionError: A feature does not exist, or the selection is of another site.
+        SelectionError: A feature does not exist, or the selection belongs to another site.
         ArtifactError: The selection was made with another crosscoder.
-        ModelError: A sibling that the edit reads is not given, or a model does not fit the crosscoder or cannot be
-            followed through its generation (see `rewriting_sites`).
+        ModelError: A sibling that the edit reads is missing, a model does not fit the crosscoder, or the edit cannot follow
+            its generation (see `rewriting_sites`).
     """
     one = SiteEdit(crosscoder, selection, edit, site, donor, readout, positions)
     with edited_at(model, [one], host=host, siblings=siblings, special_ids=special_ids) as module:
@@ -128,22 +128,22 @@ def edited_at(
 ) -> Iterator[Any]:
     """Run ``model`` with several edits in force, at one site or at several; arguments and errors as for `edited`.
 
-    Siblings are clean at every site. What is read of the host itself at a deeper site carries the shallower edits.
-    Edits of one site act one after another, in the order given, each on the residual that the one before it leaves.
+    Siblings are clean at every site. The host's residual at a deeper site carries the shallower edits. Edits of one site act
+    one after another in the given order, each on the residual that the previous edit leaves.
 
     Args:
         model: A `LanguageModel`, a plain transformers model, or a TransformerBridge.
-        edits: What is done where; none at all leaves the model as it is.
-        host: The model's name in the crosscoders; by default the `LanguageModel`'s own name.
+        edits: The edits; an empty list leaves the model unchanged.
+        host: The model's name in the crosscoders; by default the name of the `LanguageModel`.
         siblings: The other models, by name.
-        special_ids: The special tokens, for positions that name them.
+        special_ids: Ids of the special tokens, for positions that name them.
 
     Yields:
         The plain transformers model with the edits in force.
     """
     name = host or (model.name if isinstance(model, LanguageModel) else None)
     if name is None:
-        raise ConfigError("Say which of the crosscoder's models this is: edited(..., host=NAME).")
+        raise ConfigError("The model's name in the crosscoder is missing; pass it as edited(..., host=NAME).")
     if special_ids is None and isinstance(model, LanguageModel) and any(map(_names_special, edits)):
         special_ids = list(model.tokenizer.all_special_ids)
     module = plain_module(model)
@@ -161,7 +161,7 @@ def _names_special(one: SiteEdit) -> bool:
 
 
 def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None) -> SiteRewrite:
-    """The edit with its settings checked and all that does not change from call to call computed."""
+    """Check the settings of an edit and compute everything that is the same in every call."""
     crosscoder = one.crosscoder
     crosscoder.model_index(host)
     edit = one.edit if isinstance(one.edit, Edit) else Edit.parse(one.edit)
@@ -175,7 +175,7 @@ def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence
         reads = read_models(crosscoder, edit, host=host, donor=one.donor, readout=readout)
     for name in reads:
         if name not in siblings:
-            raise ModelError(f"The edit '{edit}' reads model '{name}' on the same tokens; pass it in siblings.")
+            raise ModelError(f"The edit '{edit}' reads model '{name}' on the same tokens; pass that model in siblings.")
     what = f"The edit '{edit}' of {_named(ids)} at {site} in {host}"
     return SiteRewrite(site, rewrite, tuple(reads), PositionMask(rule, special_ids), what)
 
@@ -184,15 +184,15 @@ def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
     selection, site = one.selection, None if one.site is None else _site(one.site)
     if not isinstance(selection, HasFeatures):
         if site is None:
-            raise ConfigError("Say where the features live: edited(..., site='resid_post.<layer>').")
+            raise ConfigError("The site of the features is missing; pass it as edited(..., site='resid_post.<layer>').")
         return site, [int(feature) for feature in selection]
     own = _site(selection.site)
     if site is not None and site != own:
-        raise SelectionError(f"The selection's features live at {own}, and the edit is asked for at {site}.")
+        raise SelectionError(f"The selection's features belong to {own}, but the edit is requested at {site}.")
     made_with = getattr(selection, "crosscoder", None)
     if isinstance(made_with, str) and made_with != (found := _fingerprint(one.crosscoder)):
         raise ArtifactError(
-            f"The selection was made with crosscoder {made_with[:12]}, this one is {found[:12]}; select with this one."
+            f"The selection was made with crosscoder {made_with[:12]}, but the edit uses {found[:12]}; select again with that one."
         )
     return own, list(selection.features)
 
@@ -205,7 +205,7 @@ _fingerprints: "weakref.WeakKeyDictionary[Crosscoder, tuple[list[int], str]]" = 
 
 
 def _fingerprint(crosscoder: Crosscoder) -> str:
-    """The crosscoder's fingerprint, hashed again only where a weight was written to since."""
+    """The crosscoder's fingerprint; hashed again only after a weight was modified."""
     versions = [tensor._version for tensor in crosscoder.state_dict(keep_vars=True).values()]
     known = _fingerprints.get(crosscoder)
     if known is None or known[0] != versions:
@@ -218,7 +218,7 @@ def _check_widths(crosscoder: Crosscoder, modules: Mapping[str, Any]) -> None:
         expected = crosscoder.config.widths[crosscoder.model_index(name)] if name in crosscoder.model_names else None
         width = int(module.config.get_text_config().hidden_size)
         if expected is not None and width != expected:
-            raise ModelError(f"The crosscoder takes {expected} values of {name}, whose residual is {width} wide.")
+            raise ModelError(f"The crosscoder expects d_model {expected} for {name}, but that model's residual has {width}.")
 
 
 def _named(ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Telling that an edit leaves a model without finite numbers, with one look at the device for each forward call."""
+"""Detects edits that leave a model without finite numbers, with one device synchronization per forward call."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from mechprobe.errors import ModelError
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Watched:
     what: str
     before: Tensor
     after: Tensor
@@ -17,53 +17,59 @@ class _Seen:
 
 
 class NonFiniteCheck:
-    """Remembers the edits of one forward call and looks at all of them when it ends.
+    """Records the edits of one forward call and checks all of them when the call ends.
 
-    A sum that is finite has finite terms, so sums are all that is read while nothing is wrong. A model whose residual
-    was not finite before the edit (at padding, for instance) is no error here.
+    A finite sum has finite terms, so only sums are read while everything is finite. A residual that is not finite before the
+    edit, for instance at padding, is not an error.
     """
 
     def __init__(self) -> None:
-        self._seen: list[_Seen] = []
+        self._watched: list[_Watched] = []
 
     def watch(self, what: str, before: Tensor, after: Tensor) -> None:
-        """Note a residual ``[batch pos d_model]`` before and after an edit, which ``what`` names; nothing is waited for."""
-        after = after.detach()
-        self._seen.append(_Seen(what, before.detach(), after, after.sum(dtype=torch.float32)))
-
-    def look(self, logits: Tensor | None = None) -> None:
-        """Look at the edits noted since the last look, and at what came of them; then forget them.
+        """Record the residual ``[batch pos d_model]`` before and after an edit, without waiting for the device.
 
         Args:
-            logits: ``[batch pos vocab]``; the last position is looked at, which all others feed.
+            what: Name of the edit in messages.
+            before: The residual that enters the edit.
+            after: The residual that leaves it.
+        """
+        after = after.detach()
+        self._watched.append(_Watched(what, before.detach(), after, after.sum(dtype=torch.float32)))
+
+    def check(self, logits: Tensor | None = None) -> None:
+        """Check the edits recorded since the last check and the logits that follow from them; then forget them.
+
+        Args:
+            logits: ``[batch pos vocab]``; only the last position is read, which depends on all others.
 
         Raises:
-            ModelError: An edit made a finite residual something else, or the logits hold NaN.
+            ModelError: An edit made a finite residual non-finite, or the logits contain NaN.
         """
-        seen, self._seen = self._seen, []
-        if not seen:
+        watched, self._watched = self._watched, []
+        if not watched:
             return
-        device = seen[0].total.device
-        sums = [entry.total.to(device) for entry in seen]
+        device = watched[0].total.device
+        sums = [entry.total.to(device) for entry in watched]
         last = None if logits is None else logits[:, -1].detach()
         if last is not None:
             sums.append(last.sum(dtype=torch.float32).to(device))
         if all(torch.isfinite(torch.stack(sums)).tolist()):
             return
-        for entry in seen:
+        for entry in watched:
             _require_finite(entry)
         if last is not None and bool(torch.isnan(last).any()):
             raise ModelError(
-                f"{' and '.join(entry.what for entry in seen)} leaves the model without numbers: its logits are NaN; "
-                "lower the strength, or look whether the model gives NaN by itself."
+                f"The logits are NaN after this edit: {' and '.join(entry.what for entry in watched)}. Lower the strength, or "
+                "check whether the model gives NaN without any edit."
             )
 
     def forget(self) -> None:
-        """Drop what was noted."""
-        self._seen = []
+        """Drop the recorded edits."""
+        self._watched = []
 
 
-def _require_finite(entry: _Seen) -> None:
+def _require_finite(entry: _Watched) -> None:
     made = ~torch.isfinite(entry.after) & torch.isfinite(entry.before)
     if bool(made.any()):
         row, position = (int(place) for place in made.nonzero()[0][:2])

@@ -1,4 +1,4 @@
-"""Where along a sequence an edit acts: a part of it, a class of tokens, or both."""
+"""Where along a sequence an edit acts: a part of the sequence, a class of tokens, or both."""
 
 import re
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ class PositionRule:
 
     Attributes:
         part: ``all``; ``prompt``: the positions of the first forward call; ``response``: those of later calls;
-            ``last_prompt_token``: the last unmasked position of each row in the first call. (The token that ends the
-            prompt is the prompt's; the last token that is generated is never fed back, so no edit acts on it.)
+            ``last_prompt_token``: the last unmasked position of each row in the first call. The token that ends the prompt
+            belongs to the prompt. The last generated token never enters the model, so no edit acts on it.
         tokens: None for every token; ``special`` for the tokenizer's special tokens; or token ids.
-        inverted: Every token but those.
+        inverted: Whether the edit acts on every token except those.
     """
 
     part: Part = "all"
@@ -43,8 +43,8 @@ class PositionRule:
         match = _FORM.fullmatch(text)
         if match is None or match["part"] not in get_args(Part):
             raise ConfigError(
-                f"'{text}' names no positions; write {', '.join(get_args(Part))}, and behind it :special, :not_special, "
-                ":tokens=5,7 or :not_tokens=5,7 for a class of tokens."
+                f"'{text}' does not name positions; write {', '.join(get_args(Part))}, and append :special, :not_special, "
+                ":tokens=5,7 or :not_tokens=5,7 to select a class of tokens."
             )
         named = match["tokens"]
         tokens = "special" if named == "special" else _ids(named) if named else None
@@ -58,17 +58,12 @@ class PositionRule:
 
     @property
     def needs_boundary(self) -> bool:
-        """Whether it matters where the prompt ends."""
+        """Whether the rule depends on where the prompt ends."""
         return self.part != "all"
 
     @property
-    def needs_ids(self) -> bool:
-        """Whether the token ids are needed."""
-        return self.tokens is not None
-
-    @property
     def first_call_only(self) -> bool:
-        """Whether nothing happens after the first forward call."""
+        """Whether the edit acts in the first forward call only."""
         return self.part in ("prompt", "last_prompt_token")
 
 
@@ -77,19 +72,19 @@ Positions = str | PositionRule
 
 
 def as_rule(positions: Positions) -> PositionRule:
-    """The rule that a text stands for; a rule stays as it is."""
+    """Parse a text; a rule is returned as it is."""
     return positions if isinstance(positions, PositionRule) else PositionRule.parse(positions)
 
 
 @dataclass(frozen=True)
 class CallTokens:
-    """What one forward call of the host brings.
+    """The new tokens of one forward call of the host.
 
     Attributes:
-        ids: New tokens; None where the host is given embeddings.
-        attention: ``[batch pos]`` of the new tokens, nonzero where unmasked; None where no mask is given.
+        ids: Token ids; None where the host is called with embeddings.
+        attention: ``[batch pos]``, nonzero where unmasked; None where the call has no mask.
         past_length: Positions in the KV cache before the call.
-        width: New positions.
+        width: Number of new positions.
     """
 
     ids: Int[Tensor, "batch pos"] | None
@@ -99,7 +94,7 @@ class CallTokens:
 
     @property
     def first(self) -> bool:
-        """Whether nothing went before."""
+        """Whether the cache is empty, so that the call starts a sequence."""
         return self.past_length == 0
 
 
@@ -107,31 +102,35 @@ class PositionMask:
     """A rule together with the ids of its token class."""
 
     def __init__(self, rule: PositionRule, special_ids: Sequence[int] | None = None) -> None:
-        """Take the ids of the special tokens where the rule names them.
+        """Resolve the token class of a rule.
+
+        Args:
+            rule: The rule.
+            special_ids: Ids of the special tokens.
 
         Raises:
-            ConfigError: The rule names special tokens and no tokenizer says which they are.
+            ConfigError: The rule names special tokens, and ``special_ids`` is None.
         """
         self.rule = rule
         if rule.tokens == "special" and special_ids is None:
             raise ConfigError(
-                f"Positions '{rule}' need a tokenizer to know the special tokens; edit a LanguageModel, or pass special_ids."
+                f"Positions '{rule}' need the ids of the special tokens; edit a LanguageModel, or pass special_ids."
             )
         ids = special_ids if rule.tokens == "special" else rule.tokens
         self._ids = None if ids is None else torch.tensor(list(ids or ()), dtype=torch.int64)
 
     def of(self, call: CallTokens) -> Bool[Tensor, "#batch pos"] | bool:
-        """Where to act in this call: everywhere (True), nowhere (False), or a mask.
+        """Where the edit acts in a call: everywhere (True), nowhere (False), or a mask.
 
         Raises:
-            ModelError: The rule needs what the call does not tell.
+            ModelError: The rule needs token ids that the call lacks, or a later call brings several tokens.
         """
         rule = self.rule
         if rule.needs_boundary:
             if not call.first and call.width > 1:
                 raise ModelError(
-                    f"Positions '{rule}' cannot be told apart when a later call brings {call.width} tokens at once; "
-                    "give the whole prompt in one call, and use greedy or sampled decoding."
+                    f"Positions '{rule}' cannot be determined when a later call brings {call.width} tokens at once; "
+                    "pass the whole prompt in one call, and use greedy or sampled decoding."
                 )
             if call.first == (rule.part == "response"):
                 return False
@@ -143,12 +142,12 @@ class PositionMask:
 
     def _of_class(self, call: CallTokens) -> Bool[Tensor, "batch pos"]:
         if call.ids is None or self._ids is None:
-            raise ModelError(f"Positions '{self.rule}' need input_ids; they cannot be told from inputs_embeds.")
+            raise ModelError(f"Positions '{self.rule}' need input_ids; inputs_embeds do not identify tokens.")
         if self._ids.device != call.ids.device:
             self._ids = self._ids.to(call.ids.device)
         found = torch.isin(call.ids, self._ids, invert=self.rule.inverted)
         if self.rule.tokens == "special" and call.attention is not None:
-            found = found & call.attention.to(found.device).bool()  # padding is left alone, whatever token it is
+            found = found & call.attention.to(found.device).bool()  # padding is never edited, whichever token fills it
         return found
 
     @staticmethod

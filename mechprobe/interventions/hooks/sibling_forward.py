@@ -1,8 +1,8 @@
-"""Sibling models that run on the host's tokens, each with KV caches of its own, up to the deepest site read.
+"""Runs sibling models on the host's tokens, each with its own KV caches, up to the deepest site that is read.
 
-Siblings are clean: nothing of the edit reaches them. An edit at the shallowest site leaves the host's residual there
-untouched, given the tokens, so what an edit reads at that site is what clean models compute on the same tokens; at a
-deeper site the host's residual carries the shallower edits and the siblings' do not.
+Siblings stay clean: no edit reaches them. At the shallowest edited site the host's residual is still that of the clean host on
+the same tokens, so everything an edit reads there is what clean models compute. At a deeper site the host's residual
+carries the shallower edits and the residuals of the siblings do not.
 """
 
 import inspect
@@ -27,25 +27,25 @@ _PASSED_ON = ("attention_mask", "position_ids", "cache_position")
 _OTHER_STATES = {"cache_params", "mems", "past_buckets_states", "state"}
 
 
-class Shadow:
-    """One sibling as it runs beside the host, and its residuals in the current call."""
+class Sibling:
+    """One model that runs beside the host, and its residuals in the current call."""
 
     def __init__(self, name: str, model: nn.Module, sites: Iterable[Site]) -> None:
         self.name = name
         self.model: Any = model
         self.sites = sorted(sites)
-        self._found: dict[Site, Tensor] | None = None  # a dict while a call of ours is under way
+        self._found: dict[Site, Tensor] | None = None  # a dict during a call of `run`
         self._device = input_device(self.model)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep a reader on every site while the block runs; it does nothing in calls that are not ours."""
+        """Keep a hook on every site while the block runs; it acts only in calls of `run`."""
         with ExitStack() as stack:
             for site in self.sites:
-                stack.enter_context(splice(self.model, site, partial(self._read, site)))
+                stack.enter_context(splice(self.model, site, partial(self._record, site)))
             yield
 
-    def _read(self, site: Site, resid: Tensor) -> Tensor:
+    def _record(self, site: Site, resid: Tensor) -> Tensor:
         if self._found is not None:
             self._found[site] = resid
             if site == self.sites[-1]:
@@ -58,7 +58,12 @@ class Shadow:
 
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Any], cache: DynamicCache | None) -> dict[Site, Tensor]:
-        """Residuals at all sites, up to the deepest; without a cache the model keeps none."""
+        """Residuals ``[batch pos d_model]`` at all sites; the forward pass stops at the deepest.
+
+        Args:
+            inputs: Keyword arguments of the model's forward.
+            cache: The KV cache to extend; None runs without one.
+        """
         placed = {key: value.to(self._device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
         self._found = found = {}
         try:
@@ -70,67 +75,79 @@ class Shadow:
 
 
 @dataclass
-class _Companions:
-    """The siblings' caches that go with one cache of the host, and how the host's looked when it was last seen."""
+class SiblingCaches:
+    """The siblings' caches that belong to one cache of the host.
+
+    Attributes:
+        caches: Sibling → its cache; None where the call keeps none.
+        keys: The host's keys after its last call, by which a changed cache is recognized.
+    """
 
     caches: dict[str, DynamicCache | None] = field(default_factory=dict)
     keys: "weakref.ref[Tensor] | None" = None
 
 
 class CacheFollower:
-    """Finds the companions of the host's cache, and refuses caches that were changed between two calls.
+    """Finds the siblings' caches for the host's cache, and refuses caches that were changed between two calls.
 
-    Any change of a KV cache from outside the model (beams reordered, drafted tokens taken back, rows dropped) puts
-    another tensor in the place of its keys, which is how it is noticed. Nothing is put on the cache itself.
+    Every change of a KV cache from outside the model (reordered beams, rejected draft tokens, dropped rows) replaces the tensor
+    of its keys, so a new tensor reveals the change. Nothing is attached to the cache itself.
     """
 
     def __init__(self) -> None:
-        self._companions: weakref.WeakKeyDictionary[Cache, _Companions] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Cache, SiblingCaches] = weakref.WeakKeyDictionary()
 
-    def enter(self, past: Cache | None, *, first: bool, strict: bool) -> _Companions:
-        """The companions of ``past``: new ones in a first call.
+    def enter(self, past: Cache | None, *, first: bool, strict: bool) -> SiblingCaches:
+        """The siblings' caches for a call; new ones in a first call.
 
         Args:
             past: The cache that the host is called with.
-            first: Whether the cache is empty.
-            strict: Refuse a cache that no earlier call inside the edit has filled.
+            first: Whether that cache is empty.
+            strict: Whether to refuse a cache that no earlier call inside the edit has filled.
+
+        Raises:
+            ModelError: The siblings cannot follow the cache.
         """
         if first or past is None:
-            return _Companions()
-        known = self._companions.get(past)
+            return SiblingCaches()
+        known = self._known.get(past)
         if known is None:
             if strict:
                 raise ModelError(
-                    "The edited model is given a KV cache that was begun outside the edit, where its siblings did not "
-                    "follow; begin inside it."
+                    "The edited model was called with a KV cache that was begun outside the edit, so its siblings have no "
+                    "cache for the earlier tokens; start the sequence inside the edit."
                 )
-            return _Companions()
+            return SiblingCaches()
         if known.keys is None or known.keys() is not _keys(past):
             raise ModelError(
-                "The edited model's KV cache was changed between two calls, as beam search and assisted decoding do, "
-                "and the edit cannot follow; use greedy or sampled decoding."
+                "The edited model's KV cache was changed between two calls, as beam search and assisted decoding do; "
+                "use greedy or sampled decoding."
             )
         return known
 
-    def leave(self, cache: Any, companions: _Companions) -> None:
-        """Note what belongs to the host's cache after a call, and how the cache looks."""
+    def leave(self, cache: Any, siblings: SiblingCaches) -> None:
+        """Record after a call which siblings' caches belong to the host's cache."""
         if isinstance(cache, Cache):
             keys = _keys(cache)
-            companions.keys = None if keys is None else weakref.ref(keys)
-            self._companions[cache] = companions
+            siblings.keys = None if keys is None else weakref.ref(keys)
+            self._known[cache] = siblings
 
 
-class Shadows:
-    """All shadows of an edited model."""
+class SiblingForward:
+    """All siblings of an edited model.
 
-    def __init__(self, host: nn.Module, shadows: Iterable[Shadow]) -> None:
-        self._all = {shadow.name: shadow for shadow in shadows}
-        for shadow in self._all.values():
-            if shadow.model is host:
+    Raises:
+        ModelError: A sibling is the host itself, or one of the models has no KV cache.
+    """
+
+    def __init__(self, host: nn.Module, siblings: Iterable[Sibling]) -> None:
+        self._all = {sibling.name: sibling for sibling in siblings}
+        for sibling in self._all.values():
+            if sibling.model is host:
                 raise ModelError(
-                    f"Sibling {shadow.name} is the edited model itself, which is not clean; load it a second time."
+                    f"Sibling {sibling.name} is the edited model itself, which is not clean; load it a second time."
                 )
-            require_kv_cache(shadow.model, shadow.name)
+            require_kv_cache(sibling.model, sibling.name)
         if self._all:
             require_kv_cache(host, "the edited model")
 
@@ -139,44 +156,53 @@ class Shadows:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Readers on all of them while the block runs."""
+        """Keep hooks on all siblings while the block runs."""
         with ExitStack() as stack:
-            for shadow in self._all.values():
-                stack.enter_context(shadow.attached())
+            for sibling in self._all.values():
+                stack.enter_context(sibling.attached())
             yield
 
     def run(
-        self, names: Iterable[str], given: Mapping[str, Any], call: CallTokens, companions: _Companions
+        self, names: Iterable[str], given: Mapping[str, Any], call: CallTokens, siblings: SiblingCaches
     ) -> dict[str, dict[Site, Tensor]]:
         """Residuals of the named siblings on the tokens of one call of the host.
 
+        Args:
+            names: Siblings to run.
+            given: Arguments of the host's call.
+            call: Its tokens.
+            siblings: The siblings' caches for this call; missing ones are added.
+
+        Returns:
+            Sibling → site → residual ``[batch pos d_model]``.
+
         Raises:
-            ModelError: The host is given embeddings in place of tokens, or a cache that they cannot follow.
+            ModelError: The host is called with embeddings instead of tokens, or with a static cache.
         """
         if call.ids is None:
-            raise ModelError("An edit that reads sibling models needs input_ids; it cannot follow inputs_embeds.")
+            raise ModelError("An edit that reads sibling models needs input_ids; it cannot use inputs_embeds.")
         if isinstance(given.get("past_key_values"), StaticCache):
             raise ModelError(
-                "An edit that reads sibling models follows no static KV cache; leave cache_implementation unset."
+                "An edit that reads sibling models cannot follow a static KV cache; leave cache_implementation unset."
             )
         inputs = {name: given[name] for name in _PASSED_ON if given.get(name) is not None} | {"input_ids": call.ids}
         found = {}
         for name in names:
-            shadow = self._all[name]
-            if name not in companions.caches:
-                companions.caches[name] = shadow.new_cache() if given.get("use_cache") is not False else None
-            found[name] = shadow.run(inputs, companions.caches[name])
+            sibling = self._all[name]
+            if name not in siblings.caches:
+                siblings.caches[name] = sibling.new_cache() if given.get("use_cache") is not False else None
+            found[name] = sibling.run(inputs, siblings.caches[name])
         return found
 
 
 def require_kv_cache(model: nn.Module, name: str) -> None:
-    """Raise `ModelError` for a model that keeps another state than ``past_key_values``, or none: its calls do not tell what went before."""
+    """Raise `ModelError` for a model without ``past_key_values``, whose calls do not show which tokens came before."""
     parameters = inspect.signature(model.forward).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "past_key_values" not in parameters and (not open_ended or _OTHER_STATES & parameters.keys()):
         raise ModelError(
-            f"{type(model).__name__} ({name}) has no KV cache, so an edit that reads sibling models, or prompt and "
-            "response apart, cannot follow its generation."
+            f"{type(model).__name__} ({name}) has no KV cache, so edits that read sibling models or distinguish prompt from "
+            "response cannot follow its generation."
         )
 
 

@@ -1,4 +1,4 @@
-"""Rewriting a model's residuals while it runs, with sibling models shadowing it on the same tokens."""
+"""Rewrites a model's residuals while it runs, with sibling models on the same tokens."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from mechprobe.errors import ModelError
 from mechprobe.interventions.edits.edit_functions import Rewrite
 from mechprobe.interventions.hooks.nonfinite import NonFiniteCheck
 from mechprobe.interventions.hooks.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
-from mechprobe.interventions.hooks.sibling_forward import CacheFollower, Shadow, Shadows, require_kv_cache
+from mechprobe.interventions.hooks.sibling_forward import CacheFollower, Sibling, SiblingForward, require_kv_cache
 from mechprobe.models.residuals import splice
 from mechprobe.types import Site
 
 
 @dataclass(frozen=True)
 class SiteRewrite:
-    """One rewriting of the host's residual.
+    """One rewrite of the host's residual.
 
     Attributes:
         site: Where in the model.
-        rewrite: Given the residuals by model name (the host's and those of ``reads``); returning the host's tensor
-            itself changes nothing, bit for bit.
-        reads: Names of the siblings whose residuals it is given.
+        rewrite: Maps residuals by model name (the host's and those of ``reads``) to the host's new residual. Returning the
+            host's own tensor leaves the model bit-identical.
+        reads: Names of the siblings whose residuals it takes.
         positions: Where along the sequence.
         what: Its name in messages.
     """
@@ -37,7 +37,7 @@ class SiteRewrite:
     rewrite: Rewrite
     reads: tuple[str, ...] = ()
     positions: PositionMask = field(default_factory=lambda: PositionMask(PositionRule()))
-    what: str = "The rewriting of the residual"
+    what: str = "The rewrite of the residual"
 
 
 @contextmanager
@@ -55,18 +55,18 @@ def rewriting(
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
     Args:
-        host: Plain transformers model (or the one inside a bridge).
-        site: Where.
-        rewrite: Given the residuals by model name (host and siblings).
+        host: Plain transformers model, or the one inside a bridge.
+        site: Where in the model.
+        rewrite: Maps residuals by model name (host and siblings) to the host's new residual.
         host_name: Name under which ``rewrite`` finds the host.
-        siblings: Name to model, for read-outs and transplants that need them.
+        siblings: The other models that ``rewrite`` reads, by name.
         positions: Where along the sequence.
         special_ids: The special tokens, for positions that name them.
-        what: Its name in messages.
+        what: Name of the rewrite in messages.
     """
     others = siblings or {}
     mask = PositionMask(as_rule(positions), special_ids)
-    named = what or f"The rewriting of {host_name}'s residual at {site}"
+    named = what or f"The rewrite of {host_name}'s residual at {site}"
     item = SiteRewrite(site, rewrite, tuple(others), mask, named)
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield
@@ -82,26 +82,25 @@ def rewriting_sites(
 ) -> Iterator[None]:
     """Pass the host's residuals through rewrites while the block runs, in forward and in generation.
 
-    Before each forward call of the host every sibling that is read runs on the same tokens, as a clean model with KV
-    caches of its own, up to the deepest site it is read at. A deeper rewrite is given the host's residual with what the
-    shallower ones did to it; rewrites of one site act one after another, in the order given. All hooks are gone on
-    every exit.
+    Before each forward call of the host, every sibling that a rewrite reads runs on the same tokens, clean and with its own KV
+    caches, up to its deepest site. A deeper rewrite takes the host's residual as the shallower rewrites left it; rewrites
+    of one site act one after another in the given order. All hooks are removed on every exit.
 
     Args:
-        host: Plain transformers model (or the one inside a bridge).
-        rewrites: What is done where.
+        host: Plain transformers model, or the one inside a bridge.
+        rewrites: The rewrites with their sites.
         host_name: Name under which the rewrites find the host.
-        siblings: Name to model, of every model that a rewrite reads.
+        siblings: Every other model that a rewrite reads, by name.
 
     Raises:
-        ModelError: At once: a sibling is the host itself, or a model has no KV cache where one is needed. In a forward
-            call: the host is given embeddings in place of tokens, a cache that was begun outside the block or changed
-            between two calls (beam search, assisted decoding), or a rewrite makes a residual that is not finite.
+        ModelError: On entry: a sibling is the host itself, or a model has no KV cache where one is needed. In a forward
+            call: the host is called with embeddings instead of tokens, or with a cache that was begun outside the block or
+            changed between two calls (beam search, assisted decoding); or a rewrite makes a residual non-finite.
         SiteError: A site does not exist.
     """
     hooks = _Hooks(host, rewrites, host_name, siblings or {})
     with ExitStack() as stack:
-        stack.enter_context(hooks.shadows.attached())
+        stack.enter_context(hooks.siblings.attached())
         stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
         stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
         for item in rewrites:
@@ -110,31 +109,31 @@ def rewriting_sites(
 
 
 class _Hooks:
-    """What the hooks of one block share: the call under way, and what it needs to know of the calls before it."""
+    """State that the hooks of one block share: the current call, and what must be known of the calls before it."""
 
     def __init__(
         self, host: nn.Module, rewrites: Sequence[SiteRewrite], host_name: str, siblings: Mapping[str, nn.Module]
     ) -> None:
         sites = {name: {item.site for item in rewrites if name in item.reads} for name in siblings}
-        self.shadows = Shadows(host, [Shadow(name, siblings[name], at) for name, at in sites.items() if at])
+        self.siblings = SiblingForward(host, [Sibling(name, siblings[name], at) for name, at in sites.items() if at])
         self._host_name, self._rewrites = host_name, rewrites
         self._boundary = any(item.positions.rule.needs_boundary for item in rewrites)
         if self._boundary:
             require_kv_cache(host, host_name)
-        self._needs_call = bool(self.shadows) or any(item.positions.rule != PositionRule() for item in rewrites)
+        self._needs_call = bool(self.siblings) or any(item.positions.rule != PositionRule() for item in rewrites)
         self._arguments = tuple(inspect.signature(host.forward).parameters)
-        self._latch = NonFiniteCheck()
+        self._finite = NonFiniteCheck()
         self._caches = CacheFollower()
-        self._companions = self._caches.enter(None, first=True, strict=False)
-        self._under_way = False
+        self._sibling_caches = self._caches.enter(None, first=True, strict=False)
+        self._in_call = False
         self._past: Cache | None = None
         self._call: CallTokens | None = None
         self._found: dict[str, dict[Site, Tensor]] = {}
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take in the call's tokens and run the siblings on them."""
-        self._latch.forget()
-        self._under_way = True
+        """Record the tokens of the call and run the siblings on them."""
+        self._finite.forget()
+        self._in_call = True
         if not self._needs_call:
             return
         given = dict(zip(self._arguments, args, strict=False)) | kwargs
@@ -142,29 +141,29 @@ class _Hooks:
         call = self._call = _tokens_of(given, past)
         if self._boundary and given.get("use_cache") is False:
             raise ModelError(
-                "Without a KV cache an edit cannot tell prompt from response; use the cache, or all positions."
+                "Without a KV cache an edit cannot tell prompt from response; enable the cache, or edit all positions."
             )
-        self._companions = self._caches.enter(past, first=call.first, strict=bool(self.shadows))
+        self._sibling_caches = self._caches.enter(past, first=call.first, strict=bool(self.siblings))
         names = {
             name
             for item in self._rewrites
             if call.first or not item.positions.rule.first_call_only
             for name in item.reads
         }
-        self._found = self.shadows.run(sorted(names), given, call, self._companions) if names else {}
+        self._found = self.siblings.run(sorted(names), given, call, self._sibling_caches) if names else {}
 
     def after(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Look whether all went well, and note which cache the call has filled; ``output`` is None where it failed."""
+        """Check for finite numbers and record which cache the call filled; ``output`` is None where the call failed."""
         call, past = self._call, self._past
-        self._call, self._past, self._found, self._under_way = None, None, {}, False
+        self._call, self._past, self._found, self._in_call = None, None, {}, False
         if output is None:
             return
-        self._latch.look(_logits_in(output))
+        self._finite.check(_logits_in(output))
         if call is not None:
-            self._caches.leave(past if past is not None else _cache_in(output), self._companions)
+            self._caches.leave(past if past is not None else _cache_in(output), self._sibling_caches)
 
     def edit(self, item: SiteRewrite, resid: Tensor) -> Tensor:
-        """Pass the residual at the item's site through its rewrite."""
+        """Pass the residual ``[batch pos d_model]`` at the item's site through its rewrite."""
         mask = item.positions.of(self._current()) if self._needs_call else True
         if mask is False:
             return resid
@@ -174,16 +173,16 @@ class _Hooks:
             return resid
         if isinstance(mask, Tensor):
             changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
-        self._latch.watch(item.what, resid, changed)
-        if not self._under_way:
-            self._latch.look()
+        self._finite.watch(item.what, resid, changed)
+        if not self._in_call:
+            self._finite.check()
         return changed
 
     def _current(self) -> CallTokens:
         if self._call is None:
             raise ModelError(
-                "An edit that reads sibling models, or acts on some positions only, was reached past the model's own "
-                "forward; call the model itself and no part of it."
+                "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
+                "model itself instead."
             )
         return self._call
 
@@ -192,7 +191,7 @@ def _cache_of(given: Mapping[str, Any]) -> Cache | None:
     past = given.get("past_key_values")
     if past is not None and not isinstance(past, Cache):
         raise ModelError(
-            f"The edited model is given a KV cache of type {type(past).__name__}, which an edit cannot follow; pass a "
+            f"The edited model was called with a KV cache of type {type(past).__name__}, which an edit cannot follow; pass a "
             "transformers Cache."
         )
     return past
@@ -206,7 +205,7 @@ def _cache_in(output: Any) -> Any:
 
 
 def _logits_in(output: Any) -> Tensor | None:
-    """What a forward call gives to choose tokens by; None where it is something else."""
+    """Logits ``[batch pos vocab]`` of a forward call; None where it returns something else."""
     logits = getattr(output, "logits", None)
     if logits is None and isinstance(output, tuple) and output:
         logits = output[0]

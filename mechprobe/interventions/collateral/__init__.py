@@ -1,0 +1,1 @@
+"""What edits do to the host's predictions on unrelated text."""

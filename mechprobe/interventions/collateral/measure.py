@@ -1,0 +1,124 @@
+"""Collateral of an edit: how far it changes the host's predictions on text that is unrelated to the edit.
+
+On every next token of the texts, with p the clean host's distribution and q the edited host's, in nats per token:
+
+* KL(p ‖ q), which is 0 where the edit changes nothing;
+* the change of cross-entropy − log q + log p of the actual token, which is positive where the edit makes the text less likely.
+
+The edit acts on all positions of a text, whatever part of a generation ``positions`` names, because a text that is only read is
+neither prompt nor response; a class of tokens is respected. Intervals are bootstraps over texts, because the tokens of
+one text depend on each other.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from mechprobe.cache.harvest.forward_batches import padded
+from mechprobe.interventions.collateral.texts import CollateralTexts
+from mechprobe.interventions.conditions.condition import EVERYWHERE, Condition
+from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.result import Collateral
+from mechprobe.models.load import input_device
+from mechprobe.models.residuals import forward_inputs
+from mechprobe.progress import progress
+from mechprobe.statistics import bootstrap_ratio
+
+_BATCH_TOKENS = 2048
+"""Tokens in one forward pass; memory holds two sets of logits of all of them."""
+
+
+def is_measured(condition: Condition) -> bool:
+    """Whether collateral is measured: for main edits, for the sets compared with them, and for the whole residual."""
+    if condition.set_kind == "baseline":
+        return condition.features == EVERYWHERE
+    return condition.set_kind in ("selected", "compare", "ceiling", "recon")
+
+
+@torch.no_grad()
+def measure_collateral(
+    runner: Runner, conditions: Sequence[Condition], texts: CollateralTexts, *, seed: int
+) -> dict[str, Collateral]:
+    """KL and change of cross-entropy of every condition whose collateral `is_measured`.
+
+    Args:
+        runner: Applies the edits.
+        conditions: The plan.
+        texts: What the models read.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Condition → collateral, in nats per predicted token.
+    """
+    wanted = [condition for condition in conditions if is_measured(condition)]
+    batches = list(_batches(texts.sequences))
+    sums: dict[str, list[Float[Tensor, "text 2"]]] = {condition.name: [] for condition in wanted}
+    with progress(len(batches) * len(wanted), "collateral", unit="passes") as advance:
+        for host in dict.fromkeys(condition.model for condition in wanted):
+            mine = [condition for condition in wanted if condition.model == host]
+            for rows in batches:
+                batch = _Batch.build(rows, str(input_device(runner.family[host].hf)))
+                clean = _log_probs(runner.family[host].hf, batch)
+                for condition in mine:
+                    with runner.in_force(condition, positions=replace(runner.positions, part="all")):
+                        sums[condition.name].append(_sums(clean, _log_probs(runner.family[host].hf, batch), batch))
+                    advance(1)
+    counts = [len(ids) - 1 for rows in batches for ids in rows]
+    found = {}
+    for name, parts in sums.items():
+        kl, change = torch.cat(parts).T.tolist()
+        found[name] = Collateral(
+            kl=bootstrap_ratio(kl, counts, seed=seed), ce_change=bootstrap_ratio(change, counts, seed=seed)
+        )
+    return found
+
+
+def _batches(sequences: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Texts in batches of similar length and bounded size."""
+    batch: list[tuple[int, ...]] = []
+    for ids in sorted(sequences, key=len):
+        if batch and len(ids) * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Texts padded on the right; a causal model is not affected by what follows a position."""
+
+    ids: Int[Tensor, "text pos"]
+    attention: Int[Tensor, "text pos"]
+    scored: Bool[Tensor, "text pos"]
+    """Positions whose next token is predicted."""
+
+    @classmethod
+    def build(cls, rows: Sequence[Sequence[int]], device: str) -> "_Batch":
+        ids, attention = padded(rows, 0)
+        scored = torch.zeros_like(attention, dtype=torch.bool)
+        scored[:, :-1] = attention[:, 1:] == 1
+        return cls(ids.to(device), attention.to(device), scored.to(device))
+
+
+def _log_probs(model: Any, batch: _Batch) -> Float[Tensor, "prediction vocab"]:
+    logits = model(input_ids=batch.ids, **forward_inputs(model, batch.attention)).logits
+    return log_softmax(logits[batch.scored].float(), dim=-1)
+
+
+def _sums(
+    clean: Float[Tensor, "prediction vocab"], edited: Float[Tensor, "prediction vocab"], batch: _Batch
+) -> Float[Tensor, "text 2"]:
+    """Per text, the sums over its predictions of KL(clean ‖ edited) and of the change of cross-entropy."""
+    target = batch.ids.roll(-1, dims=1)[batch.scored]
+    kl = kl_div(edited, clean, log_target=True, reduction="none").sum(-1)
+    change = (clean - edited).gather(1, target.unsqueeze(1))[:, 0]
+    text = torch.nonzero(batch.scored)[:, 0]
+    sums = torch.zeros(len(batch.ids), 2, dtype=torch.float64, device=kl.device)
+    return sums.index_add(0, text, torch.stack([kl, change], dim=1).double()).cpu()

@@ -1,0 +1,87 @@
+"""How far edits move the residual relative to its own norm, and which edits leave the range of the data.
+
+On every token of some prompts, with r the clean host's residual at the site and r' the edited one, the relative change is
+‖r' − r‖₂ / ‖r‖₂; the largest over the tokens is reported. It is measured in a separate pass of the clean models, so it does not
+slow down any edit. Measure and bound are our own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.result import RelativeChanges
+from mechprobe.models.generation import left_pad
+from mechprobe.models.residuals import residuals_plain
+
+FAR = 10.0
+"""Relative change above which an edit is named: hardly anything of the model's own residual is left in the sum."""
+PROMPTS = 4
+"""Prompts of each task, from the top, on which the change is measured."""
+_KINDS = ("selected", "dose", "opposite")
+
+
+def measure_changes(
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str | Sequence[int]]
+) -> tuple[RelativeChanges, dict[str, float]]:
+    """The largest relative change of every edit of the selected set, including its doses and opposites.
+
+    Args:
+        runner: Holds models and crosscoder.
+        conditions: The plan.
+        prompts: Texts, or token ids.
+
+    Returns:
+        The bound with the conditions above it, and condition → relative change.
+    """
+    measured = [c for c in conditions if c.how == "edit" and c.set_kind in _KINDS and c.ids]
+    found, n_tokens = relative_changes(runner, measured, prompts)
+    far = [name for name, value in found.items() if value > FAR]
+    return RelativeChanges(bound=FAR, n_tokens=n_tokens, far=far), found
+
+
+def task_prompts(runner: Runner) -> list[str]:
+    """The first prompts of every task of the runner."""
+    return [sample.prompt for task in runner.tasks for sample in task.samples[:PROMPTS]]
+
+
+@torch.no_grad()
+def relative_changes(
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str | Sequence[int]]
+) -> tuple[dict[str, float], int]:
+    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts, and the number of tokens."""
+    names = {c.model for c in conditions} | {name for c in conditions for name in runner.reads(c)}
+    resid, attention = _residuals(runner, sorted(names), prompts)
+    found = {c.name: _largest(runner.rewrite(c)(resid), resid[c.model], attention) for c in conditions}
+    return found, int(attention.sum())
+
+
+def _residuals(
+    runner: Runner, names: Iterable[str], prompts: Sequence[str | Sequence[int]]
+) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
+    tokenizer = runner.family.tokenizer
+    rows = [tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt for prompt in prompts]
+    ids, attention = left_pad(rows, int(str(tokenizer.pad_token_id)), "cpu")
+    device = runner.crosscoder.device
+    found = {}
+    for name in names:
+        model = runner.family[name]
+        place = model.input_device
+        read = residuals_plain(model, ids.to(place), attention.to(place), [runner.site])
+        found[name] = read[runner.site].to(device)
+    return found, attention.bool().to(device)
+
+
+def _largest(
+    edited: Float[Tensor, "batch pos d_model"],
+    resid: Float[Tensor, "batch pos d_model"],
+    attention: Bool[Tensor, "batch pos"],
+) -> float:
+    before = resid[attention].double()  # squares of float32 overflow from 1e19 on
+    change = edited[attention].double() - before
+    ratio = change.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
+    most = torch.finfo(torch.float64).max  # JSON has no infinity
+    return float(ratio.nan_to_num(nan=most).max())

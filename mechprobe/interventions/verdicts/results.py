@@ -1,0 +1,126 @@
+"""From the outcomes of every condition to the records of ``results.json``."""
+
+from collections.abc import Mapping, Sequence
+
+from mechprobe.dictionary.readout import Readout
+from mechprobe.errors import ConfigError
+from mechprobe.evals.tasks import Task
+from mechprobe.interventions.conditions.condition import Condition, readout_name
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.result import (
+    Collateral,
+    CollateralSource,
+    EditedSet,
+    InterventionResults,
+    RelativeChanges,
+)
+from mechprobe.interventions.verdicts.effects import Extras, Right, condition_results, with_pooled
+from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
+from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
+from mechprobe.interventions.verdicts.rule import rule_text
+from mechprobe.interventions.verdicts.sentences import headline
+from mechprobe.interventions.verdicts.sizes import smallest_sets
+from mechprobe.interventions.verdicts.verdict import verdicts
+from mechprobe.selection.never_active import silence
+from mechprobe.selection.stage import Selection
+
+OutcomeCodes = Mapping[str, Mapping[str, str]]
+"""Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
+
+
+def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
+    """The tasks that post-training did not see.
+
+    Raises:
+        ConfigError: There is none, so that nothing is left to pool.
+    """
+    left = [name for name in names if name not in config.trained]
+    if not left:
+        raise ConfigError("trained names every task, but the verdict needs a task that post-training did not see.")
+    return left
+
+
+def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
+    """Which features are edited, at which site, and between which models."""
+    return EditedSet(
+        site=selection.site,
+        pair=(config.base, config.tuned),
+        rule_of_features=selection.rule,
+        ranking=selection.ranking,
+        features=list(selection.features),
+        silent=silence(selection.features, selection.scores),
+    )
+
+
+def intervention_results(
+    selection: Selection,
+    conditions: Sequence[Condition],
+    codes: OutcomeCodes,
+    tasks: Sequence[Task],
+    config: InterveneConfig,
+    *,
+    changes: RelativeChanges,
+    change_of: Mapping[str, float],
+    collateral: CollateralSource | None = None,
+    collateral_of: Mapping[str, Collateral] | None = None,
+) -> InterventionResults:
+    """Judge every main edit from the outcomes of all conditions.
+
+    Args:
+        selection: The set under test.
+        conditions: The plan.
+        codes: Outcomes of every condition.
+        tasks: What was run, in order.
+        config: Settings.
+        changes: How relative changes were measured.
+        change_of: Condition → relative change.
+        collateral: The texts behind the collateral, or None.
+        collateral_of: Condition → collateral.
+
+    Raises:
+        ConfigError: Every task is one that post-training saw.
+    """
+    names = [task.name for task in tasks]
+    held_out = untrained(names, config)
+    right: dict[str, Right] = {
+        name: {task: [code == "R" for code in text] for task, text in row.items()} for name, row in codes.items()
+    }
+    extras = {
+        c.name: Extras(
+            readout_name(c, config),
+            {task: text.count("U") / len(text) if text else None for task, text in codes[c.name].items()},
+            (collateral_of or {}).get(c.name),
+            change_of.get(c.name),
+        )
+        for c in conditions
+    }
+    rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed, extras=extras)
+    judged = verdicts(rows, names, config)
+    pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
+    without_a_task = selection.left_out if config.leave_one_out else {}
+    return InterventionResults(
+        **dict(edited_set(selection, config)),
+        note=selection.note,
+        tasks=names,
+        held_out=held_out,
+        trained=[name for name in names if name in config.trained],
+        selecting=[name for name in names if name in selection.scores.tasks],
+        other_tasks=[name for name in names if name not in selection.scores.tasks],
+        n_per_task={task.name: len(task.samples) for task in tasks},
+        samples={task.name: [sample.id for sample in task.samples] for task in tasks},
+        readouts_of_edits={
+            "transplant": str(Readout(config.transplant_readout, config.near)),
+            "ablate, clamp, scale": str(Readout(config.readout, config.near)),
+        },
+        positions=config.positions,
+        control_match=selection.control_match,
+        conditions=rows,
+        verdicts=judged,
+        verdict=headline(judged, config),
+        rule=rule_text(config),
+        readouts=compare_readouts(conditions, pooled, rows, held_out, config),
+        left_out=left_out_verdicts(conditions, right, rows, judged, config, chosen=without_a_task),
+        sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
+        collateral=collateral,
+        changes=changes,
+    )
