@@ -21,7 +21,7 @@ from mechprobe.cli.printing import percent, table_lines
 from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json, write_json
-from mechprobe.interventions.verdicts.verdict import CANNOT_TELL, SUPPORTED
+from mechprobe.interventions.verdicts.rule import CANNOT_TELL, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.stage_folder import read_manifest
@@ -78,8 +78,8 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
         "site": {
             "chosen": used,
             "able": ceilings.able,
-            "sufficiency_share": site["sufficiency_share"],
-            "necessity_share": site["necessity_share"],
+            "sufficiency_share": site.sufficiency_share,
+            "necessity_share": site.necessity_share,
             "reason": ceilings.reason,
         },
         "crosscoder": read_manifest(folder / "crosscoder")["results"],
@@ -99,7 +99,8 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
             continue
         record["sets"][name] = set_record(found)
         if name == MAIN:
-            record |= {key: found.data[key] for key in ("sizes", "left_out", "collateral")}
+            data = found.to_dict()
+            record |= {key: data[key] for key in ("sizes", "left_out", "collateral")}
     return record
 
 
@@ -132,21 +133,19 @@ def judge(chain: mp.Run, selection: mp.Selection, rule: str, ranking: str) -> mp
 
 def set_record(found: mp.InterventionResults) -> dict[str, Any]:
     """Effect and verdict of one set in both directions, pooled and by task."""
-    keys = ("effect", "n", "ceiling", "ceiling_interval", "random_mean", "p_random", "equal_norm_max", "p_equal_norm",
-            "p_mcnemar", "verdict")  # fmt: skip
+    keys = {"effect", "n", "ceiling", "ceiling_interval", "random_mean", "p_random", "equal_norm_max", "p_equal_norm",
+            "p_mcnemar", "verdict"}  # fmt: skip
     rows: dict[str, dict[str, Any]] = {}
     for row in found.verdicts:
-        rows.setdefault(row["model"], {})[row["task"]] = {key: row[key] for key in keys}
-    shares = {
-        row["model"]: row["share_of_ceiling"][POOLED] for row in found.conditions if row["set_kind"] == "selected"
-    }
+        rows.setdefault(row.model, {})[row.task] = row.model_dump(include=keys)
+    shares = {row.model: row.share_of_ceiling[POOLED] for row in found.conditions if row.set_kind == "selected"}
     draws: dict[str, dict[str, list[float]]] = {model: {"random": [], "shuffled": []} for model in shares}
     for row in found.conditions:
-        if row["set_kind"] in ("random", "shuffled"):
-            draws[row["model"]][row["set_kind"]].append(row["accuracy_delta"][POOLED][0])
+        if row.set_kind in ("random", "shuffled"):
+            draws[row.model][row.set_kind].append(row.accuracy_delta[POOLED].value)
     return {
-        "features": found.data["features"],
-        "note": found.data["note"],
+        "features": found.features,
+        "note": found.note,
         "rows": rows,
         "share": shares,
         "draws": draws,
@@ -227,8 +226,8 @@ def overview(records: Sequence[Mapping[str, Any]]) -> list[str]:
         rows[f"{record['recipe']} {record['seed']}"] = {
             "gates": gate_text(record),
             "site": site["chosen"],
-            "sufficiency": _share(site["sufficiency_share"]),
-            "necessity": _share(site["necessity_share"]),
+            "sufficiency": _share(site.sufficiency_share),
+            "necessity": _share(site.necessity_share),
             "FVE": f"{min(fve):.3f}" if fve else "-",
             "90 % of base ← rl": _smallest(sizes.get("base")),
             "90 % of rl ← base": _smallest(sizes.get("rl")),

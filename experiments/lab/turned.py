@@ -24,7 +24,7 @@ import mechprobe as mp
 from mechprobe.cli.printing import table_lines
 from mechprobe.environment import environment
 from mechprobe.files import read_json, write_json
-from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.stage import prepare
 from mechprobe.models.generation import left_pad
@@ -53,15 +53,15 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
     conditions = {condition.name: condition for condition in work.conditions}
     hosts = {}
     for host in (config.base, config.tuned):
-        own = next(row for row in found.conditions if row["set_kind"] == "selected" and row["model"] == host)
-        turned = [row for row in found.conditions if row["set_kind"] == "shuffled" and row["model"] == host]
-        rows = [conditions[row["name"]] for row in (own, *turned)]
+        own = next(row for row in found.conditions if row.set_kind == "selected" and row.model == host)
+        turned = [row for row in found.conditions if row.set_kind == "shuffled" and row.model == host]
+        rows = [conditions[row.name] for row in (own, *turned)]
         geometry = changes(work.runner, rows)
         hosts[host] = {
-            "effect": own["accuracy_delta"][POOLED][0],
+            "effect": own.accuracy_delta[POOLED].value,
             "own": geometry[0],
             "draws": [
-                {"effect": row["accuracy_delta"][POOLED][0], **where}
+                {"effect": row.accuracy_delta[POOLED].value, **where}
                 for row, where in zip(turned, geometry[1:], strict=True)
             ],
         }

@@ -17,7 +17,7 @@ import numpy as np
 
 import mechprobe as mp
 from mechprobe.files import write_json
-from mechprobe.interventions.conditions.conditions import plan
+from mechprobe.interventions.conditions.plan import plan
 from mechprobe.selection.rankings.scores import Scores
 from sae_training import CrosscoderConfig, TrainConfig
 

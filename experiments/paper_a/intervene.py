@@ -118,33 +118,33 @@ def edit(chain: mp.Run, selection: mp.Selection, tasks: Sequence[str], out: Path
 def cells(folder: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """Edit → task → flips of a finished stage: conditional rates with their denominators, and the random sets' mean."""
     found = mp.InterventionResults.load(folder)
-    base, tuned = found.data["pair"]
-    letters = {row["condition"]: row for _, row in read_jsonl(folder / "outcomes.jsonl")}
+    base, tuned = found.pair
+    codes = {row["condition"]: row for _, row in read_jsonl(folder / "outcomes.jsonl")}
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for host, text, rate in ((tuned, ABLATE, "flip_rate_of_right"), (base, AMPLIFY, "flip_rate_of_wrong")):
-        mine = [row for row in found.conditions if (row["model"], row["edit"]) == (host, text)]
-        (main,) = (row for row in mine if row["set_kind"] == "selected")
-        draws = [row for row in mine if row["set_kind"] == "random"]
+        mine = [row for row in found.conditions if (row.model, row.edit) == (host, text)]
+        (main,) = (row for row in mine if row.set_kind == "selected")
+        draws = [row for row in mine if row.set_kind == "random"]
         result[text] = {}
         for task in tasks:
             gained = [
                 after != "R" if host == tuned else after == "R"
                 for before, now, after in zip(
-                    letters[f"{base}|clean"][task],
-                    letters[f"{tuned}|clean"][task],
-                    letters[main["name"]][task],
+                    codes[f"{base}|clean"][task],
+                    codes[f"{tuned}|clean"][task],
+                    codes[main.name][task],
                     strict=True,
                 )
                 if before != "R" and now == "R"
             ]
-            rates = [row[rate][task][0] for row in draws if row[rate][task][0] is not None]
+            rates = [value for row in draws if (value := getattr(row, rate)[task].value) == value]
             result[text][task] = {
                 "denominator": rate,
-                "flips": main[rate][task],
+                "flips": getattr(main, rate)[task],
                 "of_gained": list(wilson_interval(sum(gained), len(gained))),
                 "random_mean": sum(rates) / len(rates) if rates else None,
                 "n_random": len(rates),
-                "accuracy_delta": main["accuracy_delta"][task],
+                "accuracy_delta": main.accuracy_delta[task],
             }
     return result
 

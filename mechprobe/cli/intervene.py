@@ -98,9 +98,10 @@ def intervene(
     if results is None:
         return
     if shared.as_json:
-        say_json(results.data)
+        say_json(results.to_dict())
         return
-    lines = intervention_lines(results.data) if shared.verbose else intervention_summary(results.data)
+    data = results.to_dict()
+    lines = intervention_lines(data) if shared.verbose else intervention_summary(data)
     say_result(lines, folder, next_step(run, folder, "interventions", "report"))
 
 
@@ -122,7 +123,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.evals.harness import HarnessConfig
-    from mechprobe.interventions.harness import harness_table
+    from mechprobe.interventions.harness.table import harness_table
     from mechprobe.pipeline.plans import plan_harness
     from mechprobe.report.tables.interventions import silence_sentences
 
@@ -133,12 +134,12 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     )  # fmt: skip
     if found is None:
         return
-    data = found.data
+    data = found.to_dict()
     if shared.as_json:
         say_json(data)
         return
     n = ", ".join(f"{name} {count}" for name, count in data["n"].items())
-    columns, rows = harness_table(data)
+    columns, rows = harness_table(found)
     lines = [
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
         *table_lines(rows, columns),

@@ -26,8 +26,6 @@ def task_settings(tasks: Path | None, scorer: str | None) -> dict[str, Any]:
 @takes_shared_options
 def localize(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Scorer = None, sites: Sites = None) -> None:
     """Measure, for every site, how much of the gain a patch of the whole residual carries in each direction."""
-    from dataclasses import asdict
-
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import ceiling_lines
@@ -42,6 +40,6 @@ def localize(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     if found is None:
         return
     if shared.as_json:
-        say_json({"folder": str(folder), **asdict(found)})
+        say_json({"folder": str(folder), **found.to_dict()})
         return
     say_result(ceiling_lines(found), folder, f"mechprobe cache{in_run(run)}")

@@ -1,14 +1,13 @@
 """The main numbers of each stage as lines of text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.cli.printing import number, percent, table_lines
 
 if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
-    from mechprobe.localization.stage import SiteCeilings
+    from mechprobe.localization.result import SiteCeilings
 
 
 def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -25,7 +24,7 @@ def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
     """Both ceilings of every site, and the choice."""
-    data = ceilings if isinstance(ceilings, Mapping) else asdict(ceilings)
+    data = ceilings if isinstance(ceilings, Mapping) else ceilings.to_dict()
     base, tuned = data["pair"]
     rows = {
         f"{model}, clean": {task: percent(cell) for task, cell in data["clean"][model].items()}

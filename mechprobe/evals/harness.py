@@ -27,6 +27,7 @@ from mechprobe.random_state import isolated_random_state
 
 PYTHON_SEED, OTHER_SEED = 0, 1234
 """The harness' defaults: of Python's ``random``; and of numpy, torch and its few-shot sampler."""
+_N_PROMPTS = 4
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -53,6 +54,7 @@ class HarnessTasks:
         weighed: Those of them that ask for log-likelihoods: the harness reads their prompt and option in one call.
         fingerprint: sha256 of their settings, of every request as it is asked, and of every document.
         version: Of lm-eval.
+        prompts: The first contexts of each task, as text without a chat template.
 
     Raises:
         DependencyError: lm-eval is not installed.
@@ -66,6 +68,7 @@ class HarnessTasks:
         self.version = _lm_eval_version()
         self.specs = [_checked_spec(str(spec)) for spec in specs]
         self.config = config
+        self.prompts: list[str] = []
         with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
             self._manager = self._open_manager()
             tasks = self._load()
@@ -146,6 +149,7 @@ class HarnessTasks:
                 )
         with _one_sentence(f"Task {name} of lm-eval {self.version} cannot be built from its data"):
             task.build_all_requests(limit=self.config.limit, rank=0, world_size=1)
+        self.prompts += list(dict.fromkeys(request.args[0] for request in task.instances))[:_N_PROMPTS]
         settings = dict(task.dump_config())
         metadata = settings.pop("metadata", None)
         if isinstance(metadata, dict):

@@ -15,52 +15,53 @@ class InterveneConfig(Comparison):
     """Settings of ``mechprobe intervene``."""
 
     features: str | None = None
-    """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None: the selection's own."""
+    """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None takes those of the selection."""
     ranking: Ranking | None = None
-    """Ranking that ``top`` and ``agnostic`` use; None: the selection's."""
+    """Ranking behind ``top`` and ``agnostic``; None takes that of the selection."""
     compare: tuple[Ranking, ...] = ("score",)
-    """Other rankings whose set of the same rule is run beside it (without random sets of its own)."""
+    """Other rankings; the set of the same rule under each of them is run for comparison, without random sets."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Share of a task's maximum above which a feature counts as task-agnostic; None: the selection's."""
+    """Share of a task's maximum above which a feature counts as task-agnostic; None takes that of the selection."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")
-    """Edits of the tuned model; a transplant takes the base's features. Here and in the next two a sweep (``clamp:1,3`` or
-    ``scale:0..2:4``, see `mechprobe.interventions.edits.edit.edit_sweep`) stands for its edits."""
+    """Edits of the tuned model; a transplant puts in the base model's features. A sweep such as ``clamp:1,3`` or
+    ``scale:0..2:4`` is expanded here, in ``edits_base`` and in ``doses``; see
+    `mechprobe.interventions.edits.edit.edit_sweep`."""
     edits_base: tuple[str, ...] = ("clamp:3.0", "transplant")
-    """Edits of the base model; a transplant takes the tuned model's features."""
+    """Edits of the base model; a transplant puts in the tuned model's features."""
     doses: tuple[str, ...] = ("clamp:0.5", "clamp:1.0", "clamp:10.0")
     """Further strengths of the selected set in the base model."""
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10, 20)
-    """Sizes of the ranking's head that are transplanted, beside the whole selection."""
+    """Numbers of first features of the ranking that are transplanted, beside the whole selection."""
     positions: str = "all"
     """Where edits act, see `mechprobe.interventions.hooks.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
-    ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Ceilings act everywhere."""
+    ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Ceilings always act on all positions."""
     leave_one_out: bool = True
-    """Whether the set chosen without a task is transplanted and judged on that task, for every task that selected."""
+    """Whether, for every selecting task, the set chosen without it is transplanted and judged on it."""
     readout: ReadoutMode = "swap"
-    """Read-out of every edit but transplants, which have their own."""
+    """Read-out of all edits except transplants."""
     transplant_readout: ReadoutMode = "joint"
-    """Read-out of transplants and of their controls: what the verdict on them is of. The set is also run under another
-    (``swap``; ``joint`` where this is not), without controls, and the results say where the two disagree."""
+    """Read-out of transplants and of their controls, on which the verdict rests. The set is also transplanted under a second
+    read-out (``joint``, or ``swap`` where this is ``joint``) without controls, and the results report where the two disagree."""
     n_random: int = Field(default=20, ge=0)
-    """Random sets, matched on density, decoder norm and write, for every main edit."""
+    """Random sets for every main edit, matched on density, decoder norm and activation × norm."""
     n_shuffled: int = Field(default=20, ge=1)
-    """Controls of equal norm for every main edit: its change on each token, turned to other features' directions."""
+    """Equal-norm controls for every main edit: its change on each token, turned to other features' decoder directions."""
     n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task's evaluation half; None takes all."""
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """Longest response, in tokens; what is cut short counts as unparsed, in the clean runs too. None: the tasks' own."""
+    """Longest response, in tokens; None takes that of each task. A truncated response counts as unparsed, in clean runs too."""
     force_prefix: str = ""
-    """A forced beginning of the base's response, printed as the baseline of every edit of it; empty for none."""
+    """Forced beginning of the base model's response, reported as a baseline for its edits; empty for none."""
     collateral_file: str = ""
-    """Unrelated texts for the collateral (any source of prompts, see docs/prompts.md); empty takes held-out prompts of the run."""
+    """Unrelated texts for the collateral (any prompt source, see docs/prompts.md); empty takes held-out prompts of the run."""
     collateral_texts: int = Field(default=256, ge=0)
-    """Texts that collateral is measured on, from the top; 0 leaves it out."""
+    """Texts on which collateral is measured, from the top; 0 skips the measurement."""
     collateral_length: int = Field(default=256, ge=2)
-    """Longest of them, in tokens; what is longer is cut."""
+    """Length to which these texts are cut, in tokens."""
     min_ceiling_share: float = Field(default=0.5, ge=0, le=1)
-    """Below this share of the gain the site's ceiling is too low for a verdict."""
+    """Share of the gap between the clean models that the site's ceiling must reach for a verdict."""
     min_n: int = Field(default=20, ge=1)
-    """Samples below which a row, pooled or of one task, gets no verdict: a bootstrap of few samples has no width."""
+    """Samples that a row, pooled or of one task, needs for a verdict: the bootstrap interval of very few samples has no width."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Level of every test behind a verdict."""
     batch_size: int = Field(default=512, ge=1)
@@ -69,12 +70,12 @@ class InterveneConfig(Comparison):
     """Processes that share the conditions, each with its share of the threads; small models on a CPU gain most.
     Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
     seed: int = Field(default=0, ge=0)
-    """Of halves, random sets, shuffles and bootstraps."""
+    """Seed of random sets, equal-norm controls and bootstraps."""
 
     @field_validator("edits_tuned", "edits_base", "doses")
     @classmethod
     def _spread_sweeps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        """Every edit by itself; one that was written by itself keeps its text, which names conditions."""
+        """Expand sweeps. A single edit keeps its text, because the text names conditions."""
         return tuple(
             edit
             for text in texts
@@ -83,15 +84,17 @@ class InterveneConfig(Comparison):
 
     @model_validator(mode="after")
     def _check_edits(self) -> "InterveneConfig":
-        """Every edit can be read and changes something, and none is named twice: its controls would count twice too."""
+        """Reject edits that cannot be read, that change nothing, or that occur twice and would count their controls twice."""
         for name in ("edits_tuned", "edits_base", "doses"):
             edits = [Edit.parse(text) for text in getattr(self, name)]
             twice = next((edit for edit in edits if edits.count(edit) > 1), None)
             idle = next((edit for edit in edits if name != "doses" and edit.changes_nothing), None)
             if idle is not None:
-                raise ConfigError(f"intervene.{name} names '{idle}', which changes nothing; leave it out.")
+                raise ConfigError(f"intervene.{name} names '{idle}', which changes nothing; remove it.")
             if twice is not None:
                 raise ConfigError(f"intervene.{name} names '{twice}' twice; name each edit once.")
         if any(Edit.parse(text).kind == "transplant" for text in self.doses):
-            raise ConfigError("intervene.doses takes edits of one model, no transplant; put it into edits_base.")
+            raise ConfigError(
+                "intervene.doses takes edits of one model, but names a transplant; move it to intervene.edits_base."
+            )
         return self

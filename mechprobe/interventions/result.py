@@ -4,14 +4,16 @@ Accuracies and effects are shares of samples, from 0 to 1. An effect on a verdic
 the base model, a loss in the tuned model.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
-from mechprobe.artifacts import read_manifest
 from mechprobe.errors import ConfigError
+from mechprobe.files import dump_json
 from mechprobe.results import Number, Result
+from mechprobe.stage_folder import read_manifest
 from mechprobe.statistics import Interval
 from mechprobe.types import POOLED
 
@@ -40,6 +42,11 @@ Measured = Annotated[Interval, BeforeValidator(_nan_for_null)]
 """``[value, low, high, n]`` in JSON, where null is NaN."""
 Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
 """``[value, low, high]`` in JSON, where null is NaN."""
+
+
+def json_value(record: Result) -> dict[str, Any]:
+    """A record as JSON holds it: NaN is None, and fields that were never set are left out."""
+    return json.loads(dump_json(record.model_dump(by_alias=True, exclude_unset=True)))
 
 
 class Collateral(Result):
@@ -228,13 +235,11 @@ class HeadSizes(Result):
         nine_tenths: Smallest head that carries nine tenths; ``90%`` in JSON.
     """
 
-    model_config = ConfigDict(populate_by_name=True)
-
     n: int
     largest: int
     shares: list[HeadShare]
-    half: SmallestHead = Field(alias="50%")
-    nine_tenths: SmallestHead = Field(alias="90%")
+    half: SmallestHead = Field(validation_alias=AliasChoices("50%", "half"), serialization_alias="50%")
+    nine_tenths: SmallestHead = Field(validation_alias=AliasChoices("90%", "nine_tenths"), serialization_alias="90%")
 
 
 class UnmeasuredSizes(Result):
@@ -367,8 +372,6 @@ class InterventionResults(EditedSet):
         changes: How relative changes were measured.
     """
 
-    model_config = ConfigDict(populate_by_name=True)
-
     note: str
     tasks: list[str]
     held_out: list[str]
@@ -377,7 +380,9 @@ class InterventionResults(EditedSet):
     other_tasks: list[str]
     n_per_task: dict[str, int]
     samples: dict[str, list[str]]
-    readouts_of_edits: dict[str, str] = Field(alias="readout")
+    readouts_of_edits: dict[str, str] = Field(
+        validation_alias=AliasChoices("readout", "readouts_of_edits"), serialization_alias="readout"
+    )
     positions: str
     control_match: dict[str, Any]
     conditions: list[ConditionResult]
@@ -404,8 +409,8 @@ class InterventionResults(EditedSet):
         return super().load(Path(path) / RESULTS_FILE)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value; fields that were never set are left out."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        """The JSON value: NaN is None, and fields that were never set are left out."""
+        return json_value(self)
 
     @property
     def pooled_verdicts(self) -> list[Verdict]:
@@ -419,8 +424,6 @@ class InterventionResults(EditedSet):
             ConfigError: There is no such condition.
         """
         return named_row(self.conditions, name)
-
-
 
 
 NamedRow = TypeVar("NamedRow", bound=Any)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.artifacts import Stage, read_json, sha256_bytes, write_json
 from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
+from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral.measure import measure_collateral
 from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
@@ -19,12 +19,13 @@ from mechprobe.interventions.conditions.relative_change import measure_changes, 
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import RESULTS_FILE, Collateral, InterventionResults
-from mechprobe.interventions.verdicts.results import intervention_results, untrained
+from mechprobe.interventions.result import RESULTS_FILE, Collateral, InterventionResults, json_value
+from mechprobe.interventions.verdicts.results import Measurements, intervention_results, untrained
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
 from mechprobe.selection.stage import Selection
+from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             results = _judge(work, codes, stage.folder)
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": name, **row} for name, row in codes.items()])
             results.save(stage.folder / RESULTS_FILE)
-            pooled = [row.model_dump(exclude_unset=True) for row in results.pooled_verdicts]
+            pooled = [json_value(row) for row in results.pooled_verdicts]
             stage.finish(
                 outputs=[OUTCOMES_FILE, RESULTS_FILE],
                 counts={"conditions": len(work.conditions), "samples": results.n_per_task},
@@ -163,17 +164,8 @@ def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> 
     runner = work.runner
     collateral_of = _collateral(work, folder)
     changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
-    return intervention_results(
-        runner.selection,
-        work.conditions,
-        codes,
-        runner.tasks,
-        runner.config,
-        changes=changes,
-        change_of=change_of,
-        collateral=work.texts.summary if work.texts else None,
-        collateral_of=collateral_of,
-    )
+    measured = Measurements(changes, change_of, work.texts.summary if work.texts else None, collateral_of)
+    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 
 def _limited(task: Task, max_new_tokens: int | None) -> Task:

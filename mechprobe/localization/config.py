@@ -13,6 +13,6 @@ class LocalizeConfig(Comparison):
     n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task, from the top of its file; None takes all."""
     min_share: float = 0.5
-    """A site is called able to tell when both shares of the gain reach this."""
+    """Share of the gain that both ceilings of a site must reach for edits of both models to be judged there."""
     batch_size: int = Field(default=512, ge=1)
     """Prompts generated at a time."""

@@ -195,7 +195,7 @@ def plan_intervene(run: Run) -> Plan:
 
 def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
     """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
-    from mechprobe.interventions.harness import prepare_harness
+    from mechprobe.interventions.harness.stage import prepare_harness
 
     work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
     Stage.check(run.layout.harness, **work.stage, force=run.force)

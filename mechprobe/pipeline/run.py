@@ -8,10 +8,12 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.files import write_json
-from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
+from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
-from mechprobe.interventions.stage import InterventionResults, intervene
-from mechprobe.localization.stage import SiteCeilings, localize
+from mechprobe.interventions.result import InterventionResults
+from mechprobe.interventions.stage import intervene
+from mechprobe.localization.result import SiteCeilings
+from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.run_config import RunConfig
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from mechprobe.evals.harness import HarnessConfig
     from mechprobe.features.examples.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
-    from mechprobe.interventions.harness import HarnessResults
+    from mechprobe.interventions.harness.result import HarnessResults
     from sae_training import Crosscoder
 
 N_EXPLAINED = 12
@@ -323,7 +325,7 @@ class Run:
 
     def harness(self, tasks: Sequence[str | Path], settings: "HarnessConfig | None" = None) -> "HarnessResults":
         """Run tasks of lm-evaluation-harness, clean and under the edits of the selection."""
-        from mechprobe.interventions.harness import evaluate_harness
+        from mechprobe.interventions.harness.stage import evaluate_harness
 
         return evaluate_harness(
             **self.edits(), tasks=tasks, out=self.layout.harness, harness=settings, force=self.force

@@ -1,12 +1,11 @@
 """Multiple choice and tasks of lm-evaluation-harness under edits, on a planted cause.
 
-rl is base plus one vector in one block's bias; feature 0 of the dictionary is that vector in rl and nothing in base.
-Putting it into base is rl, taking it out of rl is base: on every metric, to the last document.
+rl is base plus one vector in one block's bias; feature 0 of the dictionary writes that vector in rl and nothing in base.
+Transplanting it into base gives rl, and ablating it in rl gives base, on every metric and every document.
 """
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,13 @@ from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.files import read_json
+from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.relative_change import relative_changes
+from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness import HarnessResults, evaluate_harness, harness_table, markdown, require_boundary
+from mechprobe.interventions.harness.result import HarnessResults
+from mechprobe.interventions.harness.stage import evaluate_harness, require_boundary
+from mechprobe.interventions.harness.table import harness_table, markdown
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.stage import intervene
 from mechprobe.models.family import ModelFamily
@@ -50,7 +54,7 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFamily, torch.Tensor]:
-    """The family, and the vector: what makes the model say "Q"."""
+    """The family, and the vector that makes the model say "Q"."""
     paths = build_family(tmp_path_factory.mktemp("planted"), "neox", noise=0.0)
     direction = saying(paths["base"], "Q")
     plant(paths["rl"], direction)
@@ -64,7 +68,7 @@ def family(planted: tuple[ModelFamily, torch.Tensor]) -> ModelFamily:
 
 @pytest.fixture(scope="module")
 def crosscoder(planted: tuple[ModelFamily, torch.Tensor]) -> Crosscoder:
-    """ReLU dictionary over (base, sft, rl): feature 0 is the cause, the rest write the same in all models."""
+    """ReLU dictionary over (base, sft, rl): feature 0 is the cause, the others write the same in all models."""
     generator = torch.Generator().manual_seed(0)
     made = Crosscoder(
         CrosscoderConfig(n_models=3, d_model=D, d_sae=24, k=4, variant="l1", model_names=("base", "sft", "rl"))
@@ -84,7 +88,7 @@ def crosscoder(planted: tuple[ModelFamily, torch.Tensor]) -> Crosscoder:
 
 @pytest.fixture(scope="module")
 def quiz(family: ModelFamily) -> Task:
-    """Two letters for every prompt, one of them Q; right is the one that rl finds likelier."""
+    """Two options for every prompt, one of them Q; the right one is more likely under rl."""
     options = [("Q", "abcdefgh"[i % 8]) for i in range(N)]
     model = family["rl"]
     pairs = [encode_pair(model.tokenizer, p, o) for p, both in zip(PROMPTS, options, strict=True) for o in both]
@@ -96,22 +100,22 @@ def quiz(family: ModelFamily) -> Task:
     return Task("quiz", tuple(judge.asked(key, "quiz") for key in items), judge)
 
 
-def letters(outcomes: list[Any]) -> str:
+def codes(outcomes: list[Any]) -> str:
     return "".join(outcome.outcome[0] for outcome in outcomes)
 
 
 def test_multiple_choice_under_edits_is_the_other_model(
     family: ModelFamily, crosscoder: Crosscoder, quiz: Task
 ) -> None:
-    clean = {name: letters(run_tasks(family[name], [quiz])) for name in ("base", "rl")}
+    clean = {name: codes(run_tasks(family[name], [quiz])) for name in ("base", "rl")}
     assert clean["rl"] == "r" * N
     assert "w" in clean["base"]
     with edited(family["rl"], crosscoder, [0], "ablate", site=SITE):
-        assert letters(run_tasks(family["rl"], [quiz])) == clean["base"]
+        assert codes(run_tasks(family["rl"], [quiz])) == clean["base"]
     options = {"site": SITE, "donor": "rl", "siblings": family}
     with edited(family["base"], crosscoder, [0], "transplant", **options):
-        assert letters(run_tasks(family["base"], [quiz])) == clean["rl"]
-    assert {name: letters(run_tasks(family[name], [quiz])) for name in ("base", "rl")} == clean
+        assert codes(run_tasks(family["base"], [quiz])) == clean["rl"]
+    assert {name: codes(run_tasks(family[name], [quiz])) for name in ("base", "rl")} == clean
 
 
 @pytest.mark.parametrize("edit", ["ablate", "clamp:3.0", "transplant"])
@@ -154,13 +158,13 @@ def test_multiple_choice_goes_through_selection_and_verdict(
     )  # fmt: skip
     found = intervene(family, crosscoder, selection, [judging], tmp_path / "i", settings)
     gain, ceiling = (
-        found.condition(f"base|{name}")["accuracy_delta"]["pooled"][0]
+        found.condition(f"base|{name}").accuracy_delta["pooled"][0]
         for name in ("transplant|top:1", "patch|whole residual")
     )
     assert gain == ceiling > 0  # a share would need more samples: the ceiling of so few is not clear of 0
-    random = [row for row in found.conditions if row["set_kind"] == "random" and row["edit"] == "transplant"]
+    random = [row for row in found.conditions if row.set_kind == "random" and row.edit == "transplant"]
     assert random
-    assert all(row["accuracy_delta"]["pooled"][0] == 0 for row in random)
+    assert all(row.accuracy_delta["pooled"][0] == 0 for row in random)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +229,7 @@ def test_clean_numbers_are_lm_evals_own(
     results: tuple[HarnessResults, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against the harness loading the folder itself, through its usual entry."""
+    """The harness loads the model folder itself, through its usual entry point."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -238,9 +242,9 @@ def test_clean_numbers_are_lm_evals_own(
         batch_size=16,
         task_manager=TaskManager(include_defaults=False),  # it knows files; its index of names takes long
     )
-    mine = results[0].condition("rl|clean")["metrics"]
+    mine = results[0].condition("rl|clean").metrics
     for task, key in (("says", "exact_match,none"), ("picks", "acc,none")):
-        assert mine[task][key]["value"] == own["results"][task][key]
+        assert mine[task][key].value == own["results"][task][key]
         name = key.replace(",", "_stderr,")
         assert mine[task][key]["stderr"] == own["results"][task][name]
         values = read_json(results[1] / "values.json")["rl|clean"][task][key]
@@ -248,35 +252,57 @@ def test_clean_numbers_are_lm_evals_own(
     assert set(mine) == {"says", "picks"}
 
 
-def test_edits_do_on_the_harness_what_they_must(results: tuple[HarnessResults, Path]) -> None:
+def test_edits_have_their_planted_effect_on_the_harness(results: tuple[HarnessResults, Path]) -> None:
     values = read_json(results[1] / "values.json")
     assert values["rl|ablate|top:1"] == values["base|clean"]
     assert values["base|transplant|top:1"] == values["rl|clean"]
     assert values["base|clean"] != values["rl|clean"]
     for task, key in (("says", "exact_match,none"), ("picks", "acc,none")):
-        high, low = (results[0].condition(f"{m}|clean")["metrics"][task][key]["value"] for m in ("rl", "base"))
+        high, low = (results[0].condition(f"{m}|clean").metrics[task][key].value for m in ("rl", "base"))
         assert high == 1.0
-        cell = results[0].condition("rl|ablate|top:1")["metrics"][task][key]
-        assert cell["change"][0] == pytest.approx(low - high)
-        assert cell["change"][1] <= cell["change"][0] <= cell["change"][2] < 0
-        assert cell["change"][3] == cell["n"] == N
-        gained = results[0].condition("base|transplant|top:1")["metrics"][task][key]
-        assert gained["random_mean"] == 0.0
-        assert gained["p_random"] == pytest.approx(1 / 3)  # above both random sets
-    assert {row["name"] for row in results[0].conditions if row["set_kind"] == "clean"} == {
+        cell = results[0].condition("rl|ablate|top:1").metrics[task][key]
+        assert cell.change[0] == pytest.approx(low - high)
+        assert cell.change[1] <= cell.change[0] <= cell.change[2] < 0
+        assert cell.change[3] == cell.n == N
+        gained = results[0].condition("base|transplant|top:1").metrics[task][key]
+        assert gained.random_mean == 0.0
+        assert gained.p_random == pytest.approx(1 / 3)  # above both random sets
+    assert gained.value == 1.0
+    assert {row.name for row in results[0].conditions if row.set_kind == "clean"} == {
         "base|clean", "sft|clean", "rl|clean",
     }  # fmt: skip
 
 
+def test_edits_on_the_harness_have_a_relative_change(
+    family: ModelFamily, crosscoder: Crosscoder, selection: Selection, results: tuple[HarnessResults, Path]
+) -> None:
+    """It is the change that the same edits make on the same contexts as ordinary prompts."""
+    found, out = results
+    main = [row for row in found.conditions if row.set_kind == "selected"]
+    contexts = [*PROMPTS[:4], *PROMPTS[:4]]
+    tokens = sum(len(family.tokenizer(text).input_ids) for text in contexts)
+    assert (found.changes.bound, found.changes.n_tokens, found.changes.far) == (10.0, tokens, [])
+    runner = Runner(family, crosscoder, selection, [], CONFIG)
+    for row in main:
+        condition = Condition(row.name, row.model, row.edit, "set", "selected", "edit", (0,), "rl")
+        expected, _ = relative_changes(runner, [condition], contexts)
+        assert row.relative_change == pytest.approx(expected[row.name])
+        assert row.relative_change > 0
+    others = [row for row in read_json(out / "results.json")["conditions"] if row["set_kind"] != "selected"]
+    assert others
+    assert all(row["relative_change"] is None for row in others)
+
+
 def test_the_table_is_written_and_has_every_cell(results: tuple[HarnessResults, Path]) -> None:
     text = (results[1] / "table.md").read_text()
-    columns, rows = harness_table(results[0].data)
+    columns, rows = harness_table(results[0])
     assert columns == ["picks acc", "says exact_match"] or columns == ["says exact_match", "picks acc"]
     assert all(label.replace("  ", " ") in text for label in rows)
-    wild = {**results[0].data, "n": {"a_|b": 1}, "conditions": [
-        {**row, "features": 'rule:"mas_rl>0.5 | x"', "metrics": {"a_|b": row["metrics"]["picks"]}}
-        for row in results[0].data["conditions"]
-    ]}  # fmt: skip
+    conditions = [
+        row.model_copy(update={"features": 'rule:"mas_rl>0.5 | x"', "metrics": {"a_|b": row.metrics["picks"]}})
+        for row in results[0].conditions
+    ]
+    wild = results[0].model_copy(update={"n": {"a_|b": 1}, "conditions": conditions})
     table = [line for line in markdown(wild).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {3}
     assert table[0] == r"| condition | a\_\|b acc |"
@@ -297,11 +323,11 @@ def test_a_finished_stage_is_kept_and_an_interrupted_one_goes_on(
 ) -> None:
     settings = HarnessConfig(limit=4, batch_size=16)
 
-    def run(out: Path) -> Mapping[str, Any]:
-        return evaluate_harness(family, crosscoder, selection, yaml_tasks[1:], out, CONFIG, harness=settings).data
+    def run(out: Path) -> HarnessResults:
+        return evaluate_harness(family, crosscoder, selection, yaml_tasks[1:], out, CONFIG, harness=settings)
 
     whole = run(tmp_path / "whole")
-    assert whole["n"] == {"picks": 4}
+    assert whole.n == {"picks": 4}
     real, calls = HarnessTasks.run, []
 
     def failing(self: HarnessTasks, model: Any) -> Any:
@@ -353,11 +379,11 @@ def test_the_callers_random_state_is_left_alone(family: ModelFamily, yaml_tasks:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task: [", r"is no YAML that can be read \("),
-        ("just words", "cannot be used|names no task"),
-        ("output_type: multiple_choice\n", "names no task; an lm-eval YAML file has a key 'task'"),
-        ("task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: nowhere.jsonl\n", "cannot load .*nowhere.jsonl"),
-        ("include: nowhere.yaml\ntask: x\n", "cannot be used"),
+        ("task: [", "YAML"),
+        ("just words", "t.yaml"),
+        ("output_type: multiple_choice\n", "'task'"),
+        ("task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: nowhere.jsonl\n", "nowhere.jsonl"),
+        ("include: nowhere.yaml\ntask: x\n", "nowhere.yaml"),
     ],
 )
 def test_yaml_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -370,7 +396,7 @@ def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(
     yaml_tasks: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "t.yaml").write_text(yaml_tasks[1].read_text().replace("doc_to_choice: choices", "doc_to_choice: gone"))
-    with pytest.raises(InputError, match=r"picks of lm-eval \S+ cannot be built from its data|cannot load"):
+    with pytest.raises(InputError, match="picks|t\\.yaml"):
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
 
 
@@ -379,34 +405,34 @@ def test_a_metric_that_lm_eval_does_not_have_is_found_before_any_model_runs(
 ) -> None:
     text = yaml_tasks[0].read_text()
     (tmp_path / "t.yaml").write_text(text.replace("metric: exact_match", "metric: exact_macht"))
-    with pytest.raises(InputError, match="asks for the metric 'exact_macht', which lm-eval"):
+    with pytest.raises(InputError, match="exact_macht"):
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
 
 
 def test_a_chat_template_that_the_tokenizer_lacks(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, yaml_tasks: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="has no chat template"):
+    with pytest.raises(ConfigError, match="chat template"):
         evaluate_harness(
             family, crosscoder, selection, yaml_tasks, tmp_path / "h", harness=HarnessConfig(chat_template=True)
         )
     assert not (tmp_path / "h").exists()
 
 
-def test_positions_that_a_single_call_cannot_tell_apart(yaml_tasks: list[Path]) -> None:
+def test_positions_that_a_single_call_does_not_show(yaml_tasks: list[Path]) -> None:
     asked = HarnessTasks(yaml_tasks, HarnessConfig(limit=2))
     assert asked.weighed == ["picks"]
     require_boundary("all", asked.weighed)
     require_boundary("response", [])
     for positions in ("prompt", "response", "last_prompt_token"):
-        with pytest.raises(ConfigError, match="lm-eval reads prompt and option of picks in one call"):
+        with pytest.raises(ConfigError, match="picks.*" + positions):
             require_boundary(positions, asked.weighed)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.yaml does not exist; give the YAML file"):
+    with pytest.raises(InputError, match=r"gone\.yaml"):
         HarnessTasks([tmp_path / "gone.yaml"], HarnessConfig())
-    with pytest.raises(ConfigError, match="No task of lm-evaluation-harness is given"):
+    with pytest.raises(ConfigError, match="--task"):
         HarnessTasks([], HarnessConfig())
 
 
@@ -414,14 +440,14 @@ def test_a_name_that_lm_eval_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: TaskManager(include_defaults=False))
-    with pytest.raises(ConfigError, match=r"'arc_esay' is no YAML file and no task of lm-eval \S+; `lm-eval ls tasks`"):
+    with pytest.raises(ConfigError, match="arc_esay.*lm-eval ls tasks"):
         HarnessTasks(["arc_esay"], HarnessConfig())
 
 
 @pytest.mark.slow
 def test_a_benchmark_by_name_without_its_data_is_one_sentence() -> None:
-    """The real index of names, and data that are neither on this machine nor to be had."""
-    with pytest.raises(InputError, match=r"lm-eval \S+ cannot load arc_easy \("):
+    """The real index of tasks, with data that are neither on this machine nor available for download."""
+    with pytest.raises(InputError, match="arc_easy"):
         HarnessTasks(["arc_easy"], HarnessConfig())
 
 

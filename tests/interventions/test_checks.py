@@ -1,4 +1,4 @@
-"""Parts that do not belong together are refused before anything runs; settings follow the selection; controls are real."""
+"""Refusals before anything runs, settings taken from the selection, and properties of the controls."""
 
 import json
 from collections.abc import Mapping
@@ -13,21 +13,24 @@ from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.changes import relative_changes
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
-from mechprobe.interventions.stage import InterventionResults, choose_sets, intervene
+from mechprobe.interventions.result import ConditionResult, InterventionResults, SetKind
+from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import verdicts
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import reading
 from mechprobe.records import Sample
 from mechprobe.selection.rankings.scores import Scores
 from mechprobe.selection.stage import Selection, choose
+from mechprobe.statistics import Interval
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -61,9 +64,9 @@ def stage(folder: Path, config: Mapping[str, object], models: Mapping[str, str])
 @pytest.mark.parametrize(
     ("config", "models", "words"),
     [
-        ({"gained": {"sum": ["s2", "s9"]}}, {}, r"1 samples of sum \(s2 ...\) selected the features"),
-        ({"base": "base", "tuned": "sft"}, {}, "selected for sft against base, and the edits are of rl and base"),
-        ({}, {"rl": "0" * 64}, "selected with another model 'rl'"),
+        ({"gained": {"sum": ["s2", "s9"]}}, {}, r"1 samples of sum \(s2"),
+        ({"base": "base", "tuned": "sft"}, {}, "sft against base.*rl and base"),
+        ({}, {"rl": "0" * 64}, "'rl'"),
     ],
 )
 def test_parts_that_do_not_belong_together(
@@ -114,7 +117,7 @@ def test_a_change_of_equal_norm_is_not_the_edit(
 
 def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Crosscoder) -> None:
     for kind in ("project", "replace"):
-        with pytest.raises(ConfigError, match="takes no other features' directions"):
+        with pytest.raises(ConfigError, match=f"{kind}.*write_ids"):
             build_rewrite(
                 crosscoder, [1], Edit.parse(kind), host="base", donor=None, readout=Readout("swap"), write_ids=[2]
             )
@@ -123,15 +126,15 @@ def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Cr
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"edits_base": ("transplant", "transplant")}, "names 'transplant' twice"),
-        ({"edits_base": ("clamp:3", "clamp:3.0")}, "names 'clamp:3' twice"),
+        ({"edits_base": ("transplant", "transplant")}, "'transplant' twice"),
+        ({"edits_base": ("clamp:3", "clamp:3.0")}, "'clamp:3' twice"),
         ({"edits_tuned": ("ablat",)}, "ablat"),
-        ({"doses": ("transplant",)}, "no transplant"),
-        ({"edits_base": ("scale:1",)}, "edits_base names 'scale:1', which changes nothing"),
-        ({"edits_tuned": ("ablate", "steer:0.0")}, "edits_tuned names 'steer:0', which changes nothing"),
-        ({"edits_base": ("scale:0..2:3",)}, "edits_base names 'scale:1', which changes nothing"),
+        ({"doses": ("transplant",)}, "doses.*transplant"),
+        ({"edits_base": ("scale:1",)}, "edits_base.*'scale:1'"),
+        ({"edits_tuned": ("ablate", "steer:0.0")}, "edits_tuned.*'steer:0'"),
+        ({"edits_base": ("scale:0..2:3",)}, "edits_base.*'scale:1'"),
         ({"edits_base": ("clamp:1,3", "clamp:3.0")}, "names 'clamp:3' twice"),
-        ({"doses": ("clamp:1,two",)}, "'two' is no finite number"),
+        ({"doses": ("clamp:1,two",)}, "'two'"),
         ({"sizes": (-1,)}, "sizes"),
     ],
 )
@@ -143,8 +146,8 @@ def test_edits_are_read_before_anything_runs(settings: dict[str, object], words:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"near": ("base", "gold")}, "near names 'gold', but the crosscoder has base, sft, rl"),
-        ({"edits_base": (), "edits_tuned": ()}, "both empty; name an edit"),
+        ({"near": ("base", "gold")}, "'gold'.*base, sft, rl"),
+        ({"edits_base": (), "edits_tuned": ()}, "edits_base and intervene.edits_tuned"),
     ],
 )
 def test_settings_that_no_run_can_use_leave_nothing(
@@ -168,13 +171,13 @@ SHORT: dict[str, object] = {
 def test_after_an_edit_that_gives_nan_the_corrected_one_runs(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, tmp_path: Path
 ) -> None:
-    """What was finished under the refused settings goes on under them, and is in nobody else's way."""
+    """Finished parts of the refused settings are reused under them, and do not affect a run with other settings."""
     bad, good = (InterveneConfig(**{**SHORT, "edits_base": (edit,)}) for edit in ("clamp:1e38", "clamp:1e15"))
 
     def run(config: InterveneConfig) -> InterventionResults:
         return intervene(family, crosscoder, selection, [TASK], tmp_path / "i", config)
 
-    with pytest.raises(ModelError, match=r"clamp:1e38.* gives values that are not finite"):
+    with pytest.raises(ModelError, match="clamp:1e38.*not finite"):
         run(bad)
     kept = sorted((tmp_path / "i").glob("part-*"))
     assert kept
@@ -185,19 +188,19 @@ def test_after_an_edit_that_gives_nan_the_corrected_one_runs(
     found = run(good)
     assert {path.name for path in (tmp_path / "i").iterdir()} == {"manifest.json", "results.json", "outcomes.jsonl"}
     name = f"base|clamp:1e15|{selection.rule}"
-    assert found.data["changes"]["far"] == [name, f"rl|clamp:1e15|{selection.rule} (opposite)"]
-    assert found.condition(name)["relative_change"] > 1e13
-    with pytest.raises(ArtifactError, match="finished stage made with other settings"):
+    assert found.changes.far == [name, f"rl|clamp:1e15|{selection.rule} (opposite)"]
+    assert found.condition(name).relative_change > 1e13
+    with pytest.raises(ArtifactError, match="edits_base"):
         run(bad)
 
 
 @pytest.mark.parametrize("edit", ["clamp:2", "scale:-3", "steer:5", "ablate"])
-def test_the_change_told_is_that_of_the_residual_that_goes_on(
+def test_the_relative_change_is_that_of_the_residual_that_enters_the_next_block(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, edit: str
 ) -> None:
     runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
     condition = Condition("c", "base", edit, "set", "selected", "edit", selection.features)
-    found, n_tokens = relative_changes(runner, [condition])
+    found, n_tokens = relative_changes(runner, [condition], task_prompts(runner))
     ids = family.tokenizer([sample.prompt for sample in TASK.samples], return_tensors="pt").input_ids
     site, model = Site.parse(SITE), family["base"].hf
     with torch.no_grad():
@@ -241,16 +244,19 @@ def judged(a: float, b: float, n_features: int = 1) -> dict[str, str]:
     """Verdict by task on an ablation that changes ``a`` and ``b``; task b has three samples."""
     config = InterveneConfig(edits_tuned=("ablate",), edits_base=())
 
-    def row(name: str, kind: str, a: float, b: float, draw: int | None = None) -> dict[str, object]:
-        delta = {"a": [a, a - 0.05, a + 0.05], "b": [b, b, b], "pooled": [a, a - 0.05, a + 0.05]}
-        accuracy = {"a": [1 + a, 0.0, 1.0, 60], "b": [1 + b, 0.0, 1.0, 3], "pooled": [1 + a, 0.0, 1.0, 63]}
+    def row(name: str, kind: SetKind, a: float, b: float, draw: int | None = None) -> ConditionResult:
+        delta = {"a": (a, a - 0.05, a + 0.05), "b": (b, b, b), "pooled": (a, a - 0.05, a + 0.05)}
+        n = {"a": 60, "b": 3, "pooled": 63}
         model, edit = name.split("|")[:2]
-        return {
-            "name": name, "model": model, "edit": edit, "features": "top50", "set_kind": kind, "draw": draw, "n_features": n_features,
-            "accuracy": accuracy, "accuracy_delta": delta, "mcnemar_p": dict.fromkeys(delta, 0.0001),
-        }  # fmt: skip
+        return ConditionResult(
+            name=name, model=model, edit=edit, features="top50", set_kind=kind, donor=None, draw=draw, n_features=n_features,
+            accuracy={task: Interval(1 + delta[task][0], 0.0, 1.0, n[task]) for task in delta},
+            accuracy_delta={task: Interval(*delta[task], n[task]) for task in delta},
+            flip_rate_of_right={}, flip_rate_of_wrong={}, mcnemar_p=dict.fromkeys(delta, 0.0001), share_of_ceiling={},
+            readout=None, unparsed={}, collateral=None, relative_change=None,
+        )  # fmt: skip
 
     rows = [row("base|clean", "clean", -0.6, -0.6), row("rl|clean", "clean", 0, 0)]
     rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", a, b)]
     rows += [row(f"rl|ablate|r{k}", kind, 0, 0, k) for k in range(20) for kind in ("random", "shuffled")]
-    return {r["task"]: r["verdict"] for r in verdicts(rows, ["a", "b"], config)}
+    return {r.task: r.verdict for r in verdicts(rows, ["a", "b"], config)}

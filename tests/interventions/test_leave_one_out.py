@@ -1,13 +1,13 @@
-"""Sets chosen without a task, judged from made outcomes: their controls count only where the sizes are the same."""
+"""Sets chosen without a task, judged from synthetic outcomes: controls count only for sets of the same size."""
 
 from typing import Any
 
 import pytest
 
-from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.verdicts.effects import Right, condition_results
-from mechprobe.interventions.verdicts.leave_one_out import left_out_rows
+from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.verdict import verdicts
 
 N, TASKS = 40, ("sum", "pair")
@@ -41,24 +41,24 @@ def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
         name = f"base|transplant|{rule}"
         conditions.append(Condition(name, "base", "transplant", rule, "left_out", "edit", ids, "rl", tasks=(task,)))
         right[name] = {task: outcomes(30)[task]}
-    found = left_out_rows(conditions, right, rows, verdict, CONFIG, chosen=without)
-    return {row["task"]: row for row in found}
+    found = left_out_verdicts(conditions, right, rows, verdict, CONFIG, chosen=without)
+    return {row.task: row for row in found}
 
 
 def test_a_set_of_the_same_size_is_judged_against_the_full_set_s_controls() -> None:
     row = judged({"sum": (1, 2, 7), "pair": (1, 2, 3)})["sum"]
-    assert row["verdict"] == "supported", row["sentence"]
-    assert (row["n_features"], row["n_shared"], row["n_random"]) == (3, 2, 20)
+    assert row.verdict == "supported", row.sentence
+    assert (row.n_features, row.n_shared, row.n_random) == (3, 2, 20)
 
 
 @pytest.mark.parametrize("ids", [(1, 2, 3, 7), (1, 2)])
 def test_a_set_of_another_size_keeps_its_effect_and_has_no_verdict(ids: tuple[int, ...]) -> None:
     rows = judged({"sum": ids, "pair": (1, 2, 3)})
     row = rows["sum"]
-    assert row["verdict"] == f"no verdict: the set without the task has {len(ids)} features, its controls 3"
-    assert row["effect"][0] == pytest.approx(26 / N)
-    assert (row["n_random"], row["n_equal_norm"]) == (0, 0)
-    assert row["p_random"] != row["p_random"]
-    assert "random sets" not in row["sentence"]
-    assert row["sentence"].endswith(f"{row['verdict']}.")
-    assert rows["pair"]["verdict"] == "supported", rows["pair"]["sentence"]
+    assert row.verdict == f"no verdict: the set without the task has {len(ids)} features, its controls 3"
+    assert row.effect[0] == pytest.approx(26 / N)
+    assert (row.n_random, row.n_equal_norm) == (0, 0)
+    assert row.p_random != row.p_random
+    assert "random sets" not in row.sentence
+    assert row.sentence.endswith(f"{row.verdict}.")
+    assert rows["pair"].verdict == "supported", rows["pair"].sentence

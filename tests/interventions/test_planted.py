@@ -17,10 +17,12 @@ import torch
 from mechprobe.errors import ArtifactError, SelectionError
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.interventions.collateral import CollateralTexts
+from mechprobe.interventions.collateral.texts import CollateralTexts
+from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.stage import InterventionResults, choose_sets, intervene
-from mechprobe.interventions.verdicts.verdict import Evidence, judge
+from mechprobe.interventions.result import InterventionResults
+from mechprobe.interventions.stage import intervene
+from mechprobe.interventions.verdicts.rule import Evidence, judge
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
@@ -128,10 +130,10 @@ def test_localize_finds_the_block(family: ModelFamily, tasks: list[Task], tmp_pa
     ceilings = localize(family, tasks, out=tmp_path / "l", config=LocalizeConfig(n_per_task=16))
     assert ceilings.chosen == SITE
     assert ceilings.able
-    assert ceilings.sites["resid_post.0"]["sufficiency_share"] < 0.05
+    assert ceilings.sites["resid_post.0"].sufficiency_share < 0.05
     for site in ("resid_post.1", "resid_post.2"):
-        assert ceilings.sites[site]["sufficiency_share"] == pytest.approx(1.0)
-        assert ceilings.sites[site]["necessity_share"] == pytest.approx(1.0)
+        assert ceilings.sites[site].sufficiency_share == pytest.approx(1.0)
+        assert ceilings.sites[site].necessity_share == pytest.approx(1.0)
 
 
 def test_joint_attribution_picks_the_cause_and_score_the_decoy(selected: tuple[Selection, list[Task]]) -> None:
@@ -181,30 +183,30 @@ def test_scores_equal_a_naive_second_implementation(
 
 
 def test_the_cause_carries_the_whole_ceiling_both_ways(results: InterventionResults) -> None:
-    clean = {model: results.condition(f"{model}|clean")["accuracy"]["pooled"][0] for model in ("base", "rl")}
-    assert results.condition("base|transplant|top:1")["accuracy"]["pooled"][0] == clean["rl"] == 1.0
-    assert results.condition("rl|transplant|top:1")["accuracy"]["pooled"][0] == clean["base"]
-    assert results.condition("rl|ablate|top:1")["accuracy"]["pooled"][0] == clean["base"]
-    assert results.condition("rl|transplant|top:1")["share_of_ceiling"]["pooled"] == pytest.approx(1.0)
-    pooled = {(row["model"], row["edit"]): row for row in results.verdicts if row["task"] == "pooled"}
-    assert pooled["base", "transplant"]["verdict"] == "supported", pooled["base", "transplant"]["sentence"]
-    assert pooled["base", "transplant"]["n_random"] == pooled["base", "transplant"]["n_equal_norm"] == 20
+    clean = {model: results.condition(f"{model}|clean").accuracy["pooled"][0] for model in ("base", "rl")}
+    assert results.condition("base|transplant|top:1").accuracy["pooled"][0] == clean["rl"] == 1.0
+    assert results.condition("rl|transplant|top:1").accuracy["pooled"][0] == clean["base"]
+    assert results.condition("rl|ablate|top:1").accuracy["pooled"][0] == clean["base"]
+    assert results.condition("rl|transplant|top:1").share_of_ceiling["pooled"] == pytest.approx(1.0)
+    pooled = {(row.model, row.edit): row for row in results.verdicts if row.task == "pooled"}
+    assert pooled["base", "transplant"].verdict == "supported", pooled["base", "transplant"].sentence
+    assert pooled["base", "transplant"].n_random == pooled["base", "transplant"].n_equal_norm == 20
     # In a random model any change of this norm ruins the answers, so a loss, judged by accuracy, cannot tell.
     for edit in ("transplant", "ablate"):
         row = pooled["rl", edit]
-        assert row["verdict"] in ("supported", "not distinguishable from changes of equal norm"), row["sentence"]
-        assert row["p_random"] < 0.05
+        assert row.verdict in ("supported", "not distinguishable from changes of equal norm"), row.sentence
+        assert row.p_random < 0.05
 
 
 def test_matched_random_sets_carry_nothing(results: InterventionResults) -> None:
-    random = [row for row in results.conditions if row["set_kind"] == "random" and row["edit"] == "transplant"]
+    random = [row for row in results.conditions if row.set_kind == "random" and row.edit == "transplant"]
     assert len(random) == 40
-    assert all(row["accuracy_delta"]["pooled"][0] == 0 for row in random)
+    assert all(row.accuracy_delta["pooled"][0] == 0 for row in random)
 
 
 def test_the_decoy_is_not_called_causal(results: InterventionResults) -> None:
     decoy = results.condition("base|transplant|top:1 by score")
-    assert decoy["accuracy_delta"]["pooled"][0] == 0
+    assert decoy.accuracy_delta["pooled"][0] == 0
 
 
 def test_the_decoy_as_the_set_under_test_is_not_causal(
@@ -215,20 +217,20 @@ def test_the_decoy_as_the_set_under_test_is_not_causal(
         features="top:1", ranking="score", compare=(), n_random=20, n_per_task=16, sizes=(), doses=()
     )
     found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
-    pooled = {(row["model"], row["edit"]): row["verdict"] for row in found.verdicts if row["task"] == "pooled"}
+    pooled = {(row.model, row.edit): row.verdict for row in found.verdicts if row.task == "pooled"}
     assert pooled["base", "transplant"] == "refuted"
     assert pooled["rl", "transplant"] == "refuted"
     assert pooled["rl", "ablate"] != "supported"
 
 
 def test_every_task_has_a_verdict(results: InterventionResults) -> None:
-    rows = {(row["model"], row["edit"], row["task"]): row for row in results.verdicts}
+    rows = {(row.model, row.edit, row.task): row for row in results.verdicts}
     for task in ("sum", "pair"):
         row = rows["base", "transplant", task]
-        assert row["verdict"] == "supported", row["sentence"]
-        assert row["p_mcnemar"] <= row["p_mcnemar_holm"] < 0.001
-        assert row["sentence"].endswith(": supported.")
-    assert rows["base", "transplant", "pooled"]["p_mcnemar"] < 1e-6
+        assert row.verdict == "supported", row.sentence
+        assert row.p_mcnemar <= row.p_mcnemar_holm < 0.001
+        assert row.sentence.endswith(": supported.")
+    assert rows["base", "transplant", "pooled"].p_mcnemar < 1e-6
 
 
 def test_a_task_too_small_gets_its_reason(
@@ -241,42 +243,42 @@ def test_a_task_too_small_gets_its_reason(
         n_random=1, n_shuffled=1, leave_one_out=False,
     )  # fmt: skip
     found = intervene(family, crosscoder, selection, small, tmp_path / "i", config)
-    verdict = {row["task"]: row["verdict"] for row in found.verdicts}
+    verdict = {row.task: row.verdict for row in found.verdicts}
     assert verdict == {
         "sum": "no verdict: 5 samples, fewer than 20",
         "pair": "no verdict: post-training saw this task",
         "pooled": "no verdict: 5 samples, fewer than 20",
     }
-    assert found.data["collateral"] is None
-    assert found.data["left_out"] == []
+    assert found.collateral is None
+    assert found.left_out == []
 
 
 def test_sets_chosen_without_a_task_are_judged_on_it(results: InterventionResults) -> None:
-    rows = {(row["model"], row["task"]): row for row in results.data["left_out"]}
+    rows = {(row.model, row.task): row for row in results.left_out}
     assert set(rows) == {(model, task) for model in ("base", "rl") for task in ("sum", "pair")}
     cause, decoy = rows["base", "sum"], rows["base", "pair"]
-    assert (cause["features"], cause["n_features"], cause["n_shared"]) == ("top:1 without sum", 1, 1)
-    assert (decoy["n_features"], decoy["n_shared"]) == (1, 0)
-    assert cause["verdict"] == "supported", cause["sentence"]
-    assert cause["share"] == pytest.approx(1.0, abs=0.1)
-    assert decoy["verdict"] == "refuted", decoy["sentence"]
-    assert decoy["effect"][0] == 0
-    assert decoy["effect_with"][0] > 0.4
-    assert decoy["verdict_with"] == "supported"
-    assert "left_out" not in {row["set_kind"] for row in results.conditions}
+    assert (cause.features, cause.n_features, cause.n_shared) == ("top:1 without sum", 1, 1)
+    assert (decoy.n_features, decoy.n_shared) == (1, 0)
+    assert cause.verdict == "supported", cause.sentence
+    assert cause.share == pytest.approx(1.0, abs=0.1)
+    assert decoy.verdict == "refuted", decoy.sentence
+    assert decoy.effect[0] == 0
+    assert decoy.effect_with[0] > 0.4
+    assert decoy.verdict_with == "supported"
+    assert "left_out" not in {row.set_kind for row in results.conditions}
 
 
 def test_collateral_stands_in_the_rows(results: InterventionResults) -> None:
-    assert results.data["collateral"]["source"] == "three texts"
-    assert results.data["other_tasks"] == []
-    measured = {row["name"]: row["collateral"] for row in results.conditions if row["collateral"]}
+    assert results.collateral.source == "three texts"
+    assert results.other_tasks == []
+    measured = {row.name: row.collateral for row in results.conditions if row.collateral}
     assert {"base|transplant|top:1", "rl|ablate|top:1", "base|patch|whole residual"} <= set(measured)
-    assert results.condition("base|transplant|random 0")["collateral"] is None
+    assert results.condition("base|transplant|random 0").collateral is None
     # the cause is the whole difference between the models: transplanting it is patching the residual
-    cause, whole = measured["base|transplant|top:1"]["kl"], measured["base|patch|whole residual"]["kl"]
+    cause, whole = measured["base|transplant|top:1"].kl, measured["base|patch|whole residual"].kl
     assert cause[0] == pytest.approx(whole[0], rel=1e-3)
     assert whole[0] > 0.01
-    assert measured["base|transplant|top:1 by score"]["kl"][0] < 0.01 * whole[0]
+    assert measured["base|transplant|top:1 by score"].kl[0] < 0.01 * whole[0]
 
 
 def test_an_empty_set_has_no_mean(
@@ -295,8 +297,8 @@ def test_an_empty_set_has_no_mean(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
-    assert (found.data["control_match"], found.data["silent"]["per_task"]) == ({}, {"sum": 0, "pair": 0})
-    assert found.data["sizes"] == {}
+    assert (found.control_match, found.silent["per_task"]) == ({}, {"sum": 0, "pair": 0})
+    assert found.sizes == {}
 
 
 def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
@@ -320,10 +322,10 @@ def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
             for labels in ((name, f"{name}, joint read-out"), (f"{name}, swap read-out", name))
         )
         for number in ("accuracy", "collateral"):
-            assert main[0][number] == main[1][number]
-            assert other[0][number] == other[1][number]
-        assert main[0]["collateral"]["kl"][0] == pytest.approx(0.0, abs=1e-9)
-        assert other[0]["collateral"]["kl"][0] > 1e-6
+            assert getattr(main[0], number) == getattr(main[1], number)
+            assert getattr(other[0], number) == getattr(other[1], number)
+        assert main[0].collateral.kl[0] == pytest.approx(0.0, abs=1e-9)
+        assert other[0].collateral.kl[0] > 1e-6
     assert "transplant_readout" not in read_manifest(tmp_path / "swap")["config"]  # it is in the conditions
     with pytest.raises(ArtifactError, match=r"config\.sets"):
         intervene(family, crosscoder, selection, halves, tmp_path / "swap", joint, collateral=three_texts(family))
@@ -331,10 +333,10 @@ def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
 
 def test_flip_rates_have_the_denominators_of_their_names(results: InterventionResults) -> None:
     row, clean = results.condition("base|transplant|top:1"), results.condition("base|clean")
-    n, right = clean["accuracy"]["pooled"][3], round(clean["accuracy"]["pooled"][0] * clean["accuracy"]["pooled"][3])
-    assert row["flip_rate_of_right"]["pooled"][3] == right
-    assert row["flip_rate_of_wrong"]["pooled"][3] == n - right
-    assert row["flip_rate_of_wrong"]["pooled"][0] == 1.0
+    n, right = clean.accuracy["pooled"][3], round(clean.accuracy["pooled"][0] * clean.accuracy["pooled"][3])
+    assert row.flip_rate_of_right["pooled"][3] == right
+    assert row.flip_rate_of_wrong["pooled"][3] == n - right
+    assert row.flip_rate_of_wrong["pooled"][0] == 1.0
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(
@@ -374,7 +376,7 @@ def test_an_identical_copy_gives_nothing_to_select(
     base = family["base"].path
     twins = ModelFamily.load({"base": base, "sft": base, "rl": base})
     outcomes = evaluate_outcomes(twins, tasks, tmp_path / "e")
-    with pytest.raises(SelectionError, match="On no task does rl get"):
+    with pytest.raises(SelectionError, match="rl"):
         choose(crosscoder, twins, outcomes, tasks, tmp_path / "s")
 
 
@@ -428,7 +430,7 @@ def test_a_vector_at_the_last_prompt_token_acts_there_alone(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]]
 ) -> None:
     """The plant is one vector at every position, so adding it everywhere is the whole change, and at one position is not."""
-    from mechprobe.interventions.conditions.conditions import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
+    from mechprobe.interventions.conditions.condition import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
     from mechprobe.interventions.conditions.runner import Runner
 
     selection, halves = selected
@@ -456,7 +458,7 @@ def test_results_of_another_dictionary_are_not_returned(
     with torch.no_grad():
         other.decoder.mul_(3.0)
     changed = with_changes(selection, crosscoder=other.fingerprint)
-    with pytest.raises(ArtifactError, match="made with other settings"):
+    with pytest.raises(ArtifactError, match="crosscoder"):
         intervene(family, other, changed, halves, tmp_path / "i", config)
-    with pytest.raises(ArtifactError, match="was made with crosscoder"):
+    with pytest.raises(ArtifactError, match=other.fingerprint[:12]):
         intervene(family, other, selection, halves, tmp_path / "j", config)

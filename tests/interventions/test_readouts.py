@@ -1,4 +1,4 @@
-"""Transplants under two read-outs, from made outcomes: whose verdict it is, and where the two disagree."""
+"""Transplants under two read-outs, from synthetic outcomes: which read-out the verdict uses, and where the two disagree."""
 
 from typing import Any
 
@@ -8,9 +8,11 @@ import pytest
 from mechprobe.cli.summary import intervention_lines
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.conditions import plan, readout_of
+from mechprobe.interventions.conditions.condition import readout_of
+from mechprobe.interventions.conditions.plan import plan
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.verdicts.assemble import assemble
+from mechprobe.interventions.result import InterventionResults, RelativeChanges
+from mechprobe.interventions.verdicts.results import Measurements, intervention_results
 from mechprobe.records import Sample
 from mechprobe.selection.rankings.scores import Scores
 from mechprobe.selection.stage import Selection, choose
@@ -31,24 +33,27 @@ def selection() -> Selection:
     return choose(scores, "top:3", site="resid_post.1", crosscoder="x", n_controls=20)
 
 
-def run(selection: Selection, gained: dict[str, int], **settings: Any) -> dict[str, Any]:
-    """Results where base has 4 of 50 samples right, rl and the whole residual 44, a transplant into base under a read-out
-    ``gained``, and no other edit does a thing; the trained task follows."""
+NOTHING_MEASURED = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, None, {})
+
+
+def run(selection: Selection, gained: dict[str, int], **settings: Any) -> InterventionResults:
+    """Results where base has 4 of 50 samples right, rl and the whole residual have 44, and a transplant into base has as many as
+    ``gained`` gives for its read-out. No other edit has an effect, and the trained task behaves like the others."""
     config = InterveneConfig(
         edits_base=("transplant", "steer:2"), edits_tuned=("transplant", "ablate"), sizes=(), trained=("seen",), **settings
     )  # fmt: skip
     conditions = [c for c in plan(selection, {}, config) if c.tasks != ("gone",)]
-    letters = {}
+    codes = {}
     for c in conditions:
         n = {"base": 4, "rl": 44}[c.model]
         if c.set_kind == "ceiling":
             n = 48 - n
         elif c.set_kind in ("selected", "compare") and (c.model, c.edit) == ("base", "transplant"):
             n = gained[readout_of(c, config).mode]
-        letters[c.name] = {
+        codes[c.name] = {
             task.name: "R" * n + "W" * (N - n) for task in TASKS if task.name in (c.tasks or ("sum", "pair", "seen"))
         }
-    return assemble(selection, conditions, letters, TASKS, config)
+    return intervention_results(selection, conditions, codes, TASKS, config, NOTHING_MEASURED)
 
 
 def test_a_main_edit_under_another_spelling_is_no_dose(selection: Selection) -> None:
@@ -61,40 +66,37 @@ def test_a_main_edit_under_another_spelling_is_no_dose(selection: Selection) -> 
 )  # fmt: skip
 def test_the_verdict_is_of_the_read_out_of_the_run(selection: Selection, own: str, other: str, verdict: str) -> None:
     found = run(selection, {"joint": 3, "swap": 40, "single": 5}, transplant_readout=own)
-    rows = [row for row in found["verdicts"] if (row["model"], row["edit"]) == ("base", "transplant")]
-    assert {(row["readout"], row["verdict"]) for row in rows if row["task"] != "seen"} == {(own, verdict)}
-    assert all(f"n = {row['n']}; {own} read-out; whole residual" in row["sentence"] for row in rows)
-    assert found["readout"] == {"transplant": own, "ablate, clamp, scale": "swap"}
-    assert next(row["readout"] for row in found["verdicts"] if row["edit"] == "ablate") == "swap"
-    assert all("read-out" not in row["sentence"] for row in found["verdicts"] if row["edit"] == "steer:2")
-    kinds = {row["set_kind"] for row in found["conditions"] if row["edit"] == "transplant" and row["readout"] == own}
+    rows = [row for row in found.verdicts if (row.model, row.edit) == ("base", "transplant")]
+    assert {(row.readout, row.verdict) for row in rows if row.task != "seen"} == {(own, verdict)}
+    assert all(f"n = {row.n}; {own} read-out; whole residual" in row.sentence for row in rows)
+    assert found.readouts_of_edits == {"transplant": own, "ablate, clamp, scale": "swap"}
+    assert next(row.readout for row in found.verdicts if row.edit == "ablate") == "swap"
+    assert all("read-out" not in row.sentence for row in found.verdicts if row.edit == "steer:2")
+    kinds = {row.set_kind for row in found.conditions if row.edit == "transplant" and row.readout == own}
     assert kinds == {"selected", "random", "shuffled"}
-    compared = [row for row in found["conditions"] if row["features"] == f"top:3, {other} read-out"]
-    assert [(row["model"], row["readout"]) for row in compared] == [("base", other), ("rl", other)]
-    assert {row["readout"] for row in found["left_out"]} == {own}
+    compared = [row for row in found.conditions if row.features == f"top:3, {other} read-out"]
+    assert [(row.model, row.readout) for row in compared] == [("base", other), ("rl", other)]
+    assert {row.readout for row in found.left_out} == {own}
 
 
 def test_where_two_read_outs_disagree_it_is_one_sentence(selection: Selection) -> None:
     found = run(selection, {"joint": 3, "swap": 40}, n_random=1, n_shuffled=1)
-    base, tuned = found["readouts"]
-    assert (base["model"], tuned["model"], tuned["sentence"]) == ("base", "rl", "")
-    assert [(row["task"], row["n"], row["disagree"]) for row in base["rows"]] == [
+    base, tuned = found.readouts
+    assert (base.model, tuned.model, tuned.sentence) == ("base", "rl", "")
+    assert [(row.task, row.n, row.disagree) for row in base.rows] == [
         ("sum", N, True), ("pair", N, True), ("pooled", 2 * N, True)
     ]  # fmt: skip
-    assert base["rows"][2]["effect"][0] == pytest.approx(-0.02)
-    assert base["rows"][2]["effect_other"][0] == pytest.approx(0.72)
-    assert base["rows"][2]["difference"][0] == pytest.approx(-0.74)
-    assert (
-        "transplant of top:3 in base gives, in points under joint against swap: the untrained tasks -2 ["
-        in base["sentence"]
+    assert base.rows[2].effect[0] == pytest.approx(-0.02)
+    assert base.rows[2].effect_other[0] == pytest.approx(0.72)
+    assert base.rows[2].difference[0] == pytest.approx(-0.74)
+    assert all(
+        fact in base.sentence for fact in ("transplant of top:3 in base", "joint", "swap", "the untrained tasks -2 [")
     )
-    assert f"against 72 [{round(100 * base['rows'][2]['effect_other'][1])}, " in base["sentence"]
-    assert base["sentence"].endswith("(intervene.transplant_readout=swap judges the other).")
-    assert sum(base["sentence"] in line for line in intervention_lines(found)) == 1
-    silent = (
-        "Of 3 features, silent on every token read of the gained samples: sum 3, pair 2 (2 on all tasks; on sum the"
-    )
-    assert sum(silent in line for line in intervention_lines(found)) == 1
+    assert f"against 72 [{round(100 * base.rows[2].effect_other.low)}, " in base.sentence
+    assert "intervene.transplant_readout=swap" in base.sentence
+    assert sum(base.sentence in line for line in intervention_lines(found.to_dict())) == 1
+    [never_active] = [line for line in intervention_lines(found.to_dict()) if "sum 3, pair 2" in line]
+    assert "3 features" in never_active
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,6 @@ def test_where_two_read_outs_disagree_it_is_one_sentence(selection: Selection) -
 def test_where_they_agree_or_samples_are_few_there_is_none(
     selection: Selection, swap: int, settings: dict[str, int]
 ) -> None:
-    base, _ = run(selection, {"joint": 3, "swap": swap}, n_random=1, n_shuffled=1, **settings)["readouts"]
-    assert base["sentence"] == ""
-    assert not any(row["disagree"] for row in base["rows"])
+    base, _ = run(selection, {"joint": 3, "swap": swap}, n_random=1, n_shuffled=1, **settings).readouts
+    assert base.sentence == ""
+    assert not any(row.disagree for row in base.rows)

@@ -15,7 +15,7 @@ from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionEr
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite, check_ids
 from mechprobe.interventions.hooks.attach import edited
-from mechprobe.interventions.hooks.residual_hooks import rewriting
+from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
@@ -47,7 +47,7 @@ def transplant(family: ModelFamily, crosscoder: Crosscoder) -> Any:
         ({"num_beams": 2}, "beam search"),
         ({"num_beams": 2, "do_sample": True}, "beam search"),
         ({"prompt_lookup_num_tokens": 2}, "assisted decoding"),
-        ({"cache_implementation": "static"}, "no static KV cache"),
+        ({"cache_implementation": "static"}, "static KV cache"),
     ],
 )
 def test_generation_that_siblings_cannot_follow(
@@ -82,7 +82,7 @@ def test_drafted_tokens_are_not_taken_for_the_prompt(
         model.generate(prompt(family), prompt_lookup_num_tokens=2, **SETTINGS)
     with (
         edited(family["base"], crosscoder, SOME, "ablate", site=SITE, positions=positions) as model,
-        pytest.raises(ModelError, match="Without a KV cache"),
+        pytest.raises(ModelError, match="KV cache"),
     ):
         model.generate(prompt(family), use_cache=False, **SETTINGS)
 
@@ -105,13 +105,13 @@ def test_a_cache_from_outside_is_refused(family: ModelFamily, crosscoder: Crossc
     with torch.no_grad():
         past = base(ids[:, :4], use_cache=True).past_key_values
     with transplant(family, crosscoder) as model:
-        with pytest.raises(ModelError, match="begun outside the edit"), torch.no_grad():
+        with pytest.raises(ModelError, match="outside the edit"), torch.no_grad():
             model(ids[:, 4:], past_key_values=past)
-        with pytest.raises(ModelError, match="of type tuple"), torch.no_grad():
+        with pytest.raises(ModelError, match="tuple"), torch.no_grad():
             model(ids[:, 4:], past_key_values=((ids, ids),))
-        with pytest.raises(ModelError, match="needs input_ids"), torch.no_grad():
+        with pytest.raises(ModelError, match="input_ids"), torch.no_grad():
             model(inputs_embeds=base.get_input_embeddings()(ids))
-        with pytest.raises(ModelError, match="call the model itself"), torch.no_grad():
+        with pytest.raises(ModelError, match="submodule"), torch.no_grad():
             model.model(ids)
 
 
@@ -130,17 +130,17 @@ def test_models_that_keep_no_kv_cache(crosscoder: Crosscoder, family: ModelFamil
         MambaConfig(vocab_size=110, hidden_size=32, num_hidden_layers=3, state_size=4, intermediate_size=64)
     ).eval()
     with (
-        pytest.raises(ModelError, match=r"MambaForCausalLM \(the edited model\) has no KV cache"),
+        pytest.raises(ModelError, match=r"MambaForCausalLM \(the edited model\)"),
         edited(mamba, crosscoder, SOME, "transplant", site=SITE, host="base", donor="rl", siblings=family),
     ):
         pass
     with (
-        pytest.raises(ModelError, match=r"MambaForCausalLM \(rl\) has no KV cache"),
+        pytest.raises(ModelError, match=r"MambaForCausalLM \(rl\)"),
         edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings={"rl": mamba}),
     ):
         pass
     with (
-        pytest.raises(ModelError, match="has no KV cache"),
+        pytest.raises(ModelError, match="MambaForCausalLM"),
         edited(mamba, crosscoder, SOME, "ablate", site=SITE, host="base", positions="response"),
     ):
         pass
@@ -152,7 +152,7 @@ def test_models_that_keep_no_kv_cache(crosscoder: Crosscoder, family: ModelFamil
 def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscoder: Crosscoder) -> None:
     siblings = {"rl": family["base"], "sft": family["sft"]}
     with (
-        pytest.raises(ModelError, match="Sibling rl is the edited model itself"),
+        pytest.raises(ModelError, match="Sibling rl"),
         edited(family["base"], crosscoder, SOME, "transplant", site=SITE, donor="rl", siblings=siblings),
     ):
         pass
@@ -160,7 +160,7 @@ def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscod
 
 @pytest.mark.parametrize("feature", [1.5, "1", None])
 def test_a_feature_is_a_whole_number(feature: object) -> None:
-    with pytest.raises(SelectionError, match="is no feature index; write whole numbers"):
+    with pytest.raises(SelectionError, match=repr(feature)):
         check_ids([0, feature], 48)
     assert check_ids([*np.array([1, 2]), *torch.tensor([3, 4]), 5], 48) == [1, 2, 3, 4, 5]
 
@@ -168,13 +168,13 @@ def test_a_feature_is_a_whole_number(feature: object) -> None:
 def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: Crosscoder) -> None:
     narrow = Crosscoder(CrosscoderConfig(n_models=3, d_model=16, d_sae=48, k=6, model_names=NAMES))
     with (
-        pytest.raises(ModelError, match="takes 16 values of base, whose residual is 32 wide"),
+        pytest.raises(ModelError, match="16.*base.*32"),
         edited(family["base"], narrow, SOME, site=SITE),
     ):
         pass
     selection = Chosen((1, 2), "resid_post.1", crosscoder.fingerprint)
     with (
-        pytest.raises(SelectionError, match=r"live at resid_post\.1, and the edit is asked for at resid_post\.2"),
+        pytest.raises(SelectionError, match=r"resid_post\.1.*resid_post\.2"),
         edited(family["base"], crosscoder, selection, site="resid_post.2"),
     ):
         pass
@@ -182,7 +182,7 @@ def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: C
         pass
     other = Crosscoder(crosscoder.config)
     with (
-        pytest.raises(ArtifactError, match=f"made with crosscoder {selection.crosscoder[:12]}"),
+        pytest.raises(ArtifactError, match=f"{selection.crosscoder[:12]}.*{other.fingerprint[:12]}"),
         edited(family["base"], other, selection),
     ):
         pass
@@ -192,7 +192,7 @@ def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: C
         pass
     with torch.no_grad():
         changed.decoder.mul_(2.0)
-    with pytest.raises(ArtifactError, match="made with crosscoder"), edited(family["base"], changed, selection):
+    with pytest.raises(ArtifactError, match=selection.crosscoder[:12]), edited(family["base"], changed, selection):
         pass
 
 
@@ -200,7 +200,7 @@ def test_swap_among_models_of_two_widths() -> None:
     uneven = Crosscoder(CrosscoderConfig(n_models=3, d_model=(8, 8, 12), d_sae=24, k=3, model_names=NAMES))
     generator = torch.Generator().manual_seed(0)
     x = {name: torch.randn(2, 3, width, generator=generator) for name, width in zip(NAMES, (8, 8, 12), strict=True)}
-    with pytest.raises(ConfigError, match=r"base \(8 wide\) stands in for that of rl \(12 wide\)"):
+    with pytest.raises(ConfigError, match="base.*8.*rl.*12"):
         build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=Readout("swap"))
     near = Readout("swap", ("base", "sft"))
     rewrite = build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=near)
@@ -209,7 +209,7 @@ def test_swap_among_models_of_two_widths() -> None:
     acts = uneven.encode(torch.cat([x[name].reshape(-1, x[name].shape[-1]) for name in NAMES], dim=1))
     acts[:, [k for k in range(24) if k not in (1, 2)]] = 0
     assert torch.allclose(joint(x), x["rl"] - uneven.resid_delta(acts, "rl").reshape(2, 3, 12), atol=1e-5)
-    with pytest.raises(ModelError, match="differ in width"):
+    with pytest.raises(ModelError, match="base|rl"):
         build_rewrite(uneven, [1], Edit("transplant"), host="base", donor="rl", readout=Readout("joint"))
 
 
@@ -219,7 +219,7 @@ def test_a_feature_without_a_direction_steers_nowhere(family: ModelFamily, cross
     with torch.no_grad():
         silent.decoder[7] = 0.0
     with (
-        pytest.raises(SelectionError, match="Feature 7 has no decoder direction in base"),
+        pytest.raises(SelectionError, match="Feature 7 .*base"),
         edited(family["base"], silent, SOME, "steer:2", site=SITE),
     ):
         pass
@@ -232,10 +232,7 @@ def test_an_edit_that_gives_no_numbers_is_named(family: ModelFamily, crosscoder:
     with torch.no_grad():
         loud.decoder.mul_(100.0)
     ids = prompt(family)
-    message = (
-        r"The edit 'clamp:3e\+38' of features 0, 3, 7, 11, 20 and 2 more at resid_post\.1 in base gives values that are "
-        r"not finite \(first in row 0, at position 0 of the call\)"
-    )
+    message = r"'clamp:3e\+38' of features 0, 3, 7, 11, 20 and 2 more at resid_post\.1 in base .*not finite.*row 0.*position 0"
     with edited(family["base"], loud, SOME, "clamp:3e38", site=SITE) as model, torch.no_grad():
         with pytest.raises(ModelError, match=message):
             model.generate(ids, **SETTINGS) if generating else model(ids)
@@ -255,7 +252,7 @@ def test_a_model_that_gives_nan_by_itself_is_named_as_a_cause(family: ModelFamil
         return x["base"] + 1.0
 
     with rewriting(base, SITE, plus_one, host_name="base"), torch.no_grad():
-        with pytest.raises(ModelError, match="logits are NaN; lower the strength, or look whether the model"):
+        with pytest.raises(ModelError, match="logits are NaN"):
             base(inputs_embeds=embedded)
         assert torch.isfinite(base(inputs_embeds=embedded[:1]).logits).all()
 
@@ -265,7 +262,7 @@ def test_numbers_lost_behind_the_edit_are_noticed(neox_family: dict[str, Any]) -
     base = ModelFamily.load({"base": neox_family["base"]})["base"].hf
     with (
         rewriting(base, SITE, lambda x: torch.full_like(x["base"], 3e38), host_name="base"),
-        pytest.raises(ModelError, match=r"The rewriting of base's residual at resid_post\.1 leaves the model"),
+        pytest.raises(ModelError, match=r"logits are NaN.*base's residual at resid_post\.1"),
         torch.no_grad(),
     ):
         base(torch.tensor([[1, 5, 6]]))

@@ -11,7 +11,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import SiteEdit, edited, edited_at
-from mechprobe.interventions.hooks.residual_hooks import SiteRewrite, rewriting_sites
+from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
 from mechprobe.models.residuals import find_blocks, position_ids, reading, residuals_plain

@@ -1,11 +1,13 @@
-"""Smallest sets by hand: what reaches the ceiling, what never does, and where there is no ceiling."""
+"""Smallest sets by hand: heads that reach the ceiling, heads that never do, and hosts without a ceiling."""
 
 import numpy as np
 import pytest
 
-from mechprobe.interventions.conditions.conditions import Condition
+from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.result import SmallestHead, UnmeasuredSizes
 from mechprobe.interventions.verdicts.effects import Right, shares_of_ceiling
 from mechprobe.interventions.verdicts.sizes import smallest_sets
+from mechprobe.statistics import Interval
 from mechprobe.types import POOLED
 
 N = 100
@@ -33,46 +35,50 @@ def test_shares_and_smallest_sizes_by_hand() -> None:
     conditions, right = plan("base", {5: 80, 1: 30, 2: 56}, clean=20, patched=80)
     found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)
     assert set(found) == {"base"}
-    assert [row[:2] for row in found["base"]["shares"]] == [
-        [1, pytest.approx(1 / 6)],
-        [2, pytest.approx(0.6)],
-        [5, pytest.approx(1.0)],
+    assert [row[:2] for row in found["base"].shares] == [
+        (1, pytest.approx(1 / 6)),
+        (2, pytest.approx(0.6)),
+        (5, pytest.approx(1.0)),
     ]
-    assert all(low <= share <= high for _, share, low, high in found["base"]["shares"])
-    assert found["base"]["shares"][2][2:] == [1.0, 1.0]  # the same samples as the ceiling: no width
-    assert found["base"]["90%"] == {"size": 5, "low": 5, "high": 5}
-    assert found["base"]["50%"] == {"size": 2, "low": 2, "high": 5}  # 0.6 of 60 is below half in some draws
-    assert (found["base"]["n"], found["base"]["largest"]) == (N, 5)
+    assert all(low <= share <= high for _, share, low, high in found["base"].shares)
+    assert found["base"].shares[2][2:] == (1.0, 1.0)  # the same samples as the ceiling, so no width
+    assert found["base"].nine_tenths == SmallestHead(size=5, low=5, high=5)
+    assert found["base"].half == SmallestHead(size=2, low=2, high=5)  # 0.6 of 60 is below half in some draws
+    assert (found["base"].n, found["base"].largest) == (N, 5)
 
 
 def test_losses_of_the_tuned_model_count_as_shares() -> None:
     conditions, right = plan("rl", {1: 80, 10: 26}, clean=80, patched=20)
     found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["rl"]
-    assert [row[1] for row in found["shares"]] == [0.0, pytest.approx(0.9)]
-    assert found["50%"] == {"size": 10, "low": 10, "high": 10}
+    assert [row[1] for row in found.shares] == [0.0, pytest.approx(0.9)]
+    assert found.half == SmallestHead(size=10, low=10, high=10)
 
 
 def test_what_is_never_reached_is_none() -> None:
     conditions, right = plan("base", {1: 20, 5: 30}, clean=20, patched=80)
     found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["base"]
-    assert found["50%"] == found["90%"] == {"size": None, "low": None, "high": None}
+    assert found.half == found.nine_tenths == SmallestHead(size=None, low=None, high=None)
 
 
 def test_without_a_ceiling_there_is_a_reason() -> None:
-    for patched in (24, 20, 5):  # 4 points, none, and the other way
+    for patched in (24, 20, 5):  # 4 points, none, and a loss
         conditions, right = plan("base", {1: 20}, clean=20, patched=patched)
         found = smallest_sets(conditions, right, base="base", tuned="rl", seed=0)["base"]
-        assert found == {"n": N, "reason": "the whole residual moves less than 5 points in base"}
+        assert isinstance(found, UnmeasuredSizes)
+        assert found.n == N
+        assert "less than 5 points in base" in found.reason
 
 
-def test_a_ceiling_that_may_be_nothing_has_no_shares() -> None:
-    """Ten samples gained and four lost: six points, and the interval holds 0."""
+def test_a_ceiling_whose_interval_includes_zero_has_no_shares() -> None:
+    """Ten samples gained and four lost: six points, and the interval includes 0."""
     clean, patched = [False] * 90 + [True] * 10, [True] * 10 + [False] * 84 + [True] * 6
     conditions, _ = plan("base", {1: 0}, clean=0, patched=0)
     right = {"base|clean": clean, "base|patch|whole residual": patched, "base|transplant|first 1": patched}
     made = {name: {POOLED: values} for name, values in right.items()}
     found = smallest_sets(conditions, made, base="base", tuned="rl", seed=0)["base"]
-    assert found == {"n": 100, "reason": "what the whole residual moves in base is not clear of 0"}
+    assert isinstance(found, UnmeasuredSizes)
+    assert found.n == 100
+    assert "base includes 0" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -87,11 +93,12 @@ def test_a_ceiling_that_may_be_nothing_has_no_shares() -> None:
     ],
 )
 def test_a_share_is_of_a_ceiling_clear_of_zero(ceiling: list[float | int], sign: float, share: float | None) -> None:
-    assert shares_of_ceiling({"t": [0.1, 0.0, 0.2, 100]}, {"t": ceiling}, sign=sign) == {"t": share}
+    delta = {"t": Interval(0.1, 0.0, 0.2, 100)}
+    assert shares_of_ceiling(delta, {"t": Interval(*ceiling)}, sign=sign) == {"t": share}
 
 
 def test_intervals_are_those_of_a_naive_bootstrap() -> None:
-    """Samples drawn one by one in place of multinomial counts: the same quantiles up to the noise of 4,000 draws."""
+    """Resampling single samples instead of multinomial counts gives the same quantiles, up to the noise of 4,000 draws."""
     rng = np.random.default_rng(3)
     clean, patched, edited = (rng.random(N) < p for p in (0.2, 0.8, 0.5))
     conditions, _ = plan("base", {3: 0}, clean=0, patched=0)
@@ -103,7 +110,7 @@ def test_intervals_are_those_of_a_naive_bootstrap() -> None:
     for _ in range(4000):
         rows = rng.integers(0, N, N)
         shares.append((edited[rows].mean() - clean[rows].mean()) / (patched[rows].mean() - clean[rows].mean()))
-    assert found["base"]["shares"][0][2:] == pytest.approx(np.quantile(shares, [0.025, 0.975]).tolist(), abs=0.03)
+    assert found["base"].shares[0][2:] == pytest.approx(np.quantile(shares, [0.025, 0.975]).tolist(), abs=0.03)
 
 
 def test_a_host_without_transplants_is_left_out() -> None:

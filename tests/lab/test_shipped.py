@@ -16,7 +16,7 @@ from mechprobe.lab.recipe import TRAINED_SKILL, get_recipe
 from mechprobe.lab.results import model_folders
 from mechprobe.lab.summary import read_lab, shipped, summary
 from mechprobe.lab.weights import FROZEN
-from mechprobe.localization.stage import patched_outcomes
+from mechprobe.localization.ceilings import patched_outcomes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.stage_folder import read_manifest

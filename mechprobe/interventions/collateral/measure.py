@@ -24,7 +24,7 @@ from mechprobe.interventions.collateral.texts import CollateralTexts
 from mechprobe.interventions.conditions.condition import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import Collateral
-from mechprobe.models.load import input_device
+from mechprobe.models.devices import input_device
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio

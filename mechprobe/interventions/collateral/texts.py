@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.tokens import encode_prompt, encode_response
 from mechprobe.errors import InputError
 from mechprobe.evals.tasks import Task
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.result import CollateralSource
 
 if TYPE_CHECKING:

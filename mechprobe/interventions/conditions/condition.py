@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from mechprobe.artifacts import dump_json, sha256_bytes
 from mechprobe.dictionary.readout import Readout
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.result import SetKind

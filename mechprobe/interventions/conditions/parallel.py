@@ -14,7 +14,9 @@ from mechprobe.interventions.conditions.runner import Runner
 _worker: dict[str, Runner] = {}
 
 
-def run_conditions(runner: Runner, conditions: Sequence[Condition], *, workers: int = 1) -> Iterator[tuple[Condition, dict[str, str]]]:
+def run_conditions(
+    runner: Runner, conditions: Sequence[Condition], *, workers: int = 1
+) -> Iterator[tuple[Condition, dict[str, str]]]:
     """Yield each condition with its outcome codes when it finishes: in order with one worker, in any order with several.
 
     Args:

@@ -89,7 +89,10 @@ def _baselines(host: str, donor: str) -> list[Condition]:
     vectors = (EVERYWHERE, LAST_PROMPT_TOKEN)
     return [
         Condition(f"{host}|replace|reconstruction", host, "replace", "none", "recon", "edit"),
-        *(Condition(f"{host}|vector|{name}", host, "vector", name, "baseline", "vector", donor=donor) for name in vectors),
+        *(
+            Condition(f"{host}|vector|{name}", host, "vector", name, "baseline", "vector", donor=donor)
+            for name in vectors
+        ),
     ]
 
 

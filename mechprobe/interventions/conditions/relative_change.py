@@ -21,18 +21,19 @@ FAR = 10.0
 """Relative change above which an edit is named: hardly anything of the model's own residual is left in the sum."""
 PROMPTS = 4
 """Prompts of each task, from the top, on which the change is measured."""
+_BATCH = 32
 _KINDS = ("selected", "dose", "opposite")
 
 
 def measure_changes(
-    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str | Sequence[int]]
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str]
 ) -> tuple[RelativeChanges, dict[str, float]]:
     """The largest relative change of every edit of the selected set, including its doses and opposites.
 
     Args:
         runner: Holds models and crosscoder.
         conditions: The plan.
-        prompts: Texts, or token ids.
+        prompts: What the models read.
 
     Returns:
         The bound with the conditions above it, and condition → relative change.
@@ -50,20 +51,30 @@ def task_prompts(runner: Runner) -> list[str]:
 
 @torch.no_grad()
 def relative_changes(
-    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str | Sequence[int]]
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str]
 ) -> tuple[dict[str, float], int]:
-    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts, and the number of tokens."""
+    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts, and the number of tokens.
+
+    A prompt beyond the models' context is cut on the left.
+    """
     names = {c.model for c in conditions} | {name for c in conditions for name in runner.reads(c)}
-    resid, attention = _residuals(runner, sorted(names), prompts)
-    found = {c.name: _largest(runner.rewrite(c)(resid), resid[c.model], attention) for c in conditions}
-    return found, int(attention.sum())
+    rewrites = {c.name: runner.rewrite(c) for c in conditions}
+    found: dict[str, float] = {}
+    n_tokens = 0
+    for start in range(0, len(prompts), _BATCH):
+        resid, attention = _residuals(runner, sorted(names), prompts[start : start + _BATCH])
+        n_tokens += int(attention.sum())
+        for c in conditions:
+            largest = _largest(rewrites[c.name](resid), resid[c.model], attention)
+            found[c.name] = max(found.get(c.name, 0.0), largest)
+    return found, n_tokens
 
 
 def _residuals(
-    runner: Runner, names: Iterable[str], prompts: Sequence[str | Sequence[int]]
+    runner: Runner, names: Iterable[str], prompts: Sequence[str]
 ) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
     tokenizer = runner.family.tokenizer
-    rows = [tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt for prompt in prompts]
+    rows = [tokenizer(prompt).input_ids[-runner.family.max_context :] for prompt in prompts]
     ids, attention = left_pad(rows, int(str(tokenizer.pad_token_id)), "cpu")
     device = runner.crosscoder.device
     found = {}

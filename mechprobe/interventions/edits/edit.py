@@ -103,7 +103,9 @@ def _check_form(kind: str, has_value: bool, text: str) -> None:
             f"'{text}' does not name an edit; write ablate, clamp:V, scale:A, steer:V, transplant, replace or project."
         )
     if (kind in _NEEDS_VALUE) != has_value:
-        raise ConfigError(f"'{text}': {kind} takes no value." if has_value else f"'{text}' lacks its strength; write {kind}:<number>.")
+        raise ConfigError(
+            f"'{text}': {kind} takes no value." if has_value else f"'{text}' lacks its strength; write {kind}:<number>."
+        )
 
 
 def _number(value: str, text: str) -> float:
@@ -124,9 +126,7 @@ def _evenly(kind: str, values: str, text: str) -> list[float]:
     ends, _, count = values.partition(":")
     first, _, last = ends.partition("..")
     if not count.isdecimal() or not 2 <= int(count) <= _MOST_STEPS:
-        raise ConfigError(
-            f"'{text}': append the number of strengths to the range, as in 0..2:5 (2 to {_MOST_STEPS})."
-        )
+        raise ConfigError(f"'{text}': append the number of strengths to the range, as in 0..2:5 (2 to {_MOST_STEPS}).")
     low, high, steps = _number(first, text), _number(last, text), int(count) - 1
     return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
 

@@ -152,6 +152,8 @@ def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: st
     directions = crosscoder.own_decoder(host, written)
     without = written[torch.linalg.vector_norm(directions, dim=1) == 0].tolist()
     if without:
-        raise SelectionError(f"Feature {without[0]} has a zero decoder direction in {host}, so it cannot steer; leave it out of the set.")
+        raise SelectionError(
+            f"Feature {without[0]} has a zero decoder direction in {host}, so it cannot steer; leave it out of the set."
+        )
     vector = strength * unit_sum(directions)
     return lambda x: (x[host] + vector.to(x[host].device)).to(x[host].dtype)

@@ -14,7 +14,7 @@ from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionEr
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite, read_models
 from mechprobe.interventions.hooks.positions import PositionMask, PositionRule, Positions, as_rule
-from mechprobe.interventions.hooks.residual_hooks import SiteRewrite, rewriting_sites
+from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
@@ -218,7 +218,9 @@ def _check_widths(crosscoder: Crosscoder, modules: Mapping[str, Any]) -> None:
         expected = crosscoder.config.widths[crosscoder.model_index(name)] if name in crosscoder.model_names else None
         width = int(module.config.get_text_config().hidden_size)
         if expected is not None and width != expected:
-            raise ModelError(f"The crosscoder expects d_model {expected} for {name}, but that model's residual has {width}.")
+            raise ModelError(
+                f"The crosscoder expects d_model {expected} for {name}, but that model's residual has {width}."
+            )
 
 
 def _named(ids: Sequence[int]) -> str:

@@ -62,7 +62,9 @@ def _measured(
 ) -> LeftOut:
     """The effect on the left-out task; `EmptyLeftOut` where the rule chooses nothing without it."""
     task, host = full.task, selected.model
-    condition = next((c for c in conditions if c.set_kind == "left_out" and (c.model, c.tasks) == (host, (task,))), None)
+    condition = next(
+        (c for c in conditions if c.set_kind == "left_out" and (c.model, c.tasks) == (host, (task,))), None
+    )
     if condition is None:
         return _empty(selected, full)
     before, after = right[f"{host}|clean"][task], right[condition.name][task]

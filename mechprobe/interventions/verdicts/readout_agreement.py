@@ -45,9 +45,7 @@ def compare_readouts(
             features=main.features,
             readout=config.transplant_readout,
             other=other_readout(config),
-            rows=[
-                _difference(task, pair, right[main.name], right[other.name], config) for task in [*held_out, POOLED]
-            ],
+            rows=[_difference(task, pair, right[main.name], right[other.name], config) for task in [*held_out, POOLED]],
             sentence="",
         )
         found.append(agreement.model_copy(update={"sentence": disagreement_sentence(agreement, config.base)}))

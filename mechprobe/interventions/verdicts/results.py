@@ -1,6 +1,7 @@
 """From the outcomes of every condition to the records of ``results.json``."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
@@ -26,6 +27,22 @@ from mechprobe.selection.stage import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
 """Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
+
+
+class Measurements(NamedTuple):
+    """What is measured beside the outcomes.
+
+    Attributes:
+        changes: How relative changes were measured.
+        change_of: Condition → relative change.
+        texts: The texts behind the collateral, or None.
+        collateral_of: Condition → collateral.
+    """
+
+    changes: RelativeChanges
+    change_of: Mapping[str, float]
+    texts: CollateralSource | None
+    collateral_of: Mapping[str, Collateral]
 
 
 def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
@@ -58,11 +75,7 @@ def intervention_results(
     codes: OutcomeCodes,
     tasks: Sequence[Task],
     config: InterveneConfig,
-    *,
-    changes: RelativeChanges,
-    change_of: Mapping[str, float],
-    collateral: CollateralSource | None = None,
-    collateral_of: Mapping[str, Collateral] | None = None,
+    measured: Measurements,
 ) -> InterventionResults:
     """Judge every main edit from the outcomes of all conditions.
 
@@ -72,10 +85,7 @@ def intervention_results(
         codes: Outcomes of every condition.
         tasks: What was run, in order.
         config: Settings.
-        changes: How relative changes were measured.
-        change_of: Condition → relative change.
-        collateral: The texts behind the collateral, or None.
-        collateral_of: Condition → collateral.
+        measured: What is measured beside the outcomes.
 
     Raises:
         ConfigError: Every task is one that post-training saw.
@@ -89,8 +99,8 @@ def intervention_results(
         c.name: Extras(
             readout_name(c, config),
             {task: text.count("U") / len(text) if text else None for task, text in codes[c.name].items()},
-            (collateral_of or {}).get(c.name),
-            change_of.get(c.name),
+            measured.collateral_of.get(c.name),
+            measured.change_of.get(c.name),
         )
         for c in conditions
     }
@@ -121,6 +131,6 @@ def intervention_results(
         readouts=compare_readouts(conditions, pooled, rows, held_out, config),
         left_out=left_out_verdicts(conditions, right, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
-        collateral=collateral,
-        changes=changes,
+        collateral=measured.texts,
+        changes=measured.changes,
     )

@@ -84,7 +84,9 @@ def _sizes(
     return HeadSizes(
         n=n,
         largest=sizes[-1],
-        shares=[HeadShare(k, float(v), float(a), float(b)) for k, v, a, b in zip(sizes, measured, low, high, strict=True)],
+        shares=[
+            HeadShare(k, float(v), float(a), float(b)) for k, v, a, b in zip(sizes, measured, low, high, strict=True)
+        ],
         half=_smallest(sizes, measured >= HALF, shares >= HALF),
         nine_tenths=_smallest(sizes, measured >= NINE_TENTHS, shares >= NINE_TENTHS),
     )

@@ -28,9 +28,7 @@ def verdicts(rows: Sequence[ConditionResult], tasks: Sequence[str], config: Inte
     return result
 
 
-def _measured(
-    main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig
-) -> Verdict:
+def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig) -> Verdict:
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
     return Verdict(

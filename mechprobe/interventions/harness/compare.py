@@ -1,0 +1,110 @@
+"""Changes of the harness' metrics against the clean host, and against random sets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mechprobe.interventions.conditions.condition import Condition, readout_name
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.harness.result import HarnessCondition, MetricCell
+from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
+
+Found = Mapping[str, Mapping[str, Any]]
+"""Condition → what `mechprobe.evals.harness.HarnessTasks.run` returns."""
+Metrics = dict[str, dict[str, MetricCell]]
+
+
+def harness_conditions(
+    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, float], config: InterveneConfig
+) -> list[HarnessCondition]:
+    """One record per condition, in order.
+
+    Args:
+        conditions: The plan; clean conditions are named ``<model>|clean``.
+        found: The harness' results.
+        change_of: Condition → relative change.
+        config: Settings.
+    """
+    metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
+    higher = found[conditions[0].name]["higher_is_better"]
+    for main in (c for c in conditions if c.set_kind == "selected"):
+        draws = [
+            metrics[c.name]
+            for c in conditions
+            if c.set_kind == "random" and (c.model, c.edit) == (main.model, main.edit)
+        ]
+        metrics[main.name] = _against_random(metrics[main.name], draws, higher, gain=main.model == config.base)
+    return [
+        HarnessCondition(
+            name=c.name,
+            model=c.model,
+            edit=c.edit,
+            features=c.features,
+            set_kind=c.set_kind,
+            draw=c.draw,
+            n_features=len(c.ids),
+            readout=readout_name(c, config),
+            relative_change=change_of.get(c.name),
+            metrics=metrics[c.name],
+        )
+        for c in conditions
+    ]
+
+
+def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
+    """The metrics of a condition with their changes against the clean host."""
+    mine, host = found[condition.name], found[f"{condition.model}|clean"]
+    result: Metrics = {}
+    for task, cells in mine["metrics"].items():
+        result[task] = {}
+        for key, cell in cells.items():
+            change = None if condition.how == "clean" else _change(mine, host, task, key, seed)
+            result[task][key] = MetricCell(**cell, n=mine["n"].get(task), change=change)
+    return result
+
+
+def _change(mine: Mapping[str, Any], host: Mapping[str, Any], task: str, key: str, seed: int) -> Interval | None:
+    """Change of one metric, with a paired bootstrap interval where it is a mean over documents."""
+    value, start = (side["metrics"][task][key]["value"] for side in (mine, host))
+    if value is None or start is None:
+        return None
+    after, before = (side["values"].get(task, {}).get(key) for side in (mine, host))
+    if after and before and _is_mean(after, value) and _is_mean(before, start):
+        return paired_bootstrap(before, after, seed=seed)
+    n = mine["n"].get(task)
+    return Interval(value - start, float("nan"), float("nan"), n)
+
+
+def _is_mean(values: Sequence[float], aggregated: float) -> bool:
+    """Whether the harness averaged a metric over documents; only then is a paired difference defined."""
+    return abs(sum(values) / len(values) - aggregated) <= 1e-9 * max(1.0, abs(aggregated))
+
+
+def _against_random(
+    metrics: Metrics, draws: Sequence[Metrics], higher: Mapping[str, Mapping[str, bool | None]], *, gain: bool
+) -> Metrics:
+    """The metrics of a selected set beside the changes of its random sets; ``gain`` says whether a gain is claimed."""
+    return {
+        task: {
+            key: _cell_against_random(
+                cell,
+                [draw[task][key].change for draw in draws],
+                higher.get(task, {}).get(key.partition(",")[0]),
+                gain=gain,
+            )
+            for key, cell in cells.items()
+        }
+        for task, cells in metrics.items()
+    }
+
+
+def _cell_against_random(
+    cell: MetricCell, changes: Sequence[Interval | None], better: bool | None, *, gain: bool
+) -> MetricCell:
+    known = [change.value for change in changes if change is not None]
+    if cell.change is None or not known:
+        return cell
+    update: dict[str, Any] = {"random_mean": sum(known) / len(known), "n_random": len(known)}
+    if better is not None:
+        side = "greater" if gain == better else "less"
+        update["p_random"] = randomization_p(cell.change.value, known, side=side)
+    return cell.model_copy(update=update)
