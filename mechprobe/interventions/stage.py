@@ -11,6 +11,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral.measure import measure_collateral
 from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_file
+from mechprobe.interventions.condition_result import Collateral, json_value
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition, fingerprint
 from mechprobe.interventions.conditions.parallel import run_conditions
@@ -19,7 +20,7 @@ from mechprobe.interventions.conditions.relative_change import measure_changes, 
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import RESULTS_FILE, Collateral, InterventionResults, json_value
+from mechprobe.interventions.result import RESULTS_FILE, InterventionResults
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results, untrained
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mechprobe.interventions.result import Measured, json_value
+from mechprobe.interventions.condition_result import Measured, json_value
 from mechprobe.results import Number, Result
 from mechprobe.stage_folder import read_manifest
 

@@ -396,7 +396,7 @@ def test_a_task_that_does_not_fit_its_data_is_found_before_any_model_runs(
     yaml_tasks: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "t.yaml").write_text(yaml_tasks[1].read_text().replace("doc_to_choice: choices", "doc_to_choice: gone"))
-    with pytest.raises(InputError, match="picks|t\\.yaml"):
+    with pytest.raises(InputError, match=r"picks|t\.yaml"):
         HarnessTasks([tmp_path / "t.yaml"], HarnessConfig())
 
 
@@ -440,7 +440,7 @@ def test_a_name_that_lm_eval_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: TaskManager(include_defaults=False))
-    with pytest.raises(ConfigError, match="arc_esay.*lm-eval ls tasks"):
+    with pytest.raises(ConfigError, match=r"arc_esay.*lm-eval ls tasks"):
         HarnessTasks(["arc_esay"], HarnessConfig())
 
 

@@ -13,6 +13,7 @@ from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
+from mechprobe.interventions.condition_result import ConditionResult, SetKind
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
@@ -22,7 +23,7 @@ from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
-from mechprobe.interventions.result import ConditionResult, InterventionResults, SetKind
+from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import verdicts
 from mechprobe.models.family import ModelFamily
@@ -177,7 +178,7 @@ def test_after_an_edit_that_gives_nan_the_corrected_one_runs(
     def run(config: InterveneConfig) -> InterventionResults:
         return intervene(family, crosscoder, selection, [TASK], tmp_path / "i", config)
 
-    with pytest.raises(ModelError, match="clamp:1e38.*not finite"):
+    with pytest.raises(ModelError, match=r"clamp:1e38.*not finite"):
         run(bad)
     kept = sorted((tmp_path / "i").glob("part-*"))
     assert kept

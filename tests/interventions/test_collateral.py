@@ -143,7 +143,7 @@ def test_texts_of_a_file(family: ModelFamily, tmp_path: Path) -> None:
     assert found.source == "texts of corpus.jsonl"
     assert [len(ids) for ids in found.limited(1, 3).sequences] == [3]
     assert found.fingerprint != found.limited(1, 3).fingerprint
-    with pytest.raises(InputError, match="gone.jsonl"):
+    with pytest.raises(InputError, match=r"gone.jsonl"):
         texts_of_file(tmp_path / "gone.jsonl", tokenizer, 2)
 
 

@@ -168,7 +168,7 @@ def test_a_feature_is_a_whole_number(feature: object) -> None:
 def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: Crosscoder) -> None:
     narrow = Crosscoder(CrosscoderConfig(n_models=3, d_model=16, d_sae=48, k=6, model_names=NAMES))
     with (
-        pytest.raises(ModelError, match="16.*base.*32"),
+        pytest.raises(ModelError, match=r"16.*base.*32"),
         edited(family["base"], narrow, SOME, site=SITE),
     ):
         pass
@@ -200,7 +200,7 @@ def test_swap_among_models_of_two_widths() -> None:
     uneven = Crosscoder(CrosscoderConfig(n_models=3, d_model=(8, 8, 12), d_sae=24, k=3, model_names=NAMES))
     generator = torch.Generator().manual_seed(0)
     x = {name: torch.randn(2, 3, width, generator=generator) for name, width in zip(NAMES, (8, 8, 12), strict=True)}
-    with pytest.raises(ConfigError, match="base.*8.*rl.*12"):
+    with pytest.raises(ConfigError, match=r"base.*8.*rl.*12"):
         build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=Readout("swap"))
     near = Readout("swap", ("base", "sft"))
     rewrite = build_rewrite(uneven, [1, 2], Edit("ablate"), host="base", donor=None, readout=near)
@@ -209,7 +209,7 @@ def test_swap_among_models_of_two_widths() -> None:
     acts = uneven.encode(torch.cat([x[name].reshape(-1, x[name].shape[-1]) for name in NAMES], dim=1))
     acts[:, [k for k in range(24) if k not in (1, 2)]] = 0
     assert torch.allclose(joint(x), x["rl"] - uneven.resid_delta(acts, "rl").reshape(2, 3, 12), atol=1e-5)
-    with pytest.raises(ModelError, match="base|rl"):
+    with pytest.raises(ModelError, match=r"base|rl"):
         build_rewrite(uneven, [1], Edit("transplant"), host="base", donor="rl", readout=Readout("joint"))
 
 
@@ -219,7 +219,7 @@ def test_a_feature_without_a_direction_steers_nowhere(family: ModelFamily, cross
     with torch.no_grad():
         silent.decoder[7] = 0.0
     with (
-        pytest.raises(SelectionError, match="Feature 7 .*base"),
+        pytest.raises(SelectionError, match=r"Feature 7 .*base"),
         edited(family["base"], silent, SOME, "steer:2", site=SITE),
     ):
         pass

@@ -21,9 +21,9 @@ from torch.nn.functional import kl_div, log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.interventions.collateral.texts import CollateralTexts
+from mechprobe.interventions.condition_result import Collateral
 from mechprobe.interventions.conditions.condition import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.result import Collateral
 from mechprobe.models.devices import input_device
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress

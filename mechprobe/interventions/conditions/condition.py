@@ -6,9 +6,9 @@ from typing import Literal
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.files import dump_json, sha256_bytes
+from mechprobe.interventions.condition_result import SetKind
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
-from mechprobe.interventions.result import SetKind
 from mechprobe.types import ReadoutMode
 
 How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]

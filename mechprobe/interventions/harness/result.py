@@ -3,15 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mechprobe.interventions.result import (
-    RESULTS_FILE,
-    EditedSet,
-    Measured,
-    RelativeChanges,
-    SetKind,
-    json_value,
-    named_row,
-)
+from mechprobe.interventions.condition_result import Measured, SetKind, json_value, named_row
+from mechprobe.interventions.result import RESULTS_FILE, EditedSet, RelativeChanges
 from mechprobe.results import Result
 from mechprobe.stage_folder import read_manifest
 

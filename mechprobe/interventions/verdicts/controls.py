@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from mechprobe.interventions.condition_result import ConditionResult, Effect
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import AgainstControls, ConditionResult, Effect
+from mechprobe.interventions.verdict_result import AgainstControls
 from mechprobe.statistics import Interval, randomization_p
 from mechprobe.types import POOLED
 

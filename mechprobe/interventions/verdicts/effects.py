@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mechprobe.interventions.condition_result import Collateral, ConditionResult
 from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.result import Collateral, ConditionResult
 from mechprobe.statistics import Interval, mcnemar_exact, paired_bootstrap, wilson_interval
 from mechprobe.types import POOLED
 

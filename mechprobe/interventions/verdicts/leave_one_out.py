@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from mechprobe.interventions.condition_result import ConditionResult, Effect
 from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import ConditionResult, Effect, EmptyLeftOut, LeftOutVerdict, Verdict
+from mechprobe.interventions.verdict_result import EmptyLeftOut, LeftOutVerdict, Verdict
 from mechprobe.interventions.verdicts.controls import against_controls, claimed, clean_gaps, sign_of
 from mechprobe.interventions.verdicts.effects import Right, effects_on_tasks, measurable
 from mechprobe.interventions.verdicts.rule import NO_VERDICT

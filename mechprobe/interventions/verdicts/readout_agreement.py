@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from mechprobe.interventions.condition_result import ConditionResult
 from mechprobe.interventions.conditions.condition import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import ConditionResult, ReadoutAgreement, ReadoutDifference
+from mechprobe.interventions.verdict_result import ReadoutAgreement, ReadoutDifference
 from mechprobe.interventions.verdicts.controls import claimed, sign_of
 from mechprobe.interventions.verdicts.effects import Right, measurable
 from mechprobe.interventions.verdicts.sentences import disagreement_sentence

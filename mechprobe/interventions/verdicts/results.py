@@ -6,15 +6,10 @@ from typing import NamedTuple
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
+from mechprobe.interventions.condition_result import Collateral
 from mechprobe.interventions.conditions.condition import Condition, readout_name
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import (
-    Collateral,
-    CollateralSource,
-    EditedSet,
-    InterventionResults,
-    RelativeChanges,
-)
+from mechprobe.interventions.result import CollateralSource, EditedSet, InterventionResults, RelativeChanges
 from mechprobe.interventions.verdicts.effects import Extras, Right, condition_results, with_pooled
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts

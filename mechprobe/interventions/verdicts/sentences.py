@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import ReadoutAgreement, Verdict
+from mechprobe.interventions.verdict_result import ReadoutAgreement, Verdict
 from mechprobe.types import POOLED
 
 _UNTRAINED = "the untrained tasks"

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from mechprobe.interventions.condition_result import ConditionResult
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import ConditionResult, Verdict
+from mechprobe.interventions.verdict_result import Verdict
 from mechprobe.interventions.verdicts.controls import against_controls, claimed, clean_gaps, sign_of
 from mechprobe.interventions.verdicts.rule import BEYOND, NO_VERDICT, Evidence, judge
 from mechprobe.interventions.verdicts.sentences import verdict_sentence
