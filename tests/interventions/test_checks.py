@@ -16,6 +16,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.interventions.condition_result import ConditionResult, SetKind
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import plan
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.conditions.sets import choose_sets
@@ -97,6 +98,18 @@ def test_what_is_not_given_is_the_selections(selection: Selection) -> None:
     assert list(others) == ["agnostic by joint"]
     looser, _ = choose_sets(selection, InterveneConfig(n_random=0, threshold=0.2), None)
     assert len(looser.features) > len(chosen.features)
+
+
+def test_the_random_conditions_of_a_default_run_are_the_stored_sets(crosscoder: Crosscoder) -> None:
+    """They were drawn with another seed than that of the run; another rule draws its own sets."""
+    made = {"site": SITE, "crosscoder": crosscoder.fingerprint, "seed": 7}
+    stored = choose(scores(crosscoder), "top:3", n_controls=20, **made)
+    config = InterveneConfig()
+    chosen, others = choose_sets(stored, config, None)
+    random = [c.ids for c in plan(chosen, others, config) if c.set_kind == "random"]
+    assert random == list(stored.controls) * 4
+    other, _ = choose_sets(stored, InterveneConfig(features="top:2"), None)
+    assert len(other.controls[0]) == 2
 
 
 @pytest.mark.parametrize("edit", ["project", "replace", "ablate", "steer:2"])

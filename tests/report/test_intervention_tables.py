@@ -1,4 +1,4 @@
-"""Doses, collateral, left-out tasks and smallest sets as text, by hand."""
+"""Doses, collateral, left-out tasks and smallest sets as text, checked by hand."""
 
 import doctest
 from typing import Any
@@ -35,20 +35,19 @@ def test_a_dose_curve_rises_and_takes_in_the_main_edit() -> None:
         ["+20 (+10 to +30)"],
         ["-50 (-60 to -40)"],
     ]
-    [told] = tables.dose_sentences(found)
-    assert told.endswith("in points: 0.5 0 (-10 to +10), 3 +20 (+10 to +30), 10 -50 (-60 to -40).")
+    [sentence] = tables.dose_sentences(found)
+    assert "0.5 0 (-10 to +10), 3 +20 (+10 to +30), 10 -50 (-60 to -40)" in sentence
 
 
 def test_edits_out_of_the_datas_range_are_named() -> None:
     rows = [row("base", "clamp:1e20", "selected", -0.2, relative_change=4.2e19), row("base", "clamp:3", "dose", 0.1)]
     found = {"conditions": rows, "changes": {"bound": 10.0, "n_tokens": 1202, "far": ["base|clamp:1e20"]}}
-    [told] = tables.change_sentences(found)
-    assert "by more than 10 times its own norm" in told
-    assert "over 1,202 tokens of the tasks' prompts): clamp:1e20 in base 4.2e+19." in told
+    [sentence] = tables.change_sentences(found)
+    assert all(fact in sentence for fact in ("10 times", "1,202", "clamp:1e20 in base 4.2e+19"))
     assert tables.change_sentences({**found, "changes": {**found["changes"], "far": []}}) == []
 
 
-def test_collateral_says_of_what_and_which_tasks_are_other() -> None:
+def test_collateral_names_its_texts_and_the_tasks_that_did_not_select() -> None:
     found = {
         "conditions": [
             row("base", "clamp:3.0", "selected", -0.2, collateral=COLLATERAL),
@@ -61,9 +60,11 @@ def test_collateral_says_of_what_and_which_tasks_are_other() -> None:
     [line] = tables.collateral_rows(found)
     assert (line["kl"], line["ce"], line["cells"]) == ("0.2 (0.1 to 0.3)", "0 (-0.1 to 0.1)", ["-20 (-30 to -10)"])
     kl, other = tables.collateral_sentences(found)
-    assert "on texts of corpus.txt (9 texts, n = 900 tokens): clamp:3.0 in base 0.2 (0.1 to 0.3)." in kl
-    assert (
-        other == "Other task t (post-training saw it), change in points (n = 40): clamp:3.0 in base -20 (-30 to -10)."
+    assert all(
+        fact in kl for fact in ("texts of corpus.txt", "9 texts", "n = 900", "clamp:3.0 in base 0.2 (0.1 to 0.3)")
+    )
+    assert all(
+        fact in other for fact in ("task t", "post-training saw it", "n = 40", "clamp:3.0 in base -20 (-30 to -10)")
     )
 
 
@@ -82,19 +83,17 @@ def test_sizes_and_left_out_tasks_in_words() -> None:
         ],
     }  # fmt: skip
     first, second = tables.size_sentences(found)
-    assert first == (
-        "Smallest set transplanted into base by share of the ceiling: 5 [5, 5] for 50 % and not reached [5, not reached] "
-        "for 90 % (n = 80; sizes measured: 1, 5)."
-    )
-    assert second.endswith("none to tell, the whole residual moves less than 5 points in rl (n = 80).")
+    goals = "5 [5, 5] for 50 % and not reached [5, not reached] for 90 %"
+    assert all(fact in first for fact in ("in base", goals, "n = 80", "1, 5"))
+    assert all(fact in second for fact in ("in rl", "the whole residual moves less than 5 points in rl", "n = 80"))
     assert tables.size_intervals(found) == {"transplant rl into base": [[1, 0.2, 0.1, 0.3], [5, 0.8, 0.7, 0.9]]}
     [line] = tables.left_out_rows(found)
     assert (line["effect"], line["full"], line["share"], line["p"]) == ("–", "50 (40 to 60)", "–", "–")
-    [told] = tables.left_out_sentences(found)
-    assert "t –, with it 50 (40 to 60): no verdict: without t the rule chooses no feature." in told
+    [sentence] = tables.left_out_sentences(found)
+    assert all(fact in sentence for fact in ("t –", "50 (40 to 60)", "without t the rule chooses no feature"))
 
 
-def test_silent_features_and_read_outs_that_disagree_are_told() -> None:
+def test_sentences_name_never_active_features_and_read_outs_that_disagree() -> None:
     found = {
         "conditions": [],
         "silent": {"sentence": "Silent."},
@@ -103,7 +102,7 @@ def test_silent_features_and_read_outs_that_disagree_are_told() -> None:
     assert tables.sentences(found) == ["Silent.", "Apart."]
 
 
-def test_results_of_an_older_run_say_nothing_of_it() -> None:
+def test_results_without_optional_measurements_have_no_sentences() -> None:
     found = {"conditions": [row("base", "transplant", "selected", 0.4)], "pair": ["base", "rl"], "verdicts": []}
     assert tables.sentences(found) == []
     assert tables.size_intervals(found) == {}

@@ -18,6 +18,7 @@ from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.hooks.positions import PositionRule, Positions
 from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import progress
 from mechprobe.selection.stage import Selection
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -65,9 +66,11 @@ class Runner:
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
-        for condition in conditions:
-            if condition.how in ("edit", "shuffled"):
+        edits = [condition for condition in conditions if condition.how in ("edit", "shuffled")]
+        with progress(len(edits), "checking edits", unit="edits") as advance:
+            for condition in edits:
                 self.rewrite(condition)
+                advance()
 
     def rewrite(self, condition: Condition) -> Rewrite:
         """The edit of a condition, or its equal-norm control, as a function of the models' residuals."""

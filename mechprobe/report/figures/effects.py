@@ -1,4 +1,4 @@
-"""The intervention figure: every edit of the selected set against its controls, its ceiling and its baseline."""
+"""The intervention figure: every edit of the selected set with its controls, its ceiling and its baseline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,9 +40,9 @@ def effects_figure(
     """Change of accuracy per task, one panel per edit.
 
     Args:
-        panels: Each with ``title``, ``selected`` (task → interval), ``random`` (task → values), and, where measured,
+        panels: Each has ``title``, ``selected`` (task → interval), ``random`` (task → values) and, where measured,
             ``ceiling``, ``baseline`` (task → value), ``baseline_label``, and ``others`` (set kind → task → value).
-        tasks: Their order on the axis.
+        tasks: Order of the tasks on the axis.
         unit: Label of the y axis.
     """
     n_columns = min(2, len(panels))

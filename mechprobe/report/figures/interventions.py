@@ -34,7 +34,7 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
 
     Args:
         curves: Title → ``(strength, condition)``, rising.
-        tasks: Their order in the legend.
+        tasks: Order of the tasks in the legend.
     """
     with house_style():
         figure = new_figure(max(6.0, 4.6 * len(curves)), 3.4)
@@ -63,11 +63,11 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
 
 
 def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequence[str]) -> Figure:
-    """KL of the clean to the edited host on other text, and the change of accuracy on the other tasks.
+    """KL from the clean to the edited host on other text, and the change of accuracy on the other tasks.
 
     Args:
         conditions: Those whose collateral was measured.
-        other_tasks: Tasks that had no part in the selection; without any there is one panel.
+        other_tasks: Tasks that did not select features; without any there is only one panel.
     """
     y = np.arange(len(conditions))[::-1]
     labels = [plain(f"{edit_title(c)}: {c['features']}") for c in conditions]

@@ -1,4 +1,4 @@
-"""Doses, collateral, left-out tasks and smallest sets as rows and sentences: pure functions of ``results.json``."""
+"""Doses, collateral, left-out tasks and smallest sets as rows and sentences, from the JSON value of ``results.json``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 
 
 def dose_curves(interventions: Json) -> dict[str, list[tuple[float, Json]]]:
-    """Kind of edit and host → ``(strength, condition)``, rising, wherever one kind was run at several strengths."""
+    """Kind of edit and host → ``(strength, condition)`` by rising strength, for kinds that ran at several strengths."""
     curves: dict[str, list[tuple[float, Json]]] = {}
     for condition in interventions["conditions"]:
         kind, colon, value = condition["edit"].partition(":")
@@ -25,7 +25,7 @@ def _strength(point: tuple[float, Json]) -> float:
 
 
 def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per strength: change per task with its interval."""
+    """One row per strength, with the change on every task and its interval."""
     return [
         {
             "title": title,
@@ -40,7 +40,7 @@ def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]
 def dose_sentences(interventions: Json) -> list[str]:
     """The pooled change at every strength, one sentence per curve."""
     return [
-        f"Dose, {title}, change of the pooled accuracy in points: "
+        f"Dose of {title}, change of the pooled accuracy in points by strength: "
         + ", ".join(f"{value:g} {interval(c['accuracy_delta'].get(POOLED), signed=True)}" for value, c in points)
         + "."
         for title, points in dose_curves(interventions).items()
@@ -48,16 +48,16 @@ def dose_sentences(interventions: Json) -> list[str]:
 
 
 def change_sentences(interventions: Json) -> list[str]:
-    """The edits that leave the range of the data, named with how far they move the residual."""
+    """The edits that leave the range of the data, with their relative changes of the residual."""
     about = interventions.get("changes") or {}
     far = [c for c in interventions["conditions"] if c["name"] in (about.get("far") or ())]
     if not far:
         return []
-    told = "; ".join(f"{edit_title(c)} {c['relative_change']:.3g}" for c in far)
+    edits = "; ".join(f"{edit_title(c)} {c['relative_change']:.3g}" for c in far)
     return [
-        f"Out of the data's range: these edits move the residual by more than {about['bound']:g} times its own norm (a bound "
-        f"of ours; largest multiple over {about['n_tokens']:,} tokens of the tasks' prompts): {told}. What they do says "
-        "little of their features; take a smaller strength."
+        f"These edits leave the range of the data: at some of {about['n_tokens']:,} prompt tokens they change the residual by more "
+        f"than {about['bound']:g} times its norm (largest multiple: {edits}). Their effects say little about the features; use a "
+        "smaller strength."
     ]
 
 
@@ -75,12 +75,12 @@ def nats(item: Sequence[Any] | None) -> str:
 
 
 def measured_collateral(interventions: Json) -> list[Json]:
-    """The conditions whose collateral was measured, in their order."""
+    """The conditions whose collateral was measured, in order."""
     return [condition for condition in interventions["conditions"] if condition.get("collateral")]
 
 
 def collateral_rows(interventions: Json) -> list[dict[str, Any]]:
-    """One row per measured condition: KL and change of cross-entropy, and the change on every other task."""
+    """One row per measured condition, with KL, change of cross-entropy, and the change on every task that did not select."""
     others = interventions.get("other_tasks") or []
     return [
         {
@@ -96,16 +96,16 @@ def collateral_rows(interventions: Json) -> list[dict[str, Any]]:
 
 
 def collateral_sentences(interventions: Json) -> list[str]:
-    """What the collateral is of, and that of every main edit beside the whole residual's."""
+    """The collateral of every main edit beside that of the whole residual, and the texts it was measured on."""
     about = interventions.get("collateral")
     found = measured_collateral(interventions)
     if not about or not found:
         return []
     shown = [c for c in found if c["set_kind"] in ("selected", "ceiling")]
-    told = "; ".join(f"{edit_title(c)} {nats(c['collateral']['kl'])}" for c in shown)
+    measured = "; ".join(f"{edit_title(c)} {nats(c['collateral']['kl'])}" for c in shown)
     sentences = [
-        f"Collateral, KL of the clean to the edited host in nats per token on {about['source']} "
-        f"({about['n_texts']:,} texts, n = {about['n_tokens']:,} tokens): {told}."
+        f"Collateral, KL from the clean to the edited host in nats per token on {about['source']} "
+        f"({about['n_texts']:,} texts, n = {about['n_tokens']:,} tokens): {measured}."
     ]
     return sentences + _other_task_sentences(interventions)
 
@@ -115,15 +115,15 @@ def _other_task_sentences(interventions: Json) -> list[str]:
     mains = [c for c in interventions["conditions"] if c.get("set_kind") == "selected"]
     sentences = []
     for task in interventions.get("other_tasks") or []:
-        why = "post-training saw it" if task in trained else "it did not select"
-        told = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
+        why = "post-training saw it" if task in trained else "it did not select features"
+        changes = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
         n = int(mains[0]["accuracy"][task][3]) if mains else 0
-        sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {told}.")
+        sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {changes}.")
     return sentences
 
 
 def left_out_rows(interventions: Json) -> list[dict[str, Any]]:
-    """One row per host and left-out task: the set chosen without it beside the set chosen with it."""
+    """One row per host and left-out task: the set chosen without the task beside the full set."""
     return [
         {
             "title": f"{row['edit']} in {row['model']}",
@@ -142,14 +142,14 @@ def left_out_rows(interventions: Json) -> list[dict[str, Any]]:
 
 
 def left_out_sentences(interventions: Json) -> list[str]:
-    """One sentence per host: the effect on each task of the set chosen without it, of the set chosen with it, and the verdict."""
+    """One sentence per host: on each task, the effect of the set chosen without it, that of the full set, and the verdict."""
     by_host: dict[str, list[Json]] = {}
     for row in interventions.get("left_out") or []:
         by_host.setdefault(f"{row['edit']} in {row['model']}", []).append(row)
     return [
-        f"Chosen without the task and judged on it ({title}, points in the claimed direction): "
+        f"Sets chosen without a task and judged on it ({title}, points in the claimed direction): "
         + "; ".join(
-            f"{row['task']} {interval(row['effect'])}, with it {interval(row['effect_with'])}: {row['verdict']}"
+            f"{row['task']} {interval(row['effect'])}, full set {interval(row['effect_with'])}: {row['verdict']}"
             for row in rows
         )
         + "."
@@ -158,16 +158,16 @@ def left_out_sentences(interventions: Json) -> list[str]:
 
 
 def size_sentences(interventions: Json) -> list[str]:
-    """Per host, the smallest measured heads of the ranking that reach half and nine tenths of the ceiling."""
+    """Per host, the smallest heads of the ranking that carry half and nine tenths of the ceiling."""
     sentences = []
     for host, found in (interventions.get("sizes") or {}).items():
         if "reason" in found:
-            sentences.append(f"Smallest sets in {host}: none to tell, {found['reason']} (n = {found['n']}).")
+            sentences.append(f"Smallest sets in {host} cannot be measured: {found['reason']} (n = {found['n']}).")
             continue
         goals = listing(f"{_goal(found[goal])} for {goal.replace('%', ' %')}" for goal in ("50%", "90%"))
         measured = ", ".join(str(row[0]) for row in found["shares"])
         sentences.append(
-            f"Smallest set transplanted into {host} by share of the ceiling: {goals} (n = {found['n']}; sizes measured: {measured})."
+            f"Smallest transplanted sets in {host} by share of the ceiling: {goals} (n = {found['n']}; measured sizes {measured})."
         )
     return sentences
 
@@ -184,13 +184,13 @@ def _goal(goal: Json) -> str:
 
 
 def task_verdict_sentences(interventions: Json) -> list[str]:
-    """One sentence per main edit: its effect and verdict on every single task."""
+    """One sentence per main edit, with its effect and verdict on every task."""
     by_edit: dict[str, list[Json]] = {}
     for row in interventions.get("verdicts", []):
         if row.get("task") != POOLED and row.get("verdict"):
             by_edit.setdefault(f"{row['edit']} in {row['model']}", []).append(row)
     return [
-        f"Task by task, {title}: "
+        f"By task, {title}: "
         + "; ".join(f"{row['task']} {interval(row['effect'])}, n = {row['n']}: {row['verdict']}" for row in rows)
         + "."
         for title, rows in by_edit.items()
@@ -210,13 +210,13 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
 
 
 def silence_sentences(data: Json) -> list[str]:
-    """Which features of the set never fire on the gained samples, where any does not; of a selection or of interventions."""
-    told = (data.get("silent") or {}).get("sentence")
-    return [str(told)] if told else []
+    """Which features of a selection, or of the set under edits, never fire on the gained samples; empty where all do."""
+    sentence = (data.get("silent") or {}).get("sentence")
+    return [str(sentence)] if sentence else []
 
 
 def sentences(interventions: Json) -> list[str]:
-    """What is to be said of the interventions beside the pooled verdicts."""
+    """All sentences on the interventions except the pooled verdicts."""
     return [
         *silence_sentences(interventions),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
