@@ -1,13 +1,13 @@
-"""How much of plain generation is left under an edit, on the lab's models and on an 8-layer Llama of width 512.
+"""Generation speed under edits as a share of plain generation, on the lab's models and on an 8-layer Llama of width 512.
 
     python -m benchmarks.intervene --out artifacts/benchmarks/intervene_cpu.json
 
-The measure is `transformers.generate` with the same weights, the same (eager) attention, the same left-padded prompts and
-KV cache, on a model that never had a hook. sdpa attention stands beside it for reference: its bits are others. Against it:
-generation inside `edited` with no features (hooks that change nothing), with 50 features ablated or clamped under the swap
-read-out (one model runs), ablated under the joint read-out and transplanted (three models run side by side up to the
-site), and with the reconstruction in place of the residual. Entering and leaving the context is in the timing. All
-generate the same number of tokens, greedily; nothing ends a response early.
+The reference is `transformers.generate` with the same weights, eager attention, the same left-padded prompts and a KV cache, on a
+model without hooks. Generation with sdpa attention, whose results are not bit-identical, is timed as well. Compared are
+generation inside `edited` without features (hooks that change nothing), with 50 features ablated or clamped under the swap
+read-out (one model runs), with 50 features ablated or transplanted under the joint read-out (three models run up to the site),
+and with the reconstruction in place of the residual. Timings include entering and leaving the context. Every way generates
+the same number of tokens greedily, and no response ends early.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HOST, DONOR = "base", "rl"
 N_FEATURES = 50
 PLAIN = "plain_eager"
 TARGETS = {"empty_hook": 0.9, "swap_ablate": 0.7, "joint_ablate": 0.28}
-"""Least share of plain generation asked for: hooks alone, an edit of one model, an edit that three models take part in."""
+"""Required share of plain generation for hooks alone, for an edit of one model, and for an edit that reads three models."""
 _PACKAGES = ("torch", "transformers")
 
 Inputs = tuple[Tensor, Tensor]
@@ -53,11 +53,11 @@ class Setting:
     """Sizes of one measurement.
 
     Attributes:
-        site: Where the edit is; siblings run up to it.
+        site: Site of the edit; siblings run up to it.
         d_sae: Features of the crosscoder.
-        prompts: In the batch.
-        joined: Prompts of the lab that make one.
-        new_tokens: Generated for each.
+        prompts: Prompts in the batch.
+        joined: Lab prompts that are joined into one prompt.
+        new_tokens: Tokens generated for each prompt.
     """
 
     site: Site
@@ -78,11 +78,11 @@ QUICK = {
 
 
 def measure(folders: Mapping[str, Path], setting: Setting, *, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Tokens a second of every way to generate, as shares of plain generation, in turns.
+    """Time every way to generate, in turns.
 
     Returns:
-        Per way the spread of seconds and of the share; ``same_tokens``: whether a way that changes nothing gave plain
-        generation's tokens.
+        Per way, the spread of seconds, tokens per second, and the share of plain generation; ``same_tokens`` says whether the
+        ways that change nothing generate the tokens of plain generation.
     """
     family = ModelFamily.load(folders, device=device)
     inputs = prompt_batch(family, setting)
@@ -133,9 +133,9 @@ def load_plain(folder: Path, attention: str, device: str) -> Any:
 
 @torch.no_grad()
 def generated(model: Any, inputs: Inputs, setting: Setting) -> Tensor:
-    """Exactly ``new_tokens`` for every prompt, behind the prompts."""
+    """The prompts followed by exactly ``new_tokens`` generated tokens each, ``[batch pos]``."""
     ids, mask = inputs
-    model.generation_config = GenerationConfig()  # else the folder's own would end responses early
+    model.generation_config = GenerationConfig()  # the settings of the model folder would end responses early
     config = GenerationConfig(max_new_tokens=setting.new_tokens, do_sample=False, use_cache=True, pad_token_id=0)
     output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     assert output.shape[1] == ids.shape[1] + setting.new_tokens, "a response ended early"
@@ -143,7 +143,7 @@ def generated(model: Any, inputs: Inputs, setting: Setting) -> Tensor:
 
 
 def edited_ways(family: ModelFamily, inputs: Inputs, setting: Setting) -> dict[str, Callable[[], Tensor]]:
-    """Generation inside every kind of context that is measured."""
+    """Functions that generate under each edit that is timed, by name."""
     crosscoder = random_crosscoder(family, setting)
     features = list(range(0, setting.d_sae, max(1, setting.d_sae // N_FEATURES)))[:N_FEATURES]
 
@@ -174,12 +174,14 @@ def edited_ways(family: ModelFamily, inputs: Inputs, setting: Setting) -> dict[s
 
 
 def random_crosscoder(family: ModelFamily, setting: Setting) -> Crosscoder:
-    """Untrained: what an edit costs does not depend on what the features are."""
+    """An untrained crosscoder; the cost of an edit does not depend on the features."""
     config = CrosscoderConfig(
         n_models=len(NAMES), d_model=family[HOST].d_model, d_sae=setting.d_sae, k=4, model_names=NAMES, seed=SEED
     )
     crosscoder = Crosscoder(config)
-    crosscoder.set_scale([1.0, 1.1, 1.2])  # so that a transplant moves what equal decoders would leave
+    crosscoder.set_scale(
+        [1.0, 1.1, 1.2]
+    )  # without different scales a transplant between equal decoders would change nothing
     return crosscoder.eval().to(family[HOST].device)
 
 
@@ -215,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    """A line a way."""
+    """Print one line per way."""
     print(f"{name}: {result['model']} {result['setting']} same tokens: {result['same_tokens']}")
     for way, found in result["ways"].items():
         share, target = found["share_of_plain"]["median"], found.get("target")

@@ -2,9 +2,9 @@
 
     python experiments/paper_a/figures.py --run runs/lab --emergence runs/emergence/emergence --out runs/paper_a
 
-Drawn are NRN and MAS of the live features, the overlap of the top-50 sets between checkpoints (from an emergence stage,
-where one is given), and the overlap of the generalization features between tasks. No models are needed. Nothing here
-expects an outcome: what the paper says is printed beside what is found.
+The figures show NRN and MAS of the live features, the overlap of the top-50 sets between checkpoints (with ``--emergence``), and the
+overlap of the generalization features between tasks. No models are needed. The script asserts nothing about the outcome: it
+prints the paper's numbers beside the measured ones.
 """
 
 import argparse
@@ -30,14 +30,14 @@ RANKINGS: dict[Ranking, str] = {"score": "Score (the paper's)", "joint": "joint 
 
 @dataclass(frozen=True)
 class TaskOverlap:
-    """Generalization features of every selection task, by one ranking, and what two tasks have in common.
+    """Generalization features of every selecting task under one ranking, and their overlap between tasks.
 
     Attributes:
-        tasks: In the order of the selection.
+        tasks: Task names, in the order of the selection.
         sizes: Features above the threshold, per task.
-        contained: |A ∩ B| / min(|A|, |B|) (the paper's formula is not known; it says above 80 %).
+        contained: |A ∩ B| / min(|A|, |B|). The paper reports above 80 % without a formula.
         jaccard: |A ∩ B| / |A ∪ B|.
-        chance: What ``contained`` would be for random sets of these sizes: max(|A|, |B|) / live features.
+        chance: Expected ``contained`` of random sets of these sizes: max(|A|, |B|) / live features.
         in_all: Features above the threshold on every task.
         n_alive: Live features.
         threshold: Share of a task's largest value above which a feature counts.
@@ -58,9 +58,9 @@ def task_overlap(values: ndarray, tasks: Sequence[str], alive: ndarray, *, thres
 
     Args:
         values: ``[task d_sae]``.
-        tasks: Names of its rows.
-        alive: ``[d_sae]``.
-        threshold: The paper's is 0.2.
+        tasks: Names of the rows.
+        alive: ``[d_sae]``, true for live features.
+        threshold: Share of a task's maximum; 0.2 in the paper.
     """
     sets = [set(np.flatnonzero(alive & (row > threshold * row.max()) & (row > 0)).tolist()) for row in values]
 
@@ -81,7 +81,7 @@ def task_overlap(values: ndarray, tasks: Sequence[str], alive: ndarray, *, thres
 
 
 def histogram(values: ndarray) -> dict[str, Any]:
-    """Counts over [0, 1], quartiles and extremes of the finite values."""
+    """Histogram over [0, 1] and quantiles of the finite values."""
     values = values[np.isfinite(values)]
     counts, edges = np.histogram(values, bins=N_BINS, range=(0.0, 1.0))
     at = {f"{q:.2f}": float(np.quantile(values, q)) for q in (0.01, 0.25, 0.5, 0.75, 0.99)} if len(values) else {}
@@ -91,7 +91,7 @@ def histogram(values: ndarray) -> dict[str, Any]:
 def shares_panels(
     histograms: Mapping[str, Mapping[str, Any]], *, equal: float | int, xlabel: str, labels: Sequence[str]
 ) -> Figure:
-    """Histograms of one share, one panel a model, on a logarithmic axis so that the tails are seen."""
+    """Histograms of one share, one panel per model, on a logarithmic axis that shows the tails."""
     names = list(histograms)
     colors = model_colors(names)
     with house_style():
@@ -116,7 +116,7 @@ def shares_panels(
 
 
 def tasks_figure(overlaps: Mapping[Ranking, TaskOverlap]) -> Figure:
-    """What the generalization features of two tasks have in common, one panel a ranking."""
+    """Overlap of the generalization features between tasks, one panel per ranking."""
     with house_style():
         figure = new_figure(5.2 * len(overlaps), 4.9)
         panels = np.atleast_1d(figure.subplots(1, len(overlaps)))
@@ -140,7 +140,7 @@ def share_numbers(table: mp.FeatureTable) -> dict[str, dict[str, dict[str, Any]]
 
 
 def overlap_numbers(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Top sets between checkpoints, of every arm and seed of an emergence stage; and what is drawn, the spread over seeds."""
+    """Overlap of top sets between checkpoints for every arm and seed of an emergence stage, and its spread over seeds."""
     keys = ("labels", "checkpoints", "seed", "top", "overlap", "jaccard", "chance", "n_alive")
     found = mp.Emergence.load(folder)
     apart = {
@@ -150,13 +150,13 @@ def overlap_numbers(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict
 
 
 def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) -> list[str]:
-    """The numbers in sentences, each beside what the paper says."""
+    """The numbers in sentences, each followed by what the paper reports."""
     lines = []
     for name, found in numbers["nrn"].items():
         if found["n"]:
             low, middle, high = (found["quantiles"][q] for q in ("0.01", "0.50", "0.99"))
             lines.append(f"NRN {name}: median {middle:.2f}, 1 % to 99 % {low:.2f} to {high:.2f} (n = {found['n']:,})")
-    lines.append("  paper: SFT has heavy tails on both sides, RL lies about 0.5 with few extremes")
+    lines.append("  paper: SFT has heavy tails on both sides; RL is concentrated near 0.5 with few extremes")
     for arm, courses in numbers.get("overlap", {}).items():
         for course in courses:
             near = [100 * course["overlap"][k][k + 1] for k in range(len(course["labels"]) - 1)]
@@ -165,7 +165,7 @@ def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) 
                 f"top {course['top']} by NRN, {arm}, neighboring checkpoints: {cells} % (chance {100 * course['chance']:.0f})"
             )
     if numbers.get("overlap"):
-        lines.append("  paper: SFT above 80 %, RL almost replaced")
+        lines.append("  paper: SFT above 80 %; RL replaces almost the whole set")
     for ranking, found in rankings.items():
         pairs = [found.contained[a][b] for a in range(len(found.tasks)) for b in range(a)]
         span = f"{100 * min(pairs):.0f} to {100 * max(pairs):.0f} %" if pairs else "one task only"
@@ -177,10 +177,13 @@ def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) 
 
 
 def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int = 0.2) -> list[str]:
-    """Draw every figure whose stage is there, write figures.json; returns the numbers in sentences.
+    """Draw the figures of all finished stages and write figures.json.
+
+    Returns:
+        The numbers in sentences.
 
     Raises:
-        MechprobeError: The run folder has no finished features or select stage, or the emergence folder is none.
+        MechprobeError: The run folder has no finished features or select stage, or ``emergence`` is not an emergence stage.
     """
     for stage in ("features", "selection"):
         read_manifest(run / stage)
@@ -194,7 +197,7 @@ def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int
     pictures = {
         "nrn": shares_panels(numbers["nrn"], equal=0.5, xlabel="NRN", labels=("base only", "tuned only")),
         "mas": shares_panels(
-            numbers["mas"], equal=1 / len(table.models), xlabel="MAS", labels=("the others'", "this model's")
+            numbers["mas"], equal=1 / len(table.models), xlabel="MAS", labels=("other models", "this model")
         ),
         "tasks": tasks_figure(rankings),
     }
@@ -212,15 +215,13 @@ def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int
 
 
 def main() -> None:
-    """Draw and print."""
+    """Draw the figures and print their numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/lab"), help="Folder of `mechprobe run`.")
-    parser.add_argument(
-        "--emergence", type=Path, help="Folder of `mechprobe emergence`; without it no overlap matrices."
-    )
+    parser.add_argument("--emergence", type=Path, help="Folder of `mechprobe emergence`, for the overlap matrices.")
     parser.add_argument("--out", type=Path, default=Path("runs/paper_a"))
     parser.add_argument(
-        "--threshold", type=float, default=0.2, help="Share of a task's largest value (the paper's 0.2)."
+        "--threshold", type=float, default=0.2, help="Share of a task's largest value (0.2 in the paper)."
     )
     given = parser.parse_args()
     try:

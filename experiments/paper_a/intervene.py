@@ -1,10 +1,10 @@
-"""Tables 2 and 3 of arXiv 2604.25011 on the lab: flips under ablation and amplification, beside the paper's numbers.
+"""Tables 2 and 3 of arXiv 2604.25011 on the lab: flips under ablation and amplification, with the paper's numbers.
 
     python experiments/paper_a/intervene.py --run runs/lab --out runs/paper_a/intervene
 
-Table 2 has the tasks that select the features; table 3 has each of them as an unseen task, with the set that the others
-select. The paper's set is ``agnostic:score`` (above 20 % of the highest Score on every task); ``top50:joint`` is ours beside it.
-Where ``--run`` holds no finished run, the run is made there first. Finished parts below ``--out`` are passed over.
+Table 2 measures the tasks that select the features. Table 3 measures each of them as an unseen task, with the set that the other
+tasks select. The paper's set is ``agnostic:score`` (above 20 % of the highest Score on every task); ``top50:joint`` is our own.
+If ``--run`` holds no finished run, the run is made first. Finished parts in ``--out`` are reused.
 """
 
 import argparse
@@ -41,28 +41,28 @@ PAPER: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""The paper's numbers, in % of samples it does not count; of which denominators is inferred, see the notes."""
+"""The paper's numbers, in %. The paper gives neither n nor denominators; the notes say what is inferred."""
 NOTES = (
-    "Lab: `flip_rate_of_right`, of the samples that the clean tuned model has right the share that the ablated one has not; "
-    "`flip_rate_of_wrong`, of those that the clean base has wrong the share that the amplified one has right; 95 % Wilson "
-    "intervals, n the denominator. `of gained` has the samples that base has wrong and the tuned model right. `random` is the "
-    "mean over the matched random sets under the same edit: an effect counts beyond it only.",
-    "Lab: samples that select features never judge them. The paper does not say so, nor which random sets it compares with.",
-    "Paper: percentages on conditional subsets, read as of the samples that the RL model has right (ablate) and the base has wrong "
-    "(clamp); neither n nor intervals are given.",
-    "The lab is a planted mechanism, no evidence about large models; what can be compared is which edits show an effect beyond "
-    "random sets, and whether unseen tasks show it too.",
+    "Lab: `flip_rate_of_right` is the share of the samples that the clean tuned model has right and the ablated model has wrong; "
+    "`flip_rate_of_wrong` is the share of the samples that the clean base has wrong and the amplified base has right. Intervals are "
+    "95 % Wilson intervals, and n is the denominator. `of gained` is restricted to samples that base has wrong and the tuned model "
+    "has right. `random` is the mean over matched random sets under the same edit; only an effect beyond it counts.",
+    "Lab: samples that select features never judge them. The paper states neither this nor which random sets it compares with.",
+    "Paper: percentages on conditional subsets, interpreted as the samples that the RL model has right (ablate) or the base has "
+    "wrong (clamp). The paper gives neither n nor intervals.",
+    "The lab has a planted mechanism and is no evidence about large models. It shows which edits have an effect beyond random sets, "
+    "and whether unseen tasks show that effect too.",
 )
 
 
 def split_set(text: str) -> tuple[str, str]:
-    """``top50:joint`` as ``("top50", "joint")``; what is no ranking is refused by the selection's settings."""
+    """Split ``top50:joint`` into ``("top50", "joint")``; the settings of the selection check the ranking."""
     rule, _, ranking = text.rpartition(":")
     return rule, ranking
 
 
 def finished_run(run: Path, config: Path, overrides: Sequence[str]) -> mp.Run:
-    """The run of a folder with its dictionary and outcomes, made first where they are missing."""
+    """The run of a folder with its dictionary and outcomes, which are made where they are missing."""
     begun = (run / RUN_FILE).is_file()
     start = read_run_file(run) if begun else None
     chain = mp.Run(mp.RunConfig.build(None if begun else config, overrides, start=start), run)
@@ -77,7 +77,7 @@ def finished_run(run: Path, config: Path, overrides: Sequence[str]) -> mp.Run:
 
 
 def select(chain: mp.Run, rule: str, ranking: str, tasks: Sequence[str] | None, out: Path) -> mp.Selection:
-    """The set of a rule from the selection halves of some tasks (None: all that select)."""
+    """The set that a rule chooses from the selection halves of some tasks; None takes all selecting tasks."""
     halves = chain.evaluation_halves()
     settings = chain.config.select
     return mp.select_features(
@@ -95,7 +95,7 @@ def select(chain: mp.Run, rule: str, ranking: str, tasks: Sequence[str] | None, 
 
 
 def edit(chain: mp.Run, selection: mp.Selection, tasks: Sequence[str], out: Path, n_random: int) -> Path:
-    """Ablate in the tuned model and clamp in the base on some tasks' evaluation halves, with matched random sets."""
+    """Ablate in the tuned model and clamp in the base on the evaluation halves of some tasks, with matched random sets."""
     config = chain.config.intervene.replace(
         features=selection.rule,
         ranking=selection.ranking,
@@ -116,7 +116,7 @@ def edit(chain: mp.Run, selection: mp.Selection, tasks: Sequence[str], out: Path
 
 
 def cells(folder: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Edit → task → flips of a finished stage: conditional rates with their denominators, and the random sets' mean."""
+    """Edit → task → flip rates of a finished stage with their denominators, and the mean of the random sets."""
     found = mp.InterventionResults.load(folder)
     base, tuned = found.pair
     codes = {row["condition"]: row for _, row in read_jsonl(folder / "outcomes.jsonl")}
@@ -150,7 +150,7 @@ def cells(folder: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, A
 
 
 def measured(chain: mp.Run, rule: str, ranking: str, out: Path, n_random: int) -> dict[str, Any]:
-    """Both tables for one set; a task for which there is no set says why."""
+    """Both tables for one set; a task without a set has the reason instead."""
     folder = out / f"{rule.replace(':', '-')}_{ranking}"
     try:
         whole = select(chain, rule, ranking, None, folder / "select")
@@ -188,19 +188,19 @@ def measured(chain: mp.Run, rule: str, ranking: str, out: Path, n_random: int) -
 def percent(item: Sequence[Any], sign: int) -> str:
     """``[value, low, high, n]`` as ``-46 [-60, -33] of 40``."""
     if item[0] is None or item[0] != item[0]:
-        return "none to flip"
+        return "no sample to flip"
     low, high = sorted(sign * end for end in item[1:3])
     return f"{points(sign * item[0])} [{points(low)}, {points(high)}] of {int(item[3])}"
 
 
 def points(share: float) -> str:
-    """A share as signed whole per cent; what rounds to nothing has no sign."""
+    """A share as a signed integer percentage; 0 has no sign."""
     rounded = round(100 * share)
     return f"{rounded:+d}" if rounded else "0"
 
 
 def cell_text(cell: Mapping[str, Any], sign: int) -> str:
-    """One cell: flips with their denominator, the random sets' mean, and the flips of the gained samples."""
+    """One cell: flips with their denominator, the mean of the random sets, and the flips of the gained samples."""
     if "reason" in cell:
         return f"no set: {cell['reason']}"
     random = "-" if cell["random_mean"] is None else points(sign * cell["random_mean"])
@@ -214,7 +214,7 @@ def table(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> list[str
 
 
 def lines_of(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> list[str]:
-    """The page: both tables of the lab, and the paper's below each."""
+    """The page: both tables of the lab, each followed by the paper's table."""
     base, tuned = pair
     names = {
         "table_2": "Table 2: tasks that select the features",
@@ -223,8 +223,8 @@ def lines_of(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> list[st
     lines = ["# Conditional flips, % (arXiv 2604.25011, tables 2 and 3)"]
     for key, title in names.items():
         lines += ["", f"## {title}", ""]
-        told = [one for one in found if key in one]
-        for one in told:
+        measured_sets = [one for one in found if key in one]
+        for one in measured_sets:
             rows = {}
             for text, host, sign in ((ABLATE, tuned, -1), (AMPLIFY, base, 1)):
                 counts = one["n_features_without"]
@@ -246,9 +246,12 @@ def lines_of(found: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> list[st
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/lab"), help="Run folder, finished or to be made.")
+    parser.add_argument("--run", type=Path, default=Path("runs/lab"), help="Run folder; made if it is not finished.")
     parser.add_argument(
-        "--config", type=Path, default=Path("artifacts/lab/shared-marker/run.toml"), help="Of a run to be made."
+        "--config",
+        type=Path,
+        default=Path("artifacts/lab/shared-marker/run.toml"),
+        help="Configuration of a run that is made here.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/paper_a/intervene"))
     parser.add_argument("--sets", nargs="+", default=["agnostic:score", "top50:joint"], metavar="RULE:RANKING")
@@ -260,7 +263,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write ``tables.md`` and ``tables.json``."""
+    """Measure, print, and write ``tables.md`` and ``tables.json``."""
     given = arguments(argv)
     try:
         chain = finished_run(given.run, given.config, given.set)
