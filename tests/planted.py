@@ -1,4 +1,4 @@
-"""A planted cause: rl is base plus one vector in one block's bias, and a dictionary that knows it."""
+"""A planted cause: rl is base plus one vector in one block's bias, with a dictionary that has a feature for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ SITE, LAYER, D, STRENGTH = "resid_post.1", 1, 32, 2.0
 
 
 def saying(folder: Path, token: str | int) -> torch.Tensor:
-    """The unit vector that makes a model say a token: its row of the unembedding, against the mean row."""
+    """The unit vector that makes a model say a token: the token's unembedding row minus the mean row."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -27,7 +27,7 @@ def saying(folder: Path, token: str | int) -> torch.Tensor:
 
 
 def plant(folder: Path, direction: torch.Tensor) -> None:
-    """Add the vector to the block's bias of a saved GPT-NeoX."""
+    """Add the vector to the MLP bias of block `LAYER` in a saved GPT-NeoX model."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -37,10 +37,11 @@ def plant(folder: Path, direction: torch.Tensor) -> None:
 
 
 def cause_and_decoy(direction: torch.Tensor, names: Sequence[str], d_sae: int) -> Crosscoder:
-    """ReLU dictionary over models of which the last is rl and the first base, the rest of it shared by all.
+    """ReLU dictionary over models whose first is base and whose last is rl.
 
-    Feature 0 writes the vector in rl and nothing elsewhere: the cause. Feature 1 reads it (its activation differs between the
-    models as none else) and writes the same little vector in all: it correlates without causing.
+    Feature 0 is the cause: it writes the vector in rl and nothing in the other models. Feature 1 correlates without causing: its
+    activation differs most between the models, but it writes the same small vector in all of them. All models share the other
+    features.
     """
     generator, n = torch.Generator().manual_seed(0), len(names)
     made = Crosscoder(CrosscoderConfig(n_models=n, d_model=D, d_sae=d_sae, k=4, variant="l1", model_names=tuple(names)))
@@ -61,7 +62,7 @@ def cause_and_decoy(direction: torch.Tensor, names: Sequence[str], d_sae: int) -
 
 
 def answered_by_rl(family: ModelFamily, name: str, form: str, n: int) -> Task:
-    """A task whose right answers are what rl says."""
+    """A task whose right answers are the responses of rl."""
     prompts = [form.format(i, (7 * i) % 23) for i in range(n)]
     answers = generate(family["rl"].hf, family.tokenizer, prompts, max_new_tokens=2)
     samples = tuple(

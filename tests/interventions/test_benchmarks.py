@@ -134,7 +134,7 @@ def test_edited_log_likelihoods_do_not_depend_on_the_batch(
     assert together == pytest.approx(apart, abs=1e-5)
     single = [index for index, (_, rest) in enumerate(texts) if len(rest) == 1]
     longer = [index for index in range(len(texts)) if index not in single]
-    if positions == "response":  # one token is decided by the prompt alone
+    if positions == "response":  # only the prompt decides a single token
         assert [together[i] for i in single] == pytest.approx([clean[i] for i in single], abs=1e-5)
     else:
         assert all(abs(together[i] - clean[i]) > 1e-4 for i in single)
@@ -161,7 +161,7 @@ def test_multiple_choice_goes_through_selection_and_verdict(
         found.condition(f"base|{name}").accuracy_delta["pooled"][0]
         for name in ("transplant|top:1", "patch|whole residual")
     )
-    assert gain == ceiling > 0  # a share would need more samples: the ceiling of so few is not clear of 0
+    assert gain == ceiling > 0  # there is no share, because the ceiling of so few samples is not clear of 0
     random = [row for row in found.conditions if row.set_kind == "random" and row.edit == "transplant"]
     assert random
     assert all(row.accuracy_delta["pooled"][0] == 0 for row in random)
@@ -169,7 +169,7 @@ def test_multiple_choice_goes_through_selection_and_verdict(
 
 @pytest.fixture(scope="module")
 def yaml_tasks(family: ModelFamily, quiz: Task, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A generation task (what rl says) and a multiple-choice task, each a YAML beside its JSON lines."""
+    """A generation task answered by rl and a multiple-choice task, each as a YAML file with JSON lines."""
     folder = tmp_path_factory.mktemp("yaml")
     said = generate(family["rl"].hf, family.tokenizer, PROMPTS, max_new_tokens=2)
     rows = [{"question": p, "answer": a.text.strip()} for p, a in zip(PROMPTS, said, strict=True)]
@@ -233,14 +233,16 @@ def test_clean_numbers_are_lm_evals_own(
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # seconds of pip list and lscpu
+    monkeypatch.setattr(
+        "lm_eval.evaluator.add_env_info", lambda results: None
+    )  # it spends seconds on pip list and lscpu
     own: Any = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(family["rl"].path), "dtype": "float32"},
         tasks=[str(path) for path in yaml_tasks],
         device="cpu",
         batch_size=16,
-        task_manager=TaskManager(include_defaults=False),  # it knows files; its index of names takes long
+        task_manager=TaskManager(include_defaults=False),  # files are enough, and the index of names is slow
     )
     mine = results[0].condition("rl|clean").metrics
     for task, key in (("says", "exact_match,none"), ("picks", "acc,none")):
@@ -276,7 +278,7 @@ def test_edits_have_their_planted_effect_on_the_harness(results: tuple[HarnessRe
 def test_edits_on_the_harness_have_a_relative_change(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, results: tuple[HarnessResults, Path]
 ) -> None:
-    """It is the change that the same edits make on the same contexts as ordinary prompts."""
+    """It equals the relative change on the same contexts as ordinary prompts."""
     found, out = results
     main = [row for row in found.conditions if row.set_kind == "selected"]
     contexts = [*PROMPTS[:4], *PROMPTS[:4]]
@@ -313,7 +315,7 @@ def test_the_table_is_written_and_has_every_cell(results: tuple[HarnessResults, 
     assert rows["rl  clean  none"]["picks acc"].startswith("1.000 ± 0.000")
 
 
-def test_a_finished_stage_is_kept_and_an_interrupted_one_goes_on(
+def test_a_finished_stage_is_reused_and_an_interrupted_one_resumes(
     family: ModelFamily,
     crosscoder: Crosscoder,
     selection: Selection,
@@ -349,7 +351,7 @@ def test_a_finished_stage_is_kept_and_an_interrupted_one_goes_on(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_other_documents_are_other_work(yaml_tasks: list[Path], tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_documents(yaml_tasks: list[Path], tmp_path: Path) -> None:
     settings = HarnessConfig(limit=4)
     first = HarnessTasks([yaml_tasks[1]], settings).fingerprint
     assert HarnessTasks([yaml_tasks[1]], settings).fingerprint == first
@@ -370,7 +372,7 @@ def test_the_callers_random_state_is_left_alone(family: ModelFamily, yaml_tasks:
     HarnessTasks([yaml_tasks[1]], HarnessConfig(limit=2)).run(family["base"])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
-    state = random.getstate()  # by itself: beartype draws from it when it checks a list
+    state = random.getstate()  # checked alone, because beartype draws from it when it checks a list
     with isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
         assert random.random() == random.Random(0).random()
     assert random.getstate() == state
@@ -429,7 +431,7 @@ def test_positions_that_a_single_call_does_not_show(yaml_tasks: list[Path]) -> N
             require_boundary(positions, asked.weighed)
 
 
-def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_names_and_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml"):
         HarnessTasks([tmp_path / "gone.yaml"], HarnessConfig())
     with pytest.raises(ConfigError, match="--task"):
@@ -445,7 +447,7 @@ def test_a_name_that_lm_eval_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-def test_a_benchmark_by_name_without_its_data_is_one_sentence() -> None:
+def test_a_benchmark_without_its_data_is_named() -> None:
     """The real index of tasks, with data that are neither on this machine nor available for download."""
     with pytest.raises(InputError, match="arc_easy"):
         HarnessTasks(["arc_easy"], HarnessConfig())

@@ -92,7 +92,7 @@ def test_parts_that_do(family: ModelFamily, crosscoder: Crosscoder, selection: S
     check_belongs(selection, crosscoder, family, InterveneConfig(), inputs, [TASK])
 
 
-def test_what_is_not_given_is_the_selections(selection: Selection) -> None:
+def test_missing_settings_are_taken_from_the_selection(selection: Selection) -> None:
     chosen, others = choose_sets(selection, InterveneConfig(n_random=0, compare=("joint", "score")), None)
     assert (chosen.features, chosen.ranking, chosen.threshold) == (selection.features, "score", 0.7)
     assert list(others) == ["agnostic by joint"]
@@ -113,7 +113,7 @@ def test_the_random_conditions_of_a_default_run_are_the_stored_sets(crosscoder: 
 
 
 @pytest.mark.parametrize("edit", ["project", "replace", "ablate", "steer:2"])
-def test_a_change_of_equal_norm_is_not_the_edit(
+def test_an_equal_norm_control_differs_from_the_edit(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, edit: str
 ) -> None:
     runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
@@ -129,7 +129,7 @@ def test_a_change_of_equal_norm_is_not_the_edit(
     assert not torch.allclose(turned[active], change[active], rtol=0.1)
 
 
-def test_directions_of_others_are_refused_where_they_mean_nothing(crosscoder: Crosscoder) -> None:
+def test_edits_without_directions_refuse_write_ids(crosscoder: Crosscoder) -> None:
     for kind in ("project", "replace"):
         with pytest.raises(ConfigError, match=f"{kind}.*write_ids"):
             build_rewrite(
@@ -164,7 +164,7 @@ def test_edits_are_read_before_anything_runs(settings: dict[str, object], words:
         ({"edits_base": (), "edits_tuned": ()}, "edits_base and intervene.edits_tuned"),
     ],
 )
-def test_settings_that_no_run_can_use_leave_nothing(
+def test_unusable_settings_leave_no_folder(
     family: ModelFamily,
     crosscoder: Crosscoder,
     selection: Selection,
@@ -232,7 +232,7 @@ def test_a_strength_that_changes_nothing_is_a_dose() -> None:
     assert InterveneConfig(doses=("scale:0", "scale:1", "scale:2")).doses[1] == "scale:1"
 
 
-def test_models_in_another_dtype_are_other_work(llama_family: dict[str, Path], tmp_path: Path) -> None:
+def test_the_stage_identity_includes_reduced_dtypes(llama_family: dict[str, Path], tmp_path: Path) -> None:
     config = EvaluateConfig(n_per_task=1)
     half = ModelFamily.load(llama_family, dtype="bfloat16")
     assert ModelFamily.load(llama_family).reduced_dtypes == {}
@@ -242,8 +242,8 @@ def test_models_in_another_dtype_are_other_work(llama_family: dict[str, Path], t
         evaluate_outcomes(ModelFamily.load(llama_family), [TASK], tmp_path / "e", config)
 
 
-def test_a_task_too_small_condemns_nothing() -> None:
-    """Three samples, all lost where the ceiling loses two: no damage on the pooled row."""
+def test_a_task_with_too_few_samples_is_no_evidence_of_damage() -> None:
+    """The edit loses all three samples and the ceiling only two, which is not damage on the pooled row."""
     found = judged(-0.58, -1.0)
     assert found["b"].startswith("no verdict")
     assert found["pooled"] == found["a"] == "supported"
@@ -255,7 +255,7 @@ def test_a_set_without_features_is_not_refuted() -> None:
 
 
 def judged(a: float, b: float, n_features: int = 1) -> dict[str, str]:
-    """Verdict by task on an ablation that changes ``a`` and ``b``; task b has three samples."""
+    """Task → verdict on an ablation that changes accuracy by ``a`` and ``b``; task b has three samples."""
     config = InterveneConfig(edits_tuned=("ablate",), edits_base=())
 
     def row(name: str, kind: SetKind, a: float, b: float, draw: int | None = None) -> ConditionResult:

@@ -91,7 +91,7 @@ def test_it_equals_one_text_at_a_time(
     assert measured.kl[3] == n
 
 
-def test_only_what_belongs_beside_a_main_edit_is_measured(
+def test_only_main_edits_and_their_comparisons_are_measured(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, texts: CollateralTexts
 ) -> None:
     main = condition(selection.features)
@@ -101,10 +101,10 @@ def test_only_what_belongs_beside_a_main_edit_is_measured(
     assert list(found) == [main.name]
 
 
-def test_positions_of_generation_do_not_hide_it(
+def test_positions_of_a_generation_do_not_hide_collateral(
     family: ModelFamily, crosscoder: Crosscoder, selection: Selection, texts: CollateralTexts
 ) -> None:
-    """A text read in one pass would be all prompt, so an edit of responses alone would seem to do nothing."""
+    """A text that is read in one pass is all prompt, so an edit of the response only would seem to have no effect."""
     main = condition(selection.features)
     every = measure_collateral(runner(family, crosscoder, selection), [main], texts, seed=0)
     later = measure_collateral(runner(family, crosscoder, selection, positions="response"), [main], texts, seed=0)
@@ -148,7 +148,7 @@ def test_texts_of_a_file(family: ModelFamily, tmp_path: Path) -> None:
 
 
 class Sequences:
-    """The part of an activation store that collateral reads; every second sequence is held out."""
+    """The part of an activation store that collateral reads, with every second sequence held out."""
 
     def __init__(self, sequences: Sequence[StoredSequence]) -> None:
         self.sequences = sequences
@@ -161,7 +161,7 @@ class Sequences:
 
 
 def stored(prompt: int, source: str | None, *, task: str | None = None, ids: tuple[int, ...] = ()) -> StoredSequence:
-    """Three prompt tokens (or ``ids``) and two of a response."""
+    """A sequence of three prompt tokens (or ``ids``) and two response tokens."""
     given = ids or (1, 10 + prompt, 20)
     response = (False,) * len(given) + (True, True)
     return StoredSequence(str(prompt), str(prompt), task, source, (*given, 30, 31), response, response, True, range(0))
@@ -175,13 +175,13 @@ def test_texts_of_a_store_are_held_out_prompts_of_no_task(family: ModelFamily) -
     ]  # fmt: skip
     found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
     assert found is not None
-    # the prompt of 0, once and without what a model answered; all of 6; nothing of a task, by its name or by its tokens
+    # prompt 0 once, without the response of the model; all of prompt 6; no prompt of a task, by its name or by its tokens
     assert found.sequences == ((1, 10, 20), (1, 16, 20, 30, 31))
     assert found.source == "held-out prompts of no task"
     assert len(texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 1).sequences) == 1
 
 
-def test_related_text_is_said_to_be_so(family: ModelFamily) -> None:
+def test_related_text_is_named_as_related(family: ModelFamily) -> None:
     sequences = [stored(k, "base@1.0", task="sum") for k in range(4)]
     found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
     assert found is not None

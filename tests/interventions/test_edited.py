@@ -1,4 +1,4 @@
-"""Edits in force: exactness of no-ops, of whole transplants, of padding, of the KV cache, and no hook left behind."""
+"""Edits in force: exact no-ops, whole transplants, padding, the KV cache, and removal of all hooks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_edit_acts_and_undoes(family: ModelFamily, crosscoder: Crosscoder, edit:
 
 @pytest.mark.parametrize("edit", ["ablate", "transplant"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, GeneratorExit])
-def test_no_hook_is_left_whatever_ends_the_block(
+def test_hooks_are_removed_however_the_block_ends(
     family: ModelFamily, crosscoder: Crosscoder, edit: str, error: type[BaseException]
 ) -> None:
     def stream() -> Iterator[int]:
@@ -91,7 +91,7 @@ def test_no_hook_is_left_whatever_ends_the_block(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError])
-def test_no_hook_is_left_when_a_forward_call_fails(family: ModelFamily, error: type[BaseException]) -> None:
+def test_hooks_are_removed_when_a_forward_call_fails(family: ModelFamily, error: type[BaseException]) -> None:
     base, rl = family["base"].hf, family["rl"].hf
 
     def rewrite(x: Mapping[str, Tensor]) -> Tensor:
@@ -154,7 +154,7 @@ def test_transplanting_everything_plus_the_error_generates_as_the_whole_residual
     )
 
     def unexplained(x: Mapping[str, Tensor], model: str) -> Tensor:
-        """What the features do not give: the error and the bias."""
+        """The part of the residual that features do not explain: reconstruction error and bias."""
         acts = Readout("joint").feature_acts(crosscoder, x, model)
         return x[model] - crosscoder.resid_delta(acts, model)
 
@@ -176,7 +176,7 @@ def test_transplanting_everything_plus_the_error_generates_as_the_whole_residual
 @pytest.mark.parametrize("mode", ["swap", "joint", "single"])
 @pytest.mark.parametrize("variant", ["batchtopk", "jumprelu", "l1", "topk"])
 def test_reading_some_features_equals_encoding_all(variant: str, mode: str) -> None:
-    """The reader adds slots' weights up and encodes a subset; the read-out stacks the slots and encodes everything."""
+    """The reader sums the weights of shared slots and encodes a subset; the read-out stacks the slots and encodes all features."""
     config = CrosscoderConfig(
         n_models=3, d_model=8, d_sae=24, k=5, variant=variant, model_names=("base", "sft", "rl"), seed=4
     )
@@ -206,7 +206,7 @@ def test_reading_some_features_equals_encoding_all(variant: str, mode: str) -> N
 def test_nothing_is_prepared_again_in_a_call(
     family: ModelFamily, crosscoder: Crosscoder, edit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What depends on the dictionary alone is computed when the block is entered."""
+    """Everything that depends only on the dictionary is computed on entry."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("the dictionary was read again")
@@ -265,7 +265,7 @@ def test_positions(family: ModelFamily, crosscoder: Crosscoder, positions: str) 
 
 @pytest.mark.parametrize("architecture", ["llama_family", "qwen3_family", "neox_family"])
 def test_patching_equals_a_model_grafted_from_both(architecture: str, request: pytest.FixtureRequest) -> None:
-    """base with rl's residual after block l = rl's embedding and blocks up to l, base's blocks and head above."""
+    """base with rl's residual after block l equals rl's embedding and blocks up to l, followed by base's blocks and head."""
     family = ModelFamily.load(request.getfixturevalue(architecture))
     base, rl = family["base"].hf, family["rl"].hf
     ids, mask = batch(family)
@@ -308,7 +308,9 @@ def test_a_bridge_can_be_edited(family: ModelFamily, crosscoder: Crosscoder) -> 
     assert torch.equal(through_bridge, expected)
 
 
-def test_mistakes_are_sentences(family: ModelFamily, crosscoder: Crosscoder, llama_family: dict[str, Path]) -> None:
+def test_mistakes_name_what_is_wrong(
+    family: ModelFamily, crosscoder: Crosscoder, llama_family: dict[str, Path]
+) -> None:
     base = family["base"]
     cases: list[tuple[type[Exception], str, dict[str, object]]] = [
         (SelectionError, "features 0 to 47", {"selection": [48], "site": SITE}),

@@ -1,7 +1,7 @@
-"""Planted causal truth: rl is base plus one vector in one block's bias, and a dictionary that knows it.
+"""A planted cause: rl is base plus one vector in one block's bias, and the dictionary has a feature for it.
 
-Feature 0 writes that vector in rl and nothing in base: it is the cause. Feature 1 reads it (its activation differs
-between the models as none else) and writes the same little vector in both: it correlates without causing.
+Feature 0 is the cause: it writes that vector in rl and nothing in base. Feature 1 correlates without causing: its activation
+differs most between the models, but it writes the same small vector in both.
 """
 
 import copy
@@ -44,7 +44,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def direction(paths: dict[str, Path]) -> torch.Tensor:
-    """What makes the model say "Q"."""
+    """The unit vector that makes the model say "Q"."""
     return saying(paths["base"], "Q")
 
 
@@ -56,13 +56,13 @@ def family(paths: dict[str, Path], direction: torch.Tensor) -> ModelFamily:
 
 @pytest.fixture(scope="module")
 def crosscoder(direction: torch.Tensor) -> Crosscoder:
-    """Feature 0 the cause, 1 the decoy, the rest shared by all models."""
+    """Feature 0 is the cause and feature 1 the decoy; all models share the others."""
     return cause_and_decoy(direction, ("base", "sft", "rl"), 64)
 
 
 @pytest.fixture(scope="module")
 def tasks(family: ModelFamily) -> list[Task]:
-    """Two tasks whose right answers are what rl says."""
+    """Two tasks whose right answers are the responses of rl."""
     return [answered_by_rl(family, name, form, 2 * N) for name, form in (("sum", "{}+{}="), ("pair", "x{}y{}"))]
 
 
@@ -113,14 +113,14 @@ def three_texts(family: ModelFamily) -> CollateralTexts:
 
 
 def chosen_without_a_task(*arguments: Any) -> tuple[Selection, dict[str, Selection]]:
-    """The chosen sets; without "sum" the cause, without "pair" the decoy. "gone" is no task of the run."""
+    """The chosen sets, with the cause chosen without "sum" and the decoy without "pair"; the run has no task "gone"."""
     chosen, others = choose_sets(*arguments)
     chosen = copy.copy(chosen)
     object.__setattr__(chosen, "left_out", {"sum": (0,), "pair": (1,), "gone": (0,)})
     return chosen, others
 
 
-def test_the_plant_is_behaviour(outcomes: Outcomes) -> None:
+def test_the_planted_cause_changes_behaviour(outcomes: Outcomes) -> None:
     for task in outcomes.tasks:
         assert sum(outcomes.right("rl", task)) == len(outcomes.sample_ids(task))
         assert sum(outcomes.right("base", task)) < 0.5 * len(outcomes.sample_ids(task))
@@ -191,14 +191,14 @@ def test_the_cause_carries_the_whole_ceiling_both_ways(results: InterventionResu
     pooled = {(row.model, row.edit): row for row in results.verdicts if row.task == "pooled"}
     assert pooled["base", "transplant"].verdict == "supported", pooled["base", "transplant"].sentence
     assert pooled["base", "transplant"].n_random == pooled["base", "transplant"].n_equal_norm == 20
-    # In a random model any change of this norm ruins the answers, so a loss, judged by accuracy, cannot tell.
+    # In a random model every change of this norm ruins the answers, so a loss of accuracy is not specific.
     for edit in ("transplant", "ablate"):
         row = pooled["rl", edit]
         assert row.verdict in ("supported", "not distinguishable from changes of equal norm"), row.sentence
         assert row.p_random < 0.05
 
 
-def test_matched_random_sets_carry_nothing(results: InterventionResults) -> None:
+def test_matched_random_sets_have_no_effect(results: InterventionResults) -> None:
     random = [row for row in results.conditions if row.set_kind == "random" and row.edit == "transplant"]
     assert len(random) == 40
     assert all(row.accuracy_delta["pooled"][0] == 0 for row in random)
@@ -233,7 +233,7 @@ def test_every_task_has_a_verdict(results: InterventionResults) -> None:
     assert rows["base", "transplant", "pooled"].p_mcnemar < 1e-6
 
 
-def test_a_task_too_small_gets_its_reason(
+def test_a_task_with_too_few_samples_has_the_reason_as_verdict(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
 ) -> None:
     selection, halves = selected
@@ -268,13 +268,13 @@ def test_sets_chosen_without_a_task_are_judged_on_it(results: InterventionResult
     assert "left_out" not in {row.set_kind for row in results.conditions}
 
 
-def test_collateral_stands_in_the_rows(results: InterventionResults) -> None:
+def test_conditions_hold_their_collateral(results: InterventionResults) -> None:
     assert results.collateral.source == "three texts"
     assert results.other_tasks == []
     measured = {row.name: row.collateral for row in results.conditions if row.collateral}
     assert {"base|transplant|top:1", "rl|ablate|top:1", "base|patch|whole residual"} <= set(measured)
     assert results.condition("base|transplant|random 0").collateral is None
-    # the cause is the whole difference between the models: transplanting it is patching the residual
+    # the cause is the whole difference between the models, so transplanting it equals patching the residual
     cause, whole = measured["base|transplant|top:1"].kl, measured["base|patch|whole residual"].kl
     assert cause[0] == pytest.approx(whole[0], rel=1e-3)
     assert whole[0] > 0.01
@@ -301,10 +301,10 @@ def test_an_empty_set_has_no_mean(
     assert found.sizes == {}
 
 
-def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
+def test_a_transplant_is_judged_under_the_configured_read_out(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]], tmp_path: Path
 ) -> None:
-    """The decoy has one activation and one decoder under the joint read-out: only under swap is there a change to write."""
+    """Under the joint read-out the decoy has one activation and equal decoders; only under swap does it change the residual."""
     selection, halves = selected
     joint = InterveneConfig(
         features="ids:1", n_random=1, n_shuffled=1, n_per_task=4, sizes=(), doses=(), edits_tuned=("transplant",),
@@ -326,7 +326,7 @@ def test_a_transplant_is_judged_under_the_read_out_that_is_asked_for(
             assert getattr(other[0], number) == getattr(other[1], number)
         assert main[0].collateral.kl[0] == pytest.approx(0.0, abs=1e-9)
         assert other[0].collateral.kl[0] > 1e-6
-    assert "transplant_readout" not in read_manifest(tmp_path / "swap")["config"]  # it is in the conditions
+    assert "transplant_readout" not in read_manifest(tmp_path / "swap")["config"]  # the conditions hold it
     with pytest.raises(ArtifactError, match=r"config\.sets"):
         intervene(family, crosscoder, selection, halves, tmp_path / "swap", joint, collateral=three_texts(family))
 
@@ -399,11 +399,14 @@ FULL = (0.5, 0.4, 0.6)
             "no verdict: 3 samples, fewer than 20",
         ),
         (Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, True), "damage"),
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, True), "damage"),  # one task destroyed
-        (Evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # the base broken by a clamp
-        (Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, False), "supported"),  # a gain beyond rl's is a gain
+        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, True), "damage"),  # one task is destroyed
+        (Evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # a clamp breaks the base
+        (
+            Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, False),
+            "supported",
+        ),  # a gain beyond rl's counts as a gain
         (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True), "supported"),
-        (Evidence((0.04, 0.01, 0.045), FULL, 0.5, 0.04, 0.04, 99, False), "refuted"),  # clear of 0, and next to nothing
+        (Evidence((0.04, 0.01, 0.045), FULL, 0.5, 0.04, 0.04, 99, False), "refuted"),  # clear of 0, but negligible
         (Evidence(FULL, FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
         (Evidence(FULL, FULL, 0.5, 0.04, 0.06, 99, True), "not distinguishable from changes of equal norm"),
         (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.04, 0.04, 99, True), "not clear of 0"),
@@ -417,7 +420,7 @@ def test_verdict_rule_by_hand(evidence: Evidence, expected: str) -> None:
     assert judge(evidence, InterveneConfig()) == expected
 
 
-def test_too_few_control_sets_are_no_test() -> None:
+def test_too_few_control_sets_give_no_verdict() -> None:
     evidence = Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
     why = "no verdict: with 10 matched random sets no p can reach 0.05"
     assert judge(evidence, InterveneConfig(n_random=10)) == why
@@ -429,7 +432,7 @@ def test_too_few_control_sets_are_no_test() -> None:
 def test_a_vector_at_the_last_prompt_token_acts_there_alone(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]]
 ) -> None:
-    """The plant is one vector at every position, so adding it everywhere is the whole change, and at one position is not."""
+    """The planted cause is one vector at every position, so only adding it at every position makes the whole change."""
     from mechprobe.interventions.conditions.condition import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
     from mechprobe.interventions.conditions.runner import Runner
 

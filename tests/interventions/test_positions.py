@@ -24,7 +24,7 @@ def batch(family: ModelFamily, prompts: list[str] = PROMPTS) -> tuple[Tensor, Te
 
 
 def residual(family: ModelFamily, ids: Tensor, mask: Tensor) -> Tensor:
-    """What leaves the site, edits included."""
+    """The residual that leaves the site, with the edits in force."""
     with reading(family["base"].hf, [SITE], stop=False) as found, torch.no_grad():
         family["base"].hf(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
     return found[SITE]
@@ -32,7 +32,7 @@ def residual(family: ModelFamily, ids: Tensor, mask: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("edit", ["ablate", "transplant", "replace"])
 def test_only_the_named_positions_change(family: ModelFamily, crosscoder: Crosscoder, edit: str) -> None:
-    """Elsewhere every bit is the clean model's; there it is what an edit of all positions gives."""
+    """Other positions are bit-identical to the clean model; named positions equal an edit of all positions."""
     ids, mask = batch(family)
     donor = "rl" if edit == "transplant" else None
     clean = residual(family, ids, mask)
@@ -67,8 +67,8 @@ def test_batched_equals_one_by_one_on_every_part(family: ModelFamily, crosscoder
     assert together == single
 
 
-def test_parts_differ_and_siblings_rest_after_the_prompt(family: ModelFamily, crosscoder: Crosscoder) -> None:
-    """A transplant into the prompt alone needs no sibling once the prompt is read."""
+def test_parts_differ_and_siblings_do_not_run_after_the_prompt(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    """A transplant into the prompt needs its sibling only in the first call."""
     base, rl = family["base"], family["rl"].hf
     calls: list[int] = []
     handle = rl.register_forward_pre_hook(lambda _m, _a, kw: calls.append(kw["input_ids"].shape[1]), with_kwargs=True)

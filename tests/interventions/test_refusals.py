@@ -1,4 +1,4 @@
-"""What an edit cannot follow or cannot do is one sentence; what looks like it but is sound goes on."""
+"""Calls and edits that cannot work are refused with a reason; sound ones that look similar are not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,11 +58,11 @@ def test_generation_that_siblings_cannot_follow(
         with pytest.raises(ModelError, match=message):
             model.generate(ids, **(SETTINGS | asked))
         fresh = model.generate(ids, use_cache=False, **SETTINGS)
-        assert torch.equal(model.generate(ids, **SETTINGS), fresh)  # the block goes on
+        assert torch.equal(model.generate(ids, **SETTINGS), fresh)  # the block stays usable
 
 
 def test_an_edit_of_one_model_follows_beams_and_drafts(family: ModelFamily, crosscoder: Crosscoder) -> None:
-    """What is written at a position depends on that position's residual alone."""
+    """The edit at a position depends only on the residual at that position."""
     ids = prompt(family)
     with edited(family["base"], crosscoder, SOME, "ablate", site=SITE) as model:
         greedy = model.generate(ids, **SETTINGS)
@@ -72,7 +72,7 @@ def test_an_edit_of_one_model_follows_beams_and_drafts(family: ModelFamily, cros
 
 
 @pytest.mark.parametrize("positions", ["prompt", "response"])
-def test_drafted_tokens_are_not_taken_for_the_prompt(
+def test_draft_tokens_are_not_mistaken_for_the_prompt(
     family: ModelFamily, crosscoder: Crosscoder, positions: str
 ) -> None:
     with (
@@ -88,7 +88,7 @@ def test_drafted_tokens_are_not_taken_for_the_prompt(
 
 
 def test_conversations_side_by_side_keep_their_own_sibling_caches(family: ModelFamily, crosscoder: Crosscoder) -> None:
-    """Two caches of the host that grow in turns; each has the siblings' caches that belong to it."""
+    """Two caches of the host grow in turns, and each has its own sibling caches."""
     texts = ("abc12", "xyz98")
     with transplant(family, crosscoder) as model, torch.no_grad():
         expected = [model(prompt(family, text)).logits[:, -1] for text in texts]
@@ -125,7 +125,7 @@ def test_arguments_may_be_given_by_position(family: ModelFamily, crosscoder: Cro
     assert torch.allclose(went_on[:, -1], expected[:, -1], atol=1e-5)
 
 
-def test_models_that_keep_no_kv_cache(crosscoder: Crosscoder, family: ModelFamily) -> None:
+def test_models_without_a_kv_cache(crosscoder: Crosscoder, family: ModelFamily) -> None:
     mamba = MambaForCausalLM(
         MambaConfig(vocab_size=110, hidden_size=32, num_hidden_layers=3, state_size=4, intermediate_size=64)
     ).eval()
@@ -146,10 +146,10 @@ def test_models_that_keep_no_kv_cache(crosscoder: Crosscoder, family: ModelFamil
         pass
     ids = torch.tensor([[5, 6, 7]])
     with edited(mamba, crosscoder, SOME, "ablate", site=SITE, host="base") as model, torch.no_grad():
-        assert model(ids).logits.shape == (1, 3, 110)  # an edit of one model, everywhere, needs none
+        assert model(ids).logits.shape == (1, 3, 110)  # an edit of one model at all positions needs no cache
 
 
-def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscoder: Crosscoder) -> None:
+def test_the_edited_model_cannot_be_its_own_sibling(family: ModelFamily, crosscoder: Crosscoder) -> None:
     siblings = {"rl": family["base"], "sft": family["sft"]}
     with (
         pytest.raises(ModelError, match="Sibling rl"),
@@ -159,7 +159,7 @@ def test_the_edited_model_is_no_sibling_of_its_own(family: ModelFamily, crosscod
 
 
 @pytest.mark.parametrize("feature", [1.5, "1", None])
-def test_a_feature_is_a_whole_number(feature: object) -> None:
+def test_a_feature_is_an_integer(feature: object) -> None:
     with pytest.raises(SelectionError, match=repr(feature)):
         check_ids([0, feature], 48)
     assert check_ids([*np.array([1, 2]), *torch.tensor([3, 4]), 5], 48) == [1, 2, 3, 4, 5]
@@ -213,7 +213,7 @@ def test_swap_among_models_of_two_widths() -> None:
         build_rewrite(uneven, [1], Edit("transplant"), host="base", donor="rl", readout=Readout("joint"))
 
 
-def test_a_feature_without_a_direction_steers_nowhere(family: ModelFamily, crosscoder: Crosscoder) -> None:
+def test_a_feature_with_a_zero_direction_cannot_steer(family: ModelFamily, crosscoder: Crosscoder) -> None:
     silent = Crosscoder(crosscoder.config)
     silent.load_state_dict(crosscoder.state_dict())
     with torch.no_grad():
@@ -226,7 +226,9 @@ def test_a_feature_without_a_direction_steers_nowhere(family: ModelFamily, cross
 
 
 @pytest.mark.parametrize("generating", [True, False])
-def test_an_edit_that_gives_no_numbers_is_named(family: ModelFamily, crosscoder: Crosscoder, generating: bool) -> None:
+def test_an_edit_that_gives_non_finite_values_is_named(
+    family: ModelFamily, crosscoder: Crosscoder, generating: bool
+) -> None:
     loud = Crosscoder(crosscoder.config)
     loud.load_state_dict(crosscoder.state_dict())
     with torch.no_grad():
@@ -236,14 +238,14 @@ def test_an_edit_that_gives_no_numbers_is_named(family: ModelFamily, crosscoder:
     with edited(family["base"], loud, SOME, "clamp:3e38", site=SITE) as model, torch.no_grad():
         with pytest.raises(ModelError, match=message):
             model.generate(ids, **SETTINGS) if generating else model(ids)
-        with pytest.raises(ModelError, match="not finite"):  # past the model's own forward, too
+        with pytest.raises(ModelError, match="not finite"):  # also in a call of a submodule
             model.model(ids)
     with torch.no_grad():
         assert torch.isfinite(family["base"].hf(ids).logits).all()
 
 
-def test_a_model_that_gives_nan_by_itself_is_named_as_a_cause(family: ModelFamily) -> None:
-    """A row of NaN beside a sound one: the edit did not make it, and the message says where else to look."""
+def test_nan_logits_name_the_edit_and_the_model(family: ModelFamily) -> None:
+    """One row is NaN before the edit, so the message also names the model as a possible cause."""
     base = family["base"].hf
     embedded = base.get_input_embeddings()(prompt(family, "ab").repeat(2, 1)).detach().clone()
     embedded[1] = float("nan")
@@ -257,8 +259,8 @@ def test_a_model_that_gives_nan_by_itself_is_named_as_a_cause(family: ModelFamil
         assert torch.isfinite(base(inputs_embeds=embedded[:1]).logits).all()
 
 
-def test_numbers_lost_behind_the_edit_are_noticed(neox_family: dict[str, Any]) -> None:
-    """The residual is finite, and its mean in the next layer norm is not."""
+def test_overflow_behind_the_edit_is_detected(neox_family: dict[str, Any]) -> None:
+    """The residual is finite, but its mean in the next layer norm is not."""
     base = ModelFamily.load({"base": neox_family["base"]})["base"].hf
     with (
         rewriting(base, SITE, lambda x: torch.full_like(x["base"], 3e38), host_name="base"),

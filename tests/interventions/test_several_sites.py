@@ -1,4 +1,4 @@
-"""Edits at several sites at once: what each of them reads, in which order they act, and how far siblings run."""
+"""Edits at several sites at once: their inputs, their order, and how far siblings run."""
 
 from collections.abc import Mapping
 
@@ -62,7 +62,7 @@ def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFami
     with rewriting_sites(family["base"].hf, edits, host_name="base", siblings=siblings):
         logits(family["base"].hf, ids, mask)
     for name in siblings:
-        own = residuals_plain(family[name], ids, mask, [DEEP])[DEEP]  # without a KV cache: the last bit may differ
+        own = residuals_plain(family[name], ids, mask, [DEEP])[DEEP]  # without a KV cache, so the last bit may differ
         assert torch.allclose(seen[name], own, atol=1e-6)
     with (
         edited(family["base"], crosscoder, SOME, "ablate", site=SHALLOW),
@@ -78,7 +78,7 @@ def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFami
 def test_two_sites_equal_two_blocks_one_in_the_other(
     family: ModelFamily, crosscoder: Crosscoder, second: Crosscoder, order: int
 ) -> None:
-    """In whatever order they are named: a site is reached when the model reaches it."""
+    """The order of the list does not matter, because the model reaches the sites in its own order."""
     base, (ids, mask) = family["base"], batch(family)
     with (
         edited(base, crosscoder, SOME, "ablate", site=SHALLOW),
@@ -134,7 +134,7 @@ def test_no_edits_at_all_change_nothing(family: ModelFamily) -> None:
 def test_siblings_run_once_a_call_and_no_further_than_they_are_read(
     family: ModelFamily, crosscoder: Crosscoder, second: Crosscoder
 ) -> None:
-    """sft is read at the shallow site alone, rl at both; neither reaches a block behind its deepest site."""
+    """Only the shallow edit reads sft and two edits read rl; neither runs beyond its deepest site."""
     ran: list[tuple[str, int]] = []
     handles = [
         block.register_forward_pre_hook(lambda *_, place=(name, layer): ran.append(place))
