@@ -248,7 +248,7 @@ def test_clean_numbers_are_lm_evals_own(
     for task, key in (("says", "exact_match,none"), ("picks", "acc,none")):
         assert mine[task][key].value == own["results"][task][key]
         name = key.replace(",", "_stderr,")
-        assert mine[task][key]["stderr"] == own["results"][task][name]
+        assert mine[task][key].stderr == own["results"][task][name]
         values = read_json(results[1] / "values.json")["rl|clean"][task][key]
         assert values == [float(row[key.partition(",")[0]]) for row in own["samples"][task]]
     assert set(mine) == {"says", "picks"}
