@@ -23,7 +23,7 @@ from mechprobe.selection.stage import Selection
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
-_STAND_INS: dict[EditKind, Edit] = {
+_DIRECTION_EDITS: dict[EditKind, Edit] = {
     "transplant": Edit("scale", 2.0),
     "project": Edit("steer", 1.0),
     "replace": Edit("steer", 1.0),
@@ -183,14 +183,14 @@ class Runner:
     def _shuffled(self, condition: Condition) -> Rewrite:
         """The change of the edit, turned to other features' decoder directions at the same norm on every token.
 
-        Where the edit does not support ``write_ids``, an edit of `_STAND_INS` provides the directions and the edit itself the
+        Where the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions and the edit itself the
         norm. A transplant too is turned to decoder directions of the host: the *shifts* of other features between the models
         share the change under test, so they would not be neutral directions.
         """
         edit = Edit.parse(condition.edit)
         readout, host = self.readout(condition), condition.model
         own = self._edit(condition)
-        turned_edit = _STAND_INS.get(edit.kind, edit)
+        turned_edit = _DIRECTION_EDITS.get(edit.kind, edit)
         other = build_rewrite(
             self.crosscoder,
             condition.ids,
