@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from mechprobe.dictionary.folded_encoder import AllReadouts
 from mechprobe.dictionary.readout import Readout, model_scale
-from mechprobe.dictionary.readout_encoder import ReadoutEncoder
 from mechprobe.errors import StoreError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.rows import RowStore, check_store, row_batches
@@ -66,7 +66,7 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
     whole = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None
-    encoder = ReadoutEncoder(crosscoder, Readout(config.readout, config.near))
+    encoder = AllReadouts(crosscoder, Readout(config.readout, config.near))
     batches = row_batches(store, config, groups=groups, label="features")
     for group in groups:
         sums = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)

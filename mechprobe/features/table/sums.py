@@ -13,7 +13,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.dictionary.readout_encoder import ReadoutEncoder
+from mechprobe.dictionary.folded_encoder import AllReadouts
 
 
 @dataclass
@@ -65,7 +65,7 @@ class LatentSums:
         return LatentSums(**merged, largest=torch.maximum(self.largest, other.largest))
 
     @torch.no_grad()
-    def update(self, encoder: ReadoutEncoder, x: Float[Tensor, "batch model d_model"]) -> "ActiveEntries":
+    def update(self, encoder: AllReadouts, x: Float[Tensor, "batch model d_model"]) -> "ActiveEntries":
         """Add a batch of raw activations; returns what is active in the joint read-out.
 
         Beside the encoder only active entries are touched, so that a batch costs little more than encoding it.
@@ -92,7 +92,7 @@ class LatentSums:
         self.square[index] += active.sum_by_latent(active.value.square())
         self.largest[index].scatter_reduce_(0, active.latent, active.value, "amax")
 
-    def _add_latent_scaling(self, encoder: ReadoutEncoder, x: Tensor, active: "ActiveEntries") -> None:
+    def _add_latent_scaling(self, encoder: AllReadouts, x: Tensor, active: "ActiveEntries") -> None:
         """All models and both targets go through one sparse product each way."""
         acts, decoder = active.matrix(len(x)), encoder.decoder
         targets = torch.empty(len(x), 2, *decoder.shape[1:], dtype=decoder.dtype, device=x.device)
