@@ -1,4 +1,4 @@
-"""Contexts in which a latent fires, most and at random, as text, with every model's activation side by side."""
+"""Contexts in which a feature fires, most and at random, as text, with every model's activation side by side."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,19 +44,19 @@ def feature_examples(
     *,
     family: ModelFamily | None = None,
 ) -> list[dict[str, Any]]:
-    """Top and random contexts of some latents, and the tokens that their decoders promote.
+    """Top and random contexts of some features, and the tokens that their decoders promote.
 
     Args:
         crosscoder: The dictionary.
         store: Where the table's rows come from.
         tokenizer: Turns ids into text.
-        table: Has the top rows of every latent.
-        features: Ids of the latents, in the order wanted.
+        table: Has the top rows of every feature.
+        features: Ids of the features, in the order wanted.
         config: How many contexts, and how long.
         family: The models, for the promoted tokens; without them these are left out.
 
     Returns:
-        One JSON value per latent: ``feature``; its row of the table in ``statistics``; ``examples``, each with
+        One JSON value per feature: ``feature``; its row of the table in ``statistics``; ``examples``, each with
         ``tokens``, ``is_response``, ``peak`` (place of the row it was taken for: of the highest activation, here) and
         ``activations`` by model (its own read-out) and ``joint``; ``quantiles``, lowest first, each with ``low`` and
         ``high`` (shares of the active rows), ``smallest`` and ``largest`` activation, and ``examples`` drawn at random;
@@ -98,7 +98,7 @@ def check_features(features: Sequence[int], table: FeatureTable) -> None:
 
 
 def shown_features(table: FeatureTable, n: int) -> list[int]:
-    """Latents worth showing: the ``n`` highest by NRN and by decoder shift times mean activation, per tuned model."""
+    """Features worth showing: the ``n`` highest by NRN and by decoder shift times mean activation, per tuned model."""
     chosen: dict[int, None] = {}
     alive = table.frame.loc[~table.dead]
     for name in table.tuned:
@@ -135,7 +135,7 @@ def _random_contexts(reader: "_ContextReader", feature: int, drawn: RandomRows |
         }
         for part in drawn.quantiles(feature, reader.config.n_quantiles)
     ]
-    n_active = int(drawn.n_active[drawn.latents.index(feature)])
+    n_active = int(drawn.n_active[drawn.features.index(feature)])
     return {"quantiles": quantiles, "n_active": n_active, "n_random_rows": drawn.n_rows}
 
 

@@ -1,7 +1,7 @@
-"""Tokens that a latent's decoder promotes and suppresses through each model's own unembedding (logit lens).
+"""Tokens that a feature's decoder promotes and suppresses through each model's own unembedding (logit lens).
 
 The direction is s_m W_dec[k, m], in the model's own units, as if it stood in the last residual stream: what later
-blocks make of it is left out, so the lists say little of a latent far below the last block.
+blocks make of it is left out, so the lists say little of a feature far below the last block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,12 +84,12 @@ def promoted_by_features(
     n: int = 8,
     final_norm: FinalNorm = "scale",
 ) -> list[dict[str, Any]]:
-    """`promoted_tokens` of some latents in every model of the crosscoder, as JSON.
+    """`promoted_tokens` of some features in every model of the crosscoder, as JSON.
 
     Weights that were not loaded before are dropped again after each model.
 
     Returns:
-        One value per latent: ``final_norm`` and, by model in ``models``, ``promoted`` and ``suppressed``.
+        One value per feature: ``final_norm`` and, by model in ``models``, ``promoted`` and ``suppressed``.
     """
     by_model: dict[str, list[PromotedTokens]] = {}
     scale = model_scale(crosscoder).detach()

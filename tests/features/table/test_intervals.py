@@ -40,14 +40,14 @@ def test_every_draw_is_the_table_of_the_rows_drawn() -> None:
     groups = sequence_groups(store.tokens.sample, range(store.n_rows), 2)
     assert [len(group) for group in groups] == [300, 300]
     tables = [
-        feature_table(crosscoder, drawn(store, groups, pair), CONFIG).summary()["class_counts"]
+        feature_table(crosscoder, drawn(store, groups, pair), CONFIG).summary().class_counts
         for pair in combinations_with_replacement((0, 1), 2)
     ]
     assert whole.intervals is not None
     moved = 0
     for name, interval in whole.intervals.sequences.items():
         counts = [table.get(name, 0) for table in tables]
-        assert interval.value == whole.summary()["class_counts"].get(name, 0) == counts[1]
+        assert interval.value == whole.summary().class_counts.get(name, 0) == counts[1]
         assert (interval.low, interval.high, interval.n) == (min(counts), max(counts), 60), name
         moved += min(counts) < max(counts)
     assert moved >= 2  # the planted change is seen
@@ -89,7 +89,7 @@ def test_the_seed_decides_and_zero_draws_leave_them_out(tmp_path: Path) -> None:
     assert FeatureTable.load(tmp_path).intervals == first.intervals
     without = feature_table(crosscoder, store, config.replace(bootstrap_draws=0))
     assert without.intervals is None
-    assert without.summary()["class_intervals"] is None
+    assert without.summary().class_intervals is None
     assert without.classes == first.classes
 
 
@@ -106,5 +106,5 @@ def test_evidence_of_parts_merges_into_that_of_the_whole() -> None:
     with torch.no_grad():
         crosscoder.decoder[0, : crosscoder.config.widths[0]] = 0  # one claim more
     other = collect(crosscoder, store, config)
-    with pytest.raises(ValueError, match="different latents"):
+    with pytest.raises(ValueError, match="different features"):
         parts[0].merge(other)

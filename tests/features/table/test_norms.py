@@ -5,8 +5,8 @@ import doctest
 import numpy as np
 import pytest
 
+from mechprobe.features.table import norms
 from mechprobe.features.table.classes import class_counts, class_name
-from mechprobe.features.table.feature_table import norms
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
