@@ -1,4 +1,4 @@
-"""Training from a store: held-out metrics, skipping, resume to the same weights."""
+"""Training from a store: held-out metrics, reuse of finished folders, and resuming to the same weights."""
 
 import json
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
     names = tuple(f"{model}/resid_post.{layer}" for model in ("base", "sft", "rl") for layer in (0, 1))
     assert shape.source_names == names
 
-    # The same rows, in the order of the source axis: found again in the store by comparing numbers.
+    # A row of the batch is one row of the store at both sites, in the order of the source axis.
     batch = next(iter(SiteBatches(store, store.sites, 50, seed=3)))
     first, second = (store.rows(0, store.n_rows, site=site) for site in store.sites)
     row = int((first[:, 1] == batch[7, 2]).all(dim=1).nonzero()[0, 0])

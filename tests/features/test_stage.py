@@ -1,4 +1,4 @@
-"""The features stage on a tiny family, from a store on disk to its folder; and the commands."""
+"""The features stage on a tiny family, from a store on disk to its folder, and its command."""
 
 from pathlib import Path
 

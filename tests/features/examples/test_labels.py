@@ -1,4 +1,4 @@
-"""The labeler is the user's: called once a feature, its failures told in a sentence, its work kept."""
+"""Labelers: one call per feature, one-sentence errors, and labels that survive a failure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ ENTRIES = [{"feature": k, "examples": [{"tokens": ["a", str(k)]}]} for k in (5, 
 
 
 class Fake:
-    """Counts its calls and fails where it is told to."""
+    """Records its calls, and fails on a given feature."""
 
     def __init__(self, fails_on: int | None = None, answer: Any = None) -> None:
         self.fails_on, self.answer, self.asked = fails_on, answer, list[int]()

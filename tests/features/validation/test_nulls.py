@@ -1,4 +1,4 @@
-"""The nulls on a tiny family: what they train on, what they must find, and their stage folders."""
+"""Nulls and further seeds on a tiny family: their data, their verdicts, and their stage folders."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ SITE = "resid_post.1"
 
 @pytest.fixture(scope="module")
 def null_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The identical null with a common start."""
+    """The identical null with equal initial decoders."""
     out = tmp_path_factory.mktemp("nulls") / "identical"
     measure_null("identical", **folders(run), out=out, config=CONFIG, nulls=SHORT)
     return out
@@ -54,7 +54,7 @@ def test_shuffled_labels_deal_the_same_rows_anew_for_every_sequence(run: Path) -
     for row in range(0, store.n_rows, 17):
         order = view.labels[store.tokens.sample[row]]
         assert torch.equal(x[row], scaled[row][order.tolist()])
-    assert len({tuple(order) for order in view.labels.tolist()}) == 6  # every order of three models comes
+    assert len({tuple(order) for order in view.labels.tolist()}) == 6  # all orders of three models occur
     assert np.abs((view.labels == 0).mean(0) - 1 / 3).max() < 0.2
 
 
@@ -68,7 +68,7 @@ def test_batches_serve_every_training_row_once_an_epoch(run: Path) -> None:
     expected = store.rows(0, store.n_rows)[:, 0][torch.from_numpy(kept)]
     key = lambda rows: sorted(map(tuple, rows.double().numpy().round(6).tolist()))  # noqa: E731
     missing = set(key(expected)) - set(key(served))
-    assert len(missing) <= 6  # what is left over for the first batch of the next epoch
+    assert len(missing) <= 6  # rows that wait for the first batch of the next epoch
     again = null_batches(view, 7, 3, pool_rows=600, device="cpu")
     assert torch.equal(torch.cat([next(again) for _ in range(n_batches)])[:, 0], served)
 
@@ -134,12 +134,12 @@ def test_unequal_counts_are_unlikely() -> None:
     assert equal_counts_p([0, 0, 0], seed=0) == 1.0
     assert equal_counts_p([10, 11, 9], seed=0) > 0.5
     assert equal_counts_p([30, 0, 0], seed=0) < 0.001
-    # 2 of one class and none of another is chance: P(all of 2 in one class of 3) = 1/3
+    # Two features in one class of three are likely by chance: P = 1/3.
     assert equal_counts_p([2, 0, 0], seed=0) == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_a_null_can_fail(run: Path, tmp_path: Path) -> None:
-    """A dictionary that may not share anything: by norms all is specific; nu alone keeps it from being believed."""
+    """In a dictionary whose features are all dedicated to one model, norms call every feature specific; only nu contradicts."""
     folder = tmp_path / "crosscoder"
     folder.mkdir()
     for path in (run / "crosscoder").iterdir():
@@ -219,7 +219,7 @@ def test_the_command_trains_nulls_and_shows_them(run: Path, tmp_path: Path, caps
     assert not list(tmp_path.iterdir())
     assert main(asked) == 0
     assert "Identical models: 0 of" in capsys.readouterr().out
-    assert main(["features", *stages, *short]) == 0  # finished nulls are shown without being asked for
+    assert main(["features", *stages, *short]) == 0  # finished nulls are shown without --null
     text = capsys.readouterr().out
     assert "Identical models: 0 of" in text
     assert "Other seeds: of" in text
