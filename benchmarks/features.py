@@ -1,10 +1,10 @@
-"""Speed of the feature table's pass against encoding alone, taking turns on the same rows, and its memory against their number.
+"""Speed of the feature table's pass against encoding alone, in turns on the same rows, and its memory against the number of rows.
 
     python -m benchmarks.features --out artifacts/benchmarks/features_cpu.json
 
-*Encoding alone* is what the table is made of, by the public functions: the joint read-out and each model's own, one `Crosscoder.encode`
-each. The pass makes the same activations (its own read-outs with fewer products) and everything else: sums, latent scaling, correlations, top
-rows, groups of sequences. One joint encode stands beside them.
+*Encoding alone* computes the joint read-out and each model's own with the public functions, one `Crosscoder.encode` each. The pass
+computes the same activations with fewer products, and everything else: sums, latent scaling, correlations, top rows, groups of
+sequences. One joint encode is timed for comparison.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MEMORY_BATCHES = (8, 64)
 
 
 class RowsInMemory:
-    """As much of a store as the pass reads; ``repeats`` serves the same rows again, so that a long store takes no memory."""
+    """The part of a store that the pass reads. ``repeats`` serves the same rows again, so a long store takes no memory."""
 
     def __init__(self, x: Tensor, repeats: int = 1) -> None:
         self.x, self.models = x, NAMES
@@ -54,7 +54,7 @@ class RowsInMemory:
         self.tokens = SimpleNamespace(sample=np.arange(self.n_rows, dtype=np.int32) // _SEQUENCE)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Consecutive rows, over the end of the tensor."""
+        """Consecutive rows, which wrap around at the end of the tensor."""
         first = start % len(self.x)
         if first + stop - start <= len(self.x):
             return self.x[first : first + stop - start]
@@ -62,7 +62,7 @@ class RowsInMemory:
 
 
 def build(setting: Setting, n_batches: int) -> tuple[Crosscoder, Tensor]:
-    """A dictionary of random weights whose threshold leaves ``k`` features per token on these rows, and the rows."""
+    """A dictionary with random weights whose threshold gives an L0 of ``k`` on these rows, and the rows."""
     shape = CrosscoderConfig(
         n_models=N_MODELS, d_model=setting.d_model, d_sae=setting.d_sae, k=setting.k, model_names=NAMES, seed=SEED
     )
@@ -111,7 +111,7 @@ def measure(setting: Setting, near: tuple[str, ...] | None, *, rounds: int, n_ba
 
 
 def peak_of(setting: Setting, n_batches: int) -> int:
-    """Peak bytes of a fresh process that reads so many batches (at any number the same four are in memory)."""
+    """Peak memory in bytes of a fresh process that reads ``n_batches`` batches, of which four are in memory."""
     request = json.dumps({"setting": setting.__dict__, "n_batches": n_batches})
     command = [sys.executable, "-m", "benchmarks.features", "--peak-of", request]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])

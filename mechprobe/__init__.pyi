@@ -9,9 +9,9 @@ from .comparison import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate
 from .dictionary.config import TrainSaeConfig as TrainSaeConfig
-from .dictionary.quality import Quality as Quality
 from .dictionary.quality import measure_quality as measure_quality
 from .dictionary.readout import Readout as Readout
+from .dictionary.result import Quality as Quality
 from .dictionary.stage import train_crosscoder as train_crosscoder
 from .emergence.config import EmergenceConfig as EmergenceConfig
 from .emergence.config import TrajectoryThresholds as TrajectoryThresholds
@@ -33,6 +33,8 @@ from .features.examples.contexts import feature_examples as feature_examples
 from .features.examples.labels import Labels as Labels
 from .features.examples.labels import label_features as label_features
 from .features.examples.promoted import promoted_tokens as promoted_tokens
+from .features.result import NullResult as NullResult
+from .features.result import Stability as Stability
 from .features.stage import FeatureAnalysis as FeatureAnalysis
 from .features.stage import analyze_features as analyze_features
 from .features.stage import explain_features as explain_features
@@ -40,10 +42,8 @@ from .features.table.feature_table import FeatureTable as FeatureTable
 from .features.table.feature_table import feature_table as feature_table
 from .features.table.norms import mas as mas
 from .features.table.norms import nrn as nrn
-from .features.validation.nulls import NullResult as NullResult
-from .features.validation.nulls import measure_null as measure_null
-from .features.validation.stability import Stability as Stability
-from .features.validation.stability import measure_stability as measure_stability
+from .features.validation.stage import measure_null as measure_null
+from .features.validation.stage import measure_stability as measure_stability
 from .interventions.config import InterveneConfig as InterveneConfig
 from .interventions.edits.edit import Edit as Edit
 from .interventions.edits.edit import edit_sweep as edit_sweep

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json
+from mechprobe.statistics import Interval
 
 ResultType = TypeVar("ResultType", bound="Result")
 
@@ -17,6 +18,14 @@ def _nan_for_null(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_nan_for_null)]
 """A float that JSON writes as null where it is NaN."""
+
+
+def _interval(value: Any) -> Any:
+    return Interval(*map(_nan_for_null, value)) if isinstance(value, list | tuple) else value
+
+
+IntervalNumbers = Annotated[Interval, BeforeValidator(_interval)]
+"""An interval whose numbers JSON writes as null where they are NaN."""
 
 
 class Result(BaseModel):

@@ -55,7 +55,7 @@ def make_crosscoder(
     seed: int = 0,
     variant: str = "topk",
 ) -> Crosscoder:
-    """Random weights of every kind, different decoders per model, scales that are not 1."""
+    """A crosscoder with random weights, different decoders per model, and scales other than 1."""
     config = CrosscoderConfig(
         n_models=len(names), d_model=d_model, d_sae=d_sae, k=k, model_names=names, variant=variant, shared_init=False
     )
@@ -81,7 +81,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture(scope="session")
 def run(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cache and crosscoder of a tiny family, the three models on 60 prompts. Read only."""
+    """Cache and crosscoder of a tiny family, on 60 prompts. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("run")
     prompts = [{"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(10, 40) for b in (3, 17)]
     write_jsonl(folder / "prompts.jsonl", prompts)

@@ -1,12 +1,14 @@
 """``mechprobe baselines``."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mechprobe.cli.shared_options import Shared, takes_shared_options
+
+if TYPE_CHECKING:
+    from mechprobe.dictionary.baselines.result import Baselines
 
 Crosscoder = Annotated[
     Path | None, typer.Option("--crosscoder", help="Trained or imported crosscoder, in place of the run's.")
@@ -40,30 +42,30 @@ def baselines(
     if found is None:
         return
     if shared.as_json:
-        say_json({"folder": str(folder), **found})
+        say_json({"folder": str(folder), **found.to_dict()})
         return
-    sizes = ", ".join(f"{name} {size:,}" for name, size in found["d_sae"].items())
+    sizes = ", ".join(f"{name} {size:,}" for name, size in found.d_sae.items())
     lines = [
-        f"Held-out prompts at {found['site']}, n = {found['held_out_rows']:,} tokens",
+        f"Held-out prompts at {found.site}, n = {found.held_out_rows:,} tokens",
         *table_lines(baseline_rows(found), ["FVE", "L0", "dead", "CE recovered"]),
         f"Features: {sizes}. All models share those of the crosscoder; each SAE has its own.",
     ]
-    say_result([*lines, found["ce_note"]] if found["ce_note"] else lines, folder)
+    say_result([*lines, found.ce_note] if found.ce_note else lines, folder)
 
 
-def baseline_rows(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def baseline_rows(found: "Baselines") -> dict[str, dict[str, str]]:
     """One table row for each model and dictionary."""
     from mechprobe.cli.printing import number
 
-    labels = {"crosscoder": "crosscoder", "slice": f"its slice, {found['readout']}", "sae": "own SAE"}
-    width = max(map(len, found["models"]))
+    labels = {"crosscoder": "crosscoder", "slice": f"its slice, {found.readout}", "sae": "own SAE"}
+    width = max(map(len, found.models))
     rows = {}
-    for name, by_label in found["models"].items():
+    for name, by_label in found.models.items():
         for label, row in by_label.items():
             rows[f"{name:<{width}}  {labels[label]}"] = {
-                "FVE": number(row["fve"]),
-                "L0": number(row["l0"], 1),
-                "dead": "-" if row["dead_share"] is None else f"{100 * row['dead_share']:.0f} %",
-                "CE recovered": number(row.get("ce_recovered")),
+                "FVE": number(row.fve),
+                "L0": number(row.l0, 1),
+                "dead": f"{100 * row.dead_frac:.0f} %",
+                "CE recovered": number(row.ce_recovered),
             }
     return rows

@@ -58,18 +58,17 @@ def import_(
     )
     shape, metrics = found.crosscoder.config, found.metrics
     if as_json:
-        say_json(
-            {"folder": str(out), "format": found.published.format, "config": shape.model_dump(), "metrics": metrics}
-        )
+        about = {"folder": str(out), "format": found.published.format, "config": shape.model_dump()}
+        say_json({**about, "metrics": metrics.to_dict() if metrics else None})
         return
     say(f"{found.published.format}: {', '.join(shape.model_names)} → {shape.d_sae:,} features ({shape.variant})")
     if found.published.hint:
         say(f"the file's own names: {', '.join(found.published.hint)}")
     if metrics is not None:
-        say(f"\nHeld-out prompts, n = {metrics['held_out_tokens']:,} tokens")
-        for line in table_lines({name: {"FVE": f"{fve:.3f}"} for name, fve in metrics["fve"].items()}, ["FVE"]):
+        say(f"\nHeld-out prompts, n = {metrics.held_out_tokens:,} tokens")
+        for line in table_lines({name: {"FVE": f"{fve:.3f}"} for name, fve in metrics.fve.items()}, ["FVE"]):
             say(line)
-        say(f"L0 {metrics['l0']:.1f}   dead {metrics['dead_frac']:.3f} of {shape.d_sae:,} features")
+        say(f"L0 {metrics.l0:.1f}   dead {metrics.dead_frac:.3f} of {shape.d_sae:,} features")
     else:
         say("Not measured. Give --cache STORE to measure FVE and L0 on activations of these models.")
     say(f"Missing: {MISSING}.")

@@ -9,6 +9,7 @@ from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
     from mechprobe.features.config import NullKind
+    from mechprobe.features.result import FeatureSummary
     from mechprobe.pipeline.run import Run
 
 Crosscoder = Annotated[Path | None, typer.Option("--crosscoder", help="Crosscoder, in place of the run's.")]
@@ -61,11 +62,14 @@ def features(
     analysis, nulls, stability = found
     summary = analysis.table.summary()
     if shared.as_json:
-        more = {"nulls": {item.kind: item.value for item in nulls}, "stability": stability.value if stability else None}
-        say_json({"folder": str(folder), "quality": analysis.quality, **summary, **more})
+        more = {
+            "nulls": {item.kind: item.to_dict() for item in nulls},
+            "stability": stability.to_dict() if stability else None,
+        }
+        say_json({"folder": str(folder), "quality": analysis.quality.to_dict(), **summary.to_dict(), **more})
         return
-    lines = [*quality_lines(analysis.quality), ""]
-    lines.append(f"Features (n = {summary['n_features']:,}; {summary['n_rows']:,} tokens): {_counts(summary)}")
+    lines = [*quality_lines(analysis.quality.to_dict()), ""]
+    lines.append(f"Features (n = {summary.n_features:,}; {summary.n_rows:,} tokens): {_counts(summary)}")
     if not analysis.trusted:
         lines.append(
             "The crosscoder fails the quality gate: its features are marked as untrusted wherever they are shown."
@@ -76,9 +80,7 @@ def features(
 
 def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:
     """Table, finished nulls, and the stability over seeds where it was measured."""
-    from mechprobe.features.validation.nulls import finished_nulls, measure_null
-    from mechprobe.features.validation.stability import Stability, measure_stability
-    from mechprobe.stage_folder import MANIFEST
+    from mechprobe.features.validation.stage import finished_nulls, finished_stability, measure_null, measure_stability
 
     analysis = run.features()
     shared: dict[str, Any] = {
@@ -90,16 +92,15 @@ def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:
     of_seeds = run.layout.nulls / SEEDS
     if seeds is not None:
         measure_stability(seeds, out=of_seeds, **shared)
-    stability = Stability.load(of_seeds) if (of_seeds / MANIFEST).is_file() else None
-    return analysis, finished_nulls(run.layout.nulls), stability
+    return analysis, finished_nulls(run.layout.nulls), finished_stability(of_seeds)
 
 
-def _counts(summary: dict[str, Any]) -> str:
+def _counts(summary: "FeatureSummary") -> str:
     """``812 shared, 3 rl-only [1, 4]``: the interval, over sequences, where it is not a point."""
-    intervals = (summary["class_intervals"] or {}).get("sequences", {})
+    intervals = summary.class_intervals.sequences if summary.class_intervals else {}
     parts = []
-    for name, count in summary["class_counts"].items():
-        low, high = (intervals.get(name) or (count, count, count, 0))[1:3]
+    for name, count in summary.class_counts.items():
+        low, high = intervals[name][1:3] if name in intervals else (count, count)
         if count or high:
             parts.append(f"{count} {name}" + (f" [{low:.0f}, {high:.0f}]" if low != high else ""))
     return ", ".join(parts)

@@ -1,6 +1,7 @@
 """What commands print: numbers with n and interval, where the artifact is, and the next command."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,5 +45,5 @@ def note(text: str) -> None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many digits; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    """A number with the given number of decimals; a dash for None and NaN."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"

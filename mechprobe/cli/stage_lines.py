@@ -7,6 +7,7 @@ from mechprobe.cli.printing import number, percent, table_lines
 
 if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.dictionary.result import TrainingMetrics
     from mechprobe.localization.result import SiteCeilings
 
 
@@ -148,18 +149,18 @@ def bias_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def training_lines(metrics: Mapping[str, Any], d_sae: int, sources: Sequence[str]) -> list[str]:
+def training_lines(metrics: "TrainingMetrics", d_sae: int, sources: Sequence[str]) -> list[str]:
     """Held-out FVE of every model, L0, dead features, and what the training read."""
     rows = {
-        name: {"FVE": number(metrics["fve"][name]), "FVE per token": number(metrics["fve_per_token"][name])}
+        name: {"FVE": number(metrics.fve[name]), "FVE per token": number(metrics.fve_per_token[name])}
         for name in sources
     }
-    held_out = metrics["held_out_tokens"]
+    held_out = metrics.held_out_tokens
     return [
         f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out, so nothing is measured.",
         *table_lines(rows, ["FVE", "FVE per token"], corner="model"),
-        f"L0 {number(metrics['l0'], 1)}   dead {number(metrics['dead_frac'])} of {d_sae:,} features",
-        f"Trained on {metrics['tokens']:,} tokens, {metrics['distinct_tokens']:,} distinct, in {metrics['steps']:,} steps",
+        f"L0 {number(metrics.l0, 1)}   dead {number(metrics.dead_frac)} of {d_sae:,} features",
+        f"Trained on {metrics.tokens:,} tokens, {metrics.distinct_tokens:,} distinct, in {metrics.steps:,} steps",
     ]
 
 

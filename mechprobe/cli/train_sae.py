@@ -38,8 +38,8 @@ def train_sae(
     from mechprobe.cli.settings import prompt_settings
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import training_lines
+    from mechprobe.dictionary.result import TrainingMetrics
     from mechprobe.dictionary.stage import METRICS
-    from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_train_sae
 
     given = {"preset": preset, "mode": mode, "ring_gb": ring_gb}
@@ -56,9 +56,9 @@ def train_sae(
     )
     if crosscoder is None:
         return
-    metrics = read_json(folder / METRICS)
+    metrics = TrainingMetrics.load(folder / METRICS)
     if shared.as_json:
-        say_json({"folder": str(folder), **metrics})
+        say_json({"folder": str(folder), **metrics.to_dict()})
         return
     shape = crosscoder.config
     inside = folder.absolute().parent == run.folder.absolute()

@@ -1,14 +1,14 @@
-"""``mechprobe crosscoder import``: a published crosscoder as a stage folder that the later stages read."""
+"""The stage ``import-crosscoder``: a published crosscoder as a folder that the later stages read."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.dictionary.stage import METRICS, held_out_metrics
+from mechprobe.dictionary.result import HeldOutMetrics
+from mechprobe.dictionary.stage import METRICS, held_out_fields, held_out_metrics
 from mechprobe.errors import ConfigError, StoreError
-from mechprobe.files import sha256_file, write_json
+from mechprobe.files import sha256_file
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -19,19 +19,19 @@ MISSING = "the tokens, models, site and settings that it was trained with are no
 
 @dataclass(frozen=True)
 class ImportedCrosscoder:
-    """What the import made.
+    """An imported crosscoder.
 
     Attributes:
         crosscoder: The dictionary.
-        published: The formula that was read.
-        site: Where the user says it belongs; None where they did not.
-        metrics: On the held-out rows of the store; None without a store.
+        published: The weights and formula as the file has them.
+        site: The site that the user named, or the store's; None without either.
+        metrics: Measurements on the held-out rows of the store; None without a store or without such rows.
     """
 
     crosscoder: Crosscoder
     published: PublishedCrosscoder
     site: Site | None
-    metrics: dict[str, Any] | None
+    metrics: HeldOutMetrics | None
 
 
 def store_crosscoder(
@@ -48,19 +48,20 @@ def store_crosscoder(
     """Import a published crosscoder into a stage folder.
 
     Args:
-        path: Weights file, or a folder with one.
-        out: Stage folder: ``config.json``, ``weights.safetensors``, ``manifest.json`` and, with a store, ``metrics.json``.
-        format: One of `sae_training.importing.FORMATS`; recognised when None.
-        names: Of the models, in the file's order; the store's models when None.
-        scale: Divisor of each model's raw activations, where the file does not hold it.
-        store: Activations of the same models, on which FVE and L0 are measured: the only check that the file is what it
-            is taken for.
-        site: Where the crosscoder reads, ``resid_post.<layer>``; later stages take it from here. The store's only site
-            when None.
+        path: A weights file, or a folder that contains one.
+        out: Stage folder: ``config.json``, ``weights.safetensors``, ``manifest.json`` and, with a store, ``metrics.json``
+            (`HeldOutMetrics`).
+        format: One of `sae_training.importing.FORMATS`; detected when None.
+        names: Names of the models, in the file's order; the store's models when None.
+        scale: Divisor of each model's raw activations, for files that do not contain it.
+        store: Activations of the same models, on which FVE and L0 are measured. Nothing else can show that the file was
+            understood correctly.
+        site: The site that the crosscoder reads, ``resid_post.<layer>``; later stages take it from here. The store's only
+            site when None.
         force: Import again.
 
     Raises:
-        SaeTrainingError: The file cannot be read or represented exactly.
+        SaeTrainingError: The file cannot be read, or its crosscoder cannot be represented exactly.
         ConfigError, StoreError, SiteError: Names, widths or site do not fit the store.
         ArtifactError: The folder holds other work.
     """
@@ -80,15 +81,14 @@ def store_crosscoder(
     inputs = {"cache": store.folder} if store is not None else {}
     models = store.fingerprints if store is not None else {}
     with Stage.open(out, name="import-crosscoder", config=settings, inputs=inputs, models=models, force=force) as stage:
-        metrics = None if store is None else _metrics(store, crosscoder, found)
+        metrics = None if store is None or found is None else _measured(store, crosscoder, found)
         if not stage.done:
             crosscoder.save(stage.folder)
             outputs = ["config.json", "weights.safetensors"]
             if metrics is not None:
-                write_json(stage.folder / METRICS, metrics)
+                metrics.save(stage.folder / METRICS)
                 outputs.append(METRICS)
-            results = {name: metrics[name] for name in ("fve", "l0", "dead_frac")} if metrics else {}
-            stage.finish(outputs=outputs, results=results)
+            stage.finish(outputs=outputs, results=metrics.headline if metrics else {})
     return ImportedCrosscoder(crosscoder, published, found, metrics)
 
 
@@ -101,21 +101,18 @@ def _site(store: ActivationStore | None, site: str | None) -> Site | None:
 def _check_store(store: ActivationStore, crosscoder: Crosscoder) -> None:
     if set(crosscoder.model_names) - set(store.models):
         raise ConfigError(
-            f"The crosscoder's models are named {', '.join(crosscoder.model_names)}, the store {store.folder} has "
+            f"The crosscoder's models are named {', '.join(crosscoder.model_names)}, but the store {store.folder} has "
             f"{', '.join(store.models)}; give --names in the file's order."
         )
     widths = tuple(store.widths[name] for name in crosscoder.model_names)
     if widths != crosscoder.config.widths:
         raise StoreError(
-            f"The crosscoder takes widths {crosscoder.config.widths}, the models of {store.folder} have {widths}; "
-            "it is of other models."
+            f"The crosscoder takes widths {crosscoder.config.widths}, but the models of {store.folder} have {widths}; give a "
+            "store of the models that the crosscoder was trained on."
         )
 
 
-def _metrics(store: ActivationStore, crosscoder: Crosscoder, site: Site | None) -> dict[str, Any] | None:
+def _measured(store: ActivationStore, crosscoder: Crosscoder, site: Site) -> HeldOutMetrics | None:
     opened = ActivationStore.open(store.folder, models=crosscoder.model_names)
     found = held_out_metrics(opened, crosscoder, site)
-    if found is None:
-        return None
-    values = {name: value for name, value in asdict(found).items() if name not in ("density", "n_tokens", "mse")}
-    return {"split": "held_out", **values, "held_out_tokens": found.n_tokens, "site": str(site)}
+    return HeldOutMetrics(**held_out_fields(found, crosscoder, [site])) if found else None

@@ -1,7 +1,7 @@
 """Next-token loss of each model with the crosscoder's reconstruction spliced into its residual stream.
 
-The reconstruction replaces the residual at the rows that a store keeps (not at the tokens it drops, such as the first);
-the zero baseline replaces the same rows by zeros. ``ce_recovered = (zero − spliced) / (zero − clean)``.
+The reconstruction replaces the residual at the tokens that a store keeps; tokens that the store drops, such as the first, are
+left as they are. The baseline puts zeros at the same tokens. ``ce_recovered = (zero − spliced) / (zero − clean)``.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.dictionary.result import SplicedLoss
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import reading, splice
@@ -27,9 +29,9 @@ class ReadSample:
     """One sample as the models read it.
 
     Attributes:
-        ids: Token ids, special ones included.
-        kept: Which positions the store keeps, and the crosscoder therefore knows.
-        response: Which positions are response tokens.
+        ids: Token ids, special tokens included.
+        kept: Positions that the store keeps, so that the crosscoder was trained on their like.
+        response: Positions of response tokens.
     """
 
     ids: tuple[int, ...]
@@ -37,48 +39,27 @@ class ReadSample:
     response: tuple[bool, ...]
 
 
-@dataclass(frozen=True)
-class SplicedLoss:
-    """Means over predictions, in nats.
-
-    Attributes:
-        ce_clean: Cross-entropy of the model as it is.
-        ce_spliced: With the reconstruction in place of the residual.
-        ce_zero: With zeros in place of the residual.
-        ce_recovered: (zero − spliced) / (zero − clean); 1 where nothing is lost.
-        kl_spliced: KL(clean ‖ spliced).
-        kl_zero: KL(clean ‖ zero).
-        n_predictions: Predicted tokens behind each mean.
-        n_samples: Samples they come from.
-        targets: ``response`` where only response tokens were predicted, ``all`` where the stream has none.
-    """
-
-    ce_clean: float
-    ce_spliced: float
-    ce_zero: float
-    ce_recovered: float
-    kl_spliced: float
-    kl_zero: float
-    n_predictions: int
-    n_samples: int
-    targets: str
+def held_out_samples(store: ActivationStore, n: int) -> list[ReadSample]:
+    """The first ``n`` held-out samples of a store."""
+    sequences = (store.sequence(sample) for sample in store.held_out_samples()[:n])
+    return [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
 
 
 @torch.no_grad()
 def spliced_losses(
     crosscoder: Crosscoder, family: ModelFamily, site: Site, sequences: Sequence[ReadSample], *, batch_size: int = 32
 ) -> dict[str, SplicedLoss]:
-    """`SplicedLoss` of every model of the crosscoder on the given samples.
+    """Measure the `SplicedLoss` of every model of the crosscoder.
 
     Args:
         crosscoder: The dictionary.
-        family: Must hold every model of the crosscoder.
-        site: Where the crosscoder reads.
+        family: Has every model of the crosscoder.
+        site: The site that the crosscoder reads.
         sequences: Held-out samples.
-        batch_size: Samples in one forward pass.
+        batch_size: Samples per forward pass.
 
     Raises:
-        StoreError: No sequence has a token to predict after a kept one.
+        StoreError: No kept token of any sample is followed by a token to predict.
     """
     names = crosscoder.model_names
     targets = "response" if any(any(sequence.response) for sequence in sequences) else "all"
@@ -92,19 +73,21 @@ def spliced_losses(
             sums += _batch_sums(crosscoder, family, site, batch)
             advance(len(part))
     if n_predictions == 0:
-        raise StoreError("The held-out samples have no token to predict after a kept one; make the store again.")
+        raise StoreError(
+            "In the held-out samples no kept token is followed by a token to predict; cache longer responses, or more prompts."
+        )
     means = (sums / n_predictions).tolist()
     return {
         name: SplicedLoss(
-            clean,
-            spliced,
-            zero,
-            (zero - spliced) / (zero - clean) if zero != clean else float("nan"),
-            kl_spliced,
-            kl_zero,
-            n_predictions,
-            len(sequences),
-            targets,
+            ce_clean=clean,
+            ce_spliced=spliced,
+            ce_zero=zero,
+            ce_recovered=(zero - spliced) / (zero - clean) if zero != clean else float("nan"),
+            kl_spliced=kl_spliced,
+            kl_zero=kl_zero,
+            n_predictions=n_predictions,
+            n_samples=len(sequences),
+            targets=targets,
         )
         for name, (clean, spliced, zero, kl_spliced, kl_zero) in zip(names, means, strict=True)
     }
@@ -116,11 +99,11 @@ class _Batch:
     attention: Int[Tensor, "sample pos"]
     kept: Bool[Tensor, "sample pos"]
     scored: Bool[Tensor, "sample pos"]
-    """Positions whose next token counts."""
+    """Positions whose next token is predicted."""
 
     @classmethod
     def build(cls, sequences: Sequence[ReadSample], targets: str, device: str) -> "_Batch":
-        """Pad on the right: what a causal model does at a position never depends on what follows it."""
+        """Pad on the right: a causal model's output at a position does not depend on later positions."""
         ids, attention = padded([sequence.ids for sequence in sequences], 0)
         kept, target, scored = torch.zeros(3, *ids.shape, dtype=torch.bool)
         for row, sequence in enumerate(sequences):

@@ -1,7 +1,7 @@
-"""``mechprobe train-sae``: a crosscoder trained on a store, and how well it does on the prompts held out."""
+"""The stage ``train-sae``: train a crosscoder on a store and measure it on the held-out rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.sites import SiteBatches
 from mechprobe.cache.store.source import RowSource
+from mechprobe.dictionary.result import TrainingMetrics
 from mechprobe.errors import StoreError
-from mechprobe.files import write_json
 from mechprobe.progress import Advance, progress
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
@@ -23,22 +23,22 @@ _EVALUATION_ROWS = 4096
 
 
 class DeviceBatches:
-    """Batches of a store on the device of the crosscoder, with the store's position."""
+    """Batches of a store, moved to the device of the crosscoder; the position is that of the store's batches."""
 
     def __init__(self, batches: SiteBatches, device: str) -> None:
         self.batches = batches
         self.device = device
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
             yield batch.to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the store's batches."""
+        """The position of the store's batches."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go to a position."""
+        """Continue from a position."""
         self.batches.load_state_dict(state)
 
 
@@ -53,25 +53,24 @@ def train_crosscoder(
     pool_rows: int = 65536,
     force: bool = False,
 ) -> Crosscoder:
-    """Train a crosscoder on the training rows of a store; an interrupted training goes on where it was.
+    """Train a crosscoder on the training rows of a store. An interrupted training resumes from its last checkpoint.
 
     Args:
-        store: Activations, an `ActivationStore` or a `LiveActivations`; its models are the crosscoder's, in the same
-            order.
-        config: Shape and kind; `mechprobe.cache.TrainSaeConfig.resolve` makes it from a store.
-        train_config: How to train.
-        out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (training), ``metrics.json``
-            (held-out prompts: fve, fve_all, l0 and dead_frac), ``manifest.json``.
-        site: Where; the store's only site when None. Not with ``config.sites``, which names several.
+        store: Activations, an `ActivationStore` or a `LiveActivations`, of the crosscoder's models in the same order.
+        config: Shape and variant; `TrainSaeConfig.resolve` derives it from a store.
+        train_config: The training schedule.
+        out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (during training), ``metrics.json``
+            (`TrainingMetrics`, on held-out rows), ``manifest.json``.
+        site: The site to read; the store's only site when None. Not allowed beside ``config.sites``.
         device: torch device to train on.
-        pool_rows: Rows mixed with each other in memory.
-        force: Train again from the beginning.
+        pool_rows: Rows that are shuffled together in memory.
+        force: Discard what the folder holds and train again.
 
     Returns:
-        The trained crosscoder, its scale set from the store.
+        The trained crosscoder, with the scale of the store.
 
     Raises:
-        StoreError: Store and configuration are of other models, or ``site`` is given beside ``config.sites``.
+        StoreError: Store and configuration name different models, or ``site`` is given beside ``config.sites``.
         ArtifactError: The folder holds other work.
         SaeTrainingError: The loss is not finite; the last checkpoint is kept.
     """
@@ -80,7 +79,7 @@ def train_crosscoder(
     settings = {
         "crosscoder": config.model_dump(mode="json"),
         "training": train_config.model_dump(mode="json"),
-        **_named(sites),
+        **_site_fields(sites),
         "pool_rows": pool_rows,
         **store.serving_settings(),
     }
@@ -94,28 +93,22 @@ def train_crosscoder(
         crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
         with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
             result = train(
-                crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_Shown(advance, config)
+                crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_ProgressLine(advance, config)
             )
         store.close()
-        metrics = _metrics(store, crosscoder, sites, result, batches)
-        write_json(out / METRICS, metrics)
+        metrics = _training_metrics(store, crosscoder, sites, result, batches)
+        metrics.save(out / METRICS)
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
-            counts={name: metrics[name] for name in ("tokens", "distinct_tokens", "held_out_tokens", "steps")},
-            results={
-                "fve": metrics["fve"],
-                "l0": metrics["l0"],
-                "dead_frac": metrics["dead_frac"],
-                "device": device,
-                "mode": store.mode,
-            },
+            counts=metrics.model_dump(include={"tokens", "distinct_tokens", "held_out_tokens", "steps"}),
+            results={**metrics.headline, "device": device, "mode": store.mode},
             seed=train_config.seed,
         )
     return crosscoder
 
 
-class _Shown:
-    """Moves the progress bar on at every logged step."""
+class _ProgressLine:
+    """Advances the progress bar at every logged step."""
 
     def __init__(self, advance: Advance, config: CrosscoderConfig) -> None:
         self.advance = advance
@@ -142,66 +135,65 @@ class _Shown:
 def _check_models(store: RowSource, config: CrosscoderConfig) -> None:
     if config.model_names != store.models:
         raise StoreError(
-            f"The crosscoder is of {', '.join(config.model_names)}, the store {store.folder} of "
+            f"The crosscoder has the models {', '.join(config.model_names)}, but the store {store.folder} has "
             f"{', '.join(store.models)}; give the same models in the same order."
         )
     widths = tuple(width for width in store.widths.values() for _ in range(config.n_sites))
     if config.widths != widths:
         raise StoreError(
-            f"The crosscoder takes widths {config.widths}, the store has {widths}; "
-            "make them equal in the configuration."
+            f"The crosscoder takes widths {config.widths}, but the store has {widths}; set the store's widths in d_model."
         )
 
 
 def _sites(store: RowSource, config: CrosscoderConfig, site: Site | str | None) -> list[Site]:
-    """The sites that the dictionary reads."""
+    """The sites that the crosscoder reads."""
     if not config.sites:
         return [store.resolve_site(site)]
     if site is not None:
         raise StoreError(
-            f"The crosscoder is of the sites {', '.join(config.sites)} and site {site} is given too; leave site out."
+            f"The crosscoder reads the sites {', '.join(config.sites)}, and site {site} is given too; leave out site."
         )
     return [store.resolve_site(each) for each in config.sites]
 
 
-def _named(sites: Sequence[Site]) -> dict[str, Any]:
-    """``site`` for one, ``sites`` for several."""
+def _site_fields(sites: Sequence[Site]) -> dict[str, Any]:
+    """``site`` for one site, ``sites`` for several."""
     return {"site": str(sites[0])} if len(sites) == 1 else {"sites": [str(site) for site in sites]}
 
 
 def held_out_metrics(store: ActivationStore, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
-    """`sae_training.evaluate` on the held-out rows; None where the store has none."""
+    """`sae_training.evaluate` on the held-out rows of a store; None where it has none."""
     if not bool(store.tokens.held_out.any()):
         return None
     sites = _sites(store, crosscoder.config, site)
     batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1)
-    return evaluate(crosscoder, (_to(batch, crosscoder) for batch in batches))
+    return evaluate(crosscoder, (batch.to(crosscoder.device) for batch in batches))
 
 
-def _to(batch: Tensor, crosscoder: Crosscoder) -> Tensor:
-    return batch.to(crosscoder.device)
-
-
-def _metrics(
-    store: RowSource, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
-) -> dict[str, Any]:
-    """What stands in ``metrics.json``; per source where the dictionary reads several sites."""
-    held_out = held_out_metrics(store.kept, crosscoder, sites[0] if len(sites) == 1 else None)
-    names = crosscoder.source_names
-    nan = dict.fromkeys(names, math.nan)
+def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequence[Site]) -> dict[str, Any]:
+    """The fields of `HeldOutMetrics`; NaN where no row was measured."""
+    nan = dict.fromkeys(crosscoder.source_names, math.nan)
     return {
-        "split": "held_out",
-        "fve": held_out.fve if held_out else nan,
-        "fve_all": held_out.fve_all if held_out else math.nan,
-        "fve_per_token": held_out.fve_per_token if held_out else nan,
-        "l0": held_out.l0 if held_out else math.nan,
-        "dead_frac": held_out.dead_frac if held_out else math.nan,
-        "held_out_tokens": held_out.n_tokens if held_out else 0,
-        "training": result.metrics,
-        "tokens": result.n_tokens,
-        "steps": result.n_steps,
-        "distinct_tokens": min(result.n_tokens, batches.n_rows),
-        "epochs": result.n_tokens / batches.n_rows,
-        "scale": dict(zip(names, crosscoder.scale.tolist(), strict=True)),
-        **_named(sites),
+        "fve": metrics.fve if metrics else nan,
+        "fve_all": metrics.fve_all if metrics else math.nan,
+        "fve_per_token": metrics.fve_per_token if metrics else nan,
+        "l0": metrics.l0 if metrics else math.nan,
+        "dead_frac": metrics.dead_frac if metrics else math.nan,
+        "held_out_tokens": metrics.n_tokens if metrics else 0,
+        **_site_fields(sites),
     }
+
+
+def _training_metrics(
+    store: RowSource, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
+) -> TrainingMetrics:
+    held_out = held_out_metrics(store.kept, crosscoder, sites[0] if len(sites) == 1 else None)
+    return TrainingMetrics(
+        **held_out_fields(held_out, crosscoder, sites),
+        training=result.metrics,
+        tokens=result.n_tokens,
+        steps=result.n_steps,
+        distinct_tokens=min(result.n_tokens, batches.n_rows),
+        epochs=result.n_tokens / batches.n_rows,
+        scale=dict(zip(crosscoder.source_names, crosscoder.scale.tolist(), strict=True)),
+    )

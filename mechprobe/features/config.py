@@ -1,91 +1,78 @@
-"""Settings of the features stage."""
+"""Settings of ``mechprobe features`` and of its validation by nulls and further seeds."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from mechprobe.config import FrozenConfig
-from mechprobe.dictionary.config import QualityGate
-from mechprobe.types import ReadoutMode
+from mechprobe.dictionary.config import QualityConfig
 
 FinalNorm = Literal["scale", "none"]
 NullKind = Literal["identical", "shuffled-labels", "disjoint-halves"]
 
 
 class ClassThresholds(FrozenConfig):
-    """When a latent belongs to some models and not to others. Kept in every result that uses them."""
+    """When some models have a feature and others lack it. Every result that depends on the thresholds contains them."""
 
     absent_below: float = Field(default=0.5, gt=0, lt=1)
-    """A model lacks a latent when its decoder norm (L1, each model's activations divided by its scale) is below this share
-    of the largest one. In own units, a model of half the residual norm would seem to lack everything."""
+    """A model lacks a feature when its decoder norm is below this share of the largest one. The norms are L1 norms, with each
+    model's activations divided by its scale; in raw units a model of half the residual norm would seem to lack everything."""
     nu_error_max: float = Field(default=0.2, gt=0)
-    """Largest nu on the reconstruction error with which absence counts as confirmed."""
+    """Largest nu on the reconstruction error at which absence is confirmed."""
     nu_reconstruction_max: float = Field(default=0.5, gt=0)
-    """Largest nu on the reconstruction with which absence counts as confirmed."""
+    """Largest nu on the reconstruction at which absence is confirmed."""
     dead_density: float = Field(default=0.0, ge=0, lt=1)
-    """A latent is dead when the joint read-out is above zero on at most this share of the rows."""
+    """A feature is dead when it is active on at most this share of the rows under the joint read-out."""
 
 
-class FeaturesConfig(FrozenConfig):
+class FeaturesConfig(QualityConfig):
     """Settings of ``mechprobe features``."""
 
-    site: str | None = None
-    """Site of the store, for example ``resid_post.2``; None takes the only one."""
     base: str = "base"
-    """Name of the model that the tuned ones are compared with."""
-    readout: ReadoutMode = "swap"
-    """How one model's activation is read through the joint encoder; see `mechprobe.dictionary.readout`."""
-    near: tuple[str, ...] | None = None
-    """Models near enough to share encoder slots under ``swap``; None means all."""
+    """Name of the model that the others are compared with."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows the table is computed from, from the top of the store (whose samples lie in random order); None takes all."""
-    batch_rows: int = Field(default=2048, ge=1)
-    """Rows encoded at a time."""
+    """Rows that the table is computed on, from the start of the store, whose samples are in random order; None takes all."""
     thresholds: ClassThresholds = ClassThresholds()
     bootstrap_groups: int = Field(default=50, ge=2)
-    """Groups of sequences whose sums are kept apart for the intervals of the class counts."""
+    """Groups of sequences that the bootstrap of the class counts draws."""
     bootstrap_draws: int = Field(default=1000, ge=0)
-    """Bootstrap draws behind these intervals; 0 leaves them out."""
+    """Bootstrap draws behind the intervals of the class counts; 0 gives no intervals."""
     seed: int = Field(default=0, ge=0)
-    """Of the bootstrap."""
-    gate: QualityGate = QualityGate()
-    ce_samples: int = Field(default=256, ge=1)
-    """Held-out samples whose next-token loss is measured with the reconstruction spliced in."""
-    ce_batch: int = Field(default=32, ge=1)
-    """Samples in one forward pass."""
+    """Seed of the bootstrap."""
     n_examples: int = Field(default=5, ge=1, le=64)
-    """Contexts kept for each feature shown."""
+    """Contexts of highest activation per feature shown."""
     n_shown: int = Field(default=8, ge=0)
-    """Features shown for each of the rankings (NRN of each tuned model, shift of the decoder)."""
+    """Features shown per ranking; the rankings are NRN and decoder shift of each tuned model."""
     context_before: int = Field(default=16, ge=0)
-    """Tokens shown before the one with the highest activation."""
+    """Tokens shown before the token of highest activation."""
     context_after: int = Field(default=6, ge=0)
     """Tokens shown after it."""
     n_quantiles: int = Field(default=4, ge=0, le=32)
-    """Parts of a feature's range from which random contexts are drawn, equally many active rows in each; 0 for none."""
+    """Quantiles of a feature's activation from which random contexts are drawn; 0 draws none."""
     n_per_quantile: int = Field(default=2, ge=1, le=64)
-    """Random contexts drawn from each part."""
+    """Random contexts per quantile."""
     quantile_rows: int | None = Field(default=65536, ge=1)
-    """Rows, from the top of the store, that random contexts are drawn from; None takes all."""
+    """Rows, from the start of the store, from which random contexts are drawn; None takes all."""
     quantile_seed: int = Field(default=0, ge=0)
-    """Of the random contexts."""
+    """Seed of the random contexts."""
     n_promoted: int = Field(default=8, ge=0, le=256)
-    """Tokens shown that a feature's decoder promotes through each model's unembedding, and as many suppressed."""
+    """Tokens shown that a feature's decoder promotes through each model's unembedding, and as many that it suppresses."""
     final_norm: FinalNorm = "scale"
-    """``scale`` takes the decoder through the final norm, its scale held fixed; ``none`` leaves the norm out."""
+    """``scale`` passes the decoder through the final norm with a fixed scale; ``none`` leaves the norm out."""
 
 
 class NullsConfig(FrozenConfig):
     """Settings of ``mechprobe features --null`` and ``--seeds``."""
 
     n_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that each dictionary is trained on; None takes as many as the run's crosscoder had."""
+    """Training tokens of each dictionary; None takes those of the run's crosscoder."""
     shared_init: bool | None = None
-    """Whether the models' decoders start in common; None takes the start of the run's crosscoder. With a common start
-    the models of ``identical`` stay equal to the last bit, so that null can only show an error; without it, it is a test."""
+    """Whether the decoders of all models start equal; None takes the choice of the run's crosscoder. With equal starts, the
+    models of ``identical`` stay equal to the last bit, so that null can only reveal an error in the code; with unequal starts
+    it is a test."""
     min_cosine: float = Field(default=0.7, gt=0, le=1)
-    """Cosine of the decoders from which a feature of one dictionary counts as found again in another."""
+    """Smallest cosine of the decoders at which a feature of one dictionary counts as found again in another."""
     p_min: float = Field(default=0.05, gt=0, lt=1)
-    """``shuffled-labels`` fails below this p-value of equal class counts."""
+    """``shuffled-labels`` fails when the p-value of equal class counts is below this."""
     seed: int = Field(default=0, ge=0)
-    """Of the labels that are shuffled. Dictionaries take the seeds after that of the run's crosscoder."""
+    """Seed of the shuffled labels. The dictionaries take the seeds that follow the seed of the run's crosscoder."""

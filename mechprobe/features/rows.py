@@ -1,4 +1,4 @@
-"""What this package needs of an activation store, and reading it in order."""
+"""What this room needs of an activation store, and reading it in order."""
 
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ class RowStore(Protocol):
     models: Any
     n_rows: int
     tokens: Any
-    """``sample`` holds the sequence of every row."""
+    """Its array ``sample`` has the sequence of every row."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as ``[row model d_model]``."""
@@ -29,7 +29,7 @@ class RowStore(Protocol):
 def row_batches(
     store: RowStore, config: FeaturesConfig, *, groups: Sequence[range], label: str
 ) -> Generator[tuple[int, Float[Tensor, "batch model d_model"]]]:
-    """Yield ``(first row, activations)`` over runs of rows of a store, with a progress bar; a batch lies in one run."""
+    """Yield ``(first row, activations)`` over ranges of rows of a store, with a progress bar. No batch spans two ranges."""
     options = {} if config.site is None else {"site": config.site}
     with progress(sum(map(len, groups)), label, unit="rows") as advance:
         for rows in groups:
@@ -40,9 +40,9 @@ def row_batches(
 
 
 def check_store(crosscoder: Crosscoder, store: RowStore) -> None:
-    """Raise `StoreError` where crosscoder and store are not of the same models."""
+    """Raise `StoreError` where crosscoder and store have different models."""
     if tuple(store.models) != tuple(crosscoder.model_names):
         raise StoreError(
-            f"The activation store has models {', '.join(store.models)}, "
-            f"the crosscoder {', '.join(crosscoder.model_names)}; take the store that the crosscoder was trained on."
+            f"The activation store has the models {', '.join(store.models)}, but the crosscoder has "
+            f"{', '.join(crosscoder.model_names)}; give the store that the crosscoder was trained on."
         )

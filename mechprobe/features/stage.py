@@ -1,21 +1,17 @@
-"""The features stage: table, quality and examples of a crosscoder, in one folder."""
+"""The stage ``features``: the table, the quality and the examples of a crosscoder, in one folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.dictionary.quality import Quality, measure_quality
-from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.splicing import ReadSample, spliced_losses
+from mechprobe.dictionary.quality import held_out_quality
+from mechprobe.dictionary.result import Quality
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
 from mechprobe.features.examples.promoted import check_unembedding
 from mechprobe.features.table.feature_table import FeatureTable, feature_table
-from mechprobe.files import read_json, write_json
+from mechprobe.files import write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage, read_manifest
 from sae_training import Crosscoder
@@ -25,22 +21,22 @@ QUALITY_FILE = "quality.json"
 
 @dataclass(frozen=True)
 class FeatureAnalysis:
-    """What the features stage made.
+    """The result of the features stage.
 
     Attributes:
         folder: The stage folder.
-        table: One row per latent.
-        quality: The content of ``quality.json``: numbers per model, the gate, ``trusted``.
+        table: One row per feature.
+        quality: Quality of the crosscoder on held-out rows, and the gate.
     """
 
     folder: Path
     table: FeatureTable
-    quality: dict[str, Any]
+    quality: Quality
 
     @property
     def trusted(self) -> bool:
         """Whether the crosscoder passed the quality gate."""
-        return bool(self.quality["trusted"])
+        return self.quality.trusted
 
 
 def analyze_features(
@@ -53,23 +49,28 @@ def analyze_features(
     device: str = "cpu",
     force: bool = False,
 ) -> FeatureAnalysis:
-    """Describe every latent of a trained crosscoder and measure how good the crosscoder is.
+    """Describe every feature of a trained crosscoder, and measure how good the crosscoder is.
 
     Args:
         crosscoder: Folder written by ``mechprobe train-sae``.
         cache: Folder written by ``mechprobe cache``.
-        out: Where the stage writes: ``table.parquet``, ``top_rows.parquet``, ``summary.json``, ``quality.json``,
-            ``examples.json``, ``manifest.json``.
-        family: The models; without them the spliced loss and the token texts are left out, and said to be.
+        out: Stage folder: ``table.parquet``, ``top_rows.parquet``, ``summary.json``, ``quality.json``, ``examples.json``,
+            ``manifest.json``.
+        family: The models. Without them the spliced loss and the examples are left out.
         config: Settings; the defaults when None.
-        device: Where the crosscoder runs.
+        device: torch device of the crosscoder.
         force: Make a finished folder again.
 
     Returns:
-        Table and quality, read back where the stage was already done.
+        Table and quality, read from the folder where the stage is finished.
+
+    Raises:
+        ConfigError, StoreError, SiteError: Settings, store and crosscoder do not fit together.
+        ModelError: The unembedding of the models cannot be used for promoted tokens.
+        ArtifactError: The folder holds other work, or an input folder is not a finished stage.
     """
     dictionary, store = _open(crosscoder, cache, device)
-    folder, config = Path(out), resolve_config(config or FeaturesConfig(), crosscoder, store)
+    folder, config = Path(out), (config or FeaturesConfig()).with_site(crosscoder, store)
     if family is not None:
         family = family.subset(*dictionary.model_names)
         store.check_family(family)
@@ -80,7 +81,7 @@ def analyze_features(
     with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
         if not stage.done:
             _run(stage, dictionary, store, family, config)
-    return FeatureAnalysis(folder, FeatureTable.load(folder), read_json(folder / QUALITY_FILE))
+    return FeatureAnalysis(folder, FeatureTable.load(folder), Quality.load(folder / QUALITY_FILE))
 
 
 def explain_features(
@@ -94,24 +95,24 @@ def explain_features(
     config: FeaturesConfig | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Contexts and promoted tokens of features chosen after the features stage, kept in ``out`` (``examples/`` of a run).
+    """Write contexts and promoted tokens of chosen features to ``out`` (``examples/`` of a run).
 
     Args:
-        chosen: Ids, in the order wanted.
+        chosen: Features, in the order wanted.
         crosscoder: Folder of the crosscoder.
         cache: Folder of the activation store.
         features: Folder written by `analyze_features`.
-        family: The models: their tokenizer turns ids into text, their unembeddings give the promoted tokens.
-        out: Where ``examples.json`` goes; it is written again when the choice has changed.
+        family: The models. Their tokenizer decodes the contexts, their unembeddings give the promoted tokens.
+        out: Stage folder with ``examples.json``; it is made again when the choice has changed.
         config: Settings; the defaults when None.
-        device: Where the crosscoder runs.
+        device: torch device of the crosscoder.
 
     Raises:
-        SelectionError: A feature does not exist.
+        SelectionError: A feature does not exist or is given twice.
         StoreError: The models are not those of the store.
     """
     dictionary, store = _open(crosscoder, cache, device)
-    config = resolve_config(config or FeaturesConfig(), crosscoder, store)
+    config = (config or FeaturesConfig()).with_site(crosscoder, store)
     family = family.subset(*dictionary.model_names)
     store.check_family(family)
     table = FeatureTable.load(features)
@@ -142,7 +143,7 @@ def _run(
     table = feature_table(crosscoder, store, config)
     outputs = table.save(stage.folder)
     quality = held_out_quality(crosscoder, store, family, config)
-    write_json(stage.folder / QUALITY_FILE, quality.to_json())
+    quality.save(stage.folder / QUALITY_FILE)
     outputs.append(QUALITY_FILE)
     if family is not None:
         shown = shown_features(table, config.n_shown)
@@ -156,46 +157,12 @@ def _run(
             "rows": table.n_rows,
             "held_out_rows": quality.n_rows,
             "features": len(table),
-            "alive": summary["n_alive"],
+            "alive": summary.n_alive,
         },
         results={
-            "class_counts": summary["class_counts"],
+            "class_counts": summary.class_counts,
             "fve": {name: model.fve for name, model in quality.models.items()},
             "trusted": quality.trusted,
             "failures": list(quality.failures),
         },
     )
-
-
-def held_out_quality(
-    crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
-) -> Quality:
-    """`measure_quality` on the held-out split of a store, with the spliced loss where the models are given."""
-    losses = None
-    if family is not None:
-        site = store.resolve_site(config.site)
-        samples = held_out_samples(store, config.ce_samples)
-        losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
-    readout = Readout(config.readout, config.near)
-
-    def batches() -> Iterable[Tensor]:
-        return store.batches(config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
-
-    return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
-
-
-def held_out_samples(store: ActivationStore, n: int) -> list[ReadSample]:
-    """The first ``n`` held-out samples of a store, as the models read them."""
-    sequences = (store.sequence(sample) for sample in store.held_out_samples()[:n])
-    return [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
-
-
-def resolve_config(config: FeaturesConfig, crosscoder: Path | str, store: ActivationStore) -> FeaturesConfig:
-    """The settings with the site filled in: the one named, else the one the crosscoder was trained at.
-
-    Raises:
-        SiteError: The store does not hold it.
-    """
-    trained_at = read_manifest(crosscoder)["config"].get("site")
-    site = store.resolve_site(config.site or trained_at)
-    return config.replace(site=str(site))

@@ -138,8 +138,8 @@ def _plan_live(run: Run) -> Plan:
 def plan_features(run: Run, kinds: "Sequence[NullKind]", seeds: int | None) -> Plan:
     """Rows and read-outs of the table, and the dictionaries that nulls and seeds train."""
     from mechprobe.cache.store.activation_store import ActivationStore
-    from mechprobe.features.validation.nulls import N_DICTIONARIES
-    from mechprobe.features.validation.retrain import Recipe
+    from mechprobe.features.validation.retrain import TrainingSettings
+    from mechprobe.features.validation.stage import N_DICTIONARIES
 
     names = run.crosscoder().model_names
     store = ActivationStore.open(run.layout.cache, models=names)
@@ -149,10 +149,9 @@ def plan_features(run: Run, kinds: "Sequence[NullKind]", seeds: int | None) -> P
     wanted = {f"--null {kind}": N_DICTIONARIES[kind] for kind in kinds}
     if seeds is not None:
         wanted[f"--seeds {seeds}"] = seeds
-    recipe = Recipe.of(run.layout.crosscoder) if wanted else None
     for label, n_dictionaries in wanted.items():
-        assert recipe is not None
-        lines.append(f"{label}: {recipe.cost(n_dictionaries, n_rows, run.config.nulls)}.")
+        training = TrainingSettings.of(run.layout.crosscoder)
+        lines.append(f"{label}: {training.cost(n_dictionaries, n_rows, run.config.nulls)}.")
     return Plan(
         "features", run.layout.features, lines, {"n_rows": n_rows, "models": list(names), "dictionaries": wanted}
     )
@@ -207,10 +206,10 @@ def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig
 
 def plan_baselines(run: Run) -> Plan:
     """The SAEs that would be trained, and those that are given."""
-    from mechprobe.dictionary.baselines import stage
+    from mechprobe.dictionary.baselines import plan as baselines
 
-    plan = stage.plan_baselines(
-        run.layout.crosscoder, run.layout.cache, run.config.baselines, features=run.config.features
+    plan = baselines.plan_baselines(
+        run.layout.crosscoder, run.layout.cache, run.config.baselines, quality=run.config.features
     )
     names = [name for name in plan.crosscoder.model_names if name not in plan.given]
     lines, training = [], plan.training

@@ -27,6 +27,7 @@ from mechprobe.types import Site
 if TYPE_CHECKING:
     from mechprobe.cache.harvest.ranks import Ranks
     from mechprobe.cache.store.activation_store import ActivationStore
+    from mechprobe.dictionary.baselines.result import Baselines
     from mechprobe.emergence.result import Emergence
     from mechprobe.evals.harness import HarnessConfig
     from mechprobe.features.examples.labels import Labeler, Labels
@@ -171,7 +172,7 @@ class Run:
             force=self.force,
         )
 
-    def baselines(self) -> dict[str, Any]:
+    def baselines(self) -> "Baselines":
         """Train an SAE of each model for the comparison table. `stages` leaves this one out."""
         from mechprobe.dictionary.baselines.stage import measure_baselines
 
@@ -181,7 +182,7 @@ class Run:
             out=self.layout.baselines,
             family=self.family if self.config.models else None,
             config=self.config.baselines,
-            features=self.config.features,
+            quality=self.config.features,
             device=self.config.device,
             force=self.force,
         )

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import features, machine
 from benchmarks.contestants import Setting
+from mechprobe.dictionary.folded_encoder import AllReadouts
 from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.readout_encoder import ReadoutEncoder
 
 TINY = Setting(d_model=16, d_sae=128, k=4, batch_size=256)
 
@@ -38,7 +38,7 @@ def test_the_pass_encodes_what_the_read_outs_encode(mode: str, near: tuple[str, 
     crosscoder, x = features.build(TINY, 1)
     crosscoder.set_scale([0.5, 1.0, 2.0])
     readout = Readout(mode, near)  # type: ignore[arg-type]
-    joint, *own = ReadoutEncoder(crosscoder, readout).encode(x)
+    joint, *own = AllReadouts(crosscoder, readout).encode(x)
     assert torch.equal(joint, crosscoder.encode(x))
     for name, found in zip(features.NAMES, own, strict=True):
         expected = readout.feature_acts(crosscoder, x, name).detach()

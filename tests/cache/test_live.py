@@ -315,7 +315,7 @@ def test_stream_in_a_run_folder(llama_family: dict[str, Path], tmp_path: Path) -
     assert store.manifest["counts"]["whole_rows"] > 2 * store.n_rows
     crosscoder = run.train_sae()
     assert crosscoder.model_names == ("base", "sft", "rl")
-    assert run.features().quality["models"]["rl"]["fve"] is not None
+    assert run.features().quality.models["rl"].fve > 0
     manifest = json.loads((tmp_path / "r" / "crosscoder" / "manifest.json").read_text())
     assert manifest["results"]["mode"] == "stream"
     assert manifest["counts"]["distinct_tokens"] > store.n_rows

@@ -1,4 +1,4 @@
-"""Training from a store: held-out metrics, skipping, resume to the same weights."""
+"""Training from a store: held-out metrics, reuse of finished folders, and resuming to the same weights."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
         return on_log
 
-    monkeypatch.setattr(module, "_Shown", stop_after)
+    monkeypatch.setattr(module, "_ProgressLine", stop_after)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
     monkeypatch.undo()
@@ -77,14 +77,14 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 def test_other_settings_are_refused_by_name(store: ActivationStore, tmp_path: Path) -> None:
     train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
     other = SETTINGS.replace(lr=1e-3)
-    with pytest.raises(ArtifactError, match=r"training\.lr: 0\.003 .* 0\.001 "):
+    with pytest.raises(ArtifactError, match=r"training\.lr: 0\.003 .*0\.001"):
         train_crosscoder(store, *other.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
 
 
 def test_models_in_another_order_are_refused(store: ActivationStore, tmp_path: Path) -> None:
     config, train_config = SETTINGS.resolve(store)
     turned = ActivationStore.open(store.folder, models=("rl", "base", "sft"))
-    with pytest.raises(StoreError, match="same order"):
+    with pytest.raises(StoreError, match=r"base, sft, rl.* rl, base, sft"):
         train_crosscoder(turned, config, train_config, tmp_path / "crosscoder")
     assert not (tmp_path / "crosscoder").exists()
 
@@ -139,7 +139,7 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
     names = tuple(f"{model}/resid_post.{layer}" for model in ("base", "sft", "rl") for layer in (0, 1))
     assert shape.source_names == names
 
-    # The same rows, in the order of the source axis: found again in the store by comparing numbers.
+    # A row of the batch is one row of the store at both sites, in the order of the source axis.
     batch = next(iter(SiteBatches(store, store.sites, 50, seed=3)))
     first, second = (store.rows(0, store.n_rows, site=site) for site in store.sites)
     row = int((first[:, 1] == batch[7, 2]).all(dim=1).nonzero()[0, 0])
@@ -161,36 +161,36 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
 
     often = schedule.replace(checkpoint_every=5, log_every=5)
     again = train_crosscoder(store, shape, often, tmp_path / "whole", pool_rows=500)
-    monkeypatch.setattr(module, "_Shown", stop_after)
+    monkeypatch.setattr(module, "_ProgressLine", stop_after)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
     monkeypatch.undo()
     resumed = train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
     assert resumed.fingerprint == again.fingerprint
 
-    with pytest.raises(StoreError, match=r"sites resid_post.0, resid_post.1 and site resid_post.0 is given too"):
+    with pytest.raises(StoreError, match=r"resid_post.0, resid_post.1.* site resid_post.0"):
         train_crosscoder(store, shape, schedule, tmp_path / "no", site="resid_post.0")
-    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model .* train one on a single site"):
+    with pytest.raises(SaeTrainingError, match="2 sites"):
         analyze_features(tmp_path / "crosscoder", tmp_path / "cache", out=tmp_path / "features")
     assert not (tmp_path / "features").exists()
     family = ModelFamily.load(llama_family)
     with (
-        pytest.raises(SaeTrainingError, match="reads 2 sites of each model"),
+        pytest.raises(SaeTrainingError, match="2 sites"),
         edited(family["rl"], whole, [1], "ablate", site="resid_post.1"),
     ):
         pass
 
 
 def test_one_site_or_several_but_not_both() -> None:
-    with pytest.raises(ConfigError, match="are both given; give one of them"):
+    with pytest.raises(ConfigError, match=r"site = .*sites = "):
         TrainSaeConfig(site="resid_post.0", sites=("resid_post.0", "resid_post.1"))
 
 
 def test_the_progress_bar_shows_every_model(store: ActivationStore) -> None:
-    from mechprobe.dictionary.stage import _Shown
+    from mechprobe.dictionary.stage import _ProgressLine
 
     shown: list[tuple[float, dict[str, object]]] = []
-    bar = _Shown(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
+    bar = _ProgressLine(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
     fve = {"base": 0.5, "sft": None, "rl": 0.25}
     bar({"tokens": 300, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
     bar({"tokens": 400, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})

@@ -1,7 +1,7 @@
-"""The two L1 artefacts of arXiv 2504.02922, built: decoder norms (MAS) are fooled by both, the classes by neither.
+"""The two L1 artefacts of arXiv 2504.02922: both mislead decoder norms (MAS), neither misleads the classes.
 
-*Complete Shrinkage*: the penalty shrinks a latent's decoder in base to nothing although base has the concept.
-*Latent Decoupling*: base explains a concept by latents of its own, so that the tuned model's latent looks specific.
+*Complete Shrinkage*: the penalty shrinks a feature's decoder in base to zero although base has the concept.
+*Latent Decoupling*: base explains a concept with separate features, so the tuned model's feature looks specific.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from tests.small_dictionaries import NAMES, make_store
 D_MODEL = 24
 CONFIG = FeaturesConfig(batch_rows=256)
 L1 = 2.0  # lambda of the paper's preset
-STRENGTH = 1.6  # activation at which the shared concept and all others fire
+STRENGTH = 1.6  # activation of every active feature
 
 
 @dataclass
 class Family:
-    """A dictionary written by hand, and the activations of the models it describes."""
+    """A hand-written dictionary and the activations of the models that it describes."""
 
     decoder: Tensor
     x: Tensor
@@ -35,13 +35,11 @@ class Family:
         return feature_table(self.crosscoder(), make_store(self.x), CONFIG).to_pandas()
 
     def crosscoder(self) -> Crosscoder:
-        """Encodes every latent exactly: the directions are orthogonal, and each latent reads a model that has it."""
+        """A crosscoder that encodes every feature exactly: the directions are orthogonal, and each feature reads a model that has it."""
         d_sae = len(self.decoder)
         config = CrosscoderConfig(n_models=3, d_model=D_MODEL, d_sae=d_sae, variant="l1", model_names=NAMES)
         crosscoder = Crosscoder(config)
-        encoder = torch.linalg.pinv(self.acts) @ self.x.flatten(
-            1
-        )  # what a unit of each latent looks like in the models
+        encoder = torch.linalg.pinv(self.acts) @ self.x.flatten(1)  # the residuals of a unit of each feature
         encoder = torch.linalg.pinv(encoder).T
         with torch.no_grad():
             crosscoder.decoder.copy_(self.decoder.reshape(d_sae, -1))
@@ -60,12 +58,12 @@ def directions(n: int) -> Tensor:
     return torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(1)))[0][:n]
 
 
-def activity(n_latents: int, seed: int, *, value: float = STRENGTH, n_rows: int = 2000) -> Tensor:
-    return value * (torch.rand(n_rows, n_latents, generator=torch.Generator().manual_seed(seed)) < 0.1).float()
+def activity(n_features: int, seed: int, *, value: float = STRENGTH, n_rows: int = 2000) -> Tensor:
+    return value * (torch.rand(n_rows, n_features, generator=torch.Generator().manual_seed(seed)) < 0.1).float()
 
 
 def honest(strengths: list[tuple[float, float, float]], seed: int = 0) -> Family:
-    """Latents with orthogonal directions and the given strength in every model; the dictionary is the truth."""
+    """Features with orthogonal directions and given strengths in every model; the dictionary equals the truth."""
     units = directions(len(strengths))
     truth = units.unsqueeze(1) * torch.tensor(strengths).unsqueeze(2)
     acts = activity(len(strengths), seed)
@@ -73,9 +71,9 @@ def honest(strengths: list[tuple[float, float, float]], seed: int = 0) -> Family
 
 
 def shrunk() -> tuple[Family, Family]:
-    """The truth, and what the L1 objective makes of its first latent, which every model has, base a little less.
+    """The truth, and the dictionary that L1 prefers: its first feature is in all models, but weaker in base.
 
-    For one latent of activation f and true strength r in a model, ``(r f − w f)² + λ f w`` is least at
+    For one feature of activation f and true strength r in a model, ``(r f − w f)² + λ f w`` is least at
     ``w = max(0, r − λ / 2f)`` (by setting the derivative to zero): all decoders lose λ / 2f, and base, with r below it, loses all.
     """
     truth = honest([(0.6, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
@@ -84,9 +82,9 @@ def shrunk() -> tuple[Family, Family]:
 
 
 def decoupled(n_parts: int) -> tuple[Family, Family]:
-    """The truth, and a dictionary of the same loss whose first concept is one latent of the tuned models and others of base.
+    """The truth, and a dictionary of equal loss that splits the first concept between tuned models and base.
 
-    With ``n_parts`` of 2 base puts the concept together from two latents that stand for half of it each.
+    With ``n_parts`` of 2, base has two features with half of the concept each.
     """
     truth = honest([(1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
     concept = truth.decoder[0].clone()
@@ -100,7 +98,7 @@ def decoupled(n_parts: int) -> tuple[Family, Family]:
 
 
 def with_exact_acts(family: Family) -> Crosscoder:
-    """The decoupled latents fire together, so that they cannot be told apart by a linear inverse: all read the concept."""
+    """The decoupled features are active together, so no linear inverse separates them: all of them read the concept."""
     crosscoder = Family(family.decoder[:4], family.x, family.acts[:, :4]).crosscoder()
     n_parts = len(family.decoder) - 4
     config = crosscoder.config.replace(d_sae=4 + n_parts)
@@ -112,9 +110,9 @@ def with_exact_acts(family: Family) -> Crosscoder:
     return whole
 
 
-def fooled_by_mas(frame: pd.DataFrame, latent: int) -> bool:
-    """What the usual cut says: the latent's decoder has nothing in base."""
-    return bool(frame.loc[latent, "mas_base"] < 0.05) and frame.loc[latent, "class_by_norm"] == "sft+rl"
+def fooled_by_mas(frame: pd.DataFrame, feature: int) -> bool:
+    """Whether decoder norms say that base lacks the feature."""
+    return bool(frame.loc[feature, "mas_base"] < 0.05) and frame.loc[feature, "class_by_norm"] == "sft+rl"
 
 
 def test_an_honest_dictionary_is_believed() -> None:
@@ -124,13 +122,13 @@ def test_an_honest_dictionary_is_believed() -> None:
 
 def test_complete_shrinkage_is_what_l1_prefers_and_is_not_believed() -> None:
     truth, family = shrunk()
-    assert family.l1_loss() < truth.l1_loss()  # the objective itself asks for the artefact
-    for factor in (0.98, 1.02):  # ... and for exactly this much of it
+    assert family.l1_loss() < truth.l1_loss()  # the objective prefers the artefact
+    for factor in (0.98, 1.02):  # and exactly this size of it
         assert Family(family.decoder * factor, family.x, family.acts).l1_loss() > family.l1_loss()
     frame = family.table()
     assert fooled_by_mas(frame, 0)
-    assert frame.loc[0, "nu_error_rl"] == pytest.approx(0.6, abs=0.02)  # base has 0.6 of it, in its error
-    assert frame.loc[0, "nu_reconstruction_rl"] == pytest.approx(0.0, abs=1e-5)  # which the reconstruction cannot show
+    assert frame.loc[0, "nu_error_rl"] == pytest.approx(0.6, abs=0.02)  # the error of base contains 0.6 of it
+    assert frame.loc[0, "nu_reconstruction_rl"] == pytest.approx(0.0, abs=1e-5)  # the reconstruction does not
     assert frame["class"].tolist() == ["unconfirmed", "shared", "sft-only", "rl-only"]
     assert truth.table()["class"].tolist() == ["shared", "shared", "sft-only", "rl-only"]
 
@@ -138,18 +136,20 @@ def test_complete_shrinkage_is_what_l1_prefers_and_is_not_believed() -> None:
 @pytest.mark.parametrize("n_parts", [1, 2])
 def test_latent_decoupling_costs_l1_nothing_and_is_not_believed(n_parts: int) -> None:
     truth, family = decoupled(n_parts)
-    assert family.l1_loss() == pytest.approx(truth.l1_loss(), rel=1e-6)  # the objective cannot tell them apart
+    assert family.l1_loss() == pytest.approx(truth.l1_loss(), rel=1e-6)  # the objective does not distinguish them
     frame = feature_table(with_exact_acts(family), make_store(family.x), CONFIG).to_pandas()
     assert fooled_by_mas(frame, 0)
-    assert frame.loc[0, "nu_error_rl"] == pytest.approx(0.0, abs=1e-5)  # base's error holds nothing of it
-    assert frame.loc[0, "nu_reconstruction_rl"] == pytest.approx(1.0, abs=0.1)  # base's other latents hold all of it
+    assert frame.loc[0, "nu_error_rl"] == pytest.approx(0.0, abs=1e-5)  # the error of base contains none of it
+    assert frame.loc[0, "nu_reconstruction_rl"] == pytest.approx(
+        1.0, abs=0.1
+    )  # the other features of base contain all of it
     assert frame["class_by_norm"].tolist()[4:] == ["base-only"] * n_parts
     assert frame["class"].tolist() == ["unconfirmed", "shared", "sft-only", "rl-only", *["unconfirmed"] * n_parts]
 
 
 @pytest.mark.slow
 def test_each_artefact_needs_its_own_nu() -> None:
-    """With either threshold lifted one of the two artefacts passes for a specific latent: both are needed."""
+    """Both thresholds are needed: without either, one of the artefacts counts as a specific feature."""
     without_error = CONFIG.replace(thresholds={"nu_error_max": 1e9})
     without_reconstruction = CONFIG.replace(thresholds={"nu_reconstruction_max": 1e9})
     shrinkage, decoupling = shrunk()[1], decoupled(1)[1]

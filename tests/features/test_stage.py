@@ -1,4 +1,4 @@
-"""The features stage on a tiny family, from a store on disk to its folder; and the commands."""
+"""The features stage on a tiny family, from a store on disk to its folder, and its command."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_the_stage_writes_all_and_is_then_skipped(run: Path, llama_family: dict[
             assert len(example["tokens"]) <= len(sequence.rows)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
     analyze(run, tmp_path / "features", family)
-    with pytest.raises(ArtifactError, match=r"config\.model_dtypes: null there, .*bfloat16"):
+    with pytest.raises(ArtifactError, match=r"model_dtypes: null .*bfloat16"):
         analyze(run, tmp_path / "features", ModelFamily.load(llama_family, dtype="bfloat16"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == before
 
@@ -90,11 +90,11 @@ def test_features_that_cannot_be_explained_leave_nothing_behind(
     analyze(run, tmp_path / "features", None)
     family = ModelFamily.load(llama_family)
     folders = {"crosscoder": run / "crosscoder", "cache": run / "cache", "features": tmp_path / "features"}
-    for chosen, said in (([48], "Feature 48 does not exist"), ([3, 4, 3], "Feature 3 is given twice")):
-        with pytest.raises(SelectionError, match=said):
+    for chosen, named in (([48], "Feature 48"), ([3, 4, 3], "Feature 3")):
+        with pytest.raises(SelectionError, match=named):
             explain_features(chosen, **folders, family=family, out=tmp_path / "examples", config=CONFIG)
     shuffled = dict(zip(llama_family, list(llama_family.values())[::-1], strict=True))
-    with pytest.raises(StoreError, match="is not the one that"):
+    with pytest.raises(StoreError, match="model"):
         explain_features([3], **folders, family=ModelFamily.load(shuffled), out=tmp_path / "examples", config=CONFIG)
     assert not (tmp_path / "examples").exists()
 
@@ -105,12 +105,12 @@ def test_an_unembedding_of_no_known_form_is_found_before_the_pass(
     family = ModelFamily.load(llama_family)
     family["base"].hf.model.norm = torch.nn.Tanh()
     monkeypatch.setattr("mechprobe.features.stage.feature_table", lambda *_: pytest.fail("the pass was begun"))
-    with pytest.raises(ModelError, match="Tanh in front of the unembedding"):
+    with pytest.raises(ModelError, match="Tanh"):
         analyze(run, tmp_path / "features", family)
 
 
 def test_a_site_that_is_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match=r"resid_post\.1, not resid_post\.0"):
+    with pytest.raises(SiteError, match=r"resid_post\.1.* resid_post\.0"):
         analyze(run, tmp_path / "features", None, CONFIG.replace(site="resid_post.0"))
     assert not (tmp_path / "features").exists()
 

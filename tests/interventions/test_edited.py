@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mechprobe.dictionary.feature_reader import FeatureReader
+from mechprobe.dictionary.folded_encoder import FoldedEncoder
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError, InputError, ModelError, SelectionError, SiteError
 from mechprobe.interventions.edits.edit import Edit
@@ -191,7 +191,7 @@ def test_reading_some_features_equals_encoding_all(variant: str, mode: str) -> N
     for near in (None, ("base", "rl")):
         readout = Readout(mode, near)  # type: ignore[arg-type]
         for model in x:
-            reader = FeatureReader(crosscoder, ids, model, readout)
+            reader = FoldedEncoder(crosscoder, readout, model, ids)
             expected = readout.feature_acts(crosscoder, x, model)[..., ids]
             assert (expected > 0).any()
             assert torch.allclose(reader(x).reshape(5, 10, 4), expected, atol=1e-6)

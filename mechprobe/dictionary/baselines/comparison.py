@@ -1,38 +1,32 @@
-"""Reconstruction and sparsity of several dictionaries on the same held-out rows, model by model."""
+"""FVE, L0 and dead share of several dictionaries on the same held-out rows, model by model."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.dictionary.baselines.result import Reconstruction
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import StoreError
+from mechprobe.types import Site
 from sae_training import Crosscoder, ReconstructionSums, SingleSae, VarianceSums
 
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From the rows of all models, side by side and raw, to features ``[batch d_sae]`` and one model's reconstruction."""
+"""Maps raw rows of all models, side by side, to features ``[batch d_sae]`` and the reconstruction of one model."""
+
+_BATCH_ROWS = 4096
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """One dictionary on one model.
-
-    Attributes:
-        fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean.
-        l0: Mean number of features above zero.
-        dead_share: Share of features above zero on no row.
-        n_rows: Held-out rows read.
-    """
-
-    fve: float
-    l0: float
-    dead_share: float
-    n_rows: int
+def held_out_rows(store: ActivationStore, site: Site, crosscoder: Crosscoder) -> Iterator[Float[Tensor, "batch d_all"]]:
+    """Held-out rows of all models, side by side and raw, on the crosscoder's device."""
+    for batch in store.batches(_BATCH_ROWS, 0, site=site, split="held_out", epochs=1):
+        yield crosscoder.flatten(batch.to(crosscoder.device))
 
 
 def joint_reader(crosscoder: Crosscoder, model: str) -> Reader:
-    """The crosscoder as it was trained: features of all models together."""
+    """The crosscoder as it was trained: one set of feature activations for all models."""
 
     def read(x: Tensor) -> tuple[Tensor, Tensor]:
         feature_acts = crosscoder.encode(x)
@@ -42,7 +36,7 @@ def joint_reader(crosscoder: Crosscoder, model: str) -> Reader:
 
 
 def slice_reader(crosscoder: Crosscoder, model: str, readout: Readout) -> Reader:
-    """The crosscoder as a dictionary of one model, with that model's read-out (models of one width)."""
+    """The crosscoder as a dictionary of one model, under that model's read-out (models of one width)."""
 
     def read(x: Tensor) -> tuple[Tensor, Tensor]:
         stacked = x.reshape(len(x), crosscoder.n_models, -1)
@@ -53,7 +47,7 @@ def slice_reader(crosscoder: Crosscoder, model: str, readout: Readout) -> Reader
 
 
 def sae_reader(sae: SingleSae, columns: slice) -> Reader:
-    """An SAE of one model, whose activations stand in ``columns``."""
+    """The SAE of the model whose residuals are in ``columns``."""
 
     def read(x: Tensor) -> tuple[Tensor, Tensor]:
         feature_acts = sae.encode(x[:, columns])
@@ -66,20 +60,20 @@ def sae_reader(sae: SingleSae, columns: slice) -> Reader:
 def compare(
     batches: Iterable[Tensor], columns: Mapping[str, slice], readers: Mapping[tuple[str, str], Reader]
 ) -> dict[tuple[str, str], Reconstruction]:
-    """Run every reader over the same rows; sums in float64.
+    """Run every reader over the same rows, with sums in float64.
 
     Args:
-        batches: Raw activations of all models, side by side, ``[batch d_all]``.
-        columns: Where each model's activations stand.
-        readers: By (model, label).
+        batches: Raw residuals of all models, side by side, ``[batch d_all]``.
+        columns: The columns of each model.
+        readers: Readers by (model, label).
 
     Raises:
-        StoreError: There is no row.
+        StoreError: There are no rows.
     """
     sums = {key: ReconstructionSums() for key in readers}
     variance: VarianceSums | None = None
     for x in batches:
-        # Column by column: the columns of any model can then be summed.
+        # One sum per column, so that the columns of any model can be added up.
         variance = variance or VarianceSums([1] * x.shape[1])
         exact = x.double()
         variance.update(exact)
@@ -93,7 +87,7 @@ def compare(
         key: Reconstruction(
             fve=float(found.fve(by_column[columns[key[0]]].sum())),
             l0=found.l0,
-            dead_share=found.dead_frac,
+            dead_frac=found.dead_frac,
             n_rows=found.n_tokens,
         )
         for key, found in sums.items()

@@ -1,4 +1,4 @@
-"""Settings of ``mechprobe baselines``; what is None is taken from the crosscoder."""
+"""Settings of ``mechprobe baselines``."""
 
 from pydantic import Field
 
@@ -6,17 +6,17 @@ from mechprobe.config import FrozenConfig
 
 
 class BaselinesConfig(FrozenConfig):
-    """How the SAE of each model is trained. None takes the crosscoder's own value, so that the two are comparable.
+    """How the SAE of each model is trained. None takes the crosscoder's own value, which keeps the two comparable.
 
     Attributes:
         d_sae: Features of each SAE.
-        k: Features active per token; for a crosscoder without k, its held-out L0.
+        k: Active features per token. A crosscoder without k gives its L0 on held-out rows.
         n_tokens: Tokens to train on.
-        batch_size: Tokens a step.
+        batch_size: Tokens per step.
         lr: Peak learning rate.
-        seed: Of the SAEs' weights; the rows come in the crosscoder's order.
-        decoder_init_norm: Norm of every decoder at the start.
-        saes: Folders of SAEs saved by sae-lens, by model: taken instead of training one.
+        seed: Seed of the SAEs' initial weights; the rows come in the crosscoder's order.
+        decoder_init_norm: Initial norm of every decoder vector.
+        saes: Folders of SAEs saved by sae-lens, by model; such a model's SAE is not trained.
     """
 
     d_sae: int | None = Field(default=None, ge=1)

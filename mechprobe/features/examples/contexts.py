@@ -1,4 +1,4 @@
-"""Contexts in which a latent fires, most and at random, as text, with every model's activation side by side."""
+"""Contexts in which a feature is active, as text with the activations of every model: the highest ones, and random ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ EXAMPLES_FILE = "examples.json"
 
 @runtime_checkable
 class TokenStore(RowStore, Protocol):
-    """A row store that also knows which token each row is."""
+    """A row store that knows the token of each row."""
 
     @property
     def tokens(self) -> Any:
@@ -44,33 +44,38 @@ def feature_examples(
     *,
     family: ModelFamily | None = None,
 ) -> list[dict[str, Any]]:
-    """Top and random contexts of some latents, and the tokens that their decoders promote.
+    """Top and random contexts of some features, and the tokens that their decoders promote.
+
+    Each list has at most one context per sample, and no two contexts whose text is equal up to the row (the same prompt with
+    another response). Token texts are raw: callers that display them must escape them.
 
     Args:
         crosscoder: The dictionary.
-        store: Where the table's rows come from.
-        tokenizer: Turns ids into text.
-        table: Has the top rows of every latent.
-        features: Ids of the latents, in the order wanted.
-        config: How many contexts, and how long.
-        family: The models, for the promoted tokens; without them these are left out.
+        store: The store that the table was computed on.
+        tokenizer: Decodes ids.
+        table: The table, with the top rows of every feature.
+        features: Features, in the order wanted.
+        config: Number and length of the contexts.
+        family: The models, for the promoted tokens; without them ``promoted`` is null.
 
     Returns:
-        One JSON value per latent: ``feature``; its row of the table in ``statistics``; ``examples``, each with
-        ``tokens``, ``is_response``, ``peak`` (place of the row it was taken for: of the highest activation, here) and
-        ``activations`` by model (its own read-out) and ``joint``; ``quantiles``, lowest first, each with ``low`` and
-        ``high`` (shares of the active rows), ``smallest`` and ``largest`` activation, and ``examples`` drawn at random;
-        ``n_active`` and ``n_random_rows`` (rows they are drawn from, and rows read); and ``promoted``, null without
-        models: see `mechprobe.features.examples.promoted`. One context of a sample is taken in each list, and none that up to
-        its row reads like one already taken (the same prompt with another response). Token texts are raw.
+        One JSON value per feature, with these keys:
+
+        - ``feature``, and ``statistics``, its row of the table;
+        - ``examples``, highest activation first, each with ``sample``, ``row``, ``tokens``, ``is_response``, ``peak`` (the
+          index of the row among the tokens) and ``activations``, by model under its own read-out, and ``joint``;
+        - ``quantiles``, lowest first, each with ``low`` and ``high`` (shares of the active rows), ``smallest`` and
+          ``largest`` activation, and random ``examples``;
+        - ``n_active`` and ``n_random_rows``: active rows among those the random contexts are drawn from, and all of them;
+        - ``promoted``: see `mechprobe.features.examples.promoted`.
 
     Raises:
-        SelectionError: An id is out of range.
+        SelectionError: A feature does not exist or is given twice.
         ModelError: A model's unembedding cannot be used.
     """
     config, features = config or FeaturesConfig(), list(features)
     check_features(features, table)
-    reader = _ContextReader(crosscoder, store, tokenizer, config)
+    builder = _ContextBuilder(crosscoder, store, tokenizer, config)
     drawn = collect_random_rows(crosscoder, store, features, config) if config.n_quantiles and features else None
     promoted: list[dict[str, Any] | None] = [None] * len(features)
     if family is not None and config.n_promoted:
@@ -80,8 +85,8 @@ def feature_examples(
         {
             "feature": feature,
             "statistics": _statistics(table, feature),
-            "examples": reader.contexts(feature, [row for row, _ in table.top_rows.of(feature)], config.n_examples),
-            **_random_contexts(reader, feature, drawn),
+            "examples": builder.contexts(feature, [row for row, _ in table.top_rows.of(feature)], config.n_examples),
+            **_random_contexts(builder, feature, drawn),
             "promoted": tokens,
         }
         for feature, tokens in zip(features, promoted, strict=True)
@@ -89,16 +94,16 @@ def feature_examples(
 
 
 def check_features(features: Sequence[int], table: FeatureTable) -> None:
-    """Raise `SelectionError` for an id out of range or one given twice."""
-    for place, feature in enumerate(features):
+    """Raise `SelectionError` for a feature that does not exist or is given twice."""
+    for index, feature in enumerate(features):
         if not 0 <= feature < len(table):
-            raise SelectionError(f"Feature {feature} does not exist: there are features 0 to {len(table) - 1}.")
-        if feature in features[:place]:
-            raise SelectionError(f"Feature {feature} is given twice; give each once.")
+            raise SelectionError(f"Feature {feature} does not exist; the features are 0 to {len(table) - 1}.")
+        if feature in features[:index]:
+            raise SelectionError(f"Feature {feature} is given twice; give each feature once.")
 
 
 def shown_features(table: FeatureTable, n: int) -> list[int]:
-    """Latents worth showing: the ``n`` highest by NRN and by decoder shift times mean activation, per tuned model."""
+    """Features to show: the ``n`` highest by NRN, and by decoder shift times mean activation, of each tuned model."""
     chosen: dict[int, None] = {}
     alive = table.frame.loc[~table.dead]
     for name in table.tuned:
@@ -121,27 +126,27 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and pd.isna(value) else value
 
 
-def _random_contexts(reader: "_ContextReader", feature: int, drawn: RandomRows | None) -> dict[str, Any]:
+def _random_contexts(builder: "_ContextBuilder", feature: int, drawn: RandomRows | None) -> dict[str, Any]:
     if drawn is None:
         return {"quantiles": [], "n_active": 0, "n_random_rows": 0}
-    n = reader.config.n_per_quantile
+    n = builder.config.n_per_quantile
     quantiles = [
         {
             "low": part.low,
             "high": part.high,
             "smallest": round(part.smallest, 4),
             "largest": round(part.largest, 4),
-            "examples": reader.contexts(feature, part.rows, n),
+            "examples": builder.contexts(feature, part.rows, n),
         }
-        for part in drawn.quantiles(feature, reader.config.n_quantiles)
+        for part in drawn.quantiles(feature, builder.config.n_quantiles)
     ]
-    n_active = int(drawn.n_active[drawn.latents.index(feature)])
+    n_active = int(drawn.n_active[drawn.features.index(feature)])
     return {"quantiles": quantiles, "n_active": n_active, "n_random_rows": drawn.n_rows}
 
 
 @dataclass(frozen=True)
-class _ContextReader:
-    """What turns rows of a store into contexts."""
+class _ContextBuilder:
+    """Builds contexts from rows of a store."""
 
     crosscoder: Crosscoder
     store: TokenStore
@@ -149,7 +154,7 @@ class _ContextReader:
     config: FeaturesConfig
 
     def contexts(self, feature: int, ranked: Sequence[int], n: int) -> list[dict[str, Any]]:
-        """The contexts of the first ``n`` rows of a ranking whose samples and whose texts up to the row differ."""
+        """Contexts of the first ``n`` rows of a ranking that differ in their samples and in their texts up to the row."""
         tokens, rows = self.store.tokens, list[int]()
         samples: set[int] = set()
         texts: set[tuple[int, ...]] = set()
@@ -165,7 +170,7 @@ class _ContextReader:
         return [self._context(feature, row) for row in rows]
 
     def _span(self, row: int) -> tuple[int, int]:
-        """First row of a context, and the row behind its last: never beyond the sample of ``row``."""
+        """First row of a context and the row after its last, within the sample of ``row``."""
         first = max(0, row - self.config.context_before)
         last = min(self.store.n_rows, row + self.config.context_after + 1)
         sample = self.store.tokens.sample

@@ -1,4 +1,4 @@
-"""Labels for features, given by a function of the user's: nothing here calls a model or a service by itself."""
+"""Labels of features, from a function that the user supplies. This module calls no model and no service itself."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from mechprobe.files import dump_json, read_json, sha256_bytes, write_json
 LABELS_FILE = "labels.json"
 
 Labeler = Callable[[Mapping[str, Any]], str]
-"""From one entry of ``examples.json`` to a label. The entry's texts are those of the prompts: material, not orders."""
+"""Maps one entry of ``examples.json`` to a label. The entry's texts come from the prompts; treat them as data, not instructions."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a labeler said.
+    """The labels of one labeler.
 
     Attributes:
-        labeler: Its name.
-        labels: Feature to label.
-        examples: Feature to the sha256 of the entry that was labelled, so that a label of other examples is known.
+        labeler: Name of the labeler.
+        labels: Label by feature.
+        examples: By feature, the sha256 of the entry that was labelled. It shows whether the examples have changed since.
         failure: Why the labeler stopped early, in one sentence; empty when it did not.
     """
 
@@ -40,14 +40,14 @@ class Labels:
 
     @classmethod
     def load(cls, path: Path | str) -> "Labels":
-        """Read what `save` wrote; `ArtifactError` where it is missing or something else."""
+        """Read what `save` wrote; `ArtifactError` where the file is missing or is something else."""
         data = read_json(path)
         try:
             labels = {int(row["feature"]): str(row["label"]) for row in data["labels"]}
             examples = {int(row["feature"]): str(row["examples_sha256"]) for row in data["labels"]}
             return cls(str(data["labeler"]), labels, examples, str(data["failure"]))
         except (KeyError, TypeError, ValueError):
-            raise ArtifactError(f"{path} holds no labels; delete it, or give another file.") from None
+            raise ArtifactError(f"{path} does not hold labels; delete it, or give another file.") from None
 
 
 def label_features(
@@ -57,21 +57,18 @@ def label_features(
     name: str | None = None,
     out: Path | str | None = None,
 ) -> Labels:
-    """Ask a labeler for a label of every feature.
+    """Label every feature.
 
     Args:
-        examples: Entries of ``examples.json``, or of `mechprobe.features.feature_examples`.
-        labeler: Called once for each entry, in order; gives a label of at least one visible character.
-        name: Under which the labels are kept; the function's own name when None.
-        out: File that is written after every label. Labels of the same labeler for the same examples that it already
-            holds are kept and not asked for again, so that an interrupted labelling goes on where it stopped.
-
-    Returns:
-        The labels.
+        examples: Entries of ``examples.json``, or of `mechprobe.feature_examples`.
+        labeler: Called once per entry, in order. It returns a label with at least one visible character.
+        name: Name of the labeler; the name of the function when None.
+        out: File that is written after every label. Labels that it holds already, by the same labeler for the same examples,
+            are kept, so an interrupted labelling resumes.
 
     Raises:
-        LabelError: The labeler raised, or gave no text. What was labelled before is in the error's ``labels``, and in
-            ``out``, with the reason.
+        LabelError: The labeler raised an error, or returned no text. The labels so far are in the error's ``labels`` and in
+            ``out``, which also has the reason.
         ArtifactError: ``out`` holds something else, or labels of another labeler.
     """
     name = name or str(getattr(labeler, "__qualname__", type(labeler).__qualname__))
@@ -104,17 +101,16 @@ def _asked(labeler: Labeler, entry: Mapping[str, Any], name: str) -> str:
     feature = entry["feature"]
     try:
         label = labeler(entry)
-    except Exception as error:  # the labeler is anybody's code
+    except Exception as error:  # the labeler is the user's code and may raise anything
         reason = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
         raise LabelError(
-            f"Labeler '{name}' failed on feature {feature} ({said[:200]}); what it labelled before is kept, label again "
-            "to go on."
+            f"Labeler '{name}' failed on feature {feature} ({said[:200]}). The labels so far are kept; label again to resume."
         ) from error
     if not isinstance(label, str) or not label.strip():
         raise LabelError(
-            f"Labeler '{name}' gave no text for feature {feature} but {type(label).__name__} {label!r:.60}; what it "
-            "labelled before is kept."
+            f"Labeler '{name}' must return text, but for feature {feature} it returned {type(label).__name__} {label!r:.60}. "
+            "The labels so far are kept; label again to resume."
         )
     return label.strip()
 
@@ -126,6 +122,6 @@ def _begun(path: Path, name: str) -> Labels:
     found = Labels.load(path)
     if found.labeler != name:
         raise ArtifactError(
-            f"{path} holds labels of '{found.labeler}', not of '{name}'; delete it, or give another file or name."
+            f"{path} holds labels of '{found.labeler}', not of '{name}'; delete it, or give another file or another name."
         )
     return Labels(name, found.labels, found.examples)

@@ -1,7 +1,7 @@
-"""Tokens that a latent's decoder promotes and suppresses through each model's own unembedding (logit lens).
+"""Tokens that a feature's decoder promotes and suppresses through each model's own unembedding (logit lens).
 
-The direction is s_m W_dec[k, m], in the model's own units, as if it stood in the last residual stream: what later
-blocks make of it is left out, so the lists say little of a latent far below the last block.
+The direction s_m W_dec[k, m], in the model's own units, is unembedded as if it were written to the last residual stream. The
+effect of the later blocks is ignored, so the lists say little about features far below the last block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ from sae_training import Crosscoder
 
 @dataclass(frozen=True)
 class TokenEffect:
-    """One token.
+    """The effect of a direction on one token.
 
     Attributes:
-        token: Its text.
+        token: Text of the token.
         id: Its id.
-        value: Change of its logit, about the mean over the vocabulary, per unit of activation: times the final norm's
-            spread where that norm is taken into account.
+        value: Change of its logit per unit of activation, minus the mean change over the vocabulary. With the final norm, the
+            value is multiplied by the scale by which that norm divides the residual.
     """
 
     token: str
@@ -40,7 +40,7 @@ class TokenEffect:
 
 @dataclass(frozen=True)
 class PromotedTokens:
-    """Ends of the vocabulary along one direction, strongest first; on ties the lower id comes first."""
+    """The tokens that a direction promotes and suppresses most, strongest first; of equal effects the lower id comes first."""
 
     promoted: tuple[TokenEffect, ...]
     suppressed: tuple[TokenEffect, ...]
@@ -57,22 +57,22 @@ def promoted_tokens(
     """The ``n`` tokens whose logit each direction raises most and lowers most.
 
     Args:
-        model: Whose final norm and unembedding are taken.
-        directions: In the model's own units.
-        tokenizer: Turns ids into text; rows of the unembedding without a token (padding) are left out.
-        n: How many tokens at each end.
-        final_norm: Whether the direction goes through the final norm; see `mechprobe.models.unembedding`.
+        model: The model whose final norm and unembedding are used.
+        directions: Directions in the model's own units.
+        tokenizer: Decodes ids. Rows of the unembedding without a token (padding) are left out.
+        n: Number of promoted tokens, and of suppressed ones.
+        final_norm: Whether the direction passes through the final norm; see `mechprobe.models.unembedding`.
 
     Raises:
-        ModelError: The model's final norm or unembedding is of an unknown form.
+        ModelError: The model's final norm or unembedding has an unknown form.
     """
     logits = unembedding(model).logits(directions, norm=final_norm == "scale")[:, : len(tokenizer)].cpu()
     return [PromotedTokens(_ends(row, tokenizer, n, 1), _ends(row, tokenizer, n, -1)) for row in logits]
 
 
 def check_unembedding(model: LanguageModel) -> None:
-    """Raise `ModelError` now, before hours of work, where promoted tokens of a model cannot be had."""
-    with _kept_as_it_was(model):
+    """Raise `ModelError` where the unembedding of a model cannot be used; called before hours of other work."""
+    with _unloaded_afterwards(model):
         unembedding(model)
 
 
@@ -84,28 +84,28 @@ def promoted_by_features(
     n: int = 8,
     final_norm: FinalNorm = "scale",
 ) -> list[dict[str, Any]]:
-    """`promoted_tokens` of some latents in every model of the crosscoder, as JSON.
+    """`promoted_tokens` of some features in every model of the crosscoder, as JSON.
 
-    Weights that were not loaded before are dropped again after each model.
+    Weights that were not loaded before are released again after each model.
 
     Returns:
-        One value per latent: ``final_norm`` and, by model in ``models``, ``promoted`` and ``suppressed``.
+        One value per feature: ``final_norm``, and in ``models``, by model, ``promoted`` and ``suppressed``.
     """
     by_model: dict[str, list[PromotedTokens]] = {}
     scale = model_scale(crosscoder).detach()
     for index, name in enumerate(crosscoder.model_names):
         directions = crosscoder.W_dec[list(features), index].detach() * scale[index]
-        with _kept_as_it_was(family[name]) as model:
+        with _unloaded_afterwards(family[name]) as model:
             by_model[name] = promoted_tokens(model, directions, family.tokenizer, n=n, final_norm=final_norm)
     return [
-        {"final_norm": final_norm, "models": {name: asdict(found[place]) for name, found in by_model.items()}}
-        for place in range(len(features))
+        {"final_norm": final_norm, "models": {name: asdict(found[index]) for name, found in by_model.items()}}
+        for index in range(len(features))
     ]
 
 
 @contextmanager
-def _kept_as_it_was(model: LanguageModel) -> Iterator[LanguageModel]:
-    """Drop weights again that were loaded inside."""
+def _unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
+    """Release weights that are loaded inside the block."""
     loaded = "hf" in model.__dict__
     try:
         yield model

@@ -1,9 +1,8 @@
-"""Random contexts from every part of a latent's range: what a list of the highest activations never shows.
+"""Random rows from every quantile of a feature's activation, which a list of the highest activations does not show.
 
-Of the rows on which a latent is above zero a uniform random sample is kept in one pass: the rows with the lowest
-priority, a seeded hash of latent and row (bottom-k sampling, Cohen and Kaplan, PODC 2007). The sample depends on the
-rows alone, never on batches, and two samples over disjoint rows merge into the sample over their union. Cut at its
-quantiles it is a random sample of each quantile.
+One pass keeps a uniform random sample of the rows on which a feature is active: those with the lowest priority, a seeded hash
+of feature and row (bottom-k sampling; Cohen and Kaplan, PODC 2007). The sample depends on the rows alone and not on batches, and
+the samples of disjoint rows merge into the sample of their union. Cut at its quantiles, it is a random sample of each quantile.
 """
 
 from collections.abc import Sequence
@@ -19,18 +18,18 @@ from mechprobe.features.rows import RowStore, row_batches
 from sae_training import Crosscoder
 
 POOL_ROWS = 1024
-"""Rows kept of each latent; where more are active, a quantile's edge is known to within 1.6 % of its rows (1 s.e.)."""
+"""Rows kept per feature. Where more are active, the edge of a quantile has a standard error of at most 1.6 % of the rows."""
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """One part of a latent's range.
+    """One quantile of a feature's activation.
 
     Attributes:
         low: Lower edge, as a share of the active rows.
         high: Upper edge.
-        smallest: Smallest activation in it.
-        largest: Largest.
+        smallest: Smallest activation in the quantile.
+        largest: Largest activation in it.
         rows: Its rows in random order.
     """
 
@@ -43,98 +42,99 @@ class Quantile:
 
 @dataclass
 class RandomRows:
-    """For each of some latents a uniform random sample of the rows on which it is above zero.
+    """For each of some features, a uniform random sample of the rows on which it is active.
 
     Attributes:
-        latents: Ids of the latents.
-        size: Most rows kept of each.
-        seed: Of the sample.
+        features: The features.
+        size: Largest number of rows kept per feature.
+        seed: Seed of the sample.
         n_rows: Rows read.
-        n_active: How many rows each was above zero on.
-        place: Of each kept entry, the place of its latent in ``latents``.
-        row: Its row.
+        n_active: Rows on which each feature is active.
+        index: For each kept entry, the index of its feature in ``features``.
+        row: Row of the entry.
         value: Its activation.
-        priority: Its hash; entries are sorted by place, then by priority.
+        priority: Its hash. Entries are sorted by index, then by priority.
     """
 
-    latents: tuple[int, ...]
+    features: tuple[int, ...]
     size: int
     seed: int
     n_rows: int
-    n_active: Int[ndarray, " latent"]
-    place: Int[ndarray, " entry"]
+    n_active: Int[ndarray, " feature"]
+    index: Int[ndarray, " entry"]
     row: Int[ndarray, " entry"]
     value: Float[ndarray, " entry"]
     priority: ndarray
 
     @classmethod
-    def empty(cls, latents: Sequence[int], *, seed: int = 0, size: int = POOL_ROWS) -> "RandomRows":
-        """A sample of no rows."""
+    def empty(cls, features: Sequence[int], *, seed: int = 0, size: int = POOL_ROWS) -> "RandomRows":
+        """A sample without rows."""
         whole = np.zeros(0, dtype=np.int64)
-        counts = np.zeros(len(latents), dtype=np.int64)
-        return cls(tuple(latents), size, seed, 0, counts, whole, whole, np.zeros(0), np.zeros(0, dtype=np.uint64))
+        counts = np.zeros(len(features), dtype=np.int64)
+        return cls(tuple(features), size, seed, 0, counts, whole, whole, np.zeros(0), np.zeros(0, dtype=np.uint64))
 
-    def update(self, acts: Float[ndarray, "batch latent"], first_row: int) -> None:
-        """Take in the activations of the latents on consecutive rows from ``first_row`` on."""
+    def update(self, acts: Float[ndarray, "batch feature"], first_row: int) -> None:
+        """Add the activations of the features on consecutive rows that start at ``first_row``."""
         self.n_rows += len(acts)
-        row, place = np.nonzero(acts > 0)
-        value, row = acts[row, place].astype(np.float64), row + first_row
-        self.n_active = self.n_active + np.bincount(place, minlength=len(self.latents))
-        self._take(place, row, value, self._priority(place, row))
+        row, index = np.nonzero(acts > 0)
+        value, row = acts[row, index].astype(np.float64), row + first_row
+        self.n_active = self.n_active + np.bincount(index, minlength=len(self.features))
+        self._add(index, row, value, self._priority(index, row))
 
     def merge(self, other: "RandomRows") -> "RandomRows":
-        """The sample over the rows of both, which must be disjoint and of the same latents, size and seed."""
-        if (self.latents, self.size, self.seed) != (other.latents, other.size, other.seed):
-            raise ValueError("samples of other latents, sizes or seeds cannot merge")
-        parts = (self.place, self.row, self.value, self.priority)
+        """The sample over the rows of both; the rows must be disjoint, and features, size and seed the same."""
+        if (self.features, self.size, self.seed) != (other.features, other.size, other.seed):
+            raise ValueError("samples of different features, sizes or seeds cannot merge")
+        parts = (self.index, self.row, self.value, self.priority)
         n_rows, n_active = self.n_rows + other.n_rows, self.n_active + other.n_active
-        merged = RandomRows(self.latents, self.size, self.seed, n_rows, n_active, *parts)
-        merged._take(other.place, other.row, other.value, other.priority)
+        merged = RandomRows(self.features, self.size, self.seed, n_rows, n_active, *parts)
+        merged._add(other.index, other.row, other.value, other.priority)
         return merged
 
-    def quantiles(self, latent: int, n: int) -> list[Quantile]:
-        """``n`` parts with equally many active rows (to one), lowest activations first; fewer where fewer rows are kept.
+    def quantiles(self, feature: int, n: int) -> list[Quantile]:
+        """The ``n`` quantiles of a feature, lowest activations first; fewer where fewer rows are kept.
 
-        Ties in activation are cut by row, so every row is in one part.
+        Their numbers of active rows differ by at most one. Rows of equal activation are ordered by row, so each row is in one
+        quantile.
         """
-        kept = self.place == self.latents.index(latent)
+        kept = self.index == self.features.index(feature)
         row, value, priority = self.row[kept], self.value[kept], self.priority[kept]
         order = np.lexsort((row, value))
         found, n = [], min(n, len(order))
-        for index, part in enumerate(np.array_split(order, n) if n else []):
+        for number, part in enumerate(np.array_split(order, n) if n else []):
             drawn = part[np.argsort(priority[part], kind="stable")]
             smallest, largest = float(value[part[0]]), float(value[part[-1]])
-            found.append(Quantile(index / n, (index + 1) / n, smallest, largest, tuple(row[drawn].tolist())))
+            found.append(Quantile(number / n, (number + 1) / n, smallest, largest, tuple(row[drawn].tolist())))
         return found
 
-    def _priority(self, place: Int[ndarray, " entry"], row: Int[ndarray, " entry"]) -> ndarray:
-        latent = np.asarray(self.latents, dtype=np.uint64)
+    def _priority(self, index: Int[ndarray, " entry"], row: Int[ndarray, " entry"]) -> ndarray:
+        feature = np.asarray(self.features, dtype=np.uint64)
         seed = _mixed(np.asarray([self.seed], dtype=np.uint64))
-        return _mixed(row.astype(np.uint64) ^ _mixed(latent ^ seed)[place])
+        return _mixed(row.astype(np.uint64) ^ _mixed(feature ^ seed)[index])
 
-    def _take(self, place: ndarray, row: ndarray, value: ndarray, priority: ndarray) -> None:
-        place, row = np.concatenate([self.place, place]), np.concatenate([self.row, row])
+    def _add(self, index: ndarray, row: ndarray, value: ndarray, priority: ndarray) -> None:
+        index, row = np.concatenate([self.index, index]), np.concatenate([self.row, row])
         value, priority = np.concatenate([self.value, value]), np.concatenate([self.priority, priority])
-        order = np.lexsort((row, priority, place))
-        ordered = place[order]
-        first = np.searchsorted(ordered, np.arange(len(self.latents)))
+        order = np.lexsort((row, priority, index))
+        ordered = index[order]
+        first = np.searchsorted(ordered, np.arange(len(self.features)))
         keep = order[np.arange(len(order)) - first[ordered] < self.size]
-        self.place, self.row, self.value, self.priority = place[keep], row[keep], value[keep], priority[keep]
+        self.index, self.row, self.value, self.priority = index[keep], row[keep], value[keep], priority[keep]
 
 
 @torch.no_grad()
 def collect_random_rows(
-    crosscoder: Crosscoder, store: RowStore, latents: Sequence[int], config: FeaturesConfig
+    crosscoder: Crosscoder, store: RowStore, features: Sequence[int], config: FeaturesConfig
 ) -> RandomRows:
-    """Sample the rows of some latents under the joint read-out, from the first ``config.quantile_rows`` of a store.
+    """Sample rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
 
-    Samples lie in random order in a store, so its first rows are themselves a random part of it. Memory does not
-    depend on the number of rows.
+    The sequences of a store are in random order, so its first rows are a random part of it. Memory does not depend on the
+    number of rows.
     """
-    sample = RandomRows.empty(latents, seed=config.quantile_seed)
+    sample = RandomRows.empty(features, seed=config.quantile_seed)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]
     for start, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
-        acts = crosscoder.encode(x.to(crosscoder.device))[:, list(latents)]
+        acts = crosscoder.encode(x.to(crosscoder.device))[:, list(features)]
         sample.update(acts.float().cpu().numpy(), start)
     return sample
 

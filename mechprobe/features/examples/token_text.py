@@ -1,4 +1,4 @@
-"""A token as people can read it."""
+"""Tokens as readable text."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """A token as text: special tokens by their name, blanks kept, a part of a character as the vocabulary spells it.
+    """The text of a token. Special tokens have their names; a token that is part of a character is spelled as in the vocabulary.
 
-    The text is raw: whatever shows it must escape it.
+    The text is raw: callers that display it must escape it.
     """
     text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if not text or _BROKEN in text:

@@ -1,8 +1,8 @@
-"""To which models a latent belongs: by decoder norms alone, and confirmed by latent scaling.
+"""Classes of features: which models have a feature, by decoder norms and confirmed by latent scaling.
 
-``shared`` is in all models, ``rl-only`` in one, ``base+rl`` in some, ``dead`` never fires. A class that says that a
-model lacks a latent is believed only where nu on the error and nu on the reconstruction say so too, for every model
-that lacks it against every model that has it; otherwise it is ``unconfirmed``.
+``shared`` features are in all models, ``rl-only`` in one, ``base+rl`` in some; ``dead`` features are never active. The claim
+that a model lacks a feature is accepted only where nu on the error and nu on the reconstruction agree, for every model that
+lacks the feature against every model that has it. Otherwise the class is ``unconfirmed``.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ SHARED, DEAD, UNCONFIRMED = "shared", "dead", "unconfirmed"
 
 
 def class_name(names: Sequence[str], has: Sequence[bool]) -> str:
-    """Name of the class of latents that exactly the models with ``has`` have.
+    """Name of the class of features that exactly the models with ``has`` have.
 
     Example:
         >>> class_name(["base", "sft", "rl"], [False, False, True])
@@ -34,10 +34,15 @@ def class_name(names: Sequence[str], has: Sequence[bool]) -> str:
     return f"{owners[0]}-only" if len(owners) == 1 else "+".join(owners)
 
 
+def specific_classes(names: Sequence[str]) -> list[str]:
+    """The classes among ``names`` that claim that some model lacks a feature."""
+    return [name for name in names if name not in (SHARED, UNCONFIRMED, DEAD)]
+
+
 def classes_by_norm(
     names: Sequence[str], norms: Float[ndarray, "d_sae model"], dead: Bool[ndarray, " d_sae"], absent_below: float
 ) -> list[str]:
-    """Class of every latent by decoder norms alone."""
+    """Class of every feature by decoder norms alone."""
     has = present(norms, absent_below)
     return [DEAD if gone else class_name(names, row) for row, gone in zip(has.tolist(), dead.tolist(), strict=True)]
 
@@ -45,7 +50,7 @@ def classes_by_norm(
 def confirmed(
     norms: Float[ndarray, "d_sae model"], scaling: LatentScaling, thresholds: ClassThresholds
 ) -> Bool[ndarray, " d_sae"]:
-    """Where every absence that the norms show is shown by nu on error and reconstruction too."""
+    """Features for which latent scaling confirms every absence that the norms claim."""
     has = present(norms, thresholds.absent_below)
     result = np.ones(len(norms), dtype=bool)
     for owner in range(norms.shape[1]):
@@ -60,7 +65,7 @@ def confirmed(
 
 
 def classes(by_norm: Sequence[str], agrees: Bool[ndarray, " d_sae"]) -> list[str]:
-    """The class by norms where latent scaling agrees (or nothing is claimed), else ``unconfirmed``."""
+    """The class by norms where latent scaling agrees or nothing is claimed, else ``unconfirmed``."""
     return [
         name if name in (SHARED, DEAD) or agreed else UNCONFIRMED
         for name, agreed in zip(by_norm, agrees.tolist(), strict=True)
@@ -68,7 +73,7 @@ def classes(by_norm: Sequence[str], agrees: Bool[ndarray, " d_sae"]) -> list[str
 
 
 def class_counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Number of latents in each class, the common classes always listed."""
+    """Number of features in each class. Classes of one model, ``shared``, ``unconfirmed`` and ``dead`` are always listed."""
     counts = Counter(values)
     first = [SHARED, *(f"{name}-only" for name in names), UNCONFIRMED, DEAD]
     others = sorted(set(counts) - set(first))

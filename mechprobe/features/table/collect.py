@@ -1,4 +1,4 @@
-"""The streaming pass over a store: everything the table is made of, for some rows, mergeable with that of others."""
+"""The pass over a store that collects everything the feature table is computed from."""
 
 from dataclasses import dataclass
 
@@ -7,51 +7,57 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from mechprobe.dictionary.folded_encoder import AllReadouts
 from mechprobe.dictionary.readout import Readout, model_scale
-from mechprobe.dictionary.readout_encoder import ReadoutEncoder
 from mechprobe.errors import StoreError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.rows import RowStore, check_store, row_batches
 from mechprobe.features.table.intervals import ClassEvidence, sequence_groups, sequence_starts
 from mechprobe.features.table.norms import present
-from mechprobe.features.table.sums import LatentSums
+from mechprobe.features.table.sums import FeatureSums
 from mechprobe.features.table.top_rows import TopRows
 from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What one pass over some rows gives.
+    """The result of one pass over some rows.
 
     Attributes:
         sums: Sums over all rows.
         top: Rows of highest joint activation.
-        evidence: What the classes hang on, kept apart for groups of sequences; None where no intervals are wanted.
+        evidence: What nu is computed from, by group of sequences; None where no intervals are wanted.
     """
 
-    sums: LatentSums
+    sums: FeatureSums
     top: TopRows
     evidence: ClassEvidence | None
 
     def merge(self, other: "Collected") -> "Collected":
-        """That of the rows of both, which must be disjoint and end and begin with a sequence."""
+        """The result over the rows of both. The rows must be disjoint, and no sequence may lie in both."""
         whole = self.evidence is not None and other.evidence is not None
         evidence = self.evidence.merge(other.evidence) if whole else None  # type: ignore[union-attr]
         return Collected(self.sums.merge(other.sums), self.top.merge(other.top), evidence)
 
 
 def scaled_norms(crosscoder: Crosscoder) -> Float[ndarray, "d_sae model"]:
-    """L1 decoder norms, each model's activations divided by its scale: what presence is judged by."""
+    """L1 decoder norms with each model's activations divided by its scale, from which `present` decides."""
     return (crosscoder.decoder_norm(1).double() / model_scale(crosscoder).double()).cpu().numpy()
 
 
 def claims_absence(crosscoder: Crosscoder, thresholds: ClassThresholds) -> Bool[ndarray, " d_sae"]:
-    """Latents that by their decoder norms some model lacks: their class hangs on nu."""
+    """Features that some model lacks by decoder norms; nu decides whether their class is confirmed."""
     return np.asarray(~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1))
 
 
 def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None) -> Collected:
-    """Read rows once.
+    """Read rows of a store once.
+
+    Args:
+        crosscoder: The dictionary.
+        store: Activations of the crosscoder's models, in the same order.
+        config: Settings of the table.
+        rows: Rows to read, in whole sequences; all when None.
 
     Raises:
         StoreError: The store has other models than the crosscoder, or no rows.
@@ -59,17 +65,17 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
     check_store(crosscoder, store)
     rows = range(store.n_rows) if rows is None else rows
     if not len(rows):
-        raise StoreError("The activation store has no rows to read; make it again with `mechprobe cache`.")
+        raise StoreError("The activation store has no rows; make it again with `mechprobe cache`.")
     sample = np.asarray(store.tokens.sample)
     groups = sequence_groups(sample, rows, config.bootstrap_groups) if config.bootstrap_draws else [rows]
     claimed = torch.from_numpy(np.flatnonzero(claims_absence(crosscoder, config.thresholds))).to(crosscoder.device)
-    whole = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
+    whole = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None
-    encoder = ReadoutEncoder(crosscoder, Readout(config.readout, config.near))
+    encoder = AllReadouts(crosscoder, Readout(config.readout, config.near))
     batches = row_batches(store, config, groups=groups, label="features")
     for group in groups:
-        sums = LatentSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
+        sums = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
         while sums.n_rows < len(group):
             start, x = next(batches)
             top.update(sums.update(encoder, x.to(crosscoder.device)), start)

@@ -1,48 +1,47 @@
-"""One row per latent: whose it is, how often it fires, and whether the evidence agrees."""
+"""The feature table: one row per feature with its class, its activity, and how far the evidence supports the class."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from mechprobe.dictionary.readout import Readout, model_scale
+from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.result import ClassIntervals, FeatureSummary, Histogram
 from mechprobe.features.rows import RowStore
-from mechprobe.features.table import classes as latent_classes
+from mechprobe.features.table.classes import class_counts
 from mechprobe.features.table.collect import Collected, collect, scaled_norms
-from mechprobe.features.table.intervals import ClassIntervals, class_intervals
-from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, nrn
-from mechprobe.features.table.scaling import LatentScaling, latent_scaling
-from mechprobe.features.table.sums import LatentSums
+from mechprobe.features.table.columns import build_frame
+from mechprobe.features.table.intervals import class_intervals
 from mechprobe.features.table.top_rows import TopRows
-from mechprobe.files import read_json, write_bytes, write_json
+from mechprobe.files import write_bytes
 from sae_training import Crosscoder
 
 TABLE_FILE = "table.parquet"
 TOP_ROWS_FILE = "top_rows.parquet"
 SUMMARY_FILE = "summary.json"
 N_BINS = 50
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Everything known of each latent without a causal experiment. NaN stands where a dead latent has no value.
+    """What is known of every feature without a causal experiment.
 
     Attributes:
-        frame: One row per latent; the columns are listed in `build_frame`.
+        frame: One row per feature; `mechprobe.features.table.columns.build_frame` lists the columns.
         models: Names in the order of the model axis.
-        base: Name of the model the tuned ones are compared with.
-        n_rows: Rows (tokens) read.
-        readout: How one model's activation was read.
-        thresholds: When a latent was called absent, confirmed, dead.
-        top_rows: Rows of highest joint activation of each latent.
-        intervals: Bootstrap intervals of the class counts; None where ``bootstrap_draws`` is 0.
+        base: The model that the others are compared with.
+        n_rows: Rows (tokens) that the table was computed on.
+        readout: How each model's features were read.
+        thresholds: When a feature counts as absent, confirmed, dead.
+        top_rows: Rows of highest joint activation of each feature.
+        intervals: Bootstrap intervals of the class counts; None without bootstrap draws.
     """
 
     frame: pd.DataFrame
@@ -74,73 +73,80 @@ class FeatureTable:
 
     @property
     def density(self) -> dict[str, Float[ndarray, " d_sae"]]:
-        """Share of rows on which the latent is above zero, for the joint read-out and each model's own."""
+        """Share of rows on which the feature is active, under the joint read-out and each model's own."""
         return {name: self.frame[f"density_{name}"].to_numpy() for name in ("joint", *self.models)}
 
     @property
-    def dead(self) -> ndarray:
-        """Latents that never fire."""
+    def dead(self) -> Bool[ndarray, " d_sae"]:
+        """Features that are dead."""
         return self.frame["dead"].to_numpy()
 
     @property
     def classes(self) -> list[str]:
-        """Class of each latent, confirmed by latent scaling."""
+        """Class of each feature, confirmed by latent scaling."""
         return self.frame["class"].tolist()
 
     def to_pandas(self) -> pd.DataFrame:
-        """A copy of the table, one row per latent."""
+        """A copy of the table, one row per feature."""
         return self.frame.copy()
 
-    def summary(self) -> dict[str, Any]:
-        """Counts, thresholds and histograms: what a report needs."""
+    def summary(self) -> FeatureSummary:
+        """Counts, thresholds and distributions, as the report needs them."""
         alive = self.frame.loc[~self.dead]
         shares = [f"mas_{name}" for name in self.models] + [f"nrn_{name}" for name in self.tuned]
         values = {name: alive[name].to_numpy() for name in shares}
-        return {
-            "models": list(self.models),
-            "base": self.base,
-            "n_features": len(self.frame),
-            "n_alive": len(alive),
-            "n_rows": self.n_rows,
-            "readout": self.readout,
-            "thresholds": self.thresholds.model_dump(mode="json"),
-            "class_counts": latent_classes.class_counts(self.classes, self.models),
-            "class_by_norm_counts": latent_classes.class_counts(self.frame["class_by_norm"].tolist(), self.models),
-            "class_intervals": asdict(self.intervals) if self.intervals else None,
-            "histograms": {name: _histogram(column) for name, column in values.items()},
-            "quantiles": {name: _quantiles(column) for name, column in values.items()},
-        }
+        return FeatureSummary(
+            models=self.models,
+            base=self.base,
+            n_features=len(self.frame),
+            n_alive=len(alive),
+            n_rows=self.n_rows,
+            readout=self.readout,
+            thresholds=self.thresholds,
+            class_counts=class_counts(self.classes, self.models),
+            class_by_norm_counts=class_counts(self.frame["class_by_norm"].tolist(), self.models),
+            class_intervals=self.intervals,
+            histograms={name: _histogram(column) for name, column in values.items()},
+            quantiles={name: _quantiles(column) for name, column in values.items()},
+            n_top_rows=self.top_rows.n,
+        )
 
     def save(self, folder: Path | str) -> list[str]:
         """Write the table, its top rows and its summary into ``folder``; returns the file names."""
         folder = Path(folder)
         top = self.top_rows
-        rows = pd.DataFrame({"feature": top.latent.numpy(), "row": top.row.numpy(), "value": top.value.numpy()})
+        rows = pd.DataFrame({"feature": top.feature.numpy(), "row": top.row.numpy(), "value": top.value.numpy()})
         write_bytes(folder / TABLE_FILE, self.frame.to_parquet(index=False))
         write_bytes(folder / TOP_ROWS_FILE, rows.to_parquet(index=False))
-        write_json(folder / SUMMARY_FILE, {**self.summary(), "n_top_rows": top.n})
+        self.summary().save(folder / SUMMARY_FILE)
         return [TABLE_FILE, TOP_ROWS_FILE, SUMMARY_FILE]
 
     @classmethod
     def load(cls, folder: Path | str) -> "FeatureTable":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: A file is missing or cannot be read.
+        """
         folder = Path(folder)
-        summary = read_json(folder / SUMMARY_FILE)
+        summary = FeatureSummary.load(folder / SUMMARY_FILE)
         try:
             frame = pd.read_parquet(folder / TABLE_FILE)
             rows = pd.read_parquet(folder / TOP_ROWS_FILE)
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{folder} has no readable feature table ({error}); make it again.") from None
+            raise ArtifactError(
+                f"The feature table in {folder} cannot be read ({error}); make it again with --force."
+            ) from None
         columns = [torch.tensor(rows[name].to_numpy()) for name in ("feature", "row", "value")]
         return cls(
             frame,
-            tuple(summary["models"]),
-            summary["base"],
-            summary["n_rows"],
-            summary["readout"],
-            ClassThresholds(**summary["thresholds"]),
-            TopRows(summary["n_top_rows"], *columns),
-            ClassIntervals.from_json(summary.get("class_intervals")),
+            summary.models,
+            summary.base,
+            summary.n_rows,
+            summary.readout,
+            summary.thresholds,
+            TopRows(summary.n_top_rows, *columns),
+            summary.class_intervals,
         )
 
 
@@ -151,19 +157,17 @@ def feature_table(
     *,
     rows: range | None = None,
 ) -> FeatureTable:
-    """Describe every latent of a crosscoder in one pass over an activation store.
+    """Describe every feature of a crosscoder in one pass over an activation store.
 
     Args:
-        crosscoder: The dictionary; its models must be those of the store, in the same order.
-        store: Activations of all models on the same tokens.
+        crosscoder: The dictionary.
+        store: Activations of the crosscoder's models on the same tokens, in the same order.
         config: Settings; the defaults when None.
-        rows: Rows to read; ``config.max_rows`` from the top, or all, when None.
-
-    Returns:
-        The table.
+        rows: Rows to read. None takes the first ``config.max_rows``, or all.
 
     Raises:
-        StoreError: The store has other models or another width than the crosscoder.
+        StoreError: The store has other models than the crosscoder, or no rows.
+        ConfigError: ``config.base`` is not one of the models.
     """
     config = config or FeaturesConfig()
     if rows is None and config.max_rows is not None:
@@ -172,7 +176,7 @@ def feature_table(
 
 
 def build_table(crosscoder: Crosscoder, collected: Collected, config: FeaturesConfig) -> FeatureTable:
-    """The table from what was collected over rows."""
+    """The table from what `collect` returned."""
     names = tuple(crosscoder.model_names)
     if config.base not in names:
         raise ConfigError(f"features.base is '{config.base}', but the models are {', '.join(names)}; name one of them.")
@@ -186,104 +190,11 @@ def build_table(crosscoder: Crosscoder, collected: Collected, config: FeaturesCo
     return FeatureTable(frame, names, config.base, n_rows, readout, config.thresholds, collected.top, intervals)
 
 
-def build_frame(crosscoder: Crosscoder, sums: LatentSums, config: FeaturesConfig) -> pd.DataFrame:
-    """The columns of the table.
-
-    ``mas_<m>``, ``nrn_<t>``, ``norm_l1_<m>``, ``norm_l2_<m>`` (own units), ``shift_<t>`` (length of the decoder's
-    change from base), ``cosine_<a>_<b>`` (decoders), ``correlation_<a>_<b>`` (read-outs), ``density_``, ``mean_``,
-    ``mean_active_``, ``max_`` of ``joint`` and each model, ``nu_error_<t>`` and ``nu_reconstruction_<t>`` (base over
-    t), all factors ``beta_error_<owner>_<m>`` and ``beta_reconstruction_<owner>_<m>``, ``class_by_norm``, ``class``,
-    ``dead``.
-    """
-    names = list(crosscoder.model_names)
-    dead = (sums.active[0] / sums.n_rows).cpu().numpy() <= config.thresholds.dead_density
-    norms = {p: crosscoder.decoder_norm(p).double().cpu().numpy() for p in (1, 2)}
-    scaling = latent_scaling(crosscoder, sums)
-    scaled = scaled_norms(crosscoder)
-    by_norm = latent_classes.classes_by_norm(names, scaled, dead, config.thresholds.absent_below)
-    agrees = latent_classes.confirmed(scaled, scaling, config.thresholds)
-    columns: dict[str, Any] = {
-        "feature": np.arange(crosscoder.d_sae),
-        "class": latent_classes.classes(by_norm, agrees),
-        "class_by_norm": by_norm,
-        "dead": dead,
-        **_activation_columns(names, sums),
-    }
-    geometry = {
-        **_decoder_columns(crosscoder, names, names.index(config.base), norms),
-        **_scaling_columns(names, names.index(config.base), scaling),
-    }
-    columns |= {name: np.where(dead, np.nan, values) for name, values in geometry.items()}
-    return pd.DataFrame(columns)
-
-
-def _decoder_columns(
-    crosscoder: Crosscoder, names: list[str], base: int, norms: dict[int, ndarray]
-) -> dict[str, ndarray]:
-    decoder = crosscoder.W_dec.detach().double().cpu().numpy()
-    scale = model_scale(crosscoder).double().cpu().numpy()
-    attribution, cosine = mas(norms[1]), decoder_cosine(decoder)
-    columns = {}
-    for index, name in enumerate(names):
-        columns |= {
-            f"mas_{name}": attribution[:, index],
-            f"norm_l1_{name}": norms[1][:, index],
-            f"norm_l2_{name}": norms[2][:, index],
-        }
-        if index != base:
-            columns[f"nrn_{name}"] = nrn(norms[1], tuned=index, base=base)
-            columns[f"shift_{name}"] = decoder_shift(decoder, scale, tuned=index, base=base)
-        for other in range(index + 1, len(names)):
-            columns[f"cosine_{name}_{names[other]}"] = cosine[:, index, other]
-    return columns
-
-
-def _activation_columns(names: list[str], sums: LatentSums) -> dict[str, ndarray]:
-    n = sums.n_rows
-    active, total, largest = (part.cpu().numpy() for part in (sums.active, sums.total, sums.largest))
-    columns = {}
-    for row, name in enumerate(["joint", *names]):
-        columns |= {
-            f"density_{name}": active[row] / n,
-            f"mean_{name}": total[row] / n,
-            f"mean_active_{name}": total[row] / np.where(active[row] > 0, active[row], np.nan),
-            f"max_{name}": largest[row],
-        }
-    for first in range(len(names)):
-        for second in range(first + 1, len(names)):
-            columns[f"correlation_{names[first]}_{names[second]}"] = _correlation(sums, first, second)
-    return columns
-
-
-def _correlation(sums: LatentSums, first: int, second: int) -> ndarray:
-    """Pearson correlation over rows of two models' read-outs; NaN where one never changes."""
-    n = sums.n_rows
-    mean = sums.total[1:] / n
-    cov = sums.cross / n - mean.unsqueeze(0) * mean.unsqueeze(1)
-    var = cov.diagonal(dim1=0, dim2=1).T.clamp(min=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = (cov[first, second] / (var[first] * var[second]).sqrt()).cpu().numpy()
-    return np.where(np.isfinite(value), np.clip(value, -1, 1), np.nan)
-
-
-def _scaling_columns(names: list[str], base: int, scaling: LatentScaling) -> dict[str, ndarray]:
-    columns = {}
-    for owner, name in enumerate(names):
-        if owner != base:
-            columns[f"nu_error_{name}"] = scaling.nu_error(owner, base)
-            columns[f"nu_reconstruction_{name}"] = scaling.nu_reconstruction(owner, base)
-        for model, other in enumerate(names):
-            columns[f"beta_error_{name}_{other}"] = scaling.beta_error[owner, model]
-            columns[f"beta_reconstruction_{name}_{other}"] = scaling.beta_reconstruction[owner, model]
-    return columns
-
-
-def _histogram(values: ndarray) -> dict[str, list[float]]:
+def _histogram(values: Float[ndarray, " feature"]) -> Histogram:
     counts, edges = np.histogram(values[np.isfinite(values)], bins=N_BINS, range=(0.0, 1.0))
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
+    return Histogram(edges=edges.tolist(), counts=counts.tolist())
 
 
-def _quantiles(values: ndarray) -> dict[str, float]:
+def _quantiles(values: Float[ndarray, " feature"]) -> dict[str, float]:
     values = values[np.isfinite(values)]
-    at = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-    return {f"{q:.2f}": float(np.quantile(values, q)) if len(values) else float("nan") for q in at}
+    return {f"{q:.2f}": float(np.quantile(values, q)) if len(values) else float("nan") for q in _QUANTILES}

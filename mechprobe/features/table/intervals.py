@@ -1,14 +1,13 @@
-"""How far the count of each class depends on the sequences that were read, and on the latents there are.
+"""Bootstrap intervals of the class counts, over sequences and over features.
 
-A class hangs on decoder norms, which are the dictionary's, and on nu, which is measured on rows. The bootstrap draws
-whole sequences again, in groups: consecutive sequences of a store, which lie in random order, form ``n_groups`` groups of
-about equal size, whose sums are kept apart and drawn with replacement (a cluster bootstrap; ours). The rows are read once.
+A class depends on decoder norms, which are fixed, and on nu, which is measured on rows. We resample whole sequences in groups
+(a cluster bootstrap): consecutive sequences of the store, which are in random order, form groups of about equal size. The sums
+of each group are kept apart, and the groups are drawn with replacement. The rows are read once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +16,24 @@ from numpy import ndarray
 from torch import Tensor
 
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.result import ClassIntervals
 from mechprobe.features.table.classes import DEAD, SHARED, UNCONFIRMED, class_counts, confirmed
 from mechprobe.features.table.scaling import decoder_gram, scaling_of
-from mechprobe.features.table.sums import LatentSums
+from mechprobe.features.table.sums import FeatureSums
 from mechprobe.statistics import Interval
 from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """What nu is made of, for each group of sequences, of the latents whose class claims that a model lacks them.
+    """The sums behind nu by group of sequences, for the features that some model lacks by decoder norms.
 
     Attributes:
-        claimed: Their ids.
+        claimed: The features.
         f_square: Sum of f² under the joint read-out.
-        dot_error: As in `LatentSums`.
-        dot_reconstruction: As in `LatentSums`.
-        n_sequences: Sequences in all groups.
+        dot_error: As in `FeatureSums`.
+        dot_reconstruction: As in `FeatureSums`.
+        n_sequences: Sequences in all groups together.
     """
 
     claimed: Int[Tensor, " claim"]
@@ -43,17 +43,17 @@ class ClassEvidence:
     n_sequences: int
 
     @classmethod
-    def of(cls, sums: LatentSums, claimed: Int[Tensor, " claim"], n_sequences: int) -> "ClassEvidence":
-        """From the sums of one group."""
+    def of(cls, sums: FeatureSums, claimed: Int[Tensor, " claim"], n_sequences: int) -> "ClassEvidence":
+        """The evidence of one group."""
         f_square, error, reconstruction = (
             values[..., claimed].unsqueeze(0) for values in (sums.f_square, sums.dot_error, sums.dot_reconstruction)
         )
         return cls(claimed, f_square, error, reconstruction, n_sequences)
 
     def merge(self, other: "ClassEvidence") -> "ClassEvidence":
-        """The groups of both, which must be of disjoint sequences and of one crosscoder."""
+        """The groups of both; their sequences must be disjoint, and the crosscoder the same."""
         if not torch.equal(self.claimed, other.claimed):
-            raise ValueError("evidence of different latents cannot merge")
+            raise ValueError("evidence of different features cannot merge")
         return ClassEvidence(
             self.claimed,
             torch.cat([self.f_square, other.f_square]),
@@ -63,36 +63,8 @@ class ClassEvidence:
         )
 
 
-@dataclass(frozen=True)
-class ClassIntervals:
-    """95 % percentile intervals of every class count; ``n`` of each is the number of sequences.
-
-    Attributes:
-        sequences: Sequences drawn again. What decoder norms alone decide (``shared``, ``dead``) cannot move.
-        latents: Latents drawn again as well: how far counts lie apart that differ by the accident of which latents a
-            training found. The interval for a comparison of one class with another.
-        n_groups: Groups of sequences that were drawn.
-        draws: Bootstrap draws.
-    """
-
-    sequences: dict[str, Interval]
-    latents: dict[str, Interval]
-    n_groups: int
-    draws: int
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any] | None) -> "ClassIntervals | None":
-        """What ``dataclasses.asdict`` gave, read back from a file."""
-        if value is None:
-            return None
-        sequences, latents = (
-            {name: Interval(*interval) for name, interval in value[kind].items()} for kind in ("sequences", "latents")
-        )
-        return cls(sequences, latents, value["n_groups"], value["draws"])
-
-
 def sequence_groups(sample: Int[ndarray, " row"], rows: range, n_groups: int) -> list[range]:
-    """Cut ``rows`` into at most ``n_groups`` runs of whole sequences, of about as many rows each.
+    """Cut ``rows`` into at most ``n_groups`` runs of whole sequences, with about equally many rows each.
 
     Example:
         >>> sequence_groups(np.array([0, 0, 0, 1, 2, 2, 3, 3]), range(8), 2)
@@ -108,7 +80,7 @@ def sequence_groups(sample: Int[ndarray, " row"], rows: range, n_groups: int) ->
 
 
 def sequence_starts(sample: Int[ndarray, " row"], rows: range) -> Int[ndarray, " sequence"]:
-    """First row of every sequence in ``rows``, which begin one themselves or go on with one."""
+    """First row of every sequence in ``rows``; a sequence that ``rows`` cuts starts at its first row there."""
     ids = np.asarray(sample[rows.start : rows.stop])
     return rows.start + np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
 
@@ -125,47 +97,50 @@ def class_intervals(
     Args:
         crosscoder: The dictionary.
         evidence: Sums of every group of sequences.
-        norms: Decoder norms, each model's activations divided by its scale.
-        by_norm: Class of every latent by norms alone.
+        norms: L1 decoder norms with each model's activations divided by its scale.
+        by_norm: Class of every feature by norms alone.
         config: Thresholds, number of draws and seed.
     """
     draws, rng = config.bootstrap_draws, np.random.default_rng([config.seed, 7])
     order = list(class_counts([*by_norm, UNCONFIRMED], crosscoder.model_names))
-    place = {name: number for number, name in enumerate(order)}
-    code = np.array([place[name] for name in by_norm], dtype=np.int64)
+    number = {name: index for index, name in enumerate(order)}
+    code = np.array([number[name] for name in by_norm], dtype=np.int64)
     claimed = evidence.claimed.cpu().numpy()
     fixed = np.bincount(np.delete(code, claimed), minlength=len(order))
-    kept_out = np.isin(code[claimed], [place[SHARED], place[DEAD]])
-    counted = _Counted(evidence, decoder_gram(crosscoder)[..., evidence.claimed], norms[claimed], config.thresholds)
+    without_claim = np.isin(code[claimed], [number[SHARED], number[DEAD]])
+    weighted = _WeightedGroups(
+        evidence, decoder_gram(crosscoder)[..., evidence.claimed], norms[claimed], config.thresholds
+    )
     n_groups = len(evidence.f_square)
 
     def count(weights: Float[ndarray, " group"]) -> Int[ndarray, " class"]:
-        agrees = counted.agrees(weights) | kept_out
-        return fixed + np.bincount(np.where(agrees, code[claimed], place[UNCONFIRMED]), minlength=len(order))
+        agrees = weighted.confirmed(weights) | without_claim
+        return fixed + np.bincount(np.where(agrees, code[claimed], number[UNCONFIRMED]), minlength=len(order))
 
     point = count(np.ones(n_groups))
-    sequences, latents = (np.zeros((draws, len(order)), dtype=np.int64) for _ in range(2))
+    sequences, features = (np.zeros((draws, len(order)), dtype=np.int64) for _ in range(2))
     for draw in range(draws):
         sequences[draw] = count(rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups)).astype(np.float64))
-        latents[draw] = rng.multinomial(len(code), sequences[draw] / len(code))
+        features[draw] = rng.multinomial(len(code), sequences[draw] / len(code))
     return ClassIntervals(
-        _intervals(order, point, sequences, evidence.n_sequences),
-        _intervals(order, point, latents, evidence.n_sequences),
-        n_groups,
-        draws,
+        sequences=_intervals(order, point, sequences, evidence.n_sequences),
+        latents=_intervals(order, point, features, evidence.n_sequences),
+        n_groups=n_groups,
+        draws=draws,
     )
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """Where nu confirms the claims, when the groups count as often as their weights say."""
+class _WeightedGroups:
+    """Recomputes nu with every group of sequences counted a given number of times."""
 
     evidence: ClassEvidence
     gram: Float[Tensor, "model model claim"]
     norms: Float[ndarray, "claim model"]
     thresholds: ClassThresholds
 
-    def agrees(self, weights: Float[ndarray, " group"]) -> Bool[ndarray, " claim"]:
+    def confirmed(self, weights: Float[ndarray, " group"]) -> Bool[ndarray, " claim"]:
+        """Which absences nu confirms."""
         weight = torch.from_numpy(weights).to(self.evidence.f_square)
         parts = (self.evidence.f_square, self.evidence.dot_error, self.evidence.dot_reconstruction)
         summed = (torch.tensordot(weight, values, dims=1) for values in parts)
@@ -177,6 +152,6 @@ def _intervals(
 ) -> dict[str, Interval]:
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return {
-        name: Interval(float(point[place]), float(low[place]), float(high[place]), n)
-        for place, name in enumerate(order)
+        name: Interval(float(point[index]), float(low[index]), float(high[index]), n)
+        for index, name in enumerate(order)
     }

@@ -1,4 +1,4 @@
-"""How a latent's decoder is shared between models: pure functions of decoder norms."""
+"""How models share a feature's decoder: MAS, NRN, presence, cosine and shift, as functions of decoders alone."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -6,10 +6,10 @@ from numpy import ndarray
 
 
 def mas(norms: Float[ndarray, "d_sae model"]) -> Float[ndarray, "d_sae model"]:
-    """Model attribution score: the share of each model in a latent's decoder norm (arXiv 2604.25011).
+    """Model attribution score: the share of each model in a feature's decoder norm (arXiv 2604.25011).
 
-    ``norm[m] / sum of norms over models``; rows sum to 1, 1/M where all models share the latent equally, NaN where
-    every norm is 0. The paper takes L1 norms; pass those of ``crosscoder.decoder_norm(1)``.
+    ``norm[m] / Σ_m norm[m]``: rows sum to 1, M models that share the feature equally have 1/M each, and NaN marks a feature
+    whose norms are all 0. The paper takes L1 norms, as ``crosscoder.decoder_norm(1)`` gives them.
 
     Example:
         >>> mas(np.array([[1.0, 1.0, 2.0], [3.0, 3.0, 3.0]])).round(3)
@@ -24,8 +24,8 @@ def mas(norms: Float[ndarray, "d_sae model"]) -> Float[ndarray, "d_sae model"]:
 def nrn(norms: Float[ndarray, "d_sae model"], tuned: int, base: int = 0) -> Float[ndarray, " d_sae"]:
     """Normalized relative norm of one tuned model against base (arXiv 2604.25011).
 
-    ``norm[tuned] / (norm[base] + norm[tuned])``: 0 is base only, 0.5 shared equally, 1 tuned only; NaN where both
-    are 0.
+    ``norm[tuned] / (norm[base] + norm[tuned])``: 0 for base only, 0.5 for equal shares, 1 for tuned only; NaN where both
+    norms are 0.
 
     Example:
         >>> nrn(np.array([[1.0, 3.0], [2.0, 2.0], [5.0, 0.0]]), tuned=1)
@@ -37,10 +37,10 @@ def nrn(norms: Float[ndarray, "d_sae model"], tuned: int, base: int = 0) -> Floa
 
 
 def present(norms: Float[ndarray, "d_sae model"], absent_below: float) -> Bool[ndarray, "d_sae model"]:
-    """Which models have a latent: a norm of at least ``absent_below`` times the largest over models.
+    """Which models have a feature: those whose norm is at least ``absent_below`` times the largest over models.
 
-    With the default 0.5, a latent present in one of three models has MAS > 0.5 there (the usual cut), and the same
-    rule serves two models or ten.
+    With the default 0.5, a feature present in one of three models has MAS > 0.5 there (the usual cut). The rule does not
+    depend on the number of models.
 
     Example:
         >>> present(np.array([[1.0, 0.9, 0.2], [0.1, 0.2, 1.0]]), 0.5)
@@ -52,7 +52,7 @@ def present(norms: Float[ndarray, "d_sae model"], absent_below: float) -> Bool[n
 
 
 def decoder_cosine(decoder: Float[ndarray, "d_sae model d_model"]) -> Float[ndarray, "d_sae model model"]:
-    """Cosine between the decoder directions of one latent in every two models; NaN where a direction is 0.
+    """Cosine between the decoder directions of one feature in each pair of models; NaN where a direction is 0.
 
     Example:
         >>> decoder_cosine(np.array([[[1.0, 0.0], [1.0, 1.0]]]))[0, 0, 1].round(4)
@@ -67,10 +67,10 @@ def decoder_cosine(decoder: Float[ndarray, "d_sae model d_model"]) -> Float[ndar
 def decoder_shift(
     decoder: Float[ndarray, "d_sae model d_model"], scale: Float[ndarray, " model"], tuned: int, base: int = 0
 ) -> Float[ndarray, " d_sae"]:
-    """Length of the change of a latent's decoder from base to tuned, in the models' own units.
+    """Length of the change of a feature's decoder from base to tuned, in the models' own units.
 
-    ``‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂``: times the activation it is the latent's part in the
-    difference of the residuals under the joint read-out, which neither MAS nor activations show.
+    ``‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂``. Times the activation, it is the feature's contribution to the
+    difference of the residuals under the joint read-out. MAS and activations do not show it.
 
     Example:
         >>> decoder_shift(np.array([[[1.0, 0.0], [1.0, 1.0]]]), np.array([1.0, 2.0]), tuned=1).round(4)

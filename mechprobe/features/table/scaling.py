@@ -1,14 +1,14 @@
-"""Latent scaling: how much of a latent is really in a model's activations (arXiv 2504.02922).
+"""Latent scaling: how much of a feature is present in a model's activations (arXiv 2504.02922).
 
-An L1 penalty can shrink a latent's decoder in one model to nothing although the model has the concept, or leave its
-share in the error. beta asks the activations instead: it is the least-squares factor with which the owner's direction,
-times the latent's activation, explains a target y of model m::
+An L1 penalty can shrink a feature's decoder to zero in a model that has the concept, or leave the concept in the
+reconstruction error. Latent scaling measures the activations themselves. beta is the least-squares factor with which the
+owner's direction, times the feature's activation, explains a target y of model m::
 
     beta[owner, m, k] = Σ f ⟨W_dec[k, owner], y_m⟩ / (Σ f² ‖W_dec[k, owner]‖²)
 
-for y = the reconstruction error of m with latent k put back, and for y = the reconstruction of m (without the constant
-``b_dec``, which says nothing of latents). ``nu[owner, m] = beta[owner, m] / beta[owner, owner]``: near 0 where m lacks
-the latent, near 1 where it has it as much as its owner.
+with y either the reconstruction error of m plus the part of feature k, or the reconstruction of m without the constant
+``b_dec``, which contains no feature. ``nu[owner, m] = beta[owner, m] / beta[owner, owner]`` is near 0 where m lacks the feature,
+and near 1 where m has it as much as its owner.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from mechprobe.features.table.sums import LatentSums
+from mechprobe.features.table.sums import FeatureSums
 from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
 class LatentScaling:
-    """Least-squares factors per owner of the direction, model explained, and latent; NaN where never active."""
+    """beta by owner of the direction, model explained, and feature; NaN where the feature is never active."""
 
     beta_error: Float[ndarray, "model model d_sae"]
     beta_reconstruction: Float[ndarray, "model model d_sae"]
@@ -38,29 +38,29 @@ class LatentScaling:
         return _ratio(self.beta_reconstruction, owner, model)
 
 
-def latent_scaling(crosscoder: Crosscoder, sums: LatentSums) -> LatentScaling:
+def latent_scaling(crosscoder: Crosscoder, sums: FeatureSums) -> LatentScaling:
     """`LatentScaling` from sums over rows."""
     return scaling_of(decoder_gram(crosscoder), sums.f_square, sums.dot_error, sums.dot_reconstruction)
 
 
 def decoder_gram(crosscoder: Crosscoder) -> Float[Tensor, "owner model d_sae"]:
-    """⟨W_dec[k, owner], W_dec[k, model]⟩ of every latent, in scaled units."""
+    """⟨W_dec[k, owner], W_dec[k, model]⟩ of every feature, in scaled units."""
     decoder = crosscoder.W_dec.detach().double()
     return (decoder.unsqueeze(2) * decoder.unsqueeze(1)).sum(-1).permute(1, 2, 0)
 
 
 def scaling_of(
-    gram: Float[Tensor, "owner model latent"],
-    f_square: Float[Tensor, " latent"],
-    dot_error: Float[Tensor, "owner model latent"],
-    dot_reconstruction: Float[Tensor, "owner model latent"],
+    gram: Float[Tensor, "owner model feature"],
+    f_square: Float[Tensor, " feature"],
+    dot_error: Float[Tensor, "owner model feature"],
+    dot_reconstruction: Float[Tensor, "owner model feature"],
 ) -> LatentScaling:
-    """`LatentScaling` of some latents from `decoder_gram` and the sums of `LatentSums`."""
+    """`LatentScaling` of some features from `decoder_gram` and the sums of `FeatureSums`."""
     own = gram.diagonal(dim1=0, dim2=1).T.unsqueeze(1)
     denominator = (f_square * own).cpu().numpy()
-    put_back = (dot_error + f_square * gram).cpu().numpy()
+    with_own_part = (dot_error + f_square * gram).cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        beta_error = np.where(denominator > 0, put_back / denominator, np.nan)
+        beta_error = np.where(denominator > 0, with_own_part / denominator, np.nan)
         beta_reconstruction = np.where(denominator > 0, dot_reconstruction.cpu().numpy() / denominator, np.nan)
     return LatentScaling(beta_error, beta_reconstruction)
 

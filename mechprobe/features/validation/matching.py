@@ -1,9 +1,8 @@
-"""Which feature of one dictionary is which of another: decoders matched one to one, never by index.
+"""One-to-one matching of the features of two dictionaries by the cosine of their decoders.
 
-The order of features is an accident of training, so features of dictionaries trained apart are paired by the cosine
-of their decoders, such that the sum of cosines is largest (Hungarian method; Kuhn 1955, scipy's
-``linear_sum_assignment``). A pair counts as *found again* from a stated cosine on; what that leaves of two dictionaries
-of the same models with other seeds is the ceiling against which every other comparison is read.
+The order of features is arbitrary, so features of dictionaries trained apart are paired such that the sum of cosines is largest
+(Hungarian method; Kuhn 1955, scipy's ``linear_sum_assignment``). A feature counts as *found again* when the cosine of its pair
+reaches a threshold. The share found again between seeds of the same models is the ceiling of every other comparison.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,17 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from mechprobe.errors import ConfigError
+from mechprobe.features.validation.retrain import TabledDictionary
 
 
 @dataclass(frozen=True)
 class Matching:
-    """One to one pairs between the features of two dictionaries.
+    """One-to-one pairs between the features of two dictionaries.
 
     Attributes:
-        partner: For every feature of the first its feature in the second; -1 where it has none.
-        cosine: Their cosine; NaN where there is no partner.
-        min_cosine: From which a feature counts as found again.
+        partner: For each feature of the first, its partner in the second; -1 for none.
+        cosine: Cosine of the pair; NaN without a partner.
+        min_cosine: Smallest cosine at which a feature counts as found again.
     """
 
     partner: Int[ndarray, " first"]
@@ -36,12 +36,12 @@ class Matching:
         return (self.partner >= 0) & (np.nan_to_num(self.cosine, nan=-1.0) >= self.min_cosine)
 
     def found_share(self, features: Sequence[int] | None = None) -> float:
-        """Share of ``features`` (of those with a decoder, when None) that are found again; NaN for none."""
+        """Share of ``features`` that are found again (None: of all that have a partner); NaN for no features."""
         chosen = np.flatnonzero(self.partner >= 0) if features is None else np.asarray(features, dtype=int)
         return float(self.found[chosen].mean()) if len(chosen) else float("nan")
 
     def translate(self, features: Sequence[int]) -> list[int | None]:
-        """The partners of ``features``; None where one is not found again."""
+        """The partners of ``features``; None for a feature that is not found again."""
         found = self.found
         return [int(self.partner[index]) if found[index] else None for index in features]
 
@@ -56,13 +56,13 @@ def match_features(
     """Pair the features of two dictionaries by the cosine of their decoders.
 
     Args:
-        first: Decoders of the first dictionary; those of several models side by side, scaled alike in both.
-        second: Decoders of the second, in the same space.
-        min_cosine: From which a pair counts as found again.
-        alive: Features that may be paired, of the first and of the second; zero decoders never are.
+        first: Decoders of the first dictionary; for several models side by side, in the same units as ``second``.
+        second: Decoders of the second dictionary.
+        min_cosine: Smallest cosine at which a feature counts as found again.
+        alive: Features of the first and of the second that may be paired. Features with a zero decoder are never paired.
 
     Raises:
-        ConfigError: The decoders have different widths: their models are not the same.
+        ConfigError: The decoders have different widths.
 
     Example:
         >>> match_features(np.eye(3), np.eye(3)[[2, 0, 1]]).partner
@@ -72,7 +72,7 @@ def match_features(
 
     if first.shape[1] != second.shape[1]:
         raise ConfigError(
-            f"The decoders have widths {first.shape[1]} and {second.shape[1]}; match dictionaries of the same widths."
+            f"The decoders have widths {first.shape[1]} and {second.shape[1]}; only dictionaries of the same models match."
         )
     rows, columns = (
         np.flatnonzero((np.linalg.norm(decoder, axis=1) > 0) & (True if alive is None else alive[side]))
@@ -86,8 +86,15 @@ def match_features(
     return Matching(partner, cosine, min_cosine)
 
 
+def match_dictionaries(first: TabledDictionary, second: TabledDictionary, min_cosine: float) -> Matching:
+    """Match the live features of two dictionaries of the same models; decoders in scaled units, models side by side."""
+    decoders = [crosscoder.decoder.detach().double().cpu().numpy() for crosscoder, _ in (first, second)]
+    alive = (~first[1].dead, ~second[1].dead)
+    return match_features(decoders[0], decoders[1], min_cosine=min_cosine, alive=alive)
+
+
 def matched_overlap(first: Sequence[int], second: Sequence[int], matching: Matching, size: int) -> float:
-    """|A ∩ B| / size where a feature of A is in B when it is found again and its partner is in B."""
+    """|A ∩ B| / size, where a feature of A counts as in B when it is found again and its partner is in B."""
     members = set(second)
     return sum(partner in members for partner in matching.translate(first) if partner is not None) / size
 

@@ -1,7 +1,7 @@
-"""A store read so that no model differs from another: what the nulls are trained and measured on.
+"""Views of a store in which no model differs systematically from another, for the nulls.
 
-``identical`` gives every model the activations of base. ``shuffled-labels`` deals the models' activations, each divided by its
-model's scale, to the models' names anew for every sequence. Both read the store below and write nothing.
+`IdenticalModels` gives every model the activations of base. `ShuffledLabels` divides each model's activations by its scale, and
+permutes the models' names for every sequence. Both read the store and write nothing.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ BLOCK_ROWS = 512
 
 
 class NullView:
-    """Activations of the models of a run, as one of the nulls has them; `mechprobe.features.rows.RowStore`.
+    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.rows.RowStore`.
 
     Attributes:
         models: The names of the run's models.
         n_rows: Rows of the store.
-        tokens: Those of the store.
+        tokens: Tokens of the store.
     """
 
     def __init__(self, store: ActivationStore, models: tuple[str, ...], site: str) -> None:
@@ -37,7 +37,7 @@ class NullView:
         raise NotImplementedError
 
     def scale(self) -> Float[Tensor, " model"]:
-        """Divisor of each model's activations, as `mechprobe.cache.ActivationStore.scale`."""
+        """Divisor of each model's activations."""
         raise NotImplementedError
 
     def training_rows(self) -> Bool[ndarray, " row"]:
@@ -46,7 +46,7 @@ class NullView:
 
 
 class IdenticalModels(NullView):
-    """Every model is base; ``rows`` may be kept to a part of the store by ``within``."""
+    """Every model has the activations of base; training rows can be limited to the range ``within``."""
 
     def __init__(
         self, store: ActivationStore, models: tuple[str, ...], site: str, *, within: range | None = None
@@ -55,15 +55,15 @@ class IdenticalModels(NullView):
         self.within = within
 
     def rows(self, start: int, stop: int, site: str | None = None) -> Float[Tensor, "row model d_model"]:
-        """Base's rows, once for each model."""
+        """The rows of base, repeated for each model."""
         return self._store.rows(start, stop, site or self._site).expand(-1, len(self.models), -1)
 
     def scale(self) -> Float[Tensor, " model"]:
-        """Base's, for each model."""
+        """The scale of base, for each model."""
         return self._store.scale(self._site).expand(len(self.models)).contiguous()
 
     def training_rows(self) -> Bool[ndarray, " row"]:
-        """Those of the part."""
+        """The training rows inside ``within``."""
         kept = super().training_rows().copy()
         if self.within is not None:
             kept[: self.within.start] = kept[self.within.stop :] = False
@@ -71,17 +71,17 @@ class IdenticalModels(NullView):
 
 
 class ShuffledLabels(NullView):
-    """Which model a name stands for is drawn anew for every sequence.
+    """The names of the models are permuted at random for every sequence.
 
     Raises:
-        ConfigError: The models have different widths, so that no model can stand in another's place.
+        ConfigError: The models have different widths, so their activations cannot be exchanged.
     """
 
     def __init__(self, store: ActivationStore, site: str, seed: int) -> None:
         super().__init__(store, store.models, site)
         if len(set(store.widths.values())) > 1:
             raise ConfigError(
-                f"Labels of models of different widths ({store.widths}) cannot be shuffled; take another null."
+                f"The labels of models of different widths ({store.widths}) cannot be shuffled; choose another null."
             )
         n_samples = int(np.max(self.tokens.sample)) + 1 if self.n_rows else 0
         labels = np.tile(np.arange(len(self.models)), (n_samples, 1))
@@ -89,25 +89,25 @@ class ShuffledLabels(NullView):
         self._scale = store.scale(site)
 
     def rows(self, start: int, stop: int, site: str | None = None) -> Float[Tensor, "row model d_model"]:
-        """Scaled rows under the names they were dealt to."""
+        """Scaled rows with permuted models."""
         x = self._store.rows(start, stop, site or self._site) / self._scale[:, None]
-        dealt = torch.from_numpy(self.labels[self.tokens.sample[start:stop]])
-        return x.gather(1, dealt[:, :, None].expand_as(x))
+        permuted = torch.from_numpy(self.labels[self.tokens.sample[start:stop]])
+        return x.gather(1, permuted[:, :, None].expand_as(x))
 
     def scale(self) -> Float[Tensor, " model"]:
-        """1: the rows are scaled."""
+        """1 for every model, because the rows are scaled."""
         return torch.ones(len(self.models))
 
 
 def null_batches(
     view: NullView, batch_size: int, seed: int, *, pool_rows: int, device: str
 ) -> Iterator[Float[Tensor, "batch model d_model"]]:
-    """Endless shuffled batches of a view's training rows, every row once an epoch; the same seed gives the same.
+    """Endless shuffled batches of a view's training rows, each row once per epoch, in an order that the seed decides.
 
-    Blocks of consecutive rows are permuted and pooled; the pool's rows are permuted and served.
+    Blocks of consecutive rows are permuted and pooled; then the rows of each pool are permuted and served.
 
     Raises:
-        StoreError: There is no row to train on.
+        StoreError: The view has no training rows.
     """
     left: Tensor | None = None
     for pool in _pools(view, seed, max(1, pool_rows // BLOCK_ROWS)):
@@ -122,7 +122,7 @@ def _pools(view: NullView, seed: int, n_blocks: int) -> Iterator[Float[Tensor, "
     usable = view.training_rows()
     starts = [start for start in range(0, view.n_rows, BLOCK_ROWS) if usable[start : start + BLOCK_ROWS].any()]
     if not starts:
-        raise StoreError("The activation store leaves no row to train a null on; cache more prompts.")
+        raise StoreError("The activation store has no rows to train a null on; cache more prompts.")
 
     def block(start: int) -> Tensor:
         stop = min(start + BLOCK_ROWS, view.n_rows)

@@ -1,24 +1,32 @@
-"""A crosscoder's own training settings, to train others that differ from it in one thing alone."""
+"""What nulls and further seeds have in common: dictionaries trained like the run's crosscoder, and their tables."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.errors import ArtifactError
-from mechprobe.features.config import NullsConfig
-from mechprobe.stage_folder import read_manifest
-from sae_training import CrosscoderConfig, SaeTrainingError, TrainConfig
+from mechprobe.features.config import FeaturesConfig, NullsConfig
+from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.stage_folder import Stage, read_manifest
+from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError, TrainConfig
+
+TabledDictionary = tuple[Crosscoder, FeatureTable]
+"""A dictionary and the table of its features."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSettings:
     """How a crosscoder was trained.
 
     Attributes:
-        shape: Shape and kind.
-        schedule: Schedule.
-        site: Where.
-        pool_rows: Rows mixed with each other in memory.
-        seconds: Time its training took.
+        shape: Shape and variant.
+        schedule: Training schedule.
+        site: The site that it reads.
+        pool_rows: Rows that were shuffled together in memory.
+        seconds: Duration of the training.
     """
 
     shape: CrosscoderConfig
@@ -28,11 +36,11 @@ class Recipe:
     seconds: float
 
     @classmethod
-    def of(cls, folder: Path | str) -> "Recipe":
+    def of(cls, folder: Path | str) -> "TrainingSettings":
         """Read the folder that ``mechprobe train-sae`` wrote.
 
         Raises:
-            ArtifactError: The crosscoder was not trained there (an imported one says nothing of its training).
+            ArtifactError: The folder does not record a training, as that of an imported crosscoder.
         """
         manifest = read_manifest(folder)
         config = manifest["config"]
@@ -42,25 +50,23 @@ class Recipe:
             return cls(shape, schedule, config["site"], config["pool_rows"], float(manifest["seconds"]))
         except (KeyError, TypeError, SaeTrainingError) as error:
             raise ArtifactError(
-                f"{folder} does not say how its crosscoder was trained ({error}); nulls and further seeds train others by "
-                "the same settings, so give one that `mechprobe train-sae` wrote."
+                f"{folder} does not record how its crosscoder was trained ({error}). Nulls and further seeds train others with "
+                "the same settings; give a crosscoder that `mechprobe train-sae` wrote."
             ) from None
 
-    def again(self, number: int, config: NullsConfig) -> "Recipe":
-        """The settings of the ``number``-th further dictionary: another seed, and what ``config`` changes."""
-        seed = self.schedule.seed + number
+    def again(self, number: int, config: NullsConfig) -> "TrainingSettings":
+        """The settings of the further dictionary ``number``: another seed, and the changes in ``config``."""
         init = {} if config.shared_init is None else {"shared_init": config.shared_init}
         length = {} if config.n_tokens is None else {"n_tokens": config.n_tokens}
         shape = self.shape.replace(seed=self.shape.seed + number, **init)
-        return Recipe(
-            shape, self.schedule.replace(seed=seed, **length), self.site, self.pool_rows, self._seconds(config)
-        )
+        schedule = self.schedule.replace(seed=self.schedule.seed + number, **length)
+        return replace(self, shape=shape, schedule=schedule, seconds=self._seconds(config))
 
     def _seconds(self, config: NullsConfig) -> float:
         return self.seconds * (config.n_tokens or self.schedule.n_tokens) / self.schedule.n_tokens
 
     def cost(self, n_dictionaries: int, n_rows: int, config: NullsConfig) -> str:
-        """What training and reading further dictionaries takes, in words; the time is that of the crosscoder itself."""
+        """The cost of training and reading further dictionaries, in words. The time is estimated from the crosscoder's."""
         n_tokens = config.n_tokens or self.schedule.n_tokens
         n_bytes = 4 * (2 * self.shape.d_all * self.shape.d_sae + self.shape.d_sae + self.shape.d_all)
         seconds = n_dictionaries * self._seconds(config)
@@ -69,3 +75,60 @@ class Recipe:
             f"crosscoder took), {n_dictionaries * n_bytes / 1e6:,.1f} MB of weights on disk, "
             f"{n_dictionaries} × {n_rows:,} rows read"
         )
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The run's crosscoder and store, and the settings under which further dictionaries are trained and described.
+
+    Attributes:
+        crosscoder: Folder of the run's crosscoder.
+        cache: Folder of the activation store.
+        store: The store, of the crosscoder's models.
+        training: How the crosscoder was trained.
+        config: Settings of the feature tables, with the site filled in.
+        nulls: Changes to the training, and thresholds.
+        device: torch device of the dictionaries.
+    """
+
+    crosscoder: Path
+    cache: Path
+    store: ActivationStore
+    training: TrainingSettings
+    config: FeaturesConfig
+    nulls: NullsConfig
+    device: str
+
+    @classmethod
+    def open(
+        cls,
+        crosscoder: Path | str,
+        cache: Path | str,
+        config: FeaturesConfig | None,
+        nulls: NullsConfig | None,
+        device: str,
+    ) -> "Retraining":
+        """Open both folders; the defaults serve for settings that are None.
+
+        Raises:
+            ArtifactError: The crosscoder does not record its training, or a folder is not a finished stage.
+        """
+        training = TrainingSettings.of(crosscoder)
+        store = ActivationStore.open(cache, models=training.shape.model_names)
+        config = (config or FeaturesConfig()).with_site(crosscoder, store)
+        return cls(Path(crosscoder), Path(cache), store, training, config, nulls or NullsConfig(), device)
+
+    def again(self, number: int) -> TrainingSettings:
+        """The training settings of the further dictionary ``number``."""
+        return self.training.again(number, self.nulls)
+
+    @contextmanager
+    def stage(self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool) -> Iterator[Stage]:
+        """The stage folder; ``settings`` are what the stage is asked for beside its configuration."""
+        dumped = {"nulls": self.nulls.model_dump(mode="json"), "features": self.config.model_dump(mode="json")}
+        inputs: dict[str, Path | str] = {"crosscoder": self.crosscoder, "cache": self.cache}
+        models = self.store.fingerprints
+        with Stage.open(
+            out, name=name, config={**settings, **dumped}, inputs=inputs, models=models, force=force
+        ) as stage:
+            yield stage

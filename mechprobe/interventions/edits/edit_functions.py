@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.dictionary.feature_reader import FeatureReader, slots_by_source
+from mechprobe.dictionary.folded_encoder import FoldedEncoder
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError, ModelError, SelectionError
 from mechprobe.interventions.edits.edit import Edit, activation_change, span_of, unit_sum
@@ -63,7 +63,7 @@ def build_rewrite(
         return _projection(crosscoder.own_decoder(host, features), host)
     if edit.kind == "steer":
         return _steering(crosscoder, written, float(edit.value or 0.0), host)
-    return _delta(FeatureReader(crosscoder, features, host, readout), crosscoder.own_decoder(host, written), edit, host)
+    return _delta(FoldedEncoder(crosscoder, readout, host, features), crosscoder.own_decoder(host, written), edit, host)
 
 
 def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | None, readout: Readout) -> list[str]:
@@ -71,7 +71,7 @@ def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | N
     if edit.kind in ("project", "steer"):
         return []
     models = {host, donor or host} if edit.kind == "transplant" else {host}
-    read = {source for model in models for source in slots_by_source(crosscoder, readout, model)}
+    read = {source for model in models for source in readout.slots(crosscoder, model)}
     return [name for name in crosscoder.model_names if name in read and name != host]
 
 
@@ -117,7 +117,7 @@ def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
     return (resid + change).to(resid.dtype)
 
 
-def _delta(read: FeatureReader, directions: Tensor, edit: Edit, host: str) -> Rewrite:
+def _delta(read: FoldedEncoder, directions: Tensor, edit: Edit, host: str) -> Rewrite:
     return lambda x: _written(x[host], activation_change(read(x), edit), directions)
 
 
@@ -127,17 +127,17 @@ def _transplant(
     from_donor, from_host = crosscoder.own_decoder(donor, written), crosscoder.own_decoder(host, written)
     if from_donor.shape != from_host.shape:
         raise ModelError(f"Models {donor} and {host} differ in width; their features cannot be transplanted.")
-    read = FeatureReader(crosscoder, ids, host, readout)
+    read = FoldedEncoder(crosscoder, readout, host, ids)
     if readout.mode == "joint":  # donor and host share the activations
         shift = from_donor - from_host
         return lambda x: _written(x[host], read(x), shift)
-    read_donor = FeatureReader(crosscoder, ids, donor, readout)
+    read_donor = FoldedEncoder(crosscoder, readout, donor, ids)
     directions = torch.cat((from_donor, -from_host))
     return lambda x: _written(x[host], torch.cat((read_donor(x), read(x)), dim=1), directions)
 
 
 def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readout) -> Rewrite:
-    read = FeatureReader(crosscoder, torch.arange(crosscoder.d_sae, device=ids.device), host, readout)
+    read = FoldedEncoder(crosscoder, readout, host)
     directions, bias = crosscoder.own_decoder(host), crosscoder.own_bias(host)
     directions[ids] = 0.0
     return lambda x: torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])

@@ -1,4 +1,4 @@
-"""The labeler is the user's: called once a feature, its failures told in a sentence, its work kept."""
+"""Labelers: one call per feature, one-sentence errors, and labels that survive a failure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ ENTRIES = [{"feature": k, "examples": [{"tokens": ["a", str(k)]}]} for k in (5, 
 
 
 class Fake:
-    """Counts its calls and fails where it is told to."""
+    """Records its calls, and fails on a given feature."""
 
     def __init__(self, fails_on: int | None = None, answer: Any = None) -> None:
         self.fails_on, self.answer, self.asked = fails_on, answer, list[int]()
@@ -49,9 +49,7 @@ def test_the_name_of_a_function_is_its_own_unless_given() -> None:
 
 def test_a_failure_is_one_sentence_and_keeps_what_was_labelled(tmp_path: Path) -> None:
     out = tmp_path / "labels.json"
-    with pytest.raises(
-        LabelError, match=r"Labeler 'Fake' failed on feature 3 \(RuntimeError: quota exceeded\)"
-    ) as info:
+    with pytest.raises(LabelError, match=r"'Fake'.* feature 3 .*RuntimeError: quota exceeded") as info:
         label_features(ENTRIES, Fake(fails_on=3), out=out)
     assert isinstance(info.value, MechprobeError)
     assert "\n" not in str(info.value)
@@ -68,7 +66,7 @@ def test_a_failure_is_one_sentence_and_keeps_what_was_labelled(tmp_path: Path) -
 
 @pytest.mark.parametrize("answer", ["", " \n", 7, b"x"])
 def test_what_is_no_text_is_refused(answer: Any) -> None:
-    with pytest.raises(LabelError, match="gave no text for feature 8") as info:
+    with pytest.raises(LabelError, match="feature 8") as info:
         label_features(ENTRIES, Fake(fails_on=8, answer=answer))
     assert set(info.value.labels.labels) == {5, 3}
 
@@ -94,8 +92,8 @@ def test_other_examples_are_labelled_anew(tmp_path: Path) -> None:
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     label_features(ENTRIES, Fake(), out=tmp_path / "labels.json")
-    with pytest.raises(ArtifactError, match="holds labels of 'Fake', not of 'mine'"):
+    with pytest.raises(ArtifactError, match=r"'Fake'.*'mine'"):
         label_features(ENTRIES, Fake(), name="mine", out=tmp_path / "labels.json")
     write_json(tmp_path / "other.json", {"labels": 3})
-    with pytest.raises(ArtifactError, match="holds no labels"):
+    with pytest.raises(ArtifactError, match=r"other.json"):
         label_features(ENTRIES, Fake(), out=tmp_path / "other.json")

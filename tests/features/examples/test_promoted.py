@@ -1,4 +1,4 @@
-"""Which tokens a decoder promotes, in which model, and how they are written."""
+"""Tokens that a decoder promotes in each model, and their text."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Random rows of every quantile: uniform, reproducible, the same however the rows are cut, and bounded."""
+"""Random rows of every quantile are uniform, reproducible, independent of the batches, and bounded in number."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from sae_training import Crosscoder
 from tests.small_dictionaries import MemoryStore
 
 
-def activations(n: int, latents: int = 3, seed: int = 0) -> np.ndarray:
-    return np.maximum(np.random.default_rng(seed).normal(size=(n, latents)), 0)
+def activations(n: int, features: int = 3, seed: int = 0) -> np.ndarray:
+    return np.maximum(np.random.default_rng(seed).normal(size=(n, features)), 0)
 
 
 def read(acts: np.ndarray, cuts: list[int], *, size: int = 16, seed: int = 0) -> RandomRows:
@@ -23,7 +23,7 @@ def read(acts: np.ndarray, cuts: list[int], *, size: int = 16, seed: int = 0) ->
 
 
 def same(a: RandomRows, b: RandomRows) -> bool:
-    names = ("n_active", "place", "row", "value", "priority")
+    names = ("n_active", "index", "row", "value", "priority")
     return a.n_rows == b.n_rows and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
@@ -46,12 +46,12 @@ def test_parts_merge_into_the_whole() -> None:
         first.merge(RandomRows.empty((7, 2, 9), seed=1, size=16))
 
 
-def test_memory_is_bounded_and_small_latents_are_kept_whole() -> None:
+def test_memory_is_bounded_and_small_features_are_kept_whole() -> None:
     acts = activations(5000)
     acts[:, 1] = 0
     acts[[3, 99, 1234], 1] = (2.0, 1.0, 3.0)
     sample = read(acts, list(range(100, 5000, 100)))
-    assert np.bincount(sample.place).tolist() == [16, 3, 16]
+    assert np.bincount(sample.index).tolist() == [16, 3, 16]
     assert sample.n_active.tolist() == (acts > 0).sum(axis=0).tolist()
     assert [(part.low, part.high) for part in sample.quantiles(2, 8)] == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)]
     parts = sample.quantiles(2, 3)
@@ -76,18 +76,18 @@ def test_every_active_row_is_as_likely_as_any_other() -> None:
     counts = np.zeros((64, 3))
     for seed in range(600):
         sample = read(acts, [], size=8, seed=seed)
-        np.add.at(counts, (sample.row, sample.place), 1)
+        np.add.at(counts, (sample.row, sample.index), 1)
     expected = 600 * 8 / 64
     chi_square = ((counts - expected) ** 2 / expected).sum(axis=0)
     assert (chi_square < 110).all()  # 63 degrees of freedom, less the fixed total: p about 1e-4
 
 
-def test_latents_and_seeds_draw_differently() -> None:
+def test_features_and_seeds_draw_differently() -> None:
     acts = np.ones((500, 3))
     sample, other = read(acts, []), read(acts, [], seed=1)
-    drawn = [set(sample.row[sample.place == place]) for place in range(3)]
+    drawn = [set(sample.row[sample.index == place]) for place in range(3)]
     assert len(drawn[0] & drawn[1]) < 8
-    assert len(drawn[0] & set(other.row[other.place == 0])) < 8
+    assert len(drawn[0] & set(other.row[other.index == 0])) < 8
 
 
 def test_a_store_is_read_to_its_limit(crosscoder: Crosscoder, store: MemoryStore) -> None:
@@ -97,5 +97,5 @@ def test_a_store_is_read_to_its_limit(crosscoder: Crosscoder, store: MemoryStore
     assert sample.n_rows == 150
     assert sample.n_active.tolist() == (acts > 0).sum(dim=0).tolist()
     for place in range(2):
-        rows = sample.row[sample.place == place]
-        np.testing.assert_allclose(sample.value[sample.place == place], acts[rows, place].numpy())
+        rows = sample.row[sample.index == place]
+        np.testing.assert_allclose(sample.value[sample.index == place], acts[rows, place].numpy())

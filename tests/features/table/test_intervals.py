@@ -1,4 +1,4 @@
-"""Bootstrap intervals of class counts against tables of stores that were really drawn again."""
+"""Bootstrap intervals of class counts against the tables of resampled stores."""
 
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -19,13 +19,13 @@ CONFIG = FeaturesConfig(batch_rows=64, bootstrap_groups=2, bootstrap_draws=300)
 
 
 def changing(n_rows: int = 600) -> tuple[Crosscoder, MemoryStore]:
-    """A planted family in whose second half base has part of what only the others had in the first."""
+    """A planted family; in the second half of the rows, base has part of two features that it lacks in the first half."""
     crosscoder, store, classes = planted(n_rows=n_rows)
     acts = crosscoder.encode(store.x).detach()
-    for latent, share in ((classes.index("sft+rl"), 0.35), (classes.index("sft-only"), 0.6)):
-        direction = crosscoder.W_dec[latent, 1].detach()
+    for feature, share in ((classes.index("sft+rl"), 0.35), (classes.index("sft-only"), 0.6)):
+        direction = crosscoder.W_dec[feature, 1].detach()
         half = slice(n_rows // 2, None)
-        store.x[half, 0] += share * acts[half, latent, None] * direction
+        store.x[half, 0] += share * acts[half, feature, None] * direction
     return crosscoder, store
 
 
@@ -34,26 +34,26 @@ def drawn(store: MemoryStore, groups: list[range], chosen: tuple[int, ...]) -> M
 
 
 def test_every_draw_is_the_table_of_the_rows_drawn() -> None:
-    """With two groups a draw is (A, A), (A, B) or (B, B): the interval must span the counts of exactly these tables."""
+    """With two groups a draw is (A, A), (A, B) or (B, B), so the interval spans the counts of these three tables."""
     crosscoder, store = changing()
     whole = feature_table(crosscoder, store, CONFIG)
     groups = sequence_groups(store.tokens.sample, range(store.n_rows), 2)
     assert [len(group) for group in groups] == [300, 300]
     tables = [
-        feature_table(crosscoder, drawn(store, groups, pair), CONFIG).summary()["class_counts"]
+        feature_table(crosscoder, drawn(store, groups, pair), CONFIG).summary().class_counts
         for pair in combinations_with_replacement((0, 1), 2)
     ]
     assert whole.intervals is not None
     moved = 0
     for name, interval in whole.intervals.sequences.items():
         counts = [table.get(name, 0) for table in tables]
-        assert interval.value == whole.summary()["class_counts"].get(name, 0) == counts[1]
+        assert interval.value == whole.summary().class_counts.get(name, 0) == counts[1]
         assert (interval.low, interval.high, interval.n) == (min(counts), max(counts), 60), name
         moved += min(counts) < max(counts)
-    assert moved >= 2  # the planted change is seen
+    assert moved >= 2  # the planted change shows
 
 
-def test_drawing_latents_again_widens_the_interval() -> None:
+def test_drawing_features_again_widens_the_interval() -> None:
     crosscoder, store = changing()
     intervals = feature_table(crosscoder, store, CONFIG).intervals
     assert intervals is not None
@@ -62,7 +62,7 @@ def test_drawing_latents_again_widens_the_interval() -> None:
         assert wide.low <= narrow.low
         assert wide.high >= narrow.high
     n, p = len(crosscoder.decoder), intervals.sequences["shared"].value / len(crosscoder.decoder)
-    spread = 1.96 * np.sqrt(n * p * (1 - p))  # of a binomial count, since shared latents do not hang on sequences
+    spread = 1.96 * np.sqrt(n * p * (1 - p))  # of a binomial count, because shared features do not depend on sequences
     wide = intervals.latents["shared"]
     assert wide.high - wide.low == pytest.approx(2 * spread, abs=2)
 
@@ -89,7 +89,7 @@ def test_the_seed_decides_and_zero_draws_leave_them_out(tmp_path: Path) -> None:
     assert FeatureTable.load(tmp_path).intervals == first.intervals
     without = feature_table(crosscoder, store, config.replace(bootstrap_draws=0))
     assert without.intervals is None
-    assert without.summary()["class_intervals"] is None
+    assert without.summary().class_intervals is None
     assert without.classes == first.classes
 
 
@@ -104,7 +104,7 @@ def test_evidence_of_parts_merges_into_that_of_the_whole() -> None:
     assert merged.n_sequences == whole.n_sequences == 60
     assert torch.allclose(merged.dot_error.sum(0), whole.dot_error.sum(0))
     with torch.no_grad():
-        crosscoder.decoder[0, : crosscoder.config.widths[0]] = 0  # one claim more
+        crosscoder.decoder[0, : crosscoder.config.widths[0]] = 0  # one more claim
     other = collect(crosscoder, store, config)
-    with pytest.raises(ValueError, match="different latents"):
+    with pytest.raises(ValueError, match="different features"):
         parts[0].merge(other)

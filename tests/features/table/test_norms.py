@@ -1,12 +1,12 @@
-"""Shares of decoder norms, by hand."""
+"""Shares of decoder norms against values computed by hand."""
 
 import doctest
 
 import numpy as np
 import pytest
 
+from mechprobe.features.table import norms
 from mechprobe.features.table.classes import class_counts, class_name
-from mechprobe.features.table.feature_table import norms
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -25,7 +25,7 @@ def test_nrn_by_hand_and_nan_where_nothing_is() -> None:
     assert np.isnan(values[3])
 
 
-def test_a_model_has_a_latent_from_half_of_the_largest_norm_on() -> None:
+def test_a_model_has_a_feature_from_half_of_the_largest_norm_on() -> None:
     has = norms.present(np.array([[1.0, 0.5, 0.49], [0.0, 0.0, 2.0]]), 0.5)
     assert has.tolist() == [[True, True, False], [False, False, True]]
 

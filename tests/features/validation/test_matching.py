@@ -1,4 +1,4 @@
-"""Matching of dictionaries by decoder: against brute force, and blind to the order of features."""
+"""Matching by decoders equals brute force and does not depend on the order of features."""
 
 from itertools import permutations
 
@@ -12,7 +12,7 @@ from mechprobe.features.validation.matching import match_features, matched_overl
 
 
 def naive_best_sum(first: np.ndarray, second: np.ndarray) -> float:
-    """The largest sum of cosines over every one-to-one assignment, by trying them all."""
+    """The largest sum of cosines over all one-to-one assignments, by trying each."""
     best = -np.inf
     for order in permutations(range(len(second)), len(first)):
         total = 0.0

@@ -1,0 +1,133 @@
+"""The checked plan of the baselines stage: which SAEs are given, and how the others are trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.dictionary.baselines.comparison import compare, held_out_rows, joint_reader
+from mechprobe.dictionary.baselines.config import BaselinesConfig
+from mechprobe.dictionary.config import QualityConfig
+from mechprobe.errors import ConfigError, StoreError
+from mechprobe.stage_folder import read_manifest
+from mechprobe.types import Site
+from sae_training import Crosscoder, SaeBaselineConfig, SaeTrainingError, TrainConfig, import_sae
+
+SAE_FILES = ("cfg.json", "sae_weights.safetensors")
+
+
+@dataclass(frozen=True)
+class BaselinePlan:
+    """What the stage will train and measure.
+
+    Attributes:
+        crosscoder: The dictionary.
+        store: The activations of its models.
+        site: The site of the store.
+        training: Configuration of each SAE's training; None where every SAE is given.
+        batch_seed: Seed of the order of rows: the crosscoder's.
+        pool_rows: Rows that are shuffled together in memory: the crosscoder's.
+        given: Folders of SAEs that are not trained, by model.
+    """
+
+    crosscoder: Crosscoder
+    store: ActivationStore
+    site: Site
+    training: SaeBaselineConfig | None
+    batch_seed: int
+    pool_rows: int
+    given: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """The columns of each model in a row of the store."""
+        return {name: self.crosscoder.columns(name) for name in self.crosscoder.model_names}
+
+
+def plan_baselines(
+    crosscoder: Path | str,
+    cache: Path | str,
+    config: BaselinesConfig | None = None,
+    *,
+    quality: QualityConfig | None = None,
+    device: str = "cpu",
+) -> BaselinePlan:
+    """Check what `mechprobe.dictionary.baselines.stage.measure_baselines` would train and measure.
+
+    Raises:
+        ConfigError: An imported crosscoder needs a setting that is not given, or an SAE is given for an unknown model.
+        ArtifactError: A folder is not a finished stage.
+        StoreError: The store has no held-out rows.
+    """
+    config = config or BaselinesConfig()
+    given = {name: Path(path) for name, path in config.saes.items()}
+    settings = read_manifest(crosscoder)["config"]
+    dictionary = Crosscoder.load(crosscoder, device)
+    store = ActivationStore.open(cache, models=dictionary.model_names)
+    site = store.resolve_site((quality or QualityConfig()).with_site(crosscoder, store).site)
+    for name in given:
+        if name not in dictionary.model_names:
+            names = ", ".join(dictionary.model_names)
+            raise ConfigError(
+                f"An SAE is given for '{name}', but the crosscoder's models are {names}; name one of them."
+            )
+    if not bool(store.tokens.held_out.any()):
+        raise StoreError(
+            f"{store.folder} has no held-out rows to compare on; cache again with a larger held-out share."
+        )
+    training = None
+    if set(given) != set(dictionary.model_names):
+        training = _training(dictionary, store, site, settings.get("training"), config)
+    batch_seed = int((settings.get("training") or {}).get("seed", config.seed))
+    return BaselinePlan(dictionary, store, site, training, batch_seed, int(settings.get("pool_rows", 65536)), given)
+
+
+def _training(
+    crosscoder: Crosscoder, store: ActivationStore, site: Site, trained: Any, config: BaselinesConfig
+) -> SaeBaselineConfig:
+    """The crosscoder's training settings as those of an SAE, with the changes in ``config``."""
+    asked = {name: getattr(config, name) for name in ("n_tokens", "batch_size", "lr")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not isinstance(trained, dict) and "n_tokens" not in asked:
+        raise ConfigError(
+            "The crosscoder is imported, so its training settings are unknown; set baselines.n_tokens (and batch_size and lr, "
+            "unless the defaults serve)."
+        )
+    k = config.k
+    if k is None and crosscoder.config.variant in ("batchtopk", "matryoshka", "topk"):
+        k = crosscoder.config.k
+    if k is None:
+        k = max(1, round(_held_out_l0(crosscoder, store, site)))
+    try:
+        training = TrainConfig(**{**(trained if isinstance(trained, dict) else {}), **asked})
+        return SaeBaselineConfig.matching(
+            training,
+            d_sae=config.d_sae or crosscoder.d_sae,
+            k=k,
+            seed=config.seed,
+            decoder_init_norm=config.decoder_init_norm,
+        )
+    except SaeTrainingError as error:
+        raise ConfigError(f"baselines: {error}") from None
+
+
+def _held_out_l0(crosscoder: Crosscoder, store: ActivationStore, site: Site) -> float:
+    name = crosscoder.model_names[0]
+    readers = {(name, "crosscoder"): joint_reader(crosscoder, name)}
+    columns = {name: crosscoder.columns(name)}
+    return next(iter(compare(held_out_rows(store, site, crosscoder), columns, readers).values())).l0
+
+
+def check_given(plan: BaselinePlan, name: str, folder: Path) -> None:
+    """Raise `StoreError` where a given SAE has another width or site than the store."""
+    sae = import_sae(folder)
+    width = plan.store.widths[name]
+    if sae.d_model != width:
+        raise StoreError(f"The SAE {folder} reads width {sae.d_model}, but model {name} has {width}; give another SAE.")
+    hook = sae.metadata.get("hook_name")
+    known = {plan.site.hook_name, f"blocks.{plan.site.layer}.hook_out", f"blocks.{plan.site.layer + 1}.hook_resid_pre"}
+    if hook is not None and hook not in known:
+        raise StoreError(
+            f"The SAE {folder} was trained at {hook}, but the store's site is {plan.site} ({plan.site.hook_name}); give an "
+            "SAE of that site."
+        )

@@ -1,0 +1,63 @@
+"""What the baselines stage writes: ``baselines.json``."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import model_serializer
+
+from mechprobe.dictionary.result import DeadFrac
+from mechprobe.results import Number, Result
+
+
+class Reconstruction(Result):
+    """One dictionary on one model's held-out rows.
+
+    Attributes:
+        fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean.
+        l0: Mean number of active features.
+        dead_frac: Share of features that are active on no row.
+        n_rows: Held-out rows.
+        ce_recovered: Share of next-token cross-entropy recovered; None where it was not measured, and then not in the file.
+        n_predictions: Predicted tokens behind it.
+    """
+
+    fve: Number
+    l0: Number
+    dead_frac: DeadFrac
+    n_rows: int
+    ce_recovered: float | None = None
+    n_predictions: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unmeasured(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        value = serialize(self)
+        return (
+            value if self.n_predictions is not None else {name: value[name] for name in value if name not in _SPLICED}
+        )
+
+
+_SPLICED = ("ce_recovered", "n_predictions")
+
+
+class Baselines(Result):
+    """``baselines.json``: the crosscoder, its slice and the SAE of each model on the same held-out rows.
+
+    Attributes:
+        models: By model, then by dictionary: ``crosscoder``, ``slice`` (models of one width) and ``sae``.
+        d_sae: Features of the crosscoder, and of the SAE of each model.
+        sources: By model, the folder of a given SAE, or "trained here".
+        training: Configuration of the SAEs' training; None where all were given.
+        readout: How the slice reads its model.
+        site: The site of the store.
+        held_out_rows: Held-out rows.
+        ce_note: Why the spliced loss of the SAEs is missing; None where it is not.
+    """
+
+    models: dict[str, dict[str, Reconstruction]]
+    d_sae: dict[str, int]
+    sources: dict[str, str]
+    training: dict[str, Any] | None
+    readout: str
+    site: str
+    held_out_rows: int
+    ce_note: str | None
