@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.harness import HarnessConfig, HarnessTasks
+from mechprobe.evals.config import HarnessConfig
+from mechprobe.evals.harness import HarnessTasks
+from mechprobe.evals.result import HarnessRun
 from mechprobe.files import read_json, write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.conditions import Condition, fingerprint, plan, readout_name, row_named
@@ -103,7 +105,7 @@ def prepare_harness(
     runner = Runner(family, crosscoder, chosen, [], config)
     runner.check(conditions)
     dumped = config.model_dump(mode="json")
-    require_boundary(dumped.get("positions", "all"), asked.weighed)
+    require_boundary(dumped.get("positions", "all"), asked.likelihood_names)
     identity = {
         **{name: dumped[name] for name in _USED if name in dumped},
         **settings.model_dump(mode="json"),
@@ -158,7 +160,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
             found = _run_all(runner, asked, conditions, stage.folder)
             data = assemble(runner.selection, conditions, found, asked, runner.config)
             write_json(stage.folder / RESULTS_FILE, data)
-            write_json(stage.folder / VALUES_FILE, {name: row["values"] for name, row in found.items()})
+            write_json(stage.folder / VALUES_FILE, {name: run.values for name, run in found.items()})
             write_text(stage.folder / TABLE_FILE, markdown(data))
             stage.finish(
                 outputs=[RESULTS_FILE, VALUES_FILE, TABLE_FILE],
@@ -197,24 +199,24 @@ def planned_conditions(
 
 def _run_all(
     runner: Runner, tasks: HarnessTasks, conditions: Sequence[Condition], folder: Path
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, HarnessRun]:
     """Every condition's results; each is kept in a file as it ends, so that an interrupted stage goes on."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, HarnessRun] = {}
     for index, condition in enumerate(conditions):
         part = folder / f"part-{index:04d}.json"
         if not part.is_file():
             if sys.stderr.isatty():  # above the bars of the harness itself
                 sys.stderr.write(f"{index + 1}/{len(conditions)} {condition.name}\n")
             with runner.in_force(condition):
-                write_json(part, tasks.run(runner.family[condition.model]))
-        found[condition.name] = read_json(part)
+                tasks.run(runner.family[condition.model]).save(part)
+        found[condition.name] = HarnessRun.load(part)
     return found
 
 
 def assemble(
     selection: Selection,
     conditions: Sequence[Condition],
-    found: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, HarnessRun],
     tasks: HarnessTasks,
     config: InterveneConfig,
 ) -> dict[str, Any]:
@@ -238,34 +240,34 @@ def assemble(
     first = found[conditions[0].name]
     for row in rows:
         if row["set_kind"] == "selected":
-            _add_random(row, rows, first["higher_is_better"], gain=row["model"] == config.base)
+            _add_random(row, rows, first.higher_is_better, gain=row["model"] == config.base)
     return {
         **about_features(selection, config),
         "note": NOTE,
         "lm_eval": tasks.version,
-        "tasks": sorted(first["metrics"]),
-        "n": first["n"],
-        "higher_is_better": first["higher_is_better"],
+        "tasks": sorted(first.metrics),
+        "n": first.n,
+        "higher_is_better": first.higher_is_better,
         "conditions": rows,
     }
 
 
 def _against_clean(
-    mine: Mapping[str, Any], host: Mapping[str, Any], *, clean: bool, seed: int
+    mine: HarnessRun, host: HarnessRun, *, clean: bool, seed: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for task, metrics in mine["metrics"].items():
+    for task, metrics in mine.metrics.items():
         result[task] = {}
         for key, cell in metrics.items():
-            after, before = (side["values"].get(task, {}).get(key) for side in (mine, host))
-            value, start = cell["value"], host["metrics"][task][key]["value"]
-            n = mine["n"].get(task)
+            after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
+            value, start = cell.value, host.metrics[task][key].value
+            n = mine.n.get(task)
             change = None
             if not clean and value is not None and start is not None:
                 change = [value - start, None, None, n]
                 if after and before and _is_mean(after, value) and _is_mean(before, start):
                     change = list(paired_bootstrap(before, after, seed=seed))
-            result[task][key] = {**cell, "n": n, "change": change}
+            result[task][key] = {"value": value, "stderr": cell.stderr, "n": n, "change": change}
     return result
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.stage import Accuracy, accuracy_of, check_lengths, run_tasks, tasks_fingerprint
+from mechprobe.evals.answering import run_tasks
+from mechprobe.evals.result import Accuracy
+from mechprobe.evals.stage import check_lengths, tasks_fingerprint
+from mechprobe.evals.summary import accuracy_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
 from mechprobe.interventions.hooks.residual_hooks import rewriting
@@ -24,6 +27,7 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
 from mechprobe.records import Outcome
 from mechprobe.stage_folder import Stage, read_manifest
+from mechprobe.statistics import Interval
 from mechprobe.types import Site
 
 CEILINGS_FILE = "ceilings.json"
@@ -58,7 +62,8 @@ class SiteCeilings:
     def load(cls, folder: Path | str) -> "SiteCeilings":
         """Read a finished ``localize`` stage."""
         read_manifest(folder)
-        return cls(**read_json(Path(folder) / CEILINGS_FILE))
+        data = read_json(Path(folder) / CEILINGS_FILE)
+        return cls(**{**data, "clean": {model: _accuracy(rows) for model, rows in data["clean"].items()}})
 
 
 def patched_outcomes(
@@ -219,7 +224,11 @@ def _kept(path: Path, measure: Any) -> Accuracy:
     """The result of ``measure``, kept in a file so that an interrupted stage goes on from there."""
     if not path.is_file():
         write_json(path, measure())
-    return read_json(path)
+    return _accuracy(read_json(path))
+
+
+def _accuracy(rows: Mapping[str, Sequence[Any]]) -> Accuracy:
+    return {task: Interval(*row) for task, row in rows.items()}
 
 
 def choose_site(rows: Mapping[str, Mapping[str, Any]], min_share: float) -> tuple[str, bool, str]:

@@ -15,8 +15,10 @@ import torch
 
 from mechprobe.errors import ConfigError, DependencyError, InputError
 from mechprobe.evals.answering import run_tasks
-from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
-from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessConfig, HarnessTasks
+from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.evals.config import ChoiceConfig, HarnessConfig
+from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessTasks
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -93,7 +95,7 @@ def quiz(family: ModelFamily) -> Task:
         f"q{i}": ChoiceItem(PROMPTS[i], both, int(scores[2 * i + 1] > scores[2 * i])) for i, both in enumerate(options)
     }
     judge = MultipleChoice(ChoiceConfig(show="none", delimiter=""), items)
-    return Task("quiz", tuple(judge.asked(key, "quiz") for key in items), judge)
+    return Task("quiz", tuple(judge.sample(key, "quiz") for key in items), judge)
 
 
 def letters(outcomes: list[Any]) -> str:
@@ -353,11 +355,11 @@ def test_the_callers_random_state_is_left_alone(family: ModelFamily, yaml_tasks:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task: [", r"is no YAML that can be read \("),
-        ("just words", "cannot be used|names no task"),
+        ("task: [", r"is not valid YAML \("),
+        ("just words", "cannot be loaded|names no task"),
         ("output_type: multiple_choice\n", "names no task; an lm-eval YAML file has a key 'task'"),
         ("task: x\ndataset_path: json\ndataset_kwargs:\n  data_files: nowhere.jsonl\n", "cannot load .*nowhere.jsonl"),
-        ("include: nowhere.yaml\ntask: x\n", "cannot be used"),
+        ("include: nowhere.yaml\ntask: x\n", "cannot be loaded"),
     ],
 )
 def test_yaml_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -395,12 +397,12 @@ def test_a_chat_template_that_the_tokenizer_lacks(
 
 def test_positions_that_a_single_call_cannot_tell_apart(yaml_tasks: list[Path]) -> None:
     asked = HarnessTasks(yaml_tasks, HarnessConfig(limit=2))
-    assert asked.weighed == ["picks"]
-    require_boundary("all", asked.weighed)
+    assert asked.likelihood_names == ["picks"]
+    require_boundary("all", asked.likelihood_names)
     require_boundary("response", [])
     for positions in ("prompt", "response", "last_prompt_token"):
         with pytest.raises(ConfigError, match="lm-eval reads prompt and option of picks in one call"):
-            require_boundary(positions, asked.weighed)
+            require_boundary(positions, asked.likelihood_names)
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
@@ -414,7 +416,7 @@ def test_a_name_that_lm_eval_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: TaskManager(include_defaults=False))
-    with pytest.raises(ConfigError, match=r"'arc_esay' is no YAML file and no task of lm-eval \S+; `lm-eval ls tasks`"):
+    with pytest.raises(ConfigError, match=r"'arc_esay'.*lm-eval \S+; `lm-eval ls tasks`"):
         HarnessTasks(["arc_esay"], HarnessConfig())
 
 

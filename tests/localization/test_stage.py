@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from mechprobe.evals.result import Accuracy
 from mechprobe.localization.stage import choose_site, gain_of, gain_share
 from mechprobe.statistics import wilson_interval
 
@@ -48,8 +49,8 @@ def test_without_a_gain_it_is_the_deepest_site() -> None:
     assert "nothing to locate" in reason
 
 
-def accuracy(right: int, n: int) -> dict[str, list[float | int]]:
-    return {"sum": list(wilson_interval(right, n))}
+def accuracy(right: int, n: int) -> Accuracy:
+    return {"sum": wilson_interval(right, n)}
 
 
 def test_shares_by_hand() -> None:
