@@ -19,9 +19,9 @@ from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
 from .evals import skills as skills
-from .evals.choice import ChoiceConfig as ChoiceConfig
+from .evals.config import ChoiceConfig as ChoiceConfig
 from .evals.config import EvaluateConfig as EvaluateConfig
-from .evals.harness import HarnessConfig as HarnessConfig
+from .evals.config import HarnessConfig as HarnessConfig
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
 from .evals.tasks import Task as Task
 from .evals.tasks import load_tasks as load_tasks

@@ -13,8 +13,7 @@ from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.choice import ChoiceConfig
-from mechprobe.evals.config import EvaluateConfig
+from mechprobe.evals.config import ChoiceConfig, EvaluateConfig
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.files import read_json

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import mechprobe as mp
-from mechprobe.cli.printing import percent, table_lines
+from mechprobe.cli.printing import table_lines
 from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json, write_json
+from mechprobe.formatting import bracketed
 from mechprobe.interventions.verdicts.rule import CANNOT_TELL, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.lab.recipe import Recipe, get_recipe
@@ -263,7 +264,7 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
                 cells[name] = (
                     "-"
                     if row is None
-                    else f"{percent(row['effect'])} of {round(100 * row['ceiling'])}, {row['verdict']}"
+                    else f"{bracketed(row['effect'])} of {round(100 * row['ceiling'])}, {row['verdict']}"
                 )
             rows[f"{record['recipe']} {record['seed']}  {arrow}"] = cells
     return table_lines(rows, names, corner="lab, seed, direction")

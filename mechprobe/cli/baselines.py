@@ -55,7 +55,7 @@ def baselines(
 
 def baseline_rows(found: "Baselines") -> dict[str, dict[str, str]]:
     """One table row for each model and dictionary."""
-    from mechprobe.cli.printing import number
+    from mechprobe.formatting import decimal
 
     labels = {"crosscoder": "crosscoder", "slice": f"its slice, {found.readout}", "sae": "own SAE"}
     width = max(map(len, found.models))
@@ -63,9 +63,9 @@ def baseline_rows(found: "Baselines") -> dict[str, dict[str, str]]:
     for name, by_label in found.models.items():
         for label, row in by_label.items():
             rows[f"{name:<{width}}  {labels[label]}"] = {
-                "FVE": number(row.fve),
-                "L0": number(row.l0, 1),
+                "FVE": decimal(row.fve, 3),
+                "L0": decimal(row.l0, 1),
                 "dead": f"{100 * row.dead_frac:.0f} %",
-                "CE recovered": number(row.ce_recovered),
+                "CE recovered": decimal(row.ce_recovered, 3),
             }
     return rows

@@ -17,16 +17,16 @@ def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import accuracy_lines, bias_lines
+    from mechprobe.evals.result import EvaluationSummary
     from mechprobe.pipeline.plans import plan_evaluate
-    from mechprobe.stage_folder import read_manifest
 
     run = shared.start(task_settings(tasks, scorer), own_inputs=tasks is not None, evals=out)
     folder = run.layout.evals
     found = carry_out(shared, run, "evaluate", folder=folder, plan=lambda: plan_evaluate(run), work=run.evaluate)
     if found is None:
         return
-    results = read_manifest(folder)["results"]
+    summary = EvaluationSummary.load(run.layout.accuracy)
     if shared.as_json:
-        say_json({"folder": str(folder), **results})
+        say_json({"folder": str(folder), **summary.to_dict()})
         return
-    say_result([*accuracy_lines(results), *bias_lines(results)], folder, f"mechprobe select{in_run(run)}")
+    say_result([*accuracy_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")

@@ -122,7 +122,7 @@ def _as_it_was_made(overrides: Sequence[str]) -> dict[str, Any]:
 def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]) -> None:
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
-    from mechprobe.evals.harness import HarnessConfig
+    from mechprobe.evals.config import HarnessConfig
     from mechprobe.interventions.harness.table import harness_table
     from mechprobe.pipeline.plans import plan_harness
     from mechprobe.report.tables.interventions import silence_sentences

@@ -1,7 +1,6 @@
 """What commands print: numbers with n and interval, where the artifact is, and the next command."""
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +18,6 @@ def say_json(value: Any) -> None:
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
 
 
-def percent(row: Sequence[float | int | None] | None) -> str:
-    """``[value, low, high, n]`` as ``54 [42, 66]`` in percent."""
-    if not row or row[0] is None:
-        return "-"
-    value, low, high = ("-" if part is None else str(round(100 * part)) for part in row[:3])
-    return f"{value} [{low}, {high}]"
-
-
 def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> list[str]:
     """Left-aligned text table: row label, then one cell a column."""
     width = max([len(corner), *map(len, rows)], default=0)
@@ -42,8 +33,3 @@ def note(text: str) -> None:
     """One line about the work on stderr."""
     sys.stderr.write(f"mechprobe: {text}\n")
     sys.stderr.flush()
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with the given number of decimals; a dash for None and NaN."""
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -3,24 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.cli.printing import number, percent, table_lines
+from mechprobe.cli.printing import table_lines
+from mechprobe.formatting import MISSING, bracketed, decimal, percent
 
 if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.dictionary.result import TrainingMetrics
+    from mechprobe.evals.result import EvaluationSummary
     from mechprobe.localization.result import SiteCeilings
 
 
-def accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
+def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     """Accuracy of every model on every task, and the forced-prefix baseline."""
-    rows = {model: {task: percent(cell) for task, cell in row.items()} for model, row in summary["accuracy"].items()}
-    tasks = summary.get("tasks") or list(next(iter(summary["accuracy"].values())))
-    n = max(cell[3] for row in summary["accuracy"].values() for cell in row.values())
-    forced = summary.get("force_prefix")
-    if forced:
-        label = f"{forced['model']}, forced '{forced['prefix']}'"
-        rows[label] = {task: percent(cell) for task, cell in forced["accuracy"].items()}
-    return [f"Accuracy in % with 95 % interval (n up to {n:.0f} a task)", *table_lines(rows, tasks)]
+    found = dict(summary.accuracy)
+    n = max(cell.n for row in found.values() for cell in row.values())
+    if forced := summary.force_prefix:
+        found[f"{forced.model}, forced '{forced.prefix}'"] = forced.accuracy
+    rows = {label: {task: bracketed(cell) for task, cell in row.items()} for label, row in found.items()}
+    return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
 
 
 def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
@@ -28,14 +28,14 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
     data = ceilings if isinstance(ceilings, Mapping) else ceilings.to_dict()
     base, tuned = data["pair"]
     rows = {
-        f"{model}, clean": {task: percent(cell) for task, cell in data["clean"][model].items()}
+        f"{model}, clean": {task: bracketed(cell) for task, cell in data["clean"][model].items()}
         for model in (base, tuned)
     }
     for site, row in data["sites"].items():
         for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):
             share = row[f"{side}_share"]
-            cells = {task: percent(cell) for task, cell in row[side].items()}
-            rows[f"{site}  {label}"] = {**cells, "share of gain": "-" if share is None else f"{round(100 * share)} %"}
+            cells = {task: bracketed(cell) for task, cell in row[side].items()}
+            rows[f"{site}  {label}"] = {**cells, "share of gain": MISSING if share is None else f"{percent(share)} %"}
     n = max(data["n"].values())
     lines = table_lines(rows, [*data["tasks"], "share of gain"])
     return [f"Accuracy in % under whole-residual patching (n up to {n} a task)", *lines, data["reason"]]
@@ -63,7 +63,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
 
 def _share(row: Mapping[str, Any]) -> str:
     share = row["share_of_ceiling"].get("pooled")
-    return "-" if share is None else f"{round(100 * share)} %"
+    return MISSING if share is None else f"{percent(share)} %"
 
 
 def intervention_lines(data: Mapping[str, Any]) -> list[str]:
@@ -72,7 +72,7 @@ def intervention_lines(data: Mapping[str, Any]) -> list[str]:
     for row in data["conditions"]:
         if row["set_kind"] == "random":
             continue
-        cells = {task: percent(row["accuracy"][task]) for task in [*data["tasks"], "pooled"]}
+        cells = {task: bracketed(row["accuracy"][task]) for task in [*data["tasks"], "pooled"]}
         rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {**cells, "share of ceiling": _share(row)}
     lines = [
         f"Accuracy in % with 95 % interval at {data['site']} (n {_n_text(data)}; pooled = {', '.join(data['held_out'])})",
@@ -111,7 +111,7 @@ def flip_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = {}
         for kind in ("flip_rate_of_right", "flip_rate_of_wrong"):
             cell = row[kind]["pooled"]
-            cells[kind] = f"{percent(cell)}, n {cell[3]:.0f}"
+            cells[kind] = f"{bracketed(cell)}, n {cell[3]:.0f}"
             values = [r[kind]["pooled"][0] for r in draws if r[kind]["pooled"][0] is not None]
             if row["set_kind"] == "selected" and values:
                 cells[kind] += f"; random {100 * sum(values) / len(values):.0f}"
@@ -124,19 +124,19 @@ def _n_text(data: Mapping[str, Any]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def bias_lines(summary: Mapping[str, Any]) -> list[str]:
+def bias_lines(summary: "EvaluationSummary") -> list[str]:
     """Where the chosen options stood, for tasks whose options are shown in several orders; empty without such tasks."""
     from mechprobe.evals.scorers.rules import LETTERS
 
     rows: dict[str, dict[str, str]] = {}
-    for model, tasks in summary.get("position_bias", {}).items():
+    for model, tasks in summary.position_bias.items():
         for task, bias in tasks.items():
-            shares = {LETTERS[place]: f"{100 * share:.0f}" for place, share in enumerate(bias["chosen"])}
+            shares = {LETTERS[place]: f"{100 * share:.0f}" for place, share in enumerate(bias.chosen)}
             rows[f"{model}  {task}"] = {
                 **shares,
-                "recall std": f"{100 * bias['recall_std']:.0f}",
-                "same in every order": f"{100 * bias['consistent']:.0f}",
-                "n": f"{bias['n_items']} items, {bias['n_pairs']} orders",
+                "recall std": f"{100 * bias.recall_std:.0f}",
+                "same in every order": f"{100 * bias.consistent:.0f}",
+                "n": f"{bias.n_items} items, {bias.n_pairs} orders",
             }
     if not rows:
         return []
@@ -152,14 +152,14 @@ def bias_lines(summary: Mapping[str, Any]) -> list[str]:
 def training_lines(metrics: "TrainingMetrics", d_sae: int, sources: Sequence[str]) -> list[str]:
     """Held-out FVE of every model, L0, dead features, and what the training read."""
     rows = {
-        name: {"FVE": number(metrics.fve[name]), "FVE per token": number(metrics.fve_per_token[name])}
+        name: {"FVE": decimal(metrics.fve[name], 3), "FVE per token": decimal(metrics.fve_per_token[name], 3)}
         for name in sources
     }
     held_out = metrics.held_out_tokens
     return [
         f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out, so nothing is measured.",
         *table_lines(rows, ["FVE", "FVE per token"], corner="model"),
-        f"L0 {number(metrics.l0, 1)}   dead {number(metrics.dead_frac)} of {d_sae:,} features",
+        f"L0 {decimal(metrics.l0, 1)}   dead {decimal(metrics.dead_frac, 3)} of {d_sae:,} features",
         f"Trained on {metrics.tokens:,} tokens, {metrics.distinct_tokens:,} distinct, in {metrics.steps:,} steps",
     ]
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.cli.printing import percent, table_lines
+from mechprobe.cli.printing import table_lines
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.cli.stage_lines import accuracy_lines, ceiling_lines, intervention_lines, quality_lines
+from mechprobe.evals.result import EvaluationSummary
 from mechprobe.files import read_json
+from mechprobe.formatting import MISSING, bracketed, percent
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 
@@ -20,7 +22,7 @@ def summary_lines(layout: RunLayout) -> list[str]:
     if layout.results.is_file():
         found += [*verdict_sentences(read_json(layout.results)), ""]
     if layout.accuracy.is_file():
-        found += [*accuracy_lines(read_json(layout.accuracy)), ""]
+        found += [*accuracy_lines(EvaluationSummary.load(layout.accuracy)), ""]
     if layout.quality.is_file():
         found += [_quality_sentence(read_json(layout.quality)), ""]
     if layout.results.is_file():
@@ -35,7 +37,7 @@ def summary_lines(layout: RunLayout) -> list[str]:
 def all_lines(layout: RunLayout) -> list[str]:
     """Every table of every finished stage."""
     makers: list[tuple[Path, Callable[[Any], Sequence[str]]]] = [
-        (layout.accuracy, accuracy_lines),
+        (layout.accuracy, lambda data: accuracy_lines(EvaluationSummary.model_validate(data))),
         (layout.ceilings, ceiling_lines),
         (layout.quality, quality_lines),
         (layout.selected, selection_lines),
@@ -101,8 +103,8 @@ def intervention_table(results: Row) -> list[str]:
     ]
     rows = {
         f"{row['model']}  {row['edit']}  {row['features']}": {
-            "accuracy": percent(row["accuracy"][POOLED]),
-            "change": percent(row["accuracy_delta"][POOLED]),
+            "accuracy": bracketed(row["accuracy"][POOLED]),
+            "change": bracketed(row["accuracy_delta"][POOLED]),
             "share of ceiling": _share(row),
         }
         for row in shown
@@ -117,7 +119,7 @@ def intervention_table(results: Row) -> list[str]:
 
 def _share(row: Row) -> str:
     share = row["share_of_ceiling"].get(POOLED)
-    return "-" if share is None else f"{round(100 * share)} %"
+    return MISSING if share is None else f"{percent(share)} %"
 
 
 def _quality_sentence(quality: Row) -> str:

@@ -1,4 +1,4 @@
-"""Behaviour: tasks, scorers, generation and outcomes."""
+"""Behaviour of models: tasks, scorers and outcomes."""
 
 import lazy_loader
 

@@ -1,7 +1,8 @@
-"""What a model answers on the samples of tasks: in words, tasks of one length limit together, or by log-likelihoods of options."""
+"""Outcomes of one model on tasks: from generated responses, or from the log-likelihoods of options."""
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +14,20 @@ from mechprobe.models.generation import Generated, generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.records import Outcome, Sample
 
-Asked = tuple[Task, Sample]
+Query = tuple[Task, Sample]
+
+
+class _Run(NamedTuple):
+    """One model under one name, with its batch size and the forced beginning of its responses."""
+
+    model: LanguageModel
+    label: str
+    batch_size: int
+    prefix: str
+
+    @property
+    def prefix_ids(self) -> Ids:
+        return _prefix_ids(self.model.tokenizer, self.prefix)
 
 
 def run_tasks(
@@ -24,20 +38,26 @@ def run_tasks(
     batch_size: int = 512,
     prefix: str = "",
 ) -> list[Outcome]:
-    """Outcomes of one model on several tasks, in task order: greedy responses, or the likelier options.
+    """Outcomes of one model on several tasks, in task order. Responses are generated greedily.
 
-    An edit in force on the model acts on both kinds of task. ``prefix`` is a forced beginning of the response; options
-    are then judged behind it.
+    An edit that is in force on the model applies to generation and to log-likelihoods alike.
+
+    Args:
+        model: The model.
+        tasks: The tasks.
+        label: Name of the model in the outcomes; its own name when None.
+        batch_size: Number of prompts in one forward batch.
+        prefix: Text that every response is forced to begin with. Options are scored after it.
     """
-    asked = [(task, sample) for task in tasks for sample in task.samples]
-    name = label or model.name
-    outcomes = _by_words(model, [pair for pair in asked if not pair[0].by_likelihood], name, batch_size, prefix)
-    outcomes |= _by_likelihood(model, [pair for pair in asked if pair[0].by_likelihood], name, batch_size, prefix)
-    return [outcomes[task.name, sample.id] for task, sample in asked]
+    run = _Run(model, label or model.name, batch_size, prefix)
+    queries = [(task, sample) for task in tasks for sample in task.samples]
+    outcomes = _from_responses(run, [query for query in queries if not query[0].by_likelihood])
+    outcomes |= _from_likelihoods(run, [query for query in queries if query[0].by_likelihood])
+    return [outcomes[task.name, sample.id] for task, sample in queries]
 
 
-def asked_prompts(task: Task, sample: Sample) -> list[str]:
-    """Every prompt that the model is given for a sample: of multiple choice, one for each order of the options."""
+def prompts_of(task: Task, sample: Sample) -> list[str]:
+    """Every prompt of a sample: one, or one per order of the options for multiple choice."""
     judge = task.scorer
     if not isinstance(judge, MultipleChoice):
         return [sample.prompt]
@@ -47,7 +67,7 @@ def asked_prompts(task: Task, sample: Sample) -> list[str]:
 def option_pairs(
     task: Task, sample: Sample, tokenizer: PreTrainedTokenizerBase, *, prefix: str = ""
 ) -> list[list[tuple[Ids, Ids]]]:
-    """Token ids of ``(prompt with prefix, option)`` by order and, within it, by option as the file has them.
+    """Token ids ``(prompt with prefix, option)``, indexed ``[order][option]`` with options in the order of the file.
 
     Raises:
         InputError: Two options have the same tokens.
@@ -62,8 +82,8 @@ def option_pairs(
         encoded = [encode_pair(tokenizer, prompt, text) for text in texts]
         if len({rest for _, rest in encoded}) < len(encoded):
             raise InputError(
-                f"Sample {sample.id} of {task.name}: two of its options have the same tokens, so that the model cannot "
-                "tell them apart; change the options, or tasks.choice.show."
+                f"Sample {sample.id} of task {task.name} has two options with the same tokens, so the model cannot "
+                "distinguish them; change the options or tasks.choice.show."
             )
         result.append([((*context, *forced), rest) for context, rest in encoded])
     return result
@@ -73,33 +93,33 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
     return tuple(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else ()
 
 
-def _by_words(
-    model: LanguageModel, asked: Sequence[Asked], label: str, batch_size: int, prefix: str
-) -> dict[tuple[str, str], Outcome]:
+def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
+    """Outcomes by task and sample id. Tasks with the same length limit share their batches."""
     found: dict[tuple[str, str], Outcome] = {}
-    for longest in dict.fromkeys(task.max_new_tokens for task, _ in asked):
-        mine = [pair for pair in asked if pair[0].max_new_tokens == longest]
-        prompts = [asked_prompts(task, sample) for task, sample in mine]
+    for limit in dict.fromkeys(task.max_new_tokens for task, _ in queries):
+        group = [query for query in queries if query[0].max_new_tokens == limit]
+        prompts = [prompts_of(task, sample) for task, sample in group]
         generated = iter(
             generate(
-                model.hf,
-                model.tokenizer,
-                [prompt for group in prompts for prompt in group],
-                max_new_tokens=longest,
-                batch_size=batch_size,
-                prefix=prefix,
+                run.model.hf,
+                run.model.tokenizer,
+                [prompt for of_sample in prompts for prompt in of_sample],
+                max_new_tokens=limit,
+                batch_size=run.batch_size,
+                prefix=run.prefix,
             )
         )
-        for (task, sample), group in zip(mine, prompts, strict=True):
-            found[task.name, sample.id] = _spoken(task, sample, list(islice(generated, len(group))), label)
+        for (task, sample), of_sample in zip(group, prompts, strict=True):
+            responses = list(islice(generated, len(of_sample)))
+            found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)
     return found
 
 
-def _spoken(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
-    """The outcome of a sample's responses; the one kept is that to the prompt in the file's order."""
+def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
+    """The outcome of a sample's responses. The response to the order of the file is kept."""
     judge, first = task.scorer, responses[0]
     if isinstance(judge, MultipleChoice):
-        decision = judge.by_words(sample.id, [response.text for response in responses])
+        decision = judge.decide_by_responses(sample.id, [response.text for response in responses])
         outcome, chosen = decision.outcome, decision.chosen
     else:
         outcome, chosen = judge.score(first.text, sample.answer), ()
@@ -115,43 +135,40 @@ def _spoken(task: Task, sample: Sample, responses: Sequence[Generated], label: s
     )
 
 
-def _by_likelihood(
-    model: LanguageModel, asked: Sequence[Asked], label: str, batch_size: int, prefix: str
-) -> dict[tuple[str, str], Outcome]:
-    if not asked:
+def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
+    """Outcomes by task and sample id."""
+    if not queries:
         return {}
-    pairs = [option_pairs(task, sample, model.tokenizer, prefix=prefix) for task, sample in asked]
+    pairs = [option_pairs(task, sample, run.model.tokenizer, prefix=run.prefix) for task, sample in queries]
     flat = [pair for orders in pairs for options in orders for pair in options]
-    scores = iter(log_likelihoods(model, flat, batch_size=batch_size))
-    forced = _prefix_ids(model.tokenizer, prefix)
+    scores = iter(log_likelihoods(run.model, flat, batch_size=run.batch_size))
     result: dict[tuple[str, str], Outcome] = {}
-    for (task, sample), orders in zip(asked, pairs, strict=True):
-        mine = [list(islice(scores, len(options))) for options in orders]
-        result[task.name, sample.id] = _weighed(task, sample, orders, mine, label=label, forced=(prefix, forced))
+    for (task, sample), orders in zip(queries, pairs, strict=True):
+        of_sample = [list(islice(scores, len(options))) for options in orders]
+        result[task.name, sample.id] = _likelihood_outcome(run, task, sample, orders, of_sample)
     return result
 
 
-def _weighed(
+def _likelihood_outcome(
+    run: _Run,
     task: Task,
     sample: Sample,
     orders: Sequence[Sequence[tuple[Ids, Ids]]],
     scores: Sequence[Sequence[float]],
-    *,
-    label: str,
-    forced: tuple[str, Ids],
 ) -> Outcome:
-    """The outcome of a sample's log-likelihoods; the response is the chosen option as the file's order has it."""
+    """The outcome of a sample's log-likelihoods. The response is the chosen option in the order of the file."""
     judge = task.scorer
     assert isinstance(judge, MultipleChoice), "only multiple choice has options"
-    decision = judge.by_likelihood(sample.id, scores, [[len(rest) for _, rest in options] for options in orders])
+    n_tokens = [[len(rest) for _, rest in options] for options in orders]
+    decision = judge.decide_by_likelihood(sample.id, scores, n_tokens)
     text, ids = "", ()
     if decision.option is not None:
-        text = forced[0] + judge.continuation(sample.id, judge.orders(sample.id)[0], decision.option)
-        ids = (*forced[1], *orders[0][decision.option][1])
+        text = run.prefix + judge.continuation(sample.id, judge.orders(sample.id)[0], decision.option)
+        ids = (*run.prefix_ids, *orders[0][decision.option][1])
     return Outcome(
         sample_id=sample.id,
         task=task.name,
-        model=label,
+        model=run.label,
         outcome=decision.outcome,
         response=text,
         n_response_tokens=len(ids),

@@ -1,4 +1,6 @@
-"""Settings of the evaluate stage."""
+"""Settings of the evaluate stage, of multiple-choice items, and of lm-evaluation-harness."""
+
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,10 +11,50 @@ class EvaluateConfig(FrozenConfig):
     """Settings of ``mechprobe evaluate``."""
 
     n_per_task: int | None = Field(default=None, ge=1)
-    """Samples of each task, from the top of its file; None takes all."""
+    """Number of samples per task, taken from the top of its file; None takes all."""
     batch_size: int = Field(default=512, ge=1)
-    """Prompts generated at a time."""
+    """Number of prompts in one forward batch."""
     base: str = "base"
-    """The model that the others are compared with."""
+    """Name of the model that the other models are compared with."""
     force_prefix: str = ""
-    """A forced beginning of the response whose effect on ``base`` is printed as a baseline; empty for none."""
+    """Text that every response of ``base`` is forced to begin with, as an additional baseline; empty for none."""
+
+
+ChoiceRule = Literal["mean", "all"]
+"""``mean``: the option of highest mean probability over the orders decides. ``all``: every order must give the right option."""
+
+
+class ChoiceConfig(FrozenConfig):
+    """How multiple-choice items are presented and judged."""
+
+    show: Literal["letters", "none"] = "letters"
+    """``letters``: the prompt lists the options with letters, and the letters are scored. ``none``: the prompt does not list
+    the options, and their texts are scored; a single order is then enough."""
+    orders: Annotated[int, Field(ge=1)] | Literal["cyclic"] = "cyclic"
+    """``cyclic``: one order per option, so that each option appears once at each position. A number: that many distinct
+    orders, the order of the file first and the others drawn at random."""
+    rule: ChoiceRule = "mean"
+    """How the orders of an item decide whether it is right; see `mechprobe.evals.choice`."""
+    normalize: Literal["none", "tokens", "characters"] = "none"
+    """What an option's log-likelihood is divided by, so that options of different length can be compared."""
+    cue: str = "Answer:"
+    """Last line of a prompt that lists the options."""
+    delimiter: str = " "
+    """Text between the prompt and the scored continuation."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of randomly drawn orders."""
+
+
+class HarnessConfig(FrozenConfig):
+    """Settings of lm-evaluation-harness, under the names that the harness uses."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Number of documents per task, taken from the top; None takes all."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Number of examples before each question, except where a task fixes it at 0; None keeps each task's own number."""
+    batch_size: int = Field(default=32, ge=1)
+    """Number of requests in one batch."""
+    chat_template: bool = False
+    """Whether prompts are formatted with the tokenizer's chat template."""
+    n_random: int = Field(default=0, ge=0)
+    """Number of matched random sets that are run beside every edit. Each costs as much as the edit itself."""

@@ -1,7 +1,7 @@
-"""Log-likelihoods of continuations, read as generation goes: the prompt in one call, then token by token behind its KV cache.
+"""Log-likelihoods of continuations, computed in the order of generation.
 
-So an edit in force tells prompt from response as it does in generation, and the last position of the first call is the
-last token of the prompt.
+The prompt is one forward pass, and every token of the continuation is another on the KV cache. An edit therefore
+distinguishes prompt from response exactly as in generation: the last position of the first pass is the last prompt token.
 """
 
 import inspect
@@ -23,10 +23,10 @@ Ids = tuple[int, ...]
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str) -> tuple[Ids, Ids]:
-    """Token ids of a prompt and of what follows it.
+    """Token ids of a prompt and of its continuation.
 
-    Both are tokenized as one text and cut behind the prompt's tokens; where the prompt's tokens are not the beginning of
-    that (a token reaches over the border, or the tokenizer ends every text with one), the continuation is tokenized alone.
+    The concatenated text is tokenized and split after the tokens of the prompt. If it does not begin with these tokens
+    (a token spans the boundary, or the tokenizer appends a token to every text), the continuation is tokenized alone.
 
     Raises:
         InputError: The continuation has no tokens.
@@ -36,7 +36,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: s
     rest = whole[len(context) :] if whole[: len(context)] == context else ()
     rest = rest or tuple(tokenizer(continuation, add_special_tokens=False).input_ids)
     if not rest:
-        raise InputError(f"The option {continuation!r} has no tokens; give it some text.")
+        raise InputError(f"The option {continuation!r} has no tokens; give it a text that the tokenizer knows.")
     return context, rest
 
 
@@ -44,16 +44,16 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: s
 def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, batch_size: int = 512) -> list[float]:
     """Log p(continuation | prompt) in nats of every ``(prompt ids, continuation ids)``, in the given order.
 
-    Pairs that differ in the last token alone are read once. Prompts are padded on the left; continuations of one batch
-    have one length, so that there is no other padding.
+    Pairs that differ only in the last token share their forward passes. Prompts are padded on the left. Continuations in
+    one batch have the same length, so nothing else is padded.
 
     Args:
-        model: Hooks on its plain transformers model (`mechprobe.interventions.edited`) take effect.
-        pairs: Neither part may be empty.
-        batch_size: Most prompts, and most positions whose logits are held, at a time.
+        model: Hooks on its transformers model (`mechprobe.interventions.edited`) take effect.
+        pairs: Token ids; neither part may be empty.
+        batch_size: Maximal number of prompts in one forward batch, and of positions whose logits are kept in memory.
 
     Raises:
-        ModelError: Continuations have several tokens and the model gives no KV cache.
+        ModelError: A continuation has several tokens and the model returns no KV cache.
     """
     rows: dict[tuple[Ids, Ids], list[int]] = {}
     for index, (prompt, continuation) in enumerate(pairs):
@@ -63,29 +63,32 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
         by_length.setdefault(len(row[1]) + 1, []).append(row)
     result = [0.0] * len(pairs)
     for length in sorted(by_length):
-        mine = by_length[length]
-        for batch in length_batches([len(prompt) for prompt, _ in mine], max(1, batch_size // length)):
-            chosen = [mine[place] for place in batch]
-            for row, table in zip(chosen, _read(model, chosen), strict=True):
-                before = sum(float(table[step, token]) for step, token in enumerate(row[1]))
+        same_length = by_length[length]
+        for batch in length_batches([len(prompt) for prompt, _ in same_length], max(1, batch_size // length)):
+            chosen = [same_length[index] for index in batch]
+            for row, log_probs in zip(chosen, _next_token_log_probs(model, chosen), strict=True):
+                before = sum(float(log_probs[step, token]) for step, token in enumerate(row[1]))
                 for index in rows[row]:
-                    result[index] = before + float(table[-1, pairs[index][1][-1]])
+                    result[index] = before + float(log_probs[-1, pairs[index][1][-1]])
     return result
 
 
-def _read(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, "batch step vocab"]:
-    """Log-probabilities of the next token at the prompt's end and behind every token of the rest."""
+def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, "batch step vocab"]:
+    """Log-probabilities of the next token after the prompt and after every further token of each row."""
     hf: Any = model.hf
     device = input_device(hf)
     ids, mask = left_pad([prompt for prompt, _ in rows], int(str(model.tokenizer.pad_token_id)), device)
-    # Logits of the whole prompt would be the largest tensor by far.
+    # The logits of the whole prompt would be by far the largest tensor.
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(hf.forward).parameters else {}
     call = hf(input_ids=ids, **forward_inputs(hf, mask, use_cache=True), **last)
     logits = [call.logits[:, -1:]]
     rest = torch.tensor([row[1] for row in rows], dtype=torch.int64, device=device).reshape(len(rows), -1)
     for step in range(rest.shape[1]):
         if call.past_key_values is None:
-            raise ModelError(f"Model {model.name} gives no KV cache, which options of several tokens need.")
+            raise ModelError(
+                f"Model {model.name} returns no KV cache, which options of several tokens need; score letters instead "
+                '(tasks.choice.show = "letters").'
+            )
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         inputs = forward_inputs(hf, mask, use_cache=True)
         positions = inputs.get("position_ids")

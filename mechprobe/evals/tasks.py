@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from mechprobe.errors import ConfigError, InputError
-from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice, choice_item
+from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.choice_items import ChoiceItem, choice_item
+from mechprobe.evals.config import ChoiceConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.scorer import Scorer
 from mechprobe.records import Sample, read_jsonl, text_field
@@ -20,10 +22,10 @@ class Task:
     """One task.
 
     Attributes:
-        name: As in the file's ``task`` field.
-        samples: Items in file order.
-        scorer: How a response is judged; a `MultipleChoice` where the items have options.
-        max_new_tokens: Longest response that is generated, in tokens.
+        name: The value of the field ``task`` in the file.
+        samples: Samples in file order.
+        scorer: What judges responses; a `MultipleChoice` if the samples have options.
+        max_new_tokens: Limit on the length of a generated response, in tokens.
     """
 
     name: str
@@ -33,21 +35,21 @@ class Task:
 
     @property
     def by_likelihood(self) -> bool:
-        """Whether options' log-likelihoods decide, so that nothing is generated."""
+        """Whether the log-likelihoods of options are compared, so that no response is generated."""
         return isinstance(self.scorer, MultipleChoice) and not self.scorer.generated
 
     def take(self, n: int | None) -> "Task":
-        """The first ``n`` samples (all for None)."""
+        """The task with its first ``n`` samples; None keeps all."""
         return replace(self, samples=self.samples[:n])
 
     def keep(self, ids: set[str]) -> "Task":
-        """The samples whose id is in ``ids``."""
+        """The task with the samples whose ids are in ``ids``."""
         return replace(self, samples=tuple(sample for sample in self.samples if sample.id in ids))
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of a task file: a sample, or an item with options."""
+    """One line of a task file: a sample, or a multiple-choice item."""
 
     where: str
     id: str
@@ -65,26 +67,27 @@ def load_tasks(
     names: Sequence[str] | None = None,
     n_per_task: int | None = None,
 ) -> list[Task]:
-    """Read ``{"id", "task", "prompt", "answer"}`` lines; ids must be unique, ``task`` defaults to the file's stem.
+    """Read tasks from lines ``{"id", "task", "prompt", "answer"}``. Ids must be unique; ``task`` defaults to the file stem.
 
-    Lines with ``options`` are multiple choice: their answer is a letter or an index. They are judged by log-likelihood,
-    or, with the scorer ``letter``, by what the model answers in words.
+    A line with ``options`` is a multiple-choice item, whose answer is a letter or an index. Options are compared by
+    log-likelihood. With the scorer ``letter``, the model generates a response instead and its option letter is parsed.
 
     Args:
         path: JSON-lines file.
-        scorer_spec: Scorer of all tasks, see `mechprobe.evals.scorers.parse.scorer`; or a function of response and answer.
+        scorer_spec: Scorer of all tasks: a specification (see `mechprobe.evals.scorers.parse.scorer`), or a function of
+            response and answer.
         scorers: Scorers of single tasks, by task name.
-        choice: How lines with options are asked and judged.
-        max_new_tokens: Longest response, in tokens.
+        choice: How multiple-choice items are presented and judged.
+        max_new_tokens: Limit on the length of a response, in tokens.
         names: Tasks to keep, in this order; None keeps all in order of appearance.
-        n_per_task: Samples kept of each, from the top of the file; None keeps all.
+        n_per_task: Number of samples to keep of each task, from the top of the file; None keeps all.
 
     Raises:
-        InputError: The file or a line cannot be used; the text names file and line.
-        ConfigError: A named task is not in the file, or a scorer is unknown or does not fit its task.
+        InputError: The file or a line is unusable; the message names file and line.
+        ConfigError: A named task is not in the file, or a scorer is unknown or does not suit its task.
     """
     path = Path(path)
-    whole, settings = scorer(scorer_spec), choice or ChoiceConfig()
+    default, settings = scorer(scorer_spec), choice or ChoiceConfig()
     by_task = _read_lines(path, settings)
     for name in [*(names or ()), *(scorers or ())]:
         if name not in by_task:
@@ -92,7 +95,7 @@ def load_tasks(
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
     chosen = list(names) if names else list(by_task)
     return [
-        _task(name, by_task[name], own.get(name), whole, settings, max_new_tokens).take(n_per_task) for name in chosen
+        _task(name, by_task[name], own.get(name), default, settings, max_new_tokens).take(n_per_task) for name in chosen
     ]
 
 
@@ -105,25 +108,25 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
         line = _line(fields, task, text_field(fields, "id", where, default=f"{path.stem}-{number}"), where, choice)
         if task == POOLED:
             raise InputError(
-                f"{where}: no task can be named '{POOLED}'; results have a row of that name over all tasks."
+                f"{where}: a task cannot be named '{POOLED}', which is the name of the pooled row in results; rename it."
             )
         if line.id in seen:
-            raise InputError(f"{where}: id '{line.id}' stands on line {seen[line.id]} too; ids must be unique.")
+            raise InputError(f"{where}: id '{line.id}' is already used on line {seen[line.id]}; ids must be unique.")
         first = by_task.setdefault(task, [line])[0]
         if (line.item is None) != (first.item is None):
             has = "has no options" if line.item is None else "has options"
-            raise InputError(f"{where} {has}, unlike {first.where}; give lines of two kinds two task names.")
+            raise InputError(f"{where} {has}, unlike {first.where}; give the two kinds of lines different task names.")
         if first is not line:
             by_task[task].append(line)
         seen[line.id] = number
     if not by_task:
-        raise InputError(f"{path} holds no samples; write one JSON object a line.")
+        raise InputError(f"{path} holds no samples; write one JSON object per line.")
     return by_task
 
 
 def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice: ChoiceConfig) -> _Line:
-    if "scorer" in fields:  # reading data must never decide which code runs
-        raise InputError(f"{where}: a line cannot name its scorer; give --scorer, or tasks.scorers for single tasks.")
+    if "scorer" in fields:  # a data file must not decide which code runs
+        raise InputError(f"{where}: a line cannot name its scorer; use --scorer, or tasks.scorers for single tasks.")
     if "options" in fields:
         return _Line(where, sample_id, None, choice_item(fields, choice, where))
     sample = Sample(
@@ -136,31 +139,41 @@ def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice:
 
 
 def _task(
-    name: str, lines: Sequence[_Line], own: Scorer | None, whole: Scorer, choice: ChoiceConfig, max_new_tokens: int
+    name: str, lines: Sequence[_Line], own: Scorer | None, default: Scorer, choice: ChoiceConfig, max_new_tokens: int
 ) -> Task:
     items = {line.id: line.item for line in lines if line.item is not None}
     if items:
-        if own is not None and own.spec != "letter":
-            raise ConfigError(
-                f"Task '{name}' has options: it takes no scorer (log-likelihoods decide), or letter, and not '{own.spec}'."
-            )
-        in_words = (own or whole).spec == "letter"
-        if in_words and choice.show == "none":
-            raise ConfigError(
-                f"Task '{name}' is to be answered by letter, which tasks.choice.show = \"none\" does not show."
-            )
-        judge = MultipleChoice(choice, items, generated=in_words)
-        return Task(name, tuple(judge.asked(key, name) for key in items), judge, max_new_tokens)
-    judge = own or whole
+        judge = _multiple_choice(name, items, own, default, choice)
+        return Task(name, tuple(judge.sample(sample_id, name) for sample_id in items), judge, max_new_tokens)
+    judge = own or default
     for line in lines:
-        wrong = judge.check(line.sample.answer) if line.sample else None
-        if wrong:
-            raise InputError(f"{line.where}: {wrong} (scorer '{judge.spec}').")
+        defect = judge.check(line.sample.answer) if line.sample else None
+        if defect:
+            raise InputError(f"{line.where}: {defect} (scorer '{judge.spec}').")
     return Task(name, tuple(line.sample for line in lines if line.sample), judge, max_new_tokens)
 
 
+def _multiple_choice(
+    name: str, items: Mapping[str, ChoiceItem], own: Scorer | None, default: Scorer, choice: ChoiceConfig
+) -> MultipleChoice:
+    if own is not None and own.spec != "letter":
+        raise ConfigError(
+            f"Task '{name}' has options and cannot use the scorer '{own.spec}'; use 'letter', or no scorer to compare "
+            "log-likelihoods."
+        )
+    generated = (own or default).spec == "letter"
+    if generated and choice.show == "none":
+        raise ConfigError(
+            f"Task '{name}' uses the scorer 'letter', but tasks.choice.show = \"none\" hides the letters; change one of them."
+        )
+    return MultipleChoice(choice, items, generated=generated)
+
+
 def split_halves(task: Task, *, seed: int) -> tuple[Task, Task]:
-    """Two disjoint halves of a task's samples, ``(selection, evaluation)``, drawn by seed and task name."""
+    """Split a task's samples at random into two disjoint halves, ``(selection, evaluation)``.
+
+    The split depends on the seed and the name of the task.
+    """
     draw = np.random.default_rng([seed, *task.name.encode()])
     order = draw.permutation(len(task.samples))
     first = {task.samples[index].id for index in order[: len(order) // 2]}

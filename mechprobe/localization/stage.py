@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from mechprobe.evals.stage import accuracy_of, check_lengths, run_tasks, tasks_fingerprint
+from mechprobe.evals.answering import run_tasks
+from mechprobe.evals.stage import check_lengths, tasks_fingerprint
+from mechprobe.evals.summary import accuracy_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
 from mechprobe.localization.ceilings import gain_share, patched_outcomes

@@ -11,7 +11,7 @@ from mechprobe.run_layout import CHAIN
 from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
-    from mechprobe.evals.harness import HarnessConfig
+    from mechprobe.evals.config import HarnessConfig
     from mechprobe.features.config import NullKind
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.dictionary.baselines.result import Baselines
     from mechprobe.emergence.result import Emergence
-    from mechprobe.evals.harness import HarnessConfig
+    from mechprobe.evals.config import HarnessConfig
     from mechprobe.features.examples.labels import Labeler, Labels
     from mechprobe.features.stage import FeatureAnalysis
     from mechprobe.interventions.harness.result import HarnessResults
@@ -278,7 +278,7 @@ class Run:
         from mechprobe.features.examples.labels import label_features
         from mechprobe.report.run_files import read_examples
 
-        examples = read_examples(self.folder)
+        examples = read_examples(self.layout)
         if not examples:
             raise ArtifactError(f"{self.folder} holds no examples; run `mechprobe features` with the models first.")
         return label_features(examples.values(), labeler, name=name, out=self.layout.labels)

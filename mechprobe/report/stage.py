@@ -1,141 +1,104 @@
-"""Write the report of a run: one self-contained HTML file, Markdown, JSON, and the figures as PNG."""
+"""The report stage: one self-contained HTML page, its Markdown and JSON versions, and the figures as PNG files."""
 
 import base64
-import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
-from mechprobe.files import write_bytes, write_json, write_text
-from mechprobe.markdown import markdown_cell
-from mechprobe.report.figures import overview as figures
+from mechprobe.files import write_bytes, write_text
+from mechprobe.report.config import ReportConfig
+from mechprobe.report.content import build_report
+from mechprobe.report.figures.behaviour import accuracy_figure
+from mechprobe.report.figures.ceilings import ceilings_figure, share_figure
+from mechprobe.report.figures.dictionary import shares_figure, training_figure
 from mechprobe.report.figures.effects import effects_figure
 from mechprobe.report.figures.interventions import collateral_figure, dose_figure
-from mechprobe.report.pages.examples import examples_content, examples_page
+from mechprobe.report.figures.style import to_png
+from mechprobe.report.pages.examples import examples_page
+from mechprobe.report.pages.templates import environment
+from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections import accuracy, build_content
+from mechprobe.report.sections.behaviour import ordered_accuracy
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
 from mechprobe.stage_folder import Stage
 
-HTML_FILE, MARKDOWN_FILE, JSON_FILE = "index.html", "report.md", "report.json"
-EXAMPLES_PAGE = "examples.html"
-_DPI = 160
+HTML_FILE, MARKDOWN_FILE, JSON_FILE, EXAMPLES_FILE = "index.html", "report.md", "report.json", "examples.html"
 
 
-def report(run_dir: Path | str) -> Path:
-    """Write ``report/index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png`` into a run.
+def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
+    """Write the report of a run: ``index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
 
-    It reads result files only: no model, no activation, no torch. A stage that has not run is named with the
-    command that makes it.
+    Only result files are read, so neither torch nor the models are needed. If a stage has not run, its section names the
+    command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
 
     Args:
-        run_dir: Folder written by ``mechprobe run`` or by the single stages.
+        run_dir: Run folder.
+        config: What the report shows.
 
     Returns:
-        Path of the HTML file.
+        Path of ``index.html``.
 
     Raises:
-        ArtifactError: The folder is missing or holds no finished stage.
+        ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
     """
-    files = RunFiles.read(run_dir)
-    content = build_content(files)
-    pictures = {name: _png(figure) for name, figure in draw_figures(files, content).items()}
-    figure_files = {f"figures/{name}.png": data for name, data in sorted(pictures.items())}
-    embedded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
-    inputs = {stage.name: files.run_dir / stage.folder for stage in files.stages.values() if stage.manifest}
-    with Stage.open(files.run_dir / "report", name="report", config={}, inputs=inputs, force=True) as stage:
-        for name, data in figure_files.items():
+    config, files = config or ReportConfig(), RunFiles.read(run_dir)
+    content = build_report(files, config)
+    pictures = {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
+    content = content.model_copy(update={"figures": sorted(pictures)})
+    pages = {HTML_FILE: _html(content, pictures), MARKDOWN_FILE: _markdown(content)}
+    by_example = examples_page(files)
+    if by_example is not None:
+        pages[EXAMPLES_FILE] = by_example
+    inputs = {info.place.name: files.layout.folder / info.place.folder for info in files.stages.values() if info.done}
+    with Stage.open(
+        files.layout.report, name="report", config=config.model_dump(mode="json"), inputs=inputs, force=True
+    ) as stage:
+        for name, data in pictures.items():
             write_bytes(stage.folder / name, data)
-        outputs = [HTML_FILE, MARKDOWN_FILE, JSON_FILE, *figure_files]
-        by_example = examples_content(files)
-        if by_example is not None:
-            write_text(stage.folder / EXAMPLES_PAGE, examples_page(by_example, _environment()))
-            outputs.append(EXAMPLES_PAGE)
-        page = _environment().get_template("report.html.j2").render(content, figures=embedded)
-        write_text(stage.folder / HTML_FILE, page)
-        markdown = _environment().get_template("report.md.j2").render(content, figures=sorted(pictures))
-        write_text(stage.folder / MARKDOWN_FILE, markdown)
-        write_json(stage.folder / JSON_FILE, {**content, "figures": list(figure_files)})
-        stage.finish(outputs=outputs)
-    return files.run_dir / "report" / HTML_FILE
+        for name, text in pages.items():
+            write_text(stage.folder / name, text)
+        content.save(stage.folder / JSON_FILE)
+        stage.finish(outputs=[*pages, JSON_FILE, *pictures])
+    return files.layout.page
 
 
-def draw_figures(files: RunFiles, content: dict[str, Any]) -> dict[str, Figure]:
-    """The figures whose data are there, by name."""
-    wanted: list[tuple[str, bool, Callable[[], Figure]]] = [
-        ("accuracy", files.evaluation is not None, lambda: _accuracy(files)),
-        ("ceilings", files.ceilings is not None, lambda: figures.ceilings_figure(files.ceilings or {})),
-        ("training", len(files.training) > 1, lambda: figures.training_figure(files.training, gate=_gate(files))),
-        ("shares", files.features is not None, lambda: figures.shares_figure(files.features or {})),
+def _html(content: Report, pictures: dict[str, bytes]) -> str:
+    embedded = {Path(name).stem: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
+    return environment().get_template("report.html.j2").render(content.to_dict(), figures=embedded)
+
+
+def _markdown(content: Report) -> str:
+    names = [Path(name).stem for name in content.figures]
+    return environment().get_template("report.md.j2").render(content.to_dict(), figures=names)
+
+
+def draw_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
+    """Every figure whose data exist, by name."""
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if files.evaluation:
+        forced = files.evaluation.force_prefix
+        drawn["accuracy"] = lambda: accuracy_figure(ordered_accuracy(files), forced)
+    if ceilings := files.ceilings:
+        drawn["ceilings"] = lambda: ceilings_figure(ceilings)
+    if len(files.training) > 1:
+        gate = files.quality["gate"].get("min_fve") if files.quality else None
+        drawn["training"] = lambda: training_figure(files.training, gate=gate)
+    if features := files.features:
+        drawn["shares"] = lambda: shares_figure(features)
+    drawn |= _intervention_figures(files, content)
+    return {name: draw() for name, draw in drawn.items()}
+
+
+def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Callable[[], Figure]]:
+    section, results = content.interventions, files.interventions
+    if not section or not results:
+        return {}
+    panels, doses, collateral = section.panels, dose_curves(results), measured_collateral(results)
+    drawn: list[tuple[str, bool, Callable[[], Figure]]] = [
+        ("effects", bool(panels), lambda: effects_figure([panel.to_dict() for panel in panels], section.tasks)),
+        ("share_of_ceiling", bool(section.curves), lambda: share_figure(section.curves, section.size_intervals)),
+        ("doses", bool(doses), lambda: dose_figure(doses, section.tasks)),
+        ("collateral", bool(collateral), lambda: collateral_figure(collateral, section.other_tasks)),
     ]
-    section, results = content["interventions"], files.interventions
-    if section and results:
-        doses, measured = dose_curves(results), measured_collateral(results)
-        wanted += [
-            ("effects", bool(section["panels"]), lambda: effects_figure(section["panels"], section["tasks"])),
-            (
-                "share_of_ceiling",
-                bool(section["curves"]),
-                lambda: figures.share_figure(section["curves"], section["size_intervals"]),
-            ),
-            ("doses", bool(doses), lambda: dose_figure(doses, section["tasks"])),
-            ("collateral", bool(measured), lambda: collateral_figure(measured, section["other_tasks"])),
-        ]
-    return {name: draw() for name, there, draw in wanted if there}
-
-
-def _accuracy(files: RunFiles) -> Figure:
-    found, forced = accuracy(files), (files.evaluation or {}).get("force_prefix")
-    if not forced:
-        return figures.accuracy_figure(found)
-    label = f"{forced['model']}, forced to begin with {forced['prefix']}"
-    return figures.accuracy_figure(found, forced=forced["accuracy"], forced_label=label)
-
-
-def _gate(files: RunFiles) -> float | None:
-    return files.quality["gate"].get("min_fve") if files.quality else None
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is a row of boxes; the tables have it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mechprobe.report"),
-        autoescape=select_autoescape(["html", "html.j2"], default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = markdown_cell
-    environment.filters["shade"] = _shade
-    environment.filters["visible"] = visible
-    environment.filters["inert"] = inert
-    return environment
-
-
-def _shade(value: float, largest: float) -> str:
-    """Background opacity of a token, from 0 to 0.85."""
-    if not largest or value <= 0:
-        return "0"
-    return f"{0.12 + 0.73 * min(1.0, value / largest):.2f}"
-
-
-def visible(token: str) -> str:
-    """Token text with blanks, line breaks, tabs and control characters made visible."""
-    return inert(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")) or "∅"
-
-
-def inert(text: str) -> str:
-    """Text whose control and direction characters are spelled out, so that they do nothing."""
-    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)
+    return {name: draw for name, exists, draw in drawn if exists}

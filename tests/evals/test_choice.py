@@ -1,4 +1,4 @@
-"""Multiple choice: orders, prompts and rules by hand, and log-likelihoods against a naive second implementation."""
+"""Multiple choice: orders, prompts and rules by hand, and log-likelihoods against a naive implementation."""
 
 import math
 from pathlib import Path
@@ -9,9 +9,12 @@ import torch
 
 from mechprobe.errors import InputError
 from mechprobe.evals.answering import option_pairs, run_tasks
-from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice, decide
+from mechprobe.evals.choice import MultipleChoice, decide
+from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.evals.config import ChoiceConfig
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.position_bias import position_bias
+from mechprobe.evals.result import EvaluationSummary
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
@@ -33,7 +36,7 @@ def judge(**settings: object) -> MultipleChoice:
 
 def quiz(**settings: object) -> Task:
     mine = judge(**settings)
-    return Task("quiz", tuple(mine.asked(key, "quiz") for key in ITEMS), mine)
+    return Task("quiz", tuple(mine.sample(key, "quiz") for key in ITEMS), mine)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_prompt_and_continuation_follow_the_order() -> None:
     bare = judge(show="none", delimiter=": ")
     assert bare.orders("q1") == [(0, 1, 2)]
     assert bare.prompt("q1", (0, 1, 2)) == "Which?"
-    assert bare.asked("q1", "t") == Sample("q1", "t", "Which?", ": blue")
+    assert bare.sample("q1", "t") == Sample("q1", "t", "Which?", ": blue")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_prompt_and_continuation_follow_the_order() -> None:
         ([[0.9, 0.1], [0.6, 0.4]], "all", ("right", 0, (0, 0))),
         ([[0.4, 0.6], [0.5, 0.5]], "mean", ("wrong", 1, (1, -1))),
         ([[0.6, 0.4], [0.4, 0.6]], "mean", ("wrong", None, (0, 1))),  # a tie
-        ([[1.0, 0.0], [0.0, 0.0]], "mean", ("right", 0, (0, -1))),  # one answer in words, one without a letter
+        ([[1.0, 0.0], [0.0, 0.0]], "mean", ("right", 0, (0, -1))),  # one response without a letter
         ([[1.0, 0.0], [0.0, 0.0]], "all", ("wrong", 0, (0, -1))),
         ([[0.0, 0.0], [0.0, 0.0]], "mean", ("unparsed", None, (-1, -1))),
         ([[math.nan, math.nan], [0.9, 0.1]], "mean", ("unparsed", None, (-1, 0))),
@@ -87,41 +90,43 @@ def test_decisions_by_hand(rows: list[list[float]], rule: str, expected: tuple[o
 
 
 def test_normalizing_by_hand() -> None:
-    """ln p of "1" is −2, of "13" −3: the shorter wins as it is, the longer per token and per character."""
+    """ln p is −2 for "1" and −3 for "13": the shorter option wins unnormalized, the longer one per token and per character."""
     scores, tokens = [[-9.0, -3.0, -2.0]], [[2, 2, 1]]
     chosen = {
-        how: judge(show="none", normalize=how).by_likelihood("q2", scores, tokens).option
+        how: judge(show="none", normalize=how).decide_by_likelihood("q2", scores, tokens).option
         for how in ("none", "tokens", "characters")
     }
     assert chosen == {"none": 2, "tokens": 1, "characters": 1}
 
 
-def test_answers_in_words_are_votes_for_what_stands_at_the_letter() -> None:
+def test_option_letters_in_responses_are_votes_for_the_option_shown_at_that_letter() -> None:
     mine = MultipleChoice(ChoiceConfig(), ITEMS, generated=True)
-    decision = mine.by_words("q1", ["B", "the answer is A", "(C)"])  # blue at B, A and C in the three orders
+    decision = mine.decide_by_responses(
+        "q1", ["B", "the answer is A", "(C)"]
+    )  # the three orders show blue at B, A and C
     assert decision == ("right", 1, (1, 1, 1))
-    assert mine.by_words("q1", ["B", "dunno", "J"]) == ("right", 1, (1, -1, -1))
+    assert mine.decide_by_responses("q1", ["B", "dunno", "J"]) == ("right", 1, (1, -1, -1))
 
 
 def test_position_bias_by_hand() -> None:
-    """A model that always says A, and one that always finds the right option."""
+    """One model always answers A; the other always finds the right option."""
     task = quiz()
     always_a = [Outcome(key, "quiz", "a", "wrong", "", 0, (), (0, 1, 2)) for key in ITEMS]
     finds = [Outcome(key, "quiz", "b", "right", "", 0, (), (item.right,) * 3) for key, item in ITEMS.items()]
     bias = position_bias(Outcomes(always_a + finds), [task])
-    assert bias["a"]["quiz"]["chosen"] == [1.0, 0.0, 0.0]
-    assert bias["a"]["quiz"]["right"] == pytest.approx([1 / 3] * 3)
-    assert bias["a"]["quiz"]["recall"] == [1.0, 0.0, 0.0]
-    assert bias["a"]["quiz"]["recall_std"] == pytest.approx(math.sqrt(2) / 3)
-    assert bias["a"]["quiz"]["consistent"] == 0.0
-    assert bias["b"]["quiz"]["recall_std"] == 0.0
-    assert bias["b"]["quiz"]["consistent"] == 1.0
-    assert (bias["b"]["quiz"]["n_items"], bias["b"]["quiz"]["n_pairs"]) == (3, 9)
+    assert bias["a"]["quiz"].chosen == [1.0, 0.0, 0.0]
+    assert bias["a"]["quiz"].right == pytest.approx([1 / 3] * 3)
+    assert bias["a"]["quiz"].recall == [1.0, 0.0, 0.0]
+    assert bias["a"]["quiz"].recall_std == pytest.approx(math.sqrt(2) / 3)
+    assert bias["a"]["quiz"].consistent == 0.0
+    assert bias["b"]["quiz"].recall_std == 0.0
+    assert bias["b"]["quiz"].consistent == 1.0
+    assert (bias["b"]["quiz"].n_items, bias["b"]["quiz"].n_pairs) == (3, 9)
     assert position_bias(Outcomes(finds), [quiz(show="none")]) == {}
 
 
 def naive(model: torch.nn.Module, prompt: tuple[int, ...], rest: tuple[int, ...]) -> float:
-    """One pair, one forward pass over all of it, no padding, no cache."""
+    """One forward pass over one pair, without padding or cache."""
     with torch.no_grad():
         table = model(input_ids=torch.tensor([[*prompt, *rest]]), use_cache=False).logits[0].double().log_softmax(-1)
     return sum(float(table[len(prompt) - 1 + step, token]) for step, token in enumerate(rest))
@@ -142,7 +147,7 @@ def test_log_likelihoods_equal_a_naive_implementation(
 
 
 def test_hooks_see_what_they_see_in_generation(family: ModelFamily) -> None:
-    """The first call is the prompt, padded on the left; every later one is a token behind it."""
+    """The first forward pass is the left-padded prompt; every later pass is one token of the continuation."""
     model = family["base"]
     pairs = [encode_pair(model.tokenizer, prompt, " abc") for prompt in ("x", "longer")]
     seen = []
@@ -151,28 +156,28 @@ def test_hooks_see_what_they_see_in_generation(family: ModelFamily) -> None:
     assert seen == [(2, 1 + len("longer")), (2, 1), (2, 1), (2, 1)]  # <bos>; the last of " abc" is only predicted
 
 
-def test_a_token_over_the_border_is_tokenized_apart() -> None:
+def test_a_token_across_the_boundary_makes_the_continuation_tokenized_alone() -> None:
     tokenizer = build_tokenizer(("AB",))
     whole, border = (tuple(tokenizer(text).input_ids) for text in ("pAB", "pA"))
-    assert len(whole) == len(border)  # "AB" is one token, so that "pA" is no beginning of "pAB"
+    assert len(whole) == len(border)  # "AB" is one token, so the ids of "pAB" do not begin with those of "pA"
     assert encode_pair(tokenizer, "pA", "B") == (border, tuple(tokenizer("B", add_special_tokens=False).input_ids))
     assert encode_pair(tokenizer, "p", "AB") == (border[:-1], whole[-1:])
 
 
-def test_options_without_tokens_or_with_the_same_are_refused(family: ModelFamily) -> None:
-    with pytest.raises(InputError, match="has no tokens"):
+def test_options_without_tokens_or_with_equal_tokens_are_errors(family: ModelFamily) -> None:
+    with pytest.raises(InputError, match=r"''.*tokens"):
         encode_pair(family.tokenizer, "a", "")
     items = {"q": ChoiceItem("p", ("é", "ü"), 0)}  # both unknown to the tokenizer
     mine = MultipleChoice(ChoiceConfig(show="none"), items)
-    task = Task("t", (mine.asked("q", "t"),), mine)
-    with pytest.raises(InputError, match="Sample q of t: two of its options have the same tokens"):
+    task = Task("t", (mine.sample("q", "t"),), mine)
+    with pytest.raises(InputError, match=r"q of task t.*same tokens"):
         check_lengths(family, [task])
 
 
-def test_an_item_too_long_for_the_context(family: ModelFamily) -> None:
+def test_an_item_longer_than_the_context_is_an_error(family: ModelFamily) -> None:
     mine = MultipleChoice(ChoiceConfig(show="none"), {"q": ChoiceItem("p" * 60, ("a", "b" * 9), 0)})
-    task = Task("t", (mine.asked("q", "t"),), mine)
-    with pytest.raises(InputError, match="Sample q of t has 71 tokens with its longest option; the context is 64"):
+    task = Task("t", (mine.sample("q", "t"),), mine)
+    with pytest.raises(InputError, match=r"q of task t has 71 tokens.*\b64\b"):
         check_lengths(family, [task])
 
 
@@ -183,7 +188,7 @@ def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFa
         "words", tuple(Sample(f"w{i}", "words", p, "x") for i, p in enumerate(("abc", "9"))), scorer("exact"), 4
     )
     spoken = MultipleChoice(ChoiceConfig(), ITEMS, generated=True)
-    letter = Task("letter", tuple(spoken.asked(key, "letter") for key in ITEMS), spoken, 3)
+    letter = Task("letter", tuple(spoken.sample(key, "letter") for key in ITEMS), spoken, 3)
     bare = quiz(show="none")
     model = family["rl"]
     found = run_tasks(model, [words, bare, letter])
@@ -202,7 +207,7 @@ def test_run_tasks_mixes_generation_and_likelihood_in_task_order(family: ModelFa
 
 
 def test_an_outcome_does_not_depend_on_the_other_tasks(family: ModelFamily, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks of one length limit share their batches; a longer limit beside them lengthens no response."""
+    """Tasks with the same length limit share batches, and another task with a longer limit lengthens no response."""
     from mechprobe.evals import answering
     from mechprobe.evals.scorers.parse import scorer
 
@@ -222,21 +227,21 @@ def test_an_outcome_does_not_depend_on_the_other_tasks(family: ModelFamily, monk
     assert [(o.task, o.sample_id[-1]) for o in found] == [*(("short", k) for k in "abc"), ("long", "d"), ("long", "e"),
                                                           ("brief", "f")]  # fmt: skip
     assert found == [outcome for alone in (short, long, brief) for outcome in run_tasks(model, [alone])]
-    assert max(o.n_response_tokens for o in found if o.task == "long") > 2  # so that the limit of the others bites
+    assert max(o.n_response_tokens for o in found if o.task == "long") > 2  # the shorter limit is therefore effective
 
 
-def test_gained_samples_in_words_are_right_in_the_files_order_too() -> None:
-    """G_t is read as prompt and response of the file's order; by log-likelihood the response is the chosen option."""
+def test_gained_samples_are_right_in_the_order_of_the_file_too() -> None:
+    """Selection runs prompt and response in the order of the file; by log-likelihood the response is the chosen option."""
     spoken = MultipleChoice(ChoiceConfig(), {"sure": ITEMS["q1"], "turned": ITEMS["q1"], "mute": ITEMS["q1"]}, True)
     words = {"sure": ("B", "A", "C"), "turned": ("C", "A", "C"), "mute": ("dunno", "A", "C")}
-    records, samples = [], [spoken.asked(key, "t") for key in words]
+    records, samples = [], [spoken.sample(key, "t") for key in words]
     for key, responses in words.items():
-        decision = spoken.by_words(key, responses)
+        decision = spoken.decide_by_responses(key, responses)
         assert decision.outcome == "right"
         records.append(Outcome(key, "t", "rl", "right", responses[0], 1, (1,), decision.chosen))
     for key, settings in (("bare", {"show": "none"}), ("shown", {}), ("close", {"delimiter": ""})):
         mine = MultipleChoice(ChoiceConfig(**settings), {key: ITEMS["q1"]})  # type: ignore[arg-type]
-        samples.append(mine.asked(key, "t"))
+        samples.append(mine.sample(key, "t"))
         records.append(Outcome(key, "t", "rl", "right", samples[-1].answer, 1, (1,), (2, 1, 1)))
     records += [Outcome(record.sample_id, "t", "base", "wrong", "", 0) for record in records]
     assert Outcomes(records, samples).gained("t", base="base", tuned="rl") == ["sure", "bare", "shown", "close"]
@@ -252,12 +257,10 @@ def test_a_forced_prefix_stands_between_prompt_and_option(family: ModelFamily) -
     assert not clean.response.startswith("So")
 
 
-def test_the_stage_reports_the_position_bias_and_keeps_it(family: ModelFamily, tmp_path: Path) -> None:
-    from mechprobe.files import read_json
-
+def test_the_stage_writes_the_position_bias(family: ModelFamily, tmp_path: Path) -> None:
     outcomes = evaluate_outcomes(family, [quiz()], tmp_path / "e")
     assert all(len(record.chosen) == 3 for record in outcomes.records)
-    summary = read_json(tmp_path / "e" / "summary.json")
-    assert summary["position_bias"] == position_bias(outcomes, [quiz()])
-    assert set(summary["position_bias"]) == {"base", "sft", "rl"}
+    summary = EvaluationSummary.load(tmp_path / "e" / "summary.json")
+    assert summary.position_bias == position_bias(outcomes, [quiz()])
+    assert set(summary.position_bias) == {"base", "sft", "rl"}
     assert outcomes.samples["q1"].prompt.endswith("Answer:")

@@ -1,4 +1,4 @@
-"""Scorers that are functions, with what stands for them in a fingerprint, and the scorer that needs math-verify."""
+"""Function scorers with their fingerprints, and the scorer that needs math-verify."""
 
 import sys
 from collections.abc import Callable
@@ -33,20 +33,20 @@ def fingerprint(judge: object) -> str:
     return tasks_fingerprint([Task("t", (Sample("1", "t", "p", "a"),), scorer(judge))])  # type: ignore[arg-type]
 
 
-def test_a_function_gives_a_bool_or_an_outcome() -> None:
+def test_a_function_returns_a_bool_or_an_outcome() -> None:
     assert scorer(begins).score("abc", "ab") == "right"
     assert scorer(begins).score("abc", "b") == "wrong"
     assert [scorer(tolerant(0.1)).score(text, "1") for text in ("1.05", "2", "x")] == ["right", "wrong", "unparsed"]
 
 
 @pytest.mark.parametrize("result", [None, 1, 0.5, "correct"])
-def test_what_else_a_function_gives_is_refused(result: object) -> None:
-    with pytest.raises(ConfigError, match="must return True, False, 'right', 'wrong' or 'unparsed'"):
+def test_any_other_return_value_is_an_error(result: object) -> None:
+    with pytest.raises(ConfigError, match="True, False, 'right', 'wrong' or 'unparsed'"):
         scorer(lambda response, answer: result).score("a", "b")
 
 
-def test_a_function_that_fails_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"failed on the response 'x' \(ZeroDivisionError: .*; mend it\."):
+def test_an_exception_in_a_function_becomes_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"'x' \(ZeroDivisionError: "):
         scorer(lambda response, answer: 1 / 0).score("x", "y")
 
 
@@ -67,14 +67,14 @@ def test_the_fingerprint_knows_source_defaults_and_closure() -> None:
 
 
 @pytest.mark.parametrize("judge", [str.startswith, partial(begins, answer=object())], ids=["builtin", "object"])
-def test_what_has_no_stable_text_is_refused(judge: object) -> None:
-    with pytest.raises(ConfigError, match=r"no source that can be read|has no stable text"):
+def test_a_function_without_stable_text_is_an_error(judge: object) -> None:
+    with pytest.raises(ConfigError, match=r"source|stable text"):
         scorer(judge)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the user's in the working directory."""
+    """A module in the working directory of the user."""
     (tmp_path / "my_scorers_for_a_test.py").write_text("def same(response, answer):\n    return response == answer\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -91,19 +91,19 @@ def test_a_function_by_name(module: str, tmp_path: Path) -> None:
     assert load_tasks(path, scorer_spec=f"python:{module}:same")[0].scorer == judge
 
 
-def test_names_that_lead_nowhere(module: str) -> None:
-    with pytest.raises(ConfigError, match=f"module {module} has no function other"):
+def test_unknown_modules_and_functions_are_errors(module: str) -> None:
+    with pytest.raises(ConfigError, match=f"{module}.*other"):
         scorer(f"python:{module}:other")
-    with pytest.raises(ConfigError, match="module no_such_module cannot be imported"):
+    with pytest.raises(ConfigError, match="no_such_module"):
         scorer("python:no_such_module:f")
-    with pytest.raises(ConfigError, match="write python:<MODULE>:<FUNCTION>"):
+    with pytest.raises(ConfigError, match="python:<MODULE>:<FUNCTION>"):
         scorer("python:f")
 
 
-def test_other_processes_find_a_function_by_name_or_say_so(module: str) -> None:
+def test_functions_are_pickled_by_name_or_raise(module: str) -> None:
     judge = scorer(f"python:{module}:same")
     assert ForkingPickler.loads(ForkingPickler.dumps(judge)) == judge
-    with pytest.raises(ConfigError, match=r"define it at the top of a module, or set intervene\.workers = 1"):
+    with pytest.raises(ConfigError, match=r"intervene\.workers = 1"):
         ForkingPickler.dumps(scorer(lambda response, answer: True))
 
 
@@ -127,10 +127,10 @@ def test_boxed_by_hand(response: str, answer: str, expected: str) -> None:
     assert scorer("boxed").score(response, answer) == expected
 
 
-def test_boxed_refuses_an_answer_that_is_no_mathematics(tmp_path: Path) -> None:
+def test_boxed_rejects_an_answer_that_is_not_mathematics(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"prompt": "p", "answer": "1/2"}\n{"prompt": "p", "answer": "a $ b"}\n')
-    with pytest.raises(InputError, match=r":2: math-verify cannot read the answer"):
+    with pytest.raises(InputError, match=r":2: .*a \$ b"):
         load_tasks(path, scorer_spec="boxed")
 
 

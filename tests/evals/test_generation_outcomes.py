@@ -54,7 +54,7 @@ def test_prefix_is_part_of_the_response(family: ModelFamily) -> None:
 
 def test_prompt_longer_than_the_context(family: ModelFamily) -> None:
     base = family["base"]
-    with pytest.raises(InputError, match="has 71 tokens and the context leaves 60"):
+    with pytest.raises(InputError, match=r"\b71\b.*\b60\b"):
         generate(base.hf, base.tokenizer, ["x" * 70], max_new_tokens=4)
 
 
@@ -78,7 +78,7 @@ def test_stage_scores_writes_and_is_skipped_when_done(family: ModelFamily, tmp_p
     assert (tmp_path / "e" / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_interrupted_stage_goes_on_with_the_next_model(
+def test_an_interrupted_stage_resumes_at_the_next_model(
     family: ModelFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mechprobe.evals.stage as module
@@ -105,22 +105,22 @@ def test_interrupted_stage_goes_on_with_the_next_model(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_families_that_do_not_belong_together(llama_family: dict[str, Path], tmp_path: Path) -> None:
+def test_models_that_are_not_one_family_are_errors(llama_family: dict[str, Path], tmp_path: Path) -> None:
     from tests.builders import build_family, build_tokenizer
 
     deeper = build_family(tmp_path / "deeper", n_layers=2)
-    with pytest.raises(ModelError, match="3 and 2 layers"):
+    with pytest.raises(ModelError, match="layers"):
         ModelFamily.load({"base": llama_family["base"], "rl": deeper["rl"]})
     other = build_family(tmp_path / "other")
     build_tokenizer(("EXTRA",)).save_pretrained(other["rl"])
-    with pytest.raises(ModelError, match="different tokenizers"):
+    with pytest.raises(ModelError, match="tokenizer"):
         ModelFamily.load({"base": llama_family["base"], "rl": other["rl"]})
-    with pytest.raises(ModelError, match="does not exist"):
+    with pytest.raises(ModelError, match="nowhere"):
         ModelFamily.load({"base": tmp_path / "nowhere"})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"no config\.json"):
+    with pytest.raises(ModelError, match=r"config\.json"):
         ModelFamily.load({"base": tmp_path / "empty"})
-    with pytest.raises(ModelError, match="has no model 'rl'"):
+    with pytest.raises(ModelError, match="'rl'"):
         _ = ModelFamily.load({"base": llama_family["base"]})["rl"]
 
 

@@ -1,4 +1,4 @@
-"""Scorers by hand, and task files with every defect."""
+"""Scorers on hand-written responses, and defective task files."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechprobe.errors import ConfigError, InputError
-from mechprobe.evals.choice import ChoiceConfig
+from mechprobe.evals.config import ChoiceConfig
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import load_tasks, split_halves
 
@@ -85,7 +85,7 @@ def test_numeric_accepts_any_whole_number(value: int) -> None:
 
 @pytest.mark.parametrize("spec", ["", "final:", "final: ", "regex:x", "EXACT"])
 def test_unknown_scorers(spec: str) -> None:
-    with pytest.raises(ConfigError, match="exact, numeric, letter, boxed, final"):
+    with pytest.raises(ConfigError, match=r"exact.*numeric.*letter.*boxed.*final"):
         scorer(spec)
 
 
@@ -108,28 +108,31 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no samples"),
-        ([{"prompt": "p"}], r":1 has no field 'answer'"),
-        ([{"prompt": "p", "answer": 3}], r":1: 'answer' is a int"),
-        ([{"prompt": "", "answer": "3"}], r":1: 'prompt' is empty"),
-        ([{"task": "pooled", "prompt": "p", "answer": "3"}], r":1: no task can be named 'pooled'"),
-        ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x' stands on line 1 too"),
-        ([{"prompt": "p", "options": "ab", "answer": 0}], r":1: 'options' must be a list of texts"),
-        ([{"prompt": "p", "options": ["a", " "], "answer": 0}], r":1: 'options' must be a list of texts"),
-        ([{"prompt": "p", "options": ["a"], "answer": 0}], "needs two different texts or more"),
-        ([{"prompt": "p", "options": ["a", "a"], "answer": 0}], "needs two different texts or more"),
-        ([{"prompt": "p", "options": list("abcdefghijk"), "answer": 0}], "has 11 options and there are 10 letters"),
+        ([], "x.jsonl"),
+        ([{"prompt": "p"}], r":1 .*'answer'"),
+        ([{"prompt": "p", "answer": 3}], r":1: 'answer'.* int"),
+        ([{"prompt": "", "answer": "3"}], r":1: 'prompt'.*empty"),
+        ([{"task": "pooled", "prompt": "p", "answer": "3"}], r":1: .*'pooled'"),
+        ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x'.* line 1"),
+        ([{"prompt": "p", "options": "ab", "answer": 0}], r":1: 'options'.*list"),
+        ([{"prompt": "p", "options": ["a", " "], "answer": 0}], r":1: 'options'.*list"),
+        ([{"prompt": "p", "options": ["a"], "answer": 0}], r":1: 'options'.*two"),
+        ([{"prompt": "p", "options": ["a", "a"], "answer": 0}], r":1: 'options'.*two"),
+        (
+            [{"prompt": "p", "options": list("abcdefghijk"), "answer": 0}],
+            ":1 .*11 options.*10 letters.*tasks.choice.show",
+        ),
         (
             [{"prompt": "p", "options": ["a", "b"], "answer": "C"}],
-            "the answer 'C' is not among the options; write a letter A to B or",
+            ":1: .*'C'.*A to B.*0 to 1",
         ),
-        ([{"prompt": "p", "options": ["a", "b"], "answer": 2}], "the answer 2 is not among the options"),
-        ([{"prompt": "p", "options": ["a", "b"], "answer": True}], "is not among the options"),
-        ([{"prompt": "p", "options": ["a", "b"]}], "the answer None is not among the options"),
-        ([{"options": ["a", "b"], "answer": 0}], "has no field 'prompt'"),
+        ([{"prompt": "p", "options": ["a", "b"], "answer": 2}], ":1: .*answer 2.*0 to 1"),
+        ([{"prompt": "p", "options": ["a", "b"], "answer": True}], ":1: .*True"),
+        ([{"prompt": "p", "options": ["a", "b"]}], ":1: .*None"),
+        ([{"options": ["a", "b"], "answer": 0}], ":1 .*'prompt'"),
         (
             [{"prompt": "p", "options": ["a", "b"], "answer": 0}, {"prompt": "p", "answer": "3"}],
-            r":2 has no options, unlike \S+:1",
+            r":2 .*options.* \S+:1;",
         ),
     ],
 )
@@ -140,7 +143,7 @@ def test_task_file_defects(tmp_path: Path, rows: list[object], message: str) -> 
 
 def test_unknown_task_name(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", [{"task": "a", "prompt": "p", "answer": "3"}])
-    with pytest.raises(ConfigError, match="has no task 'b'; it has a"):
+    with pytest.raises(ConfigError, match=r"'b'.*\ba\."):
         load_tasks(path, names=["b"])
 
 
@@ -162,16 +165,16 @@ def test_a_scorer_for_each_task(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", rows)
     specs = {task.name: task.scorer.spec for task in load_tasks(path, scorers={"b": "numeric"})}
     assert specs == {"a": "exact", "b": "numeric"}
-    with pytest.raises(ConfigError, match="has no task 'c'; it has a, b"):
+    with pytest.raises(ConfigError, match=r"'c'.*a, b"):
         load_tasks(path, scorers={"c": "numeric"})
-    with pytest.raises(InputError, match=r":2: the answer '3' is no option letter; write one of A to J"):
+    with pytest.raises(InputError, match=r":2: .*'3'.*A to J.*'letter'"):
         load_tasks(path, scorers={"b": "letter"})
 
 
 def test_a_file_cannot_name_code(tmp_path: Path) -> None:
-    """It would be a way to run code by reading data."""
+    """Otherwise a data file could decide which code runs."""
     rows = [{"prompt": "p", "answer": "3", "scorer": "python:os:system"}]
-    with pytest.raises(InputError, match=":1: a line cannot name its scorer; give --scorer"):
+    with pytest.raises(InputError, match=r":1: .*--scorer"):
         load_tasks(write(tmp_path / "x.jsonl", rows))
 
 
@@ -190,7 +193,7 @@ def test_tasks_with_options(tmp_path: Path) -> None:
     assert [sample.answer for sample in words.samples] == ["B", "A"]
     (bare,) = load_tasks(path, choice=ChoiceConfig(show="none"))
     assert (bare.samples[0].prompt, bare.samples[0].answer) == ("Which?", " blue")
-    with pytest.raises(ConfigError, match=r"takes no scorer \(log-likelihoods decide\), or letter, and not 'numeric'"):
+    with pytest.raises(ConfigError, match=r"'quiz'.*'numeric'.*'letter'"):
         load_tasks(path, scorers={"quiz": "numeric"})
-    with pytest.raises(ConfigError, match=r"which tasks\.choice\.show = \"none\" does not show"):
+    with pytest.raises(ConfigError, match=r"'quiz'.*'letter'.*tasks\.choice\.show"):
         load_tasks(path, scorer_spec="letter", choice=ChoiceConfig(show="none"))

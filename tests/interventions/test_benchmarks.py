@@ -14,8 +14,10 @@ import torch
 
 from mechprobe.errors import ConfigError, DependencyError, InputError
 from mechprobe.evals.answering import run_tasks
-from mechprobe.evals.choice import ChoiceConfig, ChoiceItem, MultipleChoice
-from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessConfig, HarnessTasks
+from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.evals.config import ChoiceConfig, HarnessConfig
+from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessTasks
 from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -97,7 +99,7 @@ def quiz(family: ModelFamily) -> Task:
         f"q{i}": ChoiceItem(PROMPTS[i], both, int(scores[2 * i + 1] > scores[2 * i])) for i, both in enumerate(options)
     }
     judge = MultipleChoice(ChoiceConfig(show="none", delimiter=""), items)
-    return Task("quiz", tuple(judge.asked(key, "quiz") for key in items), judge)
+    return Task("quiz", tuple(judge.sample(key, "quiz") for key in items), judge)
 
 
 def codes(outcomes: list[Any]) -> str:
@@ -423,12 +425,12 @@ def test_a_chat_template_that_the_tokenizer_lacks(
 
 def test_positions_that_a_single_call_does_not_show(yaml_tasks: list[Path]) -> None:
     asked = HarnessTasks(yaml_tasks, HarnessConfig(limit=2))
-    assert asked.weighed == ["picks"]
-    require_boundary("all", asked.weighed)
+    assert asked.likelihood_names == ["picks"]
+    require_boundary("all", asked.likelihood_names)
     require_boundary("response", [])
     for positions in ("prompt", "response", "last_prompt_token"):
         with pytest.raises(ConfigError, match="picks.*" + positions):
-            require_boundary(positions, asked.weighed)
+            require_boundary(positions, asked.likelihood_names)
 
 
 def test_missing_names_and_files(tmp_path: Path) -> None:

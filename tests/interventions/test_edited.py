@@ -285,8 +285,8 @@ def test_patching_equals_a_model_grafted_from_both(architecture: str, request: p
 
 
 def test_patching_with_itself_changes_nothing(family: ModelFamily) -> None:
+    from mechprobe.evals.answering import run_tasks
     from mechprobe.evals.scorers.parse import scorer
-    from mechprobe.evals.stage import run_tasks
     from mechprobe.evals.tasks import Task
     from mechprobe.records import Sample
 

@@ -1,4 +1,4 @@
-"""A run folder with the files of every stage, filled with plausible numbers; no model is run."""
+"""A run folder with plausible result files of every stage, made without models."""
 
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ def evaluation() -> dict[str, Any]:
     forced = {**RL, "enumeration": 0.85}
     test = {task: {"gained": 40, "lost": 2, "n": 256, "p": 1e-9, "p_holm": 5e-9} for task in TASKS}
     return {
+        "tasks": list(TASKS),
         "accuracy": {"base": accuracy(BASE, 256), "sft": accuracy(SFT, 256), "rl": accuracy(RL, 256)},
         "unparsed": {"base": dict.fromkeys(TASKS, 0.0), "sft": {**dict.fromkeys(TASKS, 0.0), "diagnostic": 0.04}},
         "force_prefix": {"prefix": "THINK", "model": "base", "accuracy": accuracy(forced, 256)},
@@ -192,8 +193,22 @@ def examples(
         "activations": {name: acts for name in ("joint", "base", "sft", "rl")},
     }
     return [
-        {"feature": k, "statistics": {**statistics, "feature": k}, "examples": [context, context]} for k in range(20)
+        {
+            "feature": k,
+            "statistics": {**statistics, "feature": k},
+            "examples": [context, context],
+            "quantiles": [],
+            "n_active": 0,
+            "n_random_rows": 0,
+            "promoted": None,
+        }
+        for k in range(20)
     ]
+
+
+def selection() -> dict[str, Any]:
+    return {"ranking": "joint", "features": list(range(12)), "agnostic": [0, 1], "tasks": list(HELD_OUT), "scores": {},
+            "controls": [[3], [4]], "note": ""}  # fmt: skip
 
 
 def training() -> list[dict[str, Any]]:
@@ -216,7 +231,7 @@ def write_stage(run: Path, name: str, folder: str, files: dict[str, Any]) -> Non
 
 
 def write_run(run: Path, *, without: tuple[str, ...] = (), trusted: bool = True, **replace: Any) -> Path:
-    """A run folder; ``without`` names stages to leave out, ``replace`` gives other content."""
+    """A run folder. ``without`` names the stages to leave out; ``replace`` replaces the content of files."""
     contents = {
         "localize": ("localize", {"ceilings.json": replace.get("ceilings", ceilings())}),
         "cache": ("cache", {"tokens.json": {}}),
@@ -229,15 +244,12 @@ def write_run(run: Path, *, without: tuple[str, ...] = (), trusted: bool = True,
             "examples.json": {"features": replace.get("examples", examples())},
         }),
         "evaluate": ("evals", {"summary.json": replace.get("evaluation", evaluation())}),
+        "select": ("selection", {"selection.json": selection()}),
         "intervene": ("interventions", {"results.json": replace.get("interventions", interventions())}),
     }  # fmt: skip
     for name, (folder, files) in contents.items():
         if name not in without:
             write_stage(run, name, folder, files)
-    if "select" not in without:
-        selection = {"ranking": "joint", "features": list(range(12)), "agnostic": [0, 1], "tasks": list(HELD_OUT),
-                     "scores": {}, "controls": [[3], [4]]}  # fmt: skip
-        write_json(run / "selection.json", selection)
     return run
 
 

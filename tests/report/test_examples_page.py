@@ -1,4 +1,4 @@
-"""The page of features by example: what it shows, and that no text of a prompt, token or label becomes markup."""
+"""The page of features by example: its content, and that no text from prompts, tokens or labels becomes markup."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_everything(tokens: tuple[str, ...] = ("a", "b", "c")) -> list[dict[str, Any]]:
-    """Entries with random contexts and promoted tokens made of the same texts."""
+    """Entries with random contexts and promoted tokens that consist of the given tokens."""
     effects = [{"token": token, "id": k, "value": 1.0 - k} for k, token in enumerate(tokens)]
     promoted = {name: {"promoted": effects, "suppressed": effects[::-1]} for name in ("base", "sft", "rl")}
     return [
@@ -103,7 +103,7 @@ def test_labels_of_other_examples_are_not_shown(tmp_path: Path) -> None:
     text = page_of(run)
     assert "label 6" in text
     assert "label 7" not in text
-    assert "1 of its labels are of other examples" in text
+    assert "1 of its labels belongs to other examples" in text
 
 
 def test_untrusted_features_are_marked(tmp_path: Path) -> None:
@@ -112,12 +112,13 @@ def test_untrusted_features_are_marked(tmp_path: Path) -> None:
     assert "every feature here is untrusted" in text
 
 
-def test_examples_of_an_earlier_release_are_shown(tmp_path: Path) -> None:
+def test_features_without_random_contexts_and_promoted_tokens_are_shown(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run"))
     assert 'id="f19"' in text
+    assert "unembedding</th>" not in text
 
 
-def test_chosen_features_stand_beside_the_others(tmp_path: Path) -> None:
+def test_requested_features_are_added_to_the_others(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", examples=with_everything()[:3])
     write_json(run / "examples_chosen" / "examples.json", {"features": with_everything()[15:16]})
     assert 'id="f15"' in page_of(run)
@@ -133,10 +134,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert page_of(run) == page_of(run)
 
 
-def test_labels_json_of_somebody_else_is_one_sentence(tmp_path: Path) -> None:
+def test_another_file_named_labels_json_is_an_error(tmp_path: Path) -> None:
     from mechprobe.errors import ArtifactError
 
     run = write_run(tmp_path / "run", examples=with_everything())
     write_json(run / "labels.json", {"mine": 1})
-    with pytest.raises(ArtifactError, match="holds no labels"):
+    with pytest.raises(ArtifactError, match=r"labels\.json"):
         report(run)

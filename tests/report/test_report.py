@@ -1,4 +1,4 @@
-"""The report of whole, partial and hostile run folders."""
+"""Reports of complete, partial and hostile run folders."""
 
 import json
 import subprocess
@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.report import stage as render
+from mechprobe.report.config import ReportConfig
+from mechprobe.report.figures import style
+from mechprobe.report.result import Report
 from mechprobe.report.stage import report
 from tests.report.conftest import evaluation, examples, interventions, write_run
 
@@ -23,17 +26,17 @@ FIGURES = ("accuracy", "ceilings", "collateral", "doses", "effects", "share_of_c
 
 @pytest.fixture(autouse=True)
 def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "_DPI", COARSE)
+    monkeypatch.setattr(style, "DPI", COARSE)
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the drawing, which takes the time."""
+    """Skip the drawing, which takes most of the time."""
     monkeypatch.setattr(render, "draw_figures", lambda files, content: {})
 
 
 class Tags(HTMLParser):
-    """Every tag of a page with its attributes, and whether all are closed."""
+    """Every tag of a page with its attributes; asserts that all tags are closed."""
 
     VOID = ("meta", "img", "br", "link")
 
@@ -57,10 +60,10 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run with its report; a test that reports it again must find the same bytes."""
+    """A complete run with its report."""
     run = write_run(tmp_path_factory.mktemp("reported") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "_DPI", COARSE)
+        patch.setattr(style, "DPI", COARSE)
         assert report(run) == run / "report" / "index.html"
     return run
 
@@ -76,8 +79,8 @@ def test_a_whole_run_has_every_section_and_figure(reported: Path) -> None:
     assert all(image["alt"] for image in images)
     assert {path.stem for path in (run / "report" / "figures").iterdir()} == set(FIGURES)
     verdict = interventions()["verdict"]
-    assert text.index("Which features did post-training add") < text.index(verdict) < text.index("Main numbers")
-    assert "Not here" not in text
+    assert text.index("Which features did post-training add") < text.index(verdict) < text.index("Main findings")
+    assert "has not run" not in text
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -86,7 +89,7 @@ def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
     for tag, attributes in tags.found:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href"):
-            assert (attributes.get(name) or "data:").startswith("data:")
+            assert (attributes.get(name) or "#").startswith(("data:", "#"))
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -95,7 +98,7 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert "54 (48 to 60)" in text  # rl on fact_retrieval: 138 of 256, Wilson
     assert "rl is above base on calculation, simulation, enumeration and diagnostic" in text
     assert "sft is above base on calculation and below base on fact_retrieval and enumeration" in text
-    assert "base 0.975, sft 0.961 and rl 0.975" in text
+    assert "0.975 for base, 0.961 for sft and 0.975 for rl" in text
     content = read_json(run / "report" / "report.json")
     assert [row["task"] for row in content["evaluation"]["rows"]][:2] == ["calculation", "fact_retrieval"]
     transplant = next(t for t in content["interventions"]["tables"] if t["title"] == "transplant rl into base")
@@ -104,13 +107,13 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert {row["n"] for row in transplant["rows"]} == {"64"}
 
 
-def test_doses_collateral_left_out_tasks_and_sizes_are_told(reported: Path) -> None:
+def test_doses_collateral_effects_left_out_tasks_and_sizes_are_shown(reported: Path) -> None:
     run, text = reported, (reported / "report" / "index.html").read_text()
-    for heading in ("How few features", "Chosen without the task, judged on it", "Dose", "Collateral"):
+    for heading in ("Smallest sufficient sets", "Leave one task out", "Dose response", "Collateral effects"):
         assert f"<h3>{heading}</h3>" in text
-    assert "2 [2, not reached] for 90 %" in text
-    assert "none to tell, the whole residual moves less than 5 points in rl" in text
-    assert "60 texts, 900 predicted tokens" in text
+    assert "2 [2, not reached]" in text
+    assert "the whole residual moves less than 5 points in rl" in text
+    assert "60 texts with 900 predicted tokens" in text
     content = read_json(run / "report" / "report.json")
     doses = content["interventions"]["doses"]
     assert [(row["title"], row["value"]) for row in doses] == [("clamp in base", v) for v in ("0.5", "1", "3", "10")]
@@ -140,18 +143,20 @@ def test_any_single_stage_may_be_missing_or_alone(tmp_path: Path, stage: str) ->
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_an_unfinished_stage_is_said_to_be_so(tmp_path: Path) -> None:
+def test_an_unfinished_stage_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", without=("intervene",))
     (run / "interventions").mkdir()
     (run / "interventions" / "unfinished.json").write_text("{}")
-    assert "the stage was interrupted" in report(run).read_text()
+    assert "was interrupted" in report(run).read_text()
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_untrusted_features_are_marked(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", trusted=False)
     text = report(run).read_text()
-    assert "The crosscoder is below the quality gate, so its features are untrusted: FVE of sft is 0.861" in text
+    [warning] = read_json(run / "report" / "report.json")["warnings"]
+    assert "untrusted" in warning
+    assert "FVE of sft is 0.861" in warning
     assert text.count('class="badge"') >= 20
     assert "untrusted" in (run / "report" / "report.md").read_text()
 
@@ -177,12 +182,12 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert "</script>" not in markdown
 
 
-def test_a_name_that_the_font_lacks_warns_of_nothing() -> None:
+def test_a_name_that_the_font_lacks_gives_no_warning() -> None:
     figure = Figure()
     figure.suptitle("日本語")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert render._png(figure).startswith(b"\x89PNG")
+        assert style.to_png(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -203,17 +208,36 @@ def test_the_same_run_gives_the_same_bytes(reported: Path) -> None:
     assert report(reported).read_bytes() == first
 
 
-def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="does not exist"):
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="nowhere"):
         report(tmp_path / "nowhere")
-    with pytest.raises(ArtifactError, match="holds no finished stage"):
+    with pytest.raises(ArtifactError, match=f"{tmp_path}.*mechprobe run"):
         report(tmp_path)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_json_file_is_a_report(run: Path) -> None:
+    report(run)
+    found = Report.load(run / "report" / "report.json")
+    assert found.features
+    assert found.features.selected[0].class_ == "shared"
+    assert found.interventions
+    assert found.interventions.panels[0].baseline_label == "force THINK"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_question_and_the_number_of_features_can_be_chosen(run: Path) -> None:
+    page = report(run, ReportConfig(question="Why <b>so</b>?", n_features=3))
+    assert "<h1>Why &lt;b&gt;so&lt;/b&gt;?</h1>" in page.read_text()
+    found = Report.load(run / "report" / "report.json")
+    assert found.features
+    assert len(found.features.selected) == len(found.features.others) == 3
 
 
 def test_it_needs_no_torch(run: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        f"from mechprobe.report import report; report({str(run)!r}); print('written')"
+        f"import mechprobe; mechprobe.report({str(run)!r}); print('written')"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)

@@ -1,1 +1,1 @@
-"""Scorers: a response and the right answer in; right, wrong or unparsed out."""
+"""Scorers: they judge whether a response is right, wrong, or contains no answer (unparsed)."""

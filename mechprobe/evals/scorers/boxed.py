@@ -1,4 +1,4 @@
-r"""The scorer ``boxed``: the last ``\boxed{...}`` of a response against the answer, as mathematics, by math-verify."""
+r"""The scorer ``boxed``: compares the last ``\boxed{...}`` of a response with the answer as mathematics, by math-verify."""
 
 import threading
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mechprobe.evals.scorers.scorer import Scorer
 from mechprobe.types import OutcomeName
 
 SECONDS = 5
-"""Longest time that math-verify may take to read or to compare one answer; what takes longer counts as not equal."""
+"""Time limit of math-verify for parsing or comparing one answer; a comparison that exceeds it counts as unequal."""
 _BOX = "\\boxed{"
 
 
@@ -19,12 +19,12 @@ _BOX = "\\boxed{"
 class BoxedScorer(Scorer):
     r"""Compares the content of the last ``\boxed{...}`` with the answer: ``\frac12``, ``0.5`` and ``1/2`` are equal.
 
-    The answer is written bare, between dollar signs, or in a box of its own. Both are read by ``math_verify.parse`` and
-    compared by ``math_verify.verify`` at their defaults. A response without a complete box is ``unparsed``.
+    The answer may be bare, between dollar signs, or in a box of its own. ``math_verify.parse`` parses both sides and
+    ``math_verify.verify`` compares them, with their default settings. A response without a complete box is ``unparsed``.
     """
 
     def score(self, response: str, answer: str) -> OutcomeName:
-        """Score one response."""
+        """The outcome of one response."""
         content = last_boxed(response)
         if content is None or not content.strip():
             return "unparsed"
@@ -35,12 +35,12 @@ class BoxedScorer(Scorer):
         return "right" if equal else "wrong"
 
     def check(self, answer: str) -> str | None:
-        """Whether math-verify can read the answer."""
-        return None if _gold(answer) else f"math-verify cannot read the answer {answer!r} as mathematics"
+        """Whether math-verify can parse the answer."""
+        return None if _gold(answer) else f"math-verify cannot parse the answer {answer!r} as mathematics"
 
 
 def boxed_scorer(spec: str) -> BoxedScorer:
-    """The scorer; `DependencyError` where math-verify is not installed."""
+    """The scorer; `DependencyError` if math-verify is not installed."""
     if find_spec("math_verify") is None:
         raise DependencyError(
             "The scorer 'boxed' needs math-verify, which is not installed: pip install 'mechprobe[evals]'."
@@ -49,7 +49,7 @@ def boxed_scorer(spec: str) -> BoxedScorer:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}`` whose braces close, or None.
+    r"""The content of the last ``\boxed{...}`` with balanced braces, or None.
 
     Example:
         >>> last_boxed(r"so \boxed{\frac{1}{2}}, that is \boxed{0.5")
@@ -79,5 +79,5 @@ def _math_verify() -> Any:
 
 
 def _seconds() -> int | None:
-    """math-verify's time limit; it is kept by a signal, which only the main thread can have."""
+    """The time limit; None outside the main thread, because math-verify enforces it with a signal."""
     return SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -1,4 +1,4 @@
-"""Scorers that are Python functions of the user's."""
+"""Scorers that call a Python function of the user."""
 
 import importlib
 import inspect
@@ -17,18 +17,18 @@ from mechprobe.files import sha256_bytes
 from mechprobe.types import OutcomeName
 
 Judge = Callable[[str, str], Any]
-"""``judge(response, answer)`` gives True, False, ``right``, ``wrong`` or ``unparsed``."""
+"""``judge(response, answer)`` returns True, False, ``right``, ``wrong`` or ``unparsed``."""
 
 PREFIX = "python"
 
 
 @dataclass(frozen=True)
 class FunctionScorer(Scorer):
-    """Asks a function.
+    """Judges responses with a function.
 
     Attributes:
         function: ``function(response, answer)`` → bool or outcome.
-        digest: sha256 of its source and of what it holds, see `function_digest`.
+        digest: sha256 of its source and state, see `function_digest`.
     """
 
     function: Judge
@@ -36,20 +36,20 @@ class FunctionScorer(Scorer):
 
     @property
     def identity(self) -> str:
-        """Name and digest: another function of the same name is another scorer."""
+        """Specification and digest, so that a changed function of the same name is another scorer."""
         return f"{self.spec}#{self.digest}"
 
     def score(self, response: str, answer: str) -> OutcomeName:
-        """Score one response.
+        """The outcome of one response.
 
         Raises:
-            ConfigError: The function failed, or gave something else.
+            ConfigError: The function raised, or returned something else than an outcome.
         """
         try:
             result = self.function(response, answer)
         except Exception as error:
             raise ConfigError(
-                f"Scorer '{self.spec}' failed on the response {response[:60]!r} ({type(error).__name__}: {error}); mend it."
+                f"Scorer '{self.spec}' failed on the response {response[:60]!r} ({type(error).__name__}: {error}); fix the function."
             ) from error
         if isinstance(result, bool | np.bool_):
             return "right" if result else "wrong"
@@ -60,23 +60,23 @@ class FunctionScorer(Scorer):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process finds the function by its module and name; `ConfigError` where it cannot."""
+        """Pickle the function by module and name; `ConfigError` if another process could not import it."""
         home: Any = sys.modules.get(getattr(self.function, "__module__", ""))
         for part in getattr(self.function, "__qualname__", "").split("."):
             home = getattr(home, part, None)
         if home is not self.function:
             raise ConfigError(
-                f"Scorer '{self.spec}' cannot be found by name from another process; define it at the top of a module, "
+                f"Another process cannot import scorer '{self.spec}' by name; define it at the top level of a module, "
                 "or set intervene.workers = 1."
             )
         return FunctionScorer, (self.spec, self.function, self.digest)
 
 
 def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
-    """The scorer that asks ``function``; its ``spec`` is ``python:<module>:<name>`` where none is given.
+    """The scorer that calls ``function``; its ``spec`` defaults to ``python:<module>:<name>``.
 
     Raises:
-        ConfigError: Its source, or what it holds, cannot be read: its results could not be told from another's.
+        ConfigError: The source or the state of the function cannot be read, so its results could not be identified.
     """
     named = _plain(function)
     name = getattr(named, "__qualname__", type(named).__qualname__)
@@ -86,20 +86,20 @@ def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
 
 
 def named_scorer(spec: str) -> FunctionScorer:
-    """The scorer of ``python:<module>:<function>``; modules of the working directory are found, after all others.
+    """The scorer of ``python:<module>:<function>``. The working directory is searched last for the module.
 
     Raises:
-        ConfigError: There is no such module or function.
+        ConfigError: The module or the function does not exist.
     """
     parts = spec.split(":")
     if len(parts) != 3 or not all(parts):
-        raise ConfigError(f"Scorer '{spec}' cannot be read; write {PREFIX}:<MODULE>:<FUNCTION>.")
+        raise ConfigError(f"Scorer '{spec}' is malformed; write {PREFIX}:<MODULE>:<FUNCTION>.")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # processes that share the work are given the same path
+        sys.path.append(here)  # worker processes inherit this path
     try:
         found: Any = importlib.import_module(parts[1])
-    except Exception as error:  # noqa: BLE001 - a module of the user's may raise anything
+    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
         raise ConfigError(
             f"Scorer '{spec}': module {parts[1]} cannot be imported ({type(error).__name__}: {error})."
         ) from None
@@ -111,45 +111,46 @@ def named_scorer(spec: str) -> FunctionScorer:
 
 
 def function_digest(function: Judge, spec: str) -> str:
-    """sha256 of a callable: its source, its default arguments, what its closure holds, an object's attributes.
+    """sha256 of a callable: its source, default arguments, closure, and the attributes of an object.
 
-    What it calls is not part of it: a change there is not seen.
+    The functions that it calls are not included, so a change in them is not detected.
 
     Raises:
-        ConfigError: Something of this has no stable text.
+        ConfigError: The source is not available, or a value has no stable text representation.
     """
     try:
-        source, held = _source(_plain(function)), repr(_held(function))
+        source, state = _source(_plain(function)), repr(_state(function))
     except (OSError, TypeError):
-        raise ConfigError(f"Scorer '{spec}' has no source that can be read; define it in a file.") from None
-    if " at 0x" in held:
+        raise ConfigError(f"The source of scorer '{spec}' is not available; define it in a Python file.") from None
+    if " at 0x" in state:
         raise ConfigError(
-            f"Scorer '{spec}' holds {held[:120]}, which has no stable text; write a function of response and answer alone."
+            f"Scorer '{spec}' refers to {state[:120]}, which has no stable text representation; write a function that depends "
+            "on response and answer only."
         )
-    return sha256_bytes(f"{source}\n{held}".encode())
+    return sha256_bytes(f"{source}\n{state}".encode())
 
 
 def _plain(function: Any) -> Any:
-    """The function behind a partial or a bound method; an object with ``__call__`` as it is."""
+    """The function inside a partial or a bound method; other callables unchanged."""
     while isinstance(function, partial) or inspect.ismethod(function):
         function = function.func if isinstance(function, partial) else function.__func__
     return function
 
 
 def _source(code: Any) -> str:
-    # Of the code object: inspect would go through functools.wraps to the function inside.
+    # inspect would follow functools.wraps from the function to the wrapped one; the code object has no such link.
     return inspect.getsource(code.__code__ if inspect.isfunction(code) else type(code))
 
 
-def _held(function: Any) -> list[Any]:
-    """Everything beside the source that decides what a callable returns."""
+def _state(function: Any) -> list[Any]:
+    """Everything besides its source that determines what a callable returns."""
     if isinstance(function, partial):
-        return [function.args, sorted(function.keywords.items()), _held(function.func)]
+        return [function.args, sorted(function.keywords.items()), _state(function.func)]
     if inspect.ismethod(function):
         owner = function.__self__
-        return [sorted(vars(owner).items()) if hasattr(owner, "__dict__") else repr(owner), _held(function.__func__)]
+        return [sorted(vars(owner).items()) if hasattr(owner, "__dict__") else repr(owner), _state(function.__func__)]
     if not inspect.isfunction(function):
         return [sorted(getattr(function, "__dict__", {}).items())]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    cells = [[_source(value), _held(value)] if inspect.isfunction(value) else value for value in cells]
+    cells = [[_source(value), _state(value)] if inspect.isfunction(value) else value for value in cells]
     return [function.__defaults__, sorted((function.__kwdefaults__ or {}).items()), cells]

@@ -1,11 +1,9 @@
-"""From a specification, or a function, to a scorer."""
+"""Make a scorer from a specification or a function."""
 
 from mechprobe.errors import ConfigError
 from mechprobe.evals.scorers.functions import PREFIX, Judge, function_scorer, named_scorer
 from mechprobe.evals.scorers.rules import RuleScorer
 from mechprobe.evals.scorers.scorer import Scorer
-
-__all__ = ["AnyScorer", "Scorer", "scorer"]
 
 AnyScorer = str | Scorer | Judge
 """A specification, a scorer, or a function of response and answer."""
@@ -16,14 +14,16 @@ _RULES = ("exact", "numeric", "letter")
 def scorer(spec: AnyScorer) -> Scorer:
     r"""The scorer of a specification or of a function.
 
-    ``exact``: the whole response, stripped. ``numeric``: the last number in it, compared as a number. ``letter``: the
-    option letter that it gives (`mechprobe.evals.scorers.rules.option_letter`). ``boxed``: its last ``\boxed{...}``, compared as
-    mathematics. ``final:<MARKER>``: what follows the last MARKER, blanks removed. ``python:<module>:<function>``: what a
-    function of response and answer says.
+    * ``exact``: the whole response, without surrounding whitespace.
+    * ``numeric``: the last number in the response, compared as a number.
+    * ``letter``: the option letter in the response (`mechprobe.evals.scorers.rules.option_letter`).
+    * ``boxed``: the last ``\boxed{...}``, compared as mathematics.
+    * ``final:<MARKER>``: the text after the last MARKER, without whitespace.
+    * ``python:<module>:<function>``: the result of a function of response and answer.
 
     Raises:
-        ConfigError: The specification is unknown, or the function cannot be used.
-        DependencyError: ``boxed`` without math-verify.
+        ConfigError: The specification is unknown, or the function is unusable.
+        DependencyError: The specification is ``boxed`` and math-verify is not installed.
 
     Example:
         >>> scorer("final:ANS").score("THINK 7 + 5 ANS 1 2", "12")

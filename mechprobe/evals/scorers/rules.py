@@ -8,7 +8,7 @@ from mechprobe.evals.scorers.scorer import Scorer
 from mechprobe.types import OutcomeName
 
 LETTERS = "ABCDEFGHIJ"
-"""Letters of options, in order."""
+"""Option letters, in order."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+(?!\w))?")
 _WRAP = "()[]{}*_.,:; \t\n\"'`$"
@@ -23,7 +23,7 @@ _PROSE = {
         ("A", "because|since|is|or|and|but|which|as|for|was|if|while|from|in|on|with"),
     )
 }
-"""What behind the letter makes it a pronoun or an article: a word in small letters that does not go on from an option."""
+"""A lower-case word after I or A marks it as a pronoun or an article, unless it is a word that can follow an option."""
 _BOXED = re.compile(rf"\\boxed\s*\{{\s*(?:\\text\s*\{{\s*)?\(?([{LETTERS}{LETTERS.lower()}])\)?\s*\}}")
 _LEADING = re.compile(rf"\(?([{LETTERS}])(?:[.):]|\s*\n)")
 _BRACKETED = re.compile(rf"\(([{LETTERS}])\)")
@@ -31,17 +31,17 @@ _BRACKETED = re.compile(rf"\(([{LETTERS}])\)")
 
 @dataclass(frozen=True)
 class RuleScorer(Scorer):
-    """Takes the answer out of a response by a fixed rule and compares it as text."""
+    """Extracts the answer from a response by a fixed rule and compares it with the right answer."""
 
     def score(self, response: str, answer: str) -> OutcomeName:
-        """Score one response; ``unparsed`` where the rule finds no answer in it."""
+        """The outcome of one response; ``unparsed`` if the rule finds no answer in it."""
         found = self.extract(response)
         if found is None:
             return "unparsed"
         return "right" if found == self.expected(answer) else "wrong"
 
     def extract(self, response: str) -> str | Decimal | None:
-        """The answer that a response gives (of ``numeric`` the exact number), or None where there is none."""
+        """The answer in a response, exact to the last digit for ``numeric``; None if the rule finds none."""
         if self.spec == "exact":
             return response.strip() or None
         if self.spec == "numeric":
@@ -51,7 +51,7 @@ class RuleScorer(Scorer):
         return _after_last(response, self.spec.partition(":")[2].strip())
 
     def expected(self, answer: str) -> str | Decimal:
-        """The right answer in the form that `extract` gives."""
+        """The right answer in the form that `extract` returns."""
         if self.spec == "numeric":
             number = _as_number(answer)
             return answer.strip() if number is None else number
@@ -60,24 +60,26 @@ class RuleScorer(Scorer):
         return answer.strip() if self.spec == "exact" else _without_blanks(answer)
 
     def check(self, answer: str) -> str | None:
-        """For ``letter``, whether the answer is one."""
+        """For ``letter``, whether the answer is a single option letter."""
         if self.spec != "letter" or (len(_bare_letter(answer)) == 1 and _bare_letter(answer) in LETTERS):
             return None
-        return f"the answer {answer!r} is no option letter; write one of {LETTERS[0]} to {LETTERS[-1]}"
+        return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
 
 
 def option_letter(response: str) -> str | None:
-    r"""The option letter (A to J) that a response gives, or None. The rule is ours; the first that finds one decides.
+    r"""The option letter (A to J) in a response, or None.
 
-    1. The response is nothing but a letter, brackets and punctuation aside.
+    mechprobe's own rules are tried in this order, and the first that finds a letter decides:
+
+    1. The whole response is a letter, apart from brackets and punctuation.
     2. The last ``\boxed{B}``.
-    3. The last letter after "answer", "answer is" or "answer:"; a small letter in brackets only. An I or A before a
-       word in small letters is a pronoun or an article and no letter, but for words that go on from an option ("A
-       because", "A is right") and behind "option".
+    3. The last letter after "answer", "answer is" or "answer:". A lower-case letter must be in brackets. An I or A before
+       a lower-case word is a pronoun or an article, except before words that can follow an option ("A because", "A is
+       right") and after "option".
     4. A capital at the very beginning, followed by ``.``, ``)``, ``:`` or the end of the line.
     5. The last capital in round brackets.
 
-    So an article ("A dog") or a pronoun ("I think") is never taken for an option.
+    An article ("A dog") or a pronoun ("I think") is therefore never mistaken for an option.
 
     Example:
         >>> option_letter("Because of this, the answer is (c).")
@@ -102,7 +104,7 @@ def option_letter(response: str) -> str | None:
 
 
 def _is_word(stated: re.Match[str]) -> bool:
-    """Whether the I or A that was found is a pronoun or an article."""
+    """Whether a matched I or A is a pronoun or an article."""
     prose = None if stated["option"] else _PROSE.get(stated["bare"])
     return prose is not None and prose.match(stated.string, stated.end()) is not None
 
@@ -121,7 +123,7 @@ def _after_last(response: str, marker: str) -> str | None:
 
 
 def _as_number(text: str) -> Decimal | None:
-    """The number, to its last digit."""
+    """The exact value of a number with optional thousands separators; None for any other text."""
     try:
         value = Decimal(text.replace(",", "").strip())
     except InvalidOperation:

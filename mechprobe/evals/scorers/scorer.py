@@ -1,4 +1,4 @@
-"""What every scorer is: a response and the right answer in, ``right``, ``wrong`` or ``unparsed`` out."""
+"""The base class of scorers."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from mechprobe.types import OutcomeName
 
 @dataclass(frozen=True)
 class Scorer(ABC):
-    """Judges one response; `mechprobe.evals.scorers.parse.scorer` makes one.
+    """Judges a response as right, wrong or unparsed; `mechprobe.evals.scorers.parse.scorer` makes scorers.
 
     Attributes:
-        spec: Its specification, as it is written on the command line.
+        spec: Its specification, as written on the command line.
     """
 
     spec: str
 
     @property
     def identity(self) -> str:
-        """What stands for the scorer in the fingerprint of its tasks."""
+        """The text that represents the scorer in the fingerprint of its tasks."""
         return self.spec
 
     @abstractmethod
     def score(self, response: str, answer: str) -> OutcomeName:
-        """Score one response."""
+        """The outcome of one response, given the right answer."""
 
     def check(self, answer: str) -> str | None:
-        """What is wrong with an answer of the task file, so that no response could ever be right; None for nothing."""
+        """Why no response could ever match this answer of the task file, as a clause; None if one could."""
         del answer
         return None

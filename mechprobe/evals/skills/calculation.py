@@ -1,4 +1,4 @@
-"""Calculation: add or subtract, one column after the other."""
+"""Calculation: add or subtract two numbers column by column."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Calculation:
         return f"{units};{tens}"
 
     def off_policy_trace(self, problem: Sum) -> str:
-        """Write the working in a style that the base model has never seen.
+        """Write the steps in a style that is absent from the base model's training data.
 
-        Each column names the digit it leaves (`>`), and the inverse operation checks the result:
+        Each column states the digit it leaves (`>`), and the inverse operation checks the result:
         `SO 4+2=6>6;6+0+0=6>6;CHECK 66-2=64;ANS 66`.
         """
         units, tens, digit = _columns(problem)
@@ -57,14 +57,14 @@ class Calculation:
         )
 
     def wrong_answer(self, problem: Sum, rng: random.Random) -> str:
-        """Miss by one, two, ten or eleven."""
+        """Draw an answer that differs by one, two, ten or eleven."""
         right = int(self.answer(problem))
         misses = [right + d for d in (-11, -10, -2, -1, 1, 2, 10, 11) if right + d >= 0]
         return str(rng.choice(misses))
 
 
 def _columns(problem: Sum) -> tuple[str, str, int]:
-    """Write the unit column and the ten column, and give the unit digit of the result."""
+    """The worked unit column, the worked tens column, and the unit digit of the result."""
     tens_a, units_a = divmod(problem.a, 10)
     tens_b, units_b = divmod(problem.b, 10)
     if problem.sign == "+":

@@ -1,4 +1,4 @@
-"""Diagnostic: find the first wrong step of a claimed run of the machine of `simulation`."""
+"""Diagnostic: find the first wrong step in a claimed run of the machine of `simulation`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mechprobe.evals.skills.simulation import N_STEPS, OPERATIONS, states
 
 
 class Claim(NamedTuple):
-    """Operations, a start digit and the states somebody claims; exactly one step is wrong."""
+    """Operations, a start digit and the claimed states, of which exactly one results from a wrong step."""
 
     operations: str
     start: int
@@ -17,9 +17,9 @@ class Claim(NamedTuple):
 
 
 class Diagnostic:
-    """`DIAG tiit:24561?` -> `THINK 4562 ANS 4`: run it again until it differs; the step where it does.
+    """`DIAG tiit:24561?` -> `THINK 4562 ANS 4`: rerun the machine up to the first difference, and give its step.
 
-    After its wrong step the claimed run goes on correctly from the wrong digit.
+    After the wrong step, the claimed run continues correctly from the wrong digit.
     """
 
     name = "diagnostic"
@@ -27,7 +27,7 @@ class Diagnostic:
     capacity = 10 * len(OPERATIONS) ** N_STEPS * N_STEPS * 9
 
     def draw(self, rng: random.Random) -> Claim:
-        """Draw a run and the step, 1-4, that goes wrong."""
+        """Draw a run and the step (1-4) that is wrong."""
         operations = "".join(rng.choices(OPERATIONS, k=N_STEPS))
         start, step = rng.randrange(10), rng.randrange(N_STEPS)
         claimed = states(start, operations)
@@ -44,7 +44,7 @@ class Diagnostic:
         return str(len(self.steps(problem)))
 
     def steps(self, problem: Claim) -> str:
-        """Write the true states up to and with the first that differs, e.g. `4562`."""
+        """Write the true states up to and including the first that differs, e.g. `4562`."""
         true = states(problem.start, problem.operations)
         first = next(i for i, (t, c) in enumerate(zip(true, problem.claimed, strict=True)) if t != c)
         return "".join(map(str, true[: first + 1]))

@@ -36,10 +36,10 @@ class Enumeration:
         return str(len(self.steps(problem)))
 
     def steps(self, problem: Count) -> str:
-        """Write the digits above the bound in their order, e.g. `989`."""
+        """Write the digits above the bound in order, e.g. `989`."""
         return "".join(digit for digit in problem.digits if int(digit) > problem.bound)
 
     def wrong_answer(self, problem: Count, rng: random.Random) -> str:
-        """Miss by one or two."""
+        """Draw a count that differs by one or two."""
         right = int(self.answer(problem))
         return str(rng.choice([right + d for d in (-2, -1, 1, 2) if 0 <= right + d <= N_DIGITS]))

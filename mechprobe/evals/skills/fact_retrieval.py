@@ -1,4 +1,4 @@
-"""Fact retrieval: two facts of an invented world, chained."""
+"""Fact retrieval: a chain of two facts about an invented world."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORLD_SEED = "mechprobe world 1"
 
 
 class Chain(NamedTuple):
-    """The attribute of the entity that a link leads to; without attribute, the entity itself."""
+    """The attribute of the entity that a link leads to; if `attribute` is None, that entity itself."""
 
     entity: str
     link: str
@@ -26,9 +26,9 @@ class Chain(NamedTuple):
 
 @functools.cache
 def world() -> dict[tuple[str, str], str]:
-    """Give the facts, `(entity, relation) -> entity or value`; the same in every process.
+    """The facts, `(entity, relation) -> entity or value`; identical in every process.
 
-    Links lead to another entity, attributes to one of 24 values.
+    A link leads to another entity, an attribute to one of 24 values.
     """
     rng = random.Random(WORLD_SEED)
     names = sorted({x + y for x in string.ascii_lowercase for y in string.ascii_lowercase})
@@ -45,7 +45,7 @@ def world() -> dict[tuple[str, str], str]:
 
 @functools.cache
 def _sorted_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give the entities and the values, sorted."""
+    """The sorted entities and the sorted values."""
     facts = world()
     entities = tuple(sorted({entity for entity, _ in facts}))
     return entities, tuple(sorted({facts[e, a] for e in entities for a in ATTRIBUTES}))
@@ -67,12 +67,12 @@ class FactRetrieval:
         return "FACT " + " ".join(part for part in problem if part) + "?"
 
     def answer(self, problem: Chain) -> str:
-        """Look both facts up."""
+        """Look up both facts."""
         middle = world()[problem.entity, problem.link]
         return middle if problem.attribute is None else world()[middle, problem.attribute]
 
     def steps(self, problem: Chain) -> str:
-        """Write the entity in the middle and what it leads to, e.g. `go;of`."""
+        """Write the intermediate entity and the answer, e.g. `go;of`."""
         return f"{world()[problem.entity, problem.link]};{self.answer(problem)}"
 
     def wrong_answer(self, problem: Chain, rng: random.Random) -> str:
@@ -84,7 +84,7 @@ class FactRetrieval:
 
 
 def single_facts() -> list[tuple[str, str]]:
-    """List every question about one fact with its direct response, e.g. `FACT su PAL?`, `ANS go`."""
+    """Every question about a single fact with its direct response, e.g. `FACT su PAL?` and `ANS go`."""
     skill = FactRetrieval()
     chains = [Chain(entity, relation, None) for entity, relation in sorted(world())]
     return [(skill.prompt(chain), direct_response(skill.answer(chain))) for chain in chains]

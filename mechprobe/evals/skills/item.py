@@ -1,4 +1,4 @@
-"""What a skill is: problems drawn from a seed, rendered as a prompt, an answer and a worked trace."""
+"""The interface of a skill: seeded problems, rendered as a prompt, an answer and a worked trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 ANSWER_MARKER = "ANS"
-"""Word in front of every final answer; the scorer `final:ANS` reads what follows the last one."""
+"""Word before every final answer; the scorer `final:ANS` extracts the text after the last one."""
 
 SHARED_MARKER = "THINK"
 """Word that opens a worked response in the renderings with one marker for all skills."""
@@ -18,8 +18,8 @@ SHARED_MARKER = "THINK"
 class SkillItem:
     """One graded question.
 
-    `trace` is a worked response that ends in `ANS answer`; `id` is derived from the prompt, so that
-    the same question has the same id in every draw.
+    `trace` is a worked response that ends in `ANS answer`. `id` is derived from the prompt, so the
+    same question has the same id in every draw.
     """
 
     id: str
@@ -31,7 +31,7 @@ class SkillItem:
 
 @runtime_checkable
 class Skill(Protocol):
-    """A family of problems with one rule; the instances live one per file beside this one."""
+    """A family of problems with one rule; each implementation has its own file in this folder."""
 
     name: str
     own_marker: str
@@ -48,15 +48,15 @@ class Skill(Protocol):
         ...
 
     def answer(self, problem: Any) -> str:
-        """Work out the right answer."""
+        """Compute the right answer."""
         ...
 
     def steps(self, problem: Any) -> str:
-        """Write the working, without marker and answer."""
+        """Write the worked steps, without marker and answer."""
         ...
 
     def wrong_answer(self, problem: Any, rng: random.Random) -> str:
-        """Draw a wrong answer of the same kind."""
+        """Draw a wrong answer in the same format."""
         ...
 
 
@@ -76,5 +76,5 @@ def direct_response(answer: str) -> str:
 
 
 def worked_response(marker: str, steps: str, answer: str) -> str:
-    """Write the response that works first: `THINK 7+5=12;4+8+1=13 ANS 132`."""
+    """Write the response that shows its steps first: `THINK 7+5=12;4+8+1=13 ANS 132`."""
     return " ".join(part for part in (marker, steps, ANSWER_MARKER, answer) if part)

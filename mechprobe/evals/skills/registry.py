@@ -20,8 +20,8 @@ SKILLS: dict[str, Skill] = {
 DOMAINS = ("symbolic",)
 LEVELS = (1,)
 RENDERINGS = ("compact", "compact-own-markers", "compact-off-policy")
-"""`compact`: one marker, THINK, opens every trace. `compact-own-markers`: one marker per skill.
-`compact-off-policy`: calculation only, the SO/CHECK style that the lab's base has never seen."""
+"""`compact`: the marker THINK opens every trace. `compact-own-markers`: each skill has its own marker.
+`compact-off-policy`: the SO/CHECK style, absent from the lab's pre-training; calculation only."""
 
 
 def generate(
@@ -34,17 +34,17 @@ def generate(
     rendering: str = "compact",
     exclude: Collection[str] = (),
 ) -> list[SkillItem]:
-    """Draw n items of one skill, no prompt twice and none in `exclude`.
+    """Draw n items of one skill with distinct prompts, none of them in `exclude`.
 
-    The prompts depend on the skill, the seed and `exclude` only: the same seed gives the same
-    questions in every rendering.
+    The prompts depend only on the skill, the domain, the level, the seed and `exclude`, so every rendering has the same
+    questions.
 
     Example:
         >>> [item.prompt for item in generate("simulation", n=2, seed=0)]
         ['SIM 7inni?', 'SIM 2tddt?']
 
     Raises:
-        InputError: an unknown skill, domain, level or rendering, or more items than the skill has.
+        InputError: A skill, domain, level or rendering is unknown, or the skill has fewer than n prompts.
     """
     _check(skill, domain, level, rendering)
     family, excluded = SKILLS[skill], frozenset(exclude)
@@ -54,7 +54,8 @@ def generate(
     while len(problems) < n:
         if n > family.capacity or draws_left == 0:
             raise InputError(
-                f"skill {skill} has {family.capacity} prompts, {len(excluded)} excluded: cannot draw {n}; ask for fewer"
+                f"Skill {skill} has {family.capacity} prompts, of which {len(excluded)} are excluded, so {n} cannot be drawn; "
+                "ask for fewer."
             )
         draws_left -= 1
         problem = family.draw(rng)
@@ -70,7 +71,7 @@ def generate(
 def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact") -> dict[str, list[SkillItem]]:
     """Draw named sets of items that share no prompt, e.g. `{"eval": 256, "posttrain": 2048}`.
 
-    A set keeps its items when sets after it are added or grow.
+    A set keeps its items when later sets are added or grow.
     """
     items = generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering)
     starts = iter(items)
@@ -91,7 +92,7 @@ def marker(skill: str, rendering: str) -> str:
 
 
 def _check(skill: str, domain: str, level: int, rendering: str) -> None:
-    """Refuse what does not exist, naming what does."""
+    """Raise `InputError` for an unknown choice; the message lists the known ones."""
     known: tuple[tuple[str, object, Collection[object]], ...] = (
         ("skill", skill, tuple(SKILLS)),
         ("domain", domain, DOMAINS),
@@ -100,6 +101,6 @@ def _check(skill: str, domain: str, level: int, rendering: str) -> None:
     )
     for kind, value, values in known:
         if value not in values:
-            raise InputError(f"unknown {kind} {value!r}; there are: {', '.join(map(str, values))}")
+            raise InputError(f"Unknown {kind} {value!r}; choose one of: {', '.join(map(str, values))}.")
     if rendering == "compact-off-policy" and skill != "calculation":
-        raise InputError(f"rendering compact-off-policy exists for calculation only, not for {skill}")
+        raise InputError(f"Rendering compact-off-policy exists only for calculation, not for {skill}; use compact.")

@@ -17,7 +17,7 @@ class Run(NamedTuple):
 
 
 def apply(operation: str, digit: int) -> int:
-    """Apply one operation modulo 10: i adds one, d takes one away, t doubles, n gives 9 minus it.
+    """Apply one operation modulo 10: i adds one, d subtracts one, t doubles, n gives 9 minus the digit.
 
     Example:
         >>> [apply(operation, 7) for operation in "idtn"]

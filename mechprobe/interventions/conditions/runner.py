@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.evals.stage import run_tasks
+from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig

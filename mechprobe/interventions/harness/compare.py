@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechprobe.evals.result import HarnessRun
 from mechprobe.interventions.conditions.condition import Condition, readout_name
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessCondition, MetricCell
 from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
 
-Found = Mapping[str, Mapping[str, Any]]
+Found = Mapping[str, HarnessRun]
 """Condition → what `mechprobe.evals.harness.HarnessTasks.run` returns."""
 Metrics = dict[str, dict[str, MetricCell]]
 
@@ -25,7 +26,7 @@ def harness_conditions(
         config: Settings.
     """
     metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
-    higher = found[conditions[0].name]["higher_is_better"]
+    higher = found[conditions[0].name].higher_is_better
     for main in (c for c in conditions if c.set_kind == "selected"):
         draws = [
             metrics[c.name]
@@ -54,24 +55,25 @@ def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
     """The metrics of a condition with their changes against the clean host."""
     mine, host = found[condition.name], found[f"{condition.model}|clean"]
     result: Metrics = {}
-    for task, cells in mine["metrics"].items():
+    for task, cells in mine.metrics.items():
         result[task] = {}
         for key, cell in cells.items():
             change = None if condition.how == "clean" else _change(mine, host, task, key, seed)
-            result[task][key] = MetricCell(**cell, n=mine["n"].get(task), change=change)
+            result[task][key] = MetricCell(value=cell.value, stderr=cell.stderr, n=mine.n.get(task), change=change)
     return result
 
 
-def _change(mine: Mapping[str, Any], host: Mapping[str, Any], task: str, key: str, seed: int) -> Interval | None:
+def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) -> Interval | None:
     """Change of one metric, with a paired bootstrap interval where it is a mean over documents."""
-    value, start = (side["metrics"][task][key]["value"] for side in (mine, host))
+    value, start = (side.metrics[task][key].value for side in (mine, host))
     if value is None or start is None:
         return None
-    after, before = (side["values"].get(task, {}).get(key) for side in (mine, host))
+    after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
     if after and before and _is_mean(after, value) and _is_mean(before, start):
         return paired_bootstrap(before, after, seed=seed)
-    n = mine["n"].get(task)
-    return Interval(value - start, float("nan"), float("nan"), n)
+    return Interval(
+        value - start, float("nan"), float("nan"), mine.n.get(task, 0)
+    )  # a group has no documents of its own
 
 
 def _is_mean(values: Sequence[float], aggregated: float) -> bool:

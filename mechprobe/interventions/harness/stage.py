@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.harness import HarnessConfig, HarnessTasks
-from mechprobe.files import read_json, write_json, write_text
+from mechprobe.evals.config import HarnessConfig
+from mechprobe.evals.harness import HarnessTasks
+from mechprobe.evals.result import HarnessRun
+from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition, fingerprint
 from mechprobe.interventions.conditions.plan import plan
@@ -79,7 +81,7 @@ def prepare_harness(
     runner = Runner(family, crosscoder, chosen, [], config)
     runner.check(conditions)
     dumped = config.model_dump(mode="json")
-    require_boundary(dumped.get("positions", "all"), asked.weighed)
+    require_boundary(dumped.get("positions", "all"), asked.likelihood_names)
     identity = {
         **{name: dumped[name] for name in _USED if name in dumped},
         **settings.model_dump(mode="json"),
@@ -134,7 +136,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
             found = _run_all(work, stage.folder)
             results = _results(work, found)
             results.save(stage.folder / RESULTS_FILE)
-            write_json(stage.folder / VALUES_FILE, {name: row["values"] for name, row in found.items()})
+            write_json(stage.folder / VALUES_FILE, {name: run.values for name, run in found.items()})
             write_text(stage.folder / TABLE_FILE, markdown(results))
             stage.finish(
                 outputs=[RESULTS_FILE, VALUES_FILE, TABLE_FILE],
@@ -147,19 +149,19 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     return HarnessResults.load(out)
 
 
-def require_boundary(positions: str, weighed: Sequence[str]) -> None:
+def require_boundary(positions: str, likelihood_names: Sequence[str]) -> None:
     """Check that the harness' requests show the positions of the edits.
 
     Args:
         positions: Where the edits act.
-        weighed: Tasks that ask for log-likelihoods.
+        likelihood_names: Tasks that ask for log-likelihoods.
 
     Raises:
-        ConfigError: The positions distinguish prompt from response, and ``weighed`` is not empty.
+        ConfigError: The positions distinguish prompt from response, and ``likelihood_names`` is not empty.
     """
-    if weighed and ("prompt" in positions or "response" in positions):
+    if likelihood_names and ("prompt" in positions or "response" in positions):
         raise ConfigError(
-            f"lm-eval passes prompt and option of {', '.join(weighed)} in one call, so an edit cannot tell prompt from "
+            f"lm-eval passes prompt and option of {', '.join(likelihood_names)} in one call, so an edit cannot tell prompt from "
             f"response; set intervene.positions to 'all' instead of '{positions}'."
         )
 
@@ -181,15 +183,15 @@ def planned_conditions(
 
 def _run_all(work: HarnessWork, folder: Path) -> Found:
     """The harness' results of every condition; each is written when it finishes, so that an interrupted stage resumes."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, HarnessRun] = {}
     for index, condition in enumerate(work.conditions):
         part = folder / f"part-{index:04d}.json"
         if not part.is_file():
             if sys.stderr.isatty():  # above the progress bars of the harness
                 sys.stderr.write(f"{index + 1}/{len(work.conditions)} {condition.name}\n")
             with work.runner.in_force(condition):
-                write_json(part, work.tasks.run(work.runner.family[condition.model]))
-        found[condition.name] = read_json(part)
+                work.tasks.run(work.runner.family[condition.model]).save(part)
+        found[condition.name] = HarnessRun.load(part)
     return found
 
 
@@ -200,9 +202,9 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
         **dict(edited_set(runner.selection, runner.config)),
         note=NOTE,
         lm_eval=work.tasks.version,
-        tasks=sorted(first["metrics"]),
-        n=first["n"],
-        higher_is_better=first["higher_is_better"],
+        tasks=sorted(first.metrics),
+        n=first.n,
+        higher_is_better=first.higher_is_better,
         conditions=harness_conditions(work.conditions, found, change_of, runner.config),
         changes=changes,
     )

@@ -1,1 +1,1 @@
-"""Figures of the report."""
+"""Figures of the report. Each function takes plain values and returns a matplotlib figure."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mechprobe.report.figures.overview import _errors, _number
+from mechprobe.formatting import number
 from mechprobe.report.figures.style import (
     BLUE,
     GREEN,
@@ -18,6 +18,7 @@ from mechprobe.report.figures.style import (
     PURPLE,
     RED,
     SKY,
+    error_bars,
     house_style,
     new_figure,
     plain,
@@ -67,24 +68,24 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
     _ceiling(axes, panel, tasks, seen)
     rng = np.random.default_rng(0)
     for place, task in enumerate(tasks):
-        draws = 100 * np.array([_number(value) for value in panel.get("random", {}).get(task, [])])
+        draws = 100 * np.array([number(value) for value in panel.get("random", {}).get(task, [])])
         if len(draws):
             jitter = rng.uniform(-0.1, 0.1, len(draws))
             axes.plot(place - 0.27 + jitter, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
             seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", alpha=0.55)
     selected = panel["selected"]
-    values, errors = _errors([selected.get(task, [None, None, None]) for task in tasks])
+    values, errors = error_bars([selected.get(task, [None, None, None]) for task in tasks])
     axes.errorbar(x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6)
     seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
     for kind, by_task in panel.get("others", {}).items():
         if kind in _OTHERS:
             mark, color, shift, label = _OTHERS[kind]
-            points = [100 * _number(by_task.get(task)) for task in tasks]
+            points = [100 * number(by_task.get(task)) for task in tasks]
             axes.plot(x + shift, points, linestyle="none", marker=mark, markersize=5, color=color, zorder=4)
             label = panel.get("labels", {}).get(kind, label)
             seen[kind] = _handle(mark, color, plain(label))
     if panel.get("baseline"):
-        points = [100 * _number(panel["baseline"].get(task)) for task in tasks]
+        points = [100 * number(panel["baseline"].get(task)) for task in tasks]
         hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
         axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
         seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
@@ -100,7 +101,7 @@ def _ceiling(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: d
     if not panel.get("ceiling"):
         return
     for place, task in enumerate(tasks):
-        value = 100 * _number(panel["ceiling"].get(task))
+        value = 100 * number(panel["ceiling"].get(task))
         axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
     seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label="ceiling: whole residual")
 

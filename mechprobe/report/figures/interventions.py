@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mechprobe.report.figures.overview import _errors, _number
+from mechprobe.formatting import number
 from mechprobe.report.figures.style import (
     BLUE,
     GREEN,
@@ -17,11 +17,12 @@ from mechprobe.report.figures.style import (
     PURPLE,
     RED,
     SKY,
+    error_bars,
     house_style,
     new_figure,
     plain,
 )
-from mechprobe.report.tables.sections import edit_title
+from mechprobe.report.titles import edit_title
 from mechprobe.types import POOLED
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)
@@ -43,7 +44,7 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
             axes.axhline(0, color=INK, linewidth=0.9)
             x = np.arange(len(points))
             for index, task in enumerate(tasks):
-                values, errors = _errors(
+                values, errors = error_bars(
                     [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
                 )
                 color, mark = _COLORS[index % len(_COLORS)], MARKS[index % len(MARKS)]
@@ -75,10 +76,10 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
     with house_style():
         figure = new_figure(9.4 if other_tasks else 6.5, 0.28 * len(conditions) + 1.3)
         panels = np.atleast_1d(figure.subplots(1, 2 if other_tasks else 1, sharey=True))
-        values, errors = _errors([c["collateral"]["kl"] for c in conditions], scale=1.0)
+        values, errors = error_bars([c["collateral"]["kl"] for c in conditions], scale=1.0)
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-        positive = [_number(value) for value in values if _number(value) > 0]
+        positive = [number(value) for value in values if number(value) > 0]
         if len(positive) == len(values) > 0:
             panels[0].set_xscale("log")
             panels[0].set_xlim(min(positive) / 3, None)
@@ -90,7 +91,7 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         panels[0].set_title("other text")
         panels[0].set_xlabel("KL (nats per token)")
         for index, task in enumerate(other_tasks):
-            deltas, spans = _errors([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
+            deltas, spans = error_bars([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
             panels[1].errorbar(
                 deltas, y + 0.12 * index, xerr=spans, fmt=MARKS[index % len(MARKS)], color=_COLORS[index % len(_COLORS)],
                 markersize=5, capsize=2, linewidth=1.2, label=plain(task),

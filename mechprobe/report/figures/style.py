@@ -1,12 +1,21 @@
-"""Colors, marks and sizes that all figures share: readable in grey and by color-blind readers (Okabe-Ito)."""
+"""Colors, markers and sizes of all figures. The colors are those of Okabe and Ito, which color-blind readers can tell apart."""
 
+import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mechprobe.formatting import number
+
+DPI = 160
+NOT_MEASURED = (None, None, None)
+"""Interval of a task that was not measured."""
 
 INK = "#222222"
 GREY = "#8a8a8a"
@@ -44,29 +53,53 @@ _RC: Any = {
 
 
 def model_colors(names: Sequence[str]) -> dict[str, str]:
-    """A color for each model, the same in every figure."""
+    """A color for every model; models of one name have the same color in every figure."""
     others = [name for name in names if name not in _KNOWN]
     return {name: _KNOWN.get(name) or _CYCLE[others.index(name) % len(_CYCLE)] for name in names}
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib settings of the report."""
+    """Apply the matplotlib settings of the report."""
     with mpl.rc_context(_RC):
         yield
 
 
 def plain(text: str) -> str:
-    """A name of the user's as matplotlib shows it, never read as a formula."""
+    """A text that matplotlib draws literally and does not parse as a formula."""
     return text.replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that is not registered with pyplot, so that nothing stays in memory."""
+    """A figure that pyplot does not keep in memory."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float | None = 100.0) -> None:
-    """Name a y axis in percent and bound it."""
+    """Label a y axis in percent and set its limits."""
     axes.set_ylabel(label)
     axes.set_ylim(low, high)
+
+
+def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Values and error-bar lengths for matplotlib.
+
+    Args:
+        intervals: ``[value, low, high, ...]`` each; None is a missing number.
+        scale: Factor on values and lengths; the default converts shares to percent.
+
+    Returns:
+        Values ``[n]`` and lengths ``[2, n]`` below and above them.
+    """
+    values, low, high = (np.array([number(item[part]) for item in intervals]) * scale for part in range(3))
+    return values, np.nan_to_num(np.vstack([values - low, high - values]), nan=0).clip(min=0)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file, with the same bytes on every call."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes. The tables show it correctly.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,114 +1,179 @@
-"""One page of features: their contexts, the tokens they promote, their labels. Every text on it is escaped."""
+"""The page of features by example: contexts of every feature, the tokens it promotes, and its label."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from jinja2 import Environment
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mechprobe.features.examples.labels import entry_digest
+from mechprobe.report.pages.templates import environment
+from mechprobe.report.result import FeatureRow, JsonObject
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.tables import sections as tables
+from mechprobe.report.sections.features import feature_rows
 
 TEMPLATE = "examples.html.j2"
-_SHADES = 5
-"""Steps of the background, so that a page needs a class for each and no style for every token."""
+N_SHADES = 5
+"""Number of background shades; each has one CSS class, so that tokens need no style attribute."""
 
 
-def examples_content(files: RunFiles) -> dict[str, Any] | None:
-    """What the page shows, as plain values; None where the run has no examples."""
+@dataclass(frozen=True)
+class TokenRun:
+    """One token, or adjacent tokens without activation.
+
+    Attributes:
+        tokens: The tokens.
+        shade: 0 for no activation, else 1 to `N_SHADES`.
+        peak: Whether the context was chosen for this token.
+        value: Activation of the token.
+    """
+
+    tokens: tuple[str, ...]
+    shade: int
+    peak: bool
+    value: float
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether the tokens are drawn as plain text."""
+        return self.shade == 0 and not self.peak
+
+
+@dataclass(frozen=True)
+class ContextLine:
+    """One context under one read-out: ``joint``, or the name of a model."""
+
+    name: str
+    runs: list[TokenRun]
+    largest: float
+
+
+Context = list[ContextLine]
+
+
+@dataclass(frozen=True)
+class QuantilePart:
+    """Random contexts from one part of the range of activations."""
+
+    title: str
+    range: str
+    contexts: list[Context]
+
+
+@dataclass(frozen=True)
+class FeatureEntry:
+    """Everything that the page shows of one feature."""
+
+    facts: FeatureRow
+    selected: bool
+    label: str
+    top: list[Context]
+    quantiles: list[QuantilePart]
+    n_active: int
+    n_random_rows: int
+    promoted: list[tuple[str, JsonObject]]
+    """``(model, {"promoted": ..., "suppressed": ...})``."""
+    final_norm: str
+
+
+@dataclass(frozen=True)
+class ExamplesContent:
+    """Content of the page."""
+
+    name: str
+    tuned: list[str]
+    trusted: bool
+    readout: str
+    labeler: str
+    n_stale: int
+    """Number of labels that were made for other examples than the current ones."""
+    features: list[FeatureEntry]
+
+
+def examples_page(files: RunFiles) -> str | None:
+    """The page as self-contained HTML without scripts or external resources; None if the run has no examples."""
+    content = examples_content(files)
+    if content is None:
+        return None
+    return environment().get_template(TEMPLATE).render(vars(content), n_shades=N_SHADES)
+
+
+def examples_content(files: RunFiles) -> ExamplesContent | None:
+    """Content of the page, selected features first; None if the run has no examples."""
     if not files.examples:
         return None
-    selected = [int(feature) for feature in (files.selection or {}).get("features", [])]
-    order = [feature for feature in selected if feature in files.examples]
-    order += [feature for feature in files.examples if feature not in selected]
-    labels, labeler, n_stale = _labels(files)
-    rows = {row["feature"]: row for row in tables.feature_rows(order, files.examples, files.features)}
-    return {
-        "name": str(files.run.get("name") or files.run_dir.name),
-        "models": files.models,
-        "tuned": [name for name in files.models if name != files.base],
-        "base": files.base,
-        "trusted": bool(files.quality and files.quality["trusted"]),
-        "readout": (files.features or {}).get("readout", "–"),
-        "labeler": labeler,
-        "n_stale": n_stale,
-        "features": [
-            {
-                **_entry(files.examples[feature], files.models),
-                **rows[feature],
-                "selected": feature in selected,
-                "label": labels.get(feature, ""),
-            }
-            for feature in order
+    selected = [feature for feature in files.selected if feature in files.examples]
+    order = [*selected, *(feature for feature in files.examples if feature not in selected)]
+    labels, n_stale = _current_labels(files)
+    return ExamplesContent(
+        name=files.name,
+        tuned=[name for name in files.models if name != files.base],
+        trusted=files.trusted,
+        readout=(files.features or {}).get("readout", "–"),
+        labeler=files.labels.labeler if files.labels else "",
+        n_stale=n_stale,
+        features=[
+            _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
+            for row in feature_rows(order, files.examples, files.features)
         ],
-    }
+    )
 
 
-def examples_page(content: Mapping[str, Any], environment: Environment) -> str:
-    """The page as self-contained HTML: no script, nothing fetched."""
-    return environment.get_template(TEMPLATE).render(content, n_shades=_SHADES)
-
-
-def _labels(files: RunFiles) -> tuple[dict[int, str], str, int]:
-    """Labels of the examples as they are now, the labeler's name, and how many labels are of other examples."""
+def _current_labels(files: RunFiles) -> tuple[dict[int, str], int]:
+    """Labels of the current examples, and the number of labels of other examples."""
     if files.labels is None:
-        return {}, "", 0
+        return {}, 0
     found = files.labels
     current = {
         feature: label
         for feature, label in found.labels.items()
         if feature in files.examples and entry_digest(files.examples[feature]) == found.examples[feature]
     }
-    return current, found.labeler, len(found.labels) - len(current)
+    return current, len(found.labels) - len(current)
 
 
-def _entry(entry: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    quantiles = [
-        {
-            "title": f"{100 * part['low']:.0f} to {100 * part['high']:.0f} % of active tokens",
-            "range": f"{part['smallest']:.2f} to {part['largest']:.2f}",
-            "examples": [_context(example, models) for example in part["examples"]],
-        }
-        for part in entry.get("quantiles", [])
-    ]
-    promoted = entry.get("promoted")
-    return {
-        "top": [_context(example, models) for example in entry["examples"]],
-        "quantiles": quantiles,
-        "n_active": entry.get("n_active", 0),
-        "n_random_rows": entry.get("n_random_rows", 0),
-        "promoted": [(name, promoted["models"][name]) for name in models if name in promoted["models"]]
-        if promoted
-        else [],
-        "final_norm": promoted["final_norm"] if promoted else "",
-    }
+def _entry(row: FeatureRow, files: RunFiles, *, selected: bool, label: str) -> FeatureEntry:
+    entry, models = files.examples[row.feature], files.models
+    promoted = entry["promoted"] or {"models": {}, "final_norm": ""}
+    return FeatureEntry(
+        facts=row,
+        selected=selected,
+        label=label,
+        top=[_context(example, models) for example in entry["examples"]],
+        quantiles=[
+            QuantilePart(
+                title=f"{100 * part['low']:.0f} to {100 * part['high']:.0f} % of active tokens",
+                range=f"{part['smallest']:.2f} to {part['largest']:.2f}",
+                contexts=[_context(example, models) for example in part["examples"]],
+            )
+            for part in entry["quantiles"]
+        ],
+        n_active=entry["n_active"],
+        n_random_rows=entry["n_random_rows"],
+        promoted=[(name, promoted["models"][name]) for name in models if name in promoted["models"]],
+        final_norm=promoted["final_norm"],
+    )
 
 
-def _context(example: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """A line for every read-out; neighboring tokens that look alike are one run."""
-    activations, tokens = example["activations"], example["tokens"]
+def _context(example: JsonObject, models: Sequence[str]) -> Context:
+    activations: dict[str, list[float]] = example["activations"]
     largest = max(max(values, default=0.0) for values in activations.values())
-    lines = []
-    for name in (name for name in ("joint", *models) if name in activations):
-        values = activations[name]
-        lines.append({"name": name, "runs": _runs(tokens, values, largest, example["peak"]), "max": max(values)})
-    return {"lines": lines, "sample": example["sample"]}
+    return [
+        ContextLine(name, _runs(example["tokens"], activations[name], largest, example["peak"]), max(activations[name]))
+        for name in ("joint", *models)
+        if name in activations
+    ]
 
 
-def _runs(tokens: Sequence[str], values: Sequence[float], largest: float, peak: int) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = []
-    for place, (token, value) in enumerate(zip(tokens, values, strict=True)):
-        shade = _shade(value, largest)
-        if shade == 0 and place != peak and runs and runs[-1]["plain"]:
-            runs[-1]["tokens"].append(token)
-        else:
-            plain = shade == 0 and place != peak
-            runs.append({"tokens": [token], "shade": shade, "peak": place == peak, "value": value, "plain": plain})
+def _runs(tokens: Sequence[str], values: Sequence[float], largest: float, peak: int) -> list[TokenRun]:
+    runs: list[TokenRun] = []
+    for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        run = TokenRun((token,), _shade(value, largest), index == peak, value)
+        if run.unmarked and runs and runs[-1].unmarked:
+            run = TokenRun((*runs.pop().tokens, token), 0, False, 0.0)
+        runs.append(run)
     return runs
 
 
 def _shade(value: float, largest: float) -> int:
-    """0 for an activation of zero, else 1 to the number of shades."""
+    """0 for no activation, else 1 to `N_SHADES`."""
     if value <= 0 or largest <= 0:
         return 0
-    return min(_SHADES, 1 + int(_SHADES * value / largest))
+    return min(N_SHADES, 1 + int(N_SHADES * value / largest))

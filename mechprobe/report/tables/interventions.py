@@ -1,10 +1,10 @@
 """Doses, collateral, left-out tasks and smallest sets as rows and sentences, from the JSON value of ``results.json``."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.report.tables.sections import edit_title, interval, listing, number, p_value, percent
+from mechprobe.formatting import interval, listing, nats, p_value, percent
+from mechprobe.report.titles import edit_title
 from mechprobe.types import POOLED
 
 Json = Mapping[str, Any]
@@ -59,19 +59,6 @@ def change_sentences(interventions: Json) -> list[str]:
         f"than {about['bound']:g} times its norm (largest multiple: {edits}). Their effects say little about the features; use a "
         "smaller strength."
     ]
-
-
-def nats(item: Sequence[Any] | None) -> str:
-    """``[value, low, high, n]`` in nats.
-
-    Example:
-        >>> nats([0.01234, 0.01, 0.015, 900]), nats(None)
-        ('0.0123 (0.01 to 0.015)', '–')
-    """
-    if not item or not math.isfinite(number(item[0])):
-        return "–"
-    value, low, high = (f"{number(part):.3g}" for part in item[:3])
-    return f"{value} ({low} to {high})"
 
 
 def measured_collateral(interventions: Json) -> list[Json]:

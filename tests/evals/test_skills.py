@@ -1,4 +1,4 @@
-"""The skills: answers by an independent evaluator, unique items, splits, determinism, clear refusals."""
+"""Skills: answers checked by an independent evaluator, unique items, splits, determinism, errors."""
 
 import re
 
@@ -16,7 +16,7 @@ JUDGE = scorer("final:ANS")
 
 
 def run_machine(digit: int, operations: str) -> list[int]:
-    """Second implementation of the machine: a table instead of arithmetic."""
+    """An independent implementation of the machine, with a table in place of arithmetic."""
     table = {
         "i": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
         "d": [9, 0, 1, 2, 3, 4, 5, 6, 7, 8],
@@ -31,7 +31,7 @@ def run_machine(digit: int, operations: str) -> list[int]:
 
 
 def solve(prompt: str) -> str:
-    """Answer a prompt from its text alone."""
+    """Answer a prompt from its text only."""
     head, _, body = prompt.rstrip("?").partition(" ")
     if head == "CALC":
         return str(eval(body))
@@ -157,7 +157,7 @@ def test_same_seed_same_items_in_every_process() -> None:
 PINNED = ["CALC 51-9?", "FACT rw BOSS HOME?", "SIM 7inni?", "ENUM 6:0834605746?", "DIAG nnnd:18176?"]
 
 
-def test_excluded_prompts_do_not_come() -> None:
+def test_excluded_prompts_are_never_drawn() -> None:
     first = {item.prompt for item in skills.generate("simulation", n=300, seed=4)}
     second = {item.prompt for item in skills.generate("simulation", n=300, seed=4, exclude=first)}
     assert not first & second
@@ -166,7 +166,7 @@ def test_excluded_prompts_do_not_come() -> None:
 def test_every_fact_can_be_drawn_and_not_one_more() -> None:
     capacity = skills.SKILLS["fact_retrieval"].capacity
     assert len(skills.generate("fact_retrieval", n=capacity, seed=0)) == capacity == 320
-    with pytest.raises(InputError, match="cannot draw 321"):
+    with pytest.raises(InputError, match=r"fact_retrieval.*321"):
         skills.generate("fact_retrieval", n=capacity + 1, seed=0)
     assert len(single_facts()) == len(set(single_facts())) == 320
 
@@ -174,14 +174,14 @@ def test_every_fact_can_be_drawn_and_not_one_more() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"skill": "juggling"}, "unknown skill 'juggling'; there are: calculation, fact_retrieval"),
-        ({"domain": "chemistry"}, "unknown domain 'chemistry'; there are: symbolic"),
-        ({"level": 9}, "unknown level 9; there are: 1"),
-        ({"rendering": "prose"}, "unknown rendering 'prose'; there are: compact"),
-        ({"rendering": "compact-off-policy"}, "exists for calculation only, not for simulation"),
+        ({"skill": "juggling"}, "skill 'juggling'.*calculation, fact_retrieval"),
+        ({"domain": "chemistry"}, "domain 'chemistry'.*symbolic"),
+        ({"level": 9}, "level 9.*1"),
+        ({"rendering": "prose"}, "rendering 'prose'.*compact"),
+        ({"rendering": "compact-off-policy"}, "compact-off-policy.*calculation.*simulation"),
     ],
 )
-def test_what_does_not_exist_is_refused_in_one_sentence(change: dict[str, object], message: str) -> None:
+def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(change: dict[str, object], message: str) -> None:
     arguments = {"skill": "simulation", "n": 1, "seed": 0} | change
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=message):
         skills.generate(**arguments)  # type: ignore[arg-type]

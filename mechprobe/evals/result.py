@@ -1,0 +1,98 @@
+"""Typed record of ``summary.json``, which the evaluate stage writes and the command line and the report read."""
+
+from typing import Any
+
+from pydantic import Field
+
+from mechprobe.results import Number, Result
+from mechprobe.statistics import Interval
+
+Accuracy = dict[str, Interval]
+"""Task → accuracy with its Wilson 95 % interval and n."""
+
+
+class PairedTest(Result):
+    """Exact McNemar test of one model against the base on the samples of one task."""
+
+    gained: int
+    """Samples that only the model gets right."""
+    lost: int
+    """Samples that only the base gets right."""
+    n: int
+    p: float
+    p_holm: float
+    """p adjusted by Holm's method over the tasks of the model."""
+
+
+class ForcedPrefix(Result):
+    """Accuracy of a model whose responses were forced to begin with ``prefix``."""
+
+    prefix: str
+    model: str
+    accuracy: Accuracy
+
+    @property
+    def label(self) -> str:
+        """The baseline in words, for tables and figures."""
+        return f"{self.model}, forced to begin with {self.prefix}"
+
+
+class PositionBias(Result):
+    """How often a model chooses each position of the options, whatever option is there (arXiv 2309.03882).
+
+    A pair is one item under one order of its options.
+    """
+
+    chosen: list[Number]
+    """Share of pairs in which the chosen option is at each position."""
+    right: list[Number]
+    """Share of pairs in which the right option is at each position."""
+    recall: list[Number]
+    """Share of the pairs with the right option at a position in which it is chosen; NaN for a position without pairs."""
+    recall_std: Number
+    """Standard deviation of ``recall`` over positions (RStd)."""
+    consistent: Number
+    """Share of items for which every order gives the same option."""
+    n_items: int
+    n_pairs: int
+
+
+class EvaluationSummary(Result):
+    """The numbers of an evaluate stage."""
+
+    tasks: list[str]
+    accuracy: dict[str, Accuracy]
+    """Model → task → accuracy."""
+    unparsed: dict[str, dict[str, float]]
+    """Model → task → share of responses in which the scorer finds no answer."""
+    force_prefix: ForcedPrefix | None
+    mcnemar: dict[str, dict[str, PairedTest]]
+    """Tuned model → task → test against the base."""
+    position_bias: dict[str, dict[str, PositionBias]] = Field(default_factory=dict)
+    """Model → multiple-choice task → bias, for tasks whose options are shown in several orders."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON value of the result; without ``position_bias`` where no task has one."""
+        value = super().to_dict()
+        if not self.position_bias:
+            del value["position_bias"]
+        return value
+
+
+class HarnessMetric(Result):
+    """One metric of lm-evaluation-harness on one task. None replaces whatever is not a finite number."""
+
+    value: float | None
+    stderr: float | None
+
+
+class HarnessRun(Result):
+    """What lm-evaluation-harness reports for one model. Metrics are keyed ``metric,filter``, as the harness does."""
+
+    metrics: dict[str, dict[str, HarnessMetric]]
+    """Task or group → metric."""
+    n: dict[str, int]
+    """Task → number of documents."""
+    higher_is_better: dict[str, dict[str, bool | None]]
+    values: dict[str, dict[str, list[float]]]
+    """Task → metric → one number per document, for the metrics that have one."""

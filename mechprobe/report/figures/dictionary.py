@@ -1,0 +1,102 @@
+"""Figures of the crosscoder: its training curves, and how the decoder norm is shared among models."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mechprobe.formatting import number
+from mechprobe.report.figures.style import INK, MARKS, house_style, model_colors, new_figure, plain
+
+Line = Mapping[str, Any]
+
+
+def shares_figure(summary: Mapping[str, Any]) -> Figure:
+    """Histograms over live features of the MAS of every model and the NRN of every tuned model; counts are logarithmic.
+
+    Args:
+        summary: Content of ``features/summary.json``.
+    """
+    models, base = list(summary["models"]), summary["base"]
+    tuned = [name for name in models if name != base]
+    with house_style():
+        figure = new_figure(9.0, 3.3)
+        left, right = figure.subplots(1, 2, sharey=True)
+        _draw_histograms(left, summary, "mas", models, equal=1 / len(models))
+        _draw_histograms(right, summary, "nrn", tuned, equal=0.5)
+        left.set_title("MAS: a model's share of the decoder norm")
+        right.set_title(plain(f"NRN: tuned model against {base}"))
+        largest = max([1, *(max(histogram["counts"]) for histogram in summary["histograms"].values())])
+        ticks = [0, *(10**power for power in range(7) if 10**power <= largest)]
+        left.set_ylim(0, 1.6 * largest)
+        left.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        left.set_ylabel(f"features (of {summary['n_alive']:,} live)")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        return figure
+
+
+def _draw_histograms(
+    axes: Axes, summary: Mapping[str, Any], statistic: str, names: Sequence[str], *, equal: float
+) -> None:
+    colors = model_colors(list(summary["models"]))
+    for name in names:
+        histogram = summary["histograms"][f"{statistic}_{name}"]
+        edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"], dtype=float)
+        axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=plain(name))
+    axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
+    axes.annotate(
+        "equal", (equal, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points",
+        fontsize=8.5, va="top",
+    )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_yscale("symlog", linthresh=1, linscale=0.4)
+
+
+def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figure:
+    """FVE of every model, loss, and share of dead latents over training tokens.
+
+    Args:
+        lines: Lines of the training log.
+        gate: FVE that the quality gate requires.
+    """
+    tokens = np.array([line["tokens"] for line in lines], dtype=float)
+    unit, label = (1e6, "million tokens") if tokens.max() >= 2e6 else (1e3, "thousand tokens")
+    with house_style():
+        figure = new_figure(9.0, 3.1)
+        left, middle, right = figure.subplots(1, 3)
+        _draw_fve(left, lines, tokens / unit, gate)
+        middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
+        middle.set_yscale("log")
+        middle.set_title("training loss")
+        right.plot(tokens / unit, [100 * number(line.get("dead_frac")) for line in lines], color=INK, linewidth=1.6)
+        right.set_ylim(0, 100)
+        right.set_title("dead latents (%)")
+        for axes in (left, middle, right):
+            axes.set_xlabel(label)
+            axes.set_xlim(0, None)
+        return figure
+
+
+def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | None) -> None:
+    models = list(lines[0].get("fve", {}))
+    colors = model_colors(models)
+    for name, mark in zip(models, MARKS, strict=False):
+        values = [number(line["fve"][name]) for line in lines]
+        axes.plot(x, values, color=colors[name], label=plain(name), linewidth=1.6)
+        axes.plot(x[-1:], values[-1:], color=colors[name], marker=mark, markersize=6)
+    if gate is not None:
+        axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate("gate", (0.99, gate), fontsize=8.5, **place)
+    axes.set_ylim(min(1.0, max(0.0, _lower_limit(lines, models))), 1.0)
+    axes.set_title("FVE (per batch)")
+    axes.legend(loc="lower right")
+
+
+def _lower_limit(lines: Sequence[Line], models: Sequence[str]) -> float:
+    """Lower end of the FVE axis, a multiple of 0.05; the steep first tenth of the training is cut off."""
+    values = [number(line["fve"][name]) for line in lines[len(lines) // 10 :] for name in models]
+    finite = [value for value in values if np.isfinite(value)]
+    return 0.05 * np.floor((min(finite) - 0.02) / 0.05) if finite else 0.0

@@ -1,0 +1,263 @@
+"""Typed content of ``report.json``, from which the HTML and Markdown pages are rendered.
+
+Table cells are text that is already formatted by `mechprobe.formatting`. A mapping typed `JsonObject` is copied unchanged from
+the result file of another stage.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field, model_serializer
+
+from mechprobe.results import Result
+
+JsonObject = dict[str, Any]
+
+
+class AccuracyRow(Result):
+    """Accuracy of every model on one task."""
+
+    task: str
+    n: int
+    cells: list[str]
+    """One cell per model."""
+    forced: str | None
+    """The forced-prefix baseline."""
+    p: list[str]
+    """Per model, p of the McNemar test against the base, Holm-adjusted over tasks."""
+
+
+class BehaviourSection(Result):
+    """What the models can do."""
+
+    models: list[str]
+    rows: list[AccuracyRow]
+    forced: str | None
+    """Label of the forced-prefix baseline."""
+    unparsed: dict[str, str]
+    """Model → tasks with unparsed responses, as text."""
+
+
+class CeilingRow(Result):
+    """Accuracies under whole-residual patching at one site."""
+
+    site: str
+    chosen: bool
+    sufficiency_share: str
+    necessity_share: str
+    sufficiency: list[str]
+    necessity: list[str]
+
+
+class CeilingsSection(Result):
+    """Ceilings of every site."""
+
+    tasks: list[str]
+    base: str
+    tuned: str
+    chosen: str | None
+    reason: str
+    rows: list[CeilingRow]
+
+
+class QualityRow(Result):
+    """Quality of the crosscoder on one model."""
+
+    model: str
+    fve: str
+    fve_per_token: str
+    l0: str
+    dead: str
+    ce: str
+    """Cross-entropies: clean, spliced, zero-ablated."""
+    recovered: str
+    kl: str
+    n: str
+
+
+class DictionarySection(Result):
+    """The crosscoder and its quality gate."""
+
+    config: JsonObject
+    rows: list[QualityRow]
+    l0: str | None
+    dead: str | None
+    n_rows: int | None
+    targets: str | None
+    """Tokens on which the spliced cross-entropy is measured: ``all`` or ``response``."""
+    trusted: bool | None
+    failures: list[str]
+    steps: int | None
+    tokens: int | None
+
+
+class ClassCount(Result):
+    """Number of features in one class."""
+
+    name: str
+    count: int
+    by_norm: int
+    """The number if decoder norms alone decide."""
+
+
+class SelectionSection(Result):
+    """The selected features."""
+
+    sentence: str
+    ids: list[int]
+    n_controls: int
+    note: str
+
+
+class FeatureRow(Result):
+    """Statistics and example contexts of one feature. Lists have one cell per model, or per tuned model."""
+
+    feature: int
+    class_: str = Field(alias="class")
+    mas: list[str]
+    nrn: list[str]
+    density: list[str]
+    nu: list[str]
+    cosine: list[str]
+    shift: list[str]
+    score: str | None = None
+    examples: list[JsonObject]
+
+
+class FeaturesSection(Result):
+    """Feature classes, the selection, and example contexts."""
+
+    summary: JsonObject | None
+    trusted: bool
+    models: list[str]
+    tuned: list[str]
+    counts: list[ClassCount]
+    selection: SelectionSection | None
+    selected: list[FeatureRow]
+    others: list[FeatureRow]
+
+
+class EffectPanel(Result):
+    """One edit of the selected set with its controls; changes of accuracy by task."""
+
+    title: str
+    model: str
+    edit: str
+    condition: JsonObject
+    selected: JsonObject
+    """Task → change with its interval."""
+    random: dict[str, list[float]]
+    """Task → changes under the matched random sets."""
+    ceiling: dict[str, float] | None
+    others: dict[str, dict[str, float]]
+    """Kind of control → task → mean change."""
+    labels: dict[str, str]
+    """Kind of control → label that replaces the default one."""
+    baseline: dict[str, float] | None = None
+    """Change under the forced prefix."""
+    baseline_label: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_missing_baseline(self, handler: Callable[[Any], JsonObject]) -> JsonObject:
+        value = handler(self)
+        return value if self.baseline is not None else {k: v for k, v in value.items() if not k.startswith("baseline")}
+
+
+class EffectRow(Result):
+    """The effect of one edit on one task."""
+
+    task: str
+    n: str
+    accuracy: str
+    change: str
+    random: str
+    draws: str
+    p: str
+    p_mcnemar: str
+    ceiling: str
+    share: str
+    flip_right: str
+    flip_wrong: str
+    verdict: str
+
+
+class EffectTable(Result):
+    """Effects of one edit of the selected set."""
+
+    title: str
+    set: str | None
+    n_features: int | None
+    rows: list[EffectRow]
+
+
+class ConditionRow(Result):
+    """Changes under one further condition, one cell per task."""
+
+    title: str
+    features: str
+    kind: str
+    n_features: int | str
+    cells: list[str]
+
+
+class InterventionsSection(Result):
+    """Effects of editing the selected features."""
+
+    site: str | None
+    panels: list[EffectPanel]
+    tasks: list[str]
+    trained: list[str]
+    tables: list[EffectTable]
+    others: list[ConditionRow]
+    curves: dict[str, dict[str, list[tuple[int, float]]]]
+    """Edit → task → ``(number of features, share of the ceiling)``."""
+    size_intervals: dict[str, list[list[Any]]]
+    sizes: list[str]
+    doses: list[JsonObject]
+    left_out: list[JsonObject]
+    collateral: list[JsonObject]
+    collateral_of: JsonObject | None
+    other_tasks: list[str]
+    rule: str
+    n_conditions: int
+
+
+class MissingStage(Result):
+    """A stage that is not finished, and the command that runs it."""
+
+    name: str
+    state: str
+    command: str
+    folder: str
+
+
+class ProvenanceRow(MissingStage):
+    """How a stage was made."""
+
+    seconds: str
+    seed: int | None
+    commit: str
+    counts: JsonObject
+    config: JsonObject
+    models: dict[str, str]
+    packages: dict[str, str | None]
+
+
+class Report(Result):
+    """Everything that a report says. A section is None if its stage has not run."""
+
+    name: str
+    question: str
+    notes: list[str]
+    verdict: str
+    warnings: list[str]
+    findings: list[str]
+    evaluation: BehaviourSection | None
+    localization: CeilingsSection | None
+    crosscoder: DictionarySection | None
+    features: FeaturesSection | None
+    interventions: InterventionsSection | None
+    missing: list[MissingStage]
+    provenance: list[ProvenanceRow]
+    figures: list[str] = Field(default_factory=list)
+    """Files of the figures, relative to the report folder."""

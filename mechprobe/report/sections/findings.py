@@ -1,0 +1,60 @@
+"""The verdict, the warnings and the main numbers of a run, as sentences."""
+
+from mechprobe.formatting import listing
+from mechprobe.report.run_files import RunFiles
+from mechprobe.report.sections.behaviour import behaviour_sentences, ordered_accuracy
+from mechprobe.report.sections.ceilings import ceilings_sentence
+from mechprobe.report.sections.dictionary import dictionary_sentence
+from mechprobe.report.sections.features import class_sentence
+from mechprobe.report.sections.selection import selection_sentence
+from mechprobe.report.tables.interventions import sentences, silence_sentences
+from mechprobe.types import POOLED
+
+
+def verdict(files: RunFiles) -> str:
+    """The answer of the interventions in one sentence, or the command that is needed for one."""
+    if files.interventions and files.interventions.get("verdict"):
+        return str(files.interventions["verdict"])
+    command = files.stages["intervene"].place.command
+    return f"No causal verdict yet: `{command}` has not run, so everything below is correlational."
+
+
+def warnings(files: RunFiles) -> list[str]:
+    """Defects that limit what the numbers can show."""
+    found = []
+    if files.quality and not files.trusted:
+        failures = " ".join(files.quality.get("failures", []))
+        found.append(f"The crosscoder failed the quality gate, so its features are untrusted. {failures}".strip())
+    failed = [name for name, value in files.nulls.items() if value.get("passed") is False]
+    if failed:
+        found.append(f"These null comparisons failed: {listing(failed)}. The feature classes are therefore unreliable.")
+    if files.ceilings and files.ceilings["able"] is False:
+        found.append(files.ceilings["reason"])
+    return found
+
+
+def findings(files: RunFiles) -> list[str]:
+    """The main numbers, one sentence each, in the order of the pipeline."""
+    found = behaviour_sentences(ordered_accuracy(files), files.base)
+    if files.ceilings:
+        found.append(ceilings_sentence(files.ceilings))
+    if files.quality:
+        found.append(dictionary_sentence(files, files.quality))
+    if files.features:
+        found.append(class_sentence(files.features))
+    found += [str(value["sentence"]) for value in files.nulls.values()]
+    if files.selection:
+        found.append(selection_sentence(files.selection))
+        if not files.interventions:  # the interventions have this sentence about the set that they edit
+            found += silence_sentences(files.selection)
+    if files.interventions:
+        judged = [row for row in files.interventions["verdicts"] if row.get("sentence")]
+        pooled = [row for row in judged if row["task"] == POOLED]
+        found += [str(row["sentence"]) for row in pooled or judged]
+        found += sentences(files.interventions)
+    return [_capitalized(text, files.models) for text in found]
+
+
+def _capitalized(text: str, names: list[str]) -> str:
+    """A sentence with a capital first letter, unless it begins with the name of a model."""
+    return text if text.split(" ")[0] in names else text[:1].upper() + text[1:]
