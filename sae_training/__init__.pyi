@@ -1,7 +1,6 @@
 from .baseline import SaeBaselineConfig as SaeBaselineConfig
 from .baseline import train_sae_baseline as train_sae_baseline
 from .config import CrosscoderConfig as CrosscoderConfig
-from .config import TrainConfig as TrainConfig
 from .crosscoder import Crosscoder as Crosscoder
 from .errors import SaeTrainingError as SaeTrainingError
 from .evaluation import Metrics as Metrics
@@ -19,4 +18,5 @@ from .reconstruction import ReconstructionSums as ReconstructionSums
 from .reconstruction import VarianceSums as VarianceSums
 from .run import TrainResult as TrainResult
 from .run import train as train
+from .train_config import TrainConfig as TrainConfig
 from .trainer import Trainer as Trainer

@@ -12,11 +12,11 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae_training.config import TrainConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.frozen import FrozenConfig
 from sae_training.importing.saelens import import_sae
 from sae_training.importing.single_sae import SingleSae
+from sae_training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from sae_lens import BatchTopKTrainingSAE, SAETrainer

@@ -17,19 +17,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_training.atomic import atomic_path
-from sae_training.config import CrosscoderConfig, TrainConfig
+from sae_training.config import CrosscoderConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.step import Parameters
 from sae_training.storage import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    assign_weights,
     crosscoder_files,
     json_bytes,
-    read_crosscoder,
     read_tensors,
 )
+from sae_training.train_config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
 STATE_TENSORS = "state.safetensors"
@@ -132,7 +131,7 @@ def write_checkpoint(
     buffer = BytesIO()
     torch.save(stream, buffer)
     files = {
-        **crosscoder_files(crosscoder),
+        **crosscoder_files(crosscoder.config, crosscoder.tensors()),
         STATE_TENSORS: save(state.tensors()),
         STREAM: buffer.getvalue(),
         STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
@@ -164,8 +163,7 @@ def load_checkpoint(
     _require_whole(folder)
     data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
     check_settings(folder, data["settings"], settings)
-    _, weights = read_crosscoder(folder)
-    assign_weights(crosscoder, weights, folder)
+    crosscoder.load_weights(folder)
     state.load_tensors(read_tensors(folder / STATE_TENSORS))
     for name in state.scalars():
         setattr(state, name, data[name])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import storage
+from sae_training import export, permutation, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
-from sae_training.frozen import nearest_name
 from sae_training.variants import VARIANTS
+from sae_training.weights import column_scale, initial_decoder, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -108,42 +108,17 @@ class Crosscoder(nn.Module):
         return rearrange(self.b_dec_flat, "(source d) -> source d", source=self.config.n_sources)
 
     def require_one_site(self) -> None:
-        """Refuse a dictionary of several sites where one residual per model is read.
-
-        Raises:
-            SaeTrainingError: It has several sites.
-        """
-        if self.config.sites:
-            raise SaeTrainingError(
-                f"the crosscoder reads {self.config.n_sites} sites of each model ({', '.join(self.config.sites)}), which "
-                "only training and evaluation can do; train one on a single site for everything that follows."
-            )
+        """See `CrosscoderConfig.require_one_site`."""
+        self.config.require_one_site()
 
     def model_index(self, model: str | int) -> int:
-        """The place of a model, given by name or number, on the model axis of a dictionary of one site."""
-        self.require_one_site()
-        return self.source_index(model)
-
-    def source_index(self, source: str | int) -> int:
-        """The place of a source, given by name or number, on the source axis."""
-        names, kind = self.source_names, "source" if self.config.sites else "model"
-        if isinstance(source, str):
-            if source in names:
-                return names.index(source)
-            nearest = nearest_name(source, names)
-            mend = f"did you mean {nearest!r}?" if nearest else f"the {kind}s are {', '.join(names)}."
-            raise SaeTrainingError(f"the crosscoder has no {kind} {source!r}; {mend}")
-        if not 0 <= source < len(names):
-            raise SaeTrainingError(
-                f"{kind} {source} is out of range; the crosscoder has {kind}s 0 to {len(names) - 1}."
-            )
-        return source
+        """The place of a model, given by name or place, on the model axis of a dictionary of one site."""
+        self.config.require_one_site()
+        return self.config.source_index(model)
 
     def columns(self, source: str | int) -> slice:
-        """The columns of one source in the fused weights."""
-        index = self.source_index(source)
-        start = sum(self.config.widths[:index])
-        return slice(start, start + self.config.widths[index])
+        """The columns of one source, given by name or place, in the fused weights."""
+        return self.config.columns(source)
 
     def encoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
         """A view of the encoder of one source's scaled activation."""
@@ -174,9 +149,7 @@ class Crosscoder(nn.Module):
 
     def column_scale(self) -> Float[Tensor, " d_all"]:
         """The scale of each column of the fused weights."""
-        scale = self.scale if self.has_scale else torch.ones_like(self.scale)
-        widths = torch.tensor(self.config.widths, device=scale.device)
-        return scale.repeat_interleave(widths)
+        return column_scale(self.scale, self.config.widths)
 
     def flatten(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """Activations side by side, whichever of the two layouts they came in; the shape is checked."""
@@ -251,11 +224,6 @@ class Crosscoder(nn.Module):
         columns = self.columns(model)
         return (self.b_dec_flat[columns] * self.column_scale()[columns]).detach()
 
-    def resid_delta(self, delta: Float[Tensor, "*batch d_sae"], model: str | int) -> Float[Tensor, "*batch d_model"]:
-        """What a change of the features changes in one model: s_m sum_k delta_k W_dec[k, m], without the bias."""
-        columns = self.columns(model)
-        return delta @ self.decoder[:, columns] * self.column_scale()[columns]
-
     def forward(self, x: Activations) -> Activations:
         """Reconstruct: ``decode(encode(x))``."""
         return self.decode(self.encode(x))
@@ -296,92 +264,96 @@ class Crosscoder(nn.Module):
         Raises:
             SaeTrainingError: ``order`` does not name every model once.
         """
-        from sae_training.permutation import permuted
+        config, tensors = permutation.permuted(self.config, self.tensors(), order)
+        return type(self).from_tensors(config, tensors).to(self.device)
 
-        return permuted(self, order)
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by the names of a weights file, detached and on the CPU.
+
+        ``W_enc`` ``[d_all d_sae]``, ``W_dec`` ``[d_sae d_all]``, ``b_enc`` ``[d_sae]``, ``b_dec`` ``[d_all]``, ``scale``
+        ``[source]``, and ``threshold``, which is one number, or ``[d_sae]`` for jumprelu.
+        """
+        named = {
+            "W_enc": self.encoder.T,
+            "W_dec": self.decoder,
+            "b_enc": self.b_enc,
+            "b_dec": self.b_dec_flat,
+            "scale": self.scale,
+            "threshold": self.threshold,
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+
+    @torch.no_grad()
+    def _copy_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy what `tensors` gave, and take its dtype; the threshold stays float64."""
+        self.to(tensors["W_dec"].dtype)
+        self.threshold.data = self.threshold.data.double()
+        self.encoder.copy_(tensors["W_enc"].T)
+        self.decoder.copy_(tensors["W_dec"])
+        self.b_enc.copy_(tensors["b_enc"])
+        self.b_dec_flat.copy_(tensors["b_dec"])
+        self.scale.copy_(tensors["scale"])
+        self.threshold.copy_(tensors["threshold"])
+
+    @classmethod
+    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> Crosscoder:
+        """A crosscoder on the CPU with given weights.
+
+        Args:
+            config: Its configuration.
+            tensors: Its weights, as `tensors` names them; ``W_dec`` decides the dtype.
+        """
+        crosscoder = cls(config)
+        crosscoder._copy_tensors(tensors)
+        return crosscoder
 
     @property
     def fingerprint(self) -> str:
         """sha256 over the configuration and the weights."""
-        return storage.fingerprint(self)
+        return storage.fingerprint(self.config, self.tensors())
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors`` into a folder, each whole or not at all."""
-        storage.save_crosscoder(self, Path(folder))
+        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically."""
+        storage.save_crosscoder(self.config, self.tensors(), Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Crosscoder:
-        """Read a folder written by `save`."""
-        config, tensors = storage.read_crosscoder(Path(folder))
-        crosscoder = cls(config)
-        storage.assign_weights(crosscoder, tensors, Path(folder))
+        """Read a folder written by `save`.
+
+        Raises:
+            SaeTrainingError: The folder does not hold a crosscoder, or a file is damaged.
+        """
+        crosscoder = cls(storage.read_config(Path(folder)))
+        crosscoder.load_weights(folder)
         return crosscoder.to(device)
 
-    def to_sae(
-        self, model: str | int, *, readout: Literal["single", "swap"] = "single", out: str | Path | None = None
-    ) -> SAE[Any]:
-        """One model's slice as a stock sae-lens SAE over raw activations; see `sae_training.export.to_sae`."""
-        from sae_training.export import to_sae
+    def load_weights(self, folder: str | Path) -> None:
+        """Replace the weights by those in a folder written by `save`.
 
-        return to_sae(self, model, readout=readout, out=out)
+        Raises:
+            SaeTrainingError: The file is damaged, or its tensors have other shapes.
+        """
+        self._copy_tensors(storage.read_weights(Path(folder), self.tensors()))
+
+    def to_sae(
+        self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None
+    ) -> SAE[Any]:
+        """One model's slice as a sae-lens SAE over raw activations; see `sae_training.export.to_sae`.
+
+        Args:
+            model: Name or place of the model.
+            readout: What fills the slots of the other models.
+            out: Folder to save the SAE to, for ``sae_lens.SAE.load_from_disk``.
+
+        Raises:
+            SaeTrainingError: The model or the read-out does not exist, ``swap`` is given for models of different widths,
+                or the crosscoder has several sites.
+        """
+        sae = export.to_sae(self.config, self.tensors(), self.model_index(model), readout)
+        if out is not None:
+            sae.save_model(Path(out))
+        return sae
 
     def _require_same_width(self, name: str, instead: str) -> None:
         if not self.config.same_width:
             raise SaeTrainingError(f"{name} needs models of one width, these have {self.config.widths}; use {instead}.")
-
-
-def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -> Float[Tensor, " d_sae"]:
-    """sum_m ||W[k, m]||_2 over the models whose columns stand side by side."""
-    norms = [torch.linalg.vector_norm(part, dim=1) for part in decoder.split(list(widths), dim=1)]
-    return torch.stack(norms).sum(dim=0)
-
-
-def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
-    """Random directions of norm ``decoder_init_norm`` per source, one common direction with ``shared_init``.
-
-    Several sites always start apart, and features designated as shared always start with one direction in all models.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    norm = config.decoder_init_norm
-    if norm is None:
-        norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
-    # Sources are drawn model by model: with one direction for all models, one draw per site.
-    n_draws = config.n_sites if config.shared_init and config.same_width else config.n_sources
-    parts = []
-    for width in config.widths[:n_draws]:
-        direction = torch.randn(config.d_sae, width, generator=generator)
-        parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if n_draws < config.n_sources:
-        parts = parts * config.n_models
-    decoder = torch.cat(parts, dim=1)
-    if config.n_shared:
-        tied = decoder[config.shared_rows, : config.d_all // config.n_models]
-        decoder[config.shared_rows] = tied.repeat(1, config.n_models)
-    mask = dedicated_mask(config)
-    return decoder if mask is None else decoder * mask
-
-
-def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
-    """1 where a weight may differ from zero, 0 where its feature is dedicated to another model; None when all may."""
-    if not sum(config.n_dedicated):
-        return None
-    mask = torch.ones(config.d_sae, config.d_all)
-    first, column = 0, 0
-    for count, width in zip(config.n_dedicated, model_widths(config), strict=True):
-        mask[first : first + count] = 0.0
-        mask[first : first + count, column : column + width] = 1.0
-        first, column = first + count, column + width
-    return mask
-
-
-def model_widths(config: CrosscoderConfig) -> list[int]:
-    """The width of each model over all of its sites."""
-    n_sites = config.n_sites
-    return [sum(config.widths[first : first + n_sites]) for first in range(0, config.n_sources, n_sites)]
-
-
-def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
-    """Mean L2 norm of each source's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
-    parts = x.double().split(list(widths), dim=1)
-    norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
-    return torch.stack(norms).float()

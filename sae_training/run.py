@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sae_training.atomic import write_bytes
 from sae_training.checkpoint import CHECKPOINTS, check_settings, list_checkpoints, load_checkpoint, write_checkpoint
-from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.storage import assign_weights, json_bytes, read_crosscoder, save_crosscoder
+from sae_training.storage import json_bytes
 from sae_training.stream import BatchStream
+from sae_training.train_config import TrainConfig
 from sae_training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"
@@ -122,7 +122,7 @@ class _Run:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise SaeTrainingError(f"{result_file} is damaged ({error}); remove it, and the run goes on.") from None
         check_settings(result_file, found, self.settings)
-        assign_weights(self.crosscoder, read_crosscoder(self.out)[1], self.out)
+        self.crosscoder.load_weights(self.out)
         return TrainResult(self.crosscoder, **counts, seconds=0.0, folder=self.out)
 
     def run(self, resume: bool) -> TrainResult:
@@ -226,7 +226,7 @@ class _Run:
         if self.out is not None:
             if self.config.checkpoint_every:
                 self._checkpoint()
-            save_crosscoder(self.crosscoder, self.out)
+            self.crosscoder.save(self.out)
             write_bytes(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
         seconds = time.perf_counter() - self.started
         return TrainResult(self.crosscoder, **counts, seconds=seconds, folder=self.out)

@@ -26,9 +26,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_training.active import Active
-from sae_training.crosscoder import sum_of_norms
 from sae_training.selection import Selector
 from sae_training.variants.jumprelu import Jump, log_threshold_gradient, select_jump
+from sae_training.weights import sum_of_norms
 
 
 @dataclass(frozen=True)

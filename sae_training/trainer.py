@@ -11,8 +11,7 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
-from sae_training.config import TrainConfig
-from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
+from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.finiteness import Latch, require_finite, require_finite_step
 from sae_training.kernels.backend import choose_backend
@@ -20,7 +19,9 @@ from sae_training.reconstruction import batch_fve
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
+from sae_training.train_config import TrainConfig
 from sae_training.variants.jumprelu import select_jump
+from sae_training.weights import dedicated_mask, mean_norm_scale
 
 
 class Trainer:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.importing.published import FusedWeights, build
+from sae_training.importing.published import build
 from sae_training.importing.single_sae import SingleSae
 
 
@@ -46,13 +46,13 @@ def block_crosscoder(saes: Mapping[str, SingleSae]) -> Crosscoder:
     dtype = torch.float64 if any(sae.W_enc.dtype == torch.float64 for sae in saes.values()) else torch.float32
     rounded = torch.tensor(scale, dtype=torch.float64).to(dtype)
     s = rounded.double().tolist()
-    weights = FusedWeights(
-        encoder=torch.block_diag(*(sae.W_enc.T * value for sae, value in zip(own, s, strict=True))),
-        decoder=torch.block_diag(*(sae.W_dec / value for sae, value in zip(own, s, strict=True))),
-        b_enc=torch.cat([sae.b_enc for sae in own]),
-        b_dec=torch.cat([sae.b_dec / value for sae, value in zip(own, s, strict=True)]),
-        scale=rounded,
-    )
+    weights = {
+        "W_enc": torch.block_diag(*(sae.W_enc * value for sae, value in zip(own, s, strict=True))),
+        "W_dec": torch.block_diag(*(sae.W_dec / value for sae, value in zip(own, s, strict=True))),
+        "b_enc": torch.cat([sae.b_enc for sae in own]),
+        "b_dec": torch.cat([sae.b_dec / value for sae, value in zip(own, s, strict=True)]),
+        "scale": rounded,
+    }
     widths = tuple(sae.d_model for sae in own)
     shape: dict[str, Any] = {
         "n_models": len(own),

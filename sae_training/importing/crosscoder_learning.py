@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
 from sae_training.importing.files import PublishedFile
-from sae_training.importing.published import PublishedCrosscoder, per_model_norm
+from sae_training.importing.published import PublishedCrosscoder
+from sae_training.weights import source_norms
 
 NAME = "crosscoder_learning"
 CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
@@ -75,7 +76,7 @@ def code_normalization(file: PublishedFile) -> str:
 
 def selection_norm(file: PublishedFile, decoder: tuple[Tensor, ...]) -> Tensor:
     """norm_k of the code normalization, [d_sae]."""
-    norms = per_model_norm(decoder)
+    norms = source_norms(decoder)
     together, summed = norms.square().sum(dim=0).sqrt(), norms.sum(dim=0)
     match code_normalization(file):
         case "CROSSCODER":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from sae_training.config import CrosscoderConfig, Variant
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.weights import sum_of_norms
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,13 @@ class PublishedCrosscoder:
         decoder = torch.cat([part * (mul / own) for part, (mul, own) in zip(self.decoder, pairs, strict=True)], dim=1)
         biases = zip(self.b_dec, self.shift, pairs, strict=True)
         b_dec = torch.cat([part * (mul / own) + sh / own for part, sh, (mul, own) in biases])
-        weights = FusedWeights(encoder.T, decoder, self.b_enc - sum(moved), b_dec, rounded)
+        weights = {
+            "W_enc": encoder,
+            "W_dec": decoder,
+            "b_enc": self.b_enc - sum(moved),
+            "b_dec": b_dec,
+            "scale": rounded,
+        }
         widths = self.widths[0] if len(set(self.widths)) == 1 else self.widths
         shape: dict[str, Any] = {"n_models": self.n_models, "d_model": widths, "d_sae": self.d_sae}
         if names is not None:
@@ -111,7 +118,7 @@ class PublishedCrosscoder:
         if self.k is not None:
             shape["k"] = self.k
         try:
-            return build(weights, shape, cut=self._cut(weights))
+            return build(weights, shape, cut=self._cut(decoder))
         except SaeTrainingError as error:
             raise SaeTrainingError(f"{self.path}: {error}") from None
 
@@ -133,11 +140,11 @@ class PublishedCrosscoder:
             )
         return values, values
 
-    def _cut(self, weights: FusedWeights) -> Float[Tensor, " d_sae"] | float | None:
+    def _cut(self, decoder: Float[Tensor, "d_sae d_all"]) -> Float[Tensor, " d_sae"] | float | None:
         """The threshold on our score f_k n_k: one number where our norm is the authors', else one per feature."""
         if self.threshold is None or self.norm is None:
             return None
-        ours = weights.feature_norm(self.widths)
+        ours = sum_of_norms(decoder, self.widths)
         if bool((torch.abs(ours - self.norm) <= 1e-6 * ours).all()):
             return max(0.0, self.threshold)
         # A feature without a decoder has score 0 in both and is never active.
@@ -145,51 +152,24 @@ class PublishedCrosscoder:
         return max(0.0, self.threshold) * ratio
 
 
-@dataclass(frozen=True)
-class FusedWeights:
-    """Weights as the `Crosscoder` stores them, in float64: encoder and decoder ``[d_sae d_all]``."""
-
-    encoder: Tensor
-    decoder: Tensor
-    b_enc: Tensor
-    b_dec: Tensor
-    scale: Tensor
-
-    def feature_norm(self, widths: Sequence[int]) -> Float[Tensor, " d_sae"]:
-        """sum_m ||W_dec[k, m]||_2."""
-        parts = self.decoder.split(list(widths), dim=1)
-        return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts]).sum(dim=0)
-
-
-def build(weights: FusedWeights, shape: dict[str, Any], *, cut: Tensor | float | None) -> Crosscoder:
+def build(weights: Mapping[str, Tensor], shape: dict[str, Any], *, cut: Tensor | float | None) -> Crosscoder:
     """A crosscoder of given weights.
 
     Args:
-        weights: in float64; the dtype of the scale is that of the result.
-        shape: keywords of `CrosscoderConfig`; the variant follows from ``cut``.
-        cut: None for a ReLU (l1), a number for one threshold on the scores (batchtopk), a tensor for one per feature.
+        weights: All tensors but the threshold, as `Crosscoder.tensors` names them; ``scale`` decides the dtype.
+        shape: Keywords of `CrosscoderConfig`; the variant follows from ``cut``.
+        cut: None for a ReLU (l1), a number for one threshold on the scores (batchtopk), ``[d_sae]`` for one per latent
+            (jumprelu).
 
     Raises:
-        SaeTrainingError: a keyword is not accepted.
+        SaeTrainingError: A keyword is not accepted.
     """
     variant: Variant = "l1" if cut is None else "jumprelu" if isinstance(cut, Tensor) else "batchtopk"
     if variant == "batchtopk":
         shape = {"k": min(32, shape["d_sae"]), **shape}
     else:
         shape = {name: value for name, value in shape.items() if name != "k"}
-    crosscoder = Crosscoder(CrosscoderConfig(**{**shape, "variant": variant})).to(weights.scale.dtype)
-    crosscoder.threshold.data = crosscoder.threshold.data.double()
-    with torch.no_grad():
-        crosscoder.encoder.copy_(weights.encoder)
-        crosscoder.decoder.copy_(weights.decoder)
-        crosscoder.b_enc.copy_(weights.b_enc)
-        crosscoder.b_dec_flat.copy_(weights.b_dec)
-        crosscoder.scale.copy_(weights.scale)
-        if cut is not None:
-            crosscoder.threshold.copy_(torch.as_tensor(cut, dtype=torch.float64))
-    return crosscoder
-
-
-def per_model_norm(decoder: Sequence[Tensor]) -> Float[Tensor, "model d_sae"]:
-    """||W_dec[k, m]||_2."""
-    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in decoder])
+    tensors = {name: tensor.to(weights["scale"].dtype) for name, tensor in weights.items()}
+    threshold = torch.as_tensor(0.0 if cut is None else cut, dtype=torch.float64)
+    config = CrosscoderConfig(**{**shape, "variant": variant})
+    return Crosscoder.from_tensors(config, {**tensors, "threshold": threshold})

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError
-from sae_training.crosscoder import mean_norm_scale
+from sae_training.weights import mean_norm_scale
 
 VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 
@@ -81,13 +81,13 @@ def test_several_sites_are_sources_of_one_dictionary() -> None:
     assert crosscoder.columns("rl/x") == slice(8, 12)
     features = crosscoder.encode(x)
     torch.testing.assert_close(crosscoder.decode_model(features, "rl/x"), crosscoder(x)[:, 2])
-    with pytest.raises(SaeTrainingError, match="no source 'rl/z'; did you mean 'rl/"):
+    with pytest.raises(SaeTrainingError, match=r"'rl/z'.*'rl/"):
         crosscoder.decoder_of("rl/z")
-    with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y takes \[batch, 4, 4\]"):
+    with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y.*\[batch, 4, 4\]"):
         crosscoder.encode(x[:, :2])
-    with pytest.raises(SaeTrainingError, match=r"give one number for each of 4 sources"):
+    with pytest.raises(SaeTrainingError, match="4 sources"):
         crosscoder.set_scale([1.0, 1.0])
-    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model \(x, y\).*train one on a single site"):
+    with pytest.raises(SaeTrainingError, match=r"2 sites.*\(x, y\)"):
         crosscoder.model_index("rl")
 
 
@@ -138,7 +138,7 @@ def test_permuted_by_hand_and_back(variant: str) -> None:
     torch.testing.assert_close(other.encode(moved), crosscoder.encode(x))
     torch.testing.assert_close(other.decoder_norm(1), crosscoder.decoder_norm(1)[:, [2, 0, 1]])
     assert other.permuted([1, 2, 0]).fingerprint == crosscoder.fingerprint
-    with pytest.raises(SaeTrainingError, match=r"order = \[0, 0, 1\] does not name each of 3 models once"):
+    with pytest.raises(SaeTrainingError, match=r"order = \[0, 0, 1\].*\b3 models"):
         crosscoder.permuted([0, 0, 1])
 
 
@@ -147,13 +147,6 @@ def test_decode_by_hand() -> None:
     features = torch.tensor([[2.0, 4.0]])
     torch.testing.assert_close(by_hand().decode(features), torch.tensor([[[36.0], [48.0]]]))
     torch.testing.assert_close(by_hand().decode_model(features, "rl"), torch.tensor([[48.0]]))
-
-
-def test_resid_delta_by_hand() -> None:
-    # s_base sum_k delta_k W_dec[k, base] = 2 * (1*3 + 2*0.5) = 8, and 4 * (1*-4) = -16 in rl
-    delta = torch.tensor([1.0, 2.0])
-    torch.testing.assert_close(by_hand().resid_delta(delta, "base"), torch.tensor([8.0]))
-    torch.testing.assert_close(by_hand().resid_delta(delta, 1), torch.tensor([-16.0]))
 
 
 def test_decoder_norm_is_in_the_models_own_units() -> None:
@@ -198,7 +191,7 @@ def test_different_widths_go_side_by_side() -> None:
     features = crosscoder.encode(x)
     assert crosscoder.decode(features).shape == (5, 9)
     torch.testing.assert_close(crosscoder.decode(features)[:, 2:5], crosscoder.decode_model(features, "b"))
-    with pytest.raises(SaeTrainingError, match=r"W_dec needs models of one width"):
+    with pytest.raises(SaeTrainingError, match=r"W_dec.*decoder_of"):
         _ = crosscoder.W_dec
 
 
@@ -271,7 +264,7 @@ def test_untrained_scale_counts_as_one() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "said"),
-    [((5, 2, 4), r"\[5, 2, 4\].*a, b, c takes \[batch, 3, 4\]"), ((5, 3, 7), r"\[5, 3, 7\]"), ((5, 11), r"\[5, 11\]")],
+    [((5, 2, 4), r"\[5, 2, 4\].*a, b, c.*\[batch, 3, 4\]"), ((5, 3, 7), r"\[5, 3, 7\]"), ((5, 11), r"\[5, 11\]")],
 )
 def test_wrong_shapes_are_one_sentence(shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(SaeTrainingError, match=said):
@@ -280,9 +273,9 @@ def test_wrong_shapes_are_one_sentence(shape: tuple[int, ...], said: str) -> Non
 
 def test_unknown_model_names_the_nearest() -> None:
     crosscoder = by_hand()
-    with pytest.raises(SaeTrainingError, match="no model 'bse'; did you mean 'base'"):
+    with pytest.raises(SaeTrainingError, match=r"'bse'.*'base'"):
         crosscoder.decoder_of("bse")
-    with pytest.raises(SaeTrainingError, match="model 2 is out of range; the crosscoder has models 0 to 1"):
+    with pytest.raises(SaeTrainingError, match=r"model 2.* 0 to 1"):
         crosscoder.model_index(2)
 
 

@@ -91,5 +91,5 @@ def test_several_sites_have_a_label_each() -> None:
 
 
 def test_empty_stream() -> None:
-    with pytest.raises(SaeTrainingError, match="evaluate: the stream of activations is empty"):
+    with pytest.raises(SaeTrainingError, match="empty"):
         evaluate(identity_like(), [])

@@ -105,10 +105,10 @@ def test_the_slice_says_where_it_comes_from(tmp_path: Path) -> None:
 
 def test_a_dictionary_of_several_sites_is_refused() -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=8, k=2, sites=("x", "y")))
-    with pytest.raises(SaeTrainingError, match="reads 2 sites of each model"):
+    with pytest.raises(SaeTrainingError, match="2 sites"):
         crosscoder.to_sae("model_0")
 
 
 def test_swap_needs_one_width() -> None:
-    with pytest.raises(SaeTrainingError, match=r"readout 'swap' is not possible for models of widths \(2, 3, 4\)"):
+    with pytest.raises(SaeTrainingError, match=r"'swap'.*\(2, 3, 4\)"):
         trained_like("l1", (2, 3, 4)).to_sae(0, readout="swap")

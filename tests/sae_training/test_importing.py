@@ -199,7 +199,7 @@ def test_replication_with_its_factors_given_apart(tmp_path: Path) -> None:
     imported = import_crosscoder(tmp_path / "25.pt", scale=[1 / factor for factor in factors])
     assert_equal(imported, raw, features, [x_hat[:, m] / factors[m] for m in range(2)])
     assert torch.allclose(imported.scale, torch.tensor([1 / f for f in factors], dtype=torch.float64), rtol=1e-12)
-    with pytest.raises(SaeTrainingError, match="give scale = the 2 divisors"):
+    with pytest.raises(SaeTrainingError, match=r"scale.* 2 divisors"):
         import_crosscoder(tmp_path / "25.pt")
 
 
@@ -388,9 +388,9 @@ def test_a_zero_threshold_beside_a_positive_one_is_not_mistaken_for_it() -> None
 
 def test_topk_saes_and_a_single_one_are_no_crosscoder(tmp_path: Path) -> None:
     sae = sae_lens_folder(tmp_path, "topk")
-    with pytest.raises(SaeTrainingError, match="keeps its 4 highest"):
+    with pytest.raises(SaeTrainingError, match=r"\b4\b.*jumprelu"):
         block_crosscoder({"a": sae, "b": sae})
-    with pytest.raises(SaeTrainingError, match="at least two models, not 1"):
+    with pytest.raises(SaeTrainingError, match=r"two models.* 1"):
         block_crosscoder({"a": sae})
 
 
@@ -410,9 +410,7 @@ class Evil:
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_a_file_that_would_run_code_is_not_opened(tmp_path: Path, save: Callable[[object, Path], object]) -> None:
     save({"encoder.weight": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    with pytest.raises(
-        SaeTrainingError, match=r"evil\.pt wants to run code when it is opened and was not opened"
-    ) as caught:
+    with pytest.raises(SaeTrainingError, match=r"evil\.pt.*code") as caught:
         import_crosscoder(tmp_path / "evil.pt")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -426,13 +424,13 @@ def refused(path: Path, words: str, **options: object) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(tmp_path / "gone.pt", "does not exist")
-    refused(tmp_path, "holds no weights file")
+    refused(tmp_path, "weights file")
     (tmp_path / "a.txt").write_text("x")
-    refused(tmp_path / "a.txt", "is no weights file")
+    refused(tmp_path / "a.txt", r"a\.txt.*\.safetensors")
     for name, data in (("empty.pt", b""), ("text.pt", b"hello there"), ("cut.safetensors", b"\x08\0\0")):
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, name)
-    refused(tmp_path, "give the path of one weights file")
+    refused(tmp_path, "weights file")
     torch.save(learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True), tmp_path / "m.pt")
     (tmp_path / "truncated.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:-900])
     refused(tmp_path / "truncated.pt", "truncated.pt")
@@ -444,35 +442,35 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "old_cut.pt").write_bytes(data[:n_bytes])
         refused(tmp_path / "old_cut.pt", "old_cut.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
-    refused(tmp_path / "list.pt", "holds a list, no named tensors")
+    refused(tmp_path / "list.pt", "list")
     torch.save({"k": 3}, tmp_path / "none.pt")
-    refused(tmp_path / "none.pt", "holds no tensors")
-    refused(tmp_path / "m.pt", "did you mean 'crosscoder_learning'", format="crosscoder_lerning")
-    refused(tmp_path / "m.pt", "'W_enc' is missing", format="replication", scale=(1.0, 1.0))
-    refused(tmp_path / "m.pt", "leave scale out", scale=(1.0, 1.0, 1.0))
-    refused(tmp_path / "m.pt", "names 2 models for n_models = 3", names=("a", "b"))
+    refused(tmp_path / "none.pt", "tensors")
+    refused(tmp_path / "m.pt", "'crosscoder_learning'", format="crosscoder_lerning")
+    refused(tmp_path / "m.pt", "'W_enc'", format="replication", scale=(1.0, 1.0))
+    refused(tmp_path / "m.pt", "scale", scale=(1.0, 1.0, 1.0))
+    refused(tmp_path / "m.pt", "2.* n_models = 3", names=("a", "b"))
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
 def test_tensors_that_are_not_plain(tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     tensors = learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True)
     torch.save({**tensors, "encoder.weight": change(tensors["encoder.weight"])}, tmp_path / "odd.pt")
-    refused(tmp_path / "odd.pt", r"encoder\.weight is no plain tensor of real numbers")
+    refused(tmp_path / "odd.pt", r"encoder\.weight.*torch\.")
 
 
 def test_tensors_that_do_not_fit_or_are_not_finite(tmp_path: Path) -> None:
     whole = learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True)
     cases = [
-        ({"encoder.bias": torch.zeros(F + 1)}, r"encoder.bias has shape \[21\] where the other tensors make it \[20\]"),
-        ({"decoder.weight": torch.full((M, F, D), float("nan"))}, "decoder.weight has values that are not finite"),
-        ({"decoder.weight": torch.zeros(M - 1, F, D)}, "reads 3 activations and writes 2"),
+        ({"encoder.bias": torch.zeros(F + 1)}, r"encoder.bias.*\[21\].*\[20\]"),
+        ({"decoder.weight": torch.full((M, F, D), float("nan"))}, "decoder.weight.*finite"),
+        ({"decoder.weight": torch.zeros(M - 1, F, D)}, "3.* 2"),
         (
             {"code_normalization_id": torch.tensor(5), "threshold": torch.zeros(M)},
-            "DECOUPLED a feature is active in one",
+            "DECOUPLED",
         ),
-        ({"code_normalization_id": torch.tensor(3)}, "MIXED needs code_normalization_alpha_sae"),
-        ({"code_normalization_id": torch.tensor(9)}, "code_normalization 9.0 is unknown"),
-        ({"activation_global_scale": torch.zeros(M)}, "is not positive"),
+        ({"code_normalization_id": torch.tensor(3)}, "code_normalization_alpha_sae"),
+        ({"code_normalization_id": torch.tensor(9)}, "code_normalization 9.0"),
+        ({"activation_global_scale": torch.zeros(M)}, "activation_global_scale"),
     ]
     for change, words in cases:
         torch.save({**whole, **change}, tmp_path / "m.pt")
@@ -481,21 +479,21 @@ def test_tensors_that_do_not_fit_or_are_not_finite(tmp_path: Path) -> None:
 
 def test_other_things_are_named_for_what_they_are(tmp_path: Path) -> None:
     sae_lens_folder(tmp_path / "sae", "standard")
-    refused(tmp_path / "sae", "is an SAE of one model, no crosscoder; read it with import_sae")
+    refused(tmp_path / "sae", "import_sae")
     tensors = learning_tensors(torch.float32, batch_top_k=False, norm_id=1, normalized=False)
     torch.save(tensors, tmp_path / "m.pt")
     import_crosscoder(tmp_path / "m.pt").save(tmp_path / "own")
-    refused(tmp_path / "own", "is a crosscoder of this package; open its folder with Crosscoder.load")
+    refused(tmp_path / "own", "Crosscoder.load")
     torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", "has tensors layer.weight, which is none of the formats")
+    refused(tmp_path / "x.pt", "layer.weight.*crosscoder_learning")
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"act_fn": "jumprelu"}, "every head selects by its own decoder norm"),
-        ({"norm_activation": "token-wise"}, "scales every token by itself"),
-        ({"hook_points": ["a"]}, "has 3 heads and its config.json names 1"),
+        ({"act_fn": "jumprelu"}, "jumprelu"),
+        ({"norm_activation": "token-wise"}, "token-wise"),
+        ({"hook_points": ["a"]}, "3 .*config.json.* 1"),
     ],
 )
 def test_llamascopium_that_is_no_crosscoder_of_ours(tmp_path: Path, settings: dict[str, object], words: str) -> None:
@@ -506,12 +504,12 @@ def test_llamascopium_that_is_no_crosscoder_of_ours(tmp_path: Path, settings: di
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"architecture": "gated"}, "architecture 'gated' cannot be imported"),
-        ({"normalize_activations": "layer_norm"}, "scales every token by itself"),
-        ({"normalize_activations": "expected_average_only_in"}, "not folded into the weights"),
-        ({"reshape_activations": "hook_z"}, "attention heads"),
-        ({"architecture": "topk", "k": 0}, "k = 0 is no number from 1 to 20"),
-        ({"architecture": "jumprelu"}, "'threshold' is missing"),
+        ({"architecture": "gated"}, "'gated'"),
+        ({"normalize_activations": "layer_norm"}, "layer_norm"),
+        ({"normalize_activations": "expected_average_only_in"}, "expected_average_only_in"),
+        ({"reshape_activations": "hook_z"}, "hook_z"),
+        ({"architecture": "topk", "k": 0}, "k = 0.* 1 to 20"),
+        ({"architecture": "jumprelu"}, "'threshold'"),
     ],
 )
 def test_saes_that_cannot_be_imported(tmp_path: Path, settings: dict[str, object], words: str) -> None:
@@ -523,10 +521,10 @@ def test_saes_that_cannot_be_imported(tmp_path: Path, settings: dict[str, object
 
 
 def test_no_sae_there(tmp_path: Path) -> None:
-    with pytest.raises(SaeTrainingError, match="holds no SAE of sae-lens"):
+    with pytest.raises(SaeTrainingError, match=r"cfg.json"):
         import_sae(tmp_path)
     sae = sae_lens_folder(tmp_path / "sae", "standard")
-    with pytest.raises(SaeTrainingError, match="have width 5 where the SAE"):
+    with pytest.raises(SaeTrainingError, match="width 5"):
         sae.encode(torch.zeros(2, 5))
-    with pytest.raises(SaeTrainingError, match="stream of activations is empty"):
+    with pytest.raises(SaeTrainingError, match="empty"):
         sae.evaluate([])

@@ -200,16 +200,14 @@ def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.choose_backend("auto", cpu) == backend.choose_backend("sparse", cpu) == "embedding_bag"
     assert backend.choose_backend("auto", cuda) == backend.choose_backend("sparse", cuda) == "triton"
     assert backend.choose_backend("auto", other) is None
-    with pytest.raises(
-        SaeTrainingError, match="kernel 'sparse' runs on a CPU or a CUDA device; the crosscoder is on mps"
-    ):
+    with pytest.raises(SaeTrainingError, match=r"'sparse'.*CUDA.*mps"):
         backend.choose_backend("sparse", other)
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=6, d_sae=18, k=3))
-    with pytest.raises(SaeTrainingError, match="or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"):
+    with pytest.raises(SaeTrainingError, match="TRITON_INTERPRET=1"):
         Trainer(crosscoder, config(kernel="triton"))
 
 
@@ -237,9 +235,7 @@ def test_a_kernel_that_cannot_run_is_a_reason(monkeypatch: pytest.MonkeyPatch, k
 
 
 def test_sparse_without_triton_is_refused(without_triton: None) -> None:
-    with pytest.raises(
-        SaeTrainingError, match="kernel 'sparse' on cuda needs Triton: Triton is not installed; install"
-    ):
+    with pytest.raises(SaeTrainingError, match=r"'sparse'.*cuda.*Triton"):
         backend.choose_backend("sparse", torch.device("cuda"))
 
 

@@ -170,7 +170,7 @@ def test_weights_stay_as_before_the_first_bad_step(variant: str) -> None:
         assert torch.equal(crosscoder.state_dict()[name], tensor), name
     for name, tensor in moments.items():
         assert torch.equal(trainer.state.tensors()[name], tensor), name
-    with pytest.raises(SaeTrainingError, match=r"the activations of step 7 have values that are not finite; remove"):
+    with pytest.raises(SaeTrainingError, match=r"activations of step 7\b"):
         trainer.look()
 
 
@@ -183,7 +183,7 @@ def test_divergence_is_told_from_bad_activations() -> None:
     with torch.no_grad():
         crosscoder.decoder.fill_(1e30)
     trainer.step(stream[1])
-    with pytest.raises(SaeTrainingError, match=r"step 2 is not finite although its activations are; lower lr"):
+    with pytest.raises(SaeTrainingError, match=r"step 2\b.*\blr\b"):
         trainer.look()
 
 
@@ -202,7 +202,7 @@ def test_a_lazy_run_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: 
                 batch[3, 1, 2] = float("inf")
             yield batch
 
-    with pytest.raises(SaeTrainingError, match=r"activations of step 13 .*last good checkpoint is .*step_000010"):
+    with pytest.raises(SaeTrainingError, match=r"step 13\b.*step_000010"):
         train(small("batchtopk"), spoiled(), settings(), out=tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000010"]
     assert not (tmp_path / "weights.safetensors").exists()
@@ -212,10 +212,10 @@ def test_a_lazy_run_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: 
     resumed = train(small("batchtopk"), batches(), settings(), out=tmp_path)
     whole = train(small("batchtopk"), batches(), settings())
     assert resumed.crosscoder.fingerprint == whole.crosscoder.fingerprint
-    with pytest.raises(SaeTrainingError, match="activations of step 13"):
+    with pytest.raises(SaeTrainingError, match=r"step 13\b"):
         train(small("batchtopk"), itertools.islice(spoiled(), 13), settings(log_every=500, checkpoint_every=0))
 
 
 def test_a_lazy_trainer_on_a_cpu_needs_a_kernel_that_never_waits() -> None:
-    with pytest.raises(SaeTrainingError, match="a lazy trainer on a CPU needs kernel 'dense' or 'triton', not 'auto'"):
+    with pytest.raises(SaeTrainingError, match=r"'dense'.*'triton'.*'auto'"):
         Trainer(small("l1"), settings(kernel="auto"), lazy=True)
