@@ -1,4 +1,4 @@
-"""Configurations of a crosscoder and of its training; frozen, and saved beside the weights."""
+"""The configuration of a crosscoder; frozen, and saved beside the weights."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ FREE_DENSITY = ("jumprelu", "l1")
 
 
 def unusable_name(name: str) -> bool:
-    """Whether a model's name could not stand as the name of a file or folder: exports and stores use it so."""
+    """Whether a model name cannot name a file or folder, as exports and stores need."""
     return not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
 
 
 class CrosscoderConfig(FrozenConfig):
-    """Shape and kind of a crosscoder.
+    """Shape and variant of a crosscoder.
 
     Attributes:
         n_models: M, the number of models that share the dictionary.
-        d_model: width of the models' activations; one number, or one per model where widths differ (every site of a
-            model has its width).
-        d_sae: F, the number of features.
-        variant: ``batchtopk`` (default), ``topk`` (k features per token), ``matryoshka`` (batchtopk with nested
-            dictionaries), ``l1`` (the preset of the paper), or ``jumprelu`` (a learned threshold per feature).
-        k: features active per token, on average (batchtopk) or at most (topk); l1 and jumprelu do not use it.
-        model_names: one name per model; default ``model_0``, ``model_1``...
-        sites: names of the sites where several of each model are read at once; () for one site. The sources of the
-            dictionary are then the pairs ``model/site``, all sites of the first model first.
-        decoder_init_norm: L2 norm of each feature's decoder per model at the start; None takes 0.08 for l1
-            (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1); with
-            several sites per source, M then counting the sources.
-        shared_init: the models start from one common decoder direction per feature, so that a feature is shared
-            until the data says otherwise. Where widths differ the starts are always independent.
-        n_dedicated: features kept to one model, per model, at the front of the dictionary in the models' order: their
-            encoder and decoder are zero in every other model and stay so; () for none.
-        n_shared: features designated as shared (l1 and jumprelu), behind the dedicated ones: their scaled decoders are
-            one and the same in every model, and they pay ``TrainConfig.shared_penalty`` of the sparsity penalty.
-        initial_threshold: of every feature's score at the start (jumprelu).
-        prefixes: ends of matryoshka's nested dictionaries, increasing, the last d_sae; () takes an eighth, a quarter,
-            a half and all.
-        seed: of the initial weights.
+        d_model: Width of the activations: one number, or one per model if widths differ. All sites of a model have its
+            width.
+        d_sae: F, the number of latents.
+        variant: ``batchtopk`` (default), ``topk`` (k latents per token), ``matryoshka`` (batchtopk with nested
+            dictionaries), ``l1`` (the preset of arXiv 2604.25011), or ``jumprelu`` (a learned threshold per latent).
+        k: Active latents per token, on average (batchtopk, matryoshka) or at most (topk); l1 and jumprelu ignore it.
+        model_names: One name per model; ``model_0``, ``model_1``... by default.
+        sites: Names of the sites if the dictionary reads several sites of each model; () for one site. The sources of
+            the dictionary are then the pairs ``model/site``, with all sites of the first model first.
+        decoder_init_norm: Initial L2 norm of each latent's decoder in each source. None means 0.08 for l1, as in
+            ckkissane's replication, and 1 / sqrt(n_sources) otherwise, so that the stacked decoder has norm 1.
+        shared_init: Whether the decoders of all models start from one direction per latent, so that a latent is shared
+            until the data separate it. If widths differ, the initial directions are always independent.
+        n_dedicated: Number of latents dedicated to each model; () for none. They come first in the dictionary, in the
+            order of the models. Their encoders and decoders stay zero in all other models.
+        n_shared: Number of latents designated as shared (l1 and jumprelu), which follow the dedicated ones. Their
+            scaled decoders are equal in all models, and they pay ``TrainConfig.shared_penalty`` of the sparsity
+            penalty.
+        initial_threshold: Initial threshold on the score of each latent (jumprelu).
+        prefixes: Ends of the nested dictionaries of matryoshka, increasing up to d_sae; () means an eighth, a quarter,
+            a half and all of d_sae.
+        seed: Seed of the initial weights.
     """
 
     n_models: int = Field(ge=2)
@@ -64,7 +64,7 @@ class CrosscoderConfig(FrozenConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> CrosscoderConfig:
-        """The setting of arXiv 2604.25011: three models, 32,768 features, ReLU with an L1 penalty."""
+        """The settings of arXiv 2604.25011: three models, 32,768 latents, ReLU with an L1 penalty."""
         return cls(**{"n_models": 3, "d_sae": 32768, "variant": "l1", **changes})
 
     @model_validator(mode="before")
@@ -78,10 +78,10 @@ class CrosscoderConfig(FrozenConfig):
     def _check_names(self) -> CrosscoderConfig:
         if len(self.model_names) != self.n_models:
             raise ValueError(
-                f"model_names names {len(self.model_names)} models for n_models = {self.n_models}; give one per model"
+                f"model_names has {len(self.model_names)} names for n_models = {self.n_models}; give one per model"
             )
         if len(set(self.model_names)) != self.n_models:
-            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own name")
         for name in self.model_names:
             if unusable_name(name):
                 raise ValueError(f"model_names has {name!r}, which cannot name a file; use letters, digits, - and _")
@@ -91,21 +91,25 @@ class CrosscoderConfig(FrozenConfig):
     def _check(self) -> CrosscoderConfig:
         widths = (self.d_model,) if isinstance(self.d_model, int) else self.d_model
         if any(width < 1 for width in widths):
-            raise ValueError(f"d_model = {self.d_model} has a width below 1; give positive widths")
+            raise ValueError(f"d_model = {self.d_model} contains a width below 1; give positive widths")
         if not isinstance(self.d_model, int) and len(self.d_model) != self.n_models:
             raise ValueError(
-                f"d_model names {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
+                f"d_model has {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
             )
         if self.prefixes and self.variant != "matryoshka":
-            raise ValueError(f"prefixes belong to variant 'matryoshka', not to {self.variant!r}; drop them")
+            raise ValueError(f"prefixes apply to variant 'matryoshka', not to {self.variant!r}; remove them")
         if (0, *self.prefix_ends) != tuple(sorted({0, *self.prefix_ends})) or self.prefix_ends[-1] != self.d_sae:
-            raise ValueError(f"prefixes = {list(self.prefixes)} do not increase from above 0 to d_sae = {self.d_sae}")
+            raise ValueError(f"prefixes = {list(self.prefixes)} must be positive and increase to d_sae = {self.d_sae}")
         if self.n_dedicated and (len(self.n_dedicated) != self.n_models or min(self.n_dedicated) < 0):
-            raise ValueError(f"n_dedicated = {list(self.n_dedicated)} is no count for each of {self.n_models} models")
+            raise ValueError(
+                f"n_dedicated = {list(self.n_dedicated)} must have one count for each of {self.n_models} models"
+            )
         if sum(self.n_dedicated) > self.d_sae:
-            raise ValueError(f"n_dedicated takes {sum(self.n_dedicated)} of d_sae = {self.d_sae} features; lower it")
+            raise ValueError(
+                f"n_dedicated adds up to {sum(self.n_dedicated)}, more than d_sae = {self.d_sae}; lower it"
+            )
         if self.variant not in FREE_DENSITY and self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+            raise ValueError(f"k = {self.k} exceeds d_sae = {self.d_sae}; lower k or raise d_sae")
         return self
 
     @model_validator(mode="after")
@@ -114,33 +118,33 @@ class CrosscoderConfig(FrozenConfig):
             return self
         if self.variant not in FREE_DENSITY:
             raise ValueError(
-                f"n_shared = {self.n_shared} discounts a sparsity penalty, which variant {self.variant!r} does not "
-                "have; take l1 or jumprelu"
+                f"n_shared = {self.n_shared} reduces the sparsity penalty, which variant {self.variant!r} does not have; "
+                "use l1 or jumprelu"
             )
         if not self.same_width:
             raise ValueError(
-                f"n_shared = {self.n_shared} ties the decoders of all models, which have widths {list(self.widths)}; "
-                "it needs models of one width"
+                f"n_shared = {self.n_shared} ties the decoders of all models, but they have widths {list(self.widths)}; "
+                "use models of one width"
             )
         if self.n_shared + sum(self.n_dedicated) > self.d_sae:
             raise ValueError(
-                f"n_shared and n_dedicated take {self.n_shared + sum(self.n_dedicated)} of d_sae = {self.d_sae} "
-                "features; lower one"
+                f"n_shared and n_dedicated add up to {self.n_shared + sum(self.n_dedicated)}, more than d_sae = "
+                f"{self.d_sae}; lower one"
             )
         return self
 
     @model_validator(mode="after")
     def _check_sites(self) -> CrosscoderConfig:
         if len(self.sites) == 1:
-            raise ValueError(f"sites = {list(self.sites)} is a single one; leave sites out for one site")
+            raise ValueError(f"sites = {list(self.sites)} names a single site; leave sites out for one site")
         names = (*self.source_names, *self.model_names) if self.sites else self.model_names
         if len(set(names)) != len(names):
-            raise ValueError(f"sites = {list(self.sites)} makes two sources of one name; give each site its own")
+            raise ValueError(f"sites = {list(self.sites)} gives two sources the same name; give each site its own name")
         return self
 
     @property
     def prefix_ends(self) -> tuple[int, ...]:
-        """Where the nested dictionaries end; ``(d_sae,)`` for every variant but matryoshka."""
+        """Ends of the nested dictionaries; ``(d_sae,)`` for all variants except matryoshka."""
         if self.variant != "matryoshka":
             return (self.d_sae,)
         return self.prefixes or tuple(sorted({max(1, self.d_sae // part) for part in (8, 4, 2, 1)}))
@@ -152,25 +156,25 @@ class CrosscoderConfig(FrozenConfig):
 
     @property
     def n_sources(self) -> int:
-        """How many activations of one token the dictionary reads: M for one site, M * S for several."""
+        """Number of activations of one token that the dictionary reads: M for one site, M * S for several."""
         return self.n_models * self.n_sites
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """The models for one site, ``model/site`` for several; in the order of the source axis."""
+        """Names of the sources in the order of the source axis: the models for one site, ``model/site`` for several."""
         if not self.sites:
             return self.model_names
         return tuple(f"{model}/{site}" for model in self.model_names for site in self.sites)
 
     @property
     def shared_rows(self) -> slice:
-        """Where the features designated as shared are."""
+        """Rows of the latents designated as shared."""
         first = sum(self.n_dedicated)
         return slice(first, first + self.n_shared)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each source."""
+        """Width of each source."""
         by_model = (self.d_model,) * self.n_models if isinstance(self.d_model, int) else self.d_model
         return tuple(width for width in by_model for _ in range(self.n_sites))
 
@@ -213,10 +217,10 @@ class CrosscoderConfig(FrozenConfig):
 
     @property
     def same_width(self) -> bool:
-        """Whether all sources have one width, so that activations stack to ``[batch source d_model]``."""
+        """Whether all sources have one width, so that activations can be stacked as ``[batch source d_model]``."""
         return len(set(self.widths)) == 1
 
     @property
     def d_all(self) -> int:
-        """The width of the sources' activations side by side."""
+        """Sum of the widths: the columns of the fused weights."""
         return sum(self.widths)

@@ -30,11 +30,11 @@ def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, 
         swap:    h = sum_j (r / s_m) W_enc[j] + b_enc        r, in units of m, fills every slot (models of one width)
         f_k = h_k where h_k > threshold / n_k and h_k > 0, else 0;   r_hat = s_m (f W_dec[m] + b_dec[m])
 
-    with n_k = sum_m ||W_dec[k, m]||_2. The scales are folded into the weights, and the norm into one threshold per latent.
-    The latents are then those of `Crosscoder.encode` on the input of the read-out, and the reconstruction is
-    `Crosscoder.decode_model` of them. A topk crosscoder selects by f_k n_k, which sae-lens can do only with the norm folded
-    into the latents: its slice gives f_k n_k in place of f_k, and the same reconstruction. A latent whose decoders are all
-    zero has score 0 and is never active, in the slice as in the crosscoder.
+    with n_k = sum_m ||W_dec[k, m]||_2. The scales are folded into the weights, and the norm into one threshold per
+    latent. The latents are then those of `Crosscoder.encode` on the input of the read-out, and the reconstruction is
+    `Crosscoder.decode_model` of them. A topk crosscoder selects by f_k n_k, which sae-lens can do only with the norm
+    folded into the latents: its slice gives f_k n_k in place of f_k, and the same reconstruction. A latent whose
+    decoders are all zero has score 0 and is never active, in the slice as in the crosscoder.
 
     The SAE is in float32, or in float64 for a crosscoder in float64.
 
@@ -76,7 +76,7 @@ def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, 
 
 
 def _folded(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> dict[str, Tensor]:
-    """Weights over raw activations, in float64."""
+    """Weights that take raw activations, in float64."""
     columns = config.columns(model)
     scale = column_scale(tensors["scale"], config.widths).double()[columns, None]
     encoder = tensors["W_enc"].double()

@@ -10,50 +10,55 @@ from sae_training.frozen import FrozenConfig
 
 
 class TrainConfig(FrozenConfig):
-    """How a crosscoder is trained.
+    """Settings of a training run.
 
-    Shares (``*_frac``) are of ``n_tokens``, so that a schedule does not depend on the batch size.
+    The shares of a schedule (``lr_*_frac``, ``l1_warmup_frac``) refer to ``n_tokens``, so they do not depend on the
+    batch size.
 
     Attributes:
-        n_tokens: tokens to train on.
-        batch_size: tokens per step; a batch of the stream may be smaller (the last one), never larger.
-        accumulation: batches of the stream per optimizer step; the gradient is that of the mean loss over all their
-            tokens, and a cut over the batch (batchtopk) is taken in each.
-        precision: ``float32``, or ``bfloat16`` for the matrix products alone: weights, sums and losses stay float32.
-        lr: peak learning rate of Adam.
-        schedule: ``warmup_decay`` (ours: linear warm-up, constant, linear decay to 0) or ``constant`` (the paper's: the
-            learning rate stays, lambda alone warms up).
-        seed: for whoever makes the batches (mechprobe's train_crosscoder seeds its stream with it); the trainer itself
-            draws nothing, and the weights have the seed of `CrosscoderConfig`.
-        lr_warmup_frac: linear rise from 0.
-        lr_decay_frac: linear fall to 0 at the end; constant between.
-        adam_betas: Adam's moments.
-        grad_clip: largest L2 norm of the gradient of all weights together; None leaves it.
-        l1_coefficient: lambda of the l1 variant; the other variants do not use it.
-        l0_coefficient: lambda of the jumprelu variant: what one active feature costs, in units of the squared error
-            of one token; the other variants do not use it.
-        l1_warmup_frac: linear rise of lambda from 0 (l1 and jumprelu).
-        shared_penalty: share of lambda that features designated as shared pay.
-        bandwidth: width of the window around a threshold, in units of the score, whose tokens move it (jumprelu).
-        aux_coefficient: weight of the auxiliary loss on dead features (all variants but l1); 0 turns it off.
-        aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
-        aux_batch_frac: share of a batch's tokens that the auxiliary loss looks at; its gradient reaches dead features
-            alone, and a part of the batch revives them as well as all of it.
-        dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a twentieth of
-            ``n_tokens``, at most ten million.
-        refresh_dead_every: steps between looks at which features are dead, off the CPU (on a CPU every step looks).
-        threshold_momentum: of the running mean of the batch threshold, which is used at inference.
-        log_every: steps between lines of ``metrics.jsonl``.
-        checkpoint_every: steps between checkpoints; 0 writes none.
-        keep_checkpoints: how many of the latest checkpoints stay on disk.
-        n_setup_batches: batches read ahead at the start, from which an unset scale and the biases are estimated
-            (they are then trained on like every other batch).
-        kernel: ``sparse`` works on the active features alone (on a GPU by Triton), ``dense`` on all; ``auto`` takes
-            sparse as long as few enough features are active, and dense on a GPU without Triton (it warns). ``triton``
-            is ``sparse`` on a GPU, and runs on a CPU in Triton's interpreter, for tests.
-        sparse_below: share of active features up to which ``auto`` is sparse on a CPU.
-        sparse_below_gpu: the same on a GPU. The default is the break-even of an H100's bfloat16 products
-            (docs/kernels.md); l1 goes by the density of the latest log line.
+        n_tokens: Tokens to train on.
+        batch_size: Tokens per batch. A batch of the stream may be smaller, but not larger.
+        accumulation: Batches per optimizer step. The gradient is that of the mean loss over all their tokens; the cut
+            of batchtopk is found in each batch.
+        precision: ``float32``, or ``bfloat16`` for the operands of the matrix products. Weights, sums and losses stay
+            in float32.
+        lr: Peak learning rate of Adam.
+        schedule: ``warmup_decay`` is linear warm-up, constant, linear decay to 0 (own choice). ``constant`` keeps the
+            learning rate and warms up only lambda, as in arXiv 2604.25011.
+        seed: Seed for the code that makes the batches, such as mechprobe's train_crosscoder. The trainer draws no
+            random numbers, and the initial weights depend on the seed of `CrosscoderConfig`.
+        lr_warmup_frac: Share in which the learning rate rises linearly from 0.
+        lr_decay_frac: Share, at the end, in which the learning rate falls linearly to 0.
+        adam_betas: Decay rates of the moments of Adam.
+        grad_clip: Largest L2 norm of the gradient of all weights together; None disables clipping.
+        l1_coefficient: Lambda of the l1 variant; other variants ignore it.
+        l0_coefficient: Lambda of the jumprelu variant: the cost of one active latent, in units of the squared error of
+            one token. Other variants ignore it.
+        l1_warmup_frac: Share in which lambda rises linearly from 0 (l1 and jumprelu).
+        shared_penalty: Share of lambda that applies to latents designated as shared.
+        bandwidth: Width of the window around a threshold, in units of the score (jumprelu). Tokens whose score lies in
+            it move the threshold.
+        aux_coefficient: Weight of the auxiliary loss on dead latents (all variants except l1); 0 disables it.
+        aux_k: Number of dead latents per token that reconstruct the error; None means half the width of the widest
+            model.
+        aux_batch_frac: Share of the tokens of a batch that the auxiliary loss uses. The loss reaches only dead latents,
+            and a part of the batch revives them as well as the whole batch.
+        dead_after_tokens: Number of tokens without firing after which a latent is dead; None means a twentieth of
+            ``n_tokens``, but at most ten million.
+        refresh_dead_every: Number of steps after which a GPU run determines the dead latents again; a CPU run does so
+            in every step.
+        threshold_momentum: Momentum of the running mean of the batch threshold, which inference uses.
+        log_every: Number of steps between lines of ``metrics.jsonl``.
+        checkpoint_every: Number of steps between checkpoints; 0 writes none.
+        keep_checkpoints: Number of checkpoints that stay on disk, the latest ones.
+        n_setup_batches: Batches that are read ahead to estimate an unset scale and the biases; training then uses them
+            too.
+        kernel: ``sparse`` computes with the active latents only (on a GPU with Triton), ``dense`` with all latents.
+            ``auto`` chooses sparse while few enough latents are active, but dense on a GPU without Triton, with a
+            warning. ``triton`` is ``sparse`` on a GPU, and runs in Triton's interpreter on a CPU, for tests.
+        sparse_below: Share of active latents up to which ``auto`` is sparse on a CPU.
+        sparse_below_gpu: Share of active latents up to which ``auto`` is sparse on a GPU. The default is the break-even
+            point of bfloat16 products on an H100 (docs/kernels.md). l1 uses the density of the latest log line.
     """
 
     n_tokens: int = Field(ge=1)
@@ -88,7 +93,7 @@ class TrainConfig(FrozenConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainConfig:
-        """The setting of arXiv 2604.25011: 400M tokens, batch 1,024, constant learning rate 1e-4, lambda 2."""
+        """The settings of arXiv 2604.25011: 400M tokens, batch 1,024, constant learning rate 1e-4, lambda 2."""
         preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "schedule": "constant"}
         return cls(**{**preset, "l1_coefficient": 2.0, "l1_warmup_frac": 0.05, **changes})
 
@@ -100,7 +105,7 @@ class TrainConfig(FrozenConfig):
         for name in ("lr_warmup_frac", "lr_decay_frac"):
             if data.get(name):
                 raise ValueError(
-                    f"schedule 'constant' has no {name} (it is {data[name]}); drop it or take schedule 'warmup_decay'"
+                    f"schedule 'constant' does not use {name} = {data[name]}; remove it or use schedule 'warmup_decay'"
                 )
         return {**data, "lr_warmup_frac": 0.0, "lr_decay_frac": 0.0}
 
@@ -108,42 +113,42 @@ class TrainConfig(FrozenConfig):
     def _check(self) -> TrainConfig:
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(
-                f"adam_betas = {list(self.adam_betas)} are not both at least 0 and below 1; try 0.9 and 0.999"
+                f"adam_betas = {list(self.adam_betas)} must lie in [0, 1); the usual values are 0.9 and 0.999"
             )
         if self.lr_warmup_frac + self.lr_decay_frac > 1:
             raise ValueError(
-                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "
-                "the whole run; lower one"
+                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} add up to more "
+                "than 1; lower one"
             )
         return self
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a full optimizer step."""
+        """Tokens per full optimizer step."""
         return self.batch_size * self.accumulation
 
     @property
     def dead_window(self) -> int:
-        """Tokens without firing after which a feature counts as dead."""
+        """Number of tokens without firing after which a latent is dead."""
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
         return min(10_000_000, max(self.step_tokens, self.n_tokens // 20))
 
     def lr_at(self, n_tokens_seen: int) -> float:
-        """The learning rate of the step that begins after so many tokens."""
+        """Learning rate of the step that starts after ``n_tokens_seen`` tokens."""
         progress = n_tokens_seen / self.n_tokens
-        # The first step of a warm-up would have rate 0 and be lost: the rate is that of the step's end.
+        # At the start of the first step the rate would be 0 and the step would be lost, so use the rate at its end.
         end = min(1.0, (n_tokens_seen + self.step_tokens) / self.n_tokens)
         rise = end / self.lr_warmup_frac if self.lr_warmup_frac else 1.0
         fall = (1.0 - progress) / self.lr_decay_frac if self.lr_decay_frac else 1.0
         return self.lr * max(0.0, min(1.0, rise, fall))
 
     def l1_at(self, n_tokens_seen: int) -> float:
-        """Lambda of the l1 variant in the step that begins after so many tokens."""
+        """Lambda of the l1 variant in the step that starts after ``n_tokens_seen`` tokens."""
         return self.l1_coefficient * self._lambda_rise(n_tokens_seen)
 
     def l0_at(self, n_tokens_seen: int) -> float:
-        """Lambda of the jumprelu variant in the step that begins after so many tokens."""
+        """Lambda of the jumprelu variant in the step that starts after ``n_tokens_seen`` tokens."""
         return self.l0_coefficient * self._lambda_rise(n_tokens_seen)
 
     def _lambda_rise(self, n_tokens_seen: int) -> float:

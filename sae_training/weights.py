@@ -22,7 +22,7 @@ def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -
 
 
 def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
-    """Mean L2 norm of each source's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
+    """Mean L2 norm of each source over sqrt(d_model); activations divided by it have mean norm sqrt(d_model)."""
     parts = x.double().split(list(widths), dim=1)
     norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
     return torch.stack(norms).float()

@@ -1,4 +1,4 @@
-"""A published crosscoder as its authors define it, and the same function as a `Crosscoder`."""
+"""The formula of a published crosscoder, and its conversion to a `Crosscoder`."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ class PublishedCrosscoder:
         r_hat_m = multiplier_m (f W_dec[m] + b_dec[m]) + shift_m
 
     Attributes:
-        format: name of the format it was read from.
-        path: the weights file.
-        encoder: per model, W_enc ``[d_model d_sae]``.
-        decoder: per model, W_dec ``[d_sae d_model]``.
-        b_enc: ``[d_sae]``.
-        b_dec: per model, ``[d_model]``.
-        shift: per model, ``[d_model]``.
-        divisor: per model.
-        multiplier: per model; the divisor, but for the 1e-8 that one library adds on the way back.
-        has_scale: whether the file fixes divisor and shift; where it does not, the user may.
-        needs_scale: whether the authors always scaled and did not store by what, so that the user must.
-        threshold: on h_k norm_k; None for a plain ReLU.
-        norm: norm_k ``[d_sae]`` of the authors' selection; None with ``threshold = None``.
-        k: features active per token that it was trained for, where the file says.
-        dtype: of the weights to make.
-        hint: names of the models or sites, where the file says.
+        format: Name of the file format.
+        path: The weights file.
+        encoder: Encoder W_enc ``[d_model d_sae]`` of each model.
+        decoder: Decoder W_dec ``[d_sae d_model]`` of each model.
+        b_enc: Encoder bias ``[d_sae]``.
+        b_dec: Decoder bias ``[d_model]`` of each model.
+        shift: Mean ``[d_model]`` of each model.
+        divisor: Divisor of each model's activations.
+        multiplier: Multiplier of each model's reconstruction: the divisor, except for 1e-8 that one library adds.
+        has_scale: Whether the file determines divisor and shift; otherwise the user may give a scale.
+        needs_scale: Whether the user must give a scale, because the authors scaled activations without storing the
+            factor.
+        threshold: Threshold on h_k norm_k; None for a ReLU.
+        norm: The weights norm_k ``[d_sae]`` of the selection; None if ``threshold`` is None.
+        k: Number of active latents per token in training, if the file has it.
+        dtype: Dtype of the crosscoder.
+        hint: Names of the models or sites, if the file has them.
     """
 
     format: str
@@ -66,33 +67,33 @@ class PublishedCrosscoder:
 
     @property
     def n_models(self) -> int:
-        """How many activations it reads."""
+        """Number of models."""
         return len(self.encoder)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each."""
+        """Width of each model."""
         return tuple(part.shape[0] for part in self.encoder)
 
     @property
     def d_sae(self) -> int:
-        """Number of features."""
+        """Number of latents."""
         return len(self.b_enc)
 
     def to_crosscoder(
         self, names: Sequence[str] | None = None, scale: Sequence[float | int] | None = None
     ) -> Crosscoder:
-        """The same features and reconstructions as a `Crosscoder`, up to the rounding of its weights.
+        """Convert it to a `Crosscoder` with the same latents and reconstructions, up to the rounding of the weights.
 
-        The divisors become its scale, the shifts go into its biases. A threshold on a norm other than the sum of the
-        decoder norms, which is what our score uses, becomes a threshold per feature.
+        The divisors become the scale, and the shifts go into the biases. The score of a `Crosscoder` uses the sum of
+        the decoder norms. A threshold on another norm becomes a threshold per latent.
 
         Args:
-            names: of the models, in the file's order.
-            scale: divisor of each model's raw activations, where the file does not say.
+            names: Names of the models, in the order of the file.
+            scale: Divisor of each model's raw activations, if the file lacks it.
 
         Raises:
-            SaeTrainingError: names or scale do not fit, or our variants cannot express the selection.
+            SaeTrainingError: The names or the scale do not fit the file.
         """
         divisor, multiplier = self._scales(scale)
         rounded = torch.tensor(multiplier, dtype=torch.float64).to(self.dtype)
@@ -126,9 +127,9 @@ class PublishedCrosscoder:
         if scale is None:
             if self.needs_scale:
                 raise SaeTrainingError(
-                    f"{self.path} ({self.format}) was trained on scaled activations and does not hold the factors; give "
-                    f"scale = the {self.n_models} divisors of the raw activations (1 / the published factor, or 1 each "
-                    "where they are folded in)."
+                    f"{self.path} ({self.format}) was trained on scaled activations, but does not hold the factors; give "
+                    f"as scale the {self.n_models} divisors of the raw activations (1 / the published factor, or 1 if "
+                    "it is folded in)."
                 )
             return self.divisor, self.multiplier
         if self.has_scale:
@@ -136,24 +137,24 @@ class PublishedCrosscoder:
         values = tuple(float(value) for value in scale)
         if len(values) != self.n_models or not all(math.isfinite(value) and value > 0 for value in values):
             raise SaeTrainingError(
-                f"scale = {list(values)} is not {self.n_models} positive numbers; give one for each model of {self.path}."
+                f"scale = {list(values)} must be {self.n_models} positive numbers, one for each model of {self.path}."
             )
         return values, values
 
     def _cut(self, decoder: Float[Tensor, "d_sae d_all"]) -> Float[Tensor, " d_sae"] | float | None:
-        """The threshold on our score f_k n_k: one number where our norm is the authors', else one per feature."""
+        """The threshold on the score f_k n_k: one number if n_k equals the norm of the authors, else one per latent."""
         if self.threshold is None or self.norm is None:
             return None
-        ours = sum_of_norms(decoder, self.widths)
-        if bool((torch.abs(ours - self.norm) <= 1e-6 * ours).all()):
+        summed = sum_of_norms(decoder, self.widths)
+        if bool((torch.abs(summed - self.norm) <= 1e-6 * summed).all()):
             return max(0.0, self.threshold)
-        # A feature without a decoder has score 0 in both and is never active.
-        ratio = torch.where(self.norm > 0, ours / self.norm, 0.0)
+        # A latent whose decoder is 0 has score 0 under both norms, and is never active.
+        ratio = torch.where(self.norm > 0, summed / self.norm, 0.0)
         return max(0.0, self.threshold) * ratio
 
 
 def build(weights: Mapping[str, Tensor], shape: dict[str, Any], *, cut: Tensor | float | None) -> Crosscoder:
-    """A crosscoder of given weights.
+    """Make a crosscoder with given weights.
 
     Args:
         weights: All tensors but the threshold, as `Crosscoder.tensors` names them; ``scale`` decides the dtype.

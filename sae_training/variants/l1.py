@@ -18,9 +18,9 @@ class L1(ActivationVariant):
     has_l1_penalty: ClassVar[bool] = True
 
     def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
-        """Every positive score is active."""
+        """All positive scores are active."""
         return scores.new_zeros((1, 1))
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
-        """Every positive score is active."""
+        """All positive scores are active."""
         return scores > 0

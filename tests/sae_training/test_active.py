@@ -74,7 +74,7 @@ def check(active: Active, acts: Tensor, upstream: Tensor, weight: Tensor, tolera
     close(active.weight_gradient(active.values, given(upstream)), acts.T @ upstream)
     close(active.weight_gradient(gradient, given(upstream)), expected.T @ upstream)
     close(active.column_sum(gradient), expected.sum(dim=0))
-    added = active.add_per_feature(gradient, given(addend))
+    added = active.add_per_latent(gradient, given(addend))
     close(active.column_sum(added), ((expected + addend) * mask).sum(dim=0))
     if added.dtype == torch.float64:  # entries outside the block of features are 0
         close(added.sum(), ((expected + addend) * mask).sum())

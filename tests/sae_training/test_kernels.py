@@ -99,7 +99,7 @@ def products(selector: Selector, scores: Tensor, norm: Tensor, upstream: Tensor,
     active, _ = selector.select(scores, norm, sparse=True)
     for part, place in active.split((norm.shape[0] // 2, norm.shape[0])):
         part.decode(weight[place])
-        gradient = part.add_per_feature(part.values_gradient(upstream, weight[place]), norm[place])
+        gradient = part.add_per_latent(part.values_gradient(upstream, weight[place]), norm[place])
         part.weight_gradient(gradient, upstream)
         part.column_sum(gradient)
         part.column_count()
