@@ -1,4 +1,4 @@
-"""An SAE trained through sae-lens: it learns, is seeded, opens in stock sae-lens, and refuses in one sentence."""
+"""An SAE trained with sae-lens: it learns, is seeded, opens in stock sae-lens, and its errors are one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: frozen, checked, and every mistake one sentence."""
+"""Configurations are frozen and validated, and every mistake gives an error of one sentence."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def filled(
 
 
 def by_hand() -> Crosscoder:
-    """Two models of width 1, two features; scales 2 and 4."""
+    """Two models of width 1, two latents; scales 2 and 4."""
     config = CrosscoderConfig(n_models=2, d_model=1, d_sae=2, k=1, model_names=("base", "rl"))
     crosscoder = Crosscoder(config)
     with torch.no_grad():
@@ -47,8 +47,8 @@ def by_hand() -> Crosscoder:
 
 def test_encode_by_hand() -> None:
     # x = (6/2, 4/4) = (3, 1); h_0 = 3 + 2*1 + 1 = 6; h_1 = 3 - 1 + 0.5 = 2.5
-    features = by_hand().encode(torch.tensor([[[6.0], [4.0]]]))
-    torch.testing.assert_close(features, torch.tensor([[6.0, 2.5]]))
+    latents = by_hand().encode(torch.tensor([[[6.0], [4.0]]]))
+    torch.testing.assert_close(latents, torch.tensor([[6.0, 2.5]]))
 
 
 def test_threshold_applies_to_activation_times_sum_of_decoder_norms() -> None:
@@ -60,7 +60,7 @@ def test_threshold_applies_to_activation_times_sum_of_decoder_norms() -> None:
         torch.testing.assert_close(crosscoder.encode(torch.tensor([[[6.0], [4.0]]])), torch.tensor([expected]))
 
 
-def test_jumprelu_has_a_threshold_per_feature() -> None:
+def test_jumprelu_has_a_threshold_per_latent() -> None:
     config = CrosscoderConfig(n_models=2, d_model=1, d_sae=2, variant="jumprelu", initial_threshold=0.25)
     crosscoder = Crosscoder(config)
     assert crosscoder.threshold.tolist() == [0.25, 0.25]
@@ -79,8 +79,8 @@ def test_several_sites_are_sources_of_one_dictionary() -> None:
     assert crosscoder(x).shape == (5, 4, 4)
     assert torch.equal(crosscoder.encode(x.flatten(1)), crosscoder.encode(x))
     assert crosscoder.columns("rl/x") == slice(8, 12)
-    features = crosscoder.encode(x)
-    torch.testing.assert_close(crosscoder.decode_model(features, "rl/x"), crosscoder(x)[:, 2])
+    latents = crosscoder.encode(x)
+    torch.testing.assert_close(crosscoder.decode_model(latents, "rl/x"), crosscoder(x)[:, 2])
     with pytest.raises(SaeTrainingError, match=r"'rl/z'.*'rl/"):
         crosscoder.decoder_of("rl/z")
     with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y.*\[batch, 4, 4\]"):
@@ -144,9 +144,9 @@ def test_permuted_by_hand_and_back(variant: str) -> None:
 
 def test_decode_by_hand() -> None:
     # x_hat = (2*3 + 4*0.5 + 10, 2*-4 + 20) = (18, 12); in the models' units (2*18, 4*12)
-    features = torch.tensor([[2.0, 4.0]])
-    torch.testing.assert_close(by_hand().decode(features), torch.tensor([[[36.0], [48.0]]]))
-    torch.testing.assert_close(by_hand().decode_model(features, "rl"), torch.tensor([[48.0]]))
+    latents = torch.tensor([[2.0, 4.0]])
+    torch.testing.assert_close(by_hand().decode(latents), torch.tensor([[[36.0], [48.0]]]))
+    torch.testing.assert_close(by_hand().decode_model(latents, "rl"), torch.tensor([[48.0]]))
 
 
 def test_decoder_norm_is_in_the_models_own_units() -> None:
@@ -170,11 +170,11 @@ def test_views_agree_with_the_formula() -> None:
     scaled = x / crosscoder.scale[:, None]
     hidden = torch.einsum("bmd,mdf->bf", scaled, crosscoder.W_enc) + crosscoder.b_enc
     torch.testing.assert_close(crosscoder.hidden_pre(x), hidden)
-    features = crosscoder.encode(x)
-    x_hat = torch.einsum("bf,fmd->bmd", features, crosscoder.W_dec) + crosscoder.b_dec
-    torch.testing.assert_close(crosscoder.decode(features), x_hat * crosscoder.scale[:, None])
+    latents = crosscoder.encode(x)
+    x_hat = torch.einsum("bf,fmd->bmd", latents, crosscoder.W_dec) + crosscoder.b_dec
+    torch.testing.assert_close(crosscoder.decode(latents), x_hat * crosscoder.scale[:, None])
     for index, name in enumerate(crosscoder.model_names):
-        torch.testing.assert_close(crosscoder.decode_model(features, name), crosscoder.decode(features)[:, index])
+        torch.testing.assert_close(crosscoder.decode_model(latents, name), crosscoder.decode(latents)[:, index])
 
 
 @pytest.mark.parametrize("n_models", [2, 3, 4, 5])
@@ -188,9 +188,9 @@ def test_any_number_of_models(n_models: int, variant: str) -> None:
 def test_different_widths_go_side_by_side() -> None:
     crosscoder = filled((2, 3, 4))
     x = torch.randn(5, 9)
-    features = crosscoder.encode(x)
-    assert crosscoder.decode(features).shape == (5, 9)
-    torch.testing.assert_close(crosscoder.decode(features)[:, 2:5], crosscoder.decode_model(features, "b"))
+    latents = crosscoder.encode(x)
+    assert crosscoder.decode(latents).shape == (5, 9)
+    torch.testing.assert_close(crosscoder.decode(latents)[:, 2:5], crosscoder.decode_model(latents, "b"))
     with pytest.raises(SaeTrainingError, match=r"W_dec.*decoder_of"):
         _ = crosscoder.W_dec
 
@@ -246,8 +246,8 @@ def test_scale_is_folded_in_and_out(factors: tuple[float, float, float]) -> None
     x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
     units = torch.tensor(factors)[:, None]
     torch.testing.assert_close(scaled.hidden_pre(x * units), plain.hidden_pre(x), rtol=1e-4, atol=1e-4)
-    features = plain.encode(x)
-    torch.testing.assert_close(scaled.decode(features), plain.decode(features) * units, rtol=1e-5, atol=1e-5)
+    latents = plain.encode(x)
+    torch.testing.assert_close(scaled.decode(latents), plain.decode(latents) * units, rtol=1e-5, atol=1e-5)
 
 
 def test_mean_norm_scale_makes_the_mean_norm_sqrt_width() -> None:

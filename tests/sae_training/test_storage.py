@@ -31,7 +31,7 @@ def test_round_trip_to_the_bit(tmp_path: Path, widths: int | tuple[int, ...]) ->
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "weights.safetensors"]
 
 
-def test_thresholds_of_every_feature_are_kept(tmp_path: Path) -> None:
+def test_thresholds_of_every_latent_are_kept(tmp_path: Path) -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=6, variant="jumprelu"))
     crosscoder.threshold.copy_(torch.linspace(0.1, 3.0, 6))
     crosscoder.save(tmp_path)
@@ -61,7 +61,7 @@ def test_fingerprint_sees_every_tensor(field: str) -> None:
     assert one.fingerprint != other.fingerprint
 
 
-def test_what_is_no_crosscoder(tmp_path: Path) -> None:
+def test_folders_without_a_crosscoder(tmp_path: Path) -> None:
     with pytest.raises(SaeTrainingError, match=r"nowhere.*config\.json"):
         Crosscoder.load(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("not json")

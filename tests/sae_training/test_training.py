@@ -1,4 +1,4 @@
-"""The trainer and the run around it: determinism, files, counters, and every refusal."""
+"""The trainer and the training run: determinism, files, counters and errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_sparse_and_dense_kernels_train_alike(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kernel", ["sparse", "dense"])
 def test_training_commutes_with_the_order_of_the_models(variant: str, kernel: str) -> None:
-    # In float64 to the rounding of sums over the models, whose order a matrix product fixes; see Crosscoder.permuted.
+    # Equal in float64 up to the rounding of sums over the models; see Crosscoder.permuted.
     order = [2, 0, 1]
     truth = PlantedFeatures.make(PlantedConfig(n_models=3, d_model=8, n_shared=10, n_specific=2, density=0.2))
     stream = [batch.double() for batch in truth.batches(32, n_batches=60)]
@@ -107,7 +107,7 @@ def test_accumulated_batches_equal_one_batch(kernel: str) -> None:
     )
     first.set_up(joined[:1])
     second.set_up(stream[:4])
-    # The first reconstruction's gain is fitted on one batch; l1 has none, so both begin alike.
+    # The gain is fitted on one batch. l1 has no gain, so both runs start with equal weights.
     for number, batch in enumerate(joined):
         first.step(batch)
         second.step(*stream[4 * number : 4 * number + 4])
@@ -326,7 +326,7 @@ def test_given_scale_is_kept() -> None:
     assert crosscoder.scale.tolist() == [2.0, 3.0]
 
 
-def test_auxiliary_loss_moves_dead_features_and_no_others() -> None:
+def test_auxiliary_loss_moves_dead_latents_and_no_others() -> None:
     def gradients(aux: float) -> dict[str, Tensor]:
         crosscoder = small("batchtopk", k=1)
         trainer = Trainer(crosscoder, settings(aux_coefficient=aux, dead_after_tokens=1, grad_clip=None))
@@ -358,7 +358,7 @@ def test_dead_counters_count_tokens_since_the_last_firing() -> None:
         assert torch.equal(trainer.state.tokens_since_fired, expected)
 
 
-def test_threshold_is_the_mean_of_the_cuts_and_gives_about_k_features() -> None:
+def test_threshold_is_the_mean_of_the_cuts_and_gives_about_k_latents() -> None:
     trainer = Trainer(small(), settings(400, lr=3e-3, threshold_momentum=0.9))
     trainer.set_up(list(batches(4)))
     cuts = [float(trainer.step(batch).cut) for batch in batches(5)]
