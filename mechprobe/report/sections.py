@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.tables import interventions as more
-from mechprobe.report.tables import sections as tables
+from mechprobe.report.tables import interventions as more, sections as tables
 from mechprobe.types import POOLED
 
 N_SHOWN = 12

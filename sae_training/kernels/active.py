@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_training.kernels import columns as by_column
-from sae_training.kernels import rows as by_row
+from sae_training.kernels import columns as by_column, rows as by_row
 from sae_training.kernels.selection import Kept
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError
 from sae_training.weights import mean_norm_scale
