@@ -118,7 +118,7 @@ class Selector:
     def _select_dense(
         self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
     ) -> tuple[Active, Tensor | None]:
-        cut = self.variant.training_cut(scores, k=self.k, floor=None)
+        cut = self.variant.training_cut(scores, k=self.k)
         mask = (scores >= cut) & (scores > 0)
         shared_cut = None
         if self.variant.has_running_threshold:

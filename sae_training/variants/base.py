@@ -26,13 +26,12 @@ class ActivationVariant(ABC):
     has_dead_latent_loss: ClassVar[bool] = False
     has_running_threshold: ClassVar[bool] = False
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:
         """The smallest score that is active in training: one per row, or one for the batch.
 
         Args:
             scores: Scores; negative ones count as 0.
             k: Latents per token.
-            floor: Estimate below the cut, which may speed up the search; the result does not depend on it.
 
         Raises:
             NotImplementedError: The variant has a threshold per latent in place of a cut.

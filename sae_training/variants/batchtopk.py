@@ -22,16 +22,13 @@ class BatchTopK(ActivationVariant):
     has_dead_latent_loss: ClassVar[bool] = True
     has_running_threshold: ClassVar[bool] = True
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:
         """The (k * batch)-th highest score of the batch, exactly."""
         n_kept = k * scores.shape[0]
         if scores.device.type != "cpu":
             return torch.topk(scores.flatten(), n_kept, sorted=False).values.min().reshape(1, 1)
         flat = scores.detach().flatten().numpy()
-        candidates = flat if floor is None else flat[flat > floor]
-        if candidates.size < n_kept:
-            candidates = flat
-        cut = np.partition(candidates, candidates.size - n_kept)[candidates.size - n_kept]
+        cut = np.partition(flat, flat.size - n_kept)[flat.size - n_kept]
         return scores.new_full((1, 1), float(cut))
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002

@@ -17,10 +17,10 @@ class TopK(ActivationVariant):
     name: ClassVar[str] = "topk"
     has_dead_latent_loss: ClassVar[bool] = True
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:
         """The k-th highest score of each row."""
         return torch.topk(scores, k, dim=1, sorted=True).values[:, -1:]
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
         """The same rule as in training."""
-        return (scores >= self.training_cut(scores, k=k, floor=None)) & (scores > 0)
+        return (scores >= self.training_cut(scores, k=k)) & (scores > 0)

@@ -86,7 +86,7 @@ def batches(n: int | None = None) -> Iterator[Tensor]:
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cut over a batch as computed off the CPU; NumPy computes it on a CPU."""
 
-    def training_cut(self: Any, scores: Tensor, *, k: int, floor: float | None) -> Tensor:
+    def training_cut(self: Any, scores: Tensor, *, k: int) -> Tensor:
         return torch.topk(scores.flatten(), k * scores.shape[0], sorted=False).values.min().reshape(1, 1)
 
     monkeypatch.setattr(batchtopk.BatchTopK, "training_cut", training_cut)
