@@ -107,7 +107,7 @@ def _ours(setting: Setting, kernel: str) -> Contestant:
     def reconstruct(batch: Tensor) -> Tensor:
         hidden_pre = crosscoder.hidden_pre(batch)
         scores = torch.relu(hidden_pre) * crosscoder.feature_norm()
-        kept = scores >= crosscoder.variant.training_cut(scores, k=setting.k, floor=None)
+        kept = scores >= crosscoder.variant.training_cut(scores, k=setting.k)
         return crosscoder.decode(torch.relu(hidden_pre) * kept)
 
     return Contestant(step, reconstruct, crosscoder, SQUARED)

@@ -1,20 +1,17 @@
 from .cache.config import CacheConfig as CacheConfig
 from .cache.harvest.live import LiveActivations as LiveActivations
-from .cache.harvest.plan import CachePlan as CachePlan
-from .cache.harvest.plan import plan_cache as plan_cache
+from .cache.harvest.plan import CachePlan as CachePlan, plan_cache as plan_cache
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
 from .cache.store.store_subset import StoreSubset as StoreSubset
 from .comparison import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
-from .dictionary.config import QualityGate as QualityGate
-from .dictionary.config import TrainSaeConfig as TrainSaeConfig
+from .dictionary.config import QualityGate as QualityGate, TrainSaeConfig as TrainSaeConfig
 from .dictionary.quality import measure_quality as measure_quality
 from .dictionary.readout import Readout as Readout
 from .dictionary.result import Quality as Quality
 from .dictionary.stage import train_crosscoder as train_crosscoder
-from .emergence.config import EmergenceConfig as EmergenceConfig
-from .emergence.config import TrajectoryThresholds as TrajectoryThresholds
+from .emergence.config import EmergenceConfig as EmergenceConfig, TrajectoryThresholds as TrajectoryThresholds
 from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
@@ -23,35 +20,29 @@ from .evals.config import ChoiceConfig as ChoiceConfig
 from .evals.config import EvaluateConfig as EvaluateConfig
 from .evals.config import HarnessConfig as HarnessConfig
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
-from .evals.tasks import Task as Task
-from .evals.tasks import load_tasks as load_tasks
-from .evals.tasks import split_halves as split_halves
-from .features.config import ClassThresholds as ClassThresholds
-from .features.config import FeaturesConfig as FeaturesConfig
-from .features.config import NullsConfig as NullsConfig
+from .evals.tasks import Task as Task, load_tasks as load_tasks, split_halves as split_halves
+from .features.config import (
+    ClassThresholds as ClassThresholds,
+    FeaturesConfig as FeaturesConfig,
+    NullsConfig as NullsConfig,
+)
 from .features.examples.contexts import feature_examples as feature_examples
-from .features.examples.labels import Labels as Labels
-from .features.examples.labels import label_features as label_features
+from .features.examples.labels import Labels as Labels, label_features as label_features
 from .features.examples.promoted import promoted_tokens as promoted_tokens
-from .features.result import NullResult as NullResult
-from .features.result import Stability as Stability
-from .features.stage import FeatureAnalysis as FeatureAnalysis
-from .features.stage import analyze_features as analyze_features
-from .features.stage import explain_features as explain_features
-from .features.table.feature_table import FeatureTable as FeatureTable
-from .features.table.feature_table import feature_table as feature_table
-from .features.table.norms import mas as mas
-from .features.table.norms import nrn as nrn
-from .features.validation.stage import measure_null as measure_null
-from .features.validation.stage import measure_stability as measure_stability
+from .features.result import NullResult as NullResult, Stability as Stability
+from .features.stage import (
+    FeatureAnalysis as FeatureAnalysis,
+    analyze_features as analyze_features,
+    explain_features as explain_features,
+)
+from .features.table.feature_table import FeatureTable as FeatureTable, feature_table as feature_table
+from .features.table.norms import mas as mas, nrn as nrn
+from .features.validation.stage import measure_null as measure_null, measure_stability as measure_stability
 from .interventions.config import InterveneConfig as InterveneConfig
-from .interventions.edits.edit import Edit as Edit
-from .interventions.edits.edit import edit_sweep as edit_sweep
+from .interventions.edits.edit import Edit as Edit, edit_sweep as edit_sweep
 from .interventions.harness.result import HarnessResults as HarnessResults
 from .interventions.harness.stage import evaluate_harness as evaluate_harness
-from .interventions.hooks.attach import SiteEdit as SiteEdit
-from .interventions.hooks.attach import edited as edited
-from .interventions.hooks.attach import edited_at as edited_at
+from .interventions.hooks.attach import SiteEdit as SiteEdit, edited as edited, edited_at as edited_at
 from .interventions.hooks.positions import PositionRule as PositionRule
 from .interventions.result import InterventionResults as InterventionResults
 from .interventions.stage import intervene as intervene
@@ -62,12 +53,9 @@ from .models.family import ModelFamily as ModelFamily
 from .models.generation import generate as generate
 from .models.load import LanguageModel as LanguageModel
 from .pipeline.run import Run as Run
-from .records import Outcome as Outcome
-from .records import Outcomes as Outcomes
-from .records import Sample as Sample
+from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
 from .report.stage import report as report
 from .run_config import RunConfig as RunConfig
 from .selection.config import SelectConfig as SelectConfig
-from .selection.stage import Selection as Selection
-from .selection.stage import select_features as select_features
+from .selection.stage import Selection as Selection, select_features as select_features
 from .types import Site as Site

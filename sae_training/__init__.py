@@ -1,6 +1,7 @@
 """Dictionary learning over the activations of several models at once: tensors in, dictionary out.
 
-``__init__.pyi`` lists the public names. They are imported on first use, so that ``import sae_training`` does not import torch.
+``__init__.pyi`` lists the public names. They are imported on first use, so that ``import sae_training`` does not import
+torch.
 """
 
 import lazy_loader

@@ -1,22 +1,16 @@
-from .baseline import SaeBaselineConfig as SaeBaselineConfig
-from .baseline import train_sae_baseline as train_sae_baseline
+from .baseline import SaeBaselineConfig as SaeBaselineConfig, train_sae_baseline as train_sae_baseline
 from .config import CrosscoderConfig as CrosscoderConfig
-from .config import TrainConfig as TrainConfig
 from .crosscoder import Crosscoder as Crosscoder
 from .errors import SaeTrainingError as SaeTrainingError
-from .evaluation import Metrics as Metrics
-from .evaluation import evaluate as evaluate
+from .evaluation import Metrics as Metrics, evaluate as evaluate
 from .frozen import FrozenConfig as FrozenConfig
 from .importing.blocks import block_crosscoder as block_crosscoder
 from .importing.crosscoders import import_crosscoder as import_crosscoder
 from .importing.published import PublishedCrosscoder as PublishedCrosscoder
 from .importing.saelens import import_sae as import_sae
 from .importing.single_sae import SingleSae as SingleSae
-from .planted import PlantedConfig as PlantedConfig
-from .planted import PlantedFeatures as PlantedFeatures
-from .planted import recovery as recovery
-from .reconstruction import ReconstructionSums as ReconstructionSums
-from .reconstruction import VarianceSums as VarianceSums
-from .run import TrainResult as TrainResult
-from .run import train as train
+from .planted import PlantedConfig as PlantedConfig, PlantedFeatures as PlantedFeatures, recovery as recovery
+from .reconstruction import ReconstructionSums as ReconstructionSums, VarianceSums as VarianceSums
+from .run import TrainResult as TrainResult, train as train
+from .train_config import TrainConfig as TrainConfig
 from .trainer import Trainer as Trainer

@@ -1,14 +1,15 @@
-"""The active features of a batch, sparse or dense, and the four products that training takes with them.
+"""The active latents of a batch, sparse or dense, and the four products that training needs.
 
-With A [batch d_sae] the active features, X [batch d] inputs and W [d_sae d] weights, every `Active` gives
+With the latent activations A [batch d_sae], inputs X [batch d] and weights W [d_sae d], every `Active` computes
 
 - ``decode(W)`` = A W,
-- ``values_gradient(G, W)`` = (G W^T) where a feature is active: the gradient of A's entries for dL/d(A W) = G,
-- ``weight_gradient(values, X)`` = V^T X with V the given values in A's pattern,
+- ``values_gradient(G, W)`` = G W^T where a latent is active: the gradient of the entries of A for dL/d(A W) = G,
+- ``weight_gradient(values, X)`` = V^T X, where V holds the given values in the pattern of A,
 - ``column_sum(values)`` = V^T 1.
 
-`DenseActive` costs batch * d_sae * d in each and works on every device: the reference, and the fallback. The sparse ones
-cost batch * k * d: `SparseActive` on a CPU, `sae_training.kernels.active.TritonActive` on a GPU.
+Each product of `DenseActive` takes batch * d_sae * d operations. It works on every device, and is the reference and the
+fallback. The products of `SparseActive` (CPU) and of `sae_training.kernels.active.TritonActive` (GPU) take batch * k *
+d.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ Values = Float[Tensor, " active"] | Float[Tensor, "batch d_sae"]
 
 @runtime_checkable
 class Active(Protocol):
-    """What training takes from the active features, whatever computes it.
+    """The operations on active latents that training uses.
 
-    Values are numbers in the pattern of A, in an order of the class's own; what a class returns it takes back.
+    Values are numbers in the pattern of A. Each class has its own order for them, and takes back what it returned.
     """
 
     @property
@@ -45,7 +46,7 @@ class Active(Protocol):
         ...
 
     def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"], /) -> Values:
-        """G W^T where a feature is active."""
+        """G W^T where a latent is active."""
         ...
 
     def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"], /) -> Float[Tensor, "d_sae d"]:
@@ -56,22 +57,22 @@ class Active(Protocol):
         """V^T 1."""
         ...
 
-    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"], /) -> Values:
-        """Add a number per feature where it is active."""
+    def add_per_latent(self, values: Values, addend: Float[Tensor, " d_sae"], /) -> Values:
+        """Add one number per latent to the values of its entries."""
         ...
 
     def column_count(self) -> Int[Tensor, " d_sae"]:
-        """Rows in which each feature is active."""
+        """Number of rows in which each latent is active."""
         ...
 
     def split(self, ends: tuple[int, ...], /) -> Sequence[tuple[Active, slice]]:
-        """Blocks of features up to each end, and where they are."""
+        """Blocks of latents, each up to one of ``ends``, and their columns."""
         ...
 
 
 @dataclass(frozen=True)
 class DenseActive:
-    """Every feature of every row, zero where inactive."""
+    """Activations of all latents in all rows; zero where a latent is inactive."""
 
     values: Float[Tensor, "batch d_sae"]
     mask: Bool[Tensor, "batch d_sae"]
@@ -92,23 +93,23 @@ class DenseActive:
         """V^T 1."""
         return values.sum(dim=0)
 
-    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
-        """Add a number per feature where it is active."""
+    def add_per_latent(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
+        """Add one number per latent to the values of its entries."""
         return torch.where(self.mask, values + addend, 0.0)
 
     def column_count(self) -> Int[Tensor, " d_sae"]:
-        """Rows in which each feature is active."""
+        """Number of rows in which each latent is active."""
         return self.mask.sum(dim=0)
 
     def split(self, ends: tuple[int, ...]) -> list[tuple[DenseActive, slice]]:
-        """Blocks of features up to each end, and where they are."""
+        """Blocks of latents, each up to one of ``ends``, and their columns."""
         blocks = [slice(first, last) for first, last in pairwise((0, *ends))]
         return [(DenseActive(self.values[:, block], self.mask[:, block]), block) for block in blocks]
 
 
 @dataclass(frozen=True)
 class SparseActive:
-    """The active entries in row order (compressed rows), for a CPU."""
+    """The active entries in row order (compressed sparse rows), for a CPU."""
 
     values: Float[Tensor, " active"]
     rows: Int[Tensor, " active"]
@@ -120,20 +121,20 @@ class SparseActive:
     def from_flat(
         cls, index: Int[Tensor, " active"], values: Float[Tensor, " active"], n_rows: int, d_sae: int
     ) -> SparseActive:
-        """From increasing places in the flattened ``[batch d_sae]`` matrix."""
+        """Make it from increasing indices into the flattened ``[batch d_sae]`` matrix."""
         rows = torch.div(index, d_sae, rounding_mode="floor")
         return cls(values, rows, index - rows * d_sae, n_rows, d_sae)
 
     @cached_property
     def row_offsets(self) -> Int[Tensor, " batch"]:
-        """Where each row's entries begin."""
+        """First entry of each row."""
         return torch.searchsorted(self.rows, torch.arange(self.n_rows))
 
     @cached_property
     def by_column(self) -> Int[Tensor, " active"]:
-        """The order that sorts the entries by feature, then by row."""
+        """The order that sorts the entries by latent, then by row."""
         columns = self.columns.numpy()
-        # numpy sorts 16-bit integers by radix, several times faster than 64-bit ones.
+        # NumPy sorts 16-bit integers by radix sort, which is several times faster than its sort of 64-bit ones.
         small = columns.astype(np.uint16) if self.d_sae <= 1 << 16 else columns
         return torch.from_numpy(np.argsort(small, kind="stable"))
 
@@ -144,28 +145,28 @@ class SparseActive:
 
     @cached_property
     def column_offsets(self) -> Int[Tensor, " d_sae"]:
-        """Where each feature's entries begin in the order of `by_column`."""
+        """First entry of each latent in the order of `by_column`."""
         counts = self.column_count()
         return counts.cumsum(0) - counts
 
     def column_count(self) -> Int[Tensor, " d_sae"]:
-        """Rows in which each feature is active."""
+        """Number of rows in which each latent is active."""
         return torch.bincount(self.columns, minlength=self.d_sae)
 
     def decode(self, weight: Float[Tensor, "d_sae d"]) -> Float[Tensor, "batch d"]:
-        """A W, as a weighted sum of W's rows."""
+        """A W, as a weighted sum of the rows of W."""
         return functional.embedding_bag(
             self.columns, weight, self.row_offsets, mode="sum", per_sample_weights=self.values
         )
 
     def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"]) -> Values:
-        """<G[row], W[column]> of every entry."""
+        """<G[row], W[column]> for every entry."""
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             upstream, weight, self.columns, self.row_offsets, self.rows, 0, -1
         )
 
     def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"]) -> Float[Tensor, "d_sae d"]:
-        """V^T X, as a weighted sum of X's rows."""
+        """V^T X, as a weighted sum of the rows of X."""
         return functional.embedding_bag(
             self.column_rows, inputs, self.column_offsets, mode="sum", per_sample_weights=values[self.by_column]
         )
@@ -174,12 +175,12 @@ class SparseActive:
         """V^T 1."""
         return torch.bincount(self.columns, weights=values, minlength=self.d_sae).to(values.dtype)
 
-    def add_per_feature(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
-        """Add a number per feature to its entries."""
+    def add_per_latent(self, values: Values, addend: Float[Tensor, " d_sae"]) -> Values:
+        """Add one number per latent to the values of its entries."""
         return values + addend[self.columns]
 
     def split(self, ends: tuple[int, ...]) -> list[tuple[SparseActive, slice]]:
-        """Blocks of features up to each end, and where they are."""
+        """Blocks of latents, each up to one of ``ends``, and their columns."""
         if ends == (self.d_sae,):
             return [(self, slice(0, self.d_sae))]
         parts = []

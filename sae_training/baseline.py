@@ -1,4 +1,4 @@
-"""An SAE of one model trained through sae-lens, as the baseline that a crosscoder's slice is compared with."""
+"""An SAE of one model, trained with sae-lens: the baseline for a crosscoder's slice."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sae_training.config import TrainConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.frozen import FrozenConfig
 from sae_training.importing.saelens import import_sae
 from sae_training.importing.single_sae import SingleSae
+from sae_training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from sae_lens import BatchTopKTrainingSAE, SAETrainer
     from sae_lens.saes.sae import TrainStepOutput
 
 OnStep = Callable[[int, dict[str, float]], None]
-"""Called after a step with the tokens of the step and, every ``log_every`` steps, the losses (else an empty dict)."""
+"""Called after each step with its number of tokens, and every ``log_every`` steps with the losses (else ``{}``)."""
 
 
 class SaeBaselineConfig(FrozenConfig):
-    """How one SAE is trained; `matching` takes everything from a crosscoder's training.
+    """Settings of one SAE; `matching` copies them from the training of a crosscoder.
 
     Attributes:
-        d_sae: number of features.
-        k: features active per token, on average over a batch.
-        n_tokens: tokens to train on; the last batch is not cut.
-        batch_size: tokens a step.
-        lr: peak learning rate of Adam.
-        seed: of the initial weights.
-        lr_warmup_frac: linear rise from 0.
-        lr_decay_frac: linear fall to 0 at the end.
-        adam_betas: Adam's moments.
-        decoder_init_norm: norm of every decoder at the start: that of the crosscoder's stacked decoders; sae-lens'
-            default, 0.1, gave a weaker baseline on synthetic batches.
-        aux_coefficient: weight of the auxiliary loss on dead features; 0 turns it off.
-        dead_after_tokens: a feature is dead when it has not fired for so many tokens.
-        threshold_momentum: of the running mean of the batch threshold, which is used at inference.
-        n_setup_batches: batches read ahead, whose mean starts b_dec; they are then trained on.
-        log_every: steps between reported losses.
+        d_sae: Number of latents.
+        k: Active latents per token, on average over a batch.
+        n_tokens: Tokens to train on; the last batch is used whole.
+        batch_size: Tokens per step.
+        lr: Peak learning rate of Adam.
+        seed: Seed of the initial weights.
+        lr_warmup_frac: Share of the steps in which the learning rate rises linearly from 0.
+        lr_decay_frac: Share of the steps, at the end, in which it falls linearly to 0.
+        adam_betas: Decay rates of the moments of Adam.
+        decoder_init_norm: Initial norm of every decoder, equal to that of the crosscoder's stacked decoders. The
+            default of sae-lens, 0.1, gave a weaker baseline on synthetic batches.
+        aux_coefficient: Weight of the auxiliary loss on dead latents; 0 turns it off.
+        dead_after_tokens: Number of tokens without firing after which a latent is dead.
+        threshold_momentum: Momentum of the running mean of the batch threshold, which inference uses.
+        n_setup_batches: Batches that are read ahead and whose mean initializes b_dec; training then uses them too.
+        log_every: Number of steps between reported losses.
     """
 
     d_sae: int = Field(ge=1)
@@ -66,7 +66,7 @@ class SaeBaselineConfig(FrozenConfig):
 
     @classmethod
     def matching(cls, training: TrainConfig, **changes: Any) -> SaeBaselineConfig:
-        """The crosscoder's tokens, batches, learning rate, schedule, dead window and threshold average."""
+        """Copy all settings that a crosscoder's training shares; ``changes`` sets the others."""
         taken = ("n_tokens", "batch_size", "lr", "lr_warmup_frac", "lr_decay_frac", "adam_betas", "aux_coefficient")
         taken = (*taken, "threshold_momentum", "n_setup_batches", "log_every")
         values = {name: getattr(training, name) for name in taken}
@@ -75,17 +75,17 @@ class SaeBaselineConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> SaeBaselineConfig:
         if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+            raise ValueError(f"k = {self.k} exceeds d_sae = {self.d_sae}; lower k or raise d_sae")
         if self.lr_warmup_frac + self.lr_decay_frac > 1:
             raise ValueError(
-                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "
-                "the whole run; lower one"
+                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} add up to more "
+                "than 1; lower one"
             )
         return self
 
     @property
     def n_steps(self) -> int:
-        """Optimizer steps."""
+        """Number of optimizer steps."""
         return -(-self.n_tokens // self.batch_size)
 
 
@@ -99,29 +99,31 @@ def train_sae_baseline(
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> SingleSae:
-    """Train sae-lens' BatchTopK SAE on one model, with sae-lens' own trainer and its step.
+    """Train the BatchTopK SAE of sae-lens on one model, with the trainer of sae-lens.
 
-    The activations are divided by ``scale`` (the crosscoder's s_m, so that the learning rate means the same) and the
-    scale is folded into the weights at the end. The data enters as batches, so the caller decides that an SAE sees the
-    tokens that the crosscoder saw, in the same order. Same seed and batches give the same bytes on a CPU.
+    The activations are divided by ``scale``, the crosscoder's s_m, so that the learning rate has the same meaning. The
+    scale is folded into the weights at the end. The caller gives the batches, and so can show an SAE the tokens of the
+    crosscoder in the same order. On a CPU, equal seeds and batches give equal bytes.
 
     Args:
-        batches: raw activations ``[batch d_model]`` or ``[batch 1 d_model]``.
-        config: shape, schedule and seed.
-        out: folder for ``cfg.json`` and ``sae_weights.safetensors``, which ``sae_lens.SAE.load_from_disk`` opens.
-        scale: divisor of the activations.
-        metadata: entries for sae-lens' metadata, for instance ``model_name`` and ``hook_name``.
-        device: where to train.
-        on_step: see `OnStep`.
+        batches: Raw activations ``[batch d_model]`` or ``[batch 1 d_model]``.
+        config: Shape, schedule and seed of the SAE.
+        out: Folder for ``cfg.json`` and ``sae_weights.safetensors``, which ``sae_lens.SAE.load_from_disk`` opens.
+        scale: Number that divides the activations.
+        metadata: Entries for the metadata of sae-lens, for example ``model_name`` and ``hook_name``.
+        device: Device to train on.
+        on_step: Called after each step, as `OnStep` says.
 
     Returns:
         The SAE over raw activations, read back from ``out``.
 
     Raises:
-        SaeTrainingError: the stream ends early or is empty, a batch has another shape, or a loss is not finite.
+        SaeTrainingError: The stream is empty or ends early, a batch has the wrong shape, or a loss is not finite.
     """
     if not scale > 0:
-        raise SaeTrainingError(f"train_sae_baseline: scale = {scale} is not positive; are the activations all zero?")
+        raise SaeTrainingError(
+            f"train_sae_baseline: scale = {scale} is not positive; check that the activations are not all zero."
+        )
     stream = (_checked(batch, number, config).to(device) / scale for number, batch in enumerate(batches))
     ahead = list(islice(stream, config.n_setup_batches))
     if not ahead:
@@ -140,8 +142,8 @@ def _checked(batch: Tensor, number: int, config: SaeBaselineConfig) -> Tensor:
         batch = rearrange(batch, "batch 1 d_model -> batch d_model")
     if batch.ndim != 2 or not 1 <= batch.shape[0] <= config.batch_size:
         raise SaeTrainingError(
-            f"train_sae_baseline: batch {number} has shape {list(batch.shape)} where one model's [batch, d_model] with at "
-            f"most {config.batch_size} rows is taken; make the stream and the configuration agree."
+            f"train_sae_baseline: batch {number} has shape {list(batch.shape)}, but [batch, d_model] with at most "
+            f"{config.batch_size} rows is expected; make the stream and the configuration agree."
         )
     return batch.float()
 
@@ -159,7 +161,7 @@ def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer
         aux_loss_coefficient=config.aux_coefficient,
         decoder_init_norm=config.decoder_init_norm,
     )
-    with torch.random.fork_rng(devices=[]):  # sae-lens draws its weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # sae-lens draws the weights from the global generator
         torch.manual_seed(config.seed)
         sae: BatchTopKTrainingSAE = BatchTopKTrainingSAE(shape)
     sae.b_dec.data.copy_(mean)
@@ -186,7 +188,7 @@ def _fit(
         batch = next(stream, None)
         if batch is None:
             raise SaeTrainingError(
-                f"train_sae_baseline: the stream ended after {step} of {config.n_steps} batches; give more activations, or "
+                f"train_sae_baseline: the stream ended after {step} of {config.n_steps} batches; give more activations or "
                 "lower n_tokens."
             )
         trainer.maybe_reset_sparsity()
@@ -202,7 +204,7 @@ def _losses(output: TrainStepOutput, step: int) -> dict[str, float]:
     loss = float(output.loss.detach())
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise SaeTrainingError(
-            f"train_sae_baseline: the loss is {loss} at step {step}; are the activations finite? Else lower lr."
+            f"train_sae_baseline: the loss is {loss} at step {step}; check that the activations are finite, or lower lr."
         )
     l0 = float((output.feature_acts > 0).sum(dim=-1).float().mean())
     return {"loss": loss, "l0": l0}

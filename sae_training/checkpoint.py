@@ -1,4 +1,4 @@
-"""Training checkpoints: everything that the next step depends on, whole or not at all."""
+"""Training checkpoints: everything that the next step depends on, written atomically."""
 
 from __future__ import annotations
 
@@ -12,24 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic_core import to_jsonable_python
 from safetensors.torch import save
 from torch import Tensor
 
 from sae_training.atomic import atomic_path
-from sae_training.config import CrosscoderConfig, TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.step import Parameters
-from sae_training.storage import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    assign_weights,
-    crosscoder_files,
-    json_bytes,
-    read_crosscoder,
-    read_tensors,
-)
+from sae_training.storage import CONFIG_FILE, WEIGHTS_FILE, crosscoder_files, json_bytes, read_tensors
 
 CHECKPOINTS = "checkpoints"
 STATE_TENSORS = "state.safetensors"
@@ -40,20 +30,20 @@ CHECKSUMS = "checksums.json"
 
 @dataclass
 class TrainState:
-    """What the next step depends on beside the crosscoder's own tensors.
+    """What the next step depends on, except the tensors of the crosscoder.
 
     Attributes:
-        parameters: what is trained; encoder and decoder are the crosscoder's.
-        center: subtracted from scaled activations in training.
+        parameters: Trained parameters; encoder and decoder are those of the crosscoder.
+        center: ``[d_all]``, subtracted from the scaled activations in training.
         optimizer: Adam over the parameters.
-        step: steps done.
-        n_tokens: tokens trained on.
-        n_cuts: batch cuts in the running threshold.
-        last_cut: the latest cut, a guess for the next.
-        density: share of features active per token in the latest step.
-        tokens_since_fired: per feature.
-        digests: one number per batch trained on.
-        new_digests: those not yet among ``digests``, each on its device.
+        step: Number of finished steps.
+        n_tokens: Number of tokens trained on.
+        n_cuts: Number of batch cuts in the running threshold.
+        last_cut: Latest batch cut, from which the search for the next one starts.
+        density: Share of latents that are active per token in the latest step.
+        tokens_since_fired: ``[d_sae]``, tokens since each latent was last active.
+        digests: ``[n_batches]``, one number per batch trained on.
+        new_digests: Digests that are still on the device and not yet in ``digests``.
     """
 
     parameters: Parameters
@@ -69,14 +59,14 @@ class TrainState:
     new_digests: list[Tensor] = field(default_factory=list)
 
     def settle_digests(self) -> Tensor:
-        """All digests on the CPU, those that were left on the device included."""
+        """Move the new digests to the CPU, and give all digests."""
         if self.new_digests:
             self.digests = torch.cat((self.digests, torch.stack(self.new_digests).cpu()))
             self.new_digests.clear()
         return self.digests
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, those of the crosscoder excepted."""
+        """All tensors of the state by name, on the CPU."""
         tensors = {
             "center": self.center,
             "b_enc": self.parameters.b_enc.detach(),
@@ -92,7 +82,7 @@ class TrainState:
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` gave."""
+        """Load what `tensors` gave."""
         self.center.copy_(tensors["center"])
         self.parameters.b_enc.copy_(tensors["b_enc"])
         self.parameters.b_dec.copy_(tensors["b_dec"])
@@ -109,7 +99,7 @@ class TrainState:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def scalars(self) -> dict[str, Any]:
-        """The plain numbers."""
+        """All numbers of the state by name."""
         return {
             "step": self.step,
             "n_tokens": self.n_tokens,
@@ -122,9 +112,9 @@ class TrainState:
 def write_checkpoint(
     out: Path, crosscoder: Crosscoder, state: TrainState, stream: dict[str, Any], settings: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``checkpoints/step_NNNNNN`` under a temporary name, rename it, and drop the oldest.
+    """Write ``checkpoints/step_NNNNNN`` atomically, and remove all but the latest ``keep`` checkpoints.
 
-    One of the same step is already this one: a run comes to a step in one way.
+    An existing checkpoint of the same step is kept: a run reaches a step in only one way.
     """
     final = out / CHECKPOINTS / f"step_{state.step:06d}"
     if final.is_dir():
@@ -132,7 +122,7 @@ def write_checkpoint(
     buffer = BytesIO()
     torch.save(stream, buffer)
     files = {
-        **crosscoder_files(crosscoder),
+        **crosscoder_files(crosscoder.config, crosscoder.tensors()),
         STATE_TENSORS: save(state.tensors()),
         STREAM: buffer.getvalue(),
         STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
@@ -156,16 +146,18 @@ def list_checkpoints(out: Path) -> list[Path]:
 def load_checkpoint(
     folder: Path, crosscoder: Crosscoder, state: TrainState, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Put a checkpoint into a crosscoder and a state; returns the stream position.
+    """Load a checkpoint into a crosscoder and a state.
+
+    Returns:
+        The position of the stream.
 
     Raises:
-        SaeTrainingError: when the checkpoint belongs to another configuration or is damaged.
+        SaeTrainingError: The checkpoint is damaged, or belongs to a run with other settings.
     """
     _require_whole(folder)
     data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
     check_settings(folder, data["settings"], settings)
-    _, weights = read_crosscoder(folder)
-    assign_weights(crosscoder, weights, folder)
+    crosscoder.load_weights(folder)
     state.load_tensors(read_tensors(folder / STATE_TENSORS))
     for name in state.scalars():
         setattr(state, name, data[name])
@@ -173,34 +165,32 @@ def load_checkpoint(
 
 
 def _require_whole(folder: Path) -> None:
-    """Hash every file of a checkpoint: one that is not what was written must not be gone on from."""
-    mend = f"remove the folder {folder}: training then goes on from the checkpoint before it, or from the beginning."
+    """Compare the hash of every file with the hash at the time of writing."""
+    fix = f"remove the folder {folder} to resume from the checkpoint before it, or to start again."
     try:
-        listed = json.loads((folder / CHECKSUMS).read_bytes())
-        names = dict(listed)
+        hashes = dict(json.loads((folder / CHECKSUMS).read_bytes()))
     except (OSError, ValueError, TypeError):
-        raise SaeTrainingError(f"{folder / CHECKSUMS} is missing or damaged; {mend}") from None
+        raise SaeTrainingError(f"{folder / CHECKSUMS} is missing or damaged; {fix}") from None
     for name in (WEIGHTS_FILE, CONFIG_FILE, STATE_TENSORS, STREAM, STATE_JSON):
         try:
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError:
             digest = None
-        if digest is None or names.get(name) != digest:
-            raise SaeTrainingError(f"{folder / name} is missing or damaged: it does not have its hash; {mend}")
+        if digest is None or hashes.get(name) != digest:
+            raise SaeTrainingError(f"{folder / name} is missing or damaged: its hash is wrong; {fix}")
 
 
 def check_settings(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other settings; names the first that differs.
+    """Require that a run was started with the same settings.
 
-    A setting that the run does not know, because it came later, has its default.
+    Raises:
+        SaeTrainingError: A setting differs; the message names the first one.
     """
-    for part, config in (("crosscoder", CrosscoderConfig), ("training", TrainConfig)):
-        for key in wanted[part]:
-            field_info = config.model_fields[key]
-            default = None if field_info.is_required() else to_jsonable_python(field_info.default)
-            old, new = found.get(part, {}).get(key, default), wanted[part][key]
+    for part, settings in wanted.items():
+        for key, new in settings.items():
+            old = found.get(part, {}).get(key)
             if old != new:
                 raise SaeTrainingError(
-                    f"{where} was made with {part} {key} = {old}, this run has {new}; "
+                    f"{where} was made with {part} {key} = {old}, but this run has {new}; "
                     "use the same value, another out, or resume=False."
                 )

@@ -1,4 +1,4 @@
-"""Configurations of a crosscoder and of its training; frozen, and saved beside the weights."""
+"""The configuration of a crosscoder; frozen, and saved beside the weights."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from sae_training.frozen import FrozenConfig
+from sae_training.errors import SaeTrainingError
+from sae_training.frozen import FrozenConfig, nearest_name
 
 Variant = Literal["batchtopk", "jumprelu", "l1", "matryoshka", "topk"]
 FREE_DENSITY = ("jumprelu", "l1")
 
 
 def unusable_name(name: str) -> bool:
-    """Whether a model's name could not stand as the name of a file or folder: exports and stores use it so."""
+    """Whether a model name cannot name a file or folder, as exports and stores need."""
     return not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
 
 
 class CrosscoderConfig(FrozenConfig):
-    """Shape and kind of a crosscoder.
+    """Shape and variant of a crosscoder.
 
     Attributes:
         n_models: M, the number of models that share the dictionary.
-        d_model: width of the models' activations; one number, or one per model where widths differ (every site of a
-            model has its width).
-        d_sae: F, the number of features.
-        variant: ``batchtopk`` (default), ``topk`` (k features per token), ``matryoshka`` (batchtopk with nested
-            dictionaries), ``l1`` (the preset of the paper), or ``jumprelu`` (a learned threshold per feature).
-        k: features active per token, on average (batchtopk) or at most (topk); l1 and jumprelu do not use it.
-        model_names: one name per model; default ``model_0``, ``model_1``...
-        sites: names of the sites where several of each model are read at once; () for one site. The sources of the
-            dictionary are then the pairs ``model/site``, all sites of the first model first.
-        decoder_init_norm: L2 norm of each feature's decoder per model at the start; None takes 0.08 for l1
-            (as ckkissane's replication does) and 1 / sqrt(M) otherwise (the stacked decoder has norm 1); with
-            several sites per source, M then counting the sources.
-        shared_init: the models start from one common decoder direction per feature, so that a feature is shared
-            until the data says otherwise. Where widths differ the starts are always independent.
-        n_dedicated: features kept to one model, per model, at the front of the dictionary in the models' order: their
-            encoder and decoder are zero in every other model and stay so; () for none.
-        n_shared: features designated as shared (l1 and jumprelu), behind the dedicated ones: their scaled decoders are
-            one and the same in every model, and they pay ``TrainConfig.shared_penalty`` of the sparsity penalty.
-        initial_threshold: of every feature's score at the start (jumprelu).
-        prefixes: ends of matryoshka's nested dictionaries, increasing, the last d_sae; () takes an eighth, a quarter,
-            a half and all.
-        seed: of the initial weights.
+        d_model: Width of the activations: one number, or one per model if widths differ. All sites of a model have its
+            width.
+        d_sae: F, the number of latents.
+        variant: ``batchtopk`` (default), ``topk`` (k latents per token), ``matryoshka`` (batchtopk with nested
+            dictionaries), ``l1`` (the preset of arXiv 2604.25011), or ``jumprelu`` (a learned threshold per latent).
+        k: Active latents per token, on average (batchtopk, matryoshka) or at most (topk); l1 and jumprelu ignore it.
+        model_names: One name per model; ``model_0``, ``model_1``... by default.
+        sites: Names of the sites if the dictionary reads several sites of each model; () for one site. The sources of
+            the dictionary are then the pairs ``model/site``, with all sites of the first model first.
+        decoder_init_norm: Initial L2 norm of each latent's decoder in each source. None means 0.08 for l1, as in
+            ckkissane's replication, and 1 / sqrt(n_sources) otherwise, so that the stacked decoder has norm 1.
+        shared_init: Whether the decoders of all models start from one direction per latent, so that a latent is shared
+            until the data separate it. If widths differ, the initial directions are always independent.
+        n_dedicated: Number of latents dedicated to each model; () for none. They come first in the dictionary, in the
+            order of the models. Their encoders and decoders stay zero in all other models.
+        n_shared: Number of latents designated as shared (l1 and jumprelu), which follow the dedicated ones. Their
+            scaled decoders are equal in all models, and they pay ``TrainConfig.shared_penalty`` of the sparsity
+            penalty.
+        initial_threshold: Initial threshold on the score of each latent (jumprelu).
+        prefixes: Ends of the nested dictionaries of matryoshka, increasing up to d_sae; () means an eighth, a quarter,
+            a half and all of d_sae.
+        seed: Seed of the initial weights.
     """
 
     n_models: int = Field(ge=2)
@@ -63,7 +64,7 @@ class CrosscoderConfig(FrozenConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> CrosscoderConfig:
-        """The setting of arXiv 2604.25011: three models, 32,768 features, ReLU with an L1 penalty."""
+        """The settings of arXiv 2604.25011: three models, 32,768 latents, ReLU with an L1 penalty."""
         return cls(**{"n_models": 3, "d_sae": 32768, "variant": "l1", **changes})
 
     @model_validator(mode="before")
@@ -77,10 +78,10 @@ class CrosscoderConfig(FrozenConfig):
     def _check_names(self) -> CrosscoderConfig:
         if len(self.model_names) != self.n_models:
             raise ValueError(
-                f"model_names names {len(self.model_names)} models for n_models = {self.n_models}; give one per model"
+                f"model_names has {len(self.model_names)} names for n_models = {self.n_models}; give one per model"
             )
         if len(set(self.model_names)) != self.n_models:
-            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own")
+            raise ValueError(f"model_names = {list(self.model_names)} repeats a name; give each model its own name")
         for name in self.model_names:
             if unusable_name(name):
                 raise ValueError(f"model_names has {name!r}, which cannot name a file; use letters, digits, - and _")
@@ -90,21 +91,25 @@ class CrosscoderConfig(FrozenConfig):
     def _check(self) -> CrosscoderConfig:
         widths = (self.d_model,) if isinstance(self.d_model, int) else self.d_model
         if any(width < 1 for width in widths):
-            raise ValueError(f"d_model = {self.d_model} has a width below 1; give positive widths")
+            raise ValueError(f"d_model = {self.d_model} contains a width below 1; give positive widths")
         if not isinstance(self.d_model, int) and len(self.d_model) != self.n_models:
             raise ValueError(
-                f"d_model names {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
+                f"d_model has {len(self.d_model)} widths for n_models = {self.n_models}; give one per model"
             )
         if self.prefixes and self.variant != "matryoshka":
-            raise ValueError(f"prefixes belong to variant 'matryoshka', not to {self.variant!r}; drop them")
+            raise ValueError(f"prefixes apply to variant 'matryoshka', not to {self.variant!r}; remove them")
         if (0, *self.prefix_ends) != tuple(sorted({0, *self.prefix_ends})) or self.prefix_ends[-1] != self.d_sae:
-            raise ValueError(f"prefixes = {list(self.prefixes)} do not increase from above 0 to d_sae = {self.d_sae}")
+            raise ValueError(f"prefixes = {list(self.prefixes)} must be positive and increase to d_sae = {self.d_sae}")
         if self.n_dedicated and (len(self.n_dedicated) != self.n_models or min(self.n_dedicated) < 0):
-            raise ValueError(f"n_dedicated = {list(self.n_dedicated)} is no count for each of {self.n_models} models")
+            raise ValueError(
+                f"n_dedicated = {list(self.n_dedicated)} must have one count for each of {self.n_models} models"
+            )
         if sum(self.n_dedicated) > self.d_sae:
-            raise ValueError(f"n_dedicated takes {sum(self.n_dedicated)} of d_sae = {self.d_sae} features; lower it")
+            raise ValueError(
+                f"n_dedicated adds up to {sum(self.n_dedicated)}, more than d_sae = {self.d_sae}; lower it"
+            )
         if self.variant not in FREE_DENSITY and self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}; lower k or raise d_sae")
+            raise ValueError(f"k = {self.k} exceeds d_sae = {self.d_sae}; lower k or raise d_sae")
         return self
 
     @model_validator(mode="after")
@@ -113,33 +118,33 @@ class CrosscoderConfig(FrozenConfig):
             return self
         if self.variant not in FREE_DENSITY:
             raise ValueError(
-                f"n_shared = {self.n_shared} discounts a sparsity penalty, which variant {self.variant!r} does not "
-                "have; take l1 or jumprelu"
+                f"n_shared = {self.n_shared} reduces the sparsity penalty, which variant {self.variant!r} does not have; "
+                "use l1 or jumprelu"
             )
         if not self.same_width:
             raise ValueError(
-                f"n_shared = {self.n_shared} ties the decoders of all models, which have widths {list(self.widths)}; "
-                "it needs models of one width"
+                f"n_shared = {self.n_shared} ties the decoders of all models, but they have widths {list(self.widths)}; "
+                "use models of one width"
             )
         if self.n_shared + sum(self.n_dedicated) > self.d_sae:
             raise ValueError(
-                f"n_shared and n_dedicated take {self.n_shared + sum(self.n_dedicated)} of d_sae = {self.d_sae} "
-                "features; lower one"
+                f"n_shared and n_dedicated add up to {self.n_shared + sum(self.n_dedicated)}, more than d_sae = "
+                f"{self.d_sae}; lower one"
             )
         return self
 
     @model_validator(mode="after")
     def _check_sites(self) -> CrosscoderConfig:
         if len(self.sites) == 1:
-            raise ValueError(f"sites = {list(self.sites)} is a single one; leave sites out for one site")
+            raise ValueError(f"sites = {list(self.sites)} names a single site; leave sites out for one site")
         names = (*self.source_names, *self.model_names) if self.sites else self.model_names
         if len(set(names)) != len(names):
-            raise ValueError(f"sites = {list(self.sites)} makes two sources of one name; give each site its own")
+            raise ValueError(f"sites = {list(self.sites)} gives two sources the same name; give each site its own name")
         return self
 
     @property
     def prefix_ends(self) -> tuple[int, ...]:
-        """Where the nested dictionaries end; ``(d_sae,)`` for every variant but matryoshka."""
+        """Ends of the nested dictionaries; ``(d_sae,)`` for all variants except matryoshka."""
         if self.variant != "matryoshka":
             return (self.d_sae,)
         return self.prefixes or tuple(sorted({max(1, self.d_sae // part) for part in (8, 4, 2, 1)}))
@@ -151,177 +156,71 @@ class CrosscoderConfig(FrozenConfig):
 
     @property
     def n_sources(self) -> int:
-        """How many activations of one token the dictionary reads: M for one site, M * S for several."""
+        """Number of activations of one token that the dictionary reads: M for one site, M * S for several."""
         return self.n_models * self.n_sites
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """The models for one site, ``model/site`` for several; in the order of the source axis."""
+        """Names of the sources in the order of the source axis: the models for one site, ``model/site`` for several."""
         if not self.sites:
             return self.model_names
         return tuple(f"{model}/{site}" for model in self.model_names for site in self.sites)
 
     @property
     def shared_rows(self) -> slice:
-        """Where the features designated as shared are."""
+        """Rows of the latents designated as shared."""
         first = sum(self.n_dedicated)
         return slice(first, first + self.n_shared)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each source."""
+        """Width of each source."""
         by_model = (self.d_model,) * self.n_models if isinstance(self.d_model, int) else self.d_model
         return tuple(width for width in by_model for _ in range(self.n_sites))
 
+    def require_one_site(self) -> None:
+        """Refuse a dictionary of several sites where one residual per model is read.
+
+        Raises:
+            SaeTrainingError: The dictionary has several sites.
+        """
+        if self.sites:
+            raise SaeTrainingError(
+                f"the crosscoder reads {self.n_sites} sites of each model ({', '.join(self.sites)}), which only training "
+                "and evaluation support; train a crosscoder on a single site for everything that follows."
+            )
+
+    def source_index(self, source: str | int) -> int:
+        """The place of a source, given by name or place, on the source axis.
+
+        Raises:
+            SaeTrainingError: There is no such source.
+        """
+        names, kind = self.source_names, "source" if self.sites else "model"
+        if isinstance(source, str):
+            if source in names:
+                return names.index(source)
+            nearest = nearest_name(source, names)
+            fix = f"did you mean {nearest!r}?" if nearest else f"the {kind}s are {', '.join(names)}."
+            raise SaeTrainingError(f"the crosscoder has no {kind} {source!r}; {fix}")
+        if not 0 <= source < len(names):
+            raise SaeTrainingError(
+                f"{kind} {source} is out of range; the crosscoder has {kind}s 0 to {len(names) - 1}."
+            )
+        return source
+
+    def columns(self, source: str | int) -> slice:
+        """The columns of a source, given by name or place, in the fused weights."""
+        index = self.source_index(source)
+        start = sum(self.widths[:index])
+        return slice(start, start + self.widths[index])
+
     @property
     def same_width(self) -> bool:
-        """Whether all sources have one width, so that activations stack to ``[batch source d_model]``."""
+        """Whether all sources have one width, so that activations can be stacked as ``[batch source d_model]``."""
         return len(set(self.widths)) == 1
 
     @property
     def d_all(self) -> int:
-        """The width of the sources' activations side by side."""
+        """Sum of the widths: the columns of the fused weights."""
         return sum(self.widths)
-
-
-class TrainConfig(FrozenConfig):
-    """How a crosscoder is trained.
-
-    Shares (``*_frac``) are of ``n_tokens``, so that a schedule does not depend on the batch size.
-
-    Attributes:
-        n_tokens: tokens to train on.
-        batch_size: tokens per step; a batch of the stream may be smaller (the last one), never larger.
-        accumulation: batches of the stream per optimizer step; the gradient is that of the mean loss over all their
-            tokens, and a cut over the batch (batchtopk) is taken in each.
-        precision: ``float32``, or ``bfloat16`` for the matrix products alone: weights, sums and losses stay float32.
-        lr: peak learning rate of Adam.
-        schedule: ``warmup_decay`` (ours: linear warm-up, constant, linear decay to 0) or ``constant`` (the paper's: the
-            learning rate stays, lambda alone warms up).
-        seed: for whoever makes the batches (mechprobe's train_crosscoder seeds its stream with it); the trainer itself
-            draws nothing, and the weights have the seed of `CrosscoderConfig`.
-        lr_warmup_frac: linear rise from 0.
-        lr_decay_frac: linear fall to 0 at the end; constant between.
-        adam_betas: Adam's moments.
-        grad_clip: largest L2 norm of the gradient of all weights together; None leaves it.
-        l1_coefficient: lambda of the l1 variant; the other variants do not use it.
-        l0_coefficient: lambda of the jumprelu variant: what one active feature costs, in units of the squared error
-            of one token; the other variants do not use it.
-        l1_warmup_frac: linear rise of lambda from 0 (l1 and jumprelu).
-        shared_penalty: share of lambda that features designated as shared pay.
-        bandwidth: width of the window around a threshold, in units of the score, whose tokens move it (jumprelu).
-        aux_coefficient: weight of the auxiliary loss on dead features (all variants but l1); 0 turns it off.
-        aux_k: dead features that reconstruct the error, per token; None takes half the widest model.
-        aux_batch_frac: share of a batch's tokens that the auxiliary loss looks at; its gradient reaches dead features
-            alone, and a part of the batch revives them as well as all of it.
-        dead_after_tokens: a feature is dead when it has not fired for so many tokens; None takes a twentieth of
-            ``n_tokens``, at most ten million.
-        refresh_dead_every: steps between looks at which features are dead, off the CPU (on a CPU every step looks).
-        threshold_momentum: of the running mean of the batch threshold, which is used at inference.
-        log_every: steps between lines of ``metrics.jsonl``.
-        checkpoint_every: steps between checkpoints; 0 writes none.
-        keep_checkpoints: how many of the latest checkpoints stay on disk.
-        n_setup_batches: batches read ahead at the start, from which an unset scale and the biases are estimated
-            (they are then trained on like every other batch).
-        kernel: ``sparse`` works on the active features alone (on a GPU by Triton), ``dense`` on all; ``auto`` takes
-            sparse as long as few enough features are active, and dense on a GPU without Triton (it warns). ``triton``
-            is ``sparse`` on a GPU, and runs on a CPU in Triton's interpreter, for tests.
-        sparse_below: share of active features up to which ``auto`` is sparse on a CPU.
-        sparse_below_gpu: the same on a GPU. The default is the break-even of an H100's bfloat16 products
-            (docs/kernels.md); l1 goes by the density of the latest log line.
-    """
-
-    n_tokens: int = Field(ge=1)
-    batch_size: int = Field(default=2048, ge=1)
-    accumulation: int = Field(default=1, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    lr: float = Field(default=1e-3, gt=0)
-    seed: int = 0
-    schedule: Literal["warmup_decay", "constant"] = "warmup_decay"
-    lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
-    lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    grad_clip: float | None = Field(default=1.0, gt=0)
-    l1_coefficient: float = Field(default=2.0, ge=0)
-    l0_coefficient: float = Field(default=1.0, ge=0)
-    l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
-    shared_penalty: float = Field(default=0.15, ge=0, le=1)
-    bandwidth: float = Field(default=2.0, gt=0)
-    aux_coefficient: float = Field(default=1.0, ge=0)
-    aux_k: int | None = Field(default=None, ge=1)
-    aux_batch_frac: float = Field(default=0.25, gt=0, le=1)
-    dead_after_tokens: int | None = Field(default=None, ge=1)
-    refresh_dead_every: int = Field(default=20, ge=1)
-    threshold_momentum: float = Field(default=0.98, ge=0, lt=1)
-    log_every: int = Field(default=50, ge=1)
-    checkpoint_every: int = Field(default=500, ge=0)
-    keep_checkpoints: int = Field(default=1, ge=1)
-    n_setup_batches: int = Field(default=4, ge=1)
-    kernel: Literal["auto", "dense", "sparse", "triton"] = "auto"
-    sparse_below: float = Field(default=0.06, ge=0, le=1)
-    sparse_below_gpu: float = Field(default=0.0056, ge=0, le=1)
-
-    @classmethod
-    def paper(cls, **changes: Any) -> TrainConfig:
-        """The setting of arXiv 2604.25011: 400M tokens, batch 1,024, constant learning rate 1e-4, lambda 2."""
-        preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "schedule": "constant"}
-        return cls(**{**preset, "l1_coefficient": 2.0, "l1_warmup_frac": 0.05, **changes})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _constant_has_no_slopes(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("schedule") != "constant":
-            return data
-        for name in ("lr_warmup_frac", "lr_decay_frac"):
-            if data.get(name):
-                raise ValueError(
-                    f"schedule 'constant' has no {name} (it is {data[name]}); drop it or take schedule 'warmup_decay'"
-                )
-        return {**data, "lr_warmup_frac": 0.0, "lr_decay_frac": 0.0}
-
-    @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
-        if not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise ValueError(
-                f"adam_betas = {list(self.adam_betas)} are not both at least 0 and below 1; try 0.9 and 0.999"
-            )
-        if self.lr_warmup_frac + self.lr_decay_frac > 1:
-            raise ValueError(
-                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} are more than "
-                "the whole run; lower one"
-            )
-        return self
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens of a full optimizer step."""
-        return self.batch_size * self.accumulation
-
-    @property
-    def dead_window(self) -> int:
-        """Tokens without firing after which a feature counts as dead."""
-        if self.dead_after_tokens is not None:
-            return self.dead_after_tokens
-        return min(10_000_000, max(self.step_tokens, self.n_tokens // 20))
-
-    def lr_at(self, n_tokens_seen: int) -> float:
-        """The learning rate of the step that begins after so many tokens."""
-        progress = n_tokens_seen / self.n_tokens
-        # The first step of a warm-up would have rate 0 and be lost: the rate is that of the step's end.
-        end = min(1.0, (n_tokens_seen + self.step_tokens) / self.n_tokens)
-        rise = end / self.lr_warmup_frac if self.lr_warmup_frac else 1.0
-        fall = (1.0 - progress) / self.lr_decay_frac if self.lr_decay_frac else 1.0
-        return self.lr * max(0.0, min(1.0, rise, fall))
-
-    def l1_at(self, n_tokens_seen: int) -> float:
-        """Lambda of the l1 variant in the step that begins after so many tokens."""
-        return self.l1_coefficient * self._lambda_rise(n_tokens_seen)
-
-    def l0_at(self, n_tokens_seen: int) -> float:
-        """Lambda of the jumprelu variant in the step that begins after so many tokens."""
-        return self.l0_coefficient * self._lambda_rise(n_tokens_seen)
-
-    def _lambda_rise(self, n_tokens_seen: int) -> float:
-        if not self.l1_warmup_frac:
-            return 1.0
-        return min(1.0, n_tokens_seen / (self.l1_warmup_frac * self.n_tokens))

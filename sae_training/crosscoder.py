@@ -1,21 +1,21 @@
-"""The crosscoder: one dictionary, one encoder and one decoder per model (DESIGN.md, section 4)."""
+"""The crosscoder: one dictionary with one encoder and one decoder per model (formulas: docs/design.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import storage
+from sae_training import export, permutation, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
-from sae_training.frozen import nearest_name
 from sae_training.variants import VARIANTS
+from sae_training.weights import column_scale, initial_decoder, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -30,16 +30,15 @@ class Crosscoder(nn.Module):
 
         h = sum_m x_m W_enc[m] + b_enc;   f = act(h);   x_hat_m = sum_k f_k W_dec[k, m] + b_dec[m]
 
-    Activations go in and come out in each model's own units: `encode` divides by `scale`, `decode` multiplies back.
-    Models of one width are stacked, ``[batch model d_model]``; models of different widths are put side by side,
-    ``[batch d_all]``, here and in every method. Encoding a row never depends on the other rows.
+    All methods take and return activations in the units of each model: `encode` divides by `scale`, and `decode`
+    multiplies by it. Activations are stacked as ``[batch model d_model]`` for models of one width, and lie side by side
+    as ``[batch d_all]`` otherwise. The encoding of a row does not depend on the other rows.
 
-    With several sites (``CrosscoderConfig.sites``) m runs over the sources, the pairs of model and site, and the model
-    axis becomes the source axis: ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site the sources are the
-    models.
+    With several sites (``CrosscoderConfig.sites``), m runs over the sources, which are the pairs of model and site:
+    ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site, the sources are the models.
 
-    The weights are stored fused, one row per feature: `encoder` and `decoder` are ``[d_sae d_all]``, so that encoding
-    is one matrix product and no tensor has a feature axis and a model axis at once.
+    The weights are fused: `encoder` and `decoder` are ``[d_sae d_all]``, with one row per latent. Encoding is then one
+    matrix product, and no tensor has both a latent axis and a model axis.
 
     Example:
         >>> crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=8, d_sae=16, k=4))
@@ -55,7 +54,7 @@ class Crosscoder(nn.Module):
         self.config = config
         self.variant = VARIANTS[config.variant]
         start = initial_decoder(config)
-        has_own = self.variant.has_feature_threshold
+        has_own = self.variant.has_latent_threshold
         self.encoder = nn.Parameter(start.clone())
         self.decoder = nn.Parameter(start)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
@@ -71,205 +70,176 @@ class Crosscoder(nn.Module):
 
     @property
     def d_sae(self) -> int:
-        """F, the number of features."""
+        """F, the number of latents."""
         return self.config.d_sae
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The models, in the order of the model axis."""
+        """Names of the models in the order of the model axis."""
         return self.config.model_names
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """The models for one site, ``model/site`` for several, in the order of the source axis."""
+        """Names of the sources: the models for one site, ``model/site`` for several."""
         return self.config.source_names
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.decoder.device
 
     @property
     def W_enc(self) -> Float[Tensor, "source d_model d_sae"]:
-        """A view of the encoders of the scaled activations (models of one width; see `encoder_of` otherwise)."""
+        """View of the encoders of scaled activations, for models of one width; otherwise use `encoder_of`."""
         self._require_same_width("W_enc", "encoder_of(model)")
         return rearrange(self.encoder, "d_sae (source d) -> source d d_sae", source=self.config.n_sources)
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae source d_model"]:
-        """A view of the decoders of the scaled activations (models of one width; see `decoder_of` otherwise)."""
+        """View of the decoders of scaled activations, for models of one width; otherwise use `decoder_of`."""
         self._require_same_width("W_dec", "decoder_of(model)")
         return rearrange(self.decoder, "d_sae (source d) -> d_sae source d", source=self.config.n_sources)
 
     @property
     def b_dec(self) -> Float[Tensor, "source d_model"]:
-        """A view of the decoder biases (models of one width)."""
+        """View of the decoder biases, for models of one width."""
         self._require_same_width("b_dec", "b_dec_flat")
         return rearrange(self.b_dec_flat, "(source d) -> source d", source=self.config.n_sources)
 
     def require_one_site(self) -> None:
-        """Refuse a dictionary of several sites where one residual per model is read.
-
-        Raises:
-            SaeTrainingError: It has several sites.
-        """
-        if self.config.sites:
-            raise SaeTrainingError(
-                f"the crosscoder reads {self.config.n_sites} sites of each model ({', '.join(self.config.sites)}), which "
-                "only training and evaluation can do; train one on a single site for everything that follows."
-            )
+        """Raise `SaeTrainingError` if the dictionary has several sites."""
+        self.config.require_one_site()
 
     def model_index(self, model: str | int) -> int:
-        """The place of a model, given by name or number, on the model axis of a dictionary of one site."""
+        """Place of a model, given by name or place, on the model axis of a dictionary of one site."""
         self.require_one_site()
-        return self.source_index(model)
-
-    def source_index(self, source: str | int) -> int:
-        """The place of a source, given by name or number, on the source axis."""
-        names, kind = self.source_names, "source" if self.config.sites else "model"
-        if isinstance(source, str):
-            if source in names:
-                return names.index(source)
-            nearest = nearest_name(source, names)
-            mend = f"did you mean {nearest!r}?" if nearest else f"the {kind}s are {', '.join(names)}."
-            raise SaeTrainingError(f"the crosscoder has no {kind} {source!r}; {mend}")
-        if not 0 <= source < len(names):
-            raise SaeTrainingError(
-                f"{kind} {source} is out of range; the crosscoder has {kind}s 0 to {len(names) - 1}."
-            )
-        return source
+        return self.config.source_index(model)
 
     def columns(self, source: str | int) -> slice:
-        """The columns of one source in the fused weights."""
-        index = self.source_index(source)
-        start = sum(self.config.widths[:index])
-        return slice(start, start + self.config.widths[index])
+        """Columns of a source, given by name or place, in the fused weights."""
+        return self.config.columns(source)
 
     def encoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
-        """A view of the encoder of one source's scaled activation."""
+        """View of the encoder of a source's scaled activation."""
         return self.encoder[:, self.columns(source)]
 
     def decoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
-        """A view of the decoder of one source's scaled activation."""
+        """View of the decoder of a source's scaled activation."""
         return self.decoder[:, self.columns(source)]
 
     def set_scale(self, scale: Float[Tensor, " source"] | Sequence[float]) -> None:
-        """Set the divisor of each source's activations: the mean norm over sqrt(d_model), see `mean_norm_scale`."""
+        """Set the divisor s_m of each source's activations, usually from `mean_norm_scale`.
+
+        Raises:
+            SaeTrainingError: The number of values is wrong, or a value is not positive and finite.
+        """
         values = torch.as_tensor(scale, dtype=torch.float32)
         if values.shape != (self.config.n_sources,):
-            kind = "sources" if self.config.sites else "models"
             raise SaeTrainingError(
-                f"scale has shape {tuple(values.shape)}; give one number for each of {self.config.n_sources} {kind}."
+                f"scale has shape {tuple(values.shape)}; give one number for each of {self.config.n_sources} sources."
             )
         if not bool((torch.isfinite(values) & (values > 0)).all()):
             raise SaeTrainingError(
-                f"scale = {values.tolist()} is not positive and finite; are the activations all zero?"
+                f"scale = {values.tolist()} is not positive and finite; check that the activations are not all zero."
             )
         self.scale.copy_(values)
 
     @property
     def has_scale(self) -> bool:
-        """Whether the scale was set or estimated; until then it counts as 1."""
+        """Whether the scale was set; it counts as 1 until then."""
         return not bool(torch.isnan(self.scale).any())
 
     def column_scale(self) -> Float[Tensor, " d_all"]:
-        """The scale of each column of the fused weights."""
-        scale = self.scale if self.has_scale else torch.ones_like(self.scale)
-        widths = torch.tensor(self.config.widths, device=scale.device)
-        return scale.repeat_interleave(widths)
+        """Scale of each column of the fused weights."""
+        return column_scale(self.scale, self.config.widths)
 
     def flatten(self, x: Activations) -> Float[Tensor, "batch d_all"]:
-        """Activations side by side, whichever of the two layouts they came in; the shape is checked."""
+        """Put the activations of all sources side by side.
+
+        Raises:
+            SaeTrainingError: The shape is not that of `Activations` for this crosscoder.
+        """
         config = self.config
         if x.ndim == 3 and config.same_width and tuple(x.shape[1:]) == (config.n_sources, config.widths[0]):
             return rearrange(x, "batch source d -> batch (source d)")
         if x.ndim == 2 and x.shape[1] == config.d_all:
             return x
-        expected = f"[batch, {config.d_all}]"
-        if config.same_width:
-            expected = f"[batch, {config.n_sources}, {config.widths[0]}]"
+        expected = f"{config.n_sources}, {config.widths[0]}" if config.same_width else config.d_all
         raise SaeTrainingError(
-            f"activations have shape {list(x.shape)} where the crosscoder of {', '.join(self.source_names)} "
-            f"takes {expected}; give the activations of every {'source' if config.sites else 'model'} in that order."
+            f"activations have shape {list(x.shape)}, but the crosscoder of {', '.join(self.source_names)} takes "
+            f"[batch, {expected}]; give the activations of every {'source' if config.sites else 'model'} in that order."
         )
 
     def unflatten(self, x: Float[Tensor, "batch d_all"]) -> Activations:
-        """Stack the sources again where they have one width."""
-        if not self.config.same_width:
-            return x
-        return rearrange(x, "batch (source d) -> batch source d", source=self.config.n_sources)
+        """Stack the sources if they have one width."""
+        stacked = "batch (source d) -> batch source d"
+        return rearrange(x, stacked, source=self.config.n_sources) if self.config.same_width else x
 
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
-        """Activations side by side, each divided by its model's scale."""
+        """Activations side by side, each divided by the scale of its source."""
         return self.flatten(x).to(self.decoder.dtype) / self.column_scale()
 
     def hidden_pre(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
-        """h: the features before the nonlinearity."""
+        """h, the pre-activations of the latents."""
         return torch.addmm(self.b_enc, self.scaled(x), self.encoder.T)
 
     def feature_norm(self) -> Float[Tensor, " d_sae"]:
-        """sum_m ||W_dec[k, m]||_2 of the scaled decoders: a feature's weight in selection and in the L1 penalty."""
+        """n_k = sum_m ||W_dec[k, m]||_2: the weight of a latent in selection and in the L1 penalty."""
         return sum_of_norms(self.decoder, self.config.widths)
 
     def activate(self, hidden_pre: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """The nonlinearity at inference; each row by itself."""
+        """Apply the nonlinearity of inference to each row separately."""
         feature_acts = torch.relu(hidden_pre)
-        norm = self.feature_norm().detach()
-        mask = self.variant.inference_mask(feature_acts.detach() * norm, k=self.config.k, threshold=self.threshold)
-        return feature_acts * mask
+        scores = feature_acts.detach() * self.feature_norm().detach()
+        return feature_acts * self.variant.inference_mask(scores, k=self.config.k, threshold=self.threshold)
 
     def encode(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
-        """Features of raw activations, at inference: a row's features never depend on its batch."""
+        """Latent activations f at inference; those of a row do not depend on the other rows."""
         return self.activate(self.hidden_pre(x))
 
     def decode(self, feature_acts: Float[Tensor, "batch d_sae"]) -> Activations:
-        """Reconstructed activations of every model, in the models' own units."""
+        """Reconstructed activations of all models, in the units of each model."""
         x_hat = torch.addmm(self.b_dec_flat, feature_acts, self.decoder)
         return self.unflatten(x_hat * self.column_scale())
 
     def decode_model(
         self, feature_acts: Float[Tensor, "batch d_sae"], model: str | int
     ) -> Float[Tensor, "batch d_model"]:
-        """Reconstructed activations of one model (of one source, with several sites), in its own units."""
+        """Reconstructed activations of one model, or of one source, in its own units."""
         columns = self.columns(model)
         x_hat = torch.addmm(self.b_dec_flat[columns], feature_acts, self.decoder[:, columns])
         return x_hat * self.column_scale()[columns]
 
-    def own_decoder(self, model: str | int, ids: Tensor | None = None) -> Float[Tensor, "feature d_model"]:
-        """s_m W_dec[k, m], detached: what a unit of each feature writes into a model (or source), in its own units.
+    def own_decoder(self, model: str | int, ids: Tensor | None = None) -> Float[Tensor, "latent d_model"]:
+        """s_m W_dec[k, m], detached: what one unit of each latent adds to a model (or source), in its own units.
 
         Args:
-            model: Whose decoder.
-            ids: Features, in the order wanted; None for all.
+            model: Name or place of the model or source.
+            ids: Latents, in the order of the result; None for all.
         """
         columns = self.columns(model)
         rows = self.decoder if ids is None else self.decoder[ids]
         return (rows[:, columns] * self.column_scale()[columns]).detach()
 
     def own_bias(self, model: str | int) -> Float[Tensor, " d_model"]:
-        """s_m b_dec[m], detached: the reconstruction without any feature, in the model's own units."""
+        """s_m b_dec[m], detached: the reconstruction without active latents, in the model's own units."""
         columns = self.columns(model)
         return (self.b_dec_flat[columns] * self.column_scale()[columns]).detach()
-
-    def resid_delta(self, delta: Float[Tensor, "*batch d_sae"], model: str | int) -> Float[Tensor, "*batch d_model"]:
-        """What a change of the features changes in one model: s_m sum_k delta_k W_dec[k, m], without the bias."""
-        columns = self.columns(model)
-        return delta @ self.decoder[:, columns] * self.column_scale()[columns]
 
     def forward(self, x: Activations) -> Activations:
         """Reconstruct: ``decode(encode(x))``."""
         return self.decode(self.encode(x))
 
     def decoder_norm(self, p: int) -> Float[Tensor, "d_sae source"]:
-        """Norm of each decoder in the source's own units; over sqrt(d_model) where the widths differ.
+        """Norm of each decoder in the source's own units, divided by sqrt(d_model) if the widths differ.
 
-        A model's share of a row's sum is the feature's MAS (arXiv 2604.25011); see `model_norm` for several sites.
+        The share of a model in the sum of a row is the MAS of the latent (arXiv 2604.25011).
 
         Args:
-            p: 1 or 2. The papers' MAS and NRN take 1; the training penalty takes 2.
+            p: 1, as MAS and NRN are defined in the papers, or 2, as in the training penalty.
         """
         if p not in (1, 2):
-            raise SaeTrainingError(f"decoder_norm: p = {p} is not defined here; take 1 or 2.")
+            raise SaeTrainingError(f"decoder_norm: p = {p} is not supported; use 1 or 2.")
         decoder = self.decoder.detach() * self.column_scale()
         parts = decoder.split(list(self.config.widths), dim=1)
         norms = torch.stack([torch.linalg.vector_norm(part, ord=p, dim=1) for part in parts], dim=1)
@@ -278,10 +248,9 @@ class Crosscoder(nn.Module):
         return norms / torch.tensor(self.config.widths, dtype=norms.dtype, device=norms.device).sqrt()
 
     def model_norm(self, p: int) -> Float[Tensor, "d_sae model"]:
-        """`decoder_norm` pooled over the sites of each model: the p-norm over them; equal to it for one site.
+        """The p-norm of `decoder_norm` over the sites of each model.
 
-        Sites with larger activations weigh more; for shares that do not depend on that, pool
-        ``decoder_norm(p) / scale``.
+        Sites with larger activations have more weight; pool ``decoder_norm(p) / scale`` to give all sites equal weight.
         """
         by_site = rearrange(self.decoder_norm(p), "d_sae (model site) -> d_sae model site", model=self.n_models)
         return by_site.squeeze(2) if self.config.n_sites == 1 else torch.linalg.vector_norm(by_site, ord=p, dim=2)
@@ -289,99 +258,91 @@ class Crosscoder(nn.Module):
     def permuted(self, order: Sequence[int]) -> Crosscoder:
         """The same dictionary with the models in another order: place i takes model ``order[i]``.
 
-        Encoding, decoding and training commute with it up to the rounding of sums over the models, whose order a matrix
-        product and a sum of norms fix: exactly where those sums are exact, to about 1e-15 relative in float64. The
-        features keep their places, but for dedicated ones, which follow the order of the models.
+        Encoding, decoding and training commute with it, up to the rounding of sums over the models (about 1e-15
+        relative in float64). Latents keep their places, except dedicated ones, which follow the order of the models.
 
         Raises:
             SaeTrainingError: ``order`` does not name every model once.
         """
-        from sae_training.permutation import permuted
+        config, tensors = permutation.permuted(self.config, self.tensors(), order)
+        return type(self).from_tensors(config, tensors).to(self.device)
 
-        return permuted(self, order)
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by their names in a weights file, detached and on the CPU.
+
+        ``W_enc`` ``[d_all d_sae]``, ``W_dec`` ``[d_sae d_all]``, ``b_enc`` ``[d_sae]``, ``b_dec`` ``[d_all]``,
+        ``scale`` ``[source]``, and ``threshold``, which is one number, or ``[d_sae]`` for jumprelu.
+        """
+        named = {
+            "W_enc": self.encoder.T,
+            "W_dec": self.decoder,
+            "b_enc": self.b_enc,
+            "b_dec": self.b_dec_flat,
+            "scale": self.scale,
+            "threshold": self.threshold,
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+
+    @torch.no_grad()
+    def _copy_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy what `tensors` gave, and change to its dtype; the threshold stays in float64."""
+        self.to(tensors["W_dec"].dtype)
+        self.threshold.data = self.threshold.data.double()
+        self.encoder.copy_(tensors["W_enc"].T)
+        self.decoder.copy_(tensors["W_dec"])
+        self.b_enc.copy_(tensors["b_enc"])
+        self.b_dec_flat.copy_(tensors["b_dec"])
+        self.scale.copy_(tensors["scale"])
+        self.threshold.copy_(tensors["threshold"])
+
+    @classmethod
+    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> Crosscoder:
+        """Make a crosscoder on the CPU from the weights that `tensors` names; ``W_dec`` decides the dtype."""
+        crosscoder = cls(config)
+        crosscoder._copy_tensors(tensors)
+        return crosscoder
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the configuration and the weights."""
-        return storage.fingerprint(self)
+        """SHA-256 of the configuration and the weights."""
+        return storage.fingerprint(self.config, self.tensors())
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors`` into a folder, each whole or not at all."""
-        storage.save_crosscoder(self, Path(folder))
+        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically."""
+        storage.save_crosscoder(self.config, self.tensors(), Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Crosscoder:
-        """Read a folder written by `save`."""
-        config, tensors = storage.read_crosscoder(Path(folder))
-        crosscoder = cls(config)
-        storage.assign_weights(crosscoder, tensors, Path(folder))
+        """Read a folder written by `save`.
+
+        Raises:
+            SaeTrainingError: The folder does not hold a crosscoder, or a file is damaged.
+        """
+        crosscoder = cls(storage.read_config(Path(folder)))
+        crosscoder.load_weights(folder)
         return crosscoder.to(device)
 
-    def to_sae(
-        self, model: str | int, *, readout: Literal["single", "swap"] = "single", out: str | Path | None = None
-    ) -> SAE[Any]:
-        """One model's slice as a stock sae-lens SAE over raw activations; see `sae_training.export.to_sae`."""
-        from sae_training.export import to_sae
+    def load_weights(self, folder: str | Path) -> None:
+        """Replace the weights by those in a folder written by `save`; the shapes must be equal."""
+        self._copy_tensors(storage.read_weights(Path(folder), self.tensors()))
 
-        return to_sae(self, model, readout=readout, out=out)
+    def to_sae(
+        self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None
+    ) -> SAE[Any]:
+        """One model's slice as a sae-lens SAE over raw activations, defined in `sae_training.export.to_sae`.
+
+        Args:
+            model: Name or place of the model.
+            readout: What fills the slots of the other models.
+            out: Folder to save the SAE to, for ``sae_lens.SAE.load_from_disk``.
+        """
+        sae = export.to_sae(self.config, self.tensors(), self.model_index(model), readout)
+        if out is not None:
+            sae.save_model(Path(out))
+        return sae
 
     def _require_same_width(self, name: str, instead: str) -> None:
         if not self.config.same_width:
-            raise SaeTrainingError(f"{name} needs models of one width, these have {self.config.widths}; use {instead}.")
-
-
-def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -> Float[Tensor, " d_sae"]:
-    """sum_m ||W[k, m]||_2 over the models whose columns stand side by side."""
-    norms = [torch.linalg.vector_norm(part, dim=1) for part in decoder.split(list(widths), dim=1)]
-    return torch.stack(norms).sum(dim=0)
-
-
-def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
-    """Random directions of norm ``decoder_init_norm`` per source, one common direction with ``shared_init``.
-
-    Several sites always start apart, and features designated as shared always start with one direction in all models.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    norm = config.decoder_init_norm
-    if norm is None:
-        norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
-    # Sources are drawn model by model: with one direction for all models, one draw per site.
-    n_draws = config.n_sites if config.shared_init and config.same_width else config.n_sources
-    parts = []
-    for width in config.widths[:n_draws]:
-        direction = torch.randn(config.d_sae, width, generator=generator)
-        parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if n_draws < config.n_sources:
-        parts = parts * config.n_models
-    decoder = torch.cat(parts, dim=1)
-    if config.n_shared:
-        tied = decoder[config.shared_rows, : config.d_all // config.n_models]
-        decoder[config.shared_rows] = tied.repeat(1, config.n_models)
-    mask = dedicated_mask(config)
-    return decoder if mask is None else decoder * mask
-
-
-def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
-    """1 where a weight may differ from zero, 0 where its feature is dedicated to another model; None when all may."""
-    if not sum(config.n_dedicated):
-        return None
-    mask = torch.ones(config.d_sae, config.d_all)
-    first, column = 0, 0
-    for count, width in zip(config.n_dedicated, model_widths(config), strict=True):
-        mask[first : first + count] = 0.0
-        mask[first : first + count, column : column + width] = 1.0
-        first, column = first + count, column + width
-    return mask
-
-
-def model_widths(config: CrosscoderConfig) -> list[int]:
-    """The width of each model over all of its sites."""
-    n_sites = config.n_sites
-    return [sum(config.widths[first : first + n_sites]) for first in range(0, config.n_sources, n_sites)]
-
-
-def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
-    """Mean L2 norm of each source's activations over sqrt(d_model); dividing by it makes the mean norm sqrt(d_model)."""
-    parts = x.double().split(list(widths), dim=1)
-    norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
-    return torch.stack(norms).float()
+            raise SaeTrainingError(
+                f"{name} needs models of one width, but they have {self.config.widths}; use {instead}."
+            )

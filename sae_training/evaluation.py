@@ -1,4 +1,4 @@
-"""How well a crosscoder reconstructs each model, and how sparsely; sums in float64."""
+"""How well and how sparsely a crosscoder reconstructs each model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from sae_training.reconstruction import ReconstructionSums, VarianceSums, fracti
 class Metrics:
     """Measures of a crosscoder over a stream of tokens.
 
-    With several sites everything said per model is per source, the pair ``model/site``.
+    With several sites, measures by model are measures by source, the pair ``model/site``.
 
     Attributes:
-        fve: per model, 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, both sums over all tokens.
-        fve_all: the same over all models together, each divided by its scale.
-        fve_per_token: per model, the mean over tokens of 1 - ||x - x_hat||^2 / ||x - mean(x)||^2 with the mean of the
-            token's batch; one token close to the mean can dominate it: read it beside `fve`, never instead.
-        mse: per model, the mean over tokens of ||x - x_hat||^2 in scaled units; does not depend on the batch size.
-        l0: mean number of active features per token.
-        dead_frac: share of features active on no token.
-        density: share of tokens on which each feature is active.
-        n_tokens: tokens seen.
+        fve: By model, 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, both sums over all tokens.
+        fve_all: FVE of all models together, each divided by its scale.
+        fve_per_token: By model, the mean over tokens of 1 - ||x - x_hat||^2 / ||x - mean(x)||^2, with the mean of the
+            token's batch. One token close to the mean can dominate it, so it does not replace ``fve``.
+        mse: By model, the mean over tokens of ||x - x_hat||^2 in scaled units.
+        l0: Mean number of active latents per token.
+        dead_frac: Share of latents that are active on no token.
+        density: ``[d_sae]``, share of tokens on which each latent is active.
+        n_tokens: Number of tokens.
     """
 
     fve: dict[str, float]
@@ -44,7 +44,7 @@ class Metrics:
 
 @torch.no_grad()
 def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor]) -> Metrics:
-    """Measure a crosscoder on raw activations, with the latents of inference.
+    """Measure a crosscoder on raw activations, with its nonlinearity of inference.
 
     Raises:
         SaeTrainingError: The stream is empty, or a batch has the wrong shape.

@@ -2,96 +2,96 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from einops import reduce
 from torch import Tensor
 
+from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
+from sae_training.storage import fingerprint
+from sae_training.weights import column_scale, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from sae_training.crosscoder import Crosscoder
-
 Readout = Literal["single", "swap"]
 
 
-def to_sae(
-    crosscoder: Crosscoder, model: str | int, *, readout: Readout = "single", out: str | Path | None = None
-) -> SAE[Any]:
-    """A sae-lens SAE over one model's raw activations, exactly equal to a read-out of the crosscoder.
+def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> SAE[Any]:
+    """A sae-lens SAE over one model's raw activations that is equal to a read-out of the crosscoder.
 
-    The crosscoder's encoder is joint, so one model's features need a definition. With r the raw activation of model m::
+    The encoder reads all models at once, so the latents of one model need a definition. With r the raw activation of
+    model m::
 
-        single:  h = (r / s_m) W_enc[m] + b_enc              the other models' slots are zero
-        swap:    h = sum_j (r / s_m) W_enc[j] + b_enc        r, in m's units, stands in every slot (models of one width)
+        single:  h = (r / s_m) W_enc[m] + b_enc              the slots of the other models are zero
+        swap:    h = sum_j (r / s_m) W_enc[j] + b_enc        r, in units of m, fills every slot (models of one width)
         f_k = h_k where h_k > threshold / n_k and h_k > 0, else 0;   r_hat = s_m (f W_dec[m] + b_dec[m])
 
-    with n_k = sum_m ||W_dec[k, m]||_2. The scales are folded into the weights, the norm into one threshold per
-    feature, so the features are those of ``crosscoder.encode`` on the read-out's input and the reconstruction is
-    ``crosscoder.decode_model`` of them. A topk crosscoder selects by f_k n_k, which sae-lens can only do with the norm
-    folded into the features: its slice gives f_k n_k instead of f_k, and the same reconstruction. A feature whose
+    with n_k = sum_m ||W_dec[k, m]||_2. The scales are folded into the weights, and the norm into one threshold per
+    latent. The latents are then those of `Crosscoder.encode` on the input of the read-out, and the reconstruction is
+    `Crosscoder.decode_model` of them. A topk crosscoder selects by f_k n_k, which sae-lens can do only with the norm
+    folded into the latents: its slice gives f_k n_k in place of f_k, and the same reconstruction. A latent whose
     decoders are all zero has score 0 and is never active, in the slice as in the crosscoder.
 
     The SAE is in float32, or in float64 for a crosscoder in float64.
 
     Args:
-        crosscoder: a trained crosscoder.
-        model: name or number of the model.
-        readout: what stands in the other models' slots.
-        out: also save there, for ``sae_lens.SAE.load_from_disk``.
+        config: Configuration of a dictionary of one site.
+        tensors: Its tensors on the CPU, as `Crosscoder.tensors` names them.
+        model: Place of the model.
+        readout: What fills the slots of the other models.
 
     Raises:
-        SaeTrainingError: there is no such model or read-out, or ``swap`` is asked of models of different widths.
+        SaeTrainingError: ``readout`` is unknown, or is ``swap`` for models of different widths.
     """
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
-    index = crosscoder.model_index(model)
-    tensors = _folded(crosscoder, index, readout)
-    d_in, d_sae = tensors["W_enc"].shape
-    dtype = torch.float64 if crosscoder.decoder.dtype == torch.float64 else torch.float32
-    name = "float64" if dtype == torch.float64 else "float32"
-    shape = {"d_in": d_in, "d_sae": d_sae, "dtype": name, "device": "cpu", "apply_b_dec_to_input": False}
-    norm = crosscoder.feature_norm().detach().double().cpu()
-    if crosscoder.config.variant == "topk":
-        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norm, tensors["b_enc"] * norm
-        tensors["W_dec"] = torch.where(norm[:, None] > 0, tensors["W_dec"] / norm[:, None], 0.0)
-        sae: SAE[Any] = TopKSAE(TopKSAEConfig(**shape, k=crosscoder.config.k, rescale_acts_by_decoder_norm=False))
+    folded = _folded(config, tensors, model, readout)
+    dtype = torch.float64 if tensors["W_dec"].dtype == torch.float64 else torch.float32
+    shape: dict[str, Any] = {
+        "d_in": folded["W_enc"].shape[0],
+        "d_sae": config.d_sae,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+    }
+    norm = sum_of_norms(tensors["W_dec"], config.widths).double()
+    if config.variant == "topk":
+        folded["W_enc"], folded["b_enc"] = folded["W_enc"] * norm, folded["b_enc"] * norm
+        folded["W_dec"] = torch.where(norm[:, None] > 0, folded["W_dec"] / norm[:, None], 0.0)
+        sae: SAE[Any] = TopKSAE(TopKSAEConfig(**shape, k=config.k, rescale_acts_by_decoder_norm=False))
     else:
-        cut = crosscoder.threshold.double().cpu().expand(d_sae)
-        tensors["threshold"] = torch.where(norm > 0, cut / norm, float("inf"))
+        cut = tensors["threshold"].double().expand(config.d_sae)
+        folded["threshold"] = torch.where(norm > 0, cut / norm, float("inf"))
         sae = JumpReLUSAE(JumpReLUSAEConfig(**shape))
-    sae.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()})
-    sae.cfg.metadata.crosscoder_fingerprint = crosscoder.fingerprint
-    sae.cfg.metadata.crosscoder_model = crosscoder.model_names[index]
+    sae.load_state_dict({name: tensor.to(dtype).contiguous() for name, tensor in folded.items()})
+    sae.cfg.metadata.crosscoder_fingerprint = fingerprint(config, tensors)
+    sae.cfg.metadata.crosscoder_model = config.model_names[model]
     sae.cfg.metadata.crosscoder_readout = readout
-    if out is not None:
-        sae.save_model(Path(out))
     return sae
 
 
-@torch.no_grad()
-def _folded(crosscoder: Crosscoder, model: int, readout: Readout) -> dict[str, Tensor]:
-    """Weights over raw activations, in float64."""
-    scale = crosscoder.column_scale().double().cpu()
-    columns = crosscoder.columns(model)
-    encoder = crosscoder.encoder.detach().double().cpu()
+def _folded(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> dict[str, Tensor]:
+    """Weights that take raw activations, in float64."""
+    columns = config.columns(model)
+    scale = column_scale(tensors["scale"], config.widths).double()[columns, None]
+    encoder = tensors["W_enc"].double()
     if readout == "single":
-        encoder = encoder[:, columns]
-    elif readout == "swap" and crosscoder.config.same_width:
-        encoder = reduce(encoder, "d_sae (model d) -> d_sae d", "sum", model=crosscoder.n_models)
+        encoder = encoder[columns]
+    elif readout == "swap" and config.same_width:
+        encoder = reduce(encoder, "(model d) d_sae -> d d_sae", "sum", model=config.n_models)
     else:
         raise SaeTrainingError(
-            f"to_sae: readout {readout!r} is not possible for models of widths {crosscoder.config.widths}; "
-            "take 'single', or 'swap' where all models have one width."
+            f"to_sae: readout {readout!r} is not possible for models of widths {config.widths}; "
+            "choose 'single', or 'swap' if all models have one width."
         )
     return {
-        "W_enc": (encoder / scale[columns]).T,
-        "b_enc": crosscoder.b_enc.detach().double().cpu(),
-        "W_dec": crosscoder.decoder.detach().double().cpu()[:, columns] * scale[columns],
-        "b_dec": crosscoder.b_dec_flat.detach().double().cpu()[columns] * scale[columns],
+        "W_enc": encoder / scale,
+        "b_enc": tensors["b_enc"].double(),
+        "W_dec": tensors["W_dec"].double()[:, columns] * scale.T,
+        "b_dec": tensors["b_dec"].double()[columns] * scale[:, 0],
     }

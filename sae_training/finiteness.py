@@ -1,4 +1,4 @@
-"""Telling when a training step is not finite: at every step on a CPU, from a latch on the device elsewhere."""
+"""Detection of training steps that are not finite: in every step on a CPU, and by a flag on the device elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from sae_training.errors import SaeTrainingError
 from sae_training.step import StepOutput
 
 
-class Latch:
-    """Remembers on the device, without the host waiting for it, the first step that was not finite.
-
-    From that step on ``found`` is 1, which makes a fused Adam leave the weights as they are.
+class NonFiniteCheck:
+    """Records the first step that is not finite on the device, so that the host does not wait for it.
 
     Attributes:
-        found: 0, or 1 from the first such step on.
+        found: 0, and 1 from that step on, which makes a fused Adam leave the weights unchanged.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,36 +25,44 @@ class Latch:
         self._input = torch.zeros((), dtype=torch.bool, device=device)
 
     def watch(self, outputs: Sequence[StepOutput], gradient_norm: Tensor, step: int) -> None:
-        """Look at what a step computed; ``step`` counts from 1."""
+        """Check the values of a step; ``step`` counts from 1."""
         first_here = ~torch.isfinite(_watched(outputs, gradient_norm)).all() & (self._step == 0)
         of_input = ~torch.stack([torch.isfinite(output.x).all() for output in outputs]).all()
         self._input |= first_here & of_input
         self._step += first_here * step
         self.found.copy_((self._step > 0).float())
 
-    def kept(self, old: Tensor, new: Tensor) -> Tensor:
-        """``new``, or ``old`` after a step that was not finite."""
+    def guarded(self, old: Tensor, new: Tensor) -> Tensor:
+        """``new``, or ``old`` if a step was not finite."""
         return torch.where(self.found > 0, old, new)
 
-    def look(self, lr: float) -> None:
-        """Raise for the step remembered; this waits for the device."""
+    def require_finite(self, lr: float) -> None:
+        """Wait for the device, and raise `SaeTrainingError` if a step was not finite."""
         step, of_input = (int(value) for value in torch.stack((self._step, self._input.long())).tolist())
         if not step:
             return
         if of_input:
             raise SaeTrainingError(
-                f"the activations of step {step} have values that are not finite; remove such tokens from the stream."
+                f"the activations of step {step} contain values that are not finite; remove these tokens from the stream."
             )
         raise SaeTrainingError(
-            f"step {step} is not finite although its activations are; lower lr (now {lr:g}) or look for outliers in "
-            "the activations."
+            f"step {step} is not finite, although its activations are; lower lr (now {lr:g}) or check the activations "
+            "for outliers."
         )
 
 
 def require_finite_step(
     outputs: Sequence[StepOutput], gradient_norm: Tensor, raw: Sequence[Tensor], *, step: int, lr: float
 ) -> None:
-    """Refuse a step that is not finite at once; says whether the activations (``raw``) or the training is at fault."""
+    """Raise `SaeTrainingError` if a step is not finite.
+
+    Args:
+        outputs: What the step computed for each batch.
+        gradient_norm: L2 norm of the gradient of all weights.
+        raw: Activations of each batch; the message says whether they or the training caused the fault.
+        step: Number of the step, from 1.
+        lr: Learning rate, for the message.
+    """
     values = _watched(outputs, gradient_norm).tolist()
     if all(map(math.isfinite, values)):
         return
@@ -66,7 +72,7 @@ def require_finite_step(
     gradient, loss, decoder = values[:3]
     raise SaeTrainingError(
         f"step {step} is not finite (loss {loss:g}, gradient norm {gradient:g}, sum of decoder norms {decoder:g}) "
-        f"although the batch is; lower lr (now {lr:g}) or look for outliers in the activations."
+        f"although the batch is; lower lr (now {lr:g}) or check the activations for outliers."
     )
 
 
@@ -75,11 +81,11 @@ def _watched(outputs: Sequence[StepOutput], gradient_norm: Tensor) -> Tensor:
 
 
 def require_finite(batch: Tensor, name: str) -> None:
-    """Refuse a batch with NaN or infinite numbers; says how many and where the first is."""
+    """Raise `SaeTrainingError` if a batch has NaN or infinite values; the message says how many and where."""
     bad = ~torch.isfinite(batch)
     if bool(bad.any()):
         row, column = (int(place) for place in bad.nonzero()[0])
         raise SaeTrainingError(
             f"{name} has {int(bad.sum())} values that are not finite, the first at token {row}, column {column} "
-            f"({float(batch[row, column])}); remove such tokens from the stream."
+            f"({float(batch[row, column])}); remove these tokens from the stream."
         )

@@ -1,4 +1,4 @@
-"""The base of every configuration: frozen, and an unknown key is an error that names the nearest one."""
+"""Base of all configurations: frozen, with errors of one sentence that suggest the nearest known key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Place = tuple[str | int, ...]
 class FrozenConfig(BaseModel):
     """A frozen pydantic model whose errors are one sentence.
 
-    A subclass in another package may set ``error_type`` to its own exception class.
+    A subclass may set ``error_type`` to its own exception class.
 
     Example:
         >>> class Sampling(FrozenConfig):
@@ -44,7 +44,7 @@ class FrozenConfig(BaseModel):
 
     @classmethod
     def model_validate(cls: type[ConfigType], obj: Any, **kwargs: Any) -> ConfigType:
-        """Validate a mapping as the constructor does; errors are one sentence of ``error_type``."""
+        """Validate a mapping as the constructor does; errors are of type ``error_type``."""
         if isinstance(obj, Mapping) and not kwargs:
             return cls(**obj)
         try:
@@ -54,11 +54,11 @@ class FrozenConfig(BaseModel):
 
     @classmethod
     def from_json(cls: type[ConfigType], path: Path) -> ConfigType:
-        """Read a configuration written by `to_json`; the error names the file."""
+        """Read a configuration written by `to_json`; errors name the file."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise cls.error_type(f"{path} is no readable JSON configuration ({error}); give another file.") from None
+            raise cls.error_type(f"{path} is not a readable JSON configuration ({error}); give another file.") from None
         try:
             return cls.model_validate(data)
         except cls.error_type as error:
@@ -69,30 +69,30 @@ class FrozenConfig(BaseModel):
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
-        """A validated copy with some values changed."""
+        """Copy the configuration with some values changed, and validate it."""
         return type(self)(**{**self.model_dump(), **changes})
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest in spelling, or None when nothing is close."""
+    """The known name that is closest in spelling, or None if no name is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def describe_validation_error(model: type[BaseModel], error: ValidationError, given: Any) -> str:
-    """One sentence for the first problem of a pydantic error, and the number of further ones.
+    """Describe the first problem of a pydantic error in one sentence, with the number of further problems.
 
     Args:
-        model: The class that refused.
-        error: What pydantic says.
-        given: What the class was given: it tells keys from pydantic's names of the branches of a union.
+        model: The class that raised the error.
+        error: The error of pydantic.
+        given: The value that was validated. It distinguishes keys from pydantic's names of the branches of a union.
     """
     problems: dict[Place, list[ErrorDetails]] = {}
     for problem in error.errors():
         problems.setdefault(_place(problem, given), []).append(problem)
-    # A branch of a union that takes the value itself is no further problem where another finds one inside it.
+    # Where one branch of a union reports a problem inside the value, drop what other branches report of the whole value.
     problems = {place: found for place, found in problems.items() if not any(_inside(p, place) for p in problems)}
-    # An unknown key comes first: a misspelled name also makes the right one missing.
+    # An unknown key comes first, because a misspelled name also makes the right one missing.
     first = min(problems, key=lambda place: problems[place][0]["type"] != "extra_forbidden")
     sentence = _describe_problem(model, first, problems[first])
     further = len(problems) - 1
@@ -100,7 +100,7 @@ def describe_validation_error(model: type[BaseModel], error: ValidationError, gi
 
 
 def _place(problem: ErrorDetails, given: Any) -> Place:
-    """The keys and indices under which the value of a problem was given."""
+    """The keys and indices that lead to the value of a problem."""
     place: list[str | int] = []
     value, parts = given, problem["loc"]
     for number, part in enumerate(parts):
@@ -118,7 +118,7 @@ def _inside(place: Place, outer: Place) -> bool:
 
 
 def _describe_problem(model: type[BaseModel], place: Place, problems: Sequence[ErrorDetails]) -> str:
-    """One sentence for what all branches of a union, or the one type there is, say of a value."""
+    """Describe in one sentence what all branches of a union, or the single type, report about a value."""
     where, problem = ".".join(map(str, place)), problems[0]
     if problem["type"] == "extra_forbidden":
         return _describe_unknown_key(model, where, [str(part) for part in place])
@@ -141,5 +141,5 @@ def _describe_unknown_key(model: type[BaseModel], where: str, path: list[str]) -
             owner = annotation
     known = sorted(owner.model_fields)
     nearest = nearest_name(path[-1], known)
-    mend = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}."
-    return f"{model.__name__}: unknown key {where!r}; {mend}"
+    fix = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}."
+    return f"{model.__name__}: unknown key {where!r}; {fix}"

@@ -1,19 +1,20 @@
-"""Synthetic activations whose features are known: what a crosscoder should find, planted in advance.
+"""Synthetic activations with known features, to test whether a crosscoder finds them.
 
-Token b of model m is ``scale_m (mean_m + sum_g a_bg strength_gm direction_gm) + noise``: a_bg is zero for most tokens
-and uniform in a range otherwise, direction_gm has norm 1, and the kind of feature g says how strength and direction
-depend on the model:
+A *feature* here is planted in the data; a *latent* is learned by a crosscoder. Token b of model m is
+``scale_m (mean_m + sum_g a_bg strength_gm direction_gm + noise)``. The amount a_bg is zero for most tokens and uniform
+in a range otherwise, and direction_gm has norm 1. Strength and direction depend on the model by the kind of feature g:
 
 - shared: strength 1 and one direction in all models,
-- specific: strength 1 in one model, 0 in the others,
-- rotated: strength 1 everywhere, another direction in each model,
-- emerging: one direction, strength 0 up to some model and then rising evenly to 1 in the last (models are checkpoints).
+- specific: strength 1 in one model and 0 in the others,
+- rotated: strength 1 and a different direction in each model,
+- emerging: one direction; the strength is 0 up to one model, then rises linearly to 1 in the last (models are
+  checkpoints).
 
-Beside the features there may be dense directions, the same in all models, along which every token has a normally
-distributed amount: what all models share and no sparse feature describes.
+Dense directions may be added, which all models share. Every token has a normally distributed amount along each of them,
+which no sparse feature describes.
 
-With several sites every feature has the same strength and other directions at each of a model's sites, and the model
-axis becomes the source axis of `CrosscoderConfig.sites`: all sites of the first model, then those of the second.
+With several sites, a feature has the same strength and a different direction at each site of a model. The model axis
+becomes the source axis of `CrosscoderConfig.sites`: all sites of the first model, then those of the second, and so on.
 """
 
 from __future__ import annotations
@@ -35,27 +36,27 @@ Kind = Literal["shared", "specific", "rotated", "emerging"]
 
 
 class PlantedConfig(FrozenConfig):
-    """What to plant.
+    """Numbers and statistics of the planted features.
 
     Attributes:
-        n_models: models, or checkpoints of one.
-        n_sites: sites of each model.
-        d_model: width of the activations.
-        n_shared: features with one direction in all models.
-        n_specific: features of one model alone, per model (one number for all, or one for each).
-        n_rotated: features with another direction in each model.
-        n_emerging: features that grow from model to model.
-        n_dense: dense directions that all models share; they are no features and nothing is to be found for them.
-        dense_amplitude: standard deviation of a token's amount along each.
-        rotation_cosine: cosine between the directions of a rotated feature in any two models, about.
-        density: share of tokens on which a feature is active.
-        amplitude: range of an active feature.
-        correlation: of the normal variables behind the activity within a group; 0 makes features independent.
-        group_size: features per group of correlated ones.
-        noise: standard deviation of noise in each coordinate.
-        mean_norm: norm of each model's mean activation.
-        model_scale: factor of each model's activations; () for 1.
-        seed: of the features; the tokens have their own.
+        n_models: Number of models, or of checkpoints of one model.
+        n_sites: Number of sites of each model.
+        d_model: Width of the activations.
+        n_shared: Number of shared features.
+        n_specific: Number of features specific to each model: one number for all, or one per model.
+        n_rotated: Number of rotated features.
+        n_emerging: Number of emerging features.
+        n_dense: Number of dense directions, which are not features and which a crosscoder need not find.
+        dense_amplitude: Standard deviation of the amount of a token along each dense direction.
+        rotation_cosine: Approximate cosine between the directions of a rotated feature in two models.
+        density: Share of tokens on which a feature is active.
+        amplitude: Range of the amount of an active feature.
+        correlation: Correlation, within a group, of the normal variables that decide whether features are active.
+        group_size: Number of features in a group.
+        noise: Standard deviation of the noise in each coordinate.
+        mean_norm: Norm of the mean activation of each model.
+        model_scale: Factor of the activations of each model; () means 1.
+        seed: Seed of the features; tokens have their own seeds.
     """
 
     n_models: int = Field(default=3, ge=2)
@@ -83,32 +84,32 @@ class PlantedConfig(FrozenConfig):
             if isinstance(value, tuple) and value and len(value) != self.n_models:
                 raise ValueError(f"{name} has {len(value)} numbers for n_models = {self.n_models}; give one per model")
         if min(self.specific_counts) < 0 or self.n_features == 0:
-            raise ValueError("no features are planted; give a positive n_shared, n_specific, n_rotated or n_emerging")
+            raise ValueError("there are no features; give a positive n_shared, n_specific, n_rotated or n_emerging")
         return self
 
     @property
     def specific_counts(self) -> tuple[int, ...]:
-        """Specific features of each model."""
+        """Number of specific features of each model."""
         return (self.n_specific,) * self.n_models if isinstance(self.n_specific, int) else self.n_specific
 
     @property
     def n_features(self) -> int:
-        """All planted features."""
+        """Number of all planted features."""
         return self.n_shared + sum(self.specific_counts) + self.n_rotated + self.n_emerging
 
 
 @dataclass(frozen=True)
 class PlantedFeatures:
-    """The truth: what every feature is, and a source of tokens made from it.
+    """The planted features, and a source of tokens made from them.
 
     Attributes:
-        config: what was asked for.
-        kinds: one per feature.
-        owner: the model of a specific feature, -1 for the others.
-        strength: 0 to 1, per feature and source.
-        directions: of norm 1, per feature and source.
-        mean: of each source's activation, before its scale.
-        dense: of norm 1, per dense direction and source.
+        config: Numbers and statistics of the features.
+        kinds: Kind of each feature.
+        owner: Model of each specific feature; -1 for other features.
+        strength: Strength of each feature in each source, from 0 to 1.
+        directions: Direction of each feature in each source, with norm 1.
+        mean: Mean activation of each source, before scaling.
+        dense: Dense directions in each source, with norm 1.
 
     Example:
         >>> truth = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=3, n_specific=(1, 0)))
@@ -156,7 +157,7 @@ class PlantedFeatures:
 
     @property
     def decoder(self) -> Float[Tensor, "feature source d_model"]:
-        """What one unit of a feature adds to each source's activation: the decoder to be found, up to a factor."""
+        """What one unit of a feature adds to each source: the decoder that a crosscoder should find, up to a factor."""
         return einsum(
             self.directions,
             self.strength,
@@ -166,12 +167,12 @@ class PlantedFeatures:
 
     @property
     def model_scale(self) -> Float[Tensor, " source"]:
-        """The factor of each model, once per source."""
+        """Factor of the activations of each source."""
         by_model = torch.tensor(self.config.model_scale or (1.0,) * self.config.n_models)
         return by_model.repeat_interleave(self.config.n_sites)
 
     def feature_acts(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token feature"]:
-        """Draw the true feature activations of some tokens."""
+        """Draw the amounts of all features in ``n_tokens`` tokens."""
         config = self.config
         generator = torch.Generator().manual_seed(seed)
         n = config.n_features
@@ -185,7 +186,7 @@ class PlantedFeatures:
         return amount * (level > cut)
 
     def tokens(self, n_tokens: int, *, seed: int) -> Float[Tensor, "token source d_model"]:
-        """Draw raw activations; the same seed gives the tokens of `feature_acts`."""
+        """Draw raw activations; a seed gives the tokens with the `feature_acts` of the same seed."""
         feature_acts = self.feature_acts(n_tokens, seed=seed)
         x = einsum(feature_acts, self.decoder, "token feature, feature source d -> token source d")
         x += self.mean * self.model_scale[:, None]
@@ -200,12 +201,12 @@ class PlantedFeatures:
         return x
 
     def batches(self, batch_size: int, *, seed: int = 0, n_batches: int | None = None) -> PlantedBatches:
-        """An endless (or counted) stream of batches whose position can be saved."""
+        """A stream of batches whose position can be saved; endless if ``n_batches`` is None."""
         return PlantedBatches(self, batch_size, seed, n_batches)
 
 
 class PlantedBatches:
-    """Batches of planted tokens; batch number i depends on the seed and i alone."""
+    """Batches of planted tokens; batch number i depends only on the seed and i."""
 
     def __init__(self, truth: PlantedFeatures, batch_size: int, seed: int, n_batches: int | None) -> None:
         self._truth, self._batch_size, self._seed, self._n_batches = truth, batch_size, seed, n_batches
@@ -214,29 +215,29 @@ class PlantedBatches:
     def __iter__(self) -> Iterator[Tensor]:
         while self._n_batches is None or self._number < self._n_batches:
             self._number += 1
-            # Streams of neighboring seeds share no batch.
+            # Streams with neighboring seeds must not share a batch.
             yield self._truth.tokens(self._batch_size, seed=self._seed * 1_000_000_007 + self._number)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches given."""
+        """The number of batches given so far."""
         return {"number": self._number}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after that number of batches."""
+        """Continue after that number of batches."""
         self._number = state["number"]
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a crosscoder compares with the truth.
+    """Comparison of a crosscoder with the planted features.
 
     Attributes:
-        cosine: per planted feature, the highest cosine of its stacked decoders with those of a learned feature, each
-            model's activations divided by its factor.
-        match: the learned feature that has it.
-        share: per planted feature and model, that feature's share of the L2 decoder norm over all of a model's sites
-            (1 / M when shared).
-        said_specific: per learned feature and model, whether it fires and has at least ``specific_share`` there.
+        cosine: For each feature, the highest cosine of its stacked decoder with that of a latent, after division of
+            each model's activations by its factor.
+        match: For each feature, the latent with that cosine.
+        share: For each feature and model, the share of the model in the L2 decoder norm of the matched latent, over all
+            sites of a model (1 / M for shared features).
+        said_specific: For each latent and model, whether the latent fires and has at least ``specific_share`` there.
     """
 
     cosine: Float[Tensor, " feature"]
@@ -245,7 +246,7 @@ class Recovery:
     said_specific: Bool[Tensor, "d_sae model"]
 
     def found_specific(self, truth: PlantedFeatures, min_cosine: float = 0.9) -> Bool[Tensor, " feature"]:
-        """Which planted specific features were found and classed as their model's own; False for other kinds."""
+        """Whether each specific feature was found and classified as specific to its model; False for other kinds."""
         specific = truth.owner >= 0
         right = self.said_specific[self.match, truth.owner.clamp(min=0)]
         return specific & right & (self.cosine >= min_cosine)
@@ -254,15 +255,15 @@ class Recovery:
 def recovery(
     crosscoder: Crosscoder, truth: PlantedFeatures, density: Float[Tensor, " d_sae"], specific_share: float = 0.9
 ) -> Recovery:
-    """Compare a crosscoder with the features planted in its training data.
+    """Compare a crosscoder with the features in its training data.
 
     Args:
-        crosscoder: trained on `PlantedFeatures.batches`.
-        truth: what was planted.
-        density: of the learned features, from `evaluate`; dead ones match nothing.
-        specific_share: share of the decoder norm from which a feature is called one model's own.
+        crosscoder: A crosscoder trained on `PlantedFeatures.batches`.
+        truth: The planted features.
+        density: Density of each latent, from `evaluate`; dead latents are never matched.
+        specific_share: Share of the decoder norm above which a latent counts as specific to a model.
     """
-    # Without the models' factors, or the one with the largest would decide alone.
+    # Divide by the factors of the models, or the model with the largest factor would dominate the cosines.
     units = crosscoder.scale / truth.model_scale
     decoder = crosscoder.W_dec.detach() * units[:, None]
     learned, planted = decoder.flatten(1), (truth.directions * truth.strength[:, :, None]).flatten(1)
@@ -278,7 +279,7 @@ def recovery(
 def _site_directions(
     config: PlantedConfig, kinds: list[Kind], generator: torch.Generator
 ) -> tuple[Float[Tensor, "feature model d_model"], Float[Tensor, "model d_model"]]:
-    """Directions and mean activations at one site."""
+    """Directions of all features, and mean activations, at one site."""
     n, m, cosine = len(kinds), config.n_models, config.rotation_cosine
     directions = _unit(torch.randn(n, 1, config.d_model, generator=generator)).repeat(1, m, 1)
     own = _unit(torch.randn(n, m, config.d_model, generator=generator))

@@ -54,9 +54,9 @@ class VarianceSums:
 
 
 class ReconstructionSums:
-    """Sums over tokens for one read-out of a dictionary, which reconstructs one source or several.
+    """Sums over tokens for one read-out of a dictionary, which reconstructs one or several sources.
 
-    Every measure needs at least one token.
+    All measures need at least one token.
 
     Attributes:
         n_tokens: Tokens seen.
@@ -93,7 +93,7 @@ class ReconstructionSums:
 
         Args:
             feature_acts: Latent activations; a latent is active where its activation is above zero.
-            error: x - x_hat of the sources that are reconstructed.
+            error: X - x_hat of the sources that are reconstructed.
             variance: ||x_m - mean||^2 of each token and source, which only `fve_per_token` needs.
         """
         widths = [error.shape[1]] if self._widths is None else self._widths

@@ -1,4 +1,4 @@
-"""A training run: the stream, the folder, the log and the resume around a `Trainer`."""
+"""A training run: a `Trainer` with a stream, a folder, a log and a resume."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sae_training.atomic import write_bytes
 from sae_training.checkpoint import CHECKPOINTS, check_settings, list_checkpoints, load_checkpoint, write_checkpoint
-from sae_training.config import TrainConfig
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.storage import assign_weights, json_bytes, read_crosscoder, save_crosscoder
+from sae_training.storage import json_bytes
 from sae_training.stream import BatchStream
+from sae_training.train_config import TrainConfig
 from sae_training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,17 +34,18 @@ OnLog = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run came to.
+    """Result of a training run.
 
     Attributes:
-        crosscoder: the trained crosscoder (the one that was given).
-        n_steps: optimizer steps, those before a resume included.
-        n_tokens: tokens trained on.
-        n_distinct_batches: batches that differed; fewer than ``n_steps`` means that the stream repeats itself.
-        metrics: the last line of the metrics.
-        seconds: time of this call.
-        stream_ended: the stream ended before ``n_tokens``.
-        folder: where the run is, if anywhere.
+        crosscoder: The crosscoder that was given, now trained.
+        n_steps: Number of optimizer steps, including those before a resume.
+        n_tokens: Number of tokens trained on.
+        n_distinct_batches: Number of different batches; a smaller number than batches used means that the stream
+            repeats.
+        metrics: Last line of the metrics.
+        seconds: Duration of this call.
+        stream_ended: Whether the stream ended before ``TrainConfig.n_tokens``.
+        folder: Folder of the run; None for a run in memory.
     """
 
     crosscoder: Crosscoder
@@ -68,22 +69,23 @@ def train(
 ) -> TrainResult:
     """Train a crosscoder in place on a stream of raw activations.
 
-    An unset scale is estimated from the first batches; the biases start so that the mean activation is explained.
+    The first batches determine an unset scale, and initial biases that explain the mean activation.
 
     Args:
-        crosscoder: fresh; on resume its weights are replaced by the checkpoint's.
-        batches: tensors ``[batch model d_model]`` (``[batch source d_model]`` for several sites, ``[batch d_all]`` where
-            widths differ). With ``state_dict`` and
-            ``load_state_dict`` the position is saved; otherwise a resume skips what was consumed.
-        config: how to train.
-        out: folder of the run: ``config.json``, ``weights.safetensors``, ``metrics.jsonl``, ``result.json`` and
+        crosscoder: A new crosscoder. On resume, the weights of the checkpoint replace its weights.
+        batches: Tensors ``[batch model d_model]``, ``[batch source d_model]`` for several sites, or ``[batch d_all]``
+            for models of different widths. A stream with ``state_dict`` and ``load_state_dict`` is resumed at its
+            position. Otherwise a resume skips the batches that were consumed.
+        config: Settings of the training.
+        out: Folder for ``config.json``, ``weights.safetensors``, ``metrics.jsonl``, ``result.json`` and
             ``checkpoints/``. None keeps everything in memory.
-        resume: go on from the latest checkpoint in ``out``, or return a finished run; False begins again.
-        on_log: called with each line of metrics, and with ``tokens_per_s``.
+        resume: Whether to continue from the latest checkpoint in ``out``, or to return the result of a finished run.
+            False starts again.
+        on_log: Called with each line of metrics and ``tokens_per_s``.
 
     Raises:
-        SaeTrainingError: for a batch of the wrong shape, an empty stream, a run folder of other settings, and a loss
-            that is not finite; the folder then keeps its last good checkpoint.
+        SaeTrainingError: A batch has the wrong shape, the stream is empty, ``out`` holds a run with other settings, or
+            a step is not finite. In the last case ``out`` keeps its last good checkpoint.
     """
     run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, on_log)
     return run.finished_before(resume) or run.run(resume)
@@ -110,7 +112,7 @@ class _Run:
         self.n_tokens_before = 0
 
     def finished_before(self, resume: bool) -> TrainResult | None:
-        """The result of an earlier, finished run in the folder."""
+        """The result of a finished run in the folder, if there is one."""
         if self.out is None or not resume:
             return None
         result_file = self.out / RESULT_FILE
@@ -120,9 +122,9 @@ class _Run:
             data = json.loads(result_file.read_text(encoding="utf-8"))
             found, counts = data["settings"], {name: data[name] for name in _COUNTS}
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise SaeTrainingError(f"{result_file} is damaged ({error}); remove it, and the run goes on.") from None
+            raise SaeTrainingError(f"{result_file} is damaged ({error}); remove it to resume the run.") from None
         check_settings(result_file, found, self.settings)
-        assign_weights(self.crosscoder, read_crosscoder(self.out)[1], self.out)
+        self.crosscoder.load_weights(self.out)
         return TrainResult(self.crosscoder, **counts, seconds=0.0, folder=self.out)
 
     def run(self, resume: bool) -> TrainResult:
@@ -138,22 +140,22 @@ class _Run:
                 stream_ended = True
                 logger.warning("the stream ended after %d of %d tokens", state.n_tokens, config.n_tokens)
                 break
-            with self._kept_said():
+            with self._checkpoint_in_errors():
                 self._step(batches)
-        with self._kept_said():
+        with self._checkpoint_in_errors():
             self.trainer.look()
         return self._finish(stream_ended)
 
     def _draw(self) -> list[Tensor]:
-        """The batches of one optimizer step; fewer, or none, at the end of the stream."""
+        """The batches of one optimizer step; fewer at the end of the stream."""
         batches: list[Tensor] = []
         while len(batches) < self.config.accumulation and (batch := self.stream.next()) is not None:
             batches.append(batch)
         return batches
 
     @contextmanager
-    def _kept_said(self) -> Iterator[None]:
-        """Say with an error of the training which checkpoint is left."""
+    def _checkpoint_in_errors(self) -> Iterator[None]:
+        """Add the last good checkpoint to the message of an error in training."""
         try:
             yield
         except SaeTrainingError as error:
@@ -226,13 +228,13 @@ class _Run:
         if self.out is not None:
             if self.config.checkpoint_every:
                 self._checkpoint()
-            save_crosscoder(self.crosscoder, self.out)
+            self.crosscoder.save(self.out)
             write_bytes(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
         seconds = time.perf_counter() - self.started
         return TrainResult(self.crosscoder, **counts, seconds=seconds, folder=self.out)
 
     def _keep_metrics_until(self, step: int) -> None:
-        """Drop the lines that the steps after the checkpoint will write again."""
+        """Remove the lines of steps after ``step``, which the resumed run writes again."""
         assert self.out is not None, "a run without a folder has no metrics file"
         path = self.out / METRICS_FILE
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
@@ -241,7 +243,7 @@ class _Run:
         self.last_metrics = json.loads(kept[-1]) if kept else {}
 
     def _clear(self) -> None:
-        """Remove what an earlier run left in the folder."""
+        """Remove the files of an earlier run from the folder."""
         assert self.out is not None, "a run without a folder has nothing to clear"
         for name in (RESULT_FILE, METRICS_FILE):
             (self.out / name).unlink(missing_ok=True)

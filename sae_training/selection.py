@@ -1,4 +1,4 @@
-"""From scaled activations to the active features of a training batch, exactly and in one matrix product."""
+"""Selection of the active latents of a training batch, exactly and with one matrix product."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sae_training.active import Active, DenseActive, SparseActive
 from sae_training.kernels.backend import Backend
 from sae_training.variants import L1, ActivationVariant, BatchTopK, TopK
 
-# A guess below the cut: the last batch's cut moves by a few percent between steps.
+# The cut changes by a few percent between steps, so this share of the last cut is usually below the next one.
 _FLOOR_SHARE = 0.85
 
 
 @dataclass
 class Selector:
-    """Chooses the active features of training batches and keeps the guess and the memory that make it fast.
+    """Selects the active latents of training batches.
 
-    The scores are made by one product with the encoder rows already multiplied by the feature norms, and only entries
-    above a guess of the cut are looked at again. The choice is exact: when the guess is too high, all are looked at.
-    On a GPU the cut is found among all scores without a guess (`sae_training.kernels.selection`).
+    One product with the encoder rows, multiplied by the latent norms beforehand, gives the scores. Only scores above an
+    estimate of the cut are then searched. The result is exact: if the estimate is too high, all scores are searched. On
+    a GPU the cut is found among all scores without an estimate (`sae_training.kernels.selection`).
 
     Attributes:
-        variant: the rule.
-        k: features per token.
-        backend: what computes the sparse steps.
-        last_cut: the cut of the latest batch; a guess for the next, without influence on the result.
+        variant: The rule of selection.
+        k: Latents per token.
+        backend: Implementation of the sparse steps.
+        last_cut: Cut of the latest batch. It speeds up the next search, and does not change its result.
     """
 
     variant: ActivationVariant
@@ -45,7 +45,7 @@ class Selector:
         b_enc: Float[Tensor, " d_sae"],
         norm: Float[Tensor, " d_sae"],
     ) -> Float[Tensor, "batch d_sae"]:
-        """h_k * sum_m ||W_dec[k, m]||, in memory that the next call overwrites."""
+        """The scores h_k n_k with n_k = sum_m ||W_dec[k, m]||, in memory that the next call overwrites."""
         shape = (x.shape[0], encoder.shape[0])
         if self._scores is None or self._scores.shape != shape or self._scores.dtype != x.dtype:
             self._scores = torch.empty(shape, dtype=x.dtype, device=x.device)
@@ -54,10 +54,14 @@ class Selector:
     def select(
         self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
     ) -> tuple[Active, Tensor | None]:
-        """The active features and, for one cut over the batch, that cut.
+        """Select the active latents.
 
-        Equal scores at the cut are all kept, but for sparse steps on a GPU: there the first in row order, then by
-        feature, are kept until there are k per token, so that the number of entries is known beforehand.
+        Scores equal to the cut are all kept, except in sparse steps on a GPU. These keep the first of them, in the
+        order of rows and then of latents, until there are k per token, so that the number of entries is known in
+        advance.
+
+        Returns:
+            The active latents, and the cut for variants with one cut over the batch, else None.
         """
         if sparse and self.backend == "triton":
             return self._select_on_device(scores, norm)
@@ -72,7 +76,7 @@ class Selector:
 
     @property
     def has_sparse_step(self) -> bool:
-        """Whether the backend can choose by this variant's rule."""
+        """Whether the backend supports the rule of this variant."""
         return self.backend == "embedding_bag" or isinstance(self.variant, (L1, BatchTopK, TopK))
 
     def _select_on_device(
@@ -92,7 +96,7 @@ class Selector:
         raise AssertionError(f"has_sparse_step is False for {self.variant.name!r}: its steps are dense on a GPU")
 
     def _above_cut(self, scores: Float[Tensor, "batch d_sae"]) -> tuple[np.ndarray, np.ndarray, float]:
-        """Places, scores and cut of what one threshold over the batch keeps."""
+        """Flat indices and scores of what one cut over the batch keeps, and the cut."""
         flat = scores.view(-1).numpy()
         if not self.variant.has_running_threshold:
             index = np.flatnonzero(flat > 0)
@@ -103,7 +107,7 @@ class Selector:
         if index.size < n_kept and floor > 0.0:
             index = np.flatnonzero(flat > 0)
         values = flat[index]
-        if index.size < n_kept:  # fewer positive scores than places: all of them are active
+        if index.size < n_kept:  # there are fewer positive scores than n_kept, so all of them are active
             self.last_cut = None
             return index, values, 0.0
         place = values.size - n_kept
@@ -114,7 +118,7 @@ class Selector:
     def _select_dense(
         self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
     ) -> tuple[Active, Tensor | None]:
-        cut = self.variant.training_cut(scores, k=self.k, floor=None)
+        cut = self.variant.training_cut(scores, k=self.k)
         mask = (scores >= cut) & (scores > 0)
         shared_cut = None
         if self.variant.has_running_threshold:

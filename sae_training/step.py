@@ -1,19 +1,20 @@
-"""One training step: the loss and its gradients, written out by hand.
+"""One training step: the loss and its gradients, derived by hand.
 
-With x the scaled and centered activations of a batch of B tokens, A the active features, n_k = sum_m ||W_dec[k, m]||_2::
+With x the scaled and centered activations of B tokens, A the latent activations and n_k = sum_m ||W_dec[k, m]||_2::
 
     loss = 1/(P B) sum_b sum_p ||x - x_hat_p||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
 
-x_hat_p takes the features before the p-th of P prefix ends; P = 1 but for matryoshka. The second term belongs to l1
-(jumprelu has another penalty in its place, see `sae_training.variants.jumprelu`), the third (on dead features alone, with
-x - x_hat held fixed, its mean over a part of the batch) to all others. Features designated as shared pay a part of the
-penalty (Anthropic, "Insights on Crosscoder Model Diffing", February 2025).
-Which features are active is held fixed in the gradient, as everywhere in the literature. Centering (subtracting a
-fixed mean from x, and accounting for it in the biases) leaves the crosscoder and the loss as they are; it keeps a large
-mean activation, which every residual stream has, out of the encoder's gradient.
+x_hat_p uses the latents before the p-th of P prefix ends; P = 1 except for matryoshka. Only l1 has the second term;
+jumprelu has another penalty in its place (`sae_training.variants.jumprelu`). All variants except l1 have the third
+term. It trains only dead latents, holds x - x_hat fixed, and averages over a part of the batch. Latents designated as
+shared pay a part of the penalty (Anthropic, "Insights on Crosscoder Model Diffing", February 2025).
 
-With ``bfloat16`` the operands of the matrix products are rounded to it; selection, sums and losses stay float32, and so
-do the sparse products, which are sums of gathered rows.
+The gradient holds the set of active latents fixed, as is usual. Centering subtracts a fixed mean from x and corrects
+the biases for it, so the crosscoder and the loss do not change. It keeps the large mean activation of residual streams
+out of the gradient of the encoder.
+
+With ``bfloat16``, the operands of the dense matrix products are rounded. Selection, sums, losses and the sparse
+products, which are sums of gathered rows, stay in float32.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_training.active import Active
-from sae_training.crosscoder import sum_of_norms
 from sae_training.selection import Selector
 from sae_training.variants.jumprelu import Jump, log_threshold_gradient, select_jump
+from sae_training.weights import sum_of_norms
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What training changes, over scaled and centered activations.
+    """The trained parameters, for scaled and centered activations.
 
     Attributes:
-        encoder: the crosscoder's own.
-        decoder: the crosscoder's own.
-        b_enc: of centered activations: the crosscoder's plus ``encoder @ center``.
-        b_dec: of centered activations: the crosscoder's minus ``center``.
-        widths: of the models, side by side in the columns.
-        prefixes: ends of the nested dictionaries, increasing; ``(d_sae,)`` for a plain one.
-        log_threshold: of every feature's score (jumprelu); None for the other variants.
+        encoder: Encoder of the crosscoder.
+        decoder: Decoder of the crosscoder.
+        b_enc: Encoder bias of the crosscoder plus ``encoder @ center``.
+        b_dec: Decoder bias of the crosscoder minus ``center``.
+        widths: Width of each source in the columns.
+        prefixes: Ends of the nested dictionaries, increasing; ``(d_sae,)`` without nesting.
+        log_threshold: Logarithm of the threshold on each latent's score (jumprelu); None for other variants.
     """
 
     encoder: nn.Parameter
@@ -54,7 +55,7 @@ class Parameters:
     log_threshold: nn.Parameter | None = None
 
     def all(self) -> tuple[nn.Parameter, ...]:
-        """For the optimizer, in a fixed order."""
+        """All parameters in the order of the optimizer."""
         weights = (self.encoder, self.decoder, self.b_enc, self.b_dec)
         return weights if self.log_threshold is None else (*weights, self.log_threshold)
 
@@ -64,13 +65,13 @@ class StepWeights:
     """Coefficients of one step.
 
     Attributes:
-        l1: lambda of the l1 variant.
-        aux: alpha.
-        aux_k: dead features per token in the auxiliary loss.
-        aux_stride: the auxiliary loss takes every so-manieth token of the batch.
-        l0: lambda of the jumprelu variant.
-        bandwidth: eps of the jumprelu variant.
-        share: part of lambda that each feature pays; None where all pay the whole.
+        l1: Coefficient lambda of the l1 variant.
+        aux: Coefficient alpha of the auxiliary loss.
+        aux_k: Number of dead latents per token in the auxiliary loss.
+        aux_stride: The auxiliary loss uses every ``aux_stride``-th token.
+        l0: Coefficient lambda of the jumprelu variant.
+        bandwidth: Bandwidth eps of the jumprelu variant.
+        share: ``[d_sae]``, share of lambda that each latent pays; None if all pay the whole.
     """
 
     l1: float
@@ -82,16 +83,16 @@ class StepWeights:
     share: Float[Tensor, " d_sae"] | None = None
 
     def penalty(self, coefficient: float, place: slice) -> float | Float[Tensor, " part"]:
-        """A coefficient as the features of a block pay it."""
+        """The coefficient that the latents of a block pay."""
         return coefficient if self.share is None else coefficient * self.share[place]
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step computed; the gradients are in the parameters' ``grad``.
+    """Result of one step; the gradients are in ``grad`` of the parameters.
 
-    ``norm_sum`` is the sum of all decoder norms. Where it overflows no feature is chosen and the loss looks healthy,
-    so it has to be watched beside the loss.
+    ``norm_sum`` is the sum of all decoder norms. If it overflows, no latent is selected and the loss stays finite, so
+    the checks watch it beside the loss.
     """
 
     active: Active
@@ -105,7 +106,7 @@ class StepOutput:
 
     @property
     def loss(self) -> Float[Tensor, ""]:
-        """All terms together."""
+        """Sum of all terms."""
         return self.mse + self.penalty + self.aux
 
 
@@ -123,14 +124,14 @@ def loss_and_gradients(
     """Compute the loss and set the gradient of every parameter.
 
     Args:
-        parameters: their ``grad`` is replaced.
-        x: activations, scaled and centered.
-        selector: chooses the active features.
-        weights: coefficients of the step.
-        dead: the features that the auxiliary loss revives, as a mask or as their places (which the host then does not
-            wait for); None for none.
-        sparse: work on the active features alone (CPU); the result is the same up to rounding.
-        bfloat16: round the operands of the matrix products.
+        parameters: Parameters, whose ``grad`` is replaced.
+        x: Scaled and centered activations.
+        selector: Selects the active latents.
+        weights: Coefficients of the step.
+        dead: Latents that the auxiliary loss revives, as a mask or as indices, or None. With indices the host does not
+            wait for the device.
+        sparse: Whether to compute with the active latents only. The result is the same up to rounding.
+        bfloat16: Whether to round the operands of the matrix products.
     """
     decoder = parameters.decoder.detach()
     norm = sum_of_norms(decoder, parameters.widths)
@@ -150,7 +151,7 @@ def loss_and_gradients(
         penalty = aux = mse.new_zeros(())
         gradients: list[tuple[Tensor, Tensor, Tensor]] = []
         upstream = torch.zeros_like(x)
-        # A feature is in every prefix that reaches it: its gradient sums the errors from its own prefix to the last.
+        # A latent belongs to all prefixes that end behind it, so its gradient sums the errors of these prefixes.
         for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
             upstream = upstream + 2.0 * share * prefix_error
             values_grad = part.values_gradient(upstream, decoder[place]).to(x.dtype)
@@ -159,17 +160,17 @@ def loss_and_gradients(
                 penalty = _jump_penalty(parameters, jump, values_grad, upstream, norm, weights)
             if selector.variant.has_l1_penalty and weights.l1 > 0:
                 coefficient = weights.penalty(weights.l1 / x.shape[0], place)
-                per_feature = coefficient * norm[place]
+                per_latent = coefficient * norm[place]
                 column_sum = part.column_sum(part.values)
-                penalty = penalty + (per_feature * column_sum).sum()
-                values_grad = part.add_per_feature(values_grad, per_feature)
+                penalty = penalty + (per_latent * column_sum).sum()
+                values_grad = part.add_per_latent(values_grad, per_latent)
                 add_norm_gradient_(decoder_grad, decoder[place], parameters.widths, coefficient * column_sum)
             encoder_grad = part.weight_gradient(values_grad, x).to(x.dtype)
             gradients.insert(0, (encoder_grad, decoder_grad, part.column_sum(values_grad)))
         totals = gradients[0] if len(gradients) == 1 else tuple(map(torch.cat, zip(*gradients, strict=True)))
         which = _places(dead) if weights.aux > 0 else None
         if which is not None:
-            aux = _add_dead_feature_loss_(totals, parameters, x, error, which, weights)
+            aux = _add_dead_latent_loss_(totals, parameters, x, error, which, weights)
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
@@ -198,7 +199,7 @@ def _jump_penalty(
     norm: Float[Tensor, " d_sae"],
     weights: StepWeights,
 ) -> Float[Tensor, ""]:
-    """The L0 penalty; sets the thresholds' gradient."""
+    """Compute the L0 penalty, and set the gradient of the thresholds."""
     assert parameters.log_threshold is not None, "only jumprelu has thresholds"
     below = jump.below.values_gradient(upstream, parameters.decoder.detach()).to(upstream.dtype)
     coefficient = weights.penalty(weights.l0 / upstream.shape[0], slice(None))
@@ -212,7 +213,7 @@ def _jump_penalty(
 def prefix_errors(
     parts: Sequence[tuple[Active, slice]], parameters: Parameters, x: Float[Tensor, "batch d_all"]
 ) -> list[Float[Tensor, "batch d_all"]]:
-    """x_hat - x with the features up to the end of each part; the last is the whole dictionary's."""
+    """x_hat - x with the latents up to the end of each part; the last error is that of the whole dictionary."""
     errors = []
     error = parameters.b_dec.detach() - x
     for part, place in parts:
@@ -222,7 +223,7 @@ def prefix_errors(
 
 
 def sum_of_squares(errors: Sequence[Float[Tensor, "batch d_all"]]) -> Float[Tensor, ""]:
-    """The sum of all squared entries."""
+    """Sum of all squared entries."""
     return torch.stack([error.square().sum() for error in errors]).sum()
 
 
@@ -241,13 +242,13 @@ def add_norm_gradient_(
 
 
 def _places(dead: Tensor | None) -> Int[Tensor, " dead"] | None:
-    """Places of the dead features, None where there are none."""
+    """Indices of the dead latents, or None if there are none."""
     if dead is not None and dead.dtype == torch.bool:
         dead = dead.nonzero().squeeze(1)
     return None if dead is None or dead.numel() == 0 else dead
 
 
-def _add_dead_feature_loss_(
+def _add_dead_latent_loss_(
     totals: tuple[Tensor, ...],
     parameters: Parameters,
     x: Float[Tensor, "batch d_all"],
@@ -255,27 +256,28 @@ def _add_dead_feature_loss_(
     which: Int[Tensor, " dead"],
     weights: StepWeights,
 ) -> Float[Tensor, ""]:
-    """Add the auxiliary loss's gradients to the dead features' rows."""
+    """Compute the auxiliary loss, and add its gradients to the rows of the dead latents."""
     rows = slice(None, None, weights.aux_stride)
-    aux, gradients = dead_feature_loss(parameters, x[rows], -error[rows], which, weights)
+    aux, gradients = dead_latent_loss(parameters, x[rows], -error[rows], which, weights)
     for total, revived in zip(totals, gradients, strict=True):
         total.index_add_(0, which, revived)
     return aux
 
 
-def dead_feature_loss(
+def dead_latent_loss(
     parameters: Parameters,
     x: Float[Tensor, "batch d_all"],
     residual: Float[Tensor, "batch d_all"],
     which: Tensor,
     weights: StepWeights,
 ) -> tuple[Float[Tensor, ""], tuple[Tensor, Tensor, Tensor]]:
-    """The auxiliary loss (Gao et al., arXiv 2406.04093) on the dead features' columns alone.
+    """The auxiliary loss of Gao et al. (arXiv 2406.04093) on the dead latents.
 
-    The dead features with the ``aux_k`` highest scores per token reconstruct what the living ones left over.
+    The ``aux_k`` dead latents with the highest scores of a token reconstruct the residual of the other latents.
 
     Returns:
-        The weighted loss and its gradients by the dead features' encoder rows, decoder rows and encoder biases.
+        The weighted loss, and its gradients with respect to the encoder rows, decoder rows and encoder biases of the
+        dead latents.
     """
     with torch.enable_grad():
         encoder = parameters.encoder.detach()[which].requires_grad_()

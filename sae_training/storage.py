@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,14 +17,10 @@ from sae_training.atomic import write_bytes
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 
-if TYPE_CHECKING:
-    from sae_training.crosscoder import Crosscoder
-
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "sae_training.crosscoder"
 FORMAT_VERSION = 1
-_LATER = {"sites", "n_shared", "initial_threshold"}
 
 
 def json_bytes(value: Any) -> bytes:
@@ -31,105 +28,89 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def weight_tensors(crosscoder: Crosscoder) -> dict[str, Tensor]:
-    """The tensors of the file: W_enc [d_all, d_sae], W_dec [d_sae, d_all], b_enc, b_dec, scale, threshold.
-
-    The threshold is one number, or one per feature (jumprelu).
-    """
-    tensors = {
-        "W_enc": crosscoder.encoder.T,
-        "W_dec": crosscoder.decoder,
-        "b_enc": crosscoder.b_enc,
-        "b_dec": crosscoder.b_dec_flat,
-        "scale": crosscoder.scale,
-        "threshold": crosscoder.threshold,
-    }
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def assign_weights(crosscoder: Crosscoder, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy the tensors of a weights file into a crosscoder; shapes are checked."""
-    expected = weight_tensors(crosscoder)
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise SaeTrainingError(
-            f"{source / WEIGHTS_FILE} lacks {', '.join(missing)}; it is no crosscoder of this version."
-        )
-    for name, tensor in expected.items():
-        if tensors[name].shape != tensor.shape:
-            raise SaeTrainingError(
-                f"{source / WEIGHTS_FILE}: {name} has shape {list(tensors[name].shape)} where {CONFIG_FILE} "
-                f"makes it {list(tensor.shape)}; the two files do not belong together."
-            )
-    crosscoder.to(tensors["W_dec"].dtype)
-    crosscoder.threshold.data = crosscoder.threshold.data.double()
-    with torch.no_grad():
-        crosscoder.encoder.copy_(tensors["W_enc"].T)
-        crosscoder.decoder.copy_(tensors["W_dec"])
-        crosscoder.b_enc.copy_(tensors["b_enc"])
-        crosscoder.b_dec_flat.copy_(tensors["b_dec"])
-        crosscoder.scale.copy_(tensors["scale"])
-        crosscoder.threshold.copy_(tensors["threshold"])
-
-
-def crosscoder_files(crosscoder: Crosscoder) -> dict[str, bytes]:
+def crosscoder_files(config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
     """The contents of both files, by name."""
-    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": crosscoder.config.model_dump(mode="json")}
-    return {WEIGHTS_FILE: save(weight_tensors(crosscoder)), CONFIG_FILE: json_bytes(config)}
+    value = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
+    return {WEIGHTS_FILE: save(dict(tensors)), CONFIG_FILE: json_bytes(value)}
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> None:
-    """Write both files; an older crosscoder in the folder is replaced."""
-    for name, data in crosscoder_files(crosscoder).items():
+def save_crosscoder(config: CrosscoderConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write both files; they replace an older crosscoder in the folder."""
+    for name, data in crosscoder_files(config, tensors).items():
         write_bytes(folder / name, data)
 
 
-def read_crosscoder(folder: Path) -> tuple[CrosscoderConfig, dict[str, Tensor]]:
-    """Read both files of a folder; every way to be no crosscoder is one sentence."""
-    config_path = folder / CONFIG_FILE
-    if not folder.is_dir() or not config_path.is_file():
+def read_config(folder: Path) -> CrosscoderConfig:
+    """Read the configuration of a crosscoder.
+
+    Raises:
+        SaeTrainingError: The folder does not hold a crosscoder that this release can read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
         raise SaeTrainingError(
-            f"{folder} holds no crosscoder (no {CONFIG_FILE}); give a folder written by Crosscoder.save."
+            f"{folder} does not hold a crosscoder (there is no {CONFIG_FILE}); give a folder written by Crosscoder.save."
         )
     try:
-        data = json.loads(config_path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SaeTrainingError(
-            f"{config_path} is no JSON ({error}); restore it or save the crosscoder again."
+            f"{path} is not valid JSON ({error}); restore it or save the crosscoder again."
         ) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise SaeTrainingError(
-            f"{config_path} describes no crosscoder of sae_training; give a folder written by Crosscoder.save."
+            f"{path} does not describe a crosscoder of sae_training; give a folder written by Crosscoder.save."
         )
     if data.get("format_version") != FORMAT_VERSION:
         raise SaeTrainingError(
-            f"{config_path} has format version {data.get('format_version')}, this release reads {FORMAT_VERSION}; "
+            f"{path} has format version {data.get('format_version')}, but this release reads version {FORMAT_VERSION}; "
             "use the release that wrote it."
         )
     try:
-        config = CrosscoderConfig.model_validate(data.get("config"))
+        return CrosscoderConfig.model_validate(data.get("config"))
     except SaeTrainingError as error:
-        raise SaeTrainingError(f"{config_path}: {error}") from None
-    return config, read_tensors(folder / WEIGHTS_FILE)
+        raise SaeTrainingError(f"{path}: {error}") from None
+
+
+def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of a crosscoder.
+
+    Args:
+        folder: Folder of the crosscoder.
+        expected: Tensors with the names and shapes that the file must have.
+
+    Raises:
+        SaeTrainingError: The file cannot be read, or a tensor is missing or has another shape.
+    """
+    path = folder / WEIGHTS_FILE
+    tensors = read_tensors(path)
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise SaeTrainingError(f"{path} lacks {', '.join(missing)}; this release did not write it.")
+    for name, tensor in expected.items():
+        if tensors[name].shape != tensor.shape:
+            raise SaeTrainingError(
+                f"{path}: {name} has shape {list(tensors[name].shape)}, but {CONFIG_FILE} requires "
+                f"{list(tensor.shape)}; the two files do not belong together."
+            )
+    return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; a missing or truncated one is one sentence."""
+    """Read a safetensors file.
+
+    Raises:
+        SaeTrainingError: The file is missing or damaged.
+    """
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise SaeTrainingError(f"{path} cannot be read ({error}); it is missing or damaged: save it again.") from None
 
 
-def fingerprint(crosscoder: Crosscoder) -> str:
-    """sha256 over the configuration, the scale, the threshold and the weights.
-
-    Settings that came later count only where they are used, so that an older dictionary keeps its fingerprint.
-    """
-    settings = crosscoder.config.model_dump(mode="json")
-    plain = type(crosscoder.config)(n_models=2, d_model=1, d_sae=1, k=1).model_dump(mode="json")
-    kept = {name: value for name, value in settings.items() if name not in _LATER or value != plain[name]}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for name, tensor in sorted(weight_tensors(crosscoder).items()):
+def fingerprint(config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the configuration and all tensors."""
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Batches on their way into training: checked, counted, read ahead, and placed in the stream again on resume."""
+"""Streams of batches for training: checked, counted, read ahead, and resumed at their position."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sae_training.errors import SaeTrainingError
 
 @runtime_checkable
 class PositionedBatches(Protocol):
-    """A stream that can say where it is and go there."""
+    """A stream whose position can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the batches handed out so far."""
+        """The position after the batches given so far."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go to a position."""
+        """Move to a position."""
         ...
 
 
 class BatchStream:
     """An iterable of raw activations with a position.
 
-    A stream with ``state_dict`` and ``load_state_dict`` is placed by them; any other is placed on resume by skipping
-    the batches consumed before, so it must give the same batches again.
+    A stream with ``state_dict`` and ``load_state_dict`` is resumed by them. Any other stream must give the same batches
+    again, and a resume skips those that were consumed before.
     """
 
     def __init__(self, batches: Iterable[Tensor], crosscoder: Crosscoder, batch_size: int) -> None:
@@ -43,15 +43,19 @@ class BatchStream:
         self.n_consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch given by `next`, whatever was read ahead."""
+        """The position after the last batch that `next` gave, not counting batches read ahead."""
         return {"n_consumed": self.n_consumed, "source": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position; before the first batch only."""
+        """Move to a position; only allowed before the first batch.
+
+        Raises:
+            SaeTrainingError: The stream cannot be moved to this position.
+        """
         if state["source"] is not None:
             if not isinstance(self._batches, PositionedBatches):
                 raise SaeTrainingError(
-                    "the checkpoint has a stream position but the batches have no load_state_dict; "
+                    "the checkpoint has a stream position, but the batches have no load_state_dict; "
                     "resume with the same kind of stream."
                 )
             self._batches.load_state_dict(state["source"])
@@ -61,18 +65,18 @@ class BatchStream:
         for _ in range(state["n_consumed"]):
             if self.next() is None:
                 raise SaeTrainingError(
-                    f"the stream ended after {self.n_consumed} batches but the checkpoint was made after "
+                    f"the stream ended after {self.n_consumed} batches, but the checkpoint was made after "
                     f"{state['n_consumed']}; resume with the same stream."
                 )
 
     def read_ahead(self, n_batches: int) -> list[Tensor]:
-        """The next batches, which `next` still gives."""
+        """The next ``n_batches`` batches, which `next` will give again."""
         while len(self._ahead) < n_batches and (drawn := self._draw()) is not None:
             self._ahead.append(drawn)
         return [batch for batch, _ in self._ahead]
 
     def next(self) -> Tensor | None:
-        """The next batch, side by side and in raw units, or None at the end of the stream."""
+        """The next batch of raw activations ``[batch d_all]``, or None at the end of the stream."""
         drawn = self._ahead.popleft() if self._ahead else self._draw()
         if drawn is None:
             return None
@@ -92,7 +96,7 @@ class BatchStream:
             raise SaeTrainingError(f"batch {number} is {kind}; give floating-point tensors.")
         if not 1 <= batch.shape[0] <= self._batch_size:
             raise SaeTrainingError(
-                f"batch {number} has {batch.shape[0]} tokens where batch_size is {self._batch_size}; "
+                f"batch {number} has {batch.shape[0]} tokens, but batch_size is {self._batch_size}; "
                 "make the stream and TrainConfig agree."
             )
         flat = self._crosscoder.flatten(batch.to(self._crosscoder.device, non_blocking=True))
@@ -101,7 +105,7 @@ class BatchStream:
 
 
 def batch_digest(batch: Tensor) -> Tensor:
-    """A 64-bit number of a batch's first and last rows, on its device; equal batches have equal numbers."""
+    """A 64-bit hash of the first and last rows of a batch, on its device."""
     rows = torch.stack((batch[0], batch[-1])).float().contiguous().view(torch.int32).long().flatten()
     weights = torch.arange(1, rows.numel() + 1, device=rows.device) * 2_654_435_761
     return (rows * weights).sum()

@@ -1,4 +1,4 @@
-"""One step after another: the trainer knows tensors and counters, no files and no streams."""
+"""Training steps; `sae_training.run` adds the stream and the files."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
-from sae_training.config import TrainConfig
-from sae_training.crosscoder import Crosscoder, dedicated_mask, mean_norm_scale
+from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.finiteness import Latch, require_finite, require_finite_step
+from sae_training.finiteness import NonFiniteCheck, require_finite, require_finite_step
 from sae_training.kernels.backend import choose_backend
 from sae_training.reconstruction import batch_fve
 from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
+from sae_training.train_config import TrainConfig
 from sae_training.variants.jumprelu import select_jump
+from sae_training.weights import dedicated_mask, mean_norm_scale
 
 
 class Trainer:
     """Trains a crosscoder batch by batch; `sae_training.train` adds the stream, the files and the resume.
 
-    On a CPU every step is checked when it is done. Elsewhere the host never waits for the device in a step: what is not
-    finite latches a flag on the device that keeps the weights as they are, `look` raises for it, and which features
-    are dead is looked at every ``TrainConfig.refresh_dead_every`` steps.
+    On a CPU, every step is checked at its end. Elsewhere, the host does not wait for the device in a step. A value that
+    is not finite then sets a flag on the device, which keeps the weights unchanged until `look` raises the error. The
+    dead latents are determined every ``TrainConfig.refresh_dead_every`` steps.
 
     Attributes:
-        crosscoder: trained in place.
-        config: how.
-        state: optimizer and counters, all that the next step depends on beside the crosscoder's tensors.
+        crosscoder: The crosscoder, trained in place.
+        config: Settings of the training.
+        state: Optimizer and counters: what the next step depends on, except the tensors of the crosscoder.
     """
 
     def __init__(self, crosscoder: Crosscoder, config: TrainConfig, *, lazy: bool | None = None) -> None:
         """Make a trainer.
 
         Args:
-            crosscoder: trained in place.
-            config: how.
-            lazy: never wait for the device in a step; None does so off the CPU. On a CPU it needs kernel dense or triton.
+            crosscoder: The crosscoder, trained in place.
+            config: Settings of the training.
+            lazy: Whether a step never waits for the device; None means that it waits only on a CPU. On a CPU, True
+                needs kernel dense or triton.
+
+        Raises:
+            SaeTrainingError: The kernel cannot run on the device, or does not support the variant or ``lazy``.
         """
         self._backend = choose_backend(config.kernel, crosscoder.device)
         self.crosscoder = crosscoder
@@ -50,7 +55,7 @@ class Trainer:
         self.lazy = crosscoder.device.type != "cpu" if lazy is None else lazy
         if self.lazy and crosscoder.device.type == "cpu" and config.kernel not in ("dense", "triton"):
             raise SaeTrainingError(f"a lazy trainer on a CPU needs kernel 'dense' or 'triton', not {config.kernel!r}.")
-        own = crosscoder.variant.has_feature_threshold
+        own = crosscoder.variant.has_latent_threshold
         parameters = Parameters(
             crosscoder.encoder,
             crosscoder.decoder,
@@ -60,7 +65,7 @@ class Trainer:
             crosscoder.config.prefix_ends,
             nn.Parameter(crosscoder.threshold.to(crosscoder.decoder.dtype).log()) if own else None,
         )
-        # A fused update halves the passes over memory on CPU and GPU alike.
+        # A fused update halves the number of passes over memory, on CPU and GPU.
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
         fired = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
         self.state = TrainState(parameters, torch.zeros_like(crosscoder.b_dec_flat), optimizer, fired)
@@ -68,9 +73,9 @@ class Trainer:
         if config.kernel in ("sparse", "triton") and not self.selector.has_sparse_step:
             raise SaeTrainingError(
                 f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
-                f"take kernel 'auto' or 'dense', not {config.kernel!r}."
+                f"use kernel 'auto' or 'dense', not {config.kernel!r}."
             )
-        self._aux = config.aux_coefficient if crosscoder.variant.has_dead_feature_loss else 0.0
+        self._aux = config.aux_coefficient if crosscoder.variant.has_dead_latent_loss else 0.0
         self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
         mask = dedicated_mask(crosscoder.config)
         self._mask = None if mask is None else mask.to(crosscoder.decoder)
@@ -80,17 +85,23 @@ class Trainer:
             self._share = torch.ones_like(crosscoder.b_enc.detach())
             self._share[crosscoder.config.shared_rows] = config.shared_penalty
         self._n_tokens_before = 0
-        self._latch = Latch(crosscoder.device)
+        self._nonfinite = NonFiniteCheck(crosscoder.device)
         self._known_dead: Tensor | None = None
         self._column_scale: Tensor | None = None
         if self.lazy:
-            # torch's fused Adam takes this from whoever drives it (GradScaler does): at 1 it changes nothing.
+            # The fused Adam of torch reads this attribute, which GradScaler usually sets. At 1 it changes no weight.
             fused: Any = optimizer
-            fused.found_inf = self._latch.found
+            fused.found_inf = self._nonfinite.found
 
     @torch.no_grad()
     def set_up(self, batches: list[Tensor]) -> None:
-        """Start from raw batches: an unset scale, biases that explain the mean, and the encoder's gain."""
+        """Initialize an unset scale, the biases and the gain of the encoder from raw batches.
+
+        The biases explain the mean activation.
+
+        Raises:
+            SaeTrainingError: A batch has a wrong shape or is not finite, or all activations are zero.
+        """
         crosscoder, state = self.crosscoder, self.state
         flat = [crosscoder.flatten(batch) for batch in batches]
         for number, batch in enumerate(flat):
@@ -114,7 +125,7 @@ class Trainer:
         return (flat / self._column_scale).sub_(self.state.center)
 
     def _gain(self, x: Tensor) -> float:
-        """The factor of the encoder with which the first reconstruction fits best (least squares)."""
+        """The factor of the encoder for which the first reconstruction has the least squared error."""
         parameters = self.state.parameters
         norm = self.crosscoder.feature_norm()
         scores = self.selector.scores(x, parameters.encoder, parameters.b_enc, norm)
@@ -130,7 +141,7 @@ class Trainer:
 
     @torch.no_grad()
     def _write_biases(self) -> None:
-        """Give the crosscoder the biases of activations that are not centered, and its thresholds."""
+        """Write the thresholds and the biases for activations that are not centered to the crosscoder."""
         parameters, center = self.state.parameters, self.state.center
         self.crosscoder.b_enc.copy_(parameters.b_enc - parameters.encoder @ center)
         self.crosscoder.b_dec_flat.copy_(parameters.b_dec + center)
@@ -138,16 +149,16 @@ class Trainer:
             self.crosscoder.threshold.copy_(parameters.log_threshold.exp())
 
     def step(self, *batches: Tensor) -> StepOutput:
-        """One optimizer step on one batch of raw activations, or on several whose gradients are added.
+        """Do one optimizer step on one or several batches of raw activations.
 
-        Several batches give the gradient of the mean loss over all their tokens.
+        With several batches, the gradient is that of the mean loss over all their tokens.
 
         Returns:
-            What the last batch came to.
+            Loss terms and active latents of the last batch.
 
         Raises:
-            SaeTrainingError: when the loss is not finite; the weights are then as before the step. A lazy trainer
-                says so in `look`, and the weights stay as before the first such step.
+            SaeTrainingError: The step is not finite. The weights are then as before the step. A lazy trainer raises the
+                error in `look`, and keeps the weights as before the first such step.
         """
         config, state = self.config, self.state
         self._n_tokens_before = state.n_tokens
@@ -155,7 +166,7 @@ class Trainer:
         self._constrain_gradients()
         gradient_norm = nn.utils.get_total_norm([p.grad for p in state.parameters.all() if p.grad is not None])
         if self.lazy:
-            self._latch.watch(outputs, gradient_norm, state.step + 1)
+            self._nonfinite.watch(outputs, gradient_norm, state.step + 1)
         else:
             raw = [self.crosscoder.flatten(batch) for batch in batches]
             require_finite_step(outputs, gradient_norm, raw, step=state.step + 1, lr=config.lr)
@@ -170,14 +181,14 @@ class Trainer:
         return outputs[-1]
 
     def look(self) -> None:
-        """Wait for the device and see whether all steps so far were finite.
+        """Wait for the device, and check that all steps so far were finite.
 
         Raises:
-            SaeTrainingError: one was not; names the first. The weights are as before it.
+            SaeTrainingError: A step was not finite; the message names the first one. The weights are as before it.
         """
         if self.lazy:
-            self._latch.look(self.config.lr)
-            self._known_dead = None  # a resumed run looks anew, so the run it goes on from must too
+            self._nonfinite.require_finite(self.config.lr)
+            self._known_dead = None  # a run resumed here determines the dead latents again, so this run must too
 
     def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
         """Set the gradient of the mean loss over the tokens of all batches."""
@@ -221,7 +232,7 @@ class Trainer:
         )
 
     def _dead(self) -> Tensor | None:
-        """Places of the dead features; a lazy trainer looks every so often, since that waits for the device."""
+        """Indices of the dead latents; a lazy trainer updates them rarely, because that waits for the device."""
         if self._aux == 0:
             return None
         if not self.lazy or self._known_dead is None or self.state.step % self.config.refresh_dead_every == 0:
@@ -231,7 +242,7 @@ class Trainer:
 
     @torch.no_grad()
     def _constrain_gradients(self) -> None:
-        """Keep what is fixed: weights that are zero, and decoders that are one and the same in every model."""
+        """Keep dedicated latents at zero in other models, and the decoders of shared latents equal in all models."""
         encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
         assert encoder is not None, "every step sets the gradients"
         assert decoder is not None, "every step sets the gradients"
@@ -241,11 +252,11 @@ class Trainer:
         config = self.crosscoder.config
         if config.n_shared:
             tied = decoder[config.shared_rows]
-            mean = reduce(tied, "feature (model d) -> feature d", "mean", model=config.n_models)
-            tied.copy_(repeat(mean, "feature d -> feature (model d)", model=config.n_models))
+            mean = reduce(tied, "latent (model d) -> latent d", "mean", model=config.n_models)
+            tied.copy_(repeat(mean, "latent d -> latent (model d)", model=config.n_models))
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
-        """What there is to say about the latest step, whose last batch gave ``output``; waits for the device."""
+        """Measures of the latest step, whose last batch gave ``output``; waits for the device."""
         state, crosscoder, config = self.state, self.crosscoder, self.config
         n_before = self._n_tokens_before
         fve = batch_fve(output.x, output.error, crosscoder.config.widths)
@@ -261,9 +272,9 @@ class Trainer:
             "aux": float(output.aux),
             "penalty": float(output.penalty),
             "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
-            **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_feature_threshold else {}),
+            **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_latent_threshold else {}),
             "l0": l0,
-            "fve": {  # None where a model's activation is constant in the batch: JSON has no NaN
+            "fve": {  # None if a model's activation is constant in the batch, because JSON has no NaN
                 name: value if math.isfinite(value) else None
                 for name, value in zip(crosscoder.source_names, fve.tolist(), strict=True)
             },
@@ -287,12 +298,12 @@ class Trainer:
         n_rows = sum(batch.shape[0] for batch in batches)
         counts = torch.stack([output.active.column_count() for output in outputs]).sum(dim=0)
         since = torch.where(counts > 0, 0, state.tokens_since_fired + n_rows)
-        state.tokens_since_fired = self._latch.kept(state.tokens_since_fired, since) if self.lazy else since
+        state.tokens_since_fired = self._nonfinite.guarded(state.tokens_since_fired, since) if self.lazy else since
         for output in outputs:
             if output.cut is not None:
                 self._average_cut(output.cut)
         state.last_cut = self.selector.last_cut
-        # A lazy step would wait for the device: `metrics` does, and takes the density along.
+        # In a lazy step this would wait for the device; `metrics` waits anyway, and updates the density there.
         if not self.crosscoder.variant.has_fixed_k and not self.lazy:
             state.density = float(counts.sum()) / (n_rows * self.crosscoder.d_sae)
         state.new_digests += [batch_digest(batch) for batch in batches]
@@ -300,9 +311,9 @@ class Trainer:
         state.n_tokens += n_rows
 
     def _average_cut(self, cut: Tensor) -> None:
-        """Move the threshold: a plain mean until it spans as many batches as the running mean does."""
+        """Update the threshold: a plain mean at first, then a running mean with ``threshold_momentum``."""
         state, threshold = self.state, self.crosscoder.threshold
         momentum = min(self.config.threshold_momentum, state.n_cuts / (state.n_cuts + 1))
         moved = threshold * momentum + cut.double() * (1 - momentum)
-        threshold.copy_(self._latch.kept(threshold, moved) if self.lazy else moved)
+        threshold.copy_(self._nonfinite.guarded(threshold, moved) if self.lazy else moved)
         state.n_cuts += 1

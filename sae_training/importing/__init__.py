@@ -1,6 +1,6 @@
-"""Dictionaries that others published: crosscoders become a `Crosscoder`, SAEs of one model a `SingleSae`.
+"""Import of published dictionaries: crosscoders as a `Crosscoder`, SAEs of one model as a `SingleSae`.
 
-Only tensors and JSON are read; no file is unpickled. What cannot be represented exactly is refused in one sentence.
+The importers read only tensors and JSON, and unpickle no file. They refuse what they cannot represent exactly.
 """
 
 from __future__ import annotations

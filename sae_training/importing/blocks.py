@@ -1,4 +1,4 @@
-"""SAEs of several models side by side, as one crosscoder in which every feature belongs to one model."""
+"""SAEs of several models side by side, as one crosscoder whose latents each belong to one model."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
-from sae_training.importing.published import FusedWeights, build
+from sae_training.importing.published import build
 from sae_training.importing.single_sae import SingleSae
 
 
 def block_crosscoder(saes: Mapping[str, SingleSae]) -> Crosscoder:
-    """A block-diagonal crosscoder: model m's features come first to last from its own SAE, and read and write m alone.
+    """A block-diagonal crosscoder: the latents of model m are those of its SAE, and read and write only m.
 
-    Features, reconstructions and edits are exactly those of the SAEs (up to the rounding of the weights, and but for
-    features whose decoder is 0, which are never active here), so that per-model SAEs can stand where a crosscoder does. It is *not* one dictionary: no feature is shared, MAS is 1 for the
-    owner by construction, and its `d_sae` and L0 are sums over the models.
+    Latents, reconstructions and edits equal those of the SAEs, up to the rounding of the weights, so per-model SAEs can
+    be used in place of a crosscoder. The exception are latents whose decoder is 0, which are never active here. The
+    result is *not* one dictionary: no latent is shared, the MAS of the owner is 1 by construction, and `d_sae` and L0
+    are sums over the models.
 
-    A threshold t_k on h_k is one on the score h_k ||W_dec[k]||. Where t_k ||W_dec[k]|| is one number c_m per SAE, as
-    sae-lens' BatchTopK leaves it, s_m = c_m makes one threshold of 1 for all (ours); otherwise every feature keeps its own.
+    A threshold t_k on h_k is a threshold t_k ||W_dec[k]|| on the score h_k ||W_dec[k]||. If it is one number c_m for
+    all latents of each SAE, as for the BatchTopK of sae-lens, the scales s_m = c_m give one threshold of 1 for all
+    latents (own derivation). Otherwise each latent has its own threshold.
 
     Args:
-        saes: by model, in the order of the model axis; at least two.
+        saes: SAEs by model, in the order of the model axis; at least two.
 
     Raises:
-        SaeTrainingError: fewer than two, or topk SAEs (whose k counts within one SAE), or no variant can hold the
-            thresholds.
+        SaeTrainingError: There are fewer than two SAEs, or a topk SAE, whose k counts latents within one model.
     """
     if len(saes) < 2:
-        raise SaeTrainingError(f"block_crosscoder takes SAEs of at least two models, not {len(saes)}; give more.")
+        raise SaeTrainingError(f"block_crosscoder needs SAEs of at least two models, not {len(saes)}; give more.")
     for name, sae in saes.items():
         if sae.k is not None:
             raise SaeTrainingError(
-                f"the SAE of {name} keeps its {sae.k} highest features, which one crosscoder cannot do for each model by "
-                "itself; take SAEs with a threshold (jumprelu, batchtopk) or ReLU."
+                f"the SAE of {name} keeps its {sae.k} highest latents, which a crosscoder cannot do for each model "
+                "separately; use SAEs with a threshold (jumprelu, batchtopk) or ReLU."
             )
     own = [sae.to(device="cpu", dtype=torch.float64) for sae in saes.values()]
     norms = [torch.linalg.vector_norm(sae.W_dec, dim=1) for sae in own]
@@ -46,13 +47,13 @@ def block_crosscoder(saes: Mapping[str, SingleSae]) -> Crosscoder:
     dtype = torch.float64 if any(sae.W_enc.dtype == torch.float64 for sae in saes.values()) else torch.float32
     rounded = torch.tensor(scale, dtype=torch.float64).to(dtype)
     s = rounded.double().tolist()
-    weights = FusedWeights(
-        encoder=torch.block_diag(*(sae.W_enc.T * value for sae, value in zip(own, s, strict=True))),
-        decoder=torch.block_diag(*(sae.W_dec / value for sae, value in zip(own, s, strict=True))),
-        b_enc=torch.cat([sae.b_enc for sae in own]),
-        b_dec=torch.cat([sae.b_dec / value for sae, value in zip(own, s, strict=True)]),
-        scale=rounded,
-    )
+    weights = {
+        "W_enc": torch.block_diag(*(sae.W_enc * value for sae, value in zip(own, s, strict=True))),
+        "W_dec": torch.block_diag(*(sae.W_dec / value for sae, value in zip(own, s, strict=True))),
+        "b_enc": torch.cat([sae.b_enc for sae in own]),
+        "b_dec": torch.cat([sae.b_dec / value for sae, value in zip(own, s, strict=True)]),
+        "scale": rounded,
+    }
     widths = tuple(sae.d_model for sae in own)
     shape: dict[str, Any] = {
         "n_models": len(own),
@@ -65,10 +66,10 @@ def block_crosscoder(saes: Mapping[str, SingleSae]) -> Crosscoder:
 
 
 def _scale_and_cut(cuts: list[Tensor], norms: list[Tensor]) -> tuple[list[float], Tensor | float | None]:
-    """Divisor of each model, and the threshold on our score: none, one, or one per feature."""
+    """Scale of each model, and the threshold on the score: None, one number, or one per latent."""
     if not any(bool((cut > 0).any()) for cut in cuts):
         return [1.0] * len(cuts), None
-    # A feature whose decoder is 0 writes nothing and has score 0 whatever the threshold.
+    # A latent whose decoder is 0 has score 0, whatever its threshold.
     live = [cut[norm > 0] for cut, norm in zip(cuts, norms, strict=True)]
     if all(len(c) and bool((c > 0).all()) and bool(c.max() - c.min() <= 1e-6 * c.max()) for c in live):
         return [float(values.mean()) for values in live], 1.0

@@ -1,9 +1,9 @@
 """crosscoder_learning (dictionary_learning with crosscoders, science-of-finetuning): CrossCoder, BatchTopKCrossCoder.
 
-State dict: ``encoder.weight`` [M, d, F], ``encoder.bias`` [F], ``decoder.weight`` [M, F, d], ``decoder.bias`` [M, d],
-``code_normalization_id``; since 2025 ``activation_mean``, ``activation_std`` [M, d] (NaN: none),
-``activation_global_scale`` [M]; the BatchTopK class adds ``k`` and ``threshold``. As ``.pt`` or as ``model.safetensors``
-with ``config.json``. Formula: commit b2363ed, dictionary.py.
+State dict: ``encoder.weight`` [M, d, F], ``encoder.bias`` [F], ``decoder.weight`` [M, F, d], ``decoder.bias`` [M, d]
+and ``code_normalization_id``; since 2025 also ``activation_mean`` and ``activation_std`` [M, d] (NaN if not normalized)
+and ``activation_global_scale`` [M]. The BatchTopK class adds ``k`` and ``threshold``. Files are ``.pt``, or
+``model.safetensors`` with ``config.json``. Source of the formula: dictionary.py at commit b2363ed.
 """
 
 from __future__ import annotations
@@ -13,29 +13,35 @@ from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
 from sae_training.importing.files import PublishedFile
-from sae_training.importing.published import PublishedCrosscoder, per_model_norm
+from sae_training.importing.published import PublishedCrosscoder
+from sae_training.weights import source_norms
 
 NAME = "crosscoder_learning"
 CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
 BACK_EPSILON = 1e-8
-"""What the library adds to the factor that it divides by on the way back."""
+"""Added by the library to the factor that divides the reconstruction."""
 
 
 def matches(file: PublishedFile) -> bool:
-    """Whether the file has this format's tensors."""
+    """Whether the file has the tensors of this format."""
     return file.has("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias") and (
         file.tensors["encoder.weight"].ndim == 3
     )
 
 
 def read(file: PublishedFile) -> PublishedCrosscoder:
-    """The formula of a CrossCoder or BatchTopKCrossCoder."""
+    """Read the formula of a CrossCoder or BatchTopKCrossCoder.
+
+    Raises:
+        SaeTrainingError: A tensor is missing or has a wrong shape, or the formula is not that of a crosscoder here.
+    """
     encoder = file.tensor("encoder.weight", (None, None, None))
     n_models, width, d_sae = encoder.shape
     decoder = file.tensor("decoder.weight", (None, d_sae, width))
     if len(decoder) != n_models:
         raise SaeTrainingError(
-            f"{file.path} reads {n_models} activations and writes {len(decoder)}; a crosscoder here reads what it writes."
+            f"{file.path} encodes {n_models} activations and decodes {len(decoder)}, but a crosscoder needs equal numbers; "
+            "it cannot be imported."
         )
     b_dec = file.tensor("decoder.bias", (n_models, width))
     shift, factor = _normalizer(file, n_models, width)
@@ -60,11 +66,11 @@ def read(file: PublishedFile) -> PublishedCrosscoder:
 
 
 def code_normalization(file: PublishedFile) -> str:
-    """Name of the norm that the features are selected by."""
+    """Name of the decoder norm that weights the selection of latents."""
     number = file.number("code_normalization_id")
     name = CODE_NORMALIZATIONS.get(int(number), "") if number is not None else file.settings.get("code_normalization")
     if name is None:
-        return "CROSSCODER"  # files from before the setting existed have this one
+        return "CROSSCODER"  # the library's only norm before it had this setting
     if str(name).upper() not in CODE_NORMALIZATIONS.values():
         raise SaeTrainingError(
             f"{file.path}: code_normalization {number if number is not None else name!r} is unknown; "
@@ -74,8 +80,8 @@ def code_normalization(file: PublishedFile) -> str:
 
 
 def selection_norm(file: PublishedFile, decoder: tuple[Tensor, ...]) -> Tensor:
-    """norm_k of the code normalization, [d_sae]."""
-    norms = per_model_norm(decoder)
+    """The weights norm_k of the code normalization, ``[d_sae]``."""
+    norms = source_norms(decoder)
     together, summed = norms.square().sum(dim=0).sqrt(), norms.sum(dim=0)
     match code_normalization(file):
         case "CROSSCODER":
@@ -88,30 +94,32 @@ def selection_norm(file: PublishedFile, decoder: tuple[Tensor, ...]) -> Tensor:
             sae, cc = (file.settings.get(f"code_normalization_alpha_{name}") for name in ("sae", "cc"))
             if not isinstance(sae, int | float) or not isinstance(cc, int | float):
                 raise SaeTrainingError(
-                    f"{file.path}: code normalization MIXED needs code_normalization_alpha_sae and ..._cc, which only "
-                    "config.json holds; put the config.json of the release beside the file."
+                    f"{file.path}: code normalization MIXED needs code_normalization_alpha_sae and ..._cc, which are only in "
+                    "config.json; put the config.json of the release beside the file."
                 )
             return sae * together + cc * summed
         case _:
             raise SaeTrainingError(
-                f"{file.path}: with code normalization DECOUPLED a feature is active in one model and not in another; a "
-                "crosscoder here has one activation per feature, so this file cannot be imported exactly."
+                f"{file.path}: with code normalization DECOUPLED a latent can be active in only some models, but a "
+                "crosscoder here has one activation per latent; this file cannot be imported exactly."
             )
 
 
 def _threshold(file: PublishedFile) -> float:
     if file.tensors["threshold"].ndim:
-        selection_norm(file, tuple(file.tensors["decoder.weight"].double()))  # says what DECOUPLED means
+        selection_norm(file, tuple(file.tensors["decoder.weight"].double()))  # raises the error about DECOUPLED
     return float(file.tensor("threshold", ()))
 
 
 def _normalizer(file: PublishedFile, n_models: int, width: int) -> tuple[Tensor | None, Tensor]:
-    """Mean [M, d] and factor [M] of (x - mean) * factor; None and ones where the file has no statistics."""
+    """Mean [M, d] and factor [M] of (x - mean) * factor; None and ones if the file has no statistics."""
     ones = torch.ones(n_models).double()
     names = ("activation_mean", "activation_std")
     if not file.has(*names) or any(bool(torch.isnan(file.tensors[name]).any()) for name in names):
         return None, ones
     factor = file.tensor("activation_global_scale", (n_models,))
     if not bool((factor > 0).all()):
-        raise SaeTrainingError(f"{file.path}: activation_global_scale {factor.tolist()} is not positive.")
+        raise SaeTrainingError(
+            f"{file.path}: activation_global_scale {factor.tolist()} is not positive; the file is damaged."
+        )
     return file.tensor("activation_mean", (n_models, width)), factor

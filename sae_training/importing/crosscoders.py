@@ -1,4 +1,4 @@
-"""One entry for every published crosscoder format."""
+"""Import of all known formats of published crosscoders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae_training.importing.published import PublishedCrosscoder
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is recognised and read."""
+    """Functions that recognize and read a format."""
 
     matches: Callable[[PublishedFile], bool]
     read: Callable[[PublishedFile], PublishedCrosscoder]
@@ -29,19 +29,19 @@ FORMATS: dict[str, Format] = {
 
 
 def read_published(path: Path | str, format: str | None = None) -> PublishedCrosscoder:
-    """The formula of a published crosscoder.
+    """Read the formula of a published crosscoder.
 
     Args:
-        path: a weights file (``.pt``, ``.safetensors``), or a folder with one; JSON settings are taken from beside it.
-        format: one of `FORMATS`; recognised by the names of the tensors when None.
+        path: A weights file (``.pt``, ``.safetensors``), or a folder with one, with its JSON settings beside it.
+        format: One of `FORMATS`; None recognizes it by the names of the tensors.
 
     Raises:
-        SaeTrainingError: the file cannot be read, is of no known format, or is not exactly a crosscoder of ours.
+        SaeTrainingError: The file cannot be read, its format is unknown, or it cannot be represented exactly.
     """
     if format is not None and format not in FORMATS:
         nearest = nearest_name(format, FORMATS)
-        mend = f"did you mean {nearest!r}?" if nearest else f"the formats are {', '.join(FORMATS)}."
-        raise SaeTrainingError(f"crosscoder format {format!r} is unknown; {mend}")
+        fix = f"did you mean {nearest!r}?" if nearest else f"the formats are {', '.join(FORMATS)}."
+        raise SaeTrainingError(f"crosscoder format {format!r} is unknown; {fix}")
     file = read_published_file(path)
     if format is not None:
         return FORMATS[format].read(file)
@@ -58,27 +58,27 @@ def import_crosscoder(
     names: Sequence[str] | None = None,
     scale: Sequence[float | int] | None = None,
 ) -> Crosscoder:
-    """A published crosscoder with equal features and reconstructions; `docs/interop.md` says what is exact.
+    """Import a published crosscoder with equal latents and reconstructions (docs/interop.md describes the precision).
 
     Args:
-        path: a weights file (``.pt``, ``.safetensors``), or a folder with one.
-        format: ``crosscoder_learning``, ``opd``, ``llamascopium`` or ``replication``; None recognises it.
-        names: of the models, in the file's order; ``model_0``... when None.
-        scale: divisor of each model's raw activations; needed for ``replication``, whose files do not hold it.
+        path: A weights file (``.pt``, ``.safetensors``), or a folder with one.
+        format: ``crosscoder_learning``, ``opd``, ``llamascopium`` or ``replication``; None recognizes it.
+        names: Names of the models, in the order of the file; None means ``model_0``, ``model_1``...
+        scale: Divisor of each model's raw activations, which ``replication`` needs because its files lack it.
 
     Raises:
-        SaeTrainingError: the file cannot be read, is of no known format, or cannot be represented exactly.
+        SaeTrainingError: The file cannot be read, its format is unknown, or it cannot be represented exactly.
     """
     return read_published(path, format).to_crosscoder(names, scale)
 
 
 def _what_else(file: PublishedFile) -> str:
-    """What a file of no crosscoder format is, and what to do with it."""
+    """Describe a file that is not a crosscoder of a known format, and how to open it."""
     encoder = file.tensors.get("W_enc")
     if encoder is not None and encoder.ndim == 2 and file.settings.get("format") == "sae_training.crosscoder":
         return "is a crosscoder of this package; open its folder with Crosscoder.load."
     if encoder is not None and encoder.ndim == 2:
-        return "is an SAE of one model, no crosscoder; read it with import_sae."
+        return "is an SAE of one model, not a crosscoder; read it with import_sae."
     names = sorted(file.tensors)
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return f"has tensors {shown}, which is none of the formats {', '.join(FORMATS)}."
+    return f"has tensors {shown}, which match none of the formats {', '.join(FORMATS)}."

@@ -1,9 +1,9 @@
-"""understanding-opd-crosscoders: HeterogeneousCrossCoder and its BatchTopK class, models of different widths.
+"""understanding-opd-crosscoders: HeterogeneousCrossCoder and its BatchTopK class, for models of different widths.
 
-State dict: ``encoder.projections.<m>.weight`` [F, d_m], ``encoder.bias`` [F], ``decoder.projections.<m>.weight`` [d_m, F]
-and ``.bias`` [d_m], ``normalizer.mean_<m>``, ``std_<m>`` [d_m] (NaN: none), ``scale_<m>``, ``activation_dims_tensor`` [M],
-``code_normalization_id``; the BatchTopK class adds ``k`` and ``threshold``. A model file or a training checkpoint, whose
-``model_state_dict`` is taken. Formula: commit 4a61088, dictionary.py.
+State dict: ``encoder.projections.<m>.weight`` [F, d_m], ``encoder.bias`` [F], ``decoder.projections.<m>.weight`` [d_m,
+F] and ``.bias`` [d_m], ``normalizer.mean_<m>`` and ``std_<m>`` [d_m] (NaN if not normalized), ``scale_<m>``,
+``activation_dims_tensor`` [M] and ``code_normalization_id``. The BatchTopK class adds ``k`` and ``threshold``. Files
+are models, or training checkpoints with ``model_state_dict``. Source of the formula: dictionary.py at commit 4a61088.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ NAME = "opd"
 
 
 def matches(file: PublishedFile) -> bool:
-    """Whether the file has this format's tensors."""
+    """Whether the file has the tensors of this format."""
     return file.has("encoder.projections.0.weight", "encoder.bias", "decoder.projections.0.weight")
 
 
 def read(file: PublishedFile) -> PublishedCrosscoder:
-    """The formula of a HeterogeneousCrossCoder."""
+    """Read the formula of a HeterogeneousCrossCoder.
+
+    Raises:
+        SaeTrainingError: A tensor is missing or has a wrong shape, or a scale is not positive.
+    """
     n_models = sum(f"encoder.projections.{index}.weight" in file.tensors for index in range(len(file.tensors)))
     (d_sae,) = file.tensor("encoder.bias", (None,)).shape
     encoder = tuple(file.tensor(f"encoder.projections.{m}.weight", (d_sae, None)).T for m in range(n_models))
@@ -38,7 +42,7 @@ def read(file: PublishedFile) -> PublishedCrosscoder:
         factor = [float(file.tensor(f"normalizer.scale_{m}", ())) for m in range(n_models)]
         shift = tuple(file.tensor(f"normalizer.mean_{m}", (widths[m],)) for m in range(n_models))
         if min(factor) <= 0:
-            raise SaeTrainingError(f"{file.path}: the scales {factor} are not positive.")
+            raise SaeTrainingError(f"{file.path}: the scales {factor} are not positive; the file is damaged.")
     has_threshold = "threshold" in file.tensors
     return PublishedCrosscoder(
         format=NAME,

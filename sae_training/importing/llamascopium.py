@@ -1,9 +1,9 @@
 """Llamascopium (OpenMOSS Language-Model-SAEs) crosscoders over "heads": hook points or checkpoints.
 
 ``sae_weights.safetensors`` (or ``.pt`` with the tensors under ``sae``) and ``config.json``: ``W_E`` [M, d, F], ``b_E``
-[M, F] (summed over heads), ``W_D`` [M, F, d], ``b_D`` [M, d], ``dataset_average_activation_norm.<hook point>``. Its
-activation function acts on h n_m with n_m the decoder norm of one head, so that only for ``relu`` all heads have the same
-features. Formula: commit 95281ac, models/crosscoder.py and sparse_dictionary.py.
+[M, F] (summed over heads), ``W_D`` [M, F, d], ``b_D`` [M, d] and ``dataset_average_activation_norm.<hook point>``. The
+activation function acts on h n_m, where n_m is the decoder norm of one head, so only ``relu`` gives all heads the same
+latents. Source of the formula: models/crosscoder.py and sparse_dictionary.py at commit 95281ac.
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ NAME = "llamascopium"
 
 
 def matches(file: PublishedFile) -> bool:
-    """Whether the file has this format's tensors."""
+    """Whether the file has the tensors of this format."""
     return file.has("W_E", "b_E", "W_D", "b_D") and file.tensors["W_E"].ndim == 3
 
 
 def read(file: PublishedFile) -> PublishedCrosscoder:
-    """The formula of a Llamascopium crosscoder with ``act_fn = relu``."""
+    """Read the formula of a Llamascopium crosscoder with ``act_fn = relu``.
+
+    Raises:
+        SaeTrainingError: A tensor is missing or has a wrong shape, or the settings cannot be represented exactly.
+    """
     encoder = file.tensor("W_E", (None, None, None))
     n_heads, width, d_sae = encoder.shape
     hooks = tuple(str(hook) for hook in file.settings.get("hook_points", ()))
     if len(hooks) != n_heads:
         raise SaeTrainingError(
-            f"{file.path} has {n_heads} heads and its config.json names {len(hooks)} hook_points; put the config.json of "
+            f"{file.path} has {n_heads} heads, but its config.json names {len(hooks)} hook_points; put the config.json of "
             "the release beside it."
         )
     act_fn = str(file.settings.get("act_fn", "relu")).lower()
     if act_fn != "relu":
         raise SaeTrainingError(
-            f"{file.path}: with act_fn {act_fn!r} every head selects by its own decoder norm, so a feature is active in "
-            "one head and not in another; a crosscoder here has one activation per feature, so only relu can be imported."
+            f"{file.path}: with act_fn {act_fn!r} a latent can be active in only some heads, but a crosscoder here has one "
+            "activation per latent; only relu can be imported."
         )
     divisor = _divisors(file, hooks, width)
     return PublishedCrosscoder(
@@ -55,16 +59,18 @@ def read(file: PublishedFile) -> PublishedCrosscoder:
 
 
 def _divisors(file: PublishedFile, hooks: tuple[str, ...], width: int) -> tuple[float, ...]:
-    """Average norm over sqrt(d) of each head, or 1 where the scale is folded into the weights."""
+    """Average norm of each head over sqrt(d), or 1 if the scale is folded into the weights."""
     mode = file.settings.get("norm_activation")
     if mode == "inference":
         return (1.0,) * len(hooks)
     if mode != "dataset-wise":
         raise SaeTrainingError(
-            f"{file.path}: norm_activation {mode!r} scales every token by itself, which is no function of the features; "
+            f"{file.path}: norm_activation {mode!r} scales each token separately, which the latents do not determine; "
             "only 'dataset-wise' and 'inference' can be imported."
         )
     norms = [float(file.tensor(f"dataset_average_activation_norm.{hook}", ())) for hook in hooks]
     if min(norms) <= 0:
-        raise SaeTrainingError(f"{file.path}: the average activation norms {norms} are not positive.")
+        raise SaeTrainingError(
+            f"{file.path}: the average activation norms {norms} are not positive; the file is damaged."
+        )
     return tuple(norm / width**0.5 for norm in norms)

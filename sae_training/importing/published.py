@@ -1,9 +1,9 @@
-"""A published crosscoder as its authors define it, and the same function as a `Crosscoder`."""
+"""The formula of a published crosscoder, and its conversion to a `Crosscoder`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from sae_training.config import CrosscoderConfig, Variant
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.weights import sum_of_norms
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,23 @@ class PublishedCrosscoder:
         r_hat_m = multiplier_m (f W_dec[m] + b_dec[m]) + shift_m
 
     Attributes:
-        format: name of the format it was read from.
-        path: the weights file.
-        encoder: per model, W_enc ``[d_model d_sae]``.
-        decoder: per model, W_dec ``[d_sae d_model]``.
-        b_enc: ``[d_sae]``.
-        b_dec: per model, ``[d_model]``.
-        shift: per model, ``[d_model]``.
-        divisor: per model.
-        multiplier: per model; the divisor, but for the 1e-8 that one library adds on the way back.
-        has_scale: whether the file fixes divisor and shift; where it does not, the user may.
-        needs_scale: whether the authors always scaled and did not store by what, so that the user must.
-        threshold: on h_k norm_k; None for a plain ReLU.
-        norm: norm_k ``[d_sae]`` of the authors' selection; None with ``threshold = None``.
-        k: features active per token that it was trained for, where the file says.
-        dtype: of the weights to make.
-        hint: names of the models or sites, where the file says.
+        format: Name of the file format.
+        path: The weights file.
+        encoder: Encoder W_enc ``[d_model d_sae]`` of each model.
+        decoder: Decoder W_dec ``[d_sae d_model]`` of each model.
+        b_enc: Encoder bias ``[d_sae]``.
+        b_dec: Decoder bias ``[d_model]`` of each model.
+        shift: Mean ``[d_model]`` of each model.
+        divisor: Divisor of each model's activations.
+        multiplier: Multiplier of each model's reconstruction: the divisor, except for 1e-8 that one library adds.
+        has_scale: Whether the file determines divisor and shift; otherwise the user may give a scale.
+        needs_scale: Whether the user must give a scale, because the authors scaled activations without storing the
+            factor.
+        threshold: Threshold on h_k norm_k; None for a ReLU.
+        norm: The weights norm_k ``[d_sae]`` of the selection; None if ``threshold`` is None.
+        k: Number of active latents per token in training, if the file has it.
+        dtype: Dtype of the crosscoder.
+        hint: Names of the models or sites, if the file has them.
     """
 
     format: str
@@ -65,33 +67,33 @@ class PublishedCrosscoder:
 
     @property
     def n_models(self) -> int:
-        """How many activations it reads."""
+        """Number of models."""
         return len(self.encoder)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each."""
+        """Width of each model."""
         return tuple(part.shape[0] for part in self.encoder)
 
     @property
     def d_sae(self) -> int:
-        """Number of features."""
+        """Number of latents."""
         return len(self.b_enc)
 
     def to_crosscoder(
         self, names: Sequence[str] | None = None, scale: Sequence[float | int] | None = None
     ) -> Crosscoder:
-        """The same features and reconstructions as a `Crosscoder`, up to the rounding of its weights.
+        """Convert it to a `Crosscoder` with the same latents and reconstructions, up to the rounding of the weights.
 
-        The divisors become its scale, the shifts go into its biases. A threshold on a norm other than the sum of the
-        decoder norms, which is what our score uses, becomes a threshold per feature.
+        The divisors become the scale, and the shifts go into the biases. The score of a `Crosscoder` uses the sum of
+        the decoder norms. A threshold on another norm becomes a threshold per latent.
 
         Args:
-            names: of the models, in the file's order.
-            scale: divisor of each model's raw activations, where the file does not say.
+            names: Names of the models, in the order of the file.
+            scale: Divisor of each model's raw activations, if the file lacks it.
 
         Raises:
-            SaeTrainingError: names or scale do not fit, or our variants cannot express the selection.
+            SaeTrainingError: The names or the scale do not fit the file.
         """
         divisor, multiplier = self._scales(scale)
         rounded = torch.tensor(multiplier, dtype=torch.float64).to(self.dtype)
@@ -103,7 +105,13 @@ class PublishedCrosscoder:
         decoder = torch.cat([part * (mul / own) for part, (mul, own) in zip(self.decoder, pairs, strict=True)], dim=1)
         biases = zip(self.b_dec, self.shift, pairs, strict=True)
         b_dec = torch.cat([part * (mul / own) + sh / own for part, sh, (mul, own) in biases])
-        weights = FusedWeights(encoder.T, decoder, self.b_enc - sum(moved), b_dec, rounded)
+        weights = {
+            "W_enc": encoder,
+            "W_dec": decoder,
+            "b_enc": self.b_enc - sum(moved),
+            "b_dec": b_dec,
+            "scale": rounded,
+        }
         widths = self.widths[0] if len(set(self.widths)) == 1 else self.widths
         shape: dict[str, Any] = {"n_models": self.n_models, "d_model": widths, "d_sae": self.d_sae}
         if names is not None:
@@ -111,7 +119,7 @@ class PublishedCrosscoder:
         if self.k is not None:
             shape["k"] = self.k
         try:
-            return build(weights, shape, cut=self._cut(weights))
+            return build(weights, shape, cut=self._cut(decoder))
         except SaeTrainingError as error:
             raise SaeTrainingError(f"{self.path}: {error}") from None
 
@@ -119,9 +127,9 @@ class PublishedCrosscoder:
         if scale is None:
             if self.needs_scale:
                 raise SaeTrainingError(
-                    f"{self.path} ({self.format}) was trained on scaled activations and does not hold the factors; give "
-                    f"scale = the {self.n_models} divisors of the raw activations (1 / the published factor, or 1 each "
-                    "where they are folded in)."
+                    f"{self.path} ({self.format}) was trained on scaled activations, but does not hold the factors; give "
+                    f"as scale the {self.n_models} divisors of the raw activations (1 / the published factor, or 1 if "
+                    "it is folded in)."
                 )
             return self.divisor, self.multiplier
         if self.has_scale:
@@ -129,67 +137,40 @@ class PublishedCrosscoder:
         values = tuple(float(value) for value in scale)
         if len(values) != self.n_models or not all(math.isfinite(value) and value > 0 for value in values):
             raise SaeTrainingError(
-                f"scale = {list(values)} is not {self.n_models} positive numbers; give one for each model of {self.path}."
+                f"scale = {list(values)} must be {self.n_models} positive numbers, one for each model of {self.path}."
             )
         return values, values
 
-    def _cut(self, weights: FusedWeights) -> Float[Tensor, " d_sae"] | float | None:
-        """The threshold on our score f_k n_k: one number where our norm is the authors', else one per feature."""
+    def _cut(self, decoder: Float[Tensor, "d_sae d_all"]) -> Float[Tensor, " d_sae"] | float | None:
+        """The threshold on the score f_k n_k: one number if n_k equals the norm of the authors, else one per latent."""
         if self.threshold is None or self.norm is None:
             return None
-        ours = weights.feature_norm(self.widths)
-        if bool((torch.abs(ours - self.norm) <= 1e-6 * ours).all()):
+        summed = sum_of_norms(decoder, self.widths)
+        if bool((torch.abs(summed - self.norm) <= 1e-6 * summed).all()):
             return max(0.0, self.threshold)
-        # A feature without a decoder has score 0 in both and is never active.
-        ratio = torch.where(self.norm > 0, ours / self.norm, 0.0)
+        # A latent whose decoder is 0 has score 0 under both norms, and is never active.
+        ratio = torch.where(self.norm > 0, summed / self.norm, 0.0)
         return max(0.0, self.threshold) * ratio
 
 
-@dataclass(frozen=True)
-class FusedWeights:
-    """Weights as the `Crosscoder` stores them, in float64: encoder and decoder ``[d_sae d_all]``."""
-
-    encoder: Tensor
-    decoder: Tensor
-    b_enc: Tensor
-    b_dec: Tensor
-    scale: Tensor
-
-    def feature_norm(self, widths: Sequence[int]) -> Float[Tensor, " d_sae"]:
-        """sum_m ||W_dec[k, m]||_2."""
-        parts = self.decoder.split(list(widths), dim=1)
-        return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts]).sum(dim=0)
-
-
-def build(weights: FusedWeights, shape: dict[str, Any], *, cut: Tensor | float | None) -> Crosscoder:
-    """A crosscoder of given weights.
+def build(weights: Mapping[str, Tensor], shape: dict[str, Any], *, cut: Tensor | float | None) -> Crosscoder:
+    """Make a crosscoder with given weights.
 
     Args:
-        weights: in float64; the dtype of the scale is that of the result.
-        shape: keywords of `CrosscoderConfig`; the variant follows from ``cut``.
-        cut: None for a ReLU (l1), a number for one threshold on the scores (batchtopk), a tensor for one per feature.
+        weights: All tensors but the threshold, as `Crosscoder.tensors` names them; ``scale`` decides the dtype.
+        shape: Keywords of `CrosscoderConfig`; the variant follows from ``cut``.
+        cut: None for a ReLU (l1), a number for one threshold on the scores (batchtopk), ``[d_sae]`` for one per latent
+            (jumprelu).
 
     Raises:
-        SaeTrainingError: a keyword is not accepted.
+        SaeTrainingError: A keyword is not accepted.
     """
     variant: Variant = "l1" if cut is None else "jumprelu" if isinstance(cut, Tensor) else "batchtopk"
     if variant == "batchtopk":
         shape = {"k": min(32, shape["d_sae"]), **shape}
     else:
         shape = {name: value for name, value in shape.items() if name != "k"}
-    crosscoder = Crosscoder(CrosscoderConfig(**{**shape, "variant": variant})).to(weights.scale.dtype)
-    crosscoder.threshold.data = crosscoder.threshold.data.double()
-    with torch.no_grad():
-        crosscoder.encoder.copy_(weights.encoder)
-        crosscoder.decoder.copy_(weights.decoder)
-        crosscoder.b_enc.copy_(weights.b_enc)
-        crosscoder.b_dec_flat.copy_(weights.b_dec)
-        crosscoder.scale.copy_(weights.scale)
-        if cut is not None:
-            crosscoder.threshold.copy_(torch.as_tensor(cut, dtype=torch.float64))
-    return crosscoder
-
-
-def per_model_norm(decoder: Sequence[Tensor]) -> Float[Tensor, "model d_sae"]:
-    """||W_dec[k, m]||_2."""
-    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in decoder])
+    tensors = {name: tensor.to(weights["scale"].dtype) for name, tensor in weights.items()}
+    threshold = torch.as_tensor(0.0 if cut is None else cut, dtype=torch.float64)
+    config = CrosscoderConfig(**{**shape, "variant": variant})
+    return Crosscoder.from_tensors(config, {**tensors, "threshold": threshold})

@@ -1,8 +1,9 @@
 """neelnanda-io/Crosscoders and ckkissane/crosscoder-model-diff-replication: a ReLU crosscoder.
 
-State dict in ``<version>.pt`` with ``<version>_cfg.json`` (``cc_weights.pt`` with ``cfg.json`` in the release): ``W_enc``
-[M, d, F], ``W_dec`` [F, M, d], ``b_enc`` [F], ``b_dec`` [M, d]. Both buffers scale the activations (one divides, one
-multiplies) by factors that no file holds. Formula: commits 3adc7eb (utils.py) and e221e8d (crosscoder.py, buffer.py).
+State dict in ``<version>.pt`` with ``<version>_cfg.json`` (``cc_weights.pt`` with ``cfg.json`` in the release):
+``W_enc`` [M, d, F], ``W_dec`` [F, M, d], ``b_enc`` [F], ``b_dec`` [M, d]. Both repositories scale the activations (one
+divides, one multiplies) by factors that are not in the files. Source of the formula: utils.py at commit 3adc7eb, and
+crosscoder.py and buffer.py at commit e221e8d.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ NAME = "replication"
 
 
 def matches(file: PublishedFile) -> bool:
-    """Whether the file has this format's tensors."""
+    """Whether the file has the tensors of this format."""
     return file.has("W_enc", "W_dec", "b_enc", "b_dec") and file.tensors["W_enc"].ndim == 3
 
 
 def read(file: PublishedFile) -> PublishedCrosscoder:
-    """The formula of the replication's CrossCoder."""
+    """Read the formula of the replication's CrossCoder.
+
+    Raises:
+        SaeTrainingError: A tensor is missing or has a wrong shape.
+    """
     encoder = file.tensor("W_enc", (None, None, None))
     n_models, width, d_sae = encoder.shape
     return PublishedCrosscoder(

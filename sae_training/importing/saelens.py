@@ -1,8 +1,8 @@
-"""sae-lens folders (``cfg.json`` and ``sae_weights.safetensors``) as a `SingleSae`, without importing sae-lens.
+"""Import of sae-lens folders (``cfg.json`` and ``sae_weights.safetensors``) as a `SingleSae`, without sae-lens itself.
 
-Inference SAEs (standard, jumprelu, topk) and checkpoints of training SAEs (those, batchtopk, matryoshka_batchtopk). What
-sae-lens does at run time is folded into the weights: ``apply_b_dec_to_input`` into b_enc, ``rescale_acts_by_decoder_norm``
-into encoder and decoder. Formula: sae-lens 6.54, saes/*.py.
+Supported are inference SAEs (standard, jumprelu, topk) and checkpoints of training SAEs (the same, batchtopk and
+matryoshka_batchtopk). The weights absorb what sae-lens does at run time: b_enc absorbs ``apply_b_dec_to_input``, and
+encoder and decoder absorb ``rescale_acts_by_decoder_norm``. Source of the formula: saes/*.py of sae-lens 6.54.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from sae_training.importing.single_sae import SingleSae
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 RELU, THRESHOLD, TOPK = ("standard",), ("jumprelu", "batchtopk", "matryoshka_batchtopk"), ("topk",)
 _LEAST_NORM = 1e-8
-"""Below it sae-lens takes no decoder norm."""
+"""Lower bound of the decoder norm in sae-lens."""
 
 
 def import_sae(folder: Path | str) -> SingleSae:
-    """An SAE saved by sae-lens (``SAE.save_model``, ``save_inference_model``, or a training checkpoint).
+    """Import an SAE saved by sae-lens (``SAE.save_model``, ``save_inference_model``, or a training checkpoint).
 
     Raises:
-        SaeTrainingError: the folder holds none, or one whose features or reconstruction are no fixed function of weights
-            over raw activations (layer_norm and the like), or of an architecture that is not listed above.
+        SaeTrainingError: The folder does not hold an SAE, its architecture is not supported, or its latents are not a
+            fixed function of raw activations (as with layer_norm).
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise SaeTrainingError(
-            f"{folder} holds no SAE of sae-lens ({CONFIG} and {WEIGHTS}); give the folder with both."
+            f"{folder} does not hold an SAE of sae-lens ({CONFIG} and {WEIGHTS}); give the folder with both."
         )
     settings = read_json(folder / CONFIG)
     file = read_published_file(folder / WEIGHTS)
@@ -60,7 +60,7 @@ def _architecture(folder: Path, settings: dict[str, Any]) -> str:
     name = settings.get("architecture", "standard")
     activation = settings.get("activation_fn", settings.get("activation_fn_str", "relu"))
     if name == "standard" and activation == "topk":
-        name = "topk"  # how sae-lens before 6.0 wrote it
+        name = "topk"  # the notation of sae-lens before 6.0
     if name not in RELU + THRESHOLD + TOPK or (name == "standard" and activation != "relu"):
         shown = name if name != "standard" else f"standard with {activation}"
         raise SaeTrainingError(
@@ -73,21 +73,21 @@ def _refuse_unfolded(folder: Path, settings: dict[str, Any], file: PublishedFile
     normalize = settings.get("normalize_activations") or "none"
     if normalize is True or normalize in ("expected_average_only_in", "covariance_whitening"):
         raise SaeTrainingError(
-            f"{folder}: normalize_activations {normalize!r} is not folded into the weights (a checkpoint from before the "
-            "end of training); let sae-lens finish, or fold it there, and save again."
+            f"{folder}: normalize_activations {normalize!r} is not yet folded into the weights, as sae-lens does at the end "
+            "of training; let sae-lens finish or fold it, and save again."
         )
     if normalize != "none":
         raise SaeTrainingError(
-            f"{folder}: normalize_activations {normalize!r} scales every token by itself, so the reconstruction is no "
-            "function of the features; it cannot be imported."
+            f"{folder}: normalize_activations {normalize!r} scales each token separately, so the latents do not determine "
+            "the reconstruction; it cannot be imported."
         )
     if settings.get("reshape_activations", "none") != "none":
         raise SaeTrainingError(
-            f"{folder}: an SAE of attention heads (hook_z) reads no residual; it cannot be imported."
+            f"{folder}: an SAE of attention heads (hook_z) does not read a residual stream; it cannot be imported."
         )
     factor = file.tensors.get("scaling_factor", file.tensors.get("finetuning_scaling_factor"))
     if factor is not None and not torch.allclose(factor.float(), torch.ones_like(factor).float()):
-        raise SaeTrainingError(f"{folder}: a finetuning scaling factor other than 1 cannot be imported.")
+        raise SaeTrainingError(f"{folder}: a fine-tuning scaling factor other than 1 cannot be imported.")
 
 
 def _threshold(file: PublishedFile, architecture: str, d_sae: int) -> Tensor:
@@ -101,12 +101,14 @@ def _threshold(file: PublishedFile, architecture: str, d_sae: int) -> Tensor:
 def _k(folder: Path, settings: dict[str, Any], d_sae: int) -> int:
     k = settings.get("k", settings.get("activation_fn_kwargs", {}).get("k"))
     if not isinstance(k, int) or not 1 <= k <= d_sae:
-        raise SaeTrainingError(f"{folder / CONFIG}: k = {k!r} is no number from 1 to {d_sae}; get the file again.")
+        raise SaeTrainingError(
+            f"{folder / CONFIG}: k = {k!r} is not a number from 1 to {d_sae}; download the file again."
+        )
     return k
 
 
 def _metadata(settings: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """Model, hook and architecture; sae-lens before 6.0 kept them at the top."""
+    """Model, hook and architecture, which sae-lens before 6.0 kept at the top level."""
     nested = settings.get("metadata")
     known = nested if isinstance(nested, dict) else settings
     found = {name: known.get(name) for name in ("model_name", "hook_name", "dataset_path")}

@@ -1,4 +1,4 @@
-"""A read-only SAE of one model, for comparison with a crosscoder."""
+"""An SAE of one model for inference, to compare with a crosscoder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sae_training.reconstruction import ReconstructionSums, VarianceSums
 
 @dataclass(frozen=True)
 class SaeMetrics:
-    """Measures of one SAE over a stream of tokens; defined as in `sae_training.Metrics`.
+    """Measures of one SAE over a stream of tokens, defined as in `sae_training.Metrics`.
 
     Attributes:
         fve: 1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, both sums over all tokens.
-        l0: mean number of active features per token.
-        dead_frac: share of features active on no token.
-        density: share of tokens on which each feature is active.
-        n_tokens: tokens seen.
+        l0: Mean number of active latents per token.
+        dead_frac: Share of latents that are active on no token.
+        density: ``[d_sae]``, share of tokens on which each latent is active.
+        n_tokens: Number of tokens.
     """
 
     fve: float
@@ -38,17 +38,18 @@ class SaeMetrics:
 class SingleSae:
     """An SAE over one model's raw activations.
 
-    ``h = x W_enc + b_enc``; f = h where h > threshold and h > 0, or the k highest positive ones; ``x_hat = f W_dec + b_dec``.
+    ``h = x W_enc + b_enc`` and ``x_hat = f W_dec + b_dec``. A latent activation is f = h where h > threshold and h > 0,
+    or where h is among the k highest positive ones, and 0 elsewhere.
 
     Attributes:
-        W_enc: ``[d_model d_sae]``.
-        W_dec: ``[d_sae d_model]``.
-        b_enc: ``[d_sae]``.
-        b_dec: ``[d_model]``.
-        threshold: ``[d_sae]``, on h; zeros for a ReLU.
-        k: features per token for a topk SAE, else None.
-        source: where it was read from.
-        metadata: what its file says of model, hook and training.
+        W_enc: Encoder ``[d_model d_sae]``.
+        W_dec: Decoder ``[d_sae d_model]``.
+        b_enc: Encoder bias ``[d_sae]``.
+        b_dec: Decoder bias ``[d_model]``.
+        threshold: Threshold ``[d_sae]`` on h; zeros for a ReLU.
+        k: Latents per token for a topk SAE, else None.
+        source: Folder that it was read from.
+        metadata: Model, hook and training, as its file describes them.
     """
 
     W_enc: Tensor
@@ -67,20 +68,20 @@ class SingleSae:
 
     @property
     def d_sae(self) -> int:
-        """Number of features."""
+        """Number of latents."""
         return self.W_enc.shape[1]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SingleSae:
-        """A copy on another device or in another dtype."""
+        """Copy it to another device or dtype."""
         names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
         return replace(self, **{name: getattr(self, name).to(device=device, dtype=dtype) for name in names})
 
     def encode(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
-        """Features of raw activations; a row's features never depend on the other rows."""
+        """Latent activations of raw activations; those of a row do not depend on the other rows."""
         if x.shape[1] != self.d_model:
             raise SaeTrainingError(
-                f"activations have width {x.shape[1]} where the SAE {self.source or ''} takes {self.d_model}; "
-                "give the activations of the model that it was trained on."
+                f"activations have width {x.shape[1]}, but the SAE {self.source or ''} takes {self.d_model}; "
+                "give activations of the model that it was trained on."
             )
         hidden_pre = torch.addmm(self.b_enc, x.to(self.W_enc.dtype), self.W_enc)
         if self.k is None:
@@ -94,10 +95,10 @@ class SingleSae:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Tensor]) -> SaeMetrics:
-        """Measure on raw activations ``[batch d_model]``, with sums in float64.
+        """Measure the SAE on raw activations ``[batch d_model]``.
 
         Raises:
-            SaeTrainingError: the stream is empty or of another width.
+            SaeTrainingError: The stream is empty, or its activations have another width.
         """
         sums, variance = ReconstructionSums(), VarianceSums([self.d_model])
         for batch in batches:

@@ -1,5 +1,6 @@
-"""The sparse products and the selection of training on a GPU, as Triton kernels (docs/kernels.md).
+"""Triton kernels for the sparse products and the selection of training on a GPU (docs/kernels.md).
 
-`backend` says what can run here and imports no Triton; the other modules import it and are imported only where their
-kernels run. With ``TRITON_INTERPRET=1`` set before that, Triton's interpreter runs the same kernels on CPU tensors.
+`backend` determines what a device can run, and does not import Triton. The other modules import Triton, and are
+imported only where their kernels run. If ``TRITON_INTERPRET=1`` is set before, Triton's interpreter runs the kernels on
+a CPU.
 """

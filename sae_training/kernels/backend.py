@@ -1,4 +1,4 @@
-"""Which implementation of the sparse step a device gets, and from which share of active features it pays."""
+"""Choice of the implementation of the sparse step, and the share of active latents below which it is faster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def triton_missing(device_type: str) -> str | None:
-    """Why Triton cannot be used on a kind of device; None where it can. On ``cuda`` a first kernel is run."""
+    """Why Triton cannot run on a type of device, or None if it can. On ``cuda``, this runs a kernel."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
@@ -40,19 +40,19 @@ def triton_missing(device_type: str) -> str | None:
 
 
 def interpreted() -> bool:
-    """Whether Triton was imported with ``TRITON_INTERPRET=1``: its interpreter then runs kernels on CPU tensors."""
+    """Whether Triton was imported with ``TRITON_INTERPRET=1``, so that its interpreter runs kernels on CPU tensors."""
     if os.environ.get("TRITON_INTERPRET") != "1" or triton_missing("cpu") is not None:
         return False
-    # Triton decides at its first import; the variable may have been set after that.
+    # Triton reads the variable at its first import, and it may have been set after that.
     language = importlib.import_module("triton.language")
     return type(language.sum).__name__ == "InterpretedFunction"
 
 
 def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
-    """The implementation of the sparse step for ``TrainConfig.kernel`` on a device; None where all steps are dense.
+    """The implementation of the sparse step for ``TrainConfig.kernel`` on a device, or None if all steps are dense.
 
     Raises:
-        SaeTrainingError: when the sparse step is demanded and cannot run on the device.
+        SaeTrainingError: The kernel is sparse or triton, and cannot run on the device.
     """
     if kernel == "dense":
         return None
@@ -64,12 +64,12 @@ def choose_backend(kernel: Kernel, device: torch.device) -> Backend | None:
         runs_on = "a CPU or a CUDA device"
         if kernel == "triton":
             runs_on = "a CUDA device, or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"
-        raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}; the crosscoder is on {device}, take 'auto'.")
+        raise SaeTrainingError(f"kernel {kernel!r} runs on {runs_on}; the crosscoder is on {device}, use 'auto'.")
     missing = triton_missing(device.type)
     if missing is not None:
         raise SaeTrainingError(
-            f"kernel {kernel!r} on {device} needs Triton: {missing}; install the triton that belongs to torch "
-            f"{torch.__version__}, or take 'dense'."
+            f"kernel {kernel!r} on {device} needs Triton: {missing}; install the triton release for torch "
+            f"{torch.__version__}, or use 'dense'."
         )
     return "triton"
 
@@ -83,15 +83,15 @@ def _triton_or_warn() -> bool:
 
 
 def break_even_density(bandwidth: float, flops: float, element_bytes: int) -> float:
-    """The share of active features at which one sparse product takes as long as the dense one it replaces.
+    """The share of active latents at which a sparse product takes as long as the dense product that it replaces.
 
-    A dense product of B rows does 2 B F D operations; a sparse one, bound by its gathers, reads B k D elements:
-    2 B F D / flops = B k D element_bytes / bandwidth, so k / F = 2 bandwidth / (flops element_bytes). Ours, from the
-    cost model in docs/kernels.md; reads that the cache serves move the point up.
+    A dense product of B rows takes 2 B F D operations. A sparse one is limited by memory, and reads B k D elements.
+    From 2 B F D / flops = B k D element_bytes / bandwidth follows k / F = 2 bandwidth / (flops element_bytes). This is
+    the cost model of docs/kernels.md. Reads from the cache raise the break-even point.
 
     Args:
-        bandwidth: of the device's memory in bytes per second.
-        flops: achieved by the dense product in operations per second.
-        element_bytes: of what is gathered.
+        bandwidth: Memory bandwidth of the device in bytes per second.
+        flops: Rate of the dense product in operations per second.
+        element_bytes: Size of a gathered element in bytes.
     """
     return 2 * bandwidth / (flops * element_bytes)

@@ -1,8 +1,8 @@
-"""Products that go through the entries feature by feature: the gradient of a weight, and sums per feature.
+"""Products that run over the entries latent by latent: the gradient of a weight, and sums per latent.
 
-The entries are sorted by feature, then by row, so that every feature's sum runs over one range, in one order, without
-atomics: the same bytes each time. A feature with more than `CHUNK` entries is cut into chunks; its first chunk is
-written to its own row, the others to spare rows that a second kernel adds to it in order.
+The entries are sorted by latent, then by row. The sum of a latent runs over one range, in one order and without atomic
+operations, so results are reproducible to the bit. The entries of a latent are cut into chunks of `CHUNK`. The first
+chunk is written to the row of the latent, and a second kernel adds the others, in order, from spare rows.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ COLUMN_BLOCK = 128
 
 @dataclass(frozen=True)
 class Chunks:
-    """Each feature's range of sorted entries, cut into chunks; sized without asking the device how many there are.
+    """The range of sorted entries of each latent, cut into chunks; its size does not depend on values on the device.
 
     Attributes:
-        begin: first entry of each feature.
-        end: one after its last.
-        first_chunk: the number of each feature's first chunk; a feature without entries has one, empty.
-        chunk_column: the feature of each chunk; ``n_columns`` for chunk numbers that are not used.
-        spare_begin: each feature's first spare row: its chunks but the first.
-        spare_end: one after its last.
-        spare_column: the feature of each spare row; ``n_columns`` for those not used.
+        begin: First entry of each latent.
+        end: End of the entries of each latent (exclusive).
+        first_chunk: Number of the first chunk of each latent; a latent without entries has one empty chunk.
+        chunk_column: Latent of each chunk; ``n_columns`` for unused chunks.
+        spare_begin: First spare row of each latent, which has one for every chunk after the first.
+        spare_end: End of the spare rows of each latent (exclusive).
+        spare_column: Latent of each spare row; ``n_columns`` for unused rows.
     """
 
     begin: Int[Tensor, " n_columns"]
@@ -44,8 +44,8 @@ class Chunks:
 
     @classmethod
     def of(cls, begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"], n_entries: int) -> Chunks:
-        """Cut ranges of at most ``n_entries`` entries together."""
-        # A feature with c entries has (c - 1) // CHUNK chunks beyond its first, all together at most n_entries / CHUNK.
+        """Cut ranges that have at most ``n_entries`` entries in total."""
+        # A latent with c entries has (c - 1) // CHUNK chunks after its first; the total is at most n_entries / CHUNK.
         n_columns, n_spare = begin.shape[0], n_entries // CHUNK
         spare = ((end - begin - 1) // CHUNK).clamp(min=0)
         spare_end = spare.cumsum(0)
@@ -91,7 +91,7 @@ def _add_spare(spare_begin, spare_end, spare_column, spare, out, n_columns, d, W
     place = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = place < d
     column = tl.load(spare_column + number)
-    if column < n_columns:  # noqa: SIM102 - Triton's `and` loads both sides
+    if column < n_columns:  # noqa: SIM102 - Triton evaluates both sides of `and`
         if number == tl.load(spare_begin + column):
             total = tl.load(out + column * d + place, mask=inside, other=0.0)
             for line in range(number, tl.load(spare_end + column)):
@@ -117,13 +117,13 @@ def weight_gradient(
     chunks: Chunks,
     inputs: Float[Tensor, "batch d"],
 ) -> Float[Tensor, "n_columns d"]:
-    """Per feature, the sum of value * inputs[row] over its entries; 0 for a feature without any.
+    """For each latent, the sum of value * inputs[row] over its entries; 0 for a latent without entries.
 
     Args:
-        values: in the order of the features.
-        rows: of the entries, in the same order.
-        chunks: each feature's range in that order.
-        inputs: what is summed.
+        values: Values of the entries, sorted by latent.
+        rows: Rows of the entries, in the same order.
+        chunks: Range of each latent in that order.
+        inputs: Matrix whose rows are summed.
     """
     inputs = inputs.contiguous()
     cut, (kept, sums) = blocks(inputs), sum_type(values, inputs)
@@ -146,7 +146,7 @@ def weight_gradient(
 def column_sum(
     values: Float[Tensor, " entries"], begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"]
 ) -> Float[Tensor, " n_columns"]:
-    """Per feature, the sum of its entries, given in the order of the features."""
+    """For each latent, the sum of the values of its entries, which are sorted by latent."""
     _, sums = sum_type(values)
     out = torch.empty(begin.shape, dtype=values.dtype, device=values.device)
     with on_device_of(values):

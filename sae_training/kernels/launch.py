@@ -1,4 +1,4 @@
-"""What every launch needs: a device, block sizes, and the type in which sums are kept."""
+"""What all kernel launches need: the device, the block sizes, and the type of the sums."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# What a slab of the gathered matrix may take, so that it stays in the second-level cache (50 MB on an H100 or H200)
-# beside what streams through.
+# Largest slab of the gathered matrix, so that it stays in the L2 cache (50 MB on an H100 or H200) beside the data that
+# stream through.
 CACHE_BYTES = 32 << 20
 NARROWEST, WIDEST = 64, 1024
 TILE_ELEMENTS = 4096
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """`triton.jit` of the function as it is written: Triton reads its globals, which a type checker's wrapper hides."""
+    """`triton.jit` of the undecorated function: Triton reads its globals, which a type checker's wrapper hides."""
     return triton.jit(inspect.unwrap(function))
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a product over [rows d] is cut.
+    """How a product over a [rows d] matrix is divided.
 
     Attributes:
-        width: columns of one slab.
-        n_slabs: slabs that cover d.
-        tile: gathered rows in flight in one program.
+        width: Columns of a slab.
+        n_slabs: Number of slabs that cover d.
+        tile: Rows that a program gathers at once.
     """
 
     width: int
@@ -41,9 +41,9 @@ class Blocks:
 
 
 def blocks(gathered: Tensor) -> Blocks:
-    """Slabs of a matrix whose rows are gathered, narrow enough that one stays in the cache.
+    """Divide a matrix whose rows are gathered into slabs that fit into the cache.
 
-    The programs of one slab are scheduled together: a row that many entries need is then read from memory once.
+    The programs of a slab are scheduled together, so a row that many entries need is read from memory once.
     """
     n_rows, d = gathered.shape
     width = WIDEST
@@ -54,12 +54,12 @@ def blocks(gathered: Tensor) -> Blocks:
 
 
 def sum_type(*tensors: Tensor) -> tuple[torch.dtype, tl.dtype]:
-    """The type of the sums, in torch's and in Triton's words: float64 if anything is, float32 otherwise."""
+    """The type of the sums for torch and for Triton: float64 if a tensor is, float32 otherwise."""
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         return torch.float64, tl.float64
     return torch.float32, tl.float32
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Make a tensor's GPU the current one: Triton launches there."""
+    """Make the GPU of a tensor the current one, where Triton launches kernels."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -1,4 +1,4 @@
-"""Products that go through the entries row by row: decode, and the gradient of the values."""
+"""Products that run over the entries row by row: decode, and the gradient of the values."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def decode(
     weight: Float[Tensor, "block d"],
     first: int,
 ) -> Float[Tensor, "batch d"]:
-    """Per row, the sum of value * weight[column - first] over its entries; 0 for a row without any.
+    """For each row, the sum of value * weight[column - first] over its entries; 0 for a row without entries.
 
-    Each program makes one slab of one row: the entries' places are read once whatever the number of models.
+    Each program computes one slab of one row, so the columns are read once for all models.
     """
     weight = weight.contiguous()
     cut, (_, sums) = blocks(weight), sum_type(values, weight)
@@ -80,10 +80,10 @@ def values_gradient(
     weight: Float[Tensor, "block d"],
     first: int,
 ) -> Float[Tensor, " entries"]:
-    """<upstream[row], weight[column - first]> of the entries in the rows' ranges, 0 for all others.
+    """<upstream[row], weight[column - first]> for the entries in the ranges of the rows, 0 for all others.
 
-    Every slab writes its part of the dot products; the parts are then added in a fixed order. They take d / width
-    numbers per entry, width being at least 64 (where d is), and no [batch k d] exists.
+    Each slab writes its part of the dot products, and the parts are added in a fixed order. They take d / width numbers
+    per entry, with a width of at least min(d, 64), so no [batch k d] tensor is made.
     """
     upstream, weight = upstream.contiguous(), weight.contiguous()
     cut, (kept, sums) = blocks(weight), sum_type(upstream, weight)

@@ -1,9 +1,10 @@
-"""The highest scores of a batch or of each row, exactly, on the device and without asking it anything.
+"""The highest scores of a batch or of each row, exactly and without waiting for the device.
 
-Positive floats are ordered as their bits are. The cut, the n-th highest score, is found 8 bits at a time from the top:
-count the scores by their next 8 bits among those that agree with the bits found so far, and take the highest value with
-enough scores at or above it. A last pass writes the entries above the cut in row order, then by feature, and of those
-equal to it the first ones, until there are n: the size of the result is known beforehand.
+Positive floats have the order of their bits. The cut, which is the n-th highest score, is found from the top in steps
+of 8 bits. Each step counts the scores by their next 8 bits, among those that agree with the bits found so far, and
+takes the highest value with enough scores at or above it. A last pass writes the entries above the cut, in the order of
+rows and then of latents, and the first entries equal to it until there are n. The size of the result is thus known in
+advance.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ COUNT_BLOCK, WRITE_BLOCK = 2048, 1024
 
 @dataclass(frozen=True)
 class Kept:
-    """What was chosen, in row order, then by feature; unused places at the end have column ``d_sae`` and value 0.
+    """The selected entries, in the order of rows and then of latents.
+
+    Unused places are at the end, with column ``d_sae`` and score 0.
 
     Attributes:
-        scores: of the entries.
-        rows: of the entries.
-        columns: of the entries.
-        row_begin: each row's first entry.
-        row_end: one after its last.
-        cut: the smallest score that had room, per row or one for the batch; 0 where all positive scores had.
+        scores: Score of each entry.
+        rows: Row of each entry.
+        columns: Latent of each entry.
+        row_begin: First entry of each row.
+        row_end: End of the entries of each row (exclusive).
+        cut: Smallest selected score, one per row or one for the batch; 0 if all positive scores are selected.
     """
 
     scores: Float[Tensor, " entries"]
@@ -76,7 +79,7 @@ def _pick_digit(counts, wanted, prefix, digits, DIGITS: tl.constexpr):
     best = tl.sum((at_or_above >= n_wanted).to(tl.int64), axis=0) - 1
     above = tl.sum(tl.where(digit > best, count, 0), axis=0)
     found = tl.load(prefix + group) * DIGITS + best
-    # Fewer positive scores than wanted: no bits are right, and -1 agrees with no score from here on.
+    # There are fewer positive scores than wanted: -1 matches no score in the following steps.
     tl.store(prefix + group, tl.where(best < 0, -1, found))
     tl.store(wanted + group, tl.where(best < 0, n_wanted, n_wanted - above))
     tl.store(digits + group, best)
@@ -106,10 +109,10 @@ def _write_entries(scores, cut, row_begin, room, out_scores, out_rows, out_colum
 
 
 def highest(scores: Float[Tensor, "batch d_sae"], n_kept: int, *, per_row: bool) -> Kept:
-    """The ``n_kept`` highest positive scores of the batch, or of each row; all of them where there are fewer.
+    """The ``n_kept`` highest positive scores of the batch or of each row, or all of them if there are fewer.
 
-    Of scores equal to the cut, those of the lowest rows, then of the lowest features, are kept until there are
-    ``n_kept``. Nothing is read back to the host.
+    Scores equal to the cut are kept in the order of rows and then of latents, until there are ``n_kept``. The host does
+    not wait for the device.
     """
     scores = scores.contiguous()
     n_rows = scores.shape[0]
@@ -139,9 +142,9 @@ def highest(scores: Float[Tensor, "batch d_sae"], n_kept: int, *, per_row: bool)
 
 
 def all_positive(scores: Float[Tensor, "batch d_sae"]) -> Kept:
-    """Every positive score.
+    """All positive scores.
 
-    How many there are is known on the device alone and sizes the result, so this waits for the device once.
+    Their number determines the size of the result, so the host waits once for the device.
     """
     scores = scores.contiguous()
     key_bits, _, key_type, _ = _key_layout(scores.dtype)
@@ -155,7 +158,7 @@ def all_positive(scores: Float[Tensor, "batch d_sae"]) -> Kept:
 
 
 def _key_layout(dtype: torch.dtype) -> tuple[int, int, tl.dtype, torch.dtype]:
-    """Bits of a score's key, how many of the highest can differ, and the key's type in Triton and in torch."""
+    """Number of bits of a key, number of high bits that can differ, and the type of the key in Triton and torch."""
     if dtype == torch.float64:
         return 64, 64, tl.int64, torch.int64
     # A bfloat16 is the upper half of a float32.

@@ -1,4 +1,4 @@
-"""The ways to choose which features are active; one file each."""
+"""The rules that select active latents, one file each."""
 
 from __future__ import annotations
 

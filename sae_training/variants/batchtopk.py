@@ -1,4 +1,4 @@
-"""The k * batch highest scores of a batch (Bussmann et al., arXiv 2412.06410), with a threshold at inference."""
+"""Batchtopk (Bussmann et al., arXiv 2412.06410): the k * batch highest scores, and a threshold at inference."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshol
 
 
 class BatchTopK(ActivationVariant):
-    """The k * batch highest positive scores of the batch; equal scores at the cut are all kept.
+    """Selects the k * batch highest positive scores of a batch, and all scores equal to the cut.
 
-    At inference a feature is active where its score is above the running mean of the training cuts.
+    At inference, a latent is active if its score exceeds the running mean of the training cuts.
     """
 
     name: ClassVar[str] = "batchtopk"
-    has_dead_feature_loss: ClassVar[bool] = True
+    has_dead_latent_loss: ClassVar[bool] = True
     has_running_threshold: ClassVar[bool] = True
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:
         """The (k * batch)-th highest score of the batch, exactly."""
         n_kept = k * scores.shape[0]
         if scores.device.type != "cpu":
             return torch.topk(scores.flatten(), n_kept, sorted=False).values.min().reshape(1, 1)
         flat = scores.detach().flatten().numpy()
-        candidates = flat if floor is None else flat[flat > floor]
-        if candidates.size < n_kept:
-            candidates = flat
-        cut = np.partition(candidates, candidates.size - n_kept)[candidates.size - n_kept]
+        cut = np.partition(flat, flat.size - n_kept)[flat.size - n_kept]
         return scores.new_full((1, 1), float(cut))
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
-        """Scores above the threshold; before any training it is 0."""
+        """Scores above the threshold, which is 0 before training."""
         return scores > threshold.to(scores.dtype)

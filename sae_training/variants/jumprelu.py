@@ -1,18 +1,18 @@
-"""A learned threshold per feature (Rajamanoharan et al., arXiv 2407.14435), with the score in the place of h.
+"""A learned threshold per latent (Rajamanoharan et al., arXiv 2407.14435), on the score in place of h.
 
-With the score s_k = h_k n_k, n_k = sum_m ||W_dec[k, m]||_2, and a threshold theta_k > 0 (trained as its logarithm)::
+With the score s_k = h_k n_k, n_k = sum_m ||W_dec[k, m]||_2, and a threshold theta_k > 0, trained as its logarithm::
 
     f_k = h_k H(s_k - theta_k);    penalty = lambda / B sum_b sum_k H(s_bk - theta_k)
 
-H is the step function, whose derivative by theta is zero almost everywhere. In its place stand the paper's
-pseudo-derivatives (equations 11 and 12) with the rectangle kernel K(u) = 1 where |u| < 1/2 and a bandwidth eps::
+The derivative of the step function H is zero almost everywhere. Training uses the pseudo-derivatives of the paper
+(equations 11 and 12) in its place, with the kernel K(u) = 1 where |u| < 1/2, 0 elsewhere, and a bandwidth eps::
 
     d(s H(s - theta)) / d theta := -(theta / eps) K((s - theta) / eps);    d H(s - theta) / d theta := -K(.) / eps
 
-so that the tokens near a threshold move it, those just below included. Ours: the score takes the place of h, which
-makes loss and thresholds independent of how a feature's size is divided between encoder and decoder; a score at or
-below 0 is outside the window; and dead features are revived by the auxiliary loss of the other variants instead of a
-pre-activation loss. The penalty has no derivative by the encoder, as in the paper.
+so tokens near a threshold move it, including those just below. This package differs from the paper in three points. The
+score replaces h, so loss and thresholds do not depend on how the size of a latent is divided between encoder and
+decoder. A score at or below 0 is outside the window. The auxiliary loss of the other variants revives dead latents, in
+place of a pre-activation loss. As in the paper, the penalty has no derivative with respect to the encoder.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshol
 
 
 class JumpReLU(ActivationVariant):
-    """Scores above the feature's own threshold."""
+    """Selects the scores above the threshold of each latent."""
 
     name: ClassVar[str] = "jumprelu"
     has_fixed_k: ClassVar[bool] = False
-    has_dead_feature_loss: ClassVar[bool] = True
-    has_feature_threshold: ClassVar[bool] = True
+    has_dead_latent_loss: ClassVar[bool] = True
+    has_latent_threshold: ClassVar[bool] = True
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
-        """As in training."""
+        """The same rule as in training."""
         return scores > threshold.to(scores.dtype)
 
 
 @dataclass(frozen=True)
 class Jump:
-    """The entries of a batch that matter to thresholds.
+    """The entries of a batch that move thresholds.
 
     Attributes:
-        active: those above their threshold.
-        below: those within half a bandwidth below it, at h, not 0; they are no part of the reconstruction.
+        active: Entries above their threshold.
+        below: Entries within half a bandwidth below it, with the value h. They are not part of the reconstruction.
     """
 
     active: Active
@@ -63,7 +63,7 @@ def select_jump(
     *,
     sparse: bool,
 ) -> Jump:
-    """Split a batch's scores at the thresholds; ``sparse`` (CPU) gives the entries alone."""
+    """Split the scores of a batch at the thresholds; ``sparse`` (CPU) gives sparse entries."""
     floor = (threshold - bandwidth / 2).clamp(min=0)
     if not sparse:
         acts, on = scores / norm, scores > threshold
@@ -87,22 +87,22 @@ def log_threshold_gradient(
     bandwidth: float,
     penalty: float | Float[Tensor, " d_sae"],
 ) -> Float[Tensor, " d_sae"]:
-    """The pseudo-derivative of the loss by the logarithm of each threshold.
+    """The pseudo-derivative of the loss with respect to the logarithm of each threshold.
 
     Args:
-        jump: of the batch.
-        values_gradients: derivative of the reconstruction's loss by f at the entries of ``jump.active`` and of
-            ``jump.below``.
-        norm: n_k.
-        threshold: theta_k.
-        bandwidth: eps.
-        penalty: lambda / B, one number or one per feature.
+        jump: Entries of the batch.
+        values_gradients: Derivative of the reconstruction loss with respect to f, at the entries of ``jump.active`` and
+            of ``jump.below``.
+        norm: The norms n_k.
+        threshold: The thresholds theta_k.
+        bandwidth: The bandwidth eps.
+        penalty: The factor lambda / B, one number or one per latent.
     """
     by_acts, n_near = torch.zeros_like(threshold), torch.zeros_like(threshold)
     for part, gradient in zip((jump.active, jump.below), values_gradients, strict=True):
         zeros = torch.zeros_like(part.values)
-        own, size = part.add_per_feature(zeros, threshold), part.add_per_feature(zeros, norm)
-        # Entries that are not active are 0 in a dense matrix, their threshold too; a threshold is never 0.
+        own, size = part.add_per_latent(zeros, threshold), part.add_per_latent(zeros, norm)
+        # In a dense matrix, inactive entries have threshold 0 here, which real thresholds never have.
         inside = (own > 0) & ((part.values * size - own).abs() < bandwidth / 2)
         by_acts = by_acts + part.column_sum(gradient * inside)
         n_near = n_near + part.column_sum(inside.to(threshold.dtype))

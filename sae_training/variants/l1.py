@@ -17,10 +17,10 @@ class L1(ActivationVariant):
     has_fixed_k: ClassVar[bool] = False
     has_l1_penalty: ClassVar[bool] = True
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
-        """Every positive score is active."""
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
+        """All positive scores are active."""
         return scores.new_zeros((1, 1))
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
-        """Every positive score is active."""
+        """All positive scores are active."""
         return scores > 0

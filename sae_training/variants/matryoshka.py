@@ -1,4 +1,4 @@
-"""Nested dictionaries (Bussmann et al., arXiv 2503.17547): every prefix of the features has to reconstruct alone."""
+"""Nested dictionaries (Bussmann et al., arXiv 2503.17547): each prefix of the latents reconstructs by itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from sae_training.variants.batchtopk import BatchTopK
 
 
 class Matryoshka(BatchTopK):
-    """Chooses as batchtopk does; the loss averages over the prefixes of ``CrosscoderConfig.prefix_ends``."""
+    """Selects latents as batchtopk does; the loss averages over ``CrosscoderConfig.prefix_ends``."""
 
     name: ClassVar[str] = "matryoshka"

@@ -12,15 +12,15 @@ from sae_training.variants.base import ActivationVariant, Mask, Scores, Threshol
 
 
 class TopK(ActivationVariant):
-    """The k highest positive scores of each row; equal scores at the cut are all kept."""
+    """Selects the k highest positive scores of each row, and all scores equal to the cut."""
 
     name: ClassVar[str] = "topk"
-    has_dead_feature_loss: ClassVar[bool] = True
+    has_dead_latent_loss: ClassVar[bool] = True
 
-    def training_cut(self, scores: Scores, *, k: int, floor: float | None) -> Float[Tensor, "#batch 1"]:  # noqa: ARG002
+    def training_cut(self, scores: Scores, *, k: int) -> Float[Tensor, "#batch 1"]:
         """The k-th highest score of each row."""
         return torch.topk(scores, k, dim=1, sorted=True).values[:, -1:]
 
     def inference_mask(self, scores: Scores, *, k: int, threshold: Threshold) -> Mask:  # noqa: ARG002
-        """As in training."""
-        return (scores >= self.training_cut(scores, k=k, floor=None)) & (scores > 0)
+        """The same rule as in training."""
+        return (scores >= self.training_cut(scores, k=k)) & (scores > 0)

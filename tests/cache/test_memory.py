@@ -9,8 +9,7 @@ import torch
 
 from mechprobe.cache import stage as collect
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest import preparation as reading
-from mechprobe.cache.harvest import readers
+from mechprobe.cache.harvest import preparation as reading, readers
 from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore

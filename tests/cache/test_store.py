@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.plan import plan_cache

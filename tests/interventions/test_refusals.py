@@ -208,7 +208,7 @@ def test_swap_among_models_of_two_widths() -> None:
     assert rewrite(x).shape == (2, 3, 8)
     acts = uneven.encode(torch.cat([x[name].reshape(-1, x[name].shape[-1]) for name in NAMES], dim=1))
     acts[:, [k for k in range(24) if k not in (1, 2)]] = 0
-    assert torch.allclose(joint(x), x["rl"] - uneven.resid_delta(acts, "rl").reshape(2, 3, 12), atol=1e-5)
+    assert torch.allclose(joint(x), x["rl"] - (acts @ uneven.own_decoder("rl")).reshape(2, 3, 12), atol=1e-5)
     with pytest.raises(ModelError, match=r"base|rl"):
         build_rewrite(uneven, [1], Edit("transplant"), host="base", donor="rl", readout=Readout("joint"))
 

@@ -1,4 +1,4 @@
-"""Every implementation of the active features against the dense formula in float64, on shapes that break kernels."""
+"""Every implementation of the active latents against the dense formula in float64, on shapes that break kernels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from torch import Tensor
 
 from sae_training.active import Active, DenseActive, SparseActive
@@ -19,7 +18,7 @@ PATTERNS = ("random", "nothing", "everything", "one column", "one row", "last en
 
 
 def matrix(pattern: str, n_rows: int, d_sae: int, seed: int) -> Tensor:
-    """Active features [batch d_sae], positive where active."""
+    """Active latents [batch d_sae], positive where active."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(n_rows, d_sae, generator=generator, dtype=torch.float64) + 0.1
     mask = torch.rand(n_rows, d_sae, generator=generator) < 0.3
@@ -57,7 +56,7 @@ def triton_maker(device: torch.device) -> Make:
 
 
 def check(active: Active, acts: Tensor, upstream: Tensor, weight: Tensor, tolerance: dict[str, float]) -> None:
-    """All products of one block of features, written once more with dense matrices."""
+    """All products of one block of latents, computed with dense matrices."""
     mask = (acts > 0).double()
     addend = torch.linspace(-1, 1, acts.shape[1], dtype=torch.float64)
     device, dtype = active.values.device, active.values.dtype
@@ -74,9 +73,9 @@ def check(active: Active, acts: Tensor, upstream: Tensor, weight: Tensor, tolera
     close(active.weight_gradient(active.values, given(upstream)), acts.T @ upstream)
     close(active.weight_gradient(gradient, given(upstream)), expected.T @ upstream)
     close(active.column_sum(gradient), expected.sum(dim=0))
-    added = active.add_per_feature(gradient, given(addend))
+    added = active.add_per_latent(gradient, given(addend))
     close(active.column_sum(added), ((expected + addend) * mask).sum(dim=0))
-    if added.dtype == torch.float64:  # entries outside the block of features are 0
+    if added.dtype == torch.float64:  # entries outside the block of latents are 0
         close(added.sum(), ((expected + addend) * mask).sum())
     assert torch.equal(active.column_count().cpu(), (acts > 0).sum(dim=0))
 
@@ -125,7 +124,7 @@ def test_every_backend_equals_the_dense_formula(make: Make, pattern: str) -> Non
 def test_triton_on_any_shape(
     kernel_device: torch.device, pattern: str, n_rows: int, d_sae: int, d: int, chunk: int
 ) -> None:
-    # Small chunks and slabs, so that columns and rows of these sizes are cut several times.
+    # Small chunks and slabs divide columns and rows of these sizes several times.
     acts = matrix(pattern, n_rows, d_sae, seed=d_sae)
     with patch("sae_training.kernels.columns.CHUNK", chunk), patch("sae_training.kernels.launch.WIDEST", 64):
         check_with_split(triton_maker(kernel_device), acts, d, {"rtol": 1e-11, "atol": 1e-12}, torch.float64)
@@ -142,7 +141,7 @@ def test_triton_in_training_types(kernel_device: torch.device, dtype: torch.dtyp
 
 
 def test_sums_of_bfloat16_are_kept_in_float32(kernel_device: torch.device) -> None:
-    # 1 + 256 * 2^-9: in bfloat16 every single addition would round back to 1.
+    # 1 + 256 * 2^-9: in bfloat16, each addition would round back to 1.
     acts = torch.full((1, 257), 2.0**-9, dtype=torch.float64)
     acts[0, 0] = 1.0
     active = triton_maker(kernel_device)(acts.bfloat16())

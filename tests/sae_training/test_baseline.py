@@ -1,4 +1,4 @@
-"""An SAE trained through sae-lens: it learns, is seeded, opens in stock sae-lens, and refuses in one sentence."""
+"""An SAE trained with sae-lens: it learns, is seeded, opens in stock sae-lens, and its errors are one sentence."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def nan_batches() -> Iterator[Tensor]:
 @pytest.mark.parametrize(
     ("stream", "scale", "words"),
     [
-        (lambda: iter(()), 1.0, "stream of activations is empty"),
-        (lambda: batches(5), 1.0, "ended after 5 of 300 batches"),
-        (nan_batches, 1.0, "the loss is nan at step 0"),
-        (batches, 0.0, "scale = 0.0 is not positive"),
-        (lambda: batches(size=200), 1.0, r"batch 0 has shape \[200, 16\]"),
-        (lambda: (batch[:, None].repeat(1, 2, 1) for batch in batches()), 1.0, r"batch 0 has shape \[128, 2, 16\]"),
+        (lambda: iter(()), 1.0, "empty"),
+        (lambda: batches(5), 1.0, "5 of 300 batches"),
+        (nan_batches, 1.0, "nan.*step 0"),
+        (batches, 0.0, "scale = 0.0"),
+        (lambda: batches(size=200), 1.0, r"batch 0\b.*\[200, 16\]"),
+        (lambda: (batch[:, None].repeat(1, 2, 1) for batch in batches()), 1.0, r"batch 0\b.*\[128, 2, 16\]"),
     ],
 )
 def test_refusals_write_nothing(tmp_path: Path, stream: object, scale: float, words: str) -> None:
@@ -94,8 +94,8 @@ def test_refusals_write_nothing(tmp_path: Path, stream: object, scale: float, wo
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"k": 33}, "k = 33 is more than d_sae = 32"),
-        ({"lr_warmup_frac": 0.9}, "more than the whole run"),
+        ({"k": 33}, "k = 33.*d_sae = 32"),
+        ({"lr_warmup_frac": 0.9}, "lr_warmup_frac = 0.9"),
         ({"kk": 1}, "'k'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Configurations: frozen, checked, and every mistake one sentence."""
+"""Configurations are frozen and validated, and every mistake gives an error of one sentence."""
 
 from __future__ import annotations
 
@@ -15,30 +15,27 @@ GOOD: dict[str, Any] = {"n_models": 3, "d_model": 8, "d_sae": 16, "k": 4}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"d_sea": 3}, "unknown key 'd_sea'; did you mean 'd_sae'"),
-        ({"k": 17}, "k = 17 is more than d_sae = 16"),
-        ({"n_models": 1}, "n_models = 1 is not accepted"),
-        ({"d_model": (8, 8)}, "2 widths for n_models = 3"),
-        ({"d_model": 0}, "d_model = 0 has a width below 1"),
-        ({"model_names": ("a", "b")}, "2 models for n_models = 3"),
-        ({"model_names": ("a", "b", "b")}, "repeats a name"),
-        ({"model_names": ("a", "b", "../c")}, "cannot name a file"),
-        ({"model_names": ("a", "b", "")}, "cannot name a file"),
-        ({"n_dedicated": (1, 2)}, "no count for each of 3 models"),
-        ({"n_dedicated": (9, 9, 9)}, "takes 27 of d_sae = 16 features"),
-        ({"prefixes": (4, 16)}, "prefixes belong to variant 'matryoshka', not to 'batchtopk'"),
-        ({"prefixes": (4, 4, 16), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
-        ({"prefixes": (4, 8), "variant": "matryoshka"}, "do not increase from above 0 to d_sae = 16"),
-        ({"variant": "bachtopk"}, "variant = 'bachtopk' is not accepted"),
-        ({"n_shared": 2}, "discounts a sparsity penalty, which variant 'batchtopk' does not have; take l1 or jumprelu"),
-        (
-            {"n_shared": 2, "variant": "l1", "d_model": (3, 4, 5)},
-            r"have widths \[3, 4, 5\]; it needs models of one width",
-        ),
-        ({"n_shared": 12, "variant": "l1", "n_dedicated": (1, 2, 3)}, "take 18 of d_sae = 16 features"),
-        ({"sites": ("a",)}, r"sites = \['a'\] is a single one; leave sites out"),
-        ({"sites": ("a", "a")}, "two sources of one name"),
-        ({"initial_threshold": 0.0}, "initial_threshold = 0.0 is not accepted"),
+        ({"d_sea": 3}, "'d_sea'.*'d_sae'"),
+        ({"k": 17}, "k = 17.* d_sae = 16"),
+        ({"n_models": 1}, "n_models = 1"),
+        ({"d_model": (8, 8)}, "2.* n_models = 3"),
+        ({"d_model": 0}, "d_model = 0"),
+        ({"model_names": ("a", "b")}, "2.* n_models = 3"),
+        ({"model_names": ("a", "b", "b")}, "model_names.*'b'"),
+        ({"model_names": ("a", "b", "../c")}, "model_names.*c"),
+        ({"model_names": ("a", "b", "")}, "model_names.*''"),
+        ({"n_dedicated": (1, 2)}, "n_dedicated.* 3 models"),
+        ({"n_dedicated": (9, 9, 9)}, "27.* d_sae = 16"),
+        ({"prefixes": (4, 16)}, "prefixes.*'matryoshka'.*'batchtopk'"),
+        ({"prefixes": (4, 4, 16), "variant": "matryoshka"}, "prefixes.*d_sae = 16"),
+        ({"prefixes": (4, 8), "variant": "matryoshka"}, "prefixes.*d_sae = 16"),
+        ({"variant": "bachtopk"}, "variant = 'bachtopk'"),
+        ({"n_shared": 2}, "n_shared = 2.*'batchtopk'"),
+        ({"n_shared": 2, "variant": "l1", "d_model": (3, 4, 5)}, r"n_shared = 2.*\[3, 4, 5\]"),
+        ({"n_shared": 12, "variant": "l1", "n_dedicated": (1, 2, 3)}, "18.* d_sae = 16"),
+        ({"sites": ("a",)}, r"sites = \['a'\]"),
+        ({"sites": ("a", "a")}, r"sites = \['a', 'a'\]"),
+        ({"initial_threshold": 0.0}, "initial_threshold = 0.0"),
     ],
 )
 def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
@@ -49,15 +46,15 @@ def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"learning_rate": 1}, "unknown key 'learning_rate'"),
-        ({"n_tokens": 0}, "n_tokens = 0 is not accepted"),
-        ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "more than the whole run"),
+        ({"learning_rate": 1}, "'learning_rate'"),
+        ({"n_tokens": 0}, "n_tokens = 0"),
+        ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "lr_warmup_frac = 0.5.*lr_decay_frac = 0.6"),
         (
             {"schedule": "constant", "lr_decay_frac": 0.1},
-            r"schedule 'constant' has no lr_decay_frac \(it is 0.1\); drop it",
+            r"'constant'.*lr_decay_frac.*0\.1",
         ),
-        ({"precision": "float16"}, "precision = 'float16' is not accepted"),
-        ({"accumulation": 0}, "accumulation = 0 is not accepted"),
+        ({"precision": "float16"}, "precision = 'float16'"),
+        ({"accumulation": 0}, "accumulation = 0"),
     ],
 )
 def test_training_mistakes(changes: dict[str, Any], said: str) -> None:
@@ -66,7 +63,7 @@ def test_training_mistakes(changes: dict[str, Any], said: str) -> None:
 
 
 def test_missing_key_is_named() -> None:
-    with pytest.raises(SaeTrainingError, match="CrosscoderConfig: d_sae is required"):
+    with pytest.raises(SaeTrainingError, match=r"CrosscoderConfig.*d_sae"):
         CrosscoderConfig(n_models=2, d_model=4)  # pyright: ignore[reportCallIssue]
 
 
@@ -133,10 +130,10 @@ def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
     config.to_json(tmp_path / "c.json")
     assert CrosscoderConfig.from_json(tmp_path / "c.json") == config
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(SaeTrainingError, match=r"bad.json is no readable JSON"):
+    with pytest.raises(SaeTrainingError, match=r"bad\.json"):
         CrosscoderConfig.from_json(tmp_path / "bad.json")
     (tmp_path / "key.json").write_text('{"n_model": 3}')
-    with pytest.raises(SaeTrainingError, match=r"key.json: .*did you mean 'n_models'"):
+    with pytest.raises(SaeTrainingError, match=r"key\.json.*'n_models'"):
         CrosscoderConfig.from_json(tmp_path / "key.json")
 
 
@@ -157,5 +154,5 @@ def test_a_package_may_raise_its_own_error() -> None:
         error_type = OwnError
         inner: int = 0
 
-    with pytest.raises(OwnError, match="unknown key 'iner'; did you mean 'inner'"):
+    with pytest.raises(OwnError, match=r"'iner'.*'inner'"):
         OwnConfig(iner=1)  # pyright: ignore[reportCallIssue]

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError
-from sae_training.crosscoder import mean_norm_scale
+from sae_training.weights import mean_norm_scale
 
 VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 
@@ -33,7 +32,7 @@ def filled(
 
 
 def by_hand() -> Crosscoder:
-    """Two models of width 1, two features; scales 2 and 4."""
+    """Two models of width 1, two latents; scales 2 and 4."""
     config = CrosscoderConfig(n_models=2, d_model=1, d_sae=2, k=1, model_names=("base", "rl"))
     crosscoder = Crosscoder(config)
     with torch.no_grad():
@@ -47,8 +46,8 @@ def by_hand() -> Crosscoder:
 
 def test_encode_by_hand() -> None:
     # x = (6/2, 4/4) = (3, 1); h_0 = 3 + 2*1 + 1 = 6; h_1 = 3 - 1 + 0.5 = 2.5
-    features = by_hand().encode(torch.tensor([[[6.0], [4.0]]]))
-    torch.testing.assert_close(features, torch.tensor([[6.0, 2.5]]))
+    latents = by_hand().encode(torch.tensor([[[6.0], [4.0]]]))
+    torch.testing.assert_close(latents, torch.tensor([[6.0, 2.5]]))
 
 
 def test_threshold_applies_to_activation_times_sum_of_decoder_norms() -> None:
@@ -60,7 +59,7 @@ def test_threshold_applies_to_activation_times_sum_of_decoder_norms() -> None:
         torch.testing.assert_close(crosscoder.encode(torch.tensor([[[6.0], [4.0]]])), torch.tensor([expected]))
 
 
-def test_jumprelu_has_a_threshold_per_feature() -> None:
+def test_jumprelu_has_a_threshold_per_latent() -> None:
     config = CrosscoderConfig(n_models=2, d_model=1, d_sae=2, variant="jumprelu", initial_threshold=0.25)
     crosscoder = Crosscoder(config)
     assert crosscoder.threshold.tolist() == [0.25, 0.25]
@@ -79,15 +78,15 @@ def test_several_sites_are_sources_of_one_dictionary() -> None:
     assert crosscoder(x).shape == (5, 4, 4)
     assert torch.equal(crosscoder.encode(x.flatten(1)), crosscoder.encode(x))
     assert crosscoder.columns("rl/x") == slice(8, 12)
-    features = crosscoder.encode(x)
-    torch.testing.assert_close(crosscoder.decode_model(features, "rl/x"), crosscoder(x)[:, 2])
-    with pytest.raises(SaeTrainingError, match="no source 'rl/z'; did you mean 'rl/"):
+    latents = crosscoder.encode(x)
+    torch.testing.assert_close(crosscoder.decode_model(latents, "rl/x"), crosscoder(x)[:, 2])
+    with pytest.raises(SaeTrainingError, match=r"'rl/z'.*'rl/"):
         crosscoder.decoder_of("rl/z")
-    with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y takes \[batch, 4, 4\]"):
+    with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y.*\[batch, 4, 4\]"):
         crosscoder.encode(x[:, :2])
-    with pytest.raises(SaeTrainingError, match=r"give one number for each of 4 sources"):
+    with pytest.raises(SaeTrainingError, match="4 sources"):
         crosscoder.set_scale([1.0, 1.0])
-    with pytest.raises(SaeTrainingError, match=r"reads 2 sites of each model \(x, y\).*train one on a single site"):
+    with pytest.raises(SaeTrainingError, match=r"2 sites.*\(x, y\)"):
         crosscoder.model_index("rl")
 
 
@@ -138,22 +137,15 @@ def test_permuted_by_hand_and_back(variant: str) -> None:
     torch.testing.assert_close(other.encode(moved), crosscoder.encode(x))
     torch.testing.assert_close(other.decoder_norm(1), crosscoder.decoder_norm(1)[:, [2, 0, 1]])
     assert other.permuted([1, 2, 0]).fingerprint == crosscoder.fingerprint
-    with pytest.raises(SaeTrainingError, match=r"order = \[0, 0, 1\] does not name each of 3 models once"):
+    with pytest.raises(SaeTrainingError, match=r"order = \[0, 0, 1\].*\b3 models"):
         crosscoder.permuted([0, 0, 1])
 
 
 def test_decode_by_hand() -> None:
     # x_hat = (2*3 + 4*0.5 + 10, 2*-4 + 20) = (18, 12); in the models' units (2*18, 4*12)
-    features = torch.tensor([[2.0, 4.0]])
-    torch.testing.assert_close(by_hand().decode(features), torch.tensor([[[36.0], [48.0]]]))
-    torch.testing.assert_close(by_hand().decode_model(features, "rl"), torch.tensor([[48.0]]))
-
-
-def test_resid_delta_by_hand() -> None:
-    # s_base sum_k delta_k W_dec[k, base] = 2 * (1*3 + 2*0.5) = 8, and 4 * (1*-4) = -16 in rl
-    delta = torch.tensor([1.0, 2.0])
-    torch.testing.assert_close(by_hand().resid_delta(delta, "base"), torch.tensor([8.0]))
-    torch.testing.assert_close(by_hand().resid_delta(delta, 1), torch.tensor([-16.0]))
+    latents = torch.tensor([[2.0, 4.0]])
+    torch.testing.assert_close(by_hand().decode(latents), torch.tensor([[[36.0], [48.0]]]))
+    torch.testing.assert_close(by_hand().decode_model(latents, "rl"), torch.tensor([[48.0]]))
 
 
 def test_decoder_norm_is_in_the_models_own_units() -> None:
@@ -177,11 +169,11 @@ def test_views_agree_with_the_formula() -> None:
     scaled = x / crosscoder.scale[:, None]
     hidden = torch.einsum("bmd,mdf->bf", scaled, crosscoder.W_enc) + crosscoder.b_enc
     torch.testing.assert_close(crosscoder.hidden_pre(x), hidden)
-    features = crosscoder.encode(x)
-    x_hat = torch.einsum("bf,fmd->bmd", features, crosscoder.W_dec) + crosscoder.b_dec
-    torch.testing.assert_close(crosscoder.decode(features), x_hat * crosscoder.scale[:, None])
+    latents = crosscoder.encode(x)
+    x_hat = torch.einsum("bf,fmd->bmd", latents, crosscoder.W_dec) + crosscoder.b_dec
+    torch.testing.assert_close(crosscoder.decode(latents), x_hat * crosscoder.scale[:, None])
     for index, name in enumerate(crosscoder.model_names):
-        torch.testing.assert_close(crosscoder.decode_model(features, name), crosscoder.decode(features)[:, index])
+        torch.testing.assert_close(crosscoder.decode_model(latents, name), crosscoder.decode(latents)[:, index])
 
 
 @pytest.mark.parametrize("n_models", [2, 3, 4, 5])
@@ -195,10 +187,10 @@ def test_any_number_of_models(n_models: int, variant: str) -> None:
 def test_different_widths_go_side_by_side() -> None:
     crosscoder = filled((2, 3, 4))
     x = torch.randn(5, 9)
-    features = crosscoder.encode(x)
-    assert crosscoder.decode(features).shape == (5, 9)
-    torch.testing.assert_close(crosscoder.decode(features)[:, 2:5], crosscoder.decode_model(features, "b"))
-    with pytest.raises(SaeTrainingError, match=r"W_dec needs models of one width"):
+    latents = crosscoder.encode(x)
+    assert crosscoder.decode(latents).shape == (5, 9)
+    torch.testing.assert_close(crosscoder.decode(latents)[:, 2:5], crosscoder.decode_model(latents, "b"))
+    with pytest.raises(SaeTrainingError, match=r"W_dec.*decoder_of"):
         _ = crosscoder.W_dec
 
 
@@ -253,8 +245,8 @@ def test_scale_is_folded_in_and_out(factors: tuple[float, float, float]) -> None
     x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
     units = torch.tensor(factors)[:, None]
     torch.testing.assert_close(scaled.hidden_pre(x * units), plain.hidden_pre(x), rtol=1e-4, atol=1e-4)
-    features = plain.encode(x)
-    torch.testing.assert_close(scaled.decode(features), plain.decode(features) * units, rtol=1e-5, atol=1e-5)
+    latents = plain.encode(x)
+    torch.testing.assert_close(scaled.decode(latents), plain.decode(latents) * units, rtol=1e-5, atol=1e-5)
 
 
 def test_mean_norm_scale_makes_the_mean_norm_sqrt_width() -> None:
@@ -271,7 +263,7 @@ def test_untrained_scale_counts_as_one() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "said"),
-    [((5, 2, 4), r"\[5, 2, 4\].*a, b, c takes \[batch, 3, 4\]"), ((5, 3, 7), r"\[5, 3, 7\]"), ((5, 11), r"\[5, 11\]")],
+    [((5, 2, 4), r"\[5, 2, 4\].*a, b, c.*\[batch, 3, 4\]"), ((5, 3, 7), r"\[5, 3, 7\]"), ((5, 11), r"\[5, 11\]")],
 )
 def test_wrong_shapes_are_one_sentence(shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(SaeTrainingError, match=said):
@@ -280,9 +272,9 @@ def test_wrong_shapes_are_one_sentence(shape: tuple[int, ...], said: str) -> Non
 
 def test_unknown_model_names_the_nearest() -> None:
     crosscoder = by_hand()
-    with pytest.raises(SaeTrainingError, match="no model 'bse'; did you mean 'base'"):
+    with pytest.raises(SaeTrainingError, match=r"'bse'.*'base'"):
         crosscoder.decoder_of("bse")
-    with pytest.raises(SaeTrainingError, match="model 2 is out of range; the crosscoder has models 0 to 1"):
+    with pytest.raises(SaeTrainingError, match=r"model 2.* 0 to 1"):
         crosscoder.model_index(2)
 
 

@@ -11,7 +11,7 @@ from sae_training import Crosscoder, CrosscoderConfig, SaeTrainingError, evaluat
 
 
 def identity_like() -> Crosscoder:
-    """Two models of width 1; feature 0 copies the first model's positive activation, feature 1 never fires."""
+    """Two models of width 1; latent 0 copies the first model's positive activation, latent 1 never fires."""
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=1, d_sae=2, k=1, model_names=("base", "rl")))
     with torch.no_grad():
         crosscoder.encoder.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
@@ -42,7 +42,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("sizes", [(60,), (1, 59), (7, 13, 40), (20, 20, 20)])
 def test_nothing_depends_on_the_batches_but_fve_per_token(sizes: tuple[int, ...]) -> None:
-    # In float64, or the products' rounding, which may depend on the number of rows, would be larger than 1e-9.
+    # In float32 the rounding of the products, which may depend on the number of rows, would exceed 1e-9.
     crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=5, d_sae=16, k=3)).double()
     x = torch.randn(60, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 100.0
     whole, parts = evaluate(crosscoder, [x]), evaluate(crosscoder, x.split(list(sizes)))
@@ -53,7 +53,7 @@ def test_nothing_depends_on_the_batches_but_fve_per_token(sizes: tuple[int, ...]
 
 
 def test_variance_is_about_the_mean_not_about_zero() -> None:
-    # A dictionary that gives the mean alone explains nothing, however large the mean is.
+    # A dictionary that returns only the mean explains no variance, however large the mean is.
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=8, k=2)).double()
     x = torch.randn(500, 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 50.0
     with torch.no_grad():
@@ -91,5 +91,5 @@ def test_several_sites_have_a_label_each() -> None:
 
 
 def test_empty_stream() -> None:
-    with pytest.raises(SaeTrainingError, match="evaluate: the stream of activations is empty"):
+    with pytest.raises(SaeTrainingError, match="empty"):
         evaluate(identity_like(), [])

@@ -1,4 +1,4 @@
-"""The hand-written step against automatic differentiation of the dense formula in float64."""
+"""The step with derived gradients against automatic differentiation of the dense formula in float64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def random_crosscoder(variant: str, widths: tuple[int, ...] = (5, 7, 4), d_sae: 
 
 
 def dense_loss(crosscoder: Crosscoder, x: torch.Tensor, l1: float, aux: float, aux_k: int, dead: torch.Tensor | None):
-    """The loss of step.py's docstring, written once more without sharing any code, for autograd."""
+    """The loss of step.py's docstring, implemented without shared code, for autograd."""
     config = crosscoder.config
     acts = torch.relu(x @ crosscoder.encoder.T + crosscoder.b_enc)
     norm = sum(part.norm(dim=1) for part in crosscoder.decoder.split(list(config.widths), dim=1))
@@ -146,7 +146,7 @@ def test_jumprelu_equals_autograd_with_pseudo_derivatives(n_shared: int, sparse:
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-def test_features_designated_as_shared_pay_less(sparse: bool) -> None:
+def test_latents_designated_as_shared_pay_less(sparse: bool) -> None:
     config = CrosscoderConfig(n_models=3, d_model=5, d_sae=24, variant="l1", n_shared=8, n_dedicated=(1, 0, 2))
     crosscoder = Crosscoder(config).double()
     generator = torch.Generator().manual_seed(7)
@@ -160,7 +160,7 @@ def test_features_designated_as_shared_pay_less(sparse: bool) -> None:
     output = loss_and_gradients(parameters, x, Selector(crosscoder.variant, 3), weights, sparse=sparse)
     torch.testing.assert_close(output.loss, expected.detach(), rtol=1e-12, atol=1e-12)
     for name, gradient in zip(PARAMETERS, gradients, strict=True):
-        # A decoder of dedicated features is 0 in other models: autograd's derivative of a norm at 0 is 0 as ours.
+        # A decoder of dedicated latents is 0 in other models: autograd's derivative of a norm at 0 is 0, as in the step.
         torch.testing.assert_close(getattr(crosscoder, name).grad, gradient, rtol=1e-11, atol=1e-12)
 
 
@@ -190,6 +190,6 @@ def test_bfloat16_products_give_float32_sums_near_the_exact_ones(variant: str, s
     assert float(rounded.loss) != float(exact.loss)
     torch.testing.assert_close(rounded.loss, exact.loss, rtol=0.03, atol=0)
     for one, other in zip(rounded_grads[:4], exact_grads[:4], strict=True):
-        # A few features at the cut change sides; the gradient as a whole keeps its direction.
+        # A few latents at the cut can change sides, but the whole gradient keeps its direction.
         cosine = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
         assert float(cosine) > 0.99

@@ -1,4 +1,4 @@
-"""Published dictionaries, each against its authors' formula written down again here in float64."""
+"""Published dictionaries, compared with an independent float64 implementation of the formula of their authors."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def activations(widths: tuple[int, ...] = (D,) * M) -> list[Tensor]:
-    """Raw activations of models with means and sizes of their own."""
+    """Raw activations of models with different means and sizes."""
     return [(m + 1) * 2.0 * draw(N, width, seed=100 + m) + 3.0 * m for m, width in enumerate(widths)]
 
 
-def assert_equal(crosscoder: Crosscoder, raw: list[Tensor], features: Tensor, x_hat: list[Tensor]) -> None:
-    """Features and reconstructions agree to 1e-6 of their size, and which features are active agrees exactly."""
+def assert_equal(crosscoder: Crosscoder, raw: list[Tensor], latents: Tensor, x_hat: list[Tensor]) -> None:
+    """Latents and reconstructions agree to 1e-6 of their size, and which latents are active agrees exactly."""
     dtype = crosscoder.decoder.dtype
     tolerance = 1e-10 if dtype == torch.float64 else 1e-6
     crosscoder.requires_grad_(requires_grad=False)
     found = crosscoder.encode(torch.cat(raw, dim=1).to(dtype))
-    assert torch.equal(found > 0, features > 0)
-    assert 0 < (features > 0).sum() < features.numel()
-    assert float((found - features).abs().max()) <= tolerance * float(features.abs().max())
+    assert torch.equal(found > 0, latents > 0)
+    assert 0 < (latents > 0).sum() < latents.numel()
+    assert float((found - latents).abs().max()) <= tolerance * float(latents.abs().max())
     for model, expected in enumerate(x_hat):
         error = (crosscoder.decode_model(found, model) - expected).abs().max()
         assert float(error) <= tolerance * float(expected.abs().max())
@@ -72,14 +72,14 @@ def learning_formula(t: dict[str, Tensor], raw: list[Tensor], norm: Tensor | Non
     factor = t["activation_global_scale"][None, :, None]
     if normalized:
         x = (x - t["activation_mean"]) * factor
-    features = torch.relu(torch.einsum("bld,ldf->bf", x, t["encoder.weight"]) + t["encoder.bias"])
+    latents = torch.relu(torch.einsum("bld,ldf->bf", x, t["encoder.weight"]) + t["encoder.bias"])
     if "threshold" in t:
         assert norm is not None
-        features = features * (features * norm > t["threshold"])
-    x_hat = torch.einsum("bf,lfd->bld", features, t["decoder.weight"]) + t["decoder.bias"]
+        latents = latents * (latents * norm > t["threshold"])
+    x_hat = torch.einsum("bf,lfd->bld", latents, t["decoder.weight"]) + t["decoder.bias"]
     if normalized:
         x_hat = x_hat / (factor + 1e-8) + t["activation_mean"]
-    return features, list(x_hat.unbind(1))
+    return latents, list(x_hat.unbind(1))
 
 
 def code_norm(decoder: Tensor, norm_id: int) -> Tensor:
@@ -121,7 +121,7 @@ def test_crosscoder_learning_from_the_hub_and_compiled_and_saved_again(tmp_path:
 
 
 @pytest.mark.parametrize("norm_id", [2, 3, 4])
-def test_other_code_normalizations_become_thresholds_of_features(tmp_path: Path, norm_id: int) -> None:
+def test_other_code_normalizations_become_thresholds_of_latents(tmp_path: Path, norm_id: int) -> None:
     tensors = learning_tensors(torch.float64, batch_top_k=True, norm_id=norm_id, normalized=True)
     tensors["threshold"] = torch.tensor({2: 15.0, 3: 15.0, 4: 4.0}[norm_id])
     torch.save(tensors, tmp_path / "model_final.pt")
@@ -169,11 +169,11 @@ def test_opd_with_models_of_different_widths(tmp_path: Path, wrapped: bool) -> N
         tensors[f"normalizer.scale_{m}"] = scales[m]
         x = (raw[m] - tensors[f"normalizer.mean_{m}"]) * scales[m]
         hidden = hidden + x @ tensors[f"encoder.projections.{m}.weight"].T
-    features = torch.relu(hidden)
+    latents = torch.relu(hidden)
     norm = sum(tensors[f"decoder.projections.{m}.weight"].norm(dim=0) for m in range(3))
-    features = features * (features * norm > 20.0)
+    latents = latents * (latents * norm > 20.0)
     x_hat = [
-        (features @ tensors[f"decoder.projections.{m}.weight"].T + tensors[f"decoder.projections.{m}.bias"])
+        (latents @ tensors[f"decoder.projections.{m}.weight"].T + tensors[f"decoder.projections.{m}.bias"])
         / (scales[m] + 1e-8)
         + tensors[f"normalizer.mean_{m}"]
         for m in range(3)
@@ -181,7 +181,7 @@ def test_opd_with_models_of_different_widths(tmp_path: Path, wrapped: bool) -> N
     torch.save({"completed_steps": 7, "model_state_dict": tensors} if wrapped else tensors, tmp_path / "c.pt")
     published = read_published(tmp_path / "c.pt")
     assert (published.format, published.widths) == ("opd", widths)
-    assert_equal(published.to_crosscoder(), raw, features, x_hat)
+    assert_equal(published.to_crosscoder(), raw, latents, x_hat)
 
 
 # neelnanda-io/Crosscoders, ckkissane
@@ -194,12 +194,12 @@ def test_replication_with_its_factors_given_apart(tmp_path: Path) -> None:
     (tmp_path / "25_cfg.json").write_text(json.dumps({"dict_size": F, "d_in": D, "model_name": "gemma-2-2b"}))
     raw, factors = activations()[:2], (0.27, 0.24)
     x = torch.stack([part * factor for part, factor in zip(raw, factors, strict=True)], dim=1)
-    features = torch.relu(torch.einsum("bmd,mdf->bf", x, tensors["W_enc"]) + tensors["b_enc"])
-    x_hat = torch.einsum("bf,fmd->bmd", features, tensors["W_dec"]) + tensors["b_dec"]
+    latents = torch.relu(torch.einsum("bmd,mdf->bf", x, tensors["W_enc"]) + tensors["b_enc"])
+    x_hat = torch.einsum("bf,fmd->bmd", latents, tensors["W_dec"]) + tensors["b_dec"]
     imported = import_crosscoder(tmp_path / "25.pt", scale=[1 / factor for factor in factors])
-    assert_equal(imported, raw, features, [x_hat[:, m] / factors[m] for m in range(2)])
+    assert_equal(imported, raw, latents, [x_hat[:, m] / factors[m] for m in range(2)])
     assert torch.allclose(imported.scale, torch.tensor([1 / f for f in factors], dtype=torch.float64), rtol=1e-12)
-    with pytest.raises(SaeTrainingError, match="give scale = the 2 divisors"):
+    with pytest.raises(SaeTrainingError, match=r"scale.* 2 divisors"):
         import_crosscoder(tmp_path / "25.pt")
 
 
@@ -227,17 +227,17 @@ def test_llamascopium(tmp_path: Path, mode: str) -> None:
     per_head = torch.einsum("bhd,hdf->bhf", x, t["W_E"]) + t["b_E"]
     hidden = per_head.sum(1, keepdim=True).expand(-1, M, -1)
     norm = t["W_D"].norm(dim=2)
-    features = torch.relu(hidden * norm) / norm
-    x_hat = torch.einsum("bhf,hfd->bhd", features, t["W_D"]) + t["b_D"]
+    latents = torch.relu(hidden * norm) / norm
+    x_hat = torch.einsum("bhf,hfd->bhd", latents, t["W_D"]) + t["b_D"]
     expected = [x_hat[:, m] / factor[m] for m in range(M)]
-    assert_equal(import_crosscoder(tmp_path), raw, features[:, 0], expected)
+    assert_equal(import_crosscoder(tmp_path), raw, latents[:, 0], expected)
 
 
 # sae-lens
 
 
 def sae_lens_folder(folder: Path, architecture: str, **settings: object) -> SingleSae:
-    """Random weights in a stock sae-lens class, saved by it, and read by us."""
+    """Random weights in a stock sae-lens class, saved by sae-lens and read by `import_sae`."""
     from sae_lens import (
         BatchTopKTrainingSAE,
         BatchTopKTrainingSAEConfig,
@@ -283,11 +283,11 @@ def test_sae_lens_saes_compute_what_sae_lens_computes(
     stock = SAE.load_from_disk(tmp_path)
     x = 2 * draw(N, D, seed=5) + 1
     with torch.no_grad():
-        features = stock.encode(x)
-        assert torch.equal(sae.encode(x) > 0, features > 0)
-        assert 0 < (features > 0).sum() < features.numel()
-        torch.testing.assert_close(sae.encode(x), features, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(sae.decode(sae.encode(x)), stock.decode(features), rtol=1e-10, atol=1e-10)
+        latents = stock.encode(x)
+        assert torch.equal(sae.encode(x) > 0, latents > 0)
+        assert 0 < (latents > 0).sum() < latents.numel()
+        torch.testing.assert_close(sae.encode(x), latents, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(sae.decode(sae.encode(x)), stock.decode(latents), rtol=1e-10, atol=1e-10)
 
 
 def test_a_training_checkpoint_becomes_what_sae_lens_would_save_for_inference(tmp_path: Path) -> None:
@@ -298,14 +298,14 @@ def test_a_training_checkpoint_becomes_what_sae_lens_would_save_for_inference(tm
     stock, again = SAE.load_from_disk(tmp_path / "inference"), import_sae(tmp_path / "inference")
     x = 2 * draw(N, D, seed=5) + 1
     with torch.no_grad():
-        features = stock.encode(x)
-        assert 0 < (features > 0).sum() < features.numel()
+        latents = stock.encode(x)
+        assert 0 < (latents > 0).sum() < latents.numel()
         for one in (sae, again):
-            torch.testing.assert_close(one.encode(x), features, rtol=1e-10, atol=1e-10)
-            torch.testing.assert_close(one.decode(one.encode(x)), stock.decode(features), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(one.encode(x), latents, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(one.decode(one.encode(x)), stock.decode(latents), rtol=1e-10, atol=1e-10)
 
 
-def test_what_sae_lens_wrote_before_6(tmp_path: Path) -> None:
+def test_files_of_sae_lens_before_6(tmp_path: Path) -> None:
     tensors = {"W_enc": draw(D, F, seed=1), "W_dec": draw(F, D, seed=2)}
     tensors |= {"b_enc": draw(F, seed=3), "b_dec": draw(D, seed=4), "scaling_factor": torch.ones(F)}
     save_file(tensors, tmp_path / "sae_weights.safetensors")
@@ -330,24 +330,24 @@ def test_evaluate_is_about_the_mean_and_pooled() -> None:
     sae = SingleSae(*weights, threshold=torch.full((F,), 1.0, dtype=torch.float64))
     x = draw(N, D, seed=5) + 1000.0
     metrics = sae.evaluate(x.split(7))
-    features = torch.relu(x @ weights[0] + weights[2])
-    features = features * (x @ weights[0] + weights[2] > 1.0)
-    error = (x - features @ weights[1] - weights[3]).square().sum()
+    latents = torch.relu(x @ weights[0] + weights[2])
+    latents = latents * (x @ weights[0] + weights[2] > 1.0)
+    error = (x - latents @ weights[1] - weights[3]).square().sum()
     assert metrics.fve == pytest.approx(float(1 - error / (x - x.mean(0)).square().sum()), rel=1e-9)
-    assert metrics.l0 == pytest.approx(float((features > 0).sum()) / N)
-    assert metrics.dead_frac == pytest.approx(float(((features > 0).sum(0) == 0).double().mean()))
+    assert metrics.l0 == pytest.approx(float((latents > 0).sum()) / N)
+    assert metrics.dead_frac == pytest.approx(float(((latents > 0).sum(0) == 0).double().mean()))
     assert metrics.n_tokens == N
 
 
 # SAEs side by side
 
 
-def inference_sae(threshold: Tensor | float, width: int, n_features: int, seed: int) -> SingleSae:
-    decoder = draw(n_features, width, seed=seed + 1)
+def inference_sae(threshold: Tensor | float, width: int, n_latents: int, seed: int) -> SingleSae:
+    decoder = draw(n_latents, width, seed=seed + 1)
     decoder = decoder / decoder.norm(dim=1, keepdim=True)
-    cut = torch.as_tensor(threshold, dtype=torch.float64).expand(n_features)
-    encoder = draw(width, n_features, seed=seed)
-    return SingleSae(encoder, decoder, draw(n_features, seed=seed + 2), draw(width, seed=seed + 3), cut)
+    cut = torch.as_tensor(threshold, dtype=torch.float64).expand(n_latents)
+    encoder = draw(width, n_latents, seed=seed)
+    return SingleSae(encoder, decoder, draw(n_latents, seed=seed + 2), draw(width, seed=seed + 3), cut)
 
 
 def check_block(saes: dict[str, SingleSae]) -> Crosscoder:
@@ -375,7 +375,7 @@ def test_relu_saes_side_by_side() -> None:
     assert check_block({name: inference_sae(0.0, 5, 9, seed) for seed, name in enumerate("ab")}).config.variant == "l1"
 
 
-def test_thresholds_of_features_side_by_side() -> None:
+def test_thresholds_of_latents_side_by_side() -> None:
     saes = {name: inference_sae(draw(9, seed=3).abs(), 5, 9, seed) for seed, name in enumerate("ab")}
     assert check_block(saes).config.variant == "jumprelu"
 
@@ -386,15 +386,15 @@ def test_a_zero_threshold_beside_a_positive_one_is_not_mistaken_for_it() -> None
     check_block(saes)
 
 
-def test_topk_saes_and_a_single_one_are_no_crosscoder(tmp_path: Path) -> None:
+def test_topk_saes_and_a_single_sae_are_refused(tmp_path: Path) -> None:
     sae = sae_lens_folder(tmp_path, "topk")
-    with pytest.raises(SaeTrainingError, match="keeps its 4 highest"):
+    with pytest.raises(SaeTrainingError, match=r"\b4\b.*jumprelu"):
         block_crosscoder({"a": sae, "b": sae})
-    with pytest.raises(SaeTrainingError, match="at least two models, not 1"):
+    with pytest.raises(SaeTrainingError, match=r"two models.* 1"):
         block_crosscoder({"a": sae})
 
 
-# What must be refused
+# Refusals
 
 
 class Evil:
@@ -410,9 +410,7 @@ class Evil:
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_a_file_that_would_run_code_is_not_opened(tmp_path: Path, save: Callable[[object, Path], object]) -> None:
     save({"encoder.weight": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    with pytest.raises(
-        SaeTrainingError, match=r"evil\.pt wants to run code when it is opened and was not opened"
-    ) as caught:
+    with pytest.raises(SaeTrainingError, match=r"evil\.pt.*code") as caught:
         import_crosscoder(tmp_path / "evil.pt")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -426,79 +424,79 @@ def refused(path: Path, words: str, **options: object) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(tmp_path / "gone.pt", "does not exist")
-    refused(tmp_path, "holds no weights file")
+    refused(tmp_path, "weights file")
     (tmp_path / "a.txt").write_text("x")
-    refused(tmp_path / "a.txt", "is no weights file")
+    refused(tmp_path / "a.txt", r"a\.txt.*\.safetensors")
     for name, data in (("empty.pt", b""), ("text.pt", b"hello there"), ("cut.safetensors", b"\x08\0\0")):
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, name)
-    refused(tmp_path, "give the path of one weights file")
+    refused(tmp_path, "weights file")
     torch.save(learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True), tmp_path / "m.pt")
     (tmp_path / "truncated.pt").write_bytes((tmp_path / "m.pt").read_bytes()[:-900])
     refused(tmp_path / "truncated.pt", "truncated.pt")
     torch.save(
         torch.load(tmp_path / "m.pt"), tmp_path / "old.pt", _use_new_zipfile_serialization=False
-    )  # what the older format's reader stumbles over is of other kinds
+    )  # the reader of the older format fails with other exceptions
     data = (tmp_path / "old.pt").read_bytes()
     for n_bytes in range(10, len(data), max(1, len(data) // 200)):
         (tmp_path / "old_cut.pt").write_bytes(data[:n_bytes])
         refused(tmp_path / "old_cut.pt", "old_cut.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
-    refused(tmp_path / "list.pt", "holds a list, no named tensors")
+    refused(tmp_path / "list.pt", "list")
     torch.save({"k": 3}, tmp_path / "none.pt")
-    refused(tmp_path / "none.pt", "holds no tensors")
-    refused(tmp_path / "m.pt", "did you mean 'crosscoder_learning'", format="crosscoder_lerning")
-    refused(tmp_path / "m.pt", "'W_enc' is missing", format="replication", scale=(1.0, 1.0))
-    refused(tmp_path / "m.pt", "leave scale out", scale=(1.0, 1.0, 1.0))
-    refused(tmp_path / "m.pt", "names 2 models for n_models = 3", names=("a", "b"))
+    refused(tmp_path / "none.pt", "tensors")
+    refused(tmp_path / "m.pt", "'crosscoder_learning'", format="crosscoder_lerning")
+    refused(tmp_path / "m.pt", "'W_enc'", format="replication", scale=(1.0, 1.0))
+    refused(tmp_path / "m.pt", "scale", scale=(1.0, 1.0, 1.0))
+    refused(tmp_path / "m.pt", "2.* n_models = 3", names=("a", "b"))
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
 def test_tensors_that_are_not_plain(tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     tensors = learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True)
     torch.save({**tensors, "encoder.weight": change(tensors["encoder.weight"])}, tmp_path / "odd.pt")
-    refused(tmp_path / "odd.pt", r"encoder\.weight is no plain tensor of real numbers")
+    refused(tmp_path / "odd.pt", r"encoder\.weight.*torch\.")
 
 
 def test_tensors_that_do_not_fit_or_are_not_finite(tmp_path: Path) -> None:
     whole = learning_tensors(torch.float32, batch_top_k=True, norm_id=1, normalized=True)
     cases = [
-        ({"encoder.bias": torch.zeros(F + 1)}, r"encoder.bias has shape \[21\] where the other tensors make it \[20\]"),
-        ({"decoder.weight": torch.full((M, F, D), float("nan"))}, "decoder.weight has values that are not finite"),
-        ({"decoder.weight": torch.zeros(M - 1, F, D)}, "reads 3 activations and writes 2"),
+        ({"encoder.bias": torch.zeros(F + 1)}, r"encoder.bias.*\[21\].*\[20\]"),
+        ({"decoder.weight": torch.full((M, F, D), float("nan"))}, "decoder.weight.*finite"),
+        ({"decoder.weight": torch.zeros(M - 1, F, D)}, "3.* 2"),
         (
             {"code_normalization_id": torch.tensor(5), "threshold": torch.zeros(M)},
-            "DECOUPLED a feature is active in one",
+            "DECOUPLED",
         ),
-        ({"code_normalization_id": torch.tensor(3)}, "MIXED needs code_normalization_alpha_sae"),
-        ({"code_normalization_id": torch.tensor(9)}, "code_normalization 9.0 is unknown"),
-        ({"activation_global_scale": torch.zeros(M)}, "is not positive"),
+        ({"code_normalization_id": torch.tensor(3)}, "code_normalization_alpha_sae"),
+        ({"code_normalization_id": torch.tensor(9)}, "code_normalization 9.0"),
+        ({"activation_global_scale": torch.zeros(M)}, "activation_global_scale"),
     ]
     for change, words in cases:
         torch.save({**whole, **change}, tmp_path / "m.pt")
         refused(tmp_path / "m.pt", words)
 
 
-def test_other_things_are_named_for_what_they_are(tmp_path: Path) -> None:
+def test_errors_name_the_kind_of_file(tmp_path: Path) -> None:
     sae_lens_folder(tmp_path / "sae", "standard")
-    refused(tmp_path / "sae", "is an SAE of one model, no crosscoder; read it with import_sae")
+    refused(tmp_path / "sae", "import_sae")
     tensors = learning_tensors(torch.float32, batch_top_k=False, norm_id=1, normalized=False)
     torch.save(tensors, tmp_path / "m.pt")
     import_crosscoder(tmp_path / "m.pt").save(tmp_path / "own")
-    refused(tmp_path / "own", "is a crosscoder of this package; open its folder with Crosscoder.load")
+    refused(tmp_path / "own", "Crosscoder.load")
     torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "x.pt")
-    refused(tmp_path / "x.pt", "has tensors layer.weight, which is none of the formats")
+    refused(tmp_path / "x.pt", "layer.weight.*crosscoder_learning")
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"act_fn": "jumprelu"}, "every head selects by its own decoder norm"),
-        ({"norm_activation": "token-wise"}, "scales every token by itself"),
-        ({"hook_points": ["a"]}, "has 3 heads and its config.json names 1"),
+        ({"act_fn": "jumprelu"}, "jumprelu"),
+        ({"norm_activation": "token-wise"}, "token-wise"),
+        ({"hook_points": ["a"]}, "3 .*config.json.* 1"),
     ],
 )
-def test_llamascopium_that_is_no_crosscoder_of_ours(tmp_path: Path, settings: dict[str, object], words: str) -> None:
+def test_llamascopium_that_cannot_be_imported(tmp_path: Path, settings: dict[str, object], words: str) -> None:
     llamascopium(tmp_path, **settings)
     refused(tmp_path, words)
 
@@ -506,12 +504,12 @@ def test_llamascopium_that_is_no_crosscoder_of_ours(tmp_path: Path, settings: di
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"architecture": "gated"}, "architecture 'gated' cannot be imported"),
-        ({"normalize_activations": "layer_norm"}, "scales every token by itself"),
-        ({"normalize_activations": "expected_average_only_in"}, "not folded into the weights"),
-        ({"reshape_activations": "hook_z"}, "attention heads"),
-        ({"architecture": "topk", "k": 0}, "k = 0 is no number from 1 to 20"),
-        ({"architecture": "jumprelu"}, "'threshold' is missing"),
+        ({"architecture": "gated"}, "'gated'"),
+        ({"normalize_activations": "layer_norm"}, "layer_norm"),
+        ({"normalize_activations": "expected_average_only_in"}, "expected_average_only_in"),
+        ({"reshape_activations": "hook_z"}, "hook_z"),
+        ({"architecture": "topk", "k": 0}, "k = 0.* 1 to 20"),
+        ({"architecture": "jumprelu"}, "'threshold'"),
     ],
 )
 def test_saes_that_cannot_be_imported(tmp_path: Path, settings: dict[str, object], words: str) -> None:
@@ -523,10 +521,10 @@ def test_saes_that_cannot_be_imported(tmp_path: Path, settings: dict[str, object
 
 
 def test_no_sae_there(tmp_path: Path) -> None:
-    with pytest.raises(SaeTrainingError, match="holds no SAE of sae-lens"):
+    with pytest.raises(SaeTrainingError, match=r"cfg.json"):
         import_sae(tmp_path)
     sae = sae_lens_folder(tmp_path / "sae", "standard")
-    with pytest.raises(SaeTrainingError, match="have width 5 where the SAE"):
+    with pytest.raises(SaeTrainingError, match="width 5"):
         sae.encode(torch.zeros(2, 5))
-    with pytest.raises(SaeTrainingError, match="stream of activations is empty"):
+    with pytest.raises(SaeTrainingError, match="empty"):
         sae.evaluate([])

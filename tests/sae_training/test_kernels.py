@@ -1,4 +1,4 @@
-"""Training steps through the Triton kernels: equal to the others, the same bytes each time, no waiting, no big tensors."""
+"""Training steps with the Triton kernels: equal to other backends, reproducible, without waits and large tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 def trained(
     kernel: str, variant: str, device: torch.device, dtype: torch.dtype = torch.float64, n_steps: int = 2
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """A few steps with everything on: dead features, clipping, dedicated partitions, a penalty."""
+    """A few steps with dead latents, clipping, dedicated latents and a penalty."""
     shape = {"n_models": 2, "d_model": 6, "d_sae": 15, "k": 2, "n_dedicated": (1, 1)}
     crosscoder = Crosscoder(CrosscoderConfig(variant=variant, **shape)).to(device, dtype)
     trainer = Trainer(
@@ -59,7 +59,7 @@ def test_a_step_is_the_same_dense_sparse_and_through_triton(kernel_device: torch
             for name in ("loss", "mse", "aux", "penalty", "l0", "dead_frac", "threshold"):
                 assert one[name] == pytest.approx(other[name], rel=1e-9, abs=1e-12), (kernel, name)
     if variant in ("batchtopk", "topk"):
-        assert any(line["aux"] > 0 for line in expected_metrics), "the dead features' loss took part"
+        assert any(line["aux"] > 0 for line in expected_metrics), "the dead latents' loss took part"
 
 
 @pytest.mark.parametrize("variant", ["l1", "matryoshka", "topk"])
@@ -70,7 +70,7 @@ def test_same_bytes_each_time(kernel_device: torch.device, variant: str) -> None
 
 
 class Watch(TorchDispatchMode):
-    """Notes the largest tensor of numbers made and every operation that waits for a GPU because of what it returns."""
+    """Records the largest tensor, and every operation that waits for a GPU to return its result."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "_to_copy", "repeat_interleave")
 
@@ -88,18 +88,18 @@ class Watch(TorchDispatchMode):
         if (name in self.WAITING and not moves) or boolean_index:
             self.waited.append(str(func))
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            # Bytes are the interpreter's own copies of what a kernel is given.
+            # Tensors of bytes are copies that the interpreter makes of a kernel's arguments.
             if isinstance(tensor, Tensor) and tensor.dtype != torch.uint8:
                 self.largest = max(self.largest, tensor.numel())
         return out
 
 
 def products(selector: Selector, scores: Tensor, norm: Tensor, upstream: Tensor, weight: Tensor) -> None:
-    """What a step takes from the active features, matryoshka's blocks included."""
+    """All products that a step computes from the active latents, including the blocks of matryoshka."""
     active, _ = selector.select(scores, norm, sparse=True)
     for part, place in active.split((norm.shape[0] // 2, norm.shape[0])):
         part.decode(weight[place])
-        gradient = part.add_per_feature(part.values_gradient(upstream, weight[place]), norm[place])
+        gradient = part.add_per_latent(part.values_gradient(upstream, weight[place]), norm[place])
         part.weight_gradient(gradient, upstream)
         part.column_sum(gradient)
         part.column_count()
@@ -200,16 +200,14 @@ def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.choose_backend("auto", cpu) == backend.choose_backend("sparse", cpu) == "embedding_bag"
     assert backend.choose_backend("auto", cuda) == backend.choose_backend("sparse", cuda) == "triton"
     assert backend.choose_backend("auto", other) is None
-    with pytest.raises(
-        SaeTrainingError, match="kernel 'sparse' runs on a CPU or a CUDA device; the crosscoder is on mps"
-    ):
+    with pytest.raises(SaeTrainingError, match=r"'sparse'.*CUDA.*mps"):
         backend.choose_backend("sparse", other)
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=6, d_sae=18, k=3))
-    with pytest.raises(SaeTrainingError, match="or a CPU when TRITON_INTERPRET=1 was set before Triton was imported"):
+    with pytest.raises(SaeTrainingError, match="TRITON_INTERPRET=1"):
         Trainer(crosscoder, config(kernel="triton"))
 
 
@@ -237,9 +235,7 @@ def test_a_kernel_that_cannot_run_is_a_reason(monkeypatch: pytest.MonkeyPatch, k
 
 
 def test_sparse_without_triton_is_refused(without_triton: None) -> None:
-    with pytest.raises(
-        SaeTrainingError, match="kernel 'sparse' on cuda needs Triton: Triton is not installed; install"
-    ):
+    with pytest.raises(SaeTrainingError, match=r"'sparse'.*cuda.*Triton"):
         backend.choose_backend("sparse", torch.device("cuda"))
 
 
@@ -257,7 +253,7 @@ def test_auto_goes_by_the_density_on_a_gpu(variant: str, k: int, density: float,
 
 
 def test_break_even_by_hand() -> None:
-    # 2 * 3.35e12 B/s / (600e12 FLOP/s * 2 B) on an H100: 183 of 32,768 features.
+    # 2 * 3.35e12 B/s / (600e12 FLOP/s * 2 B) on an H100: 183 of 32,768 latents.
     density = backend.break_even_density(3.35e12, 600e12, 2)
     assert density == pytest.approx(0.00558, abs=1e-5)
     assert round(density * 32768) == 183
@@ -286,7 +282,7 @@ def test_large_products_on_a_gpu_equal_the_dense_ones(dtype: torch.dtype) -> Non
     n_rows, d_sae, d, k = 2048, 16384, 1536, 32
     generator = torch.Generator("cuda").manual_seed(0)
     scores = torch.randn(n_rows, d_sae, generator=generator, device="cuda")
-    scores[:, 7] = 9.0  # one feature in every row: a long column
+    scores[:, 7] = 9.0  # one latent in every row: a long column
     weight = torch.randn(d_sae, d, generator=generator, device="cuda").to(dtype)
     upstream = torch.randn(n_rows, d, generator=generator, device="cuda").to(dtype)
     norm = torch.ones(d_sae, device="cuda")

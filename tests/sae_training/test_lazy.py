@@ -1,4 +1,4 @@
-"""A trainer that never waits for its device: how often it would, and what happens when a step is not finite."""
+"""A trainer that never waits for its device: counts of waits, and steps that are not finite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sae_training.variants import batchtopk
 
 VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 TRUTH = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=10, n_specific=2, density=0.2))
-# What makes the host wait for a device: its values are needed to go on, or the size of the result is.
+# Operations that make the host wait for a device, because it needs their values or the size of their result.
 WAITING_METHODS = (
     "item", "tolist", "numpy", "cpu", "nonzero", "unique", "__bool__", "__float__", "__int__", "__index__",
 )  # fmt: skip
@@ -34,7 +34,7 @@ WAITING_OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "_uniqu
 
 
 class Waits(TorchDispatchMode):
-    """Counts what would wait, by name, at the level of operations and of methods."""
+    """Counts operations and methods that would wait, by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -84,9 +84,9 @@ def batches(n: int | None = None) -> Iterator[Tensor]:
 
 @pytest.fixture
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cut over a batch as it is taken off the CPU; numpy takes it on one."""
+    """The cut over a batch as computed off the CPU; NumPy computes it on a CPU."""
 
-    def training_cut(self: Any, scores: Tensor, *, k: int, floor: float | None) -> Tensor:
+    def training_cut(self: Any, scores: Tensor, *, k: int) -> Tensor:
         return torch.topk(scores.flatten(), k * scores.shape[0], sorted=False).values.min().reshape(1, 1)
 
     monkeypatch.setattr(batchtopk.BatchTopK, "training_cut", training_cut)
@@ -103,7 +103,7 @@ def test_a_lazy_step_never_waits(variant: str, accumulation: int, monkeypatch: p
     stream = list(batches(40))
     trainer.set_up(stream[:2])
     trainer.state.tokens_since_fired[:6] = 1000
-    trainer.step(*stream[:accumulation])  # looks at the dead features once
+    trainer.step(*stream[:accumulation])  # determines the dead latents once
     waits = Waits(monkeypatch)
     with waits:
         for first in range(2, 20, 2):
@@ -121,7 +121,7 @@ def test_the_counter_of_waits_sees_those_of_a_trainer_on_a_cpu(variant: str, mon
 
 
 @pytest.mark.usefixtures("as_on_a_device")
-def test_dead_features_are_looked_at_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_latents_are_determined_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(small("topk"), settings(200, refresh_dead_every=7), lazy=True)
     stream = list(batches(30))
     trainer.set_up(stream[:2])
@@ -170,11 +170,11 @@ def test_weights_stay_as_before_the_first_bad_step(variant: str) -> None:
         assert torch.equal(crosscoder.state_dict()[name], tensor), name
     for name, tensor in moments.items():
         assert torch.equal(trainer.state.tensors()[name], tensor), name
-    with pytest.raises(SaeTrainingError, match=r"the activations of step 7 have values that are not finite; remove"):
+    with pytest.raises(SaeTrainingError, match=r"activations of step 7\b"):
         trainer.look()
 
 
-def test_divergence_is_told_from_bad_activations() -> None:
+def test_divergence_is_distinguished_from_bad_activations() -> None:
     crosscoder = small("l1")
     trainer = Trainer(crosscoder, settings(), lazy=True)
     stream = list(batches(4))
@@ -183,7 +183,7 @@ def test_divergence_is_told_from_bad_activations() -> None:
     with torch.no_grad():
         crosscoder.decoder.fill_(1e30)
     trainer.step(stream[1])
-    with pytest.raises(SaeTrainingError, match=r"step 2 is not finite although its activations are; lower lr"):
+    with pytest.raises(SaeTrainingError, match=r"step 2\b.*\blr\b"):
         trainer.look()
 
 
@@ -202,20 +202,20 @@ def test_a_lazy_run_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: 
                 batch[3, 1, 2] = float("inf")
             yield batch
 
-    with pytest.raises(SaeTrainingError, match=r"activations of step 13 .*last good checkpoint is .*step_000010"):
+    with pytest.raises(SaeTrainingError, match=r"step 13\b.*step_000010"):
         train(small("batchtopk"), spoiled(), settings(), out=tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000010"]
     assert not (tmp_path / "weights.safetensors").exists()
     good = Crosscoder.load(tmp_path / "checkpoints" / "step_000010")
     assert all(bool(torch.isfinite(parameter).all()) for parameter in good.parameters())
-    # A bad last step is noticed although it is no multiple of log_every, and a good run resumes to the same bytes.
+    # A bad last step is noticed although it is not a multiple of log_every, and a good run resumes to the same bytes.
     resumed = train(small("batchtopk"), batches(), settings(), out=tmp_path)
     whole = train(small("batchtopk"), batches(), settings())
     assert resumed.crosscoder.fingerprint == whole.crosscoder.fingerprint
-    with pytest.raises(SaeTrainingError, match="activations of step 13"):
+    with pytest.raises(SaeTrainingError, match=r"step 13\b"):
         train(small("batchtopk"), itertools.islice(spoiled(), 13), settings(log_every=500, checkpoint_every=0))
 
 
 def test_a_lazy_trainer_on_a_cpu_needs_a_kernel_that_never_waits() -> None:
-    with pytest.raises(SaeTrainingError, match="a lazy trainer on a CPU needs kernel 'dense' or 'triton', not 'auto'"):
+    with pytest.raises(SaeTrainingError, match=r"'dense'.*'triton'.*'auto'"):
         Trainer(small("l1"), settings(kernel="auto"), lazy=True)

@@ -1,4 +1,4 @@
-"""The public names: sorted, documented, importable, and torch only when one of them is used."""
+"""The public names are sorted, documented and importable, and torch is loaded only when one of them is used."""
 
 from __future__ import annotations
 

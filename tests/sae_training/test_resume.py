@@ -63,7 +63,7 @@ def run(folder, variant, kill_after):
 
 for variant in sys.argv[2:]:
     root = Path(sys.argv[1]) / variant
-    train_into(None, variant, -1, n_steps=1)  # imports that torch puts off until the first step
+    train_into(None, variant, -1, n_steps=1)  # makes the imports that torch delays until the first step
     assert run(root / "whole", variant, -1) == 0
     draw = random.Random(variant)
     for number in range(20):
@@ -78,7 +78,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with every variant's two runs, all from one process: its imports take longer than the runs."""
+    """Folder with two runs of each variant, made in one process because imports take longer than the runs."""
     folder = tmp_path_factory.mktemp("resume")
     command = [sys.executable, "-c", SCRIPT, str(folder), *VARIANTS]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

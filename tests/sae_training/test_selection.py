@@ -1,12 +1,11 @@
-"""The choice of active features: the device's against sorting, and the backends against each other."""
+"""Selection of active latents: on the device against sorting, and the backends against each other."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import Tensor
 
 from sae_training.active import DenseActive
@@ -15,7 +14,7 @@ from sae_training.variants import VARIANTS
 
 
 def by_sorting(scores: Tensor, n_kept: int) -> tuple[list[int], float]:
-    """Places of the highest positive scores, ties by place, in increasing order; and the cut."""
+    """Increasing indices of the highest positive scores, with ties by index, and the cut."""
     flat = scores.double().flatten().numpy()
     order = np.lexsort((np.arange(flat.size), -flat))
     kept = [place for place in order[:n_kept] if flat[place] > 0]
@@ -97,7 +96,7 @@ def test_duplicated_rows_tie_at_the_cut_and_leave_the_size_fixed(kernel_device: 
 
     row = torch.tensor([3.0, 1.0, 2.0, 0.0])
     kept = highest(row.repeat(3, 1).to(kernel_device), 5, per_row=False)
-    # The three 3s, and of the three 2s those of the first two rows.
+    # All three 3s, and the 2s of the first two rows.
     assert kept.rows.tolist() == [0, 0, 1, 1, 2]
     assert kept.columns.tolist() == [0, 2, 0, 2, 0]
     assert kept.row_end.tolist() == [2, 4, 5]

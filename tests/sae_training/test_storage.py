@@ -31,7 +31,7 @@ def test_round_trip_to_the_bit(tmp_path: Path, widths: int | tuple[int, ...]) ->
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "weights.safetensors"]
 
 
-def test_thresholds_of_every_feature_are_kept(tmp_path: Path) -> None:
+def test_thresholds_of_every_latent_are_kept(tmp_path: Path) -> None:
     crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=6, variant="jumprelu"))
     crosscoder.threshold.copy_(torch.linspace(0.1, 3.0, 6))
     crosscoder.save(tmp_path)
@@ -40,26 +40,10 @@ def test_thresholds_of_every_feature_are_kept(tmp_path: Path) -> None:
     assert loaded.fingerprint == crosscoder.fingerprint
 
 
-def test_files_from_before_a_setting_existed_still_load(tmp_path: Path) -> None:
-    crosscoder = make()
-    crosscoder.save(tmp_path)
-    data = json.loads((tmp_path / "config.json").read_text())
-    for later in ("sites", "n_shared", "initial_threshold"):
-        del data["config"][later]
-    (tmp_path / "config.json").write_text(json.dumps(data))
-    assert Crosscoder.load(tmp_path).fingerprint == crosscoder.fingerprint
-
-
-def test_the_fingerprint_is_that_of_the_first_release() -> None:
-    # Written down from the release without sites, shared latents and jumprelu; only the settings in use count.
+def test_fingerprint_sees_the_configuration() -> None:
     config = CrosscoderConfig(n_models=2, d_model=2, d_sae=3, k=1, model_names=("base", "rl"))
-    crosscoder = Crosscoder(config)
-    with torch.no_grad():
-        for number, parameter in enumerate(crosscoder.parameters()):
-            parameter.fill_(number + 0.5)
-    crosscoder.set_scale([0.5, 2.0])
-    assert crosscoder.fingerprint == "eacba24497dedf2dc1cee54fe7eae3c8d6b049b47911c74d5b2e9250d1cd984d"
     assert Crosscoder(config.replace(sites=("x", "y"))).fingerprint != Crosscoder(config).fingerprint
+    assert Crosscoder(config.replace(initial_threshold=0.2)).fingerprint != Crosscoder(config).fingerprint
 
 
 def test_unset_scale_stays_unset(tmp_path: Path) -> None:
@@ -77,14 +61,14 @@ def test_fingerprint_sees_every_tensor(field: str) -> None:
     assert one.fingerprint != other.fingerprint
 
 
-def test_what_is_no_crosscoder(tmp_path: Path) -> None:
-    with pytest.raises(SaeTrainingError, match=r"nowhere holds no crosscoder \(no config.json\)"):
+def test_folders_without_a_crosscoder(tmp_path: Path) -> None:
+    with pytest.raises(SaeTrainingError, match=r"nowhere.*config\.json"):
         Crosscoder.load(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("not json")
-    with pytest.raises(SaeTrainingError, match=r"config.json is no JSON"):
+    with pytest.raises(SaeTrainingError, match=r"config\.json.*JSON"):
         Crosscoder.load(tmp_path)
     (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
-    with pytest.raises(SaeTrainingError, match="describes no crosscoder"):
+    with pytest.raises(SaeTrainingError, match=r"config\.json.*sae_training"):
         Crosscoder.load(tmp_path)
 
 
@@ -93,22 +77,22 @@ def test_damaged_files(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-7])
-    with pytest.raises(SaeTrainingError, match=r"weights.safetensors cannot be read .*damaged"):
+    with pytest.raises(SaeTrainingError, match=r"weights\.safetensors"):
         Crosscoder.load(tmp_path)
     weights.unlink()
-    with pytest.raises(SaeTrainingError, match=r"weights.safetensors cannot be read .*missing"):
+    with pytest.raises(SaeTrainingError, match=r"weights\.safetensors"):
         Crosscoder.load(tmp_path)
     weights.write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
     config["config"]["d_sae"] = 7
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SaeTrainingError, match=r"W_enc has shape \[8, 6\] where config.json makes it \[8, 7\]"):
+    with pytest.raises(SaeTrainingError, match=r"W_enc.*\[8, 6\].*\[8, 7\]"):
         Crosscoder.load(tmp_path)
     config["config"]["d_sea"] = 6
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SaeTrainingError, match=r"config.json: .*did you mean 'd_sae'"):
+    with pytest.raises(SaeTrainingError, match=r"config\.json.*'d_sae'"):
         Crosscoder.load(tmp_path)
     config["format_version"] = 9
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SaeTrainingError, match="format version 9"):
+    with pytest.raises(SaeTrainingError, match="version 9"):
         Crosscoder.load(tmp_path)

@@ -1,4 +1,4 @@
-"""The trainer and the run around it: determinism, files, counters, and every refusal."""
+"""The trainer and the training run: determinism, files, counters and errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_sparse_and_dense_kernels_train_alike(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kernel", ["sparse", "dense"])
 def test_training_commutes_with_the_order_of_the_models(variant: str, kernel: str) -> None:
-    # In float64 to the rounding of sums over the models, whose order a matrix product fixes; see Crosscoder.permuted.
+    # Equal in float64 up to the rounding of sums over the models; see Crosscoder.permuted.
     order = [2, 0, 1]
     truth = PlantedFeatures.make(PlantedConfig(n_models=3, d_model=8, n_shared=10, n_specific=2, density=0.2))
     stream = [batch.double() for batch in truth.batches(32, n_batches=60)]
@@ -107,7 +107,7 @@ def test_accumulated_batches_equal_one_batch(kernel: str) -> None:
     )
     first.set_up(joined[:1])
     second.set_up(stream[:4])
-    # The first reconstruction's gain is fitted on one batch; l1 has none, so both begin alike.
+    # The gain is fitted on one batch. l1 has no gain, so both runs start with equal weights.
     for number, batch in enumerate(joined):
         first.step(batch)
         second.step(*stream[4 * number : 4 * number + 4])
@@ -190,9 +190,9 @@ def test_finished_run_is_returned_without_touching_the_stream(tmp_path: Path) ->
 
 def test_other_settings_in_the_folder_are_refused(tmp_path: Path) -> None:
     train(small(), batches(), settings(), out=tmp_path)
-    with pytest.raises(SaeTrainingError, match=r"training lr = 0.001, this run has 0.01; use the same value"):
+    with pytest.raises(SaeTrainingError, match=r"training lr = 0\.001.* 0\.01"):
         train(small(), batches(), settings(lr=0.01), out=tmp_path)
-    with pytest.raises(SaeTrainingError, match=r"crosscoder d_sae = 24, this run has 30"):
+    with pytest.raises(SaeTrainingError, match=r"crosscoder d_sae = 24.* 30"):
         train(small(d_sae=30), batches(), settings(), out=tmp_path)
     train(small(), batches(), settings(lr=0.01), out=tmp_path, resume=False)
 
@@ -216,12 +216,12 @@ def test_a_damaged_stream_position_or_result_is_one_sentence(tmp_path: Path, how
 
     damage(tmp_path / "result.json")
     if how != "gone":
-        with pytest.raises(SaeTrainingError, match=r"result\.json is damaged .*; remove it"):
+        with pytest.raises(SaeTrainingError, match=r"result\.json"):
             train(small(), batches(), settings(), out=tmp_path)
         (tmp_path / "result.json").unlink()
     (tmp_path / "checkpoints" / "step_of_mine").mkdir()  # not ours, and no reason to stop
     damage(sorted((tmp_path / "checkpoints").glob("step_0*"))[-1] / "stream.pt")
-    with pytest.raises(SaeTrainingError, match=r"stream\.pt is missing or damaged.*remove the folder"):
+    with pytest.raises(SaeTrainingError, match=r"stream\.pt"):
         train(small(), batches(), settings(), out=tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_resume_refuses_a_stream_that_ends_before_the_checkpoint(tmp_path: Path)
 
     with pytest.raises(KeyboardInterrupt):
         train(small(), broken(), settings(), out=tmp_path)
-    with pytest.raises(SaeTrainingError, match="the stream ended after 4 batches but the checkpoint was made after 10"):
+    with pytest.raises(SaeTrainingError, match=r"\b4 batches.* 10\b"):
         train(small(), batches(4), settings(), out=tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_bad_batch_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Pa
                 batch[3, 1, 2] = bad
             yield batch
 
-    with pytest.raises(SaeTrainingError, match=r"batch 12 has 1 values .* token 3, column 10 .*step_000010"):
+    with pytest.raises(SaeTrainingError, match=r"batch 12\b.*token 3, column 10\b.*step_000010"):
         train(small(), spoiled(), settings(), out=tmp_path)
     good = Crosscoder.load(tmp_path / "checkpoints" / "step_000010")
     assert all(bool(torch.isfinite(parameter).all()) for parameter in good.parameters())
@@ -273,24 +273,22 @@ def test_diverged_loss_is_told_from_a_bad_batch() -> None:
     trainer.set_up(list(batches(1)))
     with torch.no_grad():
         crosscoder.decoder.fill_(1e30)
-    with pytest.raises(
-        SaeTrainingError, match=r"step 1 is not finite .*sum of decoder norms inf.*although the batch is; lower lr"
-    ):
+    with pytest.raises(SaeTrainingError, match=r"step 1\b.*decoder norms inf.*\blr\b"):
         trainer.step(next(batches()))
 
 
 @pytest.mark.parametrize(
     ("stream", "said"),
     [
-        ([], "the stream of activations is empty"),
-        ([torch.zeros(4, 3, 8)], r"shape \[4, 3, 8\] where the crosscoder of model_0, model_1 takes \[batch, 2, 8\]"),
-        ([torch.zeros(4, 2, 9)], r"shape \[4, 2, 9\]"),
-        ([torch.ones(33, 2, 8)], "batch 0 has 33 tokens where batch_size is 32"),
-        ([torch.ones(0, 2, 8)], "batch 0 has 0 tokens"),
-        ([torch.ones(4, 2, 8, dtype=torch.int64)], "batch 0 is a tensor of torch.int64"),
-        ([[1.0, 2.0]], "batch 0 is a list"),
-        ([torch.zeros(4, 2, 8)], "are the activations all zero"),
-        ([torch.full((4, 2, 8), float("nan"))], "batch 0 has 64 values that are not finite"),
+        ([], "empty"),
+        ([torch.zeros(4, 3, 8)], r"\[4, 3, 8\].*model_0, model_1.*\[batch, 2, 8\]"),
+        ([torch.zeros(4, 2, 9)], r"\[4, 2, 9\]"),
+        ([torch.ones(33, 2, 8)], r"batch 0\b.* 33 .*batch_size.* 32"),
+        ([torch.ones(0, 2, 8)], r"batch 0\b.* 0 tokens"),
+        ([torch.ones(4, 2, 8, dtype=torch.int64)], r"batch 0\b.*torch\.int64"),
+        ([[1.0, 2.0]], r"batch 0\b.* list"),
+        ([torch.zeros(4, 2, 8)], "scale = .*zero"),
+        ([torch.full((4, 2, 8), float("nan"))], r"batch 0\b.* 64 "),
     ],
 )
 def test_bad_streams_are_one_sentence(stream: list[Any], said: str) -> None:
@@ -328,7 +326,7 @@ def test_given_scale_is_kept() -> None:
     assert crosscoder.scale.tolist() == [2.0, 3.0]
 
 
-def test_auxiliary_loss_moves_dead_features_and_no_others() -> None:
+def test_auxiliary_loss_moves_dead_latents_and_no_others() -> None:
     def gradients(aux: float) -> dict[str, Tensor]:
         crosscoder = small("batchtopk", k=1)
         trainer = Trainer(crosscoder, settings(aux_coefficient=aux, dead_after_tokens=1, grad_clip=None))
@@ -360,7 +358,7 @@ def test_dead_counters_count_tokens_since_the_last_firing() -> None:
         assert torch.equal(trainer.state.tokens_since_fired, expected)
 
 
-def test_threshold_is_the_mean_of_the_cuts_and_gives_about_k_features() -> None:
+def test_threshold_is_the_mean_of_the_cuts_and_gives_about_k_latents() -> None:
     trainer = Trainer(small(), settings(400, lr=3e-3, threshold_momentum=0.9))
     trainer.set_up(list(batches(4)))
     cuts = [float(trainer.step(batch).cut) for batch in batches(5)]
@@ -417,7 +415,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_not_gone_on_from(tmp_path: Path, name:
     data = bytearray((last / name).read_bytes())
     data[len(data) // 2] ^= 4
     (last / name).write_bytes(bytes(data))
-    with pytest.raises(SaeTrainingError, match=r"missing or damaged.*remove the folder"):
+    with pytest.raises(SaeTrainingError, match="damaged"):
         train(small(), batches(), settings(keep_checkpoints=2), out=tmp_path)
     shutil.rmtree(last)
     again = train(small(), batches(), settings(keep_checkpoints=2), out=tmp_path).crosscoder

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
