@@ -1,4 +1,4 @@
-"""The skills: answers by an independent evaluator, unique items, splits, determinism, clear refusals."""
+"""The skills: answers checked by an independent evaluator, unique items, splits, determinism, and errors."""
 
 import re
 
@@ -16,7 +16,7 @@ JUDGE = scorer("final:ANS")
 
 
 def run_machine(digit: int, operations: str) -> list[int]:
-    """Second implementation of the machine: a table instead of arithmetic."""
+    """A second implementation of the machine, with tables instead of arithmetic."""
     table = {
         "i": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
         "d": [9, 0, 1, 2, 3, 4, 5, 6, 7, 8],
@@ -31,7 +31,7 @@ def run_machine(digit: int, operations: str) -> list[int]:
 
 
 def solve(prompt: str) -> str:
-    """Answer a prompt from its text alone."""
+    """Compute the answer from the text of a prompt."""
     head, _, body = prompt.rstrip("?").partition(" ")
     if head == "CALC":
         return str(eval(body))
@@ -149,7 +149,7 @@ def test_splits_share_no_prompt_and_keep_their_items_when_later_sets_grow(seed: 
 
 
 def test_same_seed_same_items_in_every_process() -> None:
-    # Pinned: a change here changes every lab and every published item set.
+    # These prompts are pinned because a change would alter every lab and every published item set.
     prompts = [skills.generate(skill, n=1, seed=0)[0].prompt for skill in SKILLS]
     assert prompts == PINNED
 
@@ -157,16 +157,16 @@ def test_same_seed_same_items_in_every_process() -> None:
 PINNED = ["CALC 51-9?", "FACT rw BOSS HOME?", "SIM 7inni?", "ENUM 6:0834605746?", "DIAG nnnd:18176?"]
 
 
-def test_excluded_prompts_do_not_come() -> None:
+def test_excluded_prompts_are_not_drawn() -> None:
     first = {item.prompt for item in skills.generate("simulation", n=300, seed=4)}
     second = {item.prompt for item in skills.generate("simulation", n=300, seed=4, exclude=first)}
     assert not first & second
 
 
-def test_every_fact_can_be_drawn_and_not_one_more() -> None:
+def test_every_fact_can_be_drawn_once() -> None:
     capacity = skills.SKILLS["fact_retrieval"].capacity
     assert len(skills.generate("fact_retrieval", n=capacity, seed=0)) == capacity == 320
-    with pytest.raises(InputError, match="cannot draw 321"):
+    with pytest.raises(InputError, match="321"):
         skills.generate("fact_retrieval", n=capacity + 1, seed=0)
     assert len(single_facts()) == len(set(single_facts())) == 320
 
@@ -174,14 +174,14 @@ def test_every_fact_can_be_drawn_and_not_one_more() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"skill": "juggling"}, "unknown skill 'juggling'; there are: calculation, fact_retrieval"),
-        ({"domain": "chemistry"}, "unknown domain 'chemistry'; there are: symbolic"),
-        ({"level": 9}, "unknown level 9; there are: 1"),
-        ({"rendering": "prose"}, "unknown rendering 'prose'; there are: compact"),
-        ({"rendering": "compact-off-policy"}, "exists for calculation only, not for simulation"),
+        ({"skill": "juggling"}, r"'juggling'.*calculation, fact_retrieval"),
+        ({"domain": "chemistry"}, r"'chemistry'.*symbolic"),
+        ({"level": 9}, r"level.* 9.* 1"),
+        ({"rendering": "prose"}, r"'prose'.*compact"),
+        ({"rendering": "compact-off-policy"}, r"calculation.*simulation"),
     ],
 )
-def test_what_does_not_exist_is_refused_in_one_sentence(change: dict[str, object], message: str) -> None:
+def test_unknown_names_are_errors_that_list_the_known_ones(change: dict[str, object], message: str) -> None:
     arguments = {"skill": "simulation", "n": 1, "seed": 0} | change
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=message):
         skills.generate(**arguments)  # type: ignore[arg-type]
