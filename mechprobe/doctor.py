@@ -103,7 +103,7 @@ def _bridge() -> Check:
     def attempt() -> str:
         from transformer_lens.model_bridge import TransformerBridge
 
-        return f"{TransformerBridge.__name__} was imported"
+        return f"{TransformerBridge.__module__} can be imported"
 
     return _tried("TransformerBridge", attempt)
 

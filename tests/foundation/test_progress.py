@@ -8,7 +8,7 @@ from mechprobe.progress import LOG_SECONDS, Meter, memory_in_use, progress
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
