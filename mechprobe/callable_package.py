@@ -1,6 +1,6 @@
-"""Packages that are public functions too: ``mechprobe.report(run_dir)`` while ``mechprobe.report`` is a package.
+"""Packages that are public functions too: ``mechprobe.report`` is a package, and ``mechprobe.report(run_dir)`` works.
 
-Python binds a sub-package to its name in the parent when it is first imported, in place of the function that has that name.
+When Python first imports a sub-package, it replaces the parent's function of the same name by the package.
 """
 
 import sys
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class CallablePackage(ModuleType):
-    """A package that, when called, calls the function of its own name in its module ``stage``."""
+    """A package whose call is passed to the function of its own name in its module ``stage``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Import ``stage`` and call the function there."""
+        """Import ``stage`` and call its function."""
         return getattr(import_module(f"{self.__name__}.stage"), self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
 def make_callable(package: str) -> None:
-    """Let the package be called; to be used in its ``__init__``."""
+    """Make a package callable; call this in its ``__init__``."""
     sys.modules[package].__class__ = CallablePackage

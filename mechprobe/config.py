@@ -1,6 +1,6 @@
-"""Configuration: frozen models, TOML files, and ``section.key=value`` overrides from the command line.
+"""Configuration: frozen settings, TOML files, and ``section.key=value`` overrides from the command line.
 
-Each stage keeps its own settings beside its code; `mechprobe.run_config` puts them together for ``mechprobe run``.
+Each stage declares its settings in its own ``config.py``; `mechprobe.run_config` combines them for ``mechprobe run``.
 """
 
 import tomllib
@@ -14,26 +14,30 @@ from sae_training.frozen import FrozenConfig as _FrozenConfig
 
 
 class FrozenConfig(_FrozenConfig):
-    """Base of every configuration of mechprobe; mistakes are `ConfigError`s of one sentence."""
+    """Base of every configuration of mechprobe; invalid settings raise a `ConfigError` of one sentence."""
 
     error_type: ClassVar[type[Exception]] = ConfigError
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """Parsed TOML; `ConfigError` names the file, and the line where it is malformed."""
+    """Parse a TOML file.
+
+    Raises:
+        ConfigError: The file is missing, cannot be read, or is malformed; the message names file and line.
+    """
     path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give the path of a TOML file.") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
+        raise ConfigError(f"{path} is not valid TOML ({error}); correct it.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}).") from None
 
 
 def parse_value(text: str) -> Any:
-    """A value as TOML reads it (numbers, booleans, lists, quoted text); anything else is text."""
+    """Parse a value as TOML (number, boolean, list, quoted text); anything else is taken as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -41,10 +45,10 @@ def parse_value(text: str) -> Any:
 
 
 def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of ``data`` with every ``section.key=value`` put in.
+    """Copy ``data`` and apply every override ``section.key=value``.
 
     Raises:
-        ConfigError: An override has no ``=`` or goes through a value that is no section.
+        ConfigError: An override has no ``=``, or its path leads through a value that is not a section.
 
     Example:
         >>> with_overrides({"cache": {"dtype": "float32"}}, ["cache.dtype=float16", "seed=3"])
@@ -55,11 +59,11 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
         key, equals, value = override.partition("=")
         path = [part.strip() for part in key.split(".")]
         if not equals or not all(path):
-            raise ConfigError(f"--set {override!r} cannot be read; write section.key=value.")
+            raise ConfigError(f"--set '{override}' is malformed; write section.key=value.")
         section = result
         for part in path[:-1]:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise ConfigError(f"--set {override!r}: '{part}' is a value, not a section.")
+                raise ConfigError(f"--set '{override}': '{part}' is a value, not a section; correct the path.")
         section[path[-1]] = parse_value(value.strip())
     return result

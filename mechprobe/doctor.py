@@ -1,4 +1,4 @@
-"""What is installed, which device is there, and what would fail: each check by trying it."""
+"""Checks of the installation: packages, device, bfloat16, TransformerBridge, disk, and the lab. Each one tries the real thing."""
 
 import subprocess
 import sys
@@ -9,10 +9,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from mechprobe.errors import first_line
+
 
 @dataclass(frozen=True)
 class Check:
-    """One line of ``mechprobe doctor``."""
+    """One line of ``mechprobe doctor``.
+
+    Attributes:
+        name: What was checked.
+        state: ``fail`` prevents work, ``note`` limits it.
+        text: The result, and how to fix a failure.
+    """
 
     name: str
     state: Literal["ok", "note", "fail"]
@@ -27,7 +35,7 @@ _OPTIONAL = {"trl": "mechprobe lab build (install mechprobe[posttrain])"}
 
 
 def checks() -> list[Check]:
-    """Every check, in the order in which a user would mend them."""
+    """Run every check; the first failure is the one to fix first."""
     return [_python(), *_packages(), _device(), _bf16(), _bridge(), _disk(), _lab()]
 
 
@@ -42,23 +50,25 @@ def _packages() -> list[Check]:
         try:
             rows.append(Check(name, "ok", metadata.version(name)))
         except metadata.PackageNotFoundError:
-            rows.append(Check(name, "fail", "not installed; run `pip install -c constraints.txt mechprobe`"))
+            rows.append(Check(name, "fail", "not installed; install mechprobe again"))
     lens = next((row for row in rows if row.name == "transformer-lens" and row.state == "ok"), None)
     if lens is not None and int(lens.text.split(".")[0]) >= 4:
-        rows.append(Check("transformer-lens < 4", "fail", f"{lens.text} removed what sae-lens imports; install 3.x"))
+        rows.append(
+            Check("transformer-lens < 4", "fail", f"sae-lens does not work with version {lens.text}; install version 3")
+        )
     for name, needed_for in _OPTIONAL.items():
         try:
             rows.append(Check(name, "ok", metadata.version(name)))
         except metadata.PackageNotFoundError:
-            rows.append(Check(name, "note", f"not installed; needed by {needed_for}"))
+            rows.append(Check(name, "note", f"not installed; needed for {needed_for}"))
     return rows
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Check:
     try:
         return Check(name, "ok", attempt())
-    except Exception as error:  # noqa: BLE001 - a check reports whatever went wrong
-        return Check(name, "fail", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    except Exception as error:  # noqa: BLE001 - a check reports every failure
+        return Check(name, "fail", first_line(error))
 
 
 def _device() -> Check:
@@ -74,18 +84,18 @@ def _device() -> Check:
 
 
 def _bf16() -> Check:
-    """bf16 products kill the process on some machines, so they are tried in another one."""
+    """Try a bfloat16 product in another process, because on some machines it kills the process."""
     code = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); print(float((a @ a).sum()))"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
-        return Check("bfloat16 on the CPU", "fail", "the trial did not end within two minutes")
+        return Check("bfloat16 on the CPU", "fail", "a matrix product did not finish within two minutes")
     if done.returncode == 0:
-        return Check("bfloat16 on the CPU", "ok", "matrix products run")
+        return Check("bfloat16 on the CPU", "ok", "matrix products work")
     return Check(
         "bfloat16 on the CPU",
         "note",
-        f"matrix products end the process (code {done.returncode}); use float32 here, or set ONEDNN_MAX_CPU_ISA before Python starts",
+        f"a matrix product ended its process with code {done.returncode}; use float32, or set ONEDNN_MAX_CPU_ISA before starting Python",
     )
 
 
@@ -93,7 +103,7 @@ def _bridge() -> Check:
     def attempt() -> str:
         from transformer_lens.model_bridge import TransformerBridge
 
-        return f"{TransformerBridge.__name__} can be imported"
+        return f"{TransformerBridge.__module__} can be imported"
 
     return _tried("TransformerBridge", attempt)
 
@@ -104,7 +114,7 @@ def _disk() -> Check:
     def attempt() -> str:
         with tempfile.TemporaryDirectory(dir=Path.cwd()):
             free = shutil.disk_usage(Path.cwd()).free
-        return f"{free / 1e9:.1f} GB free here, and this folder can be written"
+        return f"{free / 1e9:.1f} GB free; the current folder is writable"
 
     return _tried("disk", attempt)
 
@@ -113,6 +123,6 @@ def _lab() -> Check:
     try:
         from mechprobe.lab.summary import shipped
 
-        return Check("embedded lab", "ok", f"shipped with the code ({shipped('shared-marker').name})")
-    except Exception as error:  # noqa: BLE001 - a check reports whatever went wrong
+        return Check("embedded lab", "ok", f"{shipped().name} is installed")
+    except Exception as error:  # noqa: BLE001 - a check reports every failure
         return Check("embedded lab", "note", f"{error}")

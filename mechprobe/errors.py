@@ -1,16 +1,18 @@
-"""Errors that a user can mend: one sentence each, exit code 2, no traceback on the command line.
+"""Errors that a user can correct. Each message is one sentence with what is wrong, where, and how to fix it.
 
-MechprobeError (a `sae_training.errors.UserError`)
-├── ConfigError      a setting is unknown, missing or contradicts another
-├── InputError       a file of prompts, tasks or outcomes cannot be used
-├── ModelError       a model or tokenizer cannot be loaded or does not fit the family
-├── SiteError        a site does not exist in the models
-├── StoreError       an activation store is damaged, incomplete or of other models
-│   └── EndedElsewhereError  another process of the same command failed, and said why
-├── ArtifactError    a stage folder is missing, unfinished or made from other inputs
-├── SelectionError   a feature selection is empty, out of range or malformed
-├── LabelError       a labeler failed, or gave no text
-└── DependencyError  an optional package is not installed
+sae_training.errors.UserError   the command line prints the message without a traceback and exits with code 2
+├── sae_training.errors.SaeTrainingError
+└── MechprobeError
+    ├── ConfigError               a setting is unknown, missing, or contradicts another
+    ├── InputError                a file of prompts, tasks or outcomes is unusable
+    ├── ModelError                a model or tokenizer cannot be loaded, or does not fit the family
+    ├── SiteError                 a site does not exist in the models
+    ├── StoreError                an activation store is damaged, incomplete, or made from other models
+    │   └── EndedElsewhereError   another process of the same command failed and reported why
+    ├── ArtifactError             a stage folder is missing, unfinished, or made from other inputs
+    ├── SelectionError            a feature selection is empty, out of range, or malformed
+    ├── LabelError                a labeler failed or returned no text
+    └── DependencyError           an optional package is not installed
 """
 
 from typing import Any
@@ -19,15 +21,15 @@ from sae_training.errors import UserError
 
 
 class MechprobeError(UserError):
-    """Base of the errors of mechprobe that a user can correct; the message is the one sentence they see."""
+    """Base of the errors of mechprobe that a user can correct."""
 
 
 class ConfigError(MechprobeError):
-    """A setting is unknown, missing or contradicts another."""
+    """A setting is unknown, missing, or contradicts another."""
 
 
 class InputError(MechprobeError):
-    """A file of prompts, tasks or outcomes cannot be used; the text names the file and line."""
+    """A file of prompts, tasks or outcomes is unusable; the message names the file and line."""
 
 
 class ModelError(MechprobeError):
@@ -35,7 +37,7 @@ class ModelError(MechprobeError):
 
 
 class SiteError(MechprobeError):
-    """A site does not exist in the models, or its name cannot be read."""
+    """A site does not exist in the models, or its name is malformed."""
 
 
 class StoreError(MechprobeError):
@@ -43,11 +45,11 @@ class StoreError(MechprobeError):
 
 
 class EndedElsewhereError(StoreError):
-    """Another process of the same command failed and has told the user why; this one ends in silence."""
+    """Another process of the same command failed and reported why; this process exits without a message."""
 
 
 class ArtifactError(MechprobeError):
-    """A stage folder is missing, unfinished, not ours, or was made from other inputs."""
+    """A stage folder is missing, unfinished, not written by mechprobe, or was made from other inputs."""
 
 
 class SelectionError(MechprobeError):
@@ -55,7 +57,11 @@ class SelectionError(MechprobeError):
 
 
 class LabelError(MechprobeError):
-    """A labeler failed or gave no text; what was labelled before is in ``labels``."""
+    """A labeler failed or returned no text.
+
+    Attributes:
+        labels: The labels from before the failure.
+    """
 
     def __init__(self, message: str, labels: Any = None) -> None:
         super().__init__(message)
@@ -63,4 +69,10 @@ class LabelError(MechprobeError):
 
 
 class DependencyError(MechprobeError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of another library's error, for use within a message of one sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:200]

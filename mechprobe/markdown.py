@@ -1,10 +1,10 @@
-"""Text of other people's making (names of models, tasks, features) in the Markdown that stages write."""
+"""Escaping of foreign text (names of models, tasks and features) in the Markdown that stages write."""
 
 from html import escape
 
 
 def markdown_cell(value: object) -> str:
-    """Text on one line that cannot break a Markdown table or carry HTML."""
+    """Escape text to one line that cannot break a Markdown table and contains no HTML."""
     text = escape(str(value), quote=False)
     for mark in ("\\", "`", "*", "_", "[", "]", "|"):
         text = text.replace(mark, f"\\{mark}")

@@ -1,4 +1,4 @@
-"""The global random generators, for code that draws from them: seeded for a block, and put back."""
+"""Isolation of code that draws from the global random generators."""
 
 import random
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import torch
 def isolated_random_state(
     seed: int, *, python_seed: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators, and give the caller's states back afterwards.
+    """Seed the global generators of Python, NumPy and torch inside a ``with`` block, and restore their states after it.
 
     Args:
-        seed: Of all three.
-        python_seed: Of Python's, where it is another.
-        device: A GPU whose generator is put back too.
+        seed: Seed of all three generators.
+        python_seed: Another seed for Python's generator.
+        device: If it is a GPU, the state of its generator is restored too.
     """
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""Records that stages hand to each other as JSON lines, and the reading and writing of such files."""
+"""Samples and outcomes, which stages exchange as JSON lines, and the functions that read and write such files."""
 
 import codecs
 import itertools
@@ -17,7 +17,7 @@ MAX_LINE_CHARS = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item of a task: what is asked and what is right."""
+    """One item of a task: a prompt and the right answer."""
 
     id: str
     task: str
@@ -27,7 +27,19 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one model did on one sample."""
+    """The response of one model to one sample, with the verdict of the scorer.
+
+    Attributes:
+        sample_id: Id of the sample.
+        task: Name of the task.
+        model: Name of the model.
+        outcome: Verdict of the scorer.
+        response: Text of the response.
+        n_response_tokens: Length of the response.
+        response_ids: Token ids of the response.
+        chosen: For multiple choice, the option chosen under each order of the options, as its index in the file; -1 if no
+            option was chosen.
+    """
 
     sample_id: str
     task: str
@@ -37,21 +49,20 @@ class Outcome:
     n_response_tokens: int
     response_ids: tuple[int, ...] = ()
     chosen: tuple[int, ...] = ()
-    """Of multiple choice, the option chosen under each order, as its place in the file; -1 for none."""
 
 
 def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
-    r"""Yield ``(line number, text)`` of the lines of a UTF-8 file that are not blank, one line in memory at a time.
+    r"""Yield ``(line number, text)`` for the lines of a UTF-8 file that are not blank; only one line is in memory.
 
-    A line ends at ``\n``; that, and a ``\r`` before it, are left out, as is a byte order mark at the file's start.
+    The text has no line end (``\n``, or ``\r\n``), and no byte order mark at the start of the file.
 
     Args:
         path: The file.
-        kind: What it should be, for the errors ("JSON-lines file").
+        kind: Kind of file for error messages, for example "JSON-lines file".
 
     Raises:
-        InputError: The file is missing or cannot be read, a line is not UTF-8 or longer than `MAX_LINE_CHARS` bytes;
-            the text says file and line.
+        InputError: The file is missing or cannot be read, or a line is not UTF-8 or longer than `MAX_LINE_CHARS` bytes;
+            the message names file and line.
     """
     path = Path(path)
     if path.is_dir():
@@ -66,14 +77,14 @@ def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
                 if number == 1:
                     raw = raw.removeprefix(codecs.BOM_UTF8)
                 if len(raw) > MAX_LINE_CHARS:
-                    raise InputError(f"{path}:{number} is more than {MAX_LINE_CHARS:,} bytes long; split it up.")
+                    raise InputError(f"{path}:{number} is more than {MAX_LINE_CHARS:,} bytes long; split it.")
                 text = _utf8(raw, f"{path}:{number}")
                 if text.strip():
                     yield number, text
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of a {kind}.") from None
     except PermissionError:
-        raise InputError(f"{path} cannot be read: permission denied.") from None
+        raise InputError(f"{path} cannot be read: permission denied; change its permissions.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -86,23 +97,33 @@ def _utf8(raw: bytes, where: str) -> str:
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number, object)`` of a JSON-lines file; blank lines are passed over.
+    """Yield ``(line number, object)`` for the lines of a JSON-lines file that are not blank.
 
     Raises:
-        InputError: The file is missing, not UTF-8, or a line is no JSON object; the text says file and line.
+        InputError: The file is missing or not UTF-8, or a line is not a JSON object; the message names file and line.
     """
     for number, line in read_lines(path, kind="JSON-lines file"):
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number} is not a JSON object ({error}); write one object a line.") from None
+            raise InputError(f"{path}:{number} is not a JSON object ({error}); write one object per line.") from None
         if not isinstance(item, dict):
-            raise InputError(f"{path}:{number} is a {type(item).__name__}; write one JSON object a line.")
+            raise InputError(f"{path}:{number} is a {type(item).__name__}; write one JSON object per line.")
         yield number, item
 
 
 def text_field(item: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
-    """The text under ``name``; absent with no default, empty, or not text is an `InputError` naming ``where``."""
+    """Return the text in the field ``name`` of a record.
+
+    Args:
+        item: The record.
+        name: Name of the field.
+        where: File and line of the record, for error messages.
+        default: Text to return if the field is absent.
+
+    Raises:
+        InputError: The field is absent without a default, is empty, or is not text.
+    """
     if name not in item:
         if default is not None:
             return default
@@ -112,27 +133,33 @@ def text_field(item: dict[str, Any], name: str, where: str, default: str | None 
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
     if not value.strip():
-        raise InputError(f"{where}: '{name}' is empty; fill it in or drop the line.")
+        raise InputError(f"{where}: '{name}' is empty; fill it in or remove the line.")
     return value
 
 
 def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
-    """Write dataclasses or dicts, one a line, atomically."""
+    """Write dataclasses or dicts as JSON lines, atomically."""
     rows = (record if isinstance(record, dict) else asdict(record) for record in records)
     write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_outcomes(path: Path | str) -> list[Outcome]:
-    """Outcomes written by `write_jsonl`, with every field checked."""
+    """Read outcomes written by `write_jsonl`.
+
+    Raises:
+        InputError: A line is not an outcome; the message names file and line.
+    """
     outcomes = []
     for number, item in read_jsonl(path):
         try:
             tuples = {name: tuple(item.get(name, ())) for name in ("response_ids", "chosen")}
             outcomes.append(Outcome(**{**item, **tuples}))
         except TypeError:
-            raise InputError(f"{path}:{number} is no outcome record; re-run `mechprobe evaluate`.") from None
+            raise InputError(f"{path}:{number} is not an outcome; run `mechprobe evaluate` again.") from None
         if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):
-            raise InputError(f"{path}:{number}: outcome is {outcomes[-1].outcome!r}; re-run `mechprobe evaluate`.")
+            raise InputError(
+                f"{path}:{number}: the outcome {outcomes[-1].outcome!r} is unknown; run `mechprobe evaluate` again."
+            )
     return outcomes
 
 
@@ -141,7 +168,7 @@ class Outcomes:
 
     Attributes:
         records: Every outcome, in the order of evaluation.
-        samples: The samples by id, where they are known.
+        samples: The known samples by id.
     """
 
     def __init__(self, records: Iterable[Outcome], samples: Iterable[Sample] = ()) -> None:
@@ -160,15 +187,15 @@ class Outcomes:
         return list(dict.fromkeys(record.task for record in self.records))
 
     def sample_ids(self, task: str) -> list[str]:
-        """Samples of a task in order of appearance."""
+        """Ids of the samples of a task in order of appearance."""
         return list(dict.fromkeys(record.sample_id for record in self.records if record.task == task))
 
     def record(self, model: str, task: str, sample_id: str) -> Outcome:
-        """What one model did on one sample; `InputError` where it was not evaluated."""
+        """Outcome of one model on one sample; raises `InputError` if it was not evaluated."""
         found = self._index.get((model, task, sample_id))
         if found is None:
             raise InputError(
-                f"There is no outcome of model {model} on sample {sample_id} of {task}; evaluate it first."
+                f"There is no outcome of model {model} on sample {sample_id} of {task}; run `mechprobe evaluate` first."
             )
         return found
 
@@ -182,11 +209,11 @@ class Outcomes:
         return [self.record(model, task, sample_id).outcome == "right" for sample_id in ids]
 
     def gained(self, task: str, *, base: str, tuned: str) -> list[str]:
-        """G_t: samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011).
+        """Return G_t, the samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011).
 
-        Multiple choice answered in words is judged over several orders of the options and the response to the file's
-        order is kept; a sample where that response does not give the right option is left out (ours), for G_t is read
-        as responses that are right.
+        Answers in words to multiple choice are judged over several orders of the options, but only the response to the
+        file's order is kept. Samples whose kept response is not right are left out, because G_t consists of right
+        responses. (The paper has no such case.)
         """
         ids = self.sample_ids(task)
         pairs = zip(ids, self.right(base, task), self.right(tuned, task), strict=True)
@@ -197,7 +224,7 @@ class Outcomes:
         ]
 
     def _right_as_kept(self, record: Outcome) -> bool:
-        """Whether the response of a right outcome is right by itself; by log-likelihood it is the right option's text."""
+        """Whether the kept response of a right outcome is right; under log-likelihood it is the text of the right option."""
         sample = self.samples.get(record.sample_id)
         if not record.chosen or sample is None or record.response == sample.answer:
             return True

@@ -49,7 +49,7 @@ class Result(BaseModel):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ArtifactError(
-                f"{path} does not hold a {cls.__name__} ({place}: {first['msg']}); make its stage again with --force."
+                f"{path} does not hold a {cls.__name__} ({place}: {first['msg']}); run its stage again with --force."
             ) from None
 
     def save(self, path: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""Intervals and tests on outcomes. Every random draw takes a seed; every result carries its n."""
+"""Confidence intervals and tests on outcomes. Random draws take a seed, and intervals state their n."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Interval(NamedTuple):
-    """A point estimate with a two-sided 95 % interval and the number of samples behind it."""
+    """A point estimate with its two-sided 95 % interval and the number of samples."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ def binomial_se(successes: int, n: int) -> float:
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
-    """Wilson score interval of a proportion (Wilson 1927); the whole of [0, 1] for n = 0."""
+    """Wilson score interval of a proportion (Wilson 1927); [0, 1] for n = 0."""
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
     p = successes / n
@@ -35,18 +35,18 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Int
 
 
 _INDICES = 1 << 20
-"""Indices drawn at a time."""
+"""Number of indices that are drawn at a time."""
 
 
 def _resampled(n: int, draws: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Indices of ``draws`` samples of n from n with replacement, ``[draw n]``, in parts of bounded size."""
+    """Yield bootstrap samples of n indices as arrays ``[draw n]`` of bounded size, ``draws`` samples in total."""
     rows = max(1, _INDICES // n)
     for start in range(0, draws, rows):
         yield rng.integers(0, n, (min(rows, draws - start), n))
 
 
 def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap interval of a mean over samples."""
+    """Percentile bootstrap interval of a mean over samples; NaN for no samples."""
     data = np.asarray(values, dtype=np.float64)
     n = len(data)
     if n == 0:
@@ -58,9 +58,9 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, draws: int = 2000) -> Interv
 
 
 def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap interval of Σ totals / Σ counts over groups (a mean per token, resampled by text).
+    """Percentile bootstrap interval of Σ totals / Σ counts over groups, such as a mean per token over texts.
 
-    Tokens of one text depend on each other, so texts are drawn and not tokens; ``n`` is Σ counts.
+    Tokens of one text depend on each other, so texts are resampled instead of tokens. ``n`` is Σ counts.
     """
     sums, sizes = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     total = int(sizes.sum())
@@ -76,7 +76,7 @@ def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: i
     """Percentile bootstrap interval of mean(after − before) over the same samples.
 
     Raises:
-        ValueError: The two have different lengths.
+        ValueError: The samples have different lengths.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
@@ -85,7 +85,7 @@ def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: i
 
 
 def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
-    """Two-sided exact McNemar p-value for paired right/wrong samples: binomial over the discordant pairs."""
+    """Two-sided exact McNemar p-value for paired right/wrong samples (a binomial test of the discordant pairs)."""
     from scipy.stats import binomtest
 
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
@@ -96,7 +96,7 @@ def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values in the given order (Holm 1979); NaN stays NaN and is no test."""
+    """Holm-adjusted p-values in the given order (Holm 1979); NaN stays NaN and does not count as a test."""
     tested = [index for index in np.argsort(p_values) if not np.isnan(p_values[index])]
     adjusted: NDArray[np.float64] = np.full(len(p_values), np.nan)
     running = 0.0
@@ -107,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def randomization_p(observed: float, draws: Sequence[float], *, side: str = "greater") -> float:
-    """p-value of ``observed`` against random draws, (1 + #{draw as extreme}) / (1 + #draws); NaN with no draw."""
+    """p-value of ``observed`` against random draws, (1 + #{draws as extreme}) / (1 + #draws); NaN without draws."""
     if not draws:
         return float("nan")
     sign = 1.0 if side == "greater" else -1.0

@@ -1,7 +1,7 @@
-"""The axis vocabulary and the name of a place in a model.
+"""Names that all rooms share: the axes of tensors, the outcomes of a response, and the sites of a model.
 
-Axes, wherever a shape is written: ``sample``, ``pos`` (position in a sequence), ``row`` (a kept token of the
-store), ``batch``, ``model``, ``d_model``, ``d_sae``, ``vocab``, ``layer``, ``site``, ``draw``.
+Axes in shapes are ``sample``, ``pos`` (position in a sequence), ``row`` (a kept token of the store), ``batch``, ``model``,
+``d_model``, ``d_sae``, ``vocab``, ``layer``, ``site``, and ``draw``.
 """
 
 import re
@@ -11,20 +11,20 @@ from typing import Literal
 from mechprobe.errors import SiteError
 
 OutcomeName = Literal["right", "wrong", "unparsed"]
-"""What the scorer said of one response; ``unparsed`` is never counted as right, and is shown apart from wrong."""
+"""Verdict of the scorer on one response; ``unparsed`` counts as not right, and is reported apart from wrong."""
 
 POOLED = "pooled"
-"""Name of the row over all held-out tasks together; no task may have it."""
+"""Name of the table row over all held-out tasks together; no task may have this name."""
 
 ReadoutMode = Literal["swap", "joint", "single"]
-"""How one model's feature activations are read through the joint encoder; see `mechprobe.dictionary.readout`."""
+"""How the joint encoder is applied to the activations of one model alone; see `mechprobe.dictionary.readout`."""
 
 _SITE = re.compile(r"resid_post\.(\d+)")
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place in every model of a family: the residual stream after block ``layer``.
+    """A site in every model of a family: the residual stream after block ``layer``.
 
     Example:
         >>> Site.parse("resid_post.2").hook_name
@@ -36,10 +36,10 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> "Site":
-        """Read ``resid_post.<layer>``; anything else is a `SiteError` that shows the form."""
+        """Parse ``resid_post.<layer>``; raise `SiteError` for anything else."""
         match = _SITE.fullmatch(text)
         if match is None:
-            raise SiteError(f"'{text}' names no site; write resid_post.<layer>, for example resid_post.2.")
+            raise SiteError(f"'{text}' is not a site; write resid_post.<layer>, for example resid_post.2.")
         return cls(layer=int(match.group(1)))
 
     def __str__(self) -> str:
@@ -51,10 +51,10 @@ class Site:
         return f"blocks.{self.layer}.hook_{self.kind}"
 
     def check(self, n_layers: int) -> "Site":
-        """Return self, or raise `SiteError` when the models have no such layer."""
+        """Return the site itself; raise `SiteError` if the models have no such layer."""
         if not 0 <= self.layer < n_layers:
             raise SiteError(
-                f"Site {self} does not exist: the models have {n_layers} layers, "
-                f"so resid_post.0 to resid_post.{n_layers - 1} do."
+                f"Site {self} does not exist because the models have {n_layers} layers; "
+                f"give one of resid_post.0 to resid_post.{n_layers - 1}."
             )
         return self

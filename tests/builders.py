@@ -1,4 +1,4 @@
-"""Tiny random model families with a small tokenizer, built from configs: no download, no network."""
+"""Tiny random model families with a small tokenizer, built from configs without network."""
 
 import string
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-if TYPE_CHECKING:  # the suite's conftest imports this file, in the process that only hands out the tests too
+if TYPE_CHECKING:  # conftest imports this file also in the process that only distributes the tests
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -17,7 +17,7 @@ ARCHITECTURES = ("llama", "qwen3", "neox")
 
 
 def build_tokenizer(extra_words: tuple[str, ...] = ()) -> "PreTrainedTokenizerFast":
-    """One token a character (and one for each extra upper-case word), <bos> put in front of a prompt."""
+    """Build a tokenizer with one token per character and per extra upper-case word; <bos> precedes a prompt."""
     from transformers import PreTrainedTokenizerFast
 
     words = (*SPECIAL, *CHARACTERS, *extra_words)
@@ -40,7 +40,7 @@ def build_tokenizer(extra_words: tuple[str, ...] = ()) -> "PreTrainedTokenizerFa
 def build_config(
     architecture: str, *, vocab_size: int, n_layers: int = 3, d_model: int = 32, max_context: int = 64
 ) -> "PretrainedConfig":
-    """Config of a tiny model of one architecture type."""
+    """Create the config of a tiny model of one architecture."""
     from transformers import GPTNeoXConfig, LlamaConfig, Qwen3Config
 
     shared = {
@@ -63,7 +63,7 @@ def build_config(
         case "neox":
             return GPTNeoXConfig(**shared)
         case _:
-            raise ValueError(f"{architecture} is none of {ARCHITECTURES}")
+            raise ValueError(f"{architecture} is not one of {ARCHITECTURES}")
 
 
 def build_family(
@@ -78,12 +78,12 @@ def build_family(
     """Save one random model and perturbed variants of it, each a complete Hugging Face folder.
 
     Args:
-        folder: Where the model folders go.
+        folder: Folder of the model folders.
         architecture: One of `ARCHITECTURES`.
-        names: The first is the random model, the others are it plus Gaussian noise on every weight.
-        noise: Standard deviation of that noise.
+        names: Names of the models; all but the first have Gaussian noise added to every weight.
+        noise: Standard deviation of the noise.
         seed: Seed of weights and noise.
-        config: Passed to `build_config`.
+        config: Arguments of `build_config`.
 
     Returns:
         Name to folder.
@@ -97,7 +97,7 @@ def build_family(
         model = AutoModelForCausalLM.from_config(settings)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for parameter in model.parameters():  # larger than the default 0.02, so that blocks do something
+        for parameter in model.parameters():  # larger than the default 0.02, so that blocks have an effect
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     original = {key: value.clone() for key, value in model.state_dict().items()}
     paths = {}

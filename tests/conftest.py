@@ -1,4 +1,4 @@
-"""Settings of the whole suite: one thread, no network, no broken CPU instructions; and the tiny families."""
+"""Settings of the whole suite (one thread, no network, no broken CPU instructions), and the tiny model families."""
 
 import os
 
@@ -22,16 +22,16 @@ from hypothesis import settings
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 if not torch.cuda.is_available():
-    # Triton reads it when it is first imported, and transformers imports Triton.
+    # Triton reads this variable when it is first imported, and transformers imports Triton.
     os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("same cases", derandomize=True)
 settings.load_profile("same cases")
-"""The same cases every time, so that a change alone can fail the suite; `make test-all` draws new ones."""
+"""The same cases every time, so that only a change of the code can fail the suite; `make test-all` draws new ones."""
 
 
 def _load(name: str) -> ModuleType:
-    """A module beside this file under its full name: there is no package that it could be imported from."""
+    """Import a module beside this file as ``tests.<name>``, although ``tests`` is not a package."""
     full = f"tests.{name}"
     if full not in sys.modules:
         spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
@@ -52,7 +52,7 @@ LONG = (
     "cache/test_ranks.py", "cache/test_resume.py", "cache/test_full_disk.py", "cache/test_kills.py",
     "features/table/test_planted_classes.py", "cli/test_run_folder.py",
 )  # fmt: skip
-"""Files of half a minute or so, which begin first: a file runs in one process, and a long one at the end is waited for."""
+"""Files of about half a minute. They start first, because each file runs in one process and a late start delays the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,9 +65,10 @@ def pytest_collection_finish() -> None:
 
 
 def _keep_from_collections() -> None:
-    """Collect once, then keep what is left (the imported libraries, mostly) out of every later collection.
+    """Collect garbage once, and exclude the remaining objects from later collections.
 
-    A full collection goes through a million objects of theirs, and releasing a model makes one: half the time of many tests.
+    Most of them belong to imported libraries. A full collection visits a million of them, and releasing a model triggers one,
+    which would take half the time of many tests.
     """
     gc.collect()
     gc.freeze()
@@ -75,14 +76,14 @@ def _keep_from_collections() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def light_collections() -> Iterator[None]:
-    """Libraries that a module's tests were the first to import are kept out of the next modules' collections."""
+    """Exclude libraries that a module has imported from the collections of the next modules."""
     yield
     _keep_from_collections()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """Any attempt to reach another machine fails the test; sockets inside this machine's file system pass."""
+    """Fail a test that tries to reach another machine; local Unix sockets are allowed."""
     patch = pytest.MonkeyPatch()
     connect = socket.socket.connect
 
@@ -99,8 +100,8 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def short_lab_answers() -> Iterator[None]:
-    """Models of a small lab never end an answer, and measuring them with the 48 tokens of a lab is most of building one."""
-    import mechprobe.lab.run_config  # noqa: F401 - keeps the number that it reads when it is imported
+    """Shorten responses, because models of a small lab never end one, and 48 tokens each would take most of a build."""
+    import mechprobe.lab.run_config  # noqa: F401 - reads the original value when it is imported
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mechprobe.lab.measure.MAX_NEW_TOKENS", 8)
@@ -113,17 +114,17 @@ def _family(tmp_path_factory: pytest.TempPathFactory, architecture: str) -> dict
 
 @pytest.fixture(scope="session")
 def llama_family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of base, sft and rl: three tiny random Llama models (3 layers, width 32, context 64). Read only."""
+    """Folders of base, sft and rl, which are tiny random Llama models (3 layers, width 32, context 64). Do not write to them."""
     return _family(tmp_path_factory, "llama")
 
 
 @pytest.fixture(scope="session")
 def qwen3_family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same with Qwen3 models (grouped-query attention, query and key norms)."""
+    """The same for Qwen3 models (grouped-query attention, query and key norms)."""
     return _family(tmp_path_factory, "qwen3")
 
 
 @pytest.fixture(scope="session")
 def neox_family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same with GPT-NeoX models (parallel attention and MLP, layer norms with bias)."""
+    """The same for GPT-NeoX models (parallel attention and MLP, LayerNorms with bias)."""
     return _family(tmp_path_factory, "neox")

@@ -1,8 +1,8 @@
-"""The checks of every annotation in this suite, without the price of shapes where there are none.
+"""Run-time checks of every annotation in this suite, with the cost of shape checks only for functions with arrays.
 
-The import hook of jaxtyping (``--jaxtyping-packages``) puts ``jaxtyping.jaxtyped`` on every function. It binds the arguments anew at
-each call and checks them twice, so that the axes of all arrays in one signature agree. A signature without arrays has
-no axes: beartype alone checks the same there, in a tenth of the time.
+The import hook of jaxtyping (``--jaxtyping-packages``) decorates every function with ``jaxtyping.jaxtyped``, which binds and checks the
+arguments twice per call, so that the axes of all arrays in a signature agree. For a signature without arrays, beartype alone
+performs the same check in a tenth of the time.
 """
 
 import re
@@ -27,12 +27,12 @@ _ARRAYS = re.compile(
 
 
 def install() -> None:
-    """Let the import hook use `checked`; before it imports anything."""
+    """Make the import hook use `checked`; call this before it imports a module."""
     jaxtyping.jaxtyped = checked
 
 
 def checked(*, typechecker: Callable) -> Callable:
-    """Decorate classes and what names arrays as the hook does, all other functions with beartype alone."""
+    """Decorate classes and functions with arrays as the hook does, and all other functions with beartype alone."""
 
     def decorate(thing: Any) -> Any:
         hints = (
@@ -48,7 +48,7 @@ def checked(*, typechecker: Callable) -> Callable:
 
 
 def _plain(function: Callable, hints: dict[str, Any]) -> Callable:
-    """The function with its annotations checked as they are known by now; the annotations that it shows stay what they were."""
+    """Decorate a function to check the resolved annotations, but keep the annotations that it shows."""
     written, function.__annotations__ = function.__annotations__, hints
     found = _PLAIN(function)
     function.__annotations__ = found.__annotations__ = written
@@ -56,12 +56,12 @@ def _plain(function: Callable, hints: dict[str, Any]) -> Callable:
 
 
 def _resolved(hint: object, scope: Mapping[str, Any]) -> Any:
-    """An annotation without its quotation marks; ``Any`` where a name in it is for type checkers alone, as jaxtyping has it."""
+    """Resolve an annotation; ``Any`` if it uses a name that exists for type checkers only, as in jaxtyping."""
 
-    def stands_for(value: Any) -> None: ...
+    def carrier(value: Any) -> None: ...
 
-    stands_for.__annotations__ = {"value": hint}
+    carrier.__annotations__ = {"value": hint}
     try:
-        return get_type_hints(stands_for, dict(scope), include_extras=True)["value"]
-    except Exception:  # noqa: BLE001 - whatever an annotation can be wrong about
+        return get_type_hints(carrier, dict(scope), include_extras=True)["value"]
+    except Exception:  # noqa: BLE001 - an annotation can fail in any way
         return Any

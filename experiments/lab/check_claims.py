@@ -1,4 +1,4 @@
-"""Check what the README claims of a run on the embedded lab, from the files of the run folder."""
+"""Check the claims about a run on the embedded lab, using only the files of the run folder."""
 
 import json
 import math
@@ -11,18 +11,18 @@ MIN_RANDOM_SETS = 20
 
 
 def read(path: Path) -> Any:
-    """Parsed JSON."""
+    """Parse a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def difference_in_se(first: list[float], second: list[float]) -> float:
-    """(p1 − p2) / √(p1 q1 / n + p2 q2 / n) of two ``[accuracy, low, high, n]`` cells."""
+    """(p1 − p2) / √(p1 q1 / n1 + p2 q2 / n2) for two cells ``[accuracy, low, high, n]``."""
     variance = sum(p * (1 - p) / n for p, _, _, n in (first, second))
     return (first[0] - second[0]) / math.sqrt(variance) if variance else math.inf * (first[0] - second[0])
 
 
 def behaviour(run: Path, trained: set[str]) -> list[tuple[bool, str]]:
-    """RL above base by > 3 SE on two untrained skills; SFT below base on one."""
+    """RL exceeds base by more than 3 SE on at least two untrained skills, and SFT is below base on at least one."""
     accuracy = read(run / "evals" / "summary.json")["accuracy"]
     skills = [task for task in accuracy["base"] if task not in trained]
     up = {task: difference_in_se(accuracy["rl"][task], accuracy["base"][task]) for task in skills}
@@ -40,20 +40,20 @@ def behaviour(run: Path, trained: set[str]) -> list[tuple[bool, str]]:
 
 
 def dictionary(run: Path) -> list[tuple[bool, str]]:
-    """FVE of every model on held-out tokens; L0, dead share and CE recovered are there."""
+    """FVE of every model on held-out tokens is high, and L0, dead fraction and CE recovered are reported."""
     models = read(run / "features" / "quality.json")["models"]
     rows = []
     for name, quality in models.items():
-        there = all(isinstance(quality.get(key), int | float) for key in ("l0", "dead_share", "ce_recovered"))
+        complete = all(isinstance(quality.get(key), int | float) for key in ("l0", "dead_share", "ce_recovered"))
         text = ", ".join(
             f"{key} {quality[key]:.3f}" for key in ("fve", "l0", "dead_share", "ce_recovered") if key in quality
         )
-        rows.append((quality["fve"] >= MIN_FVE and there, f"crosscoder on held-out tokens, {name}: {text}"))
+        rows.append((quality["fve"] >= MIN_FVE and complete, f"crosscoder on held-out tokens, {name}: {text}"))
     return rows
 
 
 def interventions(run: Path) -> list[tuple[bool, str]]:
-    """Every control of the selected set is there, with n."""
+    """Every control of the selected set is reported, with n."""
     data = read(run / "interventions" / "results.json")
     rows = data["conditions"]
     mains = [row for row in rows if row["set_kind"] == "selected"]
@@ -75,12 +75,12 @@ def interventions(run: Path) -> list[tuple[bool, str]]:
     kinds = {(row["model"], row["set_kind"]) for row in rows}
     for model in data["pair"]:
         for kind in ("clean", "recon", "opposite", "ceiling"):
-            result.append(((model, kind) in kinds, f"{model}: condition '{kind}' is there"))
+            result.append(((model, kind) in kinds, f"{model}: condition '{kind}' is reported"))
     return result
 
 
 def main() -> int:
-    """Print every check; 1 when one fails."""
+    """Print every check, and return 1 if one fails."""
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/lab")
     trained = set(read(run / "interventions" / "results.json")["trained"])
     checks = behaviour(run, trained) + dictionary(run) + interventions(run)

@@ -1,10 +1,10 @@
-"""Fifty SIGKILLs at random moments of ``mechprobe cache`` on the embedded lab, each resumed: does a byte change?
+"""Kill ``mechprobe cache`` on the embedded lab at random moments, resume it, and check that no byte of the store changes.
 
 python experiments/lab/kill_cache.py [--kills 50] [--prompts 400] [--seed 0]
 
-A killed run is started again until it is finished; a finished store is compared with one that was never interrupted,
-every file but the manifest's clock and git commit, and its hashes are checked; then the next store is begun. Ends with one JSON line,
-and with exit code 1 where a store differed.
+A killed run is started again until it finishes. The finished store must equal one that was never interrupted, except for the
+time and environment in its manifest, and must pass ``store verify``. Then the next store is started. The script prints one line of
+JSON and exits with code 1 if a store differed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LAB = Path(__file__).resolve().parents[2] / "artifacts" / "lab" / "shared-marker
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; of the manifest without what a clock and the state of the code's repository say."""
+    """Every file of a store; the manifest without its times, environment and digest."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest = json.loads(files["manifest.json"])
     files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None, "environment": None}).encode()
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def start_server() -> None:
-    """Begin the process that has the imports behind it, which takes seconds in which no kill shall fall."""
+    """Start the process that imports the libraries, because imports take seconds that should not be killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mechprobe.cache.stage", "transformer_lens.model_bridge", "transformers"])
     process = context.Process(target=time.sleep, args=(0,))
@@ -43,7 +43,7 @@ def start_server() -> None:
 
 
 def start(out: Path, n_prompts: int) -> BaseProcess:
-    """``mechprobe cache`` in a process of its own, forked from one that has the imports behind it."""
+    """Start ``mechprobe cache`` in a process that is forked after the imports."""
     context = multiprocessing.get_context("forkserver")
     settings = [f"cache.max_prompts={n_prompts}", "cache.shard_rows=1024", "cache.max_new_tokens=24"]
     command = ["cache", "--config", str(LAB / "run.toml"), "--sites", "resid_post.2", "--out", str(out)]
@@ -54,14 +54,14 @@ def start(out: Path, n_prompts: int) -> BaseProcess:
 
 
 def differences(folder: Path, expected: dict[str, bytes]) -> list[str]:
-    """Files of a finished store that are not the expected ones, and what ``store verify`` finds."""
+    """Files of a finished store that differ from the expected ones, and the problems that ``store verify`` finds."""
     found = contents(folder)
     names = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
     return names + [str(problem) for problem in ActivationStore.open(folder).verify()]
 
 
 def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> dict[str, object]:
-    """Run the experiment; the counts that `run` prints."""
+    """Run the experiment and return its counts."""
     start_server()
     began = time.monotonic()
     process = start(scratch / "whole", n_prompts)
@@ -73,7 +73,7 @@ def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> d
         process = start(out, n_prompts)
         if n_killed < n_kills:
             time.sleep(rng.random() * seconds * 0.6)
-            process.kill()  # SIGKILL; nothing where it has ended
+            process.kill()  # SIGKILL; has no effect on a process that has ended
         process.join()
         n_killed += process.exitcode == -signal.SIGKILL
         unfinished_kills += not (out / "manifest.json").is_file()
@@ -94,7 +94,7 @@ def kill_and_resume(scratch: Path, n_kills: int, n_prompts: int, seed: int) -> d
 
 
 def run() -> None:
-    """Print the counts; exit code 1 where a store differed."""
+    """Print the counts, and exit with code 1 if a store differed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--prompts", type=int, default=400)

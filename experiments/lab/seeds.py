@@ -1,11 +1,11 @@
-"""Does the lab's finding hold over pre-training seeds, over recipes, and not on the null?
+"""Whether the finding of the lab holds over pre-training seeds and recipes, and does not appear on the null.
 
     python experiments/lab/seeds.py --seeds 0 1 2 3 4
 
-For every seed and recipe: build the lab, run the chain on it, judge the features that joint attribution ranks first (2, 10
-and 50 of them) and the 50 with the highest Score, each transplanted both ways with matched random sets and changes of
-equal norm. One at a time; what is finished is kept as one JSON under ``--out`` and passed over, what is interrupted goes
-on below ``--work``. Exits with 1 where a set, or one chosen without a task, is called causal on the null recipe.
+For every seed and recipe, the script builds the lab, runs the pipeline, and judges four sets of features: the first 2, 10 and
+50 by joint attribution, and the first 50 by Score. Each is transplanted in both directions, with matched random sets and
+changes of equal norm. A finished seed and recipe is one JSON file under ``--out``; an interrupted one resumes from ``--work``.
+The script exits with 1 if a verdict calls a set causal on the null recipe.
 """
 
 import argparse
@@ -30,20 +30,21 @@ from mechprobe.types import POOLED
 
 RECIPES = ("shared-marker", "all-weights", "own-markers")
 NULL = "own-markers"
+"""The null recipe, on which nothing can transfer."""
 SHARES_BASE_WITH = {"all-weights": "shared-marker"}
-"""Recipes whose pre-training is another's, to the byte."""
+"""Recipes with the same pre-training as another recipe, byte by byte."""
 SETS = (("top2", "joint"), ("top10", "joint"), ("top50", "joint"), ("top50", "score"))
 MAIN = "top50 by joint"
-"""The set whose heads, left-out tasks and collateral are measured, too."""
+"""The set for which smallest sets, left-out tasks and collateral effects are measured too."""
 N_CONTROLS = 19
-"""Random sets, and changes of equal norm, for every set and direction: the fewest with which p can reach 0.05."""
+"""Number of random sets, and of changes of equal norm, per set and direction; the smallest for which p can reach 0.05."""
 NO_SETS = "nothing to select"
 
 
 def study_recipe(name: str, scale: str) -> Recipe:
-    """The recipe without what the study does not read: the in-style arm and the checkpoints. One seed, whatever its gates.
+    """The recipe without the in-style arm and the checkpoints, which the study does not use, and without enforced gates.
 
-    One thread, so that two recipes can be studied side by side on two cores.
+    It uses one thread, so that two recipes can run on two cores.
     """
     recipe = get_recipe(name, scale)
     return recipe.replace(
@@ -57,7 +58,7 @@ def study_recipe(name: str, scale: str) -> Recipe:
 
 
 def build_lab(name: str, seed: int, work: Path, scale: str) -> Path:
-    """Build the lab of one recipe and seed, on the base of its sister recipe where that was built."""
+    """Build the lab of one recipe and seed, from the base of the recipe with the same pre-training if that exists."""
     folder = work / f"{name}-{seed}" / "lab"
     sister = work / f"{SHARES_BASE_WITH.get(name, name)}-{seed}" / "lab" / "base"
     shared = sister if name in SHARES_BASE_WITH and (sister / "manifest.json").is_file() else None
@@ -66,14 +67,14 @@ def build_lab(name: str, seed: int, work: Path, scale: str) -> Path:
 
 
 def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run the chain on a lab, all but the feature table and the report, and judge every set of `SETS`."""
+    """Run the pipeline on a lab without feature table and report, and judge every set of `SETS`."""
     chain = mp.Run(mp.RunConfig.build(lab / "run.toml", overrides, seed=seed), folder)
     chain.save_config()
     ceilings = chain.localize()
     chain.cache()
     chain.train_sae()
     chain.evaluate()
-    used = chain.trained_site()  # another than `localize` chose where cache.sites is set
+    used = chain.trained_site()  # differs from the choice of `localize` if cache.sites is set
     site = ceilings.sites[used]
     record: dict[str, Any] = {
         "site": {
@@ -106,7 +107,7 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
 
 
 def judge(chain: mp.Run, selection: mp.Selection, rule: str, ranking: str) -> mp.InterventionResults:
-    """Transplants of one set both ways on the untrained tasks, with every control that a verdict needs."""
+    """Transplant one set in both directions on the untrained tasks, with every control that a verdict requires."""
     settings = chain.config.intervene
     main = f"{rule} by {ranking}" == MAIN
     config = settings.replace(
@@ -154,7 +155,7 @@ def set_record(found: mp.InterventionResults) -> dict[str, Any]:
 
 
 def lab_record(lab: Path) -> dict[str, Any]:
-    """What the lab's manifest says: accuracies, the forced marker, gates, findings."""
+    """Accuracies, the forced marker, gates and findings from the manifest of the lab."""
     results = read_manifest(lab)["results"]
     accuracy = {
         model: {skill: [cell["accuracy"], cell["n"]] for skill, cell in row.items()}
@@ -173,16 +174,16 @@ def lab_record(lab: Path) -> dict[str, Any]:
 
 
 def result_path(name: str, seed: int, given: argparse.Namespace) -> Path:
-    """Where the result of one recipe and seed is kept."""
+    """File with the result of one recipe and seed."""
     suffix = "" if given.scale == "full" else f"_{given.scale}"
     return given.out / f"{name}_seed{seed}{suffix}.json"
 
 
 def study(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    """One recipe and seed: read where it is finished with these settings, else made and kept.
+    """Return the result of one recipe and seed, which is computed unless its file exists.
 
     Raises:
-        mp.MechprobeError: A kept file was made with other settings, or a stage fails.
+        mp.MechprobeError: The file was made with other settings, or a stage fails.
     """
     path = result_path(name, seed, given)
     settings = {"overrides": list(given.set), "n_controls": N_CONTROLS, "sets": [list(pair) for pair in SETS]}
@@ -190,7 +191,7 @@ def study(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         found = read_json(path)
         if found["settings"] != settings:
             raise mp.MechprobeError(
-                f"{path} was made with other settings ({found['settings']}); move it away, or give them."
+                f"{path} was made with other settings ({found['settings']}); move the file, or give these settings."
             )
         return found
     started = time.monotonic()
@@ -219,7 +220,7 @@ def gate_text(record: Mapping[str, Any]) -> str:
 
 
 def overview(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Gates, ceilings, and the smallest head that carries 90 % of each ceiling, a line for every lab."""
+    """Gates, ceilings, and the smallest set that reaches 90 % of each ceiling; one row per lab."""
     rows = {}
     for record in records:
         site, sizes = record["site"], record.get("sizes", {})
@@ -252,9 +253,8 @@ def _smallest(sizes: Mapping[str, Any] | None) -> str:
     return f"{size} [{low}, {high}]"
 
 
-def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Effect in points with interval, ceiling and verdict of every set, a line for every lab and direction."""
-    names = [f"{rule} by {ranking}" for rule, ranking in SETS]
+def effects(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Effect in points with interval, ceiling and verdict of the named sets; one row per lab and direction."""
     rows: dict[str, dict[str, str]] = {}
     for record in records:
         for host, arrow in (("base", "base ← rl"), ("rl", "rl ← base")):
@@ -271,7 +271,7 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def stray_draws(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every set and host of which some control draw alone gives half of the ceiling, or more."""
+    """Sets and hosts for which some control draw reaches half of the ceiling; one line each."""
     found = [
         (
             f"{record['recipe']} {record['seed']}, {name} in {host}",
@@ -296,7 +296,7 @@ def stray_draws(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sets of the null recipe that a verdict supports: pooled, on one task, or without a task on it; there may be none."""
+    """Sets of the null recipe that a verdict supports, pooled, on one task, or on a task left out of their selection."""
     return [
         f"{record['recipe']} {record['seed']}: {name} in {host} on {task}"
         for record in records
@@ -307,7 +307,7 @@ def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _verdicts(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """``(set, host, task, verdict)`` of every set of a lab, then of the sets chosen without a task."""
+    """Yield ``(set, host, task, verdict)`` of every set of a lab, then of the sets selected without one task."""
     for name, found in record["sets"].items():
         for host, tasks in found["rows"].items():
             for task, row in tasks.items():
@@ -321,21 +321,21 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Pre-training seeds.")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
-    parser.add_argument(
-        "--out", type=Path, default=Path("artifacts/lab_seeds"), help="One JSON for each seed and recipe."
-    )
-    parser.add_argument("--work", type=Path, default=Path("runs/lab_seeds"), help="Labs and run folders.")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds"), help="Folder of the results.")
+    parser.add_argument("--work", type=Path, default=Path("runs/lab_seeds"), help="Folder of labs and runs.")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="Override settings of the runs."
     )
-    parser.add_argument("--scale", default="full", choices=["full", "small"], help="small: seconds, to try the script.")
-    parser.add_argument("--finished", action="store_true", help="Print what is finished, make nothing.")
-    parser.add_argument("--keep", action="store_true", help="Keep the activation stores (some 0.5 GB each).")
+    parser.add_argument(
+        "--scale", default="full", choices=["full", "small"], help="small runs in seconds, for a trial."
+    )
+    parser.add_argument("--finished", action="store_true", help="Print finished results only.")
+    parser.add_argument("--keep", action="store_true", help="Keep the activation stores (about 0.5 GB each).")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make what is missing, print everything."""
+    """Compute the missing results, and print all."""
     given = arguments(argv)
     records = []
     for seed in given.seeds:
@@ -350,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} seed {seed}: {records[-1]['seconds']} s", file=sys.stderr)
     print("\n".join(overview(records)))
     print("\nEffects in points with 95 % interval, of the ceiling, pooled over the untrained tasks")
-    print("\n".join(effects(records)))
+    print("\n".join(effects(records, [f"{rule} by {ranking}" for rule, ranking in SETS])))
     if strays := stray_draws(records):
         print("\n".join(["\nControl draws that give half of the ceiling, or more", *strays]))
     for record in records:

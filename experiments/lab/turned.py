@@ -1,12 +1,12 @@
-"""How often does a change of equal norm do what the set does, and what have those that do in common?
+"""How often a change of equal norm has the effect of the selected set, and what such changes have in common.
 
     python experiments/lab/turned.py runs/lab_seeds/shared-marker-2/run --draws 99
 
-For a finished run folder (those of ``seeds.py``, or any with a selection): transplants of its 50 features by joint attribution both
-ways, and as many changes of equal norm as asked, of which the first are those of the study. For every draw the change of accuracy
-over the untrained tasks, and where the change points at the last prompt token, averaged over the prompts: its cosine with the mean
-residual difference, which alone carries the whole gain. Beside it the size of the change against the residual. One JSON a run
-under ``--out``; ``--finished`` prints what is there.
+The script takes finished run folders with a selection, such as those of ``seeds.py``. It transplants the 50 features by joint
+attribution in both directions, and ``--draws`` changes of equal norm; the first draws are those of the study. For every
+draw it records the change of accuracy over the untrained tasks, and the direction and size of the change of the residual at the
+last prompt token. The direction is the cosine of the mean change with the mean residual difference of the models, which by
+itself carries the whole gain. Each run becomes one JSON file under ``--out``; ``--finished`` prints the existing files.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from mechprobe.types import POOLED
 
 SET, RANKING = "top50", "joint"
 MOST_OF = 0.9
-"""A draw that gives this share of the set's own effect is counted as one that does what the set does."""
+"""A draw counts as having the effect of the set if it reaches this fraction of it."""
 
 
 def measure(folder: Path, draws: int) -> dict[str, Any]:
-    """Effects of the set and of every draw in both hosts, and where their changes point."""
+    """Measure the effects of the set and of every draw in both hosts, and the directions of their changes."""
     chain = mp.Run(mp.RunConfig.of_run(folder), folder)
     settings = chain.config.intervene
     config = settings.replace(
@@ -71,10 +71,7 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def changes(runner: Runner, conditions: Sequence[Condition]) -> list[dict[str, float]]:
-    """Of each condition of one host, at the last prompt token: mean norm of its change and of the residual, and where it points.
-
-    ``cosine`` is that of the mean change with the mean residual difference of the two models.
-    """
+    """Size and direction of the change by each condition of one host, at the last prompt token; see `describe`."""
     family, tokenizer, config = runner.family, runner.family.tokenizer, runner.config
     prompts = [tokenizer(sample.prompt).input_ids for task in runner.tasks for sample in task.samples]
     ids, attention = left_pad(prompts, int(str(tokenizer.pad_token_id)), "cpu")
@@ -87,7 +84,7 @@ def changes(runner: Runner, conditions: Sequence[Condition]) -> list[dict[str, f
 
 
 def describe(change: Tensor, resid: Tensor, gap: Tensor) -> dict[str, float]:
-    """Norms, and the cosine of the mean change with the mean difference."""
+    """Mean norms of the change and the residual, and the cosine of the mean change with the mean difference of the models."""
     mean = change.squeeze(1).mean(0)
     return {
         "norm": float(change.norm(dim=-1).mean()),
@@ -97,7 +94,7 @@ def describe(change: Tensor, resid: Tensor, gap: Tensor) -> dict[str, float]:
 
 
 def row(record: Mapping[str, Any], host: str) -> dict[str, str]:
-    """One line of the table."""
+    """One row of the table."""
     found = record["hosts"][host]
     sign = 1 if found["effect"] > 0 else -1
     effects = [sign * draw["effect"] for draw in found["draws"]]
@@ -112,11 +109,11 @@ def row(record: Mapping[str, Any], host: str) -> dict[str, str]:
         "site": record["site"],
         "change / residual": f"{found['own']['norm'] / found['own']['resid_norm']:.0%}",
         "set": f"{100 * found['effect']:.0f}",
-        "draws that do it": f"{len(as_much)} of {len(effects)}",
+        "draws with this effect": f"{len(as_much)} of {len(effects)}",
         "p": f"{(1 + least) / (1 + len(effects)):.2f}",
         "median draw": f"{100 * sorted(effects)[len(effects) // 2]:.0f}",
         "cosine: set": f"{found['own']['cosine']:.2f}",
-        "draws that do it, mean": f"{sum(d['cosine'] for d in as_much) / len(as_much):.2f}" if as_much else "-",
+        "draws with this effect, mean": f"{sum(d['cosine'] for d in as_much) / len(as_much):.2f}" if as_much else "-",
         "all draws, mean": f"{sum(d['cosine'] for d in found['draws']) / len(effects):.2f}",
         "rank correlation": f"{order:.2f}",
     }
@@ -126,14 +123,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="Run folders with a selection.")
-    parser.add_argument("--draws", type=int, default=99, help="Changes of equal norm in each host.")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds/turned"), help="One JSON for each run.")
-    parser.add_argument("--finished", action="store_true", help="Print what is finished, make nothing.")
+    parser.add_argument("--draws", type=int, default=99, help="Number of changes of equal norm in each host.")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds/turned"), help="Folder of the results.")
+    parser.add_argument("--finished", action="store_true", help="Print finished results only.")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, or read, and print."""
+    """Measure the runs that have no file yet, and print all."""
     given = arguments(argv)
     try:
         for folder in [] if given.finished else given.runs:
@@ -146,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     rows = {f"{record['run']}, into {host}": row(record, host) for record in records for host in record["hosts"]}
     if not rows:
-        print(f"Nothing is under {given.out}; name run folders.", file=sys.stderr)
+        print(f"{given.out} holds no results; give run folders.", file=sys.stderr)
         return 2
     print("\n".join(table_lines(rows, list(next(iter(rows.values()))), corner="lab and host")))
     return 0

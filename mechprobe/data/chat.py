@@ -1,4 +1,4 @@
-"""Chat templates: a prompt, or a conversation, as the tokens that a chat model is asked with."""
+"""Chat templates: the token ids of a prompt or a conversation for a chat model."""
 
 import datetime
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mechprobe.data.prompts import Message, Prompt
-from mechprobe.errors import ConfigError, InputError
+from mechprobe.errors import ConfigError, InputError, first_line
 from mechprobe.files import sha256_bytes
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Chat:
 
     Attributes:
         template: The Jinja template.
-        system_prompt: First message of every conversation that has no system message; empty for none.
-        date: Today's date for templates that ask for it, ``YYYY-MM-DD``: a clock would make other tokens tomorrow.
+        system_prompt: System message of conversations that have none; empty to add none.
+        date: Date ``YYYY-MM-DD`` for templates that contain the current date. A clock would change the tokens every day.
     """
 
     template: str
@@ -39,24 +39,25 @@ class Chat:
 
     @property
     def dated_template(self) -> str:
-        """The template with ``date`` written out where it asks a clock (it takes no such function from outside).
+        """The template with ``date`` in place of its calls of the clock, which it does not accept as a parameter.
 
         Raises:
-            ConfigError: It asks in a way that cannot be replaced.
+            ConfigError: The template computes the format that it passes to the clock.
         """
         day = datetime.date.fromisoformat(self.date)
         dated = _CLOCK.sub(lambda found: json.dumps(day.strftime(found["format"])), self.template)
         if re.search(r"strftime_now\s*\(", dated):
             raise ConfigError(
-                "The chat template asks a clock for a format that it computes; give a template that does not."
+                "The chat template calls strftime_now with a computed format, so its date cannot be fixed; "
+                "give a template with a literal format."
             )
         return dated
 
     def encode(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of the conversation up to where the assistant's answer begins.
+        """Token ids of the conversation up to the start of the assistant's response.
 
         Raises:
-            InputError: The template refuses the conversation (two turns of the user, a system message ...).
+            InputError: The template rejects the conversation, for example for two consecutive user messages.
         """
         messages = prompt.messages or (Message("user", prompt.prompt),)
         if self.system_prompt and messages[0].role != "system":
@@ -70,45 +71,44 @@ class Chat:
                 tokenize=True,
                 return_dict=False,
             )
-        except Exception as error:  # noqa: BLE001 - a template is a program: it raises what it likes
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
-            raise InputError(f"{prompt}: the chat template does not take it ({reason}); mend or drop it.") from None
+        except Exception as error:  # noqa: BLE001 - a template is a program, which can raise any error
+            raise InputError(
+                f"{prompt}: the chat template rejects the conversation ({first_line(error)}); correct or remove it."
+            ) from None
         return tuple(int(token) for token in ids)  # pyright: ignore[reportArgumentType]
 
 
 def choose_template(tokenizers: Mapping[str, "PreTrainedTokenizerBase"], wanted: bool | str) -> str:
-    """The chat template of a family.
+    """Choose the chat template of a family.
 
     Args:
-        tokenizers: Model name to tokenizer; a base model's often has no template.
-        wanted: True for the template that all have who have one; or the name of the model whose it shall be.
+        tokenizers: Model name to tokenizer. The tokenizer of a base model often has no template.
+        wanted: Name of the model whose template to use; or True if all templates of the family are equal.
 
     Raises:
-        ConfigError: There is none, or there are several and none is named.
+        ConfigError: The family, or the named model, has no template; or the templates differ and no model is named.
     """
     templates = {name: template for name, tokenizer in tokenizers.items() if (template := template_of(tokenizer))}
     if isinstance(wanted, str):
         if wanted not in tokenizers:
             raise ConfigError(
-                f"chat_template names '{wanted}', which is no model; the models are {', '.join(tokenizers)}."
+                f"chat_template is '{wanted}', but there is no such model; the models are {', '.join(tokenizers)}."
             )
         templates = {name: template for name, template in templates.items() if name == wanted}
     if not templates:
-        whose = f"of {wanted} has" if isinstance(wanted, str) else "of the models has"
-        none = "the tokenizer " + whose if isinstance(wanted, str) or len(tokenizers) == 1 else "no tokenizer " + whose
+        names = wanted if isinstance(wanted, str) else ", ".join(tokenizers)
         raise ConfigError(
-            f"chat_template is set, and {none}{' no' if none.startswith('the') else ' a'} chat template; "
-            "leave it out, or give a model folder with one (chat_template.jinja)."
+            f"chat_template is set, but there is no chat template in the tokenizer of {names}; "
+            "remove the setting, or give a model folder with a chat_template.jinja."
         )
     if len(set(templates.values())) > 1:
         raise ConfigError(
-            f"The chat templates of {', '.join(templates)} differ; name one: chat_template = '{list(templates)[-1]}'."
+            f"The chat templates of {', '.join(templates)} differ; choose one, for example chat_template = '{list(templates)[-1]}'."
         )
     return next(iter(templates.values()))
 
 
 def template_of(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """The tokenizer's own template, or its default one where it has several; None where it has none."""
+    """Template of a tokenizer, or its default one if it has several; None if it has none."""
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template

@@ -1,4 +1,4 @@
-"""Where prompts come from: the section ``prompts`` of a run configuration."""
+"""Settings of the prompts: the section ``prompts`` of a run configuration."""
 
 from pathlib import Path
 from typing import Literal
@@ -23,18 +23,18 @@ _SUFFIXES: dict[str, PromptFormat] = {
 
 
 class PromptsConfig(FrozenConfig):
-    """What the activation cache reads, and what its fields are called there.
+    """The source of the prompts, and the names of its fields.
 
     Attributes:
-        file: A file, a folder of a Hugging Face dataset, or ``hub:NAME``.
-        format: ``jsonl``, ``text`` (a document a line), ``paragraphs`` (documents apart by blank lines), ``parquet``,
-            ``dataset`` (whatever the `datasets` library loads), or ``auto``: by the file's name.
-        prompt_field: Field of the prompt.
-        response_field: Field of what follows it; a record need not have it.
-        task_field: Field of the name of a group of prompts; a record need not have it.
-        id_field: Field of a unique name; the number of the line or row where a record has none.
-        messages_field: Field of a list of ``{"role": ..., "content": ...}``, read in place of the prompt; a last
-            message of the assistant is the response. Empty for none. It needs ``cache.chat_template``.
+        file: A file, a folder with a Hugging Face dataset, or ``hub:NAME``.
+        format: ``jsonl``, ``text`` (one document per line), ``paragraphs`` (documents separated by blank lines), ``parquet``,
+            ``dataset`` (loaded by the `datasets` library), or ``auto``, which goes by the name of the file.
+        prompt_field: Field with the prompt.
+        response_field: Field with the response; optional in a record.
+        task_field: Field with the name of a group of prompts; optional in a record.
+        id_field: Field with a unique name. A record without it is named by its line or row number.
+        messages_field: Field with a list of ``{"role": ..., "content": ...}``, which is used instead of the prompt. If the last
+            message is from the assistant, it is the response. Requires ``cache.chat_template``; empty for none.
         subset: Configuration of a hub dataset that has several.
         split: Split of a dataset that has several.
         revision: Commit, tag or branch of a hub dataset.
@@ -55,25 +55,27 @@ class PromptsConfig(FrozenConfig):
     def _check(self) -> "PromptsConfig":
         used = [name for name in self.columns().values() if name]
         if len(set(used)) != len(used):
-            raise ValueError(f"two fields are read from one column of {', '.join(used)}; name each once")
+            raise ValueError(f"two fields use the same column ({', '.join(used)}); give each field its own column")
         if not self.prompt_field and not self.messages_field:
-            raise ValueError("prompt_field is empty; name the field that holds the prompt")
+            raise ValueError("prompt_field is empty; give the name of the field with the prompt")
         hub = self.file.startswith(HUB)
         if hub and self.format not in ("auto", "dataset"):
-            raise ValueError(f"{self.file} is a dataset of the hub; leave format = {self.format!r} out")
+            raise ValueError(
+                f"{self.file} is a hub dataset, so its format cannot be {self.format!r}; remove the setting"
+            )
         if not hub and self.file and (self.subset or self.revision):
-            raise ValueError(f"subset and revision are of hub datasets, and {self.file} is none; leave them out")
+            raise ValueError(f"subset and revision apply to hub datasets, not to {self.file}; remove them")
         return self
 
     def columns(self) -> dict[FieldName, str]:
-        """What is read, and under which name; fields that are not read have none."""
+        """Column of each field; a field that is not used has an empty name."""
         first: dict[FieldName, str] = (
             {"messages": self.messages_field} if self.messages_field else {"prompt": self.prompt_field}
         )
         return {**first, "response": self.response_field, "task": self.task_field, "id": self.id_field}
 
     def renamed(self) -> dict[FieldName, str]:
-        """The optional fields whose name was given: at least one record must have each."""
+        """Optional fields whose column was set explicitly; at least one record must have each of them."""
         defaults = type(self).model_fields
         return {
             name: column
@@ -82,21 +84,21 @@ class PromptsConfig(FrozenConfig):
         }
 
     def detected(self) -> PromptFormat:
-        """The format, by the name of the file where none is given.
+        """The format; under ``auto`` the name of the file decides.
 
         Raises:
-            ConfigError: No file is given, or its name does not tell the format.
-            InputError: The folder of the file may not be read.
+            ConfigError: No file is given, or its name has no known suffix.
+            InputError: The folder of the file cannot be read.
         """
         if not self.file:
-            raise ConfigError("No prompts are given; write --prompts FILE, or prompts.file in the configuration.")
+            raise ConfigError("No prompts are given; give --prompts FILE, or set prompts.file in the configuration.")
         if self.file.startswith(HUB):
             return "dataset"
         path = Path(self.file)
         try:
             is_folder = path.is_dir()
         except PermissionError:
-            raise InputError(f"{path} cannot be read: permission denied.") from None
+            raise InputError(f"{path} cannot be read: permission denied; change its permissions.") from None
         if self.format != "auto":
             return self.format
         if is_folder:
@@ -104,7 +106,7 @@ class PromptsConfig(FrozenConfig):
         suffix = path.suffix.lower()
         if suffix not in _SUFFIXES:
             raise ConfigError(
-                f"The format of {path} cannot be told from its name; "
-                "give prompts.format: jsonl, text, paragraphs, parquet or dataset."
+                f"The name of {path} does not show its format; "
+                "set prompts.format to jsonl, text, paragraphs, parquet or dataset."
             )
         return _SUFFIXES[suffix]

@@ -1,4 +1,4 @@
-"""From a record of any source to a prompt: every field checked, every defect one sentence with its place."""
+"""Conversion of a record of any source to a prompt. Every field is checked, and errors name the place of the record."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
 def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
-    """The prompt of a record.
+    """Convert a record to a prompt.
 
     Raises:
-        InputError: A field is missing, empty or of the wrong type; the text says where.
+        InputError: A field is missing, empty or of the wrong type; the message names the place.
     """
     fields: dict[FieldName, Any] = {name: _cell(record, column) for name, column in config.columns().items()}
     messages: tuple[Message, ...] | None = None
@@ -26,13 +26,15 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
         if messages[-1].role == "assistant":
             if response is not None:
                 raise InputError(
-                    f"{record.where}: the last of '{config.messages_field}' is the assistant's and there is a "
-                    f"'{config.response_field}' too; leave one out."
+                    f"{record.where}: the last message in '{config.messages_field}' is a response of the assistant, "
+                    f"and '{config.response_field}' holds one too; remove one of them."
                 )
             *rest, last = messages
             messages, response = tuple(rest), last.content
             if not messages:
-                raise InputError(f"{record.where}: '{config.messages_field}' is an answer to nothing; add a question.")
+                raise InputError(
+                    f"{record.where}: '{config.messages_field}' has only a response of the assistant; add a user message."
+                )
         prompt = messages[-1].content
     else:
         prompt = _text(_present(fields["prompt"], config.prompt_field, record), config.prompt_field, record.where)
@@ -47,7 +49,7 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
 
 
 def _cell(record: Record, column: str) -> Any:
-    """The value under a name; an empty cell of a table (None, NaN) is as one that is not there."""
+    """Value of a column; None if the column is absent or its cell is empty (None, NaN)."""
     value = record.fields.get(column) if column else None
     return None if isinstance(value, float) and math.isnan(value) else value
 
@@ -55,24 +57,24 @@ def _cell(record: Record, column: str) -> Any:
 def _present(value: Any, column: str, record: Record) -> Any:
     if value is None and column not in record.fields:
         found = ", ".join(sorted(map(str, record.fields))) or "nothing"
-        raise InputError(f"{record.where} has no field '{column}' (it has {found}); add it, or name another field.")
+        raise InputError(f"{record.where} has no field '{column}' (it has {found}); add it, or choose another field.")
     return value
 
 
 def _text(value: Any, name: str, where: str) -> str:
     if value is None:
-        raise InputError(f"{where}: '{name}' is empty (null or NaN); fill it in or drop the record.")
+        raise InputError(f"{where}: '{name}' is empty (null or NaN); fill it in or remove the record.")
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
     if not value.strip():
-        raise InputError(f"{where}: '{name}' is empty; fill it in or drop the record.")
+        raise InputError(f"{where}: '{name}' is empty; fill it in or remove the record.")
     if not encodable(value):
-        raise InputError(f"{where}: '{name}' has half a surrogate pair, which is no character; mend it.")
+        raise InputError(f"{where}: '{name}' has half a surrogate pair, which is not a character; correct it.")
     return value
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can say it: JSON and Python text may hold half a surrogate pair, which no tokenizer takes."""
+    """Whether UTF-8 can encode a text. JSON and Python allow half a surrogate pair, which tokenizers reject."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -94,7 +96,7 @@ def _identifier(value: Any, column: str, record: Record) -> str:
 
 def _messages(record: Record, column: str, value: Any) -> tuple[Message, ...]:
     if _present(value, column, record) is None or value == []:
-        raise InputError(f"{record.where}: '{column}' is empty; fill it in or drop the record.")
+        raise InputError(f"{record.where}: '{column}' is empty; fill it in or remove the record.")
     if not isinstance(value, list):
         raise InputError(f"{record.where}: '{column}' is a {type(value).__name__}; it must be a list of messages.")
     return tuple(_message(f"{column}[{number}]", item, record.where) for number, item in enumerate(value))
@@ -102,12 +104,12 @@ def _messages(record: Record, column: str, value: Any) -> tuple[Message, ...]:
 
 def _message(name: str, item: Any, where: str) -> Message:
     if not isinstance(item, Mapping):
-        raise InputError(f"{where}: '{name}' is a {type(item).__name__}; it must have a role and a content.")
+        raise InputError(f"{where}: '{name}' is a {type(item).__name__}; it must be an object with role and content.")
     missing = [part for part in ("role", "content") if part not in item]
     if missing:
         found = ", ".join(sorted(map(str, item))) or "nothing"
         raise InputError(f"{where}: '{name}' has no '{missing[0]}' (it has {found}); add it.")
     message = Message(*(_text(item[part], f"{name}.{part}", where) for part in ("role", "content")))
     if message.role not in ROLES:
-        raise InputError(f"{where}: '{name}' has the role {message.role!r}; the roles are {', '.join(ROLES)}.")
+        raise InputError(f"{where}: '{name}' has the unknown role {message.role!r}; the roles are {', '.join(ROLES)}.")
     return message

@@ -1,7 +1,7 @@
-"""Packing: several documents in one sequence, as in pre-training corpora.
+"""Packing of several documents into one sequence, as in pre-training corpora.
 
-Documents stand whole and in reading order, the end token between them. The models see them as they see any sequence:
-attention reaches back over the documents before, and positions run on. Where each document stands is kept.
+Documents are kept whole and in order, with an end token between them. A packed sequence is an ordinary sequence to the
+models: attention reaches earlier documents, and positions count on. The place of each document is recorded.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from mechprobe.data.tokens import Document, TokenSequence
 
 
 def pack(documents: Sequence[TokenSequence], *, end_id: int, max_length: int) -> list[TokenSequence]:
-    """Fill sequences with documents; a sequence is closed when the next document does not fit whole.
+    """Fill sequences with whole documents; a document that does not fit starts the next sequence.
 
     Args:
-        documents: None longer than ``max_length``.
-        end_id: Token between two documents; none stands after the last.
-        max_length: Longest sequence.
+        documents: Documents of at most ``max_length`` tokens.
+        end_id: Id of the token between two documents; the last document has none after it.
+        max_length: Length of the longest sequence, in tokens.
 
     Returns:
-        Sequences named after their first document, with ``documents`` set; a document alone is packed, too.
+        Sequences named after their first document, with ``documents`` set, even if they hold only one document.
     """
     packed: list[TokenSequence] = []
     held: list[TokenSequence] = []

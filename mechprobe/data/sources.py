@@ -1,4 +1,4 @@
-"""Prompts of any source as one sequence: checked whole, kept in memory only as far as they are taken."""
+"""Prompts of any source as one sequence, which is checked completely but kept in memory only as far as it is used."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,29 +15,29 @@ from mechprobe.data.readers import read_records
 from mechprobe.errors import InputError
 
 PromptInput = PromptsConfig | Path | str | Iterable[Prompt | str]
-"""What prompts are given as: a source, its path or ``hub:NAME``, or prompts or texts in memory."""
+"""Accepted forms of prompts: the settings of a source, a path or ``hub:NAME``, or prompts or texts in memory."""
 
 _FIRST_CHUNK = 4096
-"""Prompts that are fetched at first when nobody knows how many will be needed."""
+"""Number of prompts in the first fetch if it is unknown how many will be needed."""
 
 
 class SourcePrompts(Sequence[Prompt]):
-    """Prompts of a file or dataset, read again whenever some are taken.
+    """Prompts of a file or dataset, which is read again on each access.
 
-    Making it reads the source once from end to end: every record is checked, counted and hashed. In memory stay eight
-    bytes a record (a hash of its id, to find ids that come twice), and only until the check is done.
+    The constructor reads the whole source and checks, counts and hashes every record. During this check, it keeps eight
+    bytes per record in memory: a hash of the id, to find duplicates.
 
     Attributes:
-        config: The source.
-        hash: `prompts_hash` of all of them.
+        config: Settings of the source.
+        hash: `prompts_hash` of all prompts.
     """
 
     def __init__(self, config: PromptsConfig) -> None:
         """Check the whole source.
 
         Raises:
-            ConfigError: The format cannot be told.
-            InputError: The source or a record of it cannot be used, or an id comes twice; the text says where.
+            ConfigError: The format is unknown.
+            InputError: The source or one of its records is unusable, or an id is not unique; the message names the place.
         """
         self.config = config
         _require_rereadable(config)
@@ -49,10 +49,10 @@ class SourcePrompts(Sequence[Prompt]):
             ids.append(int.from_bytes(blake2b(prompt.id.encode(), digest_size=8).digest(), "little"))
             seen.update(column for column in renamed.values() if column in record.fields)
         if not ids:
-            raise InputError(f"{config.file} holds no prompts; {_EMPTY[config.detected()]}.")
+            raise InputError(f"{config.file} contains no prompts; {_EMPTY[config.detected()]}.")
         for name, column in renamed.items():
             if column not in seen:
-                raise InputError(f"{config.file} has no field '{column}' in any record; set prompts.{name}_field.")
+                raise InputError(f"No record of {config.file} has a field '{column}'; correct prompts.{name}_field.")
         self._n, self.hash = len(ids), digest.hexdigest()
         self._require_unique(np.frombuffer(ids, dtype=np.uint64))
 
@@ -66,17 +66,17 @@ class SourcePrompts(Sequence[Prompt]):
             if prompt.id in first:
                 place = first[prompt.id].where.rpartition(":")[2].strip()
                 place = f"line {place}" if place.isdigit() else place
-                raise InputError(f"{prompt.where}: id {prompt.id!r} is that of {place} too; make ids unique.")
+                raise InputError(f"{prompt.where}: id {prompt.id!r} is already used in {place}; make ids unique.")
             first[prompt.id] = prompt
 
     def __len__(self) -> int:
         return self._n
 
     def __iter__(self) -> Iterator[Prompt]:
-        """All, from first to last.
+        """Iterate over all prompts.
 
         Raises:
-            InputError: The source is no longer what was checked.
+            InputError: The source has changed since the check.
         """
         digest = PromptsHash()
         for record in read_records(self.config):
@@ -84,20 +84,20 @@ class SourcePrompts(Sequence[Prompt]):
             digest.add(prompt)
             yield prompt
         if digest.hexdigest() != self.hash:
-            raise InputError(f"{self.config.file} was changed while it was read; run the command again.")
+            raise InputError(f"{self.config.file} has changed while it was in use; run the command again.")
 
     @overload
     def __getitem__(self, index: int) -> Prompt: ...
     @overload
     def __getitem__(self, index: slice) -> list[Prompt]: ...
     def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        """One prompt, or some, for one pass over the source."""
+        """Return one prompt or a list of prompts, in one pass over the source."""
         if isinstance(index, slice):
             return self.take(range(self._n)[index])
         return self.take([range(self._n)[index]])[0]
 
     def take(self, indices: Sequence[int]) -> list[Prompt]:
-        """The prompts at ``indices``, in that order, for one pass over the source."""
+        """Return the prompts at ``indices``, in that order, in one pass over the source."""
         places = {int(index): place for place, index in enumerate(indices)}
         found: list[Prompt | None] = [None] * len(indices)
         for number, prompt in enumerate(self):
@@ -107,28 +107,28 @@ class SourcePrompts(Sequence[Prompt]):
 
 
 _EMPTY = {
-    "jsonl": 'write one JSON object a line, {"prompt": "..."}',
-    "text": "write one document a line",
+    "jsonl": 'write one JSON object per line, such as {"prompt": "..."}',
+    "text": "write one document per line",
     "paragraphs": "write documents with blank lines between them",
-    "parquet": "it needs at least one row",
-    "dataset": "it needs at least one row",
+    "parquet": "add at least one row",
+    "dataset": "add at least one row",
 }
 
 
 def _require_rereadable(config: PromptsConfig) -> None:
-    """A pipe can be read once only, and a resumed run must find its prompts again."""
+    """Refuse a pipe, which can be read only once, because a resumed run reads its prompts again."""
     config.detected()
     path = Path(config.file)
     if not config.file.startswith(HUB) and path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path} is no file but a pipe or device; save the prompts to a file first.")
+        raise InputError(f"{path} is a pipe or device, not a file; save the prompts to a file first.")
 
 
 def as_prompts(prompts: PromptInput) -> Sequence[Prompt]:
-    """Prompts of a source, or those given in memory (a text's id is its place in the list).
+    """Return the prompts of a source, or prompts in memory; the id of a text is its index in the list.
 
     Raises:
-        ConfigError: The format of a file cannot be told.
-        InputError: There is no prompt, one is empty or cannot be used, or an id comes twice.
+        ConfigError: The format of a file is unknown.
+        InputError: There are no prompts, a prompt is empty or unusable, or an id is not unique.
     """
     if isinstance(prompts, PromptsConfig):
         return SourcePrompts(prompts)
@@ -141,25 +141,25 @@ def as_prompts(prompts: PromptInput) -> Sequence[Prompt]:
     seen: set[str] = set()
     for item in items:
         if not item.prompt.strip():
-            raise InputError(f"{item} is empty; fill it in or drop it.")
+            raise InputError(f"{item} is empty; fill it in or remove it.")
         if not encodable(item.prompt + (item.response or "")):
-            raise InputError(f"{item} has half a surrogate pair, which is no character; mend it.")
+            raise InputError(f"{item} has half a surrogate pair, which is not a character; correct it.")
         if item.id in seen:
-            raise InputError(f"Prompt id {item.id!r} comes twice; make ids unique.")
+            raise InputError(f"Prompt id {item.id!r} is used twice; make ids unique.")
         seen.add(item.id)
     return items
 
 
 def hash_of(prompts: Sequence[Prompt]) -> str:
-    """`prompts_hash`; of a source the one that was taken when it was checked."""
+    """`prompts_hash` of prompts; a source computed it when it was checked."""
     return prompts.hash if isinstance(prompts, SourcePrompts) else prompts_hash(prompts)
 
 
 def in_order(prompts: Sequence[Prompt], order: Sequence[int], *, all_needed: bool) -> Iterator[tuple[int, Prompt]]:
-    """``(index, prompt)`` in the given order.
+    """Yield ``(index, prompt)`` in the given order.
 
-    Of a source, all are fetched in one pass when all are needed; otherwise a few and then ever more of them, so that
-    what is in memory stays in proportion to what is used.
+    If all prompts are needed, those of a source are fetched in one pass. Otherwise they are fetched in chunks of increasing
+    size, so that memory is proportional to what is used.
     """
     if not isinstance(prompts, SourcePrompts):
         yield from ((int(index), prompts[int(index)]) for index in order)

@@ -1,7 +1,7 @@
 """The token stream: which tokens of which sequences are cached, in which order, and in which shards.
 
-It is a pure function of the sequences and the settings. Every model of a family reads the same stream, so row ``i``
-of one model and row ``i`` of another are the same token in the same context.
+It is a pure function of the sequences and the settings. All models of a family share one stream, so that row ``i`` is the
+same token in the same context for every model.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from mechprobe.errors import InputError
 
 @dataclass(frozen=True)
 class TokenRows:
-    """What is known of every row of the store.
+    """Token, place and split of every row of the store.
 
     Attributes:
-        token_id: Token at the row.
+        token_id: Id of the token.
         sample: Index of its sequence.
-        position: Its place in the sequence, special tokens counted.
-        is_response: Whether it belongs to a response.
-        held_out: Whether its prompt (the packed sequence, where prompts are packed) is kept from training.
+        position: Position in the sequence, counting special tokens.
+        is_response: Whether the token belongs to a response.
+        held_out: Whether its prompt (or its packed sequence) is excluded from training.
     """
 
     token_id: Int[np.ndarray, " row"]
@@ -41,7 +41,7 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class ShardRange:
-    """Sequences and rows of one shard; a sequence never lies in two shards."""
+    """Sequences and rows of one shard; every sequence lies in exactly one shard."""
 
     index: int
     sequences: range
@@ -50,14 +50,14 @@ class ShardRange:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Sequences in stream order, the rows kept of them, and the shards.
+    """Sequences in stream order, their kept rows, and the shards.
 
     Attributes:
-        sequences: In stream order; ``sample`` of a row is an index into it.
+        sequences: Sequences in stream order; ``sample`` of a row is an index into them.
         rows: The kept tokens, in order.
-        row_start: First row of each sequence, and the number of rows at the end.
-        shards: Runs of whole sequences.
-        tokenizer_fingerprint: sha256 of the tokenizer that made the ids.
+        row_start: First row of each sequence, followed by the number of rows.
+        shards: Consecutive ranges of whole sequences.
+        tokenizer_fingerprint: sha256 of the tokenizer that produced the ids.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -73,7 +73,7 @@ class TokenStream:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over every id, row and shard border, the sequences' names and the tokenizer."""
+        """sha256 over all ids, rows and shard boundaries, the names of the sequences, and the tokenizer."""
         digest = hashlib.sha256(self.tokenizer_fingerprint.encode())
         for sequence in self.sequences:
             digest.update(f"\n{sequence.id}\n{len(sequence.prompt_ids)}\n".encode())
@@ -87,7 +87,7 @@ class TokenStream:
 
     @property
     def shard_hashes(self) -> list[str]:
-        """sha256 of the tokens of each shard: the ids of its sequences, and id and position of its rows."""
+        """sha256 of each shard, over the ids of its sequences and the ids and positions of its rows."""
         hashes = []
         for shard in self.shards:
             digest = hashlib.sha256()
@@ -100,7 +100,7 @@ class TokenStream:
         return hashes
 
     def document_of(self, row: int) -> tuple[str, int]:
-        """Id of the prompt that a row belongs to, and the row's place in that document (packed or not)."""
+        """Id of the prompt of a row, and the position of the row in that document, whether packed or not."""
         sequence, position = self.sequences[self.rows.sample[row]], int(self.rows.position[row])
         if not sequence.documents:
             return sequence.prompt_id, position
@@ -111,7 +111,7 @@ class TokenStream:
 def kept_positions(
     sequence: TokenSequence, special_ids: Iterable[int], drop_first_positions: int = 0
 ) -> Int[np.ndarray, " kept"]:
-    """Positions of a sequence that become rows: no special tokens, none of the first positions."""
+    """Positions of a sequence that become rows; special tokens and the first positions do not."""
     ids = np.asarray(sequence.ids, dtype=np.int32)
     kept = ~np.isin(ids, np.fromiter(special_ids, dtype=np.int32))
     kept[:drop_first_positions] = False
@@ -129,17 +129,17 @@ def build_stream(
     shard_rows: int = 32768,
     drop_first_positions: int = 0,
 ) -> TokenStream:
-    """Permute the sequences once by seed, keep rows, hold out prompts, and cut into shards.
+    """Permute the sequences, keep rows, hold out prompts, and divide the rows into shards.
 
     Args:
-        sequences: At least one.
-        special_ids: Tokens that run through the models but make no row (BOS, padding, chat marks).
-        tokenizer_fingerprint: Of the tokenizer that made the ids.
-        seed: Of the permutation and of the held-out split.
-        max_tokens: Whole sequences are taken as long as their rows do not pass it; None takes all.
-        held_out_frac: Share of *prompts* kept from training, so that no text stands on both sides.
-        shard_rows: Rows of a shard at most (a longer sequence has a shard of its own).
-        drop_first_positions: Leading positions of each sequence that make no row (attention sinks).
+        sequences: At least one sequence.
+        special_ids: Tokens that the models process but that become no rows (BOS, padding, chat markers).
+        tokenizer_fingerprint: Fingerprint of the tokenizer that produced the ids.
+        seed: Seed of the permutation and of the held-out split.
+        max_tokens: Largest number of rows. Sequences are taken whole until the next one would exceed it; None takes all.
+        held_out_frac: Fraction of the *prompts* to exclude from training, so that no text is in both splits.
+        shard_rows: Largest number of rows in a shard; a longer sequence has its own shard.
+        drop_first_positions: Number of leading positions of each sequence that become no rows (attention sinks).
 
     Raises:
         InputError: No row is left.
@@ -159,7 +159,8 @@ def build_stream(
             n_rows += len(kept)
     if not chosen:
         raise InputError(
-            "No token is left to cache: every token is special or dropped, or max_tokens is below the first sequence."
+            "No token is left to cache, because every token is special or dropped, or max_tokens is shorter than the first "
+            "sequence; raise max_tokens, or lower drop_first_positions."
         )
     held_out = _held_out_prompts([sequence.prompt_id for sequence in chosen], held_out_frac, seed)
     row_start = np.concatenate([[0], np.cumsum([len(kept) for kept in positions])]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Texts to token ids, each prompt checked against the context before anything is run."""
+"""Tokenization of prompts and responses; every length is checked before a model runs."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Document(NamedTuple):
-    """Where a document stands in a packed sequence.
+    """Place of a document in a packed sequence.
 
     Attributes:
-        id: Of the prompt.
-        task: Of the prompt.
+        id: Id of the prompt.
+        task: Task of the prompt.
         start: Position of its first token in the sequence.
-        n_prompt: Tokens of its prompt, special ones included.
-        n_response: Tokens of its response, behind them.
+        n_prompt: Number of prompt tokens, including special tokens.
+        n_response: Number of response tokens, which follow the prompt.
     """
 
     id: str
@@ -35,17 +35,17 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Token ids of one prompt and what follows it, or of several documents that are packed.
+    """Token ids of one prompt with its response, or of several packed documents.
 
     Attributes:
-        id: Of the prompt; with ``#`` and the source behind it where a model wrote the response.
-        prompt_id: Of the prompt; of a packed sequence its own, as its documents are held out together.
-        task: Of the prompt; of a packed sequence what all its documents share.
-        source: Which model wrote the response and at what temperature (``rl@0.0``); None when the file gave it.
-        prompt_ids: Token ids of the prompt, special tokens included; all of a packed sequence.
-        response_ids: Token ids of the response; empty when there is none.
-        n_cut: Tokens that were left out because the sequence would have been too long.
-        documents: What is packed; empty for a sequence of one prompt.
+        id: Id of the prompt, followed by ``#`` and the source if a model generated the response.
+        prompt_id: Id of the prompt. A packed sequence has its own, because its documents are held out together.
+        task: Task of the prompt; for a packed sequence, the task that all its documents share.
+        source: Model and temperature of a generated response (``rl@0.0``); None if the file contained it.
+        prompt_ids: Token ids of the prompt, including special tokens; all ids of a packed sequence.
+        response_ids: Token ids of the response; empty if there is none.
+        n_cut: Number of tokens that were cut because the sequence was too long.
+        documents: The packed documents; empty for a sequence of one prompt.
     """
 
     id: str
@@ -74,7 +74,7 @@ class TokenSequence:
 
     @property
     def document_index(self) -> Int[np.ndarray, " pos"]:
-        """Which of ``documents`` each position belongs to; -1 for the end token between two, 0 where none is packed."""
+        """Index into ``documents`` of each position; -1 for end tokens between them. All 0 if nothing is packed."""
         if not self.documents:
             return np.zeros(len(self.ids), dtype=np.int32)
         index = np.full(len(self.ids), -1, dtype=np.int32)
@@ -84,27 +84,27 @@ class TokenSequence:
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Tokens that are no text: BOS, end, padding, and every added token that is marked special (chat marks)."""
+    """Ids of BOS, end and padding tokens, and of all added tokens that are marked special, such as chat markers."""
     added = {int(token) for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
     return tuple(sorted(added | {int(token) for token in tokenizer.all_special_ids}))
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, chat: Chat | None = None) -> tuple[int, ...]:
-    """Token ids of a prompt: with the tokenizer's own special tokens, or as the chat template has it.
+    """Tokenize a prompt with the special tokens of the tokenizer, or with the chat template if one is given.
 
     Raises:
-        InputError: It has no tokens, or is a conversation and there is no chat template to make a text of it.
+        InputError: The prompt has no tokens, or it is a conversation and no chat template is given.
     """
     if chat is None and prompt.messages is not None:
-        raise InputError(f"{prompt} is a list of messages; set cache.chat_template = true.")
+        raise InputError(f"{prompt} is a list of messages; set cache.chat_template=true.")
     ids = chat.encode(tokenizer, prompt) if chat is not None else tuple(tokenizer(prompt.prompt).input_ids)
     if not ids:
-        raise InputError(f"{prompt} has no tokens; drop it.")
+        raise InputError(f"{prompt} has no tokens; remove it.")
     return ids
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    """Token ids of a response, without special tokens of its own."""
+    """Tokenize a response without adding special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -117,20 +117,28 @@ def join(
     truncate: Truncate = "response",
     bos_id: int | None = None,
 ) -> TokenSequence | None:
-    """A prompt and a response as one sequence of at most ``max_length`` tokens.
+    """Join a prompt and a response to one sequence of at most ``max_length`` tokens.
+
+    Args:
+        prompt: The prompt, for its names.
+        prompt_ids: Token ids of the prompt.
+        response_ids: Token ids of the response.
+        max_length: Length of the longest sequence, in tokens.
+        truncate: Treatment of a sequence that is too long.
+        bos_id: Id of the BOS token, which truncation from the left keeps.
 
     Returns:
-        The sequence; None where ``truncate`` drops it.
+        The sequence, or None if ``truncate`` drops it.
 
     Raises:
-        InputError: It does not fit, and ``truncate`` does not cut it.
+        InputError: The sequence is too long, and ``truncate`` does not allow cutting it.
     """
     n_head = int(bos_id is not None and prompt_ids[:1] == (bos_id,))
     try:
         fitted = fit(prompt_ids, response_ids, max_length=max_length, truncate=truncate, n_head=n_head)
     except TooLongError as error:
         raise InputError(
-            f"{prompt} has {error} and the limit is {max_length}; shorten it, drop it, or set cache.truncate."
+            f"{prompt} has {error}, but the limit is {max_length}; shorten or remove it, or set cache.truncate."
         ) from None
     if fitted is None:
         return None

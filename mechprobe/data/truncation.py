@@ -1,15 +1,18 @@
-"""What becomes of a sequence that is longer than the limit."""
+"""Truncation of sequences that are longer than the limit."""
 
 from typing import Literal, NamedTuple
 
 Truncate = Literal["response", "right", "left", "refuse", "drop"]
-"""``response``: a response is cut at its end, a prompt that does not fit alone is refused. ``right``, ``left``: prompt and
-response together lose their last, or first, tokens (a BOS stays). ``refuse``: nothing is cut. ``drop``: what does not fit is
-left out."""
+"""Treatment of a sequence that is too long.
+
+``response`` cuts the end of the response, and refuses a prompt that is too long by itself. ``right`` and ``left`` cut the
+last or first tokens of prompt and response together, but keep a leading BOS. ``refuse`` raises an error. ``drop`` leaves the
+sequence out.
+"""
 
 
 class Fitted(NamedTuple):
-    """Prompt and response within the limit, and how many tokens they lost."""
+    """Prompt and response within the limit, and the number of tokens that were cut."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
@@ -17,7 +20,7 @@ class Fitted(NamedTuple):
 
 
 class TooLongError(ValueError):
-    """A sequence does not fit and must not be cut; the text says its length."""
+    """A sequence is too long and may not be cut; the message states its length."""
 
 
 def fit(
@@ -28,20 +31,20 @@ def fit(
     truncate: Truncate,
     n_head: int = 0,
 ) -> Fitted | None:
-    """Bring a sequence within ``max_length`` tokens.
+    """Truncate a sequence to ``max_length`` tokens.
 
     Args:
-        prompt_ids: Of the prompt, special tokens included.
-        response_ids: Of the response.
-        max_length: Longest sequence, at least 1.
-        truncate: What to do with one that is longer.
-        n_head: Leading tokens of the prompt that ``left`` keeps (1 where the prompt begins with BOS).
+        prompt_ids: Token ids of the prompt, including special tokens.
+        response_ids: Token ids of the response.
+        max_length: Length of the longest sequence, at least 1.
+        truncate: Treatment of a longer sequence.
+        n_head: Number of leading prompt tokens that ``left`` keeps; 1 if the prompt starts with BOS.
 
     Returns:
-        The sequence; None where it is to be dropped.
+        The sequence, or None if it is dropped.
 
     Raises:
-        TooLongError: It does not fit, and is not to be cut.
+        TooLongError: The sequence is too long and may not be cut.
 
     Example:
         >>> fit((1, 10, 11, 12), (20, 21), max_length=4, truncate="left", n_head=1)

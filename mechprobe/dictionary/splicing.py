@@ -18,7 +18,7 @@ from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.result import SplicedLoss
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import reading, splice
+from mechprobe.models.residuals import recording, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -118,7 +118,7 @@ def _batch_sums(crosscoder: Crosscoder, family: ModelFamily, site: Site, batch: 
     clean, residuals = [], []
     for name in crosscoder.model_names:
         model: Any = family[name].hf
-        with reading(model, [site], stop=False) as found:
+        with recording(model, [site], stop=False) as found:
             clean.append(_log_probs(model, batch))
         residuals.append(found[site])
     x = torch.stack([residual.float() for residual in residuals], dim=2)

@@ -1,5 +1,8 @@
-"""The embedded lab: a tiny language model pre-trained from scratch, then post-trained in three ways.
+"""The embedded lab: a tiny language model that is pre-trained from scratch and then post-trained in three ways.
 
-Training and outcomes are real, small enough for two CPU cores, in the Hugging Face format. The transfer between skills
-is a planted mechanism (elicitation by construction) that exists to test the tool.
+Training and outcomes are real, but small enough for two CPU cores; models are saved in the Hugging Face format. The transfer
+between skills is planted by construction, to test the tool.
+
+The entry point is ``builder.py`` (`build`), the settings are in ``recipe.py``, and the measured results are made in
+``results.py`` and printed by ``summary.py``, which also finds the shipped lab.
 """

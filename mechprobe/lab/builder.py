@@ -1,7 +1,7 @@
-"""Build a lab: item sets, base, three post-trainings, measurements, manifest.
+"""Building a lab: item sets, base, three post-trainings, measurements and manifest.
 
-Each model is a stage folder of its own, so that an interrupted build goes on with the first phase that is not
-done; a phase restarts from its own beginning and gives the same bytes.
+Every model has its own stage folder, so that an interrupted build resumes at the first unfinished phase. A phase restarts from
+its beginning and produces the same bytes.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def build(
     base: Path | str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Build a lab into a folder and give its manifest.
+    """Build a lab in a folder and return its manifest.
 
     Args:
-        recipe: Name of a recipe, or a recipe.
+        recipe: A recipe or its name.
         out: Folder of the lab.
-        seed: First pre-training seed to try; the next ones follow when a gate after pre-training fails.
-        scale: `small` makes the same lab in seconds, with models that know nothing.
-        base: Base folder of another lab with the same pre-training, copied in place of training it again.
-        force: Empty a lab of ours and begin again.
+        seed: First pre-training seed. If a gate after pre-training fails, the next seed is tried.
+        scale: ``full``, or ``small`` for the same lab in seconds, whose models know nothing.
+        base: Base folder of another lab with the same pre-training, which is copied instead of training it again.
+        force: Whether to empty the folder of an earlier lab and start again.
 
     Raises:
-        ConfigError: there is no such recipe or scale.
-        ArtifactError: the folder holds other work, or `base` was pre-trained with other settings.
-        ModelError: no seed passed the gates after pre-training.
+        ConfigError: The recipe or the scale is unknown.
+        ArtifactError: The folder holds other work, or ``base`` was pre-trained with other settings.
+        ModelError: No seed passed the gates after pre-training.
     """
     plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
     config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
@@ -61,7 +61,7 @@ def build(
 
 
 def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> dict[str, Any]:
-    """Go through the phases that are not done, and finish."""
+    """Run the unfinished phases and write the manifest."""
     from mechprobe.random_state import isolated_random_state
 
     with isolated_random_state(seed):
@@ -82,7 +82,7 @@ def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> di
 
 @dataclass
 class _Lab:
-    """The parts of one build that its phases share."""
+    """State that the phases of a build share."""
 
     recipe: Recipe
     folder: Path
@@ -91,11 +91,11 @@ class _Lab:
     tokenizer: PreTrainedTokenizerFast
 
     def arms(self) -> list[str]:
-        """Name the post-trainings of the recipe."""
+        """Names of the post-trainings of the recipe."""
         return ["sft", *(["sft_instyle"] if self.recipe.sft_instyle else []), "rl"]
 
     def counts(self) -> dict[str, int]:
-        """Count the items."""
+        """Numbers of items for the manifest."""
         return {
             "eval_items_per_skill": self.recipe.n_eval,
             "posttrain_items": len(self.items.posttrain),
@@ -103,7 +103,7 @@ class _Lab:
         }
 
     def _settings(self, *names: str) -> dict[str, Any]:
-        """Give the part of the recipe that a phase depends on."""
+        """The part of the recipe on which a phase depends."""
         shared = ("rendering", "n_eval", "n_threads")
         return self.recipe.model_dump(mode="json", include={*shared, *names})
 
@@ -119,7 +119,7 @@ class _Lab:
         write_jsonl(self.folder / "prompts.jsonl", rows)
 
     def make_base(self, other: Path | None = None) -> None:
-        """Pre-train until a seed passes the gates; every attempt is recorded. Or copy the base of another lab."""
+        """Pre-train until a seed passes the gates, and record every attempt; or copy the base of another lab."""
         config = {**self._settings("model", "pretrain", "enforce_gates"), "first_seed": self.seed}
         if other is not None:
             self._copy_base(other, config)
@@ -136,19 +136,20 @@ class _Lab:
                     return
                 _log.warning("pre-training seed %d fails its gates: %s", seed, attempt["gates"]["checks"])
         raise ModelError(
-            f"no pre-training seed from {self.seed} to {last} passed the gates of recipe {self.recipe.name}; "
-            "build with another --seed"
+            f"No pre-training seed from {self.seed} to {last} passed the gates of recipe {self.recipe.name}; "
+            "give another --seed."
         )
 
     def _copy_base(self, other: Path, config: Mapping[str, Any]) -> None:
-        """Copy a finished base whose settings are those of this lab."""
+        """Copy a finished base with the settings of this lab."""
         place = self.folder / "base"
         if (place / MANIFEST).is_file():
             return
         found = read_manifest(other)
         if found["stage"] != "lab-base" or found["config"] != json.loads(dump_json(config)):
             raise ArtifactError(
-                f"{other} is no base that recipe {self.recipe.name} with seed {self.seed} would pre-train; leave it out."
+                f"{other} does not hold the base of recipe {self.recipe.name} with seed {self.seed}; "
+                "give another --base, or none."
             )
         copy = self.folder / "base.copying"
         for left in (copy, place):
@@ -157,7 +158,7 @@ class _Lab:
         copy.rename(place)
 
     def _attempt(self, seed: int) -> tuple[dict[str, Any], list[str]]:
-        """Pre-train one base, save it and check its gates."""
+        """Pre-train one base, save it, and check its gates."""
         from mechprobe.lab.documents import documents
         from mechprobe.lab.measure import measure, pretraining_gates
         from mechprobe.lab.pretrain import new_model, pretrain
@@ -192,7 +193,7 @@ class _Lab:
 
     def make_arm(self, arm: str) -> None:
         """Post-train one arm with its checkpoints."""
-        from mechprobe.lab.weights import remove_tree, save_model, threads
+        from mechprobe.lab.weights import save_model, threads
 
         base, seed = self.folder / "base", read_manifest(self.folder / "base")["seed"]
         config = {**self._settings(arm, "n_posttrain", "trained_parts"), "seed": seed}
@@ -200,7 +201,7 @@ class _Lab:
             if stage.done:
                 return
             checkpoints = self.folder / "checkpoints" / arm
-            remove_tree(checkpoints)
+            shutil.rmtree(checkpoints, ignore_errors=True)
             kept: list[str] = []
 
             def keep(model: Any, step: int) -> None:
@@ -218,7 +219,7 @@ class _Lab:
             stage.finish(outputs=[*files, *kept], results={"curve": watch.curve, "steps": steps}, seed=seed)
 
     def _trainer(self, arm: str) -> tuple[Callable[[Path, int, Watch], Any], int, tuple[int, ...]]:
-        """Give the training of an arm, its number of steps and its checkpoints."""
+        """Return the training function of an arm, its number of steps, and its checkpoints."""
         from mechprobe.lab.posttrain import n_sft_steps, train_grpo, train_sft
 
         items, tokenizer, rl, frozen = self.items, self.tokenizer, self.recipe.rl, self.recipe.head_is_frozen
@@ -231,7 +232,7 @@ class _Lab:
                 rl.checkpoints,
             )
         config = self.recipe.sft if arm == "sft" else self.recipe.sft_instyle
-        assert config is not None, "arms() lists only arms of the recipe"
+        assert config is not None, "arms() returns only arms of the recipe"
         traces = items.posttrain_off_policy if config.style == "off-policy" else items.posttrain
         return (
             lambda base, seed, watch: train_sft(
@@ -242,7 +243,7 @@ class _Lab:
         )
 
     def outputs(self) -> list[str]:
-        """List every file that the manifest answers for; run.toml may be edited by its user."""
+        """Files whose hashes are in the manifest; run.toml is not among them, so that a user may edit it."""
         names = ["tasks.jsonl", "prompts.jsonl"]
         for arm in ("base", *self.arms()):
             manifest: Mapping[str, Any] = read_manifest(self.folder / arm)
@@ -251,7 +252,7 @@ class _Lab:
 
 
 def _normal(name: str) -> str:
-    """Resolve `rl/../checkpoints/x` to `checkpoints/x`."""
+    """Resolve ``rl/../checkpoints/x`` to ``checkpoints/x``."""
     parts: list[str] = []
     for part in name.split("/"):
         if part == "..":

@@ -1,8 +1,8 @@
-"""Ceilings of a lab: what each site can do at most, by giving one model the other's whole residual there.
+"""Ceilings of a lab: the largest effect at each site, measured by replacing the whole residual of one model by the other's.
 
-Embeddings, final norm and unembedding are the same in all arms of a lab, so replacing the residual after block l of
-the host by the donor's, at every position and step, is the same computation as a model with the donor's blocks up
-to l and the host's above. That model is built and measured; `mechprobe localize` patches instead, and must agree.
+Replacing the host's residual after block l by the donor's, at every position and step, equals a model with the donor's
+embeddings and blocks up to l and the host's blocks above. This module builds and measures that model. ``mechprobe localize``
+patches residuals instead, and must agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def spliced_model(host: LlamaForCausalLM, donor: LlamaForCausalLM, layer: int) -> LlamaForCausalLM:
-    """Give a copy of the host whose residual after block `layer` is the donor's."""
+    """Copy the host and make its residual after block ``layer`` that of the donor."""
     model = copy.deepcopy(host)
     model.model.embed_tokens.load_state_dict(donor.model.embed_tokens.state_dict())
     for block in range(layer + 1):
@@ -35,7 +35,7 @@ def measure_ceilings(
     *,
     rendering: str,
 ) -> dict[str, dict[str, dict[str, Measured]]]:
-    """Measure both directions at every site: `sufficiency` (base with rl's residual), `necessity` (rl with base's)."""
+    """Measure both ceilings at every site: ``sufficiency`` (base with rl's residual) and ``necessity`` (rl with base's)."""
     result = {}
     for layer in range(base.config.num_hidden_layers):
         result[f"resid_post.{layer}"] = {
@@ -51,9 +51,10 @@ def ceiling_gate(
     ceilings: Mapping[str, Mapping[str, Mapping[str, Measured]]],
     gained: Sequence[str],
 ) -> dict[str, Any]:
-    """Check that some site carries RL's change in both directions.
+    """Check that some site carries the change by RL in both directions.
 
-    The share of a site is the mean over the skills that RL gained of (accuracy given − accuracy without) / RL's gain.
+    The share of a site is the mean, over the skills that RL improved, of (difference of accuracy from the replacement) /
+    (gain of accuracy by RL).
     """
     shares = {}
     for site, sides in ceilings.items():

@@ -1,4 +1,4 @@
-"""Pre-training documents by two authors: one answers at once and is often wrong, one works first and is careful."""
+"""Pre-training documents by two authors; one answers directly and is often wrong, the other works first and is careful."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mechprobe.lab.recipe import PretrainConfig
 
 
 class Document(NamedTuple):
-    """A question and a response, right or wrong."""
+    """A prompt and a response, which may be wrong."""
 
     prompt: str
     response: str
 
 
 def documents(config: PretrainConfig, *, rendering: str, withheld: frozenset[str], seed: int) -> Iterator[Document]:
-    """Generate documents without end; no prompt in `withheld` ever appears."""
+    """Generate an infinite stream of documents that never contains a prompt in ``withheld``."""
     rng = random.Random(f"documents/{seed}")
     facts = single_facts()
     names = list(SKILLS)

@@ -1,4 +1,4 @@
-"""Which question goes where: held-out items, post-training prompts, corpus prompts, and what pre-training may see."""
+"""Item sets: held-out items, post-training prompts, corpus prompts, and the prompts withheld from pre-training."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from mechprobe.evals.skills.item import item_id
 from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
 
 ITEM_SEED = 20_260
-"""Seed of every item set; the seed of a build moves the models, never the questions."""
+"""Seed of every item set; the seed of a build changes the models but not the items."""
 
 
 @dataclass(frozen=True)
 class ItemSets:
-    """Disjoint question sets of a lab."""
+    """Disjoint item sets of a lab."""
 
     eval: dict[str, list[SkillItem]]
     """Held-out items by skill."""
     posttrain: list[SkillItem]
-    """Items of the trained skill that SFT and RL see; traces in the base's own style."""
+    """Items of the trained skill for SFT and RL, with traces in the style of pre-training."""
     posttrain_off_policy: list[SkillItem]
-    """The same items with SO/CHECK traces."""
+    """The same items with off-policy traces (SO/CHECK)."""
     corpus: list[tuple[str, str, str]]
-    """Id, skill and prompt of the prompts for the activation cache, shuffled: any first part holds all skills."""
+    """Id, skill and prompt of the prompts for the activation cache; shuffled, so that every prefix covers all skills."""
     withheld: frozenset[str]
-    """Prompts that pre-training never sees: every held-out item but each second fact chain."""
+    """Prompts that pre-training never sees: all held-out items except every second chain of facts."""
 
 
 def build_items(recipe: Recipe) -> ItemSets:
-    """Draw the sets.
+    """Draw the item sets of a recipe.
 
-    Facts are few: half of the held-out chains stay out of pre-training (can the model chain two facts it
-    knows?), the other half may appear there (does it still recall?). The corpus adds the single facts.
+    Facts are few. Half of the held-out chains of facts are withheld from pre-training, to test whether the model can chain
+    two known facts. The other half may appear there, to test recall. The corpus also contains the single facts.
     """
     held_out: dict[str, list[SkillItem]] = {}
     posttrain: dict[str, list[SkillItem]] = {}

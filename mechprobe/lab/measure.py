@@ -29,8 +29,11 @@ GATE_LIMITS = {
     "untrained_skills_with_forced_gain": 2,
     "site_share_at_least": 0.80,
 }
-"""Fixed before any build: head-room on the trained skill and on the untrained ones, a forced marker that beats
-the direct answer on the trained skill and on two others, and a site with both ceilings."""
+"""Limits of the gates, fixed before any build.
+
+The base must leave head-room on the trained skill and on untrained ones. Forcing the marker must beat the direct answer on the
+trained skill and on two others. Some site must have both ceilings.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,15 @@ class Measured:
     right: tuple[bool, ...]
     n_unparsed: int
     marker_share: float
-    """Share of responses that open with the marker of worked responses."""
+    """Fraction of responses that open with the marker of worked responses."""
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Fraction of right answers."""
         return sum(self.right) / len(self.right)
 
     def to_json(self) -> dict[str, float | int]:
-        """Give counts, accuracy and its binomial standard error."""
+        """Return counts, accuracy and its binomial standard error."""
         n, k = len(self.right), sum(self.right)
         return {
             "n": n,
@@ -68,7 +71,15 @@ def measure(
     rendering: str,
     forced: bool = False,
 ) -> dict[str, Measured]:
-    """Answer every item greedily; `forced` makes each response begin with the marker of worked responses."""
+    """Generate greedy responses to all items and score them; returns one `Measured` per skill.
+
+    Args:
+        model: The model.
+        tokenizer: Tokenizer of the lab.
+        items: Held-out items by skill.
+        rendering: Rendering of the recipe, which decides the markers.
+        forced: Whether each response is forced to begin with the marker of worked responses.
+    """
     judge = scorer(SCORER)
     result = {}
     for skill, questions in items.items():
@@ -91,8 +102,8 @@ def measure(
 def compare(before: Measured, after: Measured) -> dict[str, float | int | bool]:
     """Compare two models on the same items.
 
-    The difference of the accuracies in units of its unpaired standard error √(se₁² + se₂²), and the exact
-    McNemar test on the items where the two differ.
+    ``z`` is the difference of the accuracies divided by its unpaired standard error √(se₁² + se₂²). ``mcnemar_p`` is the
+    exact McNemar test of the items on which the models differ.
     """
     n = len(before.right)
     se = (binomial_se(sum(before.right), n) ** 2 + binomial_se(sum(after.right), n) ** 2) ** 0.5
@@ -111,7 +122,7 @@ def compare(before: Measured, after: Measured) -> dict[str, float | int | bool]:
 
 
 def pretraining_gates(direct: Mapping[str, Measured], forced: Mapping[str, Measured]) -> dict[str, Any]:
-    """Check a base before anything is trained on it; nothing here looks at an outcome of SFT or RL."""
+    """Check the base before post-training; the gates do not use any outcome of SFT or RL."""
     untrained = [skill for skill in direct if skill != TRAINED_SKILL]
     gain = {skill: forced[skill].accuracy - direct[skill].accuracy for skill in direct}
     limit = GATE_LIMITS["forced_gain_at_least"]

@@ -1,7 +1,7 @@
-"""Post-training by TRL: supervised fine-tuning on traces, and GRPO with an exact-match reward.
+"""Post-training with TRL: supervised fine-tuning on traces, and GRPO with an exact-match reward.
 
-Every arm starts from the same base, sees the same prompts of one skill, and, but for the recipe that trains all weights,
-keeps embeddings, final norm and unembedding as they are. TRL gets a scratch folder; what is kept is handed out through `keep`.
+Every arm starts from the same base and sees the same prompts of one skill. Unless the recipe trains all weights, embeddings,
+final norm and unembedding stay fixed. TRL writes to a temporary folder; `Watch.keep` receives the checkpoints.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _KEPT_LOGS = ("loss", "learning_rate", "entropy", "reward", "kl", "mean_token_ac
 
 @dataclass
 class Watch:
-    """What a trainer reports while it runs.
+    """Functions that a trainer calls while it runs, and its log.
 
     Attributes:
-        checkpoints: Steps at which `keep` gets the model.
-        keep: Called with the model and the step.
-        on_step: Called after every step.
-        curve: Filled with what the trainer logs.
+        checkpoints: Steps at which ``keep`` is called.
+        keep: Function that receives the model and the step.
+        on_step: Function that is called after every step.
+        curve: Log of the trainer, one entry per logged step.
     """
 
     checkpoints: Sequence[int] = ()
@@ -45,7 +45,7 @@ class Watch:
     curve: list[dict[str, float | int]] = field(default_factory=list)
 
     def callback(self) -> Any:
-        """Wrap it as a callback of a transformers Trainer."""
+        """Create the callback for a transformers Trainer."""
         from transformers import TrainerCallback
 
         watch = self
@@ -66,7 +66,7 @@ class Watch:
 
 
 def n_sft_steps(n_items: int, config: SftConfig) -> int:
-    """Count the optimizer steps of an SFT."""
+    """Number of optimizer steps of a supervised fine-tuning."""
     return config.epochs * -(-n_items // config.batch_size)
 
 
@@ -80,7 +80,11 @@ def train_sft(
     watch: Watch,
     freeze_head: bool = True,
 ) -> LlamaForCausalLM:
-    """Fine-tune the base on the traces of the items, completion tokens only, cosine schedule."""
+    """Fine-tune the base on the traces of the items, with loss on completion tokens only and a cosine schedule.
+
+    Raises:
+        DependencyError: TRL is not installed.
+    """
     trl, datasets = _trl()
     rows = [{"prompt": item.prompt, "completion": item.trace} for item in items]
 
@@ -111,7 +115,11 @@ def train_grpo(
     watch: Watch,
     freeze_head: bool = True,
 ) -> LlamaForCausalLM:
-    """Train the base by GRPO (dapo loss, no KL term); reward 1 for an exact match, else 0."""
+    """Train the base with GRPO (DAPO loss, no KL term); the reward is 1 for an exact match and 0 otherwise.
+
+    Raises:
+        DependencyError: TRL is not installed.
+    """
     trl, datasets = _trl()
     rows = [{"prompt": item.prompt, "answer": item.answer} for item in items]
     judge = scorer(f"final:{ANSWER_MARKER}")
@@ -148,7 +156,7 @@ def train_grpo(
 
 
 def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
-    """Give what both trainers need on a CPU in float32 with nothing written and nothing reported."""
+    """Arguments of both trainers: CPU, float32, no saved files and no reports."""
     return {
         "output_dir": folder,
         "seed": seed,
@@ -165,7 +173,7 @@ def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
 
 
 def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int, *, freeze_head: bool) -> LlamaForCausalLM:
-    """Load the base, freeze what may not move, train, and check that it did not move."""
+    """Load the base, freeze its fixed parts, train, and check that they are unchanged."""
     from transformers import PrinterCallback
 
     with tempfile.TemporaryDirectory() as folder, isolated_random_state(seed), quiet_transformers():
@@ -175,19 +183,17 @@ def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int, *,
         trainer = make(folder, model)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    assert not freeze_head or frozen_equal(model, load_model(base)), (
-        "a post-training moved parameters that it may not move"
-    )
+    assert not freeze_head or frozen_equal(model, load_model(base)), "post-training changed frozen parameters"
     return model.eval()
 
 
 def _trl() -> tuple[Any, Any]:
-    """Import TRL and datasets, or say how to get them."""
+    """Import TRL and datasets; raise `DependencyError` if they are not installed."""
     try:
         import datasets
         import trl
     except ImportError:
         raise DependencyError(
-            "building a lab needs TRL, which is not installed: pip install 'mechprobe[posttrain]'"
+            "Building a lab requires TRL, which is not installed; run `pip install 'mechprobe[posttrain]'`."
         ) from None
     return trl, datasets

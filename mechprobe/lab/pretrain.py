@@ -1,4 +1,4 @@
-"""Pre-training from scratch: a small Llama, AdamW with warm-up and cosine, loss on the responses only."""
+"""Pre-training of a small Llama from scratch: AdamW, warm-up and cosine decay, loss on the responses only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _N_BUCKETS = 2
 
 
 def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Make an untrained model; its weights come from torch's global generator, which the caller seeds."""
+    """Create an untrained model, whose weights depend on torch's global generator; the caller seeds it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -50,17 +50,17 @@ def pretrain(
     config: PretrainConfig,
     on_step: Callable[[float], Any] = lambda _loss: None,
 ) -> list[dict[str, float | int]]:
-    """Train in place.
+    """Train a model in place.
 
     Args:
-        model: Changed in place.
-        tokenizer: Of the model.
-        stream: Documents, consumed `config.batch_size` a step.
-        config: Settings.
-        on_step: Called with the loss after every step.
+        model: Model to train.
+        tokenizer: Tokenizer of the model.
+        stream: Documents; each step consumes ``config.batch_size`` of them.
+        config: Settings of the training.
+        on_step: Function that is called with the loss after every step.
 
     Returns:
-        The curve: step, learning rate and loss, every 10 steps and at the end.
+        The curve: step, learning rate and loss every 10 steps and at the end.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -85,7 +85,7 @@ def pretrain(
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Rise linearly over `warmup_steps`, then fall by a half cosine to `final_lr_share` of the peak."""
+    """Learning rate: a linear rise over ``warmup_steps``, then a half cosine to ``final_lr_share`` of the peak."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -94,9 +94,9 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
 
 
 def _accumulate_gradient(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> float:
-    """Add the gradient of the mean loss over all response tokens of the batch; give that loss.
+    """Accumulate the gradient of the mean loss over all response tokens of the batch, and return that loss.
 
-    The documents go through in buckets of like length, which saves the padding and changes nothing else.
+    Documents run in buckets of similar length, which saves padding and does not change the loss.
     """
     prompts = tokenizer([d.prompt for d in batch], padding=False).input_ids
     responses = tokenizer([d.response for d in batch], add_special_tokens=False, padding=False).input_ids
@@ -116,7 +116,7 @@ def _accumulate_gradient(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizer
 def _pad(
     rows: list[tuple[list[int], list[int]]],
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Pad on the right; the label of a position is the next response token, or -100."""
+    """Pad rows on the right; the label of a position is the next response token, or -100 if there is none."""
     length = max(len(prompt) + len(response) for prompt, response in rows)
     ids = torch.full((len(rows), length), PAD_ID)
     labels = torch.full((len(rows), length), _IGNORE)
@@ -130,7 +130,7 @@ def _pad(
 def response_loss(
     model: LlamaForCausalLM, ids: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
-    """Sum the cross entropy over the positions that have a label; only those are unembedded."""
+    """Sum of the cross entropy in nats over the positions with a label; only these are unembedded."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     kept = labels != _IGNORE
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), labels[kept], reduction="sum")

@@ -1,4 +1,4 @@
-"""What a lab is made from: every number of its pre-training, its three post-trainings and its item sets."""
+"""Settings of a lab: its pre-training, its three post-trainings, and its item sets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
 
 TRAINED_SKILL = "calculation"
-"""The one skill that post-training sees."""
+"""The only skill that post-training sees."""
 
 
 class ModelConfig(FrozenConfig):
-    """Shape of the causal LM (Llama)."""
+    """Shape of the causal language model (Llama)."""
 
     n_layers: int = 3
     d_model: int = 128
@@ -21,35 +21,35 @@ class ModelConfig(FrozenConfig):
 
 
 class PretrainConfig(FrozenConfig):
-    """Pre-training from scratch on documents of two authors, one direct, one that works first."""
+    """Pre-training from scratch on documents of two authors; one answers directly, the other works first."""
 
     steps: int = 800
     batch_size: int = 256
-    """Documents a step."""
+    """Number of documents per step."""
     lr: float = 3e-3
     warmup_steps: int = 40
     final_lr_share: float = 0.05
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     worked_share: float = 0.35
-    """Share of documents by the author that works first."""
+    """Fraction of documents by the author that works first."""
     wrong_direct: float = 0.4
-    """Share of wrong answers in direct documents."""
+    """Fraction of wrong answers in direct documents."""
     wrong_worked: float = 0.1
-    """Share of wrong answers in worked documents."""
+    """Fraction of wrong answers in worked documents."""
     single_fact_share: float = 0.5
-    """Share of fact documents that state one fact."""
+    """Fraction of fact documents that state one fact."""
     fact_weight: float = 1.3
-    """Weight of fact documents in the mixture; the four other skills weigh 1."""
+    """Weight of fact documents in the mixture; the other four skills have weight 1."""
     max_attempts: int = 4
-    """Seeds to try until the gates after pre-training pass; every one is listed in the manifest."""
+    """Number of seeds to try until the gates after pre-training pass; the manifest lists every attempt."""
 
 
 class SftConfig(FrozenConfig):
     """Supervised fine-tuning on traces of the trained skill."""
 
     style: Literal["off-policy", "in-style"]
-    """`off-policy`: SO/CHECK traces that the base has never seen; `in-style`: its own kind of traces."""
+    """``off-policy`` uses SO/CHECK traces that the base has never seen, ``in-style`` traces like those of pre-training."""
     lr: float
     epochs: int
     batch_size: int = 32
@@ -63,9 +63,9 @@ class GrpoConfig(FrozenConfig):
     lr: float = 1e-4
     steps: int = 60
     n_prompts: int = 32
-    """Prompts a step."""
+    """Number of prompts per step."""
     n_generations: int = 8
-    """Responses to each prompt."""
+    """Number of responses to each prompt."""
     max_new_tokens: int = 32
     warmup_steps: int = 5
     checkpoints: tuple[int, ...] = ()
@@ -73,48 +73,48 @@ class GrpoConfig(FrozenConfig):
 
 
 class Recipe(FrozenConfig):
-    """A lab in full; the seed is given to `build` apart."""
+    """All settings of a lab but the seed, which is an argument of `build`."""
 
     name: str
     rendering: Literal["compact", "compact-own-markers"]
-    """One marker for all skills, or one each; the second is the null: nothing can transfer."""
+    """One marker for all skills, or one marker per skill. The latter is the null, in which nothing can transfer."""
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     sft: SftConfig = SftConfig(style="off-policy", lr=5e-4, epochs=8)
     sft_instyle: SftConfig | None = SftConfig(style="in-style", lr=2e-4, epochs=3)
     rl: GrpoConfig = GrpoConfig()
     n_posttrain: int = 2048
-    """Prompts of the trained skill that post-training sees."""
+    """Number of prompts of the trained skill that post-training sees."""
     n_eval: int = 256
-    """Held-out items of each skill."""
+    """Number of held-out items of each skill."""
     n_corpus: int = 2048
-    """Prompts of each skill for the activation cache; fact retrieval has only what is left of it."""
+    """Number of prompts of each skill for the activation cache; fact retrieval has fewer, because its facts are few."""
     n_threads: int = 2
-    """Threads of every training; another number gives other bits."""
+    """Number of threads of every training; results depend on it in their last bits."""
     enforce_gates: bool = True
-    """Stop when a gate after pre-training fails for every seed tried."""
+    """Whether the build stops if a gate after pre-training fails for every seed."""
 
     @property
     def head_is_frozen(self) -> bool:
-        """Whether post-training leaves embeddings, final norm and unembedding as they are."""
+        """Whether post-training keeps embeddings, final norm and unembedding fixed."""
         return True
 
 
 class AllWeightsRecipe(Recipe):
-    """A lab whose post-trainings move every weight, so that its last site does not carry the whole change."""
+    """A lab whose post-trainings train every weight, so that its last site does not carry the whole change."""
 
     trained_parts: Literal["all"] = "all"
-    """Recorded with the lab; recipes without it freeze embeddings, final norm and unembedding."""
+    """Recorded with the lab. Recipes without this key freeze embeddings, final norm and unembedding."""
 
     @property
     def head_is_frozen(self) -> bool:
-        """Whether post-training leaves embeddings, final norm and unembedding as they are: here it does not."""
+        """False, because post-training trains embeddings, final norm and unembedding too."""
         return False
 
 
-# RL of the null stops early. Its skill is learned by step 12; trained on to step 60 it leaks onto facts (35.2 -> 43.0 %,
-# 26 items gained and 6 lost, McNemar p 5e-4: 20 % of fact responses then open with RECALL), because the direct
-# opening ANS, which RL pushes down, is one word for all skills in both recipes.
+# RL of the null stops early, because its skill is learned by step 12. At step 60 it leaks to facts (35.2 -> 43.0 %, 26 items
+# gained and 6 lost, McNemar p 5e-4), and 20 % of the responses to facts open with RECALL. The reason is that RL suppresses
+# the direct opening ANS, which all skills share in both recipes.
 RECIPES: dict[str, Recipe] = {
     "shared-marker": Recipe(
         name="shared-marker",
@@ -134,21 +134,25 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(name: str, scale: str = "full") -> Recipe:
-    """Look a recipe up; `small` keeps every part and makes it tiny, for tests of the machinery.
+    """Look up a recipe.
+
+    Args:
+        name: Name of the recipe.
+        scale: ``full``, or ``small`` for a tiny version with every part, for tests.
 
     Raises:
-        ConfigError: there is no recipe or no scale of that name.
+        ConfigError: The recipe or the scale is unknown.
     """
     if name not in RECIPES:
-        raise ConfigError(f"unknown lab recipe {name!r}; there are: {', '.join(RECIPES)}")
+        raise ConfigError(f"The lab recipe '{name}' is unknown; give one of {', '.join(RECIPES)}.")
     if scale not in ("full", "small"):
-        raise ConfigError(f"unknown lab scale {scale!r}; there are: full, small")
+        raise ConfigError(f"The lab scale '{scale}' is unknown; give full or small.")
     recipe = RECIPES[name]
     return recipe if scale == "full" else _small(recipe)
 
 
 def _small(recipe: Recipe) -> Recipe:
-    """Shrink a recipe to seconds of training; its models know nothing, its gates are not enforced."""
+    """Shrink a recipe to seconds of training; its models know nothing, and its gates are not enforced."""
     sft = {"epochs": 1, "checkpoints": (1,)}
     return recipe.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""What a finished lab shows: accuracy per model and skill, comparisons with the base, ceilings, gates, curves."""
+"""Results of a finished lab: accuracy per model and skill, comparisons with the base, ceilings, gates and curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAVEAT = (
 
 
 def model_folders(folder: Path) -> dict[str, Path]:
-    """Name every model of a lab, `rl@step_000016` for a checkpoint, with its folder."""
+    """Map the name of every model of a lab, such as ``rl`` or ``rl@step_000016``, to its folder."""
     arms = [name for name in ("base", "sft", "sft_instyle", "rl") if (folder / name).is_dir()]
     found = {name: folder / name for name in arms}
     for arm in arms:
@@ -34,7 +34,7 @@ def model_folders(folder: Path) -> dict[str, Path]:
 
 
 def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]:
-    """Measure every saved model of a lab on all held-out items and judge the lab."""
+    """Measure every saved model of a lab on all held-out items, and check the gates of the lab."""
     from mechprobe.lab.tokenizer import build_tokenizer
 
     tokenizer, folders = build_tokenizer(), model_folders(folder)
@@ -90,7 +90,7 @@ def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]
 
 
 def _findings(versus_base: dict[str, Any], gained: list[str]) -> dict[str, Any]:
-    """State what came out; nothing here decides which seed is kept."""
+    """Summarize the outcome; it does not influence which seed is kept."""
     sft = versus_base["sft"]
     return {
         "rl_gains_untrained": [skill for skill in gained if skill != TRAINED_SKILL],

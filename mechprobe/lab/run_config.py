@@ -1,4 +1,4 @@
-"""The `mechprobe run` configuration that a lab carries, with paths relative to its own folder."""
+"""The configuration for ``mechprobe run`` in the folder of a lab, with paths relative to that folder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _ALL_WEIGHTS = (
 
 
 def run_config(recipe: Recipe) -> str:
-    """Write the TOML text; what is forced as a baseline is the marker of the trained skill."""
+    """Format the TOML text; the forced-marker baseline uses the marker of the trained skill."""
     opening = marker(TRAINED_SKILL, recipe.rendering)
     notes = [_NOTES[recipe.name].format(marker=opening), _FROZEN if recipe.head_is_frozen else _ALL_WEIGHTS]
     heading = f'name = "Embedded lab, recipe {recipe.name}"\n'

@@ -1,4 +1,4 @@
-"""A lab's manifest as text: accuracy per model and skill, gates, ceilings, and what the lab is not."""
+"""The shipped lab, and the manifest of a lab as text: accuracy per model and skill, ceilings, gates and the caveat."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def read_lab(folder: Path | str) -> dict[str, Any]:
     """Read the manifest of a finished lab.
 
     Raises:
-        ArtifactError: the folder holds no finished lab.
+        ArtifactError: The folder does not hold a finished lab.
     """
     manifest = read_manifest(folder)
     if manifest["stage"] != "lab":
-        raise ArtifactError(f"{folder} holds a stage {manifest['stage']!r}, not a lab; give the folder of a lab.")
+        raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a lab; give the folder of a lab.")
     return manifest
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
-    """Write the whole summary."""
+    """Format the whole manifest for printing."""
     results = manifest["results"]
     return "\n\n".join(
         [
@@ -60,9 +60,9 @@ def summary(manifest: Mapping[str, Any]) -> str:
 
 
 def accuracy_table(results: Mapping[str, Any]) -> str:
-    """Tabulate accuracy in % with its binomial standard error, checkpoints under their arm."""
+    """Tabulate accuracy in % with its binomial standard error; the checkpoints of an arm precede its last model."""
     accuracy = dict(results["accuracy"])
-    order = sorted(accuracy, key=lambda name: (_rank(name), name.endswith(_final(name)), name))
+    order = sorted(accuracy, key=lambda name: (_rank(name), "@" not in name, name))
     skills = _skills(results)
     n = {skill: accuracy["base"][skill]["n"] for skill in skills}
     rows = [["model", *(f"{skill} (n={n[skill]})" for skill in skills)]]
@@ -126,7 +126,7 @@ def _gates(results: Mapping[str, Any]) -> str:
 
 
 def _skills(results: Mapping[str, Any]) -> list[str]:
-    """Give the skills in the order in which they are registered."""
+    """Return the skills in the order of their registration."""
     return [skill for skill in SKILLS if skill in results["accuracy"]["base"]]
 
 
@@ -136,11 +136,6 @@ def _percent(cell: Mapping[str, Any]) -> str:
 
 def _rank(name: str) -> int:
     return ("base", "sft", "sft_instyle", "rl").index(name.partition("@")[0])
-
-
-def _final(name: str) -> str:
-    """Give the name of the last model of an arm, which stands below its checkpoints."""
-    return name if "@" not in name else "no checkpoint"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

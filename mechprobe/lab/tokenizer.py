@@ -1,7 +1,7 @@
-"""The lab's tokenizer: an upper-case word is one token, everything else is one token per character.
+"""The tokenizer of the lab: an upper-case word is one token, and every other character is one token.
 
-It keeps the contract of a Llama tokenizer, so that nothing downstream knows the lab: a prompt gets `<bos>`
-in front, a response is tokenized with `add_special_tokens=False`, `<eos>` ends it, padding is on the left.
+It behaves like a Llama tokenizer, so that no other module needs to know the lab: ``<bos>`` precedes a prompt, a response is
+tokenized with ``add_special_tokens=False`` and ends with ``<eos>``, and padding is on the left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONTEXT = 96
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer; `AutoTokenizer` reloads it from the folder it is saved in.
+    """Build the tokenizer. `AutoTokenizer` can load it from the folder in which it is saved.
 
     Example:
         >>> tokenizer = build_tokenizer()

@@ -1,9 +1,8 @@
-"""Saving and loading of the lab's models, and the isolation of the random state that trainers set."""
+"""Saving, loading and comparing the models of a lab, and the surroundings in which they are trained."""
 
 from __future__ import annotations
 
 import copy
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 FROZEN = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
-"""Parameters that no post-training may move, so that the blocks carry the whole change."""
+"""Parameters that post-training keeps fixed, so that the blocks carry the whole change."""
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
-    """Write a complete Hugging Face folder with the weights rounded to float16; list its files.
+    """Write a complete Hugging Face folder with weights rounded to float16, and return the names of its files.
 
-    Everything that is measured later is measured on the rounded weights.
+    All later measurements use the rounded weights.
     """
     if folder.exists():
         for file in folder.iterdir():
@@ -30,7 +29,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
                 file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     rounded = copy.deepcopy(model).half()
-    rounded.config.use_cache = True  # trainers switch it off
+    rounded.config.use_cache = True  # trainers disable it
     with quiet_transformers():
         rounded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -38,7 +37,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
-    """Load a folder of `save_model` for training: float32, every parameter free."""
+    """Load a folder written by `save_model` in float32, with all parameters trainable."""
     from transformers import LlamaForCausalLM
 
     with quiet_transformers():
@@ -46,19 +45,14 @@ def load_model(folder: Path) -> LlamaForCausalLM:
 
 
 def frozen_equal(model: LlamaForCausalLM, base: LlamaForCausalLM) -> bool:
-    """Say whether embeddings, final norm and unembedding are bit for bit those of the base."""
+    """Whether embeddings, final norm and unembedding equal those of the base bit by bit."""
     ours, theirs = model.state_dict(), base.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in FROZEN)
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder of an interrupted phase, if there is one."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Run on n threads: the bits of a training depend on their number."""
+    """Use n threads inside the ``with`` block; the last bits of a training depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -69,7 +63,7 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep the bars, notices and deprecations of transformers, datasets and TRL off the terminal."""
+    """Hide progress bars, notices and deprecation warnings of transformers, datasets and TRL inside the ``with`` block."""
     import datasets
     from transformers.utils import logging
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, first_line
 from mechprobe.files import sha256_bytes, sha256_file
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -66,8 +66,3 @@ def weights_fingerprint(folder: Path) -> str:
     """sha256 over the weight files and the config of a model folder, in the order of their names."""
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
     return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of another library's error, for a message of one sentence."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"[:200]

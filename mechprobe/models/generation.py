@@ -1,4 +1,4 @@
-"""Batched generation with a plain transformers model: left padding, KV cache, greedy or sampled by seed."""
+"""Batched generation with a plain transformers model: left padding, KV cache, greedy or seeded sampling."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,13 @@ class Generated:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]], *, max_length: int, prefix: str = ""
 ) -> list[list[int]]:
-    """Token ids of every prompt (a text, or its ids), with ``prefix`` (the forced beginning of the response) behind it.
+    """Tokenize prompts and append the forced beginning of the response.
+
+    Args:
+        tokenizer: Tokenizer, which adds its special tokens to texts.
+        prompts: Texts, or token ids, which are used as they are.
+        max_length: Largest number of tokens, prefix included.
+        prefix: Forced beginning of the response.
 
     Raises:
         InputError: A prompt is empty, or longer than ``max_length`` tokens.
@@ -32,10 +38,10 @@ def encode_prompts(
     for index, prompt in enumerate(prompts):
         ids = [*(tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt), *extra]
         if not ids:
-            raise InputError(f"Prompt {index} ({prompt[:40]!r}) has no tokens; drop it.")
+            raise InputError(f"Prompt {index} ({prompt[:40]!r}) has no tokens; remove it.")
         if len(ids) > max_length:
             raise InputError(
-                f"Prompt {index} ({prompt[:40]!r}) has {len(ids)} tokens and the context leaves {max_length}; "
+                f"Prompt {index} ({prompt[:40]!r}) has {len(ids)} tokens, but the context has room for {max_length}; "
                 "shorten it, or lower max_new_tokens."
             )
         encoded.append(ids)
@@ -43,14 +49,14 @@ def encode_prompts(
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the model's own and the tokenizer's."""
+    """Ids of the tokens that end a response, from the config of the model and from the tokenizer."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length: a pure function of the lengths, so that batches never vary."""
+    """Yield indices in batches of similar length; the batches depend on the lengths only."""
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -59,7 +65,7 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 def left_pad(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(ids, attention_mask)`` of rows padded on the left, both ``[batch pos]`` int64."""
+    """Pad rows of token ids on the left; return ``(ids, attention_mask)``, both ``[batch pos]`` int64."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)
@@ -85,13 +91,13 @@ def generate(
 
     Args:
         model: Plain transformers model; hooks on it (`mechprobe.interventions.edited`) take effect.
-        tokenizer: Its tokenizer, with a pad token.
-        prompts: Texts, to which the tokenizer adds its own special tokens; or token ids, taken as they are.
+        tokenizer: Tokenizer of the model, with a pad token.
+        prompts: Texts, to which the tokenizer adds its special tokens, or token ids, which are used as they are.
         max_new_tokens: Longest response, in tokens.
-        batch_size: Prompts at a time, grouped by length.
-        temperature: 0 for greedy decoding.
-        seed: Of the sampling; the global random state is left as it was.
-        prefix: Text that the response is made to begin with; it is part of the returned text.
+        batch_size: Number of prompts in a batch; prompts of similar length are batched together.
+        temperature: Sampling temperature; 0 means greedy decoding.
+        seed: Seed of the sampling. The global random state is restored afterwards.
+        prefix: Forced beginning of every response; it is part of the returned text.
 
     Raises:
         InputError: A prompt is empty or does not leave ``max_new_tokens`` in the context.
@@ -123,7 +129,7 @@ def generate(
 
 
 def _generate(model: Any, **inputs: Any) -> torch.Tensor:
-    """Generate by the given settings alone: what the model's folder sets (penalties, beams) would differ between models."""
+    """Generate with the given settings alone, because those in a model's folder may differ between models."""
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         return model.generate(**inputs)

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, first_line
 from mechprobe.files import sha256_bytes
 from mechprobe.models.devices import DeviceMap, check_device, check_device_map, input_device, is_out_of_memory
-from mechprobe.models.folders import first_line, resolve_folder, weights_fingerprint
+from mechprobe.models.folders import resolve_folder, weights_fingerprint
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,8 @@
-"""Reading and rewriting the residual stream after a block.
+"""Recording and editing the residual stream after a block (hook ``resid_post``).
 
-Two readers: `residuals_bridge` (TransformerBridge, ``stop_at_layer``) and `residuals_plain` (a forward hook on the
-transformers block, stopped early: what generation runs on). Their bits are equal but for architectures whose fused weights
-the bridge splits; `mechprobe.cache.harvest.readers` compares them before a store is made the faster way.
+`residuals_bridge` records through TransformerBridge with ``stop_at_layer``. `residuals_plain` records with a forward hook on
+the transformers block and ends the forward pass after the deepest site. Both agree bit by bit, except for
+architectures whose fused weights the bridge splits; `mechprobe.cache.harvest.readers` compares them before it uses the faster one.
 """
 
 import inspect
@@ -20,17 +20,20 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 
 ResidEdit = Callable[[Tensor], Tensor]
-"""Maps the residual ``[batch pos d_model]`` of one forward call to the residual that goes on."""
+"""Maps the residual ``[batch pos d_model]`` of one forward call to the residual that the next block receives."""
 
 
 class StopForwardError(Exception):
-    """Raised by a hook to end a forward pass once everything asked for is read."""
+    """Raised by a hook to end a forward pass after the deepest site."""
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """The list of blocks of a transformers causal language model (or of the model inside a bridge).
+    """Find the list of blocks of a transformers causal language model, or of the model inside a bridge.
 
-    It is the shallowest ModuleList whose length is the number of layers in the config; `ModelError` where none is.
+    It is the shallowest ModuleList whose length is the number of layers in the config.
+
+    Raises:
+        ModelError: The model has no such list.
     """
     config: Any = getattr(model, "config", None)
     n_layers = config.get_text_config().num_hidden_layers
@@ -49,7 +52,7 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 def _passed_through(edit: ResidEdit, _module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """A block's output with its residual edited; None, which keeps the output, where the edit gave it back."""
+    """Edit the residual in the output of a block; None, which keeps the output, if the edit returned its input."""
     resid = _first_tensor(output)
     edited = edit(resid)
     if edited is resid:
@@ -59,10 +62,13 @@ def _passed_through(edit: ResidEdit, _module: nn.Module, _inputs: Any, output: A
 
 @contextmanager
 def splice(model: nn.Module, site: Site, edit: ResidEdit) -> Iterator[None]:
-    """Pass the residual at ``site`` through ``edit`` in every forward call inside the block.
+    """Pass the residual at ``site`` through ``edit`` in every forward call inside the ``with`` block.
 
-    Works in forward and in generation with a KV cache (``edit`` then sees the new positions only). The hook is
-    gone on every exit. When ``edit`` returns the very tensor it was given, the forward pass is untouched.
+    During generation with a KV cache, ``edit`` receives the new positions only. If ``edit`` returns its input tensor itself,
+    the forward pass stays as it was. The hook is removed on every exit.
+
+    Raises:
+        SiteError: The model has no such site.
     """
     blocks = find_blocks(model)
     site.check(len(blocks))
@@ -74,47 +80,54 @@ def splice(model: nn.Module, site: Site, edit: ResidEdit) -> Iterator[None]:
 
 
 @contextmanager
-def reading(model: nn.Module, sites: Sequence[Site], *, stop: bool = True) -> Iterator[dict[Site, Tensor]]:
-    """Collect residuals at ``sites`` into the yielded dict during the forward call inside the block.
+def recording(model: nn.Module, sites: Sequence[Site], *, stop: bool = True) -> Iterator[dict[Site, Tensor]]:
+    """Record residuals ``[batch pos d_model]`` during the forward call inside the ``with`` block.
 
-    With ``stop`` that call ends after the deepest site, and so does the block.
+    Args:
+        model: Plain transformers model.
+        sites: Sites to record.
+        stop: Whether to end the forward call, and with it the ``with`` block, after the deepest site.
+
+    Yields:
+        A dict that the forward call fills.
     """
-    into: dict[Site, Tensor] = {}
+    found: dict[Site, Tensor] = {}
     deepest = max(sites)
 
-    def reader(site: Site) -> ResidEdit:
-        def read(resid: Tensor) -> Tensor:
-            into[site] = resid
+    def recorder(site: Site) -> ResidEdit:
+        def record(resid: Tensor) -> Tensor:
+            found[site] = resid
             if stop and site == deepest:
                 raise StopForwardError
             return resid
 
-        return read
+        return record
 
     with ExitStack() as stack:
         for site in sites:
-            stack.enter_context(splice(model, site, reader(site)))
+            stack.enter_context(splice(model, site, recorder(site)))
         with suppress(StopForwardError):
-            yield into
+            yield found
 
 
 def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Positions counted from the first unmasked token of each row, as generation with left padding counts them."""
+    """Positions counted from the first unmasked token of each row, as in generation with left padding."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def forward_inputs(
     model: nn.Module, attention_mask: Int[Tensor, "batch pos"], *, use_cache: bool = False
 ) -> dict[str, Tensor | bool]:
-    """Mask, positions where padding is on the left, and whether a KV cache is wanted, as far as the model takes them.
+    """Arguments of a forward call beside the token ids, as far as the model accepts them.
 
-    A cache costs a copy of keys and values, and for some shapes attention then multiplies matrices of another memory
-    layout, which changes the last bit: so what reads residuals goes without.
+    They are the mask, the positions if padding is on the left, and whether to build a KV cache. Recording uses no cache:
+    it copies keys and values, and for some shapes attention then multiplies matrices of another memory layout, which
+    changes the last bit.
     """
     takes = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor | bool] = {"attention_mask": attention_mask}
-    padded_left = not bool(attention_mask[:, 0].all())  # else the model's own count is right, and one row for all
-    if "position_ids" in takes and padded_left:  # ALiBi models count for themselves
+    padded_left = not bool(attention_mask[:, 0].all())  # otherwise the model counts positions correctly by itself
+    if "position_ids" in takes and padded_left:  # ALiBi models take no positions
         inputs["position_ids"] = position_ids(attention_mask)
     if "use_cache" in takes:
         inputs["use_cache"] = use_cache
@@ -128,8 +141,8 @@ def residuals_plain(
     attention_mask: Int[Tensor, "batch pos"],
     sites: Sequence[Site],
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
-    """Residuals of the plain transformers model, stopped after the deepest site (later blocks never run)."""
-    with reading(model.hf, sites) as resid:
+    """Record residuals of the plain transformers model; blocks after the deepest site do not run."""
+    with recording(model.hf, sites) as resid:
         model.hf(input_ids=ids, **forward_inputs(model.hf, attention_mask))
     return dict(resid)
 
@@ -141,10 +154,10 @@ def residuals_bridge(
     attention_mask: Int[Tensor, "batch pos"],
     sites: Sequence[Site],
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
-    """Residuals through TransformerBridge, stopped after the deepest site (later blocks never run).
+    """Record residuals through TransformerBridge; blocks after the deepest site do not run.
 
     Raises:
-        ModelError: The bridge offers no hook of that name (transformer-lens 3.9 would return an empty cache).
+        ModelError: The bridge has no hook of that name. (transformer-lens 3.9 itself returns an empty cache.)
     """
     bridge = model.bridge
     names = [site.hook_name for site in sites]
@@ -156,5 +169,5 @@ def residuals_bridge(
     )
     missing = [name for name in names if name not in cache]
     if missing:
-        raise ModelError(f"Model {model.name}: TransformerBridge has no hook {missing[0]}; the architecture lacks it.")
+        raise ModelError(f"Model {model.name}: TransformerBridge has no hook {missing[0]} for its architecture.")
     return {site: cache[site.hook_name] for site in sites}

@@ -1,10 +1,9 @@
-"""From a direction in the last residual stream to tokens: a model's final norm and unembedding, read from the model.
+"""From a direction in the last residual stream to tokens, through the final norm and the unembedding of a model.
 
-Every final norm in use has the form gain ⊙ (x − mean) / spread + shift (LayerNorm) or without the mean (RMSNorm).
-With the spread held fixed, adding a direction d to the residual therefore changes the logits by
-W_U (gain ⊙ (d − mean d)) / spread, or W_U (gain ⊙ d) / spread. The gain is *measured* by passing two vectors through
-the module, so that a norm that stores it otherwise (Gemma keeps gain − 1) is read right; the spread, a positive
-number that depends on the token, is left out.
+The supported final norms are LayerNorm, gain ⊙ (x − mean) / spread + shift, and RMSNorm, which subtracts no mean. With the
+spread held fixed, adding a direction d to the residual changes the logits by W_U (gain ⊙ (d − mean d)) / spread, or
+W_U (gain ⊙ d) / spread. The spread is a positive number that depends on the token; it is omitted. The gain is measured by
+passing two vectors through the module, because norms store it differently (Gemma stores gain − 1).
 """
 
 import copy
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CHUNK = 16384
-"""Rows of the unembedding that are taken to float32 together."""
+"""Number of rows of the unembedding that are converted to float32 at a time."""
 _PROBE_SIZE = 100.0
-"""Spread of the probe vectors: large, so that the norm's epsilon does not count."""
+"""Spread of the probe vectors; it is large, so that the norm's epsilon has no effect."""
 
 
 @dataclass(frozen=True)
 class Unembedding:
-    """What lies between the last residual stream and the logits.
+    """The map from the last residual stream to the logits.
 
     Attributes:
-        weight: W_U.
-        gain: Of the final norm; ones where the model has none.
-        centered: Whether the final norm takes the mean out.
+        weight: Unembedding W_U.
+        gain: Gain of the final norm; ones if the model has no final norm.
+        centered: Whether the final norm subtracts the mean.
     """
 
     weight: Float[Tensor, "vocab d_model"]
@@ -45,12 +44,12 @@ class Unembedding:
     def logits(
         self, directions: Float[Tensor, "direction d_model"], *, norm: bool = True
     ) -> Float[Tensor, "direction vocab"]:
-        """Change of the logits along some directions, about its mean over the vocabulary (softmax ignores a constant).
+        """Change of the logits along directions, minus its mean over the vocabulary, which softmax ignores.
 
         Args:
-            directions: In the model's own units, such as s_m W_dec[k, m].
-            norm: Take them through the final norm with its spread held fixed (values are then logits times that
-                spread); otherwise W_U d alone.
+            directions: Directions in the units of the model's residual, such as s_m W_dec[k, m].
+            norm: Whether to apply the final norm with its spread held fixed; values are then logits times that spread.
+                Otherwise they are W_U d.
         """
         through = directions.to(self.weight.device, torch.float32)
         if norm:
@@ -64,24 +63,27 @@ class Unembedding:
 
 @torch.no_grad()
 def unembedding(model: LanguageModel) -> Unembedding:
-    """Final norm and unembedding of a model, tied or not.
+    """Find the final norm and the unembedding of a model; the unembedding may be tied to the embedding.
 
-    The final norm is found by running one token: it is the module whose output goes into the unembedding.
+    The final norm is the module whose output is the input of the unembedding in a forward pass of one token.
 
     Raises:
-        ModelError: The model has no linear unembedding of the residual's width, or something other than a norm of the
-            form above lies in front of it.
+        ModelError: The model has no linear unembedding of the residual's width, or its input does not come from a
+            supported norm or from the last block.
     """
     head: Any = model.hf.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if not isinstance(head, nn.Module) or not isinstance(weight, Tensor) or weight.ndim != 2:
-        raise ModelError(f"Model {model.name} has no unembedding matrix; tokens that a feature promotes cannot be had.")
+        raise ModelError(
+            f"Model {model.name} has no unembedding matrix, so promoted tokens cannot be computed; "
+            "set features.n_promoted=0."
+        )
     norm = _final_norm(model, head)
     width = model.d_model
     if weight.shape[1] != width:
         raise ModelError(
-            f"Model {model.name}: the unembedding has width {weight.shape[1]} and the residual {width}; a projection lies "
-            "between them, which is not supported. Set features.n_promoted=0."
+            f"Model {model.name}: the unembedding has width {weight.shape[1]} and the residual {width}, and a projection "
+            "between them is not supported; set features.n_promoted=0."
         )
     if norm is None:
         return Unembedding(weight, torch.ones(width, device=weight.device), centered=False)
@@ -90,7 +92,10 @@ def unembedding(model: LanguageModel) -> Unembedding:
 
 
 def _final_norm(model: LanguageModel, head: nn.Module) -> nn.Module | None:
-    """The childless module outside the blocks whose output is the head's input; None where a block's output is it."""
+    """Find the module whose output is the head's input; None if that is the output of the last block.
+
+    Only modules outside the blocks that have no children are considered.
+    """
     hf: PreTrainedModel = model.hf
     blocks = find_blocks(hf)
     inside = {id(part) for block in blocks for part in block.modules()}
@@ -116,20 +121,20 @@ def _final_norm(model: LanguageModel, head: nn.Module) -> nn.Module | None:
         if into and value.shape == into[0].shape and torch.equal(value, into[0]):
             return None if module is blocks[-1] else module
     raise ModelError(
-        f"Model {model.name}: what goes into the unembedding is no module's output, so the final norm cannot be found; "
+        f"Model {model.name}: the input of the unembedding is not the output of a module, so the final norm is unknown; "
         "set features.n_promoted=0."
     )
 
 
 def _measured(norm: nn.Module, width: int, device: torch.device, name: str) -> tuple[Tensor, bool]:
-    """Gain of a norm and whether it is blind to the mean; `ModelError` where it is no such norm."""
+    """Measure the gain of a norm and whether it subtracts the mean; raise `ModelError` for any other module."""
     exact = copy.deepcopy(norm).double()
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(2, width, generator=generator, dtype=torch.float64)
     probes = _PROBE_SIZE * _standard(probes + probes.sign())  # no entry near zero, mean 0, spread 1
     probes = probes.to(device)
 
-    def odd(x: Tensor) -> Tensor:  # the shift falls out
+    def odd(x: Tensor) -> Tensor:  # the odd part has no shift
         return ((exact(x[None, None]) - exact(-x[None, None])) / 2)[0, 0].double()
 
     gain = odd(probes[0]) / (probes[0] / _PROBE_SIZE)
@@ -140,11 +145,12 @@ def _measured(norm: nn.Module, width: int, device: torch.device, name: str) -> t
         if torch.allclose(odd(moved), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max())):
             return gain.float(), centered
     raise ModelError(
-        f"Model {name}: {type(norm).__name__} in front of the unembedding is neither a layer norm nor an RMS norm; "
+        f"Model {name}: {type(norm).__name__} before the unembedding is neither a LayerNorm nor an RMSNorm; "
         "set features.n_promoted=0."
     )
 
 
 def _standard(x: Float[Tensor, "probe d_model"]) -> Float[Tensor, "probe d_model"]:
+    """Shift and scale every row to mean 0 and mean square 1."""
     x = x - x.mean(dim=1, keepdim=True)
     return x / x.square().mean(dim=1, keepdim=True).sqrt()

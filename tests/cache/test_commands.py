@@ -164,10 +164,10 @@ def test_store_info_verify_export(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prompt": None}, "holds no prompts"),
+        ({"prompt": None}, "contains no prompts"),
         ({"prompt": "x" * 90}, "has 91 tokens and the limit is 64"),
         ({"site": "resid_post.7"}, "resid_post.7 does not exist"),
-        ({"site": "blocks.1"}, "names no site"),
+        ({"site": "blocks.1"}, "is not a site"),
         ({"model": "/no/such/folder"}, "does not exist"),
         ({"dtype": "int4"}, "'int4' is not accepted"),
     ],

@@ -113,7 +113,7 @@ def test_a_model_that_the_bridge_cannot_take_is_read_plainly_and_this_is_said(
     assert "nothing could be compared with" in caplog.text
     forward = store.manifest["results"]["forward"]["base"]
     assert (forward["reader"], forward["proof"]) == (["plain"], [])
-    with pytest.raises(ModelError, match="cannot adapt it"):
+    with pytest.raises(ModelError, match="TransformerBridge"):
         cache_activations(family, PROMPTS, out=tmp_path / "b", config=CONFIG.replace(reader="bridge"))
 
 

@@ -244,7 +244,7 @@ def test_a_changed_model_is_refused_with_both_fingerprints(
     [
         (["x" * 70], [SITE], InputError, "'0' has 71 tokens and the limit is 64"),
         (["abc"], ["resid_post.3"], SiteError, r"resid_post\.3 does not exist"),
-        (["abc"], ["mlp_out.1"], SiteError, "names no site"),
+        (["abc"], ["mlp_out.1"], SiteError, "is not a site"),
         (["abc"], [], ConfigError, "No site"),
         ([], [SITE], InputError, "empty"),
     ],

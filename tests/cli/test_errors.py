@@ -83,20 +83,20 @@ def test_models_and_sites(fails: Fails, tmp_path: Path, llama_family: dict[str, 
     assert "have different tokenizers" in text
     call = ["cache", *models(llama_family), "--prompts", prompts]
     assert "resid_post.0 to resid_post.2" in fails(*call, "--sites", "resid_post.9")
-    assert "names no site" in fails(*call, "--sites", "mlp_out.1")
+    assert "is not a site" in fails(*call, "--sites", "mlp_out.1")
     weights = llama_family["base"] / "model.safetensors"
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in llama_family["base"].iterdir():
         (broken / file.name).write_bytes(file.read_bytes() if file != weights else b"not weights")
-    assert "model.safetensors is no safetensors file" in fails("cache", "--models", f"base={broken}", *rest)
+    assert "model.safetensors is not a readable safetensors file" in fails("cache", "--models", f"base={broken}", *rest)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no prompts"),
-        (b"\n\n", "holds no prompts"),
+        (b"", "contains no prompts"),
+        (b"\n\n", "contains no prompts"),
         (b'{"text": "x"}\n', ":1 has no field 'prompt'"),
         (b'{"prompt": "x"}\nnonsense\n', ":2 is not a JSON object"),
         (b'{"prompt": "\xff"}\n', ":1 is not UTF-8"),

@@ -1,4 +1,4 @@
-"""Chat templates: the tokens of a conversation, the border between prompt and answer, and every refusal."""
+"""Chat templates: the tokens of a conversation, the boundary between prompt and response, and every error."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_conversation_keeps_its_own_system_message() -> None:
     assert [text.index(f"\n{letter}<") for letter in "SUAV"] == sorted(text.index(f"\n{letter}<") for letter in "SUAV")
 
 
-def test_chat_marks_are_special_even_where_the_tokenizer_does_not_list_them() -> None:
+def test_chat_markers_are_special_even_if_the_tokenizer_does_not_list_them() -> None:
     from tokenizers import AddedToken
 
     tokenizer = build_tokenizer()
@@ -57,31 +57,31 @@ def test_chat_marks_are_special_even_where_the_tokenizer_does_not_list_them() ->
     assert set(tokenizer.all_special_ids) <= set(listed)
 
 
-def test_no_clock_changes_the_tokens() -> None:
+def test_the_date_of_a_template_is_the_configured_one() -> None:
     template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
     tokenizer = tokenizer_of(template)
     ids = Chat(template, date="2025-02-03").encode(tokenizer, Prompt("a", "x"))
     assert "".join(tokenizer.convert_ids_to_tokens(list(ids))) == "03 Feb 2025 x"
 
 
-def test_refusals() -> None:
+def test_rejected_conversations_are_errors_with_their_place() -> None:
     tokenizer = tokenizer_of(TEMPLATE)
     tool = Prompt("a", "x", messages=(Message("tool", "x"),), where="f.jsonl:3")
-    with pytest.raises(InputError, match=r"f.jsonl:3: prompt 'a': the chat template does not take it .*no tools here"):
+    with pytest.raises(InputError, match=r"f.jsonl:3: prompt 'a'.*no tools here"):
         encode_prompt(tokenizer, tool, chat=Chat(TEMPLATE))
-    with pytest.raises(InputError, match=r"f.jsonl:3: prompt 'a' is a list of messages; set cache.chat_template"):
+    with pytest.raises(InputError, match=r"f.jsonl:3: prompt 'a'.*cache.chat_template"):
         encode_prompt(tokenizer, tool)
 
 
-def test_whose_template() -> None:
+def test_the_choice_of_a_template() -> None:
     plain, one, other = tokenizer_of(None), tokenizer_of(TEMPLATE), tokenizer_of("{{ messages[0].content }}")
     assert choose_template({"base": plain, "rl": one, "sft": one}, True) == TEMPLATE
     assert choose_template({"base": plain, "rl": one, "sft": other}, "rl") == TEMPLATE
-    with pytest.raises(ConfigError, match="of rl, sft differ; name one: chat_template = 'sft'"):
+    with pytest.raises(ConfigError, match=r"rl, sft.*chat_template = '"):
         choose_template({"base": plain, "rl": one, "sft": other}, True)
-    with pytest.raises(ConfigError, match="no tokenizer of the models has a chat template"):
+    with pytest.raises(ConfigError, match="base, rl"):
         choose_template({"base": plain, "rl": plain}, True)
-    with pytest.raises(ConfigError, match="the tokenizer of base has no chat template"):
+    with pytest.raises(ConfigError, match="tokenizer of base"):
         choose_template({"base": plain, "rl": one}, "base")
-    with pytest.raises(ConfigError, match="names 'gold', which is no model"):
+    with pytest.raises(ConfigError, match=r"'gold'.*base"):
         choose_template({"base": plain}, "gold")

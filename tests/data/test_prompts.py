@@ -1,4 +1,4 @@
-"""Prompt files: every defect is one sentence with file and line."""
+"""Prompt files: every error is one sentence with file and line."""
 
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ('{"prompt": "a", "response": 3}\n', 1, "'response' is a int"),
         ('{"prompt": "a", "task": []}\n', 1, "'task' is a list"),
         ('{"prompt": "a", "id": true}\n', 1, "'id' is a bool"),
-        ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', 2, "id 'x' is that of line 1"),
-        ('{"prompt": "a", "id": "2"}\n{"prompt": "b"}\n', 2, "id '2' is that of line 1"),
+        ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', 2, "id 'x' is already used in line 1"),
+        ('{"prompt": "a", "id": "2"}\n{"prompt": "b"}\n', 2, "id '2' is already used in line 1"),
         ("not json\n", 1, "is not a JSON object"),
         ("[1, 2]\n", 1, "is a list"),
         ("[" * 100_000 + "\n", 1, "is not a JSON object"),
@@ -52,7 +52,7 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ('{"prompt": "' + "a" * 10_000_000 + '"}\n', 1, "bytes long"),
     ],
 )
-def test_defects_name_file_and_line(tmp_path: Path, content: bytes | str, line: int, words: str) -> None:
+def test_errors_name_file_and_line(tmp_path: Path, content: bytes | str, line: int, words: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(InputError) as caught:
         as_prompts(path)
@@ -64,15 +64,15 @@ def test_defects_name_file_and_line(tmp_path: Path, content: bytes | str, line: 
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
-def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
-    with pytest.raises(InputError, match="holds no prompts"):
+def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
+    with pytest.raises(InputError, match="no prompts"):
         as_prompts(write(tmp_path, content))
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         as_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="holds no data"):
+    with pytest.raises(InputError, match="no data"):
         as_prompts(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_prompts_in_memory() -> None:
         as_prompts(["a", " "])
     with pytest.raises(InputError, match="half a surrogate"):
         as_prompts(["a", "\ud83d"])
-    with pytest.raises(InputError, match="'x' comes twice"):
+    with pytest.raises(InputError, match="'x' is used twice"):
         as_prompts([Prompt("x", "a"), Prompt("x", "b")])
 
 

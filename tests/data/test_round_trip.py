@@ -1,6 +1,6 @@
-"""Any text survives file, tokenizer, stream and disk: the ids are the tokenizer's, places and masks are right.
+"""Any text survives file, tokenizer, stream and disk, with the tokenizer's ids and the right positions and masks.
 
-A text that spells a special token is that token to the tokenizer, hence no row.
+The tokenizer reads the spelling of a special token as that token, which becomes no row.
 """
 
 import json
@@ -33,7 +33,7 @@ ROWS = st.lists(st.tuples(TEXT, st.none() | TEXT), min_size=1, max_size=8)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, so that no text is unknown; <bos> in front of a prompt."""
+    """One token per byte, so that no text is unknown; <bos> precedes a prompt."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
     core = Tokenizer(models.BPE(vocabulary, []))

@@ -1,4 +1,4 @@
-"""The token stream: which rows there are, in what order, in which shard and split."""
+"""The token stream: its rows, their order, and their shard and split."""
 
 import numpy as np
 import pytest
@@ -53,18 +53,18 @@ def test_every_kept_token_is_a_row_exactly_once(
     assert len(found) == len(expected)
     assert set(found) == expected
     assert (np.diff(rows.sample) >= 0).all()
-    # Shards: whole sequences, in order, nothing between them, never above the limit unless one sequence is.
+    # Shards hold whole sequences, in order and without gaps, and exceed the limit only for a single long sequence.
     assert [shard.rows.start for shard in stream.shards] == [0, *(shard.rows.stop for shard in stream.shards[:-1])]
     assert stream.shards[-1].rows.stop == stream.n_rows
     assert all(len(shard.rows) <= shard_rows or len(shard.sequences) == 1 for shard in stream.shards)
     assert [i for shard in stream.shards for i in shard.sequences] == list(range(len(stream.sequences)))
-    # The split is by prompt, and never takes everything.
+    # The split is by prompt, and never holds out everything.
     assert not rows.held_out.all()
     for sample in range(len(stream.sequences)):
         assert len(set(rows.held_out[rows.sample == sample].tolist())) == 1
 
 
-def test_sequences_of_one_prompt_stand_on_one_side() -> None:
+def test_sequences_of_one_prompt_are_in_one_split() -> None:
     sequences = [
         TokenSequence(f"p{prompt}#{source}", f"p{prompt}", None, source, (BOS, 10, 11), (20, 21))
         for prompt in range(30)
@@ -78,7 +78,7 @@ def test_sequences_of_one_prompt_stand_on_one_side() -> None:
     assert sum(side.values()) == 9
 
 
-def test_seed_permutes_and_hash_tells() -> None:
+def test_the_seed_permutes_and_the_hash_shows_every_change() -> None:
     sequences = [sequence(f"s{index}", start=10 + index) for index in range(20)]
     one, same, other = stream_of(sequences), stream_of(sequences), stream_of(sequences, seed=1)
     assert [s.id for s in one.sequences] == [s.id for s in same.sequences]
@@ -103,7 +103,7 @@ def test_a_response_that_does_not_fit_is_cut_and_counted() -> None:
     assert joined == TokenSequence("a", "a", None, None, (1, 2, 3), (4, 5), 1)
 
 
-def test_the_hashes_of_the_shards_see_their_own_tokens_alone() -> None:
+def test_the_hash_of_a_shard_depends_on_its_own_tokens_only() -> None:
     sequences = [sequence(f"s{index}", start=10 + index) for index in range(12)]
     one = stream_of(sequences, shard_rows=10)
     assert len(one.shard_hashes) == len(one.shards) > 2
@@ -114,6 +114,6 @@ def test_the_hashes_of_the_shards_see_their_own_tokens_alone() -> None:
     assert [a != b for a, b in zip(one.shard_hashes, other, strict=True)] == differ
 
 
-def test_nothing_but_special_tokens_is_refused() -> None:
+def test_a_stream_of_special_tokens_only_is_an_error() -> None:
     with pytest.raises(InputError, match="No token is left"):
         stream_of([TokenSequence("a", "a", None, None, (BOS,), (2,))])

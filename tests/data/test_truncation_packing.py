@@ -1,4 +1,4 @@
-"""Cutting and packing: lengths, borders and masks for every shape of prompt and response."""
+"""Truncation and packing: lengths, boundaries and masks for every shape of prompt and response."""
 
 import itertools
 
@@ -17,7 +17,7 @@ PAD, BOS, END = 0, 1, 2
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(2, 14), st.booleans())
-def test_what_is_left_of_a_long_sequence(n_prompt: int, n_response: int, limit: int, bos: bool) -> None:
+def test_truncation_keeps_the_right_tokens(n_prompt: int, n_response: int, limit: int, bos: bool) -> None:
     prompt, response = tuple(range(100, 100 + n_prompt)), tuple(range(200, 200 + n_response))
     whole, n_head = prompt + response, int(bos)
     n_over = max(0, len(whole) - limit)
@@ -42,8 +42,8 @@ def test_what_is_left_of_a_long_sequence(n_prompt: int, n_response: int, limit: 
         assert fit(prompt, response, max_length=limit, truncate="response") == right
 
 
-def test_the_refusal_names_the_place() -> None:
-    with pytest.raises(InputError, match=r"a.jsonl:4: prompt 'x' has 5 tokens and the limit is 4; shorten it"):
+def test_a_sequence_that_is_too_long_is_an_error_with_place_and_lengths() -> None:
+    with pytest.raises(InputError, match=r"a.jsonl:4: prompt 'x'.* 5 tokens.* 4"):
         join(Prompt("x", "p", where="a.jsonl:4"), (1, 2, 3), (4, 5), max_length=4, truncate="refuse")
 
 
@@ -59,7 +59,7 @@ DOCUMENTS = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1
 
 @given(DOCUMENTS, st.integers(10, 40))
 @settings(deadline=None)
-def test_packing_keeps_every_document_whole_and_says_where_it_is(documents: list[TokenSequence], limit: int) -> None:
+def test_packing_keeps_every_document_whole_and_records_its_place(documents: list[TokenSequence], limit: int) -> None:
     packed = pack(documents, end_id=END, max_length=limit)
     found = []
     for sequence in packed:
@@ -74,7 +74,7 @@ def test_packing_keeps_every_document_whole_and_says_where_it_is(documents: list
             found.append((document.id, tuple(ids[~mask].tolist()), tuple(ids[mask].tolist())))
     assert found == [(d.id, d.prompt_ids, d.response_ids) for d in documents]
     assert sum(s.n_cut for s in packed) == sum(d.n_cut for d in documents)
-    # None closed too early: the first document of a sequence did not fit into the one before.
+    # No sequence ends too early: the first document of the next one would not fit.
     for before, after in itertools.pairwise(packed):
         first = after.documents[0]
         assert len(before.ids) + 1 + first.n_prompt + first.n_response > limit
@@ -105,7 +105,7 @@ def test_rows_of_packed_documents(documents: list[TokenSequence], limit: int, se
     assert all(len(values) == 1 for values in side.values())
 
 
-def test_borders_are_in_the_hash_of_the_stream() -> None:
+def test_document_boundaries_are_in_the_hash_of_the_stream() -> None:
     def stream_hash(n: int) -> str:
         pieces = [TokenSequence(f"d{i}", f"d{i}", None, None, (10,) * k, ()) for i, k in enumerate((n, 6 - n))]
         (one,) = pack(pieces, end_id=10, max_length=20)

@@ -1,4 +1,4 @@
-"""The lab study and the paper's tables, at a size at which they mean nothing: what is run, kept, counted and printed."""
+"""The lab study and the tables of the paper, at a tiny size: what is run, saved, counted and printed."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ SETS = (("top3", "score"), ("top5", "joint"))
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """A record of the shipped lab and its run folder; two sets with one control each."""
+    """Record and run folder of the shipped lab, for two sets with one control each."""
     folder = tmp_path_factory.mktemp("study") / "run"
     lines = (shipped("shared-marker") / "prompts.jsonl").read_text().splitlines(keepends=True)
     prompts = folder.with_name("prompts.jsonl")
@@ -38,7 +38,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
         return seeds.measure(shipped("shared-marker"), folder, 0, [*SMALL, f"prompts.file={prompts}"]), folder
 
 
-def test_a_record_holds_what_the_study_prints(measured: tuple[dict[str, Any], Path]) -> None:
+def test_a_record_contains_what_the_study_prints(measured: tuple[dict[str, Any], Path]) -> None:
     record, folder = measured
     assert set(record["sets"]) == {"top3 by score", "top5 by joint"}
     for name, found in record["sets"].items():
@@ -78,7 +78,7 @@ def test_changes_of_equal_norm_are_those_of_the_study(
     assert turned.main(["--finished", "--out", str(tmp_path / "none")]) == 2
 
 
-def test_nothing_to_select_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_selection_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def select(self: Any) -> None:
         raise SelectionError("On no task.")
 
@@ -92,16 +92,14 @@ def test_nothing_to_select_is_a_result(measured: tuple[dict[str, Any], Path], mo
 
 
 @pytest.mark.parametrize("recipe", ["shared-marker", "own-markers"])
-def test_what_is_printed_and_what_is_called_causal(
-    measured: tuple[dict[str, Any], Path], recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seeds, "SETS", SETS)
+def test_printed_tables_and_sets_called_causal(measured: tuple[dict[str, Any], Path], recipe: str) -> None:
+    names = [f"{rule} by {ranking}" for rule, ranking in SETS]
     gates = {"pretraining": {"head_room": True, "forced_marker": False}}
     record = {**copy.deepcopy(measured[0]), "recipe": recipe, "seed": 3, "lab": {"gates": gates}}
     lines = seeds.overview([record])
     assert lines[1].startswith(f"{recipe} 3")
     assert "FAILED forced_marker" in lines[1]
-    assert [line.split("  ")[0] for line in seeds.effects([record])[1:]] == [f"{recipe} 3"] * 2
+    assert [line.split("  ")[0] for line in seeds.effects([record], names)[1:]] == [f"{recipe} 3"] * 2
     assert seeds.called_causal([record]) == []
     record["sets"]["top3 by score"]["rows"]["rl"]["simulation"]["verdict"] = "supported"
     wanted = ["own-markers 3: top3 by score in rl on simulation"] if recipe == "own-markers" else []
@@ -113,7 +111,7 @@ def test_what_is_printed_and_what_is_called_causal(
     ]
     wanted = ["own-markers 3: top5 without simulation in base on simulation"] if null else []
     assert seeds.called_causal([record]) == wanted
-    del record["left_out"]  # as where nothing was to be selected
+    del record["left_out"]  # as for a lab without a selection
     assert seeds.called_causal([record]) == []
 
 
@@ -121,7 +119,7 @@ def test_what_is_printed_and_what_is_called_causal(
 def test_a_small_study_is_kept_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Real labs of the small scale; what is measured on them is the other tests'."""
+    """The labs are real but small; other tests check the measurements."""
     chain = {"site": {"chosen": "resid_post.1", "sufficiency_share": None, "necessity_share": 0.2}, "crosscoder": {"fve": {}},
              "sets": {}, seeds.NO_SETS: "On no task does rl get at least 4 samples right"}  # fmt: skip
 
@@ -152,7 +150,7 @@ def test_a_small_study_is_kept_and_resumed(
     monkeypatch.setattr(seeds, "build", lambda *_, **__: pytest.fail("a finished lab was built again"))
     assert seeds.main(call) == 0
     assert capsys.readouterr().out == printed
-    assert seeds.main([*call, "--seeds", "1", "2", "--finished"]) == 0  # seed 2 was never made
+    assert seeds.main([*call, "--seeds", "1", "2", "--finished"]) == 0  # seed 2 has no result
     assert capsys.readouterr().out == printed
     assert seeds.main([*call, "train_sae.k=4"]) == 2
     assert "was made with other settings" in capsys.readouterr().err
@@ -202,7 +200,7 @@ def test_tables_of_the_paper_by_another_count(
     assert (tmp_path / "out" / "tables.json").read_bytes() == before
 
 
-def test_a_set_that_cannot_be_read_is_one_sentence(
+def test_a_malformed_set_is_an_error_of_one_sentence(
     measured: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["--run", str(measured[1]), "--out", str(tmp_path / "out")]

@@ -1,4 +1,4 @@
-"""Intervals and tests against hand-computed values and independent implementations."""
+"""Intervals and tests, compared with hand-computed values and independent implementations."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_wilson_equals_scipy(n: int, data: st.DataObject) -> None:
     assert ours.low <= ours.value <= ours.high
 
 
-def test_wilson_of_nothing_is_everything() -> None:
+def test_wilson_without_samples_is_the_whole_range() -> None:
     interval = wilson_interval(0, 0)
     assert (interval.low, interval.high, interval.n) == (0.0, 1.0, 0)
 
@@ -75,11 +75,11 @@ def test_randomization_p_by_hand() -> None:
     assert math.isnan(randomization_p(1.0, []))
 
 
-def test_ratio_by_hand_and_drawn_by_group() -> None:
+def test_a_ratio_by_hand_resampled_by_group() -> None:
     # texts of 1, 2 and 7 tokens: (2 + 2 + 6) / 10
     ratio = bootstrap_ratio([2.0, 2.0, 6.0], [1, 2, 7], seed=0)
     assert (ratio.value, ratio.n) == (1.0, 10)
-    # a draw of one text three times gives 2, 1 or 6/7; nothing lies outside
+    # drawing one text three times gives 2, 1 or 6/7, which bounds every draw
     assert 6 / 7 <= ratio.low < 1.0 < ratio.high <= 2.0
     assert bootstrap_ratio([3.0, 6.0], [3, 6], seed=0)[1:3] == (1.0, 1.0)
     assert math.isnan(bootstrap_ratio([], [], seed=0).value)

@@ -28,7 +28,7 @@ from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import verdicts
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import reading
+from mechprobe.models.residuals import recording
 from mechprobe.records import Sample
 from mechprobe.selection.rankings.scores import Scores
 from mechprobe.selection.stage import Selection, choose
@@ -218,9 +218,9 @@ def test_the_relative_change_is_that_of_the_residual_that_enters_the_next_block(
     ids = family.tokenizer([sample.prompt for sample in TASK.samples], return_tensors="pt").input_ids
     site, model = Site.parse(SITE), family["base"].hf
     with torch.no_grad():
-        with reading(model, [site]) as clean:
+        with recording(model, [site]) as clean:
             model(ids)
-        with edited(family["base"], crosscoder, selection, edit), reading(model, [site], stop=False) as changed:
+        with edited(family["base"], crosscoder, selection, edit), recording(model, [site], stop=False) as changed:
             model(ids)
     ratio = (changed[site] - clean[site]).norm(dim=-1) / clean[site].norm(dim=-1)
     assert found["c"] == pytest.approx(float(ratio.max()), rel=1e-4)

@@ -10,7 +10,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.residuals import position_ids, reading
+from mechprobe.models.residuals import position_ids, recording
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -25,7 +25,7 @@ def batch(family: ModelFamily, prompts: list[str] = PROMPTS) -> tuple[Tensor, Te
 
 def residual(family: ModelFamily, ids: Tensor, mask: Tensor) -> Tensor:
     """The residual that leaves the site, with the edits in force."""
-    with reading(family["base"].hf, [SITE], stop=False) as found, torch.no_grad():
+    with recording(family["base"].hf, [SITE], stop=False) as found, torch.no_grad():
         family["base"].hf(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
     return found[SITE]
 

@@ -14,7 +14,7 @@ from mechprobe.interventions.hooks.attach import SiteEdit, edited, edited_at
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.residuals import find_blocks, position_ids, reading, residuals_plain
+from mechprobe.models.residuals import find_blocks, position_ids, recording, residuals_plain
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 
@@ -66,7 +66,7 @@ def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFami
         assert torch.allclose(seen[name], own, atol=1e-6)
     with (
         edited(family["base"], crosscoder, SOME, "ablate", site=SHALLOW),
-        reading(family["base"].hf, [DEEP], stop=False) as found,
+        recording(family["base"].hf, [DEEP], stop=False) as found,
     ):
         logits(family["base"].hf, ids, mask)
     assert torch.equal(seen["base"], found[DEEP])
@@ -104,7 +104,7 @@ def test_edits_of_one_site_act_in_the_order_given(family: ModelFamily, crosscode
     found = {}
     for order in (1, -1):
         edits = [SiteEdit(crosscoder, SOME, "ablate", DEEP), SiteEdit(crosscoder, OTHERS, "clamp:2.0", DEEP)][::order]
-        with edited_at(base, edits), reading(base.hf, [DEEP], stop=False) as read:
+        with edited_at(base, edits), recording(base.hf, [DEEP], stop=False) as read:
             logits(base.hf, ids, mask)
         found[order] = read[DEEP]
     assert torch.allclose(found[1], then({"base": first({"base": clean})}), atol=1e-6)

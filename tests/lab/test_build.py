@@ -1,4 +1,4 @@
-"""A lab built small: every arm, frozen parts, manifest, resume, and the same bytes from the same seed."""
+"""A small lab: every arm, frozen parts, manifest, resume, and identical bytes for the same seed."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_every_arm_trains_its_blocks_and_leaves_the_rest_bit_equal(lab: Path) -> None:
+def test_every_arm_trains_its_blocks_and_keeps_the_rest_bit_equal(lab: Path) -> None:
     base = weights(lab / "base")
     folders = [lab / arm for arm in ARMS] + sorted((lab / "checkpoints").glob("*/step_*"))
     assert len(folders) == 6
@@ -44,16 +44,16 @@ def test_every_arm_trains_its_blocks_and_leaves_the_rest_bit_equal(lab: Path) ->
         assert tuned.keys() == base.keys()
         assert all(torch.equal(tuned[name], base[name]) for name in FROZEN)
         moved = any(not torch.equal(tuned[name], base[name]) for name in base)
-        assert moved or "rl" in folder.parts[-3:], "RL moves nothing where no response is ever right"
+        assert moved or "rl" in folder.parts[-3:], "RL changes nothing if no response is right"
         assert {tensor.dtype for tensor in tuned.values()} == {torch.float16}
 
 
-def test_rl_moves_the_blocks_where_some_responses_are_right(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rl_trains_the_blocks_if_some_responses_are_right(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mechprobe.lab.posttrain as posttrain
     from mechprobe.lab.tokenizer import build_tokenizer
 
     class EvenLength:
-        """Stands in for the scorer: the small base never answers right."""
+        """Replacement for the scorer, because the small base never answers right."""
 
         def score(self, response: str, answer: str) -> str:
             assert answer.isdigit()
@@ -99,7 +99,7 @@ def test_nothing_on_disk_names_this_machine(lab: Path) -> None:
         assert str(lab.parent) not in file.read_text()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_build_goes_on(
+def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_build_resumes(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mechprobe.lab.posttrain as posttrain
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_build_goes_on(
     assert (again / "base" / "model.safetensors").stat().st_mtime_ns == base_time
 
 
-def test_a_finished_lab_is_skipped_and_another_seed_is_refused(lab: Path) -> None:
+def test_a_finished_lab_is_reused_and_another_seed_is_an_error(lab: Path) -> None:
     before = (lab / "manifest.json").stat().st_mtime_ns
     assert build("shared-marker", lab, scale="small") == read_json(lab / "manifest.json")
     assert (lab / "manifest.json").stat().st_mtime_ns == before
@@ -133,8 +133,8 @@ def test_a_finished_lab_is_skipped_and_another_seed_is_refused(lab: Path) -> Non
         build("shared-marker", lab, scale="small", seed=1)
 
 
-def test_building_leaves_the_callers_random_state_and_threads_alone(tmp_path: Path) -> None:
-    """Python's own generator is left out: beartype, which checks the calls of this suite, draws from it."""
+def test_building_keeps_the_random_state_and_threads_of_the_caller(tmp_path: Path) -> None:
+    """Python's generator is not compared, because beartype draws from it when it checks calls."""
     torch.manual_seed(7)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()  # noqa: NPY002
     build("own-markers", tmp_path / "lab", scale="small")
@@ -146,7 +146,7 @@ def test_building_leaves_the_callers_random_state_and_threads_alone(tmp_path: Pa
     }  # fmt: skip
 
 
-def test_all_weights_move_from_the_base_of_another_lab(lab: Path, tmp_path: Path) -> None:
+def test_all_weights_are_trained_from_the_base_of_another_lab(lab: Path, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     manifest = build("all-weights", folder, scale="small", base=lab / "base")
     assert sha256_file(folder / "base" / "model.safetensors") == sha256_file(lab / "base" / "model.safetensors")
@@ -161,10 +161,10 @@ def test_all_weights_move_from_the_base_of_another_lab(lab: Path, tmp_path: Path
     assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} >= set(manifest["outputs"])
 
 
-def test_a_base_of_other_settings_is_refused(lab: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is no base that recipe all-weights with seed 5 would pre-train"):
+def test_a_base_with_other_settings_is_an_error(lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="all-weights with seed 5"):
         build("all-weights", tmp_path / "lab", scale="small", seed=5, base=lab / "base")
-    with pytest.raises(ArtifactError, match="is no base that recipe own-markers"):
+    with pytest.raises(ArtifactError, match="recipe own-markers"):
         build("own-markers", tmp_path / "null", scale="small", base=lab / "base")
     with pytest.raises(ArtifactError, match="does not exist"):
         build("all-weights", tmp_path / "lab", scale="small", seed=5, base=tmp_path / "gone")
@@ -172,7 +172,7 @@ def test_a_base_of_other_settings_is_refused(lab: Path, tmp_path: Path) -> None:
 
 def test_gates_stop_a_build_after_the_last_seed(tmp_path: Path) -> None:
     recipe = get_recipe("own-markers", "small").replace(enforce_gates=True)
-    with pytest.raises(ModelError, match="no pre-training seed from 3 to 4 passed"):
+    with pytest.raises(ModelError, match="seed from 3 to 4"):
         build(recipe, tmp_path / "lab", seed=3)
     assert not (tmp_path / "lab" / "manifest.json").exists()
 
@@ -214,10 +214,10 @@ def test_pretraining_never_sees_a_withheld_prompt() -> None:
     assert not any(off_policy & set(document.response.split()) for document in seen)
 
 
-def test_unknown_recipe_and_scale_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown lab recipe 'sharedmarker'; there are: shared-marker"):
+def test_unknown_recipe_and_scale_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'sharedmarker'.*shared-marker"):
         build("sharedmarker", tmp_path)
-    with pytest.raises(ConfigError, match="unknown lab scale 'huge'; there are: full, small"):
+    with pytest.raises(ConfigError, match=r"'huge'.*full or small"):
         build("shared-marker", tmp_path, scale="huge")
     assert not list(tmp_path.iterdir())
 
@@ -229,7 +229,7 @@ def test_tasks_and_prompts_are_records_that_other_stages_read(lab: Path) -> None
     assert all(row.keys() == {"id", "task", "prompt"} for _, row in read_jsonl(lab / "prompts.jsonl"))
 
 
-def test_run_configuration_is_one_that_the_pipeline_takes(lab: Path) -> None:
+def test_the_run_configuration_is_valid(lab: Path) -> None:
     from mechprobe.run_config import RunConfig
 
     config = RunConfig.build(lab / "run.toml")

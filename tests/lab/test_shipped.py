@@ -1,4 +1,4 @@
-"""What the shipped labs claim, checked against the shipped files."""
+"""The claims of the shipped labs, checked against their files."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_null_lab_learns_its_skill_and_transfers_to_no_other() -> None:
     assert min(holm([comparison["mcnemar_p"] for comparison in untrained.values()])) > 0.05
 
 
-def test_forced_marker_stands_in_the_summary_beside_the_models() -> None:
+def test_the_summary_shows_the_forced_marker_with_the_models() -> None:
     text = summary(read_lab(MAIN))
     assert "base, marker forced" in text
     assert "no evidence about large models" in text
@@ -86,7 +86,7 @@ def test_frozen_parts_are_bit_equal_in_every_model(lab: Path) -> None:
 
 
 def test_measured_accuracy_is_that_of_the_shipped_weights() -> None:
-    """Two items may flip between processors: float sums differ in their last bits."""
+    """Two items may change between processors, because float sums differ in their last bits."""
     items = {skill: q for skill, q in build_items(get_recipe("shared-marker")).eval.items() if skill == "simulation"}
     family = ModelFamily.load({"base": MAIN / "base", "rl": MAIN / "rl"})
     claimed = read_lab(MAIN)["results"]["accuracy"]
@@ -97,7 +97,7 @@ def test_measured_accuracy_is_that_of_the_shipped_weights() -> None:
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_spliced_model_is_the_patched_model(layer: int) -> None:
-    """The lab builds its ceilings from blocks, `localize` patches residuals: the responses are the same."""
+    """The lab measures ceilings with spliced models and `localize` patches residuals; the responses are equal."""
     family = ModelFamily.load({"base": MAIN / "base", "rl": MAIN / "rl"})
     tasks = load_tasks(MAIN / "tasks.jsonl", scorer_spec=SCORER, max_new_tokens=MAX_NEW_TOKENS, n_per_task=8)
     prompts = [sample.prompt for task in tasks for sample in task.samples]
@@ -113,7 +113,7 @@ def test_a_missing_lab_is_an_error_with_the_command_that_builds_it() -> None:
         shipped("missing")
 
 
-def test_a_model_folder_is_no_lab() -> None:
+def test_a_model_folder_is_not_a_lab() -> None:
     assert read_json(MAIN / "base" / "manifest.json")["stage"] == "lab-base"
-    with pytest.raises(ArtifactError, match="holds a stage 'lab-base', not a lab"):
+    with pytest.raises(ArtifactError, match="'lab-base'"):
         read_lab(MAIN / "base")

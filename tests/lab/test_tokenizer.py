@@ -1,4 +1,4 @@
-"""The tokenizer's contract: nothing downstream may have to know the lab."""
+"""The tokenizer behaves like that of any other model, so that no other module needs to know the lab."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mechprobe.lab.tokenizer import VOCABULARY, build_tokenizer
 TOKENIZER = build_tokenizer()
 
 
-def test_vocabulary_has_64_different_tokens_and_reads_every_word() -> None:
+def test_the_vocabulary_has_64_different_tokens() -> None:
     assert len(VOCABULARY) == len(set(VOCABULARY)) == len(TOKENIZER) == 64
 
 
@@ -42,13 +42,13 @@ def test_text_survives_the_round_trip(seed: int, skill: str) -> None:
         assert scorer("final:ANS").score(decoded, item.answer) == "right"
 
 
-def test_prompt_and_response_tokenize_alike_apart_and_together() -> None:
+def test_a_prompt_and_a_response_have_the_same_tokens_separately_and_joined() -> None:
     item = skills.generate("fact_retrieval", n=1, seed=2)[0]
     apart = TOKENIZER(item.prompt).input_ids + TOKENIZER(item.trace, add_special_tokens=False).input_ids
     assert TOKENIZER(item.prompt + item.trace).input_ids == apart
 
 
-def test_auto_tokenizer_reloads_the_same(tmp_path: Path) -> None:
+def test_auto_tokenizer_loads_the_same_tokenizer(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.get_vocab() == TOKENIZER.get_vocab()
@@ -60,5 +60,5 @@ def test_auto_tokenizer_reloads_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["é", "CALC 4*5?"])
-def test_what_is_not_in_the_vocabulary_becomes_unk(text: str) -> None:
+def test_unknown_characters_become_unk(text: str) -> None:
     assert TOKENIZER.unk_token_id in TOKENIZER(text).input_ids

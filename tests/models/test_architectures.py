@@ -1,4 +1,7 @@
-"""The two readers agree for architectures far from Llama: bit for bit, or to float32 rounding where the bridge splits fused weights."""
+"""Both ways to record residuals agree for architectures other than Llama.
+
+They agree bit by bit, or to float32 rounding if the bridge splits fused weights.
+"""
 
 from pathlib import Path
 
@@ -28,7 +31,7 @@ LLAMA_LIKE = {
 }  # fmt: skip
 CONFIGS: dict[str, tuple[PretrainedConfig, float]] = {
     "gpt2": (GPT2Config(**SPECIAL, n_embd=32, n_layer=3, n_head=4, n_positions=64), 1e-6),
-    "bloom": (BloomConfig(**SPECIAL, hidden_size=32, n_layer=3, n_head=4), 1e-5),  # takes no position_ids
+    "bloom": (BloomConfig(**SPECIAL, hidden_size=32, n_layer=3, n_head=4), 1e-5),  # accepts no position_ids
     "opt": (
         OPTConfig(
             **SPECIAL, hidden_size=32, ffn_dim=64, num_hidden_layers=3, num_attention_heads=4,

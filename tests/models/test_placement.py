@@ -1,4 +1,4 @@
-"""Models spread over devices, and models of a hub revision."""
+"""Devices and device maps, and models of a hub revision."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_spread_model_gives_the_same_bits_and_generates(llama_family: dict[str
     whole, spread = ModelFamily.load(path)["base"], ModelFamily.load(path, device_map=device_map)["base"]
     ids, mask = left_pad([whole.tokenizer(text).input_ids for text in ("abc12", "x")], 0, "cpu")
     if device_map == SPLIT:
-        assert any(parameter.device.type == "meta" for parameter in spread.hf.parameters()), "nothing is on disk"
+        assert any(parameter.device.type == "meta" for parameter in spread.hf.parameters()), "no module is on disk"
     sites = [Site(0), Site(1), Site(2)]
     expected, _ = residuals_plain(whole, ids, mask, sites), spread.hf
     found = residuals_plain(spread, ids.to(spread.input_device), mask.to(spread.input_device), sites)
@@ -42,11 +42,33 @@ def test_a_spread_model_gives_the_same_bits_and_generates(llama_family: dict[str
     assert texts[0] == texts[1]
 
 
-def test_a_device_map_that_cannot_be_used_is_one_sentence(llama_family: dict[str, Path]) -> None:
-    model = ModelFamily.load({"base": llama_family["base"]}, device_map="nowhere")["base"]
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+@pytest.mark.parametrize("device_map", ["nonsense", {"model.norm": "nonsense"}, {"": "meta"}, {"": 99}])
+def test_an_unusable_device_map_is_an_error_before_anything_is_loaded(
+    llama_family: dict[str, Path], device_map: DeviceMap
+) -> None:
+    with pytest.raises(ModelError, match=r"auto.*balanced.*sequential") as caught:
+        ModelFamily.load({"base": llama_family["base"]}, device_map=device_map)
+    assert str(device_map if isinstance(device_map, str) else next(iter(device_map.values()))) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_loaded_are_an_error_that_names_model_and_folder(
+    llama_family: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(llama_family["base"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "pytorch_model.bin").write_bytes(b"not a checkpoint")
+    model = ModelFamily.load({"base": folder})["base"]
+    with pytest.raises(ModelError, match=r"Model base.*damaged") as caught:
         _ = model.hf
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:x", "cuda:99"])
+def test_an_unusable_device_is_an_error_in_our_words(llama_family: dict[str, Path], device: str) -> None:
+    with pytest.raises(ModelError, match=f"'{device}'") as caught:
+        ModelFamily.load({"base": llama_family["base"]}, device=device)
+    assert "vulkan" not in str(caught.value), "torch's list of all device types is of no use to a user"
 
 
 @pytest.fixture
@@ -75,7 +97,7 @@ def test_the_revision_is_part_of_the_fingerprint(hub: Path, llama_family: dict[s
             ModelFamily.load({"base": name})
 
 
-def test_another_revision_is_refused_with_both_fingerprints(
+def test_another_revision_is_an_error_with_both_fingerprints(
     hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = tmp_path / "prompts.jsonl"
@@ -90,7 +112,7 @@ def test_another_revision_is_refused_with_both_fingerprints(
     assert stderr.count("\n") == 1
 
 
-def test_changed_weights_are_refused_with_both_fingerprints(
+def test_changed_weights_are_an_error_with_both_fingerprints(
     llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, model = tmp_path / "prompts.jsonl", tmp_path / "model"

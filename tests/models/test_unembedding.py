@@ -1,4 +1,4 @@
-"""Direction to logits, against the derivative of each model's own final modules and against loops written down again."""
+"""Direction to logits, compared with the derivative of each model's final modules and with plain loops."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def saved(folder: Path, config: PretrainedConfig) -> LanguageModel:
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(torch.randn(parameter.shape) * 0.3)  # gains that are not 1, shifts that are not 0
+                parameter.add_(torch.randn(parameter.shape) * 0.3)  # gains differ from 1, shifts from 0
     model.tie_weights()
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
@@ -60,14 +60,14 @@ def final_norm(name: str, model: LanguageModel) -> nn.Module:
     return model.hf.get_submodule(CONFIGS[name][1])
 
 
-def test_it_is_the_derivative_of_the_models_own_head(case: tuple[str, LanguageModel]) -> None:
+def test_logits_are_the_derivative_of_the_head(case: tuple[str, LanguageModel]) -> None:
     name, model = case
     norm, head = final_norm(name, model), model.hf.get_output_embeddings()
     generator = torch.Generator().manual_seed(1)
     resid = torch.randn(D, generator=generator) * 3
     seen = resid - resid.mean() if name in CENTERED else resid
     direction = torch.randn(D, generator=generator)
-    direction = direction - seen * (direction @ seen) / (seen @ seen)  # along it the spread does not change
+    direction = direction - seen * (direction @ seen) / (seen @ seen)  # orthogonal, so that the spread does not change
     _, derivative = torch.func.jvp(lambda x: head(norm(x[None, None]))[0, 0], (resid,), (direction,))
     spread = seen.square().mean().sqrt()
     expected = (derivative - derivative.mean()) * spread
@@ -75,7 +75,7 @@ def test_it_is_the_derivative_of_the_models_own_head(case: tuple[str, LanguageMo
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_it_equals_loops_over_the_stored_weights(case: tuple[str, LanguageModel]) -> None:
+def test_logits_equal_loops_over_the_stored_weights(case: tuple[str, LanguageModel]) -> None:
     name, model = case
     stored = dict(model.hf.state_dict())
     gain = stored[f"{CONFIGS[name][1]}.weight"].double() + (1.0 if name == "gemma" else 0.0)
@@ -125,24 +125,24 @@ def test_a_model_without_a_final_norm(tmp_path: Path) -> None:
     assert not head.centered
 
 
-def test_a_projection_in_front_of_the_head_is_one_sentence(tmp_path: Path) -> None:
+def test_a_projection_before_the_head_is_an_error_with_both_widths(tmp_path: Path) -> None:
     config = OPTConfig(
         **SHARED, hidden_size=D, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=16
     )
-    with pytest.raises(ModelError, match="has width 16 and the residual 32"):
+    with pytest.raises(ModelError, match=r"width 16.*32"):
         unembedding(saved(tmp_path / "opt", config))
 
 
 class Squashing(nn.Module):
-    """No norm of a known form."""
+    """A module that is not a norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
 
-def test_an_unknown_norm_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unknown_norm_is_an_error_that_names_its_type(tmp_path: Path) -> None:
     model = saved(tmp_path / "llama", CONFIGS["llama"][0])
     inner: Any = model.hf
     inner.model.norm = Squashing()
-    with pytest.raises(ModelError, match="Squashing in front of the unembedding is neither"):
+    with pytest.raises(ModelError, match="Squashing"):
         unembedding(model)

@@ -1,4 +1,4 @@
-"""Readers of prompt files, one a format: each yields the records of a source in order, one at a time."""
+"""Readers of prompt sources, one module per format. Each yields the records of a source in order."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from mechprobe.data.readers.record import Record
 
 
 def read_records(config: PromptsConfig) -> Iterator[Record]:
-    """Yield the records of a source in order; nothing but the record at hand (and a batch of it) is in memory.
+    """Yield the records of a source in order, with at most one batch of them in memory.
 
     Raises:
-        ConfigError: The format cannot be told.
-        InputError: The source cannot be read; the text says where.
+        ConfigError: The format is unknown.
+        InputError: The source cannot be read; the message names the place.
     """
     from mechprobe.data.readers import hf_dataset, jsonl, parquet, text
 

@@ -1,6 +1,6 @@
-"""Hugging Face datasets: a folder written by ``save_to_disk``, a folder or file of data, or a name on the hub.
+"""Hugging Face datasets: a folder written by ``save_to_disk``, a folder or file with data, or a name on the hub.
 
-No code of a dataset is run: the `datasets` library has no loading scripts any more, and none is asked for.
+The `datasets` library no longer supports loading scripts, so no code of a dataset is run.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 
 from mechprobe.data.config import HUB, PromptsConfig
 from mechprobe.data.readers.record import Record, columns_to_read
-from mechprobe.errors import DependencyError, InputError, MechprobeError
+from mechprobe.errors import DependencyError, InputError, MechprobeError, first_line
 from mechprobe.records import read_lines
 
 _BUILDERS = {
@@ -28,12 +28,12 @@ _FAILED_FILE = re.compile(r"Failed to read file '(?P<file>.+?)' with error")
 
 
 def records(config: PromptsConfig) -> Iterator[Record]:
-    """Every row of the dataset's split, numbered from 1.
+    """Yield every row of the chosen split, numbered from 1.
 
-    A saved dataset and one of the hub are mapped from disk; data files are streamed, and no copy of them is made.
+    Saved datasets and hub datasets are memory-mapped; data files are streamed without a copy.
     """
     name = config.file.removeprefix(HUB)
-    with _told(config, name):
+    with _translate_errors(config, name):
         rows = _chosen_split(_load(config, name), config, name)
         known = rows.column_names
         if known is not None:
@@ -41,7 +41,7 @@ def records(config: PromptsConfig) -> Iterator[Record]:
     number = 0
     iterator = iter(rows)
     while True:
-        with _told(config, name, after=number):
+        with _translate_errors(config, name, after=number):
             fields = next(iterator, None)
         if fields is None:
             return
@@ -53,11 +53,11 @@ def _load(config: PromptsConfig, name: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DependencyError("Datasets need the datasets library; pip install datasets.") from None
+        raise DependencyError("Datasets require the package datasets; run `pip install datasets`.") from None
     datasets.disable_progress_bars()
     if config.file.startswith(HUB):
         if not name.strip("/"):
-            raise InputError(f"{config.file!r} names no dataset; write hub:NAME, for example hub:org/name.")
+            raise InputError(f"'{config.file}' has no name of a dataset; write hub:NAME, for example hub:org/name.")
         return datasets.load_dataset(name, config.subset or None, revision=config.revision or None)
     path = Path(name)
     if not path.exists():
@@ -65,25 +65,27 @@ def _load(config: PromptsConfig, name: str) -> Any:
     if path.is_file():
         suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
         if suffix.lower() not in _BUILDERS:
-            raise InputError(f"{path} is no data file that is known; the suffixes are {', '.join(_BUILDERS)}.")
+            raise InputError(f"{path} is not a known data file; the known suffixes are {', '.join(_BUILDERS)}.")
         return datasets.load_dataset(_BUILDERS[suffix.lower()], data_files=str(path), streaming=True)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         _require_rows(path)
         return datasets.load_from_disk(str(path))
     if not any(item.is_file() for item in path.rglob("*")):
-        raise InputError(f"{path} holds no data; give a folder written by save_to_disk, or one with data files.")
+        raise InputError(f"{path} contains no data; give a folder written by save_to_disk, or one with data files.")
     return datasets.load_dataset(str(path), streaming=True)
 
 
 def _require_rows(path: Path) -> None:
-    """Refuse a saved split without rows: it has no data file, and the library cannot open what it wrote there."""
+    """Refuse a saved split without rows, which has no data file and which the library cannot load again."""
     for state in sorted(path.rglob("state.json")):
         if not any(state.parent.glob("*.arrow")):
-            raise InputError(f"{state.parent} holds no prompts (no .arrow file); save splits that all have rows.")
+            raise InputError(
+                f"{state.parent} contains no prompts (no .arrow file); save a dataset whose splits have rows."
+            )
 
 
 def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
-    """The split that is asked for, or the only one."""
+    """Return the split that the settings name, or the only one."""
     if not isinstance(loaded, dict):
         own = str(getattr(loaded, "split", None) or "")
         if config.split and config.split != own:
@@ -95,12 +97,12 @@ def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
             raise InputError(f"{name} has no split '{config.split}' (it has {names}); set prompts.split.")
         return loaded[config.split]
     if len(loaded) != 1:
-        raise InputError(f"{name} has several splits ({names}); name one with prompts.split.")
+        raise InputError(f"{name} has several splits ({names}); choose one with prompts.split.")
     return next(iter(loaded.values()))
 
 
-class _Heard(logging.Handler):
-    """Keeps what the library logs off the terminal, and the file it says it could not read: no exception names it."""
+class _LogCapture(logging.Handler):
+    """Captures the library's log. Only the log names the file that could not be read, not the exception."""
 
     file: Path | None = None
 
@@ -110,20 +112,20 @@ class _Heard(logging.Handler):
 
 
 @contextmanager
-def _listening() -> Iterator[_Heard]:
-    logger, heard = logging.getLogger("datasets"), _Heard()
+def _captured_log() -> Iterator[_LogCapture]:
+    logger, capture = logging.getLogger("datasets"), _LogCapture()
     before = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [heard], False
+    logger.handlers, logger.propagate = [capture], False
     try:
-        yield heard
+        yield capture
     finally:
         logger.handlers, logger.propagate = before
 
 
 @contextmanager
-def _told(config: PromptsConfig, name: str, after: int = 0) -> Iterator[None]:
-    """Turn what the library raises into one sentence; it has no error class of its own for unusable data."""
-    with _listening() as heard:
+def _translate_errors(config: PromptsConfig, name: str, after: int = 0) -> Iterator[None]:
+    """Convert the library's errors to `InputError`; it has no error class for unusable data."""
+    with _captured_log() as capture:
         try:
             yield
         except MechprobeError:
@@ -131,23 +133,26 @@ def _told(config: PromptsConfig, name: str, after: int = 0) -> Iterator[None]:
         except PermissionError as error:
             raise InputError(f"{error.filename or name} cannot be read: permission denied.") from None
         except Exception as error:  # noqa: BLE001 - see above
-            raise _sentence(config, name, after, heard.file, error) from None
+            raise _input_error(config, name, after, capture.file, error) from None
 
 
-def _sentence(config: PromptsConfig, name: str, after: int, file: Path | None, error: BaseException) -> InputError:
+def _input_error(config: PromptsConfig, name: str, after: int, file: Path | None, error: BaseException) -> InputError:
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
-    lines = str(root).strip().splitlines()
-    reason = f"{type(root).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
+    reason = first_line(root)
     if config.file.startswith(HUB):
         return InputError(
-            f"The hub did not give the dataset {name} ({reason}); check name, subset and split, or download it first."
+            f"The hub did not provide the dataset {name} ({reason}); check name, subset and split, or download it first."
         )
     place = file if file is not None and file.is_file() else Path(name)
     if isinstance(root, UnicodeDecodeError) and place.is_file() and place.suffix.lower() in _OF_LINES:
-        for _ in read_lines(place, kind="data file"):  # it raises at the line, which the library does not name
+        for _ in read_lines(
+            place, kind="data file"
+        ):  # raises an error that names the line, which the library's error does not
             pass
     if "EOF inside string" in reason:
-        reason += ", a quote that is never closed"
-    return InputError(f"{place} cannot be read as a dataset{f' after row {after}' if after else ''} ({reason}).")
+        reason += ", an unclosed quote"
+    return InputError(
+        f"{place} cannot be read as a dataset{f' after row {after}' if after else ''} ({reason}); correct the file."
+    )

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""JSON lines: one object per line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from mechprobe.records import read_jsonl
 
 
 def records(config: PromptsConfig) -> Iterator[Record]:
-    """Every object of the file, numbered by its line."""
+    """Yield every object of the file, numbered by its line."""
     path = Path(config.file)
     for number, item in read_jsonl(path):
         yield Record(f"{path}:{number}", number, item)

@@ -1,4 +1,4 @@
-"""What every reader yields, and which columns a table is read for."""
+"""Records, which every reader yields, and the columns that are read from tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _NEEDED: tuple[FieldName, ...] = ("prompt", "messages")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a source, with the source's own field names.
+    """One record of a source, with the field names of the source.
 
     Attributes:
-        where: Source and line or row, for errors.
-        number: Of the line or row, from 1.
-        fields: Name to value, as the source gives them.
+        where: Source and line or row, for error messages.
+        number: Number of the line or row, from 1.
+        fields: Name to value, as the source contains them.
     """
 
     where: str
@@ -26,10 +26,10 @@ class Record:
 
 
 def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> list[str]:
-    """The columns of a table that prompts are made of.
+    """Columns of a table that contain fields of prompts.
 
     Raises:
-        InputError: The one that is needed is not there, or two of the table have the name of one.
+        InputError: A required column is missing, or the name of a column is not unique.
     """
     columns = config.columns()
     for needed in _NEEDED:
@@ -40,5 +40,5 @@ def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> l
     found = [column for column in columns.values() if column in known]
     for column in found:
         if list(known).count(column) > 1:
-            raise InputError(f"{name} has {list(known).count(column)} columns '{column}'; give each a name of its own.")
+            raise InputError(f"{name} has {list(known).count(column)} columns named '{column}'; rename all but one.")
     return found

@@ -1,4 +1,4 @@
-"""Plain text in UTF-8: a document is a line, or what stands between blank lines."""
+"""Plain text in UTF-8: each line is a document, or documents are separated by blank lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +10,17 @@ from mechprobe.records import MAX_LINE_CHARS, read_lines
 
 
 def lines(config: PromptsConfig) -> Iterator[Record]:
-    """Every line that is not blank, as it stands but for its end."""
+    """Yield every line that is not blank, unchanged but without its line end."""
     path = Path(config.file)
     for number, line in read_lines(path, kind="text file"):
         yield Record(f"{path}:{number}", number, {config.prompt_field: line})
 
 
 def paragraphs(config: PromptsConfig) -> Iterator[Record]:
-    r"""Every run of lines that are not blank, joined by ``\n``, numbered by its first line.
+    r"""Yield every group of consecutive lines that are not blank, joined by ``\n`` and numbered by its first line.
 
     Raises:
-        InputError: A document is longer than `MAX_LINE_CHARS`: the file has no blank lines, or lacks some.
+        InputError: A document is longer than `MAX_LINE_CHARS` characters.
     """
     path = Path(config.file)
     first, last, held, size = 0, 0, list[str](), 0
@@ -33,9 +33,7 @@ def paragraphs(config: PromptsConfig) -> Iterator[Record]:
         held.append(line)
         size += len(line) + 1
         if size > MAX_LINE_CHARS:
-            raise InputError(
-                f"{path}:{first}: more than {MAX_LINE_CHARS:,} characters without a blank line; split it up."
-            )
+            raise InputError(f"{path}:{first}: more than {MAX_LINE_CHARS:,} characters without a blank line; split it.")
     if held:
         yield _document(config, path, first, held)
 

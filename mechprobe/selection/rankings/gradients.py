@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.dictionary.splicing import ReadSample
-from mechprobe.models.residuals import reading, splice
+from mechprobe.models.residuals import recording, splice
 from mechprobe.types import Site
 
 
@@ -77,7 +77,7 @@ def read_batches(samples: Sequence[ReadSample], device: str, batch_size: int) ->
 @torch.no_grad()
 def clean_residual(model: nn.Module, site: Site, batch: ReadBatch) -> Float[Tensor, "sample pos d_model"]:
     """The model's own residual at the site, float32 or float64."""
-    with reading(model, [site]) as found:
+    with recording(model, [site]) as found:
         model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
     resid = found[site]
     return resid if resid.dtype == torch.float64 else resid.float()
