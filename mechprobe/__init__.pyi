@@ -1,10 +1,10 @@
 from .cache.config import CacheConfig as CacheConfig
+from .cache.config import StoreSubset as StoreSubset
 from .cache.harvest.live import LiveActivations as LiveActivations
-from .cache.harvest.plan import CachePlan as CachePlan
 from .cache.harvest.plan import plan_cache as plan_cache
+from .cache.result import CachePlan as CachePlan
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
-from .cache.store.store_subset import StoreSubset as StoreSubset
 from .comparison import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate

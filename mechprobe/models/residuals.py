@@ -2,7 +2,7 @@
 
 Two readers: `residuals_bridge` (TransformerBridge, ``stop_at_layer``) and `residuals_plain` (a forward hook on the
 transformers block, stopped early: what generation runs on). Their bits are equal but for architectures whose fused weights
-the bridge splits; `mechprobe.cache.harvest.readers` compares them before a store is made the faster way.
+the bridge splits; `mechprobe.cache.harvest.model_reader` compares them before a store is made the faster way.
 """
 
 import inspect
