@@ -1,12 +1,11 @@
-"""What 8-bit activations cost: the same crosscoder trained from stores of the embedded lab that differ in dtype alone.
+"""Effect of 8-bit activations: crosscoders trained from stores of the embedded lab that differ only in dtype.
 
 python benchmarks/eight_bit.py [--prompts 500] [--tokens 200000] [--d-sae 512] [--json artifacts/benchmarks/eight_bit.json]
 
-Every crosscoder is measured on the held-out rows of the float32 store. ``float32, seed 1`` (another initialization and
-order of rows) is the yardstick: a dtype whose dictionary differs from the float32 one less than that does changes less
-than the seed. ``matched`` is the share of live features of the float32 dictionary that have a partner of decoder cosine
-above 0.9, ``top50`` the share of its 50 features with the largest mean activation × difference between the decoders of
-rl and base that are matched by one of the other's 50.
+Every crosscoder is evaluated on the held-out rows of the float32 store. ``float32, seed 1`` (another initialization and
+row order) shows the effect of the seed for comparison. ``matched`` is the fraction of live features of the float32
+dictionary that have a partner with a decoder cosine above 0.9. ``top50`` takes the 50 features with the largest mean
+activation × difference between the decoders of rl and base, and is the fraction matched by one of the other's 50.
 """
 
 import argparse
@@ -43,7 +42,7 @@ def mean_activation(crosscoder: Crosscoder, store: mp.ActivationStore) -> Tensor
 
 
 def compare(found: Crosscoder, reference: Crosscoder, exact: mp.ActivationStore) -> dict[str, float]:
-    """How much of the reference dictionary stands in another one."""
+    """Fraction of the reference dictionary that has a match in another dictionary."""
     sets = []
     for crosscoder in (reference, found):
         mean = mean_activation(crosscoder, exact)
@@ -63,7 +62,7 @@ def compare(found: Crosscoder, reference: Crosscoder, exact: mp.ActivationStore)
 
 
 def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[str, object]:
-    """Cache, train and compare; the content of the JSON."""
+    """Cache, train and compare; returns the content of the JSON file."""
     family = mp.ModelFamily.load({name: LAB / name for name in ("base", "sft", "rl")})
     stores: dict[str, mp.ActivationStore] = {}
     trained: dict[str, Crosscoder] = {}
@@ -82,7 +81,7 @@ def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[st
         crosscoder = mp.train_crosscoder(store, *settings.resolve(store), scratch / f"sae-{label}")
         trained[label] = crosscoder
         held_out = held_out_metrics(exact, crosscoder)
-        assert held_out is not None, "a share of the prompts is held out"
+        assert held_out is not None, "some prompts are held out"
         results[label] = {
             "bytes_per_row": store.manifest["counts"]["bytes"] / store.n_rows,
             "error": relative_error(store, exact),
@@ -107,7 +106,7 @@ def measure(scratch: Path, n_prompts: int, n_tokens: int, d_sae: int) -> dict[st
 
 
 def main() -> None:
-    """Print one line a store, and write the JSON."""
+    """Print one line per store, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--tokens", type=int, default=200_000)

@@ -1,18 +1,17 @@
-"""How much of a bare transformers forward the harvest keeps, on the lab's model and on an 8-layer Llama of width 512.
+"""Speed of the harvest relative to a bare transformers forward pass, for the lab's model and an 8-layer Llama of width 512.
 
     python -m benchmarks.harvest --out artifacts/benchmarks/harvest_cpu.json
 
-The measure is a transformers model with a forward hook that stops it at the same block, on the same padded batches, made
-beforehand, with the same (eager) attention; nothing is kept of what it computes. sdpa attention stands beside it for
-reference: its bits are others. Against it: our two readers alone (plain hooks, and TransformerBridge with stop_at_layer),
-`collect_shard` (padding, forward, choice of the kept positions, conversion to the stored dtype) with each, and a whole
-`cache_activations` (tokens, fingerprints, loading, shards written, synced and hashed).
+The reference is a transformers model with a forward hook that stops it at the same block. It runs on the same padded
+batches, prepared in advance, with the same (eager) attention, and its results are discarded. sdpa attention is shown for
+comparison; its bits differ. Measured against the reference: the two readers alone (plain hooks, and TransformerBridge with
+stop_at_layer); `collect_shard` with each reader (padding, forward pass, selection of the kept positions, conversion to the
+stored dtype); and a whole `cache_activations` (tokens, fingerprints, loading, and writing, syncing and hashing of shards).
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from torch import Tensor
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
 from benchmarks.timing import Clock, ratios, spread, take_turns
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest.forward_batches import collect_shard, forward_batches, padded
+from mechprobe.cache.harvest.forward_batches import ResidualsFunction, collect_shard, forward_batches, padded
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.prompts import Prompt
@@ -47,11 +46,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class _StopError(Exception):
-    """Ends a forward pass."""
+    """Raised by the hook to end a forward pass."""
 
 
 class BareForward:
-    """A transformers model that stops after one block: what any harvest has to pay."""
+    """A transformers model that stops after one block: the minimum cost of any harvest."""
 
     def __init__(self, folder: Path, site: Site, attention: str, device: str) -> None:
         from transformers import AutoModelForCausalLM
@@ -67,7 +66,7 @@ class BareForward:
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The residual after the block."""
+        """The residual after the block, ``[batch pos d_model]``."""
         with suppress(_StopError):
             self.model(input_ids=ids, attention_mask=mask, use_cache=False)
         assert self.resid is not None, "the block never ran"
@@ -77,11 +76,13 @@ class BareForward:
 def measure(
     folder: Path, prompts: Sequence[Prompt], site: Site, scratch: Path, *, rounds: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Tokens a second of every way to read ``site``, as shares of the bare forward, in turns.
+    """Tokens per second of every way to compute the residuals at ``site``, relative to the bare forward pass.
+
+    The ways are measured in turns.
 
     Returns:
-        Per way the spread of tokens a second and of the share; ``bits_equal``: whether both readers gave the bare
-        forward's bits (eager) on every kept token.
+        Per way the spread of tokens per second and of the ratio; ``bits_equal_bare_eager``: whether each reader gives the
+        bits of the bare forward pass (eager) on every kept token.
     """
     family = ModelFamily.load({"base": folder}, device=device)
     model = family["base"]
@@ -90,21 +91,18 @@ def measure(
     bare = {name: BareForward(folder, site, name, device) for name in ("eager", "sdpa")}
     ways: dict[str, Callable[[], object]] = {f"bare_{name}": _each(forward, batches) for name, forward in bare.items()}
     equal = {}
-    for name, read in READERS.items():
-        ways[f"reader_{name}"] = _each(lambda ids, mask, read=read: read(model, ids, mask, [site])[site], batches)
-        equal[name] = all(_same_bits(read(model, *batch, [site])[site], bare["eager"], batch) for batch in batches)
-    absent = {}
-    for name in READERS:
-        collect = _collecting(model, store, site, name)
-        if collect is None:
-            absent[f"collect_{name}"] = "this version of collect_shard takes the bridge alone"
-        else:
-            ways[f"collect_{name}"] = collect
+    for name, residuals in READERS.items():
+        ways[f"reader_{name}"] = _each(
+            lambda ids, mask, residuals=residuals: residuals(model, ids, mask, [site])[site], batches
+        )
+        equal[name] = all(_same_bits(residuals(model, *batch, [site])[site], bare["eager"], batch) for batch in batches)
+    for name, residuals in READERS.items():
+        ways[f"collect_{name}"] = _collecting(model, store, site, residuals)
     clock = Clock(device)
     times = take_turns(ways, rounds, clock)
     n_rows = store.n_rows
     n_padded = sum(ids.numel() for ids, _ in batches)
-    results: dict[str, Any] = {name: {"absent": reason} for name, reason in absent.items()}
+    results: dict[str, Any] = {}
     for name in ways:
         results[name] = {
             **times[name].summary(),
@@ -121,7 +119,7 @@ def measure(
 
 
 def padded_batches(store: ActivationStore, model: LanguageModel, batch_tokens: int) -> list[Batch]:
-    """The batches that the harvest of this store makes, on the model's device."""
+    """The batches of the harvest of this store, on the device of the model."""
     found = []
     for shard in store.stream.shards:
         ids = [store.sequence(index).ids for index in shard.sequences]
@@ -131,10 +129,10 @@ def padded_batches(store: ActivationStore, model: LanguageModel, batch_tokens: i
     return found
 
 
-def _each(read: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> Callable[[], None]:
+def _each(residuals: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> Callable[[], None]:
     def run() -> None:
         for ids, mask in batches:
-            read(ids, mask)
+            residuals(ids, mask)
 
     return run
 
@@ -144,16 +142,14 @@ def _same_bits(found: Tensor, bare: BareForward, batch: Batch) -> bool:
     return torch.equal(found[kept], bare(*batch)[kept])
 
 
-def _collecting(model: LanguageModel, store: ActivationStore, site: Site, reader: str) -> Callable[[], None] | None:
-    """All shards by `collect_shard`; None where it has no choice of the reader and this is not its own."""
-    takes_reader = "read" in inspect.signature(collect_shard).parameters
-    if not takes_reader and reader != "bridge":
-        return None
-    chosen = {"read": READERS[reader]} if takes_reader else {}
+def _collecting(
+    model: LanguageModel, store: ActivationStore, site: Site, residuals: ResidualsFunction
+) -> Callable[[], None]:
+    """`collect_shard` over all shards."""
 
     def run() -> None:
         for shard in store.stream.shards:
-            collect_shard(model, store.stream, shard, [site], CacheConfig(), **chosen)
+            collect_shard(model, store.stream, shard, [site], CacheConfig(), residuals)
 
     return run
 
@@ -161,7 +157,7 @@ def _collecting(model: LanguageModel, store: ActivationStore, site: Site, reader
 def _pipeline(
     folder: Path, prompts: Sequence[Prompt], site: Site, scratch: Path, rounds: int, device: str
 ) -> dict[str, Any]:
-    """Seconds and tokens a second of a whole `cache_activations` with default settings into a new folder."""
+    """Seconds and tokens per second of a whole `cache_activations` with default settings into a new folder."""
     n_rows = 0
 
     def run(number: int) -> None:
@@ -176,14 +172,14 @@ def _pipeline(
 
 
 def lab_prompts(n_prompts: int, joined: int) -> list[Prompt]:
-    """Prompts of the lab, several joined to one text for longer sequences."""
+    """Prompts of the lab; ``joined`` of them make one text, for longer sequences."""
     texts = [prompt.prompt for prompt in as_prompts(LAB / "prompts.jsonl")[: n_prompts * joined]]
     groups = [texts[start : start + joined] for start in range(0, len(texts), joined)]
     return [Prompt(id=f"p{number}", prompt=" ".join(group)) for number, group in enumerate(groups)]
 
 
 def random_llama(folder: Path, *, n_layers: int = 8, d_model: int = 512) -> Path:
-    """A Llama with random weights and the lab's tokenizer, saved as any model is."""
+    """Save a Llama with random weights and the tokenizer of the lab."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     tokenizer = AutoTokenizer.from_pretrained(LAB / "base")
@@ -232,21 +228,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 site, prompts = Site(0 if arguments.quick else 3), lab_prompts(4 if arguments.quick else 16, joined=8)
             results[name] = measure(path, prompts, site, folder, rounds=rounds, device=arguments.device)
         show(name, results[name])
-    what = "reading residual streams, against a bare transformers forward that stops at the same block"
+    what = "computing residual streams, against a bare transformers forward that stops at the same block"
     write_report(
         arguments, what=what, began=began, packages=_PACKAGES, body={"seeds": {"model": SEED}, "results": results}
     )
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    """A line a way."""
+    """Print one line per way."""
     print(f"{name}: {result['model']} {result['tokens']} bits equal: {result['bits_equal_bare_eager']}")
     for way, found in result["ways"].items():
-        if "absent" in found:
-            print(f"  {way:<16} absent: {found['absent']}")
-        else:
-            share = found["share_of_bare"]["median"]
-            print(f"  {way:<16} {found['tokens_per_s']:10,.0f} tokens/s   {share:.0%} of the bare forward")
+        share = found["share_of_bare"]["median"]
+        print(f"  {way:<16} {found['tokens_per_s']:10,.0f} tokens/s   {share:.0%} of the bare forward")
     rate = result["pipeline"]["tokens_per_s"]["median"]
     print(f"  {'whole pipeline':<16} {rate:10,.0f} tokens/s, loading and writing included")
 

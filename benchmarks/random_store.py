@@ -1,4 +1,4 @@
-"""An activation store of random numbers, written by the functions that the cache writes with, and the same bytes raw."""
+"""An activation store of random numbers, written by the functions of `mechprobe cache`, and raw copies of its bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import STORED_AS
-from mechprobe.cache.store.shards import INDEX, TOKENS, write_shard, write_tokens
+from mechprobe.cache.store.shards import INDEX, write_shard
+from mechprobe.cache.store.token_file import TOKENS, write_tokens
 from mechprobe.data.stream import build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.files import write_json
@@ -25,7 +26,7 @@ _CHUNK = 8192
 
 
 def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
-    """A bfloat16 store of three models with about ``n_rows`` rows, each model's numbers its own."""
+    """Write a bfloat16 store of three models with about ``n_rows`` rows; the models have different numbers."""
     ids = tuple(range(1, _SEQUENCE + 1))
     sequences = [TokenSequence(f"s{i}", f"s{i}", None, None, ids, ()) for i in range(n_rows // _SEQUENCE)]
     stream = build_stream(sequences, special_ids=[0], tokenizer_fingerprint="t", held_out_frac=0.05)
@@ -60,7 +61,7 @@ def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
 
 
 def raw_copies(store: ActivationStore, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Path]]:
-    """The store's bytes again, one file a model: mapped raw files, and paths of safetensors files (tensor ``x``)."""
+    """Copy the bytes of the store, one file per model: mapped raw files, and safetensors files with one tensor ``x``."""
     mapped, tensors = {}, {}
     for name, width in store.widths.items():
         whole = np.empty((store.n_rows, width), dtype=STORED_AS[store.dtype])

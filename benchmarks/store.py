@@ -1,10 +1,10 @@
-"""How fast the activation store is read, and whether training from it is as fast as training from memory.
+"""Read speed of the activation store, and training speed from the store compared with training from memory.
 
     python -m benchmarks.store --out artifacts/benchmarks/store_cpu.json
 
-Reads, of the same bytes in the same run, files in the page cache: the store, a raw memmap, safetensors slices.
-Shuffled float32 batches: the store's, and a per-token Dataset under a torch DataLoader (the usual loader of the peers).
-Training: the store's batches against the very same batches held in memory; both end with the same weights.
+Reads: the store, a raw memmap and safetensors slices, on the same bytes, in one run, with files in the page cache.
+Batches: shuffled float32 batches of the store, and of a per-token Dataset in a torch DataLoader (as peer libraries do).
+Training: from the store, and from the same batches held in memory; both end with the same weights.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from sae_training.stream import BatchStream
 TRAIN = {"d_sae": 2048, "k": 32, "batch_size": 4096}
 QUICK_TRAIN = {"d_sae": 64, "k": 4, "batch_size": 256}
 _READ_ROUNDS = 5
-"""Rounds of reading for each of training: they take a twentieth of a second and differ by half."""
+"""Rounds of reading per round of training, because a round of reading is short and its time varies by half."""
 _PACKAGES = ("torch", "numpy", "h5py", "safetensors")
 
 Blocks = list[tuple[int, int]]
 
 
 def measure_reads(store: ActivationStore, folder: Path, rounds: int) -> dict[str, Any]:
-    """Megabytes a second of consecutive 8,192-row slices and of random 512-row blocks, models side by side."""
+    """Megabytes per second of consecutive 8,192-row slices and of random 512-row blocks, models concatenated."""
     mapped, tensors = raw_copies(store, folder)
     found = {}
     with ExitStack() as stack:
-        # The readers of safetensors give bfloat16 and uint16 alike; opened once, as the maps are.
+        # safetensors reads bfloat16 and uint16 in the same way. Files are opened once, like the maps.
         slices = {
             name: stack.enter_context(safe_open(path, framework="numpy")).get_slice("x")
             for name, path in tensors.items()
         }
         sources: dict[str, Callable[[int, int], np.ndarray]] = {
             "store": store.stored_bytes,
-            "memmap": lambda start, stop: side_by_side(mapped, store, start, stop),
-            "safetensors": lambda start, stop: side_by_side(slices, store, start, stop),
+            "memmap": lambda start, stop: concat_models(mapped, store, start, stop),
+            "safetensors": lambda start, stop: concat_models(slices, store, start, stop),
         }
         for label, rows, shuffled in (("sequential_8192", 8192, False), ("random_512", 512, True)):
             blocks = _blocks(store.n_rows, rows, shuffled)
@@ -64,8 +64,8 @@ def measure_reads(store: ActivationStore, folder: Path, rounds: int) -> dict[str
     return found
 
 
-def side_by_side(sources: Mapping[str, Any], store: ActivationStore, start: int, stop: int) -> np.ndarray:
-    """The rows of every model in one array, copied once."""
+def concat_models(sources: Mapping[str, Any], store: ActivationStore, start: int, stop: int) -> np.ndarray:
+    """The rows of all models in one array, copied once."""
     out, column = np.empty((stop - start, store.d_all), dtype=np.uint16), 0
     for name, width in store.widths.items():
         out[:, column : column + width] = sources[name][start:stop]
@@ -82,7 +82,7 @@ def _blocks(n_rows: int, rows: int, shuffled: bool) -> Blocks:
 
 
 class _Reads:
-    """Reads all blocks once."""
+    """A contestant that reads all blocks once."""
 
     def __init__(self, read: Callable[[int, int], np.ndarray], blocks: Blocks) -> None:
         self.read, self.blocks = read, blocks
@@ -93,7 +93,7 @@ class _Reads:
 
 
 class PerTokenDataset(Dataset[tuple[Tensor, ...]]):
-    """One token at a time out of mapped files, one tensor a model: what a DataLoader is usually given."""
+    """One token at a time from mapped files, one tensor per model: the usual input of a DataLoader."""
 
     def __init__(self, mapped: Mapping[str, np.ndarray], n_rows: int) -> None:
         self.mapped = [mapped[name] for name in MODELS]
@@ -109,7 +109,7 @@ class PerTokenDataset(Dataset[tuple[Tensor, ...]]):
 def measure_batches(
     store: ActivationStore, mapped: Mapping[str, np.ndarray], rounds: int, *, n_tokens: int, batch_size: int
 ) -> dict[str, Any]:
-    """Tokens a second of shuffled float32 batches ``[batch model d_model]``, each loader over ``n_tokens`` tokens."""
+    """Tokens per second of shuffled float32 batches ``[batch model d_model]``; each loader serves ``n_tokens`` tokens."""
     n_tokens = min(n_tokens, store.n_rows)
     loader = DataLoader(
         PerTokenDataset(mapped, n_tokens),
@@ -135,7 +135,7 @@ def measure_batches(
 
 
 class _Training:
-    """Some steps of a trainer on the batches of a stream, by the path that `sae_training.train` takes."""
+    """Some steps of a trainer on the batches of a stream, with the code that `sae_training.train` uses."""
 
     def __init__(self, batches: Any, d_model: int, shape: Mapping[str, int], steps: int) -> None:
         config = CrosscoderConfig(n_models=len(MODELS), d_model=d_model, d_sae=shape["d_sae"], k=shape["k"])
@@ -148,12 +148,12 @@ class _Training:
     def __call__(self) -> None:
         for _ in range(self.steps):
             batch = self.stream.next()
-            assert batch is not None, "the stream is endless"
+            assert batch is not None, "the stream does not end"
             self.trainer.step(batch)
 
 
 def repeated(batches: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The same batches over and over."""
+    """Repeat the batches without end."""
     while True:
         yield from batches
 
@@ -161,10 +161,11 @@ def repeated(batches: Sequence[Tensor]) -> Iterator[Tensor]:
 def measure_training(
     store: ActivationStore, rounds: int, *, shape: Mapping[str, int], pool_rows: int
 ) -> dict[str, Any]:
-    """Tokens a second of training from the store and from memory; a round spans a whole pool, so its reading counts.
+    """Tokens per second of training from the store and from memory.
 
-    Memory holds the batches of the first rounds, float32 and in the store's order, until they are as large as the
-    store; after them it serves them again. While both have served the same, their weights are equal (checked).
+    A round spans a whole pool, so that it includes the time to read the pool. Memory holds the first batches of the
+    store, float32 and in the same order, up to the size of the store, and then repeats them. As long as both have served
+    the same batches, their weights are equal, which is checked.
     """
     size = shape["batch_size"]
     steps = max(1, pool_rows // size)
@@ -179,14 +180,14 @@ def measure_training(
     for turn in turns.values():  # also warms up
         turn()
     first, second = (turn.trainer.crosscoder.fingerprint for turn in turns.values())
-    assert first == second, "the store and memory gave other batches"
+    assert first == second, "the store and memory served different batches"
     times = take_turns(turns, rounds, Clock(), warm_up=0)
     rates = _rates(times, unit="tokens_per_s", amount=steps * size, reference="memory")
     return {"shape": {**shape, "d_model": store.d_model, "pool_rows": pool_rows}, "steps_per_round": steps, **rates}
 
 
 def _rates(times: Mapping[str, Times], *, unit: str, amount: float, reference: str) -> dict[str, Any]:
-    """Amount a second of each contestant, and its ratio to the reference within each round."""
+    """Amount per second of each contestant, and its ratio to the reference within each round."""
     return {
         unit: {name: spread([amount / seconds for seconds in found.wall]) for name, found in times.items()},
         f"share_of_{reference}": {
@@ -199,8 +200,8 @@ def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_shared_options(parser, out=RESULTS / "store_cpu.json", rounds=9)
-    parser.add_argument("--rows", type=int, default=131072, help="tokens of the store that is read")
-    parser.add_argument("--d-model", type=int, default=512, help="its width, per model")
+    parser.add_argument("--rows", type=int, default=131072, help="number of tokens in the store for the reads")
+    parser.add_argument("--d-model", type=int, default=512, help="width of that store, per model")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for the files (about 1 GB); default: /tmp")
     return parser
 
@@ -231,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def show(body: Mapping[str, Any]) -> None:
-    """A line a measure."""
+    """Print one line per measurement."""
     for label, found in body["reads"].items():
         rates = "   ".join(f"{name} {rate['median']:,.0f} MB/s" for name, rate in found["mb_per_s"].items())
         print(f"{label:<16} {rates}   store / memmap {found['share_of_memmap']['store']['median']:.0%}")

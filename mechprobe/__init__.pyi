@@ -1,9 +1,9 @@
-from .cache.config import CacheConfig as CacheConfig
+from .cache.config import CacheConfig as CacheConfig, StoreSubset as StoreSubset
 from .cache.harvest.live import LiveActivations as LiveActivations
-from .cache.harvest.plan import CachePlan as CachePlan, plan_cache as plan_cache
+from .cache.harvest.plan import plan_cache as plan_cache
+from .cache.result import CachePlan as CachePlan
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
-from .cache.store.store_subset import StoreSubset as StoreSubset
 from .comparison import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate, TrainSaeConfig as TrainSaeConfig
@@ -16,9 +16,7 @@ from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
 from .evals import skills as skills
-from .evals.config import ChoiceConfig as ChoiceConfig
-from .evals.config import EvaluateConfig as EvaluateConfig
-from .evals.config import HarnessConfig as HarnessConfig
+from .evals.config import ChoiceConfig as ChoiceConfig, EvaluateConfig as EvaluateConfig, HarnessConfig as HarnessConfig
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
 from .evals.tasks import Task as Task, load_tasks as load_tasks, split_halves as split_halves
 from .features.config import (

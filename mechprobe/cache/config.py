@@ -12,44 +12,47 @@ from mechprobe.types import Site
 
 ReaderName = Literal["auto", "bridge", "plain"]
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8", "e4m3"]
+
+SCALE_ROWS = 65536
+"""Number of training rows that give the scale where rows are served in whole shards."""
+
 _RESPONDER = re.compile(r"(?P<model>.+)@(?P<temperature>\d+(\.\d+)?)")
-
-
 _CHANGE_NO_BYTE = ("reader", "models_in_memory")
 
 
 class CacheConfig(FrozenConfig):
-    """What is cached, and how. Everything here that changes a byte of the store is part of its identity.
+    """Settings of an activation store. Every setting that changes a byte of the store is part of its identity.
 
     Attributes:
-        sites: Places in the models, ``resid_post.<layer>``; all are read in one pass.
-        dtype: Of the numbers on disk (docs/store.md says what each costs). The models' own dtype is the family's.
-        responses: Who writes a response to every prompt that has none: ``model@temperature`` (``rl@0.0`` is greedy);
-            several give several sequences a prompt, none leaves the prompt alone.
-        max_new_tokens: Longest response that is written.
-        max_prompts: Take so many prompts, drawn by seed; None takes all.
-        max_tokens: Cache at most so many tokens; None takes all.
-        max_length: Longest sequence; None takes the shortest context of the family.
-        truncate: What becomes of a longer one. ``response``: a response is cut at its end, a prompt that does not fit
-            alone is refused; ``right``, ``left``: prompt and response together lose their last, or first, tokens (a BOS
-            stays); ``refuse``: nothing is cut; ``drop``: it is left out and counted.
-        chat_template: Ask with the tokenizer's chat template, up to where the answer begins; the name of a model takes
-            that model's template, where those of the family differ.
-        system_prompt: First message of every conversation that has no system message.
-        chat_date: Today's date for templates that ask for one, so that no clock changes the tokens.
-        pack: Put several prompts into one sequence, whole and with the end token between, as pre-training corpora are;
-            attention reaches over the borders.
-        held_out_frac: Share of prompts kept from training.
-        drop_first_positions: Leading positions of a sequence that are not cached (attention sinks of models that have
-            no BOS); special tokens are never cached.
-        shard_rows: Rows of a shard file at most.
-        batch_tokens: Padded tokens of one forward pass at most.
-        generation_batch: Prompts of one generation pass.
-        reader: How a model is read: ``plain`` (hooks on the transformers model; only if its bits are the bridge's),
-            ``bridge`` (TransformerBridge), or ``auto``: plain where its bits are the bridge's, else the bridge. It
-            changes no byte.
-        models_in_memory: ``one`` drops a model's weights when it has been read, ``all`` keeps them for what comes next.
-        seed: Of the order of sequences, of the held-out split and of sampled responses.
+        sites: Sites in the models, ``resid_post.<layer>``. One forward pass records all of them.
+        dtype: Dtype on disk (docs/store.md compares them). ``ModelFamily`` sets the dtype in which the models run.
+        responses: Models that respond to every prompt without a response, as ``model@temperature`` (``rl@0.0`` is
+            greedy). Each entry makes one sequence per prompt. When empty, the prompts are cached without responses.
+        max_new_tokens: Maximum length of a generated response, in tokens.
+        max_prompts: Number of prompts to draw at random; None takes all.
+        max_tokens: Maximum number of tokens to cache; None caches all.
+        max_length: Maximum length of a sequence, in tokens; None takes the shortest context length of the family.
+        truncate: How longer sequences are handled. ``response`` cuts the end of the response and refuses a prompt that
+            does not fit alone. ``right`` and ``left`` cut the last or first tokens of prompt and response together and
+            keep a BOS token. ``refuse`` raises an error. ``drop`` leaves the prompt out and counts it.
+        chat_template: Format prompts with the tokenizer's chat template, up to the start of the answer. A model name
+            selects the template of that model, where the templates of the family differ.
+        system_prompt: System message of every conversation that has none.
+        chat_date: Date given to templates that print the current date, so that tokens do not depend on the clock.
+        pack: Put several whole prompts into one sequence, separated by the EOS token, as in pretraining. Attention
+            crosses the borders between prompts.
+        held_out_frac: Fraction of the prompts that are held out from training.
+        drop_first_positions: Number of leading positions that are not cached (attention sinks of models without a BOS
+            token). Special tokens are never cached.
+        shard_rows: Maximum number of rows in a shard file.
+        batch_tokens: Maximum number of tokens in a forward pass, padding included.
+        generation_batch: Number of prompts in a generation batch.
+        reader: How residuals are read: ``plain`` (hooks on the transformers model, refused unless its bits equal those
+            of the bridge), ``bridge`` (TransformerBridge), or ``auto`` (plain where the bits are equal, else the
+            bridge). The choice changes no byte of the store.
+        models_in_memory: ``one`` releases the weights of a model once its shards are written; ``all`` keeps them for
+            later stages.
+        seed: Seed of the sequence order, the held-out split and sampled responses.
     """
 
     sites: tuple[str, ...] = ()
@@ -78,15 +81,15 @@ class CacheConfig(FrozenConfig):
         for name in ("sites", "responses"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} = {list(values)} repeats an entry; give each once")
+                raise ValueError(f"{name} = {list(values)} contains an entry twice; give each entry once")
         for responder in self.responses:
             if _RESPONDER.fullmatch(responder) is None:
-                raise ValueError(f"responses: '{responder}' cannot be read; write model@temperature, such as rl@0.0")
+                raise ValueError(f"responses: '{responder}' is not valid; write model@temperature, such as rl@0.0")
         if self.system_prompt and not self.chat_template:
-            raise ValueError("system_prompt needs chat_template = true; plain text has no system message")
+            raise ValueError("system_prompt needs chat_template = true, because plain text has no system message")
         if self.pack and self.responses:
-            # The responses of several models to one prompt would stand in different sequences, held out and not.
-            raise ValueError("pack and responses do not go together; pack is for documents, leave one out")
+            # The responses of several models to one prompt would be in different sequences, some of them held out.
+            raise ValueError("pack and responses cannot be combined; pack is for documents, so leave one of them out")
         return self
 
     @field_validator("chat_date")
@@ -107,3 +110,15 @@ class CacheConfig(FrozenConfig):
     def parsed_sites(self) -> list[Site]:
         """The sites, shallow to deep."""
         return sorted(Site.parse(site) for site in self.sites)
+
+
+class StoreSubset(FrozenConfig):
+    """Size of the store that is kept on disk when training runs without a whole store.
+
+    Attributes:
+        rows: Minimum number of rows in the leading shards, and maximum number of held-out rows behind them.
+        scale_rows: Minimum number of training rows in the leading shards. These rows give the scale.
+    """
+
+    rows: int = Field(default=131072, ge=1)
+    scale_rows: int = Field(default=SCALE_ROWS, ge=1)

@@ -104,13 +104,14 @@ def _on_every_rank(
 
 
 def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
+    from mechprobe.cache.result import CacheCounts
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import in_run, say_result
     from mechprobe.cli.stage_lines import store_lines
 
     folder = run.layout.cache
     if shared.as_json:
-        counts = store.manifest["counts"]
+        counts = CacheCounts.of(store).to_json()
         say_json({"folder": str(folder), "counts": counts, "models": store.fingerprints, "stream": store.stream_hash})
         return
     inside = folder.absolute().parent == run.folder.absolute()
@@ -133,5 +134,5 @@ def _say_part(shared: Shared, run: "Run", share: "Ranks", done: Any) -> None:
     if shared.as_json:
         say_json({"folder": str(run.layout.cache), "part": f"{share.index}/{share.count}", **asdict(done)})
         return
-    say(f"part      {share.index}/{share.count}: {done.n_made} shards written, {done.n_found} were there")
+    say(f"part      {share.index}/{share.count}: {done.n_made} shards written, {done.n_found} found")
     say(done.next_step)

@@ -166,18 +166,16 @@ def training_lines(metrics: "TrainingMetrics", d_sae: int, sources: Sequence[str
 
 def store_lines(store: "ActivationStore") -> list[str]:
     """Rows, models, sites and size of an activation store."""
-    counts = store.manifest["counts"]
-    lines = [
-        f"rows      {counts['rows']:,} ({counts['response_rows']:,} response, {counts['held_out_rows']:,} held out)"
-    ]
-    if counts["sequences_cut"] or counts["prompts_dropped"]:
-        lines.append(
-            f"too long  {counts['sequences_cut']:,} sequences cut, {counts['prompts_dropped']:,} prompts dropped"
-        )
+    from mechprobe.cache.result import CacheCounts
+
+    counts = CacheCounts.of(store)
+    lines = [f"rows      {counts.rows:,} ({counts.response_rows:,} response, {counts.held_out_rows:,} held out)"]
+    if counts.sequences_cut or counts.prompts_dropped:
+        lines.append(f"too long  {counts.sequences_cut:,} sequences cut, {counts.prompts_dropped:,} prompts dropped")
     return [
         *lines,
         f"models    {', '.join(f'{name} {width}' for name, width in store.widths.items())}",
         f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})",
-        f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model",
+        f"size      {counts.bytes / 1e6:,.1f} MB in {counts.shards} shards per model",
         f"stream    {store.stream_hash[:16]}",
     ]

@@ -18,11 +18,12 @@ app = typer.Typer(no_args_is_help=True, help="Describe an activation store, veri
 @app.command("info")
 def info(folder: Folder, as_json: options.Json = False) -> None:
     """Print models, sites, rows and hashes of a store."""
+    from mechprobe.cache.result import CacheCounts
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.cli.printing import say, say_json
 
     store = ActivationStore.open(folder)
-    counts = store.manifest["counts"]
+    counts = CacheCounts.of(store)
     if as_json:
         say_json(
             {
@@ -30,7 +31,7 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
                 "widths": store.widths,
                 "sites": [str(site) for site in store.sites],
                 "dtype": store.dtype,
-                "counts": counts,
+                "counts": counts.to_json(),
                 "stream": store.stream_hash,
                 "tokenizer": store.tokenizer_fingerprint,
             }
@@ -39,10 +40,10 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
     for name, width in store.widths.items():
         say(f"model     {name}  width {width}  weights {store.fingerprints[name][:16]}")
     say(f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})")
-    if "whole_rows" in counts:
-        say(f"subset    {counts['rows']:,} of {counts['whole_rows']:,} rows, for train-sae --mode stream or ring")
-    say(f"rows      {counts['rows']:,} of {counts['sequences']:,} sequences, {counts['held_out_rows']:,} held out")
-    say(f"size      {counts['bytes'] / 1e6:,.1f} MB in {counts['shards']} shards a model")
+    if counts.whole_rows is not None:
+        say(f"subset    {counts.rows:,} of {counts.whole_rows:,} rows, for train-sae --mode stream or ring")
+    say(f"rows      {counts.rows:,} of {counts.sequences:,} sequences, {counts.held_out_rows:,} held out")
+    say(f"size      {counts.bytes / 1e6:,.1f} MB in {counts.shards} shards per model")
     say(f"stream    {store.stream_hash}")
     say(f"tokenizer {store.tokenizer_fingerprint}")
 

@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from mechprobe.cache.config import StoreSubset
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.source import RowSource
-from mechprobe.cache.store.store_subset import StoreSubset
+from mechprobe.cache.store.row_source import RowSource
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.models.family import ModelFamily
@@ -114,7 +114,7 @@ class TrainSaeConfig(FrozenConfig):
         models = self.models or None
         if self.mode == "cache":
             store = ActivationStore.open(cache, models, order=self.order or "blocks", scale_rows=self.scale_rows)
-            if store.manifest["config"].get("kept"):
+            if store.subset is not None:
                 whole = store.manifest["counts"]["whole_rows"]
                 raise ArtifactError(
                     f"{cache} keeps {store.n_rows:,} of {whole:,} rows, for mode 'stream' or 'ring'; train in that mode, or "

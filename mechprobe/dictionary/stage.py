@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cache.store.row_source import RowSource
 from mechprobe.cache.store.sites import SiteBatches
-from mechprobe.cache.store.source import RowSource
 from mechprobe.dictionary.result import TrainingMetrics
 from mechprobe.errors import StoreError
 from mechprobe.progress import Advance, progress
@@ -161,7 +160,7 @@ def _site_fields(sites: Sequence[Site]) -> dict[str, Any]:
     return {"site": str(sites[0])} if len(sites) == 1 else {"sites": [str(site) for site in sites]}
 
 
-def held_out_metrics(store: ActivationStore, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
+def held_out_metrics(store: RowSource, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
     """`sae_training.evaluate` on the held-out rows of a store; None where it has none."""
     if not bool(store.tokens.held_out.any()):
         return None

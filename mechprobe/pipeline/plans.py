@@ -88,17 +88,17 @@ def plan_cache_stage(run: Run) -> Plan:
     """
     from mechprobe.cache.harvest.estimate import estimate_time
     from mechprobe.cache.harvest.plan import plan_of
-    from mechprobe.cache.harvest.preparation import prepare
+    from mechprobe.cache.harvest.prompts import prepare_prompts
     from mechprobe.data.sources import as_prompts
 
     cache = run.config.cache
     known = bool(cache.sites) or not run.config.tasks.file
     sites = cache.sites if known else (str(run.family.sites()[-1]),)
-    reading = prepare(run.family, as_prompts(run.config.prompt_source()), cache.replace(sites=sites))
-    plan = plan_of(run.family, reading, run.layout.cache)
+    prepared = prepare_prompts(run.family, as_prompts(run.config.prompt_source()), cache.replace(sites=sites))
+    plan = plan_of(run.family, prepared, run.layout.cache)
     plan.require_space()
-    estimate = estimate_time(run.family, reading)
-    data = {**asdict(plan), "n_bytes": plan.n_bytes(), "time": asdict(estimate)}
+    estimate = estimate_time(run.family, prepared)
+    data = {**plan.to_json(), "time": asdict(estimate)}
     missing = missing_stages(run, "cache")
     lines = [str(plan), str(estimate), *(["localize would be run first, to choose the site"] if missing else [])]
     return Plan("cache", run.layout.cache, lines, data, tuple(missing))

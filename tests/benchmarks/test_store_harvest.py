@@ -1,4 +1,4 @@
-"""The benchmarks of store and harvest run, and compare the same work."""
+"""The benchmarks of store and harvest run, and their contestants do the same work."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ def random_store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     return build_store(tmp_path_factory.mktemp("random") / "cache", n_rows=1024, d_model=8)
 
 
-def test_the_copies_hold_the_stores_bytes(random_store: ActivationStore, tmp_path: Path) -> None:
+def test_the_copies_hold_the_bytes_of_the_store(random_store: ActivationStore, tmp_path: Path) -> None:
     assert random_store.verify() == []
     mapped, _ = raw_copies(random_store, tmp_path)
-    whole = store.side_by_side(mapped, random_store, 100, 300)
+    whole = store.concat_models(mapped, random_store, 100, 300)
     assert np.array_equal(whole, random_store.stored_bytes(100, 300))
     assert not np.array_equal(mapped["base"], mapped["rl"])
 
@@ -55,7 +55,7 @@ def test_reads_of_all_sources_are_compared_byte_by_byte(
         store.measure_reads(random_store, tmp_path, rounds=1)
 
 
-def test_the_bare_forward_stops_and_has_the_models_bits(llama_family: dict[str, Path]) -> None:
+def test_the_bare_forward_stops_and_has_the_bits_of_the_model(llama_family: dict[str, Path]) -> None:
     bare = harvest.BareForward(llama_family["base"], Site(1), "eager", "cpu")
     ran: list[int] = []
     for index, block in enumerate(bare.model.model.layers):

@@ -1,5 +1,7 @@
-"""A small finished store that tests read and, copied, damage."""
+"""A small finished store that tests read or damage a copy of, and comparisons of stores file by file."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.prompts import Prompt
+from mechprobe.files import sha256_file
 from mechprobe.models.family import ModelFamily
 
 PROMPTS = [
@@ -27,3 +30,26 @@ def small_work() -> dict:
 def small_store(llama_family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     out = tmp_path_factory.mktemp("small") / "cache"
     return cache_activations(ModelFamily.load(llama_family), PROMPTS, out=out, config=CONFIG)
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Function that returns the bytes of every file of a store; the manifest without its times."""
+
+    def contents_of(folder: Path) -> dict[str, bytes]:
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        manifest = json.loads(files["manifest.json"])
+        files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
+        return files
+
+    return contents_of
+
+
+@pytest.fixture(scope="session")
+def h5_hashes() -> Callable[[ActivationStore], dict[str, str]]:
+    """Function that returns the sha256 of every HDF5 file of a store."""
+
+    def hashes_of(store: ActivationStore) -> dict[str, str]:
+        return {str(path.relative_to(store.folder)): sha256_file(path) for path in store.folder.rglob("*.h5")}
+
+    return hashes_of

@@ -1,12 +1,13 @@
-"""What the server of forked processes imports once for all that these tests kill, and keeps out of their collections.
+"""Imports for the fork server of the tests that kill processes, frozen so that garbage collection skips them.
 
-They release a model after each use, and a collection that goes through the imported libraries takes longer than the work.
+Those tests release a model after each use, which collects garbage. Going through the imported libraries would take longer
+than the work itself.
 """
 
 import gc
 
 import transformer_lens.model_bridge  # noqa: F401
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401 - transformers imports a class when it is named
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401 - transformers imports lazily
 
 gc.collect()
 gc.freeze()

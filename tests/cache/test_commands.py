@@ -1,4 +1,4 @@
-"""The commands, in process: what they print, what they write, and how they end."""
+"""The commands `cache`, `train-sae` and `store`: what they print, what they write, and how they end."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def models(paths: dict[str, Path]) -> list[str]:
     return ["--models", *(f"{name}={path}" for name, path in paths.items())]
 
 
-def test_train_sae_reads_the_sites_that_it_is_given(
+def test_train_sae_uses_the_sites_that_are_given(
     llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = ["--cache", str(tmp_path / "cache")]
@@ -34,7 +34,7 @@ def test_train_sae_reads_the_sites_that_it_is_given(
     for setting in ("d_sae=32", "k=4", "n_tokens=500", "batch_size=100"):
         train += ["--set", f"train_sae.{setting}"]
     assert main([*train, "--mode", "stream", "--force", "--out", str(tmp_path / "live")]) == 2
-    assert "is a whole store; train with mode 'cache'" in capsys.readouterr().err
+    assert "whole store" in capsys.readouterr().err
     for given, key, found in (("resid_post.0", "site", "resid_post.0"), (both, "sites", both.split(","))):
         out = tmp_path / key
         assert main([*train, "--sites", given, "--out", str(out)]) == 0
@@ -85,11 +85,11 @@ def test_several_sites_in_mode_stream_are_refused_before_anything_is_written(
     call = ["train-sae", *models(llama_family), "--prompts", str(prompts), "--cache", str(tmp_path / "kept")]
     both = ["--sites", "resid_post.0,resid_post.1", "--mode", "stream", "--out", str(tmp_path / "live")]
     assert main([*call, *both]) == 2
-    assert "several sites need mode 'cache'" in capsys.readouterr().err
+    assert "several sites" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_dry_run_that_does_not_fit_says_so(
+def test_a_dry_run_refuses_a_store_that_does_not_fit(
     llama_family: dict[str, Path],
     prompts: Path,
     tmp_path: Path,
@@ -107,10 +107,23 @@ def test_a_dry_run_that_does_not_fit_says_so(
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("command", ["cache", "train-sae", "run"])
+def test_a_dry_run_refuses_a_folder_that_cannot_be_created(
+    llama_family: dict[str, Path], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    call = [command, "--out", str(prompts / "below"), "--dry-run"]
+    if command != "run":  # run has its own lab
+        call += [*models(llama_family), "--prompts", str(prompts), "--sites", SITE]
+    assert main(call) == 2
+    captured = capsys.readouterr()
+    assert str(prompts / "below") in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_the_time_estimate_counts_models_and_tokens(llama_family: dict[str, Path], prompts: Path) -> None:
     from mechprobe.cache.config import CacheConfig
     from mechprobe.cache.harvest.estimate import estimate_time
-    from mechprobe.cache.harvest.preparation import prepare
+    from mechprobe.cache.harvest.prompts import prepare_prompts
     from mechprobe.data.sources import as_prompts
     from mechprobe.models.family import ModelFamily
 
@@ -118,7 +131,7 @@ def test_the_time_estimate_counts_models_and_tokens(llama_family: dict[str, Path
     estimates = []
     for n_prompts in (10, 40):
         config = CacheConfig(sites=(SITE,), max_prompts=n_prompts)
-        estimates.append(estimate_time(family, prepare(family, as_prompts(prompts), config), probe_seconds=0.2))
+        estimates.append(estimate_time(family, prepare_prompts(family, as_prompts(prompts), config), probe_seconds=0.2))
     few, many = estimates
     assert set(many.rates) == {"base", "sft", "rl"}
     assert many.rates["base"] == many.rates["rl"], "models of one architecture are measured once"
@@ -157,23 +170,23 @@ def test_store_info_verify_export(
     capsys.readouterr()
     assert main(["store", "verify", str(folder)]) == 2
     captured = capsys.readouterr()
-    assert "rl/shard_00000.h5: has sha256" in captured.out
+    assert "rl/shard_00000.h5" in captured.out
     assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "facts"),
     [
-        ({"prompt": None}, "contains no prompts"),
-        ({"prompt": "x" * 90}, "has 91 tokens and the limit is 64"),
-        ({"site": "resid_post.7"}, "resid_post.7 does not exist"),
-        ({"site": "blocks.1"}, "is not a site"),
-        ({"model": "/no/such/folder"}, "does not exist"),
-        ({"dtype": "int4"}, "'int4' is not accepted"),
+        ({"prompt": None}, "no prompts"),
+        ({"prompt": "x" * 90}, "91 tokens"),
+        ({"site": "resid_post.7"}, "resid_post.7"),
+        ({"site": "blocks.1"}, "blocks.1"),
+        ({"model": "/no/such/folder"}, "/no/such/folder"),
+        ({"dtype": "int4"}, "int4"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_exit_code_2(
-    llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, words: str
+    llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, facts: str
 ) -> None:
     prompts = tmp_path / "prompts.jsonl"
     text = change.get("prompt", "a prompt")
@@ -195,7 +208,7 @@ def test_mistakes_end_in_one_sentence_and_exit_code_2(
     )
     captured = capsys.readouterr()
     assert code == 2
-    assert words in captured.err
+    assert facts in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not (tmp_path / "cache").exists()

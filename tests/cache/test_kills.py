@@ -1,4 +1,4 @@
-"""Eight SIGKILLs at random moments of `mechprobe cache` on a tiny family; experiments/lab/kill_cache.py does fifty."""
+"""SIGKILL eight times at random moments of `mechprobe cache`; experiments/lab/kill_cache.py does it fifty times."""
 
 import json
 import multiprocessing
@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mechprobe.cache.store.activation_store import ActivationStore
@@ -14,15 +15,9 @@ from mechprobe.cli import main
 N_KILLS = 8
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; of the manifest without what a clock says."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = json.loads(files["manifest.json"])
-    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
-    return files
-
-
-def test_killed_at_random_moments_and_resumed(llama_family: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_at_random_moments_and_resumed(
+    llama_family: dict[str, Path], tmp_path: Path, contents: Callable
+) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Prompt {i}: {'abcdefgh'[: i % 8]}"}) + "\n" for i in range(80)))
     settings = ["cache.shard_rows=40", "cache.responses=['base@1.0']", "cache.max_new_tokens=4"]
@@ -39,7 +34,7 @@ def test_killed_at_random_moments_and_resumed(llama_family: dict[str, Path], tmp
 
     server = context.Process(target=time.sleep, args=(0,))
     server.start()
-    server.join(timeout=120)  # the imports are not part of the time in which kills fall
+    server.join(timeout=120)  # kills should not fall into the imports
     began = time.monotonic()
     process = start(tmp_path / "whole")
     process.join(timeout=120)
@@ -50,9 +45,9 @@ def test_killed_at_random_moments_and_resumed(llama_family: dict[str, Path], tmp
     while n_killed < N_KILLS:
         process = start(out)
         time.sleep(rng.random() * seconds * 0.7)
-        process.kill()  # SIGKILL; nothing where it has ended
+        process.kill()  # SIGKILL; no effect if the process has ended
         process.join(timeout=60)
-        assert process.exitcode in (0, -signal.SIGKILL), "the process stopped of itself"
+        assert process.exitcode in (0, -signal.SIGKILL), "the process failed by itself"
         n_killed += process.exitcode != 0
         if (out / "manifest.json").is_file():
             assert contents(out) == expected

@@ -1,13 +1,12 @@
-"""Interruption and damage: the same bytes after SIGKILL, every flipped bit found, a full disk is one sentence."""
+"""Interrupted stores: the same bytes after SIGKILL, shards are made once, and one error sentence for a full disk."""
 
 import errno
-import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.shards import sole_writer
+from mechprobe.cache.store.disk import sole_writer
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.models.family import ModelFamily
 
@@ -26,16 +25,8 @@ CONFIG = CacheConfig(
 PROMPTS = [f"Prompt {index}: {'abcdefgh'[: index % 8]}" for index in range(40)]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; of the manifest without what a clock says."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = json.loads(files["manifest.json"])
-    files["manifest.json"] = json.dumps(manifest | {"seconds": None, "digest": None}).encode()
-    return files
-
-
 def start(family: ModelFamily, out: Path) -> BaseProcess:
-    """Cache in a process of its own, forked from a server that has the imports behind it and never ran anything."""
+    """Cache in a new process, forked from a server that has only imported the libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.cache.preload"])
     process = context.Process(
@@ -49,7 +40,9 @@ def n_shards(out: Path) -> int:
     return len(list(out.glob("*/shard_*.h5")))
 
 
-def test_sigkill_at_random_moments_changes_no_byte(llama_family: dict[str, Path], tmp_path: Path) -> None:
+def test_sigkill_at_random_moments_changes_no_byte(
+    llama_family: dict[str, Path], tmp_path: Path, contents: Callable
+) -> None:
     cache_activations(ModelFamily.load(llama_family), PROMPTS, out=tmp_path / "whole", config=CONFIG)
     expected = contents(tmp_path / "whole")
     total = n_shards(tmp_path / "whole")
@@ -65,7 +58,7 @@ def test_sigkill_at_random_moments_changes_no_byte(llama_family: dict[str, Path]
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join(timeout=60)
-        assert process.exitcode in (0, -signal.SIGKILL), "the process stopped of itself"
+        assert process.exitcode in (0, -signal.SIGKILL), "the process failed by itself"
         if not (out / "manifest.json").exists():
             with pytest.raises(ArtifactError, match="unfinished"):
                 ActivationStore.open(out)
@@ -74,10 +67,10 @@ def test_sigkill_at_random_moments_changes_no_byte(llama_family: dict[str, Path]
     assert store.verify() == []
 
 
-def test_an_interrupted_store_does_finished_shards_once(
+def test_an_interrupted_store_makes_finished_shards_once(
     llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache import stage as collect
+    from mechprobe.cache.harvest import collect
 
     family, out, done = ModelFamily.load(llama_family), tmp_path / "cache", []
     real = collect.collect_shard
@@ -101,13 +94,13 @@ def test_an_interrupted_store_does_finished_shards_once(
     assert not done
 
 
-def test_a_full_disk_is_one_sentence_and_resumes(
+def test_a_full_disk_is_reported_in_one_sentence_and_the_store_resumes(
     llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.store import shards
+    from mechprobe.cache.store import disk
 
     family, out, calls = ModelFamily.load(llama_family), tmp_path / "cache", []
-    real = shards.h5py.File
+    real = disk.h5py.File
 
     def filling(path: Path, mode: str = "r", **options: object) -> object:
         calls.append(mode)
@@ -116,7 +109,7 @@ def test_a_full_disk_is_one_sentence_and_resumes(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path, mode, **options)
 
-    monkeypatch.setattr(shards.h5py, "File", filling)
+    monkeypatch.setattr(disk.h5py, "File", filling)
     with pytest.raises(StoreError, match="disk is full") as caught:
         cache_activations(family, PROMPTS, out=out, config=CONFIG)
     assert "\n" not in str(caught.value)
@@ -129,7 +122,7 @@ def test_a_full_disk_is_one_sentence_and_resumes(
 def test_a_second_writer_is_refused(llama_family: dict[str, Path], tmp_path: Path) -> None:
     family, out = ModelFamily.load({"base": llama_family["base"]}), tmp_path / "cache"
     out.mkdir()
-    with sole_writer(out), pytest.raises(StoreError, match="Another process is writing"):
+    with sole_writer(out), pytest.raises(StoreError, match=str(out)):
         cache_activations(family, ["abc"], ["resid_post.0"], out)
     assert cache_activations(family, ["abc"], ["resid_post.0"], out).n_rows == 3
 
@@ -138,7 +131,7 @@ def test_other_settings_are_refused_and_force_makes_it_again(llama_family: dict[
     family, out = ModelFamily.load({"base": llama_family["base"]}), tmp_path / "cache"
     config = CacheConfig(sites=("resid_post.0",))
     cache_activations(family, ["abc", "def"], out=out, config=config)
-    with pytest.raises(ArtifactError, match=r'dtype: "float32".*"float16"'):
+    with pytest.raises(ArtifactError, match=r"dtype.*float32.*float16"):
         cache_activations(family, ["abc", "def"], out=out, config=config.replace(dtype="float16"))
     with pytest.raises(ArtifactError, match="prompts"):
         cache_activations(family, ["abc", "deg"], out=out, config=config)
@@ -146,39 +139,6 @@ def test_other_settings_are_refused_and_force_makes_it_again(llama_family: dict[
     assert store.tokens.token_id.max() > 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="was not written by mechprobe"):
+    with pytest.raises(ArtifactError, match="mine"):
         cache_activations(family, ["abc"], out=tmp_path / "mine", config=config, force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-
-
-def test_every_flipped_bit_is_found(small_store: ActivationStore, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    shutil.copytree(small_store.folder, out)
-    store = ActivationStore.open(out)
-    assert store.verify() == []
-    files = sorted(path for path in out.rglob("*") if path.is_file())
-    rng = random.Random(1)
-    for trial in range(200):
-        path = files[trial % len(files)] if trial < len(files) else rng.choice(files)
-        original = path.read_bytes()
-        damaged = bytearray(original)
-        bit = rng.randrange(8 * len(original))
-        damaged[bit // 8] ^= 1 << (bit % 8)
-        path.write_bytes(bytes(damaged))
-        try:
-            problems = store.verify()
-        except ArtifactError:  # the manifest can no longer be read at all
-            problems = [path.name]
-        assert problems, (path, bit)
-        path.write_bytes(original)
-    assert store.verify() == []
-
-
-def test_a_missing_shard_is_found_and_named(small_store: ActivationStore, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    shutil.copytree(small_store.folder, out)
-    (out / "rl" / "shard_00001.h5").unlink()
-    store = ActivationStore.open(out)
-    assert [str(problem) for problem in store.verify()] == ["rl/shard_00001.h5: is missing"]
-    with pytest.raises(StoreError, match="missing or damaged"):
-        store.rows(0, store.n_rows, "resid_post.1")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mechprobe.cache.store.shards import read_tokens, write_tokens
+from mechprobe.cache.store.token_file import read_tokens, write_tokens
 from mechprobe.data.packing import pack
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.stream import build_stream

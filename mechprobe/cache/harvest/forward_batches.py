@@ -1,4 +1,4 @@
-"""Forward passes over one shard: which sequences share a pass, and where each of their residuals goes."""
+"""Forward passes over one shard: which sequences share a pass, and which row each residual becomes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge
 from mechprobe.types import Site
 
-ReadResiduals = Callable[[LanguageModel, Tensor, Tensor, Sequence[Site]], dict[Site, Tensor]]
-"""``(model, ids [batch pos], attention mask [batch pos], sites)`` to the residuals ``[batch pos d_model]``."""
+ResidualsFunction = Callable[[LanguageModel, Tensor, Tensor, Sequence[Site]], dict[Site, Tensor]]
+"""``(model, ids [batch pos], attention mask [batch pos], sites)`` to the residuals ``[batch pos d_model]`` per site."""
 
 
 def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences that share a forward pass: of similar length, at most ``batch_tokens`` with padding."""
+    """Indices of sequences that share a forward pass: similar lengths, at most ``batch_tokens`` tokens with padding."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
         if batch and lengths[index] * (len(batch) + 1) > batch_tokens:
@@ -33,7 +33,7 @@ def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """``(ids, attention_mask)``, padded on the right: nothing before the padding can see it."""
+    """``(ids, attention_mask)`` with padding on the right, which no earlier token can attend to."""
     lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
@@ -46,11 +46,11 @@ class ForwardBatch:
     """One forward pass, and which of its residuals are rows of the store.
 
     Attributes:
-        sequences: Indices in the stream.
+        sequences: Indices of the sequences in the stream.
         ids: Token ids, padded on the right.
-        mask: 1 where a token is, 0 where padding is.
-        taken: Places of the kept tokens in the flattened pass.
-        rows: The row in the shard that each of them makes.
+        mask: 1 for tokens, 0 for padding.
+        taken: Indices of the kept tokens in the flattened pass.
+        rows: Row in the shard of each kept token.
     """
 
     sequences: tuple[int, ...]
@@ -59,21 +59,16 @@ class ForwardBatch:
     taken: Int[Tensor, " kept"]
     rows: Int[np.ndarray, " kept"]
 
-    @property
-    def n_padded(self) -> int:
-        """Tokens of the pass, padding counted."""
-        return self.ids.numel()
-
 
 def batches_of(stream: TokenStream, shard: ShardRange, batch_tokens: int, pad_id: int) -> Iterator[ForwardBatch]:
-    """The forward passes over a shard: a pure function of the stream and ``batch_tokens``."""
+    """The forward passes over a shard, a pure function of the stream and ``batch_tokens``."""
     ids = [stream.sequences[index].ids for index in shard.sequences]
     for batch in forward_batches([len(row) for row in ids], batch_tokens):
         samples = np.asarray([shard.sequences[index] for index in batch], dtype=np.int64)
         tokens, mask = padded([ids[index] for index in batch], pad_id)
         first = stream.row_start[samples]
         n_rows = stream.row_start[samples + 1] - first
-        # Row numbers of each sequence behind each other: a running count, minus where the sequence begins in it.
+        # Rows of the sequences one after another: a running count, shifted to the first row of each sequence.
         rows = np.arange(n_rows.sum()) + np.repeat(first - (np.cumsum(n_rows) - n_rows), n_rows)
         places = np.repeat(np.arange(len(batch)) * tokens.shape[1], n_rows) + stream.rows.position[rows]
         yield ForwardBatch(
@@ -87,18 +82,21 @@ def collect_shard(
     shard: ShardRange,
     sites: Sequence[Site],
     config: CacheConfig,
-    read: ReadResiduals = residuals_bridge,
+    residuals: ResidualsFunction = residuals_bridge,
 ) -> dict[str, np.ndarray]:
-    """The stored residuals of one shard, ``[row row_width]`` per site, in the stream's row order.
+    """Run a model over one shard.
+
+    Returns:
+        Site to stored rows ``[row row_width]``, in the row order of the stream.
 
     Raises:
-        StoreError: An activation is not finite, or too large for the dtype; the text names the sequence.
+        StoreError: An activation is not finite or too large for the dtype; the message names the sequence.
     """
     shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {site: np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
     pad_id = int(str(model.tokenizer.pad_token_id))
     for batch in batches_of(stream, shard, config.batch_tokens, pad_id):
-        resid = read(model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
+        resid = residuals(model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
         for site in sites:
             values = resid.pop(site).flatten(0, 1)
             kept = values.index_select(0, batch.taken.to(values.device))
@@ -112,7 +110,7 @@ def collect_shard(
 def _named(
     kept: Float[Tensor, "kept d_model"], batch: ForwardBatch, stream: TokenStream, dtype: StoreDtype, where: str
 ) -> StoreError:
-    """The error of the first sequence of the batch whose values do not fit, with its name."""
+    """The error of the first sequence whose values cannot be stored, with the id of that sequence."""
     start = 0
     for sample in batch.sequences:
         n_rows = int(stream.row_start[sample + 1] - stream.row_start[sample])
@@ -121,4 +119,4 @@ def _named(
         except StoreError as error:
             return StoreError(f"{where}, sequence {stream.sequences[sample].id!r}: {error}")
         start += n_rows
-    raise AssertionError("a batch does not fit though each of its sequences does")
+    raise AssertionError("a batch cannot be stored although each of its sequences can")

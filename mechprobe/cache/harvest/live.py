@@ -1,9 +1,9 @@
 """Training without a whole store: the models run on the sequences of each window when it is needed.
 
-``stream`` writes nothing: a window's shards are made in memory, model after model. ``ring`` writes them ahead of
-training, as files that are never more than a given size (`ring`). Both serve the rows in the order ``shards``, which a
-store can serve too (``ActivationStore.open(..., order="shards")``): then training gives the same weights, byte for byte
-on a CPU. What later stages need is a small store of the same work, the kept one (`kept`).
+``stream`` writes nothing and computes the shards of a window in memory, one model after another. ``ring`` writes shard
+files ahead of training, within a given size (`mechprobe.cache.harvest.ring`). Both serve rows in the order ``shards``. A
+whole store can serve this order too (``ActivationStore.open(..., order="shards")``), and training then gives the same
+weights, byte for byte on a CPU. Later stages use a small store with a subset of the rows (`StoreSubset`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,27 +13,30 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.forward_batches import collect_shard
-from mechprobe.cache.harvest.readers import Reader
+from mechprobe.cache.harvest.model_reader import ModelReader
 from mechprobe.cache.harvest.ring import Ring
 from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cache.store.block_source import FillRows, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, row_width
-from mechprobe.cache.store.shards import read_tokens
-from mechprobe.cache.store.source import ModelIndex, ReadRows, RowSource, Serving
-from mechprobe.cache.store.store_subset import WHOLE_STREAM, StoreSubset
+from mechprobe.cache.store.row_source import ModelIndex, RowSource
+from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError
 from mechprobe.models.family import ModelFamily
+from mechprobe.types import Site
 
 
 class LiveActivations(RowSource):
-    """Activations of models that are run while training goes on; open it with `LiveActivations.open`.
+    """Activations of models that run during training. Use `LiveActivations.open`.
 
     Attributes:
         family: The models, in the order of the model axis.
-        ring: Where shard files pass through, in mode ``ring``.
+        ring: Folder that shard files pass through, in mode ``ring``.
     """
 
     def __init__(
@@ -45,16 +48,14 @@ class LiveActivations(RowSource):
         all_in_memory: bool = True,
         ring: tuple[Path, float] | None = None,
     ) -> None:
-        kept_rows = StoreSubset(**kept.manifest["config"]["kept"])
-        models = [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family]
         super().__init__(
             kept.folder,
             stream,
-            models,
+            [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family],
             sites=kept.sites,
             dtype=kept.dtype,
             order="shards",
-            scale_rows=kept_rows.scale_rows,
+            scale_rows=kept.scale_rows,
         )
         self.family = family
         self._kept = kept
@@ -74,26 +75,26 @@ class LiveActivations(RowSource):
         all_in_memory: bool = True,
         ring: tuple[Path, float] | None = None,
     ) -> "LiveActivations":
-        """The whole stream of a kept store, with the models to read it.
+        """Open the whole token stream of a store that keeps a subset, and run the models on it.
 
         Args:
-            folder: A store that `cache_activations` wrote with ``kept``.
+            folder: Store that `cache_activations` wrote with ``kept``.
             family: Its models.
-            models: Which of them to read, in which order; None takes all in the order they were cached.
-            all_in_memory: Keep every model loaded; otherwise one after another is loaded for each window.
+            models: Models to run, in this order; None runs all in the order in which they were cached.
+            all_in_memory: Keep every model loaded; otherwise the models are loaded one after another for each window.
             ring: Folder and size in GB (1e9 bytes) of a ring of shard files; None writes nothing.
 
         Raises:
-            ArtifactError: The folder is missing, unfinished, or a whole store.
-            StoreError: A model or the tokenizer is not what the store was made from; the ring is too small.
+            ArtifactError: The folder is missing, is unfinished, or holds a whole store.
+            StoreError: A model or the tokenizer differs from the cached one, or the ring is too small.
         """
         kept = ActivationStore.open(folder, models, order="shards")
-        if not kept.manifest["config"].get("kept"):
+        if kept.subset is None:
             raise ArtifactError(
-                f"{folder} holds every row; train from it with mode 'cache', or give another --cache for mode 'stream'."
+                f"{folder} is a whole store; train from it with mode 'cache', or give another --cache for mode 'stream'."
             )
         kept.check_family(family)
-        kept.scale_rows = StoreSubset(**kept.manifest["config"]["kept"]).scale_rows
+        kept.scale_rows = kept.subset.scale_rows
         stream = read_tokens(Path(folder), WHOLE_STREAM)
         return cls(kept, stream, family.subset(*kept.models), all_in_memory=all_in_memory, ring=ring)
 
@@ -106,30 +107,34 @@ class LiveActivations(RowSource):
         """The store on disk: leading shards and held-out sequences."""
         return self._kept
 
+    def scale(self, site: Site | str | None = None) -> Float[Tensor, " model"]:
+        """Per model, the mean L2 norm of training rows over √d_model, from the leading shards on disk."""
+        return self._kept.scale(site)
+
     @contextmanager
-    def serving(self, serving: Serving) -> Iterator[None]:
-        """Runs the ring's producer while batches are served."""
-        with self.ring.producing(serving) if self.ring else nullcontext():
+    def serving(self, session: ServingSession) -> Iterator[None]:
+        """Run the producer of the ring while batches are served."""
+        with self.ring.producing(session) if self.ring else nullcontext():
             try:
                 yield
             finally:
-                serving.ended.set()
+                session.ended.set()
 
     @contextmanager
-    def window(self, serving: Serving, first: int, shards: Sequence[int]) -> Iterator[ReadRows]:
-        """Make the rows of a window in memory, or take them from the ring."""
+    def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:
+        """Compute the rows of a window in memory, or copy them from the ring."""
         if self.ring is not None:
-            yield self.ring.reader(serving, first)
+            yield self.ring.window(session, first_block)
             return
-        made = self._make(serving, shards)
+        made = self._make(session, shards)
 
-        def read(out: np.ndarray, start: int) -> None:
-            out[:] = made.pop(start)  # each shard is read once
+        def fill(out: np.ndarray, start: int) -> None:
+            out[:] = made.pop(start)  # each shard is used once
 
-        yield read
+        yield fill
 
-    def _make(self, serving: Serving, shards: Sequence[int]) -> dict[int, np.ndarray]:
-        """First row of every shard to its rows of all models, ``[row d_stored]``; each model runs once over all."""
+    def _make(self, session: ServingSession, shards: Sequence[int]) -> dict[int, np.ndarray]:
+        """First row of every shard to its stored rows ``[row d_stored]``; each model runs once over all shards."""
         ranges = [self.stream.shards[index].rows for index in shards]
         dtype = STORED_AS[self.dtype]
         made = {rows.start: np.empty((len(rows), self.d_stored), dtype=dtype) for rows in ranges}
@@ -137,34 +142,34 @@ class LiveActivations(RowSource):
         for name, d_model in self.widths.items():
             width = row_width(self.dtype, d_model)
             for index in shards:
-                rows = self.make_shard(serving, name, index)
+                rows = self.make_shard(session, name, index)
                 made[self.stream.shards[index].rows.start][:, column : column + width] = rows
             self.release(name)
             column += width
         return made
 
-    def make_shard(self, serving: Serving, model: str, index: int) -> np.ndarray:
-        """One model's rows of a shard as they are stored: the same bytes that a cache writes."""
-        if serving.ended.is_set():
+    def make_shard(self, session: ServingSession, model: str, index: int) -> np.ndarray:
+        """Stored rows of one model and shard, with the same bytes that `cache_activations` writes."""
+        if session.ended.is_set():
             raise CancelledError
-        way = self._kept.shards_of(model)[0].forward.get("reader")
+        kind = self._kept.shards_of(model)[0].forward.get("reader")
         arrays = collect_shard(
             self.family[model],
             self.stream,
             self.stream.shards[index],
-            [serving.site],
+            [session.site],
             self._config,
-            Reader("plain" if way == "plain" else "bridge").read,
+            ModelReader("plain" if kind == "plain" else "bridge").residuals,
         )
-        return arrays[str(serving.site)]
+        return arrays[str(session.site)]
 
     def release(self, model: str) -> None:
-        """Drop a model's weights where not all may be in memory."""
+        """Release the weights of a model, unless all models stay in memory."""
         if not self._all_in_memory:
             self.family[model].release()
 
     def close(self) -> None:
-        """Drop the models and the ring's files."""
+        """Release the models and remove the files of the ring."""
         self.family.release()
         if self.ring is not None:
             self.ring.remove()

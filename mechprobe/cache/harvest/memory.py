@@ -1,4 +1,4 @@
-"""Going on with smaller batches when a device runs out of memory."""
+"""Retry with smaller batches when a device runs out of memory."""
 
 import gc
 import logging
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name: str, where: str) -> tuple[T, int]:
-    """``work(size)``, and where memory runs out the same from the beginning with half the size, and so on.
+    """Call ``work(size)``; when memory runs out, start again with half the size.
 
     Args:
-        work: What is to be done, as a function of the batch size; it must leave nothing half-done behind.
-        size: To begin with.
-        smallest: A size at which a batch cannot become smaller.
-        name: What the size is called in the settings.
-        where: What is being done, for the log.
+        work: Function of the batch size. A failed call must leave no state behind.
+        size: First batch size.
+        smallest: Batch size below which a batch cannot become smaller.
+        name: Name of the batch size in the settings.
+        where: What is being computed, for messages.
 
     Returns:
-        ``(result, size)``: the size that it was done with.
+        ``(result, size)``, with the batch size that succeeded.
 
     Raises:
         StoreError: Memory runs out at the smallest size.
@@ -37,16 +37,16 @@ def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            full = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Outside of the except block, where the error's frames no longer hold the tensors of the failed pass.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Outside the except block, the error's frames no longer hold the tensors of the failed pass.
         _free()
         if size <= smallest:
             raise StoreError(
-                f"{where}: the memory does not hold one sequence ({full}); lower max_length, or spread the model "
-                "with device_map."
+                f"{where}: one sequence does not fit in memory ({reason}); lower max_length, or spread the model with "
+                "device_map."
             )
         size = max(smallest, size // 2)
-        logger.warning("%s: out of memory; going on with %s = %d.", where, name, size)
+        logger.warning("%s: out of memory; retrying with %s = %d.", where, name, size)
 
 
 def _free() -> None:

@@ -1,8 +1,8 @@
-"""Several processes that make one store: who does what, and how all end when one does.
+"""Several processes that make one store: how the work is divided, and how all processes end when one fails.
 
-Under ``torchrun`` (or any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) the processes meet through
-torch.distributed (gloo). They share the store's folder, so nothing but short messages goes between them: each writes
-its own shards, the first writes the token stream and the manifest.
+Under ``torchrun`` (or another launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) the processes connect
+through torch.distributed (gloo). They share the folder of the store and exchange only short messages. Each process writes
+its own shards; the first process also writes the token stream and the manifest.
 """
 
 import os
@@ -19,17 +19,20 @@ from mechprobe.errors import ConfigError, EndedElsewhereError, MechprobeError, S
 T = TypeVar("T")
 
 _MEETING = timedelta(minutes=10)
-"""How long the processes wait for each other to start."""
+"""Maximum time to wait until all processes have started."""
 _WORKING = timedelta(days=365)
-"""How long one waits for another's work: the end of a process is noticed by its closed connection, not by the clock."""
-_ENDED = "Another process of this command ended before its work was done; the same command, with any number of processes, goes on from there."
+"""Maximum time to wait for the work of another process. A closed connection, not this limit, shows that it has ended."""
+_ENDED = (
+    "Another process of this command ended before its work was done; run the same command again, with any number of "
+    "processes, to resume."
+)
 
 
 class Ranks:
-    """One process among ``count``; alone, every method does the plain thing.
+    """One process of ``count``. With one process, no method communicates.
 
     Attributes:
-        index: Number of this process.
+        index: Index of this process.
         count: Number of processes.
     """
 
@@ -38,19 +41,19 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes what there is one of."""
+        """Whether this process writes the files that exist once per store."""
         return self.index == 0
 
     def owns(self, number: int) -> bool:
-        """Whether the piece of work of that number is this process's: they are dealt out in turn."""
+        """Whether this process does the piece of work with this number; pieces are assigned in turn."""
         return number % self.count == self.index
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Leave the block together: with success in all processes, or with an error in all.
+        """Leave the block in all processes together, either without an error or with an error in each.
 
         Raises:
-            MechprobeError: That of the lowest rank that failed, in that process; `EndedElsewhereError` in the others.
+            MechprobeError: The error of the lowest rank that failed, in that process; `EndedElsewhereError` in the others.
         """
         failed: MechprobeError | None = None
         try:
@@ -66,7 +69,7 @@ class Ranks:
                 raise failed if failed is not None and first == self.index else EndedElsewhereError(str(states[first]))
 
     def gather(self, value: T) -> list[T]:
-        """The value of every process, in order; waits for all."""
+        """The values of all processes, in rank order; waits for all of them."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -76,12 +79,12 @@ class Ranks:
         return values
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has reached this call."""
         self.gather(None)
 
 
 def _talk(message: Callable[[], Any], index: int) -> None:
-    """Exchange a message; a connection that another process closed is one sentence, said by the first process."""
+    """Exchange a message; when another process has closed the connection, the first process reports it in one sentence."""
     try:
         message()
     except RuntimeError:
@@ -90,10 +93,10 @@ def _talk(message: Callable[[], Any], index: int) -> None:
 
 @contextmanager
 def ranks_of_environment() -> Iterator[Ranks]:
-    """The processes that a launcher started, or this one alone.
+    """The processes that a launcher started, or this process alone.
 
     Raises:
-        ConfigError: The environment names several processes and not where they meet.
+        ConfigError: The environment sets several processes but no address to connect to.
     """
     index, count = _rank_and_count()
     if count == 1:
@@ -101,7 +104,7 @@ def ranks_of_environment() -> Iterator[Ranks]:
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise ConfigError(f"WORLD_SIZE is {count} and {missing[0]} is not set; start with torchrun, or use --part.")
+        raise ConfigError(f"WORLD_SIZE is {count}, but {missing[0]} is not set; start with torchrun, or use --part.")
     import torch.distributed as dist
 
     if index == 0:
@@ -114,11 +117,11 @@ def ranks_of_environment() -> Iterator[Ranks]:
 
 
 def require_one_process(command: str) -> None:
-    """Raise `ConfigError` under a launcher of several processes, for a command that is not made for them."""
+    """Raise `ConfigError` when a launcher started several processes for a command that runs in one."""
     if _rank_and_count()[1] > 1:
         raise ConfigError(
-            f"`{command}` is one process and WORLD_SIZE says several; make the store with `torchrun -m mechprobe cache`, "
-            "then run this without torchrun."
+            f"`{command}` runs in one process, but WORLD_SIZE sets several; make the store with "
+            "`torchrun -m mechprobe cache`, then run this command without torchrun."
         )
 
 
@@ -126,17 +129,19 @@ def _rank_and_count() -> tuple[int, int]:
     try:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
-        raise ConfigError("RANK and WORLD_SIZE in the environment are no numbers; start with torchrun.") from None
+        raise ConfigError(
+            "The environment variables RANK and WORLD_SIZE must be numbers; start with torchrun."
+        ) from None
 
 
 def _ended(_number: int, _frame: FrameType | None) -> None:
-    """What a launcher sends to the first process when another one died."""
+    """Handle the signal that a launcher sends to the first process when another process has died."""
     sys.stderr.write(f"mechprobe: {_ENDED}\n")
     raise SystemExit(2)
 
 
 def local_device(device: str) -> str:
-    """The device of this process: under a launcher each process of a machine has a GPU of its own."""
+    """The device of this process. Under a launcher, each process on a machine uses a different GPU."""
     local = os.environ.get("LOCAL_RANK")
     return (
         f"cuda:{local}"
@@ -146,12 +151,12 @@ def local_device(device: str) -> str:
 
 
 def parse_part(text: str) -> Ranks:
-    """``2/8`` as the share of process 2 of 8 (counted from 0) that never meet.
+    """Parse ``2/8`` as part 2 of 8 (counted from 0), for processes that do not communicate.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: The text is not a part.
     """
     index, slash, count = text.partition("/")
     if not slash or not index.isdecimal() or not count.isdecimal() or not 0 <= int(index) < int(count):
-        raise ConfigError(f"--part {text!r} cannot be read; write I/N with I from 0 to N-1, for example 0/8.")
+        raise ConfigError(f"--part {text!r} is not valid; write I/N with I from 0 to N-1, for example 0/8.")
     return Ranks(int(index), int(count))

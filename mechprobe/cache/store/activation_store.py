@@ -1,4 +1,4 @@
-"""A finished store: rows of all models in the same order, and the proof that nothing changed."""
+"""A finished activation store: rows of all models in the same order, with hashes of every file."""
 
 import threading
 from collections import OrderedDict
@@ -13,11 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.cache.store.batches import Order
+from mechprobe.cache.config import SCALE_ROWS, StoreSubset
+from mechprobe.cache.store.block_source import FillRows, Order, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
-from mechprobe.cache.store.rows import MappedRows, ShardHeader, map_rows
-from mechprobe.cache.store.shards import INDEX, ShardRecord, read_tokens
-from mechprobe.cache.store.source import SCALE_ROWS, ModelIndex, ReadRows, RowSource, Serving
+from mechprobe.cache.store.mapped_rows import MappedRows, ShardHeader, map_rows
+from mechprobe.cache.store.row_source import ModelIndex, RowSource
+from mechprobe.cache.store.shards import INDEX, ShardRecord
+from mechprobe.cache.store.token_file import read_tokens
 from mechprobe.cache.store.verify import Problem, verify_store
 from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import Document
@@ -27,24 +29,24 @@ from mechprobe.stage_folder import read_manifest
 from mechprobe.types import Site
 
 _MAX_MAPS = 1024
-"""Shard files mapped at once; the system allows tens of thousands."""
+"""Maximum number of shard files that are mapped at once."""
 
 
 @dataclass(frozen=True)
 class StoredSequence:
-    """One sequence as the models read it.
+    """One sequence, as it is given to the models.
 
     Attributes:
-        id: Of the prompt, with ``#source`` behind it where a model wrote the response.
-        prompt_id: Of the prompt.
-        task: Of the prompt.
-        source: Which model wrote the response, and at what temperature; None when the prompt file gave it.
-        ids: Token ids, special ones included.
-        kept: Which positions have a row.
-        response: Which positions are response tokens.
-        held_out: Whether it is kept from training.
-        rows: Its rows in the store.
-        documents: Where each document stands in it, when several are packed; empty otherwise.
+        id: Id of the prompt, followed by ``#source`` where a model wrote the response.
+        prompt_id: Id of the prompt.
+        task: Task of the prompt.
+        source: Model and temperature of a generated response; None when the prompt file gave the response.
+        ids: Token ids, special tokens included.
+        kept: Whether each position has a row.
+        response: Whether each position is a response token.
+        held_out: Whether the sequence is held out from training.
+        rows: Rows of the sequence in the store.
+        documents: Position of each packed document; empty where documents are not packed.
     """
 
     id: str
@@ -60,10 +62,10 @@ class StoredSequence:
 
 
 class ActivationStore(RowSource):
-    """A finished store; open it with `ActivationStore.open`.
+    """A finished activation store. Use `ActivationStore.open`.
 
     Attributes:
-        manifest: Of the stage that wrote it.
+        manifest: Manifest of the stage that wrote the store.
     """
 
     def __init__(
@@ -96,20 +98,22 @@ class ActivationStore(RowSource):
         """Open a finished store.
 
         Args:
-            folder: Written by `cache_activations`.
-            models: Which models to read, in which order; None takes all in the order they were cached.
-            order: ``shards`` serves whole shards and takes the scale of the leading ones, as the modes without a
-                store do, so that training gives the same weights.
-            scale_rows: Training rows that the scale is taken of in that order.
+            folder: Folder written by `cache_activations`.
+            models: Models to open, in this order; None opens all in the order in which they were cached.
+            order: ``shards`` serves whole shards and computes the scale from the leading shards. The modes ``stream``
+                and ``ring`` do the same, so training gives the same weights.
+            scale_rows: Number of training rows that give the scale in the order ``shards``.
 
         Raises:
-            ArtifactError: The folder is missing, unfinished, or another stage's.
-            StoreError: Parts of it do not belong together, or a model is not in it.
+            ArtifactError: The folder is missing, is unfinished, or belongs to another stage.
+            StoreError: Files of the store do not match each other, or it does not contain a model.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest["stage"] != "cache":
-            raise ArtifactError(f"{folder} is a '{manifest['stage']}' stage, no activation store; give another folder.")
+            raise ArtifactError(
+                f"{folder} holds the stage '{manifest['stage']}', not an activation store; give another folder."
+            )
         stream = read_tokens(folder)
         names = list(manifest["results"]["models"]) if models is None else list(models)
         indices = [_read_index(folder, name, manifest, stream) for name in names]
@@ -121,8 +125,14 @@ class ActivationStore(RowSource):
 
     @property
     def kept(self) -> "ActivationStore":
-        """Itself."""
+        """The store itself."""
         return self
+
+    @property
+    def subset(self) -> StoreSubset | None:
+        """What this store keeps of a longer token stream; None when it is a whole store."""
+        found = self.manifest["config"].get("kept")
+        return None if found is None else StoreSubset(**found)
 
     @property
     def n_samples(self) -> int:
@@ -130,11 +140,11 @@ class ActivationStore(RowSource):
         return len(self.stream.sequences)
 
     def shards_of(self, model: str) -> tuple[ShardRecord, ...]:
-        """What is listed of a model's shard files, in row order."""
+        """Records of the shards of a model, in row order."""
         return self._models[model].shards
 
     def sequence(self, sample: int) -> StoredSequence:
-        """Sequence number ``sample`` as the models read it."""
+        """The sequence with index ``sample``."""
         if not 0 <= sample < self.n_samples:
             raise StoreError(f"Sequence {sample} does not exist; {self.folder} has {self.n_samples}.")
         stored = self.stream.sequences[sample]
@@ -155,14 +165,14 @@ class ActivationStore(RowSource):
         )
 
     def held_out_samples(self) -> list[int]:
-        """Sequences that are kept from training."""
+        """Indices of the sequences that are held out from training."""
         return np.unique(self.tokens.sample[self.tokens.held_out]).tolist()
 
     def rows(self, start: int, stop: int, site: Site | str | None = None) -> Float[Tensor, "row *model_and_d_model"]:
         """Consecutive rows as float32.
 
         Returns:
-            ``[row model d_model]``; models of different widths stand side by side, ``[row d_all]``.
+            ``[row model d_model]``, or ``[row d_all]`` where the widths of the models differ.
         """
         return self.shaped(self.to_float(self.stored_bytes(start, stop, site)))
 
@@ -173,40 +183,40 @@ class ActivationStore(RowSource):
         return from_stored(self.stored_rows_of(model, start, stop, site), self.dtype).float()
 
     def verify(self) -> list[Problem]:
-        """Hash every file and compare; returns what is wrong, nothing when all is well."""
+        """Hash every file again; returns one problem for each file that changed."""
         return verify_store(self.folder)
 
     def stored_bytes(self, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
-        """Consecutive rows as they are stored (`numbers`), models side by side, ``[row d_stored]``."""
+        """Consecutive stored rows of all models, concatenated, ``[row d_stored]``."""
         self._require_rows(start, stop)
         out = np.empty((stop - start, self.d_stored), dtype=STORED_AS[self.dtype])
-        self.read_into(out, start, self.resolve_site(site))
+        self.fill(out, start, self.resolve_site(site))
         return out
 
-    def read_into(self, out: np.ndarray, start: int, site: Site) -> None:
-        """Fill ``out`` (``[row d_stored]``) with the rows from ``start`` on."""
+    def fill(self, out: np.ndarray, start: int, site: Site) -> None:
+        """Fill ``out`` ``[row d_stored]`` with the stored rows from ``start`` on."""
         column = 0
         for name, d_model in self.widths.items():
             width = row_width(self.dtype, d_model)
-            self._read_into(out[:, column : column + width], name, start, site)
+            self._fill_model(out[:, column : column + width], name, start, site)
             column += width
 
     def stored_rows_of(self, model: str, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
-        """Consecutive rows of one model as they are stored (`numbers`), ``[row row_width]``."""
+        """Consecutive stored rows of one model, ``[row row_width]``."""
         if model not in self._models:
             raise StoreError(f"{self.folder} holds {', '.join(self.models)}, not '{model}'; cache that model too.")
         self._require_rows(start, stop)
         width = row_width(self.dtype, self._models[model].d_model)
         out = np.empty((stop - start, width), dtype=STORED_AS[self.dtype])
-        self._read_into(out, model, start, self.resolve_site(site))
+        self._fill_model(out, model, start, self.resolve_site(site))
         return out
 
     def _require_rows(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_rows:
             raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
 
-    def _read_into(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
-        """Copy consecutive rows, over shard borders, without going through h5py."""
+    def _fill_model(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
+        """Copy consecutive rows across shard borders."""
         done = 0
         while done < len(out):
             row = start + done
@@ -233,10 +243,10 @@ class ActivationStore(RowSource):
             return self._maps[key]
 
     @contextmanager
-    def window(self, serving: Serving, first: int, shards: Sequence[int]) -> Iterator[ReadRows]:
-        """Read from the files."""
-        del first, shards
-        yield partial(self.read_into, site=serving.site)
+    def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:
+        """Copy rows from the shard files."""
+        del first_block, shards
+        yield partial(self.fill, site=session.site)
 
 
 def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: TokenStream) -> ModelIndex:
@@ -253,7 +263,9 @@ def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: Token
         raise StoreError(f"{path} is damaged; make the store again with --force.") from None
     for what, found, expected in pairs:
         if found != expected:
-            raise StoreError(f"{path} is of another {what} ({found} there, {expected} expected); make the store again.")
+            raise StoreError(
+                f"{path} belongs to another {what} ({found} there, {expected} expected); make the store again."
+            )
     if [(s.start, s.n_rows) for s in shards] != [(s.rows.start, len(s.rows)) for s in stream.shards]:
-        raise StoreError(f"{path} lists other rows than the token stream has; make the store again with --force.")
+        raise StoreError(f"{path} does not list the rows of the token stream; make the store again with --force.")
     return model

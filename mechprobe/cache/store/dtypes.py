@@ -1,11 +1,11 @@
-"""The numbers of a store, in memory and on disk.
+"""The dtypes of a store, in memory and on disk.
 
-float32 and float16 are kept as they are, bfloat16 as its bits in uint16 (HDF5 has no bfloat16). The two 8-bit kinds
-keep one code a number and one float32 scale a row: ``int8`` (127 steps each way) and ``e4m3`` (torch.float8_e4m3fn,
-4 bits of exponent and 3 of mantissa), both scaled so that the largest number of the row has the largest code.
+float32 and float16 are stored unchanged. bfloat16 is stored as its bits in uint16, because HDF5 has no bfloat16. The two
+8-bit dtypes store one code per number and one float32 scale per row: ``int8`` (127 steps in each direction) and
+``e4m3`` (torch.float8_e4m3fn, 4 exponent bits and 3 mantissa bits). The scale maps the largest number of the row to the largest code.
 
-In memory an 8-bit row is *packed*: its codes, and behind them the four bytes of its scale, so that a row stays one
-run of bytes wherever rows are copied and shuffled. On disk codes and scales are two datasets.
+In memory an 8-bit row is *packed*: its codes, followed by the four bytes of its scale. A row is then one run of bytes
+when rows are copied and shuffled. On disk, codes and scales are two datasets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,35 +25,35 @@ STORED_AS: dict[StoreDtype, str] = {
     "int8": "|u1",
     "e4m3": "|u1",
 }
-"""NumPy type of rows in memory, by the name of the dtype."""
+"""NumPy dtype of rows in memory."""
 
 ON_DISK: dict[StoreDtype, str] = {**STORED_AS, "int8": "|i1"}
-"""NumPy type of a site's dataset."""
+"""NumPy dtype of the dataset of a site."""
 
 LARGEST_CODE: dict[StoreDtype, float] = {"int8": 127.0, "e4m3": 448.0}
-"""Largest code of the kinds that have a scale a row."""
+"""Largest code of the 8-bit dtypes, which have one scale per row."""
 
 SCALE = ".scale"
-"""What follows the name of a site in the name of the dataset of its scales."""
+"""Suffix of the dataset that holds the scales of a site."""
 
 _SCALE_BYTES = 4
 
 
 def row_width(dtype: StoreDtype, d_model: int) -> int:
-    """Entries of a row in memory: ``d_model``, and the bytes of the scale where there is one."""
+    """Number of entries of a row in memory: ``d_model``, plus the bytes of the scale for 8-bit dtypes."""
     return d_model + (_SCALE_BYTES if dtype in LARGEST_CODE else 0)
 
 
 def row_bytes(dtype: StoreDtype, d_model: int) -> int:
-    """Bytes of a row, on disk and in memory."""
+    """Size of a row in bytes, on disk and in memory."""
     return row_width(dtype, d_model) * np.dtype(STORED_AS[dtype]).itemsize
 
 
 def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
-    """Values as rows of a store, ``[row row_width]``.
+    """Convert values to stored rows ``[row row_width]``.
 
     Raises:
-        StoreError: A value is too large for ``dtype``, or is not finite to begin with.
+        StoreError: A value is too large for ``dtype``, or is not finite.
     """
     if dtype in LARGEST_CODE:
         return _to_codes(values, dtype)
@@ -62,7 +62,7 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
         largest = float(values.abs().max())
         _require_finite(values)
         raise StoreError(
-            f"An activation of {largest:.4g} does not fit {dtype} (largest {torch.finfo(rounded.dtype).max:.5g}); "
+            f"An activation of {largest:.4g} does not fit in {dtype} (maximum {torch.finfo(rounded.dtype).max:.5g}); "
             "cache with dtype bfloat16."
         )
     return bits(rounded.cpu().contiguous())
@@ -70,20 +70,20 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
 
 def _require_finite(values: Tensor) -> None:
     if not _is_finite(values):
-        raise StoreError("The model gives activations that are not finite; load it in float32 or bfloat16.")
+        raise StoreError("The model produces activations that are not finite; load it in float32 or bfloat16.")
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether every value is: NaN and infinity both show in the extremes, which take one pass and no copy."""
+    """Whether every value is finite. NaN and infinity show in the extremes, which need one pass and no copy."""
     return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
 def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
-    """Packed rows: x ≈ code · scale with scale = max|x| of the row / largest code (ours)."""
+    """Packed rows: x ≈ code · scale, where scale = max|x| of the row / largest code (our definition)."""
     _require_finite(values)
     values, top = values.cpu().float(), LARGEST_CODE[dtype]
     scale = values.abs().amax(dim=1, keepdim=True) / top
-    scale.clamp_(max=torch.finfo(torch.float32).max / top * (1 - 1e-6))  # so that top · scale stays finite
+    scale.clamp_(max=torch.finfo(torch.float32).max / top * (1 - 1e-6))  # top · scale stays finite
     codes = (values / torch.where(scale > 0, scale, 1.0)).clamp_(-top, top)
     coded = codes.round_().to(torch.int8) if dtype == "int8" else codes.to(torch.float8_e4m3fn)
     packed = np.empty((len(values), row_width(dtype, values.shape[1])), dtype=STORED_AS[dtype])
@@ -93,30 +93,30 @@ def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
 
 
 def bits(values: Tensor) -> np.ndarray:
-    """A tensor as NumPy: the same bytes, bfloat16 as uint16."""
+    """The bytes of a tensor as a NumPy array; bfloat16 becomes uint16."""
     return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
 
 
 def from_stored(stored: np.ndarray, dtype: StoreDtype) -> Tensor:
-    """Rows as a tensor: over the same bytes (the array must be writable), or, of 8-bit rows, float32 values."""
+    """Stored rows as a tensor: a view of the same bytes (the array must be writable), or float32 values for 8-bit rows."""
     if dtype not in LARGEST_CODE:
         values = torch.from_numpy(stored)
         return values.view(torch.bfloat16) if dtype == "bfloat16" else values
     codes, scale = unpacked(stored, dtype)
-    held = torch.from_numpy(codes)
-    held = held if dtype == "int8" else held.view(torch.float8_e4m3fn)
-    return held.float().mul_(torch.from_numpy(scale)[:, None])
+    coded = torch.from_numpy(codes)
+    coded = coded if dtype == "int8" else coded.view(torch.float8_e4m3fn)
+    return coded.float().mul_(torch.from_numpy(scale)[:, None])
 
 
 def unpacked(stored: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray]:
-    """Codes ``[row d_model]`` as on disk and scales ``[row]`` of packed rows."""
-    # Copies: a single row counts as contiguous whatever its stride, and is not given a new one otherwise.
+    """Split packed rows into codes ``[row d_model]``, as on disk, and scales ``[row]``."""
+    # Copy explicitly: NumPy treats a single row as contiguous whatever its stride.
     codes = stored[:, :-_SCALE_BYTES].copy().view(ON_DISK[dtype])
     return codes, stored[:, -_SCALE_BYTES:].copy().view("<f4")[:, 0]
 
 
 def pack_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray | None) -> None:
-    """Fill rows in memory with a site's dataset and its scales."""
+    """Fill rows in memory from the dataset of a site and its scales."""
     if scale is None:
         out[:] = codes
         return
@@ -125,15 +125,15 @@ def pack_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray | None) -> N
 
 
 def datasets(site: str, stored: np.ndarray, dtype: StoreDtype) -> dict[str, np.ndarray]:
-    """The HDF5 datasets of a site's rows: the site, and its scales where there are any."""
+    """The HDF5 datasets of the rows of a site: codes, and scales for 8-bit dtypes."""
     if dtype not in LARGEST_CODE:
         return {site: stored}
     codes, scale = unpacked(stored, dtype)
     return {site: codes, site + SCALE: scale}
 
 
-def side_by_side(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
-    """Rows of several models, side by side in memory, as float32."""
+def concat_models(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
+    """Stored rows of several models, concatenated, as float32."""
     if dtype not in LARGEST_CODE:
         return from_stored(stored, dtype).float()
     out = torch.empty((len(stored), sum(widths)))
@@ -148,7 +148,7 @@ def side_by_side(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -
 def training_norms(
     arrays: Mapping[str, np.ndarray], training: Bool[np.ndarray, " row"], dtype: StoreDtype
 ) -> tuple[dict[str, float], int]:
-    """Per site the sum of the L2 norms of the training rows as they are stored, and how many there are."""
+    """Per site the sum of the L2 norms of the stored training rows; and the number of training rows."""
     sums = {}
     for site, array in arrays.items():
         values = from_stored(array[training], dtype).double()

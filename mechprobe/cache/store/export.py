@@ -1,15 +1,12 @@
-"""A store in formats that other tools read, written in bounded memory: one safetensors file, or NumPy arrays.
+"""Export of a store to other formats in bounded memory: one safetensors file, or NumPy arrays.
 
-Both hold ``<site>/<model>`` ``[row d_model]`` in stream order and the token rows. Numbers are as they are stored, or
-float32 on demand. safetensors has names for all of them; NumPy has none for bfloat16 (its bits are uint16 there) and
-e4m3 (uint8), and 8-bit numbers have their scales ``[row]`` beside them: ``layout.json`` says so.
+Both hold ``<site>/<model>`` ``[row d_model]`` in stream order, and the columns of the token rows. Values keep the dtype
+of the store, or are converted to float32. safetensors supports every dtype. NumPy has no bfloat16 and no e4m3, so their
+bits are exported as uint16 and uint8; ``layout.json`` names the dtypes. 8-bit arrays come with their scales ``[row]``.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,20 +14,21 @@ from typing import Literal
 import numpy as np
 
 from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cache.store.disk import translate_disk_errors
 from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, unpacked
-from mechprobe.cache.store.shards import sync_folder, translate_disk_errors
+from mechprobe.cache.store.token_file import ROW_COLUMNS
 from mechprobe.errors import StoreError
 from mechprobe.files import write_json
 from mechprobe.types import Site
+from sae_training.atomic import atomic_path
 
 Numbers = Literal["stored", "float32"]
-"""Which numbers are written: those on disk, or their float32 values."""
+"""Export values in the dtype of the store, or as float32."""
 
 LAYOUT = "layout.json"
 CHUNK_ROWS = 8192
-"""Rows that are in memory at a time."""
+"""Number of rows in memory at a time."""
 
-_TOKENS = ("token_id", "sample", "position", "is_response", "held_out")
 _SAFETENSORS = {
     "float32": "F32",
     "float16": "F16",
@@ -44,13 +42,19 @@ _SAFETENSORS = {
 
 @dataclass(frozen=True)
 class _Array:
-    """One array of an export: what it holds, and its rows on demand."""
+    """One array of an export, whose rows are loaded on demand.
+
+    Attributes:
+        kind: Store dtype, ``int32`` or ``bool``.
+        dtype: NumPy dtype.
+        shape: Shape of the whole array.
+        rows: Loads rows ``start`` to ``stop``.
+    """
 
     kind: str
-    """Name of its numbers: a store dtype, ``int32`` or ``bool``."""
     dtype: np.dtype
     shape: tuple[int, ...]
-    read: Callable[[int, int], np.ndarray]
+    rows: Callable[[int, int], np.ndarray]
 
     @property
     def n_bytes(self) -> int:
@@ -58,16 +62,16 @@ class _Array:
 
     def chunks(self) -> Iterator[bytes]:
         for start in range(0, self.shape[0], CHUNK_ROWS):
-            yield np.ascontiguousarray(self.read(start, min(start + CHUNK_ROWS, self.shape[0]))).tobytes()
+            yield np.ascontiguousarray(self.rows(start, min(start + CHUNK_ROWS, self.shape[0]))).tobytes()
 
 
 def export_safetensors(store: ActivationStore, path: Path | str, numbers: Numbers = "stored") -> int:
     """Write one safetensors file; returns its size in bytes.
 
     Args:
-        store: What is exported.
+        store: Store to export.
         path: File to write; it must not exist.
-        numbers: As they are stored, or float32.
+        numbers: Keep the dtype of the store, or convert to float32.
 
     Raises:
         StoreError: The file exists already, or the disk is full.
@@ -75,13 +79,21 @@ def export_safetensors(store: ActivationStore, path: Path | str, numbers: Number
     path = Path(path)
     _require_new(path)
     arrays = _arrays(store, numbers)
-    # The largest element type first, so that every array is aligned in the file.
+    # Largest element type first, so that every array is aligned in the file.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    with translate_disk_errors(path), atomic_path(path) as partial, partial.open("wb") as file:
+        file.write(_safetensors_header(store, {name: arrays[name] for name in order}))
+        for name in order:
+            file.writelines(arrays[name].chunks())
+    return path.stat().st_size
+
+
+def _safetensors_header(store: ActivationStore, arrays: Mapping[str, _Array]) -> bytes:
+    """Length and JSON header of a safetensors file that holds the arrays in this order."""
     metadata = {"stream": store.stream_hash, "tokenizer": store.tokenizer_fingerprint}
     header: dict[str, object] = {"__metadata__": metadata | {f"model {k}": v for k, v in store.fingerprints.items()}}
     offset = 0
-    for name in order:
-        array = arrays[name]
+    for name, array in arrays.items():
         header[name] = {
             "dtype": _SAFETENSORS[array.kind],
             "shape": list(array.shape),
@@ -90,30 +102,19 @@ def export_safetensors(store: ActivationStore, path: Path | str, numbers: Number
         offset += array.n_bytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(path.name + ".partial")
-    with _whole_or_not_at_all(partial), translate_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                file.writelines(arrays[name].chunks())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    return path.stat().st_size
+    return len(text).to_bytes(8, "little") + text
 
 
 def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = "stored") -> int:
     """Write ``<site>/<model>.npy`` and ``tokens/<column>.npy``, to be opened with ``np.load(..., mmap_mode="r")``.
 
     Args:
-        store: What is exported.
-        folder: Folder to make; it must not exist.
-        numbers: As they are stored, or float32.
+        store: Store to export.
+        folder: Folder to create; it must not exist.
+        numbers: Keep the dtype of the store, or convert to float32.
 
     Returns:
-        Size of all files in bytes.
+        Total size of the files in bytes.
 
     Raises:
         StoreError: The folder exists already, or the disk is full.
@@ -121,8 +122,7 @@ def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = 
     folder = Path(folder)
     _require_new(folder)
     arrays = _arrays(store, numbers)
-    partial = folder.with_name(folder.name + ".partial")
-    with _whole_or_not_at_all(partial), translate_disk_errors(folder):
+    with translate_disk_errors(folder), atomic_path(folder) as partial:
         for name, array in arrays.items():
             path = partial / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +130,9 @@ def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = 
                 header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 file.writelines(array.chunks())
-                file.flush()
-                os.fsync(file.fileno())
         layout = {name: {"dtype": array.kind, "shape": list(array.shape)} for name, array in arrays.items()}
         about = {"stream": store.stream_hash, "tokenizer": store.tokenizer_fingerprint, "models": store.fingerprints}
         write_json(partial / LAYOUT, {**about, "arrays": layout})
-        partial.replace(folder)
-        sync_folder(folder.parent)
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -145,29 +141,12 @@ def _require_new(path: Path) -> None:
         raise StoreError(f"{path} exists already; give another --out.")
 
 
-@contextmanager
-def _whole_or_not_at_all(partial: Path) -> Iterator[None]:
-    """Drops a half-written file or folder, of now or of a killed process before."""
-    try:
-        _drop(partial)
-        yield
-    finally:
-        _drop(partial)
-
-
-def _drop(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
-
-
 def _arrays(store: ActivationStore, numbers: Numbers) -> dict[str, _Array]:
     arrays: dict[str, _Array] = {}
     for site in store.sites:
         for name in store.models:
             arrays |= _site_arrays(store, site, name, numbers)
-    for column in _TOKENS:
+    for column in ROW_COLUMNS:
         values: np.ndarray = getattr(store.tokens, column)
         arrays[f"tokens/{column}"] = _Array(
             str(values.dtype), values.dtype, values.shape, lambda start, stop, values=values: values[start:stop]

@@ -1,71 +1,53 @@
-"""The part of a token stream that is kept on disk when training runs without a whole store.
+"""The subset of a token stream that is kept on disk when training runs without a whole store.
 
-The leading shards are kept as they are, so that their files equal the whole store's byte for byte, and behind them
-sequences that are held out: enough for the scale, for held-out metrics and for the feature table.
+The leading shards are kept unchanged, so that their files equal those of a whole store byte for byte. Behind them come
+held-out sequences: together they suffice for the scale, the held-out metrics and the feature table.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field
 
-from mechprobe.cache.store.source import SCALE_ROWS
-from mechprobe.config import FrozenConfig
+from mechprobe.cache.config import StoreSubset
+from mechprobe.cache.store.token_file import ROW_COLUMNS
 from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
 
-WHOLE_STREAM = "stream.h5"
-"""The whole token stream, beside the kept store's own ``tokens.h5``."""
 
-_ARRAYS = ("token_id", "sample", "position", "is_response", "held_out")
-
-
-class StoreSubset(FrozenConfig):
-    """How much is kept.
-
-    Attributes:
-        rows: Rows of the leading shards at least; behind them at most as many held-out rows of the others.
-        scale_rows: Training rows of the leading shards at least: those that the scale is taken of.
-    """
-
-    rows: int = Field(default=131072, ge=1)
-    scale_rows: int = Field(default=SCALE_ROWS, ge=1)
-
-
-def kept_part(stream: TokenStream, kept: StoreSubset, shard_rows: int) -> TokenStream:
-    """The stream of what is kept; the whole one where it is no longer than that."""
-    leading = _leading_shards(stream, kept)
+def subset_of(stream: TokenStream, subset: StoreSubset, shard_rows: int) -> TokenStream:
+    """The stream of the rows that are kept; the whole stream where it is no longer than that."""
+    leading = _leading_shards(stream, subset)
     first = leading[-1].sequences.stop
     n_rows, samples = 0, list(range(first))
     for sample in range(first, len(stream.sequences)):
         start, stop = (int(row) for row in stream.row_start[sample : sample + 2])
         if stream.rows.held_out[start]:
             n_rows += stop - start
-            if n_rows > kept.rows:
+            if n_rows > subset.rows:
                 break
             samples.append(sample)
     lengths = np.diff(stream.row_start)[samples]
     row_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     taken = np.concatenate([np.arange(*stream.row_start[sample : sample + 2]) for sample in samples])
-    arrays = {name: getattr(stream.rows, name)[taken] for name in _ARRAYS}
-    arrays["sample"] = np.repeat(np.arange(len(samples), dtype=np.int32), lengths)
+    columns = {name: getattr(stream.rows, name)[taken] for name in ROW_COLUMNS}
+    columns["sample"] = np.repeat(np.arange(len(samples), dtype=np.int32), lengths)
     return TokenStream(
         sequences=tuple(stream.sequences[sample] for sample in samples),
-        rows=TokenRows(**arrays),
+        rows=TokenRows(**columns),
         row_start=row_start,
         shards=(*leading, *_further_shards(row_start, leading, shard_rows)),
         tokenizer_fingerprint=stream.tokenizer_fingerprint,
     )
 
 
-def _leading_shards(stream: TokenStream, kept: StoreSubset) -> Sequence[ShardRange]:
+def _leading_shards(stream: TokenStream, subset: StoreSubset) -> Sequence[ShardRange]:
     n_training = np.cumsum([int((~stream.rows.held_out[s.rows.start : s.rows.stop]).sum()) for s in stream.shards])
     ends = np.asarray([shard.rows.stop for shard in stream.shards])
-    enough = np.flatnonzero((n_training >= kept.scale_rows) & (ends >= kept.rows))
+    enough = np.flatnonzero((n_training >= subset.scale_rows) & (ends >= subset.rows))
     return stream.shards[: int(enough[0]) + 1 if len(enough) else len(stream.shards)]
 
 
 def _further_shards(row_start: np.ndarray, leading: Sequence[ShardRange], shard_rows: int) -> list[ShardRange]:
-    """The sequences behind the leading shards, cut as `build_stream` cuts."""
+    """Shards of the sequences behind the leading shards, with the same borders that `build_stream` would choose."""
     shards: list[ShardRange] = []
     first, n_sequences = leading[-1].sequences.stop, len(row_start) - 1
     while first < n_sequences:

@@ -1,9 +1,10 @@
-"""Proof that a store is what was written: every file is hashed again and compared with its record."""
+"""Verification of a store: every file is hashed again and compared with its recorded hash."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.cache.store.shards import INDEX, TOKENS
+from mechprobe.cache.store.shards import INDEX
+from mechprobe.cache.store.token_file import TOKENS
 from mechprobe.errors import ArtifactError
 from mechprobe.files import dump_json, read_json, sha256_file
 from mechprobe.stage_folder import MANIFEST, manifest_digest, read_manifest
@@ -11,7 +12,7 @@ from mechprobe.stage_folder import MANIFEST, manifest_digest, read_manifest
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a store."""
+    """A file of a store that changed or is missing."""
 
     file: str
     what: str
@@ -23,17 +24,19 @@ class Problem:
 def verify_store(folder: Path) -> list[Problem]:
     """Hash every file of a finished store.
 
-    The manifest holds the hashes of the token stream and of each model's index, an index those of its shards.
+    The manifest holds the hashes of the token stream and of every index; an index holds the hashes of its shards.
 
     Raises:
-        ArtifactError: The folder is no finished store.
+        ArtifactError: The folder is not a finished store.
     """
     manifest = read_manifest(folder)
     text = (folder / MANIFEST).read_text(encoding="utf-8")
     if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
-        return [Problem(MANIFEST, "is not what was written: it does not have its own digest")]
+        return [Problem(MANIFEST, "was changed: it does not match its own digest")]
     if manifest["stage"] != "cache":
-        raise ArtifactError(f"{folder} is a '{manifest['stage']}' stage, no activation store; give another folder.")
+        raise ArtifactError(
+            f"{folder} holds the stage '{manifest['stage']}', not an activation store; give another folder."
+        )
     outputs = manifest["outputs"].items()
     problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
     missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
@@ -59,7 +62,7 @@ def _check_model(folder: Path, name: str) -> list[Problem]:
         except (OSError, UnicodeDecodeError):
             same = False
         if not same:
-            problems.append(Problem(listed, "is not what was written"))
+            problems.append(Problem(listed, "was changed"))
     return problems
 
 
@@ -68,4 +71,4 @@ def _check(folder: Path, name: str, digest: str) -> Problem | None:
     if not path.is_file():
         return Problem(name, "is missing")
     found = sha256_file(path)
-    return None if found == digest else Problem(name, f"has sha256 {found}, {digest} was written")
+    return None if found == digest else Problem(name, f"has sha256 {found} instead of {digest}")

@@ -1,4 +1,4 @@
-"""A disk that is really full: one sentence, whole files only, and the same bytes once there is space."""
+"""A full disk: one error sentence, complete files only, and the same bytes once there is space."""
 
 import os
 import subprocess
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import gc, json, os, resource, sys
 from pathlib import Path
-from mechprobe.cache import CacheConfig, cache_activations, collect
+from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.harvest import collect
+from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 
@@ -27,7 +29,7 @@ def contents(folder):
     return files
 
 cache_activations(family, prompts, out=scratch / "whole", config=config)
-gc.freeze()  # releasing a model collects, and the libraries are all imported by now
+gc.freeze()  # releasing a model collects garbage, and the imported libraries should not slow that down
 real, calls, filler = collect.collect_shard, [], disk / "filler"
 
 def filling(*args):
@@ -71,8 +73,8 @@ def run(command: list[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check(found: dict, words: str) -> None:
-    assert words in found["message"]
+def check(found: dict, fact: str) -> None:
+    assert fact in found["message"]
     assert "\n" not in found["message"]
     assert not [name for name in found["left"] if name.endswith(".partial")]
     assert "manifest.json" not in found["left"]
@@ -94,7 +96,7 @@ def test_a_small_file_system_that_fills_up(llama_family: dict[str, Path], tmp_pa
         pytest.skip(f"a private tmpfs needs the right to mount: {able.stderr.strip()}")
     models = llama_family["base"].parent
     inside = f"{mount} && exec '{sys.executable}' '{script}' full '{models}' '{tmp_path}' '{disk}'"
-    check(run(["unshare", "-m", "sh", "-c", inside]), "The disk is full at")
+    check(run(["unshare", "-m", "sh", "-c", inside]), "disk is full")
 
 
 def test_a_limit_on_the_size_of_files(llama_family: dict[str, Path], tmp_path: Path) -> None:

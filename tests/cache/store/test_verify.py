@@ -1,4 +1,4 @@
-"""Every kind of file of a store is covered by `store verify`, and what the store was made from cannot change unseen."""
+"""`store verify` finds a change in every kind of file, and changed models and tokenizers are refused."""
 
 import random
 import shutil
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.store_subset import StoreSubset
 from mechprobe.cache.store.verify import verify_store
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.models.family import ModelFamily
@@ -47,24 +46,24 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(kept: Path, tmp_path: Path) 
         path.write_bytes(bytes(damaged))
         try:
             problems = [problem.file for problem in ActivationStore.verify(_Folder(out))]  # type: ignore[arg-type]
-        except ArtifactError:  # the manifest can no longer be read at all
+        except ArtifactError:  # the manifest is no longer readable
             problems = ["manifest.json"]
         assert problems == [str(path.relative_to(out))] or path.name in ("manifest.json", "index.json"), (path, bit)
         assert problems, (path, bit)
         path.write_bytes(original)
 
 
-def test_another_stage_is_no_damaged_store(kept: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_stage_is_refused(kept: Path, tmp_path: Path) -> None:
     with Stage.open(
         tmp_path / "other", name="train-sae", config={}, inputs={"cache": kept}, models={"base": "0"}
     ) as stage:
         stage.finish(outputs=[])
-    with pytest.raises(ArtifactError, match="is a 'train-sae' stage, no activation store"):
+    with pytest.raises(ArtifactError, match="train-sae"):
         verify_store(tmp_path / "other")
 
 
 class _Folder:
-    """What `ActivationStore.verify` needs of a store that may no longer open."""
+    """What `ActivationStore.verify` uses of a store that may not open any more."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,3 +102,36 @@ def test_changed_weights_and_tokenizers_are_refused_with_both_fingerprints(
         store.check_family(other)
     assert store.tokenizer_fingerprint in str(caught.value)
     assert other.tokenizer_fingerprint in str(caught.value)
+
+
+def test_every_flipped_bit_is_found(small_store: ActivationStore, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    shutil.copytree(small_store.folder, out)
+    store = ActivationStore.open(out)
+    assert store.verify() == []
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    rng = random.Random(1)
+    for trial in range(200):
+        path = files[trial % len(files)] if trial < len(files) else rng.choice(files)
+        original = path.read_bytes()
+        damaged = bytearray(original)
+        bit = rng.randrange(8 * len(original))
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(bytes(damaged))
+        try:
+            problems = store.verify()
+        except ArtifactError:  # the manifest is no longer readable
+            problems = [path.name]
+        assert problems, (path, bit)
+        path.write_bytes(original)
+    assert store.verify() == []
+
+
+def test_a_missing_shard_is_found_and_named(small_store: ActivationStore, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    shutil.copytree(small_store.folder, out)
+    (out / "rl" / "shard_00001.h5").unlink()
+    store = ActivationStore.open(out)
+    assert [problem.file for problem in store.verify()] == ["rl/shard_00001.h5"]
+    with pytest.raises(StoreError, match=r"rl/shard_00001\.h5"):
+        store.rows(0, store.n_rows, "resid_post.1")

@@ -1,4 +1,4 @@
-"""Cached activations are those of a plain transformers forward, bit for bit."""
+"""Cached activations equal those of a plain transformers forward pass, bit for bit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from mechprobe.cache.harvest.forward_batches import forward_batches, padded
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.prompts import Prompt
+from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 
 SITES = ("resid_post.0", "resid_post.2")
@@ -74,7 +75,7 @@ def test_padding_changes_less_than_1e_5(cached) -> None:
         assert (alone - stored).abs().max() < 1e-5
 
 
-def test_ids_are_the_tokenizers(cached) -> None:
+def test_ids_equal_those_of_the_tokenizer(cached) -> None:
     paths, store, _ = cached
     tokenizer = AutoTokenizer.from_pretrained(paths["base"])
     by_id = {prompt.id: prompt for prompt in PROMPTS}
@@ -98,3 +99,23 @@ def test_models_differ(cached) -> None:
     assert rows.shape == (store.n_rows, 3, 32)
     assert (rows[:, 0] - rows[:, 1]).abs().max() > 1e-3
     assert (rows[:, 1] - rows[:, 2]).abs().max() > 1e-3
+
+
+def test_overflow_names_model_and_sequence_and_leaves_no_shard(
+    llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mechprobe.cache.harvest import model_reader
+
+    real = model_reader.residuals_plain
+    for name in ("residuals_plain", "residuals_bridge"):
+        monkeypatch.setattr(model_reader, name, lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
+    with pytest.raises(StoreError, match=r"base, resid_post\.0, sequence '0': .*float16"):
+        cache_activations(
+            ModelFamily.load(llama_family),
+            ["abc"],
+            out=tmp_path / "c",
+            config=CacheConfig(sites=(SITES[0],), dtype="float16"),
+        )
+    assert not list((tmp_path / "c").rglob("*.h5.partial"))
+    assert not list((tmp_path / "c").rglob("shard_*"))
+    assert not (tmp_path / "c" / "manifest.json").exists()

@@ -1,4 +1,4 @@
-"""Training without a whole store: the same rows in the same order, the same weights, bounded disk, resume."""
+"""Training without a whole store: the same rows in the same order, the same weights, bounded disk space, resume."""
 
 import json
 import multiprocessing
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.live import LiveActivations
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.store_subset import StoreSubset, kept_part
+from mechprobe.cache.store.store_subset import subset_of
 from mechprobe.cli import main
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.dictionary.stage import train_crosscoder
@@ -62,9 +62,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "weights.safetensors").read_bytes()
 
 
-def test_the_kept_part_is_the_beginning_of_the_whole_and_held_out_prompts(
-    whole: ActivationStore, kept: ActivationStore
-) -> None:
+def test_a_subset_has_the_leading_shards_and_held_out_prompts(whole: ActivationStore, kept: ActivationStore) -> None:
     assert kept.n_rows < whole.n_rows / 2
     assert kept.verify() == []
     leading = [shard for shard in kept.stream.shards if shard in whole.stream.shards]
@@ -82,7 +80,7 @@ def test_the_kept_part_is_the_beginning_of_the_whole_and_held_out_prompts(
     for sample in range(kept.n_samples):
         assert set(kept.tokens.sample[kept.sequence(sample).rows.start : kept.sequence(sample).rows.stop]) == {sample}
     assert torch.equal(kept.scale(), ActivationStore.open(kept.folder).scale())
-    assert kept_part(whole.stream, StoreSubset(rows=10**6), 200).hash == whole.stream.hash
+    assert subset_of(whole.stream, StoreSubset(rows=10**6), 200).hash == whole.stream.hash
 
 
 @pytest.mark.parametrize("mode", ["stream", "one model at a time", "ring", "large ring"])
@@ -99,7 +97,7 @@ def test_the_same_batches_as_from_the_whole_store(
     found = list(batches)
     assert len(found) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    assert batches.distinct_rows == int((~whole.tokens.held_out).sum())
+    assert batches.n_rows == int((~whole.tokens.held_out).sum())
     again = live.batches(70, 3, **options)
     again.load_state_dict({**whole.batches(70, 3, **options).state_dict(), "rows_served": 70 * 11})
     iterator = iter(again)
@@ -112,7 +110,7 @@ def test_the_same_batches_as_from_the_whole_store(
         assert not (tmp_path / "ring").exists()
 
 
-def test_a_large_ring_makes_every_shard_once_and_a_small_one_again(
+def test_a_large_ring_makes_every_shard_once_and_a_small_ring_more_often(
     family: ModelFamily, kept: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mechprobe.cache.harvest import live as module
@@ -172,7 +170,7 @@ def _size(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # dropped meanwhile
+        except FileNotFoundError:  # removed in the meantime
             continue
     return total
 
@@ -193,10 +191,10 @@ def test_sigkill_while_training_changes_no_byte(
         while not out.exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.random() * longest)
-        process.kill()  # SIGKILL; nothing where it has ended
+        process.kill()  # SIGKILL; no effect if the process has ended
         process.join(timeout=60)
-        assert process.exitcode in (0, -signal.SIGKILL), "the process stopped of itself"
-        if process.exitcode == 0:  # done before it could be killed: begin again, and be quicker
+        assert process.exitcode in (0, -signal.SIGKILL), "the process failed by itself"
+        if process.exitcode == 0:  # finished before it could be killed: start again and kill earlier
             shutil.rmtree(out)
             longest /= 2
         else:
@@ -215,10 +213,10 @@ def _train(family: ModelFamily, folder: Path, out: Path, ring: tuple[Path, float
     train_crosscoder(live, *SETTINGS.resolve(live), out, pool_rows=500)
 
 
-def test_a_full_disk_under_the_ring_is_one_sentence_and_goes_on(
+def test_a_full_disk_under_the_ring_is_one_sentence_and_training_resumes(
     family: ModelFamily, kept: ActivationStore, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.harvest import ring as module
+    from mechprobe.cache.harvest import ring_files as module
 
     real, calls = module.write_shard, []
 
@@ -238,19 +236,19 @@ def test_a_full_disk_under_the_ring_is_one_sentence_and_goes_on(
     assert weights(out) == weights(trained)
 
 
-def test_what_cannot_be_is_refused_in_one_sentence(
+def test_contradictions_are_refused(
     family: ModelFamily, whole: ActivationStore, kept: ActivationStore, llama_family: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="holds every row"):
+    with pytest.raises(ArtifactError, match="whole store"):
         LiveActivations.open(whole.folder, family)
-    with pytest.raises(ArtifactError, match=r"keeps .* rows, for mode 'stream'"):
+    with pytest.raises(ArtifactError, match="stream"):
         SETTINGS.source(kept.folder, lambda: family, tmp_path)
-    with pytest.raises(StoreError, match="does not hold two shards"):
+    with pytest.raises(StoreError, match="ring_gb"):
         LiveActivations.open(kept.folder, family, ring=(tmp_path / "ring", SHARD_GB))
     swapped = ModelFamily.load({**llama_family, "rl": llama_family["sft"]})
     with pytest.raises(StoreError, match=family["rl"].fingerprint):
         LiveActivations.open(kept.folder, swapped)
-    with pytest.raises(ConfigError, match="order 'blocks' needs a whole store"):
+    with pytest.raises(ConfigError, match="blocks"):
         TrainSaeConfig(mode="stream", order="blocks")
     with pytest.raises(ConfigError, match="ring_gb"):
         TrainSaeConfig(mode="ring")

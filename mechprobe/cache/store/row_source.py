@@ -1,12 +1,10 @@
-"""What training needs of activations, wherever they come from: a store on disk, or the models themselves."""
+"""Activations as training consumes them: the base of stores on disk and of models that run meanwhile."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,27 +13,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.batches import Order, ShuffledBatches, Split
-from mechprobe.cache.store.dtypes import row_width, side_by_side
+from mechprobe.cache.store.batches import ShuffledBatches
+from mechprobe.cache.store.block_source import FillRows, Order, ServingSession, Split
+from mechprobe.cache.store.dtypes import concat_models, row_width
 from mechprobe.cache.store.shards import ShardRecord
 from mechprobe.data.stream import TokenRows, TokenStream
 from mechprobe.errors import SiteError, StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
 
-if TYPE_CHECKING:
-    from mechprobe.cache.store.activation_store import ActivationStore
-
-SCALE_ROWS = 65536
-"""Training rows that the scale is taken of where rows come in whole shards."""
-
-ReadRows = Callable[[np.ndarray, int], None]
-"""Fills rows in memory ``[row d_stored]`` with the rows of all models from a given row on."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
-    """What is known of one model's activations; a model that is run on the fly has no shards."""
+    """Fingerprint, width and shards of one model. A model that runs during training has no shards."""
 
     name: str
     fingerprint: str
@@ -43,37 +33,21 @@ class ModelIndex:
     shards: tuple[ShardRecord, ...] = ()
 
 
-@dataclass(frozen=True)
-class Serving:
-    """What batches will ask for.
-
-    Attributes:
-        site: Where.
-        shard_at: The shard that the n-th read over all epochs is of; None behind the last.
-        start: Number of the first read.
-        ended: Set when no more batches are wanted.
-    """
-
-    site: Site
-    shard_at: Callable[[int], int | None]
-    start: int
-    ended: threading.Event = field(default_factory=threading.Event)
-
-
 class RowSource:
-    """Activations of several models on one token stream, served in shuffled batches.
+    """Activations of several models on one token stream: row ``i`` of every model is the same token.
+
+    Subclasses implement `kept` and `window`.
 
     Attributes:
-        folder: The store that later stages read: its own, or what a run without a whole store keeps.
+        folder: Folder of the store that later stages read.
         stream: The tokens of every row.
-        models: Names, in the order of the model axis.
-        sites: Sites it holds, shallow to deep.
-        dtype: Of the stored numbers.
-        order: ``blocks`` (rows of all shards are mixed) or ``shards`` (a window is made of whole shards, and the
-            scale is taken of the leading ones: the order that needs no whole store).
-        scale_rows: Training rows that the scale is taken of where the order is ``shards``.
+        models: Names in the order of the model axis.
+        sites: Sites, shallow to deep.
+        dtype: Dtype of the stored rows.
+        order: Order in which rows are served.
+        scale_rows: Number of training rows that give the scale in the order ``shards``.
         mode: ``cache``, ``stream`` or ``ring``.
-        n_rows: Number of tokens.
+        n_rows: Number of rows.
     """
 
     mode: Literal["cache", "stream", "ring"] = "cache"
@@ -100,8 +74,8 @@ class RowSource:
         self.n_rows = stream.n_rows
 
     @property
-    def kept(self) -> "ActivationStore":
-        """The store on disk: what held-out metrics and later stages are made from."""
+    def kept(self) -> "RowSource":
+        """The rows on disk, which held-out metrics are computed from."""
         raise NotImplementedError
 
     @property
@@ -111,7 +85,7 @@ class RowSource:
 
     @property
     def stream_hash(self) -> str:
-        """sha256 of the token stream that every model read."""
+        """sha256 of the token stream."""
         return self.stream.hash
 
     @property
@@ -121,7 +95,7 @@ class RowSource:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Model name to width."""
+        """Model name to d_model."""
         return {name: model.d_model for name, model in self._models.items()}
 
     @property
@@ -132,40 +106,40 @@ class RowSource:
             raise StoreError(f"The models of {self.folder} have different widths ({self.widths}); use .widths.")
         return width
 
-    @cached_property
+    @property
     def d_all(self) -> int:
-        """Widths of all models together."""
+        """Sum of the widths of all models."""
         return sum(self.widths.values())
 
-    @cached_property
+    @property
     def d_stored(self) -> int:
-        """Entries of a row of all models in memory (`numbers`)."""
+        """Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`)."""
         return sum(row_width(self.dtype, width) for width in self.widths.values())
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Model name to sha256 of the weights that its activations are of."""
+        """Model name to the sha256 of its weights."""
         return {name: model.fingerprint for name, model in self._models.items()}
 
     def in_split(self, split: Split) -> Bool[np.ndarray, " row"]:
-        """Which rows belong to ``train``, ``held_out`` or ``all``."""
+        """Mask of the rows in a split."""
         held_out = self.tokens.held_out
         return {"train": ~held_out, "held_out": held_out, "all": np.ones_like(held_out)}[split]
 
     def resolve_site(self, site: Site | str | None) -> Site:
-        """The site asked for, or the only one there is.
+        """The site asked for, or the only site.
 
         Raises:
-            SiteError: It is not there, or there are several and none is named.
+            SiteError: The site does not exist here, or there are several and none is named.
         """
         names = ", ".join(str(item) for item in self.sites)
         if site is None:
             if len(self.sites) != 1:
-                raise SiteError(f"{self.folder} holds several sites ({names}); name one.")
+                raise SiteError(f"{self.folder} holds several sites ({names}); name one of them.")
             return self.sites[0]
         found = Site.parse(site) if isinstance(site, str) else site
         if found not in self.sites:
-            raise SiteError(f"{self.folder} holds {names}, not {found}; cache that site, or take one of these.")
+            raise SiteError(f"{self.folder} holds {names}, not {found}; cache that site, or name one of these.")
         return found
 
     def batches(
@@ -179,16 +153,16 @@ class RowSource:
         block_rows: int = 512,
         pool_rows: int = 65536,
     ) -> ShuffledBatches:
-        """Shuffled batches of all models, float32, with a position that can be saved.
+        """Shuffled float32 batches of all models, with a position that can be saved.
 
         Args:
-            batch_size: Rows of a batch; the last of all may be smaller.
-            seed: Of the shuffle; epochs differ.
-            site: Where; the only site when None.
+            batch_size: Rows in a batch; the last batch may be smaller.
+            seed: Seed of the shuffle. Each epoch is shuffled differently.
+            site: Site to serve; the only site when None.
             split: ``train``, ``held_out`` or ``all``.
-            epochs: How often every row is served; None goes on for ever.
-            block_rows: Consecutive rows that are read together; whole shards are where ``order`` is ``shards``.
-            pool_rows: Rows that are mixed with each other in memory.
+            epochs: Number of epochs; None serves batches without end.
+            block_rows: Consecutive rows that are read together. In the order ``shards`` a block is a whole shard.
+            pool_rows: Number of rows that are mixed in memory.
         """
         return ShuffledBatches(
             self,
@@ -204,12 +178,12 @@ class RowSource:
     def scale(self, site: Site | str | None = None) -> Float[Tensor, " model"]:
         """Per model, the mean L2 norm of training rows over √d_model (the crosscoder's s_m).
 
-        Of all training rows where the order is ``blocks``, of the leading shards with `scale_rows` of them where it is
-        ``shards`` (sequences lie in random order, so these are a sample of all).
+        The mean is over all training rows in the order ``blocks``, and over the leading shards with `scale_rows` of
+        them in the order ``shards``. Sequences are in random order, so the leading shards are a random sample.
         """
         name, limit = str(self.resolve_site(site)), self.scale_rows if self.order == "shards" else None
         scales = []
-        for model in self.kept._models.values():
+        for model in self._models.values():
             total, n_rows = 0.0, 0
             for shard in model.shards:
                 if limit is not None and n_rows >= limit:
@@ -219,7 +193,7 @@ class RowSource:
         return torch.tensor(scales, dtype=torch.float32)
 
     def check_family(self, family: ModelFamily) -> None:
-        """Raise `StoreError` when a model or the tokenizer is not what was read; both fingerprints are shown."""
+        """Raise `StoreError` with both fingerprints when a model or the tokenizer differs from the cached one."""
         if family.tokenizer_fingerprint != self.tokenizer_fingerprint:
             raise StoreError(
                 f"{self.folder} was made with another tokenizer ({self.tokenizer_fingerprint} there, "
@@ -233,31 +207,31 @@ class RowSource:
                 )
 
     def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
-        """Rows in memory, models side by side, as float32."""
-        return side_by_side(stored, tuple(self.widths.values()), self.dtype)
+        """Stored rows as float32, models concatenated."""
+        return concat_models(stored, tuple(self.widths.values()), self.dtype)
 
     def shaped(self, flat: Float[Tensor, "row d_all"]) -> Float[Tensor, "row *model_and_d_model"]:
-        """Models side by side to ``[row model d_model]``, where they have one width."""
+        """Concatenated models to ``[row model d_model]``; unchanged where their widths differ."""
         if len(set(self.widths.values())) == 1:
             return rearrange(flat, "row (model d_model) -> row model d_model", model=len(self.models))
         return flat
 
     def serving_settings(self) -> Mapping[str, str | int]:
-        """The settings that change which numbers training sees, beside those of the batches."""
+        """Settings that change the numbers that training receives, other than those of the batches."""
         return {"order": self.order} | ({"scale_rows": self.scale_rows} if self.order == "shards" else {})
 
     @contextmanager
-    def serving(self, serving: Serving) -> Iterator[None]:
-        """Batches are served inside; a source that makes rows ahead does so here."""
+    def serving(self, session: ServingSession) -> Iterator[None]:
+        """Serve the batches of a session inside; a source that works ahead overrides this method."""
         yield
-        serving.ended.set()
+        session.ended.set()
 
     @contextmanager
-    def window(self, serving: Serving, first: int, shards: Sequence[int]) -> Iterator[ReadRows]:
-        """Read the rows of one window; its reads are number ``first`` and following, one a block, of ``shards``."""
-        del serving, first, shards
+    def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:
+        """Fill the blocks of one pool, in order: ``first_block`` and the following ones, one for each of ``shards``."""
+        del session, first_block, shards
         raise NotImplementedError
         yield
 
     def close(self) -> None:
-        """Drop what is not needed once training is finished."""
+        """Release what is not needed after training."""

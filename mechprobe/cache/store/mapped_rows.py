@@ -1,4 +1,4 @@
-"""Reading rows of one shard file without h5py in the way: the datasets are mapped at their offset in the file."""
+"""Rows of a shard file, memory-mapped at the offset of their dataset, without going through h5py."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from mechprobe.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class ShardHeader:
-    """What a shard file must say of itself."""
+    """The metadata that a shard file must have."""
 
     stream: str
     model: str
@@ -26,13 +26,13 @@ class ShardHeader:
 
 @dataclass(frozen=True, slots=True)
 class MappedRows:
-    """One site of one shard file: codes ``[row d_model]`` and, for 8-bit numbers, scales ``[row]``."""
+    """One site of one shard file: codes ``[row d_model]`` and, for 8-bit dtypes, scales ``[row]``."""
 
     codes: np.ndarray
     scale: np.ndarray | None
 
     def copy_into(self, out: np.ndarray, offset: int) -> None:
-        """Fill ``out`` (rows in memory, see `numbers`) with the rows from ``offset`` on."""
+        """Fill ``out`` ``[row row_width]`` with the stored rows from ``offset`` on."""
         rows = slice(offset, offset + len(out))
         pack_into(out, self.codes[rows], None if self.scale is None else self.scale[rows])
 
@@ -41,7 +41,7 @@ def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
     """Map one site of a shard file.
 
     Raises:
-        StoreError: The file is missing, damaged, or another one than ``header`` says.
+        StoreError: The file is missing or damaged, or its metadata differs from ``header``.
     """
     scaled = header.dtype in LARGEST_CODE
     try:
@@ -52,11 +52,14 @@ def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
             scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StoreError(f"{path} is missing or damaged ({type(error).__name__}); make the store again.") from None
-    held = (*found, codes.shape, kind, codes.dtype.str)
-    whole = (header.n_rows, header.d_model)
-    expected = (header.stream, header.model, header.start, whole, header.dtype, ON_DISK[header.dtype])
-    if held != expected or (scale is not None and (scale.shape, scale.dtype.str) != (whole[:1], "<f4")):
-        raise StoreError(f"{path} does not belong to this store ({held} there, {expected} expected); verify it.")
+    actual = (*found, codes.shape, kind, codes.dtype.str)
+    shape = (header.n_rows, header.d_model)
+    expected = (header.stream, header.model, header.start, shape, header.dtype, ON_DISK[header.dtype])
+    if actual != expected or (scale is not None and (scale.shape, scale.dtype.str) != (shape[:1], "<f4")):
+        raise StoreError(
+            f"{path} does not belong to this store ({actual} there, {expected} expected); "
+            "check the store with `mechprobe store verify`."
+        )
     return MappedRows(codes, scale)
 
 

@@ -1,0 +1,133 @@
+"""Responses of the models to the prompts, and the token stream that prompts and responses make."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mechprobe.cache.harvest.memory import with_less_memory
+from mechprobe.cache.harvest.prompts import PreparedPrompts
+from mechprobe.cache.harvest.ranks import Ranks
+from mechprobe.data.stream import TokenStream, build_stream
+from mechprobe.data.tokens import TokenSequence
+from mechprobe.errors import ArtifactError
+from mechprobe.files import read_json, sha256_bytes, write_json
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import Generated, generate
+from mechprobe.progress import progress
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1024
+"""Number of prompts whose responses are written together; an interrupted run resumes at the next chunk."""
+
+Responses = Mapping[str, Sequence[Generated]]
+"""Source (``model@temperature``) to its responses, in the order of `PreparedPrompts.unanswered`."""
+
+
+def write_responses(
+    family: ModelFamily, prepared: PreparedPrompts, folder: Path, ranks: Ranks | None = None
+) -> dict[str, list[Generated]]:
+    """Generate the responses of each model, one model in memory at a time; finished chunks on disk are reused.
+
+    The seed of a chunk depends only on its source and number, so an interruption changes no response. Each of several
+    processes writes its own chunks; chunks that other processes have not yet written are missing from the result.
+    """
+    ranks = ranks or Ranks()
+    unanswered, config = prepared.unanswered, prepared.config
+    responses: dict[str, list[Generated]] = {}
+    if not unanswered:
+        return responses
+    chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
+    with progress(
+        len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first
+    ) as advance:
+        for place, (source, model, temperature) in enumerate(config.responders()):
+            responses[source] = []
+            for number, chunk in enumerate(chunks):
+                path = folder / "responses" / source / f"chunk_{number:05d}.json"
+                found = _read_chunk(path, len(chunk))
+                if found is None and ranks.owns(place * len(chunks) + number):
+                    found = _respond(family, prepared, chunk, (source, model, temperature, number))
+                    write_json(path, [asdict(item) for item in found])
+                responses[source] += found or []
+                advance(len(chunk), model=model)
+            if config.models_in_memory == "one":
+                family[model].release()
+    return responses
+
+
+def all_responded(prepared: PreparedPrompts, responses: Responses) -> bool:
+    """Whether every prompt that models respond to has its responses."""
+    return all(len(found) == len(prepared.unanswered) for found in responses.values())
+
+
+def _respond(
+    family: ModelFamily, prepared: PreparedPrompts, chunk: Sequence[int], responder: tuple[str, str, float, int]
+) -> list[Generated]:
+    """Responses to one chunk; ``responder`` is (source, model, temperature, chunk number)."""
+    source, model, temperature, number = responder
+    seed = int.from_bytes(bytes.fromhex(sha256_bytes(f"{prepared.config.seed} {source} {number}".encode())[:8]), "big")
+
+    def respond(batch_size: int) -> list[Generated]:
+        return generate(
+            family[model].hf,
+            family.tokenizer,
+            [prepared.sequences[index].prompt_ids for index in chunk],
+            max_new_tokens=prepared.config.max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    # A smaller batch may change a response, but every model still runs on the same written response.
+    found, _ = with_less_memory(
+        respond, prepared.config.generation_batch, smallest=1, name="generation_batch", where=f"Responses of {source}"
+    )
+    return found
+
+
+def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:
+    try:
+        items = read_json(path)
+        found = [Generated(item["text"], tuple(item["token_ids"])) for item in items]
+    except (ArtifactError, KeyError, TypeError):
+        return None
+    return found if len(found) == n_prompts else None
+
+
+def response_files(folder: Path) -> list[str]:
+    """Files of `write_responses`, relative to the folder."""
+    return sorted(str(path.relative_to(folder)) for path in (folder / "responses").glob("*/chunk_*.json"))
+
+
+def stream_of(prepared: PreparedPrompts, responses: Responses) -> TokenStream:
+    """The token stream of the prompts, each with its own response or with the response of each model."""
+    config, sequences = prepared.config, list[TokenSequence]()
+    place = {index: number for number, index in enumerate(prepared.unanswered)}
+    for index, own in enumerate(prepared.packed()):
+        if index in place:
+            for source, generated in responses.items():
+                answer = tuple(generated[place[index]].token_ids)
+                sequences.append(_with_response(own, source, answer, prepared.max_length))
+        else:
+            sequences.append(own)
+    n_cut = sum(sequence.n_cut > 0 for sequence in sequences)
+    if n_cut:
+        logger.warning("%d of %d sequences were cut at %d tokens", n_cut, len(sequences), prepared.max_length)
+    return build_stream(
+        sequences,
+        special_ids=prepared.special_ids,
+        tokenizer_fingerprint=prepared.tokenizer_fingerprint,
+        seed=config.seed,
+        max_tokens=config.max_tokens,
+        held_out_frac=config.held_out_frac,
+        shard_rows=config.shard_rows,
+        drop_first_positions=config.drop_first_positions,
+    )
+
+
+def _with_response(own: TokenSequence, source: str, answer: tuple[int, ...], max_length: int) -> TokenSequence:
+    kept = answer[: max_length - len(own.prompt_ids)]
+    n_cut = own.n_cut + len(answer) - len(kept)
+    return replace(own, id=f"{own.id}#{source}", source=source, response_ids=kept, n_cut=n_cut)

@@ -1,0 +1,175 @@
+"""Records of ``mechprobe cache``: the plan of a store, what was written, and the sentences that show both."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mechprobe.cache.config import StoreDtype
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cache.store.dtypes import LARGEST_CODE, STORED_AS, row_bytes
+from mechprobe.errors import StoreError
+
+_MARGIN = 1.02
+"""Size of a store relative to its activations: headers and the token stream add about 2 %."""
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Size of a store before it is made: rows × models × sites × width × bytes.
+
+    Attributes:
+        n_prompts: Number of prompts.
+        n_rows: Number of tokens to cache. Exact when no model responds, otherwise the minimum.
+        most_rows: Maximum number of tokens.
+        widths: Model name to d_model.
+        sites: Sites, shallow to deep.
+        dtype: Dtype on disk.
+        free_bytes: Free bytes on the file system of the store.
+        done_bytes: Bytes that an interrupted run of the same store has already written.
+    """
+
+    n_prompts: int
+    n_rows: int
+    most_rows: int
+    widths: dict[str, int]
+    sites: tuple[str, ...]
+    dtype: StoreDtype
+    free_bytes: int
+    done_bytes: int = 0
+
+    def n_bytes(self, n_rows: int | None = None) -> int:
+        """Size in bytes of a store with ``n_rows`` rows (those of the plan when None)."""
+        rows = self.n_rows if n_rows is None else n_rows
+        width = sum(row_bytes(self.dtype, width) for width in self.widths.values())
+        return int(_MARGIN * rows * len(self.sites) * width)
+
+    def require_space(self) -> None:
+        """Raise `StoreError` when the store does not fit on the disk."""
+        if max(0, self.n_bytes() - int(_MARGIN * self.done_bytes)) > self.free_bytes:
+            raise StoreError(
+                f"The store needs {_size(self.n_bytes())}, but only {_size(self.free_bytes)} are free; free some space, "
+                "lower max_tokens, cache fewer sites, or use dtype bfloat16."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan and its size in bytes."""
+        return {**asdict(self), "n_bytes": self.n_bytes()}
+
+    def __str__(self) -> str:
+        rows = f"{self.n_rows:,}" if self.n_rows == self.most_rows else f"{self.n_rows:,} to {self.most_rows:,}"
+        size = _size(self.n_bytes())
+        if self.n_rows != self.most_rows:
+            size += f" to {_size(self.n_bytes(self.most_rows))}"
+        widths = ", ".join(f"{name} {width}" for name, width in self.widths.items())
+        per_row = " + 4 per row" if self.dtype in LARGEST_CODE else ""
+        return (
+            f"{rows} rows ({self.n_prompts:,} prompts) × {len(self.widths)} models × {len(self.sites)} sites "
+            f"({', '.join(self.sites)}) × width ({widths}) × {np.dtype(STORED_AS[self.dtype]).itemsize} bytes{per_row} "
+            f"({self.dtype}) = {size}; {_size(self.free_bytes)} free"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRates:
+    """Measured speed of one model.
+
+    Attributes:
+        load_s: Seconds to load the weights.
+        token_s: Seconds per token (padding included) of a forward pass up to the deepest site.
+        generated_s: Seconds per generated token; 0 where the model does not respond.
+    """
+
+    load_s: float
+    token_s: float
+    generated_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Estimated time to cache in one process, without the time to write to disk.
+
+    Attributes:
+        seconds: Estimate if every response ended at once; without responses, the estimate itself.
+        most_seconds: Estimate if every response had its maximum length.
+        probe_seconds: Duration of the measurement in seconds.
+        rates: Model name to its measured speed. Models of one architecture are measured once.
+    """
+
+    seconds: float
+    most_seconds: float
+    probe_seconds: float
+    rates: dict[str, ModelRates]
+
+    def __str__(self) -> str:
+        low, high = duration(self.seconds), duration(self.most_seconds)
+        span = low if low == high else f"{low} to {high}"
+        return f"{span} in one process, without disk time (estimated from a {self.probe_seconds:.1f} s probe)"
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """Work of one part (``--part I/N``).
+
+    Attributes:
+        n_made: Number of shards written.
+        n_found: Number of its shards that existed already.
+        next_step: What to run next, as a sentence.
+    """
+
+    n_made: int
+    n_found: int
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """Counts in the manifest of a store.
+
+    Attributes:
+        rows: Number of cached tokens.
+        held_out_rows: Number of rows that are held out from training.
+        response_rows: Number of rows that are response tokens.
+        sequences: Number of sequences.
+        sequences_cut: Number of sequences that were cut because they were too long.
+        shards: Number of shards per model.
+        bytes: Size of all shards in bytes.
+        prompts_dropped: Number of prompts that were left out because they were too long.
+        whole_rows: Number of rows in the whole token stream; None when the store holds all of them.
+    """
+
+    rows: int
+    held_out_rows: int
+    response_rows: int
+    sequences: int
+    sequences_cut: int
+    shards: int
+    bytes: int
+    prompts_dropped: int
+    whole_rows: int | None = None
+
+    @classmethod
+    def of(cls, store: ActivationStore) -> "CacheCounts":
+        """The counts of a store."""
+        return cls(**store.manifest["counts"])
+
+    def to_json(self) -> dict[str, int]:
+        """The counts; ``whole_rows`` is left out when the store holds all rows."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a suitable unit: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _size(n_bytes: int) -> str:
+    value = float(n_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

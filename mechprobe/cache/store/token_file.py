@@ -1,0 +1,82 @@
+"""The token stream on disk: one HDF5 file beside the shards."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mechprobe.cache.store.disk import write_hdf5
+from mechprobe.cache.store.shards import FORMAT
+from mechprobe.data.stream import ShardRange, TokenRows, TokenStream
+from mechprobe.data.tokens import Document, TokenSequence
+from mechprobe.errors import StoreError
+
+TOKENS = "tokens.h5"
+WHOLE_STREAM = "stream.h5"
+"""The whole token stream of a store that keeps only a subset of the rows; ``tokens.h5`` then holds the subset."""
+
+ROW_COLUMNS = ("token_id", "sample", "position", "is_response", "held_out")
+"""Columns of `TokenRows`."""
+
+
+def write_tokens(folder: Path, stream: TokenStream, name: str = TOKENS) -> str:
+    """Write a token stream; returns the sha256 of the file."""
+    ids = [np.asarray(s.prompt_ids + s.response_ids, dtype=np.int32) for s in stream.sequences]
+    arrays = {column: getattr(stream.rows, column) for column in ROW_COLUMNS}
+    arrays |= {
+        "row_start": stream.row_start,
+        "sequence_ids": np.concatenate(ids),
+        "sequence_start": np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
+        "n_prompt": np.asarray([len(s.prompt_ids) for s in stream.sequences], dtype=np.int32),
+        "shard_stop": np.asarray([shard.sequences.stop for shard in stream.shards], dtype=np.int64),
+        "samples": np.frombuffer(_samples_text(stream).encode(), dtype=np.uint8),
+    }
+    attributes = {"format": FORMAT, "stream": stream.hash, "tokenizer": stream.tokenizer_fingerprint}
+    return write_hdf5(folder / name, arrays, attributes)
+
+
+def _samples_text(stream: TokenStream) -> str:
+    rows = [
+        [s.id, s.prompt_id, s.task, s.source, s.n_cut, *([s.documents] if s.documents else [])]
+        for s in stream.sequences
+    ]
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
+    """Read a token stream and check its hash.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    path = folder / name
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {str(column): np.asarray(file[str(column)]) for column in file}
+            attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
+        stream = _stream(arrays, str(attributes["tokenizer"]))
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist; make the store again with `mechprobe cache`.") from None
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise StoreError(f"{path} is damaged ({type(error).__name__}); make the store again with --force.") from None
+    if stream.hash != attributes["stream"]:
+        raise StoreError(f"{path} is damaged: its tokens do not match its hash; make the store again with --force.")
+    return stream
+
+
+def _stream(arrays: Mapping[str, np.ndarray], tokenizer: str) -> TokenStream:
+    names = json.loads(arrays["samples"].tobytes().decode())
+    ids, start, n_prompt = arrays["sequence_ids"].tolist(), arrays["sequence_start"].tolist(), arrays["n_prompt"]
+    sequences = []
+    for index, (identifier, prompt_id, task, source, n_cut, *packed) in enumerate(names):
+        whole, cut = tuple(ids[start[index] : start[index + 1]]), int(n_prompt[index])
+        documents = tuple(Document(*entry) for entry in (packed[0] if packed else ()))
+        sequences.append(TokenSequence(identifier, prompt_id, task, source, whole[:cut], whole[cut:], n_cut, documents))
+    row_start, shards, first = arrays["row_start"], [], 0
+    for index, last in enumerate(arrays["shard_stop"].tolist()):
+        shards.append(ShardRange(index, range(first, last), range(int(row_start[first]), int(row_start[last]))))
+        first = last
+    rows = TokenRows(**{name: arrays[name] for name in ROW_COLUMNS})
+    return TokenStream(tuple(sequences), rows, row_start, tuple(shards), tokenizer)
