@@ -13,7 +13,7 @@ from mechprobe.errors import StoreError
 from mechprobe.types import Site
 from sae_training import Crosscoder, ReconstructionSums, SingleSae, VarianceSums
 
-Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
+Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps raw rows of all models, side by side, to features ``[batch d_sae]`` and the reconstruction of one model."""
 
 _BATCH_ROWS = 4096
@@ -25,60 +25,60 @@ def held_out_rows(store: ActivationStore, site: Site, crosscoder: Crosscoder) ->
         yield crosscoder.flatten(batch.to(crosscoder.device))
 
 
-def joint_reader(crosscoder: Crosscoder, model: str) -> Reader:
+def by_crosscoder(crosscoder: Crosscoder, model: str) -> Reconstruct:
     """The crosscoder as it was trained: one set of feature activations for all models."""
 
-    def read(x: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         feature_acts = crosscoder.encode(x)
         return feature_acts, crosscoder.decode_model(feature_acts, model)
 
-    return read
+    return reconstruct
 
 
-def slice_reader(crosscoder: Crosscoder, model: str, readout: Readout) -> Reader:
+def by_slice(crosscoder: Crosscoder, model: str, readout: Readout) -> Reconstruct:
     """The crosscoder as a dictionary of one model, under that model's read-out (models of one width)."""
 
-    def read(x: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         stacked = x.reshape(len(x), crosscoder.n_models, -1)
         feature_acts = readout.feature_acts(crosscoder, stacked, model)
         return feature_acts, crosscoder.decode_model(feature_acts, model)
 
-    return read
+    return reconstruct
 
 
-def sae_reader(sae: SingleSae, columns: slice) -> Reader:
+def by_sae(sae: SingleSae, columns: slice) -> Reconstruct:
     """The SAE of the model whose residuals are in ``columns``."""
 
-    def read(x: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         feature_acts = sae.encode(x[:, columns])
         return feature_acts, sae.decode(feature_acts)
 
-    return read
+    return reconstruct
 
 
 @torch.no_grad()
 def compare(
-    batches: Iterable[Tensor], columns: Mapping[str, slice], readers: Mapping[tuple[str, str], Reader]
+    batches: Iterable[Tensor], columns: Mapping[str, slice], reconstructions: Mapping[tuple[str, str], Reconstruct]
 ) -> dict[tuple[str, str], Reconstruction]:
-    """Run every reader over the same rows, with sums in float64.
+    """Reconstruct the same rows by every dictionary, with sums in float64.
 
     Args:
         batches: Raw residuals of all models, side by side, ``[batch d_all]``.
         columns: The columns of each model.
-        readers: Readers by (model, label).
+        reconstructions: Dictionaries by (model, label).
 
     Raises:
         StoreError: There are no rows.
     """
-    sums = {key: ReconstructionSums() for key in readers}
+    sums = {key: ReconstructionSums() for key in reconstructions}
     variance: VarianceSums | None = None
     for x in batches:
         # One sum per column, so that the columns of any model can be added up.
         variance = variance or VarianceSums([1] * x.shape[1])
         exact = x.double()
         variance.update(exact)
-        for key, reader in readers.items():
-            feature_acts, x_hat = reader(x)
+        for key, reconstruct in reconstructions.items():
+            feature_acts, x_hat = reconstruct(x)
             sums[key].update(feature_acts, exact[:, columns[key[0]]] - x_hat)
     if variance is None or variance.n_tokens == 0:
         raise StoreError("The activation store has no held-out rows; make it again with a larger held-out share.")

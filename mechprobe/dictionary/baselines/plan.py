@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.dictionary.baselines.comparison import compare, held_out_rows, joint_reader
+from mechprobe.dictionary.baselines.comparison import by_crosscoder, compare, held_out_rows
 from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import QualityConfig
 from mechprobe.errors import ConfigError, StoreError
@@ -113,9 +113,9 @@ def _training(
 
 def _held_out_l0(crosscoder: Crosscoder, store: ActivationStore, site: Site) -> float:
     name = crosscoder.model_names[0]
-    readers = {(name, "crosscoder"): joint_reader(crosscoder, name)}
+    reconstructions = {(name, "crosscoder"): by_crosscoder(crosscoder, name)}
     columns = {name: crosscoder.columns(name)}
-    return next(iter(compare(held_out_rows(store, site, crosscoder), columns, readers).values())).l0
+    return next(iter(compare(held_out_rows(store, site, crosscoder), columns, reconstructions).values())).l0
 
 
 def check_given(plan: BaselinePlan, name: str, folder: Path) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.baselines.comparison import (
-    Reader,
+    Reconstruct,
+    by_crosscoder,
+    by_sae,
+    by_slice,
     compare,
     held_out_rows,
-    joint_reader,
-    sae_reader,
-    slice_reader,
 )
 from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.baselines.plan import SAE_FILES, BaselinePlan, check_given, plan_baselines
@@ -89,7 +89,9 @@ def measure_baselines(
 def _run(stage: Stage, plan: BaselinePlan, family: ModelFamily | None, quality: QualityConfig, device: str) -> None:
     saes = {name: _sae_of(stage.folder, plan, name, device) for name in plan.crosscoder.model_names}
     readout = Readout(quality.readout, quality.near)
-    found = compare(held_out_rows(plan.store, plan.site, plan.crosscoder), plan.columns, _readers(plan, saes, readout))
+    found = compare(
+        held_out_rows(plan.store, plan.site, plan.crosscoder), plan.columns, _reconstructions(plan, saes, readout)
+    )
     note = _add_spliced(found, plan, saes, family, quality) if family is not None else None
     n_rows = next(iter(found.values())).n_rows
     Baselines(
@@ -111,14 +113,16 @@ def _run(stage: Stage, plan: BaselinePlan, family: ModelFamily | None, quality: 
     )
 
 
-def _readers(plan: BaselinePlan, saes: Mapping[str, SingleSae], readout: Readout) -> dict[tuple[str, str], Reader]:
-    readers: dict[tuple[str, str], Reader] = {}
+def _reconstructions(
+    plan: BaselinePlan, saes: Mapping[str, SingleSae], readout: Readout
+) -> dict[tuple[str, str], Reconstruct]:
+    reconstructions: dict[tuple[str, str], Reconstruct] = {}
     for name, sae in saes.items():
-        readers[name, JOINT] = joint_reader(plan.crosscoder, name)
+        reconstructions[name, JOINT] = by_crosscoder(plan.crosscoder, name)
         if plan.crosscoder.config.same_width:
-            readers[name, SLICE] = slice_reader(plan.crosscoder, name, readout)
-        readers[name, OWN] = sae_reader(sae, plan.columns[name])
-    return readers
+            reconstructions[name, SLICE] = by_slice(plan.crosscoder, name, readout)
+        reconstructions[name, OWN] = by_sae(sae, plan.columns[name])
+    return reconstructions
 
 
 def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleSae:
