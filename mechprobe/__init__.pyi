@@ -16,9 +16,7 @@ from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
 from .evals import skills as skills
-from .evals.config import ChoiceConfig as ChoiceConfig
-from .evals.config import EvaluateConfig as EvaluateConfig
-from .evals.config import HarnessConfig as HarnessConfig
+from .evals.config import ChoiceConfig as ChoiceConfig, EvaluateConfig as EvaluateConfig, HarnessConfig as HarnessConfig
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
 from .evals.tasks import Task as Task, load_tasks as load_tasks, split_halves as split_halves
 from .features.config import (
@@ -57,5 +55,6 @@ from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
 from .report.stage import report as report
 from .run_config import RunConfig as RunConfig
 from .selection.config import SelectConfig as SelectConfig
-from .selection.stage import Selection as Selection, select_features as select_features
+from .selection.result import Selection as Selection
+from .selection.stage import select_features as select_features
 from .types import Site as Site
