@@ -55,5 +55,6 @@ from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
 from .report.stage import report as report
 from .run_config import RunConfig as RunConfig
 from .selection.config import SelectConfig as SelectConfig
-from .selection.stage import Selection as Selection, select_features as select_features
+from .selection.result import Selection as Selection
+from .selection.stage import select_features as select_features
 from .types import Site as Site

@@ -1,9 +1,16 @@
 """The base of typed results: frozen records that a stage writes as JSON and that the command line and the report read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WrapSerializer,
+)
 
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json
@@ -28,6 +35,19 @@ IntervalNumbers = Annotated[Interval, BeforeValidator(_interval)]
 """An interval whose numbers JSON writes as null where they are NaN."""
 
 
+def _none_for_empty(value: Any) -> Any:
+    return None if value == {} else value
+
+
+def _empty_for_none(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return {} if value is None else handler(value)
+
+
+Part = TypeVar("Part")
+OrEmpty = Annotated[Part | None, BeforeValidator(_none_for_empty), WrapSerializer(_empty_for_none)]
+"""A part that a result may lack: None in Python, ``{}`` in JSON."""
+
+
 class Result(BaseModel):
     """A frozen record of a result file. Unknown keys are errors.
 
@@ -43,8 +63,13 @@ class Result(BaseModel):
         Raises:
             ArtifactError: The file is missing, is not JSON, or does not hold this result.
         """
+        return cls.checked(read_json(path), path)
+
+    @classmethod
+    def checked(cls: type[ResultType], value: Any, path: Path | str) -> ResultType:
+        """The result of a JSON value that was read from ``path``; `ArtifactError` if it does not hold this result."""
         try:
-            return cls.model_validate(read_json(path))
+            return cls.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))

@@ -6,6 +6,7 @@ everything in it, or known to be unfinished.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_b
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_OTHER_CONTENT = "other content"
 SCHEMA_VERSION = 1
 Remake = bool | Literal["refused"]
 """When `Stage.open` empties a folder that holds other work, see there."""
@@ -127,7 +130,21 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         for key in sorted(old.keys() | new.keys()):
             lines += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return lines
-    return [] if old == new else [f"{prefix}: {_short(old)} in the folder, {_short(new)} now"]
+    if old == new:
+        return []
+    if _is_hash(old) and _is_hash(new):
+        return [f"{prefix}: {_OTHER_CONTENT}"]
+    return [f"{prefix}: {_short(old)} in the folder, {_short(new)} now"]
+
+
+def _readable(differences: list[str]) -> list[str]:
+    """The differences without hashes of settings, which only repeat other settings, unless there are no others."""
+    named = [line for line in differences if not (line.startswith("config.") and line.endswith(_OTHER_CONTENT))]
+    return named or differences
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def _short(value: Any) -> str:
@@ -287,7 +304,7 @@ class Stage:
 
     def _changes(self, found: Any) -> list[str]:
         old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
-        return _differences(old, self.identity)
+        return _readable(_differences(old, self.identity))
 
     def _refuse(self, changes: Sequence[str], finished: bool) -> None:
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")

@@ -18,7 +18,7 @@ import numpy as np
 import mechprobe as mp
 from mechprobe.files import write_json
 from mechprobe.interventions.conditions.plan import plan
-from mechprobe.selection.rankings.scores import Scores
+from mechprobe.selection.scores import Scores
 from sae_training import CrosscoderConfig, TrainConfig
 
 HERE = Path(__file__).parent
@@ -138,19 +138,20 @@ def decoding_cost(
 def n_conditions(config: mp.RunConfig) -> int:
     """How many conditions ``intervene`` runs on a selection of 50 features, counted by the planning function itself."""
     settings, ones = config.intervene, np.ones(200)
-    scores = Scores(("a",), (1,), ones[None], ones[None], ones, ones, ones, ones, ones)
+    scores = Scores(("a",), (1,), ones[None], ones[None], ones, ones, ones, ones, ones, ones[None] > 0)
     drawn = tuple((draw,) for draw in range(settings.n_random))
     chosen = mp.Selection(
-        tuple(range(50)),
-        str(mp.Site(layer=0)),
-        settings.features or "top50",
-        settings.ranking or "joint",
-        (),
-        0,
-        drawn,
-        "",
-        "",
-        scores,
+        features=tuple(range(50)),
+        site=str(mp.Site(layer=0)),
+        rule=settings.features or "top50",
+        ranking=settings.ranking or "joint",
+        agnostic=(),
+        n_agnostic=0,
+        controls=drawn,
+        note="",
+        crosscoder="",
+        scores=scores,
+        threshold=0.2,
     )
     others = {f"by {ranking}": chosen for ranking in settings.compare if ranking != settings.ranking}
     return len(plan(chosen, others, settings))

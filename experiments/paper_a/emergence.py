@@ -1,10 +1,10 @@
-"""Emergence curves of SFT and RL on the embedded lab, by one dictionary over both arms and by one for each.
+"""Emergence curves of SFT and RL on the embedded lab, with one dictionary over both arms and with one for each.
 
     python experiments/paper_a/emergence.py --out runs/emergence
 
-Everything is kept below ``--out`` and resumed; the store is shared by both layouts. Prints the course of every arm with
-intervals, the claim of arXiv 2604.25011 judged by the rule of `mechprobe.emergence.claim`, and how the two
-layouts compare. Nothing here expects an outcome.
+Everything is written to ``--out`` and resumed; both layouts share the store. For each layout the script prints the course
+of every arm with intervals, and the claim of arXiv 2604.25011 judged by the rule of `mechprobe.emergence.claim`. It does
+not expect an outcome.
 """
 
 import argparse
@@ -25,16 +25,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lab", type=Path, default=Path("artifacts/lab/shared-marker"))
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
-    parser.add_argument("--prompts", type=int, default=1000, help="Prompts, three responses each.")
-    parser.add_argument("--tokens", type=int, default=300_000, help="Tokens each dictionary is trained on.")
-    parser.add_argument("--seeds", type=int, default=1, help="Of every dictionary, pairwise ones too.")
+    parser.add_argument("--prompts", type=int, default=1000, help="Prompts; each gets three responses.")
+    parser.add_argument("--tokens", type=int, default=300_000, help="Training tokens of each dictionary.")
+    parser.add_argument("--seeds", type=int, default=1, help="Seeds of every dictionary.")
     parser.add_argument("--layouts", nargs="+", default=["together", "arms"], choices=["together", "arms"])
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def measured(given: argparse.Namespace, layout: Layout) -> mp.Emergence:
-    """The stage in one layout; pairwise dictionaries and RelIE are made once, with the first."""
+    """Run the stage in one layout; pairwise dictionaries and RelIE are measured with the first layout only."""
     models = with_checkpoints(
         {name: str(given.lab / name) for name in ("base", "sft", "rl")}, given.lab / "checkpoints"
     )
@@ -57,15 +57,15 @@ def measured(given: argparse.Namespace, layout: Layout) -> mp.Emergence:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print and draw every layout."""
     given = arguments()
     for layout in given.layouts:
         found = measured(given, layout)
         print(f"\n=== layout {layout} ===")
         print("\n".join(emergence_lines(found)))
         for name, quality in found.quality.items():
-            fve = ", ".join(f"{model} {value:.3f}" for model, value in quality["fve"].items())
-            print(f"{name}: L0 {quality['l0']:.1f}, dead {quality['dead_frac']:.2f}, FVE {fve}")
+            fve = ", ".join(f"{model} {value:.3f}" for model, value in quality.fve.items())
+            print(f"{name}: L0 {quality.l0:.1f}, dead {quality.dead_frac:.2f}, FVE {fve}")
         print(f"report: {emergence_report(found.folder)}")
 
 

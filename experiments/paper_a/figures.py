@@ -139,14 +139,12 @@ def share_numbers(table: mp.FeatureTable) -> dict[str, dict[str, dict[str, Any]]
     return {"nrn": {name: histogram(values[alive]) for name, values in table.nrn.items()}, "mas": mas}
 
 
-def overlap_numbers(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Overlap of top sets between checkpoints for every arm and seed of an emergence stage, and its spread over seeds."""
+def overlap_numbers(found: mp.Emergence) -> dict[str, list[dict[str, Any]]]:
+    """Overlap of top sets between checkpoints for every arm and seed of an emergence stage."""
     keys = ("labels", "checkpoints", "seed", "top", "overlap", "jaccard", "chance", "n_alive")
-    found = mp.Emergence.load(folder)
-    apart = {
+    return {
         arm: [{key: getattr(course, key) for key in keys} for course in courses] for arm, courses in found.arms.items()
     }
-    return apart, found.to_json()["over_seeds"]
 
 
 def spoken(numbers: Mapping[str, Any], rankings: Mapping[Ranking, TaskOverlap]) -> list[str]:
@@ -202,8 +200,9 @@ def draw(run: Path, emergence: Path | None, out: Path, *, threshold: float | int
         "tasks": tasks_figure(rankings),
     }
     if emergence is not None:
-        numbers["overlap"], numbers["overlap_over_seeds"] = overlap_numbers(emergence)
-        pictures["overlap"] = overlap_figure(numbers["overlap"], numbers["overlap_over_seeds"])
+        found = mp.Emergence.load(emergence)
+        numbers["overlap"], numbers["overlap_over_seeds"] = overlap_numbers(found), found.to_dict()["over_seeds"]
+        pictures["overlap"] = overlap_figure(found)
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png", dpi=160, metadata={"Software": None})

@@ -65,7 +65,7 @@ def emergence(
         return
     page = emergence_report(folder)
     if shared.as_json:
-        say_json({"folder": str(folder), "report": str(page), **found.to_json()})
+        say_json({"folder": str(folder), "report": str(page), **found.to_dict()})
         return
     say_result([*emergence_lines(found), f"\nReport: {page}"], folder)
 

@@ -125,7 +125,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.evals.config import HarnessConfig
     from mechprobe.interventions.harness.table import harness_table
     from mechprobe.pipeline.plans import plan_harness
-    from mechprobe.report.tables.interventions import silence_sentences
+    from mechprobe.selection.never_active import never_active_sentences
 
     settings, folder = HarnessConfig(**given), run.layout.harness
     found = carry_out(
@@ -143,7 +143,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     lines = [
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
         *table_lines(rows, columns),
-        *silence_sentences(data),
+        *never_active_sentences(data),
         f"Note: {data['note']}",
     ]
     say_result(lines, folder, f"mechprobe intervene{in_run(run)}")

@@ -32,19 +32,19 @@ def select(shared: Shared, out: Out = None, features: Features = None, ranking: 
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.selection_lines import selection_lines
     from mechprobe.cli.stage_command import carry_out, say_result
-    from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_select
+    from mechprobe.selection.result import SelectionSummary
 
     section = {key: value for key, value in (("rule", features), ("ranking", ranking)) if value is not None}
     run = shared.start({"select": section} if section else None, selection=out)
     folder = run.layout.selection
     if carry_out(shared, run, "select", folder=folder, plan=lambda: plan_select(run), work=run.select) is None:
         return
-    data = read_json(run.layout.selected)
+    summary = SelectionSummary.load(run.layout.selected)
     if shared.as_json:
-        say_json(data)
+        say_json(summary.to_dict())
         return
-    say_result(selection_lines(data), folder, next_step(run, folder, "selection", "intervene"))
+    say_result(selection_lines(summary), folder, next_step(run, folder, "selection", "intervene"))
 
 
 def next_step(run: "Run", folder: Path, own: str, command: str) -> str:

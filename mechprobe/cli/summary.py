@@ -40,13 +40,19 @@ def all_lines(layout: RunLayout) -> list[str]:
         (layout.accuracy, lambda data: accuracy_lines(EvaluationSummary.model_validate(data))),
         (layout.ceilings, ceiling_lines),
         (layout.quality, quality_lines),
-        (layout.selected, selection_lines),
+        (layout.selected, _selection_lines),
         (layout.results, intervention_lines),
     ]
     found = [line for path, make in makers if path.is_file() for line in [*make(read_json(path)), ""]]
     if not found:
         return summary_lines(layout)
     return [*found, *([f"Report: {layout.page}"] if layout.page.is_file() else []), f"Next: {next_command(layout)}"]
+
+
+def _selection_lines(data: Row) -> list[str]:
+    from mechprobe.selection.result import SelectionSummary
+
+    return selection_lines(SelectionSummary.model_validate(data))
 
 
 def next_command(layout: RunLayout) -> str:

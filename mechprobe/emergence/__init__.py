@@ -1,4 +1,4 @@
-"""When features appear over training checkpoints, how long they stay, and what they do meanwhile."""
+"""Emergence: when features appear over training checkpoints, how long they stay, and what they cause."""
 
 from mechprobe.callable_package import make_callable
 

@@ -1,9 +1,10 @@
-"""Which checkpoints belong to which arm, in which order, and how far training was at each."""
+"""Arms of training: which checkpoints belong to each, in which order, and how much of training is done at each."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
@@ -11,25 +12,27 @@ from mechprobe.errors import ConfigError
 _CHECKPOINT = re.compile(r"(?P<arm>.+)@step_(?P<step>\d+)")
 _STEP_FOLDER = re.compile(r"step_\d+")
 
+Spacing = Literal["steps", "checkpoints"]
+
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run that began at base.
+    """One training run that starts from base.
 
     Attributes:
-        name: Of the arm, for example ``rl``.
+        name: Name of the arm, for example ``rl``.
         checkpoints: Model names in order of training.
         progress: Share of training done at base (0) and at each checkpoint, up to 1.
-        spaced_by: ``steps`` where every step is known, else ``checkpoints``: evenly spaced.
+        spaced_by: ``steps`` if every step is known; ``checkpoints`` if they count as evenly spaced.
     """
 
     name: str
     checkpoints: tuple[str, ...]
     progress: tuple[float, ...]
-    spaced_by: str
+    spaced_by: Spacing
 
     def label(self, checkpoint: str) -> str:
-        """A short name for an axis: the step where the name has one, ``end`` for the last model, else the name."""
+        """A short name for an axis: the step if the name has one, ``end`` for the last model, otherwise the name."""
         match = _CHECKPOINT.fullmatch(checkpoint)
         if match:
             return str(int(match["step"]))
@@ -40,7 +43,7 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
     """The arms of a family.
 
     Raises:
-        ConfigError: There is no arm with two checkpoints, a named model is missing, or steps do not rise.
+        ConfigError: There is no arm, an arm has fewer than two checkpoints, a named model is missing, or steps do not rise.
 
     Example:
         >>> find_arms(["base", "rl@step_000002", "rl"], EmergenceConfig(final_steps={"rl": 8}))[0].progress
@@ -55,16 +58,22 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
     for name, checkpoints in grouped.items():
         missing = [model for model in checkpoints if model not in names]
         if missing:
-            raise ConfigError(f"Arm {name} names '{missing[0]}', but the models are {', '.join(names)}.")
+            raise ConfigError(
+                f"Arm {name} names '{missing[0]}', but the models are {', '.join(names)}; name one of them."
+            )
         if len({config.base, *checkpoints}) <= len(checkpoints):
-            raise ConfigError(f"Arm {name} names a model twice, or the base; give each checkpoint once, without base.")
+            raise ConfigError(
+                f"Arm {name} names a model twice, or names base; name each checkpoint once, without base."
+            )
         if len(checkpoints) < 2:
-            raise ConfigError(f"Arm {name} has {len(checkpoints)} checkpoint; a course needs two or more.")
+            raise ConfigError(
+                f"Arm {name} has {len(checkpoints)} checkpoint and needs two or more; give further checkpoints."
+            )
         progress, spaced_by = _progress(name, checkpoints, config)
         arms.append(Arm(name, tuple(checkpoints), progress, spaced_by))
     if not arms:
         raise ConfigError(
-            "No checkpoint is among the models; give --checkpoints FOLDER, or name models like rl@step_000040."
+            "There is no checkpoint among the models; give --checkpoints FOLDER, or name models like rl@step_000040."
         )
     return arms
 
@@ -81,7 +90,8 @@ def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _progress(arm: str, checkpoints: Sequence[str], config: EmergenceConfig) -> tuple[tuple[float, ...], str]:
+def _progress(arm: str, checkpoints: Sequence[str], config: EmergenceConfig) -> tuple[tuple[float, ...], Spacing]:
+    """Share of training done at base and at each checkpoint, and what it is measured by."""
     steps: list[int | None] = []
     for name in checkpoints:
         match = _CHECKPOINT.fullmatch(name)
@@ -92,16 +102,16 @@ def _progress(arm: str, checkpoints: Sequence[str], config: EmergenceConfig) -> 
         return tuple(index / n for index in range(n + 1)), "checkpoints"
     if sorted(set(known)) != known or known[0] <= 0:
         raise ConfigError(
-            f"The steps of arm {arm} ({', '.join(map(str, known))}) do not rise from above 0; order them."
+            f"The steps of arm {arm} ({', '.join(map(str, known))}) must be positive and rise; order its checkpoints."
         )
     return (0.0, *(step / known[-1] for step in known)), "steps"
 
 
 def checkpoint_folders(folder: Path | str) -> dict[str, str]:
-    """Models below a folder of checkpoints, ``<arm>/step_<n>/``, as ``arm@step_<n>`` to path.
+    """Models in a folder of checkpoints, ``<arm>/step_<n>/``: name ``arm@step_<n>`` → path.
 
     Raises:
-        ConfigError: The folder is missing or holds no such model.
+        ConfigError: The folder is missing or contains no such model.
     """
     folder = Path(folder)
     found = {
@@ -110,10 +120,10 @@ def checkpoint_folders(folder: Path | str) -> dict[str, str]:
         if path.is_dir() and _STEP_FOLDER.fullmatch(path.name)
     }
     if not found:
-        raise ConfigError(f"{folder} holds no checkpoint; its models lie in <arm>/step_<n>/.")
+        raise ConfigError(f"{folder} holds no checkpoint; give a folder with models in <arm>/step_<n>/.")
     return found
 
 
 def with_checkpoints(models: Mapping[str, str], folder: Path | str) -> dict[str, str]:
-    """``models`` and those below a folder of checkpoints; a name given already keeps its path."""
+    """``models`` and the models in a folder of checkpoints, if one is given; names in ``models`` keep their paths."""
     return {**checkpoint_folders(folder), **models} if folder else dict(models)

@@ -1,4 +1,4 @@
-"""RelIE over the checkpoints of an arm: does the causal strength of features move as their decoder norms do?"""
+"""RelIE over the checkpoints of an arm: whether the causal strength of features changes as their decoder norms do."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from mechprobe.emergence.overlap import interval
 from mechprobe.emergence.result import CausalCourse
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.rankings.relie import IndirectEffects, indirect_effects
+from mechprobe.selection.rankings.indirect_effects import indirect_effects
+from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.selection.rankings.relie_intervals import drawn_effects
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -24,7 +25,18 @@ from sae_training import Crosscoder
 def measure_effects(
     crosscoder: Crosscoder, family: ModelFamily, cache: Path, site: str, config: EmergenceConfig
 ) -> IndirectEffects:
-    """Indirect effects on the held-out samples of a store, for every model of a dictionary; grouped by prompt."""
+    """Indirect effects on the held-out samples of a store, in every model of a dictionary, grouped by prompt.
+
+    Args:
+        crosscoder: The dictionary.
+        family: Its models.
+        cache: Folder of the store.
+        site: Where the crosscoder was trained.
+        config: Samples and steps.
+
+    Raises:
+        ConfigError: The store has no held-out response of ``config.relie_source``.
+    """
     store = ActivationStore.open(cache, models=crosscoder.model_names)
     sequences = held_out_responses(store, config.relie_source, config.relie_samples)
     samples = [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
@@ -40,40 +52,42 @@ def measure_effects(
 
 
 def held_out_responses(store: ActivationStore, source: str | None, n: int) -> list[StoredSequence]:
-    """The first ``n`` held-out samples of a source, with a response where any has one.
+    """The first ``n`` held-out samples of a source; only samples with a response, if there are any.
 
     Raises:
-        ConfigError: The store has none of that source.
+        ConfigError: The store has no held-out sample of that source.
     """
     sequences = [store.sequence(sample) for sample in store.held_out_samples()]
     chosen = [sequence for sequence in sequences if source is None or sequence.source == source]
     answered = [sequence for sequence in chosen if any(sequence.response)]
     if not chosen:
         sources = sorted({str(sequence.source) for sequence in sequences})
-        raise ConfigError(f"relie_source '{source}' wrote no held-out response; the sources are {', '.join(sources)}.")
+        raise ConfigError(
+            f"emergence.relie_source is '{source}', which has no held-out sample; the sources are {', '.join(sources)}."
+        )
     return (answered or chosen)[:n]
 
 
 def causal_course(
     arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]
 ) -> CausalCourse:
-    """The summary of one arm, with intervals over groups of samples.
+    """RelIE over one arm, with intervals over groups of samples.
 
     Args:
         arm: The arm.
         frame: Its feature table.
         effects: Indirect effects in base and the checkpoints, in this order.
-        weights: The bootstrap's `group_draws`, those of the table's intervals.
+        weights: `mechprobe.selection.rankings.relie_intervals.group_draws`, the same as for the table's intervals.
     """
     nrn = np.stack([frame[f"nrn_{name}"].to_numpy(dtype=np.float64) for name in arm.checkpoints], axis=1)
     values = summaries(effects.effect, nrn)
     drawn = np.array([summaries(draw, nrn) for draw in drawn_effects(effects, weights)]).reshape(-1, *values.shape)
     intervals = [
-        [interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line)]
+        tuple(interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line))
         for row, line in enumerate(values)
     ]
     bias = [
-        [_mean(drawn[:, row, column]) - float(value) for column, value in enumerate(line)]
+        tuple(_mean(drawn[:, row, column]) - float(value) for column, value in enumerate(line))
         for row, line in enumerate(values)
     ]
     return CausalCourse(
@@ -82,12 +96,12 @@ def causal_course(
         n_samples=effects.n_samples,
         n_groups=effects.n_groups,
         draws=len(weights),
-        metric=effects.metric.tolist(),
+        metric=tuple(effects.metric.tolist()),
         departure=intervals[0],
         departure_bias=bias[0],
         rank_correlation=intervals[1],
         rank_correlation_bias=bias[1],
-        completeness_gap=effects.completeness_gap.tolist(),
+        completeness_gap=tuple(effects.completeness_gap.tolist()),
     )
 
 
@@ -96,7 +110,7 @@ def summaries(
 ) -> Float[ndarray, "2 checkpoint"]:
     """``departure`` and ``rank_correlation`` of `CausalCourse` at every checkpoint; base is the first model.
 
-    Both stay as they are when all effects are scaled, so sums over samples do as well as means.
+    Neither changes when all effects are scaled, so sums over samples may replace means.
     """
     size = np.abs(effect)
     found = np.empty((2, nrn.shape[1]))
@@ -109,13 +123,13 @@ def summaries(
 
 
 def _mean(draws: Float[ndarray, " draw"]) -> float:
-    """Of the finite draws; NaN for none."""
+    """Mean of the finite draws; NaN if there are none."""
     finite = draws[np.isfinite(draws)]
     return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _rank_correlation(nrn: Float[ndarray, " d_sae"], pair: Float[ndarray, "d_sae 2"]) -> float:
-    """Spearman's of NRN and pairwise RelIE over the features with the upper half of effects; NaN for fewer than 3."""
+    """Spearman correlation of NRN and pairwise RelIE over the upper half of effects; NaN for fewer than 3 features."""
     from scipy.stats import spearmanr
 
     strength = pair.sum(axis=1)

@@ -1,16 +1,19 @@
-"""The course of an arm as numbers with intervals, and the same for two arms compared.
+"""The course of an arm as numbers with intervals, and differences between two arms.
 
-Every number is a function of a set of live features, so its interval is the bootstrap's over features: it says how
-far the number depends on which features the dictionary found, not how it varies over seeds or labs.
+Every number is a function of a set of live features. Its interval is a bootstrap over features: it measures how the
+number depends on which features the dictionary found, not how it varies over seeds or labs.
 
-* ``reached_norm`` at checkpoint c: Σ_k d_kc d_kT / Σ_k d_kT², with d the change of a decoder norm from base and T the
-  last checkpoint: how much of the final change is there (0 at base, 1 at the end). ``reached_shift``: the same with the
-  change of the decoder itself, which sees what is turned and not only what grows. Both ours.
-* ``half_norm``, ``half_shift``: progress at which half of it is there.
-* ``departure``: mean |NRN − 1/2|; ``gained`` and ``lost``: shares of live features whose norm is 2 : 1 or more in favor
-  of the checkpoint, or of base (``specific_nrn``); ``specific``: both; ``confirmed``: those that latent scaling confirms.
+* ``reached_norm`` at checkpoint c: Σ_k d_kc d_kT / Σ_k d_kT², where d is the change of a decoder norm from base and T the
+  last checkpoint. It is the share of the final change that checkpoint c has reached (0 at base, 1 at the end).
+  ``reached_shift`` is the same with the change of the decoder itself, which includes rotations. Both are specific to
+  mechprobe.
+* ``half_norm``, ``half_shift``: progress at which half of the final change is reached.
+* ``departure``: mean |NRN − 1/2|.
+* ``gained``, ``lost``: shares of live features whose norm is 2 : 1 or more in favor of the checkpoint, or of base
+  (``specific_nrn``). ``specific``: both; ``confirmed``: the specific features that latent scaling confirms.
 * ``relative_shift``: Σ_k ‖change of decoder‖ / Σ_k ‖decoder of base‖.
-* ``adjacent_overlap``: |A ∩ B| / 50 of the sets of highest NRN at neighboring checkpoints; ``last_overlap`` the last.
+* ``adjacent_overlap``: |A ∩ B| / top of the sets of highest NRN at neighboring checkpoints; ``last_overlap``: at the last
+  two.
 """
 
 from collections.abc import Callable
@@ -26,20 +29,20 @@ from mechprobe.features.table.norms import nrn
 from mechprobe.statistics import Interval
 
 Statistics = dict[str, ndarray]
-"""Name to one value, or to one per base and checkpoint, per checkpoint, or per pair of neighbors."""
+"""Name → one value, or one per column (base and checkpoints), per checkpoint, or per pair of neighbors."""
 
 
 @dataclass(frozen=True)
 class ArmNumbers:
-    """What the curves are computed from: live features of one dictionary, base and the checkpoints of one arm.
+    """The live features of one dictionary, in base and the checkpoints of one arm.
 
     Attributes:
-        norms: L1 decoder norms in own units, base first.
-        decoder: Decoders in own units.
-        confirmed: Where latent scaling confirms that base or the checkpoint lacks the feature.
+        norms: L1 decoder norms in the models' own units, base first.
+        decoder: Decoders in the models' own units.
+        confirmed: Whether latent scaling confirms that base or the checkpoint lacks the feature.
         progress: Share of training done at each column.
-        top: Size of the sets compared.
-        specific_nrn: From which NRN base lacks a feature.
+        top: Size of the sets that are compared.
+        specific_nrn: NRN from which base lacks a feature.
     """
 
     norms: Float[ndarray, "alive column"]
@@ -57,7 +60,7 @@ class ArmNumbers:
         return np.stack([nrn(self.norms, tuned=column) for column in range(1, self.norms.shape[1])], axis=1)
 
     def statistics(self) -> Callable[[Int[ndarray, " feature"]], Statistics]:
-        """A function from features (repeats allowed) to the numbers over them."""
+        """A function from features, with repeats allowed, to the numbers over them."""
         change = self.norms - self.norms[:, :1]
         norm_products = change * change[:, -1:]
         moved = self.decoder - self.decoder[:, :1]
@@ -67,7 +70,7 @@ class ArmNumbers:
         share = self.nrn()
         gained, lost = share >= self.specific_nrn, share <= 1 - self.specific_nrn
         flags = {
-            "departure": np.abs(np.nan_to_num(share, nan=0.5) - 0.5),  # in neither model: no difference
+            "departure": np.abs(np.nan_to_num(share, nan=0.5) - 0.5),  # a feature in neither model does not differ
             "gained": gained,
             "lost": lost,
             "specific": gained | lost,
@@ -97,25 +100,25 @@ class Curves:
     """Numbers of one arm with the bootstrap draws behind their intervals.
 
     Attributes:
-        values: Over all live features.
-        draws: The same for every bootstrap draw, ``[draw, ...]``.
-        n: Live features.
+        values: Numbers over all live features.
+        draws: The same numbers for every bootstrap draw, ``[draw, ...]``.
+        n: Number of live features.
     """
 
     values: Statistics
     draws: Statistics
     n: int
 
-    def intervals(self) -> dict[str, list[Interval]]:
+    def intervals(self) -> dict[str, tuple[Interval, ...]]:
         """Every number with its 95 % interval over features."""
         return {
-            name: [interval(float(value[i]), self.draws[name][:, i], self.n) for i in range(len(value))]
+            name: tuple(interval(float(value[i]), self.draws[name][:, i], self.n) for i in range(len(value)))
             for name, value in self.values.items()
         }
 
 
 def measure_curves(numbers: ArmNumbers, *, draws: int, seed: tuple[int, ...]) -> Curves:
-    """The curves of an arm; arms of one dictionary and seed draw the same features, so their difference is paired."""
+    """The curves of an arm. Arms of one dictionary and seed draw the same features, so that their differences are paired."""
     over = numbers.statistics()
     n = len(numbers)
     rng = np.random.default_rng(seed)
@@ -125,7 +128,7 @@ def measure_curves(numbers: ArmNumbers, *, draws: int, seed: tuple[int, ...]) ->
 
 
 def difference(first: Curves, second: Curves, name: str) -> Interval:
-    """``first`` minus ``second`` of a single number, with the interval of the draws' differences."""
+    """``first`` minus ``second`` of a number with one value, with the interval of the draws' differences."""
     value = float(first.values[name][0] - second.values[name][0])
     return interval(value, first.draws[name][:, 0] - second.draws[name][:, 0], min(first.n, second.n))
 

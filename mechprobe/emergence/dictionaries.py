@@ -1,4 +1,4 @@
-"""What emergence is read from: one store of base and all checkpoints, and the dictionaries trained on it."""
+"""The store of base and all checkpoints, and the dictionaries that are trained on it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
+from mechprobe.emergence.result import DictionaryQuality
 from mechprobe.errors import ArtifactError
 from mechprobe.models.family import ModelFamily
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import MANIFEST, read_manifest
 from sae_training import Crosscoder
 
 T = TypeVar("T")
 
 CACHE, PAIRS, TOGETHER = "cache", "pairs", "together"
 _PAIR_SEEDS = 1000
-"""Seeds of the pairwise dictionaries begin here: each has its own, so that nothing but the decoders aligns them."""
+"""First seed of the pairwise dictionaries. Each has its own, so that they are aligned by nothing but their decoders."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Job:
     """One dictionary to train.
 
     Attributes:
-        name: Folder below the work folder.
-        models: Base first.
-        seed: Of weights and order of rows.
+        name: Folder inside the work folder.
+        models: Model names, base first.
+        seed: Seed of the weights and of the order of rows.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Job:
 
 
 def joint_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[Job]]:
-    """Arm to the dictionaries that show it, one for each seed; under ``together`` the arms share them."""
+    """Arm → its dictionaries over base and checkpoints, one for each seed; with ``together``, arms share them."""
     seeds = range(config.seed, config.seed + config.seeds)
     if config.layout == "together":
         models = (config.base, *(model for arm in arms for model in arm.checkpoints))
@@ -54,10 +55,10 @@ def joint_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[J
 
 
 def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[list[Job]]]:
-    """Arm to base against each checkpoint alone, once for each of the seeds.
+    """Arm → its dictionaries of base and one checkpoint each, once for each seed; empty without ``config.pairs``.
 
-    The last checkpoint stands twice in each repetition, with another seed: what its two dictionaries share is the
-    ceiling of matching.
+    Each repetition has two dictionaries of the last checkpoint, with different seeds. What these two share is the ceiling
+    of matching.
     """
     if not config.pairs:
         return {}
@@ -79,7 +80,7 @@ def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[li
 
 
 def all_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> list[Job]:
-    """Every dictionary, each once."""
+    """Every dictionary once."""
     joint = [job for jobs in joint_jobs(arms, config).values() for job in jobs]
     pairs = [job for repeats in pair_jobs(arms, config).values() for jobs in repeats for job in jobs]
     return list(dict.fromkeys([*joint, *pairs]))
@@ -93,7 +94,7 @@ def make_store(
     *,
     force: bool = False,
 ) -> ActivationStore:
-    """The store of all models; an interrupted one is gone on with, one made otherwise is refused (made again under force)."""
+    """The store of all models. An interrupted store is resumed; with ``force``, one of other settings is made again."""
     return _again_where_forced(
         lambda forced: cache_activations(family, prompts, None, work / CACHE, config, force=forced), force
     )
@@ -102,7 +103,7 @@ def make_store(
 def train_job(
     job: Job, work: Path, training: TrainSaeConfig, *, site: str | None, device: str, force: bool = False
 ) -> Crosscoder:
-    """One dictionary, trained or read back."""
+    """Train one dictionary, or read it back; with ``force``, one of other settings is trained again."""
     store = ActivationStore.open(work / CACHE, models=job.models)
     shape, schedule = training.replace(models=job.models, seed=job.seed).resolve(store)
 
@@ -121,13 +122,14 @@ def train_job(
     return _again_where_forced(train, force)
 
 
-def job_quality(job: Job, work: Path) -> dict[str, object]:
-    """FVE per model on held-out tokens, L0 and dead share of a trained dictionary."""
-    return dict(read_manifest(work / job.name)["results"])
+def job_quality(job: Job, work: Path) -> DictionaryQuality:
+    """Quality of a trained dictionary on held-out tokens, from its manifest."""
+    folder = work / job.name
+    return DictionaryQuality.checked(read_manifest(folder)["results"], folder / MANIFEST)
 
 
 def _again_where_forced(make: Callable[[bool], T], force: bool) -> T:
-    """Keep what fits; where a folder holds other work, ``force`` makes that folder again and no other."""
+    """Make a stage; if its folder holds other work and ``force`` is set, make that folder again."""
     try:
         return make(False)
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""Dictionaries of base and one checkpoint each, as in arXiv 2604.25011; what one calls feature 7 the next does not."""
+"""Pairwise dictionaries of base and one checkpoint, as in arXiv 2604.25011, whose features are matched by decoder."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from numpy import ndarray
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.dictionaries import Job
 from mechprobe.emergence.overlap import top_sets
-from mechprobe.emergence.result import PairCourse
+from mechprobe.emergence.result import PairCourse, PairOverlap
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.features.validation.matching import match_features, matched_overlap
 from sae_training import Crosscoder
@@ -21,16 +21,16 @@ def pair_course(
     arm: str,
     seed: int,
     trained: Sequence[Trained],
-    fve: Sequence[Mapping[str, float | None]],
+    fve: Sequence[Mapping[str, float]],
     config: EmergenceConfig,
 ) -> PairCourse:
-    """One arm in pairwise dictionaries.
+    """One arm in the pairwise dictionaries of one repetition.
 
     Args:
-        arm: Its name.
-        seed: Which repetition it is, by the seed of the dictionaries over checkpoints beside it.
-        trained: In order of training, the last checkpoint's twin with another seed last.
-        fve: Of every dictionary but the twin, model to FVE.
+        arm: Name of the arm.
+        seed: Seed of the dictionaries over all checkpoints in the same repetition.
+        trained: The dictionaries in order of training; the second dictionary of the last checkpoint comes last.
+        fve: Model → FVE, for every dictionary but the second one of the last checkpoint.
         config: Sizes and thresholds.
     """
     decoders = [_decoder(crosscoder) for _, crosscoder, _ in trained]
@@ -43,7 +43,7 @@ def pair_course(
     sets = [items[:size] for items in sets]
 
     def compared(first: int, second: int) -> tuple[float, float, float]:
-        """Overlap of the top sets, and the share of each one's live features found again in the other."""
+        """Overlap of the top sets, and the share of each dictionary's live features that the other contains."""
         found = match_features(
             decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
         )
@@ -63,15 +63,15 @@ def pair_course(
         name=arm,
         seed=seed,
         checkpoints=tuple(job.models[1] for job, *_ in trained[:n]),
-        overlap=overlaps.tolist(),
-        found_share=found_share.tolist(),
-        ceiling={"overlap": overlap, "found_share": forth},
-        fve=[min(float("nan") if value is None else value for value in values.values()) for values in fve],
+        overlap=tuple(map(tuple, overlaps.tolist())),
+        found_share=tuple(map(tuple, found_share.tolist())),
+        ceiling=PairOverlap(overlap=overlap, found_share=forth),
+        fve=tuple(min(values.values()) for values in fve),
         top=size,
         min_cosine=config.min_cosine,
     )
 
 
 def _decoder(crosscoder: Crosscoder) -> Float[ndarray, "d_sae width"]:
-    """Decoders of base and checkpoint side by side, each scaled as its dictionary saw it."""
+    """Decoders of base and checkpoint, concatenated, in the units in which the dictionary was trained."""
     return crosscoder.decoder.detach().double().cpu().numpy()

@@ -1,8 +1,8 @@
-"""How the strength of a feature moves over the checkpoints of one arm: pure functions of decoder norms.
+"""How the strength of a feature changes over the checkpoints of one arm, as pure functions of decoder norms.
 
-Strength is the L1 norm of a feature's decoder in the models' own units, one value per model of a dictionary over base
-and checkpoints (arXiv 2509.17196 takes the decoder norm per snapshot; onset, half-rise, half-life and persistence as
-defined here are ours). Column 0 is base, the others are checkpoints in order of training.
+Strength is the L1 norm of a feature's decoder in the models' own units, with one value per model of a dictionary over base
+and checkpoints. arXiv 2509.17196 uses the decoder norm per snapshot; the definitions of onset, half-rise, half-life and
+persistence are specific to mechprobe. Column 0 is base, the others are checkpoints in order of training.
 """
 
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ NO_ONSET = -1
 
 
 def shares(norms: Float[ndarray, "d_sae column"]) -> Float[ndarray, "d_sae column"]:
-    """Strength as a share of its sum over base and checkpoints; rows sum to 1, NaN where every norm is 0.
+    """Strength as a share of its sum over base and checkpoints. Rows sum to 1, and are NaN if every norm is 0.
 
     Example:
         >>> shares(np.array([[1.0, 1.0, 2.0]]))
@@ -31,11 +31,11 @@ def shares(norms: Float[ndarray, "d_sae column"]) -> Float[ndarray, "d_sae colum
 
 
 def kinds(norms: Float[ndarray, "d_sae column"], dead: Bool[ndarray, " d_sae"], min_change: float) -> list[str]:
-    """What each feature did, by changes taken as shares of its largest norm.
+    """The kind of each feature, by its changes as shares of its largest norm.
 
-    ``emerging`` where the last norm is above base's by ``min_change`` or more, ``fading`` where it is below by as
-    much, else ``transient`` where some checkpoint is above both ends by as much, else ``dipping`` where one is below
-    both, else ``steady``; ``dead`` features have no kind.
+    A feature is ``emerging`` if its last norm is above base's by ``min_change`` or more, and ``fading`` if it is below by as
+    much. Otherwise it is ``transient`` if some checkpoint is above both ends by as much, or ``dipping`` if one is below both
+    ends. All others are ``steady``. ``dead`` features have no course.
 
     Example:
         >>> kinds(np.array([[0.1, 0.5, 1.0], [1.0, 1.0, 0.9], [0.2, 1.0, 0.2]]), np.zeros(3, bool), 0.2)
@@ -57,14 +57,14 @@ def kinds(norms: Float[ndarray, "d_sae column"], dead: Bool[ndarray, " d_sae"], 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What is known of each feature's course; NaN or `NO_ONSET` where a feature has none.
+    """The course of each feature; NaN or `NO_ONSET` for features without one.
 
     Attributes:
         kind: One of `KINDS`.
-        onset: Column of the first checkpoint at which the change had begun.
-        half_rise: Progress (0 = base, 1 = end of training) at which half of the change was there.
-        half_life: Progress from the peak of the change until half of it was lost; NaN where it outlives the run.
-        persistence: Share of the checkpoints from onset on at which the change is there.
+        onset: Column of the first checkpoint at which the change has begun.
+        half_rise: Progress (0 = base, 1 = end of training) at which half of the change is reached.
+        half_life: Progress from the peak of the change until half of it is lost; NaN if it is not lost before the end.
+        persistence: Share of the checkpoints from onset on at which the change is at ``onset_share`` or above.
         peak: Column of the largest change.
     """
 
@@ -88,15 +88,15 @@ def trajectories(
 ) -> Trajectories:
     """`Trajectories` of every feature.
 
-    With r_c the change from base at checkpoint c, in the direction in which the feature went, and R its value at the
-    end (at the peak, for transient and dipping features): onset is the first c with r_c ≥ ``onset_share`` · R at c
-    and at the checkpoint after it, so that one noisy checkpoint begins nothing.
+    Let r_c be the change from base at checkpoint c, in the direction of the feature's change, and R its value at the end (at
+    the peak, for transient and dipping features). Onset is the first c with r_c ≥ ``onset_share`` · R both at c and at the
+    next checkpoint, so that a single noisy checkpoint is not an onset.
 
     Args:
         norms: Decoder norms, base first.
         dead: Features that never fire.
-        progress: Share of training done at each column, 0 for base, rising.
-        thresholds: When a feature changed, and when that began.
+        progress: Share of training done at each column, rising from 0 at base.
+        thresholds: When a feature counts as changed, and when the change has begun.
     """
     norms = np.asarray(norms, dtype=np.float64)
     kind = kinds(norms, dead, thresholds.min_change)
@@ -117,9 +117,9 @@ def trajectories(
 
 
 def first_sustained(change: Float[ndarray, " column"], level: float) -> int:
-    """First column at which ``change`` is at ``level`` or above, and at the next one too where there is one.
+    """First column at which ``change`` is at ``level`` or above, there and at the next column, if there is one.
 
-    Where no two stand together the highest column is taken: a peak of a single checkpoint.
+    If no two neighbors are, the column of the highest change: a peak of a single checkpoint.
 
     Example:
         >>> first_sustained(np.array([0.0, 0.5, 0.0, 0.4, 0.9]), 0.3)
@@ -132,7 +132,7 @@ def first_sustained(change: Float[ndarray, " column"], level: float) -> int:
 
 
 def crossing(change: Float[ndarray, " column"], progress: Float[ndarray, " column"], level: float) -> float:
-    """Progress at which ``change`` gets to ``level`` to stay, linear between the checkpoints."""
+    """Progress at which ``change`` reaches ``level``, see `first_sustained`; linear between the checkpoints."""
     after = first_sustained(change, level)
     if after == 0:
         return float(progress[0])
@@ -142,7 +142,7 @@ def crossing(change: Float[ndarray, " column"], progress: Float[ndarray, " colum
 
 
 def decay(change: Float[ndarray, " column"], progress: Float[ndarray, " column"], peak: int) -> float:
-    """Progress from the peak until ``change`` is below half of it, linear between checkpoints; NaN where it never is."""
+    """Progress from the peak until ``change`` falls below half of it, linear between checkpoints; NaN if it never does."""
     level = 0.5 * change[peak]
     below = np.flatnonzero(change[peak:] < level)
     if not len(below):

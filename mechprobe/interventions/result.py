@@ -17,7 +17,9 @@ from mechprobe.interventions.verdict_result import (
     UnmeasuredSizes,
     Verdict,
 )
-from mechprobe.results import Result
+from mechprobe.results import OrEmpty, Result
+from mechprobe.selection.control_match import ControlMatch
+from mechprobe.selection.never_active import NeverActive
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
 
@@ -71,7 +73,7 @@ class EditedSet(Result):
     rule_of_features: str
     ranking: str
     features: list[int]
-    silent: dict[str, Any]
+    silent: NeverActive
 
 
 class InterventionResults(EditedSet):
@@ -88,7 +90,7 @@ class InterventionResults(EditedSet):
         samples: Task → sample ids, in the order of ``outcomes.jsonl``.
         readouts_of_edits: Kind of edit → read-out; ``readout`` in JSON.
         positions: Where the edits act.
-        control_match: How near the random sets come to the set, see `mechprobe.selection.controls.match_quality`.
+        control_match: How near the random sets come to the set, see `mechprobe.selection.control_match`; None without random sets.
         conditions: One record per condition that ran on every task.
         verdicts: One record per main edit and task, and one per main edit for the pooled row.
         verdict: The pooled verdicts in one sentence.
@@ -112,7 +114,7 @@ class InterventionResults(EditedSet):
         validation_alias=AliasChoices("readout", "readouts_of_edits"), serialization_alias="readout"
     )
     positions: str
-    control_match: dict[str, Any]
+    control_match: OrEmpty[ControlMatch]
     conditions: list[ConditionResult]
     verdicts: list[Verdict]
     verdict: str

@@ -25,7 +25,7 @@ from mechprobe.interventions.verdicts.results import Measurements, intervention_
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder
 

@@ -180,14 +180,13 @@ def plan_select(run: Run) -> Plan:
 def plan_intervene(run: Run) -> Plan:
     """Conditions × samples. What `intervene` would refuse before it loads a model is refused here too."""
     from mechprobe.interventions.stage import prepare
-    from mechprobe.selection.never_active import silence
 
     work = prepare(**run.intervention())
     Stage.check(run.layout.interventions, **work.stage, force=run.force)
     chosen, samples = work.runner.selection, sum(len(task.samples) for task in work.runner.tasks)
     note = f" ({chosen.note})" if chosen.note else ""
     lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
-    lines += filter(None, [silence(chosen.features, chosen.scores).get("sentence")])
+    lines += filter(None, [chosen.never_active.sentence])
     data = {"features": list(chosen.features), "conditions": len(work.conditions), "samples": samples}
     return Plan("intervene", run.layout.interventions, lines, data)
 

@@ -19,8 +19,9 @@ from mechprobe.records import Outcomes
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.selection.checks import check_selection_folder
+from mechprobe.selection.result import Selection
 from mechprobe.selection.rules import check_spec
-from mechprobe.selection.stage import Selection, select_features
+from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import MANIFEST, read_manifest
 from mechprobe.types import Site
 

@@ -1,107 +1,259 @@
-"""What the ``select`` stage writes of a selection: ``selection.json``, and a table with one row per selected feature."""
+"""The selection that the ``select`` stage makes, and the typed records of its files."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
-from mechprobe.dictionary.readout import Readout
-from mechprobe.selection.config import SelectConfig
-from mechprobe.selection.gained import Gained
-from mechprobe.selection.never_active import silence
-from mechprobe.selection.rules import agnostic_features, relative_values
-from mechprobe.selection.stability import jaccard
+from mechprobe.results import Number, OrEmpty, Result
+from mechprobe.selection.agnostic import agnostic_features
+from mechprobe.selection.config import Ranking
+from mechprobe.selection.control_match import ControlMatch, match_quality
+from mechprobe.selection.controls import matched_random_sets
+from mechprobe.selection.never_active import NeverActive, never_active
+from mechprobe.selection.rules import leave_one_task_out, resolve
+from mechprobe.selection.scores import Scores
+from mechprobe.selection.stability import Stability
+from mechprobe.selection.thresholds import AgnosticCounts
+from mechprobe.stage_folder import check_outputs, read_manifest
 
 if TYPE_CHECKING:
-    from mechprobe.selection.stage import Selection
+    import pandas as pd
+
+SELECTION_FILE = "selection.json"
+SCORES_FILE = "scores.safetensors"
+SELECTED_FILE = "selected.parquet"
 
 
-def selection_summary(
-    selection: "Selection",
-    config: SelectConfig,
+class LeftOut(Result):
+    """The features that the specification chooses without one task."""
+
+    features: tuple[int, ...]
+    jaccard: Number
+    """Jaccard index with the selection; NaN if both are empty."""
+
+
+class AttributionPath(Result):
+    """The metric at both ends of the path of an attribution, on the gained samples of one task."""
+
+    n: int
+    """Samples."""
+    metric: float
+    """Mean log-probability per token of the right answer in the unedited tuned model, in nats."""
+    without: float
+    """The same with base's features in place of the tuned model's (``ig``), or without features (``relie``)."""
+    completeness_gap: Number
+    """Share of the difference between the ends that the sum of the attributions misses; NaN if there is no difference."""
+
+
+class SelectionSummary(Result):
+    """The content of ``selection.json``."""
+
+    features: tuple[int, ...]
+    """Feature indices, best first."""
+    rule: str
+    ranking: Ranking
+    site: str
+    pair: tuple[str, str]
+    """Base and tuned model."""
+    tasks: tuple[str, ...]
+    """Tasks that selected."""
+    n_gained: dict[str, int]
+    """Task → samples of G_t that were read."""
+    gained_sizes: dict[str, int]
+    """Task → all samples of G_t."""
+    too_few: dict[str, int]
+    """Task → samples of G_t, for tasks with too few samples to select."""
+    agnostic: tuple[int, ...]
+    """Task-agnostic features, best first."""
+    n_agnostic: int
+    """Selected features that are task-agnostic."""
+    agnostic_sizes: dict[str, AgnosticCounts]
+    silent: NeverActive
+    scores: dict[str, dict[str, tuple[float, ...]]]
+    """Ranking → task → values of the selected features."""
+    leave_one_task_out: dict[str, LeftOut]
+    stability: OrEmpty[Stability]
+    controls: tuple[tuple[int, ...], ...]
+    """Matched random sets; the i-th feature of each matches the i-th selected one."""
+    control_match: OrEmpty[ControlMatch]
+    """None without controls."""
+    attribution: dict[str, dict[str, AttributionPath]]
+    """``ig`` or ``relie`` → task → its path."""
+    readout: str
+    positions: str
+    pooling: str
+    threshold: float
+    note: str
+    crosscoder: str
+    """Fingerprint of the dictionary."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A set of features, the values it was chosen from, and the random sets that match it.
+
+    Attributes:
+        features: Indices, best first.
+        site: ``resid_post.<layer>``.
+        rule: The specification, for example ``top50``.
+        ranking: ``joint``, ``score``, ``ig`` or ``relie``.
+        agnostic: Live features that are task-agnostic under the ranking.
+        n_agnostic: Number of task-agnostic features in ``features``.
+        controls: Random sets matched on density, decoder norm and contribution norm; the i-th feature of each matches
+            the i-th of ``features``.
+        note: How many features are not task-agnostic, or empty.
+        crosscoder: Fingerprint of the dictionary.
+        scores: Values of all features.
+        threshold: Share of a task's maximum above which a feature counts as task-agnostic.
+        left_out: Task → features that the same specification chooses from the other tasks. Empty if the specification
+            names its features outright, or if only one task selects.
+        control_match: How near the random sets come to the selection; None without random sets.
+        stability: How the selection depends on samples and threshold; None unless the ``select`` stage made it.
+    """
+
+    features: tuple[int, ...]
+    site: str
+    rule: str
+    ranking: Ranking
+    agnostic: tuple[int, ...]
+    n_agnostic: int
+    controls: tuple[tuple[int, ...], ...]
+    note: str
+    crosscoder: str
+    scores: Scores
+    threshold: float
+    left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    control_match: ControlMatch | None = None
+    stability: Stability | None = None
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Selection":
+        """Read a finished ``select`` stage.
+
+        Raises:
+            ArtifactError: The folder is not a finished stage, or its files are damaged.
+        """
+        folder = Path(folder)
+        check_outputs(folder, read_manifest(folder))
+        summary = SelectionSummary.load(folder / SELECTION_FILE)
+        left_out = summary.leave_one_task_out
+        return cls(
+            features=summary.features,
+            site=summary.site,
+            rule=summary.rule,
+            ranking=summary.ranking,
+            agnostic=summary.agnostic,
+            n_agnostic=summary.n_agnostic,
+            controls=summary.controls,
+            note=summary.note,
+            crosscoder=summary.crosscoder,
+            scores=Scores.load(folder / SCORES_FILE),
+            threshold=summary.threshold,
+            left_out={task: left_out[task].features for task in summary.tasks if task in left_out},
+            control_match=summary.control_match,
+            stability=summary.stability,
+        )
+
+    @property
+    def never_active(self) -> NeverActive:
+        """How many of the features never fire on the gained samples."""
+        return never_active(self.features, self.scores.fires, self.scores.tasks)
+
+    def choose(
+        self,
+        rule: str,
+        *,
+        ranking: Ranking | None = None,
+        n_controls: int | None = None,
+        threshold: float | None = None,
+        seed: int = 0,
+        table: "pd.DataFrame | None" = None,
+    ) -> "Selection":
+        """This selection if it was made with the same settings, or another selection from the same scores.
+
+        If rule, ranking and threshold are those of this selection, the result has its features and the first
+        ``n_controls`` of its random sets. New random sets are drawn only for another selection, or if more sets are
+        asked for than this selection has.
+
+        Args:
+            rule: The specification, see `mechprobe.selection.rules.resolve`.
+            ranking: None uses this selection's.
+            n_controls: Number of random sets; None uses this selection's.
+            threshold: None uses this selection's.
+            seed: Seed of new random sets.
+            table: Feature table, for ``rule:`` specifications.
+
+        Raises:
+            SelectionError: As in the function `choose`.
+        """
+        ranking, threshold = ranking or self.ranking, self.threshold if threshold is None else threshold
+        n_controls = len(self.controls) if n_controls is None else n_controls
+        same = (rule, ranking, threshold) == (self.rule, self.ranking, self.threshold)
+        if same and n_controls <= len(self.controls):
+            return self._with_first_controls(n_controls)
+        return choose(
+            self.scores,
+            rule,
+            site=self.site,
+            crosscoder=self.crosscoder,
+            ranking=ranking,
+            n_controls=n_controls,
+            threshold=threshold,
+            seed=seed,
+            table=table,
+        )
+
+    def _with_first_controls(self, n: int) -> "Selection":
+        if n == len(self.controls):
+            return self
+        first = self.controls[:n]
+        return replace(self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates))
+
+
+def choose(  # noqa: PLR0913 - every setting is recorded in the result
+    scores: Scores,
+    rule: str,
     *,
-    gained: Gained,
-    attribution: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Everything in ``selection.json``.
+    site: str,
+    crosscoder: str,
+    ranking: Ranking = "joint",
+    n_controls: int = 20,
+    threshold: float = 0.2,
+    seed: int = 0,
+    table: "pd.DataFrame | None" = None,
+) -> Selection:
+    """The selection of a rule from scores, with its matched random sets.
 
     Args:
-        selection: As chosen.
-        config: Settings.
-        gained: G_t of every task; ``n_gained`` counts what was read of it, ``gained_sizes`` all of it.
-        attribution: Ranking → task → what `mechprobe.selection.rankings.attribution` says of its path.
+        scores: Values of every feature.
+        rule: The specification, see `mechprobe.selection.rules.resolve`.
+        site: ``resid_post.<layer>`` where the crosscoder was trained.
+        crosscoder: Fingerprint of the dictionary.
+        ranking: Values that rank.
+        n_controls: Number of random sets.
+        threshold: Share of a task's maximum above which a feature counts as task-agnostic.
+        seed: Seed of the random sets.
+        table: Feature table, for ``rule:`` specifications.
+
+    Raises:
+        SelectionError: The rule cannot be read, names no feature, or leaves too few features for the controls; or the
+            scores hold no values of the ranking.
     """
-    scores = selection.scores
-    sizes: dict[str, Any] = {}
-    for ranking in scores.rankings:
-        values = scores.values(ranking)
-        above = (relative_values(values) > config.threshold) & scores.live
-        sizes[ranking] = {
-            "per_task": dict(zip(scores.tasks, above.sum(axis=1).tolist(), strict=True)),
-            "all_tasks": len(agnostic_features(values, config.threshold, live=scores.live)),
-        }
-    ids = list(selection.features)
-    return {
-        "features": ids,
-        "rule": selection.rule,
-        "ranking": selection.ranking,
-        "site": selection.site,
-        "pair": [config.base, config.tuned],
-        "tasks": list(scores.tasks),
-        "n_gained": dict(zip(scores.tasks, scores.n_gained, strict=True)),
-        "gained_sizes": dict(gained.sizes),
-        "too_few": dict(gained.too_few),
-        "agnostic": list(selection.agnostic),
-        "n_agnostic": selection.n_agnostic,
-        "agnostic_sizes": sizes,
-        "silent": silence(ids, scores),
-        "scores": {
-            name: {task: row[ids].tolist() for task, row in zip(scores.tasks, scores.values(name), strict=True)}
-            for name in scores.rankings
-        },
-        "leave_one_task_out": {
-            task: {"features": list(chosen), "jaccard": jaccard(set(chosen), set(ids))}
-            for task, chosen in selection.left_out.items()
-        },
-        "stability": selection.stability,
-        "controls": [list(drawn) for drawn in selection.controls],
-        "control_match": selection.control_match,
-        "attribution": {name: dict(tasks) for name, tasks in attribution.items()},
-        "readout": str(Readout(config.readout, config.near)),
-        "positions": config.positions,
-        "pooling": config.pooling,
-        "threshold": config.threshold,
-        "note": selection.note,
-        "crosscoder": selection.crosscoder,
-    }
-
-
-def selection_frame(selection: "Selection") -> pd.DataFrame:
-    """One row per selected feature, best first.
-
-    ``feature``, ``rank``, ``agnostic``, ``relative_min`` (the minimum over tasks that ranks), ``<ranking>_<task>``,
-    ``density``, ``decoder_norm``, ``mean_act``, ``write``; ``bootstrap_frequency`` and ``above_<threshold>`` where stability was
-    measured; ``left_out_<task>``: whether the set chosen without that task holds it too.
-    """
-    scores, ids = selection.scores, np.asarray(selection.features, dtype=np.int64)
-    relative = relative_values(scores.values(selection.ranking))
-    columns: dict[str, Any] = {
-        "feature": ids,
-        "rank": np.arange(len(ids)),
-        "agnostic": np.isin(ids, selection.agnostic),
-        "relative_min": relative.min(axis=0)[ids],
-    }
-    for name in scores.rankings:
-        for task, row in zip(scores.tasks, scores.values(name), strict=True):
-            columns[f"{name}_{task}"] = row[ids]
-    columns |= {name: getattr(scores, name)[ids] for name in ("density", "decoder_norm", "mean_act")}
-    columns["write"] = columns["decoder_norm"] * columns["mean_act"]
-    bootstrap = selection.stability.get("bootstrap")
-    if bootstrap:
-        columns["bootstrap_frequency"] = np.asarray(bootstrap["frequency"], dtype=np.float64)
-    for row in selection.stability.get("thresholds", {}).get("sizes", ()):
-        columns[f"above_{row['threshold']:g}"] = (relative[:, ids] > row["threshold"]).all(axis=0) & scores.live[ids]
-    for task, chosen in selection.left_out.items():
-        columns[f"left_out_{task}"] = np.isin(ids, chosen)
-    return pd.DataFrame(columns)
+    values = scores.values(ranking)
+    chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
+    controls = matched_random_sets(chosen.ids, scores.covariates, n_sets=n_controls, seed=seed)
+    return Selection(
+        features=chosen.ids,
+        site=site,
+        rule=rule,
+        ranking=ranking,
+        agnostic=tuple(agnostic_features(values, threshold, live=scores.live).tolist()),
+        n_agnostic=chosen.agnostic,
+        controls=tuple(tuple(ids) for ids in controls),
+        note=chosen.note,
+        crosscoder=crosscoder,
+        scores=scores,
+        threshold=threshold,
+        left_out=leave_one_task_out(rule, values, scores.tasks, live=scores.live, threshold=threshold),
+        control_match=match_quality(chosen.ids, controls, scores.covariates),
+    )

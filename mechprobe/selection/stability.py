@@ -1,25 +1,58 @@
-"""How far a selection hangs on the samples of G_t and on the threshold.
+"""How a selection depends on the samples of G_t.
 
-Bootstrap: the samples of every G_t are drawn again with replacement, the ranking's values are taken anew, and the
-specification chooses again; a feature's frequency is the share of draws in which it is chosen (stability selection,
-Meinshausen and Bühlmann 2010, with bootstrap samples in place of halves; its use here is ours). All draws are one matrix product.
+The samples of every G_t are drawn again with replacement, the ranking's values are computed anew, and the specification
+chooses again. A feature's frequency is the share of draws in which it is chosen. This is stability selection (Meinshausen
+and Bühlmann 2010) with bootstrap samples in place of half samples; its use here is specific to mechprobe. All draws are
+computed as one matrix product.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
+from pydantic import model_serializer
 
-from mechprobe.selection.rules import relative_values, spec_size
+from mechprobe.results import Result
+from mechprobe.selection.agnostic import relative_values
+from mechprobe.selection.rules import spec_size
+from mechprobe.selection.thresholds import ThresholdStability
 from mechprobe.statistics import Interval
 
 Means = Float[ndarray, "part draw d_sae"]
 _CHUNK = 1 << 22
-"""Values, of features times draws, that are held at a time."""
+"""Values, features times draws, that are held at a time."""
+
+
+class BootstrapSummary(Result):
+    """A specification on resampled G_t, as ``selection.json`` keeps it."""
+
+    n_draws: int
+    seed: int
+    frequency: tuple[float, ...]
+    """Share of the draws in which each selected feature is chosen."""
+    jaccard: tuple[float, float, float]
+    """Jaccard index of the drawn sets with the selection: median and 95 % percentile interval over the draws."""
+    n_in_95_percent: int
+    """Selected features that at least 95 % of the draws choose."""
+    n_in_half: int
+    """Selected features that at least half of the draws choose."""
+    n_outside_in_half: int
+    """Other features that at least half of the draws choose."""
+
+
+class Stability(Result):
+    """How a selection depends on the threshold and on the samples."""
+
+    thresholds: ThresholdStability
+    bootstrap: BootstrapSummary | None = None
+    """None if no draws were asked for, or if the specification does not depend on samples; not written then."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 def first_part(means: Means) -> Float[ndarray, "draw d_sae"]:
@@ -29,18 +62,18 @@ def first_part(means: Means) -> Float[ndarray, "draw d_sae"]:
 
 @dataclass(frozen=True)
 class SampleValues:
-    """What the values of a ranking are made of, sample by sample.
+    """The parts of a ranking's values, sample by sample.
 
     Attributes:
-        tasks: For every task ``[part sample d_sae]``; parts are averaged over samples, and then combined.
-        combine: From the means of the parts to the value of the ranking.
+        tasks: For every task ``[part sample d_sae]``. Parts are averaged over samples and then combined.
+        combine: Function from the means of the parts to the value of the ranking.
     """
 
     tasks: tuple[Float[ndarray, "part _sample d_sae"], ...]
     combine: Callable[[ndarray], ndarray] = first_part
 
     def values(self) -> Float[ndarray, "task d_sae"]:
-        """The ranking's values on the samples as they are."""
+        """The ranking's values on all samples."""
         means = (parts.mean(axis=1, dtype=np.float64)[:, None] for parts in self.tasks)
         return np.concatenate([self.combine(mean) for mean in means])
 
@@ -50,26 +83,27 @@ class Bootstrap:
     """A specification on resampled G_t.
 
     Attributes:
-        frequency: Share of the draws in which each feature is chosen; 0 where it is dead.
-        jaccard: Median and 95 % percentile interval, over the draws, of the Jaccard index with the selection; n is draws.
+        frequency: Share of the draws in which each feature is chosen; 0 for dead features.
+        jaccard: Median and 95 % percentile interval, over the draws, of the Jaccard index with the selection; n is the
+            number of draws.
     """
 
     frequency: Float[ndarray, " d_sae"]
     jaccard: Interval
 
-    def summary(self, features: Sequence[int], *, seed: int) -> dict[str, Any]:
-        """What ``selection.json`` keeps, of the selected features and of those that come as often."""
+    def summary(self, features: Sequence[int], *, seed: int) -> BootstrapSummary:
+        """The record for ``selection.json``: frequencies of the selected features, and counts of the others."""
         own = self.frequency[list(features)]
         outside = np.delete(self.frequency, list(features))
-        return {
-            "n_draws": self.jaccard.n,
-            "seed": seed,
-            "frequency": own.tolist(),
-            "jaccard": list(self.jaccard[:3]),
-            "n_in_95_percent": int((own >= 0.95).sum()),
-            "n_in_half": int((own >= 0.5).sum()),
-            "n_outside_in_half": int((outside >= 0.5).sum()),
-        }
+        return BootstrapSummary(
+            n_draws=self.jaccard.n,
+            seed=seed,
+            frequency=tuple(own.tolist()),
+            jaccard=self.jaccard[:3],
+            n_in_95_percent=int((own >= 0.95).sum()),
+            n_in_half=int((own >= 0.5).sum()),
+            n_outside_in_half=int((outside >= 0.5).sum()),
+        )
 
 
 def bootstrap_selection(
@@ -85,13 +119,13 @@ def bootstrap_selection(
     """How often each feature is chosen when the samples of every G_t are drawn again.
 
     Args:
-        samples: Of the ranking.
-        spec: ``top:N`` or ``agnostic``; None comes back for a specification that does not hang on samples.
+        samples: Values of the ranking by sample.
+        spec: ``top:N`` or ``agnostic``. Any other specification does not depend on samples and gives None.
         features: The selection, for the Jaccard index.
         live: Features that may be chosen.
-        threshold: Share of the maximum for task-agnostic features.
-        n_draws: Draws.
-        seed: Of the draws.
+        threshold: Share of a task's maximum above which a feature counts as task-agnostic.
+        n_draws: Number of draws; 0 gives None.
+        seed: Seed of the draws.
     """
     size = spec_size(spec)
     if n_draws < 1 or (size is None and spec != "agnostic"):
@@ -100,7 +134,7 @@ def bootstrap_selection(
     alive, own = live[used], np.searchsorted(used, [k for k in features if live[k]])
     counts, shares = np.zeros(len(used), dtype=np.int64), []
     for lowest in _resampled(samples, used, n_draws, seed):
-        lowest[:, ~alive] = -np.inf  # a dead feature may have the largest value, and is never chosen
+        lowest[:, ~alive] = -np.inf  # a dead feature may have the largest value, but is never chosen
         chosen = (lowest > threshold if size is None else highest(lowest, size)) & alive
         counts += chosen.sum(axis=0)
         shared = chosen[:, own].sum(axis=1)
@@ -112,12 +146,12 @@ def bootstrap_selection(
 
 
 def _nonzero(samples: SampleValues) -> Bool[ndarray, " d_sae"]:
-    """Features that any sample of any task has a value of."""
+    """Features that have a nonzero value on some sample of some task."""
     return np.any([(parts != 0).any(axis=(0, 1)) for parts in samples.tasks], axis=0)
 
 
 def _resampled(samples: SampleValues, used: ndarray, n_draws: int, seed: int) -> Iterator[Float[ndarray, "draw used"]]:
-    """The minimum over tasks of the relative values of the features ``used``, for some draws at a time."""
+    """The minimum over tasks of the relative values of the features ``used``, for a block of draws at a time."""
     rng = np.random.default_rng([seed, 5])
     sizes = [parts.shape[1] for parts in samples.tasks]
     weights = [rng.multinomial(n, np.full(n, 1 / n), size=n_draws).astype(np.float32) / n for n in sizes]
@@ -134,7 +168,7 @@ def _resampled(samples: SampleValues, used: ndarray, n_draws: int, seed: int) ->
 
 
 def highest(values: Float[ndarray, "draw alive"], n: int) -> Bool[ndarray, "draw alive"]:
-    """The ``n`` highest of every draw, ties by index, as `mechprobe.selection.rules.ranked_features` has them.
+    """The ``n`` highest values of every draw, with ties ordered as in `mechprobe.selection.agnostic.ranked_features`.
 
     Example:
         >>> highest(np.array([[1.0, 3.0, 1.0, 2.0]]), 3)
@@ -147,51 +181,3 @@ def highest(values: Float[ndarray, "draw alive"], n: int) -> Bool[ndarray, "draw
     above, tied = values > cut, values == cut
     room = n - above.sum(axis=1, keepdims=True)
     return above | (tied & (np.cumsum(tied, axis=1) <= room))
-
-
-def threshold_stability(
-    values: Float[ndarray, "task d_sae"],
-    tasks: Sequence[str],
-    features: Sequence[int],
-    *,
-    live: Bool[ndarray, " d_sae"],
-    thresholds: Sequence[float],
-) -> dict[str, Any]:
-    """Sizes of the task-agnostic set at several thresholds, and how much of it two thresholds share.
-
-    The sets are nested, so the Jaccard index of two is the ratio of their sizes; NaN where both are empty.
-
-    Args:
-        values: Of the ranking.
-        tasks: Names of the first axis.
-        features: The selection; ``n_selected`` counts its members in each set.
-        live: Features that count.
-        thresholds: Shares of each task's maximum.
-    """
-    relative = np.where(live, relative_values(values), 0.0)
-    above = {threshold: relative > threshold for threshold in thresholds}
-    agnostic = {threshold: set(np.flatnonzero(rows.all(axis=0)).tolist()) for threshold, rows in above.items()}
-    sizes = [
-        {
-            "threshold": threshold,
-            "per_task": dict(zip(tasks, above[threshold].sum(axis=1).tolist(), strict=True)),
-            "all_tasks": len(agnostic[threshold]),
-            "n_selected": len(agnostic[threshold] & set(features)),
-        }
-        for threshold in thresholds
-    ]
-    pairs = [
-        {"thresholds": [a, b], "jaccard": jaccard(agnostic[a], agnostic[b])} for a, b in combinations(thresholds, 2)
-    ]
-    return {"sizes": sizes, "jaccard": pairs}
-
-
-def jaccard(first: set[int], second: set[int]) -> float:
-    """|A ∩ B| / |A ∪ B|; NaN for two empty sets.
-
-    Example:
-        >>> jaccard({1, 2}, {2, 3})
-        0.3333333333333333
-    """
-    union = first | second
-    return len(first & second) / len(union) if union else float("nan")

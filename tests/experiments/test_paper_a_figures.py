@@ -11,10 +11,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import mechprobe as mp
 from experiments.paper_a import figures
 from mechprobe.features.table.feature_table import feature_table
-from mechprobe.files import read_json, write_json
-from mechprobe.selection.rankings.scores import Scores
+from mechprobe.files import read_json
+from mechprobe.selection.gained import Gained
+from mechprobe.selection.result import choose
+from mechprobe.selection.scores import Scores
+from mechprobe.selection.summary import selection_summary
 from mechprobe.stage_folder import Stage
 from tests.small_dictionaries import make_crosscoder, make_store
 
@@ -73,12 +77,13 @@ def small_run(folder: Path) -> Path:
     with Stage.open(folder / "features", name="features", config={}) as stage:
         stage.finish(outputs=table.save(stage.folder))
     values, ones = np.random.default_rng(0).random((3, len(table))), np.ones(len(table))
-    scores = Scores(("a", "b", "c"), (4, 5, 6), values, values**2, ones, ones, ones, ones, ones)
-    summary = {"features": [1, 2], "site": "resid_post.1", "rule": "top:2", "ranking": "joint", "agnostic": [1],
-               "n_agnostic": 1, "controls": [[3, 4]], "note": "", "crosscoder": "x"}  # fmt: skip
+    scores = Scores(("a", "b", "c"), (4, 5, 6), values, values**2, ones, ones, ones, ones, ones, values > 0)
+    chosen = choose(scores, "top:2", site="resid_post.1", crosscoder="x", n_controls=1)
+    gained = Gained({}, dict(zip(scores.tasks, scores.n_gained, strict=True)), {})
+    summary = selection_summary(chosen, mp.SelectConfig(), gained=gained, attribution={})
     with Stage.open(folder / "selection", name="select", config={}) as stage:
         scores.save(stage.folder / "scores.safetensors")
-        write_json(stage.folder / "selection.json", summary)
+        summary.save(stage.folder / "selection.json")
         stage.finish(outputs=["scores.safetensors", "selection.json"])
     return folder
 

@@ -43,6 +43,17 @@ def test_other_settings_are_an_error_with_both_values(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "a.txt").read_text() == "x"
 
 
+def test_hashes_are_not_shown_and_settings_are_named_instead_of_their_hash(tmp_path: Path) -> None:
+    first, second = ("a" * 64, "b" * 64)
+    with Stage.open(tmp_path / "s", name="x", config={"features": "top50", "sets": first}) as stage:
+        stage.finish(outputs=[])
+    for features, shown, hidden in (("top10", "config.features", "config.sets"), ("top50", "config.sets", second)):
+        with pytest.raises(ArtifactError, match=shown) as error:
+            Stage.check(tmp_path / "s", name="x", config={"features": features, "sets": second})
+        assert hidden not in str(error.value)
+        assert first not in str(error.value)
+
+
 def test_unfinished_work_with_other_settings_is_an_error(tmp_path: Path) -> None:
     with Stage.open(tmp_path / "s", name="demo", config={"k": 1}) as stage:
         assert not stage.done

@@ -35,7 +35,8 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.random_state import isolated_random_state
 from mechprobe.selection.config import SelectConfig
-from mechprobe.selection.stage import Selection, select_features
+from mechprobe.selection.result import Selection
+from mechprobe.selection.stage import select_features
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
 from tests.planted import SITE, STRENGTH, D, plant, saying

@@ -30,8 +30,8 @@ from mechprobe.interventions.verdicts.verdict import verdicts
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import recording
 from mechprobe.records import Sample
-from mechprobe.selection.rankings.scores import Scores
-from mechprobe.selection.stage import Selection, choose
+from mechprobe.selection.result import Selection, choose
+from mechprobe.selection.scores import Scores
 from mechprobe.statistics import Interval
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -45,7 +45,7 @@ def scores(crosscoder: Crosscoder) -> Scores:
     values = torch.rand(2, crosscoder.d_sae, generator=generator, dtype=torch.float64).numpy()
     ones = torch.ones(crosscoder.d_sae, dtype=torch.float64).numpy()
     zeros = torch.zeros(32, dtype=torch.float64).numpy()
-    return Scores(("sum", "pair"), (4, 4), values, values[:, ::-1].copy(), ones, ones, ones, zeros, zeros)
+    return Scores(("sum", "pair"), (4, 4), values, values[:, ::-1].copy(), ones, ones, ones, zeros, zeros, values > 0)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Sample
-from mechprobe.selection.rankings.scores import Scores
-from mechprobe.selection.stage import Selection, choose
+from mechprobe.selection.result import Selection, choose
+from mechprobe.selection.scores import Scores
 from sae_training import Crosscoder
 
 SITE = "resid_post.1"
@@ -38,7 +38,7 @@ def texts(family: ModelFamily) -> CollateralTexts:
 def selection(crosscoder: Crosscoder) -> Selection:
     ones = torch.ones(crosscoder.d_sae, dtype=torch.float64).numpy()
     difference = torch.zeros(32, dtype=torch.float64).numpy()
-    scores = Scores(("sum",), (1,), ones[None], ones[None], ones, ones, ones, difference, difference)
+    scores = Scores(("sum",), (1,), ones[None], ones[None], ones, ones, ones, difference, difference, ones[None] > 0)
     return choose(scores, "ids:3,7,11", site=SITE, crosscoder=crosscoder.fingerprint, n_controls=0)
 
 

@@ -28,7 +28,8 @@ from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import SelectConfig
-from mechprobe.selection.stage import Selection, select_features
+from mechprobe.selection.result import Selection
+from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 from tests.builders import build_family
@@ -297,7 +298,7 @@ def test_an_empty_set_has_no_mean(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
-    assert (found.control_match, found.silent["per_task"]) == ({}, {"sum": 0, "pair": 0})
+    assert (found.control_match, found.silent.per_task) == (None, {"sum": 0, "pair": 0})
     assert found.sizes == {}
 
 

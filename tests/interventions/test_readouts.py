@@ -14,8 +14,8 @@ from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults, RelativeChanges
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results
 from mechprobe.records import Sample
-from mechprobe.selection.rankings.scores import Scores
-from mechprobe.selection.stage import Selection, choose
+from mechprobe.selection.result import Selection, choose
+from mechprobe.selection.scores import Scores
 
 N = 50
 TASKS = [

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
-from mechprobe.selection.rankings.attribution import IntegratedGradients, integrated_gradients, weighted_effect
-from mechprobe.selection.rankings.gradients import ReadBatch
+from mechprobe.selection.rankings.attribution import weighted_effect
+from mechprobe.selection.rankings.gradients import SampleBatch
+from mechprobe.selection.rankings.ig import IntegratedGradients, integrated_gradients
 from mechprobe.types import ReadoutMode
 from sae_training import Crosscoder
 from tests.selection.test_relie import SITE, TinyModel, one_without_response, samples, tiny_crosscoder
@@ -111,7 +112,7 @@ def test_a_linear_model_gives_the_answer_known_in_advance() -> None:
     models = {f"m{index}": TinyModel(index, linear=True) for index in range(2)}
     token = 5
 
-    def metric(logits: Tensor, batch: ReadBatch) -> Tensor:
+    def metric(logits: Tensor, batch: SampleBatch) -> Tensor:
         return (logits[:, :, token] * batch.attention).sum(1)
 
     found = integrated_gradients(

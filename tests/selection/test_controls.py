@@ -1,4 +1,4 @@
-"""Random sets that match: against brute force, by hand, and for what a dictionary can and cannot give."""
+"""Matched random sets: against brute force, by hand, and for dictionaries that can and cannot provide matches."""
 
 from itertools import permutations
 
@@ -7,17 +7,26 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from mechprobe.errors import SelectionError
+from mechprobe.errors import ConfigError, SelectionError
 from mechprobe.selection import controls as matched_sets
-from mechprobe.selection.controls import match_quality, matched_random_sets
+from mechprobe.selection.config import MAX_SETS, SelectConfig
+from mechprobe.selection.control_match import ControlMatch, match_quality
+from mechprobe.selection.controls import matched_random_sets
+from mechprobe.selection.covariates import Covariates
 
 
-def dictionary(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+def dictionary(n: int, seed: int = 0) -> Covariates:
     """Covariates of a dictionary: wide densities, correlated norms and activations."""
     rng = np.random.default_rng(seed)
     density = 10 ** rng.uniform(-4, -0.5, n)
     norm = np.exp(0.3 * rng.standard_normal(n))
-    return {"density": density, "decoder_norm": norm, "mean_act": norm * np.exp(0.5 * rng.standard_normal(n))}
+    return Covariates(density, norm, norm * np.exp(0.5 * rng.standard_normal(n)))
+
+
+def quality(ids: list[int], sets: list[list[int]], covariates: Covariates) -> ControlMatch:
+    found = match_quality(ids, sets, covariates)
+    assert found is not None
+    return found
 
 
 @settings(max_examples=15, deadline=None)
@@ -27,9 +36,9 @@ def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: in
     density = rng.uniform(0, 0.5, 60) * (rng.random(60) > 0.2)
     norm, act = rng.uniform(0.1, 3, (2, 60))
     ids = [int(k) for k in rng.choice(np.flatnonzero(density > 0), n, replace=False)]
-    given = {"density": density, "decoder_norm": norm, "mean_act": act, "n_sets": 3, "seed": seed}
-    sets = matched_random_sets(ids, **given)
-    assert sets == matched_random_sets(ids, **given)
+    covariates = Covariates(density, norm, act)
+    sets = matched_random_sets(ids, covariates, n_sets=3, seed=seed)
+    assert sets == matched_random_sets(ids, covariates, n_sets=3, seed=seed)
     for drawn in sets:
         assert len(set(drawn)) == n
         assert not set(drawn) & set(ids)
@@ -38,41 +47,41 @@ def test_random_sets_are_disjoint_from_the_selection_and_seeded(seed: int, n: in
 
 def test_sets_match_within_the_caliper_and_hardly_share_features() -> None:
     given = dictionary(4000)
-    write = given["decoder_norm"] * given["mean_act"]
+    norms = given.contribution_norm
     rng = np.random.default_rng(1)
-    common = np.flatnonzero((write > np.quantile(write, 0.7)) & (given["density"] > 0.01))
+    common = np.flatnonzero((norms > np.quantile(norms, 0.7)) & (given.density > 0.01))
     ids = [int(k) for k in rng.choice(common, 50, replace=False)]
-    sets = matched_random_sets(ids, n_sets=20, seed=3, **given)
-    found = match_quality(ids, sets, caliper=0.25, **given)
-    assert found["beyond_caliper"] == []
-    assert max(abs(row["difference"]) for row in found["covariates"].values()) < 0.05
-    assert max(abs(row["at_best"]) for row in found["covariates"].values()) == 0
+    sets = matched_random_sets(ids, given, n_sets=20, seed=3)
+    found = quality(ids, sets, given)
+    assert found.beyond_caliper == ()
+    assert max(abs(row.difference) for row in found.covariates.values()) < 0.05
+    assert max(abs(row.at_best) for row in found.covariates.values()) == 0
     anywhere = [[int(k) for k in rng.choice(4000, 50, replace=False)] for _ in range(20)]
-    assert "write" in match_quality(ids, anywhere, caliper=0.25, **given)["beyond_caliper"]
-    assert found["n_distinct"] > 300
-    assert found["mean_overlap"] < 0.2
+    assert "write" in quality(ids, anywhere, given).beyond_caliper
+    assert found.n_distinct > 300
+    assert found.mean_overlap < 0.2
 
 
 def test_the_price_of_reuse_spreads_the_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     given = dictionary(4000)
     ids = [int(k) for k in np.random.default_rng(1).choice(4000, 50, replace=False)]
-    spread = match_quality(ids, matched_random_sets(ids, n_sets=10, seed=0, **given), caliper=0.25, **given)
+    spread = quality(ids, matched_random_sets(ids, given, n_sets=10, seed=0), given)
     monkeypatch.setattr(matched_sets, "REUSE_PRICE", 0.0)
-    free = match_quality(ids, matched_random_sets(ids, n_sets=10, seed=0, **given), caliper=0.25, **given)
-    assert spread["n_distinct"] > free["n_distinct"]
-    assert spread["most_used"] < free["most_used"]
+    free = quality(ids, matched_random_sets(ids, given, n_sets=10, seed=0), given)
+    assert spread.n_distinct > free.n_distinct
+    assert spread.most_used < free.most_used
 
 
 def test_features_without_their_like_are_reported() -> None:
     given = dictionary(400)
-    write = given["decoder_norm"] * given["mean_act"]
-    ids = [int(k) for k in np.argsort(-write)[:40]]
-    found = match_quality(ids, matched_random_sets(ids, n_sets=5, seed=0, **given), caliper=0.25, **given)
-    assert "write" in found["beyond_caliper"]
-    assert found["covariates"]["write"]["random"] < found["covariates"]["write"]["selected"]
-    assert found["covariates"]["write"]["difference"] <= found["covariates"]["write"]["at_best"] < -0.25
-    highest = np.log(np.sort(np.delete(write, ids))[-40:]).mean() - np.log(write[ids]).mean()
-    assert found["covariates"]["write"]["at_best"] == pytest.approx(highest / np.log(write).std())
+    norms = given.contribution_norm
+    ids = [int(k) for k in np.argsort(-norms)[:40]]
+    found = quality(ids, matched_random_sets(ids, given, n_sets=5, seed=0), given)
+    assert "write" in found.beyond_caliper
+    assert found.covariates["write"].random < found.covariates["write"].selected
+    assert found.covariates["write"].difference <= found.covariates["write"].at_best < -0.25
+    highest = np.log(np.sort(np.delete(norms, ids))[-40:]).mean() - np.log(norms[ids]).mean()
+    assert found.covariates["write"].at_best == pytest.approx(highest / np.log(norms).std())
 
 
 def test_the_assignment_is_the_best_of_all_orders() -> None:
@@ -98,44 +107,49 @@ def test_many_features_are_assigned_block_by_block(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(matched_sets, "_BLOCK", 7)
     given = dictionary(80)
     ids = list(range(30))
-    for drawn in matched_random_sets(ids, n_sets=4, seed=0, **given):
+    for drawn in matched_random_sets(ids, given, n_sets=4, seed=0):
         assert len(set(drawn)) == 30
         assert not set(drawn) & set(ids)
 
 
 def test_a_pool_of_the_same_size_is_taken_whole() -> None:
     given = dictionary(20)
-    for drawn in matched_random_sets(list(range(10)), n_sets=3, seed=0, **given):
+    for drawn in matched_random_sets(list(range(10)), given, n_sets=3, seed=0):
         assert sorted(drawn) == list(range(10, 20))
 
 
 def test_quality_by_hand() -> None:
     """Two chosen features, two live ones outside; logs in powers of e, so that the arithmetic can be followed."""
     e = np.e
-    given = {
-        "density": np.array([e**-1, e**-1, e**-3, e**-3, 0.0]),
-        "decoder_norm": np.array([1.0, 1.0, 1.0, 1.0, 1.0]),
-        "mean_act": np.array([e, e, e, e**-1, 1.0]),
-    }
-    found = match_quality([0, 1], [[2, 3], [3, 2]], caliper=0.25, **given)
+    given = Covariates(
+        density=np.array([e**-1, e**-1, e**-3, e**-3, 0.0]),
+        decoder_norm=np.array([1.0, 1.0, 1.0, 1.0, 1.0]),
+        mean_act=np.array([e, e, e, e**-1, 1.0]),
+    )
+    found = quality([0, 1], [[2, 3], [3, 2]], given)
     # log density −1, −1, −3, −3 over the live: SD 1, so each pair is 2 SD below; the norm has no spread at all
-    assert found["covariates"]["density"]["difference"] == pytest.approx(-2.0)
-    assert found["covariates"]["decoder_norm"]["difference"] == 0
-    # log write 1, 1, 1, −1: mean ½, SD √¾; the set's mean is 0 against 1
-    assert found["covariates"]["write"]["difference"] == pytest.approx(-1 / np.sqrt(0.75))
-    assert found["covariates"]["write"]["selected"] == pytest.approx(e)
-    assert found["covariates"]["write"]["random"] == pytest.approx((e + 1 / e) / 2)
-    assert found["worst_pair"]["distance"] == pytest.approx(np.sqrt(4 + 4 / 0.75))
-    assert found["worst_pair"]["random"] == 3
-    assert (found["n_distinct"], found["most_used"], found["n_pool"]) == (2, 2, 2)
-    assert found["mean_overlap"] == 1.0
-    assert found["beyond_caliper"] == ["density", "write"]
-    assert match_quality([], [[]], caliper=0.25, **given) == {}
-    assert match_quality([0], [], caliper=0.25, **given) == {}
+    assert found.covariates["density"].difference == pytest.approx(-2.0)
+    assert found.covariates["decoder_norm"].difference == 0
+    # log contribution norm 1, 1, 1, −1: mean ½, SD √¾; the set's mean is 0 against 1
+    assert found.covariates["write"].difference == pytest.approx(-1 / np.sqrt(0.75))
+    assert found.covariates["write"].selected == pytest.approx(e)
+    assert found.covariates["write"].random == pytest.approx((e + 1 / e) / 2)
+    assert found.worst_pair.distance == pytest.approx(np.sqrt(4 + 4 / 0.75))
+    assert found.worst_pair.random == 3
+    assert (found.n_distinct, found.most_used, found.n_pool) == (2, 2, 2)
+    assert found.mean_overlap == 1.0
+    assert found.beyond_caliper == ("density", "write")
+    assert match_quality([], [[]], given) is None
+    assert match_quality([0], [], given) is None
 
 
 def test_too_few_features_for_controls() -> None:
     with pytest.raises(SelectionError, match="3 live features are outside"):
-        matched_random_sets(
-            [0, 1, 2, 3], density=np.ones(7), decoder_norm=np.ones(7), mean_act=np.ones(7), n_sets=1, seed=0
-        )
+        matched_random_sets([0, 1, 2, 3], Covariates(*np.ones((3, 7))), n_sets=1, seed=0)
+
+
+def test_more_sets_than_can_be_matched_are_refused() -> None:
+    with pytest.raises(SelectionError, match="1,001 random sets"):
+        matched_random_sets([0], dictionary(20), n_sets=MAX_SETS + 1, seed=0)
+    with pytest.raises(ConfigError, match="n_controls"):
+        SelectConfig(n_controls=MAX_SETS + 1)

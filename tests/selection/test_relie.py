@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mechprobe.dictionary.splicing import ReadSample
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.rankings.gradients import ReadBatch, mean_log_prob, read_batch
-from mechprobe.selection.rankings.relie import indirect_effects, relative_effects
+from mechprobe.selection.rankings.gradients import SampleBatch, mean_log_prob, pad_samples
+from mechprobe.selection.rankings.indirect_effects import indirect_effects
+from mechprobe.selection.rankings.relie import relative_effects
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 
@@ -134,7 +135,7 @@ def test_a_linear_model_gives_the_answer_known_in_advance() -> None:
     models = {f"m{index}": TinyModel(index, linear=True) for index in range(2)}
     token = 5
 
-    def metric(logits: Tensor, batch: ReadBatch) -> Tensor:
+    def metric(logits: Tensor, batch: SampleBatch) -> Tensor:
         return (logits[:, :, token] * batch.attention).sum(1)
 
     found = indirect_effects(crosscoder, models, SITE, samples(), metric=metric, steps=1)
@@ -144,8 +145,8 @@ def test_a_linear_model_gives_the_answer_known_in_advance() -> None:
         x = torch.stack([model.blocks[0](model.embed(ids))[0, 1:] for model in models.values()], dim=1)
         f = crosscoder.encode(x).detach().sum(0)
         for column, model in enumerate(models.values()):
-            write = crosscoder.W_dec[:, column].detach() * float(crosscoder.scale[column]) @ model.head[:, token]
-            expected[:, column] -= (f * write).numpy() / len(samples())
+            direction = crosscoder.W_dec[:, column].detach() * float(crosscoder.scale[column]) @ model.head[:, token]
+            expected[:, column] -= (f * direction).numpy() / len(samples())
     np.testing.assert_allclose(found.effect, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -169,10 +170,10 @@ def test_relative_effects_ignore_the_sign_and_say_nan_for_nothing() -> None:
 
 
 def test_only_response_tokens_are_scored_and_padding_changes_nothing() -> None:
-    batch = read_batch(samples(), "cpu", answered=True)
+    batch = pad_samples(samples(), "cpu", answered=True)
     assert batch.scored.sum(1).tolist() == [3, 1, 2]
     logits = torch.randn(3, 5, VOCAB, generator=torch.Generator().manual_seed(0))
-    alone = read_batch(samples()[1:2], "cpu", answered=True)
+    alone = pad_samples(samples()[1:2], "cpu", answered=True)
     torch.testing.assert_close(mean_log_prob(logits, batch)[1], mean_log_prob(logits[1:2, :3], alone)[0])
 
 
@@ -181,7 +182,7 @@ def one_without_response() -> list[ReadSample]:
     return [rows[0], replace(rows[1], response=(False,) * len(rows[1].ids)), rows[2]]
 
 
-def test_what_is_scored_of_a_sample_does_not_hang_on_its_batch() -> None:
+def test_the_scored_tokens_of_a_sample_do_not_depend_on_its_batch() -> None:
     crosscoder, models = tiny_crosscoder(2), {f"m{index}": TinyModel(index) for index in range(2)}
     rows = one_without_response()
     whole, apart = (indirect_effects(crosscoder, models, SITE, rows, batch_size=size) for size in (3, 1))

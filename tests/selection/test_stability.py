@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mechprobe.selection import stability as selection_stability
+from mechprobe.selection.agnostic import ranked_features
 from mechprobe.selection.rankings.attribution import weighted_effect
-from mechprobe.selection.rules import ranked_features, resolve
-from mechprobe.selection.stability import SampleValues, bootstrap_selection, highest, threshold_stability
+from mechprobe.selection.rules import resolve
+from mechprobe.selection.stability import SampleValues, bootstrap_selection, highest
+from mechprobe.selection.thresholds import threshold_stability
 
 F = 12
 
@@ -66,8 +68,8 @@ def test_what_hangs_on_one_sample_is_not_always_chosen() -> None:
     assert found is not None
     assert found.frequency[1] == pytest.approx(1 - 0.9**10, abs=0.03)
     assert found.frequency.sum() == pytest.approx(1.0)
-    told = found.summary([1], seed=0)
-    assert (told["n_in_95_percent"], told["n_in_half"], told["n_outside_in_half"]) == (0, 1, 0)
+    summary = found.summary([1], seed=0)
+    assert (summary.n_in_95_percent, summary.n_in_half, summary.n_outside_in_half) == (0, 1, 0)
 
 
 def test_samples_that_agree_give_the_same_set_every_time() -> None:
@@ -90,10 +92,10 @@ def test_thresholds_by_hand() -> None:
     live = np.array([True, True, True, True, True, False])
     values[:, 5] = 0.0
     found = threshold_stability(values, ("a", "b"), [0, 2], live=live, thresholds=(0.1, 0.2, 0.3))
-    assert [row["all_tasks"] for row in found["sizes"]] == [4, 3, 2]
-    assert [row["n_selected"] for row in found["sizes"]] == [2, 2, 1]
-    assert found["sizes"][0]["per_task"] == {"a": 4, "b": 5}
-    assert [pair["jaccard"] for pair in found["jaccard"]] == [3 / 4, 2 / 4, 2 / 3]
+    assert [row.all_tasks for row in found.sizes] == [4, 3, 2]
+    assert [row.n_selected for row in found.sizes] == [2, 2, 1]
+    assert found.sizes[0].per_task == {"a": 4, "b": 5}
+    assert [pair.jaccard for pair in found.jaccard] == [3 / 4, 2 / 4, 2 / 3]
     nothing = threshold_stability(-values, ("a", "b"), [0], live=live, thresholds=(0.1, 0.2))
-    assert nothing["sizes"][0]["all_tasks"] == 0
-    assert np.isnan(nothing["jaccard"][0]["jaccard"])
+    assert nothing.sizes[0].all_tasks == 0
+    assert np.isnan(nothing.jaccard[0].jaccard)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.dictionary.readout import Readout
@@ -24,7 +23,11 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import Ranking, SelectConfig
-from mechprobe.selection.stage import Selection, select_features
+from mechprobe.selection.gained import gained_samples
+from mechprobe.selection.rankings.pooled import score_features
+from mechprobe.selection.result import Selection, SelectionSummary
+from mechprobe.selection.sequences import gained_sequences
+from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
@@ -95,12 +98,16 @@ def test_sets_without_one_task_and_stability_are_kept(folder: Path, selection: S
     for row, task in enumerate(selection.scores.tasks):
         lowest = np.delete(values, row, axis=0).min(axis=0)
         assert selection.left_out[task] == tuple(np.argsort(-lowest, kind="stable")[:4].tolist())
-    assert selection.stability["bootstrap"]["frequency"][0] == 1.0
-    assert [row["threshold"] for row in selection.stability["thresholds"]["sizes"]] == [0.1, 0.2, 0.3]
-    assert selection.control_match["n_sets"] == 5
+    stability = selection.stability
+    assert stability is not None
+    assert stability.bootstrap is not None
+    assert stability.bootstrap.frequency[0] == 1.0
+    assert [row.threshold for row in stability.thresholds.sizes] == [0.1, 0.2, 0.3]
+    assert selection.control_match is not None
+    assert selection.control_match.n_sets == 5
     frame = pd.read_parquet(folder / "selected.parquet")
     assert frame["feature"].tolist() == list(selection.features)
-    assert frame["bootstrap_frequency"].tolist() == selection.stability["bootstrap"]["frequency"]
+    assert frame["bootstrap_frequency"].tolist() == list(stability.bootstrap.frequency)
     for task in FORMS:
         assert frame[f"left_out_{task}"].tolist() == [k in selection.left_out[task] for k in selection.features]
         np.testing.assert_allclose(
@@ -112,9 +119,6 @@ def test_sets_without_one_task_and_stability_are_kept(folder: Path, selection: S
 def test_sample_values_average_to_the_scores(
     planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, selection: Selection
 ) -> None:
-    from mechprobe.selection.gained import gained_samples, gained_sequences
-    from mechprobe.selection.rankings.scores import score_features
-
     family, crosscoder = planted
     for ranking in ("joint", "score"):
         config = CONFIG.replace(ranking=ranking)
@@ -135,15 +139,14 @@ def test_sample_values_average_to_the_scores(
             for readout, name in ((Readout("joint"), "rl"), (Readout("swap"), "base"), (Readout("swap"), "rl")):
                 acts = readout.feature_acts(crosscoder, x, name)[0][torch.tensor(sample.kept)]
                 fires |= (acts > 0).any(0).numpy()
-        assert scores.fires is not None
-        np.testing.assert_array_equal(scores.fires[row], fires)
+            np.testing.assert_array_equal(scores.fires[row], fires)
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"), [("ids:0,9", "sum 1, pair 1, list 1 (1 on all tasks)"), ("ids:9", "No feature of the set fires")]
+    ("rule", "facts"), [("ids:0,9", "sum 1, pair 1, list 1 (1 on all tasks)"), ("ids:9", "No feature of the set")]
 )
-def test_features_that_never_fire_on_what_was_gained_are_told(
-    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path, rule: str, words: str
+def test_features_that_never_fire_on_the_gained_samples_are_reported(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path, rule: str, facts: str
 ) -> None:
     family, crosscoder = planted
     mute = copy.deepcopy(crosscoder)
@@ -151,12 +154,12 @@ def test_features_that_never_fire_on_what_was_gained_are_told(
         mute.b_enc[9] = -1e6
     config = CONFIG.replace(also=(), n_bootstrap=0, rule=rule)
     found = select_features(mute, family, outcomes, site=SITE, out=tmp_path / "s", config=config)
-    assert found.scores.fires is not None
     assert not found.scores.fires[:, 9].any()
-    data = read_json(tmp_path / "s" / "selection.json")
-    assert words in data["silent"]["sentence"]
-    assert data["silent"]["sentence"] in selection_lines(data)
-    assert read_manifest(tmp_path / "s")["results"]["silent"] == data["silent"]
+    summary = SelectionSummary.load(tmp_path / "s" / "selection.json")
+    assert summary.silent == found.never_active
+    assert facts in summary.silent.sentence
+    assert summary.silent.sentence in selection_lines(summary)
+    assert read_manifest(tmp_path / "s")["results"]["silent"] == summary.silent.to_dict()
 
 
 def test_same_seed_same_bytes(
@@ -195,44 +198,27 @@ def test_what_a_rule_or_a_file_names_is_part_of_the_work(
         select("rule:norm==3", tmp_path / "r", highest=3)
 
 
-def test_the_lines_say_it(folder: Path) -> None:
-    data = read_json(folder / "selection.json")
-    text = "\n".join(selection_lines(data))
-    assert "Samples drawn again (100 draws)" in text
-    assert "Threshold by joint: on all tasks" in text
-    assert "Chosen again without one task: list " in text
+def test_the_lines_hold_the_main_numbers(folder: Path) -> None:
+    summary = SelectionSummary.load(folder / "selection.json")
+    text = "\n".join(selection_lines(summary))
+    assert "100 draws" in text
+    assert "Threshold by joint" in text
+    assert "without one task: list " in text
     assert "5 random sets of 4" in text
-    assert "Log-probability of the right answer by ig" in text
-    match = data["control_match"] | {"beyond_caliper": ["write"]}
-    assert "Warning: the random sets differ" in selection_lines(data | {"control_match": match})[-1]
-    old = {key: value for key, value in data.items() if key not in NEW}
-    assert len(selection_lines(old)) < len(selection_lines(data))
+    assert "right answer by ig" in text
+    assert summary.control_match is not None
+    match = summary.control_match.model_copy(update={"beyond_caliper": ("write",)})
+    warning = selection_lines(summary.model_copy(update={"control_match": match}))[-1]
+    assert warning.startswith("Warning")
+    assert "contribution norm" in warning
 
 
-NEW = ("leave_one_task_out", "stability", "control_match", "attribution", "too_few", "silent")
-
-
-def test_a_folder_of_before_still_loads(folder: Path, selection: Selection, tmp_path: Path) -> None:
+def test_a_damaged_summary_is_refused(folder: Path, tmp_path: Path) -> None:
     data = read_json(folder / "selection.json")
-    with Stage.open(tmp_path / "s", name="select", config={}) as stage:
-        arrays = {name: values for name, values in vars(selection.scores).items() if isinstance(values, np.ndarray)}
-        metadata = {"tasks": "\n".join(selection.scores.tasks), "n": " ".join(map(str, selection.scores.n_gained))}
-        save_file(
-            {k: v for k, v in arrays.items() if k not in ("ig", "relie", "fires")},
-            stage.folder / "scores.safetensors",
-            metadata,
-        )
-        write_json(
-            stage.folder / "selection.json", {k: v for k, v in data.items() if k not in NEW} | {"left_out": {"x": 1}}
-        )
-        stage.finish(outputs=["selection.json", "scores.safetensors"])
-    old = Selection.load(tmp_path / "s")
-    assert (old.left_out, old.control_match, old.stability) == ({}, {}, {})
-    assert old.features == selection.features
-    assert (old.scores.tasks, old.scores.n_gained) == (selection.scores.tasks, selection.scores.n_gained)
-    assert old.scores.rankings == ("joint", "score")
-    with pytest.raises(SelectionError, match="no values by ig; run `mechprobe select --ranking ig`"):
-        old.choose("top:1", ranking="ig")
+    del data["controls"]
+    write_json(tmp_path / "selection.json", data)
+    with pytest.raises(ArtifactError, match="controls"):
+        SelectionSummary.load(tmp_path / "selection.json")
 
 
 def test_answers_may_be_the_samples_own(
@@ -243,7 +229,8 @@ def test_answers_may_be_the_samples_own(
     config = CONFIG.replace(ranking="ig", also=(), target="answer", n_bootstrap=0)
     found = select_features(crosscoder, family, outcomes, site=SITE, out=tmp_path / "s", config=config)
     np.testing.assert_allclose(found.scores.values("ig"), selection.scores.values("ig"), rtol=1e-6)
-    assert "bootstrap" not in found.stability
+    assert found.stability is not None
+    assert found.stability.bootstrap is None
     assert found.ranking == "ig"
 
 
@@ -274,16 +261,22 @@ def without_prompts(outcomes: Outcomes) -> Outcomes:
         (without_answers, {"ranking": "ig", "target": "answer"}, SelectionError, "of sum has no answer"),
         (without_tokens, {"also": ("relie",)}, SelectionError, "has no response tokens of rl"),
         (of_another_tokenizer, {}, SelectionError, "another tokenizer"),
-        (without_prompts, {}, SelectionError, "do not hold the prompt"),
-        (None, {"tasks": ("sums",)}, ConfigError, "no outcomes on task 'sums'; there are on sum"),
+        (without_prompts, {}, SelectionError, "the prompt of sample"),
+        (None, {"tasks": ("sums",)}, ConfigError, "task 'sums'.*sum, pair"),
         (None, {"tasks": ()}, ConfigError, "select.tasks names no task"),
-        (None, {"near": ("base", "gold")}, ConfigError, "near names 'gold', but the crosscoder has base, rl"),
+        (None, {"near": ("base", "gold")}, ConfigError, "'gold'.*base, rl"),
         (None, {"trained": tuple(FORMS)}, ConfigError, "saw every task"),
-        (None, {"tasks": ("sum", "pair"), "trained": ("pair",)}, ConfigError, "names 'pair', which post-training saw"),
-        (None, {"tuned": "sft"}, ConfigError, "select.tuned is 'sft', and the crosscoder is of base, rl"),
+        (
+            None,
+            {"tasks": ("sum", "pair"), "trained": ("pair",)},
+            ConfigError,
+            "'pair', and a task that post-training saw",
+        ),
+        (None, {"tuned": "sft"}, ConfigError, "select.tuned is 'sft'.*base, rl"),
         (None, {"tuned": "base"}, ConfigError, "name two models"),
         (None, {"rule": "ids:48"}, SelectionError, "features 0 to 47"),
-        (None, {"rule": "top:45"}, SelectionError, "cannot be drawn"),
+        (None, {"rule": "top:45"}, SelectionError, "random set of 45 features"),
+        (None, {"rule": "top:49"}, SelectionError, "asks for 49 features and the crosscoder has 48"),
         (None, {"rule": "rule:density>0"}, SelectionError, "run `mechprobe features`"),
     ],
 )
@@ -323,13 +316,13 @@ def test_parts_that_do_not_belong_together_are_refused(
 
     fails(SiteError, "resid_post.0 to resid_post.2", site="resid_post.7")
     wide = Crosscoder(CrosscoderConfig(n_models=2, d_model=16, d_sae=8, k=2, model_names=("base", "rl")))
-    fails(ModelError, "width 16 of base, and the model's residual has width 32", wide)
+    fails(ModelError, "width 16 for base.*width 32", wide)
     three = Crosscoder(CrosscoderConfig(n_models=3, d_model=32, d_sae=8, k=2, model_names=("base", "sft", "rl")))
-    fails(ModelError, "the family has no 'sft'", three)
+    fails(ModelError, "no 'sft'", three)
     elsewhere = crosscoder_stage("elsewhere", {"site": "resid_post.0"}, {})
     fails(
         ArtifactError,
-        "trained at resid_post.0, and features are to be read at resid_post.1",
+        "trained at resid_post.0.*resid_post.1",
         inputs={"crosscoder": elsewhere},
     )
     others = crosscoder_stage("others", {"site": SITE}, {"rl": "0" * 64})
@@ -340,7 +333,7 @@ def test_parts_that_do_not_belong_together_are_refused(
     found = select_features(
         crosscoder, family, outcomes, site=SITE, out=tmp_path / "t", config=config, inputs={"crosscoder": fine}
     )
-    assert found.control_match == {}
+    assert found.control_match is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.checks import check_models, stage_manifest
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 from sae_training import Crosscoder
 
 

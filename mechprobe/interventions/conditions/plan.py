@@ -15,7 +15,7 @@ from mechprobe.interventions.conditions.condition import (
 from mechprobe.interventions.conditions.sets import shuffled_directions
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 
 
 def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:

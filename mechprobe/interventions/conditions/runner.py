@@ -19,7 +19,7 @@ from mechprobe.interventions.hooks.positions import PositionRule, Positions
 from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.selection.config import Ranking
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 
 if TYPE_CHECKING:
     import pandas as pd

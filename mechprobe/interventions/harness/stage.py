@@ -28,7 +28,7 @@ from mechprobe.interventions.harness.table import markdown
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder
 

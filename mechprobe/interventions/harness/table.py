@@ -54,5 +54,5 @@ def markdown(results: HarnessResults) -> str:
     ]
     for label, cells in rows.items():
         lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
-    never_active = results.silent.get("sentence")
+    never_active = results.silent.sentence
     return "\n".join([*lines, "", *([never_active, ""] if never_active else []), results.note, ""])

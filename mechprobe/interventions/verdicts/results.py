@@ -17,8 +17,7 @@ from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.interventions.verdicts.sentences import headline
 from mechprobe.interventions.verdicts.sizes import smallest_sets
 from mechprobe.interventions.verdicts.verdict import verdicts
-from mechprobe.selection.never_active import silence
-from mechprobe.selection.stage import Selection
+from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
 """Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
@@ -60,7 +59,7 @@ def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
         rule_of_features=selection.rule,
         ranking=selection.ranking,
         features=list(selection.features),
-        silent=silence(selection.features, selection.scores),
+        silent=selection.never_active,
     )
 
 

@@ -2,65 +2,81 @@
 
 import base64
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import Emergence
-from mechprobe.files import dump_json, write_bytes, write_text
+from mechprobe.files import write_bytes, write_text
 from mechprobe.report.figures.emergence import causal_figure, curves_figure, overlap_figure, pairs_figure
 from mechprobe.stage_folder import Stage
+from mechprobe.statistics import Interval
 
 _DPI = 160
-_NOTES = {
+_CAPTIONS = {
     "curves": "Emergence curves. Bands: 95 % bootstrap interval over the features of the first seed's dictionary; thin "
-    "lines: further seeds. The upper panels say how much of the change between base and the last checkpoint is there.",
-    "overlap": "Features of highest NRN: what two checkpoints have in common, in one dictionary over base and checkpoints, in "
-    "percent. Of several seeds the mean, and [smallest, largest].",
-    "pairs": "The same for dictionaries of base and one checkpoint each, trained apart and matched by decoder (Hungarian). "
-    "Read against the number in the title: two dictionaries of the same models that differ in their seed alone.",
+    "lines: further seeds. The upper panels show how much of the change between base and the last checkpoint is reached.",
+    "overlap": "Overlap of the sets of highest NRN at every two checkpoints, in one dictionary over base and checkpoints, in "
+    "percent. With several seeds: mean and [smallest, largest].",
+    "pairs": "The same for pairwise dictionaries of base and one checkpoint, trained apart and matched by decoder (Hungarian). "
+    "The number in the title is the ceiling: two dictionaries of the same models that differ only in their seed.",
     "causal": "Causal strength by integrated gradients through the reconstruction (RelIE, arXiv 2509.05291). Bands: 95 % "
     "bootstrap interval over prompts.",
 }
+_CAUSAL_NOTE = (
+    "With few prompts, sampling noise increases a share of absolute differences and draws a rank correlation towards 0, in the "
+    "value and again in the draws of its interval. The last column is the mean of the draws minus the share. If it is clearly "
+    "above 0, the share itself is too high by about as much or more."
+)
+
+
+class Table(NamedTuple):
+    """A section of the report: a table below its title and paragraphs."""
+
+    title: str
+    paragraphs: list[str]
+    head: list[str]
+    rows: list[list[str]]
 
 
 def emergence_report(folder: Path | str) -> Path:
     """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.png`` into an emergence folder.
 
+    Returns:
+        Path of the HTML file.
+
     Raises:
         ArtifactError: The folder holds no finished emergence stage.
     """
     folder = Path(folder)
-    data = json.loads(dump_json(Emergence.load(folder).to_json()))
+    found = Emergence.load(folder)
     with Stage.open(
         folder / "report", name="emergence-report", config={}, inputs={"emergence": folder}, remake=True
     ) as stage:
         if not stage.done:
-            pictures = {name: _png(figure) for name, figure in draw_emergence(data).items()}
+            pictures = {name: _png(figure) for name, figure in draw_emergence(found).items()}
             files = {f"figures/{name}.png": content for name, content in pictures.items()}
             for name, content in files.items():
                 write_bytes(stage.folder / name, content)
-            write_text(stage.folder / "index.html", _page(data, pictures))
-            write_text(stage.folder / "report.md", _markdown(data, list(pictures)))
+            write_text(stage.folder / "index.html", _page(found, pictures))
+            write_text(stage.folder / "report.md", _markdown(found, list(pictures)))
             stage.finish(outputs=["index.html", "report.md", *files])
     return folder / "report" / "index.html"
 
 
-def draw_emergence(data: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures whose data are there, by name."""
-    arms = data["arms"]
-    spreads = data["over_seeds"]
-    figures = {"curves": curves_figure(arms), "overlap": overlap_figure(arms, spreads)}
-    if data["pairs"]:
-        labels = {name: arms[name][0]["labels"] for name in data["pairs"]}
-        figures["pairs"] = pairs_figure(data["pairs"], labels, spreads)
-    if data["causal"]:
-        figures["causal"] = causal_figure(data["causal"], arms)
+def draw_emergence(found: Emergence) -> dict[str, Figure]:
+    """The figures of everything that was measured, by name."""
+    figures = {"curves": curves_figure(found), "overlap": overlap_figure(found)}
+    if found.pairs:
+        figures["pairs"] = pairs_figure(found)
+    if found.causal:
+        figures["causal"] = causal_figure(found)
     return figures
 
 
@@ -70,126 +86,104 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def claim_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each word of the claim: word, what was found, SFT, RL, differences per seed."""
-    claim = data["claim"]
-    if claim is None:
-        return []
-    return [
+def tables(found: Emergence) -> list[Table]:
+    """Every table of the report."""
+    causal = [_causal_table(found)] if found.causal else []
+    return [_claim_table(found), _arm_table(found), _overlap_table(found), *causal, _quality_table(found)]
+
+
+def _claim_table(found: Emergence) -> Table:
+    """One row for each word of the claim."""
+    title = "SFT early and specialized, RL restrained and continuing?"
+    head = ["word", "found", "number", "sft", "rl", "sft − rl, per seed"]
+    if found.claim is None:
+        return Table(title, ["There are no arms sft and rl, so the claim was not judged."], head, [])
+    rows = [
         [
-            clause["word"],
-            "holds" if clause["holds"] else "not shown",
-            clause["number"],
-            _text(clause["sft"]),
-            _text(clause["rl"]),
-            "; ".join(map(_interval_text, clause["differences"])),
+            clause.word,
+            "holds" if clause.holds else "not shown",
+            clause.number,
+            _text(clause.sft),
+            _text(clause.rl),
+            "; ".join(map(_interval_text, clause.differences)),
         ]
-        for clause in claim["clauses"]
+        for clause in found.claim.clauses
     ]
+    return Table(title, [*found.claim.sentences, found.claim.rule], head, rows)
 
 
-def arm_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each arm and seed: live features, kinds, half of the change, spacing."""
+def _arm_table(found: Emergence) -> Table:
+    """One row for each arm and seed."""
     rows = []
-    for name, courses in data["arms"].items():
+    for name, courses in found.arms.items():
         for course in courses:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in course["kinds"].items() if count)
-            half = course["curves"]["half_norm"][0]
-            live = f"{course['n_alive']:,}"
-            rows.append([name, str(course["seed"]), live, kinds, _interval_text(half), course["spaced_by"]])
-    return rows
+            kinds = ", ".join(f"{count} {kind}" for kind, count in course.kinds.items() if count)
+            half = _interval_text(course.curves["half_norm"][0])
+            rows.append([name, str(course.seed), f"{course.n_alive:,}", kinds, half, course.spaced_by])
+    head = ["arm", "seed", "live features", "kinds", "half of the change at", "progress by"]
+    return Table("Arms", [f"Layout: {found.layout}.", *found.interval_notes], head, rows)
 
 
-def overlap_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each arm and two neighboring checkpoints: overlaps of the sets of highest NRN, over seeds."""
+def _overlap_table(found: Emergence) -> Table:
+    """One row for each arm and two neighboring checkpoints, with overlaps over seeds."""
     rows = []
-    for name, courses in data["arms"].items():
-        labels, found = courses[0]["labels"], data["over_seeds"][name]
-        for index, (first, second) in enumerate(pairwise(labels)):
-            spreads = (found.get(key) for key in ("overlap", "jaccard", "pairs_overlap"))
-            cells = [_seeds_text(spread, index, index + 1) for spread in spreads]
+    for name, courses in found.arms.items():
+        spreads = found.over_seeds(name)
+        for index, (first, second) in enumerate(pairwise(courses[0].labels)):
+            cells = [_seeds_text(spreads.get(key), index) for key in ("overlap", "jaccard", "pairs_overlap")]
             rows.append([name, f"{first}, {second}", str(len(courses)), *cells])
-    return rows
+    head = ["arm", "checkpoints", "seeds", "|A∩B| / top", "Jaccard", "|A∩B| / top, trained apart"]
+    return Table("Overlap of neighboring checkpoints", [], head, rows)
 
 
-def causal_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each arm and checkpoint: what of causal strength moved, and NRN against RelIE."""
-    return [
-        [name, label, _interval_text(moved), _interval_text(correlation), _text(course["departure_bias"][place])]
-        for name, course in data["causal"].items()
-        for place, (label, moved, correlation) in enumerate(
-            zip(data["arms"][name][0]["labels"], course["departure"], course["rank_correlation"], strict=True)
-        )
+def _causal_table(found: Emergence) -> Table:
+    """One row for each arm and checkpoint."""
+    rows = []
+    for name, course in found.causal.items():
+        labels = found.arms[name][0].labels
+        columns = zip(labels, course.departure, course.rank_correlation, course.departure_bias, strict=True)
+        rows += [
+            [name, label, _interval_text(change), _interval_text(correlation), _text(bias)]
+            for label, change, correlation, bias in columns
+        ]
+    head = ["arm", "checkpoint", "share that changed", "rank correlation of NRN and RelIE", "draws minus share"]
+    return Table("Causal strength (RelIE)", [_CAUSAL_NOTE], head, rows)
+
+
+def _quality_table(found: Emergence) -> Table:
+    """One row for each dictionary."""
+    rows = [
+        [name, _text(_smallest(item.fve.values())), _text(item.l0, 1), _text(item.dead_frac)]
+        for name, item in found.quality.items()
     ]
+    return Table("Dictionaries on held-out tokens", [], ["dictionary", "smallest FVE", "L0", "dead share"], rows)
 
 
-def quality_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each dictionary: smallest FVE over its models, L0, dead share."""
-    return [
-        [name, _text(min(_finite(item["fve"].values()), default=None)), _text(item["l0"], 1), _text(item["dead_frac"])]
-        for name, item in data["quality"].items()
-    ]
-
-
-_CLAIM_HEAD = ["word", "found", "number", "sft", "rl", "sft − rl, per seed"]
-_ARM_HEAD = ["arm", "seed", "live features", "kinds", "half of the change at", "progress by"]
-_OVERLAP_HEAD = ["arm", "checkpoints", "seeds", "|A∩B| / top", "Jaccard", "|A∩B| / top, trained apart"]
-_CAUSAL_HEAD = [
-    "arm",
-    "checkpoint",
-    "share that moved",
-    "rank correlation of NRN and RelIE",
-    "draws minus share",
-]
-_QUALITY_HEAD = ["dictionary", "smallest FVE", "L0", "dead share"]
-
-_CAUSAL = (
-    "Where prompts are few their noise raises a share of absolute differences and draws a rank correlation towards 0, in the value and "
-    "once more in the draws of its interval. The last column is the mean of the draws minus the share: where it is clearly above 0, the "
-    "share itself is too high by about as much or more."
-)
-
-
-def _sections(data: Mapping[str, Any]) -> list[tuple[str, list[str], list[str], list[list[str]]]]:
-    """Title, paragraphs, head and rows of every table."""
-    claim = data["claim"]
-    said = (
-        [*claim["sentences"], claim["rule"]] if claim else ["There are no arms sft and rl: the claim was not judged."]
-    )
-    return [
-        ("SFT early and specialized, RL restrained and continuing?", said, _CLAIM_HEAD, claim_rows(data)),
-        ("Arms", [f"Layout: {data['layout']}.", *data["interval_notes"]], _ARM_HEAD, arm_rows(data)),
-        ("Overlap of neighboring checkpoints", [], _OVERLAP_HEAD, overlap_rows(data)),
-        *([("Causal strength (RelIE)", [_CAUSAL], _CAUSAL_HEAD, causal_rows(data))] if data["causal"] else []),
-        ("Dictionaries on held-out tokens", [], _QUALITY_HEAD, quality_rows(data)),
-    ]
-
-
-def _page(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def _page(found: Emergence, pictures: Mapping[str, bytes]) -> str:
     parts = ["<h1>Emergence of features</h1>"]
-    for title, paragraphs, head, rows in _sections(data):
-        parts += [f"<h2>{escape(title)}</h2>", *(f"<p>{escape(text)}</p>" for text in paragraphs)]
-        if rows:
-            cells = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-            cells += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-            parts.append("<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>")
+    for table in tables(found):
+        parts += [f"<h2>{escape(table.title)}</h2>", *(f"<p>{escape(text)}</p>" for text in table.paragraphs)]
+        if table.rows:
+            rows = ["".join(f"<th>{escape(cell)}</th>" for cell in table.head)]
+            rows += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table.rows]
+            parts.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
     for name, content in pictures.items():
         source = base64.b64encode(content).decode("ascii")
-        caption = escape(_NOTES[name])
+        caption = escape(_CAPTIONS[name])
         parts.append(
             f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
         )
     return _HTML.format(body="\n".join(parts))
 
 
-def _markdown(data: Mapping[str, Any], names: Sequence[str]) -> str:
+def _markdown(found: Emergence, names: Sequence[str]) -> str:
     lines = ["# Emergence of features"]
-    for title, paragraphs, head, rows in _sections(data):
-        lines += ["", f"## {title}", *(line for text in paragraphs for line in ("", text))]
-        if rows:
-            lines += ["", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+    for table in tables(found):
+        lines += ["", f"## {table.title}", *(line for text in table.paragraphs for line in ("", text))]
+        if table.rows:
+            lines += ["", _row(table.head), _row(["---"] * len(table.head)), *map(_row, table.rows)]
     for name in names:
-        lines += ["", f"![{_NOTES[name]}](figures/{name}.png)", "", _NOTES[name]]
+        lines += ["", f"![{_CAPTIONS[name]}](figures/{name}.png)", "", _CAPTIONS[name]]
     return "\n".join(lines) + "\n"
 
 
@@ -197,25 +191,26 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _finite(values: Any) -> list[float]:
-    return [value for value in values if value is not None]
+def _smallest(values: Iterable[float]) -> float:
+    return min((value for value in values if not isnan(value)), default=float("nan"))
 
 
-def _text(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _text(value: float, digits: int = 3) -> str:
+    return "-" if isnan(value) else f"{value:.{digits}f}"
 
 
-def _interval_text(item: Sequence[Any]) -> str:
-    """``value [low, high]``; says so where there is no interval."""
-    value, low, high = item[:3]
-    if value is None:
+def _interval_text(item: Interval) -> str:
+    """``value [low, high]``, or ``value [no interval]``."""
+    if isnan(item.value):
         return "-"
-    return f"{_text(value)} [no interval]" if low is None else f"{_text(value)} [{_text(low)}, {_text(high)}]"
+    return f"{_text(item.value)} " + (
+        "[no interval]" if isnan(item.low) else f"[{_text(item.low)}, {_text(item.high)}]"
+    )
 
 
-def _seeds_text(spread: Mapping[str, Any] | None, row: int, column: int) -> str:
-    """One cell of a matrix over seeds, ``mean [smallest, largest]``."""
-    return "-" if spread is None else _interval_text([spread[end][row][column] for end in ("mean", "low", "high")])
+def _seeds_text(spread: SeedSpread | None, index: int) -> str:
+    """The overlap of checkpoint ``index`` with the next one, ``mean [smallest, largest]``."""
+    return "-" if spread is None else _interval_text(spread.at(index, index + 1))
 
 
 _HTML = """<!doctype html>

@@ -7,7 +7,8 @@ from mechprobe.report.sections.ceilings import ceilings_sentence
 from mechprobe.report.sections.dictionary import dictionary_sentence
 from mechprobe.report.sections.features import class_sentence
 from mechprobe.report.sections.selection import selection_sentence
-from mechprobe.report.tables.interventions import sentences, silence_sentences
+from mechprobe.report.tables.interventions import sentences
+from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
 
@@ -46,7 +47,7 @@ def findings(files: RunFiles) -> list[str]:
     if files.selection:
         found.append(selection_sentence(files.selection))
         if not files.interventions:  # the interventions have this sentence about the set that they edit
-            found += silence_sentences(files.selection)
+            found += never_active_sentences(files.selection)
     if files.interventions:
         judged = [row for row in files.interventions["verdicts"] if row.get("sentence")]
         pooled = [row for row in judged if row["task"] == POOLED]

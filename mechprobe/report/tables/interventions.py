@@ -5,6 +5,7 @@ from typing import Any
 
 from mechprobe.formatting import interval, listing, nats, p_value, percent
 from mechprobe.report.titles import edit_title
+from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
 Json = Mapping[str, Any]
@@ -196,16 +197,10 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
     }
 
 
-def silence_sentences(data: Json) -> list[str]:
-    """Which features of a selection, or of the set under edits, never fire on the gained samples; empty where all do."""
-    sentence = (data.get("silent") or {}).get("sentence")
-    return [str(sentence)] if sentence else []
-
-
 def sentences(interventions: Json) -> list[str]:
     """All sentences on the interventions except the pooled verdicts."""
     return [
-        *silence_sentences(interventions),
+        *never_active_sentences(interventions),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
         *change_sentences(interventions),
         *task_verdict_sentences(interventions),

@@ -1,12 +1,12 @@
-"""Gradients of a task metric at a site, averaged along a path of residuals and read through a dictionary's decoder.
+"""Gradients of a task metric at a site, averaged along a path of residuals and projected on a dictionary's decoder.
 
-What a sample's metric gains along a path r(a), a from 0 to 1, is the integral of ⟨∂metric / ∂r, dr/da⟩ (integrated
-gradients, Sundararajan et al. 2017). Where r(a) is linear in the features, feature k takes its part through its own decoder
-direction, so one gradient of the residual serves every feature. The integral is taken at the midpoints of ``steps`` equal
-parts: its error is O(1/steps²).
+The change of a metric along a path r(a), with a from 0 to 1, is the integral of ⟨∂metric / ∂r, dr/da⟩ (integrated
+gradients, Sundararajan et al. 2017). If r(a) is linear in the features, feature k contributes through its own decoder
+direction, so one gradient of the residual serves every feature. The integral is approximated at the midpoints of
+``steps`` equal parts, with an error of O(1/steps²).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,18 +17,20 @@ from torch.nn.functional import log_softmax
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.dictionary.splicing import ReadSample
 from mechprobe.models.residuals import recording, splice
+from mechprobe.progress import progress
 from mechprobe.types import Site
+from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
-class ReadBatch:
+class SampleBatch:
     """Samples padded on the right.
 
     Attributes:
         ids: Token ids.
-        attention: 1 where there is a token.
+        attention: 1 for tokens, 0 for padding.
         kept: Positions that the crosscoder reconstructs.
-        scored: Positions whose next token the metric may look at, see `read_batch`.
+        scored: Positions whose next token the metric may use, see `pad_samples`.
     """
 
     ids: Int[Tensor, "sample pos"]
@@ -37,26 +39,26 @@ class ReadBatch:
     scored: Bool[Tensor, "sample pos"]
 
 
-Metric = Callable[[Tensor, ReadBatch], Tensor]
-"""From logits ``[sample pos vocab]`` and what was read to one number per sample."""
+Metric = Callable[[Tensor, SampleBatch], Tensor]
+"""From logits ``[sample pos vocab]`` and their batch to one number per sample. Each depends on its own sample alone."""
 
 
-def mean_log_prob(logits: Tensor, batch: ReadBatch) -> Float[Tensor, " sample"]:
-    """Mean log-probability of the scored tokens of each sample, in nats: the default metric; 0 where none is scored."""
+def mean_log_prob(logits: Float[Tensor, "sample pos vocab"], batch: SampleBatch) -> Float[Tensor, " sample"]:
+    """Mean log-probability of the scored tokens of each sample, in nats; 0 for a sample without scored tokens."""
     log_probs = log_softmax(logits[:, :-1].double(), dim=-1)
     chosen = log_probs.gather(2, batch.ids[:, 1:].unsqueeze(2)).squeeze(2)
     scored = batch.scored[:, :-1].double()
     return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
 
 
-def read_batch(samples: Sequence[ReadSample], device: str, *, answered: bool) -> ReadBatch:
-    """Samples padded on the right: what a causal model does at a position never depends on what follows it.
+def pad_samples(samples: Sequence[ReadSample], device: str, *, answered: bool) -> SampleBatch:
+    """Samples padded on the right, where padding does not change what a causal model computes.
 
     Args:
         samples: The batch.
-        device: Where it goes.
-        answered: Whether any sample of all that is read, not of the batch alone, has a response. If so, response tokens are scored, and
-            none of a sample without them; else all tokens are.
+        device: Device of the batch.
+        answered: Whether any sample of the whole data set, not only of this batch, has a response. If so, response tokens
+            alone are scored, and a sample without a response has no scored token. Otherwise all tokens are scored.
     """
     ids, attention = padded([sample.ids for sample in samples], 0)
     kept, scored = torch.zeros(2, *ids.shape, dtype=torch.bool)
@@ -64,77 +66,97 @@ def read_batch(samples: Sequence[ReadSample], device: str, *, answered: bool) ->
         kept[row, : len(sample.ids)] = torch.tensor(sample.kept)
         target = torch.tensor(sample.response) if answered else torch.ones(len(sample.ids), dtype=torch.bool)
         scored[row, : len(sample.ids) - 1] = target[1:]
-    return ReadBatch(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
+    return SampleBatch(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
 
 
-def read_batches(samples: Sequence[ReadSample], device: str, batch_size: int) -> Iterator[ReadBatch]:
-    """All samples in their order, in batches; see `read_batch` for what is scored."""
+def residual_batches(
+    crosscoder: Crosscoder,
+    models: Mapping[str, nn.Module],
+    site: Site,
+    samples: Sequence[ReadSample],
+    *,
+    batch_size: int,
+    description: str,
+) -> Iterator[tuple[SampleBatch, dict[str, Float[Tensor, "sample pos d_model"]]]]:
+    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder.
+
+    Args:
+        crosscoder: The dictionary.
+        models: Its models by name, as transformers modules.
+        site: Where the crosscoder was trained.
+        samples: What the models read.
+        batch_size: Samples in one forward pass.
+        description: Label of the progress bar.
+    """
     answered = any(any(sample.response) for sample in samples)
-    for start in range(0, len(samples), batch_size):
-        yield read_batch(samples[start : start + batch_size], device, answered=answered)
+    with progress(len(samples), description, unit="samples") as advance:
+        for start in range(0, len(samples), batch_size):
+            batch = pad_samples(samples[start : start + batch_size], str(crosscoder.device), answered=answered)
+            yield batch, {name: clean_residual(models[name], site, batch) for name in crosscoder.model_names}
+            advance(len(batch.ids))
 
 
 @torch.no_grad()
-def clean_residual(model: nn.Module, site: Site, batch: ReadBatch) -> Float[Tensor, "sample pos d_model"]:
-    """The model's own residual at the site, float32 or float64."""
+def clean_residual(model: nn.Module, site: Site, batch: SampleBatch) -> Float[Tensor, "sample pos d_model"]:
+    """The model's own residual at the site, in float32 or float64."""
     with recording(model, [site]) as found:
         model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)
     resid = found[site]
     return resid if resid.dtype == torch.float64 else resid.float()
 
 
-def spliced_logits(model: nn.Module, site: Site, resid: Tensor, batch: ReadBatch) -> Float[Tensor, "sample pos vocab"]:
-    """Logits with ``resid`` put in at the site."""
-    with splice(model, site, lambda old: resid.to(old.dtype)):
-        return model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+@dataclass(frozen=True)
+class ResidualPath:
+    """A path of residuals in one model on one batch.
 
-
-def mean_gradient(
-    model: nn.Module,
-    site: Site,
-    resid_at: Callable[[float], Tensor],
-    batch: ReadBatch,
-    *,
-    metric: Metric,
-    steps: int,
-) -> Float[Tensor, "row d_model"]:
-    """Mean over the midpoints of a path from 0 to 1 of ∂metric / ∂residual, in float64.
-
-    Args:
+    Attributes:
         model: Transformers module.
-        site: Where the residual is put in.
-        resid_at: The residual ``[sample pos d_model]`` at a point of the path.
-        batch: What is read; the rows are its kept positions, sample by sample.
-        metric: One number per sample; each depends on its own sample alone.
-        steps: Midpoints.
+        site: Where the residual is replaced.
+        batch: What the model reads.
+        resid_at: The residual ``[sample pos d_model]`` at a point of the path, from 0 to 1.
+        metric: The task metric, differentiable.
     """
-    gradient = None
-    with torch.enable_grad():
-        for step in range(steps):
-            resid = resid_at((step + 0.5) / steps).requires_grad_()
-            value = metric(spliced_logits(model, site, resid, batch), batch).sum()
-            (found,) = torch.autograd.grad(value, resid)
-            kept = found[batch.kept].double()
-            gradient = kept if gradient is None else gradient + kept
-    assert gradient is not None
-    return gradient / steps
 
+    model: nn.Module
+    site: Site
+    batch: SampleBatch
+    resid_at: Callable[[float], Tensor]
+    metric: Metric
 
-def sum_by_sample(
-    acts: Float[Tensor, "row d_sae"],
-    gradient: Float[Tensor, "row d_model"],
-    decoder: Float[Tensor, "d_sae d_model"],
-    batch: ReadBatch,
-) -> Float[Tensor, "sample d_sae"]:
-    """Σ_pos f_k ⟨W_k, gradient⟩ of every sample, in float64; one sample at a time, to hold little in memory."""
-    counts, directions = batch.kept.sum(1).tolist(), decoder.double().T
-    pairs = zip(acts.split(counts), gradient.split(counts), strict=True)
-    return torch.stack([(f.double() * (g @ directions)).sum(0) for f, g in pairs])
+    def mean_gradient(self, steps: int) -> Float[Tensor, "row d_model"]:
+        """Mean of ∂metric / ∂residual over the midpoints of ``steps`` parts, in float64.
 
+        The rows are the kept positions of the batch, sample by sample.
+        """
+        gradient = None
+        with torch.enable_grad():
+            for step in range(steps):
+                resid = self.resid_at((step + 0.5) / steps).requires_grad_()
+                value = self._value(resid).sum()
+                (found,) = torch.autograd.grad(value, resid)
+                kept = found[self.batch.kept].double()
+                gradient = kept if gradient is None else gradient + kept
+        assert gradient is not None
+        return gradient / steps
 
-@torch.no_grad()
-def metric_at(
-    model: nn.Module, site: Site, resid: Tensor, batch: ReadBatch, metric: Metric
-) -> Float[Tensor, " sample"]:
-    """The metric of every sample, in float64, with ``resid`` put in at the site."""
-    return metric(spliced_logits(model, site, resid, batch), batch).double()
+    @torch.no_grad()
+    def metric_at(self, a: float) -> Float[Tensor, " sample"]:
+        """The metric of every sample at a point of the path, in float64."""
+        return self._value(self.resid_at(a)).double()
+
+    def sum_by_sample(
+        self,
+        acts: Float[Tensor, "row d_sae"],
+        gradient: Float[Tensor, "row d_model"],
+        decoder: Float[Tensor, "d_sae d_model"],
+    ) -> Float[Tensor, "sample d_sae"]:
+        """Σ_pos f_k ⟨W_k, gradient⟩ of every sample, in float64; one sample at a time, to save memory."""
+        counts, directions = self.batch.kept.sum(1).tolist(), decoder.double().T
+        pairs = zip(acts.split(counts), gradient.split(counts), strict=True)
+        return torch.stack([(f.double() * (g @ directions)).sum(0) for f, g in pairs])
+
+    def _value(self, resid: Tensor) -> Float[Tensor, " sample"]:
+        batch = self.batch
+        with splice(self.model, self.site, lambda old: resid.to(old.dtype)):
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+        return self.metric(logits, batch)

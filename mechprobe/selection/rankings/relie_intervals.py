@@ -1,17 +1,18 @@
-"""How far RelIE hangs on the samples it was measured on: a bootstrap over groups of samples.
+"""Bootstrap intervals of RelIE over groups of samples.
 
-arXiv 2509.05291 gives no interval; all of this is ours. Groups (samples of one prompt) are drawn with replacement, as many
-as there are, every effect is summed anew, and RelIE is taken of the sums; the middle 95 % of the draws is the interval
-(percentile bootstrap). RelIE does not change when all effects are scaled, so groups need not be of one size.
+arXiv 2509.05291 gives no interval; this procedure is specific to mechprobe. Groups (samples of one prompt) are drawn with
+replacement, as many as there are. Every effect is summed again, and RelIE is computed from the sums. The middle 95 % of
+the draws is the interval (percentile bootstrap). RelIE does not change when all effects are scaled, so groups may differ
+in size.
 
-What is kept for it is a sum for every group, feature and model: no more bytes than the weights of the dictionary itself
-while there are no more groups than a model is wide. Sums for every draw would be draws / groups times as much. Draws are made
-from the sums in blocks of features, or in blocks of draws, of about ``_BLOCK`` values.
+The bootstrap needs one sum for every group, feature and model. As long as there are no more groups than a model is wide,
+these sums take no more memory than the weights of the dictionary. Draws are made from the sums in blocks of about
+``_BLOCK`` values, since the sums of all draws would take draws / groups times as much memory.
 
-A feature with an effect in one group alone has the same RelIE in every draw that holds it. That is no certainty but the
-lack of a second look, so it has no interval, and neither has anything measured on a single group. In draws without any of
-its groups a feature has no RelIE, and they are left out. An effect whose sign is not sure folds over in |IE|: its interval lies above 0
-even where the true effect is 0.
+A feature with an effect in a single group has the same RelIE in every draw that contains it. One group says nothing about
+the variation between groups, so the feature has no interval, and neither has anything measured on a single group. Draws
+without any group of a feature give it no RelIE and are left out. RelIE uses |IE|, so an effect of uncertain sign has an
+interval above 0 even if its true value is 0.
 """
 
 from collections.abc import Iterator
@@ -28,12 +29,12 @@ _BLOCK = 1 << 21
 
 @dataclass(frozen=True)
 class RelieIntervals:
-    """95 % percentile intervals of RelIE, one against all; NaN where there is none.
+    """95 % percentile intervals of RelIE, one against all; NaN for a feature without an interval.
 
     Attributes:
         low: Lower ends.
         high: Upper ends.
-        n_groups: Groups of samples in which a feature has an effect in any model; below 2 there is no interval.
+        n_groups: Groups of samples in which a feature has an effect in any model. An interval needs 2 or more.
     """
 
     low: Float[ndarray, "d_sae model"]
@@ -42,9 +43,9 @@ class RelieIntervals:
 
 
 def group_draws(n_groups: int, draws: int, seed: int) -> Float[ndarray, "draw group"]:
-    """How often every group counts in each bootstrap draw, whole numbers that sum to ``n_groups``.
+    """How often each bootstrap draw contains every group: whole numbers that sum to ``n_groups``.
 
-    A single group would be drawn again and again, as if it were certain: there is no draw of it.
+    A single group gives no draws, because every draw would be the same.
 
     Example:
         >>> group_draws(3, 2, seed=0).sum(axis=1)
@@ -61,7 +62,7 @@ def group_draws(n_groups: int, draws: int, seed: int) -> Float[ndarray, "draw gr
 def drawn_effects(
     effects: IndirectEffects, weights: Float[ndarray, "_draw group"]
 ) -> Iterator[Float[ndarray, "d_sae model"]]:
-    """Sums of the effects in every draw, one draw after the other."""
+    """Yield the sums of the effects in every draw."""
     _, d_sae, n_models = effects.by_group.shape
     sums = effects.by_group.reshape(effects.n_groups, -1)
     step = max(1, _BLOCK // max(1, sums.shape[1]))
@@ -74,7 +75,7 @@ def relie_intervals(effects: IndirectEffects, weights: Float[ndarray, "_draw gro
 
     Args:
         effects: Indirect effects with their sums by group.
-        weights: `group_draws` of as many groups.
+        weights: `group_draws` of the same number of groups.
     """
     _, d_sae, n_models = effects.by_group.shape
     n_groups = (effects.by_group != 0).any(axis=2).sum(axis=0)
@@ -89,9 +90,9 @@ def relie_intervals(effects: IndirectEffects, weights: Float[ndarray, "_draw gro
 
 
 def _middle(drawn: Float[ndarray, "draw feature model"]) -> Float[ndarray, "2 feature model"]:
-    """2.5 % and 97.5 % quantile of the finite draws, linear as numpy's; NaN where none is finite.
+    """2.5 % and 97.5 % quantile of the finite draws, with linear interpolation; NaN where no draw is finite.
 
-    ``np.nanquantile`` is the same number, one Python call a cell.
+    Equal to ``np.nanquantile``, which makes one Python call for every cell.
     """
     ordered = np.sort(drawn, axis=0)  # NaN last
     last = np.isfinite(drawn).sum(axis=0) - 1

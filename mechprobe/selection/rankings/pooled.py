@@ -1,0 +1,173 @@
+"""The Score and joint attribution of every feature, from activations pooled over the gained samples.
+
+Let G_t be the samples of task t that the base model gets wrong and the tuned model gets right. Activations on the tokens of
+the prompt and the tuned model's response are pooled over positions, and then averaged over G_t:
+
+* Score_k^t = mean (f_k^tuned − f_k^base), activations under the configured read-out (arXiv 2604.25011).
+* J_k^t = mean f_k ‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂, f under the joint read-out (specific to mechprobe):
+  the contribution of feature k to the difference of the two residual streams.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.errors import ConfigError
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import left_pad, length_batches
+from mechprobe.models.residuals import residuals_plain
+from mechprobe.progress import progress
+from mechprobe.selection.config import SelectConfig
+from mechprobe.selection.scores import Scores
+from mechprobe.selection.stability import SampleValues
+from mechprobe.types import Site
+from sae_training import Crosscoder
+
+
+@torch.no_grad()
+def score_features(
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    gained: Mapping[str, Sequence[ReadSample]],
+    *,
+    site: Site,
+    config: SelectConfig,
+) -> tuple[Scores, SampleValues | None]:
+    """Score and J of every feature on the given samples.
+
+    Args:
+        crosscoder: The dictionary.
+        family: Its models.
+        gained: Task → samples; ``kept`` positions are pooled.
+        site: Where the crosscoder was trained.
+        config: Read-out, pooling and batch size.
+
+    Returns:
+        The scores, and the values of every sample under ``config.ranking`` if that is ``joint`` or ``score``.
+    """
+    models = family.subset(*crosscoder.model_names)
+    sums = _Sums(crosscoder, models, config, len(gained))
+    means: dict[str, list[Float[ndarray, " d_sae"]]] = {"score": [], "joint": []}
+    by_sample: list[Float[ndarray, "1 sample d_sae"]] = []
+    with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
+        for row, (task, samples) in enumerate(gained.items()):
+            pooled: dict[str, list[Tensor]] = {"score": [], "joint": []}
+            for x, mask, end in _residual_batches(models, samples, site, config):
+                for name, values in sums.add(row, x, mask, end).items():
+                    pooled[name].append(values)
+                advance(len(mask), task=task)
+            for name, parts in pooled.items():
+                rows = torch.cat(parts)
+                means[name].append(rows.double().mean(0).numpy() * (sums.shift if name == "joint" else 1.0))
+                if name == config.ranking:
+                    shift = torch.from_numpy(sums.shift).float() if name == "joint" else 1.0
+                    by_sample.append((rows * shift).numpy()[None])
+    counts = tuple(len(samples) for samples in gained.values())
+    scores = sums.scores(tuple(gained), counts, np.stack(means["score"]), np.stack(means["joint"]))
+    return scores, SampleValues(tuple(by_sample)) if by_sample else None
+
+
+class _Sums:
+    """Sums over the samples of all tasks, and pooled values of a batch."""
+
+    def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig, n_tasks: int) -> None:
+        self.crosscoder, self.config = crosscoder, config
+        self.own = Readout(config.readout, config.near)
+        self.shift = decoder_change_norm(crosscoder, base=config.base, tuned=config.tuned).numpy()
+        self.active, self.total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
+        self.difference, self.last = torch.zeros(2, models.d_model[config.tuned], dtype=torch.float64)
+        self.n_positions = 0
+        self.fires = torch.zeros(n_tasks, crosscoder.d_sae, dtype=torch.bool)
+
+    def add(
+        self, task: int, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Int[Tensor, " sample"]
+    ) -> dict[str, Float[Tensor, "sample d_sae"]]:
+        """Add a batch of samples of task number ``task``, and return their pooled values for Score and J.
+
+        Args:
+            task: Row of ``fires``.
+            x: Model → residuals ``[sample pos d_model]``.
+            mask: Positions that are pooled.
+            end: Last prompt position.
+        """
+        base, tuned = self.config.base, self.config.tuned
+        joint = Readout("joint").feature_acts(self.crosscoder, x, tuned)
+        own, other = (self.own.feature_acts(self.crosscoder, x, model) for model in (tuned, base))
+        gap = own - other
+        moved = x[tuned] - x[base]
+        kept = joint[mask]
+        self.active += (kept > 0).double().sum(0).cpu()
+        self.total += kept.double().sum(0).cpu()
+        for acts in (kept, own[mask], other[mask]):
+            self.fires[task] |= (acts > 0).any(0).cpu()
+        self.difference += moved[mask].double().sum(0).cpu()
+        self.last += moved[torch.arange(len(end), device=end.device), end].double().sum(0).cpu()
+        self.n_positions += int(mask.sum())
+        pooling = self.config.pooling
+        return {"score": _pool(gap, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
+
+    def scores(
+        self,
+        tasks: tuple[str, ...],
+        counts: tuple[int, ...],
+        score: Float[ndarray, "task d_sae"],
+        joint: Float[ndarray, "task d_sae"],
+    ) -> Scores:
+        """The record of all sums and of the given means."""
+        return Scores(
+            tasks=tasks,
+            n_gained=counts,
+            score=score,
+            joint=joint,
+            density=(self.active / max(1, self.n_positions)).numpy(),
+            decoder_norm=self.crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
+            mean_act=(self.total / self.active.clamp(min=1)).numpy(),
+            mean_difference=(self.difference / max(1, self.n_positions)).numpy(),
+            last_difference=(self.last / sum(counts)).numpy(),
+            fires=self.fires.numpy(),
+        )
+
+
+def decoder_change_norm(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
+    """‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂ in the models' own units.
+
+    Raises:
+        ConfigError: The two models have different widths.
+    """
+    first, second = crosscoder.own_decoder(tuned), crosscoder.own_decoder(base)
+    if first.shape != second.shape:
+        raise ConfigError(f"Models {tuned} and {base} differ in width; joint attribution needs equal widths.")
+    return (first - second).double().norm(dim=1).cpu()
+
+
+def _pool(
+    values: Float[Tensor, "batch pos d_sae"], mask: Bool[Tensor, "batch pos"], pooling: str
+) -> Float[Tensor, "batch d_sae"]:
+    if pooling == "max":
+        largest = values.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+        return largest.where(mask.any(dim=1, keepdim=True), torch.zeros_like(largest))
+    weights = mask.to(values.dtype)[..., None]
+    return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def _residual_batches(
+    models: ModelFamily, samples: Sequence[ReadSample], site: Site, config: SelectConfig
+) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]]]:
+    """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``."""
+    pad_id, device = int(str(models.tokenizer.pad_token_id)), next(iter(models)).device
+    for batch in length_batches([len(sample.ids) for sample in samples], config.batch_size):
+        chosen = [samples[index] for index in batch]
+        tokens, attention = left_pad([sample.ids for sample in chosen], pad_id, device)
+        width = tokens.shape[1]
+        keep = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, sample in enumerate(chosen):
+            keep[row, width - len(sample.ids) :] = torch.tensor(sample.kept)
+        end = torch.tensor([width - sum(sample.response) - 1 for sample in chosen], device=tokens.device)
+        x = {model.name: residuals_plain(model, tokens, attention, [site])[site].float() for model in models}
+        yield x, keep.to(tokens.device), end
