@@ -43,7 +43,7 @@ class InterveneConfig(Comparison):
     """Read-out of transplants and of their controls, on which the verdict rests. The set is also transplanted under a second
     read-out (``joint``, or ``swap`` where this is ``joint``) without controls, and the results report where the two disagree."""
     n_random: int = Field(default=20, ge=0)
-    """Random sets for every main edit, matched on density, decoder norm and activation × norm."""
+    """Random sets for every main edit, matched on density, decoder norm and contribution norm."""
     n_shuffled: int = Field(default=20, ge=1)
     """Equal-norm controls for every main edit: its change on each token, turned to other features' decoder directions."""
     n_per_task: int | None = Field(default=64, ge=1)

@@ -30,7 +30,7 @@ def rule_text(config: InterveneConfig) -> str:
         f"more than {100 * BEYOND:.0f} points; in {config.base}, accuracy falls. "
         f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
         f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
-        f"on density, decoder norm and activation × norm, at p ≤ {config.alpha:g} (randomization test). "
+        f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
         f"'not clear of 0': the interval includes 0, or the exact McNemar test against the clean host has p > {config.alpha:g}. "
         f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
         f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
