@@ -188,7 +188,7 @@ def test_an_imported_crosscoder_serves_the_later_stages(
     assert read_manifest(tmp_path / "features")["counts"]["features"] == 48
     trains = [*baselines(run)[:1], "--crosscoder", str(tmp_path / "imported"), "--cache", str(run / "cache")]
     assert main([*trains, "--out", str(tmp_path / "b"), "--dry-run"]) == 2
-    assert "give baselines.n_tokens" in capsys.readouterr().err
+    assert "baselines.n_tokens" in capsys.readouterr().err
     assert main([*trains, "--out", str(tmp_path / "b"), "--dry-run", "--set", "baselines.n_tokens=700"]) == 0
     assert "700 tokens each" in capsys.readouterr().out
     assert not (tmp_path / "b").exists()
@@ -235,7 +235,7 @@ def test_exports_that_are_refused(run: Path, tmp_path: Path, capsys: pytest.Capt
 def test_baselines_that_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, sae = tmp_path / "out", tmp_path / "sae"
     assert "write NAME=PATH" in refused(capsys, out, *baselines(run), "--sae", "somewhere")
-    assert "is of base, sft, rl" in refused(capsys, out, *baselines(run), "--sae", f"rll={sae}")
+    assert "base, sft, rl" in refused(capsys, out, *baselines(run), "--sae", f"rll={sae}")
     assert "SAE of sae-lens" in refused(capsys, out, *baselines(run), "--sae", f"rl={sae}")
     assert "did you mean 'n_tokens'" in refused(capsys, out, *baselines(run), "--set", "baselines.n_token=3")
     assert "k = 99" in refused(capsys, out, *baselines(run), "--set", "baselines.k=99")
