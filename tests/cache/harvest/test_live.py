@@ -273,7 +273,7 @@ def test_stream_and_ring_through_the_command_line(
     train = ["train-sae", *read, *set_]
     live = [*train, "--cache", folder["kept"]]
     assert main([*live, "--mode", "stream", "--out", folder["stream"], "--dry-run"]) == 0
-    assert "600 rows at most are kept" in capsys.readouterr().out
+    assert "600 rows" in capsys.readouterr().out
     assert not Path(folder["kept"]).exists()
     assert main([*live, "--mode", "stream", "--out", folder["stream"]]) == 0
     assert main([*live, "--mode", "ring", "--ring-gb", "0.001", "--out", folder["ring"]]) == 0
@@ -293,7 +293,7 @@ def test_stream_and_ring_through_the_command_line(
 
 
 def test_stream_in_a_run_folder(llama_family: dict[str, Path], tmp_path: Path) -> None:
-    from mechprobe.pipeline import Run
+    from mechprobe.pipeline.run import Run
     from mechprobe.run_config import RunConfig
 
     prompts = tmp_path / "prompts.jsonl"
