@@ -66,7 +66,7 @@ def test_settings(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], p
     assert "did you mean 'dtype'" in fails(*call, "--set", "cache.dtpye=float16")
     assert "does not exist" in fails("cache", "--config", tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("[cache\n")
-    assert "is not TOML" in fails("cache", "--config", tmp_path / "bad.toml")
+    assert "bad.toml" in fails("cache", "--config", tmp_path / "bad.toml")
     assert "No models are given" in fails("cache", "--prompts", prompts, "--sites", "resid_post.1")
     assert "No prompts are given" in fails("cache", *models(llama_family), "--sites", "resid_post.1")
     assert "No site is given" in fails(*call)
