@@ -52,6 +52,7 @@ from .models.generation import generate as generate
 from .models.load import LanguageModel as LanguageModel
 from .pipeline.run import Run as Run
 from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
+from .report.config import ReportConfig as ReportConfig
 from .report.stage import report as report
 from .run_config import RunConfig as RunConfig
 from .selection.config import SelectConfig as SelectConfig

@@ -20,6 +20,7 @@ from mechprobe.files import read_json
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily
+from mechprobe.report.config import ReportConfig
 from mechprobe.run_layout import RUN_FILE
 from mechprobe.selection.config import SelectConfig
 
@@ -72,6 +73,7 @@ class RunConfig(FrozenConfig):
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()
+    report: ReportConfig = ReportConfig()
     seed: int = Field(default=0, ge=0)
     """Given on to every stage that does not set its own."""
     device: str = "cpu"

@@ -26,7 +26,7 @@ from mechprobe.random_state import isolated_random_state
 PYTHON_SEED, OTHER_SEED = 0, 1234
 """Default seeds of the harness: the first of Python's ``random``, the second of numpy, torch and its few-shot sampler."""
 _N_PROMPTS = 4
-"""Contexts of each task that are kept in `HarnessTasks.prompts`."""
+"""Number of prompts of each task that are kept in `HarnessTasks.prompts`."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -39,7 +39,7 @@ class HarnessTasks:
             one forward pass.
         fingerprint: sha256 of the settings, requests and documents of all tasks.
         version: Version of lm-eval.
-        prompts: The first contexts of each task, as text without a chat template.
+        prompts: The first prompts of each task, as text without a chat template.
 
     Raises:
         DependencyError: lm-eval is not installed.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.stage import run_tasks
+from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.load import LanguageModel

@@ -51,7 +51,7 @@ class RunFiles:
         evaluation: ``evals/summary.json``.
         selection: ``selection/selection.json``.
         interventions: ``interventions/results.json``.
-        run: ``run.json``, of which the report shows ``name`` and ``notes``.
+        run: ``run.json``; the report uses ``name``, ``notes`` and ``report``.
     """
 
     layout: RunLayout

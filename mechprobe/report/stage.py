@@ -34,15 +34,17 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
 
     Args:
         run_dir: Run folder.
-        config: What the report shows.
+        config: What the report shows; None takes the settings in ``run.json``.
 
     Returns:
         Path of ``index.html``.
 
     Raises:
+        ConfigError: ``run.json`` has unknown settings of the report.
         ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
     """
-    config, files = config or ReportConfig(), RunFiles.read(run_dir)
+    files = RunFiles.read(run_dir)
+    config = config or ReportConfig(**files.run.get("report", {}))
     content = build_report(files, config)
     pictures = {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
     content = content.model_copy(update={"figures": sorted(pictures)})

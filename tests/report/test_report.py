@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mechprobe.errors import ArtifactError
-from mechprobe.files import read_json
+from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.figures import style
@@ -226,8 +226,12 @@ def test_the_json_file_is_a_report(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_question_and_the_number_of_features_can_be_chosen(run: Path) -> None:
-    page = report(run, ReportConfig(question="Why <b>so</b>?", n_features=3))
+@pytest.mark.parametrize("in_run_file", [True, False])
+def test_the_question_and_the_number_of_features_can_be_chosen(run: Path, in_run_file: bool) -> None:
+    settings = {"question": "Why <b>so</b>?", "n_features": 3}
+    if in_run_file:
+        write_json(run / "run.json", {"report": settings})
+    page = report(run, None if in_run_file else ReportConfig.model_validate(settings))
     assert "<h1>Why &lt;b&gt;so&lt;/b&gt;?</h1>" in page.read_text()
     found = Report.load(run / "report" / "report.json")
     assert found.features
