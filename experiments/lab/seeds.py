@@ -228,8 +228,8 @@ def overview(records: Sequence[Mapping[str, Any]]) -> list[str]:
         rows[f"{record['recipe']} {record['seed']}"] = {
             "gates": gate_text(record),
             "site": site["chosen"],
-            "sufficiency": _share(site.sufficiency_share),
-            "necessity": _share(site.necessity_share),
+            "sufficiency": _share(site["sufficiency_share"]),
+            "necessity": _share(site["necessity_share"]),
             "FVE": f"{min(fve):.3f}" if fve else "-",
             "90 % of base ← rl": _smallest(sizes.get("base")),
             "90 % of rl ← base": _smallest(sizes.get("rl")),

@@ -10,8 +10,7 @@ from pydantic import BeforeValidator
 
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json
-from mechprobe.results import Result
-from mechprobe.statistics import Interval
+from mechprobe.results import IntervalNumbers, Result
 
 SetKind = Literal[
     "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
@@ -32,8 +31,6 @@ def _nan_for_null(value: Any) -> Any:
     return tuple(float("nan") if item is None else item for item in value) if isinstance(value, list) else value
 
 
-Measured = Annotated[Interval, BeforeValidator(_nan_for_null)]
-"""``[value, low, high, n]`` in JSON, where null is NaN."""
 Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
 """``[value, low, high]`` in JSON, where null is NaN."""
 
@@ -51,8 +48,8 @@ class Collateral(Result):
         ce_change: Cross-entropy of the edited host minus that of the clean host.
     """
 
-    kl: Measured
-    ce_change: Measured
+    kl: IntervalNumbers
+    ce_change: IntervalNumbers
 
 
 class ConditionResult(Result):
@@ -87,10 +84,10 @@ class ConditionResult(Result):
     donor: str | None
     draw: int | None
     n_features: int
-    accuracy: dict[str, Measured]
-    accuracy_delta: dict[str, Measured]
-    flip_rate_of_right: dict[str, Measured]
-    flip_rate_of_wrong: dict[str, Measured]
+    accuracy: dict[str, IntervalNumbers]
+    accuracy_delta: dict[str, IntervalNumbers]
+    flip_rate_of_right: dict[str, IntervalNumbers]
+    flip_rate_of_wrong: dict[str, IntervalNumbers]
     mcnemar_p: dict[str, float]
     share_of_ceiling: dict[str, float | None]
     readout: str | None

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from mechprobe.interventions.condition_result import Measured, json_value
-from mechprobe.results import Number, Result
+from mechprobe.interventions.condition_result import json_value
+from mechprobe.results import IntervalNumbers, Number, Result
 from mechprobe.stage_folder import read_manifest
 
 CEILINGS_FILE = "ceilings.json"
 
 
-Accuracy = dict[str, Measured]
+Accuracy = dict[str, IntervalNumbers]
 """Task → accuracy with its Wilson interval."""
 
 

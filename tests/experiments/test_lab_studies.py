@@ -82,7 +82,7 @@ def test_an_empty_selection_is_a_result(measured: tuple[dict[str, Any], Path], m
     def select(self: Any) -> None:
         raise SelectionError("On no task.")
 
-    monkeypatch.setattr("mechprobe.pipeline.Run.select", select)
+    monkeypatch.setattr("mechprobe.pipeline.run.Run.select", select)
     folder = measured[1]
     overrides = [*SMALL, f"prompts.file={folder.with_name('prompts.jsonl')}"]
     record = seeds.measure(shipped("shared-marker"), folder, 0, overrides)

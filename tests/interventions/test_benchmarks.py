@@ -28,7 +28,7 @@ from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessResults
 from mechprobe.interventions.harness.stage import evaluate_harness, require_boundary
-from mechprobe.interventions.harness.table import harness_table, markdown
+from mechprobe.interventions.harness.table import harness_table, markdown_table
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.stage import intervene
 from mechprobe.models.family import ModelFamily
@@ -308,11 +308,11 @@ def test_the_table_is_written_and_has_every_cell(results: tuple[HarnessResults, 
         for row in results[0].conditions
     ]
     wild = results[0].model_copy(update={"n": {"a_|b": 1}, "conditions": conditions})
-    table = [line for line in markdown(wild).splitlines() if line.startswith("|")]
+    table = [line for line in markdown_table(wild).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {3}
     assert table[0] == r"| condition | a\_\|b acc |"
     assert r'rule:"mas\_rl&gt;0.5 \| x"' in table[2]
-    assert r"documents: a\_\|b 1." in markdown(wild)
+    assert r"documents: a\_\|b 1." in markdown_table(wild)
     assert len(rows) == 5
     assert f"documents: says {N}, picks {N}" in text or f"documents: picks {N}, says {N}" in text
     assert rows["rl  clean  none"]["picks acc"].startswith("1.000 ± 0.000")

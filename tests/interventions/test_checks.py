@@ -26,7 +26,7 @@ from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
-from mechprobe.interventions.verdicts.verdict import verdicts
+from mechprobe.interventions.verdicts.verdict import judge_edits
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import recording
 from mechprobe.records import Sample
@@ -273,4 +273,4 @@ def judged(a: float, b: float, n_features: int = 1) -> dict[str, str]:
     rows = [row("base|clean", "clean", -0.6, -0.6), row("rl|clean", "clean", 0, 0)]
     rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", a, b)]
     rows += [row(f"rl|ablate|r{k}", kind, 0, 0, k) for k in range(20) for kind in ("random", "shuffled")]
-    return {r.task: r.verdict for r in verdicts(rows, ["a", "b"], config)}
+    return {r.task: r.verdict for r in judge_edits(rows, ["a", "b"], config)}

@@ -8,7 +8,7 @@ from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.verdicts.effects import Right, condition_results
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
-from mechprobe.interventions.verdicts.verdict import verdicts
+from mechprobe.interventions.verdicts.verdict import judge_edits
 
 N, TASKS = 40, ("sum", "pair")
 CONFIG = InterveneConfig(n_random=20, n_shuffled=20)
@@ -35,7 +35,7 @@ def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
             conditions.append(Condition(name, "base", "transplant", kind, kind, "edit", (4, 5, 6), "rl", draw))  # type: ignore[arg-type]
             right[name] = outcomes(4)
     rows = condition_results(conditions, right, held_out=TASKS, base="base", seed=0)
-    verdict = verdicts(rows, TASKS, CONFIG)
+    verdict = judge_edits(rows, TASKS, CONFIG)
     for task, ids in without.items():
         rule = f"agnostic without {task}"
         name = f"base|transplant|{rule}"

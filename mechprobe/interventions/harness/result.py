@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mechprobe.interventions.condition_result import Measured, SetKind, json_value, named_row
+from mechprobe.interventions.condition_result import SetKind, json_value, named_row
 from mechprobe.interventions.result import RESULTS_FILE, EditedSet, RelativeChanges
-from mechprobe.results import Result
+from mechprobe.results import IntervalNumbers, Result
 from mechprobe.stage_folder import read_manifest
 
 
@@ -26,7 +26,7 @@ class MetricCell(Result):
     value: float | None
     stderr: float | None
     n: int | None
-    change: Measured | None
+    change: IntervalNumbers | None
     random_mean: float | None = None
     n_random: int | None = None
     p_random: float | None = None

@@ -24,7 +24,7 @@ from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.compare import Found, harness_conditions
 from mechprobe.interventions.harness.result import HarnessResults
-from mechprobe.interventions.harness.table import markdown
+from mechprobe.interventions.harness.table import markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
@@ -137,7 +137,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
             results = _results(work, found)
             results.save(stage.folder / RESULTS_FILE)
             write_json(stage.folder / VALUES_FILE, {name: run.values for name, run in found.items()})
-            write_text(stage.folder / TABLE_FILE, markdown(results))
+            write_text(stage.folder / TABLE_FILE, markdown_table(results))
             stage.finish(
                 outputs=[RESULTS_FILE, VALUES_FILE, TABLE_FILE],
                 counts={"conditions": len(work.conditions), "documents": results.n},

@@ -41,7 +41,7 @@ def cell_text(cell: MetricCell) -> str:
     return text
 
 
-def markdown(results: HarnessResults) -> str:
+def markdown_table(results: HarnessResults) -> str:
     """The table as Markdown, with the number of documents and a note on what the numbers are."""
     columns, rows = harness_table(results)
     n = ", ".join(f"{markdown_cell(task)} {count}" for task, count in results.n.items())

@@ -16,7 +16,7 @@ from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
 from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.interventions.verdicts.sentences import headline
 from mechprobe.interventions.verdicts.sizes import smallest_sets
-from mechprobe.interventions.verdicts.verdict import verdicts
+from mechprobe.interventions.verdicts.verdict import judge_edits
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
@@ -99,7 +99,7 @@ def intervention_results(
         for c in conditions
     }
     rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed, extras=extras)
-    judged = verdicts(rows, names, config)
+    judged = judge_edits(rows, names, config)
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(

@@ -15,7 +15,7 @@ from mechprobe.types import POOLED
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
 
 
-def verdicts(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
+def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
     """Effect, p-values and verdict of every main edit, on every task and on the pooled row."""
     gaps = clean_gaps(rows, tasks, config)
     result = []
