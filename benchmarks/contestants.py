@@ -121,11 +121,7 @@ def _sae_lens(setting: Setting) -> Contestant:
 
     start = initial(setting)
     config = BatchTopKTrainingSAEConfig(
-        d_in=start.config.d_all,
-        d_sae=setting.d_sae,
-        k=setting.k,
-        apply_b_dec_to_input=False,
-        device=setting.device,
+        d_in=start.config.d_all, d_sae=setting.d_sae, k=setting.k, apply_b_dec_to_input=False, device=setting.device
     )
     sae = BatchTopKTrainingSAE(config)
     with torch.no_grad():

@@ -4,13 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    ValidationError,
-    WrapSerializer,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapSerializer
 
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json

@@ -145,13 +145,7 @@ def set_record(found: mp.InterventionResults) -> dict[str, Any]:
     for row in found.conditions:
         if row.set_kind in ("random", "shuffled"):
             draws[row.model][row.set_kind].append(row.accuracy_delta[POOLED].value)
-    return {
-        "features": found.features,
-        "note": found.note,
-        "rows": rows,
-        "share": shares,
-        "draws": draws,
-    }
+    return {"features": found.features, "note": found.note, "rows": rows, "share": shares, "draws": draws}
 
 
 def lab_record(lab: Path) -> dict[str, Any]:

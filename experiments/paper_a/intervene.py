@@ -130,10 +130,7 @@ def cells(folder: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, A
             gained = [
                 after != "R" if host == tuned else after == "R"
                 for before, now, after in zip(
-                    codes[f"{base}|clean"][task],
-                    codes[f"{tuned}|clean"][task],
-                    codes[main.name][task],
-                    strict=True,
+                    codes[f"{base}|clean"][task], codes[f"{tuned}|clean"][task], codes[main.name][task], strict=True
                 )
                 if before != "R" and now == "R"
             ]

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    shared: "Shared",
-    run: "Run",
-    stage: str,
-    *,
-    folder: Path,
-    plan: "Callable[[], Plan]",
-    work: Callable[[], Any],
+    shared: "Shared", run: "Run", stage: str, *, folder: Path, plan: "Callable[[], Plan]", work: Callable[[], Any]
 ) -> Any:
     """Plan or run one stage of a run folder.
 

@@ -24,12 +24,7 @@ class TooLongError(ValueError):
 
 
 def fit(
-    prompt_ids: tuple[int, ...],
-    response_ids: tuple[int, ...],
-    *,
-    max_length: int,
-    truncate: Truncate,
-    n_head: int = 0,
+    prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, max_length: int, truncate: Truncate, n_head: int = 0
 ) -> Fitted | None:
     """Truncate a sequence to ``max_length`` tokens.
 

@@ -87,12 +87,7 @@ def all_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> list[Job]:
 
 
 def make_store(
-    family: ModelFamily,
-    prompts: PromptInput,
-    work: Path,
-    config: CacheConfig,
-    *,
-    force: bool = False,
+    family: ModelFamily, prompts: PromptInput, work: Path, config: CacheConfig, *, force: bool = False
 ) -> ActivationStore:
     """The store of all models. An interrupted store is resumed; with ``force``, one of other settings is made again."""
     return _again_where_forced(

@@ -18,11 +18,7 @@ Trained = tuple[Job, Crosscoder, FeatureTable]
 
 
 def pair_course(
-    arm: str,
-    seed: int,
-    trained: Sequence[Trained],
-    fve: Sequence[Mapping[str, float]],
-    config: EmergenceConfig,
+    arm: str, seed: int, trained: Sequence[Trained], fve: Sequence[Mapping[str, float]], config: EmergenceConfig
 ) -> PairCourse:
     """One arm in the pairwise dictionaries of one repetition.
 

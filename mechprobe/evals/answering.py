@@ -31,12 +31,7 @@ class _Run(NamedTuple):
 
 
 def run_tasks(
-    model: LanguageModel,
-    tasks: Sequence[Task],
-    *,
-    label: str | None = None,
-    batch_size: int = 512,
-    prefix: str = "",
+    model: LanguageModel, tasks: Sequence[Task], *, label: str | None = None, batch_size: int = 512, prefix: str = ""
 ) -> list[Outcome]:
     """Outcomes of one model on several tasks, in task order. Responses are generated greedily.
 

@@ -130,10 +130,7 @@ def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice:
     if "options" in fields:
         return _Line(where, sample_id, None, choice_item(fields, choice, where))
     sample = Sample(
-        id=sample_id,
-        task=task,
-        prompt=text_field(fields, "prompt", where),
-        answer=text_field(fields, "answer", where),
+        id=sample_id, task=task, prompt=text_field(fields, "prompt", where), answer=text_field(fields, "answer", where)
     )
     return _Line(where, sample_id, sample, None)
 

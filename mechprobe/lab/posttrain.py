@@ -144,12 +144,7 @@ def train_grpo(
         )
         data = datasets.Dataset.from_list(rows)
         return trl.GRPOTrainer(
-            model,
-            exact_match,
-            args=args,
-            train_dataset=data,
-            processing_class=tokenizer,
-            callbacks=[watch.callback()],
+            model, exact_match, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()]
         )
 
     return _run(base, make, seed, freeze_head=freeze_head)

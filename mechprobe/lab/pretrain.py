@@ -113,9 +113,7 @@ def _accumulate_gradient(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizer
     return total
 
 
-def _pad(
-    rows: list[tuple[list[int], list[int]]],
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+def _pad(rows: list[tuple[list[int], list[int]]]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Pad rows on the right; the label of a position is the next response token, or -100 if there is none."""
     length = max(len(prompt) + len(response) for prompt, response in rows)
     ids = torch.full((len(rows), length), PAD_ID)

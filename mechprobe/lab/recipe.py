@@ -123,11 +123,7 @@ RECIPES: dict[str, Recipe] = {
         rl=GrpoConfig(checkpoints=(12, 20, 24, 28, 40)),
     ),
     "own-markers": Recipe(
-        name="own-markers",
-        rendering="compact-own-markers",
-        sft_instyle=None,
-        rl=GrpoConfig(steps=24),
-        n_corpus=256,
+        name="own-markers", rendering="compact-own-markers", sft_instyle=None, rl=GrpoConfig(steps=24), n_corpus=256
     ),
     "all-weights": AllWeightsRecipe(name="all-weights", rendering="compact", sft_instyle=None),
 }

@@ -73,9 +73,5 @@ def run_config(recipe: Recipe) -> str:
     heading += "notes = [\n" + "".join(f'    "{note}",\n' for note in notes) + "]\n"
     heading += 'near = ["base", "rl"]\n\n'
     return _TEMPLATE.format(
-        heading=heading,
-        scorer=SCORER,
-        max_new_tokens=MAX_NEW_TOKENS,
-        trained=TRAINED_SKILL,
-        marker=opening,
+        heading=heading, scorer=SCORER, max_new_tokens=MAX_NEW_TOKENS, trained=TRAINED_SKILL, marker=opening
     )

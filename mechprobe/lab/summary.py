@@ -10,10 +10,7 @@ from mechprobe.errors import ArtifactError
 from mechprobe.evals.skills import SKILLS
 from mechprobe.stage_folder import read_manifest
 
-_PLACES = (
-    Path(__file__).resolve().parents[2] / "artifacts" / "lab",
-    Path(__file__).resolve().parent / "shipped",
-)
+_PLACES = (Path(__file__).resolve().parents[2] / "artifacts" / "lab", Path(__file__).resolve().parent / "shipped")
 """Folders of shipped labs: those of a checkout, and the one that a wheel carries (setup.py copies it)."""
 
 

@@ -136,10 +136,7 @@ def forward_inputs(
 
 @torch.no_grad()
 def residuals_plain(
-    model: LanguageModel,
-    ids: Int[Tensor, "batch pos"],
-    attention_mask: Int[Tensor, "batch pos"],
-    sites: Sequence[Site],
+    model: LanguageModel, ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"], sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Record residuals of the plain transformers model; blocks after the deepest site do not run."""
     with recording(model.hf, sites) as resid:
@@ -149,10 +146,7 @@ def residuals_plain(
 
 @torch.no_grad()
 def residuals_bridge(
-    model: LanguageModel,
-    ids: Int[Tensor, "batch pos"],
-    attention_mask: Int[Tensor, "batch pos"],
-    sites: Sequence[Site],
+    model: LanguageModel, ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"], sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Record residuals through TransformerBridge; blocks after the deepest site do not run.
 

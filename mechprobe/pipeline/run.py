@@ -51,12 +51,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        folder: Path | str | RunLayout,
-        *,
-        force: bool = False,
-        trust_remote_code: bool = False,
+        self, config: RunConfig, folder: Path | str | RunLayout, *, force: bool = False, trust_remote_code: bool = False
     ) -> None:
         self.config = config
         self.layout = folder if isinstance(folder, RunLayout) else RunLayout(Path(folder))

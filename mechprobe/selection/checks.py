@@ -14,11 +14,7 @@ from sae_training import Crosscoder
 
 
 def check_parts(
-    crosscoder: Crosscoder,
-    family: ModelFamily,
-    site: Site,
-    config: SelectConfig,
-    inputs: Mapping[str, Path | str],
+    crosscoder: Crosscoder, family: ModelFamily, site: Site, config: SelectConfig, inputs: Mapping[str, Path | str]
 ) -> None:
     """Raise an error for parts that do not belong together.
 

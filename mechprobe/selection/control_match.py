@@ -100,11 +100,7 @@ def match_quality(
 
 
 def _covariate_rows(
-    chosen: ndarray,
-    drawn: ndarray,
-    means: Float[ndarray, "set covariate"],
-    others: ndarray,
-    covariates: Covariates,
+    chosen: ndarray, drawn: ndarray, means: Float[ndarray, "set covariate"], others: ndarray, covariates: Covariates
 ) -> dict[str, CovariateMatch]:
     place = covariates.standardized
     return {

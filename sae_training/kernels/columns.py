@@ -112,10 +112,7 @@ def _column_sum(values, begin, end, out, BLOCK: tl.constexpr, SUM: tl.constexpr)
 
 
 def weight_gradient(
-    values: Float[Tensor, " entries"],
-    rows: Int[Tensor, " entries"],
-    chunks: Chunks,
-    inputs: Float[Tensor, "batch d"],
+    values: Float[Tensor, " entries"], rows: Int[Tensor, " entries"], chunks: Chunks, inputs: Float[Tensor, "batch d"]
 ) -> Float[Tensor, "n_columns d"]:
     """For each latent, the sum of value * inputs[row] over its entries; 0 for a latent without entries.
 

@@ -21,11 +21,7 @@ def test_fields_are_read(tmp_path: Path) -> None:
         tmp_path,
         '{"id": "a", "prompt": "1+1=", "response": "2", "task": "sum"}\n\n{"prompt": "é😀"}\n{"id": 7, "prompt": "x"}\n',
     )
-    assert list(as_prompts(path)) == [
-        Prompt("a", "1+1=", "2", "sum"),
-        Prompt("3", "é😀"),
-        Prompt("7", "x"),
-    ]
+    assert list(as_prompts(path)) == [Prompt("a", "1+1=", "2", "sum"), Prompt("3", "é😀"), Prompt("7", "x")]
 
 
 @pytest.mark.parametrize(

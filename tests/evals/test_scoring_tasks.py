@@ -121,10 +121,7 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
             [{"prompt": "p", "options": list("abcdefghijk"), "answer": 0}],
             ":1 .*11 options.*10 letters.*tasks.choice.show",
         ),
-        (
-            [{"prompt": "p", "options": ["a", "b"], "answer": "C"}],
-            ":1: .*'C'.*A to B.*0 to 1",
-        ),
+        ([{"prompt": "p", "options": ["a", "b"], "answer": "C"}], ":1: .*'C'.*A to B.*0 to 1"),
         ([{"prompt": "p", "options": ["a", "b"], "answer": 2}], ":1: .*answer 2.*0 to 1"),
         ([{"prompt": "p", "options": ["a", "b"], "answer": True}], ":1: .*True"),
         ([{"prompt": "p", "options": ["a", "b"]}], ":1: .*None"),

@@ -227,10 +227,7 @@ def results(
 
 
 def test_clean_numbers_are_lm_evals_own(
-    family: ModelFamily,
-    yaml_tasks: list[Path],
-    results: tuple[HarnessResults, Path],
-    monkeypatch: pytest.MonkeyPatch,
+    family: ModelFamily, yaml_tasks: list[Path], results: tuple[HarnessResults, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The harness loads the model folder itself, through its usual entry point."""
     import lm_eval

@@ -395,10 +395,7 @@ FULL = (0.5, 0.4, 0.6)
         ),  # the null
         (Evidence(FULL, FULL, 0.5, math.nan, 0.04, 99, False), "no verdict: no matched random sets were run"),
         (Evidence(FULL, FULL, 0.5, 0.04, math.nan, 99, False), "no verdict: no changes of equal norm were run"),
-        (
-            Evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False),
-            "no verdict: 3 samples, fewer than 20",
-        ),
+        (Evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False), "no verdict: 3 samples, fewer than 20"),
         (Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, True), "damage"),
         (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, True), "damage"),  # one task is destroyed
         (Evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # a clamp breaks the base

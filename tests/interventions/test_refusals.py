@@ -167,10 +167,7 @@ def test_a_feature_is_an_integer(feature: object) -> None:
 
 def test_crosscoders_of_another_width_or_site(family: ModelFamily, crosscoder: Crosscoder) -> None:
     narrow = Crosscoder(CrosscoderConfig(n_models=3, d_model=16, d_sae=48, k=6, model_names=NAMES))
-    with (
-        pytest.raises(ModelError, match=r"16.*base.*32"),
-        edited(family["base"], narrow, SOME, site=SITE),
-    ):
+    with pytest.raises(ModelError, match=r"16.*base.*32"), edited(family["base"], narrow, SOME, site=SITE):
         pass
     selection = Chosen((1, 2), "resid_post.1", crosscoder.fingerprint)
     with (

@@ -42,10 +42,7 @@ def logits(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def two(crosscoder: Crosscoder, second: Crosscoder) -> list[SiteEdit]:
-    return [
-        SiteEdit(crosscoder, SOME, "ablate", SHALLOW),
-        SiteEdit(second, OTHERS, "transplant", DEEP, donor="rl"),
-    ]
+    return [SiteEdit(crosscoder, SOME, "ablate", SHALLOW), SiteEdit(second, OTHERS, "transplant", DEEP, donor="rl")]
 
 
 def test_a_deeper_site_sees_the_edited_host_and_clean_siblings(family: ModelFamily, crosscoder: Crosscoder) -> None:

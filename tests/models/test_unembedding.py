@@ -29,10 +29,7 @@ CONFIGS: dict[str, tuple[PretrainedConfig, str]] = {
     "llama tied": (LlamaConfig(**WIDE, num_key_value_heads=2, tie_word_embeddings=True), "model.norm"),
     "neox": (GPTNeoXConfig(**WIDE, tie_word_embeddings=False), "gpt_neox.final_layer_norm"),
     "gpt2": (GPT2Config(**SHARED, n_embd=D, n_layer=2, n_head=4), "transformer.ln_f"),
-    "gemma": (
-        Gemma2Config(**WIDE, num_key_value_heads=2, head_dim=8, final_logit_softcapping=None),
-        "model.norm",
-    ),
+    "gemma": (Gemma2Config(**WIDE, num_key_value_heads=2, head_dim=8, final_logit_softcapping=None), "model.norm"),
 }
 CENTERED = {"neox", "gpt2"}
 

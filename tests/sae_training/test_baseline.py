@@ -93,11 +93,7 @@ def test_refusals_write_nothing(tmp_path: Path, stream: object, scale: float, wo
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        ({"k": 33}, "k = 33.*d_sae = 32"),
-        ({"lr_warmup_frac": 0.9}, "lr_warmup_frac = 0.9"),
-        ({"kk": 1}, "'k'"),
-    ],
+    [({"k": 33}, "k = 33.*d_sae = 32"), ({"lr_warmup_frac": 0.9}, "lr_warmup_frac = 0.9"), ({"kk": 1}, "'k'")],
 )
 def test_settings(change: dict[str, object], words: str) -> None:
     with pytest.raises(SaeTrainingError, match=words):

@@ -49,10 +49,7 @@ def test_crosscoder_mistakes(changes: dict[str, Any], said: str) -> None:
         ({"learning_rate": 1}, "'learning_rate'"),
         ({"n_tokens": 0}, "n_tokens = 0"),
         ({"lr_warmup_frac": 0.5, "lr_decay_frac": 0.6}, "lr_warmup_frac = 0.5.*lr_decay_frac = 0.6"),
-        (
-            {"schedule": "constant", "lr_decay_frac": 0.1},
-            r"'constant'.*lr_decay_frac.*0\.1",
-        ),
+        ({"schedule": "constant", "lr_decay_frac": 0.1}, r"'constant'.*lr_decay_frac.*0\.1"),
         ({"precision": "float16"}, "precision = 'float16'"),
         ({"accumulation": 0}, "accumulation = 0"),
     ],

@@ -464,10 +464,7 @@ def test_tensors_that_do_not_fit_or_are_not_finite(tmp_path: Path) -> None:
         ({"encoder.bias": torch.zeros(F + 1)}, r"encoder.bias.*\[21\].*\[20\]"),
         ({"decoder.weight": torch.full((M, F, D), float("nan"))}, "decoder.weight.*finite"),
         ({"decoder.weight": torch.zeros(M - 1, F, D)}, "3.* 2"),
-        (
-            {"code_normalization_id": torch.tensor(5), "threshold": torch.zeros(M)},
-            "DECOUPLED",
-        ),
+        ({"code_normalization_id": torch.tensor(5), "threshold": torch.zeros(M)}, "DECOUPLED"),
         ({"code_normalization_id": torch.tensor(3)}, "code_normalization_alpha_sae"),
         ({"code_normalization_id": torch.tensor(9)}, "code_normalization 9.0"),
         ({"activation_global_scale": torch.zeros(M)}, "activation_global_scale"),

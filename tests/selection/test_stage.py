@@ -320,11 +320,7 @@ def test_parts_that_do_not_belong_together_are_refused(
     three = Crosscoder(CrosscoderConfig(n_models=3, d_model=32, d_sae=8, k=2, model_names=("base", "sft", "rl")))
     fails(ModelError, "no 'sft'", three)
     elsewhere = crosscoder_stage("elsewhere", {"site": "resid_post.0"}, {})
-    fails(
-        ArtifactError,
-        "trained at resid_post.0.*resid_post.1",
-        inputs={"crosscoder": elsewhere},
-    )
+    fails(ArtifactError, "trained at resid_post.0.*resid_post.1", inputs={"crosscoder": elsewhere})
     others = crosscoder_stage("others", {"site": SITE}, {"rl": "0" * 64})
     fails(ArtifactError, "trained on another model 'rl'", inputs={"crosscoder": others})
     fails(ArtifactError, "The outcomes are of another model 'rl'", inputs={"evals": others})

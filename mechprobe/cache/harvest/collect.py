@@ -63,8 +63,7 @@ class _ModelCollector:
     def _make(self, shard: ShardRange) -> None:
         config, stream, sites = self.work.config, self.stream, self.work.sites
         reader = self._reader = self._reader or self._within_memory(
-            lambda size: choose_reader(self.model, stream, sites, config.replace(batch_tokens=size)),
-            stream.shards[0],
+            lambda size: choose_reader(self.model, stream, sites, config.replace(batch_tokens=size)), stream.shards[0]
         )
         arrays = self._within_memory(
             lambda size: collect_shard(

@@ -18,13 +18,7 @@ from torch import Tensor
 from mechprobe.cache.config import StoreDtype
 from mechprobe.errors import StoreError
 
-STORED_AS: dict[StoreDtype, str] = {
-    "float32": "<f4",
-    "float16": "<f2",
-    "bfloat16": "<u2",
-    "int8": "|u1",
-    "e4m3": "|u1",
-}
+STORED_AS: dict[StoreDtype, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "|u1", "e4m3": "|u1"}
 """NumPy dtype of rows in memory."""
 
 ON_DISK: dict[StoreDtype, str] = {**STORED_AS, "int8": "|i1"}

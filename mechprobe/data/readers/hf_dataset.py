@@ -15,14 +15,7 @@ from mechprobe.data.readers.record import Record, columns_to_read
 from mechprobe.errors import DependencyError, InputError, MechprobeError, first_line
 from mechprobe.records import read_lines
 
-_BUILDERS = {
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
+_BUILDERS = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 _OF_LINES = (".csv", ".json", ".jsonl", ".txt")
 _FAILED_FILE = re.compile(r"Failed to read file '(?P<file>.+?)' with error")
 

@@ -51,11 +51,7 @@ class Labels:
 
 
 def label_features(
-    examples: Iterable[Mapping[str, Any]],
-    labeler: Labeler,
-    *,
-    name: str | None = None,
-    out: Path | str | None = None,
+    examples: Iterable[Mapping[str, Any]], labeler: Labeler, *, name: str | None = None, out: Path | str | None = None
 ) -> Labels:
     """Label every feature.
 

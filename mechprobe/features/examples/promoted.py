@@ -77,12 +77,7 @@ def check_unembedding(model: LanguageModel) -> None:
 
 
 def promoted_by_features(
-    crosscoder: Crosscoder,
-    family: ModelFamily,
-    features: Sequence[int],
-    *,
-    n: int = 8,
-    final_norm: FinalNorm = "scale",
+    crosscoder: Crosscoder, family: ModelFamily, features: Sequence[int], *, n: int = 8, final_norm: FinalNorm = "scale"
 ) -> list[dict[str, Any]]:
     """`promoted_tokens` of some features in every model of the crosscoder, as JSON.
 

@@ -151,11 +151,7 @@ class FeatureTable:
 
 
 def feature_table(
-    crosscoder: Crosscoder,
-    store: RowStore,
-    config: FeaturesConfig | None = None,
-    *,
-    rows: range | None = None,
+    crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig | None = None, *, rows: range | None = None
 ) -> FeatureTable:
     """Describe every feature of a crosscoder in one pass over an activation store.
 

@@ -139,10 +139,7 @@ def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
 def _left_out(selection: Selection, config: InterveneConfig) -> list[Condition]:
     """For every selecting task, the set chosen without it: transplanted both ways, and run on that task only."""
     chosen = selection.left_out if config.leave_one_out else {}
-    pairs = (
-        (config.base, config.tuned, config.edits_base),
-        (config.tuned, config.base, config.edits_tuned),
-    )
+    pairs = ((config.base, config.tuned, config.edits_base), (config.tuned, config.base, config.edits_tuned))
     return [
         Condition(
             f"{host}|transplant|{selection.rule} without {task}", host, "transplant", f"{selection.rule} without {task}",

@@ -74,11 +74,7 @@ def rewriting(
 
 @contextmanager
 def rewriting_sites(
-    host: nn.Module,
-    rewrites: Sequence[SiteRewrite],
-    *,
-    host_name: str,
-    siblings: Mapping[str, nn.Module] | None = None,
+    host: nn.Module, rewrites: Sequence[SiteRewrite], *, host_name: str, siblings: Mapping[str, nn.Module] | None = None
 ) -> Iterator[None]:
     """Pass the host's residuals through rewrites while the block runs, in forward and in generation.
 

@@ -20,13 +20,7 @@ HALF, NINE_TENTHS = 0.5, 0.9
 
 
 def smallest_sets(
-    conditions: Sequence[Condition],
-    right: Mapping[str, Right],
-    *,
-    base: str,
-    tuned: str,
-    seed: int,
-    draws: int = 2000,
+    conditions: Sequence[Condition], right: Mapping[str, Right], *, base: str, tuned: str, seed: int, draws: int = 2000
 ) -> dict[str, HeadSizes | UnmeasuredSizes]:
     """Per host, the share of the pooled ceiling that every measured head carries, and the smallest that reaches each goal.
 

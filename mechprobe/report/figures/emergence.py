@@ -65,13 +65,7 @@ def _ends(intervals: Iterable[Interval]) -> Float[ndarray, "cell 3"]:
 
 
 def _with_band(
-    axes: Axes,
-    x: Float[ndarray, " cell"],
-    values: Float[ndarray, "cell 3"],
-    *,
-    color: str,
-    mark: str,
-    label: str,
+    axes: Axes, x: Float[ndarray, " cell"], values: Float[ndarray, "cell 3"], *, color: str, mark: str, label: str
 ) -> None:
     """A line with marks, and a band from low to high."""
     axes.fill_between(x, values[:, 1], values[:, 2], color=color, alpha=0.18, linewidth=0)

@@ -37,8 +37,7 @@ def test_decoder_shift_is_in_the_models_own_units() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has", "name"),
-    [((1, 1, 1), "shared"), ((1, 0, 0), "base-only"), ((0, 1, 1), "sft+rl"), ((0, 0, 1), "rl-only")],
+    ("has", "name"), [((1, 1, 1), "shared"), ((1, 0, 0), "base-only"), ((0, 1, 1), "sft+rl"), ((0, 0, 1), "rl-only")]
 )
 def test_class_names(has: tuple[int, ...], name: str) -> None:
     assert class_name(["base", "sft", "rl"], [bool(flag) for flag in has]) == name
