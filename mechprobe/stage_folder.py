@@ -132,7 +132,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         return lines
     if old == new:
         return []
-    if _is_hash(old) and _is_hash(new):
+    if _is_hash(old) and _is_hash(new) and not prefix.startswith("models."):  # users know models by fingerprint
         return [f"{prefix}: {_OTHER_CONTENT}"]
     return [f"{prefix}: {_short(old)} in the folder, {_short(new)} now"]
 
