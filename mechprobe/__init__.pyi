@@ -55,6 +55,7 @@ from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
 from .report.config import ReportConfig as ReportConfig
 from .report.stage import report as report
 from .run_config import RunConfig as RunConfig
+from .run_layout import RunLayout as RunLayout
 from .selection.config import SelectConfig as SelectConfig
 from .selection.result import Selection as Selection
 from .selection.stage import select_features as select_features

@@ -9,7 +9,7 @@ RUN_FILE = "run.json"
 
 
 class StagePlace(NamedTuple):
-    """A stage of the chain: its name, its folder inside the run, and the command that makes it."""
+    """A stage of the chain: its name and its folder inside the run."""
 
     name: str
     folder: str
@@ -32,10 +32,33 @@ CHAIN = (
 )
 """The stages of ``mechprobe run``, in order."""
 
+_FOLDERS = {place.folder: place.folder for place in CHAIN} | {
+    "harness": "harness",  # intervene --task
+    "baselines": "baselines",
+    "emergence": "emergence",
+    "checkpoints": "checkpoints",  # store and dictionaries of emergence
+    "examples": "examples",  # contexts of the first selected features
+    "chosen_examples": "examples_chosen",  # contexts of features that the user named
+}
+_FILES = {
+    "ceilings": ("localize", "ceilings.json"),
+    "training_log": ("crosscoder", "metrics.jsonl"),
+    "feature_summary": ("features", "summary.json"),
+    "quality": ("features", "quality.json"),
+    "accuracy": ("evals", "summary.json"),
+    "selected": ("selection", "selection.json"),
+    "results": ("interventions", "results.json"),
+    "page": ("report", "index.html"),
+    "report_json": ("report", "report.json"),
+}
+
 
 @dataclass(frozen=True)
 class RunLayout:
     """Where the stages of a run are. A stage that lies elsewhere has its folder in ``elsewhere``.
+
+    Stage folders are attributes named as the folders (``cache``, ``crosscoder``), and result files by their content
+    (``ceilings``, ``quality``, ``results``); the tables of this module list them.
 
     Example:
         >>> layout = RunLayout(Path("runs/lab")).placed(cache=Path("big/cache"))
@@ -51,8 +74,17 @@ class RunLayout:
         given = tuple((name, Path(path)) for name, path in folders.items() if path is not None)
         return replace(self, elsewhere=(*self.elsewhere, *given))
 
-    def _stage(self, name: str) -> Path:
-        return dict(self.elsewhere).get(name, self.folder / name)
+    def is_inside(self, name: str) -> bool:
+        """Whether a stage lies inside the run folder."""
+        return name not in dict(self.elsewhere)
+
+    def __getattr__(self, name: str) -> Path:
+        if name in _FOLDERS:
+            return dict(self.elsewhere).get(name, self.folder / _FOLDERS[name])
+        if name in _FILES:
+            stage, file = _FILES[name]
+            return getattr(self, stage) / file
+        raise AttributeError(f"RunLayout has no path '{name}'; it has {', '.join([*_FOLDERS, *_FILES])}.")
 
     @property
     def run_file(self) -> Path:
@@ -65,121 +97,6 @@ class RunLayout:
         return self.folder / "labels.json"
 
     @property
-    def localize(self) -> Path:
-        """Stage folder of ``mechprobe localize``."""
-        return self._stage("localize")
-
-    @property
-    def cache(self) -> Path:
-        """Stage folder of ``mechprobe cache``: the activation store."""
-        return self._stage("cache")
-
-    @property
-    def crosscoder(self) -> Path:
-        """Stage folder of ``mechprobe train-sae``."""
-        return self._stage("crosscoder")
-
-    @property
-    def features(self) -> Path:
-        """Stage folder of ``mechprobe features``."""
-        return self._stage("features")
-
-    @property
     def nulls(self) -> Path:
         """One folder per null, beside the features."""
         return self.features.absolute().parent / "nulls"
-
-    @property
-    def evals(self) -> Path:
-        """Stage folder of ``mechprobe evaluate``."""
-        return self._stage("evals")
-
-    @property
-    def selection(self) -> Path:
-        """Stage folder of ``mechprobe select``."""
-        return self._stage("selection")
-
-    @property
-    def interventions(self) -> Path:
-        """Stage folder of ``mechprobe intervene``."""
-        return self._stage("interventions")
-
-    @property
-    def harness(self) -> Path:
-        """Stage folder of ``mechprobe intervene --task``."""
-        return self._stage("harness")
-
-    @property
-    def baselines(self) -> Path:
-        """Stage folder of ``mechprobe baselines``."""
-        return self._stage("baselines")
-
-    @property
-    def emergence(self) -> Path:
-        """Stage folder of ``mechprobe emergence``."""
-        return self._stage("emergence")
-
-    @property
-    def checkpoints(self) -> Path:
-        """Store and dictionaries that emergence makes."""
-        return self._stage("checkpoints")
-
-    @property
-    def examples(self) -> Path:
-        """Contexts of the first selected features."""
-        return self._stage("examples")
-
-    @property
-    def chosen_examples(self) -> Path:
-        """Contexts of features that the user named."""
-        return self._stage("examples_chosen")
-
-    @property
-    def report(self) -> Path:
-        """Stage folder of ``mechprobe report``."""
-        return self._stage("report")
-
-    @property
-    def page(self) -> Path:
-        """The report page."""
-        return self.report / "index.html"
-
-    @property
-    def report_json(self) -> Path:
-        """The content of the report as JSON."""
-        return self.report / "report.json"
-
-    @property
-    def ceilings(self) -> Path:
-        """Result of localize."""
-        return self.localize / "ceilings.json"
-
-    @property
-    def training_log(self) -> Path:
-        """Metrics of the training, one JSON object per line."""
-        return self.crosscoder / "metrics.jsonl"
-
-    @property
-    def feature_summary(self) -> Path:
-        """Class counts of the feature table."""
-        return self.features / "summary.json"
-
-    @property
-    def quality(self) -> Path:
-        """Quality gate of the crosscoder."""
-        return self.features / "quality.json"
-
-    @property
-    def accuracy(self) -> Path:
-        """Result of evaluate."""
-        return self.evals / "summary.json"
-
-    @property
-    def selected(self) -> Path:
-        """Result of select."""
-        return self.selection / "selection.json"
-
-    @property
-    def results(self) -> Path:
-        """Result of intervene."""
-        return self.interventions / "results.json"

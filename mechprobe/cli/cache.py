@@ -89,6 +89,7 @@ def _on_every_rank(
     from mechprobe.cache.harvest.ranks import local_device, ranks_of_environment
     from mechprobe.cli.stage_command import carry_out
     from mechprobe.pipeline.plans import plan_cache_stage
+    from mechprobe.pipeline.upstream import refuse_missing
 
     with ranks_of_environment() as ranks:
         with ranks.agreeing():
@@ -97,6 +98,8 @@ def _on_every_rank(
             _ = run.family
         if shared.dry_run and not ranks.is_first:
             return
+        if ranks.count > 1:  # otherwise every process would make the same stage
+            refuse_missing(run, "cache")
         work = (lambda: run.cache(ranks)) if share is None else lambda: _made_part(run, share)
         store = carry_out(shared, run, "cache", folder=run.layout.cache, plan=lambda: plan_cache_stage(run), work=work)
         if store is not None and ranks.is_first:

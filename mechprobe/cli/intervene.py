@@ -70,7 +70,6 @@ def intervene(
     """
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, say_result
-    from mechprobe.cli.stage_lines import intervention_lines
     from mechprobe.cli.summary import intervention_summary
     from mechprobe.pipeline.plans import plan_intervene
 
@@ -101,7 +100,7 @@ def intervene(
         say_json(results.to_dict())
         return
     data = results.to_dict()
-    lines = intervention_lines(data) if shared.verbose else intervention_summary(data)
+    lines = intervention_summary(data, verbose=shared.verbose)
     say_result(lines, folder, next_step(run, folder, "interventions", "report"))
 
 

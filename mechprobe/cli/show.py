@@ -30,9 +30,12 @@ def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: option
 
 
 def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
-    """The summary of a run folder: at most 40 lines, or every table with ``verbose``."""
-    from mechprobe.cli.summary import all_lines, summary_lines
+    """The summary of a run folder: at most 40 lines, or the whole report as Markdown with ``verbose``."""
+    from mechprobe.cli.summary import summary_lines
     from mechprobe.run_layout import RunLayout
 
-    layout = RunLayout(folder)
-    return all_lines(layout) if verbose else summary_lines(layout)
+    if not verbose:
+        return summary_lines(RunLayout(folder))
+    from mechprobe.report.stage import report_markdown
+
+    return report_markdown(folder).splitlines()

@@ -38,7 +38,7 @@ def carry_out(
         require_creatable(folder)
         say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
         return None
-    if folder.absolute().parent != run.folder.absolute():  # a stage outside the run leaves the settings alone
+    if folder in [path for _, path in run.layout.elsewhere]:  # a stage outside the run leaves the settings alone
         make_upstream(run, stage, note)
         return work()
     if shared.run is None:

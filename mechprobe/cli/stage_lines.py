@@ -61,69 +61,6 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _share(row: Mapping[str, Any]) -> str:
-    share = row["share_of_ceiling"].get("pooled")
-    return MISSING if share is None else f"{percent(share)} %"
-
-
-def intervention_lines(data: Mapping[str, Any]) -> list[str]:
-    """Accuracy under every edit of the selected set and its controls, flips with n, and the verdicts."""
-    rows: dict[str, dict[str, str]] = {}
-    for row in data["conditions"]:
-        if row["set_kind"] == "random":
-            continue
-        cells = {task: bracketed(row["accuracy"][task]) for task in [*data["tasks"], "pooled"]}
-        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = {**cells, "share of ceiling": _share(row)}
-    lines = [
-        f"Accuracy in % with 95 % interval at {data['site']} (n {_n_text(data)}; pooled = {', '.join(data['held_out'])})",
-        *table_lines(rows, [*data["tasks"], "pooled", "share of ceiling"]),
-        "",
-        *flip_lines(data["conditions"]),
-        "",
-        "Verdicts",
-        *verdict_lines(data),
-        f"Rule: {data['rule']}",
-    ]
-    if data.get("note"):
-        lines.append(f"Note: {data['note']}.")
-    return lines
-
-
-def verdict_lines(data: Mapping[str, Any]) -> list[str]:
-    """The pooled verdicts, and what else is to be said: single tasks, smallest sets, tasks left out, doses, collateral."""
-    from mechprobe.report.tables.interventions import sentences
-
-    pooled = [row["sentence"] for row in data["verdicts"] if row["task"] == "pooled"]
-    return [f"  {text}" for text in [*pooled, *sentences(data)]]
-
-
-def flip_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Flip rates of the selected sets on the pooled held-out tasks, beside the mean of their random sets."""
-    rows = {}
-    for row in conditions:
-        if row["set_kind"] not in ("selected", "opposite", "recon", "compare"):
-            continue
-        draws = [
-            r
-            for r in conditions
-            if r["set_kind"] == "random" and (r["model"], r["edit"]) == (row["model"], row["edit"])
-        ]
-        cells = {}
-        for kind in ("flip_rate_of_right", "flip_rate_of_wrong"):
-            cell = row[kind]["pooled"]
-            cells[kind] = f"{bracketed(cell)}, n {cell[3]:.0f}"
-            values = [r[kind]["pooled"][0] for r in draws if r[kind]["pooled"][0] is not None]
-            if row["set_kind"] == "selected" and values:
-                cells[kind] += f"; random {100 * sum(values) / len(values):.0f}"
-        rows[f"{row['model']}  {row['edit']}  {row['features']}"] = cells
-    return ["Flip rates in % on the pooled tasks", *table_lines(rows, ["flip_rate_of_right", "flip_rate_of_wrong"])]
-
-
-def _n_text(data: Mapping[str, Any]) -> str:
-    counts = sorted(set(data["n_per_task"].values()))
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
 def bias_lines(summary: "EvaluationSummary") -> list[str]:
     """Where the chosen options stood, for tasks whose options are shown in several orders; empty without such tasks."""
     from mechprobe.evals.scorers.rules import LETTERS

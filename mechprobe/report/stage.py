@@ -65,6 +65,11 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     return files.layout.page
 
 
+def report_markdown(run_dir: Path | str) -> str:
+    """The report of a run as Markdown, without figures and without writing anything."""
+    return _markdown(build_report(RunFiles.read(run_dir), ReportConfig()))
+
+
 def _html(content: Report, pictures: dict[str, bytes]) -> str:
     embedded = {Path(name).stem: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
     return environment().get_template("report.html.j2").render(content.to_dict(), figures=embedded)
