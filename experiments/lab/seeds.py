@@ -75,13 +75,13 @@ def measure(lab: Path, folder: Path, seed: int, overrides: Sequence[str]) -> dic
     chain.train_sae()
     chain.evaluate()
     used = chain.trained_site()  # differs from the choice of `localize` if cache.sites is set
-    site = ceilings.sites[used]
+    site = ceilings.to_dict()["sites"][used]
     record: dict[str, Any] = {
         "site": {
             "chosen": used,
             "able": ceilings.able,
-            "sufficiency_share": site.sufficiency_share,
-            "necessity_share": site.necessity_share,
+            "sufficiency_share": site["sufficiency_share"],
+            "necessity_share": site["necessity_share"],
             "reason": ceilings.reason,
         },
         "crosscoder": read_manifest(folder / "crosscoder")["results"],
@@ -135,11 +135,11 @@ def judge(chain: mp.Run, selection: mp.Selection, rule: str, ranking: str) -> mp
 
 def set_record(found: mp.InterventionResults) -> dict[str, Any]:
     """Effect and verdict of one set in both directions, pooled and by task."""
-    keys = {"effect", "n", "ceiling", "ceiling_interval", "random_mean", "p_random", "equal_norm_max", "p_equal_norm",
-            "p_mcnemar", "verdict"}  # fmt: skip
+    keys = ("effect", "n", "ceiling", "ceiling_interval", "random_mean", "p_random", "equal_norm_max", "p_equal_norm",
+            "p_mcnemar", "verdict")  # fmt: skip
     rows: dict[str, dict[str, Any]] = {}
-    for row in found.verdicts:
-        rows.setdefault(row.model, {})[row.task] = row.model_dump(include=keys)
+    for row in found.to_dict()["verdicts"]:
+        rows.setdefault(row["model"], {})[row["task"]] = {key: row[key] for key in keys}
     shares = {row.model: row.share_of_ceiling[POOLED] for row in found.conditions if row.set_kind == "selected"}
     draws: dict[str, dict[str, list[float]]] = {model: {"random": [], "shuffled": []} for model in shares}
     for row in found.conditions:
