@@ -25,7 +25,7 @@ from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
-class ReadSample:
+class TokenizedSample:
     """One sample as the models read it.
 
     Attributes:
@@ -39,15 +39,20 @@ class ReadSample:
     response: tuple[bool, ...]
 
 
-def held_out_samples(store: ActivationStore, n: int) -> list[ReadSample]:
+def held_out_samples(store: ActivationStore, n: int) -> list[TokenizedSample]:
     """The first ``n`` held-out samples of a store."""
     sequences = (store.sequence(sample) for sample in store.held_out_samples()[:n])
-    return [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
+    return [TokenizedSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
 
 
 @torch.no_grad()
 def spliced_losses(
-    crosscoder: Crosscoder, family: ModelFamily, site: Site, sequences: Sequence[ReadSample], *, batch_size: int = 32
+    crosscoder: Crosscoder,
+    family: ModelFamily,
+    site: Site,
+    sequences: Sequence[TokenizedSample],
+    *,
+    batch_size: int = 32,
 ) -> dict[str, SplicedLoss]:
     """Measure the `SplicedLoss` of every model of the crosscoder.
 
@@ -102,7 +107,7 @@ class _Batch:
     """Positions whose next token is predicted."""
 
     @classmethod
-    def build(cls, sequences: Sequence[ReadSample], targets: str, device: str) -> "_Batch":
+    def build(cls, sequences: Sequence[TokenizedSample], targets: str, device: str) -> "_Batch":
         """Pad on the right: a causal model's output at a position does not depend on later positions."""
         ids, attention = padded([sequence.ids for sequence in sequences], 0)
         kept, target, scored = torch.zeros(3, *ids.shape, dtype=torch.bool)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mechprobe.cache.store.activation_store import ActivationStore, StoredSequence
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.overlap import interval
@@ -39,7 +39,7 @@ def measure_effects(
     """
     store = ActivationStore.open(cache, models=crosscoder.model_names)
     sequences = held_out_responses(store, config.relie_source, config.relie_samples)
-    samples = [ReadSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
+    samples = [TokenizedSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
     models = {name: family[name].hf for name in crosscoder.model_names}
     return indirect_effects(
         crosscoder,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import SelectionError
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def gained_sequences(
     family: ModelFamily, outcomes: Outcomes, gained: Mapping[str, Sequence[str]], config: SelectConfig
-) -> dict[str, list[ReadSample]]:
+) -> dict[str, list[TokenizedSample]]:
     """Prompt and response of the tuned model for every gained sample; ``kept`` positions are pooled.
 
     Args:
@@ -38,7 +38,7 @@ def gained_sequences(
 
 def right_answers(
     family: ModelFamily, outcomes: Outcomes, gained: Mapping[str, Sequence[str]], config: SelectConfig
-) -> dict[str, list[ReadSample]]:
+) -> dict[str, list[TokenizedSample]]:
     """Prompt and right answer of every gained sample; the answer's tokens are ``response``.
 
     The right answer depends on ``config.target``: ``response`` is the tuned model's own response, which the scorer
@@ -47,7 +47,7 @@ def right_answers(
     Raises:
         SelectionError: A sample has no such answer, or does not fit the context with it.
     """
-    found: dict[str, list[ReadSample]] = {}
+    found: dict[str, list[TokenizedSample]] = {}
     for task, ids in gained.items():
         found[task] = []
         for sample_id in ids:
@@ -82,7 +82,7 @@ def _answer_ids(
 
 def _sequence(
     family: ModelFamily, outcomes: Outcomes, task: str, sample_id: str, answer: Sequence[int], config: SelectConfig
-) -> ReadSample:
+) -> TokenizedSample:
     if sample_id not in outcomes.samples:
         raise SelectionError(f"The outcomes do not hold the prompt of sample {sample_id} of {task}; evaluate again.")
     tokenizer = family.tokenizer
@@ -98,4 +98,4 @@ def _sequence(
     response = [place >= len(prompt) for place in range(len(ids))]
     wanted = {"all": {True, False}, "prompt": {False}, "response": {True}}[config.positions]
     kept = [token not in special and flag in wanted for token, flag in zip(ids, response, strict=True)]
-    return ReadSample(tuple(ids), tuple(kept), tuple(response))
+    return TokenizedSample(tuple(ids), tuple(kept), tuple(response))

@@ -8,7 +8,7 @@ import torch
 from mechprobe.dictionary.config import QualityGate
 from mechprobe.dictionary.quality import measure_quality
 from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.splicing import ReadSample, spliced_losses
+from mechprobe.dictionary.splicing import TokenizedSample, spliced_losses
 from mechprobe.errors import StoreError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.models.family import ModelFamily
@@ -102,8 +102,8 @@ def test_nothing_held_out_is_one_sentence(crosscoder: Crosscoder) -> None:
 
 
 SAMPLES = [
-    ReadSample((1, 20, 21, 22, 30, 31), (False, True, True, True, True, True), (False,) * 4 + (True,) * 2),
-    ReadSample((1, 40, 41, 42, 43), (False, True, True, True, True), (False,) * 3 + (True,) * 2),
+    TokenizedSample((1, 20, 21, 22, 30, 31), (False, True, True, True, True, True), (False,) * 4 + (True,) * 2),
+    TokenizedSample((1, 40, 41, 42, 43), (False, True, True, True, True), (False,) * 3 + (True,) * 2),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.rankings.gradients import SampleBatch, mean_log_prob, pad_samples
@@ -69,10 +69,10 @@ def tiny_crosscoder(n_models: int, *, d_sae: int = 9, bias: bool = True) -> Cros
     return crosscoder
 
 
-def samples() -> list[ReadSample]:
+def samples() -> list[TokenizedSample]:
     rows = [(1, 4, 5, 6, 7), (1, 8, 9), (1, 3, 2, 10)]
     return [
-        ReadSample(ids, (False, *(True,) * (len(ids) - 1)), tuple(place >= 2 for place in range(len(ids))))
+        TokenizedSample(ids, (False, *(True,) * (len(ids) - 1)), tuple(place >= 2 for place in range(len(ids))))
         for ids in rows
     ]
 
@@ -177,7 +177,7 @@ def test_only_response_tokens_are_scored_and_padding_changes_nothing() -> None:
     torch.testing.assert_close(mean_log_prob(logits, batch)[1], mean_log_prob(logits[1:2, :3], alone)[0])
 
 
-def one_without_response() -> list[ReadSample]:
+def one_without_response() -> list[TokenizedSample]:
     rows = samples()
     return [rows[0], replace(rows[1], response=(False,) * len(rows[1].ids)), rows[2]]
 
@@ -204,7 +204,7 @@ def test_a_transformers_model_is_left_as_it_was(llama_family: dict[str, Path]) -
     crosscoder = Crosscoder(config)
     with torch.no_grad():  # the path ends at b_dec: at 0 a norm layer sees no length, and nothing would be left to read
         crosscoder.b_dec_flat.copy_(torch.randn(96, generator=torch.Generator().manual_seed(3)))
-    rows = [ReadSample(tuple(range(1, 12)), (False, *(True,) * 10), (False,) * 6 + (True,) * 5)] * 3
+    rows = [TokenizedSample(tuple(range(1, 12)), (False, *(True,) * 10), (False,) * 6 + (True,) * 5)] * 3
     models = {name: family[name].hf for name in names}
     hooks = sum(len(module._forward_hooks) for model in models.values() for module in model.modules())
     found = indirect_effects(crosscoder, models, Site(layer=1), rows, steps=32)

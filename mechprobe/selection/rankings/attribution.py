@@ -19,7 +19,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.config import Attribution, SelectConfig
 from mechprobe.selection.rankings.ig import integrated_gradients
@@ -48,7 +48,7 @@ def attribute(
     kind: Attribution,
     crosscoder: Crosscoder,
     family: ModelFamily,
-    answers: Mapping[str, Sequence[ReadSample]],
+    answers: Mapping[str, Sequence[TokenizedSample]],
     *,
     site: Site,
     config: SelectConfig,
@@ -81,7 +81,7 @@ def _by_gradients(
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     config: SelectConfig,
 ) -> tuple[Float[ndarray, "1 sample d_sae"], AttributionPath]:
     found = integrated_gradients(
@@ -101,7 +101,7 @@ def _by_relie(
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     config: SelectConfig,
 ) -> tuple[Float[ndarray, "2 sample d_sae"], AttributionPath]:
     pair = (config.base, config.tuned)

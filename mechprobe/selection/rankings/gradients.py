@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.models.residuals import recording, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
@@ -51,7 +51,7 @@ def mean_log_prob(logits: Float[Tensor, "sample pos vocab"], batch: SampleBatch)
     return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
 
 
-def pad_samples(samples: Sequence[ReadSample], device: str, *, answered: bool) -> SampleBatch:
+def pad_samples(samples: Sequence[TokenizedSample], device: str, *, answered: bool) -> SampleBatch:
     """Samples padded on the right, where padding does not change what a causal model computes.
 
     Args:
@@ -73,7 +73,7 @@ def residual_batches(
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     *,
     batch_size: int,
     description: str,

@@ -25,7 +25,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import SelectionError
 from mechprobe.selection.rankings.gradients import Metric, ResidualPath, SampleBatch, mean_log_prob, residual_batches
 from mechprobe.types import Site
@@ -58,7 +58,7 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     *,
     base: str,
     tuned: str,

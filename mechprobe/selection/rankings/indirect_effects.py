@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
 from mechprobe.selection.rankings.gradients import Metric, ResidualPath, SampleBatch, mean_log_prob, residual_batches
 from mechprobe.selection.rankings.relie import IndirectEffects
@@ -47,7 +47,7 @@ def sample_effects(
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     *,
     of: Sequence[str],
     metric: Metric = mean_log_prob,
@@ -109,7 +109,7 @@ def indirect_effects(
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
-    samples: Sequence[ReadSample],
+    samples: Sequence[TokenizedSample],
     *,
     metric: Metric = mean_log_prob,
     steps: int = 8,

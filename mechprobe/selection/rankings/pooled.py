@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.dictionary.splicing import ReadSample
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad, length_batches
@@ -34,7 +34,7 @@ from sae_training import Crosscoder
 def score_features(
     crosscoder: Crosscoder,
     family: ModelFamily,
-    gained: Mapping[str, Sequence[ReadSample]],
+    gained: Mapping[str, Sequence[TokenizedSample]],
     *,
     site: Site,
     config: SelectConfig,
@@ -157,7 +157,7 @@ def _pool(
 
 
 def _residual_batches(
-    models: ModelFamily, samples: Sequence[ReadSample], site: Site, config: SelectConfig
+    models: ModelFamily, samples: Sequence[TokenizedSample], site: Site, config: SelectConfig
 ) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]]]:
     """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``."""
     pad_id, device = int(str(models.tokenizer.pad_token_id)), next(iter(models)).device
