@@ -4,9 +4,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.cache.harvest.ranks import Ranks
+from mechprobe.cache.stage import cache_activations
+from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.data.sources import as_prompts
+from mechprobe.dictionary.baselines.result import Baselines
+from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.dictionary.stage import train_crosscoder
+from mechprobe.emergence.result import Emergence
+from mechprobe.emergence.stage import emergence
 from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
+from mechprobe.features.examples.labels import Labeler, Labels, label_features
+from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
+from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.files import write_json
 from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
@@ -24,31 +37,17 @@ from mechprobe.selection.rules import check_spec
 from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import MANIFEST, read_manifest
 from mechprobe.types import Site
+from sae_training import Crosscoder
 
 if TYPE_CHECKING:
-    from mechprobe.cache.harvest.ranks import Ranks
-    from mechprobe.cache.store.activation_store import ActivationStore
-    from mechprobe.dictionary.baselines.result import Baselines
-    from mechprobe.emergence.result import Emergence
-    from mechprobe.evals.config import HarnessConfig
-    from mechprobe.features.examples.labels import Labeler, Labels
-    from mechprobe.features.stage import FeatureAnalysis
     from mechprobe.interventions.harness.result import HarnessResults
-    from sae_training import Crosscoder
 
 N_EXPLAINED = 12
 """Selected features whose contexts the report shows."""
 
 
 class Run:
-    """The stages of one run folder. Call them one by one, or all with `stages`.
-
-    Args:
-        config: Settings of every stage.
-        folder: The run folder, or a `RunLayout` where some stage folders lie elsewhere.
-        force: Make finished stages again.
-        trust_remote_code: Let model folders run their own code.
-    """
+    """The stages of one run folder, or of a `RunLayout` with some folders elsewhere; ``force`` makes finished ones again."""
 
     def __init__(
         self, config: RunConfig, folder: Path | str | RunLayout, *, force: bool = False, trust_remote_code: bool = False
@@ -77,8 +76,6 @@ class Run:
         Raises:
             MechprobeError: The first problem found.
         """
-        from mechprobe.data.sources import as_prompts
-
         _ = self.family
         tasks = self.config.load_tasks()
         as_prompts(self.config.prompt_source())
@@ -116,14 +113,12 @@ class Run:
             )
         return [SiteCeilings.load(self.layout.localize).chosen]
 
-    def cache(self, ranks: "Ranks | None" = None) -> "ActivationStore":
+    def cache(self, ranks: Ranks | None = None) -> ActivationStore:
         """Record the residual streams of every model; in the modes ``stream`` and ``ring`` only the kept subset.
 
         Args:
             ranks: The processes that make the store together; None for one process.
         """
-        from mechprobe.cache.stage import cache_activations
-
         return cache_activations(
             self.family,
             self.config.prompt_source(),
@@ -135,10 +130,8 @@ class Run:
             ranks=ranks,
         )
 
-    def train_sae(self) -> "Crosscoder":
+    def train_sae(self) -> Crosscoder:
         """Train one crosscoder over all models."""
-        from mechprobe.dictionary.stage import train_crosscoder
-
         settings = self.config.train_sae
         store = settings.source(self.layout.cache, lambda: self.family, self.layout.crosscoder)
         shape, schedule = settings.resolve(store)
@@ -154,10 +147,8 @@ class Run:
             force=self.force,
         )
 
-    def features(self) -> "FeatureAnalysis":
+    def features(self) -> FeatureAnalysis:
         """Compute feature table, quality gate and examples; without models, what needs none of them."""
-        from mechprobe.features.stage import analyze_features
-
         return analyze_features(
             self.layout.crosscoder,
             self.layout.cache,
@@ -168,10 +159,8 @@ class Run:
             force=self.force,
         )
 
-    def baselines(self) -> "Baselines":
+    def baselines(self) -> Baselines:
         """Train an SAE of each model for the comparison table. `stages` leaves this one out."""
-        from mechprobe.dictionary.baselines.stage import measure_baselines
-
         return measure_baselines(
             self.layout.crosscoder,
             self.layout.cache,
@@ -183,10 +172,8 @@ class Run:
             force=self.force,
         )
 
-    def emergence(self) -> "Emergence":
+    def emergence(self) -> Emergence:
         """Follow features over the checkpoints among the models. `stages` leaves this one out."""
-        from mechprobe.emergence.stage import emergence
-
         return emergence(
             self.family,
             self.config.prompt_source(),
@@ -246,8 +233,6 @@ class Run:
         Returns:
             The stage folder, with ``examples.json``; `report` makes ``report/examples.html`` of all of them.
         """
-        from mechprobe.features.stage import explain_features
-
         chosen = Selection.load(self.layout.selection).features[:N_EXPLAINED] if features is None else features
         return explain_features(
             tuple(chosen),
@@ -260,7 +245,7 @@ class Run:
             device=self.config.device,
         )
 
-    def label(self, labeler: "Labeler", *, name: str | None = None) -> "Labels":
+    def label(self, labeler: Labeler, *, name: str | None = None) -> Labels:
         """Label every feature that has examples with a function of yours, and keep the labels in ``labels.json``.
 
         Args:
@@ -271,7 +256,6 @@ class Run:
             LabelError: The labeler failed. Earlier labels are kept, and the next call continues after them.
             ArtifactError: There are no examples, or the file holds labels of another labeler.
         """
-        from mechprobe.features.examples.labels import label_features
         from mechprobe.report.run_files import read_examples
 
         examples = read_examples(self.layout)
@@ -315,8 +299,6 @@ class Run:
         no_store = not (self.layout.cache / MANIFEST).is_file()
         if settings.collateral_file or not settings.collateral_texts or no_store:
             return None
-        from mechprobe.cache.store.activation_store import ActivationStore
-
         store = ActivationStore.open(self.layout.cache)
         return texts_of_store(store, self.config.load_tasks(), self.family.tokenizer, settings.collateral_texts)
 
@@ -336,10 +318,8 @@ class Run:
             self.examples()
         return report(self.folder)
 
-    def crosscoder(self) -> "Crosscoder":
+    def crosscoder(self) -> Crosscoder:
         """The trained crosscoder, on the run's device."""
-        from sae_training import Crosscoder
-
         read_manifest(self.layout.crosscoder)
         return Crosscoder.load(self.layout.crosscoder, self.config.device)
 
@@ -356,8 +336,6 @@ class Run:
         """The feature table as a pandas frame; None where the features stage has not run."""
         if not (self.layout.features / MANIFEST).is_file():
             return None
-        from mechprobe.features.table.feature_table import FeatureTable
-
         return FeatureTable.load(self.layout.features).to_pandas()
 
     def stages(self) -> list[tuple[str, Callable[[], Any]]]:
