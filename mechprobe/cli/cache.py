@@ -94,7 +94,7 @@ def _on_every_rank(
     with ranks_of_environment() as ranks:
         with ranks.agreeing():
             run = shared.start(extra, own_inputs=own_inputs, cache=out)
-            run.config = run.config.replace(device=local_device(run.config.device))
+            run.config = run.config.model_copy(update={"device": local_device(run.config.device)})
             _ = run.family
         if shared.dry_run and not ranks.is_first:
             return

@@ -26,7 +26,7 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     from mechprobe.errors import ConfigError
     from mechprobe.files import read_json
     from mechprobe.pipeline.plans import plan_run
-    from mechprobe.pipeline.upstream import timed
+    from mechprobe.pipeline.upstream import require_run_folder, timed
     from mechprobe.run_layout import CHAIN
     from mechprobe.stage_folder import require_creatable
 
@@ -39,6 +39,7 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     chain = replace(shared, run=out or shared.run).start()
     chain.check()
     require_creatable(chain.folder)
+    require_run_folder(chain)
     if shared.dry_run:
         say_plan(plan_run(chain), as_json=shared.as_json)
         return

@@ -8,6 +8,8 @@ that their results agree bit by bit.
 import gc
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -211,13 +213,14 @@ class LanguageModel:
             if isinstance(self.device_map, dict) and "disk" in self.device_map.values():
                 placed["offload_folder"] = self._offload_folder.name
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.path,
-                dtype=self._torch_dtype,
-                attn_implementation="eager",
-                trust_remote_code=self.trust_remote_code,
-                **placed,
-            )
+            with _without_progress_bars():
+                model = AutoModelForCausalLM.from_pretrained(
+                    self.path,
+                    dtype=self._torch_dtype,
+                    attn_implementation="eager",
+                    trust_remote_code=self.trust_remote_code,
+                    **placed,
+                )
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -234,3 +237,17 @@ class LanguageModel:
     def _offload_folder(self) -> "tempfile.TemporaryDirectory[str]":
         """Folder in which accelerate keeps modules that a device map places on disk; deleted with this object."""
         return tempfile.TemporaryDirectory(prefix="mechprobe_offload_")
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Hide the bars of transformers, because every stage shows one line of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

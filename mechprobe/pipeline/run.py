@@ -13,7 +13,7 @@ from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
-from mechprobe.errors import ArtifactError, ConfigError
+from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
@@ -91,13 +91,18 @@ class Run:
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
 
     def save_config(self) -> None:
-        """Write the settings, as they were given, into the run folder, where later commands find them."""
+        """Write the settings, as given, into the run folder, where later commands find them."""
         write_json(self.layout.run_file, self.config.given)
 
     def localize(self) -> SiteCeilings:
         """Measure sufficiency and necessity of every site, on the samples that also select features."""
+        pair = self.family.subset(self.config.localize.base, self.config.localize.tuned)
+        check_lengths(pair, self.config.load_tasks(), prefix=self.config.tasks.force_prefix)
         tasks = [selecting for selecting, _ in self.halves()]
-        return localize(self.family, tasks, out=self.layout.localize, config=self.config.localize, force=self.force)
+        empty = [task.name for task in tasks if not task.samples]
+        if empty:
+            raise InputError(f"Task {empty[0]} has no sample in the half that selects; give it more samples.")
+        return localize(pair, tasks, out=self.layout.localize, config=self.config.localize, force=self.force)
 
     def sites(self) -> list[str]:
         """The configured sites, or the one that `localize` chose.
@@ -160,7 +165,7 @@ class Run:
         )
 
     def baselines(self) -> Baselines:
-        """Train an SAE of each model for the comparison table. `stages` leaves this one out."""
+        """Train an SAE of each model for comparison. `stages` leaves this one out."""
         return measure_baselines(
             self.layout.crosscoder,
             self.layout.cache,

@@ -84,6 +84,7 @@ def settings_kept(run: Run, stage: str) -> Iterator[None]:
     A new folder has them from the beginning, so that a later command resumes with them. A refused command leaves no
     run folder behind where it had written nothing else.
     """
+    require_run_folder(run)
     path, section = run.layout.run_file, stage.replace("-", "_")
     new = not path.is_file()
     if new:
@@ -99,3 +100,13 @@ def settings_kept(run: Run, stage: str) -> Iterator[None]:
     kept = read_run_file(run.folder)
     if given and kept.get(section) != given:
         write_json(path, {**kept, section: given})
+
+
+def require_run_folder(run: Run) -> None:
+    """Raise `ArtifactError` where the run folder holds files of the user and nothing of a run."""
+    if not run.folder.is_dir():
+        return
+    known = {run.layout.run_file.name, *_FOLDERS.values(), "checkpoints", "emergence", "baselines", "nulls"}
+    found = {path.name for path in run.folder.iterdir()}
+    if found and not found & known:
+        raise ArtifactError(f"{run.folder} is not empty and is not a run folder; give another --run.")

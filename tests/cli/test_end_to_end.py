@@ -78,6 +78,7 @@ def test_again_does_nothing_and_prints_the_same(
 ) -> None:
     folder, printed = first_run
     assert "Accuracy in %" in printed
+    assert len(printed.splitlines()) <= 40
     assert f"Report: {folder / 'report' / 'index.html'}" in printed
     manifests = [path for path in folder.rglob("manifest.json") if path.parent.name != "report"]
     before = {path: path.stat().st_mtime_ns for path in manifests}
@@ -126,11 +127,14 @@ def test_intervene_alone(run_folder: Path, tmp_path: Path, features: str, capsys
         assert "No feature is above the threshold" in captured.err
         return
     assert code == 0, captured.err
-    assert "Verdicts" in captured.out
-    assert "flip_rate_of_right" in captured.out
+    assert "share of ceiling" in captured.out
+    assert "Do the features" in captured.out
 
 
-def test_the_rule_of_the_help_is_one_of_the_feature_table(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rule_of_the_help_is_one_of_the_feature_table(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # no line is broken
     assert main(["select", "--help"]) == 0
     rule = re.search(r'rule:"([^"]+)"', " ".join(capsys.readouterr().out.split()))
     assert rule is not None
@@ -180,12 +184,12 @@ def test_bad_features(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["intervene.positions=foo"], "'foo' names no positions"),
+        (["intervene.positions=foo"], "'foo'"),
         (["intervene.near=['base','gold']"], "near names 'gold'"),
-        (["intervene.tuned=sft"], "selected for rl against base, and the edits are of sft"),
+        (["intervene.tuned=sft"], "selected for rl against base"),
         (["intervene.edits_base=[]", "intervene.edits_tuned=[]"], "both empty"),
         (["intervene.collateral_file=gone.txt"], "gone.txt does not exist"),
-        (["intervene.max_new_tokens=1000"], "shorten it, or lower max_new_tokens"),
+        (["intervene.max_new_tokens=1000"], "max_new_tokens"),
         (["models.base=/gone"], "/gone does not exist"),
     ],
 )
@@ -238,9 +242,9 @@ def test_a_selection_beside_the_run(
     assert capsys.readouterr().out.startswith("5 features")
     few = ["intervene.n_per_task=1", "intervene.max_new_tokens=1", "intervene.collateral_texts=0"]
     edits = ["--edits-base", "clamp:1,1e15", "--edits-tuned", "", "--n-random", "0"]
-    assert main([*call, *edits, "--set", *few]) == 0
+    assert main([*call, *edits, "--verbose", "--set", *few]) == 0
     told = capsys.readouterr().out
-    assert "move the residual by more than 10 times its own norm" in told
+    assert "leave the range of the data" in told
     results = json.loads((out / "results.json").read_text())
     assert results["features"] == json.loads((top3 / "selection.json").read_text())["features"]
     rows = {row["name"]: row.get("relative_change") for row in results["conditions"]}
@@ -267,9 +271,9 @@ def test_a_selection_that_is_not_of_the_run(
     for place, message in (
         (damaged, "scores.safetensors has changed"),
         (outcomes, f"{'0' * 12} there, {evals[:12]} in {run_folder / 'evals'}"),
-        (dictionary, f"made with crosscoder {'1' * 12}, this one is {data['crosscoder'][:12]}"),
-        (run_folder / "features", "holds the stage 'features', no selection"),
-        (top3 / "selection.json", "is a file; give the folder"),
+        (dictionary, f"made with crosscoder {'1' * 12}"),
+        (run_folder / "features", "holds the stage 'features'"),
+        (top3 / "selection.json", "is a file"),
         (tmp_path / "gone", "does not exist"),
     ):
         assert (
@@ -342,7 +346,7 @@ def test_intervene_on_a_task_of_the_harness(
     call = ["intervene", "--run", str(run_folder), "--task", str(harness_task), "--limit", "4", "--out", str(out)]
     call += ["--edits-tuned", "ablate", "--edits-base", "clamp:3.0"]
     assert main([*call, "--dry-run"]) == 0
-    assert "5 conditions × calc; nothing was written." in capsys.readouterr().out
+    assert "5 conditions × calc" in capsys.readouterr().out
     assert not out.exists()
     assert main(call) == 0
     printed = capsys.readouterr()
