@@ -11,10 +11,9 @@ import argparse
 from pathlib import Path
 
 import mechprobe as mp
-from mechprobe.cli.emergence import emergence_lines
 from mechprobe.emergence.arms import with_checkpoints
 from mechprobe.emergence.config import Layout
-from mechprobe.report.pages.emergence import emergence_report
+from mechprobe.report.pages.emergence import emergence_report, markdown_lines, tables
 
 STEPS = {"sft": 512, "rl": 60}
 """Optimizer steps of the shipped arms, from artifacts/lab/shared-marker/manifest.json (8 epochs of 2,048 by 32; RL 60)."""
@@ -62,7 +61,7 @@ def main() -> None:
     for layout in given.layouts:
         found = measured(given, layout)
         print(f"\n=== layout {layout} ===")
-        print("\n".join(emergence_lines(found)))
+        print("\n".join(line for table in tables(found) for line in markdown_lines(table)))
         for name, quality in found.quality.items():
             fve = ", ".join(f"{model} {value:.3f}" for model, value in quality.fve.items())
             print(f"{name}: L0 {quality.l0:.1f}, dead {quality.dead_frac:.2f}, FVE {fve}")

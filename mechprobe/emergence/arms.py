@@ -10,7 +10,6 @@ from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
 
 _CHECKPOINT = re.compile(r"(?P<arm>.+)@step_(?P<step>\d+)")
-_STEP_FOLDER = re.compile(r"step_\d+")
 
 Spacing = Literal["steps", "checkpoints"]
 
@@ -20,7 +19,6 @@ class Arm:
     """One training run that starts from base.
 
     Attributes:
-        name: Name of the arm, for example ``rl``.
         checkpoints: Model names in order of training.
         progress: Share of training done at base (0) and at each checkpoint, up to 1.
         spaced_by: ``steps`` if every step is known; ``checkpoints`` if they count as evenly spaced.
@@ -92,10 +90,8 @@ def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _progress(arm: str, checkpoints: Sequence[str], config: EmergenceConfig) -> tuple[tuple[float, ...], Spacing]:
     """Share of training done at base and at each checkpoint, and what it is measured by."""
-    steps: list[int | None] = []
-    for name in checkpoints:
-        match = _CHECKPOINT.fullmatch(name)
-        steps.append(int(match["step"]) if match else config.final_steps.get(name))
+    matches = [(_CHECKPOINT.fullmatch(name), name) for name in checkpoints]
+    steps = [int(match["step"]) if match else config.final_steps.get(name) for match, name in matches]
     known = [step for step in steps if step is not None]
     if len(known) < len(steps):
         n = len(checkpoints)
@@ -117,7 +113,7 @@ def checkpoint_folders(folder: Path | str) -> dict[str, str]:
     found = {
         f"{path.parent.name}@{path.name}": str(path)
         for path in sorted(folder.glob("*/step_*"))
-        if path.is_dir() and _STEP_FOLDER.fullmatch(path.name)
+        if path.is_dir() and re.fullmatch(r"step_\d+", path.name)
     }
     if not found:
         raise ConfigError(f"{folder} holds no checkpoint; give a folder with models in <arm>/step_<n>/.")

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from mechprobe.cache.store.activation_store import ActivationStore, StoredSequence
+from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
@@ -16,8 +16,7 @@ from mechprobe.emergence.result import CausalCourse
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.rankings.indirect_effects import indirect_effects
-from mechprobe.selection.rankings.relie import IndirectEffects
-from mechprobe.selection.rankings.relie_intervals import drawn_effects
+from mechprobe.selection.rankings.relie import IndirectEffects, drawn_effects
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -25,20 +24,23 @@ from sae_training import Crosscoder
 def measure_effects(
     crosscoder: Crosscoder, family: ModelFamily, cache: Path, site: str, config: EmergenceConfig
 ) -> IndirectEffects:
-    """Indirect effects on the held-out samples of a store, in every model of a dictionary, grouped by prompt.
+    """Indirect effects on the held-out samples of the store in ``cache``, in every model, grouped by prompt.
 
-    Args:
-        crosscoder: The dictionary.
-        family: Its models.
-        cache: Folder of the store.
-        site: Where the crosscoder was trained.
-        config: Samples and steps.
+    Only samples with a response are used, if there are any.
 
     Raises:
-        ConfigError: The store has no held-out response of ``config.relie_source``.
+        ConfigError: The store has no held-out sample of ``config.relie_source``.
     """
     store = ActivationStore.open(cache, models=crosscoder.model_names)
-    sequences = held_out_responses(store, config.relie_source, config.relie_samples)
+    held_out = [store.sequence(sample) for sample in store.held_out_samples()]
+    chosen = [sequence for sequence in held_out if config.relie_source in (None, sequence.source)]
+    if not chosen:
+        sources = ", ".join(sorted({str(sequence.source) for sequence in held_out}))
+        raise ConfigError(
+            f"emergence.relie_source is '{config.relie_source}', which has no held-out sample; the sources are {sources}."
+        )
+    answered = [sequence for sequence in chosen if any(sequence.response)]
+    sequences = (answered or chosen)[: config.relie_samples]
     samples = [TokenizedSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
     models = {name: family[name].hf for name in crosscoder.model_names}
     return indirect_effects(
@@ -51,45 +53,21 @@ def measure_effects(
     )
 
 
-def held_out_responses(store: ActivationStore, source: str | None, n: int) -> list[StoredSequence]:
-    """The first ``n`` held-out samples of a source; only samples with a response, if there are any.
-
-    Raises:
-        ConfigError: The store has no held-out sample of that source.
-    """
-    sequences = [store.sequence(sample) for sample in store.held_out_samples()]
-    chosen = [sequence for sequence in sequences if source is None or sequence.source == source]
-    answered = [sequence for sequence in chosen if any(sequence.response)]
-    if not chosen:
-        sources = sorted({str(sequence.source) for sequence in sequences})
-        raise ConfigError(
-            f"emergence.relie_source is '{source}', which has no held-out sample; the sources are {', '.join(sources)}."
-        )
-    return (answered or chosen)[:n]
-
-
 def causal_course(
     arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]
 ) -> CausalCourse:
-    """RelIE over one arm, with intervals over groups of samples.
+    """RelIE over one arm, from its feature table and the effects in base and the checkpoints, in this order.
 
-    Args:
-        arm: The arm.
-        frame: Its feature table.
-        effects: Indirect effects in base and the checkpoints, in this order.
-        weights: `mechprobe.selection.rankings.relie_intervals.group_draws`, the same as for the table's intervals.
+    ``weights`` are `mechprobe.selection.rankings.relie.group_draws`, the same as for the table's intervals.
     """
     nrn = np.stack([frame[f"nrn_{name}"].to_numpy(dtype=np.float64) for name in arm.checkpoints], axis=1)
     values = summaries(effects.effect, nrn)
     drawn = np.array([summaries(draw, nrn) for draw in drawn_effects(effects, weights)]).reshape(-1, *values.shape)
-    intervals = [
-        tuple(interval(float(value), drawn[:, row, column], effects.n_groups) for column, value in enumerate(line))
-        for row, line in enumerate(values)
-    ]
-    bias = [
-        tuple(_mean(drawn[:, row, column]) - float(value) for column, value in enumerate(line))
-        for row, line in enumerate(values)
-    ]
+    parts = {}
+    for row, name in enumerate(("departure", "rank_correlation")):
+        cells = [(float(value), drawn[:, row, column]) for column, value in enumerate(values[row])]
+        parts[name] = tuple(interval(value, draws, effects.n_groups) for value, draws in cells)
+        parts[f"{name}_bias"] = tuple(_mean(draws) - value for value, draws in cells)
     return CausalCourse(
         name=arm.name,
         models=effects.models,
@@ -97,11 +75,8 @@ def causal_course(
         n_groups=effects.n_groups,
         draws=len(weights),
         metric=tuple(effects.metric.tolist()),
-        departure=intervals[0],
-        departure_bias=bias[0],
-        rank_correlation=intervals[1],
-        rank_correlation_bias=bias[1],
         completeness_gap=tuple(effects.completeness_gap.tolist()),
+        **parts,
     )
 
 

@@ -28,10 +28,8 @@ class Clause(Result):
     """One word of the claim.
 
     Attributes:
-        word: The paper's word.
         number: The number that is compared, see `mechprobe.emergence.curves`.
-        sft: Its value in the SFT arm, first seed.
-        rl: Its value in the RL arm, first seed.
+        sft: Its value in the SFT arm, first seed; ``rl`` in the RL arm.
         differences: SFT − RL with its interval, per seed.
         holds: Whether every interval is clear of 0 on the claimed side.
     """
@@ -45,16 +43,10 @@ class Clause(Result):
 
 
 class Claim(Result):
-    """The four words, and two sentences.
-
-    Attributes:
-        arms: Names of the SFT and the RL arm.
-        clauses: The four words.
-        sentences: The finding in two sentences.
-        rule: How the words were judged.
-    """
+    """The four words, the finding in two sentences, and the rule by which the words were judged."""
 
     arms: tuple[str, str]
+    """Names of the SFT and the RL arm."""
     clauses: tuple[Clause, ...]
     sentences: tuple[str, str]
     rule: str = RULE

@@ -37,8 +37,7 @@ class ArmNumbers:
     """The live features of one dictionary, in base and the checkpoints of one arm.
 
     Attributes:
-        norms: L1 decoder norms in the models' own units, base first.
-        decoder: Decoders in the models' own units.
+        norms: L1 decoder norms in the models' own units, base first; ``decoder`` in the same units.
         confirmed: Whether latent scaling confirms that base or the checkpoint lacks the feature.
         progress: Share of training done at each column.
         top: Size of the sets that are compared.
@@ -51,9 +50,6 @@ class ArmNumbers:
     progress: Float[ndarray, " column"]
     top: int
     specific_nrn: float
-
-    def __len__(self) -> int:
-        return len(self.norms)
 
     def nrn(self) -> Float[ndarray, "alive checkpoint"]:
         """NRN of every checkpoint against base."""
@@ -97,13 +93,7 @@ class ArmNumbers:
 
 @dataclass(frozen=True)
 class Curves:
-    """Numbers of one arm with the bootstrap draws behind their intervals.
-
-    Attributes:
-        values: Numbers over all live features.
-        draws: The same numbers for every bootstrap draw, ``[draw, ...]``.
-        n: Number of live features.
-    """
+    """Numbers over the ``n`` live features of one arm, and the same for every bootstrap draw, ``[draw, ...]``."""
 
     values: Statistics
     draws: Statistics
@@ -119,8 +109,7 @@ class Curves:
 
 def measure_curves(numbers: ArmNumbers, *, draws: int, seed: tuple[int, ...]) -> Curves:
     """The curves of an arm. Arms of one dictionary and seed draw the same features, so that their differences are paired."""
-    over = numbers.statistics()
-    n = len(numbers)
+    over, n = numbers.statistics(), len(numbers.norms)
     rng = np.random.default_rng(seed)
     drawn = [over(rng.integers(0, n, n)) for _ in range(draws)]
     values = over(np.arange(n))

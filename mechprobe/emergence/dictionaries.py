@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,30 +29,23 @@ _PAIR_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Job:
-    """One dictionary to train.
-
-    Attributes:
-        name: Folder inside the work folder.
-        models: Model names, base first.
-        seed: Seed of the weights and of the order of rows.
-    """
+    """One dictionary to train over ``models`` (base first), in the folder ``name`` of the work folder."""
 
     name: str
     models: tuple[str, ...]
     seed: int
+    """Seed of the weights and of the order of rows."""
 
 
 def joint_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[Job]]:
     """Arm → its dictionaries over base and checkpoints, one for each seed; with ``together``, arms share them."""
-    seeds = range(config.seed, config.seed + config.seeds)
     if config.layout == "together":
-        models = (config.base, *(model for arm in arms for model in arm.checkpoints))
-        jobs = [Job(f"{TOGETHER}_seed{seed}", models, seed) for seed in seeds]
-        return {arm.name: jobs for arm in arms}
-    return {
-        arm.name: [Job(f"{arm.name}_seed{seed}", (config.base, *arm.checkpoints), seed) for seed in seeds]
-        for arm in arms
-    }
+        everything = (config.base, *(model for arm in arms for model in arm.checkpoints))
+        shared = {arm.name: (TOGETHER, everything) for arm in arms}
+    else:
+        shared = {arm.name: (arm.name, (config.base, *arm.checkpoints)) for arm in arms}
+    seeds = range(config.seed, config.seed + config.seeds)
+    return {arm: [Job(f"{name}_seed{seed}", models, seed) for seed in seeds] for arm, (name, models) in shared.items()}
 
 
 def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[list[Job]]]:
@@ -67,15 +61,15 @@ def pair_jobs(arms: Sequence[Arm], config: EmergenceConfig) -> dict[str, list[li
     for number in range(config.seeds):
         folder = PAIRS if number == 0 else f"{PAIRS}_seed{config.seed + number}"
         for arm in arms:
-            names = [*arm.checkpoints, f"{arm.checkpoints[-1]}_again"]
-            models = [*arm.checkpoints, arm.checkpoints[-1]]
+            last = arm.checkpoints[-1]
+            models = {**{name: name for name in arm.checkpoints}, f"{last}_again": last}
             jobs[arm.name].append(
                 [
                     Job(f"{folder}/{name}", (config.base, model), seed + place)
-                    for place, (name, model) in enumerate(zip(names, models, strict=True))
+                    for place, (name, model) in enumerate(models.items())
                 ]
             )
-            seed += len(names)
+            seed += len(models)
     return jobs
 
 
@@ -90,9 +84,7 @@ def make_store(
     family: ModelFamily, prompts: PromptInput, work: Path, config: CacheConfig, *, force: bool = False
 ) -> ActivationStore:
     """The store of all models. An interrupted store is resumed; with ``force``, one of other settings is made again."""
-    return _again_where_forced(
-        lambda forced: cache_activations(family, prompts, None, work / CACHE, config, force=forced), force
-    )
+    return _again_where_forced(partial(cache_activations, family, prompts, None, work / CACHE, config), force)
 
 
 def train_job(
@@ -102,19 +94,8 @@ def train_job(
     store = ActivationStore.open(work / CACHE, models=job.models)
     shape, schedule = training.replace(models=job.models, seed=job.seed).resolve(store)
 
-    def train(forced: bool) -> Crosscoder:
-        return train_crosscoder(
-            store,
-            shape,
-            schedule,
-            work / job.name,
-            site=site,
-            device=device,
-            pool_rows=training.pool_rows,
-            force=forced,
-        )
-
-    return _again_where_forced(train, force)
+    settings = {"site": site, "device": device, "pool_rows": training.pool_rows}
+    return _again_where_forced(partial(train_crosscoder, store, shape, schedule, work / job.name, **settings), force)
 
 
 def job_quality(job: Job, work: Path) -> DictionaryQuality:
@@ -123,11 +104,11 @@ def job_quality(job: Job, work: Path) -> DictionaryQuality:
     return DictionaryQuality.checked(read_manifest(folder)["results"], folder / MANIFEST)
 
 
-def _again_where_forced(make: Callable[[bool], T], force: bool) -> T:
+def _again_where_forced(make: Callable[..., T], force: bool) -> T:
     """Make a stage; if its folder holds other work and ``force`` is set, make that folder again."""
     try:
-        return make(False)
+        return make(force=False)
     except ArtifactError:
         if not force:
             raise
-        return make(True)
+        return make(force=True)

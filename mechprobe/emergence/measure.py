@@ -1,6 +1,8 @@
 """Measures every arm in the trained dictionaries: feature tables, curves, overlaps, pairwise dictionaries and RelIE."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +15,30 @@ from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.curves import Curves, measure_curves
 from mechprobe.emergence.dictionaries import CACHE, Job, job_quality, pair_jobs
 from mechprobe.emergence.overlap import chance_overlap, churn, jaccard_matrix, overlap_matrix, top_sets
-from mechprobe.emergence.pairs import pair_course
-from mechprobe.emergence.result import ArmCourse, CausalCourse, PairCourse
+from mechprobe.emergence.result import ArmCourse, CausalCourse, PairCourse, PairOverlap
 from mechprobe.emergence.table import arm_numbers, feature_frame, with_relie
 from mechprobe.emergence.trajectories import KINDS
 from mechprobe.errors import StoreError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.table.feature_table import FeatureTable, feature_table
+from mechprobe.features.validation.matching import match_features, matched_overlap
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.rankings.relie import IndirectEffects
-from mechprobe.selection.rankings.relie_intervals import group_draws
+from mechprobe.selection.rankings.relie import IndirectEffects, group_draws
 from sae_training import Crosscoder
 
 
+@dataclass
 class Measurement:
-    """The trained dictionaries over an arm's checkpoints, with the tables and effects that are measured once each.
+    """The trained dictionaries in ``work``, with the tables and effects that are measured once each."""
 
-    Attributes:
-        config: Settings.
-        arms: The arms.
-        family: Base and all checkpoints.
-        work: Folder of the store and the dictionaries.
-        site: Site of the dictionaries.
-        dictionaries: Job → trained dictionary.
-    """
-
-    def __init__(
-        self,
-        config: EmergenceConfig,
-        arms: Sequence[Arm],
-        family: ModelFamily,
-        work: Path,
-        site: str,
-        dictionaries: Mapping[Job, Crosscoder],
-    ) -> None:
-        self.config, self.arms, self.family, self.work, self.site = config, arms, family, work, site
-        self.dictionaries = dictionaries
-        self._tables: dict[Job, FeatureTable] = {}
-        self._effects: dict[Job, IndirectEffects] = {}
+    config: EmergenceConfig
+    arms: Sequence[Arm]
+    family: ModelFamily
+    work: Path
+    site: str
+    dictionaries: Mapping[Job, Crosscoder]
+    _tables: dict[Job, FeatureTable] = field(default_factory=dict, init=False)
+    _effects: dict[Job, IndirectEffects] = field(default_factory=dict, init=False)
 
     def table(self, job: Job) -> FeatureTable:
         """Norms, densities and latent scaling of one dictionary."""
@@ -81,15 +69,10 @@ class Measurement:
         return causal_course(arm, frame, effects, weights), with_relie(frame, effects, weights)
 
     def course(self, arm: Arm, job: Job, group: int) -> tuple[ArmCourse, Curves, pd.DataFrame]:
-        """One arm in one dictionary, with its curves and its feature table.
+        """One arm in one dictionary, with its curves and its feature table; `StoreError` if no feature fires.
 
-        Args:
-            arm: The arm.
-            job: The dictionary.
-            group: Number of the dictionary, part of the bootstrap's seed. Arms of one dictionary draw the same features.
-
-        Raises:
-            StoreError: No feature of the dictionary fires.
+        ``group``, the number of the dictionary, is part of the bootstrap's seed: arms of one dictionary draw the same
+        features.
         """
         config, table = self.config, self.table(job)
         if table.dead.all():
@@ -125,12 +108,48 @@ class Measurement:
     def pair_courses(self) -> dict[str, tuple[PairCourse, ...]]:
         """Every arm in dictionaries of base and one checkpoint, once for each seed."""
         return {
-            name: tuple(self.pair_course(name, jobs, self.config.seed + number) for number, jobs in enumerate(repeats))
+            name: tuple(self._pair_course(name, jobs, self.config.seed + number) for number, jobs in enumerate(repeats))
             for name, repeats in pair_jobs(self.arms, self.config).items()
         }
 
-    def pair_course(self, arm: str, jobs: Sequence[Job], seed: int) -> PairCourse:
-        """One arm in the pairwise dictionaries of one repetition."""
-        found = [(job, self.dictionaries[job], self.table(job)) for job in jobs]
-        fve = [job_quality(job, self.work).fve for job in jobs[:-1]]
-        return pair_course(arm, seed, found, fve, self.config)
+    def _pair_course(self, arm: str, jobs: Sequence[Job], seed: int) -> PairCourse:
+        """One arm in the pairwise dictionaries of one repetition (arXiv 2604.25011); features are matched by decoder.
+
+        The second dictionary of the last checkpoint comes last in ``jobs``.
+        """
+        config, tables = self.config, [self.table(job) for job in jobs]
+        decoders = [self.dictionaries[job].decoder.detach().double().cpu().numpy() for job in jobs]
+        alive = [~table.dead for table in tables]
+        shares = [
+            table.frame[[f"nrn_{job.models[1]}"]].to_numpy(np.float64) for job, table in zip(jobs, tables, strict=True)
+        ]
+        sets = [top_sets(share, live, config.top)[0] for share, live in zip(shares, alive, strict=True)]
+        size = min(config.top, *map(len, sets))
+
+        def compared(first: int, second: int) -> tuple[float, float, float]:
+            """Overlap of the top sets, and the share of each dictionary's live features that the other contains."""
+            found = match_features(
+                decoders[first], decoders[second], min_cosine=config.min_cosine, alive=(alive[first], alive[second])
+            )
+            n_found = int(found.found.sum())
+            forth, back = (n_found / max(1, int(alive[side].sum())) for side in (first, second))
+            return matched_overlap(sets[first][:size], sets[second][:size], found, max(1, size)), forth, back
+
+        n = len(jobs) - 1
+        overlaps, found_share = np.eye(n), np.eye(n)
+        for row, column in combinations(range(n), 2):
+            overlap, forth, back = compared(row, column)
+            overlaps[row, column] = overlaps[column, row] = overlap
+            found_share[row, column], found_share[column, row] = forth, back
+        overlap, forth, _ = compared(n - 1, n)
+        return PairCourse(
+            name=arm,
+            seed=seed,
+            checkpoints=tuple(job.models[1] for job in jobs[:n]),
+            overlap=tuple(map(tuple, overlaps.tolist())),
+            found_share=tuple(map(tuple, found_share.tolist())),
+            ceiling=PairOverlap(overlap=overlap, found_share=forth),
+            fve=tuple(min(job_quality(job, self.work).fve.values()) for job in jobs[:n]),
+            top=size,
+            min_cosine=config.min_cosine,
+        )

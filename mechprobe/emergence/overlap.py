@@ -57,9 +57,7 @@ def adjacent_overlaps(values: Float[ndarray, "d_sae checkpoint"], top: int) -> F
 def interval(value: float, draws: Float[ndarray, " draw"], n: int) -> Interval:
     """A value with the middle 95 % of its finite bootstrap draws; NaN ends if no draw is finite."""
     finite = draws[np.isfinite(draws)]
-    if not len(finite):
-        return Interval(float(value), float("nan"), float("nan"), n)
-    low, high = np.quantile(finite, [0.025, 0.975])
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high), n)
 
 
@@ -67,13 +65,8 @@ def interval(value: float, draws: Float[ndarray, " draw"], n: int) -> Interval:
 class SeedSpread:
     """Numbers from dictionaries of several seeds: their spread comes from training and not from the models.
 
-    A few seeds have no useful quantiles, so the ends are the smallest and the largest value. They are NaN for one seed.
-
-    Attributes:
-        mean: Mean over the seeds, cell by cell.
-        low: Smallest value.
-        high: Largest value.
-        n: Seeds.
+    A few seeds have no useful quantiles, so the ends are the smallest and the largest value of the ``n`` seeds, cell by
+    cell. They are NaN for one seed.
     """
 
     mean: Float[ndarray, "*cell"]

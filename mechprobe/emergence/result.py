@@ -23,9 +23,6 @@ class ArmCourse(Result):
     """One arm in the dictionary of one seed.
 
     Attributes:
-        name: Name of the arm.
-        seed: Seed of the dictionary.
-        base: Name of the model before post-training.
         checkpoints: Model names in order of training.
         labels: Short names of the checkpoints.
         progress: Share of training done at base and at each checkpoint.
@@ -58,12 +55,7 @@ class ArmCourse(Result):
 
 
 class PairOverlap(Result):
-    """What two dictionaries share.
-
-    Attributes:
-        overlap: Matched |A ∩ B| / top of the sets of highest NRN.
-        found_share: Share of the first dictionary's live features that the second one contains.
-    """
+    """What two dictionaries share, see `PairCourse`."""
 
     overlap: Number
     found_share: Number
@@ -73,15 +65,12 @@ class PairCourse(Result):
     """One arm in dictionaries of base and one checkpoint each, matched by decoder, in one repetition.
 
     Attributes:
-        name: Name of the arm.
         seed: Seed of the dictionaries over all checkpoints in the same repetition. Each pairwise dictionary has its own.
-        checkpoints: Model names in order of training.
         overlap: Matched |A ∩ B| / top of the sets of highest NRN; the row's features are looked for in the column's.
         found_share: Share of the row's live features that the column's dictionary contains.
         ceiling: The same for two dictionaries of the last checkpoint that differ only in their seed.
         fve: Smallest FVE of each dictionary on held-out tokens.
         top: Size of the sets.
-        min_cosine: Decoder cosine from which two features match.
     """
 
     name: str
@@ -98,16 +87,13 @@ class PairCourse(Result):
 class CausalCourse(Result):
     """Causal strength over one arm (RelIE, arXiv 2509.05291) in the dictionary of the first seed.
 
-    Intervals are bootstrap intervals over groups of held-out samples (`mechprobe.selection.rankings.relie_intervals`); their
+    Intervals are bootstrap intervals over groups of held-out samples (`mechprobe.selection.rankings.relie`); their
     n is the number of groups, and their ends are NaN for a single group. Intervals, biases and ``departure`` are specific
     to mechprobe.
 
     Attributes:
-        name: Name of the arm.
         models: Base and the checkpoints.
-        n_samples: Held-out samples.
         n_groups: Prompts of these samples, the unit of the bootstrap.
-        draws: Bootstrap draws.
         metric: Mean metric of each model (log-probability of the response tokens, in nats).
         departure: Change of the effects' sizes, Σ||IE_c| − |IE_base|| / Σ(|IE_c| + |IE_base|).
         departure_bias: Mean of the draws minus the value. Sampling noise increases absolute differences: if the bias is
@@ -141,15 +127,7 @@ class CausalCourse(Result):
 
 
 class DictionaryQuality(Result):
-    """A trained dictionary on held-out tokens.
-
-    Attributes:
-        fve: Model → FVE.
-        l0: Active features per token.
-        dead_frac: Share of features that never fire.
-        device: Device of the training.
-        mode: Mode of the store.
-    """
+    """FVE per model, L0 and dead share of a trained dictionary on held-out tokens, and how it was trained."""
 
     fve: dict[str, Number]
     l0: Number
@@ -162,8 +140,6 @@ class Emergence(Result):
     """The result of `mechprobe.emergence`.
 
     Attributes:
-        folder: The stage folder.
-        layout: ``arms`` or ``together``.
         arms: Arm → its course in the dictionary of each seed.
         pairs: Arm → its course in the pairwise dictionaries of each seed; empty if they were not trained.
         causal: Arm → RelIE; empty if it was not measured.

@@ -80,19 +80,19 @@ def _write(stage: Stage, measured: Measurement) -> None:
     """Measure every arm, write the result and its tables, and finish the stage."""
     config = measured.config
     courses: dict[str, tuple[ArmCourse, ...]] = {}
-    curves: dict[str, list[Curves]] = {}
+    curves: dict[str, tuple[Curves, ...]] = {}
     tables: dict[str, pd.DataFrame] = {}
     causal: dict[str, CausalCourse] = {}
     joint = joint_jobs(measured.arms, config)
     groups = list(dict.fromkeys(job for jobs in joint.values() for job in jobs))
     for arm in measured.arms:
-        found = [measured.course(arm, job, groups.index(job)) for job in joint[arm.name]]
-        courses[arm.name] = tuple(course for course, _, _ in found)
-        curves[arm.name] = [curve for _, curve, _ in found]
-        frames = [frame for _, _, frame in found]
+        jobs = joint[arm.name]
+        found = [measured.course(arm, job, groups.index(job)) for job in jobs]
+        courses[arm.name], curves[arm.name], frames = zip(*found, strict=True)
+        files = [table_file(arm.name, job.seed) for job in jobs]
+        tables |= dict(zip(files, frames, strict=True))
         if config.relie:
-            causal[arm.name], frames[0] = measured.causal(arm, joint[arm.name][0], frames[0])
-        tables |= {table_file(arm.name, job.seed): frame for job, frame in zip(joint[arm.name], frames, strict=True)}
+            causal[arm.name], tables[files[0]] = measured.causal(arm, jobs[0], frames[0])
     result = Emergence(
         folder=stage.folder,
         layout=config.layout,

@@ -11,10 +11,8 @@ from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.curves import ArmNumbers
 from mechprobe.emergence.trajectories import shares, trajectories
-from mechprobe.features.config import ClassThresholds
 from mechprobe.features.table.feature_table import FeatureTable
-from mechprobe.selection.rankings.relie import IndirectEffects
-from mechprobe.selection.rankings.relie_intervals import relie_intervals
+from mechprobe.selection.rankings.relie import IndirectEffects, relie_intervals
 from sae_training import Crosscoder
 
 
@@ -44,18 +42,16 @@ def confirmed_absences(table: FeatureTable, arm: Arm, config: EmergenceConfig) -
 
     If NRN is 1/2 or more, base must lack it, otherwise the checkpoint.
     """
-    share = {name: table.frame[f"nrn_{name}"].to_numpy() for name in arm.checkpoints}
-    limits, base = table.thresholds, config.base
     columns = []
     for name in arm.checkpoints:
-        gained = _absent(table, owner=name, other=base, limits=limits)
-        lost = _absent(table, owner=base, other=name, limits=limits)
-        columns.append(np.where(share[name] >= 0.5, gained, lost))
+        gained = _absent(table, owner=name, other=config.base)
+        lost = _absent(table, owner=config.base, other=name)
+        columns.append(np.where(table.frame[f"nrn_{name}"].to_numpy() >= 0.5, gained, lost))
     return np.stack(columns, axis=1).astype(bool)
 
 
-def _absent(table: FeatureTable, *, owner: str, other: str, limits: ClassThresholds) -> Bool[ndarray, " d_sae"]:
-    frame = table.frame
+def _absent(table: FeatureTable, *, owner: str, other: str) -> Bool[ndarray, " d_sae"]:
+    frame, limits = table.frame, table.thresholds
     agrees = np.ones(len(frame), dtype=bool)
     for target, most in (("error", limits.nu_error_max), ("reconstruction", limits.nu_reconstruction_max)):
         own = frame[f"beta_{target}_{owner}_{owner}"].to_numpy()
@@ -66,22 +62,13 @@ def _absent(table: FeatureTable, *, owner: str, other: str, limits: ClassThresho
 
 
 def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> pd.DataFrame:
-    """One row per feature over an arm; `mechprobe.emergence.result.Emergence.table` lists the columns.
-
-    Args:
-        table: Norms and latent scaling of all features.
-        arm: The arm.
-        config: Thresholds.
-
-    Returns:
-        All columns except those of RelIE, which `with_relie` adds.
-    """
+    """One row per feature over an arm, with all columns of `Emergence.table` except those that `with_relie` adds."""
     names = (config.base, *arm.checkpoints)
     dead = table.dead
     norms = np.nan_to_num(arm_columns(table, arm, config.base))
     found = trajectories(norms, dead, np.array(arm.progress), config.thresholds)
     confirmed, share = confirmed_absences(table, arm, config), shares(norms)
-    columns: dict[str, Any] = {"feature": np.arange(len(table)), "alive": ~dead, **found.columns()}
+    columns: dict[str, Any] = {"feature": np.arange(len(table)), "alive": ~dead, **vars(found)}
     for name in ("onset", "peak"):
         columns[name] = [None if column < 0 else names[column] for column in columns[name]]
     for column, name in enumerate(names):
@@ -94,13 +81,7 @@ def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> pd.
 
 
 def with_relie(frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]) -> pd.DataFrame:
-    """`feature_frame` with the columns of RelIE.
-
-    Args:
-        frame: One row per feature.
-        effects: Indirect effects in base and the checkpoints, in this order.
-        weights: `mechprobe.selection.rankings.relie_intervals.group_draws` of the bootstrap.
-    """
+    """`feature_frame` with the columns of RelIE; ``weights`` are `mechprobe.selection.rankings.relie.group_draws`."""
     ends, relie = relie_intervals(effects, weights), effects.relie
     columns: dict[str, Any] = {"n_relie": ends.n_groups}
     for column, name in enumerate(effects.models):

@@ -5,7 +5,7 @@ and checkpoints. arXiv 2509.17196 uses the decoder norm per snapshot; the defini
 persistence are specific to mechprobe. Column 0 is base, the others are checkpoints in order of training.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -44,15 +44,14 @@ def kinds(norms: Float[ndarray, "d_sae column"], dead: Bool[ndarray, " d_sae"], 
     norms = np.asarray(norms, dtype=np.float64)
     need = min_change * norms.max(axis=1)
     base, last = norms[:, 0], norms[:, -1]
-    rules = (
-        (DEAD, dead | (norms.max(axis=1) == 0)),
-        (EMERGING, last - base >= need),
-        (FADING, base - last >= need),
-        (TRANSIENT, norms.max(axis=1) - np.maximum(base, last) >= need),
-        (DIPPING, np.minimum(base, last) - norms.min(axis=1) >= need),
-    )
-    found = np.select([rule for _, rule in rules], [name for name, _ in rules], default=STEADY)
-    return [str(name) for name in found]
+    rules = {
+        DEAD: dead | (norms.max(axis=1) == 0),
+        EMERGING: last - base >= need,
+        FADING: base - last >= need,
+        TRANSIENT: norms.max(axis=1) - np.maximum(base, last) >= need,
+        DIPPING: np.minimum(base, last) - norms.min(axis=1) >= need,
+    }
+    return [str(name) for name in np.select(list(rules.values()), list(rules), default=STEADY)]
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,6 @@ class Trajectories:
     half_life: Float[ndarray, " d_sae"]
     persistence: Float[ndarray, " d_sae"]
     peak: Int[ndarray, " d_sae"]
-
-    def columns(self) -> dict[str, list[str] | ndarray]:
-        """The attributes by name, for a table."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def trajectories(

@@ -18,7 +18,7 @@ from mechprobe.interventions.verdict_result import (
     Verdict,
 )
 from mechprobe.results import OrEmpty, Result
-from mechprobe.selection.control_match import ControlMatch
+from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
@@ -90,7 +90,7 @@ class InterventionResults(EditedSet):
         samples: Task → sample ids, in the order of ``outcomes.jsonl``.
         readouts_of_edits: Kind of edit → read-out; ``readout`` in JSON.
         positions: Where the edits act.
-        control_match: How near the random sets come to the set, see `mechprobe.selection.control_match`; None without random sets.
+        control_match: How near the random sets come to the set, see `mechprobe.selection.controls`; None without random sets.
         conditions: One record per condition that ran on every task.
         verdicts: One record per main edit and task, and one per main edit for the pooled row.
         verdict: The pooled verdicts in one sentence.

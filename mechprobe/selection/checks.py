@@ -18,12 +18,7 @@ def check_parts(
 ) -> None:
     """Raise an error for parts that do not belong together.
 
-    Args:
-        crosscoder: The dictionary.
-        family: The models.
-        site: Site at which features are read.
-        config: Names of base and tuned.
-        inputs: Stage folders of the selection. The manifests of ``crosscoder`` and ``evals`` record their models and site.
+    The manifests of ``crosscoder`` and ``evals`` in ``inputs`` record the models and the site of these stages.
 
     Raises:
         ConfigError: Base, tuned or one of ``near`` is not a model of the crosscoder, or base and tuned are the same.
@@ -41,7 +36,12 @@ def check_parts(
                 f"The crosscoder expects width {width} for {name}, but the model's residual stream has width "
                 f"{family[name].d_model}; give the models that the crosscoder was trained on."
             )
-    _check_site(stage_manifest(inputs, "crosscoder"), site)
+    trained = stage_manifest(inputs, "crosscoder").get("config", {}).get("site")
+    if isinstance(trained, str) and trained != str(site):
+        raise ArtifactError(
+            f"The crosscoder was trained at {trained}, but features are to be read at {site}; select at {trained}, or "
+            f"train a crosscoder at {site}."
+        )
     for part, what, again in (
         ("crosscoder", "The crosscoder was trained on", "mechprobe cache and train-sae"),
         ("evals", "The outcomes are of", "mechprobe evaluate"),
@@ -99,26 +99,12 @@ def stage_manifest(inputs: Mapping[str, Path | str], part: str) -> dict[str, Any
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).is_file() else {}
 
 
-def _check_site(manifest: Mapping[str, Any], site: Site) -> None:
-    trained = manifest.get("config", {}).get("site")
-    if isinstance(trained, str) and trained != str(site):
-        raise ArtifactError(
-            f"The crosscoder was trained at {trained}, but features are to be read at {site}; select at {trained}, or "
-            f"train a crosscoder at {site}."
-        )
-
-
 def check_models(
     manifest: Mapping[str, Any], family: ModelFamily, names: tuple[str, ...], what: str, again: str
 ) -> None:
-    """Raise `ArtifactError` if a stage was made with another model of the same name.
+    """Raise `ArtifactError` if a stage was made with another model than the family's of the same name.
 
-    Args:
-        manifest: Manifest of the stage.
-        family: The models now.
-        names: Models to compare.
-        what: Beginning of the error, for example "The outcomes are of".
-        again: Command that makes the stage again.
+    The error begins with ``what``, for example "The outcomes are of", and names the command ``again``.
     """
     made_of = manifest.get("models") or {}
     for name in names:

@@ -1,8 +1,8 @@
-"""Random sets that match a selection feature by feature.
+"""Random sets that match a selection feature by feature, and the quality of the match.
 
 Selected features are extreme, so a set drawn anywhere in the dictionary would be weaker before any edit. Random sets
-therefore match the selection in the logarithms of density, decoder norm and contribution norm
-(`mechprobe.selection.covariates`), each in standard deviations over the live features. The procedure is specific to
+therefore match the selection in the logarithms of density, decoder norm and contribution norm (`Covariates`), each in
+standard deviations over the live features. The procedure is specific to
 mechprobe; the terms are those of matching in observational studies (Stuart 2010).
 
 Every set is one optimal assignment (scipy's ``linear_sum_assignment``) of the selection to the live features outside it:
@@ -17,15 +17,56 @@ Prices grow with the number of sets, so later sets match worse. `MAX_SETS` bound
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from mechprobe.errors import SelectionError
 from mechprobe.progress import progress
+from mechprobe.results import Number, Result
 from mechprobe.selection.config import MAX_SETS
-from mechprobe.selection.covariates import Covariates
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """Density, decoder norm and mean activation of every feature, which give the matched quantities.
+
+    Attributes:
+        density: Share of tokens on which each feature is active; 0 for a dead feature.
+        decoder_norm: L2 norm in the models' own units, summed over models.
+        mean_act: Mean activation over the tokens where each feature is active.
+    """
+
+    density: Float[ndarray, " d_sae"]
+    decoder_norm: Float[ndarray, " d_sae"]
+    mean_act: Float[ndarray, " d_sae"]
+
+    @property
+    def contribution_norm(self) -> Float[ndarray, " d_sae"]:
+        """Mean activation times decoder norm: the size of what an ablation removes."""
+        return self.decoder_norm * self.mean_act
+
+    @property
+    def live(self) -> Bool[ndarray, " d_sae"]:
+        """Features that are active somewhere and have a decoder."""
+        return (self.density > 0) & (self.decoder_norm > 0)
+
+    @property
+    def columns(self) -> dict[str, Float[ndarray, " d_sae"]]:
+        """The matched quantities by their names in result files, where ``write`` is the contribution norm."""
+        return {"density": self.density, "decoder_norm": self.decoder_norm, "write": self.contribution_norm}
+
+    @cached_property
+    def standardized(self) -> Float[ndarray, "d_sae covariate"]:
+        """Logarithms of the covariates, with mean 0 and standard deviation 1 over the live features."""
+        logs = np.stack([np.log(np.maximum(values, 1e-12)) for values in self.columns.values()], axis=1)
+        live = self.live
+        return logs if not live.any() else (logs - logs[live].mean(axis=0)) / np.maximum(logs[live].std(axis=0), 1e-12)
+
 
 REUSE_PRICE = 0.25
 """Squared distance that one earlier use costs."""
@@ -44,7 +85,7 @@ def matched_random_sets(ids: Sequence[int], covariates: Covariates, *, n_sets: i
 
     Args:
         ids: The set to match. None of its features enters a random set.
-        covariates: What is matched.
+        covariates: Density, decoder norm and mean activation of all features.
         n_sets: Number of sets.
         seed: Seed of the random prices.
 
@@ -57,7 +98,14 @@ def matched_random_sets(ids: Sequence[int], covariates: Covariates, *, n_sets: i
         )
     if n_sets == 0:
         return []
-    pool = _pool(ids, covariates)
+    live = covariates.live
+    live[list(set(ids))] = False
+    pool = np.flatnonzero(live)
+    if len(pool) < len(ids):
+        raise SelectionError(
+            f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside "
+            "the selection; select fewer, or train a larger dictionary."
+        )
     rng = np.random.default_rng(seed)
     target, around = covariates.standardized[list(ids)], covariates.standardized[pool]
     uses = np.zeros(len(pool), dtype=np.int64)
@@ -71,19 +119,6 @@ def matched_random_sets(ids: Sequence[int], covariates: Covariates, *, n_sets: i
             advance()
     rng.shuffle(sets)  # later sets pay for earlier ones, so the first sets would match better than the last
     return sets
-
-
-def _pool(ids: Sequence[int], covariates: Covariates) -> Int[ndarray, " pool"]:
-    """Live features outside the set, from which random sets are drawn."""
-    live = covariates.live
-    live[list(set(ids))] = False
-    pool = np.flatnonzero(live)
-    if len(pool) < len(ids):
-        raise SelectionError(
-            f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside "
-            "the selection; select fewer, or train a larger dictionary."
-        )
-    return pool
 
 
 def _balanced(
@@ -129,3 +164,105 @@ def _assigned(
         drawn[start : start + n] = columns
         taken[columns] = True
     return drawn
+
+
+CALIPER = 0.25
+"""Largest difference of means, in standard deviations over the live features, that counts as a match (Stuart 2010)."""
+
+
+class CovariateMatch(Result):
+    """The match in one covariate. Differences are of mean logarithms, random minus selected, in standard deviations."""
+
+    selected: float
+    """Mean over the selected features, in the covariate's own units."""
+    random: float
+    """Mean over the features of all random sets, in the covariate's own units."""
+    difference: float
+    """Mean over the random sets of their differences."""
+    worst_set: float
+    """The largest difference of a single random set."""
+    at_best: float
+    """The difference nearest 0 that any set of this size could have in this covariate alone."""
+
+
+class PairDistance(Result):
+    """A selected feature, its match in a random set, and their distance in standard deviations."""
+
+    feature: int
+    random: int
+    distance: float
+
+
+class ControlMatch(Result):
+    """How near random sets come to the selection, and how different they are from each other."""
+
+    n_sets: int
+    n_features: int
+    """Features of the selection and of every random set."""
+    n_pool: int
+    """Live features outside the selection."""
+    covariates: dict[str, CovariateMatch]
+    mean_pair_distance: float
+    """Mean distance of a feature and its match, in standard deviations."""
+    worst_pair: PairDistance
+    n_distinct: int
+    """Distinct features over all random sets."""
+    most_used: int
+    """Random sets that contain the feature drawn most often."""
+    mean_overlap: Number
+    """Mean share of features that two random sets have in common; NaN for a single set."""
+    caliper: float
+    beyond_caliper: tuple[str, ...]
+    """Covariates whose difference exceeds the caliper."""
+
+
+def match_quality(
+    ids: Sequence[int], sets: Sequence[Sequence[int]], covariates: Covariates, *, caliper: float = CALIPER
+) -> ControlMatch | None:
+    """The match of random sets with the selection ``ids``; None without sets or for an empty selection.
+
+    The i-th feature of each set is the match of the i-th of ``ids``.
+    """
+    if not sets or not ids:
+        return None
+    chosen, drawn = np.asarray(ids), np.asarray(sets)
+    place = covariates.standardized
+    pairs = place[drawn] - place[chosen]  # [set feature covariate]
+    distance = np.sqrt((pairs**2).sum(axis=2))
+    worst = np.unravel_index(int(distance.argmax()), distance.shape)
+    others = np.flatnonzero(covariates.live & ~np.isin(np.arange(len(place)), chosen))
+    means = pairs.mean(axis=1)  # [set covariate]
+    rows = {
+        name: CovariateMatch(
+            selected=float(raw[chosen].mean()),
+            random=float(raw[drawn].mean()),
+            difference=float(means[:, column].mean()),
+            worst_set=float(means[np.abs(means[:, column]).argmax(), column]),
+            at_best=_at_best(place[others, column], float(place[chosen, column].mean()), len(chosen)),
+        )
+        for column, (name, raw) in enumerate(covariates.columns.items())
+    }
+    counts = np.unique(drawn, return_counts=True)[1]
+    shared = [len(set(a) & set(b)) / len(ids) for a, b in combinations(sets, 2)]
+    return ControlMatch(
+        n_sets=len(sets),
+        n_features=len(ids),
+        n_pool=len(others),
+        covariates=rows,
+        mean_pair_distance=float(distance.mean()),
+        worst_pair=PairDistance(
+            feature=int(chosen[worst[1]]), random=int(drawn[worst]), distance=float(distance[worst])
+        ),
+        n_distinct=len(counts),
+        most_used=int(counts.max()),
+        mean_overlap=float(np.mean(shared)) if shared else float("nan"),
+        caliper=caliper,
+        beyond_caliper=tuple(name for name, row in rows.items() if abs(row.difference) > caliper),
+    )
+
+
+def _at_best(others: Float[ndarray, " pool"], wanted: float, n: int) -> float:
+    """The difference nearest 0 between ``wanted`` and the mean of any ``n`` of the others."""
+    ranked = np.sort(others)
+    lowest, highest = float(ranked[:n].mean()) - wanted, float(ranked[-n:].mean()) - wanted
+    return float(np.clip(0.0, lowest, highest))

@@ -1,9 +1,11 @@
-"""G_t, the samples of a task that the base model gets wrong and the tuned model gets right."""
+"""G_t, the samples of a task that the base model gets wrong and the tuned model gets right, and their tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import ConfigError, SelectionError
+from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import SelectConfig
 
@@ -38,23 +40,26 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
     for model in (config.base, config.tuned):
         if model not in outcomes.models:
             raise ConfigError(f"There are no outcomes of model '{model}'; evaluate it first.")
-    ids: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
-    too_few: dict[str, int] = {}
+    found = Gained({}, {}, {})
+    needed, counts = max(1, config.min_gained), []
     for task in _selection_tasks(outcomes, config):
         barred = set(held_out.get(task, ()))
-        found = [k for k in outcomes.gained(task, base=config.base, tuned=config.tuned) if k not in barred]
-        if len(found) >= max(1, config.min_gained):
-            ids[task], sizes[task] = found[: config.max_samples], len(found)
+        gained = [k for k in outcomes.gained(task, base=config.base, tuned=config.tuned) if k not in barred]
+        if len(gained) >= needed:
+            found.ids[task], found.sizes[task] = gained[: config.max_samples], len(gained)
         else:
-            too_few[task] = len(found)
-    if not ids:
-        rows = "; ".join(_counts(outcomes, task, n, config, set(held_out.get(task, ()))) for task, n in too_few.items())
+            found.too_few[task] = len(gained)
+            ids = [k for k in outcomes.sample_ids(task) if k not in barred]
+            base, tuned = (sum(outcomes.right(model, task, ids)) for model in (config.base, config.tuned))
+            counts.append(
+                f"{task}: {len(gained)} gained; {config.base} has {base} and {config.tuned} {tuned} of {len(ids)} right"
+            )
+    if not found.ids:
         raise SelectionError(
-            f"On no task does {config.tuned} get at least {max(1, config.min_gained)} samples right that {config.base} "
-            f"gets wrong ({rows}); evaluate more samples, or lower select.min_gained."
+            f"On no task does {config.tuned} get at least {needed} samples right that {config.base} gets wrong "
+            f"({'; '.join(counts)}); evaluate more samples, or lower select.min_gained."
         )
-    return Gained(ids, sizes, too_few)
+    return found
 
 
 def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
@@ -67,23 +72,94 @@ def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
             "remove it from one of the two."
         )
     tasks = list(config.tasks or (task for task in outcomes.tasks if task not in config.trained))
+    known = ", ".join(outcomes.tasks)
     unknown = [task for task in tasks if task not in outcomes.tasks]
     if unknown:
-        known = ", ".join(outcomes.tasks)
         raise ConfigError(f"There are no outcomes on task '{unknown[0]}' of select.tasks; the tasks are {known}.")
     if not tasks:
         raise ConfigError(
-            f"Post-training saw every task ({', '.join(outcomes.tasks)}), so no task is left to select on; "
-            "evaluate another task."
+            f"Post-training saw every task ({known}), so none is left to select on; evaluate another task."
         )
     return tasks
 
 
-def _counts(outcomes: Outcomes, task: str, n_gained: int, config: SelectConfig, barred: set[str]) -> str:
-    """Selection samples of a task that each model gets right."""
-    ids = [k for k in outcomes.sample_ids(task) if k not in barred]
-    right = {model: sum(outcomes.right(model, task, ids)) for model in (config.base, config.tuned)}
-    return (
-        f"{task}: {n_gained} gained; {config.base} has {right[config.base]} and {config.tuned} {right[config.tuned]} "
-        f"of {len(ids)} right"
-    )
+def gained_sequences(
+    family: ModelFamily, outcomes: Outcomes, gained: Mapping[str, Sequence[str]], config: SelectConfig
+) -> dict[str, list[TokenizedSample]]:
+    """Prompt and response of the tuned model for every gained sample; ``kept`` positions are pooled.
+
+    ``gained`` lists the ids of the samples of every task. The tokenizer of the family encodes the prompts.
+
+    Raises:
+        SelectionError: A prompt is missing, or the response tokens are of another tokenizer.
+    """
+
+    def sequence(task: str, sample_id: str) -> TokenizedSample:
+        response = outcomes.record(config.tuned, task, sample_id).response_ids
+        return _sequence(family, outcomes, task, sample_id, response, config)
+
+    return {task: [sequence(task, sample_id) for sample_id in ids] for task, ids in gained.items()}
+
+
+def right_answers(
+    family: ModelFamily, outcomes: Outcomes, gained: Mapping[str, Sequence[str]], config: SelectConfig
+) -> dict[str, list[TokenizedSample]]:
+    """Prompt and right answer of every gained sample; the answer's tokens are ``response``.
+
+    The right answer depends on ``config.target``: ``response`` is the tuned model's own response, which the scorer
+    accepted; ``answer`` is the sample's answer, directly after the prompt. Arguments are those of `gained_sequences`.
+
+    Raises:
+        SelectionError: A sample has no such answer, or does not fit the context with it.
+    """
+
+    def sequence(task: str, sample_id: str) -> TokenizedSample:
+        tokens = _answer_ids(family, outcomes, task, sample_id, config)
+        found = _sequence(family, outcomes, task, sample_id, tokens, config)
+        if len(found.ids) > family.max_context:
+            raise SelectionError(
+                f"Sample {sample_id} of {task} has {len(found.ids)} tokens with its answer, and the context holds "
+                f"{family.max_context}; shorten the sample, or set select.target=response."
+            )
+        return found
+
+    return {task: [sequence(task, sample_id) for sample_id in ids] for task, ids in gained.items()}
+
+
+def _answer_ids(
+    family: ModelFamily, outcomes: Outcomes, task: str, sample_id: str, config: SelectConfig
+) -> Sequence[int]:
+    if config.target == "answer":
+        sample = outcomes.samples.get(sample_id)
+        tokens = family.tokenizer(sample.answer, add_special_tokens=False).input_ids if sample else []
+        missing, fix = "has no answer", "give every sample an answer, or set select.target=response"
+    else:
+        tokens = outcomes.record(config.tuned, task, sample_id).response_ids
+        missing, fix = f"has no response tokens of {config.tuned}", "evaluate again, or set select.target=answer"
+    if not tokens:
+        raise SelectionError(
+            f"Sample {sample_id} of {task} {missing}, so there is no log-probability of a right answer to attribute; "
+            f"{fix}, or rank by joint or score."
+        )
+    return tokens
+
+
+def _sequence(
+    family: ModelFamily, outcomes: Outcomes, task: str, sample_id: str, answer: Sequence[int], config: SelectConfig
+) -> TokenizedSample:
+    if sample_id not in outcomes.samples:
+        raise SelectionError(f"The outcomes do not hold the prompt of sample {sample_id} of {task}; evaluate again.")
+    tokenizer = family.tokenizer
+    prompt = tokenizer(outcomes.samples[sample_id].prompt).input_ids
+    ids = [*prompt, *answer]
+    n_tokens = min(int(model.config.get_text_config().vocab_size) for model in family)
+    if max(ids) >= n_tokens:
+        raise SelectionError(
+            f"The response to sample {sample_id} of {task} holds token {max(ids)}, but the models have {n_tokens} tokens: "
+            "the outcomes are of another tokenizer; evaluate again."
+        )
+    special = set(tokenizer.all_special_ids)
+    response = [place >= len(prompt) for place in range(len(ids))]
+    wanted = {"all": {True, False}, "prompt": {False}, "response": {True}}[config.positions]
+    kept = [token not in special and flag in wanted for token, flag in zip(ids, response, strict=True)]
+    return TokenizedSample(tuple(ids), tuple(kept), tuple(response))

@@ -25,12 +25,7 @@ class NeverActive(Result):
 
 
 def never_active(features: Sequence[int], fires: Bool[ndarray, "task d_sae"], tasks: Sequence[str]) -> NeverActive:
-    """Count the features of a set that never fire.
-
-    Args:
-        features: The set.
-        fires: Whether a feature is active on any token read of a task's samples, see `mechprobe.selection.scores.Scores`.
-        tasks: Names of the first axis.
+    """Count the features of a set that never fire; ``fires`` is that of `mechprobe.selection.scores.Scores`.
 
     Example:
         >>> never_active((0, 2), np.array([[True, True, False]]), ("simulation",)).per_task
@@ -39,12 +34,8 @@ def never_active(features: Sequence[int], fires: Bool[ndarray, "task d_sae"], ta
     absent = ~fires[:, list(features)]
     per_task = dict(zip(tasks, absent.sum(axis=1).tolist(), strict=True))
     all_tasks = int(absent.all(axis=0).sum())
-    return NeverActive(
-        n_features=len(features),
-        per_task=per_task,
-        all_tasks=all_tasks,
-        sentence=_sentence(len(features), per_task, all_tasks),
-    )
+    sentence = _sentence(len(features), per_task, all_tasks)
+    return NeverActive(n_features=len(features), per_task=per_task, all_tasks=all_tasks, sentence=sentence)
 
 
 def never_active_sentences(result: Mapping[str, Any]) -> list[str]:

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.results import Number, OrEmpty, Result
-from mechprobe.selection.agnostic import agnostic_features
+from mechprobe.selection.agnostic import AgnosticCounts, agnostic_features
 from mechprobe.selection.config import Ranking
-from mechprobe.selection.control_match import ControlMatch, match_quality
-from mechprobe.selection.controls import matched_random_sets
+from mechprobe.selection.controls import ControlMatch, match_quality, matched_random_sets
 from mechprobe.selection.never_active import NeverActive, never_active
 from mechprobe.selection.rules import leave_one_task_out, resolve
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import Stability
-from mechprobe.selection.thresholds import AgnosticCounts
 from mechprobe.stage_folder import check_outputs, read_manifest
 
 if TYPE_CHECKING:
@@ -22,6 +20,12 @@ if TYPE_CHECKING:
 SELECTION_FILE = "selection.json"
 SCORES_FILE = "scores.safetensors"
 SELECTED_FILE = "selected.parquet"
+
+SHARED = (
+    "features", "rule", "ranking", "site", "agnostic", "n_agnostic", "controls", "control_match", "stability", "note",
+    "threshold", "crosscoder",
+)  # fmt: skip
+"""Fields that `Selection` and `SelectionSummary` have in common."""
 
 
 class LeftOut(Result):
@@ -46,10 +50,9 @@ class AttributionPath(Result):
 
 
 class SelectionSummary(Result):
-    """The content of ``selection.json``."""
+    """The content of ``selection.json``. `Selection` describes the fields that both have."""
 
     features: tuple[int, ...]
-    """Feature indices, best first."""
     rule: str
     ranking: Ranking
     site: str
@@ -64,9 +67,7 @@ class SelectionSummary(Result):
     too_few: dict[str, int]
     """Task → samples of G_t, for tasks with too few samples to select."""
     agnostic: tuple[int, ...]
-    """Task-agnostic features, best first."""
     n_agnostic: int
-    """Selected features that are task-agnostic."""
     agnostic_sizes: dict[str, AgnosticCounts]
     silent: NeverActive
     scores: dict[str, dict[str, tuple[float, ...]]]
@@ -74,9 +75,7 @@ class SelectionSummary(Result):
     leave_one_task_out: dict[str, LeftOut]
     stability: OrEmpty[Stability]
     controls: tuple[tuple[int, ...], ...]
-    """Matched random sets; the i-th feature of each matches the i-th selected one."""
     control_match: OrEmpty[ControlMatch]
-    """None without controls."""
     attribution: dict[str, dict[str, AttributionPath]]
     """``ig`` or ``relie`` → task → its path."""
     readout: str
@@ -85,7 +84,6 @@ class SelectionSummary(Result):
     threshold: float
     note: str
     crosscoder: str
-    """Fingerprint of the dictionary."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Selection:
         site: ``resid_post.<layer>``.
         rule: The specification, for example ``top50``.
         ranking: ``joint``, ``score``, ``ig`` or ``relie``.
-        agnostic: Live features that are task-agnostic under the ranking.
+        agnostic: Live features that are task-agnostic under the ranking, best first.
         n_agnostic: Number of task-agnostic features in ``features``.
         controls: Random sets matched on density, decoder norm and contribution norm; the i-th feature of each matches
             the i-th of ``features``.
@@ -138,20 +136,9 @@ class Selection:
         summary = SelectionSummary.load(folder / SELECTION_FILE)
         left_out = summary.leave_one_task_out
         return cls(
-            features=summary.features,
-            site=summary.site,
-            rule=summary.rule,
-            ranking=summary.ranking,
-            agnostic=summary.agnostic,
-            n_agnostic=summary.n_agnostic,
-            controls=summary.controls,
-            note=summary.note,
-            crosscoder=summary.crosscoder,
+            **{name: getattr(summary, name) for name in SHARED},
             scores=Scores.load(folder / SCORES_FILE),
-            threshold=summary.threshold,
             left_out={task: left_out[task].features for task in summary.tasks if task in left_out},
-            control_match=summary.control_match,
-            stability=summary.stability,
         )
 
     @property
@@ -173,24 +160,19 @@ class Selection:
 
         If rule, ranking and threshold are those of this selection, the result has its features and the first
         ``n_controls`` of its random sets. New random sets are drawn only for another selection, or if more sets are
-        asked for than this selection has.
-
-        Args:
-            rule: The specification, see `mechprobe.selection.rules.resolve`.
-            ranking: None uses this selection's.
-            n_controls: Number of random sets; None uses this selection's.
-            threshold: None uses this selection's.
-            seed: Seed of new random sets.
-            table: Feature table, for ``rule:`` specifications.
-
-        Raises:
-            SelectionError: As in the function `choose`.
+        asked for than this selection has. Arguments and errors are those of the function `choose`; None uses the
+        setting of this selection.
         """
         ranking, threshold = ranking or self.ranking, self.threshold if threshold is None else threshold
         n_controls = len(self.controls) if n_controls is None else n_controls
         same = (rule, ranking, threshold) == (self.rule, self.ranking, self.threshold)
-        if same and n_controls <= len(self.controls):
-            return self._with_first_controls(n_controls)
+        if same and n_controls == len(self.controls):
+            return self
+        if same and n_controls < len(self.controls):
+            first = self.controls[:n_controls]
+            return replace(
+                self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates)
+            )
         return choose(
             self.scores,
             rule,
@@ -202,12 +184,6 @@ class Selection:
             seed=seed,
             table=table,
         )
-
-    def _with_first_controls(self, n: int) -> "Selection":
-        if n == len(self.controls):
-            return self
-        first = self.controls[:n]
-        return replace(self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates))
 
 
 def choose(  # noqa: PLR0913 - every setting is recorded in the result

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from mechprobe.errors import SelectionError
 from mechprobe.files import write_bytes
 from mechprobe.selection.config import Ranking
-from mechprobe.selection.covariates import Covariates
+from mechprobe.selection.controls import Covariates
 
 RANKINGS: tuple[Ranking, ...] = ("joint", "score", "ig", "relie")
 
@@ -83,8 +83,8 @@ class Scores:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        present = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, ndarray)}
+        present = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         gained = dict(zip(self.tasks, self.n_gained, strict=True))
         # The metadata has one entry, because safetensors writes several in random order.
         write_bytes(path, save(present, metadata={"gained": json.dumps(gained)}))
@@ -95,8 +95,3 @@ class Scores:
         with safe_open(str(path), framework="numpy") as file:
             gained = json.loads(file.metadata()["gained"])
         return cls(tasks=tuple(gained), n_gained=tuple(gained.values()), **load_file(path))
-
-
-_ARRAYS = (
-    "score", "joint", "density", "decoder_norm", "mean_act", "mean_difference", "last_difference", "ig", "relie", "fires",
-)  # fmt: skip

@@ -8,6 +8,7 @@ computed as one matrix product.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,10 @@ from numpy import ndarray
 from pydantic import model_serializer
 
 from mechprobe.results import Result
-from mechprobe.selection.agnostic import relative_values
+from mechprobe.selection.agnostic import ThresholdStability, relative_values
 from mechprobe.selection.rules import spec_size
-from mechprobe.selection.thresholds import ThresholdStability
 from mechprobe.statistics import Interval
 
-Means = Float[ndarray, "part draw d_sae"]
 _CHUNK = 1 << 22
 """Values, features times draws, that are held at a time."""
 
@@ -55,22 +54,18 @@ class Stability(Result):
         return {key: value for key, value in handler(self).items() if value is not None}
 
 
-def first_part(means: Means) -> Float[ndarray, "draw d_sae"]:
-    """The value of a ranking that is a plain mean over samples."""
-    return means[0]
-
-
 @dataclass(frozen=True)
 class SampleValues:
     """The parts of a ranking's values, sample by sample.
 
     Attributes:
         tasks: For every task ``[part sample d_sae]``. Parts are averaged over samples and then combined.
-        combine: Function from the means of the parts to the value of the ranking.
+        combine: Function from the means of the parts ``[part draw d_sae]`` to the values of the ranking
+            ``[draw d_sae]``; by default there is one part, whose means are the values.
     """
 
     tasks: tuple[Float[ndarray, "part _sample d_sae"], ...]
-    combine: Callable[[ndarray], ndarray] = first_part
+    combine: Callable[[ndarray], ndarray] = itemgetter(0)
 
     def values(self) -> Float[ndarray, "task d_sae"]:
         """The ranking's values on all samples."""
@@ -80,16 +75,12 @@ class SampleValues:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A specification on resampled G_t.
-
-    Attributes:
-        frequency: Share of the draws in which each feature is chosen; 0 for dead features.
-        jaccard: Median and 95 % percentile interval, over the draws, of the Jaccard index with the selection; n is the
-            number of draws.
-    """
+    """A specification on resampled G_t."""
 
     frequency: Float[ndarray, " d_sae"]
+    """Share of the draws in which each feature is chosen; 0 for dead features."""
     jaccard: Interval
+    """Median and 95 % percentile interval over the draws of the Jaccard index with the selection."""
 
     def summary(self, features: Sequence[int], *, seed: int) -> BootstrapSummary:
         """The record for ``selection.json``: frequencies of the selected features, and counts of the others."""
@@ -130,7 +121,8 @@ def bootstrap_selection(
     size = spec_size(spec)
     if n_draws < 1 or (size is None and spec != "agnostic"):
         return None
-    used = np.flatnonzero(live | _nonzero(samples))
+    nonzero = np.any([(parts != 0).any(axis=(0, 1)) for parts in samples.tasks], axis=0)
+    used = np.flatnonzero(live | nonzero)
     alive, own = live[used], np.searchsorted(used, [k for k in features if live[k]])
     counts, shares = np.zeros(len(used), dtype=np.int64), []
     for lowest in _resampled(samples, used, n_draws, seed):
@@ -145,11 +137,6 @@ def bootstrap_selection(
     return Bootstrap(frequency, Interval(float(middle), float(low), float(high), n_draws))
 
 
-def _nonzero(samples: SampleValues) -> Bool[ndarray, " d_sae"]:
-    """Features that have a nonzero value on some sample of some task."""
-    return np.any([(parts != 0).any(axis=(0, 1)) for parts in samples.tasks], axis=0)
-
-
 def _resampled(samples: SampleValues, used: ndarray, n_draws: int, seed: int) -> Iterator[Float[ndarray, "draw used"]]:
     """The minimum over tasks of the relative values of the features ``used``, for a block of draws at a time."""
     rng = np.random.default_rng([seed, 5])
@@ -158,13 +145,11 @@ def _resampled(samples: SampleValues, used: ndarray, n_draws: int, seed: int) ->
     values = [np.ascontiguousarray(parts[..., used], dtype=np.float32) for parts in samples.tasks]
     step = max(1, _CHUNK // max(1, len(used)))
     for start in range(0, n_draws, step):
-        lowest = None
+        lowest = np.full((min(step, n_draws - start), len(used)), np.inf)
         for weight, parts in zip(weights, values, strict=True):
             means = np.stack([weight[start : start + step] @ part for part in parts])
-            relative = relative_values(samples.combine(means).astype(np.float64))
-            lowest = relative if lowest is None else np.minimum(lowest, relative)
-        if lowest is not None:
-            yield lowest
+            lowest = np.minimum(lowest, relative_values(samples.combine(means).astype(np.float64)))
+        yield lowest
 
 
 def highest(values: Float[ndarray, "draw alive"], n: int) -> Bool[ndarray, "draw alive"]:

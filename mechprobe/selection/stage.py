@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from mechprobe.files import write_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
+from mechprobe.selection.agnostic import threshold_stability
 from mechprobe.selection.checks import check_parts
 from mechprobe.selection.config import Attribution, SelectConfig
-from mechprobe.selection.gained import Gained, gained_samples
-from mechprobe.selection.rankings.attribution import Attributed, attribute
+from mechprobe.selection.gained import gained_samples, gained_sequences, right_answers
+from mechprobe.selection.rankings.attribution import attribute
 from mechprobe.selection.rankings.pooled import score_features
-from mechprobe.selection.result import SCORES_FILE, SELECTED_FILE, SELECTION_FILE, Selection, choose
+from mechprobe.selection.result import SCORES_FILE, SELECTED_FILE, SELECTION_FILE, Selection, SelectionSummary, choose
 from mechprobe.selection.rules import check_named
-from mechprobe.selection.sequences import gained_sequences, right_answers
+from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import SampleValues, Stability, bootstrap_selection
 from mechprobe.selection.summary import selection_frame, selection_summary
-from mechprobe.selection.thresholds import threshold_stability
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -74,7 +74,10 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     check_parts(crosscoder, family, place, config, inputs or {})
     named = check_named(config.rule, crosscoder.d_sae, table)
     gained = gained_samples(outcomes, config, held_out or {})
-    work = _Work(crosscoder, family, outcomes, place, config, gained)  # encodes the samples, which may be refused
+    kinds: tuple[Attribution, ...] = ("ig", "relie")
+    kinds = tuple(kind for kind in kinds if kind == config.ranking or kind in config.also)
+    sequences = gained_sequences(family, outcomes, gained.ids, config)
+    answers = right_answers(family, outcomes, gained.ids, config) if kinds else {}
     identity = {
         **config.model_dump(mode="json"),
         "site": str(place),
@@ -88,90 +91,64 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
     ) as stage:
         if not stage.done:
-            work.write(stage, table)
+            scores, samples = score_features(crosscoder, family, sequences, site=place, config=config)
+            attributed = {
+                kind: attribute(kind, crosscoder, family, answers, site=place, config=config) for kind in kinds
+            }
+            scores = replace(scores, **{kind: found.samples.values() for kind, found in attributed.items()})
+            if config.ranking in attributed:
+                samples = attributed[config.ranking].samples
+            selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
+            paths = {kind: found.paths for kind, found in attributed.items()}
+            _write(
+                stage, selection, selection_summary(selection, config, gained=gained, attribution=paths), config.seed
+            )
     return Selection.load(out)
 
 
-class _Work:
-    """The samples of a selection, and what is computed from them."""
-
-    def __init__(
-        self,
-        crosscoder: Crosscoder,
-        family: ModelFamily,
-        outcomes: Outcomes,
-        site: Site,
-        config: SelectConfig,
-        gained: Gained,
-    ) -> None:
-        self.crosscoder, self.family, self.site, self.config, self.gained = crosscoder, family, site, config, gained
-        self.sequences = gained_sequences(family, outcomes, gained.ids, config)
-        self.kinds = _attributions(config)
-        self.answers = right_answers(family, outcomes, gained.ids, config) if self.kinds else {}
-
-    def write(self, stage: Stage, table: "pd.DataFrame | None") -> None:
-        """Choose the features, write the files of the stage, and finish it."""
-        config = self.config
-        scores, samples = score_features(self.crosscoder, self.family, self.sequences, site=self.site, config=config)
-        attributed = {kind: self._attribute(kind) for kind in self.kinds}
-        scores = replace(scores, **{kind: found.samples.values() for kind, found in attributed.items()})
-        if config.ranking in attributed:
-            samples = attributed[config.ranking].samples
-        selection = choose(
-            scores,
-            config.rule,
-            site=str(self.site),
-            crosscoder=self.crosscoder.fingerprint,
-            ranking=config.ranking,
-            n_controls=config.n_controls,
-            threshold=config.threshold,
-            seed=config.seed,
-            table=table,
-        )
-        selection = replace(selection, stability=_stability(selection, samples, config))
-        paths = {kind: found.paths for kind, found in attributed.items()}
-        summary = selection_summary(selection, config, gained=self.gained, attribution=paths)
-        scores.save(stage.folder / SCORES_FILE)
-        write_bytes(stage.folder / SELECTED_FILE, selection_frame(selection).to_parquet(index=False))
-        summary.save(stage.folder / SELECTION_FILE)
-        values = summary.to_dict()
-        stage.finish(
-            outputs=[SELECTION_FILE, SCORES_FILE, SELECTED_FILE],
-            counts=summary.n_gained,
-            results={key: values[key] for key in _IN_MANIFEST},
-            seed=config.seed,
-        )
-
-    def _attribute(self, kind: Attribution) -> Attributed:
-        return attribute(kind, self.crosscoder, self.family, self.answers, site=self.site, config=self.config)
-
-
-def _attributions(config: SelectConfig) -> list[Attribution]:
-    """Rankings by attribution that the settings ask for, each once."""
-    kinds: tuple[Attribution, ...] = ("ig", "relie")
-    return [kind for kind in kinds if kind == config.ranking or kind in config.also]
-
-
-def _stability(selection: Selection, samples: SampleValues | None, config: SelectConfig) -> Stability:
-    """How the selection depends on samples and threshold; without a bootstrap if ``samples`` is None."""
-    scores, bootstrap = selection.scores, None
+def _chosen(
+    scores: Scores,
+    samples: SampleValues | None,
+    config: SelectConfig,
+    site: str,
+    crosscoder: str,
+    table: "pd.DataFrame | None",
+) -> Selection:
+    """The selection with its stability, which has no bootstrap if ``samples`` is None."""
+    chosen = choose(
+        scores,
+        config.rule,
+        site=site,
+        crosscoder=crosscoder,
+        ranking=config.ranking,
+        n_controls=config.n_controls,
+        threshold=config.threshold,
+        seed=config.seed,
+        table=table,
+    )
+    live, features, seed = scores.live, chosen.features, config.seed
+    bootstrap = None
     if samples is not None:
         bootstrap = bootstrap_selection(
-            samples,
-            selection.rule,
-            selection.features,
-            live=scores.live,
-            threshold=config.threshold,
-            n_draws=config.n_bootstrap,
-            seed=config.seed,
+            samples, config.rule, features, live=live, threshold=config.threshold, n_draws=config.n_bootstrap, seed=seed
         )
-    return Stability(
-        thresholds=threshold_stability(
-            scores.values(selection.ranking),
-            scores.tasks,
-            selection.features,
-            live=scores.live,
-            thresholds=config.stability_thresholds,
-        ),
-        bootstrap=bootstrap.summary(selection.features, seed=config.seed) if bootstrap else None,
+    values, thresholds = scores.values(config.ranking), config.stability_thresholds
+    stability = Stability(
+        thresholds=threshold_stability(values, scores.tasks, features, live=live, thresholds=thresholds),
+        bootstrap=bootstrap.summary(features, seed=seed) if bootstrap else None,
+    )
+    return replace(chosen, stability=stability)
+
+
+def _write(stage: Stage, selection: Selection, summary: SelectionSummary, seed: int) -> None:
+    """Write the files of the stage, and finish it."""
+    selection.scores.save(stage.folder / SCORES_FILE)
+    write_bytes(stage.folder / SELECTED_FILE, selection_frame(selection).to_parquet(index=False))
+    summary.save(stage.folder / SELECTION_FILE)
+    values = summary.to_dict()
+    stage.finish(
+        outputs=[SELECTION_FILE, SCORES_FILE, SELECTED_FILE],
+        counts=summary.n_gained,
+        results={key: values[key] for key in _IN_MANIFEST},
+        seed=seed,
     )

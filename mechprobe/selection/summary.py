@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.selection.agnostic import relative_values
+from mechprobe.selection.agnostic import agnostic_counts, jaccard, relative_values
 from mechprobe.selection.config import SelectConfig
 from mechprobe.selection.gained import Gained
-from mechprobe.selection.result import AttributionPath, LeftOut, Selection, SelectionSummary
-from mechprobe.selection.thresholds import above_threshold, agnostic_counts, jaccard
+from mechprobe.selection.result import SHARED, AttributionPath, LeftOut, Selection, SelectionSummary
 
 
 def selection_summary(
@@ -21,30 +20,18 @@ def selection_summary(
     gained: Gained,
     attribution: Mapping[str, Mapping[str, AttributionPath]],
 ) -> SelectionSummary:
-    """The content of ``selection.json``.
-
-    Args:
-        selection: The chosen features, with their controls and stability.
-        config: Settings.
-        gained: G_t of every task. ``n_gained`` counts the samples that were read, ``gained_sizes`` all of them.
-        attribution: Ranking → task → the path of the attribution.
-    """
+    """The content of ``selection.json``; ``attribution`` maps a ranking and a task to the path of the attribution."""
     scores, ids = selection.scores, list(selection.features)
     by_ranking = {name: scores.values(name) for name in scores.rankings}
     return SelectionSummary(
-        features=selection.features,
-        rule=selection.rule,
-        ranking=selection.ranking,
-        site=selection.site,
+        **{name: getattr(selection, name) for name in SHARED},
         pair=(config.base, config.tuned),
         tasks=scores.tasks,
         n_gained=dict(zip(scores.tasks, scores.n_gained, strict=True)),
         gained_sizes=gained.sizes,
         too_few=gained.too_few,
-        agnostic=selection.agnostic,
-        n_agnostic=selection.n_agnostic,
         agnostic_sizes={
-            name: agnostic_counts(above_threshold(values, config.threshold, scores.live), scores.tasks)
+            name: agnostic_counts(values, scores.tasks, selection.threshold, live=scores.live)
             for name, values in by_ranking.items()
         },
         silent=selection.never_active,
@@ -56,16 +43,10 @@ def selection_summary(
             task: LeftOut(features=chosen, jaccard=jaccard(set(chosen), set(ids)))
             for task, chosen in selection.left_out.items()
         },
-        stability=selection.stability,
-        controls=selection.controls,
-        control_match=selection.control_match,
         attribution={name: dict(tasks) for name, tasks in attribution.items()},
         readout=str(Readout(config.readout, config.near)),
         positions=config.positions,
         pooling=config.pooling,
-        threshold=config.threshold,
-        note=selection.note,
-        crosscoder=selection.crosscoder,
     )
 
 
@@ -90,19 +71,12 @@ def selection_frame(selection: Selection) -> pd.DataFrame:
             columns[f"{name}_{task}"] = row[ids]
     columns |= {name: getattr(scores, name)[ids] for name in ("density", "decoder_norm", "mean_act")}
     columns["write"] = columns["decoder_norm"] * columns["mean_act"]
-    columns |= _stability_columns(selection, relative, ids)
+    if selection.stability is not None:
+        if selection.stability.bootstrap is not None:
+            columns["bootstrap_frequency"] = np.asarray(selection.stability.bootstrap.frequency, dtype=np.float64)
+        for row in selection.stability.thresholds.sizes:
+            above = (relative[:, ids] > row.threshold).all(axis=0)
+            columns[f"above_{row.threshold:g}"] = above & scores.live[ids]
     for task, chosen in selection.left_out.items():
         columns[f"left_out_{task}"] = np.isin(ids, chosen)
     return pd.DataFrame(columns)
-
-
-def _stability_columns(selection: Selection, relative: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
-    stability, live = selection.stability, selection.scores.live
-    if stability is None:
-        return {}
-    columns = {}
-    if stability.bootstrap is not None:
-        columns["bootstrap_frequency"] = np.asarray(stability.bootstrap.frequency, dtype=np.float64)
-    for row in stability.thresholds.sizes:
-        columns[f"above_{row.threshold:g}"] = (relative[:, ids] > row.threshold).all(axis=0) & live[ids]
-    return columns

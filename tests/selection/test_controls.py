@@ -10,9 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from mechprobe.errors import ConfigError, SelectionError
 from mechprobe.selection import controls as matched_sets
 from mechprobe.selection.config import MAX_SETS, SelectConfig
-from mechprobe.selection.control_match import ControlMatch, match_quality
-from mechprobe.selection.controls import matched_random_sets
-from mechprobe.selection.covariates import Covariates
+from mechprobe.selection.controls import ControlMatch, Covariates, match_quality, matched_random_sets
 
 
 def dictionary(n: int, seed: int = 0) -> Covariates:

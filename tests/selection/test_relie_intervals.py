@@ -10,8 +10,13 @@ from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.causal import causal_course
 from mechprobe.files import dump_json
 from mechprobe.selection.rankings.indirect_effects import indirect_effects
-from mechprobe.selection.rankings.relie import IndirectEffects, relative_effects
-from mechprobe.selection.rankings.relie_intervals import drawn_effects, group_draws, relie_intervals
+from mechprobe.selection.rankings.relie import (
+    IndirectEffects,
+    drawn_effects,
+    group_draws,
+    relative_effects,
+    relie_intervals,
+)
 from tests.selection.test_relie import SITE, TinyModel, samples, tiny_crosscoder
 
 GROUPS = ("a", "b", "a")
@@ -86,7 +91,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     effects = made(random_effects(1)[0])
     weights = group_draws(effects.n_groups, 50, seed=0)
     whole, drawn = relie_intervals(effects, weights), list(drawn_effects(effects, weights))
-    monkeypatch.setattr("mechprobe.selection.rankings.relie_intervals._BLOCK", 7)
+    monkeypatch.setattr("mechprobe.selection.rankings.relie._BLOCK", 7)
     parts = relie_intervals(effects, weights)
     np.testing.assert_allclose(parts.low, whole.low, rtol=1e-12)
     np.testing.assert_allclose(parts.high, whole.high, rtol=1e-12)

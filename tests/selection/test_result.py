@@ -11,14 +11,14 @@ from mechprobe.cli.selection_lines import selection_lines
 from mechprobe.errors import ConfigError
 from mechprobe.files import read_json
 from mechprobe.records import Outcome, OutcomeName, Outcomes
+from mechprobe.selection.agnostic import AgnosticCounts, threshold_stability
 from mechprobe.selection.config import SelectConfig
-from mechprobe.selection.control_match import match_quality
+from mechprobe.selection.controls import match_quality
 from mechprobe.selection.gained import Gained, gained_samples
 from mechprobe.selection.result import Selection, SelectionSummary, choose
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import Stability
 from mechprobe.selection.summary import selection_frame, selection_summary
-from mechprobe.selection.thresholds import AgnosticCounts, threshold_stability
 
 #             feature: 0    1    2    3    4    5
 JOINT = np.array([[1.0, 0.9, 0.8, 0.3, 0.1, 0.0], [1.0, 0.9, 0.1, 0.4, 0.1, 0.0]])

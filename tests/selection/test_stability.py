@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mechprobe.selection import stability as selection_stability
-from mechprobe.selection.agnostic import ranked_features
+from mechprobe.selection.agnostic import ranked_features, threshold_stability
 from mechprobe.selection.rankings.attribution import weighted_effect
 from mechprobe.selection.rules import resolve
 from mechprobe.selection.stability import SampleValues, bootstrap_selection, highest
-from mechprobe.selection.thresholds import threshold_stability
 
 F = 12
 

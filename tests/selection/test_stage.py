@@ -23,10 +23,9 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import Ranking, SelectConfig
-from mechprobe.selection.gained import gained_samples
+from mechprobe.selection.gained import gained_samples, gained_sequences
 from mechprobe.selection.rankings.pooled import score_features
 from mechprobe.selection.result import Selection, SelectionSummary
-from mechprobe.selection.sequences import gained_sequences
 from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site

@@ -29,6 +29,13 @@ _CAPTIONS = {
     "causal": "Causal strength by integrated gradients through the reconstruction (RelIE, arXiv 2509.05291). Bands: 95 % "
     "bootstrap interval over prompts.",
 }
+_CURVES = {
+    "reached_norm": "change of norms reached",
+    "reached_shift": "change of decoders reached",
+    "departure": "mean |NRN − ½|",
+    "specific": "specific by NRN",
+    "confirmed": "specific, confirmed",
+}
 _CAUSAL_NOTE = (
     "With few prompts, sampling noise increases a share of absolute differences and draws a rank correlation towards 0, in the "
     "value and again in the draws of its interval. The last column is the mean of the draws minus the share. If it is clearly "
@@ -87,29 +94,27 @@ def _png(figure: Figure) -> bytes:
 
 
 def tables(found: Emergence) -> list[Table]:
-    """Every table of the report."""
+    """Every table of the report; the first two, the claim and the arms, are the summary that the command prints."""
     causal = [_causal_table(found)] if found.causal else []
-    return [_claim_table(found), _arm_table(found), _overlap_table(found), *causal, _quality_table(found)]
+    parts = [_claim_table(found), _arm_table(found), _curves_table(found), _overlap_table(found)]
+    return [*parts, *causal, _quality_table(found)]
 
 
 def _claim_table(found: Emergence) -> Table:
     """One row for each word of the claim."""
-    title = "SFT early and specialized, RL restrained and continuing?"
+    title = "SFT early and specialized, RL restrained and continuing (arXiv 2604.25011)?"
     head = ["word", "found", "number", "sft", "rl", "sft − rl, per seed"]
     if found.claim is None:
         return Table(title, ["There are no arms sft and rl, so the claim was not judged."], head, [])
-    rows = [
-        [
-            clause.word,
-            "holds" if clause.holds else "not shown",
-            clause.number,
-            _text(clause.sft),
-            _text(clause.rl),
-            "; ".join(map(_interval_text, clause.differences)),
-        ]
-        for clause in found.claim.clauses
-    ]
-    return Table(title, [*found.claim.sentences, found.claim.rule], head, rows)
+    rows = []
+    for clause in found.claim.clauses:
+        differences = "; ".join(map(_interval_text, clause.differences))
+        shown = "holds" if clause.holds else "not shown"
+        rows.append([clause.word, shown, clause.number, _text(clause.sft), _text(clause.rl), differences])
+    kept = {arm: [cell.value for cell in found.arms[arm][0].curves["adjacent_overlap"]] for arm in found.claim.arms}
+    ranges = "; ".join(f"{arm} {100 * min(cells):.0f} to {100 * max(cells):.0f} %" for arm, cells in kept.items())
+    own = f"The paper's own form, neighbors sharing over 80 % in SFT and almost nothing in RL, reads here: {ranges}."
+    return Table(title, [*found.claim.sentences, own, found.claim.rule], head, rows)
 
 
 def _arm_table(found: Emergence) -> Table:
@@ -124,16 +129,44 @@ def _arm_table(found: Emergence) -> Table:
     return Table("Arms", [f"Layout: {found.layout}.", *found.interval_notes], head, rows)
 
 
-def _overlap_table(found: Emergence) -> Table:
-    """One row for each arm and two neighboring checkpoints, with overlaps over seeds."""
+def _curves_table(found: Emergence) -> Table:
+    """One row for each arm and checkpoint, in the dictionary of the first seed."""
     rows = []
+    for name, (course, *_) in found.arms.items():
+        columns = [
+            course.curves[key][-len(course.labels) :] for key in _CURVES
+        ]  # some curves have a value for base too
+        for label, done, *cells in zip(course.labels, course.progress[1:], *columns, strict=True):
+            rows.append([name, label, f"{100 * done:.0f} %", *map(_interval_text, cells)])
+    return Table("Course of the arms", [], ["arm", "checkpoint", "training done", *_CURVES.values()], rows)
+
+
+def _overlap_table(found: Emergence) -> Table:
+    """One row for each arm and two neighboring checkpoints, with overlaps over seeds, and over features in the last column."""
+    rows, ceilings = [], []
     for name, courses in found.arms.items():
         spreads = found.over_seeds(name)
         for index, (first, second) in enumerate(pairwise(courses[0].labels)):
             cells = [_seeds_text(spreads.get(key), index) for key in ("overlap", "jaccard", "pairs_overlap")]
-            rows.append([name, f"{first}, {second}", str(len(courses)), *cells])
-    head = ["arm", "checkpoints", "seeds", "|A∩B| / top", "Jaccard", "|A∩B| / top, trained apart"]
-    return Table("Overlap of neighboring checkpoints", [], head, rows)
+            kept = _interval_text(courses[0].curves["adjacent_overlap"][index])
+            rows.append([name, f"{first}, {second}", str(len(courses)), *cells, kept])
+        if name in found.pairs:
+            ceilings.append(f"{name} {_interval_text(spreads['ceiling_overlap'].at(0))}")
+    head = [
+        "arm",
+        "checkpoints",
+        "seeds",
+        "|A∩B| / top",
+        "Jaccard",
+        "|A∩B| / top, trained apart",
+        "|A∩B| / top, features",
+    ]
+    notes = ["Intervals are the smallest and the largest seed; in the last column, 95 % bootstrap over features."]
+    if ceilings:
+        notes.append(
+            "Trained apart, two dictionaries of the same models that differ in their seed share: " + "; ".join(ceilings)
+        )
+    return Table("Overlap of neighboring checkpoints", notes, head, rows)
 
 
 def _causal_table(found: Emergence) -> Table:
@@ -179,16 +212,21 @@ def _page(found: Emergence, pictures: Mapping[str, bytes]) -> str:
 def _markdown(found: Emergence, names: Sequence[str]) -> str:
     lines = ["# Emergence of features"]
     for table in tables(found):
-        lines += ["", f"## {table.title}", *(line for text in table.paragraphs for line in ("", text))]
-        if table.rows:
-            lines += ["", _row(table.head), _row(["---"] * len(table.head)), *map(_row, table.rows)]
+        lines += markdown_lines(table)
     for name in names:
         lines += ["", f"![{_CAPTIONS[name]}](figures/{name}.png)", "", _CAPTIONS[name]]
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_lines(table: Table) -> list[str]:
+    """A section of the report as Markdown, with aligned columns."""
+    lines = ["", f"## {table.title}", *(line for text in table.paragraphs for line in ("", text))]
+    if not table.rows:
+        return lines
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.head, *table.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head, *rows = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return [*lines, "", head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows]
 
 
 def _smallest(values: Iterable[float]) -> float:

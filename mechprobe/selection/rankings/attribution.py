@@ -1,7 +1,7 @@
 """Rankings by attribution: how much each feature contributes to the log-probability of the right answer.
 
 The metric is the mean log-probability per token of a right answer, teacher-forced after the prompt
-(`mechprobe.selection.sequences.right_answers`). Both rankings are means over the samples of G_t.
+(`mechprobe.selection.gained.right_answers`). Both rankings are means over the samples of G_t.
 
 * ``ig``: integrated gradients, see `mechprobe.selection.rankings.ig`.
 * ``relie``: −IE_k of the tuned model, if positive, times RelIE_k of tuned against base (arXiv 2509.05291;
@@ -33,12 +33,7 @@ from sae_training import Crosscoder
 
 @dataclass(frozen=True)
 class Attributed:
-    """A ranking by attribution.
-
-    Attributes:
-        samples: Its values sample by sample.
-        paths: Task → the metric at both ends of the path.
-    """
+    """The values of a ranking by attribution, and for every task the metric at both ends of the path."""
 
     samples: SampleValues
     paths: dict[str, AttributionPath]
@@ -53,15 +48,7 @@ def attribute(
     site: Site,
     config: SelectConfig,
 ) -> Attributed:
-    """Attribute the log-probability of the right answers of every task to the features.
-
-    Args:
-        kind: ``ig`` or ``relie``.
-        crosscoder: The dictionary.
-        family: Its models.
-        answers: Task → prompts with right answers.
-        site: Where the crosscoder was trained.
-        config: The two models, read-out, steps and batch size.
+    """Attribute the log-probability of the right answers ``answers[task]`` to the features; ``site`` is the crosscoder's.
 
     Raises:
         SelectionError: A task has no sample.
@@ -71,54 +58,39 @@ def attribute(
     parts: list[Float[ndarray, "part _sample d_sae"]] = []
     paths: dict[str, AttributionPath] = {}
     for task, samples in answers.items():
-        values, paths[task] = measure(crosscoder, models, site, samples, config)
+        values, paths[task] = measure((crosscoder, models, site, samples), config)
         parts.append(np.asarray(values, dtype=np.float32))
     made = SampleValues(tuple(parts)) if kind == "ig" else SampleValues(tuple(parts), weighted_effect)
     return Attributed(made, paths)
 
 
-def _by_gradients(
-    crosscoder: Crosscoder,
-    models: Mapping[str, nn.Module],
-    site: Site,
-    samples: Sequence[TokenizedSample],
-    config: SelectConfig,
-) -> tuple[Float[ndarray, "1 sample d_sae"], AttributionPath]:
+_Given = tuple[Crosscoder, Mapping[str, nn.Module], Site, Sequence[TokenizedSample]]
+
+
+def _by_gradients(given: _Given, config: SelectConfig) -> tuple[Float[ndarray, "1 sample d_sae"], AttributionPath]:
+    readout = Readout(config.readout, config.near)
     found = integrated_gradients(
-        crosscoder, models, site, samples, base=config.base, tuned=config.tuned,
-        readout=Readout(config.readout, config.near), steps=config.steps, batch_size=config.batch_size,
-    )  # fmt: skip
-    path = AttributionPath(
-        n=len(samples),
-        metric=float(found.metric.mean()),
-        without=float(found.without.mean()),
-        completeness_gap=found.completeness_gap,
+        *given, base=config.base, tuned=config.tuned, readout=readout, steps=config.steps, batch_size=config.batch_size
     )
+    clean, without = float(found.metric.mean()), float(found.without.mean())
+    path = AttributionPath(n=len(found.metric), metric=clean, without=without, completeness_gap=found.completeness_gap)
     return found.effect[None], path
 
 
-def _by_relie(
-    crosscoder: Crosscoder,
-    models: Mapping[str, nn.Module],
-    site: Site,
-    samples: Sequence[TokenizedSample],
-    config: SelectConfig,
-) -> tuple[Float[ndarray, "2 sample d_sae"], AttributionPath]:
-    pair = (config.base, config.tuned)
+def _by_relie(given: _Given, config: SelectConfig) -> tuple[Float[ndarray, "2 sample d_sae"], AttributionPath]:
+    pair, n = (config.base, config.tuned), len(given[-1])
     rows: dict[str, list[Tensor]] = {name: [] for name in pair}
     totals = torch.zeros(3, dtype=torch.float64)
-    for part in sample_effects(
-        crosscoder, models, site, samples, of=pair, steps=config.steps, batch_size=config.batch_size
-    ):
+    for part in sample_effects(*given, of=pair, steps=config.steps, batch_size=config.batch_size):
         rows[part.model].append(part.features.cpu())
         if part.model == config.tuned:
             totals += part.totals
     effect = np.stack([torch.cat(rows[name]).numpy() for name in pair])
-    of_error, clean, emptied = (totals / len(samples)).tolist()
+    of_error, clean, emptied = (totals / n).tolist()
     change = emptied - clean
     missed = abs(float(effect[1].sum(axis=1).mean()) + of_error - change)
     gap = missed / abs(change) if change else float("nan")
-    return effect, AttributionPath(n=len(samples), metric=clean, without=emptied, completeness_gap=gap)
+    return effect, AttributionPath(n=n, metric=clean, without=emptied, completeness_gap=gap)
 
 
 def weighted_effect(means: Float[ndarray, "part draw d_sae"]) -> Float[ndarray, "draw d_sae"]:

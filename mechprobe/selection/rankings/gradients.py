@@ -54,11 +54,8 @@ def mean_log_prob(logits: Float[Tensor, "sample pos vocab"], batch: SampleBatch)
 def pad_samples(samples: Sequence[TokenizedSample], device: str, *, answered: bool) -> SampleBatch:
     """Samples padded on the right, where padding does not change what a causal model computes.
 
-    Args:
-        samples: The batch.
-        device: Device of the batch.
-        answered: Whether any sample of the whole data set, not only of this batch, has a response. If so, response tokens
-            alone are scored, and a sample without a response has no scored token. Otherwise all tokens are scored.
+    ``answered`` says whether any sample of the whole data set, not only of this batch, has a response. If so, response
+    tokens alone are scored, and a sample without a response has no scored token. Otherwise all tokens are scored.
     """
     ids, attention = padded([sample.ids for sample in samples], 0)
     kept, scored = torch.zeros(2, *ids.shape, dtype=torch.bool)
@@ -78,16 +75,7 @@ def residual_batches(
     batch_size: int,
     description: str,
 ) -> Iterator[tuple[SampleBatch, dict[str, Float[Tensor, "sample pos d_model"]]]]:
-    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder.
-
-    Args:
-        crosscoder: The dictionary.
-        models: Its models by name, as transformers modules.
-        site: Where the crosscoder was trained.
-        samples: What the models read.
-        batch_size: Samples in one forward pass.
-        description: Label of the progress bar.
-    """
+    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder at its site."""
     answered = any(any(sample.response) for sample in samples)
     with progress(len(samples), description, unit="samples") as advance:
         for start in range(0, len(samples), batch_size):
@@ -107,37 +95,44 @@ def clean_residual(model: nn.Module, site: Site, batch: SampleBatch) -> Float[Te
 
 @dataclass(frozen=True)
 class ResidualPath:
-    """A path of residuals in one model on one batch.
+    """A path of residuals r(a), with a from 0 to 1, in one model on one batch.
 
     Attributes:
         model: Transformers module.
         site: Where the residual is replaced.
         batch: What the model reads.
-        resid_at: The residual ``[sample pos d_model]`` at a point of the path, from 0 to 1.
         metric: The task metric, differentiable.
+        residual: The model's own residual, which stays outside the kept positions.
+        end: r(1) at the kept positions, sample by sample, or one vector for all.
+        change: r(0) − r(1) at the kept positions.
     """
 
     model: nn.Module
     site: Site
     batch: SampleBatch
-    resid_at: Callable[[float], Tensor]
     metric: Metric
+    residual: Float[Tensor, "sample pos d_model"]
+    end: Float[Tensor, "row d_model"] | Float[Tensor, " d_model"]
+    change: Float[Tensor, "row d_model"]
+
+    def resid_at(self, a: float) -> Float[Tensor, "sample pos d_model"]:
+        """r(a)."""
+        resid = self.residual.clone()
+        resid[self.batch.kept] = (self.end + (1 - a) * self.change).to(resid.dtype)
+        return resid
 
     def mean_gradient(self, steps: int) -> Float[Tensor, "row d_model"]:
         """Mean of ∂metric / ∂residual over the midpoints of ``steps`` parts, in float64.
 
         The rows are the kept positions of the batch, sample by sample.
         """
-        gradient = None
+        total = torch.zeros_like(self.change, dtype=torch.float64)
         with torch.enable_grad():
             for step in range(steps):
                 resid = self.resid_at((step + 0.5) / steps).requires_grad_()
-                value = self._value(resid).sum()
-                (found,) = torch.autograd.grad(value, resid)
-                kept = found[self.batch.kept].double()
-                gradient = kept if gradient is None else gradient + kept
-        assert gradient is not None
-        return gradient / steps
+                (gradient,) = torch.autograd.grad(self._value(resid).sum(), resid)
+                total += gradient[self.batch.kept].double()
+        return total / steps
 
     @torch.no_grad()
     def metric_at(self, a: float) -> Float[Tensor, " sample"]:

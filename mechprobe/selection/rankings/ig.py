@@ -16,7 +16,7 @@ decoders this is the usual formula. It also covers a shared feature whose decode
 same sum without the direction of the gradient.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,19 +27,16 @@ from torch import Tensor, nn
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import SelectionError
-from mechprobe.selection.rankings.gradients import Metric, ResidualPath, SampleBatch, mean_log_prob, residual_batches
+from mechprobe.selection.rankings.gradients import Metric, ResidualPath, mean_log_prob, residual_batches
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
 
 @dataclass(frozen=True)
 class IntegratedGradients:
-    """Integrated gradients of every feature on every sample, and the metric at both ends of the path.
+    """IG of every feature on every sample, and the metric of the tuned model at both ends of the path.
 
-    Attributes:
-        effect: IG, in units of the metric.
-        metric: Metric of the unedited tuned model.
-        without: Metric of the tuned model with base's features in place of its own.
+    ``metric`` is that of the unedited model, ``without`` that with base's features in place of its own.
     """
 
     effect: Float[ndarray, "sample d_sae"]
@@ -98,22 +95,9 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
         }
         decoder = {name: crosscoder.own_decoder(name) for name in (base, tuned)}
         change = acts[tuned] @ decoder[tuned] - acts[base] @ decoder[base]
-        path = ResidualPath(models[tuned], site, batch, _from_base(resid[tuned], batch, change), metric)
+        path = ResidualPath(models[tuned], site, batch, metric, resid[tuned], resid[tuned][batch.kept], -change)
         gradient = path.mean_gradient(steps)
         own, other = (path.sum_by_sample(acts[name], gradient, decoder[name]) for name in (tuned, base))
         parts.append((own - other, path.metric_at(1.0), path.metric_at(0.0)))
     effect, clean, without = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return IntegratedGradients(effect, clean, without)
-
-
-def _from_base(
-    residual: Float[Tensor, "sample pos d_model"], batch: SampleBatch, change: Float[Tensor, "row d_model"]
-) -> Callable[[float], Tensor]:
-    """The residual with the features' change scaled by a."""
-
-    def resid_at(a: float) -> Float[Tensor, "sample pos d_model"]:
-        resid = residual.clone()
-        resid[batch.kept] -= (1 - a) * change
-        return resid
-
-    return resid_at

@@ -12,7 +12,7 @@ metric up to O(1/n²). The path ends at the decoder's bias. If the bias is small
 very end of the path, where no step lies; `IndirectEffects.completeness_gap` measures what is missed.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
-from mechprobe.selection.rankings.gradients import Metric, ResidualPath, SampleBatch, mean_log_prob, residual_batches
+from mechprobe.selection.rankings.gradients import Metric, ResidualPath, mean_log_prob, residual_batches
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -30,17 +30,12 @@ from sae_training import Crosscoder
 
 @dataclass(frozen=True)
 class SampleEffects:
-    """Indirect effects in one model on the samples of one batch.
-
-    Attributes:
-        model: Name of the model.
-        features: Effect of every feature on every sample, in units of the metric.
-        totals: Sums over the samples of the error's effect, of the metric, and of the metric without features and error.
-    """
+    """Indirect effects in one model on the samples of one batch, in units of the metric."""
 
     model: str
     features: Float[Tensor, "sample d_sae"]
     totals: Float[Tensor, "3"]
+    """Sums over the samples of the error's effect, of the metric, and of the metric without features and error."""
 
 
 def sample_effects(
@@ -79,30 +74,14 @@ def sample_effects(
         for name in of:
             bias, decoder = crosscoder.own_bias(name), crosscoder.own_decoder(name)
             error = residuals[name][batch.kept] - bias - acts @ decoder
-            resid_at = _to_bias(residuals[name], batch, bias, acts @ decoder + error)
-            path = ResidualPath(models[name], site, batch, resid_at, metric)
+            content = acts @ decoder + error
+            path = ResidualPath(models[name], site, batch, metric, residuals[name], bias, content)
             gradient = path.mean_gradient(steps)
             # The spliced residual is linear in f and e, so their gradients are the residual's, through the decoder.
             of_features = -path.sum_by_sample(acts, gradient, decoder)
             of_error = -float((gradient * error.double()).sum())
             ends = (float(path.metric_at(a).sum()) for a in (0.0, 1.0))
             yield SampleEffects(name, of_features, torch.tensor([of_error, *ends], dtype=torch.float64))
-
-
-def _to_bias(
-    residual: Float[Tensor, "sample pos d_model"],
-    batch: SampleBatch,
-    bias: Float[Tensor, " d_model"],
-    content: Float[Tensor, "row d_model"],
-) -> Callable[[float], Tensor]:
-    """The residual with features and error, together ``content``, scaled by 1 − a."""
-
-    def resid_at(a: float) -> Float[Tensor, "sample pos d_model"]:
-        resid = residual.clone()
-        resid[batch.kept] = bias + (1 - a) * content
-        return resid
-
-    return resid_at
 
 
 def indirect_effects(
@@ -116,29 +95,22 @@ def indirect_effects(
     batch_size: int = 32,
     groups: Sequence[str] | None = None,
 ) -> IndirectEffects:
-    """Mean indirect effects of every feature in every model of a crosscoder.
+    """Mean indirect effects of every feature in every model of a crosscoder, see `sample_effects`.
 
-    Args:
-        crosscoder: As in `sample_effects`, like all arguments but the last.
-        models: Its models by name.
-        site: Where the crosscoder was trained.
-        samples: What the models read.
-        metric: The task metric.
-        steps: Points of the path.
-        batch_size: Samples in one forward pass.
-        groups: Group of every sample, for example its prompt. Samples of a group depend on each other, so a bootstrap
-            draws them together. None makes every sample a group.
+    ``groups`` names the group of every sample, for example its prompt. Samples of a group depend on each other, so a
+    bootstrap draws them together. None makes every sample a group.
 
     Raises:
         StoreError: There is no sample.
         ValueError: The number of groups' names is not the number of samples.
     """
     names, n = tuple(crosscoder.model_names), len(samples)
-    place = _places(range(n) if groups is None else groups)
+    numbers: dict[Hashable, int] = {}
+    place = [numbers.setdefault(group, len(numbers)) for group in (range(n) if groups is None else groups)]
     if len(place) != n:
         raise ValueError(f"{len(place)} names of groups for {n} samples; give one for each")
     totals = torch.zeros(3, len(names), dtype=torch.float64)  # error effect, metric, emptied
-    by_group = np.zeros((len(set(place)), crosscoder.d_sae, len(names)))
+    by_group = np.zeros((len(numbers), crosscoder.d_sae, len(names)))
     seen = dict.fromkeys(names, 0)
     for found in sample_effects(
         crosscoder, models, site, samples, of=names, metric=metric, steps=steps, batch_size=batch_size
@@ -150,9 +122,3 @@ def indirect_effects(
             seen[found.model] += 1
     error_effect, clean, emptied = (totals / n).numpy()
     return IndirectEffects(names, error_effect, clean, emptied, n, by_group)
-
-
-def _places(groups: Iterable[Hashable]) -> list[int]:
-    """Index of every sample's group, in order of first appearance."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(group, len(numbers)) for group in groups]

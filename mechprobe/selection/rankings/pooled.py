@@ -39,14 +39,7 @@ def score_features(
     site: Site,
     config: SelectConfig,
 ) -> tuple[Scores, SampleValues | None]:
-    """Score and J of every feature on the given samples.
-
-    Args:
-        crosscoder: The dictionary.
-        family: Its models.
-        gained: Task → samples; ``kept`` positions are pooled.
-        site: Where the crosscoder was trained.
-        config: Read-out, pooling and batch size.
+    """Score and J of every feature on the given samples of every task, pooled over their ``kept`` positions.
 
     Returns:
         The scores, and the values of every sample under ``config.ranking`` if that is ``joint`` or ``score``.
@@ -63,13 +56,23 @@ def score_features(
                     pooled[name].append(values)
                 advance(len(mask), task=task)
             for name, parts in pooled.items():
-                rows = torch.cat(parts)
-                means[name].append(rows.double().mean(0).numpy() * (sums.shift if name == "joint" else 1.0))
+                rows, shift = torch.cat(parts), sums.shift if name == "joint" else np.ones(1)
+                means[name].append(rows.double().mean(0).numpy() * shift)
                 if name == config.ranking:
-                    shift = torch.from_numpy(sums.shift).float() if name == "joint" else 1.0
-                    by_sample.append((rows * shift).numpy()[None])
+                    by_sample.append((rows * torch.from_numpy(shift).float()).numpy()[None])
     counts = tuple(len(samples) for samples in gained.values())
-    scores = sums.scores(tuple(gained), counts, np.stack(means["score"]), np.stack(means["joint"]))
+    scores = Scores(
+        tasks=tuple(gained),
+        n_gained=counts,
+        score=np.stack(means["score"]),
+        joint=np.stack(means["joint"]),
+        density=(sums.active / max(1, sums.n_positions)).numpy(),
+        decoder_norm=crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
+        mean_act=(sums.total / sums.active.clamp(min=1)).numpy(),
+        mean_difference=(sums.difference / max(1, sums.n_positions)).numpy(),
+        last_difference=(sums.last / sum(counts)).numpy(),
+        fires=sums.fires.numpy(),
+    )
     return scores, SampleValues(tuple(by_sample)) if by_sample else None
 
 
@@ -88,18 +91,13 @@ class _Sums:
     def add(
         self, task: int, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Int[Tensor, " sample"]
     ) -> dict[str, Float[Tensor, "sample d_sae"]]:
-        """Add a batch of samples of task number ``task``, and return their pooled values for Score and J.
+        """Add samples of task number ``task``, pooled over ``mask``, and return their pooled values for Score and J.
 
-        Args:
-            task: Row of ``fires``.
-            x: Model → residuals ``[sample pos d_model]``.
-            mask: Positions that are pooled.
-            end: Last prompt position.
+        ``x`` holds the residuals ``[sample pos d_model]`` of every model, ``end`` the last prompt positions.
         """
-        base, tuned = self.config.base, self.config.tuned
+        base, tuned, pooling = self.config.base, self.config.tuned, self.config.pooling
         joint = Readout("joint").feature_acts(self.crosscoder, x, tuned)
         own, other = (self.own.feature_acts(self.crosscoder, x, model) for model in (tuned, base))
-        gap = own - other
         moved = x[tuned] - x[base]
         kept = joint[mask]
         self.active += (kept > 0).double().sum(0).cpu()
@@ -109,29 +107,7 @@ class _Sums:
         self.difference += moved[mask].double().sum(0).cpu()
         self.last += moved[torch.arange(len(end), device=end.device), end].double().sum(0).cpu()
         self.n_positions += int(mask.sum())
-        pooling = self.config.pooling
-        return {"score": _pool(gap, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
-
-    def scores(
-        self,
-        tasks: tuple[str, ...],
-        counts: tuple[int, ...],
-        score: Float[ndarray, "task d_sae"],
-        joint: Float[ndarray, "task d_sae"],
-    ) -> Scores:
-        """The record of all sums and of the given means."""
-        return Scores(
-            tasks=tasks,
-            n_gained=counts,
-            score=score,
-            joint=joint,
-            density=(self.active / max(1, self.n_positions)).numpy(),
-            decoder_norm=self.crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
-            mean_act=(self.total / self.active.clamp(min=1)).numpy(),
-            mean_difference=(self.difference / max(1, self.n_positions)).numpy(),
-            last_difference=(self.last / sum(counts)).numpy(),
-            fires=self.fires.numpy(),
-        )
+        return {"score": _pool(own - other, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
 
 
 def decoder_change_norm(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
