@@ -93,7 +93,6 @@ def train_job(
     """Train one dictionary, or read it back; with ``force``, one of other settings is trained again."""
     store = ActivationStore.open(work / CACHE, models=job.models)
     shape, schedule = training.replace(models=job.models, seed=job.seed).resolve(store)
-
     settings = {"site": site, "device": device, "pool_rows": training.pool_rows}
     return _again_where_forced(partial(train_crosscoder, store, shape, schedule, work / job.name, **settings), force)
 

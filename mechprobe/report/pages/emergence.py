@@ -133,16 +133,15 @@ def _curves_table(found: Emergence) -> Table:
     """One row for each arm and checkpoint, in the dictionary of the first seed."""
     rows = []
     for name, (course, *_) in found.arms.items():
-        columns = [
-            course.curves[key][-len(course.labels) :] for key in _CURVES
-        ]  # some curves have a value for base too
+        n = len(course.labels)
+        columns = [course.curves[key][-n:] for key in _CURVES]  # some curves have a value for base too
         for label, done, *cells in zip(course.labels, course.progress[1:], *columns, strict=True):
             rows.append([name, label, f"{100 * done:.0f} %", *map(_interval_text, cells)])
     return Table("Course of the arms", [], ["arm", "checkpoint", "training done", *_CURVES.values()], rows)
 
 
 def _overlap_table(found: Emergence) -> Table:
-    """One row for each arm and two neighboring checkpoints, with overlaps over seeds, and over features in the last column."""
+    """One row for each arm and two neighboring checkpoints, with intervals over seeds, and over features at the end."""
     rows, ceilings = [], []
     for name, courses in found.arms.items():
         spreads = found.over_seeds(name)
@@ -152,19 +151,12 @@ def _overlap_table(found: Emergence) -> Table:
             rows.append([name, f"{first}, {second}", str(len(courses)), *cells, kept])
         if name in found.pairs:
             ceilings.append(f"{name} {_interval_text(spreads['ceiling_overlap'].at(0))}")
-    head = [
-        "arm",
-        "checkpoints",
-        "seeds",
-        "|A∩B| / top",
-        "Jaccard",
-        "|A∩B| / top, trained apart",
-        "|A∩B| / top, features",
-    ]
+    shares = [f"|A∩B| / top{kind}" for kind in ("", ", trained apart", ", over features")]
+    head = ["arm", "checkpoints", "seeds", shares[0], "Jaccard", *shares[1:]]
     notes = ["Intervals are the smallest and the largest seed; in the last column, 95 % bootstrap over features."]
     if ceilings:
         notes.append(
-            "Trained apart, two dictionaries of the same models that differ in their seed share: " + "; ".join(ceilings)
+            f"Trained apart, two dictionaries of the same models, of other seeds, share: {'; '.join(ceilings)}."
         )
     return Table("Overlap of neighboring checkpoints", notes, head, rows)
 
