@@ -104,7 +104,10 @@ def check_intervals(found: mp.Emergence, said: str, seeds: int) -> None:
             np.testing.assert_allclose([spread[name]["low"], spread[name]["high"]], [cells.min(0), cells.max(0)])
         else:
             assert np.isnan(spread[name]["low"]).all()
-    assert ("top-8 Jaccard, %, 2 seeds, mean [min, max]" in said) == (seeds == 2)
+    assert ("mean [smallest, largest] of 2 seeds" in said) == (seeds == 2)
+    page = (found.folder / "report" / "report.md").read_text(encoding="utf-8")
+    cell = found.over_seeds("rl")["jaccard"].at(0, 1)
+    assert (f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]" in page) == (seeds == 2)
     assert ("one seed: no interval" in said) == (seeds == 1)
 
 
