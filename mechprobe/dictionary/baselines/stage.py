@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.dictionary.baselines.comparison import (
+from mechprobe.dictionary.baselines.config import BaselinesConfig
+from mechprobe.dictionary.baselines.plan import (
+    SAE_FILES,
+    BaselinePlan,
     Reconstruct,
     by_crosscoder,
     by_sae,
     by_slice,
+    check_given,
     compare,
     held_out_rows,
+    plan_baselines,
 )
-from mechprobe.dictionary.baselines.config import BaselinesConfig
-from mechprobe.dictionary.baselines.plan import SAE_FILES, BaselinePlan, check_given, plan_baselines
 from mechprobe.dictionary.baselines.result import Baselines, Reconstruction
 from mechprobe.dictionary.config import QualityConfig
 from mechprobe.dictionary.readout import Readout

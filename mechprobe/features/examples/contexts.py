@@ -13,9 +13,8 @@ from torch import Tensor
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples.promoted import promoted_by_features
+from mechprobe.features.examples.promoted import promoted_by_features, token_text
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
-from mechprobe.features.examples.token_text import token_text
 from mechprobe.features.rows import RowStore
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily

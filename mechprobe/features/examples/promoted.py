@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import model_scale
 from mechprobe.features.config import FinalNorm
-from mechprobe.features.examples.token_text import token_text
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.unembedding import unembedding
@@ -112,3 +111,17 @@ def _unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
 def _ends(logits: Float[Tensor, " vocab"], tokenizer: Any, n: int, sign: int) -> tuple[TokenEffect, ...]:
     ids = torch.argsort(logits * sign, descending=True, stable=True)[:n].tolist()
     return tuple(TokenEffect(token_text(tokenizer, token), token, round(float(logits[token]), 4)) for token in ids)
+
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """The text of a token. Special tokens have their names; a token that is part of a character is spelled as in the vocabulary.
+
+    The text is raw: callers that display it must escape it.
+    """
+    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if not text or _BROKEN in text:
+        return str(tokenizer.convert_ids_to_tokens(token_id))
+    return text

@@ -7,14 +7,66 @@ lacks the feature against every model that has it. Otherwise the class is ``unco
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
+from torch import Tensor
 
 from mechprobe.features.config import ClassThresholds
 from mechprobe.features.table.norms import present
-from mechprobe.features.table.scaling import LatentScaling
+from mechprobe.features.table.sums import FeatureSums
+from sae_training import Crosscoder
+
+
+@dataclass(frozen=True)
+class LatentScaling:
+    """beta by owner of the direction, model explained, and feature; NaN where the feature is never active."""
+
+    beta_error: Float[ndarray, "model model d_sae"]
+    beta_reconstruction: Float[ndarray, "model model d_sae"]
+
+    def nu_error(self, owner: int, model: int) -> Float[ndarray, " d_sae"]:
+        """``beta_error`` of ``model`` over that of ``owner``; NaN where the owner's is not above zero."""
+        return _ratio(self.beta_error, owner, model)
+
+    def nu_reconstruction(self, owner: int, model: int) -> Float[ndarray, " d_sae"]:
+        """``beta_reconstruction`` of ``model`` over that of ``owner``; NaN where the owner's is not above zero."""
+        return _ratio(self.beta_reconstruction, owner, model)
+
+
+def latent_scaling(crosscoder: Crosscoder, sums: FeatureSums) -> LatentScaling:
+    """`LatentScaling` from sums over rows."""
+    return scaling_of(decoder_gram(crosscoder), sums.f_square, sums.dot_error, sums.dot_reconstruction)
+
+
+def decoder_gram(crosscoder: Crosscoder) -> Float[Tensor, "owner model d_sae"]:
+    """⟨W_dec[k, owner], W_dec[k, model]⟩ of every feature, in scaled units."""
+    decoder = crosscoder.W_dec.detach().double()
+    return (decoder.unsqueeze(2) * decoder.unsqueeze(1)).sum(-1).permute(1, 2, 0)
+
+
+def scaling_of(
+    gram: Float[Tensor, "owner model feature"],
+    f_square: Float[Tensor, " feature"],
+    dot_error: Float[Tensor, "owner model feature"],
+    dot_reconstruction: Float[Tensor, "owner model feature"],
+) -> LatentScaling:
+    """`LatentScaling` of some features from `decoder_gram` and the sums of `FeatureSums`."""
+    own = gram.diagonal(dim1=0, dim2=1).T.unsqueeze(1)
+    denominator = (f_square * own).cpu().numpy()
+    with_own_part = (dot_error + f_square * gram).cpu().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        beta_error = np.where(denominator > 0, with_own_part / denominator, np.nan)
+        beta_reconstruction = np.where(denominator > 0, dot_reconstruction.cpu().numpy() / denominator, np.nan)
+    return LatentScaling(beta_error, beta_reconstruction)
+
+
+def _ratio(beta: ndarray, owner: int, model: int) -> ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(beta[owner, owner] > 0, beta[owner, model] / beta[owner, owner], np.nan)
+
 
 SHARED, DEAD, UNCONFIRMED = "shared", "dead", "unconfirmed"
 

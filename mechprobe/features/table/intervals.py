@@ -17,8 +17,15 @@ from torch import Tensor
 
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.result import ClassIntervals
-from mechprobe.features.table.classes import DEAD, SHARED, UNCONFIRMED, class_counts, confirmed
-from mechprobe.features.table.scaling import decoder_gram, scaling_of
+from mechprobe.features.table.classes import (
+    DEAD,
+    SHARED,
+    UNCONFIRMED,
+    class_counts,
+    confirmed,
+    decoder_gram,
+    scaling_of,
+)
 from mechprobe.features.table.sums import FeatureSums
 from mechprobe.statistics import Interval
 from sae_training import Crosscoder

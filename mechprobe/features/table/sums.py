@@ -13,7 +13,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.dictionary.folded_encoder import AllReadouts
+from mechprobe.dictionary.readout import AllReadouts
 
 
 @dataclass

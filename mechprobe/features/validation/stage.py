@@ -8,11 +8,10 @@ from mechprobe.errors import ConfigError
 from mechprobe.features.config import FeaturesConfig, NullKind, NullsConfig
 from mechprobe.features.result import NullResult, Stability, load_null
 from mechprobe.features.table.feature_table import feature_table
-from mechprobe.features.validation.matching import match_dictionaries
+from mechprobe.features.validation.matching import found_again, match_dictionaries, summarize
 from mechprobe.features.validation.null_dictionaries import NullDictionaries
 from mechprobe.features.validation.null_verdicts import halves_null, identical_null, shuffled_null
 from mechprobe.features.validation.retrain import Retraining, TabledDictionary
-from mechprobe.features.validation.stability import found_again, summarize
 from mechprobe.files import write_bytes
 from mechprobe.stage_folder import MANIFEST
 from sae_training import Crosscoder
@@ -97,7 +96,7 @@ def measure_stability(
         crosscoder: Folder of the run's crosscoder, written by ``mechprobe train-sae``.
         cache: Folder of the activation store.
         out: Stage folder: ``stability.json``, ``found_again.parquet`` (see
-            `mechprobe.features.validation.stability.found_again`), and ``seed_<n>/`` as ``train-sae`` writes it.
+            `mechprobe.features.validation.matching.found_again`), and ``seed_<n>/`` as ``train-sae`` writes it.
         config: Settings of the feature tables.
         nulls: Length of the training, and the cosine at which a feature counts as found again.
         device: torch device of the dictionaries.

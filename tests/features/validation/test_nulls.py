@@ -13,10 +13,9 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.features.result import HalvesNull, IdenticalNull, ShuffledNull
 from mechprobe.features.table.feature_table import FeatureTable
-from mechprobe.features.validation.matching import Matching
+from mechprobe.features.validation.matching import Matching, found_again, summarize
+from mechprobe.features.validation.null_dictionaries import IdenticalModels, ShuffledLabels, null_batches
 from mechprobe.features.validation.null_verdicts import equal_counts_p
-from mechprobe.features.validation.null_views import IdenticalModels, ShuffledLabels, null_batches
-from mechprobe.features.validation.stability import found_again, summarize
 from mechprobe.features.validation.stage import FOUND_FILE, measure_null, measure_stability
 from mechprobe.files import read_json, write_json
 from mechprobe.stage_folder import read_manifest
