@@ -19,7 +19,7 @@ class RowStore(Protocol):
     models: Any
     n_rows: int
     tokens: Any
-    """Its array ``sample`` has the sequence of every row."""
+    """Its array ``sample`` has the sequence of every row; contexts also need ``token_id`` and ``is_response``."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as ``[row model d_model]``."""

@@ -1,7 +1,7 @@
 """Labels of features, from a function that the user supplies. This module calls no model and no service itself."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ def label_features(
     """
     name = name or str(getattr(labeler, "__qualname__", type(labeler).__qualname__))
     labels = _begun(Path(out), name) if out is not None else Labels(name)
+
+    def save(labels: Labels) -> None:
+        if out is not None:
+            labels.save(out)
+
     for entry in examples:
         feature, digest = int(entry["feature"]), entry_digest(entry)
         if labels.examples.get(feature) == digest:
@@ -76,15 +81,12 @@ def label_features(
         try:
             label = _asked(labeler, entry, name)
         except LabelError as error:
-            labels = Labels(name, labels.labels, labels.examples, str(error))
-            if out is not None:
-                labels.save(out)
+            labels = replace(labels, failure=str(error))
+            save(labels)
             raise LabelError(str(error), labels) from error.__cause__
         labels.labels[feature], labels.examples[feature] = label, digest
-        if out is not None:
-            labels.save(out)
-    if out is not None:
-        labels.save(out)
+        save(labels)
+    save(labels)
     return labels
 
 
@@ -113,11 +115,9 @@ def _asked(labeler: Labeler, entry: Mapping[str, Any], name: str) -> str:
 
 def _begun(path: Path, name: str) -> Labels:
     """The labels that a file already holds."""
-    if not path.exists():
-        return Labels(name)
-    found = Labels.load(path)
+    found = Labels.load(path) if path.exists() else Labels(name)
     if found.labeler != name:
         raise ArtifactError(
             f"{path} holds labels of '{found.labeler}', not of '{name}'; delete it, or give another file or another name."
         )
-    return Labels(name, found.labels, found.examples)
+    return replace(found, failure="")

@@ -78,12 +78,9 @@ def check_unembedding(model: LanguageModel) -> None:
 def promoted_by_features(
     crosscoder: Crosscoder, family: ModelFamily, features: Sequence[int], *, n: int = 8, final_norm: FinalNorm = "scale"
 ) -> list[dict[str, Any]]:
-    """`promoted_tokens` of some features in every model of the crosscoder, as JSON.
+    """`promoted_tokens` of every model, as one JSON value per feature: ``final_norm``, and in ``models`` the tokens by model.
 
     Weights that were not loaded before are released again after each model.
-
-    Returns:
-        One value per feature: ``final_norm``, and in ``models``, by model, ``promoted`` and ``suppressed``.
     """
     by_model: dict[str, list[PromotedTokens]] = {}
     scale = model_scale(crosscoder).detach()
@@ -117,11 +114,6 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of a token. Special tokens have their names; a token that is part of a character is spelled as in the vocabulary.
-
-    The text is raw: callers that display it must escape it.
-    """
+    """The raw text of a token: special tokens by name, and a part of a character as the vocabulary spells it."""
     text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    if not text or _BROKEN in text:
-        return str(tokenizer.convert_ids_to_tokens(token_id))
-    return text
+    return text if text and _BROKEN not in text else str(tokenizer.convert_ids_to_tokens(token_id))
