@@ -1,16 +1,16 @@
 """The pass over a store that collects everything the feature table is computed from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
 from mechprobe.dictionary.readout import AllReadouts, Readout, model_scale
 from mechprobe.errors import StoreError
-from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.rows import RowStore, check_store, row_batches
 from mechprobe.features.table.intervals import ClassEvidence, sequence_groups, sequence_starts
 from mechprobe.features.table.norms import present
@@ -41,14 +41,13 @@ class TopRows:
 
     def merge(self, other: "TopRows") -> "TopRows":
         """The pool over the rows of both."""
-        merged = TopRows(self.n, self.feature, self.row, self.value)
+        merged = replace(self)
         merged._add(other.feature, other.row, other.value)
         return merged
 
     def _add(self, feature: Tensor, row: Tensor, value: Tensor) -> None:
         reaches = value >= self._entry_value(int(feature.max()) + 1 if len(feature) else 0)[feature]
-        feature = torch.cat([self.feature, feature[reaches]])
-        row = torch.cat([self.row, row[reaches]])
+        feature, row = torch.cat([self.feature, feature[reaches]]), torch.cat([self.row, row[reaches]])
         value = torch.cat([self.value, value[reaches]])
         order = torch.argsort(row, stable=True)
         order = order[torch.argsort(value[order], descending=True, stable=True)]
@@ -80,13 +79,7 @@ def _rank_in_feature(feature: Int[Tensor, " entry"]) -> Int[Tensor, " entry"]:
 
 @dataclass(frozen=True)
 class Collected:
-    """The result of one pass over some rows.
-
-    Attributes:
-        sums: Sums over all rows.
-        top: Rows of highest joint activation.
-        evidence: What nu is computed from, by group of sequences; None where no intervals are wanted.
-    """
+    """The result of one pass over some rows; ``evidence`` is None where no intervals are wanted."""
 
     sums: FeatureSums
     top: TopRows
@@ -104,19 +97,8 @@ def scaled_norms(crosscoder: Crosscoder) -> Float[ndarray, "d_sae model"]:
     return (crosscoder.decoder_norm(1).double() / model_scale(crosscoder).double()).cpu().numpy()
 
 
-def claims_absence(crosscoder: Crosscoder, thresholds: ClassThresholds) -> Bool[ndarray, " d_sae"]:
-    """Features that some model lacks by decoder norms; nu decides whether their class is confirmed."""
-    return np.asarray(~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1))
-
-
 def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None) -> Collected:
-    """Read rows of a store once.
-
-    Args:
-        crosscoder: The dictionary.
-        store: Activations of the crosscoder's models, in the same order.
-        config: Settings of the table.
-        rows: Rows to read, in whole sequences; all when None.
+    """Read ``rows`` of a store once, in whole sequences; all rows when None.
 
     Raises:
         StoreError: The store has other models than the crosscoder, or no rows.
@@ -127,7 +109,8 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
         raise StoreError("The activation store has no rows; make it again with `mechprobe cache`.")
     sample = np.asarray(store.tokens.sample)
     groups = sequence_groups(sample, rows, config.bootstrap_groups) if config.bootstrap_draws else [rows]
-    claimed = torch.from_numpy(np.flatnonzero(claims_absence(crosscoder, config.thresholds))).to(crosscoder.device)
+    lacked = ~present(scaled_norms(crosscoder), config.thresholds.absent_below).all(axis=1)
+    claimed = torch.from_numpy(np.flatnonzero(lacked)).to(crosscoder.device)
     whole = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None

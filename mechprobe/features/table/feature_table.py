@@ -1,6 +1,7 @@
 """The feature table: one row per feature with its class, its activity, and how far the evidence supports the class."""
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,10 @@ _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 class FeatureTable:
     """What is known of every feature without a causal experiment.
 
+    The attributes that `FeatureSummary` shares are explained there.
+
     Attributes:
-        frame: One row per feature; `mechprobe.features.table.feature_table.build_frame` lists the columns.
-        models: Names in the order of the model axis.
-        base: The model that the others are compared with.
-        n_rows: Rows (tokens) that the table was computed on.
-        readout: How each model's features were read.
-        thresholds: When a feature counts as absent, confirmed, dead.
+        frame: One row per feature; `build_frame` lists the columns.
         top_rows: Rows of highest joint activation of each feature.
         intervals: Bootstrap intervals of the class counts; None without bootstrap draws.
     """
@@ -115,8 +113,7 @@ class FeatureTable:
 
     def save(self, folder: Path | str) -> list[str]:
         """Write the table, its top rows and its summary into ``folder``; returns the file names."""
-        folder = Path(folder)
-        top = self.top_rows
+        folder, top = Path(folder), self.top_rows
         rows = pd.DataFrame({"feature": top.feature.numpy(), "row": top.row.numpy(), "value": top.value.numpy()})
         write_bytes(folder / TABLE_FILE, self.frame.to_parquet(index=False))
         write_bytes(folder / TOP_ROWS_FILE, rows.to_parquet(index=False))
@@ -136,20 +133,12 @@ class FeatureTable:
             frame = pd.read_parquet(folder / TABLE_FILE)
             rows = pd.read_parquet(folder / TOP_ROWS_FILE)
         except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"The feature table in {folder} cannot be read ({error}); make it again with --force."
-            ) from None
+            text = f"The feature table in {folder} cannot be read ({error}); make it again with --force."
+            raise ArtifactError(text) from None
         columns = [torch.tensor(rows[name].to_numpy()) for name in ("feature", "row", "value")]
-        return cls(
-            frame,
-            summary.models,
-            summary.base,
-            summary.n_rows,
-            summary.readout,
-            summary.thresholds,
-            TopRows(summary.n_top_rows, *columns),
-            summary.class_intervals,
-        )
+        top = TopRows(summary.n_top_rows, *columns)
+        about = (summary.models, summary.base, summary.n_rows, summary.readout, summary.thresholds)
+        return cls(frame, *about, top, summary.class_intervals)
 
 
 def feature_table(
@@ -159,7 +148,7 @@ def feature_table(
 
     Args:
         crosscoder: The dictionary.
-        store: Activations of the crosscoder's models on the same tokens, in the same order.
+        store: Activations of the crosscoder's models, in the same order.
         config: Settings; the defaults when None.
         rows: Rows to read. None takes the first ``config.max_rows``, or all.
 
@@ -183,9 +172,8 @@ def build_table(crosscoder: Crosscoder, collected: Collected, config: FeaturesCo
     if collected.evidence is not None:
         by_norm = frame["class_by_norm"].tolist()
         intervals = class_intervals(crosscoder, collected.evidence, scaled_norms(crosscoder), by_norm, config)
-    readout = str(Readout(config.readout, config.near))
-    n_rows = collected.sums.n_rows
-    return FeatureTable(frame, names, config.base, n_rows, readout, config.thresholds, collected.top, intervals)
+    about = (names, config.base, collected.sums.n_rows, str(Readout(config.readout, config.near)), config.thresholds)
+    return FeatureTable(frame, *about, collected.top, intervals)
 
 
 def _histogram(values: Float[ndarray, " feature"]) -> Histogram:
@@ -234,15 +222,12 @@ def _activation_columns(names: list[str], sums: FeatureSums) -> dict[str, ndarra
     active, total, largest = (part.cpu().numpy() for part in (sums.active, sums.total, sums.largest))
     columns = {}
     for row, name in enumerate(["joint", *names]):
-        columns |= {
-            f"density_{name}": active[row] / n,
-            f"mean_{name}": total[row] / n,
-            f"mean_active_{name}": total[row] / np.where(active[row] > 0, active[row], np.nan),
-            f"max_{name}": largest[row],
-        }
-    for first in range(len(names)):
-        for second in range(first + 1, len(names)):
-            columns[f"correlation_{names[first]}_{names[second]}"] = _correlation(sums, first, second)
+        columns[f"density_{name}"] = active[row] / n
+        columns[f"mean_{name}"] = total[row] / n
+        columns[f"mean_active_{name}"] = total[row] / np.where(active[row] > 0, active[row], np.nan)
+        columns[f"max_{name}"] = largest[row]
+    for first, second in combinations(range(len(names)), 2):
+        columns[f"correlation_{names[first]}_{names[second]}"] = _correlation(sums, first, second)
     return columns
 
 
@@ -264,11 +249,9 @@ def _decoder_columns(crosscoder: Crosscoder, names: list[str], base: int) -> dic
     attribution, cosine = mas(norms[1]), decoder_cosine(decoder)
     columns = {}
     for index, name in enumerate(names):
-        columns |= {
-            f"mas_{name}": attribution[:, index],
-            f"norm_l1_{name}": norms[1][:, index],
-            f"norm_l2_{name}": norms[2][:, index],
-        }
+        columns[f"mas_{name}"] = attribution[:, index]
+        columns[f"norm_l1_{name}"] = norms[1][:, index]
+        columns[f"norm_l2_{name}"] = norms[2][:, index]
         if index != base:
             columns[f"nrn_{name}"] = nrn(norms[1], tuned=index, base=base)
             columns[f"shift_{name}"] = decoder_shift(decoder, scale, tuned=index, base=base)
