@@ -76,9 +76,7 @@ class TrainSaeConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> "TrainSaeConfig":
         if self.preset == "paper" and self.variant not in (None, "l1"):
-            raise ValueError(
-                f"preset 'paper' is the L1 crosscoder, but variant is {self.variant!r}; give one of the two"
-            )
+            raise ValueError(f"preset 'paper' is the L1 crosscoder, but variant is {self.variant!r}; give one of them")
         if self.site is not None and self.sites:
             raise ValueError(f"site = {self.site!r} and sites = {list(self.sites)} are both given; give one of them")
         if self.mode != "cache" and self.order == "blocks":
@@ -112,11 +110,10 @@ class TrainSaeConfig(FrozenConfig):
         if self.mode == "cache":
             store = ActivationStore.open(cache, models, order=self.order or "blocks", scale_rows=self.scale_rows)
             if store.subset is not None:
-                whole = store.manifest["counts"]["whole_rows"]
-                raise ArtifactError(
-                    f"{cache} keeps {store.n_rows:,} of {whole:,} rows, for mode 'stream' or 'ring'; train in that mode, or "
-                    "give another --cache."
+                kept = (
+                    f"{store.n_rows:,} of {store.manifest['counts']['whole_rows']:,} rows, for mode 'stream' or 'ring'"
                 )
+                raise ArtifactError(f"{cache} keeps {kept}; train in that mode, or give another --cache.")
             return store
         ring = None if self.ring_gb is None else (Path(out) / RING, self.ring_gb)
         return LiveActivations.open(cache, family(), models, all_in_memory=self.all_in_memory, ring=ring)

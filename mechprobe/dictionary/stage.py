@@ -35,7 +35,7 @@ def train_crosscoder(
 
     Args:
         store: Activations, an `ActivationStore` or a `LiveActivations`, of the crosscoder's models in the same order.
-        config: Shape and variant; `TrainSaeConfig.resolve` derives it from a store.
+        config: Shape and variant; `TrainSaeConfig.resolve` derives it, and ``train_config``, from a store.
         train_config: The training schedule.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (during training), ``metrics.json``
             (`TrainingMetrics`, on held-out rows), ``manifest.json``.
@@ -43,9 +43,6 @@ def train_crosscoder(
         device: torch device to train on.
         pool_rows: Rows that are shuffled together in memory.
         force: Discard what the folder holds and train again.
-
-    Returns:
-        The trained crosscoder, with the scale of the store.
 
     Raises:
         StoreError: Store and configuration name different models, or ``site`` is given beside ``config.sites``.

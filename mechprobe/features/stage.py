@@ -21,13 +21,7 @@ QUALITY_FILE = "quality.json"
 
 @dataclass(frozen=True)
 class FeatureAnalysis:
-    """The result of the features stage.
-
-    Attributes:
-        folder: The stage folder.
-        table: One row per feature.
-        quality: Quality of the crosscoder on held-out rows, and the gate.
-    """
+    """The result of the features stage: its folder, its table, and the quality of the crosscoder on held-out rows."""
 
     folder: Path
     table: FeatureTable
@@ -150,19 +144,7 @@ def _run(
         examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
         write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
         outputs.append(EXAMPLES_FILE)
-    summary = table.summary()
-    stage.finish(
-        outputs=outputs,
-        counts={
-            "rows": table.n_rows,
-            "held_out_rows": quality.n_rows,
-            "features": len(table),
-            "alive": summary.n_alive,
-        },
-        results={
-            "class_counts": summary.class_counts,
-            "fve": {name: model.fve for name, model in quality.models.items()},
-            "trusted": quality.trusted,
-            "failures": list(quality.failures),
-        },
-    )
+    found, fve = table.summary(), {name: model.fve for name, model in quality.models.items()}
+    counts = {"rows": found.n_rows, "held_out_rows": quality.n_rows, "features": len(table), "alive": found.n_alive}
+    verdict = {"trusted": quality.trusted, "failures": list(quality.failures)}
+    stage.finish(outputs=outputs, counts=counts, results={"class_counts": found.class_counts, "fve": fve, **verdict})

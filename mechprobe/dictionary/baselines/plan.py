@@ -145,8 +145,7 @@ def _training(
     asked = config.model_dump(include={"n_tokens", "batch_size", "lr"}, exclude_none=True)
     if not isinstance(trained, dict) and "n_tokens" not in asked:
         raise ConfigError(
-            "The crosscoder is imported, so its training settings are unknown; set baselines.n_tokens (and batch_size and lr, "
-            "unless the defaults serve)."
+            "The crosscoder is imported, so its training is unknown; set baselines.n_tokens, and batch_size and lr if needed."
         )
     k = config.k
     if k is None and crosscoder.config.variant in ("batchtopk", "matryoshka", "topk"):
@@ -178,6 +177,5 @@ def check_given(plan: BaselinePlan, name: str, folder: Path) -> None:
     known = {plan.site.hook_name, f"blocks.{plan.site.layer}.hook_out", f"blocks.{plan.site.layer + 1}.hook_resid_pre"}
     if hook is not None and hook not in known:
         raise StoreError(
-            f"The SAE {folder} was trained at {hook}, but the store's site is {plan.site} ({plan.site.hook_name}); give an "
-            "SAE of that site."
+            f"The SAE {folder} was trained at {hook}, not at the store's site {plan.site} ({plan.site.hook_name}); give another."
         )

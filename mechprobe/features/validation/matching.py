@@ -1,4 +1,10 @@
-"""Which features other seeds find again: dictionaries that differ only in their seed, matched by their decoders."""
+"""One-to-one matching of the features of two dictionaries, and which features other seeds find again.
+
+The order of features is arbitrary, so features of dictionaries trained apart are paired such that the sum of the cosines of
+their decoders is largest (Hungarian method; Kuhn 1955, scipy's ``linear_sum_assignment``). A feature counts as *found again*
+when the cosine of its pair reaches a threshold. The share that seeds of the same models find again is the ceiling of every
+other comparison.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,19 +127,11 @@ def found_again(reference: FeatureTable, tables: Sequence[FeatureTable], matchin
     cosine = np.stack([matching.cosine for matching in matchings])
     has = ~np.isnan(cosine)
     mean = np.where(has, cosine, 0.0).sum(axis=0) / np.where(has.any(axis=0), has.sum(axis=0), np.nan)
-    return pd.DataFrame(
-        {
-            "feature": np.arange(len(reference)),
-            "class": reference.classes,
-            "found_by": found.sum(axis=0),
-            "mean_cosine": mean,
-            "same_class": same.sum(axis=0),
-        }
-    )
+    columns = {"feature": np.arange(len(reference)), "class": reference.classes, "found_by": found.sum(axis=0)}
+    return pd.DataFrame({**columns, "mean_cosine": mean, "same_class": same.sum(axis=0)})
 
 
 def _same_class(reference: FeatureTable, table: FeatureTable, matching: Matching) -> Bool[ndarray, " d_sae"]:
-    """Features that are found again with the same class."""
     classes = np.array(table.classes, dtype=object)[np.maximum(matching.partner, 0)]
     return matching.found & (classes == np.array(reference.classes, dtype=object))
 
@@ -146,25 +144,16 @@ def summarize(
     seeds: Sequence[int],
     bootstrap_seed: int,
 ) -> Stability:
-    """Shares found again, mean cosines and class counts.
-
-    Args:
-        reference: Table of the run's crosscoder.
-        tables: Tables of the further dictionaries.
-        matchings: Matchings of the reference to each of them.
-        seeds: Seeds of the further dictionaries.
-        bootstrap_seed: Seed of the bootstrap over features.
-    """
-    frame = found_again(reference, tables, matchings)
+    """Shares found again, mean cosines and class counts; ``tables``, ``matchings`` and ``seeds`` are of the further dictionaries."""
+    frame, n, min_cosine = found_again(reference, tables, matchings), len(matchings), matchings[0].min_cosine
     classes_of = np.array(reference.classes, dtype=object)
-    live = classes_of != DEAD
     sizes = [table.summary().class_counts for table in (reference, *tables)]
-    alive = [len(table) - size[DEAD] for table, size in zip((reference, *tables), sizes, strict=True)]
-    classes = {ALL: _class_stability(frame, live, len(matchings), alive, bootstrap_seed)}
+    alive = [sum(size.values()) - size[DEAD] for size in sizes]
+    classes = {ALL: _class_stability(frame, classes_of != DEAD, n, alive, bootstrap_seed)}
     for name in dict.fromkeys(name for size in sizes for name in size if name != DEAD):
         counts = [size.get(name, 0) for size in sizes]
-        classes[name] = _class_stability(frame, classes_of == name, len(matchings), counts, bootstrap_seed)
-    whole, n, min_cosine = classes[ALL], len(matchings), matchings[0].min_cosine
+        classes[name] = _class_stability(frame, classes_of == name, n, counts, bootstrap_seed)
+    whole = classes[ALL]
     share = whole.found_share
     sentence = (
         f"Other seeds: of {whole.n:,} live features {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] are found again at "
@@ -178,9 +167,8 @@ def _class_stability(
     frame: pd.DataFrame, members: Bool[ndarray, " d_sae"], n: int, counts: list[int], seed: int
 ) -> ClassStability:
     """The record of some rows of `found_again` over ``n`` seeds."""
-    found_by, cosine, same_class = (
-        np.asarray(frame[name])[members] for name in ("found_by", "mean_cosine", "same_class")
-    )
+    names = ("found_by", "mean_cosine", "same_class")
+    found_by, cosine, same_class = (np.asarray(frame[name])[members] for name in names)
     return ClassStability(
         n=len(found_by),
         found_share=bootstrap_mean(found_by / n, seed=seed),

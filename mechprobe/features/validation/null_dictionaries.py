@@ -1,9 +1,8 @@
-"""The dictionaries of the nulls: trained like the run's crosscoder, on data in which no feature can be specific."""
+"""The dictionaries of the nulls: trained like the run's crosscoder, on views of its store that make no feature specific."""
 
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.dictionary.stage import ProgressLine
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.features.table.collect import collect
 from mechprobe.features.table.feature_table import FeatureTable, build_table
@@ -24,13 +24,7 @@ BLOCK_ROWS = 512
 
 
 class NullView:
-    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.rows.RowStore`.
-
-    Attributes:
-        models: The names of the run's models.
-        n_rows: Rows of the store.
-        tokens: Tokens of the store.
-    """
+    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.rows.RowStore` that writes nothing."""
 
     def __init__(self, store: ActivationStore, models: tuple[str, ...], site: str) -> None:
         self._store, self.models, self._site = store, models, site
@@ -75,7 +69,7 @@ class IdenticalModels(NullView):
 
 
 class ShuffledLabels(NullView):
-    """The names of the models are permuted at random for every sequence.
+    """Each model's activations are divided by its scale, and the names of the models are permuted for every sequence.
 
     Raises:
         ConfigError: The models have different widths, so their activations cannot be exchanged.
@@ -85,7 +79,7 @@ class ShuffledLabels(NullView):
         super().__init__(store, store.models, site)
         if len(set(store.widths.values())) > 1:
             raise ConfigError(
-                f"The labels of models of different widths ({store.widths}) cannot be shuffled; choose another null."
+                f"Models of different widths ({store.widths}) cannot exchange labels; choose another null."
             )
         n_samples = int(np.max(self.tokens.sample)) + 1 if self.n_rows else 0
         labels = np.tile(np.arange(len(self.models)), (n_samples, 1))
@@ -104,7 +98,7 @@ class ShuffledLabels(NullView):
 
 
 def null_batches(
-    view: NullView, batch_size: int, seed: int, *, pool_rows: int, device: str
+    view: NullView, batch_size: int, seed: int, *, pool_rows: int
 ) -> Iterator[Float[Tensor, "batch model d_model"]]:
     """Endless shuffled batches of a view's training rows, each row once per epoch, in an order that the seed decides.
 
@@ -117,8 +111,7 @@ def null_batches(
     for pool in _pools(view, seed, max(1, pool_rows // BLOCK_ROWS)):
         ready = pool if left is None else torch.cat([left, pool])
         n_whole = len(ready) // batch_size * batch_size
-        for batch in ready[:n_whole].split(batch_size):
-            yield batch.to(device)
+        yield from ready[:n_whole].split(batch_size)
         left = ready[n_whole:]
 
 
@@ -141,11 +134,7 @@ def _pools(view: NullView, seed: int, n_blocks: int) -> Iterator[Float[Tensor, "
 
 
 class NullDictionaries:
-    """Trains dictionaries into sub-folders of a stage folder.
-
-    Attributes:
-        outputs: Files written, relative to the folder.
-    """
+    """Trains dictionaries into sub-folders of a stage folder; ``outputs`` are the files written, relative to it."""
 
     def __init__(self, folder: Path, retraining: Retraining) -> None:
         self.folder, self.retraining = folder, retraining
@@ -172,7 +161,6 @@ class NullDictionaries:
         return first, second
 
     def _base_alone(self, within: range | None = None) -> IdenticalModels:
-        """Base under the name of every model."""
         store = ActivationStore.open(self.retraining.cache, models=[self.retraining.config.base])
         return IdenticalModels(store, self.retraining.training.shape.model_names, self.site, within=within)
 
@@ -183,19 +171,13 @@ class NullDictionaries:
 
     def _dictionary(self, name: str, number: int, view: NullView, rows: range | None = None) -> TabledDictionary:
         """Train the further dictionary ``number`` on a view, and describe its features on ``rows`` of it."""
-        training, config, device = self.retraining.again(number), self.retraining.config, self.retraining.device
-        crosscoder = Crosscoder(self._shape(training.shape)).to(device)
+        training, config = self.retraining.again(number), self.retraining.config
+        crosscoder = Crosscoder(self._shape(training.shape)).to(self.retraining.device)
         crosscoder.set_scale(view.scale())
         schedule = training.schedule
-        batches = null_batches(view, schedule.batch_size, schedule.seed, pool_rows=training.pool_rows, device=device)
+        batches = null_batches(view, schedule.batch_size, schedule.seed, pool_rows=training.pool_rows)
         with progress(schedule.n_tokens, f"training {name}", unit="tokens") as advance:
-            seen = 0
-
-            def show(metrics: dict[str, Any]) -> None:
-                nonlocal seen
-                advance(metrics["tokens"] - seen)
-                seen = metrics["tokens"]
-
+            show = ProgressLine(advance, crosscoder.config)
             train(crosscoder, batches, schedule, out=self.folder / name, on_log=show)
         if rows is None and config.max_rows is not None:
             rows = range(min(config.max_rows, view.n_rows))

@@ -1,7 +1,7 @@
 """What nulls and further seeds have in common: dictionaries trained like the run's crosscoder, and their tables."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,7 @@ class TrainingSettings:
         manifest = read_manifest(folder)
         config = manifest["config"]
         try:
-            shape = CrosscoderConfig(**config["crosscoder"])
-            schedule = TrainConfig(**config["training"])
+            shape, schedule = CrosscoderConfig(**config["crosscoder"]), TrainConfig(**config["training"])
             return cls(shape, schedule, config["site"], config["pool_rows"], float(manifest["seconds"]))
         except (KeyError, TypeError, SaeTrainingError) as error:
             raise ArtifactError(
@@ -56,10 +55,10 @@ class TrainingSettings:
 
     def again(self, number: int, config: NullsConfig) -> "TrainingSettings":
         """The settings of the further dictionary ``number``: another seed, and the changes in ``config``."""
-        init = {} if config.shared_init is None else {"shared_init": config.shared_init}
-        length = {} if config.n_tokens is None else {"n_tokens": config.n_tokens}
-        shape = self.shape.replace(seed=self.shape.seed + number, **init)
-        schedule = self.schedule.replace(seed=self.schedule.seed + number, **length)
+        given = config.model_dump(include={"shared_init"}, exclude_none=True)
+        shape = self.shape.replace(seed=self.shape.seed + number, **given)
+        n_tokens = config.n_tokens or self.schedule.n_tokens
+        schedule = self.schedule.replace(seed=self.schedule.seed + number, n_tokens=n_tokens)
         return replace(self, shape=shape, schedule=schedule, seconds=self._seconds(config))
 
     def _seconds(self, config: NullsConfig) -> float:
@@ -71,9 +70,8 @@ class TrainingSettings:
         n_bytes = 4 * (2 * self.shape.d_all * self.shape.d_sae + self.shape.d_sae + self.shape.d_all)
         seconds = n_dictionaries * self._seconds(config)
         return (
-            f"{n_dictionaries} dictionaries × {n_tokens:,} tokens of training (about {seconds:,.0f} s, from the time the "
-            f"crosscoder took), {n_dictionaries * n_bytes / 1e6:,.1f} MB of weights on disk, "
-            f"{n_dictionaries} × {n_rows:,} rows read"
+            f"{n_dictionaries} dictionaries × {n_tokens:,} tokens of training (about {seconds:,.0f} s, from the time the crosscoder "
+            f"took), {n_dictionaries * n_bytes / 1e6:,.1f} MB of weights on disk, {n_dictionaries} × {n_rows:,} rows read"
         )
 
 
@@ -108,11 +106,7 @@ class Retraining:
         nulls: NullsConfig | None,
         device: str,
     ) -> "Retraining":
-        """Open both folders; the defaults serve for settings that are None.
-
-        Raises:
-            ArtifactError: The crosscoder does not record its training, or a folder is not a finished stage.
-        """
+        """Open both folders; the defaults serve for settings that are None. Raises as `TrainingSettings.of` does."""
         training = TrainingSettings.of(crosscoder)
         store = ActivationStore.open(cache, models=training.shape.model_names)
         config = (config or FeaturesConfig()).with_site(crosscoder, store)
@@ -122,13 +116,12 @@ class Retraining:
         """The training settings of the further dictionary ``number``."""
         return self.training.again(number, self.nulls)
 
-    @contextmanager
-    def stage(self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool) -> Iterator[Stage]:
+    def stage(
+        self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool
+    ) -> AbstractContextManager[Stage]:
         """The stage folder; ``settings`` are what the stage is asked for beside its configuration."""
         dumped = {"nulls": self.nulls.model_dump(mode="json"), "features": self.config.model_dump(mode="json")}
         inputs: dict[str, Path | str] = {"crosscoder": self.crosscoder, "cache": self.cache}
         models = self.store.fingerprints
-        with Stage.open(
-            out, name=name, config={**settings, **dumped}, inputs=inputs, models=models, force=force
-        ) as stage:
-            yield stage
+        config = {**settings, **dumped}
+        return Stage.open(out, name=name, config=config, inputs=inputs, models=models, force=force)

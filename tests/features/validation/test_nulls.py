@@ -61,14 +61,14 @@ def test_batches_serve_every_training_row_once_an_epoch(run: Path) -> None:
     store = ActivationStore.open(run / "cache", models=["base"])
     view = IdenticalModels(store, NAMES, SITE)
     kept = view.training_rows()
-    stream = null_batches(view, 7, 3, pool_rows=600, device="cpu")
+    stream = null_batches(view, 7, 3, pool_rows=600)
     n_batches = int(kept.sum()) // 7
     served = torch.cat([next(stream) for _ in range(n_batches)])[:, 0]
     expected = store.rows(0, store.n_rows)[:, 0][torch.from_numpy(kept)]
     key = lambda rows: sorted(map(tuple, rows.double().numpy().round(6).tolist()))  # noqa: E731
     missing = set(key(expected)) - set(key(served))
     assert len(missing) <= 6  # rows that wait for the first batch of the next epoch
-    again = null_batches(view, 7, 3, pool_rows=600, device="cpu")
+    again = null_batches(view, 7, 3, pool_rows=600)
     assert torch.equal(torch.cat([next(again) for _ in range(n_batches)])[:, 0], served)
 
 
