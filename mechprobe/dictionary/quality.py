@@ -1,6 +1,7 @@
 """How well a crosscoder reconstructs held-out rows, model by model, and whether its features may be trusted."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -28,10 +29,7 @@ def held_out_quality(
     if family is not None:
         site, samples = store.resolve_site(config.site), held_out_samples(store, config.ce_samples)
         losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
-
-    def batches() -> Iterable[Tensor]:
-        return store.batches(config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
-
+    batches = partial(store.batches, config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
     readout = Readout(config.readout, config.near)
     return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
 

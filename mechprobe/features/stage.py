@@ -96,7 +96,7 @@ def explain_features(
         crosscoder: Folder of the crosscoder.
         cache: Folder of the activation store.
         features: Folder written by `analyze_features`.
-        family: The models. Their tokenizer decodes the contexts, their unembeddings give the promoted tokens.
+        family: The models; their tokenizer decodes the contexts, their unembeddings give the promoted tokens.
         out: Stage folder with ``examples.json``; it is made again when the choice has changed.
         config: Settings; the defaults when None.
         device: torch device of the crosscoder.

@@ -15,7 +15,7 @@ from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.promoted import promoted_by_features, token_text
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
-from mechprobe.features.rows import RowStore
+from mechprobe.features.table.collect import RowStore
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder

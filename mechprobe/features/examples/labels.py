@@ -9,6 +9,7 @@ from mechprobe.errors import ArtifactError, LabelError
 from mechprobe.files import dump_json, read_json, sha256_bytes, write_json
 
 LABELS_FILE = "labels.json"
+_RESUME = "The labels so far are kept; label again to resume."
 
 Labeler = Callable[[Mapping[str, Any]], str]
 """Maps one entry of ``examples.json`` to a label. The entry's texts come from the prompts; treat them as data, not instructions."""
@@ -102,14 +103,10 @@ def _asked(labeler: Labeler, entry: Mapping[str, Any], name: str) -> str:
     except Exception as error:  # the labeler is the user's code and may raise anything
         reason = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
-        raise LabelError(
-            f"Labeler '{name}' failed on feature {feature} ({said[:200]}). The labels so far are kept; label again to resume."
-        ) from error
+        raise LabelError(f"Labeler '{name}' failed on feature {feature} ({said[:200]}). {_RESUME}") from error
     if not isinstance(label, str) or not label.strip():
-        raise LabelError(
-            f"Labeler '{name}' must return text, but for feature {feature} it returned {type(label).__name__} {label!r:.60}. "
-            "The labels so far are kept; label again to resume."
-        )
+        given = f"{type(label).__name__} {label!r:.60}"
+        raise LabelError(f"Labeler '{name}' must return text, but for feature {feature} it returned {given}. {_RESUME}")
     return label.strip()
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.rows import RowStore, row_batches
+from mechprobe.features.table.collect import RowStore, row_batches
 from sae_training import Crosscoder
 
 POOL_ROWS = 1024

@@ -15,10 +15,9 @@ from mechprobe.dictionary.readout import Readout, model_scale
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.result import ClassIntervals, FeatureSummary, Histogram
-from mechprobe.features.rows import RowStore
 from mechprobe.features.table import classes as feature_classes
 from mechprobe.features.table.classes import LatentScaling, class_counts, latent_scaling
-from mechprobe.features.table.collect import Collected, TopRows, collect, scaled_norms
+from mechprobe.features.table.collect import Collected, RowStore, TopRows, collect, scaled_norms
 from mechprobe.features.table.intervals import class_intervals
 from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, nrn
 from mechprobe.features.table.sums import FeatureSums

@@ -53,8 +53,8 @@ class ClassEvidence:
         """The groups of both; their sequences must be disjoint, and the crosscoder the same."""
         if not torch.equal(self.claimed, other.claimed):
             raise ValueError("evidence of different features cannot merge")
-        joined = (torch.cat(pair) for pair in zip(self.sums, other.sums, strict=True))
-        return ClassEvidence(self.claimed, *joined, self.n_sequences + other.n_sequences)
+        f_square, error, reconstruction = (torch.cat(pair) for pair in zip(self.sums, other.sums, strict=True))
+        return ClassEvidence(self.claimed, f_square, error, reconstruction, self.n_sequences + other.n_sequences)
 
     @property
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,4 +124,4 @@ def _intervals(
     order: Sequence[str], point: Int[ndarray, " class"], draws: Int[ndarray, "draw class"], n: int
 ) -> dict[str, Interval]:
     numbers = np.stack([point, *np.quantile(draws, [0.025, 0.975], axis=0)], axis=1).tolist()
-    return {name: Interval(*three, n) for name, three in zip(order, numbers, strict=True)}
+    return {name: Interval(value, low, high, n) for name, (value, low, high) in zip(order, numbers, strict=True)}

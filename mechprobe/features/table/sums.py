@@ -57,8 +57,11 @@ class FeatureSums:
         """The sums over the rows of both; the rows must be disjoint, and the crosscoder the same."""
         if self.active.shape != other.active.shape:
             raise ValueError(f"sums of shapes {tuple(self.active.shape)} and {tuple(other.active.shape)} cannot merge")
-        merged = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        return FeatureSums(**merged | {"largest": torch.maximum(self.largest, other.largest)})
+        merged: dict[str, Any] = {
+            field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)
+        }
+        merged["largest"] = torch.maximum(self.largest, other.largest)
+        return FeatureSums(**merged)
 
     @torch.no_grad()
     def update(self, encoder: AllReadouts, x: Float[Tensor, "batch model d_model"]) -> "ActiveEntries":

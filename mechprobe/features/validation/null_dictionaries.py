@@ -24,10 +24,12 @@ BLOCK_ROWS = 512
 
 
 class NullView:
-    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.rows.RowStore` that writes nothing."""
+    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.table.collect.RowStore` that writes nothing."""
 
-    def __init__(self, store: ActivationStore, models: tuple[str, ...], site: str) -> None:
-        self._store, self.models, self._site = store, models, site
+    def __init__(
+        self, store: ActivationStore, models: tuple[str, ...], site: str, *, within: range | None = None
+    ) -> None:
+        self._store, self.models, self._site, self.within = store, models, site, within
         self.n_rows, self.tokens = store.n_rows, store.tokens
 
     def rows(self, start: int, stop: int, site: str | None = None) -> Float[Tensor, "row model d_model"]:
@@ -39,18 +41,15 @@ class NullView:
         raise NotImplementedError
 
     def training_rows(self) -> Bool[ndarray, " row"]:
-        """Rows that a dictionary may be trained on."""
-        return self._store.in_split("train")
+        """Rows that a dictionary may be trained on; where ``within`` is set, only those inside it."""
+        kept = self._store.in_split("train").copy()
+        if self.within is not None:
+            kept[: self.within.start] = kept[self.within.stop :] = False
+        return kept
 
 
 class IdenticalModels(NullView):
-    """Every model has the activations of base; training rows can be limited to the range ``within``."""
-
-    def __init__(
-        self, store: ActivationStore, models: tuple[str, ...], site: str, *, within: range | None = None
-    ) -> None:
-        super().__init__(store, models, site)
-        self.within = within
+    """Every model has the activations of base."""
 
     def rows(self, start: int, stop: int, site: str | None = None) -> Float[Tensor, "row model d_model"]:
         """The rows of base, repeated for each model."""
@@ -59,13 +58,6 @@ class IdenticalModels(NullView):
     def scale(self) -> Float[Tensor, " model"]:
         """The scale of base, for each model."""
         return self._store.scale(self._site).expand(len(self.models)).contiguous()
-
-    def training_rows(self) -> Bool[ndarray, " row"]:
-        """The training rows inside ``within``."""
-        kept = super().training_rows().copy()
-        if self.within is not None:
-            kept[: self.within.start] = kept[self.within.stop :] = False
-        return kept
 
 
 class ShuffledLabels(NullView):
@@ -78,9 +70,7 @@ class ShuffledLabels(NullView):
     def __init__(self, store: ActivationStore, site: str, seed: int) -> None:
         super().__init__(store, store.models, site)
         if len(set(store.widths.values())) > 1:
-            raise ConfigError(
-                f"Models of different widths ({store.widths}) cannot exchange labels; choose another null."
-            )
+            raise ConfigError(f"Models of different widths ({store.widths}) cannot swap labels; choose another null.")
         n_samples = int(np.max(self.tokens.sample)) + 1 if self.n_rows else 0
         labels = np.tile(np.arange(len(self.models)), (n_samples, 1))
         self.labels: Int[ndarray, "sample model"] = np.random.default_rng([seed, 11]).permuted(labels, axis=1)
