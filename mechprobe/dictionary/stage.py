@@ -31,11 +31,13 @@ def train_crosscoder(
     pool_rows: int = 65536,
     force: bool = False,
 ) -> Crosscoder:
-    """Train a crosscoder on the training rows of a store. An interrupted training resumes from its last checkpoint.
+    """Train a crosscoder on the training rows of a store, with the store's scale.
+
+    An interrupted training resumes from its last checkpoint.
 
     Args:
         store: Activations, an `ActivationStore` or a `LiveActivations`, of the crosscoder's models in the same order.
-        config: Shape and variant; `TrainSaeConfig.resolve` derives it, and ``train_config``, from a store.
+        config: Shape and variant; `TrainSaeConfig.resolve` derives it and ``train_config`` from a store.
         train_config: The training schedule.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (during training), ``metrics.json``
             (`TrainingMetrics`, on held-out rows), ``manifest.json``.
@@ -114,9 +116,7 @@ def _sites(store: RowSource, config: CrosscoderConfig, site: Site | str | None) 
     if not config.sites:
         return [store.resolve_site(site)]
     if site is not None:
-        raise StoreError(
-            f"The crosscoder reads the sites {', '.join(config.sites)}, and site {site} is given too; leave out site."
-        )
+        raise StoreError(f"The crosscoder reads the sites {', '.join(config.sites)}; leave out site {site}.")
     return [store.resolve_site(each) for each in config.sites]
 
 

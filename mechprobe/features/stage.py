@@ -89,17 +89,10 @@ def explain_features(
     config: FeaturesConfig | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Write contexts and promoted tokens of chosen features to ``out`` (``examples/`` of a run).
+    """Write contexts and promoted tokens of chosen features, in the order wanted, to ``out`` (``examples/`` of a run).
 
-    Args:
-        chosen: Features, in the order wanted.
-        crosscoder: Folder of the crosscoder.
-        cache: Folder of the activation store.
-        features: Folder written by `analyze_features`.
-        family: The models; their tokenizer decodes the contexts, their unembeddings give the promoted tokens.
-        out: Stage folder with ``examples.json``; it is made again when the choice has changed.
-        config: Settings; the defaults when None.
-        device: torch device of the crosscoder.
+    ``features`` is the folder that `analyze_features` wrote; the other arguments are as there. ``out`` is made again when the
+    choice has changed. The tokenizer of the family decodes the contexts, and its unembeddings give the promoted tokens.
 
     Raises:
         SelectionError: A feature does not exist or is given twice.

@@ -125,13 +125,9 @@ def plan_baselines(
     for name in given:
         if name not in names:
             known = ", ".join(names)
-            raise ConfigError(
-                f"An SAE is given for '{name}', but the crosscoder's models are {known}; name one of them."
-            )
+            raise ConfigError(f"An SAE is given for '{name}', but the crosscoder has {known}; name one of them.")
     if not bool(store.tokens.held_out.any()):
-        raise StoreError(
-            f"{store.folder} has no held-out rows to compare on; cache again with a larger held-out share."
-        )
+        raise StoreError(f"{store.folder} has no held-out rows; cache again with a larger held-out share.")
     to_train = set(given) != set(names)
     training = _training(dictionary, store, site, settings.get("training"), config) if to_train else None
     batch_seed = int((settings.get("training") or {}).get("seed", config.seed))
@@ -147,11 +143,8 @@ def _training(
         raise ConfigError(
             "The crosscoder is imported, so its training is unknown; set baselines.n_tokens, and batch_size and lr if needed."
         )
-    k = config.k
-    if k is None and crosscoder.config.variant in ("batchtopk", "matryoshka", "topk"):
-        k = crosscoder.config.k
-    if k is None:
-        k = max(1, round(_held_out_l0(crosscoder, store, site)))
+    has_k = crosscoder.config.variant in ("batchtopk", "matryoshka", "topk")
+    k = config.k or (crosscoder.config.k if has_k else max(1, round(_held_out_l0(crosscoder, store, site))))
     try:
         training = TrainConfig(**{**(trained if isinstance(trained, dict) else {}), **asked})
         options: dict[str, Any] = {"seed": config.seed, "decoder_init_norm": config.decoder_init_norm}

@@ -37,18 +37,10 @@ class Quantile:
 
 @dataclass
 class RandomRows:
-    """For each of some features, a uniform random sample of the rows on which it is active.
+    """For each of some features, a uniform random sample of at most ``size`` of the rows on which it is active.
 
-    Attributes:
-        features: The features.
-        size: Largest number of rows kept per feature.
-        seed: Seed of the sample.
-        n_rows: Rows read.
-        n_active: Rows on which each feature is active.
-        index: For each kept entry, the index of its feature in ``features``.
-        row: Row of the entry.
-        value: Its activation.
-        priority: Its hash. Entries are sorted by index, then by priority.
+    ``n_rows`` rows were read, and each feature is active on ``n_active`` of them. A kept entry has the ``index`` of its feature
+    in ``features``, its ``row``, its activation ``value``, and its hash ``priority``. Entries are sorted by index, then priority.
     """
 
     features: tuple[int, ...]

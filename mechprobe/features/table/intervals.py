@@ -99,12 +99,13 @@ def class_intervals(
     claimed = evidence.claimed.cpu().numpy()
     fixed = np.bincount(np.delete(code, claimed), minlength=len(order))
     without_claim = np.isin(code[claimed], [number[SHARED], number[DEAD]])
-    gram, n_groups = decoder_gram(crosscoder)[..., evidence.claimed], len(evidence.f_square)
+    gram, norms = decoder_gram(crosscoder)[..., evidence.claimed], norms[claimed]
+    n_groups = len(evidence.f_square)
 
     def count(weights: Float[ndarray, " group"]) -> Int[ndarray, " class"]:
         weight = torch.from_numpy(weights).to(evidence.f_square)
         scaling = scaling_of(gram, *(torch.tensordot(weight, values, dims=1) for values in evidence.sums))
-        agrees = confirmed(norms[claimed], scaling, config.thresholds) | without_claim
+        agrees = confirmed(norms, scaling, config.thresholds) | without_claim
         return fixed + np.bincount(np.where(agrees, code[claimed], number[UNCONFIRMED]), minlength=len(order))
 
     point = count(np.ones(n_groups))

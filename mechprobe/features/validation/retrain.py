@@ -19,15 +19,7 @@ TabledDictionary = tuple[Crosscoder, FeatureTable]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a crosscoder was trained.
-
-    Attributes:
-        shape: Shape and variant.
-        schedule: Training schedule.
-        site: The site that it reads.
-        pool_rows: Rows that were shuffled together in memory.
-        seconds: Duration of the training.
-    """
+    """How a crosscoder was trained; ``seconds`` is the duration of the training."""
 
     shape: CrosscoderConfig
     schedule: TrainConfig
@@ -79,14 +71,7 @@ class TrainingSettings:
 class Retraining:
     """The run's crosscoder and store, and the settings under which further dictionaries are trained and described.
 
-    Attributes:
-        crosscoder: Folder of the run's crosscoder.
-        cache: Folder of the activation store.
-        store: The store, of the crosscoder's models.
-        training: How the crosscoder was trained.
-        config: Settings of the feature tables, with the site filled in.
-        nulls: Changes to the training, and thresholds.
-        device: torch device of the dictionaries.
+    ``crosscoder`` and ``cache`` are folders, ``config`` has its site filled in, and ``nulls`` has the changes to the training.
     """
 
     crosscoder: Path
@@ -122,6 +107,5 @@ class Retraining:
         """The stage folder; ``settings`` are what the stage is asked for beside its configuration."""
         dumped = {"nulls": self.nulls.model_dump(mode="json"), "features": self.config.model_dump(mode="json")}
         inputs: dict[str, Path | str] = {"crosscoder": self.crosscoder, "cache": self.cache}
-        models = self.store.fingerprints
-        config = {**settings, **dumped}
+        config, models = {**settings, **dumped}, self.store.fingerprints
         return Stage.open(out, name=name, config=config, inputs=inputs, models=models, force=force)
