@@ -31,7 +31,8 @@ class Readout:
 
     Attributes:
         mode: ``swap``, ``joint`` or ``single``.
-        near: Models similar enough to share encoder slots under ``swap``. None means all: only the model itself is read.
+        near: Models similar enough to share encoder slots under ``swap``. None means all of them; then only the residual
+            of the model itself is read.
     """
 
     mode: ReadoutMode = "swap"
@@ -99,11 +100,11 @@ class Readout:
             for source in sorted(set(source_of.values()))
         }
         empty = torch.zeros_like(next(iter(resid.values())))
-        filled = (
+        inputs = (
             _in_units(resid[source_of[slot]], crosscoder, source_of[slot], slot) if slot in source_of else empty
             for slot in range(len(names))
         )
-        return torch.stack(list(filled), dim=-2)
+        return torch.stack(list(inputs), dim=-2)
 
     def residual(self, x: Mapping[str, Tensor], name: str) -> Tensor:
         """The residual of one model; `InputError` where it is missing."""

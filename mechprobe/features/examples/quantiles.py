@@ -40,7 +40,7 @@ class RandomRows:
     """For each of some features, a uniform random sample of at most ``size`` of the rows on which it is active.
 
     ``n_rows`` rows were read, and each feature is active on ``n_active`` of them. A kept entry has the ``index`` of its feature
-    in ``features``, its ``row``, its activation ``value``, and its hash ``priority``. Entries are sorted by index, then priority.
+    in ``features``, its ``row``, its activation ``value``, and its hash ``priority``. Entries are sorted by index and priority.
     """
 
     features: tuple[int, ...]

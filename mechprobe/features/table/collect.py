@@ -1,4 +1,4 @@
-"""The pass over a store that collects everything the feature table is computed from."""
+"""Reading a store in order, and the one pass that collects everything the feature table is computed from."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace

@@ -144,7 +144,7 @@ def summarize(
     seeds: Sequence[int],
     bootstrap_seed: int,
 ) -> Stability:
-    """Shares found again, mean cosines and class counts; ``tables``, ``matchings`` and ``seeds`` are of the further dictionaries."""
+    """Shares found again, mean cosines and class counts, from the tables, matchings and seeds of the further dictionaries."""
     frame, n, min_cosine = found_again(reference, tables, matchings), len(matchings), matchings[0].min_cosine
     classes_of = np.array(reference.classes, dtype=object)
     sizes = [table.summary().class_counts for table in (reference, *tables)]

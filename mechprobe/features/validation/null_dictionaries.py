@@ -24,7 +24,7 @@ BLOCK_ROWS = 512
 
 
 class NullView:
-    """Activations of a run's models as one of the nulls defines them: a `mechprobe.features.table.collect.RowStore` that writes nothing."""
+    """Activations of a run's models as one of the nulls defines them: a `RowStore` that writes nothing."""
 
     def __init__(
         self, store: ActivationStore, models: tuple[str, ...], site: str, *, within: range | None = None

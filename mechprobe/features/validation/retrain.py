@@ -62,8 +62,9 @@ class TrainingSettings:
         n_bytes = 4 * (2 * self.shape.d_all * self.shape.d_sae + self.shape.d_sae + self.shape.d_all)
         seconds = n_dictionaries * self._seconds(config)
         return (
-            f"{n_dictionaries} dictionaries × {n_tokens:,} tokens of training (about {seconds:,.0f} s, from the time the crosscoder "
-            f"took), {n_dictionaries * n_bytes / 1e6:,.1f} MB of weights on disk, {n_dictionaries} × {n_rows:,} rows read"
+            f"{n_dictionaries} dictionaries × {n_tokens:,} tokens of training (about {seconds:,.0f} s, from the time the "
+            f"crosscoder took), {n_dictionaries * n_bytes / 1e6:,.1f} MB of weights on disk, "
+            f"{n_dictionaries} × {n_rows:,} rows read"
         )
 
 
