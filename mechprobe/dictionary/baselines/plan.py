@@ -170,5 +170,6 @@ def check_given(plan: BaselinePlan, name: str, folder: Path) -> None:
     known = {plan.site.hook_name, f"blocks.{plan.site.layer}.hook_out", f"blocks.{plan.site.layer + 1}.hook_resid_pre"}
     if hook is not None and hook not in known:
         raise StoreError(
-            f"The SAE {folder} was trained at {hook}, not at the store's site {plan.site} ({plan.site.hook_name}); give another."
+            f"The SAE {folder} was trained at {hook}, but the store's site is {plan.site} ({plan.site.hook_name}); give an "
+            "SAE of that site."
         )
