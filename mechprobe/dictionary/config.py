@@ -29,8 +29,7 @@ class TrainSaeConfig(FrozenConfig):
         preset: ``paper`` takes every setting that is not given here from arXiv 2604.25011: L1 penalty, λ = 2 warmed up over
             5 % of training, batch 1,024, learning rate 1e-4, 32,768 features, 400M tokens.
         site: The site to read; None takes the store's only site.
-        sites: Several sites of the store to read into one dictionary, in place of ``site``. The later stages need a
-            dictionary of one site.
+        sites: Several sites to read into one dictionary, in place of ``site``. Later stages need a dictionary of one site.
         models: Models of the store, in the order wanted; empty takes all.
         variant: ``batchtopk``, ``jumprelu``, ``l1``, ``matryoshka`` or ``topk``.
         d_sae: Number of features.
@@ -40,17 +39,15 @@ class TrainSaeConfig(FrozenConfig):
         lr: Peak learning rate.
         seed: Seed of the initial weights and of the order of rows.
         pool_rows: Rows that are shuffled together in memory.
-        mode: ``cache`` reads a store. ``stream`` runs the models during training and writes only the rows it keeps.
-            ``ring`` writes activations ahead into a folder of bounded size. All three give the same weights for the same
-            order of rows.
+        mode: ``cache`` reads a store. ``stream`` runs the models during training and writes only the rows it keeps. ``ring``
+            writes ahead into a folder of bounded size. All give the same weights for the same order of rows.
         order: ``blocks`` mixes rows of all shards and needs a whole store. ``shards`` shuffles within windows of whole shards
             and estimates the scale on the first ones. None takes ``blocks`` in mode ``cache`` and ``shards`` otherwise.
         scale_rows: Training rows on which the scale is estimated in the order ``shards``.
-        kept_rows: Training rows that modes ``stream`` and ``ring`` keep on disk, and the largest number of held-out rows they
-            keep. Held-out metrics and later stages read these rows.
+        kept_rows: Training rows that modes ``stream`` and ``ring`` keep on disk for held-out metrics and later stages, and the
+            largest number of held-out rows they keep.
         ring_gb: Largest size of the ring, in GB (1e9 bytes).
-        all_in_memory: Keep all models loaded in modes ``stream`` and ``ring``. Otherwise the models are loaded one after
-            another for each window.
+        all_in_memory: Keep all models loaded in modes ``stream`` and ``ring``; otherwise each window loads one after another.
         crosscoder: Further settings of `sae_training.CrosscoderConfig`.
         training: Further settings of `sae_training.TrainConfig`.
     """
@@ -79,9 +76,7 @@ class TrainSaeConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check(self) -> "TrainSaeConfig":
         if self.preset == "paper" and self.variant not in (None, "l1"):
-            raise ValueError(
-                f"preset 'paper' is the L1 crosscoder, but variant is {self.variant!r}; give one of the two"
-            )
+            raise ValueError(f"preset 'paper' is the L1 crosscoder, but variant is {self.variant!r}; give one of them")
         if self.site is not None and self.sites:
             raise ValueError(f"site = {self.site!r} and sites = {list(self.sites)} are both given; give one of them")
         if self.mode != "cache" and self.order == "blocks":
@@ -102,7 +97,7 @@ class TrainSaeConfig(FrozenConfig):
 
         Args:
             cache: The store: whole in mode ``cache``, the kept rows in the others.
-            family: Loads the models; called in modes ``stream`` and ``ring``.
+            family: Loads the models in modes ``stream`` and ``ring``.
             out: Folder of the training stage, which will contain the ring.
 
         Raises:
@@ -115,11 +110,10 @@ class TrainSaeConfig(FrozenConfig):
         if self.mode == "cache":
             store = ActivationStore.open(cache, models, order=self.order or "blocks", scale_rows=self.scale_rows)
             if store.subset is not None:
-                whole = store.manifest["counts"]["whole_rows"]
-                raise ArtifactError(
-                    f"{cache} keeps {store.n_rows:,} of {whole:,} rows, for mode 'stream' or 'ring'; train in that mode, or "
-                    "give another --cache."
+                kept = (
+                    f"{store.n_rows:,} of {store.manifest['counts']['whole_rows']:,} rows, for mode 'stream' or 'ring'"
                 )
+                raise ArtifactError(f"{cache} keeps {kept}; train in that mode, or give another --cache.")
             return store
         ring = None if self.ring_gb is None else (Path(out) / RING, self.ring_gb)
         return LiveActivations.open(cache, family(), models, all_in_memory=self.all_in_memory, ring=ring)

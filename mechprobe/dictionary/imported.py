@@ -25,7 +25,7 @@ class ImportedCrosscoder:
         crosscoder: The dictionary.
         published: The weights and formula as the file has them.
         site: The site that the user named, or the store's; None without either.
-        metrics: Measurements on the held-out rows of the store; None without a store or without such rows.
+        metrics: Measurements on the held-out rows of the store; None without such rows.
     """
 
     crosscoder: Crosscoder
@@ -54,10 +54,8 @@ def store_crosscoder(
         format: One of `sae_training.importing.FORMATS`; detected when None.
         names: Names of the models, in the file's order; the store's models when None.
         scale: Divisor of each model's raw activations, for files that do not contain it.
-        store: Activations of the same models, on which FVE and L0 are measured. Nothing else can show that the file was
-            understood correctly.
-        site: The site that the crosscoder reads, ``resid_post.<layer>``; later stages take it from here. The store's only
-            site when None.
+        store: Activations of the same models. Only FVE and L0 on them can show that the file was understood correctly.
+        site: The site that the crosscoder reads, ``resid_post.<layer>``, for later stages; the store's only site when None.
         force: Import again.
 
     Raises:
@@ -67,7 +65,7 @@ def store_crosscoder(
     """
     published = read_published(path, format)
     chosen = tuple(names) if names is not None else store.models if store is not None else None
-    found = _site(store, site)
+    found = store.resolve_site(site) if store is not None else Site.parse(site) if site is not None else None
     crosscoder = published.to_crosscoder(chosen, scale)
     if store is not None:
         _check_store(store, crosscoder)
@@ -84,18 +82,11 @@ def store_crosscoder(
         metrics = None if store is None or found is None else _measured(store, crosscoder, found)
         if not stage.done:
             crosscoder.save(stage.folder)
-            outputs = ["config.json", "weights.safetensors"]
+            outputs = ["config.json", "weights.safetensors", *([METRICS] if metrics else [])]
             if metrics is not None:
                 metrics.save(stage.folder / METRICS)
-                outputs.append(METRICS)
             stage.finish(outputs=outputs, results=metrics.headline if metrics else {})
     return ImportedCrosscoder(crosscoder, published, found, metrics)
-
-
-def _site(store: ActivationStore | None, site: str | None) -> Site | None:
-    if store is not None:
-        return store.resolve_site(site)
-    return Site.parse(site) if site is not None else None
 
 
 def _check_store(store: ActivationStore, crosscoder: Crosscoder) -> None:

@@ -1,6 +1,7 @@
 """How well a crosscoder reconstructs held-out rows, model by model, and whether its features may be trusted."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -28,10 +29,7 @@ def held_out_quality(
     if family is not None:
         site, samples = store.resolve_site(config.site), held_out_samples(store, config.ce_samples)
         losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
-
-    def batches() -> Iterable[Tensor]:
-        return store.batches(config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
-
+    batches = partial(store.batches, config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
     readout = Readout(config.readout, config.near)
     return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
 
@@ -49,7 +47,7 @@ def measure_quality(
 
     Args:
         crosscoder: The dictionary.
-        batches: Returns raw activations of held-out rows. It is called twice: for the mean, then for the other sums.
+        batches: Returns raw activations of held-out rows; called twice, for the mean and then for the other sums.
         readout: How one model's features are read; ``swap`` among all models when None.
         gate: Thresholds; the defaults when None.
         losses: Results of `mechprobe.dictionary.splicing.spliced_losses`, by model.
@@ -62,7 +60,7 @@ def measure_quality(
     for x in batches():
         sums.update(x.to(crosscoder.device))
     models, joint = sums.models(losses or {}), sums.joint
-    failures = gate_failures(models, joint.dead_frac, gate, str(readout))
+    failures = _failures(models, joint.dead_frac, gate, str(readout))
     return Quality(
         models=models,
         l0=joint.l0,
@@ -75,17 +73,13 @@ def measure_quality(
     )
 
 
-def gate_failures(
-    models: dict[str, ModelQuality], dead_frac: float, gate: QualityGate, readout: str
-) -> tuple[str, ...]:
+def _failures(models: dict[str, ModelQuality], dead_frac: float, gate: QualityGate, readout: str) -> tuple[str, ...]:
     """One sentence for each threshold that is missed. NaN misses every threshold."""
     failures = []
     for name, quality in models.items():
-        if not quality.fve_readout >= gate.min_fve:
-            failures.append(
-                f"FVE of {name} by the {readout} read-out is {quality.fve_readout:.3f}, below {gate.min_fve:.2f}."
-            )
-        loss = quality.loss
+        fve, loss = quality.fve_readout, quality.loss
+        if not fve >= gate.min_fve:
+            failures.append(f"FVE of {name} by the {readout} read-out is {fve:.3f}, below {gate.min_fve:.2f}.")
         if loss is not None and not loss.ce_recovered >= gate.min_ce_recovered:
             failures.append(f"CE recovered of {name} is {loss.ce_recovered:.3f}, below {gate.min_ce_recovered:.2f}.")
     if not dead_frac <= gate.max_dead_share:
@@ -115,7 +109,6 @@ class _QualitySums:
         self.own = {name: ReconstructionSums() for name in crosscoder.model_names}
 
     def update(self, x: Float[Tensor, "batch model d_model"]) -> None:
-        """Add a batch of raw activations."""
         joint, exact = self.crosscoder.encode(x), x.double()
         flat = exact.flatten(1)
         self.variance.update(flat)
@@ -127,7 +120,6 @@ class _QualitySums:
             self.own[name].update(own, left)
 
     def models(self, losses: dict[str, SplicedLoss]) -> dict[str, ModelQuality]:
-        """The record of each model."""
         variance = self.variance.compute()
         fve, fve_per_token = self.joint.fve(variance).tolist(), self.joint.fve_per_token.tolist()
         return {

@@ -6,13 +6,18 @@ The encoder sums over one slot per model, so the activation of a feature *in one
   Single encoders of near-identical models are not identified (arXiv 2609.35210), but their sum is.
 - ``joint`` puts every model's residual into its own slot: one activation that all models share.
 - ``single`` fills the model's own slot; the other slots get zeros.
+
+`Readout.feature_acts` computes them by the crosscoder's own encoder. `FoldedEncoder` agrees to rounding and is faster: slots
+that get the same residual add their weights up first, ``Σ_slot x W_slot = x (Σ_slot W_slot)``. Under ``swap`` among M models a
+read-out then costs a product with one block of weights in place of M.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.errors import ConfigError, InputError
@@ -41,14 +46,9 @@ class Readout:
         return f"swap({','.join(self.near)})" if self.mode == "swap" and self.near else self.mode
 
     def slots(self, crosscoder: Crosscoder, model: str | int) -> dict[str, list[int]]:
-        """The slot map: for each model whose residual is read, the encoder slots that the residual fills.
+        """The slot map of the features of ``model``: by name of each model that is read, the slots that its residual fills.
 
-        Args:
-            crosscoder: The dictionary.
-            model: The model whose features are read, by name or index.
-
-        Returns:
-            Slots by model name. Under ``swap`` and ``single`` the model itself comes first. A slot in no list gets zeros.
+        Under ``swap`` and ``single`` the model itself comes first. A slot in no list gets zeros.
 
         Raises:
             ConfigError: ``near`` names a model that the crosscoder lacks, or models of different widths share slots.
@@ -61,7 +61,13 @@ class Readout:
         check_near(self.near, names)
         near = names if self.near is None else self.near
         shared = sorted(names.index(name) for name in near) if names[own] in near else [own]
-        _check_widths(crosscoder, own, shared)
+        widths = crosscoder.config.widths
+        for slot in shared:
+            if widths[slot] != widths[own]:
+                raise ConfigError(
+                    f"Under swap the residual of {names[own]} (width {widths[own]}) would fill the slot of {names[slot]} "
+                    f"(width {widths[slot]}); name in near only models of one width, or take the joint read-out."
+                )
         return {names[own]: shared} | {name: [slot] for slot, name in enumerate(names) if slot not in shared}
 
     @torch.no_grad()
@@ -70,12 +76,9 @@ class Readout:
     ) -> Float[Tensor, "... d_sae"]:
         """Feature activations of one model, by the crosscoder's own encoder.
 
-        `mechprobe.dictionary.folded_encoder` computes the same with fewer products, to rounding.
-
         Args:
             crosscoder: The dictionary.
-            x: Raw residuals, as ``[batch model d_model]`` or by model name with any leading axes. A mapping needs only
-                the models of `slots`.
+            x: Raw residuals, stacked or by model name with any leading axes. A mapping needs only the models of `slots`.
             model: The model whose features are read, by name or index. ``joint`` gives the same for every model.
 
         Raises:
@@ -92,26 +95,23 @@ class Readout:
         names = list(crosscoder.model_names)
         slots = self.slots(crosscoder, model)
         source_of = {slot: names.index(source) for source, filled in slots.items() for slot in filled}
-        resid = {source: self._take(x, names, source) for source in sorted(set(source_of.values()))}
+        resid = {
+            source: x[..., source, :] if isinstance(x, Tensor) else self.residual(x, names[source])
+            for source in sorted(set(source_of.values()))
+        }
         empty = torch.zeros_like(next(iter(resid.values())))
-        return torch.stack(
-            [
-                _in_units(resid[source_of[slot]], crosscoder, source_of[slot], slot) if slot in source_of else empty
-                for slot in range(len(names))
-            ],
-            dim=-2,
+        inputs = (
+            _in_units(resid[source_of[slot]], crosscoder, source_of[slot], slot) if slot in source_of else empty
+            for slot in range(len(names))
         )
+        return torch.stack(list(inputs), dim=-2)
 
-    def _take(self, x: Mapping[str, Tensor] | Tensor, names: list[str], source: int) -> Tensor:
-        return x[..., source, :] if isinstance(x, Tensor) else require_residual(x, names[source], self)
-
-
-def require_residual(x: Mapping[str, Tensor], name: str, readout: Readout) -> Tensor:
-    """The residual of a model; `InputError` where it is missing."""
-    if name not in x:
-        given = ", ".join(x) or "none"
-        raise InputError(f"Read-out {readout} needs the residual of '{name}', but the residuals given are: {given}.")
-    return x[name]
+    def residual(self, x: Mapping[str, Tensor], name: str) -> Tensor:
+        """The residual of one model; `InputError` where it is missing."""
+        if name not in x:
+            given = ", ".join(x) or "none"
+            raise InputError(f"Read-out {self} needs the residual of '{name}', but the residuals given are: {given}.")
+        return x[name]
 
 
 def check_near(near: Sequence[str] | None, names: Sequence[str]) -> None:
@@ -128,19 +128,123 @@ def model_scale(crosscoder: Crosscoder) -> Float[Tensor, " model"]:
     return crosscoder.scale if crosscoder.has_scale else torch.ones_like(crosscoder.scale)
 
 
-def _check_widths(crosscoder: Crosscoder, own: int, shared: Sequence[int]) -> None:
-    names, widths = crosscoder.model_names, crosscoder.config.widths
-    for slot in shared:
-        if widths[slot] != widths[own]:
-            raise ConfigError(
-                f"Under swap the residual of {names[own]} (width {widths[own]}) would fill the slot of {names[slot]} "
-                f"(width {widths[slot]}); name in near only models of one width, or take the joint read-out."
-            )
-
-
 def _in_units(resid: Tensor, crosscoder: Crosscoder, source: int, slot: int) -> Tensor:
     """``resid`` such that, divided by the scale of the slot, it equals what its own slot would see."""
     if slot == source:
         return resid
     scale = model_scale(crosscoder).to(resid.device, resid.dtype)
     return resid * (scale[slot] / scale[source])
+
+
+class FoldedEncoder:
+    """The encoder of one model's read-out, for all features or for some.
+
+    It computes::
+
+        h = b_enc + Σ_source x_source V_source,    V_source = Σ_{slots of source} W_enc[slot] / s_source
+
+    The crosscoder must not change while the encoder is in use. ``sources`` names the models whose residuals are read.
+    """
+
+    def __init__(
+        self,
+        crosscoder: Crosscoder,
+        readout: Readout,
+        model: str | int,
+        features: Int[Tensor, " feature"] | None = None,
+        *,
+        scaled: bool = False,
+    ) -> None:
+        """Fold the weights; raises as `Readout.slots` does.
+
+        Args:
+            crosscoder: The dictionary.
+            readout: How the model's features are read.
+            model: The model whose features are read.
+            features: Features to encode, in the order wanted; None for all. Under ``topk`` all compete and are encoded.
+            scaled: Whether the residuals come divided by their model's scale, which then stays out of the weights. One
+                product over all sources serves large batches; otherwise each source has its own product, so that a model
+                that runs with an edit copies nothing. The two agree to rounding.
+        """
+        competing = crosscoder.variant.name == "topk"
+        rows = slice(None) if features is None or competing else features
+        slots = readout.slots(crosscoder, model)
+        self.sources = tuple(slots)
+        self._readout = readout
+        self._products = (_one_product if scaled else _product_per_source)(crosscoder, slots, rows)
+        self._bias = crosscoder.b_enc.detach()[rows]
+        self._norm = crosscoder.feature_norm().detach()[rows]
+        threshold = crosscoder.threshold[rows] if crosscoder.threshold.ndim else crosscoder.threshold
+        self._threshold = threshold.to(self._norm.dtype)
+        self._picked = features if competing else None
+        self._variant, self._k = crosscoder.variant, crosscoder.config.k
+
+    def __call__(self, x: Mapping[str, Tensor]) -> Float[Tensor, "row feature"]:
+        """Activations, from residuals ``[... d_model]`` by model name; leading axes are flattened.
+
+        Raises:
+            InputError: The residual of one of `sources` is missing.
+        """
+        hidden_pre = self._bias
+        for sources, weights in self._products:
+            width = len(weights) // len(sources)
+            flat = [self._readout.residual(x, source).reshape(-1, width).to(weights) for source in sources]
+            hidden_pre = torch.addmm(hidden_pre, flat[0] if len(flat) == 1 else torch.cat(flat, dim=1), weights)
+        acts = torch.relu_(hidden_pre)
+        acts = acts * self._variant.inference_mask(acts * self._norm, k=self._k, threshold=self._threshold)
+        return acts if self._picked is None else acts[:, self._picked]
+
+
+class AllReadouts:
+    """Encodes batches by the joint read-out and by each model's own, in one pass over the residuals.
+
+    The crosscoder must not change meanwhile. ``decoder`` and ``scale`` are its ``W_dec`` and `model_scale` in float64.
+    """
+
+    def __init__(self, crosscoder: Crosscoder, readout: Readout) -> None:
+        self.crosscoder = crosscoder
+        self.decoder: Float[Tensor, "d_sae model d_model"] = crosscoder.W_dec.detach().double()
+        self.scale: Float[Tensor, " model"] = model_scale(crosscoder).double()
+        names, joint = crosscoder.model_names, Readout("joint")
+        self.same_as_joint = [readout.slots(crosscoder, name) == joint.slots(crosscoder, name) for name in names]
+        self._encoders = [
+            None if same else FoldedEncoder(crosscoder, readout, name, scaled=True)
+            for name, same in zip(names, self.same_as_joint, strict=True)
+        ]
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "batch model d_model"]) -> list[Float[Tensor, "batch d_sae"]]:
+        """Activations by the joint read-out, then by each model's own; equal read-outs give the same tensor."""
+        crosscoder = self.crosscoder
+        joint = crosscoder.encode(x)
+        dtype = crosscoder.encoder.dtype
+        scaled = (x.to(dtype) / self.scale.to(dtype)[:, None]).transpose(0, 1).contiguous()
+        by_name = dict(zip(crosscoder.model_names, scaled, strict=True))
+        return [joint, *(joint if encoder is None else encoder(by_name) for encoder in self._encoders)]
+
+
+_Products = list[tuple[tuple[str, ...], Float[Tensor, "inputs feature"]]]
+"""Models whose residuals stand side by side in a product, and its weights."""
+
+
+def _one_product(crosscoder: Crosscoder, slots: Mapping[str, Sequence[int]], rows: slice | Tensor) -> _Products:
+    """The encoders of all sources side by side, over scaled residuals; summed in the encoder's dtype."""
+    sources = tuple(name for name in crosscoder.model_names if name in slots)
+    blocks = [_summed(crosscoder, slots[source], rows, crosscoder.encoder.dtype) for source in sources]
+    return [(sources, torch.cat(blocks, dim=1).T)]
+
+
+def _product_per_source(crosscoder: Crosscoder, slots: Mapping[str, Sequence[int]], rows: slice | Tensor) -> _Products:
+    """The encoder of each source over raw residuals; summed and divided by the scale in float64."""
+    scale, dtype = model_scale(crosscoder).double(), crosscoder.encoder.dtype
+    products: _Products = []
+    for source, filled in slots.items():
+        total = _summed(crosscoder, filled, rows, torch.float64) / scale[crosscoder.model_index(source)]
+        products.append(((source,), total.to(dtype).T.contiguous()))
+    return products
+
+
+def _summed(
+    crosscoder: Crosscoder, slots: Sequence[int], rows: slice | Tensor, dtype: torch.dtype
+) -> Float[Tensor, "feature d_model"]:
+    return reduce(torch.add, (crosscoder.encoder_of(slot).detach()[rows].to(dtype) for slot in slots))

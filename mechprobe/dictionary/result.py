@@ -8,9 +8,8 @@ from pydantic import AliasChoices, Field, model_serializer, model_validator
 from mechprobe.dictionary.config import QualityGate
 from mechprobe.results import Number, Result
 
-DeadFrac = Annotated[
-    Number, Field(validation_alias=AliasChoices("dead_share", "dead_frac"), serialization_alias="dead_share")
-]
+_ALIASES = AliasChoices("dead_share", "dead_frac")
+DeadFrac = Annotated[Number, Field(validation_alias=_ALIASES, serialization_alias="dead_share")]
 """Share of dead features, for the files that call it ``dead_share``."""
 
 
@@ -63,9 +62,8 @@ class ModelQuality(Result):
     @classmethod
     def _nest_loss(cls, value: Any) -> Any:
         found = {name: value[name] for name in SplicedLoss.model_fields if name in value}
-        if not found:
-            return value
-        return {name: item for name, item in value.items() if name not in found} | {"loss": found}
+        rest = {name: item for name, item in value.items() if name not in found}
+        return rest | {"loss": found} if found else value
 
     @model_serializer(mode="wrap")
     def _flatten_loss(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -100,18 +98,8 @@ class Quality(Result):
 class HeldOutMetrics(Result):
     """``metrics.json`` of an imported crosscoder: reconstruction and sparsity on the held-out rows of a store.
 
-    With several sites, values per model are per source, ``model/site``. Values are NaN where no row is held out.
-
-    Attributes:
-        split: The split of the store that was measured.
-        fve: FVE of each model, pooled over tokens, about the mean.
-        fve_all: FVE of all models together, each divided by its scale.
-        fve_per_token: Mean over tokens of each token's own FVE, by model.
-        l0: Mean number of active features per token.
-        dead_frac: Share of features that are active on no token.
-        held_out_tokens: Held-out tokens.
-        site: The site, where the dictionary reads one.
-        sites: The sites, where it reads several.
+    The measures are those of `sae_training.Metrics`, NaN where no row is held out. With several sites, values per model are
+    per source, ``model/site``, and ``sites`` replaces ``site``.
     """
 
     split: str = "held_out"

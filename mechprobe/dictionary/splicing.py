@@ -30,7 +30,7 @@ class TokenizedSample:
 
     Attributes:
         ids: Token ids, special tokens included.
-        kept: Positions that the store keeps, so that the crosscoder was trained on their like.
+        kept: Positions that the store keeps.
         response: Positions of response tokens.
     """
 
@@ -54,14 +54,7 @@ def spliced_losses(
     *,
     batch_size: int = 32,
 ) -> dict[str, SplicedLoss]:
-    """Measure the `SplicedLoss` of every model of the crosscoder.
-
-    Args:
-        crosscoder: The dictionary.
-        family: Has every model of the crosscoder.
-        site: The site that the crosscoder reads.
-        sequences: Held-out samples.
-        batch_size: Samples per forward pass.
+    """Measure the `SplicedLoss` of every model of the crosscoder on held-out samples, ``batch_size`` per forward pass.
 
     Raises:
         StoreError: No kept token of any sample is followed by a token to predict.
@@ -133,15 +126,13 @@ def _batch_sums(crosscoder: Crosscoder, family: ModelFamily, site: Site, batch: 
     sums = torch.zeros(len(clean), 5, dtype=torch.float64)
     target = batch.ids.roll(-1, dims=1)[batch.scored]
     for index, name in enumerate(crosscoder.model_names):
-        model = family[name].hf
-        reference = clean[index]
+        model, reference = family[name].hf, clean[index]
         sums[index, 0] = _ce(reference, target)
         for column, replacement in ((1, reconstruction), (2, zero)):
             with splice(model, site, lambda resid, new=replacement[:, :, index]: new.to(resid.dtype)):
                 edited = _log_probs(model, batch)
             sums[index, column] = _ce(edited, target)
-            kl = kl_div(edited, reference, log_target=True, reduction="sum")
-            sums[index, column + 2] = float(kl)
+            sums[index, column + 2] = float(kl_div(edited, reference, log_target=True, reduction="sum"))
     return sums
 
 

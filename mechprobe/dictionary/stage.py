@@ -1,12 +1,11 @@
 """The stage ``train-sae``: train a crosscoder on a store and measure it on the held-out rows."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mechprobe.cache.store.row_source import RowSource
 from mechprobe.cache.store.sites import SiteBatches
@@ -21,26 +20,6 @@ METRICS = "metrics.json"
 _EVALUATION_ROWS = 4096
 
 
-class DeviceBatches:
-    """Batches of a store, moved to the device of the crosscoder; the position is that of the store's batches."""
-
-    def __init__(self, batches: SiteBatches, device: str) -> None:
-        self.batches = batches
-        self.device = device
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.batches:
-            yield batch.to(self.device, non_blocking=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position of the store's batches."""
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Continue from a position."""
-        self.batches.load_state_dict(state)
-
-
 def train_crosscoder(
     store: RowSource,
     config: CrosscoderConfig,
@@ -52,11 +31,13 @@ def train_crosscoder(
     pool_rows: int = 65536,
     force: bool = False,
 ) -> Crosscoder:
-    """Train a crosscoder on the training rows of a store. An interrupted training resumes from its last checkpoint.
+    """Train a crosscoder on the training rows of a store, with the store's scale.
+
+    An interrupted training resumes from its last checkpoint.
 
     Args:
         store: Activations, an `ActivationStore` or a `LiveActivations`, of the crosscoder's models in the same order.
-        config: Shape and variant; `TrainSaeConfig.resolve` derives it from a store.
+        config: Shape and variant; `TrainSaeConfig.resolve` derives it and ``train_config`` from a store.
         train_config: The training schedule.
         out: Stage folder: ``config.json``, ``weights.safetensors``, ``metrics.jsonl`` (during training), ``metrics.json``
             (`TrainingMetrics`, on held-out rows), ``manifest.json``.
@@ -65,9 +46,6 @@ def train_crosscoder(
         pool_rows: Rows that are shuffled together in memory.
         force: Discard what the folder holds and train again.
 
-    Returns:
-        The trained crosscoder, with the scale of the store.
-
     Raises:
         StoreError: Store and configuration name different models, or ``site`` is given beside ``config.sites``.
         ArtifactError: The folder holds other work.
@@ -75,25 +53,17 @@ def train_crosscoder(
     """
     sites, out = _sites(store, config, site), Path(out)
     _check_models(store, config)
-    settings = {
-        "crosscoder": config.model_dump(mode="json"),
-        "training": train_config.model_dump(mode="json"),
-        **_site_fields(sites),
-        "pool_rows": pool_rows,
-        **store.serving_settings(),
-    }
-    with Stage.open(
-        out, name="train-sae", config=settings, inputs={"cache": store.folder}, models=store.fingerprints, force=force
-    ) as stage:
+    settings = {"crosscoder": config.model_dump(mode="json"), "training": train_config.model_dump(mode="json")}
+    settings |= {**_site_fields(sites), "pool_rows": pool_rows, **store.serving_settings()}
+    inputs, models = {"cache": store.folder}, store.fingerprints
+    with Stage.open(out, name="train-sae", config=settings, inputs=inputs, models=models, force=force) as stage:
         if stage.done:
             return Crosscoder.load(out, device=device)
         batches = SiteBatches(store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows)
         crosscoder = Crosscoder(config).to(device)
         crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
         with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
-            result = train(
-                crosscoder, DeviceBatches(batches, device), train_config, out=out, on_log=_ProgressLine(advance, config)
-            )
+            result = train(crosscoder, batches, train_config, out=out, on_log=ProgressLine(advance, config))
         store.close()
         metrics = _training_metrics(store, crosscoder, sites, result, batches)
         metrics.save(out / METRICS)
@@ -106,25 +76,23 @@ def train_crosscoder(
     return crosscoder
 
 
-class _ProgressLine:
-    """Advances the progress bar at every logged step."""
+class ProgressLine:
+    """Advances the progress bar at every logged step of a training."""
 
     def __init__(self, advance: Advance, config: CrosscoderConfig) -> None:
-        self.advance = advance
-        self.names = config.source_names
+        self.advance, self.names = advance, config.source_names
         self.tokens = 0
 
     def __call__(self, metrics: dict[str, Any]) -> None:
-        shares = [metrics["fve"][name] for name in self.names]
+        """Show the metrics that a training logs."""
+        shares = {name: metrics["fve"][name] for name in self.names}
+        fve = (f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in shares.items())
         self.advance(
             metrics["tokens"] - self.tokens,
             **{
                 "tokens/s": f"{metrics['tokens_per_s']:,.0f}",
                 "l0": float(metrics["l0"]),
-                "fve": " ".join(
-                    f"{name} {'-' if share is None else format(share, '.3f')}"
-                    for name, share in zip(self.names, shares, strict=True)
-                ),
+                "fve": " ".join(fve),
                 "dead": f"{metrics['dead_frac']:.1%}",
             },
         )
@@ -145,13 +113,10 @@ def _check_models(store: RowSource, config: CrosscoderConfig) -> None:
 
 
 def _sites(store: RowSource, config: CrosscoderConfig, site: Site | str | None) -> list[Site]:
-    """The sites that the crosscoder reads."""
     if not config.sites:
         return [store.resolve_site(site)]
     if site is not None:
-        raise StoreError(
-            f"The crosscoder reads the sites {', '.join(config.sites)}, and site {site} is given too; leave out site."
-        )
+        raise StoreError(f"The crosscoder reads the sites {', '.join(config.sites)}; leave out site {site}.")
     return [store.resolve_site(each) for each in config.sites]
 
 
@@ -165,22 +130,15 @@ def held_out_metrics(store: RowSource, crosscoder: Crosscoder, site: Site | str 
     if not bool(store.tokens.held_out.any()):
         return None
     sites = _sites(store, crosscoder.config, site)
-    batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1)
-    return evaluate(crosscoder, (batch.to(crosscoder.device) for batch in batches))
+    return evaluate(crosscoder, SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1))
 
 
 def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequence[Site]) -> dict[str, Any]:
     """The fields of `HeldOutMetrics`; NaN where no row was measured."""
     nan = dict.fromkeys(crosscoder.source_names, math.nan)
-    return {
-        "fve": metrics.fve if metrics else nan,
-        "fve_all": metrics.fve_all if metrics else math.nan,
-        "fve_per_token": metrics.fve_per_token if metrics else nan,
-        "l0": metrics.l0 if metrics else math.nan,
-        "dead_frac": metrics.dead_frac if metrics else math.nan,
-        "held_out_tokens": metrics.n_tokens if metrics else 0,
-        **_site_fields(sites),
-    }
+    found = metrics or Metrics(nan, math.nan, nan, nan, math.nan, math.nan, torch.zeros(crosscoder.d_sae), 0)
+    fields = {name: getattr(found, name) for name in ("fve", "fve_all", "fve_per_token", "l0", "dead_frac")}
+    return {**fields, "held_out_tokens": found.n_tokens, **_site_fields(sites)}
 
 
 def _training_metrics(

@@ -67,13 +67,9 @@ class FeatureSummary(Result):
 
 
 class SpecificCounts(Result):
-    """How many features of a null's dictionary are falsely called specific to some models.
+    """How many features of a null's dictionary are falsely called specific to some models; see also `FeatureSummary`.
 
     Attributes:
-        class_counts: Features of each class.
-        class_by_norm_counts: Features of each class by decoder norms alone.
-        class_intervals: Bootstrap intervals of ``class_counts``.
-        n_alive: Live features.
         n_false: Live features of specific classes, ``confirmed`` by latent scaling and ``by_norm``.
         false_positives: Their share of the live features, with Wilson intervals.
     """
@@ -105,7 +101,7 @@ class IdenticalNull(NullResult, SpecificCounts):
 
 
 class EqualCountsTest(Result):
-    """The counts of classes with equally many owners, and the p-value of their being equal (Holm-adjusted)."""
+    """The counts of classes with equally many owners, and the Holm-adjusted p-value of their being equal."""
 
     counts: dict[str, int]
     p_holm: float
@@ -114,9 +110,7 @@ class EqualCountsTest(Result):
 class ShuffledNull(NullResult, SpecificCounts):
     """The null ``shuffled-labels``: the classes of equally many models must be equally large but for chance.
 
-    Attributes:
-        tests: One test for each number of owners.
-        within_intervals: Whether the smallest count of every test lies in the interval of the largest.
+    ``within_intervals`` tells whether the smallest count of every test lies in the interval of the largest.
     """
 
     tests: list[EqualCountsTest]

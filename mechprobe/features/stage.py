@@ -21,13 +21,7 @@ QUALITY_FILE = "quality.json"
 
 @dataclass(frozen=True)
 class FeatureAnalysis:
-    """The result of the features stage.
-
-    Attributes:
-        folder: The stage folder.
-        table: One row per feature.
-        quality: Quality of the crosscoder on held-out rows, and the gate.
-    """
+    """The result of the features stage: its folder, its table, and the quality of the crosscoder on held-out rows."""
 
     folder: Path
     table: FeatureTable
@@ -95,17 +89,10 @@ def explain_features(
     config: FeaturesConfig | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Write contexts and promoted tokens of chosen features to ``out`` (``examples/`` of a run).
+    """Write contexts and promoted tokens of chosen features, in the order wanted, to ``out`` (``examples/`` of a run).
 
-    Args:
-        chosen: Features, in the order wanted.
-        crosscoder: Folder of the crosscoder.
-        cache: Folder of the activation store.
-        features: Folder written by `analyze_features`.
-        family: The models. Their tokenizer decodes the contexts, their unembeddings give the promoted tokens.
-        out: Stage folder with ``examples.json``; it is made again when the choice has changed.
-        config: Settings; the defaults when None.
-        device: torch device of the crosscoder.
+    ``features`` is the folder that `analyze_features` wrote; the other arguments are as there. ``out`` is made again when the
+    choice has changed. The tokenizer of the family decodes the contexts, and its unembeddings give the promoted tokens.
 
     Raises:
         SelectionError: A feature does not exist or is given twice.
@@ -150,19 +137,7 @@ def _run(
         examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
         write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
         outputs.append(EXAMPLES_FILE)
-    summary = table.summary()
-    stage.finish(
-        outputs=outputs,
-        counts={
-            "rows": table.n_rows,
-            "held_out_rows": quality.n_rows,
-            "features": len(table),
-            "alive": summary.n_alive,
-        },
-        results={
-            "class_counts": summary.class_counts,
-            "fve": {name: model.fve for name, model in quality.models.items()},
-            "trusted": quality.trusted,
-            "failures": list(quality.failures),
-        },
-    )
+    found, fve = table.summary(), {name: model.fve for name, model in quality.models.items()}
+    counts = {"rows": found.n_rows, "held_out_rows": quality.n_rows, "features": len(table), "alive": found.n_alive}
+    verdict = {"trusted": quality.trusted, "failures": list(quality.failures)}
+    stage.finish(outputs=outputs, counts=counts, results={"class_counts": found.class_counts, "fve": fve, **verdict})

@@ -8,8 +8,7 @@ import torch
 
 from benchmarks import features, machine
 from benchmarks.contestants import Setting
-from mechprobe.dictionary.folded_encoder import AllReadouts
-from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.readout import AllReadouts, Readout
 
 TINY = Setting(d_model=16, d_sae=128, k=4, batch_size=256)
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mechprobe.dictionary.folded_encoder import AllReadouts, FoldedEncoder
-from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.readout import AllReadouts, FoldedEncoder, Readout
 from mechprobe.errors import ConfigError, InputError
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.small_dictionaries import NAMES, make_crosscoder

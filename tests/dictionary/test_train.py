@@ -64,7 +64,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
         return on_log
 
-    monkeypatch.setattr(module, "_ProgressLine", stop_after)
+    monkeypatch.setattr(module, "ProgressLine", stop_after)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
     monkeypatch.undo()
@@ -161,7 +161,7 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
 
     often = schedule.replace(checkpoint_every=5, log_every=5)
     again = train_crosscoder(store, shape, often, tmp_path / "whole", pool_rows=500)
-    monkeypatch.setattr(module, "_ProgressLine", stop_after)
+    monkeypatch.setattr(module, "ProgressLine", stop_after)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
     monkeypatch.undo()
@@ -187,10 +187,10 @@ def test_one_site_or_several_but_not_both() -> None:
 
 
 def test_the_progress_bar_shows_every_model(store: ActivationStore) -> None:
-    from mechprobe.dictionary.stage import _ProgressLine
+    from mechprobe.dictionary.stage import ProgressLine
 
     shown: list[tuple[float, dict[str, object]]] = []
-    bar = _ProgressLine(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
+    bar = ProgressLine(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
     fve = {"base": 0.5, "sft": None, "rl": 0.25}
     bar({"tokens": 300, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
     bar({"tokens": 400, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mechprobe.dictionary.folded_encoder import FoldedEncoder
-from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.readout import FoldedEncoder, Readout
 from mechprobe.errors import ConfigError, InputError, ModelError, SelectionError, SiteError
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite

@@ -30,13 +30,8 @@ class Reconstruction(Result):
 
     @model_serializer(mode="wrap")
     def _without_unmeasured(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        value = serialize(self)
-        return (
-            value if self.n_predictions is not None else {name: value[name] for name in value if name not in _SPLICED}
-        )
-
-
-_SPLICED = ("ce_recovered", "n_predictions")
+        left_out = ("ce_recovered", "n_predictions") if self.n_predictions is None else ()
+        return {name: value for name, value in serialize(self).items() if name not in left_out}
 
 
 class Baselines(Result):

@@ -1,19 +1,20 @@
 """The stage ``baselines``: the SAE of each model beside the crosscoder and its slice, on the held-out rows of one store."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.dictionary.baselines.comparison import (
-    Reconstruct,
-    by_crosscoder,
-    by_sae,
-    by_slice,
+from mechprobe.dictionary.baselines.config import BaselinesConfig
+from mechprobe.dictionary.baselines.plan import (
+    SAE_FILES,
+    BaselinePlan,
+    Coder,
+    check_given,
     compare,
     held_out_rows,
+    plan_baselines,
 )
-from mechprobe.dictionary.baselines.config import BaselinesConfig
-from mechprobe.dictionary.baselines.plan import SAE_FILES, BaselinePlan, check_given, plan_baselines
 from mechprobe.dictionary.baselines.result import Baselines, Reconstruction
 from mechprobe.dictionary.config import QualityConfig
 from mechprobe.dictionary.readout import Readout
@@ -69,7 +70,7 @@ def measure_baselines(
     for name, folder in plan.given.items():
         check_given(plan, name, folder)
     settings = {
-        "training": plan.training.model_dump(mode="json") if plan.training else None,
+        "training": plan.training_settings,
         "batch_seed": plan.batch_seed,
         "pool_rows": plan.pool_rows,
         "given": {name: [sha256_file(path / file) for file in SAE_FILES] for name, path in plan.given.items()},
@@ -89,16 +90,16 @@ def measure_baselines(
 def _run(stage: Stage, plan: BaselinePlan, family: ModelFamily | None, quality: QualityConfig, device: str) -> None:
     saes = {name: _sae_of(stage.folder, plan, name, device) for name in plan.crosscoder.model_names}
     readout = Readout(quality.readout, quality.near)
-    found = compare(
-        held_out_rows(plan.store, plan.site, plan.crosscoder), plan.columns, _reconstructions(plan, saes, readout)
-    )
+    rows = held_out_rows(plan.store, plan.site, plan.crosscoder)
+    coders = {key: coder for name, sae in saes.items() for key, coder in _coders(plan, name, sae, readout).items()}
+    found = compare(rows, plan.columns, coders)
     note = _add_spliced(found, plan, saes, family, quality) if family is not None else None
     n_rows = next(iter(found.values())).n_rows
     Baselines(
         models={name: {label: row for (model, label), row in found.items() if model == name} for name in saes},
         d_sae={"crosscoder": plan.crosscoder.d_sae, **{name: sae.d_sae for name, sae in saes.items()}},
         sources={name: str(plan.given[name]) if name in plan.given else "trained here" for name in saes},
-        training=plan.training.model_dump(mode="json") if plan.training else None,
+        training=plan.training_settings,
         readout=str(readout),
         site=str(plan.site),
         held_out_rows=n_rows,
@@ -113,16 +114,15 @@ def _run(stage: Stage, plan: BaselinePlan, family: ModelFamily | None, quality: 
     )
 
 
-def _reconstructions(
-    plan: BaselinePlan, saes: Mapping[str, SingleSae], readout: Readout
-) -> dict[tuple[str, str], Reconstruct]:
-    reconstructions: dict[tuple[str, str], Reconstruct] = {}
-    for name, sae in saes.items():
-        reconstructions[name, JOINT] = by_crosscoder(plan.crosscoder, name)
-        if plan.crosscoder.config.same_width:
-            reconstructions[name, SLICE] = by_slice(plan.crosscoder, name, readout)
-        reconstructions[name, OWN] = by_sae(sae, plan.columns[name])
-    return reconstructions
+def _coders(plan: BaselinePlan, name: str, sae: SingleSae, readout: Readout) -> dict[tuple[str, str], Coder]:
+    """The dictionaries of one model, by (model, label)."""
+    crosscoder, columns = plan.crosscoder, plan.columns[name]
+    decode = partial(crosscoder.decode_model, model=name)
+    coders: dict[tuple[str, str], Coder] = {(name, JOINT): (crosscoder.encode, decode)}
+    if crosscoder.config.same_width:
+        shape = (crosscoder.n_models, -1)
+        coders[name, SLICE] = (lambda x: readout.feature_acts(crosscoder, x.unflatten(1, shape), name), decode)
+    return coders | {(name, OWN): (lambda x: sae.encode(x[:, columns]), sae.decode)}
 
 
 def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleSae:
@@ -132,10 +132,8 @@ def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleS
     if plan.training is None:
         raise ArtifactError(f"No SAE is given for {name}, and none is to be trained; give one with --sae.")
     out = folder / name
-    if (out / TRAINED_FILE).is_file():
-        recorded = read_json(out / TRAINED_FILE)
-        if recorded == {file: sha256_file(out / file) for file in SAE_FILES}:
-            return import_sae(out).to(device)
+    if (out / TRAINED_FILE).is_file() and read_json(out / TRAINED_FILE) == _hashes(out):
+        return import_sae(out).to(device)
     index = plan.crosscoder.model_index(name)
     scale = plan.crosscoder.scale if plan.crosscoder.has_scale else plan.store.scale(plan.site)
     store = ActivationStore.open(plan.store.folder, models=(name,))
@@ -152,8 +150,12 @@ def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleS
             device=device,
             on_step=lambda n_tokens, losses: advance(n_tokens, **losses),
         )
-    write_json(out / TRAINED_FILE, {file: sha256_file(out / file) for file in SAE_FILES})
+    write_json(out / TRAINED_FILE, _hashes(out))
     return sae.to(device)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file: sha256_file(folder / file) for file in SAE_FILES}
 
 
 def _add_spliced(

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from math import isnan
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,10 +13,9 @@ from torch import Tensor
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples.promoted import promoted_by_features
+from mechprobe.features.examples.promoted import promoted_by_features, token_text
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
-from mechprobe.features.examples.token_text import token_text
-from mechprobe.features.rows import RowStore
+from mechprobe.features.table.collect import RowStore
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder
@@ -24,19 +23,9 @@ from sae_training import Crosscoder
 EXAMPLES_FILE = "examples.json"
 
 
-@runtime_checkable
-class TokenStore(RowStore, Protocol):
-    """A row store that knows the token of each row."""
-
-    @property
-    def tokens(self) -> Any:
-        """Arrays ``token_id``, ``sample``, ``position``, ``is_response``, one entry per row."""
-        ...
-
-
 def feature_examples(
     crosscoder: Crosscoder,
-    store: TokenStore,
+    store: RowStore,
     tokenizer: Any,
     table: FeatureTable,
     features: Iterable[int],
@@ -59,15 +48,10 @@ def feature_examples(
         family: The models, for the promoted tokens; without them ``promoted`` is null.
 
     Returns:
-        One JSON value per feature, with these keys:
-
-        - ``feature``, and ``statistics``, its row of the table;
-        - ``examples``, highest activation first, each with ``sample``, ``row``, ``tokens``, ``is_response``, ``peak`` (the
-          index of the row among the tokens) and ``activations``, by model under its own read-out, and ``joint``;
-        - ``quantiles``, lowest first, each with ``low`` and ``high`` (shares of the active rows), ``smallest`` and
-          ``largest`` activation, and random ``examples``;
-        - ``n_active`` and ``n_random_rows``: active rows among those the random contexts are drawn from, and all of them;
-        - ``promoted``: see `mechprobe.features.examples.promoted`.
+        One JSON value per feature, with the keys that ``docs/examples.md`` explains: ``feature``, ``statistics`` (its row of
+        the table), ``examples`` (highest activation first), ``quantiles`` (lowest first) with random ``examples``, ``n_active``
+        of ``n_random_rows``, and ``promoted``. A context has ``sample``, ``row``, ``tokens``, ``is_response``, ``peak`` (the
+        index of the row among the tokens) and ``activations``, ``joint`` and by model under its own read-out.
 
     Raises:
         SelectionError: A feature does not exist or is given twice.
@@ -77,10 +61,10 @@ def feature_examples(
     check_features(features, table)
     builder = _ContextBuilder(crosscoder, store, tokenizer, config)
     drawn = collect_random_rows(crosscoder, store, features, config) if config.n_quantiles and features else None
-    promoted: list[dict[str, Any] | None] = [None] * len(features)
+    promoted: Sequence[dict[str, Any] | None] = [None] * len(features)
     if family is not None and config.n_promoted:
-        options: dict[str, Any] = {"n": config.n_promoted, "final_norm": config.final_norm}
-        promoted[:] = promoted_by_features(crosscoder, family, features, **options)
+        n, norm = config.n_promoted, config.final_norm
+        promoted = promoted_by_features(crosscoder, family, features, n=n, final_norm=norm)
     return [
         {
             "feature": feature,
@@ -104,26 +88,20 @@ def check_features(features: Sequence[int], table: FeatureTable) -> None:
 
 def shown_features(table: FeatureTable, n: int) -> list[int]:
     """Features to show: the ``n`` highest by NRN, and by decoder shift times mean activation, of each tuned model."""
-    chosen: dict[int, None] = {}
     alive = table.frame.loc[~table.dead]
-    for name in table.tuned:
-        by_nrn = alive[f"nrn_{name}"]
-        by_shift = alive[f"shift_{name}"] * alive["mean_joint"]
-        for ranking in (by_nrn.to_numpy(), by_shift.to_numpy()):
-            best = np.argsort(-ranking, kind="stable")[:n]
-            chosen |= dict.fromkeys(int(feature) for feature in alive["feature"].to_numpy()[best])
-    return list(chosen)
+    rankings = [
+        ranking.to_numpy()
+        for name in table.tuned
+        for ranking in (alive[f"nrn_{name}"], alive[f"shift_{name}"] * alive["mean_joint"])
+    ]
+    best = [np.argsort(-ranking, kind="stable")[:n] for ranking in rankings]
+    return list(dict.fromkeys(int(feature) for rows in best for feature in alive["feature"].to_numpy()[rows]))
 
 
 def _statistics(table: FeatureTable, feature: int) -> dict[str, Any]:
-    row = table.frame.iloc[feature].to_dict()
-    return {key: _plain(value) for key, value in row.items() if not key.startswith("beta_")}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and pd.isna(value) else value
+    row = {key: value for key, value in table.frame.iloc[feature].items() if not str(key).startswith("beta_")}
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+    return {str(key): None if isinstance(value, float) and isnan(value) else value for key, value in plain.items()}
 
 
 def _random_contexts(builder: "_ContextBuilder", feature: int, drawn: RandomRows | None) -> dict[str, Any]:
@@ -146,26 +124,21 @@ def _random_contexts(builder: "_ContextBuilder", feature: int, drawn: RandomRows
 
 @dataclass(frozen=True)
 class _ContextBuilder:
-    """Builds contexts from rows of a store."""
-
     crosscoder: Crosscoder
-    store: TokenStore
+    store: RowStore
     tokenizer: Any
     config: FeaturesConfig
 
     def contexts(self, feature: int, ranked: Sequence[int], n: int) -> list[dict[str, Any]]:
         """Contexts of the first ``n`` rows of a ranking that differ in their samples and in their texts up to the row."""
-        tokens, rows = self.store.tokens, list[int]()
-        samples: set[int] = set()
-        texts: set[tuple[int, ...]] = set()
+        tokens, rows, seen = self.store.tokens, list[int](), set[int | tuple[int, ...]]()
         for row in ranked:
             if len(rows) == n:
                 break
             sample = int(tokens.sample[row])
             text = tuple(int(token) for token in tokens.token_id[self._span(row)[0] : row + 1])
-            if sample not in samples and text not in texts:
-                samples.add(sample)
-                texts.add(text)
+            if seen.isdisjoint((sample, text)):
+                seen |= {sample, text}
                 rows.append(row)
         return [self._context(feature, row) for row in rows]
 

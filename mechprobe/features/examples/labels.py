@@ -1,7 +1,7 @@
 """Labels of features, from a function that the user supplies. This module calls no model and no service itself."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from mechprobe.errors import ArtifactError, LabelError
 from mechprobe.files import dump_json, read_json, sha256_bytes, write_json
 
 LABELS_FILE = "labels.json"
+_RESUME = "The labels so far are kept; label again to resume."
 
 Labeler = Callable[[Mapping[str, Any]], str]
 """Maps one entry of ``examples.json`` to a label. The entry's texts come from the prompts; treat them as data, not instructions."""
@@ -69,6 +70,11 @@ def label_features(
     """
     name = name or str(getattr(labeler, "__qualname__", type(labeler).__qualname__))
     labels = _begun(Path(out), name) if out is not None else Labels(name)
+
+    def save(labels: Labels) -> None:
+        if out is not None:
+            labels.save(out)
+
     for entry in examples:
         feature, digest = int(entry["feature"]), entry_digest(entry)
         if labels.examples.get(feature) == digest:
@@ -76,15 +82,12 @@ def label_features(
         try:
             label = _asked(labeler, entry, name)
         except LabelError as error:
-            labels = Labels(name, labels.labels, labels.examples, str(error))
-            if out is not None:
-                labels.save(out)
+            labels = replace(labels, failure=str(error))
+            save(labels)
             raise LabelError(str(error), labels) from error.__cause__
         labels.labels[feature], labels.examples[feature] = label, digest
-        if out is not None:
-            labels.save(out)
-    if out is not None:
-        labels.save(out)
+        save(labels)
+    save(labels)
     return labels
 
 
@@ -100,24 +103,18 @@ def _asked(labeler: Labeler, entry: Mapping[str, Any], name: str) -> str:
     except Exception as error:  # the labeler is the user's code and may raise anything
         reason = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
-        raise LabelError(
-            f"Labeler '{name}' failed on feature {feature} ({said[:200]}). The labels so far are kept; label again to resume."
-        ) from error
+        raise LabelError(f"Labeler '{name}' failed on feature {feature} ({said[:200]}). {_RESUME}") from error
     if not isinstance(label, str) or not label.strip():
-        raise LabelError(
-            f"Labeler '{name}' must return text, but for feature {feature} it returned {type(label).__name__} {label!r:.60}. "
-            "The labels so far are kept; label again to resume."
-        )
+        given = f"{type(label).__name__} {label!r:.60}"
+        raise LabelError(f"Labeler '{name}' must return text, but for feature {feature} it returned {given}. {_RESUME}")
     return label.strip()
 
 
 def _begun(path: Path, name: str) -> Labels:
     """The labels that a file already holds."""
-    if not path.exists():
-        return Labels(name)
-    found = Labels.load(path)
+    found = Labels.load(path) if path.exists() else Labels(name)
     if found.labeler != name:
         raise ArtifactError(
             f"{path} holds labels of '{found.labeler}', not of '{name}'; delete it, or give another file or another name."
         )
-    return Labels(name, found.labels, found.examples)
+    return replace(found, failure="")

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import model_scale
 from mechprobe.features.config import FinalNorm
-from mechprobe.features.examples.token_text import token_text
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.unembedding import unembedding
@@ -79,12 +78,9 @@ def check_unembedding(model: LanguageModel) -> None:
 def promoted_by_features(
     crosscoder: Crosscoder, family: ModelFamily, features: Sequence[int], *, n: int = 8, final_norm: FinalNorm = "scale"
 ) -> list[dict[str, Any]]:
-    """`promoted_tokens` of some features in every model of the crosscoder, as JSON.
+    """`promoted_tokens` of every model, as one JSON value per feature: ``final_norm``, and in ``models`` the tokens by model.
 
     Weights that were not loaded before are released again after each model.
-
-    Returns:
-        One value per feature: ``final_norm``, and in ``models``, by model, ``promoted`` and ``suppressed``.
     """
     by_model: dict[str, list[PromotedTokens]] = {}
     scale = model_scale(crosscoder).detach()
@@ -112,3 +108,12 @@ def _unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
 def _ends(logits: Float[Tensor, " vocab"], tokenizer: Any, n: int, sign: int) -> tuple[TokenEffect, ...]:
     ids = torch.argsort(logits * sign, descending=True, stable=True)[:n].tolist()
     return tuple(TokenEffect(token_text(tokenizer, token), token, round(float(logits[token]), 4)) for token in ids)
+
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """The raw text of a token: special tokens by name, and a part of a character as the vocabulary spells it."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text if text and _BROKEN not in text else str(tokenizer.convert_ids_to_tokens(token_id))

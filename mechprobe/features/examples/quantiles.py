@@ -6,7 +6,7 @@ the samples of disjoint rows merge into the sample of their union. Cut at its qu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.rows import RowStore, row_batches
+from mechprobe.features.table.collect import RowStore, row_batches
 from sae_training import Crosscoder
 
 POOL_ROWS = 1024
@@ -23,14 +23,9 @@ POOL_ROWS = 1024
 
 @dataclass(frozen=True)
 class Quantile:
-    """One quantile of a feature's activation.
+    """One quantile of a feature's activation, from ``low`` to ``high`` as shares of the active rows.
 
-    Attributes:
-        low: Lower edge, as a share of the active rows.
-        high: Upper edge.
-        smallest: Smallest activation in the quantile.
-        largest: Largest activation in it.
-        rows: Its rows in random order.
+    Its activations go from ``smallest`` to ``largest``, and its ``rows`` are in random order.
     """
 
     low: float
@@ -42,18 +37,10 @@ class Quantile:
 
 @dataclass
 class RandomRows:
-    """For each of some features, a uniform random sample of the rows on which it is active.
+    """For each of some features, a uniform random sample of at most ``size`` of the rows on which it is active.
 
-    Attributes:
-        features: The features.
-        size: Largest number of rows kept per feature.
-        seed: Seed of the sample.
-        n_rows: Rows read.
-        n_active: Rows on which each feature is active.
-        index: For each kept entry, the index of its feature in ``features``.
-        row: Row of the entry.
-        value: Its activation.
-        priority: Its hash. Entries are sorted by index, then by priority.
+    ``n_rows`` rows were read, and each feature is active on ``n_active`` of them. A kept entry has the ``index`` of its feature
+    in ``features``, its ``row``, its activation ``value``, and its hash ``priority``. Entries are sorted by index and priority.
     """
 
     features: tuple[int, ...]
@@ -69,9 +56,8 @@ class RandomRows:
     @classmethod
     def empty(cls, features: Sequence[int], *, seed: int = 0, size: int = POOL_ROWS) -> "RandomRows":
         """A sample without rows."""
-        whole = np.zeros(0, dtype=np.int64)
-        counts = np.zeros(len(features), dtype=np.int64)
-        return cls(tuple(features), size, seed, 0, counts, whole, whole, np.zeros(0), np.zeros(0, dtype=np.uint64))
+        counts, none = np.zeros(len(features), dtype=np.int64), np.zeros(0, dtype=np.int64)
+        return cls(tuple(features), size, seed, 0, counts, none, none, np.zeros(0), np.zeros(0, dtype=np.uint64))
 
     def update(self, acts: Float[ndarray, "batch feature"], first_row: int) -> None:
         """Add the activations of the features on consecutive rows that start at ``first_row``."""
@@ -85,9 +71,7 @@ class RandomRows:
         """The sample over the rows of both; the rows must be disjoint, and features, size and seed the same."""
         if (self.features, self.size, self.seed) != (other.features, other.size, other.seed):
             raise ValueError("samples of different features, sizes or seeds cannot merge")
-        parts = (self.index, self.row, self.value, self.priority)
-        n_rows, n_active = self.n_rows + other.n_rows, self.n_active + other.n_active
-        merged = RandomRows(self.features, self.size, self.seed, n_rows, n_active, *parts)
+        merged = replace(self, n_rows=self.n_rows + other.n_rows, n_active=self.n_active + other.n_active)
         merged._add(other.index, other.row, other.value, other.priority)
         return merged
 
@@ -128,8 +112,7 @@ def collect_random_rows(
 ) -> RandomRows:
     """Sample rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
 
-    The sequences of a store are in random order, so its first rows are a random part of it. Memory does not depend on the
-    number of rows.
+    The sequences of a store are in random order, so its first rows are a random part of it.
     """
     sample = RandomRows.empty(features, seed=config.quantile_seed)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]

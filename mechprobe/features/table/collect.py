@@ -1,33 +1,123 @@
-"""The pass over a store that collects everything the feature table is computed from."""
+"""Reading a store in order, and the one pass that collects everything the feature table is computed from."""
 
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
-from mechprobe.dictionary.folded_encoder import AllReadouts
-from mechprobe.dictionary.readout import Readout, model_scale
+from mechprobe.dictionary.readout import AllReadouts, Readout, model_scale
 from mechprobe.errors import StoreError
-from mechprobe.features.config import ClassThresholds, FeaturesConfig
-from mechprobe.features.rows import RowStore, check_store, row_batches
+from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.table.intervals import ClassEvidence, sequence_groups, sequence_starts
 from mechprobe.features.table.norms import present
-from mechprobe.features.table.sums import FeatureSums
-from mechprobe.features.table.top_rows import TopRows
+from mechprobe.features.table.sums import ActiveEntries, FeatureSums
+from mechprobe.progress import progress
 from sae_training import Crosscoder
+
+
+@runtime_checkable
+class RowStore(Protocol):
+    """Activations of all models on the same tokens, one row per kept token."""
+
+    models: Any
+    n_rows: int
+    tokens: Any
+    """Its array ``sample`` has the sequence of every row; contexts also need ``token_id`` and ``is_response``."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` as ``[row model d_model]``."""
+        ...
+
+
+def row_batches(
+    store: RowStore, config: FeaturesConfig, *, groups: Sequence[range], label: str
+) -> Generator[tuple[int, Float[Tensor, "batch model d_model"]]]:
+    """Yield ``(first row, activations)`` over ranges of rows of a store, with a progress bar. No batch spans two ranges."""
+    options = {} if config.site is None else {"site": config.site}
+    with progress(sum(map(len, groups)), label, unit="rows") as advance:
+        for rows in groups:
+            for start in range(rows.start, rows.stop, config.batch_rows):
+                stop = min(start + config.batch_rows, rows.stop)
+                yield start, store.rows(start, stop, **options)
+                advance(stop - start)
+
+
+def check_store(crosscoder: Crosscoder, store: RowStore) -> None:
+    """Raise `StoreError` where crosscoder and store have different models."""
+    if tuple(store.models) != tuple(crosscoder.model_names):
+        raise StoreError(
+            f"The activation store has the models {', '.join(store.models)}, but the crosscoder has "
+            f"{', '.join(crosscoder.model_names)}; give the store that the crosscoder was trained on."
+        )
+
+
+@dataclass
+class TopRows:
+    """The ``n`` rows of highest activation above zero of every feature, sorted by feature, then by falling activation.
+
+    Of equal activations the earlier row comes first, so the result does not depend on the batches.
+    """
+
+    n: int
+    feature: Int[Tensor, " entry"]
+    row: Int[Tensor, " entry"]
+    value: Float[Tensor, " entry"]
+
+    @classmethod
+    def empty(cls, n: int) -> "TopRows":
+        """A pool without rows."""
+        return cls(n, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+
+    def update(self, active: ActiveEntries, first_row: int) -> None:
+        """Add the active entries of a batch that starts at ``first_row`` of the store."""
+        self._add(active.feature.cpu(), active.row.cpu() + first_row, active.value.float().cpu())
+
+    def merge(self, other: "TopRows") -> "TopRows":
+        """The pool over the rows of both."""
+        merged = replace(self)
+        merged._add(other.feature, other.row, other.value)
+        return merged
+
+    def _add(self, feature: Tensor, row: Tensor, value: Tensor) -> None:
+        reaches = value >= self._entry_value(int(feature.max()) + 1 if len(feature) else 0)[feature]
+        feature, row = torch.cat([self.feature, feature[reaches]]), torch.cat([self.row, row[reaches]])
+        value = torch.cat([self.value, value[reaches]])
+        order = torch.argsort(row, stable=True)
+        order = order[torch.argsort(value[order], descending=True, stable=True)]
+        order = order[torch.argsort(feature[order], stable=True)]
+        feature, row, value = feature[order], row[order], value[order]
+        keep = _rank_in_feature(feature) < self.n
+        self.feature, self.row, self.value = feature[keep], row[keep], value[keep]
+
+    def _entry_value(self, n_features: int) -> Float[Tensor, " d_sae"]:
+        """The activation that a new row must reach, by feature: that of the last row kept, 0 while the pool is not full."""
+        n_features = max([n_features, *(self.feature[-1:] + 1).tolist()])
+        needed = torch.zeros(n_features)
+        last = _rank_in_feature(self.feature) == self.n - 1
+        needed[self.feature[last]] = self.value[last]
+        return needed
+
+    def of(self, feature: int) -> list[tuple[int, float]]:
+        """``(row, activation)`` of one feature, highest first."""
+        mask = self.feature == feature
+        return list(zip(self.row[mask].tolist(), self.value[mask].tolist(), strict=True))
+
+
+def _rank_in_feature(feature: Int[Tensor, " entry"]) -> Int[Tensor, " entry"]:
+    """Rank of each entry among those of its feature; the entries must be sorted by feature."""
+    counts = torch.bincount(feature)
+    starts = torch.cumsum(counts, 0) - counts
+    return torch.arange(len(feature)) - starts[feature]
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The result of one pass over some rows.
-
-    Attributes:
-        sums: Sums over all rows.
-        top: Rows of highest joint activation.
-        evidence: What nu is computed from, by group of sequences; None where no intervals are wanted.
-    """
+    """The result of one pass over some rows; ``evidence`` is None where no intervals are wanted."""
 
     sums: FeatureSums
     top: TopRows
@@ -45,19 +135,8 @@ def scaled_norms(crosscoder: Crosscoder) -> Float[ndarray, "d_sae model"]:
     return (crosscoder.decoder_norm(1).double() / model_scale(crosscoder).double()).cpu().numpy()
 
 
-def claims_absence(crosscoder: Crosscoder, thresholds: ClassThresholds) -> Bool[ndarray, " d_sae"]:
-    """Features that some model lacks by decoder norms; nu decides whether their class is confirmed."""
-    return np.asarray(~present(scaled_norms(crosscoder), thresholds.absent_below).all(axis=1))
-
-
 def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, rows: range | None = None) -> Collected:
-    """Read rows of a store once.
-
-    Args:
-        crosscoder: The dictionary.
-        store: Activations of the crosscoder's models, in the same order.
-        config: Settings of the table.
-        rows: Rows to read, in whole sequences; all when None.
+    """Read ``rows`` of a store once, in whole sequences; all rows when None.
 
     Raises:
         StoreError: The store has other models than the crosscoder, or no rows.
@@ -68,7 +147,8 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
         raise StoreError("The activation store has no rows; make it again with `mechprobe cache`.")
     sample = np.asarray(store.tokens.sample)
     groups = sequence_groups(sample, rows, config.bootstrap_groups) if config.bootstrap_draws else [rows]
-    claimed = torch.from_numpy(np.flatnonzero(claims_absence(crosscoder, config.thresholds))).to(crosscoder.device)
+    lacked = ~present(scaled_norms(crosscoder), config.thresholds.absent_below).all(axis=1)
+    claimed = torch.from_numpy(np.flatnonzero(lacked)).to(crosscoder.device)
     whole = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None

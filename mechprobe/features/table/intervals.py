@@ -11,14 +11,21 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from mechprobe.features.config import ClassThresholds, FeaturesConfig
+from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.result import ClassIntervals
-from mechprobe.features.table.classes import DEAD, SHARED, UNCONFIRMED, class_counts, confirmed
-from mechprobe.features.table.scaling import decoder_gram, scaling_of
+from mechprobe.features.table.classes import (
+    DEAD,
+    SHARED,
+    UNCONFIRMED,
+    class_counts,
+    confirmed,
+    decoder_gram,
+    scaling_of,
+)
 from mechprobe.features.table.sums import FeatureSums
 from mechprobe.statistics import Interval
 from sae_training import Crosscoder
@@ -26,15 +33,7 @@ from sae_training import Crosscoder
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """The sums behind nu by group of sequences, for the features that some model lacks by decoder norms.
-
-    Attributes:
-        claimed: The features.
-        f_square: Sum of f² under the joint read-out.
-        dot_error: As in `FeatureSums`.
-        dot_reconstruction: As in `FeatureSums`.
-        n_sequences: Sequences in all groups together.
-    """
+    """The `FeatureSums` behind nu by group of sequences, for the ``claimed`` features: those that some model lacks by norms."""
 
     claimed: Int[Tensor, " claim"]
     f_square: Float[Tensor, "group claim"]
@@ -54,13 +53,13 @@ class ClassEvidence:
         """The groups of both; their sequences must be disjoint, and the crosscoder the same."""
         if not torch.equal(self.claimed, other.claimed):
             raise ValueError("evidence of different features cannot merge")
-        return ClassEvidence(
-            self.claimed,
-            torch.cat([self.f_square, other.f_square]),
-            torch.cat([self.dot_error, other.dot_error]),
-            torch.cat([self.dot_reconstruction, other.dot_reconstruction]),
-            self.n_sequences + other.n_sequences,
-        )
+        f_square, error, reconstruction = (torch.cat(pair) for pair in zip(self.sums, other.sums, strict=True))
+        return ClassEvidence(self.claimed, f_square, error, reconstruction, self.n_sequences + other.n_sequences)
+
+    @property
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums in the order that `scaling_of` takes."""
+        return self.f_square, self.dot_error, self.dot_reconstruction
 
 
 def sequence_groups(sample: Int[ndarray, " row"], rows: range, n_groups: int) -> list[range]:
@@ -92,15 +91,7 @@ def class_intervals(
     by_norm: Sequence[str],
     config: FeaturesConfig,
 ) -> ClassIntervals:
-    """Bootstrap the class counts.
-
-    Args:
-        crosscoder: The dictionary.
-        evidence: Sums of every group of sequences.
-        norms: L1 decoder norms with each model's activations divided by its scale.
-        by_norm: Class of every feature by norms alone.
-        config: Thresholds, number of draws and seed.
-    """
+    """Bootstrap the class counts, from the L1 decoder norms in scaled units and the class of every feature by norms alone."""
     draws, rng = config.bootstrap_draws, np.random.default_rng([config.seed, 7])
     order = list(class_counts([*by_norm, UNCONFIRMED], crosscoder.model_names))
     number = {name: index for index, name in enumerate(order)}
@@ -108,13 +99,13 @@ def class_intervals(
     claimed = evidence.claimed.cpu().numpy()
     fixed = np.bincount(np.delete(code, claimed), minlength=len(order))
     without_claim = np.isin(code[claimed], [number[SHARED], number[DEAD]])
-    weighted = _WeightedGroups(
-        evidence, decoder_gram(crosscoder)[..., evidence.claimed], norms[claimed], config.thresholds
-    )
+    gram, norms = decoder_gram(crosscoder)[..., evidence.claimed], norms[claimed]
     n_groups = len(evidence.f_square)
 
     def count(weights: Float[ndarray, " group"]) -> Int[ndarray, " class"]:
-        agrees = weighted.confirmed(weights) | without_claim
+        weight = torch.from_numpy(weights).to(evidence.f_square)
+        scaling = scaling_of(gram, *(torch.tensordot(weight, values, dims=1) for values in evidence.sums))
+        agrees = confirmed(norms, scaling, config.thresholds) | without_claim
         return fixed + np.bincount(np.where(agrees, code[claimed], number[UNCONFIRMED]), minlength=len(order))
 
     point = count(np.ones(n_groups))
@@ -130,28 +121,8 @@ def class_intervals(
     )
 
 
-@dataclass(frozen=True)
-class _WeightedGroups:
-    """Recomputes nu with every group of sequences counted a given number of times."""
-
-    evidence: ClassEvidence
-    gram: Float[Tensor, "model model claim"]
-    norms: Float[ndarray, "claim model"]
-    thresholds: ClassThresholds
-
-    def confirmed(self, weights: Float[ndarray, " group"]) -> Bool[ndarray, " claim"]:
-        """Which absences nu confirms."""
-        weight = torch.from_numpy(weights).to(self.evidence.f_square)
-        parts = (self.evidence.f_square, self.evidence.dot_error, self.evidence.dot_reconstruction)
-        summed = (torch.tensordot(weight, values, dims=1) for values in parts)
-        return confirmed(self.norms, scaling_of(self.gram, *summed), self.thresholds)
-
-
 def _intervals(
     order: Sequence[str], point: Int[ndarray, " class"], draws: Int[ndarray, "draw class"], n: int
 ) -> dict[str, Interval]:
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    return {
-        name: Interval(float(point[index]), float(low[index]), float(high[index]), n)
-        for index, name in enumerate(order)
-    }
+    numbers = np.stack([point, *np.quantile(draws, [0.025, 0.975], axis=0)], axis=1).tolist()
+    return {name: Interval(value, low, high, n) for name, (value, low, high) in zip(order, numbers, strict=True)}

@@ -13,7 +13,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.dictionary.folded_encoder import AllReadouts
+from mechprobe.dictionary.readout import AllReadouts
 
 
 @dataclass
@@ -57,12 +57,11 @@ class FeatureSums:
         """The sums over the rows of both; the rows must be disjoint, and the crosscoder the same."""
         if self.active.shape != other.active.shape:
             raise ValueError(f"sums of shapes {tuple(self.active.shape)} and {tuple(other.active.shape)} cannot merge")
-        merged = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
-            for field in fields(self)
-            if field.name != "largest"
+        merged: dict[str, Any] = {
+            field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)
         }
-        return FeatureSums(**merged, largest=torch.maximum(self.largest, other.largest))
+        merged["largest"] = torch.maximum(self.largest, other.largest)
+        return FeatureSums(**merged)
 
     @torch.no_grad()
     def update(self, encoder: AllReadouts, x: Float[Tensor, "batch model d_model"]) -> "ActiveEntries":
@@ -113,15 +112,7 @@ _BY_PAIR = ("cross", "dot_error", "dot_reconstruction")
 
 @dataclass(frozen=True)
 class ActiveEntries:
-    """The activations above zero of a batch.
-
-    Attributes:
-        index: Index of each entry in the flattened batch.
-        row: Its row in the batch.
-        feature: Its feature.
-        value: Its activation, in float64.
-        d_sae: Features of the dictionary.
-    """
+    """The activations above zero of a batch, in float64; ``index`` is that of each entry in the flattened batch."""
 
     index: Int[Tensor, " entry"]
     row: Int[Tensor, " entry"]
@@ -145,7 +136,5 @@ class ActiveEntries:
 
     def matrix(self, n_rows: int) -> Tensor:
         """The entries as a sparse ``[batch d_sae]`` matrix."""
-        indices = torch.stack([self.row, self.feature])
-        return torch.sparse_coo_tensor(
-            indices, self.value, (n_rows, self.d_sae), is_coalesced=True, check_invariants=False
-        )
+        indices, shape = torch.stack([self.row, self.feature]), (n_rows, self.d_sae)
+        return torch.sparse_coo_tensor(indices, self.value, shape, is_coalesced=True, check_invariants=False)

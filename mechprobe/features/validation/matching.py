@@ -1,19 +1,25 @@
-"""One-to-one matching of the features of two dictionaries by the cosine of their decoders.
+"""One-to-one matching of the features of two dictionaries, and which features other seeds find again.
 
-The order of features is arbitrary, so features of dictionaries trained apart are paired such that the sum of cosines is largest
-(Hungarian method; Kuhn 1955, scipy's ``linear_sum_assignment``). A feature counts as *found again* when the cosine of its pair
-reaches a threshold. The share found again between seeds of the same models is the ceiling of every other comparison.
+The order of features is arbitrary, so features of dictionaries trained apart are paired such that the sum of the cosines of
+their decoders is largest (Hungarian method; Kuhn 1955, scipy's ``linear_sum_assignment``). A feature counts as *found again*
+when the cosine of its pair reaches a threshold. The share that seeds of the same models find again is the ceiling of every
+other comparison.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from mechprobe.errors import ConfigError
+from mechprobe.features.result import ClassStability, Stability
+from mechprobe.features.table.classes import DEAD
+from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.features.validation.retrain import TabledDictionary
+from mechprobe.statistics import bootstrap_mean, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -104,3 +110,70 @@ def unit(vectors: Float[ndarray, "row width"]) -> Float[ndarray, "row width"]:
     vectors = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)
+
+
+ALL = "all"
+"""Name of the live features together, beside the classes."""
+
+
+def found_again(reference: FeatureTable, tables: Sequence[FeatureTable], matchings: Sequence[Matching]) -> pd.DataFrame:
+    """How the features of a reference are found again, one row per feature.
+
+    Columns: ``feature``; ``class`` in the reference; ``found_by``, the number of seeds that find it; ``mean_cosine`` with its
+    partners; ``same_class``, the number of seeds that find it with the same class.
+    """
+    found = np.stack([matching.found for matching in matchings])
+    same = np.stack([_same_class(reference, *pair) for pair in zip(tables, matchings, strict=True)])
+    cosine = np.stack([matching.cosine for matching in matchings])
+    has = ~np.isnan(cosine)
+    mean = np.where(has, cosine, 0.0).sum(axis=0) / np.where(has.any(axis=0), has.sum(axis=0), np.nan)
+    columns = {"feature": np.arange(len(reference)), "class": reference.classes, "found_by": found.sum(axis=0)}
+    return pd.DataFrame({**columns, "mean_cosine": mean, "same_class": same.sum(axis=0)})
+
+
+def _same_class(reference: FeatureTable, table: FeatureTable, matching: Matching) -> Bool[ndarray, " d_sae"]:
+    classes = np.array(table.classes, dtype=object)[np.maximum(matching.partner, 0)]
+    return matching.found & (classes == np.array(reference.classes, dtype=object))
+
+
+def summarize(
+    reference: FeatureTable,
+    tables: Sequence[FeatureTable],
+    matchings: Sequence[Matching],
+    *,
+    seeds: Sequence[int],
+    bootstrap_seed: int,
+) -> Stability:
+    """Shares found again, mean cosines and class counts, from the tables, matchings and seeds of the further dictionaries."""
+    frame, n, min_cosine = found_again(reference, tables, matchings), len(matchings), matchings[0].min_cosine
+    classes_of = np.array(reference.classes, dtype=object)
+    sizes = [table.summary().class_counts for table in (reference, *tables)]
+    alive = [sum(size.values()) - size[DEAD] for size in sizes]
+    classes = {ALL: _class_stability(frame, classes_of != DEAD, n, alive, bootstrap_seed)}
+    for name in dict.fromkeys(name for size in sizes for name in size if name != DEAD):
+        counts = [size.get(name, 0) for size in sizes]
+        classes[name] = _class_stability(frame, classes_of == name, n, counts, bootstrap_seed)
+    whole = classes[ALL]
+    share = whole.found_share
+    sentence = (
+        f"Other seeds: of {whole.n:,} live features {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] are found again at "
+        f"cosine ≥ {min_cosine:g} (mean over {n} further {'seed' if n == 1 else 'seeds'}; mean cosine "
+        f"{whole.mean_cosine.value:.2f})."
+    )
+    return Stability(sentence=sentence, classes=classes, seeds=list(seeds), min_cosine=min_cosine)
+
+
+def _class_stability(
+    frame: pd.DataFrame, members: Bool[ndarray, " d_sae"], n: int, counts: list[int], seed: int
+) -> ClassStability:
+    """The record of some rows of `found_again` over ``n`` seeds."""
+    names = ("found_by", "mean_cosine", "same_class")
+    found_by, cosine, same_class = (np.asarray(frame[name])[members] for name in names)
+    return ClassStability(
+        n=len(found_by),
+        found_share=bootstrap_mean(found_by / n, seed=seed),
+        found_by_all=wilson_interval(int((found_by == n).sum()), len(found_by)),
+        same_class_share=bootstrap_mean(same_class / n, seed=seed),
+        mean_cosine=bootstrap_mean(cosine[~np.isnan(cosine)], seed=seed),
+        counts=counts,
+    )

@@ -44,31 +44,22 @@ def identical_null(table: FeatureTable) -> IdenticalNull:
 
 
 def shuffled_null(table: FeatureTable, nulls: NullsConfig) -> ShuffledNull:
-    """Verdict of ``shuffled-labels``: classes of equally many models are exchangeable.
-
-    Each number of owners gives one test, and Holm's method adjusts the p-values.
-    """
+    """Verdict of ``shuffled-labels``: one test for each number of owners, with p-values adjusted by Holm's method."""
     counts = specific_counts(table)
     layers = _exchangeable(table.models, counts.class_counts)
     p_values = [equal_counts_p(list(layer.values()), seed=nulls.seed) for layer in layers]
     adjusted = holm(p_values) if p_values else []
     within = all(_within(layer, counts.class_intervals) for layer in layers)
     passed = all(p >= nulls.p_min for p in adjusted)
-    parts = [
-        f"{', '.join(f'{count} {name}' for name, count in layer.items())} (p = {p:.3g})"
-        for layer, p in zip(layers, adjusted, strict=True)
-    ]
+    tests = [EqualCountsTest(counts=layer, p_holm=p) for layer, p in zip(layers, adjusted, strict=True)]
+    listed = [(", ".join(f"{count} {name}" for name, count in test.counts.items()), test.p_holm) for test in tests]
+    parts = [f"{text} (p = {p:.3g})" for text, p in listed]
     sentence = (
         f"Shuffled labels: {'; '.join(parts)}; counts of one kind must be equal but for chance: {_word(passed)}. The smallest of "
         f"each kind {'lies' if within else 'does not always lie'} within the bootstrap interval of the largest."
     )
     return ShuffledNull(
-        kind="shuffled-labels",
-        passed=passed,
-        sentence=sentence,
-        tests=[EqualCountsTest(counts=layer, p_holm=p) for layer, p in zip(layers, adjusted, strict=True)],
-        within_intervals=within,
-        **dict(counts),
+        kind="shuffled-labels", passed=passed, sentence=sentence, tests=tests, within_intervals=within, **dict(counts)
     )
 
 
@@ -76,11 +67,9 @@ def halves_null(first: TabledDictionary, second: TabledDictionary, nulls: NullsC
     """Verdict of ``disjoint-halves``."""
     matching = match_dictionaries(first, second, nulls.min_cosine)
     halves = [specific_counts(table) for _, table in (first, second)]
-    n_false = sum(half.n_false["confirmed"] for half in halves)
+    n_false, n_alive = sum(half.n_false["confirmed"] for half in halves), sum(half.n_alive for half in halves)
     n_found = int(matching.found.sum())
-    n_alive = sum(half.n_alive for half in halves)
-    n_alone = n_alive - 2 * n_found
-    passed = n_false == 0
+    n_alone, passed = n_alive - 2 * n_found, n_false == 0
     sentence = (
         f"Disjoint halves: {n_false} of {n_alive:,} live features of two dictionaries of base are called specific within their "
         f"own dictionary: {_word(passed)}. {n_alone} of them ({n_alone / max(n_alive, 1):.0%}) have no partner of cosine "
@@ -103,22 +92,17 @@ def specific_counts(table: FeatureTable) -> SpecificCounts:
     summary = table.summary()
     by_kind = {"confirmed": summary.class_counts, "by_norm": summary.class_by_norm_counts}
     n_false = {kind: sum(counts[name] for name in specific_classes(list(counts))) for kind, counts in by_kind.items()}
-    return SpecificCounts(
-        class_counts=summary.class_counts,
-        class_by_norm_counts=summary.class_by_norm_counts,
-        class_intervals=summary.class_intervals,
-        n_alive=summary.n_alive,
-        n_false=n_false,
-        false_positives={kind: wilson_interval(n, summary.n_alive) for kind, n in n_false.items()},
-    )
+    shares = {kind: wilson_interval(n, summary.n_alive) for kind, n in n_false.items()}
+    common = {name: value for name, value in summary if name in SpecificCounts.model_fields}
+    return SpecificCounts(**common, n_false=n_false, false_positives=shares)
 
 
 def _exchangeable(models: Sequence[str], counts: Mapping[str, int]) -> list[dict[str, int]]:
     """Counts of the classes of one owner, of two, and so on; classes without features have count 0."""
     layers = []
     for size in range(1, len(models)):
-        owners = combinations(range(len(models)), size)
-        names = [class_name(models, [index in chosen for index in range(len(models))]) for chosen in owners]
+        owners = combinations(models, size)
+        names = [class_name(models, [model in chosen for model in models]) for chosen in owners]
         layers.append({name: int(counts.get(name, 0)) for name in names})
     return layers
 

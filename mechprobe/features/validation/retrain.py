@@ -1,7 +1,7 @@
 """What nulls and further seeds have in common: dictionaries trained like the run's crosscoder, and their tables."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,7 @@ TabledDictionary = tuple[Crosscoder, FeatureTable]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a crosscoder was trained.
-
-    Attributes:
-        shape: Shape and variant.
-        schedule: Training schedule.
-        site: The site that it reads.
-        pool_rows: Rows that were shuffled together in memory.
-        seconds: Duration of the training.
-    """
+    """How a crosscoder was trained; ``seconds`` is the duration of the training."""
 
     shape: CrosscoderConfig
     schedule: TrainConfig
@@ -45,8 +37,7 @@ class TrainingSettings:
         manifest = read_manifest(folder)
         config = manifest["config"]
         try:
-            shape = CrosscoderConfig(**config["crosscoder"])
-            schedule = TrainConfig(**config["training"])
+            shape, schedule = CrosscoderConfig(**config["crosscoder"]), TrainConfig(**config["training"])
             return cls(shape, schedule, config["site"], config["pool_rows"], float(manifest["seconds"]))
         except (KeyError, TypeError, SaeTrainingError) as error:
             raise ArtifactError(
@@ -56,10 +47,10 @@ class TrainingSettings:
 
     def again(self, number: int, config: NullsConfig) -> "TrainingSettings":
         """The settings of the further dictionary ``number``: another seed, and the changes in ``config``."""
-        init = {} if config.shared_init is None else {"shared_init": config.shared_init}
-        length = {} if config.n_tokens is None else {"n_tokens": config.n_tokens}
-        shape = self.shape.replace(seed=self.shape.seed + number, **init)
-        schedule = self.schedule.replace(seed=self.schedule.seed + number, **length)
+        given = config.model_dump(include={"shared_init"}, exclude_none=True)
+        shape = self.shape.replace(seed=self.shape.seed + number, **given)
+        n_tokens = config.n_tokens or self.schedule.n_tokens
+        schedule = self.schedule.replace(seed=self.schedule.seed + number, n_tokens=n_tokens)
         return replace(self, shape=shape, schedule=schedule, seconds=self._seconds(config))
 
     def _seconds(self, config: NullsConfig) -> float:
@@ -81,14 +72,7 @@ class TrainingSettings:
 class Retraining:
     """The run's crosscoder and store, and the settings under which further dictionaries are trained and described.
 
-    Attributes:
-        crosscoder: Folder of the run's crosscoder.
-        cache: Folder of the activation store.
-        store: The store, of the crosscoder's models.
-        training: How the crosscoder was trained.
-        config: Settings of the feature tables, with the site filled in.
-        nulls: Changes to the training, and thresholds.
-        device: torch device of the dictionaries.
+    ``crosscoder`` and ``cache`` are folders, ``config`` has its site filled in, and ``nulls`` has the changes to the training.
     """
 
     crosscoder: Path
@@ -108,11 +92,7 @@ class Retraining:
         nulls: NullsConfig | None,
         device: str,
     ) -> "Retraining":
-        """Open both folders; the defaults serve for settings that are None.
-
-        Raises:
-            ArtifactError: The crosscoder does not record its training, or a folder is not a finished stage.
-        """
+        """Open both folders; the defaults serve for settings that are None. Raises as `TrainingSettings.of` does."""
         training = TrainingSettings.of(crosscoder)
         store = ActivationStore.open(cache, models=training.shape.model_names)
         config = (config or FeaturesConfig()).with_site(crosscoder, store)
@@ -122,13 +102,11 @@ class Retraining:
         """The training settings of the further dictionary ``number``."""
         return self.training.again(number, self.nulls)
 
-    @contextmanager
-    def stage(self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool) -> Iterator[Stage]:
+    def stage(
+        self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool
+    ) -> AbstractContextManager[Stage]:
         """The stage folder; ``settings`` are what the stage is asked for beside its configuration."""
         dumped = {"nulls": self.nulls.model_dump(mode="json"), "features": self.config.model_dump(mode="json")}
         inputs: dict[str, Path | str] = {"crosscoder": self.crosscoder, "cache": self.cache}
-        models = self.store.fingerprints
-        with Stage.open(
-            out, name=name, config={**settings, **dumped}, inputs=inputs, models=models, force=force
-        ) as stage:
-            yield stage
+        config, models = {**settings, **dumped}, self.store.fingerprints
+        return Stage.open(out, name=name, config=config, inputs=inputs, models=models, force=force)

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.errors import ConfigError
 from mechprobe.features.config import FeaturesConfig, NullKind, NullsConfig
 from mechprobe.features.result import NullResult, Stability, load_null
 from mechprobe.features.table.feature_table import feature_table
-from mechprobe.features.validation.matching import match_dictionaries
+from mechprobe.features.validation.matching import found_again, match_dictionaries, summarize
 from mechprobe.features.validation.null_dictionaries import NullDictionaries
 from mechprobe.features.validation.null_verdicts import halves_null, identical_null, shuffled_null
 from mechprobe.features.validation.retrain import Retraining, TabledDictionary
-from mechprobe.features.validation.stability import found_again, summarize
 from mechprobe.files import write_bytes
 from mechprobe.stage_folder import MANIFEST
 from sae_training import Crosscoder
@@ -92,19 +92,9 @@ def measure_stability(
 ) -> Stability:
     """Train the run's crosscoder again with other seeds, and match the features of every dictionary to its features.
 
-    Args:
-        n_seeds: Dictionaries to train, with the seeds that follow the crosscoder's.
-        crosscoder: Folder of the run's crosscoder, written by ``mechprobe train-sae``.
-        cache: Folder of the activation store.
-        out: Stage folder: ``stability.json``, ``found_again.parquet`` (see
-            `mechprobe.features.validation.stability.found_again`), and ``seed_<n>/`` as ``train-sae`` writes it.
-        config: Settings of the feature tables.
-        nulls: Length of the training, and the cosine at which a feature counts as found again.
-        device: torch device of the dictionaries.
-        force: Make a finished folder again.
-
-    Returns:
-        The result, read from the folder where the stage is finished.
+    The ``n_seeds`` dictionaries take the seeds that follow the crosscoder's. ``out`` gets ``stability.json``,
+    ``found_again.parquet`` (see `mechprobe.features.validation.matching.found_again`), and ``seed_<n>/`` as ``train-sae``
+    writes it. The other arguments, and what is returned, are as in `measure_null`.
 
     Raises:
         ConfigError: ``n_seeds`` is below 1.
@@ -123,15 +113,14 @@ def measure_stability(
             tables = [table for _, table in others.values()]
             frame = found_again(reference[1], tables, matchings)
             write_bytes(stage.folder / FOUND_FILE, frame.to_parquet(index=False))
-            result = summarize(
-                reference[1], tables, matchings, seeds=list(others), bootstrap_seed=retraining.nulls.seed
-            )
+            seed = retraining.nulls.seed
+            result = summarize(reference[1], tables, matchings, seeds=list(others), bootstrap_seed=seed)
             result.save(stage.folder / STABILITY_FILE)
             stage.finish(
                 outputs=[STABILITY_FILE, FOUND_FILE],
                 counts={"dictionaries": len(others), "features": len(reference[1])},
                 results={"sentence": result.sentence, "found_share": result.classes["all"].found_share},
-                seed=retraining.nulls.seed,
+                seed=seed,
             )
     return Stability.load(Path(out) / STABILITY_FILE)
 
@@ -144,14 +133,7 @@ def finished_stability(folder: Path | str) -> Stability | None:
 
 def _seed_dictionary(retraining: Retraining, folder: Path, number: int) -> tuple[int, TabledDictionary]:
     """The seed and the dictionary of one further seed."""
-    training = retraining.again(number)
-    found = train_crosscoder(
-        retraining.store,
-        training.shape,
-        training.schedule,
-        folder / f"seed_{number}",
-        site=training.site,
-        device=retraining.device,
-        pool_rows=training.pool_rows,
-    )
-    return training.schedule.seed, (found, feature_table(found, retraining.store, retraining.config))
+    training, store, out = retraining.again(number), retraining.store, folder / f"seed_{number}"
+    options: dict[str, Any] = {"site": training.site, "device": retraining.device, "pool_rows": training.pool_rows}
+    found = train_crosscoder(store, training.shape, training.schedule, out, **options)
+    return training.schedule.seed, (found, feature_table(found, store, retraining.config))

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.dictionary.folded_encoder import FoldedEncoder
-from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.readout import FoldedEncoder, Readout
 from mechprobe.errors import ConfigError, ModelError, SelectionError
 from mechprobe.interventions.edits.edit import Edit, activation_change, span_of, unit_sum
 from sae_training import Crosscoder

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechprobe.features.examples.promoted import promoted_by_features, promoted_tokens
-from mechprobe.features.examples.token_text import token_text
+from mechprobe.features.examples.promoted import promoted_by_features, promoted_tokens, token_text
 from mechprobe.models.family import ModelFamily
 from tests.small_dictionaries import make_crosscoder
 

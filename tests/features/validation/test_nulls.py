@@ -13,10 +13,9 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.features.result import HalvesNull, IdenticalNull, ShuffledNull
 from mechprobe.features.table.feature_table import FeatureTable
-from mechprobe.features.validation.matching import Matching
+from mechprobe.features.validation.matching import Matching, found_again, summarize
+from mechprobe.features.validation.null_dictionaries import IdenticalModels, ShuffledLabels, null_batches
 from mechprobe.features.validation.null_verdicts import equal_counts_p
-from mechprobe.features.validation.null_views import IdenticalModels, ShuffledLabels, null_batches
-from mechprobe.features.validation.stability import found_again, summarize
 from mechprobe.features.validation.stage import FOUND_FILE, measure_null, measure_stability
 from mechprobe.files import read_json, write_json
 from mechprobe.stage_folder import read_manifest
@@ -62,14 +61,14 @@ def test_batches_serve_every_training_row_once_an_epoch(run: Path) -> None:
     store = ActivationStore.open(run / "cache", models=["base"])
     view = IdenticalModels(store, NAMES, SITE)
     kept = view.training_rows()
-    stream = null_batches(view, 7, 3, pool_rows=600, device="cpu")
+    stream = null_batches(view, 7, 3, pool_rows=600)
     n_batches = int(kept.sum()) // 7
     served = torch.cat([next(stream) for _ in range(n_batches)])[:, 0]
     expected = store.rows(0, store.n_rows)[:, 0][torch.from_numpy(kept)]
     key = lambda rows: sorted(map(tuple, rows.double().numpy().round(6).tolist()))  # noqa: E731
     missing = set(key(expected)) - set(key(served))
     assert len(missing) <= 6  # rows that wait for the first batch of the next epoch
-    again = null_batches(view, 7, 3, pool_rows=600, device="cpu")
+    again = null_batches(view, 7, 3, pool_rows=600)
     assert torch.equal(torch.cat([next(again) for _ in range(n_batches)])[:, 0], served)
 
 
