@@ -18,8 +18,6 @@ Query = tuple[Task, Sample]
 
 
 class _Run(NamedTuple):
-    """One model under one name, with its batch size and the forced beginning of its responses."""
-
     model: LanguageModel
     label: str
     batch_size: int
@@ -94,16 +92,9 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
     for limit in dict.fromkeys(task.max_new_tokens for task, _ in queries):
         group = [query for query in queries if query[0].max_new_tokens == limit]
         prompts = [prompts_of(task, sample) for task, sample in group]
-        generated = iter(
-            generate(
-                run.model.hf,
-                run.model.tokenizer,
-                [prompt for of_sample in prompts for prompt in of_sample],
-                max_new_tokens=limit,
-                batch_size=run.batch_size,
-                prefix=run.prefix,
-            )
-        )
+        flat = [prompt for of_sample in prompts for prompt in of_sample]
+        options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
+        generated = iter(generate(run.model.hf, run.model.tokenizer, flat, **options))
         for (task, sample), of_sample in zip(group, prompts, strict=True):
             responses = list(islice(generated, len(of_sample)))
             found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)
@@ -118,16 +109,8 @@ def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated]
         outcome, chosen = decision.outcome, decision.chosen
     else:
         outcome, chosen = judge.score(first.text, sample.answer), ()
-    return Outcome(
-        sample_id=sample.id,
-        task=task.name,
-        model=label,
-        outcome=outcome,
-        response=first.text,
-        n_response_tokens=len(first.token_ids),
-        response_ids=first.token_ids,
-        chosen=chosen,
-    )
+    ids = first.token_ids
+    return Outcome(sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen)
 
 
 def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
@@ -145,11 +128,7 @@ def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, st
 
 
 def _likelihood_outcome(
-    run: _Run,
-    task: Task,
-    sample: Sample,
-    orders: Sequence[Sequence[tuple[Ids, Ids]]],
-    scores: Sequence[Sequence[float]],
+    run: _Run, task: Task, sample: Sample, orders: list[list[tuple[Ids, Ids]]], scores: list[list[float]]
 ) -> Outcome:
     """The outcome of a sample's log-likelihoods. The response is the chosen option in the order of the file."""
     judge = task.scorer
@@ -160,13 +139,5 @@ def _likelihood_outcome(
     if decision.option is not None:
         text = run.prefix + judge.continuation(sample.id, judge.orders(sample.id)[0], decision.option)
         ids = (*run.prefix_ids, *orders[0][decision.option][1])
-    return Outcome(
-        sample_id=sample.id,
-        task=task.name,
-        model=run.label,
-        outcome=decision.outcome,
-        response=text,
-        n_response_tokens=len(ids),
-        response_ids=ids,
-        chosen=decision.chosen,
-    )
+    chosen = decision.chosen
+    return Outcome(sample.id, task.name, run.label, decision.outcome, text, len(ids), response_ids=ids, chosen=chosen)

@@ -8,9 +8,7 @@ from matplotlib.figure import Figure
 
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
-from mechprobe.report.content import build_report
-from mechprobe.report.figures.behaviour import accuracy_figure
-from mechprobe.report.figures.ceilings import ceilings_figure, share_figure
+from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure, share_figure
 from mechprobe.report.figures.dictionary import shares_figure, training_figure
 from mechprobe.report.figures.effects import effects_figure
 from mechprobe.report.figures.interventions import collateral_figure, dose_figure
@@ -19,9 +17,32 @@ from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.behaviour import ordered_accuracy
+from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, ordered_accuracy
+from mechprobe.report.sections.features import dictionary_section, features_section
+from mechprobe.report.sections.findings import findings, missing_stages, provenance_rows, verdict, warnings
+from mechprobe.report.sections.interventions import interventions_section
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
 from mechprobe.stage_folder import Stage
+
+
+def build_report(files: RunFiles, config: ReportConfig) -> Report:
+    """Everything that the report says, without its figures."""
+    return Report(
+        name=files.name,
+        question=config.question,
+        notes=list(files.run.get("notes", [])),
+        verdict=verdict(files),
+        warnings=warnings(files),
+        findings=findings(files),
+        evaluation=behaviour_section(files),
+        localization=ceilings_section(files),
+        crosscoder=dictionary_section(files),
+        features=features_section(files, config),
+        interventions=interventions_section(files),
+        missing=missing_stages(files),
+        provenance=provenance_rows(files),
+    )
+
 
 HTML_FILE, MARKDOWN_FILE, JSON_FILE, EXAMPLES_FILE = "index.html", "report.md", "report.json", "examples.html"
 

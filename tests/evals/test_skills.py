@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from mechprobe.errors import InputError
 from mechprobe.evals import skills
 from mechprobe.evals.scorers.parse import scorer
-from mechprobe.evals.skills.fact_retrieval import single_facts, world
+from mechprobe.evals.skills.families import single_facts, world
 
 SKILLS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")
 JUDGE = scorer("final:ANS")
@@ -113,8 +113,7 @@ def test_renderings_share_their_questions_and_differ_in_their_traces() -> None:
 
 
 def test_trace_examples_by_hand() -> None:
-    from mechprobe.evals.skills.calculation import Calculation, Sum
-    from mechprobe.evals.skills.diagnostic import Claim, Diagnostic
+    from mechprobe.evals.skills.families import Calculation, Claim, Diagnostic, Sum
 
     calculation = Calculation()
     assert calculation.steps(Sum(47, "+", 85)) == "7+5=12;4+8+1=13"

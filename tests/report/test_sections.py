@@ -1,13 +1,10 @@
 """Rows and sentences of the sections, by hand."""
 
-import doctest
 from typing import Any
 
-from mechprobe.report import titles
 from mechprobe.report.sections.behaviour import behaviour_sentences, exceeds
 from mechprobe.report.sections.features import ordered_classes
-from mechprobe.report.sections.interventions import effect_tasks, share_curves
-from mechprobe.report.sections.panels import effect_panels, effect_rows
+from mechprobe.report.sections.interventions import effect_panels, effect_rows, effect_tasks, share_curves
 from mechprobe.statistics import Interval
 
 
@@ -20,10 +17,6 @@ def row(model: str, edit: str, kind: str, delta: float = 0.0, **extra: Any) -> d
 
 def accuracy(value: float, n: int = 100) -> Interval:
     return Interval(value, 0.0, 1.0, n)
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(titles).failed == 0
 
 
 def test_three_standard_errors_of_the_difference() -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mechprobe.errors import DependencyError
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.types import OutcomeName
 
 SECONDS = 5

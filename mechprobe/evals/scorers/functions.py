@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.files import sha256_bytes
 from mechprobe.types import OutcomeName
 

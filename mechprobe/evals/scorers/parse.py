@@ -1,14 +1,12 @@
 """Make a scorer from a specification or a function."""
 
 from mechprobe.errors import ConfigError
+from mechprobe.evals.scorers.boxed import boxed_scorer
 from mechprobe.evals.scorers.functions import PREFIX, Judge, function_scorer, named_scorer
-from mechprobe.evals.scorers.rules import RuleScorer
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.evals.scorers.rules import RuleScorer, Scorer
 
 AnyScorer = str | Scorer | Judge
 """A specification, a scorer, or a function of response and answer."""
-
-_RULES = ("exact", "numeric", "letter")
 
 
 def scorer(spec: AnyScorer) -> Scorer:
@@ -36,11 +34,9 @@ def scorer(spec: AnyScorer) -> Scorer:
     if not isinstance(spec, str):
         return function_scorer(spec)
     kind, _, rest = spec.partition(":")
-    if spec in _RULES or (kind == "final" and rest.strip()):
+    if spec in ("exact", "numeric", "letter") or (kind == "final" and rest.strip()):
         return RuleScorer(spec)
     if spec == "boxed":
-        from mechprobe.evals.scorers.boxed import boxed_scorer
-
         return boxed_scorer(spec)
     if kind == PREFIX:
         return named_scorer(spec)

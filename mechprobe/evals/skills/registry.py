@@ -7,12 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mechprobe.errors import InputError
-from mechprobe.evals.skills.calculation import Calculation
-from mechprobe.evals.skills.diagnostic import Diagnostic
-from mechprobe.evals.skills.enumeration import Enumeration
-from mechprobe.evals.skills.fact_retrieval import FactRetrieval
+from mechprobe.evals.skills.families import Calculation, Diagnostic, Enumeration, FactRetrieval, Simulation
 from mechprobe.evals.skills.item import SHARED_MARKER, Skill, SkillItem, item_id, worked_response
-from mechprobe.evals.skills.simulation import Simulation
 
 SKILLS: dict[str, Skill] = {
     skill.name: skill for skill in (Calculation(), FactRetrieval(), Simulation(), Enumeration(), Diagnostic())

@@ -1,13 +1,27 @@
-"""Figure of the accuracy of every model on every task."""
+"""Figures of the accuracies of clean models and under whole-residual patching, and of the shares of the ceiling."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mechprobe.evals.result import Accuracy, ForcedPrefix
+from mechprobe.formatting import number
 from mechprobe.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
     INK,
+    LIGHT,
+    MARKS,
     NOT_MEASURED,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
     error_bars,
     house_style,
     model_colors,
@@ -15,6 +29,7 @@ from mechprobe.report.figures.style import (
     percent_axis,
     plain,
 )
+from mechprobe.types import POOLED
 
 
 def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None = None) -> Figure:
@@ -50,3 +65,93 @@ def _draw_forced(axes: Axes, x: np.ndarray, forced: ForcedPrefix, tasks: list[st
         x, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK,
         markeredgewidth=1.4, label=plain(forced.label), zorder=5,
     )  # fmt: skip
+
+
+_COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#5a5a5a", SKY, RED)
+
+
+def ceilings_figure(ceilings: Mapping[str, Any]) -> Figure:
+    """Accuracy of both models under whole-residual patching at every site, one panel per task.
+
+    Args:
+        ceilings: Content of ``ceilings.json``.
+    """
+    base, tuned = ceilings["pair"]
+    tasks = list(ceilings["tasks"])
+    with house_style():
+        figure = new_figure(max(6.5, 2.1 * len(tasks)), 3.3)
+        panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
+        for axes, task in zip(panels, tasks, strict=True):
+            _draw_sites(axes, ceilings, task)
+        percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
+        figure.legend(handles=_handles(base, tuned), loc="outside upper center", ncols=4)
+        return figure
+
+
+def _draw_sites(axes: Axes, ceilings: Mapping[str, Any], task: str) -> None:
+    (base, tuned), sites = ceilings["pair"], list(ceilings["sites"])
+    x = np.arange(len(sites))
+    chosen = ceilings.get("chosen")
+    if chosen in sites:
+        axes.axvspan(sites.index(chosen) - 0.4, sites.index(chosen) + 0.4, color="#f1f1f1", zorder=0)
+    for name, style in ((tuned, "-"), (base, ":")):
+        level = 100 * number(ceilings["clean"][name][task][0])
+        axes.axhline(level, color=GREY, linestyle=style, linewidth=1.2)
+    for key, color, mark, shift in (("sufficiency", BLUE, "^", -0.1), ("necessity", ORANGE, "v", 0.1)):
+        values, errors = error_bars([ceilings["sites"][site][key][task] for site in sites])
+        axes.errorbar(x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2)
+    axes.set_title(plain(task))
+    axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
+    axes.set_xlim(-0.6, len(sites) - 0.4)
+    axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
+
+
+def _handles(base: str, tuned: str) -> list[Line2D]:
+    return [
+        Line2D([], [], color=BLUE, marker="^", label=plain(f"{base} with {tuned}'s residual (sufficiency)")),
+        Line2D([], [], color=ORANGE, marker="v", label=plain(f"{tuned} with {base}'s residual (necessity)")),
+        Line2D([], [], color=GREY, label=plain(f"{tuned}, clean")),
+        Line2D([], [], color=GREY, linestyle=":", label=plain(f"{base}, clean")),
+    ]
+
+
+def share_figure(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]],
+    intervals: Mapping[str, Sequence[Sequence[Any]]] | None = None,
+) -> Figure:
+    """Share of the ceiling against the number of edited features: one panel per edit, one line per task.
+
+    Args:
+        curves: Edit → task → ``(number of features, share)``, ascending.
+        intervals: Edit → ``[number of features, share, low, high]`` of the pooled row, drawn as a band.
+    """
+    with house_style():
+        figure = new_figure(max(5.5, 4.4 * len(curves)), 3.3)
+        panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
+        for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
+            _draw_shares(axes, tasks, (intervals or {}).get(title) or ())
+            axes.set_title(plain(title))
+        panels[0].set_ylabel("share of the ceiling (%)")
+        # The share of a small ceiling is unbounded; limit the axis to a readable range.
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(low, -100), min(max(high, 115), 200))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=7)
+        return figure
+
+
+def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], band: Sequence[Sequence[Any]]) -> None:
+    axes.axhspan(98, 102, color=LIGHT, zorder=0)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for index, (task, points) in enumerate(tasks.items()):
+        style = {"color": _COLORS[index % len(_COLORS)], "marker": MARKS[index % len(MARKS)], "linewidth": 1.4}
+        if task == POOLED:
+            style |= {"color": INK, "linewidth": 2.4, "zorder": 5}
+        shares = [100 * number(share) for _, share in points]
+        axes.plot([size for size, _ in points], shares, markersize=5, label=plain(task), **style)
+    if band:
+        low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))
+        axes.fill_between([row[0] for row in band], low, high, color=INK, alpha=0.12, linewidth=0)
+    sizes = sorted({size for points in tasks.values() for size, _ in points})
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.set_xlabel("features edited, best first")

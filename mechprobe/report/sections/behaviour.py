@@ -1,12 +1,11 @@
-"""What the models can do: accuracy of every model on every task."""
+"""What the models can do: accuracy of every model on every task, clean and with the residual of another model."""
 
 import math
 
 from mechprobe.evals.result import Accuracy, EvaluationSummary
-from mechprobe.formatting import interval, listing, p_value, percent
-from mechprobe.report.result import AccuracyRow, BehaviourSection
+from mechprobe.formatting import interval, listing, ordered, p_value, percent
+from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection, JsonObject
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.titles import ordered
 from mechprobe.statistics import Interval
 
 N_ERRORS = 3.0
@@ -76,3 +75,40 @@ def exceeds(better: Interval, worse: Interval) -> bool:
     p, q = better.value, worse.value
     error = math.sqrt(p * (1 - p) / better.n + q * (1 - q) / worse.n)
     return p - q > N_ERRORS * error and p > q
+
+
+def ceilings_section(files: RunFiles) -> CeilingsSection | None:
+    """The section, or None if `mechprobe localize` has not run."""
+    ceilings = files.ceilings
+    if ceilings is None:
+        return None
+    tasks = list(ceilings["tasks"])
+    return CeilingsSection(
+        tasks=tasks,
+        base=ceilings["pair"][0],
+        tuned=ceilings["pair"][1],
+        chosen=ceilings["chosen"],
+        reason=ceilings["reason"],
+        rows=[
+            CeilingRow(
+                site=site,
+                chosen=site == ceilings["chosen"],
+                sufficiency_share=percent(value["sufficiency_share"]),
+                necessity_share=percent(value["necessity_share"]),
+                sufficiency=[interval(value["sufficiency"].get(task)) for task in tasks],
+                necessity=[interval(value["necessity"].get(task)) for task in tasks],
+            )
+            for site, value in ceilings["sites"].items()
+        ],
+    )
+
+
+def ceilings_sentence(ceilings: JsonObject) -> str:
+    """Both ceilings of the chosen site."""
+    chosen, (base, tuned) = ceilings["chosen"], ceilings["pair"]
+    site, n = ceilings["sites"][chosen], max(ceilings["n"].values())
+    return (
+        f"At site {chosen}, {base} with the residual of {tuned} reaches {percent(site['sufficiency_share'])} % of the gain "
+        f"(sufficiency), and {tuned} with the residual of {base} loses {percent(site['necessity_share'])} % of it "
+        f"(necessity; n = {n} per task)."
+    )

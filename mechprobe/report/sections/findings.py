@@ -1,12 +1,10 @@
-"""The verdict, the warnings and the main numbers of a run, as sentences."""
+"""The verdict, the warnings and the main numbers of a run as sentences, and how each stage was made."""
 
 from mechprobe.formatting import listing
-from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.behaviour import behaviour_sentences, ordered_accuracy
-from mechprobe.report.sections.ceilings import ceilings_sentence
-from mechprobe.report.sections.dictionary import dictionary_sentence
-from mechprobe.report.sections.features import class_sentence
-from mechprobe.report.sections.selection import selection_sentence
+from mechprobe.report.result import MissingStage, ProvenanceRow
+from mechprobe.report.run_files import RunFiles, StageInfo
+from mechprobe.report.sections.behaviour import behaviour_sentences, ceilings_sentence, ordered_accuracy
+from mechprobe.report.sections.features import class_sentence, dictionary_sentence, selection_sentence
 from mechprobe.report.tables.interventions import sentences
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
@@ -59,3 +57,34 @@ def findings(files: RunFiles) -> list[str]:
 def _capitalized(text: str, names: list[str]) -> str:
     """A sentence with a capital first letter, unless it begins with the name of a model."""
     return text if text.split(" ")[0] in names else text[:1].upper() + text[1:]
+
+
+def missing_stages(files: RunFiles) -> list[MissingStage]:
+    """Stages that are not finished, with the commands that run them."""
+    return [
+        MissingStage(name=s.place.name, state=s.state, command=s.place.command, folder=s.place.folder)
+        for s in files.missing
+    ]
+
+
+def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
+    """One row per stage: state, time, seed, versions, commit, model fingerprints."""
+    return [_row(stage) for stage in files.stages.values()]
+
+
+def _row(stage: StageInfo) -> ProvenanceRow:
+    manifest = stage.manifest
+    environment = manifest.get("environment", {})
+    return ProvenanceRow(
+        name=stage.place.name,
+        state=stage.state,
+        folder=stage.place.folder,
+        command=stage.place.command,
+        seconds=f"{manifest['seconds']:.1f}" if "seconds" in manifest else "–",
+        seed=manifest.get("seed"),
+        commit=(environment.get("git_commit") or "–")[:19],
+        counts=manifest.get("counts", {}),
+        config=manifest.get("config", {}),
+        models={name: digest[:12] for name, digest in manifest.get("models", {}).items()},
+        packages=environment.get("packages", {}),
+    )
