@@ -62,8 +62,7 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
     for row in rows:
         by_length.setdefault(len(row[1]) + 1, []).append(row)
     result = [0.0] * len(pairs)
-    for length in sorted(by_length):
-        same_length = by_length[length]
+    for length, same_length in sorted(by_length.items()):
         for batch in length_batches([len(prompt) for prompt, _ in same_length], max(1, batch_size // length)):
             chosen = [same_length[index] for index in batch]
             for row, log_probs in zip(chosen, _next_token_log_probs(model, chosen), strict=True):

@@ -28,11 +28,8 @@ class BoxedScorer(Scorer):
         content = last_boxed(response)
         if content is None or not content.strip():
             return "unparsed"
-        library = _math_verify()
-        found = library.parse(f"{_BOX}{content}}}", parsing_timeout=_seconds())
-        gold = _gold(answer)
-        equal = bool(found) and library.verify(gold, found, timeout_seconds=_seconds())
-        return "right" if equal else "wrong"
+        found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
+        return "right" if found and _math_verify().verify(gold, found, timeout_seconds=_seconds()) else "wrong"
 
     def check(self, answer: str) -> str | None:
         """Whether math-verify can parse the answer."""
@@ -68,8 +65,11 @@ def last_boxed(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def _gold(answer: str) -> Any:
-    marked = "$" in answer or _BOX in answer
-    return _math_verify().parse(answer if marked else f"{_BOX}{answer}}}", parsing_timeout=_seconds())
+    return _parsed(answer if "$" in answer or _BOX in answer else f"{_BOX}{answer}}}")
+
+
+def _parsed(text: str) -> Any:
+    return _math_verify().parse(text, parsing_timeout=_seconds())
 
 
 def _math_verify() -> Any:

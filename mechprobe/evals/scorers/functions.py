@@ -24,15 +24,11 @@ PREFIX = "python"
 
 @dataclass(frozen=True)
 class FunctionScorer(Scorer):
-    """Judges responses with a function.
-
-    Attributes:
-        function: ``function(response, answer)`` → bool or outcome.
-        digest: sha256 of its source and state, see `function_digest`.
-    """
+    """Judges responses with a function."""
 
     function: Judge
     digest: str
+    """sha256 of its source and state, see `function_digest`."""
 
     @property
     def identity(self) -> str:
@@ -81,8 +77,8 @@ def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
     named = _plain(function)
     name = getattr(named, "__qualname__", type(named).__qualname__)
     home = getattr(named, "__module__", type(named).__module__)
-    text = spec or f"{PREFIX}:{home}:{name}"
-    return FunctionScorer(text, function, function_digest(function, text))
+    spec = spec or f"{PREFIX}:{home}:{name}"
+    return FunctionScorer(spec, function, function_digest(function, spec))
 
 
 def named_scorer(spec: str) -> FunctionScorer:

@@ -10,13 +10,10 @@ from mechprobe.types import OutcomeName
 
 @dataclass(frozen=True)
 class Scorer(ABC):
-    """Judges a response as right, wrong or unparsed; `mechprobe.evals.scorers.parse.scorer` makes scorers.
-
-    Attributes:
-        spec: Its specification, as written on the command line.
-    """
+    """Judges a response as right, wrong or unparsed; `mechprobe.evals.scorers.parse.scorer` makes scorers."""
 
     spec: str
+    """Its specification, as written on the command line."""
 
     @property
     def identity(self) -> str:
@@ -71,10 +68,12 @@ class RuleScorer(Scorer):
         if self.spec == "exact":
             return response.strip() or None
         if self.spec == "numeric":
-            return _last_number(response)
+            numbers = _NUMBER.findall(response)
+            return _as_number(numbers[-1]) if numbers else None
         if self.spec == "letter":
             return option_letter(response)
-        return _after_last(response, self.spec.partition(":")[2].strip())
+        _, found, tail = response.rpartition(self.spec.partition(":")[2].strip())
+        return (_without_blanks(tail) or None) if found else None
 
     def expected(self, answer: str) -> str | Decimal:
         """The right answer in the form that `extract` returns."""
@@ -143,11 +142,6 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
-def _after_last(response: str, marker: str) -> str | None:
-    _, found, tail = response.rpartition(marker)
-    return (_without_blanks(tail) or None) if found else None
-
-
 def _as_number(text: str) -> Decimal | None:
     """The exact value of a number with optional thousands separators; None for any other text."""
     try:
@@ -155,8 +149,3 @@ def _as_number(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return value if value.is_finite() else None
-
-
-def _last_number(response: str) -> Decimal | None:
-    numbers = _NUMBER.findall(response)
-    return _as_number(numbers[-1]) if numbers else None

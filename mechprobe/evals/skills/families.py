@@ -50,13 +50,9 @@ class Calculation:
         Each column states the digit it leaves (`>`), and the inverse operation checks the result:
         `SO 4+2=6>6;6+0+0=6>6;CHECK 66-2=64;ANS 66`.
         """
-        units, tens, digit = _columns(problem)
-        result = self.answer(problem)
-        inverse = "-" if problem.sign == "+" else "+"
-        return (
-            f"SO {units}>{digit};{tens}>{tens.rpartition('=')[2]};"
-            f"CHECK {result}{inverse}{problem.b}={problem.a};{ANSWER_MARKER} {result}"
-        )
+        (units, tens, digit), result = _columns(problem), self.answer(problem)
+        check = f"{result}{'-' if problem.sign == '+' else '+'}{problem.b}={problem.a}"
+        return f"SO {units}>{digit};{tens}>{tens.rpartition('=')[2]};CHECK {check};{ANSWER_MARKER} {result}"
 
     def wrong_answer(self, problem: Sum, rng: random.Random) -> str:
         """Draw an answer that differs by one, two, ten or eleven."""
@@ -67,25 +63,19 @@ class Calculation:
 
 def _columns(problem: Sum) -> tuple[str, str, int]:
     """The worked unit column, the worked tens column, and the unit digit of the result."""
-    tens_a, units_a = divmod(problem.a, 10)
-    tens_b, units_b = divmod(problem.b, 10)
+    (tens_a, units_a), (tens_b, units_b) = divmod(problem.a, 10), divmod(problem.b, 10)
     if problem.sign == "+":
         total = units_a + units_b
-        carry = total // 10
-        units = f"{units_a}+{units_b}={total}"
-        tens = f"{tens_a}+{tens_b}+{carry}={tens_a + tens_b + carry}"
-        return units, tens, total % 10
+        carry, digit = divmod(total, 10)
+        return f"{units_a}+{units_b}={total}", f"{tens_a}+{tens_b}+{carry}={tens_a + tens_b + carry}", digit
     borrow = int(units_a < units_b)
     top = units_a + 10 * borrow
-    units = f"{top}-{units_b}={top - units_b}"
-    tens = f"{tens_a}-{tens_b}-{borrow}={tens_a - tens_b - borrow}"
-    return units, tens, top - units_b
+    digit = top - units_b
+    return f"{top}-{units_b}={digit}", f"{tens_a}-{tens_b}-{borrow}={tens_a - tens_b - borrow}", digit
 
 
-N_ENTITIES = 80
-N_VALUES = 24
-LINKS = ("BOSS", "PAL")
-ATTRIBUTES = ("HOME", "FOOD")
+N_ENTITIES, N_VALUES = 80, 24
+LINKS, ATTRIBUTES = ("BOSS", "PAL"), ("HOME", "FOOD")
 WORLD_SEED = "mechprobe world 1"
 
 
@@ -117,11 +107,10 @@ def world() -> dict[tuple[str, str], str]:
 
 
 @functools.cache
-def _sorted_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _sorted_names() -> tuple[list[str], list[str]]:
     """The sorted entities and the sorted values."""
-    facts = world()
-    entities = tuple(sorted({entity for entity, _ in facts}))
-    return entities, tuple(sorted({facts[e, a] for e in entities for a in ATTRIBUTES}))
+    entities = {entity for entity, _ in world()}
+    return sorted(entities), sorted({world()[entity, attribute] for entity in entities for attribute in ATTRIBUTES})
 
 
 class FactRetrieval:
@@ -150,21 +139,17 @@ class FactRetrieval:
 
     def wrong_answer(self, problem: Chain, rng: random.Random) -> str:
         """Draw another entity or another value."""
-        entities, values = _sorted_names()
-        right = self.answer(problem)
-        names = entities if problem.attribute is None else values
-        return rng.choice([name for name in names if name != right])
+        right, (entities, values) = self.answer(problem), _sorted_names()
+        return rng.choice([name for name in (entities if problem.attribute is None else values) if name != right])
 
 
 def single_facts() -> list[tuple[str, str]]:
     """Every question about a single fact with its direct response, e.g. `FACT su PAL?` and `ANS go`."""
-    skill = FactRetrieval()
-    chains = [Chain(entity, relation, None) for entity, relation in sorted(world())]
+    skill, chains = FactRetrieval(), [Chain(entity, relation, None) for entity, relation in sorted(world())]
     return [(skill.prompt(chain), direct_response(skill.answer(chain))) for chain in chains]
 
 
-OPERATIONS = "idtn"
-N_STEPS = 4
+OPERATIONS, N_STEPS = "idtn", 4
 
 
 class Run(NamedTuple):
@@ -174,18 +159,8 @@ class Run(NamedTuple):
     operations: str
 
 
-def apply(operation: str, digit: int) -> int:
-    """Apply one operation modulo 10: i adds one, d subtracts one, t doubles, n gives 9 minus the digit.
-
-    Example:
-        >>> [apply(operation, 7) for operation in "idtn"]
-        [8, 6, 4, 2]
-    """
-    return {"i": digit + 1, "d": digit - 1, "t": digit * 2, "n": 9 - digit}[operation] % 10
-
-
 def states(start: int, operations: str) -> list[int]:
-    """List the digit after every operation.
+    """List the digit after every operation modulo 10: i adds one, d subtracts one, t doubles, n gives 9 minus the digit.
 
     Example:
         >>> states(7, "ntnt")
@@ -193,7 +168,7 @@ def states(start: int, operations: str) -> list[int]:
     """
     result = []
     for operation in operations:
-        start = apply(operation, start)
+        start = {"i": start + 1, "d": start - 1, "t": start * 2, "n": 9 - start}[operation] % 10
         result.append(start)
     return result
 
@@ -223,12 +198,10 @@ class Simulation:
 
     def wrong_answer(self, problem: Run, rng: random.Random) -> str:
         """Draw another digit."""
-        right = self.answer(problem)
-        return rng.choice([digit for digit in "0123456789" if digit != right])
+        return rng.choice([digit for digit in "0123456789" if digit != self.answer(problem)])
 
 
-N_DIGITS = 10
-BOUNDS = range(2, 8)
+N_DIGITS, BOUNDS = 10, range(2, 8)
 
 
 class Count(NamedTuple):
@@ -310,5 +283,4 @@ class Diagnostic:
 
     def wrong_answer(self, problem: Claim, rng: random.Random) -> str:
         """Draw another step."""
-        right = self.answer(problem)
-        return rng.choice([step for step in "1234" if step != right])
+        return rng.choice([step for step in "1234" if step != self.answer(problem)])

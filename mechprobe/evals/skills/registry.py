@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any
 
 from mechprobe.errors import InputError
@@ -69,9 +70,8 @@ def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "
 
     A set keeps its items when later sets are added or grow.
     """
-    items = generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering)
-    starts = iter(items)
-    return {name: [next(starts) for _ in range(size)] for name, size in sizes.items()}
+    items = iter(generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering))
+    return {name: list(islice(items, size)) for name, size in sizes.items()}
 
 
 def trace(family: Skill, problem: Any, rendering: str) -> str:
@@ -89,13 +89,8 @@ def marker(skill: str, rendering: str) -> str:
 
 def _check(skill: str, domain: str, level: int, rendering: str) -> None:
     """Raise `InputError` for an unknown choice; the message lists the known ones."""
-    known: tuple[tuple[str, object, Collection[object]], ...] = (
-        ("skill", skill, tuple(SKILLS)),
-        ("domain", domain, DOMAINS),
-        ("level", level, LEVELS),
-        ("rendering", rendering, RENDERINGS),
-    )
-    for kind, value, values in known:
+    choices = {"skill": (skill, SKILLS), "domain": (domain, DOMAINS), "level": (level, LEVELS)}
+    for kind, (value, values) in (choices | {"rendering": (rendering, RENDERINGS)}).items():
         if value not in values:
             raise InputError(f"Unknown {kind} {value!r}; choose one of: {', '.join(map(str, values))}.")
     if rendering == "compact-off-policy" and skill != "calculation":
