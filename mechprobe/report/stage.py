@@ -1,7 +1,6 @@
 """The report stage: one self-contained HTML page, its Markdown and JSON versions, and the figures as PNG files."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -73,7 +72,9 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     by_example = examples_page(files)
     if by_example is not None:
         pages[EXAMPLES_FILE] = by_example
-    inputs = {info.place.name: files.layout.folder / info.place.folder for info in files.stages.values() if info.done}
+    inputs = {
+        info.place.name: files.layout.folder / info.place.folder for info in files.stages.values() if info.manifest
+    }
     with Stage.open(
         files.layout.report, name="report", config=config.model_dump(mode="json"), inputs=inputs, force=True
     ) as stage:
@@ -103,30 +104,30 @@ def _markdown(content: Report) -> str:
 
 def draw_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
     """Every figure whose data exist, by name."""
-    drawn: dict[str, Callable[[], Figure]] = {}
+    figures = {}
     if files.evaluation:
-        forced = files.evaluation.force_prefix
-        drawn["accuracy"] = lambda: accuracy_figure(ordered_accuracy(files), forced)
-    if ceilings := files.ceilings:
-        drawn["ceilings"] = lambda: ceilings_figure(ceilings)
+        figures["accuracy"] = accuracy_figure(ordered_accuracy(files), files.evaluation.force_prefix)
+    if files.ceilings:
+        figures["ceilings"] = ceilings_figure(files.ceilings)
     if len(files.training) > 1:
         gate = files.quality["gate"].get("min_fve") if files.quality else None
-        drawn["training"] = lambda: training_figure(files.training, gate=gate)
-    if features := files.features:
-        drawn["shares"] = lambda: shares_figure(features)
-    drawn |= _intervention_figures(files, content)
-    return {name: draw() for name, draw in drawn.items()}
+        figures["training"] = training_figure(files.training, gate=gate)
+    if files.features:
+        figures["shares"] = shares_figure(files.features)
+    return figures | _intervention_figures(files, content)
 
 
-def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Callable[[], Figure]]:
+def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
     section, results = content.interventions, files.interventions
     if not section or not results:
         return {}
-    panels, doses, collateral = section.panels, dose_curves(results), measured_collateral(results)
-    drawn: list[tuple[str, bool, Callable[[], Figure]]] = [
-        ("effects", bool(panels), lambda: effects_figure([panel.to_dict() for panel in panels], section.tasks)),
-        ("share_of_ceiling", bool(section.curves), lambda: share_figure(section.curves, section.size_intervals)),
-        ("doses", bool(doses), lambda: dose_figure(doses, section.tasks)),
-        ("collateral", bool(collateral), lambda: collateral_figure(collateral, section.other_tasks)),
-    ]
-    return {name: draw for name, exists, draw in drawn if exists}
+    figures = {}
+    if section.panels:
+        figures["effects"] = effects_figure([panel.to_dict() for panel in section.panels], section.tasks)
+    if section.curves:
+        figures["share_of_ceiling"] = share_figure(section.curves, section.size_intervals)
+    if doses := dose_curves(results):
+        figures["doses"] = dose_figure(doses, section.tasks)
+    if collateral := measured_collateral(results):
+        figures["collateral"] = collateral_figure(collateral, section.other_tasks)
+    return figures

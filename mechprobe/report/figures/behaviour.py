@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from mechprobe.evals.result import Accuracy, ForcedPrefix
 from mechprobe.formatting import number
+from mechprobe.localization.result import SiteCeilings
 from mechprobe.report.figures.style import (
     BLUE,
     GREEN,
@@ -70,35 +71,27 @@ def _draw_forced(axes: Axes, x: np.ndarray, forced: ForcedPrefix, tasks: list[st
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#5a5a5a", SKY, RED)
 
 
-def ceilings_figure(ceilings: Mapping[str, Any]) -> Figure:
-    """Accuracy of both models under whole-residual patching at every site, one panel per task.
-
-    Args:
-        ceilings: Content of ``ceilings.json``.
-    """
-    base, tuned = ceilings["pair"]
-    tasks = list(ceilings["tasks"])
+def ceilings_figure(ceilings: SiteCeilings) -> Figure:
+    """Accuracy of both models under whole-residual patching at every site, one panel per task."""
+    tasks = ceilings.tasks
     with house_style():
         figure = new_figure(max(6.5, 2.1 * len(tasks)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
         for axes, task in zip(panels, tasks, strict=True):
             _draw_sites(axes, ceilings, task)
         percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
-        figure.legend(handles=_handles(base, tuned), loc="outside upper center", ncols=4)
+        figure.legend(handles=_handles(*ceilings.pair), loc="outside upper center", ncols=4)
         return figure
 
 
-def _draw_sites(axes: Axes, ceilings: Mapping[str, Any], task: str) -> None:
-    (base, tuned), sites = ceilings["pair"], list(ceilings["sites"])
-    x = np.arange(len(sites))
-    chosen = ceilings.get("chosen")
-    if chosen in sites:
-        axes.axvspan(sites.index(chosen) - 0.4, sites.index(chosen) + 0.4, color="#f1f1f1", zorder=0)
-    for name, style in ((tuned, "-"), (base, ":")):
-        level = 100 * number(ceilings["clean"][name][task][0])
-        axes.axhline(level, color=GREY, linestyle=style, linewidth=1.2)
-    for key, color, mark, shift in (("sufficiency", BLUE, "^", -0.1), ("necessity", ORANGE, "v", 0.1)):
-        values, errors = error_bars([ceilings["sites"][site][key][task] for site in sites])
+def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
+    (base, tuned), sites = ceilings.pair, list(ceilings.sites)
+    x, chosen = np.arange(len(sites)), sites.index(ceilings.chosen)
+    axes.axvspan(chosen - 0.4, chosen + 0.4, color="#f1f1f1", zorder=0)
+    for name, line in ((tuned, "-"), (base, ":")):
+        axes.axhline(100 * ceilings.clean[name][task].value, color=GREY, linestyle=line, linewidth=1.2)
+    for side, color, mark, shift in (("sufficiency", BLUE, "^", -0.1), ("necessity", ORANGE, "v", 0.1)):
+        values, errors = error_bars([getattr(found, side)[task] for found in ceilings.sites.values()])
         axes.errorbar(x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2)
     axes.set_title(plain(task))
     axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])

@@ -2,9 +2,10 @@
 
 import math
 
-from mechprobe.evals.result import Accuracy, EvaluationSummary
+from mechprobe.evals.result import Accuracy
 from mechprobe.formatting import interval, listing, ordered, p_value, percent
-from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection, JsonObject
+from mechprobe.localization.result import SiteCeilings
+from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection
 from mechprobe.report.run_files import RunFiles
 from mechprobe.statistics import Interval
 
@@ -23,20 +24,7 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
     evaluation = files.evaluation
     if evaluation is None:
         return None
-    accuracy, forced = ordered_accuracy(files), evaluation.force_prefix
-    return BehaviourSection(
-        models=list(accuracy),
-        rows=_rows(accuracy, evaluation),
-        forced=forced.label if forced else None,
-        unparsed={
-            model: listing(f"{task} {percent(share)} %" for task, share in shares.items() if share)
-            for model, shares in evaluation.unparsed.items()
-        },
-    )
-
-
-def _rows(accuracy: dict[str, Accuracy], evaluation: EvaluationSummary) -> list[AccuracyRow]:
-    forced, rows = evaluation.force_prefix, []
+    accuracy, forced, rows = ordered_accuracy(files), evaluation.force_prefix, []
     for task, first in next(iter(accuracy.values())).items():
         tests = [evaluation.mcnemar.get(model, {}).get(task) for model in accuracy]
         rows.append(
@@ -48,7 +36,12 @@ def _rows(accuracy: dict[str, Accuracy], evaluation: EvaluationSummary) -> list[
                 p=[p_value(test.p_holm if test else None) for test in tests],
             )
         )
-    return rows
+    unparsed = {
+        model: listing(f"{task} {percent(share)} %" for task, share in shares.items() if share)
+        for model, shares in evaluation.unparsed.items()
+    }
+    label = forced.label if forced else None
+    return BehaviourSection(models=list(accuracy), rows=rows, forced=label, unparsed=unparsed)
 
 
 def behaviour_sentences(accuracy: dict[str, Accuracy], base: str) -> list[str]:
@@ -82,33 +75,26 @@ def ceilings_section(files: RunFiles) -> CeilingsSection | None:
     ceilings = files.ceilings
     if ceilings is None:
         return None
-    tasks = list(ceilings["tasks"])
-    return CeilingsSection(
-        tasks=tasks,
-        base=ceilings["pair"][0],
-        tuned=ceilings["pair"][1],
-        chosen=ceilings["chosen"],
-        reason=ceilings["reason"],
-        rows=[
-            CeilingRow(
-                site=site,
-                chosen=site == ceilings["chosen"],
-                sufficiency_share=percent(value["sufficiency_share"]),
-                necessity_share=percent(value["necessity_share"]),
-                sufficiency=[interval(value["sufficiency"].get(task)) for task in tasks],
-                necessity=[interval(value["necessity"].get(task)) for task in tasks],
-            )
-            for site, value in ceilings["sites"].items()
-        ],
-    )
+    tasks, (base, tuned), chosen = ceilings.tasks, ceilings.pair, ceilings.chosen
+    rows = [
+        CeilingRow(
+            site=site,
+            chosen=site == chosen,
+            sufficiency_share=percent(found.sufficiency_share),
+            necessity_share=percent(found.necessity_share),
+            sufficiency=[interval(found.sufficiency.get(task)) for task in tasks],
+            necessity=[interval(found.necessity.get(task)) for task in tasks],
+        )
+        for site, found in ceilings.sites.items()
+    ]
+    return CeilingsSection(tasks=tasks, base=base, tuned=tuned, chosen=chosen, reason=ceilings.reason, rows=rows)
 
 
-def ceilings_sentence(ceilings: JsonObject) -> str:
+def ceilings_sentence(ceilings: SiteCeilings) -> str:
     """Both ceilings of the chosen site."""
-    chosen, (base, tuned) = ceilings["chosen"], ceilings["pair"]
-    site, n = ceilings["sites"][chosen], max(ceilings["n"].values())
+    chosen, (base, tuned) = ceilings.chosen, ceilings.pair
+    sufficiency, necessity = map(percent, ceilings.sites[chosen].shares)
     return (
-        f"At site {chosen}, {base} with the residual of {tuned} reaches {percent(site['sufficiency_share'])} % of the gain "
-        f"(sufficiency), and {tuned} with the residual of {base} loses {percent(site['necessity_share'])} % of it "
-        f"(necessity; n = {n} per task)."
+        f"At site {chosen}, {base} with the residual of {tuned} reaches {sufficiency} % of the gain (sufficiency), and {tuned} "
+        f"with the residual of {base} loses {necessity} % of it (necessity; n = {max(ceilings.n.values())} per task)."
     )

@@ -30,7 +30,7 @@ def dictionary_section(files: RunFiles) -> DictionarySection | None:
     models = ordered(quality["models"], files.models) if quality else {}
     return DictionarySection(
         config={key: config[key] for key in _SHOWN if key in config},
-        rows=[_row(name, value) for name, value in models.items()],
+        rows=[_quality_row(name, value) for name, value in models.items()],
         l0=decimal(quality["l0"], 1) if quality else None,
         dead=percent(quality["dead_share"], 1) if quality else None,
         n_rows=quality["n_rows"] if quality else None,
@@ -42,7 +42,7 @@ def dictionary_section(files: RunFiles) -> DictionarySection | None:
     )
 
 
-def _row(name: str, value: JsonObject) -> QualityRow:
+def _quality_row(name: str, value: JsonObject) -> QualityRow:
     """Quality on one model; cross-entropies are missing if the models were not available."""
     n = value.get("n_predictions")
     losses = [decimal(value.get(f"ce_{kind}"), 3) for kind in ("clean", "spliced", "zero")]
@@ -141,10 +141,10 @@ def feature_rows(
     models = list((summary or {}).get("models", []))
     base = (summary or {}).get("base", "base")
     tuned = [name for name in models if name != base]
-    return [_row(feature, examples[feature], models, base, tuned) for feature in ids if feature in examples]
+    return [_feature_row(feature, examples[feature], models, base, tuned) for feature in ids if feature in examples]
 
 
-def _row(feature: int, entry: JsonObject, models: Sequence[str], base: str, tuned: Sequence[str]) -> FeatureRow:
+def _feature_row(feature: int, entry: JsonObject, models: Sequence[str], base: str, tuned: Sequence[str]) -> FeatureRow:
     facts = entry["statistics"]
 
     def cells(column: str, names: Sequence[str]) -> list[str]:

@@ -27,8 +27,8 @@ def warnings(files: RunFiles) -> list[str]:
     failed = [name for name, value in files.nulls.items() if value.get("passed") is False]
     if failed:
         found.append(f"These null comparisons failed: {listing(failed)}. The feature classes are therefore unreliable.")
-    if files.ceilings and files.ceilings["able"] is False:
-        found.append(files.ceilings["reason"])
+    if files.ceilings and not files.ceilings.able:
+        found.append(files.ceilings.reason)
     return found
 
 
@@ -61,10 +61,7 @@ def _capitalized(text: str, names: list[str]) -> str:
 
 def missing_stages(files: RunFiles) -> list[MissingStage]:
     """Stages that are not finished, with the commands that run them."""
-    return [
-        MissingStage(name=s.place.name, state=s.state, command=s.place.command, folder=s.place.folder)
-        for s in files.missing
-    ]
+    return [MissingStage(**_identity(stage)) for stage in files.stages.values() if not stage.manifest]
 
 
 def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
@@ -72,14 +69,16 @@ def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
     return [_row(stage) for stage in files.stages.values()]
 
 
+def _identity(stage: StageInfo) -> dict[str, str]:
+    name, folder = stage.place
+    return {"name": name, "state": stage.state, "command": stage.place.command, "folder": folder}
+
+
 def _row(stage: StageInfo) -> ProvenanceRow:
     manifest = stage.manifest
     environment = manifest.get("environment", {})
     return ProvenanceRow(
-        name=stage.place.name,
-        state=stage.state,
-        folder=stage.place.folder,
-        command=stage.place.command,
+        **_identity(stage),
         seconds=f"{manifest['seconds']:.1f}" if "seconds" in manifest else "–",
         seed=manifest.get("seed"),
         commit=(environment.get("git_commit") or "–")[:19],
