@@ -56,12 +56,9 @@ def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
         >>> interval([0.83, 0.75, 0.89, 64]), interval([0.1, -0.02, 0.2, 64], signed=True)
         ('83 (75 to 89)', '+10 (-2 to +20)')
     """
-    if not item or not math.isfinite(number(item[0])):
-        return MISSING
     form = points if signed else percent
-    if len(item) < 3 or not math.isfinite(number(item[1])):
-        return form(item[0])
-    return f"{form(item[0])} ({form(item[1])} to {form(item[2])})"
+    value, low, high = (form(part) for part in (*(item or ()), None, None, None)[:3])
+    return value if MISSING in (value, low) else f"{value} ({low} to {high})"
 
 
 def bracketed(item: Sequence[Any] | None) -> str:
@@ -71,10 +68,8 @@ def bracketed(item: Sequence[Any] | None) -> str:
         >>> bracketed([0.54, 0.42, 0.66, 64])
         '54 [42, 66]'
     """
-    if not item or not math.isfinite(number(item[0])):
-        return MISSING
-    value, low, high = (percent(part) for part in item[:3])
-    return f"{value} [{low}, {high}]"
+    value, low, high = (percent(part) for part in item[:3]) if item else (MISSING,) * 3
+    return MISSING if value == MISSING else f"{value} [{low}, {high}]"
 
 
 def nats(item: Sequence[Any] | None) -> str:
@@ -98,9 +93,7 @@ def spread(values: Iterable[float]) -> str:
         '0 [-5, +10]'
     """
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return MISSING
-    return f"{points(median(finite))} [{points(min(finite))}, {points(max(finite))}]"
+    return f"{points(median(finite))} [{points(min(finite))}, {points(max(finite))}]" if finite else MISSING
 
 
 def p_value(value: Any) -> str:

@@ -11,25 +11,7 @@ from matplotlib.lines import Line2D
 from mechprobe.evals.result import Accuracy, ForcedPrefix
 from mechprobe.formatting import number
 from mechprobe.localization.result import SiteCeilings
-from mechprobe.report.figures.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    LIGHT,
-    MARKS,
-    NOT_MEASURED,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    error_bars,
-    house_style,
-    model_colors,
-    new_figure,
-    percent_axis,
-    plain,
-)
+from mechprobe.report.figures import style
 from mechprobe.types import POOLED
 
 
@@ -41,45 +23,45 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
         forced: The baseline, if it was measured.
     """
     models, tasks = list(accuracy), list(next(iter(accuracy.values())))
-    colors, width = model_colors(models), 0.8 / len(models)
+    colors, width = style.model_colors(models), 0.8 / len(models)
     first = np.arange(len(tasks)) - (len(models) - 1) / 2 * width
-    with house_style():
-        figure = new_figure(max(6.5, 1.5 * len(tasks) + 1.5), 3.4)
+    with style.house_style():
+        figure = style.new_figure(max(6.5, 1.5 * len(tasks) + 1.5), 3.4)
         axes = figure.subplots()
         for index, model in enumerate(models):
-            values, errors = error_bars([accuracy[model].get(task, NOT_MEASURED) for task in tasks])
+            values, errors = style.error_bars([accuracy[model].get(task, style.NOT_MEASURED) for task in tasks])
             x = first + index * width
-            axes.bar(x, values, width * 0.92, color=colors[model], label=plain(model))
-            axes.errorbar(x, values, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            axes.bar(x, values, width * 0.92, color=colors[model], label=style.plain(model))
+            axes.errorbar(x, values, errors, fmt="none", ecolor=style.INK, elinewidth=1, capsize=2)
         if forced:
             _draw_forced(axes, first, forced, tasks)
-        axes.set_xticks(np.arange(len(tasks)), [plain(task) for task in tasks])
+        axes.set_xticks(np.arange(len(tasks)), [style.plain(task) for task in tasks])
         axes.tick_params(axis="x", length=0)
-        percent_axis(axes, "accuracy (%)", high=104.0)
+        style.percent_axis(axes, "accuracy (%)", high=104.0)
         figure.legend(loc="outside upper center", ncols=min(6, len(models) + bool(forced)))
         return figure
 
 
 def _draw_forced(axes: Axes, x: np.ndarray, forced: ForcedPrefix, tasks: list[str]) -> None:
-    values, _ = error_bars([forced.accuracy.get(task, NOT_MEASURED) for task in tasks])
+    values, _ = style.error_bars([forced.accuracy.get(task, style.NOT_MEASURED) for task in tasks])
     axes.plot(
-        x, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white", markeredgecolor=INK,
-        markeredgewidth=1.4, label=plain(forced.label), zorder=5,
+        x, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white", markeredgecolor=style.INK,
+        markeredgewidth=1.4, label=style.plain(forced.label), zorder=5,
     )  # fmt: skip
 
 
-_COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#5a5a5a", SKY, RED)
+_COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, "#5a5a5a", style.SKY, style.RED)
 
 
 def ceilings_figure(ceilings: SiteCeilings) -> Figure:
     """Accuracy of both models under whole-residual patching at every site, one panel per task."""
     tasks = ceilings.tasks
-    with house_style():
-        figure = new_figure(max(6.5, 2.1 * len(tasks)), 3.3)
+    with style.house_style():
+        figure = style.new_figure(max(6.5, 2.1 * len(tasks)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
         for axes, task in zip(panels, tasks, strict=True):
             _draw_sites(axes, ceilings, task)
-        percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
+        style.percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
         figure.legend(handles=_handles(*ceilings.pair), loc="outside upper center", ncols=4)
         return figure
 
@@ -89,11 +71,11 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
     x, chosen = np.arange(len(sites)), sites.index(ceilings.chosen)
     axes.axvspan(chosen - 0.4, chosen + 0.4, color="#f1f1f1", zorder=0)
     for name, line in ((tuned, "-"), (base, ":")):
-        axes.axhline(100 * ceilings.clean[name][task].value, color=GREY, linestyle=line, linewidth=1.2)
-    for side, color, mark, shift in (("sufficiency", BLUE, "^", -0.1), ("necessity", ORANGE, "v", 0.1)):
-        values, errors = error_bars([getattr(found, side)[task] for found in ceilings.sites.values()])
+        axes.axhline(100 * ceilings.clean[name][task].value, color=style.GREY, linestyle=line, linewidth=1.2)
+    for side, color, mark, shift in (("sufficiency", style.BLUE, "^", -0.1), ("necessity", style.ORANGE, "v", 0.1)):
+        values, errors = style.error_bars([getattr(found, side)[task] for found in ceilings.sites.values()])
         axes.errorbar(x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2)
-    axes.set_title(plain(task))
+    axes.set_title(style.plain(task))
     axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
     axes.set_xlim(-0.6, len(sites) - 0.4)
     axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
@@ -101,10 +83,14 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
 
 def _handles(base: str, tuned: str) -> list[Line2D]:
     return [
-        Line2D([], [], color=BLUE, marker="^", label=plain(f"{base} with {tuned}'s residual (sufficiency)")),
-        Line2D([], [], color=ORANGE, marker="v", label=plain(f"{tuned} with {base}'s residual (necessity)")),
-        Line2D([], [], color=GREY, label=plain(f"{tuned}, clean")),
-        Line2D([], [], color=GREY, linestyle=":", label=plain(f"{base}, clean")),
+        Line2D(
+            [], [], color=style.BLUE, marker="^", label=style.plain(f"{base} with {tuned}'s residual (sufficiency)")
+        ),
+        Line2D(
+            [], [], color=style.ORANGE, marker="v", label=style.plain(f"{tuned} with {base}'s residual (necessity)")
+        ),
+        Line2D([], [], color=style.GREY, label=style.plain(f"{tuned}, clean")),
+        Line2D([], [], color=style.GREY, linestyle=":", label=style.plain(f"{base}, clean")),
     ]
 
 
@@ -118,12 +104,12 @@ def share_figure(
         curves: Edit → task → ``(number of features, share)``, ascending.
         intervals: Edit → ``[number of features, share, low, high]`` of the pooled row, drawn as a band.
     """
-    with house_style():
-        figure = new_figure(max(5.5, 4.4 * len(curves)), 3.3)
+    with style.house_style():
+        figure = style.new_figure(max(5.5, 4.4 * len(curves)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
         for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
             _draw_shares(axes, tasks, (intervals or {}).get(title) or ())
-            axes.set_title(plain(title))
+            axes.set_title(style.plain(title))
         panels[0].set_ylabel("share of the ceiling (%)")
         # The share of a small ceiling is unbounded; limit the axis to a readable range.
         low, high = panels[0].get_ylim()
@@ -133,17 +119,21 @@ def share_figure(
 
 
 def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], band: Sequence[Sequence[Any]]) -> None:
-    axes.axhspan(98, 102, color=LIGHT, zorder=0)
-    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.axhspan(98, 102, color=style.LIGHT, zorder=0)
+    axes.axhline(0, color=style.INK, linewidth=0.8)
     for index, (task, points) in enumerate(tasks.items()):
-        style = {"color": _COLORS[index % len(_COLORS)], "marker": MARKS[index % len(MARKS)], "linewidth": 1.4}
+        look = {
+            "color": _COLORS[index % len(_COLORS)],
+            "marker": style.MARKS[index % len(style.MARKS)],
+            "linewidth": 1.4,
+        }
         if task == POOLED:
-            style |= {"color": INK, "linewidth": 2.4, "zorder": 5}
+            look |= {"color": style.INK, "linewidth": 2.4, "zorder": 5}
         shares = [100 * number(share) for _, share in points]
-        axes.plot([size for size, _ in points], shares, markersize=5, label=plain(task), **style)
+        axes.plot([size for size, _ in points], shares, markersize=5, label=style.plain(task), **look)
     if band:
         low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))
-        axes.fill_between([row[0] for row in band], low, high, color=INK, alpha=0.12, linewidth=0)
+        axes.fill_between([row[0] for row in band], low, high, color=style.INK, alpha=0.12, linewidth=0)
     sizes = sorted({size for points in tasks.values() for size, _ in points})
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)

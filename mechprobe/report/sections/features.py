@@ -1,7 +1,6 @@
 """The crosscoder and its quality on held-out tokens; its features: their classes, the selected ones, and example contexts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mechprobe.formatting import decimal, listing, ordered, percent
 from mechprobe.report.config import ReportConfig
@@ -72,11 +71,9 @@ def selection_section(selection: JsonObject | None) -> SelectionSection | None:
     """The section, or None if `mechprobe select` has not run."""
     if selection is None:
         return None
+    ids, note = [int(feature) for feature in selection["features"]], selection["note"]
     return SelectionSection(
-        sentence=selection_sentence(selection),
-        ids=[int(feature) for feature in selection["features"]],
-        n_controls=len(selection["controls"]),
-        note=selection["note"],
+        sentence=selection_sentence(selection), ids=ids, n_controls=len(selection["controls"]), note=note
     )
 
 
@@ -91,7 +88,7 @@ def selection_sentence(selection: JsonObject) -> str:
 
 def features_section(files: RunFiles, config: ReportConfig) -> FeaturesSection | None:
     """The section, or None if there is neither a feature table nor a selection."""
-    summary = files.features
+    summary, n = files.features, config.n_features
     if summary is None and files.selection is None:
         return None
     selected = [feature for feature in files.selected if feature in files.examples]
@@ -104,17 +101,14 @@ def features_section(files: RunFiles, config: ReportConfig) -> FeaturesSection |
         tuned=[name for name in models if name != files.base],
         counts=_counts(summary) if summary else [],
         selection=selection_section(files.selection),
-        selected=feature_rows(selected[: config.n_features], files.examples, summary),
-        others=feature_rows(others[: config.n_features], files.examples, summary),
+        selected=feature_rows(selected[:n], files.examples, summary),
+        others=feature_rows(others[:n], files.examples, summary),
     )
 
 
 def _counts(summary: JsonObject) -> list[ClassCount]:
-    by_norm = summary["class_by_norm_counts"]
-    return [
-        ClassCount(name=name, count=count, by_norm=by_norm.get(name, 0))
-        for name, count in ordered_classes(summary["class_counts"], summary["models"]).items()
-    ]
+    counts, by_norm = ordered_classes(summary["class_counts"], summary["models"]), summary["class_by_norm_counts"]
+    return [ClassCount(name=name, count=count, by_norm=by_norm.get(name, 0)) for name, count in counts.items()]
 
 
 def ordered_classes(counts: Mapping[str, int], models: Sequence[str]) -> dict[str, int]:
@@ -138,8 +132,7 @@ def feature_rows(
     ids: Iterable[int], examples: Mapping[int, JsonObject], summary: JsonObject | None
 ) -> list[FeatureRow]:
     """One row per feature that has example contexts."""
-    models = list((summary or {}).get("models", []))
-    base = (summary or {}).get("base", "base")
+    models, base = (summary["models"], summary["base"]) if summary else ([], "base")
     tuned = [name for name in models if name != base]
     return [_feature_row(feature, examples[feature], models, base, tuned) for feature in ids if feature in examples]
 
@@ -150,7 +143,6 @@ def _feature_row(feature: int, entry: JsonObject, models: Sequence[str], base: s
     def cells(column: str, names: Sequence[str]) -> list[str]:
         return [decimal(facts.get(f"{column}_{name}")) for name in names]
 
-    nu = zip(cells("nu_error", tuned), cells("nu_reconstruction", tuned), strict=True)
     return FeatureRow.model_validate(
         {
             "feature": feature,
@@ -158,14 +150,9 @@ def _feature_row(feature: int, entry: JsonObject, models: Sequence[str], base: s
             "mas": cells("mas", models),
             "nrn": cells("nrn", tuned),
             "density": [percent(facts.get(f"density_{name}"), 1) for name in models],
-            "nu": [f"{error} / {reconstruction}" for error, reconstruction in nu],
-            "cosine": [decimal(_of_pair(facts, "cosine", base, name)) for name in tuned],
+            "nu": list(map(" / ".join, zip(cells("nu_error", tuned), cells("nu_reconstruction", tuned), strict=True))),
+            "cosine": [decimal(facts.get(f"cosine_{base}_{m}", facts.get(f"cosine_{m}_{base}"))) for m in tuned],
             "shift": cells("shift", tuned),
             "examples": entry["examples"],
         }
     )
-
-
-def _of_pair(facts: JsonObject, column: str, first: str, second: str) -> Any:
-    """A statistic of two models; its column names them in either order."""
-    return facts.get(f"{column}_{first}_{second}", facts.get(f"{column}_{second}_{first}"))
