@@ -53,15 +53,14 @@ class HarnessTasks:
         if not specs:
             raise ConfigError("No task of lm-evaluation-harness is given; write --task FILE.yaml or --task NAME.")
         self.version = _lm_eval_version()
-        self.specs = [_checked_spec(str(spec)) for spec in specs]
-        self.config = config
+        self.specs, self.config = [_checked_spec(str(spec)) for spec in specs], config
         self.prompts: list[str] = []
         with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
             self._manager = self._open_manager()
-            tasks = self._load()
-            self.names = sorted(tasks["tasks"])
-            self.likelihood_names = [n for n in self.names if tasks["tasks"][n].OUTPUT_TYPE != "generate_until"]
-            digests = [[name, self._digest(name, tasks["tasks"][name])] for name in self.names]
+            tasks = self._load()["tasks"]
+            self.names = sorted(tasks)
+            self.likelihood_names = [name for name in self.names if tasks[name].OUTPUT_TYPE != "generate_until"]
+            digests = [[name, self._digest(name, tasks[name])] for name in self.names]
             self.fingerprint = sha256_bytes(json.dumps(digests).encode())
 
     def run(self, model: LanguageModel) -> HarnessRun:
@@ -78,14 +77,9 @@ class HarnessTasks:
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
             tasks = self._load()
             with _as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
-                found: Any = evaluate(
-                    lm=wrapped,
-                    task_dict=tasks,
-                    limit=self.config.limit,
-                    log_samples=True,
-                    apply_chat_template=self.config.chat_template,
-                    confirm_run_unsafe_code=False,
-                )
+                options: Any = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
+                options |= {"log_samples": True, "confirm_run_unsafe_code": False}
+                found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)
         return HarnessRun(
             metrics={task: _metrics(row) for task, row in found["results"].items()},
             n={task: int(count["effective"]) for task, count in found["n-samples"].items()},
@@ -97,19 +91,16 @@ class HarnessTasks:
         """The harness' task index. Its thousands of built-in tasks are indexed only if a name or a group refers to them."""
         from lm_eval.tasks import TaskManager
 
+        defaults = any(not _is_yaml(spec) or "group" in _read_yaml(Path(spec)) for spec in self.specs)
         with _as_input_error(f"lm-eval {self.version} cannot list its tasks"):
-            return TaskManager(
-                include_defaults=any(not _is_yaml(s) or "group" in _read_yaml(Path(s)) for s in self.specs)
-            )
+            return TaskManager(include_defaults=defaults)
 
     def _load(self) -> Any:
         """New task and group objects, with few-shot numbers and seeds set as ``lm_eval.simple_evaluate`` sets them."""
         for spec in self.specs:
             if not _is_yaml(spec) and spec not in self._manager.task_index:
-                raise ConfigError(
-                    f"'{spec}' is neither a YAML file nor a task of lm-eval {self.version}; "
-                    "`lm-eval ls tasks` lists its tasks."
-                )
+                known = f"a task of lm-eval {self.version}; `lm-eval ls tasks` lists its tasks"
+                raise ConfigError(f"'{spec}' is neither a YAML file nor {known}.")
         with _as_input_error(f"lm-eval {self.version} cannot load {', '.join(self.specs)}"):
             tasks = self._manager.load(list(self.specs))
             for task in tasks["tasks"].values():
@@ -145,13 +136,9 @@ class HarnessTasks:
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, HarnessMetric]:
-    result: dict[str, HarnessMetric] = {}
-    for key, value in row.items():
-        metric, comma, filter_name = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
-            error = row.get(f"{metric}_stderr,{filter_name}")
-            result[key] = HarnessMetric(value=_finite(value), stderr=_finite(error))
-    return result
+    metrics = [key for key in row if "," in key and not key.partition(",")[0].endswith("_stderr")]
+    errors = {key: row.get(key.replace(",", "_stderr,", 1)) for key in metrics}
+    return {key: HarnessMetric(value=_finite(row[key]), stderr=_finite(errors[key])) for key in metrics}
 
 
 def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from mechprobe.errors import InputError
-from mechprobe.evals.answering import option_pairs, run_tasks
+from mechprobe.evals.answering import encode_pair, log_likelihoods, option_pairs, run_tasks
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice, decide
 from mechprobe.evals.config import ChoiceConfig
-from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes
 from mechprobe.evals.summary import position_bias

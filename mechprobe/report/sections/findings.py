@@ -66,15 +66,15 @@ def missing_stages(files: RunFiles) -> list[MissingStage]:
 
 def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
     """One row per stage: state, time, seed, versions, commit, model fingerprints."""
-    return [_row(stage) for stage in files.stages.values()]
+    return [_provenance(stage) for stage in files.stages.values()]
 
 
 def _identity(stage: StageInfo) -> dict[str, str]:
-    name, folder = stage.place
-    return {"name": name, "state": stage.state, "command": stage.place.command, "folder": folder}
+    place = stage.place
+    return {"name": place.name, "state": stage.state, "command": place.command, "folder": place.folder}
 
 
-def _row(stage: StageInfo) -> ProvenanceRow:
+def _provenance(stage: StageInfo) -> ProvenanceRow:
     manifest = stage.manifest
     environment = manifest.get("environment", {})
     return ProvenanceRow(

@@ -19,10 +19,8 @@ def effect_panels(
     interventions: JsonObject, evaluation: EvaluationSummary | None, tasks: Sequence[str]
 ) -> list[EffectPanel]:
     """One panel per edit of the selected set."""
-    conditions = interventions["conditions"]
-    return [
-        _panel(selected, conditions, evaluation, tasks) for selected in conditions if selected["set_kind"] == "selected"
-    ]
+    found = interventions["conditions"]
+    return [_panel(condition, found, evaluation, tasks) for condition in found if condition["set_kind"] == "selected"]
 
 
 def _panel(
@@ -93,12 +91,9 @@ def _forced_baseline(
 
 def effect_rows(panel: EffectPanel, verdicts: Sequence[JsonObject], tasks: Sequence[str]) -> list[EffectRow]:
     """One row per task of one panel."""
-    own = {verdict["task"]: verdict for verdict in verdicts if _judges(verdict, panel.condition)}
+    edits = (panel.edit, panel.condition.get("name"))
+    own = {row["task"]: row for row in verdicts if row["edit"] in edits and row["model"] == panel.model}
     return [_effect_row(panel, own.get(task, {}), task) for task in tasks]
-
-
-def _judges(verdict: JsonObject, condition: JsonObject) -> bool:
-    return verdict["edit"] in (condition["edit"], condition.get("name")) and verdict["model"] == condition["model"]
 
 
 def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow:
@@ -133,20 +128,16 @@ def interventions_section(files: RunFiles) -> InterventionsSection | None:
         return None
     tasks = effect_tasks(results, files.tasks)
     panels = effect_panels(results, files.evaluation, tasks)
+    effects = []
+    for panel in panels:
+        rows, n = effect_rows(panel, results["verdicts"], tasks), panel.condition["n_features"]
+        effects.append(EffectTable(title=panel.title, set=panel.condition["features"], n_features=n, rows=rows))
     return InterventionsSection(
         site=results["site"],
         panels=panels,
         tasks=tasks,
         trained=list(results["trained"]),
-        tables=[
-            EffectTable(
-                title=panel.title,
-                set=panel.condition["features"],
-                n_features=panel.condition["n_features"],
-                rows=effect_rows(panel, results["verdicts"], tasks),
-            )
-            for panel in panels
-        ],
+        tables=effects,
         others=other_rows(results, tasks),
         curves=share_curves(results, tasks),
         size_intervals=tables.size_intervals(results),
@@ -186,10 +177,9 @@ def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
 def share_curves(results: JsonObject, tasks: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Edit → task → ``(number of features, share of the ceiling)``, ascending; includes the selected set itself."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    wanted = [c for c in results["conditions"] if c["set_kind"] == "size"]
-    titles = {edit_title(condition) for condition in wanted}
-    selected = [c for c in results["conditions"] if c["set_kind"] == "selected" and edit_title(c) in titles]
-    for condition in [*wanted, *selected]:
+    sizes, selected = ([c for c in results["conditions"] if c["set_kind"] == kind] for kind in ("size", "selected"))
+    titles = {edit_title(condition) for condition in sizes}
+    for condition in [*sizes, *(c for c in selected if edit_title(c) in titles)]:
         curve = curves.setdefault(edit_title(condition), {})
         for task, share in (condition["share_of_ceiling"] or {}).items():
             if share is not None:
