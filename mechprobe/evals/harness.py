@@ -37,8 +37,7 @@ class HarnessTasks:
 
     Attributes:
         names: Names of the tasks, sorted; a group is replaced by its members.
-        likelihood_names: Names of the tasks that request log-likelihoods. For these the harness runs prompt and option in
-            one forward pass.
+        likelihood_names: Those that request log-likelihoods, with prompt and option in one forward pass.
         fingerprint: sha256 of the settings, requests and documents of all tasks.
         version: Version of lm-eval.
         prompts: The first prompts of each task, as text without a chat template.

@@ -62,8 +62,7 @@ def load_tasks(
 
     Args:
         path: JSON-lines file.
-        scorer_spec: Scorer of all tasks: a specification (see `mechprobe.evals.scorers.parse.scorer`), or a function of
-            response and answer.
+        scorer_spec: Scorer of all tasks, as `mechprobe.evals.scorers.parse.scorer` takes it.
         scorers: Scorers of single tasks, by task name.
         choice: How multiple-choice items are presented and judged.
         max_new_tokens: Limit on the length of a response, in tokens.
@@ -100,10 +99,8 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
             raise InputError(f"{where}: id '{line.id}' is already used on line {seen[line.id]}; ids must be unique.")
         lines = by_task.setdefault(task, [])
         if lines and (line.item is None) != (lines[0].item is None):
-            has = "has no options" if line.item is None else "has options"
-            raise InputError(
-                f"{where} {has}, unlike {lines[0].where}; give the two kinds of lines different task names."
-            )
+            has = "no options" if line.item is None else "options"
+            raise InputError(f"{where} has {has}, unlike {lines[0].where}; give the two kinds different task names.")
         lines.append(line)
         seen[line.id] = number
     if not by_task:

@@ -28,7 +28,7 @@ class FunctionScorer(Scorer):
 
     function: Judge
     digest: str
-    """sha256 of its source and state, see `function_digest`."""
+    """sha256 of its source and state, see `function_scorer`."""
 
     @property
     def identity(self) -> str:
@@ -71,6 +71,9 @@ class FunctionScorer(Scorer):
 def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
     """The scorer that calls ``function``; its ``spec`` defaults to ``python:<module>:<name>``.
 
+    The digest covers the source of the function, its default arguments, its closure, and the attributes of an object. A
+    change in the functions that it calls is not detected.
+
     Raises:
         ConfigError: The source or the state of the function cannot be read, so its results could not be identified.
     """
@@ -78,7 +81,16 @@ def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
     name = getattr(named, "__qualname__", type(named).__qualname__)
     home = getattr(named, "__module__", type(named).__module__)
     spec = spec or f"{PREFIX}:{home}:{name}"
-    return FunctionScorer(spec, function, function_digest(function, spec))
+    try:
+        source, state = _source(named), repr(_state(function))
+    except (OSError, TypeError):
+        raise ConfigError(f"The source of scorer '{spec}' is not available; define it in a Python file.") from None
+    if " at 0x" in state:
+        raise ConfigError(
+            f"Scorer '{spec}' refers to {state[:120]}, which has no stable text representation; write a function that depends "
+            "on response and answer only."
+        )
+    return FunctionScorer(spec, function, sha256_bytes(f"{source}\n{state}".encode()))
 
 
 def named_scorer(spec: str) -> FunctionScorer:
@@ -104,26 +116,6 @@ def named_scorer(spec: str) -> FunctionScorer:
     if not callable(found):
         raise ConfigError(f"Scorer '{spec}': module {parts[1]} has no function {parts[2]}.")
     return function_scorer(found, spec)
-
-
-def function_digest(function: Judge, spec: str) -> str:
-    """sha256 of a callable: its source, default arguments, closure, and the attributes of an object.
-
-    The functions that it calls are not included, so a change in them is not detected.
-
-    Raises:
-        ConfigError: The source is not available, or a value has no stable text representation.
-    """
-    try:
-        source, state = _source(_plain(function)), repr(_state(function))
-    except (OSError, TypeError):
-        raise ConfigError(f"The source of scorer '{spec}' is not available; define it in a Python file.") from None
-    if " at 0x" in state:
-        raise ConfigError(
-            f"Scorer '{spec}' refers to {state[:120]}, which has no stable text representation; write a function that depends "
-            "on response and answer only."
-        )
-    return sha256_bytes(f"{source}\n{state}".encode())
 
 
 def _plain(function: Any) -> Any:

@@ -9,18 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 
 ANSWER_MARKER = "ANS"
 """Word before every final answer; the scorer `final:ANS` extracts the text after the last one."""
-
 SHARED_MARKER = "THINK"
 """Word that opens a worked response in the renderings with one marker for all skills."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkillItem:
-    """One graded question.
-
-    `trace` is a worked response that ends in `ANS answer`. `id` is derived from the prompt, so the
-    same question has the same id in every draw.
-    """
+    """One graded question. A question has the same id in every draw; its trace is a worked response."""
 
     id: str
     skill: str
@@ -31,7 +26,7 @@ class SkillItem:
 
 @runtime_checkable
 class Skill(Protocol):
-    """A family of problems with one rule; each implementation has its own file in this folder."""
+    """A family of problems with one rule."""
 
     name: str
     own_marker: str

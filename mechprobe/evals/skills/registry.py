@@ -59,10 +59,8 @@ def generate(
         prompt = family.prompt(problem)
         if prompt not in excluded:
             problems.setdefault(prompt, problem)
-    return [
-        SkillItem(item_id(skill, p), skill, p, family.answer(q), trace(family, q, rendering))
-        for p, q in problems.items()
-    ]
+    drawn = ((p, family.answer(q), trace(family, q, rendering)) for p, q in problems.items())
+    return [SkillItem(item_id(skill, prompt), skill, prompt, answer, worked) for prompt, answer, worked in drawn]
 
 
 def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact") -> dict[str, list[SkillItem]]:

@@ -16,12 +16,7 @@ from mechprobe.types import POOLED
 
 
 def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None = None) -> Figure:
-    """Bars of accuracy with 95 % intervals, grouped by task, and diamonds of the forced-prefix baseline.
-
-    Args:
-        accuracy: Model → task → accuracy.
-        forced: The baseline, if it was measured.
-    """
+    """Bars of model → task → accuracy with 95 % intervals, grouped by task, and diamonds of the forced-prefix baseline."""
     models, tasks = list(accuracy), list(next(iter(accuracy.values())))
     colors, width = style.model_colors(models), 0.8 / len(models)
     first = np.arange(len(tasks)) - (len(models) - 1) / 2 * width
@@ -82,21 +77,17 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
 
 
 def _handles(base: str, tuned: str) -> list[Line2D]:
-    return [
-        Line2D(
-            [], [], color=style.BLUE, marker="^", label=style.plain(f"{base} with {tuned}'s residual (sufficiency)")
-        ),
-        Line2D(
-            [], [], color=style.ORANGE, marker="v", label=style.plain(f"{tuned} with {base}'s residual (necessity)")
-        ),
-        Line2D([], [], color=style.GREY, label=style.plain(f"{tuned}, clean")),
-        Line2D([], [], color=style.GREY, linestyle=":", label=style.plain(f"{base}, clean")),
-    ]
+    kinds = (
+        (style.BLUE, "^", "-", f"{base} with {tuned}'s residual (sufficiency)"),
+        (style.ORANGE, "v", "-", f"{tuned} with {base}'s residual (necessity)"),
+        (style.GREY, "", "-", f"{tuned}, clean"),
+        (style.GREY, "", ":", f"{base}, clean"),
+    )
+    return [Line2D([], [], color=c, marker=m, linestyle=line, label=style.plain(text)) for c, m, line, text in kinds]
 
 
 def share_figure(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]],
-    intervals: Mapping[str, Sequence[Sequence[Any]]] | None = None,
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]], intervals: Mapping[str, Sequence[Sequence[Any]]]
 ) -> Figure:
     """Share of the ceiling against the number of edited features: one panel per edit, one line per task.
 
@@ -108,7 +99,7 @@ def share_figure(
         figure = style.new_figure(max(5.5, 4.4 * len(curves)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
         for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
-            _draw_shares(axes, tasks, (intervals or {}).get(title) or ())
+            _draw_shares(axes, tasks, intervals.get(title, ()))
             axes.set_title(style.plain(title))
         panels[0].set_ylabel("share of the ceiling (%)")
         # The share of a small ceiling is unbounded; limit the axis to a readable range.
@@ -122,15 +113,10 @@ def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], ban
     axes.axhspan(98, 102, color=style.LIGHT, zorder=0)
     axes.axhline(0, color=style.INK, linewidth=0.8)
     for index, (task, points) in enumerate(tasks.items()):
-        look = {
-            "color": _COLORS[index % len(_COLORS)],
-            "marker": style.MARKS[index % len(style.MARKS)],
-            "linewidth": 1.4,
-        }
-        if task == POOLED:
-            look |= {"color": style.INK, "linewidth": 2.4, "zorder": 5}
-        shares = [100 * number(share) for _, share in points]
-        axes.plot([size for size, _ in points], shares, markersize=5, label=style.plain(task), **look)
+        sizes, shares = zip(*((size, 100 * number(share)) for size, share in points), strict=True)
+        color, width, layer = (style.INK, 2.4, 5) if task == POOLED else (_COLORS[index % len(_COLORS)], 1.4, 2)
+        (line,) = axes.plot(sizes, shares, color=color, linewidth=width, zorder=layer, label=style.plain(task))
+        line.set(marker=style.MARKS[index % len(style.MARKS)], markersize=5)
     if band:
         low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))
         axes.fill_between([row[0] for row in band], low, high, color=style.INK, alpha=0.12, linewidth=0)

@@ -143,16 +143,15 @@ def _feature_row(feature: int, entry: JsonObject, models: Sequence[str], base: s
     def cells(column: str, names: Sequence[str]) -> list[str]:
         return [decimal(facts.get(f"{column}_{name}")) for name in names]
 
-    return FeatureRow.model_validate(
-        {
-            "feature": feature,
-            "class": facts.get("class", "–"),
-            "mas": cells("mas", models),
-            "nrn": cells("nrn", tuned),
-            "density": [percent(facts.get(f"density_{name}"), 1) for name in models],
-            "nu": list(map(" / ".join, zip(cells("nu_error", tuned), cells("nu_reconstruction", tuned), strict=True))),
-            "cosine": [decimal(facts.get(f"cosine_{base}_{m}", facts.get(f"cosine_{m}_{base}"))) for m in tuned],
-            "shift": cells("shift", tuned),
-            "examples": entry["examples"],
-        }
-    )
+    row = {
+        "feature": feature,
+        "class": facts.get("class", "–"),
+        "mas": cells("mas", models),
+        "nrn": cells("nrn", tuned),
+        "density": [percent(facts.get(f"density_{name}"), 1) for name in models],
+        "nu": list(map(" / ".join, zip(cells("nu_error", tuned), cells("nu_reconstruction", tuned), strict=True))),
+        "cosine": [decimal(facts.get(f"cosine_{base}_{m}", facts.get(f"cosine_{m}_{base}"))) for m in tuned],
+        "shift": cells("shift", tuned),
+        "examples": entry["examples"],
+    }
+    return FeatureRow.model_validate(row)
