@@ -9,6 +9,7 @@ from mechprobe.errors import InputError
 from mechprobe.evals import skills
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills.families import single_facts, world
+from mechprobe.evals.skills.item import item_id
 
 SKILLS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")
 JUDGE = scorer("final:ANS")
@@ -183,3 +184,7 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(change: dict[st
     arguments = {"skill": "simulation", "n": 1, "seed": 0} | change
     with pytest.raises(InputError, match=message):
         skills.generate(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_id_of_a_question_depends_on_its_text_alone() -> None:
+    assert item_id("simulation", "SIM 7ntnt?") == "simulation-33fe9449d8df"

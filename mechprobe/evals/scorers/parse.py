@@ -161,12 +161,6 @@ def scorer(spec: AnyScorer) -> Scorer:
     Raises:
         ConfigError: The specification is unknown, or the function is unusable.
         DependencyError: The specification is ``boxed`` and math-verify is not installed.
-
-    Example:
-        >>> scorer("final:ANS").score("THINK 7 + 5 ANS 1 2", "12")
-        'right'
-        >>> scorer("final:ANS").score("THINK 7 + 5", "12")
-        'unparsed'
     """
     if isinstance(spec, Scorer):
         return spec

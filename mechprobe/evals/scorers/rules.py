@@ -165,8 +165,8 @@ _BOX = "\\boxed{"
 class BoxedScorer(Scorer):
     r"""Compares the content of the last ``\boxed{...}`` with the answer: ``\frac12``, ``0.5`` and ``1/2`` are equal.
 
-    The answer may be bare, between dollar signs, or in a box of its own. ``math_verify.parse`` parses both sides and
-    ``math_verify.verify`` compares them, with their default settings. A response without a complete box is ``unparsed``.
+    The answer may be bare, between dollar signs, or in a box. ``math_verify.parse`` and ``math_verify.verify`` have their
+    default settings. A response without a complete box is ``unparsed``.
     """
 
     def score(self, response: str, answer: str) -> OutcomeName:
@@ -192,12 +192,7 @@ def boxed_scorer(spec: str) -> BoxedScorer:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}`` with balanced braces, or None.
-
-    Example:
-        >>> last_boxed(r"so \boxed{\frac{1}{2}}, that is \boxed{0.5")
-        '\\frac{1}{2}'
-    """
+    r"""The content of the last ``\boxed{...}`` with balanced braces, or None."""
     start = text.rfind(_BOX)
     while start >= 0:
         depth = 1

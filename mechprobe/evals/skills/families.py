@@ -1,7 +1,5 @@
 """The five skills: problems that are drawn from a seed, with their answers and worked steps."""
 
-from __future__ import annotations
-
 import functools
 import random
 import string
@@ -89,10 +87,7 @@ class Chain(NamedTuple):
 
 @functools.cache
 def world() -> dict[tuple[str, str], str]:
-    """The facts, `(entity, relation) -> entity or value`; identical in every process.
-
-    A link leads to another entity, an attribute to one of 24 values.
-    """
+    """The facts, `(entity, link) -> another entity` and `(entity, attribute) -> value`; identical in every process."""
     rng = random.Random(WORLD_SEED)
     names = sorted({x + y for x in string.ascii_lowercase for y in string.ascii_lowercase})
     rng.shuffle(names)
@@ -160,12 +155,7 @@ class Run(NamedTuple):
 
 
 def states(start: int, operations: str) -> list[int]:
-    """List the digit after every operation modulo 10: i adds one, d subtracts one, t doubles, n gives 9 minus the digit.
-
-    Example:
-        >>> states(7, "ntnt")
-        [2, 4, 5, 0]
-    """
+    """List the digit after every operation modulo 10: i adds one, d subtracts one, t doubles, n gives 9 minus the digit."""
     result = []
     for operation in operations:
         start = {"i": start + 1, "d": start - 1, "t": start * 2, "n": 9 - start}[operation] % 10

@@ -1,7 +1,5 @@
 """The interface of a skill: seeded problems, rendered as a prompt, an answer and a worked trace."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from dataclasses import dataclass
@@ -56,12 +54,7 @@ class Skill(Protocol):
 
 
 def item_id(skill: str, prompt: str) -> str:
-    """Name a question by its skill and the hash of its prompt.
-
-    Example:
-        >>> item_id("simulation", "SIM 7ntnt?")
-        'simulation-33fe9449d8df'
-    """
+    """Name a question by its skill and the hash of its prompt: `simulation-33fe9449d8df`."""
     return f"{skill}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
 
 

@@ -1,7 +1,5 @@
 """The skills by name, and `generate`, which draws graded items from them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Mapping
 from itertools import islice
