@@ -43,9 +43,6 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
     )
 
 
-HTML_FILE, MARKDOWN_FILE, JSON_FILE, EXAMPLES_FILE = "index.html", "report.md", "report.json", "examples.html"
-
-
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run: ``index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
 
@@ -68,22 +65,18 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config)
     pictures = {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
     content = content.model_copy(update={"figures": sorted(pictures)})
-    pages = {HTML_FILE: _html(content, pictures), MARKDOWN_FILE: _markdown(content)}
-    by_example = examples_page(files)
-    if by_example is not None:
-        pages[EXAMPLES_FILE] = by_example
-    inputs = {
-        info.place.name: files.layout.folder / info.place.folder for info in files.stages.values() if info.manifest
-    }
-    with Stage.open(
-        files.layout.report, name="report", config=config.model_dump(mode="json"), inputs=inputs, force=True
-    ) as stage:
+    pages = {"index.html": _html(content, pictures), "report.md": _markdown(content)}
+    if by_example := examples_page(files):
+        pages["examples.html"] = by_example
+    finished = [info.place for info in files.stages.values() if info.manifest]
+    inputs, settings = {name: files.layout.folder / folder for name, folder in finished}, config.model_dump(mode="json")
+    with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
         for name, data in pictures.items():
             write_bytes(stage.folder / name, data)
         for name, text in pages.items():
             write_text(stage.folder / name, text)
-        content.save(stage.folder / JSON_FILE)
-        stage.finish(outputs=[*pages, JSON_FILE, *pictures])
+        content.save(stage.folder / "report.json")
+        stage.finish(outputs=[*pages, "report.json", *pictures])
     return files.layout.page
 
 

@@ -188,3 +188,7 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(change: dict[st
 
 def test_the_id_of_a_question_depends_on_its_text_alone() -> None:
     assert item_id("simulation", "SIM 7ntnt?") == "simulation-33fe9449d8df"
+
+
+def test_a_seed_draws_the_same_questions_in_every_version() -> None:
+    assert [item.prompt for item in skills.generate("simulation", n=2, seed=0)] == ["SIM 7inni?", "SIM 2tddt?"]

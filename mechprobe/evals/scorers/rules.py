@@ -110,12 +110,6 @@ def option_letter(response: str) -> str | None:
     5. The last capital in round brackets.
 
     An article ("A dog") or a pronoun ("I think") is therefore never mistaken for an option.
-
-    Example:
-        >>> option_letter("Because of this, the answer is (c).")
-        'C'
-        >>> option_letter("Answer: A dog, I think") is None
-        True
     """
     bare = _bare_letter(response)
     if len(bare) == 1 and bare in LETTERS:
@@ -171,11 +165,13 @@ class BoxedScorer(Scorer):
 
     def score(self, response: str, answer: str) -> OutcomeName:
         """The outcome of one response."""
+        import math_verify
+
         content = last_boxed(response)
         if content is None or not content.strip():
             return "unparsed"
         found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
-        return "right" if found and _math_verify().verify(gold, found, timeout_seconds=_seconds()) else "wrong"
+        return "right" if found and math_verify.verify(gold, found, timeout_seconds=_seconds()) else "wrong"
 
     def check(self, answer: str) -> str | None:
         """Whether math-verify can parse the answer."""
@@ -210,13 +206,9 @@ def _gold(answer: str) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    return _math_verify().parse(text, parsing_timeout=_seconds())
-
-
-def _math_verify() -> Any:
     import math_verify
 
-    return math_verify
+    return math_verify.parse(text, parsing_timeout=_seconds())
 
 
 def _seconds() -> int | None:

@@ -34,10 +34,6 @@ def generate(
     The prompts depend only on the skill, the domain, the level, the seed and `exclude`, so every rendering has the same
     questions.
 
-    Example:
-        >>> [item.prompt for item in generate("simulation", n=2, seed=0)]
-        ['SIM 7inni?', 'SIM 2tddt?']
-
     Raises:
         InputError: A skill, domain, level or rendering is unknown, or the skill has fewer than n prompts.
     """

@@ -63,42 +63,32 @@ class FeatureEntry(NamedTuple):
     final_norm: str
 
 
-class ExamplesContent(NamedTuple):
-    """Content of the page."""
-
-    name: str
-    tuned: list[str]
-    trusted: bool
-    readout: str
-    labeler: str
-    n_stale: int
-    """Number of labels that were made for other examples than the current ones."""
-    features: list[FeatureEntry]
-
-
 def examples_page(files: RunFiles) -> str | None:
-    """The page as self-contained HTML without scripts or external resources; None if the run has no examples."""
+    """The page as self-contained HTML without scripts or external resources, selected features first.
+
+    It is None if the run has no examples.
+    """
     if not files.examples:
         return None
-    return environment().get_template("examples.html.j2").render(_content(files)._asdict(), n_shades=N_SHADES)
-
-
-def _content(files: RunFiles) -> ExamplesContent:
-    """Content of the page, selected features first."""
     selected = [feature for feature in files.selected if feature in files.examples]
     order = [*selected, *(feature for feature in files.examples if feature not in selected)]
     labels, n_stale = _current_labels(files)
-    return ExamplesContent(
-        name=files.name,
-        tuned=[name for name in files.models if name != files.base],
-        trusted=files.trusted,
-        readout=(files.features or {}).get("readout", "–"),
-        labeler=files.labels.labeler if files.labels else "",
-        n_stale=n_stale,
-        features=[
-            _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
-            for row in feature_rows(order, files.examples, files.features)
-        ],
+    return (
+        environment()
+        .get_template("examples.html.j2")
+        .render(
+            name=files.name,
+            tuned=[name for name in files.models if name != files.base],
+            trusted=files.trusted,
+            readout=(files.features or {}).get("readout", "–"),
+            labeler=files.labels.labeler if files.labels else "",
+            n_stale=n_stale,
+            n_shades=N_SHADES,
+            features=[
+                _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
+                for row in feature_rows(order, files.examples, files.features)
+            ],
+        )
     )
 
 
