@@ -211,6 +211,6 @@ def _parsed(text: str) -> Any:
     return math_verify.parse(text, parsing_timeout=_seconds())
 
 
-def _seconds() -> int | None:
-    """The time limit; None outside the main thread, because math-verify enforces it with a signal."""
+def _seconds() -> Any:
+    """The time limit; None, which math-verify accepts, outside the main thread, because it enforces the limit with a signal."""
     return SECONDS if threading.current_thread() is threading.main_thread() else None

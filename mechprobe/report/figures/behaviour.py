@@ -77,7 +77,7 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
 
 
 def _handles(base: str, tuned: str) -> list[Line2D]:
-    kinds = (
+    kinds: Sequence[tuple[str, Any, Any, str]] = (
         (style.BLUE, "^", "-", f"{base} with {tuned}'s residual (sufficiency)"),
         (style.ORANGE, "v", "-", f"{tuned} with {base}'s residual (necessity)"),
         (style.GREY, "", "-", f"{tuned}, clean"),
