@@ -1,9 +1,11 @@
-"""Numbers as text, for tables and sentences of the report and the command line. A missing number becomes a dash."""
+"""Numbers and names as text, for tables and sentences of the report and the command line. A missing number becomes a dash."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 MISSING = "–"
 
@@ -14,34 +16,19 @@ def number(value: Any) -> float:
 
 
 def decimal(value: Any, digits: int = 2) -> str:
-    """A number with a fixed number of decimals.
-
-    Example:
-        >>> decimal(0.5), decimal(None), decimal(0.98765, 3)
-        ('0.50', '–', '0.988')
-    """
+    """A number with a fixed number of decimals, such as 0.50."""
     value = number(value)
     return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
 
 
 def percent(value: Any, digits: int = 0) -> str:
-    """A share in percent, without the sign.
-
-    Example:
-        >>> percent(0.834), percent(None), percent(0.834, 1), percent(-0.001)
-        ('83', '–', '83.4', '0')
-    """
+    """A share in percent, without the sign: 83 for 0.834."""
     value = number(value)
     return f"{round(100 * value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else MISSING
 
 
 def points(value: Any) -> str:
-    """A change of a share in percentage points, with its sign.
-
-    Example:
-        >>> points(0.104), points(-0.001)
-        ('+10', '0')
-    """
+    """A change of a share in percentage points, with its sign: +10 for 0.104."""
     value = number(value)
     if not math.isfinite(value):
         return MISSING
@@ -50,12 +37,7 @@ def points(value: Any) -> str:
 
 
 def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
-    """``[value, low, high, ...]`` in percent, or in points if ``signed``.
-
-    Example:
-        >>> interval([0.83, 0.75, 0.89, 64]), interval([0.1, -0.02, 0.2, 64], signed=True)
-        ('83 (75 to 89)', '+10 (-2 to +20)')
-    """
+    """``[value, low, high, ...]`` in percent, such as 83 (75 to 89); in points, +10 (-2 to +20), if ``signed``."""
     if not item or not math.isfinite(number(item[0])):
         return MISSING
     form = points if signed else percent
@@ -65,12 +47,7 @@ def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
 
 
 def bracketed(item: Sequence[Any] | None) -> str:
-    """``[value, low, high, ...]`` in percent, in the short form of terminal tables.
-
-    Example:
-        >>> bracketed([0.54, 0.42, 0.66, 64])
-        '54 [42, 66]'
-    """
+    """``[value, low, high, ...]`` in percent, in the short form of terminal tables: 54 [42, 66]."""
     if not item or not math.isfinite(number(item[0])):
         return MISSING
     value, low, high = (percent(part) for part in item[:3])
@@ -78,12 +55,7 @@ def bracketed(item: Sequence[Any] | None) -> str:
 
 
 def nats(item: Sequence[Any] | None) -> str:
-    """``[value, low, high, ...]`` in nats, with three significant digits.
-
-    Example:
-        >>> nats([0.01234, 0.01, 0.015, 900]), nats(None)
-        ('0.0123 (0.01 to 0.015)', '–')
-    """
+    """``[value, low, high, ...]`` in nats with three significant digits: 0.0123 (0.01 to 0.015)."""
     if not item or not math.isfinite(number(item[0])):
         return MISSING
     value, low, high = (f"{number(part):.3g}" for part in item[:3])
@@ -91,12 +63,7 @@ def nats(item: Sequence[Any] | None) -> str:
 
 
 def spread(values: Iterable[float]) -> str:
-    """Median and range of random draws, in points.
-
-    Example:
-        >>> spread([0.0, 0.1, -0.05])
-        '0 [-5, +10]'
-    """
+    """Median and range of random draws, in points: 0 [-5, +10]."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return MISSING
@@ -104,12 +71,7 @@ def spread(values: Iterable[float]) -> str:
 
 
 def p_value(value: Any) -> str:
-    """A p-value with two significant digits, and values below 0.001 as a bound.
-
-    Example:
-        >>> p_value(0.0476), p_value(0.0004), p_value(None)
-        ('0.048', '< 0.001', '–')
-    """
+    """A p-value with two significant digits, and values below 0.001 as a bound: < 0.001."""
     value = number(value)
     if not math.isfinite(value):
         return MISSING
@@ -117,11 +79,17 @@ def p_value(value: Any) -> str:
 
 
 def listing(items: Iterable[str]) -> str:
-    """Words as a list in a sentence.
-
-    Example:
-        >>> listing(["a", "b", "c"]), listing(["a"])
-        ('a, b and c', 'a')
-    """
+    """Words as a list in a sentence: a, b and c."""
     words = list(items)
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def edit_title(condition: Mapping[str, Any]) -> str:
+    """The edit of a condition and the model that it acts on: "transplant rl into base" or "ablate in rl"."""
+    edit, model, donor = condition["edit"], condition["model"], condition.get("donor")
+    return f"{edit} {donor} into {model}" if donor else f"{edit} in {model}"
+
+
+def ordered(found: Mapping[str, Value], order: Sequence[str]) -> dict[str, Value]:
+    """A mapping with its keys in the given order. Keys that the order does not contain follow unchanged."""
+    return {key: found[key] for key in [*(k for k in order if k in found), *(k for k in found if k not in order)]}

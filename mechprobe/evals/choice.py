@@ -1,4 +1,4 @@
-"""Multiple choice: the orders in which an item's options are shown, and what counts as right.
+"""Multiple choice: items, the orders in which their options are shown, and what counts as right.
 
 Language models prefer some positions over others (arXiv 2309.03882), so each item is presented under several orders of
 its options. Under order π, option o has probability p_π(o). If log-likelihoods are scored, p_π is their softmax over
@@ -19,11 +19,48 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.errors import InputError
 from mechprobe.evals.config import ChoiceConfig, ChoiceRule
 from mechprobe.evals.scorers.rules import LETTERS, option_letter
-from mechprobe.records import Sample
+from mechprobe.records import Sample, text_field
 from mechprobe.types import OutcomeName
+
+
+class ChoiceItem(NamedTuple):
+    """A question, its options in the order of the file, and the index of the right option."""
+
+    stem: str
+    options: tuple[str, ...]
+    right: int
+
+
+def choice_item(fields: Mapping[str, Any], config: ChoiceConfig, where: str) -> ChoiceItem:
+    """The item of a line that has ``options``; `InputError`, which begins with ``where``, if its fields are unusable."""
+    options = fields["options"]
+    if not isinstance(options, list) or not all(isinstance(text, str) and text.strip() for text in options):
+        raise InputError(f"{where}: 'options' must be a list of non-empty texts.")
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise InputError(f"{where}: 'options' must hold at least two texts, all of them different; it holds {options}.")
+    if config.show == "letters" and len(options) > len(LETTERS):
+        raise InputError(
+            f'{where} has {len(options)} options, but only {len(LETTERS)} letters exist; set tasks.choice.show = "none".'
+        )
+    right = _right(fields.get("answer"), len(options))
+    if right is None:
+        last = len(options) - 1
+        letters = f"a letter from A to {LETTERS[last]} or " if last < len(LETTERS) else ""
+        raise InputError(
+            f"{where}: the answer {fields.get('answer')!r} names no option; write {letters}an index from 0 to {last}."
+        )
+    return ChoiceItem(text_field(dict(fields), "prompt", where), tuple(options), right)
+
+
+def _right(answer: Any, n: int) -> int | None:
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return answer if 0 <= answer < n else None
+    letter = answer.strip().upper() if isinstance(answer, str) else ""
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS[:n] else None
+
 
 Order = tuple[int, ...]
 """Index of the option shown at each position."""
@@ -105,14 +142,11 @@ class MultipleChoice:
     ) -> Decision:
         """The decision from log-likelihoods in nats and numbers of tokens, both ``[order][option]``."""
         item = self.items[sample_id]
-        divisor = {
-            "none": np.ones(np.shape(scores)),
-            "tokens": np.asarray(n_tokens, dtype=np.float64),
-            "characters": np.array([[len(text) for text in item.options]] * len(scores), dtype=np.float64),
-        }[self.config.normalize]
-        if self.config.show == "letters" and self.config.normalize == "characters":
-            divisor = np.ones(np.shape(scores))  # every letter is one character long
-        values = np.asarray(scores, dtype=np.float64) / divisor
+        values = np.asarray(scores, dtype=np.float64)
+        if self.config.normalize == "tokens":
+            values = values / np.asarray(n_tokens)
+        elif self.config.normalize == "characters" and self.config.show == "none":  # every letter is one character long
+            values = values / [len(text) for text in item.options]
         with np.errstate(invalid="ignore"):
             weights = np.exp(values - values.max(axis=1, keepdims=True))
             return decide(weights / weights.sum(axis=1, keepdims=True), item.right, self.config.rule)

@@ -4,22 +4,24 @@ The harness' ``HFLM`` wraps the loaded model, so hooks on the model take effect 
 generation. The numbers equal those of ``lm_eval.simple_evaluate``: same evaluator, metrics and default seeds.
 """
 
+import io
 import json
+import logging
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from mechprobe.errors import ConfigError, InputError
+from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
 from mechprobe.evals.config import HarnessConfig
-from mechprobe.evals.harness_calls import as_input_error, harness_output
-from mechprobe.evals.harness_specs import checked_spec, is_yaml, lm_eval_version, read_yaml
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
-from mechprobe.models.devices import input_device
+from mechprobe.models.devices import input_device, is_out_of_memory
 from mechprobe.models.load import LanguageModel
 from mechprobe.random_state import isolated_random_state
 
@@ -35,8 +37,7 @@ class HarnessTasks:
 
     Attributes:
         names: Names of the tasks, sorted; a group is replaced by its members.
-        likelihood_names: Names of the tasks that request log-likelihoods. For these the harness runs prompt and option in
-            one forward pass.
+        likelihood_names: Those that request log-likelihoods, with prompt and option in one forward pass.
         fingerprint: sha256 of the settings, requests and documents of all tasks.
         version: Version of lm-eval.
         prompts: The first prompts of each task, as text without a chat template.
@@ -50,16 +51,15 @@ class HarnessTasks:
     def __init__(self, specs: Sequence[str | Path], config: HarnessConfig) -> None:
         if not specs:
             raise ConfigError("No task of lm-evaluation-harness is given; write --task FILE.yaml or --task NAME.")
-        self.version = lm_eval_version()
-        self.specs = [checked_spec(str(spec)) for spec in specs]
-        self.config = config
+        self.version = _lm_eval_version()
+        self.specs, self.config = [_checked_spec(str(spec)) for spec in specs], config
         self.prompts: list[str] = []
-        with harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
+        with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
             self._manager = self._open_manager()
-            tasks = self._load()
-            self.names = sorted(tasks["tasks"])
-            self.likelihood_names = [n for n in self.names if tasks["tasks"][n].OUTPUT_TYPE != "generate_until"]
-            digests = [[name, self._digest(name, tasks["tasks"][name])] for name in self.names]
+            tasks = self._load()["tasks"]
+            self.names = sorted(tasks)
+            self.likelihood_names = [name for name in self.names if tasks[name].OUTPUT_TYPE != "generate_until"]
+            digests = [[name, self._digest(name, tasks[name])] for name in self.names]
             self.fingerprint = sha256_bytes(json.dumps(digests).encode())
 
     def run(self, model: LanguageModel) -> HarnessRun:
@@ -71,20 +71,14 @@ class HarnessTasks:
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 
-        hf: Any = model.hf
-        wrapper: Any = HFLM
-        with harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED, device=input_device(hf)):
+        hf, wrapper = cast(Any, model.hf), cast(Any, HFLM)
+        with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED, device=input_device(hf)):
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
             tasks = self._load()
-            with as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
-                found: Any = evaluate(
-                    lm=wrapped,
-                    task_dict=tasks,
-                    limit=self.config.limit,
-                    log_samples=True,
-                    apply_chat_template=self.config.chat_template,
-                    confirm_run_unsafe_code=False,
-                )
+            with _as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
+                options: Any = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
+                options |= {"log_samples": True, "confirm_run_unsafe_code": False}
+                found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)
         return HarnessRun(
             metrics={task: _metrics(row) for task, row in found["results"].items()},
             n={task: int(count["effective"]) for task, count in found["n-samples"].items()},
@@ -96,24 +90,20 @@ class HarnessTasks:
         """The harness' task index. Its thousands of built-in tasks are indexed only if a name or a group refers to them."""
         from lm_eval.tasks import TaskManager
 
-        with as_input_error(f"lm-eval {self.version} cannot list its tasks"):
-            return TaskManager(
-                include_defaults=any(not is_yaml(s) or "group" in read_yaml(Path(s)) for s in self.specs)
-            )
+        defaults = any(not _is_yaml(spec) or "group" in _read_yaml(Path(spec)) for spec in self.specs)
+        with _as_input_error(f"lm-eval {self.version} cannot list its tasks"):
+            return TaskManager(include_defaults=defaults)
 
     def _load(self) -> Any:
         """New task and group objects, with few-shot numbers and seeds set as ``lm_eval.simple_evaluate`` sets them."""
         for spec in self.specs:
-            if not is_yaml(spec) and spec not in self._manager.task_index:
-                raise ConfigError(
-                    f"'{spec}' is neither a YAML file nor a task of lm-eval {self.version}; "
-                    "`lm-eval ls tasks` lists its tasks."
-                )
-        with as_input_error(f"lm-eval {self.version} cannot load {', '.join(self.specs)}"):
+            if not _is_yaml(spec) and spec not in self._manager.task_index:
+                known = f"a task of lm-eval {self.version}; `lm-eval ls tasks` lists its tasks"
+                raise ConfigError(f"'{spec}' is neither a YAML file nor {known}.")
+        with _as_input_error(f"lm-eval {self.version} cannot load {', '.join(self.specs)}"):
             tasks = self._manager.load(list(self.specs))
             for task in tasks["tasks"].values():
-                own = task.get_config("num_fewshot")
-                wanted = self.config.num_fewshot
+                own, wanted = task.get_config("num_fewshot"), self.config.num_fewshot
                 if own is None or (wanted is not None and own != 0):
                     task.set_config(key="num_fewshot", value=wanted or 0)
                 task.set_fewshot_seed(seed=OTHER_SEED)
@@ -122,7 +112,7 @@ class HarnessTasks:
     def _digest(self, name: str, task: Any) -> str:
         """sha256 of a task's settings and requests; raises `InputError` if the requests cannot be built."""
         self._check_metrics(name, task)
-        with as_input_error(f"Task {name} of lm-eval {self.version} cannot be built from its data"):
+        with _as_input_error(f"Task {name} of lm-eval {self.version} cannot be built from its data"):
             task.build_all_requests(limit=self.config.limit, rank=0, world_size=1)
         self.prompts += list(dict.fromkeys(request.args[0] for request in task.instances))[:_N_PROMPTS]
         settings = dict(task.dump_config())
@@ -145,14 +135,9 @@ class HarnessTasks:
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, HarnessMetric]:
-    """Metrics of one task with their standard errors."""
-    result: dict[str, HarnessMetric] = {}
-    for key, value in row.items():
-        metric, comma, filter_name = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
-            error = row.get(f"{metric}_stderr,{filter_name}")
-            result[key] = HarnessMetric(value=_finite(value), stderr=_finite(error))
-    return result
+    metrics = [key for key in row if "," in key and not key.partition(",")[0].endswith("_stderr")]
+    errors = {key: row.get(key.replace(",", "_stderr,", 1)) for key in metrics}
+    return {key: HarnessMetric(value=_finite(row[key]), stderr=_finite(errors[key])) for key in metrics}
 
 
 def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -167,3 +152,75 @@ def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 def _finite(value: Any) -> float | None:
     number = float(value) if isinstance(value, bool | int | float | np.number | np.bool_) else math.nan
     return number if math.isfinite(number) else None
+
+
+@contextmanager
+def _harness_output() -> Iterator[None]:
+    """Send the harness' stdout to stderr, silence its warnings, and show progress bars only if stderr is a terminal."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with ExitStack() as stack:
+        if not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        stack.enter_context(redirect_stdout(sys.stderr))
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def _as_input_error(failure: str) -> Iterator[None]:
+    """Raise an `InputError` for any exception of the harness, except out-of-memory errors and errors of mechprobe."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MechprobeError) or is_out_of_memory(error):
+            raise
+        raise InputError(f"{failure} ({_reason(error)}).") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text or 'no reason given'}"[:300].rstrip(".")
+
+
+def _lm_eval_version() -> str:
+    try:
+        import lm_eval
+    except ImportError:
+        raise DependencyError(
+            "Tasks of lm-evaluation-harness need lm-eval, which is not installed: pip install 'mechprobe[evals]'."
+        ) from None
+    return str(lm_eval.__version__)
+
+
+def _checked_spec(spec: str) -> str:
+    """A task name unchanged, or the absolute path of a YAML file, which must name a task."""
+    if not _is_yaml(spec):
+        return spec
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give the YAML file or the name of an lm-eval task.")
+    fields = _read_yaml(path)
+    if not isinstance(fields, dict) or not ({"task", "group"} & fields.keys()):
+        raise InputError(f"{path} names no task; an lm-eval YAML file has a key 'task' or 'group'.")
+    return str(path.resolve())
+
+
+def _read_yaml(path: Path) -> Any:
+    """The content of an lm-eval YAML file, without running any code that it refers to."""
+    import yaml
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    try:
+        return load_yaml(path, resolve_func=False)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML ({_reason(error)}); correct it.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be loaded ({_reason(error)}); correct it.") from None
+
+
+def _is_yaml(spec: str) -> bool:
+    return spec.endswith((".yaml", ".yml"))

@@ -38,10 +38,7 @@ class ForcedPrefix(Result):
 
 
 class PositionBias(Result):
-    """How often a model chooses each position of the options, whatever option is there (arXiv 2309.03882).
-
-    A pair is one item under one order of its options.
-    """
+    """How often a model chooses each position of the options (arXiv 2309.03882); a pair is one item under one order."""
 
     chosen: list[Number]
     """Share of pairs in which the chosen option is at each position."""

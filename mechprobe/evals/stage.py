@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError
 from mechprobe.evals.answering import option_pairs, prompts_of, run_tasks
 from mechprobe.evals.config import EvaluateConfig
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.evals.summary import FORCED, summarize
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
+from mechprobe.formatting import percent
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.load import LanguageModel
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import progress
 from mechprobe.records import Outcome, Outcomes, Sample, read_jsonl, read_outcomes, write_jsonl
 from mechprobe.stage_folder import Stage, read_manifest
 
@@ -26,30 +25,18 @@ SUMMARY_FILE = "summary.json"
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
     """sha256 of all samples, scorers and length limits: everything that outcomes depend on besides the models."""
-    rows = [
-        [
-            task.name,
-            _scorer_identity(task),
-            task.max_new_tokens,
-            [[s.id, s.task, s.prompt, s.answer] for s in task.samples],
-        ]
-        for task in tasks
-    ]
+    rows = []
+    for task in tasks:
+        judge, samples = task.scorer, task.samples
+        scorer = judge.identity if isinstance(judge, Scorer) else judge.identity([sample.id for sample in samples])
+        rows.append([task.name, scorer, task.max_new_tokens, [[s.id, s.task, s.prompt, s.answer] for s in samples]])
     return sha256_bytes(dump_json(rows).encode())
-
-
-def _scorer_identity(task: Task) -> Any:
-    judge = task.scorer
-    return judge.identity if isinstance(judge, Scorer) else judge.identity([sample.id for sample in task.samples])
 
 
 def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "") -> None:
     """Check before any forward pass that every prompt and its longest response fit the context of every model.
 
-    Args:
-        family: The models that are evaluated.
-        tasks: The tasks that they are evaluated on.
-        prefix: Text that responses are forced to begin with.
+    Responses begin with ``prefix``.
 
     Raises:
         InputError: A sample does not fit; the message names it.
@@ -149,22 +136,13 @@ def _run_models(family: ModelFamily, tasks: Sequence[Task], folder: Path, config
     records: list[Outcome] = []
     with progress(len(runs), "evaluating", unit="models") as advance:
         for index, (model, label, prefix) in enumerate(runs):
-            records += _run_model(model, label, prefix, tasks, folder / f"part-{index:03d}.jsonl", config)
-            _report_progress(advance, label, records)
+            part = folder / f"part-{index:03d}.jsonl"
+            if part.is_file():  # written by an interrupted stage
+                found = read_outcomes(part)
+            else:
+                found = run_tasks(model, tasks, label=label, batch_size=config.batch_size, prefix=prefix)
+                write_jsonl(part, found)
+            records += found
+            right = sum(record.outcome == "right" for record in found)
+            advance(1, model=label, right=f"{percent(right / max(1, len(found)))} %")
     return Outcomes(records)
-
-
-def _run_model(
-    model: LanguageModel, label: str, prefix: str, tasks: Sequence[Task], part: Path, config: EvaluateConfig
-) -> list[Outcome]:
-    """Outcomes of one model, from the file ``part`` if an interrupted stage has written it."""
-    if part.is_file():
-        return read_outcomes(part)
-    outcomes = run_tasks(model, tasks, label=label, batch_size=config.batch_size, prefix=prefix)
-    write_jsonl(part, outcomes)
-    return outcomes
-
-
-def _report_progress(advance: Advance, label: str, records: Sequence[Outcome]) -> None:
-    right = [record.outcome == "right" for record in records if record.model == label]
-    advance(1, model=label, right=f"{100 * sum(right) / max(1, len(right)):.0f} %")

@@ -3,35 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mechprobe.errors import ConfigError, InputError
-from mechprobe.evals.choice import MultipleChoice
-from mechprobe.evals.choice_items import ChoiceItem, choice_item
+from mechprobe.evals.choice import ChoiceItem, MultipleChoice, choice_item
 from mechprobe.evals.config import ChoiceConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.records import Sample, read_jsonl, text_field
 from mechprobe.types import POOLED
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
-
-    Attributes:
-        name: The value of the field ``task`` in the file.
-        samples: Samples in file order.
-        scorer: What judges responses; a `MultipleChoice` if the samples have options.
-        max_new_tokens: Limit on the length of a generated response, in tokens.
-    """
+    """One task: its samples in file order, and what judges them, a `MultipleChoice` if they have options."""
 
     name: str
     samples: tuple[Sample, ...]
     scorer: Scorer | MultipleChoice
     max_new_tokens: int = 64
+    """Limit on the length of a generated response, in tokens."""
 
     @property
     def by_likelihood(self) -> bool:
@@ -42,13 +35,8 @@ class Task:
         """The task with its first ``n`` samples; None keeps all."""
         return replace(self, samples=self.samples[:n])
 
-    def keep(self, ids: set[str]) -> "Task":
-        """The task with the samples whose ids are in ``ids``."""
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.id in ids))
 
-
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One line of a task file: a sample, or a multiple-choice item."""
 
     where: str
@@ -74,8 +62,7 @@ def load_tasks(
 
     Args:
         path: JSON-lines file.
-        scorer_spec: Scorer of all tasks: a specification (see `mechprobe.evals.scorers.parse.scorer`), or a function of
-            response and answer.
+        scorer_spec: Scorer of all tasks, as `mechprobe.evals.scorers.parse.scorer` takes it.
         scorers: Scorers of single tasks, by task name.
         choice: How multiple-choice items are presented and judged.
         max_new_tokens: Limit on the length of a response, in tokens.
@@ -93,10 +80,8 @@ def load_tasks(
         if name not in by_task:
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
-    chosen = list(names) if names else list(by_task)
-    return [
-        _task(name, by_task[name], own.get(name), default, settings, max_new_tokens).take(n_per_task) for name in chosen
-    ]
+    tasks = (_task(name, by_task[name], own.get(name), default, settings, max_new_tokens) for name in names or by_task)
+    return [task.take(n_per_task) for task in tasks]
 
 
 def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
@@ -112,12 +97,11 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
             )
         if line.id in seen:
             raise InputError(f"{where}: id '{line.id}' is already used on line {seen[line.id]}; ids must be unique.")
-        first = by_task.setdefault(task, [line])[0]
-        if (line.item is None) != (first.item is None):
-            has = "has no options" if line.item is None else "has options"
-            raise InputError(f"{where} {has}, unlike {first.where}; give the two kinds of lines different task names.")
-        if first is not line:
-            by_task[task].append(line)
+        lines = by_task.setdefault(task, [])
+        if lines and (line.item is None) != (lines[0].item is None):
+            has = "no options" if line.item is None else "options"
+            raise InputError(f"{where} has {has}, unlike {lines[0].where}; give the two kinds different task names.")
+        lines.append(line)
         seen[line.id] = number
     if not by_task:
         raise InputError(f"{path} holds no samples; write one JSON object per line.")
@@ -129,10 +113,8 @@ def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice:
         raise InputError(f"{where}: a line cannot name its scorer; use --scorer, or tasks.scorers for single tasks.")
     if "options" in fields:
         return _Line(where, sample_id, None, choice_item(fields, choice, where))
-    sample = Sample(
-        id=sample_id, task=task, prompt=text_field(fields, "prompt", where), answer=text_field(fields, "answer", where)
-    )
-    return _Line(where, sample_id, sample, None)
+    prompt, answer = text_field(fields, "prompt", where), text_field(fields, "answer", where)
+    return _Line(where, sample_id, Sample(sample_id, task, prompt, answer), None)
 
 
 def _task(
@@ -173,6 +155,6 @@ def split_halves(task: Task, *, seed: int) -> tuple[Task, Task]:
     """
     draw = np.random.default_rng([seed, *task.name.encode()])
     order = draw.permutation(len(task.samples))
-    first = {task.samples[index].id for index in order[: len(order) // 2]}
-    second = {sample.id for sample in task.samples} - first
-    return task.keep(first), task.keep(second)
+    halves = (sorted(half) for half in (order[: len(order) // 2], order[len(order) // 2 :]))
+    first, second = (replace(task, samples=tuple(task.samples[index] for index in half)) for half in halves)
+    return first, second

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mechprobe.evals.skills import SKILLS
-from mechprobe.evals.skills.fact_retrieval import single_facts
+from mechprobe.evals.skills.families import single_facts
 from mechprobe.evals.skills.item import ANSWER_MARKER, direct_response, worked_response
 from mechprobe.evals.skills.registry import marker
 from mechprobe.lab.recipe import PretrainConfig

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from mechprobe.evals.skills import SKILLS, SkillItem, split
-from mechprobe.evals.skills.fact_retrieval import single_facts
+from mechprobe.evals.skills.families import single_facts
 from mechprobe.evals.skills.item import item_id
 from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.skills import SKILLS
+from mechprobe.formatting import percent
 from mechprobe.stage_folder import read_manifest
 
 _PLACES = (Path(__file__).resolve().parents[2] / "artifacts" / "lab", Path(__file__).resolve().parent / "shipped")
@@ -128,7 +129,7 @@ def _skills(results: Mapping[str, Any]) -> list[str]:
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
-    return f"{100 * cell['accuracy']:.1f} ± {100 * cell['se']:.1f}"
+    return f"{percent(cell['accuracy'], 1)} ± {percent(cell['se'], 1)}"
 
 
 def _rank(name: str) -> int:

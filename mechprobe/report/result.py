@@ -15,27 +15,22 @@ JsonObject = dict[str, Any]
 
 
 class AccuracyRow(Result):
-    """Accuracy of every model on one task."""
+    """Accuracy on one task: ``cells`` and ``p`` (McNemar, Holm-adjusted) per model, ``forced`` for the forced prefix."""
 
     task: str
     n: int
     cells: list[str]
-    """One cell per model."""
     forced: str | None
-    """The forced-prefix baseline."""
     p: list[str]
-    """Per model, p of the McNemar test against the base, Holm-adjusted over tasks."""
 
 
 class BehaviourSection(Result):
-    """What the models can do."""
+    """What the models can do, the label of the forced-prefix baseline, and each model's tasks with unparsed responses."""
 
     models: list[str]
     rows: list[AccuracyRow]
     forced: str | None
-    """Label of the forced-prefix baseline."""
     unparsed: dict[str, str]
-    """Model → tasks with unparsed responses, as text."""
 
 
 class CeilingRow(Result):
@@ -61,7 +56,7 @@ class CeilingsSection(Result):
 
 
 class QualityRow(Result):
-    """Quality of the crosscoder on one model."""
+    """Quality of the crosscoder on one model; ``ce`` holds the clean, spliced and zero-ablated cross-entropies."""
 
     model: str
     fve: str
@@ -69,14 +64,13 @@ class QualityRow(Result):
     l0: str
     dead: str
     ce: str
-    """Cross-entropies: clean, spliced, zero-ablated."""
     recovered: str
     kl: str
     n: str
 
 
 class DictionarySection(Result):
-    """The crosscoder and its quality gate."""
+    """The crosscoder and its quality gate; the spliced loss is over the tokens ``targets``, ``all`` or ``response``."""
 
     config: JsonObject
     rows: list[QualityRow]
@@ -84,7 +78,6 @@ class DictionarySection(Result):
     dead: str | None
     n_rows: int | None
     targets: str | None
-    """Tokens on which the spliced cross-entropy is measured: ``all`` or ``response``."""
     trusted: bool | None
     failures: list[str]
     steps: int | None
@@ -92,12 +85,11 @@ class DictionarySection(Result):
 
 
 class ClassCount(Result):
-    """Number of features in one class."""
+    """Number of features in one class, and the number if decoder norms alone decide."""
 
     name: str
     count: int
     by_norm: int
-    """The number if decoder norms alone decide."""
 
 
 class SelectionSection(Result):
@@ -138,23 +130,22 @@ class FeaturesSection(Result):
 
 
 class EffectPanel(Result):
-    """One edit of the selected set with its controls; changes of accuracy by task."""
+    """One edit of the selected set with its controls: changes of accuracy by task."""
 
     title: str
     model: str
     edit: str
     condition: JsonObject
     selected: JsonObject
-    """Task → change with its interval."""
+    """With intervals."""
     random: dict[str, list[float]]
-    """Task → changes under the matched random sets."""
     ceiling: dict[str, float] | None
     others: dict[str, dict[str, float]]
     """Kind of control → task → mean change."""
     labels: dict[str, str]
     """Kind of control → label that replaces the default one."""
     baseline: dict[str, float] | None = None
-    """Change under the forced prefix."""
+    """Under the forced prefix."""
     baseline_label: str | None = None
 
     @model_serializer(mode="wrap")

@@ -1,73 +1,54 @@
 """The result files in a run folder, and which stages are missing."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.features.examples.labels import Labels
 from mechprobe.files import read_json
+from mechprobe.localization.result import SiteCeilings
 from mechprobe.records import read_jsonl
+from mechprobe.report.result import JsonObject
 from mechprobe.run_layout import CHAIN, RunLayout, StagePlace
 from mechprobe.stage_folder import MANIFEST, UNFINISHED
 
 
-@dataclass(frozen=True)
-class StageInfo:
-    """One stage of a run.
-
-    Attributes:
-        place: Its name, folder and command.
-        state: ``done``, ``unfinished`` or ``missing``.
-        manifest: Its manifest; empty unless done.
-    """
+class StageInfo(NamedTuple):
+    """One stage of a run."""
 
     place: StagePlace
     state: str
+    """``done``, ``unfinished`` or ``missing``."""
     manifest: dict[str, Any]
-
-    @property
-    def done(self) -> bool:
-        """Whether the stage is finished."""
-        return self.state == "done"
+    """Empty unless the stage is done."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The parsed result files of a run. A file that does not exist is None or empty.
-
-    Attributes:
-        layout: Paths in the run folder.
-        stages: Stages by name, in the order of the pipeline.
-        ceilings: ``localize/ceilings.json``.
-        training: Lines of ``crosscoder/metrics.jsonl``.
-        crosscoder: ``crosscoder/config.json``.
-        features: ``features/summary.json``.
-        quality: ``features/quality.json``.
-        nulls: Results of the finished null comparisons and of further seeds, by name.
-        examples: Entries of every ``examples.json``, by feature id.
-        labels: ``labels.json``, labels that a function of the user gave to the examples.
-        evaluation: ``evals/summary.json``.
-        selection: ``selection/selection.json``.
-        interventions: ``interventions/results.json``.
-        run: ``run.json``; the report uses ``name``, ``notes`` and ``report``.
-    """
+    """The parsed result files of a run. A file that does not exist is None or empty."""
 
     layout: RunLayout
     stages: dict[str, StageInfo]
-    ceilings: dict[str, Any] | None
-    training: list[dict[str, Any]]
-    crosscoder: dict[str, Any] | None
-    features: dict[str, Any] | None
-    quality: dict[str, Any] | None
-    nulls: dict[str, dict[str, Any]]
-    examples: dict[int, dict[str, Any]]
+    """Stages by name, in the order of the pipeline."""
+    ceilings: SiteCeilings | None
+    training: list[JsonObject]
+    """Lines of ``crosscoder/metrics.jsonl``."""
+    crosscoder: JsonObject | None
+    features: JsonObject | None
+    quality: JsonObject | None
+    nulls: dict[str, JsonObject]
+    """Results of the finished null comparisons and of further seeds, by name."""
+    examples: dict[int, JsonObject]
+    """Entries of every ``examples.json``, by feature id."""
     labels: Labels | None
     evaluation: EvaluationSummary | None
-    selection: dict[str, Any] | None
-    interventions: dict[str, Any] | None
-    run: dict[str, Any]
+    selection: JsonObject | None
+    interventions: JsonObject | None
+    run: JsonObject
+    """``run.json``; the report uses ``name``, ``notes`` and ``report``."""
 
     @classmethod
     def read(cls, run_dir: Path | str) -> "RunFiles":
@@ -80,13 +61,13 @@ class RunFiles:
         if not layout.folder.is_dir():
             raise ArtifactError(f"{run_dir} does not exist; give the folder of `mechprobe run`.")
         stages = {place.name: _stage(layout, place) for place in CHAIN if place.name != "report"}
-        if not any(stage.done for stage in stages.values()):
+        if not any(stage.manifest for stage in stages.values()):
             raise ArtifactError(f"{run_dir} contains no finished stage; run `mechprobe run --run {run_dir}` first.")
         training, labels, accuracy = layout.training_log, layout.labels, layout.accuracy
         return cls(
             layout=layout,
             stages=stages,
-            ceilings=_optional(layout.ceilings),
+            ceilings=SiteCeilings.load(layout.localize) if stages["localize"].manifest else None,
             training=[line for _, line in read_jsonl(training)] if training.is_file() else [],
             crosscoder=_optional(layout.crosscoder / "config.json"),
             features=_optional(layout.feature_summary),
@@ -115,35 +96,28 @@ class RunFiles:
         """Name of the model before post-training."""
         if self.features:
             return self.features["base"]
-        for source in (self.ceilings, self.interventions):
-            if source:
-                return source["pair"][0]
-        return "base"
+        if self.ceilings:
+            return self.ceilings.pair[0]
+        return self.interventions["pair"][0] if self.interventions else "base"
 
     @property
     def tasks(self) -> list[str]:
         """Tasks in the order in which the stages ran them; JSON objects are sorted by name."""
-        listed = [source["tasks"] for source in (self.interventions, self.ceilings) if source]
-        found = [task for tasks in listed for task in tasks]
-        return list(dict.fromkeys([*found, *(self.evaluation.tasks if self.evaluation else ())]))
+        edited = self.interventions["tasks"] if self.interventions else ()
+        others = (found.tasks for found in (self.ceilings, self.evaluation) if found)
+        return list(dict.fromkeys(itertools.chain(edited, *others)))
 
     @property
     def models(self) -> list[str]:
         """The base, then the models of the crosscoder in its order, then all others."""
-        found = [self.base, *(self.features or {}).get("models", [])]
         evaluated = self.evaluation.accuracy if self.evaluation else {}
-        found += sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
-        return list(dict.fromkeys(found))
+        others = sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
+        return list(dict.fromkeys([self.base, *(self.features or {}).get("models", []), *others]))
 
     @property
     def selected(self) -> list[int]:
         """Ids of the selected features, best first."""
         return [int(feature) for feature in (self.selection or {}).get("features", [])]
-
-    @property
-    def missing(self) -> list[StageInfo]:
-        """Stages that are not finished, in the order of the pipeline."""
-        return [stage for stage in self.stages.values() if not stage.done]
 
 
 def _stage(layout: RunLayout, place: StagePlace) -> StageInfo:
@@ -153,7 +127,7 @@ def _stage(layout: RunLayout, place: StagePlace) -> StageInfo:
     return StageInfo(place, "unfinished" if (path / UNFINISHED).is_file() else "missing", {})
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
+def _optional(path: Path) -> JsonObject | None:
     if not path.is_file():
         return None
     value = read_json(path)
@@ -162,13 +136,13 @@ def _optional(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _nulls(folder: Path) -> dict[str, dict[str, Any]]:
+def _nulls(folder: Path) -> dict[str, JsonObject]:
     paths = [*sorted(folder.glob("*/null.json")), *sorted(folder.glob("*/stability.json"))]
     found = {path.parent.name: _optional(path) for path in paths if (path.parent / MANIFEST).is_file()}
     return {name: value for name, value in found.items() if value}
 
 
-def read_examples(layout: RunLayout) -> dict[int, dict[str, Any]]:
+def read_examples(layout: RunLayout) -> dict[int, JsonObject]:
     """Example contexts by feature id, from every stage of a run that has some. Later stages replace earlier entries."""
     found: dict[int, dict[str, Any]] = {}
     for folder in (layout.features, layout.examples, layout.chosen_examples):

@@ -1,16 +1,13 @@
 """The report stage: one self-contained HTML page, its Markdown and JSON versions, and the figures as PNG files."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
-from mechprobe.report.content import build_report
-from mechprobe.report.figures.behaviour import accuracy_figure
-from mechprobe.report.figures.ceilings import ceilings_figure, share_figure
+from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure, share_figure
 from mechprobe.report.figures.dictionary import shares_figure, training_figure
 from mechprobe.report.figures.effects import effects_figure
 from mechprobe.report.figures.interventions import collateral_figure, dose_figure
@@ -19,11 +16,31 @@ from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.behaviour import ordered_accuracy
+from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, ordered_accuracy
+from mechprobe.report.sections.features import dictionary_section, features_section
+from mechprobe.report.sections.findings import findings, missing_stages, provenance_rows, verdict, warnings
+from mechprobe.report.sections.interventions import interventions_section
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
 from mechprobe.stage_folder import Stage
 
-HTML_FILE, MARKDOWN_FILE, JSON_FILE, EXAMPLES_FILE = "index.html", "report.md", "report.json", "examples.html"
+
+def build_report(files: RunFiles, config: ReportConfig) -> Report:
+    """Everything that the report says, without its figures."""
+    return Report(
+        name=files.name,
+        question=config.question,
+        notes=list(files.run.get("notes", [])),
+        verdict=verdict(files),
+        warnings=warnings(files),
+        findings=findings(files),
+        evaluation=behaviour_section(files),
+        localization=ceilings_section(files),
+        crosscoder=dictionary_section(files),
+        features=features_section(files, config),
+        interventions=interventions_section(files),
+        missing=missing_stages(files),
+        provenance=provenance_rows(files),
+    )
 
 
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
@@ -48,20 +65,18 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config)
     pictures = {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
     content = content.model_copy(update={"figures": sorted(pictures)})
-    pages = {HTML_FILE: _html(content, pictures), MARKDOWN_FILE: _markdown(content)}
-    by_example = examples_page(files)
-    if by_example is not None:
-        pages[EXAMPLES_FILE] = by_example
-    inputs = {info.place.name: files.layout.folder / info.place.folder for info in files.stages.values() if info.done}
-    with Stage.open(
-        files.layout.report, name="report", config=config.model_dump(mode="json"), inputs=inputs, force=True
-    ) as stage:
+    pages = {"index.html": _html(content, pictures), "report.md": _markdown(content)}
+    if by_example := examples_page(files):
+        pages["examples.html"] = by_example
+    finished = [info.place for info in files.stages.values() if info.manifest]
+    inputs, settings = {name: files.layout.folder / folder for name, folder in finished}, config.model_dump(mode="json")
+    with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
         for name, data in pictures.items():
             write_bytes(stage.folder / name, data)
         for name, text in pages.items():
             write_text(stage.folder / name, text)
-        content.save(stage.folder / JSON_FILE)
-        stage.finish(outputs=[*pages, JSON_FILE, *pictures])
+        content.save(stage.folder / "report.json")
+        stage.finish(outputs=[*pages, "report.json", *pictures])
     return files.layout.page
 
 
@@ -82,30 +97,30 @@ def _markdown(content: Report) -> str:
 
 def draw_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
     """Every figure whose data exist, by name."""
-    drawn: dict[str, Callable[[], Figure]] = {}
+    figures = {}
     if files.evaluation:
-        forced = files.evaluation.force_prefix
-        drawn["accuracy"] = lambda: accuracy_figure(ordered_accuracy(files), forced)
-    if ceilings := files.ceilings:
-        drawn["ceilings"] = lambda: ceilings_figure(ceilings)
+        figures["accuracy"] = accuracy_figure(ordered_accuracy(files), files.evaluation.force_prefix)
+    if files.ceilings:
+        figures["ceilings"] = ceilings_figure(files.ceilings)
     if len(files.training) > 1:
         gate = files.quality["gate"].get("min_fve") if files.quality else None
-        drawn["training"] = lambda: training_figure(files.training, gate=gate)
-    if features := files.features:
-        drawn["shares"] = lambda: shares_figure(features)
-    drawn |= _intervention_figures(files, content)
-    return {name: draw() for name, draw in drawn.items()}
+        figures["training"] = training_figure(files.training, gate=gate)
+    if files.features:
+        figures["shares"] = shares_figure(files.features)
+    return figures | _intervention_figures(files, content)
 
 
-def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Callable[[], Figure]]:
+def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
     section, results = content.interventions, files.interventions
     if not section or not results:
         return {}
-    panels, doses, collateral = section.panels, dose_curves(results), measured_collateral(results)
-    drawn: list[tuple[str, bool, Callable[[], Figure]]] = [
-        ("effects", bool(panels), lambda: effects_figure([panel.to_dict() for panel in panels], section.tasks)),
-        ("share_of_ceiling", bool(section.curves), lambda: share_figure(section.curves, section.size_intervals)),
-        ("doses", bool(doses), lambda: dose_figure(doses, section.tasks)),
-        ("collateral", bool(collateral), lambda: collateral_figure(collateral, section.other_tasks)),
-    ]
-    return {name: draw for name, exists, draw in drawn if exists}
+    figures = {}
+    if section.panels:
+        figures["effects"] = effects_figure([panel.to_dict() for panel in section.panels], section.tasks)
+    if section.curves:
+        figures["share_of_ceiling"] = share_figure(section.curves, section.size_intervals)
+    if doses := dose_curves(results):
+        figures["doses"] = dose_figure(doses, section.tasks)
+    if collateral := measured_collateral(results):
+        figures["collateral"] = collateral_figure(collateral, section.other_tasks)
+    return figures

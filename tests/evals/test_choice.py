@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from mechprobe.errors import InputError
-from mechprobe.evals.answering import option_pairs, run_tasks
-from mechprobe.evals.choice import MultipleChoice, decide
-from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.evals.answering import encode_pair, log_likelihoods, option_pairs, run_tasks
+from mechprobe.evals.choice import ChoiceItem, MultipleChoice, decide
 from mechprobe.evals.config import ChoiceConfig
-from mechprobe.evals.likelihood import encode_pair, log_likelihoods
-from mechprobe.evals.position_bias import position_bias
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes
+from mechprobe.evals.summary import position_bias
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import splice

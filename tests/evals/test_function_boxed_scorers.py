@@ -135,6 +135,6 @@ def test_boxed_rejects_an_answer_that_is_not_mathematics(tmp_path: Path) -> None
 
 
 def test_boxed_without_math_verify_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mechprobe.evals.scorers.boxed.find_spec", lambda name: None)
+    monkeypatch.setattr("mechprobe.evals.scorers.rules.find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"pip install 'mechprobe\[evals\]'"):
         scorer("boxed")

@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies as st
 from mechprobe.errors import InputError
 from mechprobe.evals import skills
 from mechprobe.evals.scorers.parse import scorer
-from mechprobe.evals.skills.fact_retrieval import single_facts, world
+from mechprobe.evals.skills.families import single_facts, world
+from mechprobe.evals.skills.item import item_id
 
 SKILLS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")
 JUDGE = scorer("final:ANS")
@@ -113,8 +114,7 @@ def test_renderings_share_their_questions_and_differ_in_their_traces() -> None:
 
 
 def test_trace_examples_by_hand() -> None:
-    from mechprobe.evals.skills.calculation import Calculation, Sum
-    from mechprobe.evals.skills.diagnostic import Claim, Diagnostic
+    from mechprobe.evals.skills.families import Calculation, Claim, Diagnostic, Sum
 
     calculation = Calculation()
     assert calculation.steps(Sum(47, "+", 85)) == "7+5=12;4+8+1=13"
@@ -184,3 +184,11 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(change: dict[st
     arguments = {"skill": "simulation", "n": 1, "seed": 0} | change
     with pytest.raises(InputError, match=message):
         skills.generate(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_id_of_a_question_depends_on_its_text_alone() -> None:
+    assert item_id("simulation", "SIM 7ntnt?") == "simulation-33fe9449d8df"
+
+
+def test_a_seed_draws_the_same_questions_in_every_version() -> None:
+    assert [item.prompt for item in skills.generate("simulation", n=2, seed=0)] == ["SIM 7inni?", "SIM 2tddt?"]

@@ -13,12 +13,10 @@ import pytest
 import torch
 
 from mechprobe.errors import ConfigError, DependencyError, InputError
-from mechprobe.evals.answering import run_tasks
-from mechprobe.evals.choice import MultipleChoice
-from mechprobe.evals.choice_items import ChoiceItem
+from mechprobe.evals.answering import encode_pair, log_likelihoods, run_tasks
+from mechprobe.evals.choice import ChoiceItem, MultipleChoice
 from mechprobe.evals.config import ChoiceConfig, HarnessConfig
 from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessTasks
-from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.files import read_json

@@ -1,13 +1,12 @@
 """Rows and sentences of the sections, by hand."""
 
-import doctest
 from typing import Any
 
-from mechprobe.report import titles
+from mechprobe.formatting import edit_title, ordered
+from mechprobe.report.pages.templates import inert, opacity, visible
 from mechprobe.report.sections.behaviour import behaviour_sentences, exceeds
 from mechprobe.report.sections.features import ordered_classes
-from mechprobe.report.sections.interventions import effect_tasks, share_curves
-from mechprobe.report.sections.panels import effect_panels, effect_rows
+from mechprobe.report.sections.interventions import effect_panels, effect_rows, effect_tasks, share_curves
 from mechprobe.statistics import Interval
 
 
@@ -22,8 +21,16 @@ def accuracy(value: float, n: int = 100) -> Interval:
     return Interval(value, 0.0, 1.0, n)
 
 
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(titles).failed == 0
+def test_titles_and_orders() -> None:
+    assert edit_title({"edit": "transplant", "model": "base", "donor": "rl"}) == "transplant rl into base"
+    assert edit_title({"edit": "ablate", "model": "rl"}) == "ablate in rl"
+    assert list(ordered({"b": 1, "a": 2, "z": 3}, ["a", "b", "c"]).items()) == [("a", 2), ("b", 1), ("z", 3)]
+
+
+def test_tokens_are_visible_and_inert() -> None:
+    assert (visible("a\n"), visible("")) == ("a⏎", "∅")
+    assert inert("\x1b[31m") == "\\x1b[31m"
+    assert (opacity(2.0, 4.0), opacity(0.0, 4.0)) == ("0.48", "0")
 
 
 def test_three_standard_errors_of_the_difference() -> None:

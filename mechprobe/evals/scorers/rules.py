@@ -1,11 +1,39 @@
-"""Scorers that compare text: ``exact``, ``numeric``, ``letter`` and ``final:<MARKER>``."""
+"""Scorers that extract the answer by a fixed rule, and the base class of all scorers."""
 
 import re
+import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
 
-from mechprobe.evals.scorers.scorer import Scorer
+from mechprobe.errors import DependencyError
 from mechprobe.types import OutcomeName
+
+
+@dataclass(frozen=True)
+class Scorer(ABC):
+    """Judges a response as right, wrong or unparsed; `mechprobe.evals.scorers.parse.scorer` makes scorers."""
+
+    spec: str
+    """Its specification, as written on the command line."""
+
+    @property
+    def identity(self) -> str:
+        """The text that represents the scorer in the fingerprint of its tasks."""
+        return self.spec
+
+    @abstractmethod
+    def score(self, response: str, answer: str) -> OutcomeName:
+        """The outcome of one response, given the right answer."""
+
+    def check(self, answer: str) -> str | None:
+        """Why no response could ever match this answer of the task file, as a clause; None if one could."""
+        del answer
+        return None
+
 
 LETTERS = "ABCDEFGHIJ"
 """Option letters, in order."""
@@ -45,10 +73,12 @@ class RuleScorer(Scorer):
         if self.spec == "exact":
             return response.strip() or None
         if self.spec == "numeric":
-            return _last_number(response)
+            numbers = _NUMBER.findall(response)
+            return _as_number(numbers[-1]) if numbers else None
         if self.spec == "letter":
             return option_letter(response)
-        return _after_last(response, self.spec.partition(":")[2].strip())
+        _, found, tail = response.rpartition(self.spec.partition(":")[2].strip())
+        return (_without_blanks(tail) or None) if found else None
 
     def expected(self, answer: str) -> str | Decimal:
         """The right answer in the form that `extract` returns."""
@@ -80,12 +110,6 @@ def option_letter(response: str) -> str | None:
     5. The last capital in round brackets.
 
     An article ("A dog") or a pronoun ("I think") is therefore never mistaken for an option.
-
-    Example:
-        >>> option_letter("Because of this, the answer is (c).")
-        'C'
-        >>> option_letter("Answer: A dog, I think") is None
-        True
     """
     bare = _bare_letter(response)
     if len(bare) == 1 and bare in LETTERS:
@@ -117,11 +141,6 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
-def _after_last(response: str, marker: str) -> str | None:
-    _, found, tail = response.rpartition(marker)
-    return (_without_blanks(tail) or None) if found else None
-
-
 def _as_number(text: str) -> Decimal | None:
     """The exact value of a number with optional thousands separators; None for any other text."""
     try:
@@ -131,6 +150,67 @@ def _as_number(text: str) -> Decimal | None:
     return value if value.is_finite() else None
 
 
-def _last_number(response: str) -> Decimal | None:
-    numbers = _NUMBER.findall(response)
-    return _as_number(numbers[-1]) if numbers else None
+SECONDS = 5
+"""Time limit of math-verify for parsing or comparing one answer; a comparison that exceeds it counts as unequal."""
+_BOX = "\\boxed{"
+
+
+@dataclass(frozen=True)
+class BoxedScorer(Scorer):
+    r"""Compares the content of the last ``\boxed{...}`` with the answer: ``\frac12``, ``0.5`` and ``1/2`` are equal.
+
+    The answer may be bare, between dollar signs, or in a box. ``math_verify.parse`` and ``math_verify.verify`` have their
+    default settings. A response without a complete box is ``unparsed``.
+    """
+
+    def score(self, response: str, answer: str) -> OutcomeName:
+        """The outcome of one response."""
+        import math_verify
+
+        content = last_boxed(response)
+        if content is None or not content.strip():
+            return "unparsed"
+        found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
+        return "right" if found and math_verify.verify(gold, found, timeout_seconds=_seconds()) else "wrong"
+
+    def check(self, answer: str) -> str | None:
+        """Whether math-verify can parse the answer."""
+        return None if _gold(answer) else f"math-verify cannot parse the answer {answer!r} as mathematics"
+
+
+def boxed_scorer(spec: str) -> BoxedScorer:
+    """The scorer; `DependencyError` if math-verify is not installed."""
+    if find_spec("math_verify") is None:
+        raise DependencyError(
+            "The scorer 'boxed' needs math-verify, which is not installed: pip install 'mechprobe[evals]'."
+        )
+    return BoxedScorer(spec)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last ``\boxed{...}`` with balanced braces, or None."""
+    start = text.rfind(_BOX)
+    while start >= 0:
+        depth = 1
+        for place in range(start + len(_BOX), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return text[start + len(_BOX) : place]
+        start = text.rfind(_BOX, 0, start)
+    return None
+
+
+@lru_cache(maxsize=65_536)
+def _gold(answer: str) -> Any:
+    return _parsed(answer if "$" in answer or _BOX in answer else f"{_BOX}{answer}}}")
+
+
+def _parsed(text: str) -> Any:
+    import math_verify
+
+    return math_verify.parse(text, parsing_timeout=_seconds())
+
+
+def _seconds() -> Any:
+    """The time limit; None, which math-verify accepts, outside the main thread, because it enforces the limit with a signal."""
+    return SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -1,7 +1,5 @@
 """The interface of a skill: seeded problems, rendered as a prompt, an answer and a worked trace."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from dataclasses import dataclass
@@ -9,18 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 ANSWER_MARKER = "ANS"
 """Word before every final answer; the scorer `final:ANS` extracts the text after the last one."""
-
 SHARED_MARKER = "THINK"
 """Word that opens a worked response in the renderings with one marker for all skills."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkillItem:
-    """One graded question.
-
-    `trace` is a worked response that ends in `ANS answer`. `id` is derived from the prompt, so the
-    same question has the same id in every draw.
-    """
+    """One graded question. A question has the same id in every draw; its trace is a worked response."""
 
     id: str
     skill: str
@@ -31,7 +24,7 @@ class SkillItem:
 
 @runtime_checkable
 class Skill(Protocol):
-    """A family of problems with one rule; each implementation has its own file in this folder."""
+    """A family of problems with one rule."""
 
     name: str
     own_marker: str
@@ -61,12 +54,7 @@ class Skill(Protocol):
 
 
 def item_id(skill: str, prompt: str) -> str:
-    """Name a question by its skill and the hash of its prompt.
-
-    Example:
-        >>> item_id("simulation", "SIM 7ntnt?")
-        'simulation-33fe9449d8df'
-    """
+    """Name a question by its skill and the hash of its prompt: `simulation-33fe9449d8df`."""
     return f"{skill}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
 
 

@@ -1,18 +1,13 @@
 """The skills by name, and `generate`, which draws graded items from them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any
 
 from mechprobe.errors import InputError
-from mechprobe.evals.skills.calculation import Calculation
-from mechprobe.evals.skills.diagnostic import Diagnostic
-from mechprobe.evals.skills.enumeration import Enumeration
-from mechprobe.evals.skills.fact_retrieval import FactRetrieval
+from mechprobe.evals.skills.families import Calculation, Diagnostic, Enumeration, FactRetrieval, Simulation
 from mechprobe.evals.skills.item import SHARED_MARKER, Skill, SkillItem, item_id, worked_response
-from mechprobe.evals.skills.simulation import Simulation
 
 SKILLS: dict[str, Skill] = {
     skill.name: skill for skill in (Calculation(), FactRetrieval(), Simulation(), Enumeration(), Diagnostic())
@@ -39,10 +34,6 @@ def generate(
     The prompts depend only on the skill, the domain, the level, the seed and `exclude`, so every rendering has the same
     questions.
 
-    Example:
-        >>> [item.prompt for item in generate("simulation", n=2, seed=0)]
-        ['SIM 7inni?', 'SIM 2tddt?']
-
     Raises:
         InputError: A skill, domain, level or rendering is unknown, or the skill has fewer than n prompts.
     """
@@ -62,10 +53,8 @@ def generate(
         prompt = family.prompt(problem)
         if prompt not in excluded:
             problems.setdefault(prompt, problem)
-    return [
-        SkillItem(item_id(skill, p), skill, p, family.answer(q), trace(family, q, rendering))
-        for p, q in problems.items()
-    ]
+    drawn = ((p, family.answer(q), trace(family, q, rendering)) for p, q in problems.items())
+    return [SkillItem(item_id(skill, prompt), skill, prompt, answer, worked) for prompt, answer, worked in drawn]
 
 
 def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "compact") -> dict[str, list[SkillItem]]:
@@ -73,9 +62,8 @@ def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = "
 
     A set keeps its items when later sets are added or grow.
     """
-    items = generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering)
-    starts = iter(items)
-    return {name: [next(starts) for _ in range(size)] for name, size in sizes.items()}
+    items = iter(generate(skill, n=sum(sizes.values()), seed=seed, rendering=rendering))
+    return {name: list(islice(items, size)) for name, size in sizes.items()}
 
 
 def trace(family: Skill, problem: Any, rendering: str) -> str:
@@ -93,13 +81,8 @@ def marker(skill: str, rendering: str) -> str:
 
 def _check(skill: str, domain: str, level: int, rendering: str) -> None:
     """Raise `InputError` for an unknown choice; the message lists the known ones."""
-    known: tuple[tuple[str, object, Collection[object]], ...] = (
-        ("skill", skill, tuple(SKILLS)),
-        ("domain", domain, DOMAINS),
-        ("level", level, LEVELS),
-        ("rendering", rendering, RENDERINGS),
-    )
-    for kind, value, values in known:
+    choices = {"skill": (skill, SKILLS), "domain": (domain, DOMAINS), "level": (level, LEVELS)}
+    for kind, (value, values) in (choices | {"rendering": (rendering, RENDERINGS)}).items():
         if value not in values:
             raise InputError(f"Unknown {kind} {value!r}; choose one of: {', '.join(map(str, values))}.")
     if rendering == "compact-off-policy" and skill != "calculation":

@@ -14,11 +14,7 @@ Line = Mapping[str, Any]
 
 
 def shares_figure(summary: Mapping[str, Any]) -> Figure:
-    """Histograms over live features of the MAS of every model and the NRN of every tuned model; counts are logarithmic.
-
-    Args:
-        summary: Content of ``features/summary.json``.
-    """
+    """Histograms, from ``features/summary.json``, of the MAS of every model and the NRN of every tuned model."""
     models, base = list(summary["models"]), summary["base"]
     tuned = [name for name in models if name != base]
     with house_style():
@@ -55,12 +51,7 @@ def _draw_histograms(
 
 
 def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figure:
-    """FVE of every model, loss, and share of dead latents over training tokens.
-
-    Args:
-        lines: Lines of the training log.
-        gate: FVE that the quality gate requires.
-    """
+    """FVE of every model with the FVE that the gate requires, loss, and share of dead latents over training tokens."""
     tokens = np.array([line["tokens"] for line in lines], dtype=float)
     unit, label = (1e6, "million tokens") if tokens.max() >= 2e6 else (1e3, "thousand tokens")
     with house_style():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mechprobe.formatting import number
+from mechprobe.formatting import edit_title, number
 from mechprobe.report.figures.style import (
     BLUE,
     GREEN,
@@ -22,7 +22,6 @@ from mechprobe.report.figures.style import (
     new_figure,
     plain,
 )
-from mechprobe.report.titles import edit_title
 from mechprobe.types import POOLED
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)

@@ -82,14 +82,9 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
 
 
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Values and error-bar lengths for matplotlib.
+    """Values ``[n]``, and lengths ``[2, n]`` of the bars below and above them, from ``[value, low, high, ...]`` each.
 
-    Args:
-        intervals: ``[value, low, high, ...]`` each; None is a missing number.
-        scale: Factor on values and lengths; the default converts shares to percent.
-
-    Returns:
-        Values ``[n]`` and lengths ``[2, n]`` below and above them.
+    Both are multiplied by ``scale``; the default converts shares to percent. None is a missing number.
     """
     values, low, high = (np.array([number(item[part]) for item in intervals]) * scale for part in range(3))
     return values, np.nan_to_num(np.vstack([values - low, high - values]), nan=0).clip(min=0)

@@ -1,7 +1,7 @@
 """The page of features by example: contexts of every feature, the tokens it promotes, and its label."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mechprobe.features.examples.labels import entry_digest
 from mechprobe.report.pages.templates import environment
@@ -9,25 +9,18 @@ from mechprobe.report.result import FeatureRow, JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.features import feature_rows
 
-TEMPLATE = "examples.html.j2"
 N_SHADES = 5
 """Number of background shades; each has one CSS class, so that tokens need no style attribute."""
 
 
-@dataclass(frozen=True)
-class TokenRun:
-    """One token, or adjacent tokens without activation.
-
-    Attributes:
-        tokens: The tokens.
-        shade: 0 for no activation, else 1 to `N_SHADES`.
-        peak: Whether the context was chosen for this token.
-        value: Activation of the token.
-    """
+class TokenRun(NamedTuple):
+    """One token and its activation, or adjacent tokens without activation."""
 
     tokens: tuple[str, ...]
     shade: int
+    """0 for no activation, else 1 to `N_SHADES`."""
     peak: bool
+    """Whether the context was chosen for this token."""
     value: float
 
     @property
@@ -36,8 +29,7 @@ class TokenRun:
         return self.shade == 0 and not self.peak
 
 
-@dataclass(frozen=True)
-class ContextLine:
+class ContextLine(NamedTuple):
     """One context under one read-out: ``joint``, or the name of a model."""
 
     name: str
@@ -48,8 +40,7 @@ class ContextLine:
 Context = list[ContextLine]
 
 
-@dataclass(frozen=True)
-class QuantilePart:
+class QuantilePart(NamedTuple):
     """Random contexts from one part of the range of activations."""
 
     title: str
@@ -57,8 +48,7 @@ class QuantilePart:
     contexts: list[Context]
 
 
-@dataclass(frozen=True)
-class FeatureEntry:
+class FeatureEntry(NamedTuple):
     """Everything that the page shows of one feature."""
 
     facts: FeatureRow
@@ -73,54 +63,40 @@ class FeatureEntry:
     final_norm: str
 
 
-@dataclass(frozen=True)
-class ExamplesContent:
-    """Content of the page."""
-
-    name: str
-    tuned: list[str]
-    trusted: bool
-    readout: str
-    labeler: str
-    n_stale: int
-    """Number of labels that were made for other examples than the current ones."""
-    features: list[FeatureEntry]
-
-
 def examples_page(files: RunFiles) -> str | None:
-    """The page as self-contained HTML without scripts or external resources; None if the run has no examples."""
-    content = examples_content(files)
-    if content is None:
-        return None
-    return environment().get_template(TEMPLATE).render(vars(content), n_shades=N_SHADES)
+    """The page as self-contained HTML without scripts or external resources, selected features first.
 
-
-def examples_content(files: RunFiles) -> ExamplesContent | None:
-    """Content of the page, selected features first; None if the run has no examples."""
+    It is None if the run has no examples.
+    """
     if not files.examples:
         return None
     selected = [feature for feature in files.selected if feature in files.examples]
     order = [*selected, *(feature for feature in files.examples if feature not in selected)]
     labels, n_stale = _current_labels(files)
-    return ExamplesContent(
-        name=files.name,
-        tuned=[name for name in files.models if name != files.base],
-        trusted=files.trusted,
-        readout=(files.features or {}).get("readout", "–"),
-        labeler=files.labels.labeler if files.labels else "",
-        n_stale=n_stale,
-        features=[
-            _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
-            for row in feature_rows(order, files.examples, files.features)
-        ],
+    return (
+        environment()
+        .get_template("examples.html.j2")
+        .render(
+            name=files.name,
+            tuned=[name for name in files.models if name != files.base],
+            trusted=files.trusted,
+            readout=(files.features or {}).get("readout", "–"),
+            labeler=files.labels.labeler if files.labels else "",
+            n_stale=n_stale,
+            n_shades=N_SHADES,
+            features=[
+                _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
+                for row in feature_rows(order, files.examples, files.features)
+            ],
+        )
     )
 
 
 def _current_labels(files: RunFiles) -> tuple[dict[int, str], int]:
     """Labels of the current examples, and the number of labels of other examples."""
-    if files.labels is None:
-        return {}, 0
     found = files.labels
+    if found is None:
+        return {}, 0
     current = {
         feature: label
         for feature, label in found.labels.items()
@@ -165,15 +141,10 @@ def _context(example: JsonObject, models: Sequence[str]) -> Context:
 def _runs(tokens: Sequence[str], values: Sequence[float], largest: float, peak: int) -> list[TokenRun]:
     runs: list[TokenRun] = []
     for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
-        run = TokenRun((token,), _shade(value, largest), index == peak, value)
+        active = value > 0 and largest > 0
+        shade = min(N_SHADES, 1 + int(N_SHADES * value / largest)) if active else 0
+        run = TokenRun((token,), shade, index == peak, value)
         if run.unmarked and runs and runs[-1].unmarked:
             run = TokenRun((*runs.pop().tokens, token), 0, False, 0.0)
         runs.append(run)
     return runs
-
-
-def _shade(value: float, largest: float) -> int:
-    """0 for no activation, else 1 to `N_SHADES`."""
-    if value <= 0 or largest <= 0:
-        return 0
-    return min(N_SHADES, 1 + int(N_SHADES * value / largest))

@@ -19,32 +19,15 @@ def environment() -> Environment:
 
 
 def opacity(activation: float, largest: float) -> str:
-    """Background opacity of a token, from 0 to 0.85.
-
-    Example:
-        >>> opacity(2.0, 4.0), opacity(0.0, 4.0)
-        ('0.48', '0')
-    """
-    if not largest or activation <= 0:
-        return "0"
-    return f"{0.12 + 0.73 * min(1.0, activation / largest):.2f}"
+    """Background opacity of a token, 0 without activation and else 0.12 to 0.85."""
+    return f"{0.12 + 0.73 * min(1.0, activation / largest):.2f}" if largest and activation > 0 else "0"
 
 
 def visible(token: str) -> str:
-    r"""A token with visible spaces, line breaks, tabs and control characters.
-
-    Example:
-        >>> visible("a\n"), visible("")
-        ('a⏎', '∅')
-    """
+    """A token with visible spaces, line breaks, tabs and control characters; an empty one is ∅."""
     return inert(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")) or "∅"
 
 
 def inert(text: str) -> str:
-    r"""Text with its control and direction characters spelled out, so that they have no effect.
-
-    Example:
-        >>> inert("\x1b[31m")
-        '\\x1b[31m'
-    """
+    r"""Text with its control and direction characters spelled out, as in ``\x1b[31m``, so that they have no effect."""
     return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)

@@ -1,12 +1,12 @@
-"""What the models can do: accuracy of every model on every task."""
+"""What the models can do: accuracy of every model on every task, clean and with the residual of another model."""
 
 import math
 
-from mechprobe.evals.result import Accuracy, EvaluationSummary
-from mechprobe.formatting import interval, listing, p_value, percent
-from mechprobe.report.result import AccuracyRow, BehaviourSection
+from mechprobe.evals.result import Accuracy
+from mechprobe.formatting import interval, listing, ordered, p_value, percent
+from mechprobe.localization.result import SiteCeilings
+from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.titles import ordered
 from mechprobe.statistics import Interval
 
 N_ERRORS = 3.0
@@ -24,20 +24,7 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
     evaluation = files.evaluation
     if evaluation is None:
         return None
-    accuracy, forced = ordered_accuracy(files), evaluation.force_prefix
-    return BehaviourSection(
-        models=list(accuracy),
-        rows=_rows(accuracy, evaluation),
-        forced=forced.label if forced else None,
-        unparsed={
-            model: listing(f"{task} {percent(share)} %" for task, share in shares.items() if share)
-            for model, shares in evaluation.unparsed.items()
-        },
-    )
-
-
-def _rows(accuracy: dict[str, Accuracy], evaluation: EvaluationSummary) -> list[AccuracyRow]:
-    forced, rows = evaluation.force_prefix, []
+    accuracy, forced, rows = ordered_accuracy(files), evaluation.force_prefix, []
     for task, first in next(iter(accuracy.values())).items():
         tests = [evaluation.mcnemar.get(model, {}).get(task) for model in accuracy]
         rows.append(
@@ -49,7 +36,12 @@ def _rows(accuracy: dict[str, Accuracy], evaluation: EvaluationSummary) -> list[
                 p=[p_value(test.p_holm if test else None) for test in tests],
             )
         )
-    return rows
+    unparsed = {
+        model: listing(f"{task} {percent(share)} %" for task, share in shares.items() if share)
+        for model, shares in evaluation.unparsed.items()
+    }
+    label = forced.label if forced else None
+    return BehaviourSection(models=list(accuracy), rows=rows, forced=label, unparsed=unparsed)
 
 
 def behaviour_sentences(accuracy: dict[str, Accuracy], base: str) -> list[str]:
@@ -76,3 +68,33 @@ def exceeds(better: Interval, worse: Interval) -> bool:
     p, q = better.value, worse.value
     error = math.sqrt(p * (1 - p) / better.n + q * (1 - q) / worse.n)
     return p - q > N_ERRORS * error and p > q
+
+
+def ceilings_section(files: RunFiles) -> CeilingsSection | None:
+    """The section, or None if `mechprobe localize` has not run."""
+    ceilings = files.ceilings
+    if ceilings is None:
+        return None
+    tasks, (base, tuned), chosen = ceilings.tasks, ceilings.pair, ceilings.chosen
+    rows = [
+        CeilingRow(
+            site=site,
+            chosen=site == chosen,
+            sufficiency_share=percent(found.sufficiency_share),
+            necessity_share=percent(found.necessity_share),
+            sufficiency=[interval(found.sufficiency.get(task)) for task in tasks],
+            necessity=[interval(found.necessity.get(task)) for task in tasks],
+        )
+        for site, found in ceilings.sites.items()
+    ]
+    return CeilingsSection(tasks=tasks, base=base, tuned=tuned, chosen=chosen, reason=ceilings.reason, rows=rows)
+
+
+def ceilings_sentence(ceilings: SiteCeilings) -> str:
+    """Both ceilings of the chosen site."""
+    chosen, (base, tuned) = ceilings.chosen, ceilings.pair
+    sufficiency, necessity = map(percent, ceilings.sites[chosen].shares)
+    return (
+        f"At site {chosen}, {base} with the residual of {tuned} reaches {sufficiency} % of the gain (sufficiency), and {tuned} "
+        f"with the residual of {base} loses {necessity} % of it (necessity; n = {max(ceilings.n.values())} per task)."
+    )

@@ -1,12 +1,10 @@
-"""The verdict, the warnings and the main numbers of a run, as sentences."""
+"""The verdict, the warnings and the main numbers of a run as sentences, and how each stage was made."""
 
 from mechprobe.formatting import listing
-from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.behaviour import behaviour_sentences, ordered_accuracy
-from mechprobe.report.sections.ceilings import ceilings_sentence
-from mechprobe.report.sections.dictionary import dictionary_sentence
-from mechprobe.report.sections.features import class_sentence
-from mechprobe.report.sections.selection import selection_sentence
+from mechprobe.report.result import MissingStage, ProvenanceRow
+from mechprobe.report.run_files import RunFiles, StageInfo
+from mechprobe.report.sections.behaviour import behaviour_sentences, ceilings_sentence, ordered_accuracy
+from mechprobe.report.sections.features import class_sentence, dictionary_sentence, selection_sentence
 from mechprobe.report.tables.interventions import sentences
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
@@ -29,8 +27,8 @@ def warnings(files: RunFiles) -> list[str]:
     failed = [name for name, value in files.nulls.items() if value.get("passed") is False]
     if failed:
         found.append(f"These null comparisons failed: {listing(failed)}. The feature classes are therefore unreliable.")
-    if files.ceilings and files.ceilings["able"] is False:
-        found.append(files.ceilings["reason"])
+    if files.ceilings and not files.ceilings.able:
+        found.append(files.ceilings.reason)
     return found
 
 
@@ -59,3 +57,33 @@ def findings(files: RunFiles) -> list[str]:
 def _capitalized(text: str, names: list[str]) -> str:
     """A sentence with a capital first letter, unless it begins with the name of a model."""
     return text if text.split(" ")[0] in names else text[:1].upper() + text[1:]
+
+
+def missing_stages(files: RunFiles) -> list[MissingStage]:
+    """Stages that are not finished, with the commands that run them."""
+    return [MissingStage(**_identity(stage)) for stage in files.stages.values() if not stage.manifest]
+
+
+def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
+    """One row per stage: state, time, seed, versions, commit, model fingerprints."""
+    return [_provenance(stage) for stage in files.stages.values()]
+
+
+def _identity(stage: StageInfo) -> dict[str, str]:
+    place = stage.place
+    return {"name": place.name, "state": stage.state, "command": place.command, "folder": place.folder}
+
+
+def _provenance(stage: StageInfo) -> ProvenanceRow:
+    manifest = stage.manifest
+    environment = manifest.get("environment", {})
+    return ProvenanceRow(
+        **_identity(stage),
+        seconds=f"{manifest['seconds']:.1f}" if "seconds" in manifest else "–",
+        seed=manifest.get("seed"),
+        commit=(environment.get("git_commit") or "–")[:19],
+        counts=manifest.get("counts", {}),
+        config=manifest.get("config", {}),
+        models={name: digest[:12] for name, digest in manifest.get("models", {}).items()},
+        packages=environment.get("packages", {}),
+    )

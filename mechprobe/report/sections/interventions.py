@@ -1,14 +1,124 @@
 """What the selected features cause: effects, controls, sizes, doses, tasks left out, and collateral effects."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
-from mechprobe.formatting import interval, number
-from mechprobe.report.result import ConditionRow, EffectTable, InterventionsSection, JsonObject
+from mechprobe.evals.result import EvaluationSummary
+from mechprobe.formatting import edit_title, interval, number, ordered, p_value, percent, points, spread
+from mechprobe.report.result import ConditionRow, EffectPanel, EffectRow, EffectTable, InterventionsSection, JsonObject
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.panels import effect_panels, effect_rows
 from mechprobe.report.tables import interventions as tables
-from mechprobe.report.titles import edit_title, ordered
 from mechprobe.types import POOLED
+
+Conditions = Sequence[JsonObject]
+
+
+def effect_panels(
+    interventions: JsonObject, evaluation: EvaluationSummary | None, tasks: Sequence[str]
+) -> list[EffectPanel]:
+    """One panel per edit of the selected set."""
+    found = interventions["conditions"]
+    return [_panel(condition, found, evaluation, tasks) for condition in found if condition["set_kind"] == "selected"]
+
+
+def _panel(
+    selected: JsonObject, conditions: Conditions, evaluation: EvaluationSummary | None, tasks: Sequence[str]
+) -> EffectPanel:
+    randoms = _matching(conditions, selected, "random")
+    ceilings = _matching(conditions, selected, "ceiling", any_edit=True)
+    compare = _matching(conditions, selected, "compare")[:1]
+    vectors = [c for c in _matching(conditions, selected, "baseline", any_edit=True) if c["edit"] == "vector"]
+    others = {
+        "compare": compare,
+        "vector": [c for c in vectors if "last" not in c["features"]],
+        "vector_last": [c for c in vectors if "last" in c["features"]],
+        "recon": _matching(conditions, selected, "recon", any_edit=True),
+        "shuffled": _matching(conditions, selected, "shuffled"),
+    }
+    baseline, label = _forced_baseline(selected, conditions, evaluation, tasks)
+    return EffectPanel(
+        title=edit_title(selected),
+        model=selected["model"],
+        edit=selected["edit"],
+        condition=selected,
+        selected=selected["accuracy_delta"],
+        random={task: [_delta(draw, task) for draw in randoms] for task in tasks},
+        ceiling={task: _mean_delta(ceilings, task) for task in tasks} if ceilings else None,
+        others={kind: {t: _mean_delta(found, t) for t in tasks} for kind, found in others.items() if found},
+        labels={"compare": str(compare[0]["features"])} if compare else {},
+        baseline=baseline,
+        baseline_label=label,
+    )
+
+
+def _matching(conditions: Conditions, selected: JsonObject, kind: str, *, any_edit: bool = False) -> list[JsonObject]:
+    """Conditions of one kind on the model of a selected condition, with the same edit or made for it."""
+    return [
+        condition
+        for condition in conditions
+        if condition["set_kind"] == kind
+        and condition["model"] == selected["model"]
+        and (any_edit or selected["edit"] in (condition["edit"], condition.get("of")))
+    ]
+
+
+def _delta(condition: JsonObject, task: str) -> float:
+    value = (condition.get("accuracy_delta") or {}).get(task)
+    return number(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _mean_delta(conditions: Conditions, task: str) -> float:
+    values = [value for value in (_delta(condition, task) for condition in conditions) if math.isfinite(value)]
+    return fmean(values) if values else float("nan")
+
+
+def _forced_baseline(
+    selected: JsonObject, conditions: Conditions, evaluation: EvaluationSummary | None, tasks: Sequence[str]
+) -> tuple[dict[str, float] | None, str | None]:
+    """Change under the forced prefix and its label: from the samples of the interventions, else from the evaluation."""
+    own = [c for c in _matching(conditions, selected, "baseline", any_edit=True) if c["edit"] == "prefix"]
+    if own:
+        return {task: _delta(own[0], task) for task in tasks}, f"force {own[0]['features']}"
+    forced = evaluation.force_prefix if evaluation else None
+    if not evaluation or not forced or forced.model != selected["model"]:
+        return None, None
+    clean = evaluation.accuracy[forced.model]
+    shared = [task for task in tasks if task in forced.accuracy and task in clean]
+    return {task: forced.accuracy[task].value - clean[task].value for task in shared}, f"force {forced.prefix}"
+
+
+def effect_rows(panel: EffectPanel, verdicts: Sequence[JsonObject], tasks: Sequence[str]) -> list[EffectRow]:
+    """One row per task of one panel."""
+    edits = (panel.edit, panel.condition.get("name"))
+    own = {row["task"]: row for row in verdicts if row["edit"] in edits and row["model"] == panel.model}
+    return [_effect_row(panel, own.get(task, {}), task) for task in tasks]
+
+
+def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow:
+    condition, draws = panel.condition, panel.random.get(task, [])
+    accuracy = condition["accuracy"][task]
+    return EffectRow(
+        task=task,
+        n=str(int(accuracy[3])),
+        accuracy=interval(accuracy),
+        change=interval(condition["accuracy_delta"].get(task), signed=True),
+        random=spread(draws),
+        draws=str(len(draws)),
+        p=p_value(verdict.get("p_random")),
+        p_mcnemar=p_value(verdict.get("p_mcnemar_holm", verdict.get("p_mcnemar"))),
+        ceiling=points(panel.ceiling[task]) if panel.ceiling else "–",
+        share=percent((condition.get("share_of_ceiling") or {}).get(task)),
+        flip_right=_flips(condition.get("flip_rate_of_right"), task),
+        flip_wrong=_flips(condition.get("flip_rate_of_wrong"), task),
+        verdict=str(verdict.get("verdict") or "–"),
+    )
+
+
+def _flips(rates: Mapping[str, Any] | None, task: str) -> str:
+    rate = (rates or {}).get(task)
+    return f"{percent(rate[0])} % of {int(rate[3])}" if rate else "–"
 
 
 def interventions_section(files: RunFiles) -> InterventionsSection | None:
@@ -18,20 +128,16 @@ def interventions_section(files: RunFiles) -> InterventionsSection | None:
         return None
     tasks = effect_tasks(results, files.tasks)
     panels = effect_panels(results, files.evaluation, tasks)
+    effects = []
+    for panel in panels:
+        rows, n = effect_rows(panel, results["verdicts"], tasks), panel.condition["n_features"]
+        effects.append(EffectTable(title=panel.title, set=panel.condition["features"], n_features=n, rows=rows))
     return InterventionsSection(
         site=results["site"],
         panels=panels,
         tasks=tasks,
         trained=list(results["trained"]),
-        tables=[
-            EffectTable(
-                title=panel.title,
-                set=panel.condition["features"],
-                n_features=panel.condition["n_features"],
-                rows=effect_rows(panel, results["verdicts"], tasks),
-            )
-            for panel in panels
-        ],
+        tables=effects,
         others=other_rows(results, tasks),
         curves=share_curves(results, tasks),
         size_intervals=tables.size_intervals(results),
@@ -71,10 +177,9 @@ def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
 def share_curves(results: JsonObject, tasks: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Edit → task → ``(number of features, share of the ceiling)``, ascending; includes the selected set itself."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    wanted = [c for c in results["conditions"] if c["set_kind"] == "size"]
-    titles = {edit_title(condition) for condition in wanted}
-    selected = [c for c in results["conditions"] if c["set_kind"] == "selected" and edit_title(c) in titles]
-    for condition in [*wanted, *selected]:
+    sizes, selected = ([c for c in results["conditions"] if c["set_kind"] == kind] for kind in ("size", "selected"))
+    titles = {edit_title(condition) for condition in sizes}
+    for condition in [*sizes, *(c for c in selected if edit_title(c) in titles)]:
         curve = curves.setdefault(edit_title(condition), {})
         for task, share in (condition["share_of_ceiling"] or {}).items():
             if share is not None:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.formatting import interval, listing, nats, p_value, percent
-from mechprobe.report.titles import edit_title
+from mechprobe.formatting import edit_title, interval, listing, nats, p_value, percent
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
