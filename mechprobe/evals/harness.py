@@ -63,11 +63,7 @@ class HarnessTasks:
             self.fingerprint = sha256_bytes(json.dumps(digests).encode())
 
     def run(self, model: LanguageModel) -> HarnessRun:
-        """Evaluate a model with the harness, under whatever edit is in force on it.
-
-        Raises:
-            InputError: The harness failed; the message contains its reason.
-        """
+        """Evaluate a model, under whatever edit is in force on it; `InputError` with the reason if the harness fails."""
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 

@@ -119,11 +119,7 @@ def evaluate_outcomes(
 
 
 def load_outcomes(folder: Path | str) -> Outcomes:
-    """Read the outcomes and samples of a finished evaluate stage.
-
-    Raises:
-        ArtifactError: The folder is not a finished stage.
-    """
+    """Read the outcomes and samples of an evaluate stage; `ArtifactError` if it is not finished."""
     read_manifest(folder)
     samples = [Sample(**item) for _, item in read_jsonl(Path(folder) / SAMPLES_FILE)]
     return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples)

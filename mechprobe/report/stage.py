@@ -46,15 +46,12 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run: ``index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
 
-    Only result files are read, so neither torch nor the models are needed. If a stage has not run, its section names the
-    command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
+    Returns the path of ``index.html``. Only result files are read, so neither torch nor the models are needed. If a stage
+    has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
 
     Args:
         run_dir: Run folder.
         config: What the report shows; None takes the settings in ``run.json``.
-
-    Returns:
-        Path of ``index.html``.
 
     Raises:
         ConfigError: ``run.json`` has unknown settings of the report.
