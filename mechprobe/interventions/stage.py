@@ -9,18 +9,15 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
-from mechprobe.interventions.collateral.measure import measure_collateral
-from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_file
-from mechprobe.interventions.condition_result import Collateral, json_value
+from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition, fingerprint
-from mechprobe.interventions.conditions.parallel import run_conditions
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
-from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
+from mechprobe.interventions.conditions.runner import Runner, run_conditions
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import RESULTS_FILE, InterventionResults
+from mechprobe.interventions.result import RESULTS_FILE, InterventionResults, json_value
+from mechprobe.interventions.result_rows import Collateral
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results, untrained
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress

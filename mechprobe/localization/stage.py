@@ -17,8 +17,7 @@ from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.summary import accuracy_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
-from mechprobe.localization.ceilings import gain_share, patched_outcomes
-from mechprobe.localization.choice import choose_site
+from mechprobe.localization.ceilings import choose_site, gain_share, patched_outcomes
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.result import CEILINGS_FILE, SiteCeilings, SiteResult
 from mechprobe.models.family import ModelFamily

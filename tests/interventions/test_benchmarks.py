@@ -26,9 +26,8 @@ from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.conditions.relative_change import relative_changes
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness.result import HarnessResults
+from mechprobe.interventions.harness.result import HarnessResults, harness_table, markdown_table
 from mechprobe.interventions.harness.stage import evaluate_harness, require_boundary
-from mechprobe.interventions.harness.table import harness_table, markdown_table
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.stage import intervene
 from mechprobe.models.family import ModelFamily

@@ -13,18 +13,17 @@ from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.condition_result import ConditionResult, SetKind
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.result import InterventionResults
+from mechprobe.interventions.result_rows import ConditionResult, SetKind
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import judge_edits
 from mechprobe.models.family import ModelFamily

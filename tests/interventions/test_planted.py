@@ -17,8 +17,8 @@ import torch
 from mechprobe.errors import ArtifactError, SelectionError
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.interventions.collateral.texts import CollateralTexts
-from mechprobe.interventions.conditions.sets import choose_sets
+from mechprobe.interventions.collateral import CollateralTexts
+from mechprobe.interventions.conditions.plan import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene

@@ -1,14 +1,14 @@
 """One condition of an intervention run: what is done to which model, with which features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.files import dump_json, sha256_bytes
-from mechprobe.interventions.condition_result import SetKind
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.result_rows import ConditionRow, SetKind
 from mechprobe.types import ReadoutMode
 
 How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
@@ -57,10 +57,20 @@ def readout_of(condition: Condition, config: InterveneConfig) -> Readout:
     return Readout(condition.readout or default, config.near)
 
 
-def readout_name(condition: Condition, config: InterveneConfig) -> str | None:
-    """The read-out as results name it; None where the condition reads no feature."""
+def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapping[str, float]) -> ConditionRow:
+    """What results say of a condition before any outcome; ``change_of`` maps conditions to relative changes."""
     reads = condition.how in ("edit", "shuffled") and Edit.parse(condition.edit).kind not in ("project", "steer")
-    return str(readout_of(condition, config)) if reads else None
+    return ConditionRow(
+        name=condition.name,
+        model=condition.model,
+        edit=condition.edit,
+        features=condition.features,
+        n_features=len(condition.ids),
+        readout=str(readout_of(condition, config)) if reads else None,
+        set_kind=condition.set_kind,
+        draw=condition.draw,
+        relative_change=change_of.get(condition.name),
+    )
 
 
 def other_readout(config: InterveneConfig) -> ReadoutMode:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mechprobe.evals.result import HarnessRun
-from mechprobe.interventions.conditions.condition import Condition, readout_name
+from mechprobe.interventions.conditions.condition import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessCondition, MetricCell
 from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
@@ -34,21 +34,7 @@ def harness_conditions(
             if c.set_kind == "random" and (c.model, c.edit) == (main.model, main.edit)
         ]
         metrics[main.name] = _against_random(metrics[main.name], draws, higher, gain=main.model == config.base)
-    return [
-        HarnessCondition(
-            name=c.name,
-            model=c.model,
-            edit=c.edit,
-            features=c.features,
-            set_kind=c.set_kind,
-            draw=c.draw,
-            n_features=len(c.ids),
-            readout=readout_name(c, config),
-            relative_change=change_of.get(c.name),
-            metrics=metrics[c.name],
-        )
-        for c in conditions
-    ]
+    return [HarnessCondition(**dict(condition_row(c, config, change_of)), metrics=metrics[c.name]) for c in conditions]
 
 
 def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:

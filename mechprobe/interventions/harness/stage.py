@@ -17,14 +17,12 @@ from mechprobe.evals.result import HarnessRun
 from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.condition import Condition, fingerprint
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.compare import Found, harness_conditions
-from mechprobe.interventions.harness.result import HarnessResults
-from mechprobe.interventions.harness.table import markdown_table
+from mechprobe.interventions.harness.result import HarnessResults, markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily

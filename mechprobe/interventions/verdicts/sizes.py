@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.verdict_result import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
+from mechprobe.interventions.result_rows import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
 from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right
 from mechprobe.types import POOLED
 

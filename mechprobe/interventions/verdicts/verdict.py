@@ -1,18 +1,98 @@
-"""Verdicts on the main edits, task by task and pooled."""
+"""Verdicts on the main edits, task by task and pooled, beside the ceiling and the controls of the same edit."""
 
 from collections.abc import Sequence
 from typing import TypeVar
 
-from mechprobe.interventions.condition_result import ConditionResult
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.verdict_result import Verdict
-from mechprobe.interventions.verdicts.controls import against_controls, claimed, clean_gaps, sign_of
+from mechprobe.interventions.result_rows import AgainstControls, ConditionResult, EditedRow, Effect, Verdict
+from mechprobe.interventions.verdicts.effects import sign_of
 from mechprobe.interventions.verdicts.rule import BEYOND, NO_VERDICT, Evidence, judge
-from mechprobe.interventions.verdicts.sentences import verdict_sentence
-from mechprobe.statistics import holm
+from mechprobe.statistics import Interval, holm, randomization_p
 from mechprobe.types import POOLED
 
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
+UNTRAINED = "the untrained tasks"
+"""The pooled row in words."""
+
+
+def claimed(change: Interval | Effect, sign: float) -> Effect:
+    """A change of accuracy as an effect in the claimed direction."""
+    value, low, high = change[:3]
+    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
+
+
+def clean_gaps(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> dict[str, float]:
+    """Task → accuracy of the clean tuned model minus that of the clean base, with the pooled row."""
+    by_name = {row.name: row.accuracy for row in rows if row.set_kind == "clean"}
+    base, tuned = (by_name[f"{model}|clean"] for model in (config.base, config.tuned))
+    return {task: tuned[task].value - base[task].value for task in [*tasks, POOLED]}
+
+
+def against_controls(
+    host: str, edit: str, rows: Sequence[ConditionResult], task: str, effect: float, sign: float
+) -> AgainstControls:
+    """An effect of ``edit`` on one task beside the ceiling and the controls of that edit, with randomization p-values.
+
+    ``effect`` counts in the claimed direction, whose ``sign`` is that of `sign_of`; ``rows`` are those of all conditions.
+    """
+    in_host = [row for row in rows if row.model == host]
+    same = [row for row in in_host if row.edit == edit]
+    ceiling = next(claimed(row.accuracy_delta[task], sign) for row in in_host if row.set_kind == "ceiling")
+    random, turned = (
+        [claimed(row.accuracy_delta[task], sign).value for row in same if row.set_kind == kind]
+        for kind in ("random", "shuffled")
+    )
+    vectors = [row for row in in_host if row.edit == "vector"]
+    return AgainstControls(
+        ceiling=ceiling.value,
+        ceiling_interval=ceiling,
+        random_mean=_mean(random),
+        random_max=max(random, default=None),
+        n_random=len(random),
+        p_random=randomization_p(effect, random),
+        equal_norm_mean=_mean(turned),
+        equal_norm_max=max(turned, default=None),
+        n_equal_norm=len(turned),
+        p_equal_norm=randomization_p(effect, turned),
+        one_vector={row.features: claimed(row.accuracy_delta[task], sign).value for row in vectors},
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _sentence(row: Verdict, base: str) -> str:
+    """One effect in words, with its controls and the verdict; ``base`` is the model in which a gain is claimed."""
+    direction = "gives" if row.model == base else "takes"
+    where = UNTRAINED if row.task == POOLED else row.task
+    parts = [f"n = {row.n}", *([f"{row.readout} read-out"] if row.readout else [])]
+    parts.append(f"whole residual {points(row.ceiling)}")
+    if row.random_mean is not None:
+        mean = points(row.random_mean)
+        parts.append(f"{row.n_random} matched random sets {mean} on average, p = {row.p_random:.3f}")
+    if row.equal_norm_max is not None:
+        largest = points(row.equal_norm_max)
+        parts.append(f"{row.n_equal_norm} changes of equal norm at most {largest}, p = {row.p_equal_norm:.3f}")
+    if row.p_mcnemar_holm is not None:
+        parts.append(f"Holm-adjusted McNemar p = {row.p_mcnemar_holm:.2g}")
+    parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
+    what = f"{row.edit} of {row.features} in {row.model} {direction} {points(*row.effect)} points on {where}"
+    return f"{what} ({'; '.join(parts)}): {row.verdict}."
+
+
+def headline(rows: Sequence[Verdict], config: InterveneConfig) -> str:
+    """The pooled verdicts in one sentence."""
+    pooled = [row for row in rows if row.task == POOLED]
+    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}" for row in pooled)
+    features = pooled[0].features if pooled else config.features or "selected"
+    return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {verdicts}."
+
+
+def points(accuracy: float, *interval: float) -> str:
+    """``47``, or ``47 [40, 54]`` for an accuracy with its interval, in points (hundredths of the samples); a dash for NaN."""
+    value, *ends = (str(round(100 * part)) if part == part else "–" for part in (accuracy, *interval))
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
@@ -33,14 +113,10 @@ def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str,
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
     return Verdict(
-        model=main.model,
-        edit=main.edit,
-        features=main.features,
-        n_features=main.n_features,
-        readout=main.readout,
+        **{field: getattr(main, field) for field in EditedRow.model_fields},
         task=task,
-        effect=effect,
         n=main.accuracy[task].n,
+        effect=effect,
         p_mcnemar=main.mcnemar_p[task],
         **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
     )
@@ -58,17 +134,13 @@ def adjusted(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 def judged(row: VerdictRow, verdict: str, config: InterveneConfig) -> VerdictRow:
     """The row with its verdict and its sentence."""
     row = row.model_copy(update={"verdict": verdict})
-    return row.model_copy(update={"sentence": verdict_sentence(row, config.base)})
+    return row.model_copy(update={"sentence": _sentence(row, config.base)})
 
 
 def task_verdict(row: Verdict, gap: float, config: InterveneConfig, *, beyond: bool = False) -> str:
-    """The verdict on one row.
+    """The verdict on an effect on the pooled tasks, on one task, or on the task without which its set was chosen.
 
-    Args:
-        row: An effect on the pooled tasks, on one task, or on the task without which its set was chosen.
-        gap: Accuracy of the clean tuned model minus that of the clean base, on the same samples.
-        config: Settings.
-        beyond: Whether the effect exceeds the ceiling of some task, see `Evidence`.
+    ``gap`` and ``beyond`` are ``gap`` and ``beyond_on_a_task`` of `Evidence`.
     """
     if row.task in config.trained:
         return f"{NO_VERDICT}post-training saw this task"
