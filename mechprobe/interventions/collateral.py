@@ -40,16 +40,12 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class HasSequences(Protocol):
-    """The part of an activation store that collateral reads."""
+class _HasSequences(Protocol):
+    """The part of an activation store that collateral reads: numbers of held-out sequences, and sequences by number."""
 
-    def held_out_samples(self) -> list[int]:
-        """Numbers of the sequences that are held out from training."""
-        ...
+    def held_out_samples(self) -> list[int]: ...
 
-    def sequence(self, sample: int) -> Any:
-        """One sequence, with ``ids``, ``response``, ``source``, ``task`` and ``prompt_id``."""
-        ...
+    def sequence(self, sample: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -70,19 +66,11 @@ class CollateralTexts:
         return sha256_bytes(dump_json([list(ids) for ids in self.sequences]).encode())
 
     @property
-    def n_predictions(self) -> list[int]:
-        """Predicted tokens of each text."""
-        return [len(ids) - 1 for ids in self.sequences]
-
-    @property
     def summary(self) -> CollateralSource:
-        """The texts as results describe them."""
-        return CollateralSource(
-            source=self.source,
-            n_texts=len(self.sequences),
-            n_tokens=sum(self.n_predictions),
-            fingerprint=self.fingerprint,
-        )
+        """The texts as results describe them; a text has one prediction less than tokens."""
+        n_tokens = sum(len(ids) - 1 for ids in self.sequences)
+        n_texts = len(self.sequences)
+        return CollateralSource(source=self.source, n_texts=n_texts, n_tokens=n_tokens, fingerprint=self.fingerprint)
 
     def limited(self, n: int, length: int) -> "CollateralTexts":
         """The first ``n`` texts, each cut to ``length`` tokens."""
@@ -109,7 +97,7 @@ def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int
 
 
 def texts_of_store(
-    store: HasSequences, tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
+    store: _HasSequences, tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
 ) -> CollateralTexts | None:
     """Up to ``n`` prompts that no dictionary was trained on, preferably prompts that belong to no task.
 
@@ -117,8 +105,7 @@ def texts_of_store(
     by the task's name or by its tokens, all held-out prompts are taken and ``source`` says so: such text is related to the
     tasks, so its collateral is overestimated.
 
-    Returns:
-        The texts, or None where the store has no held-out prompt.
+    Returns None where the store has no held-out prompt.
     """
     names = {task.name for task in tasks}
     asked = {tuple(tokenizer(sample.prompt).input_ids) for task in tasks for sample in task.samples}
@@ -126,22 +113,16 @@ def texts_of_store(
     related: dict[str, tuple[int, ...]] = {}
     for sample in store.held_out_samples():
         sequence = store.sequence(sample)
-        ids = _source_tokens(sequence)
+        ids = sequence.ids
+        if sequence.source is not None and True in sequence.response:  # a model generated this response
+            ids = ids[: sequence.response.index(True)]
         if len(ids) > 1:
             (related if sequence.task in names or ids in asked else unrelated).setdefault(sequence.prompt_id, ids)
-    if unrelated:
-        return CollateralTexts(tuple(unrelated.values())[:n], "held-out prompts of no task")
-    if related:
+    source = "held-out prompts of no task"
+    if not unrelated:
         source = "held-out prompts of the tasks' own kinds, without responses (there are no others): related text"
-        return CollateralTexts(tuple(related.values())[:n], source)
-    return None
-
-
-def _source_tokens(sequence: Any) -> tuple[int, ...]:
-    """The tokens that came from the prompt source: all, or those before a response that a model generated."""
-    if sequence.source is None or True not in sequence.response:
-        return sequence.ids
-    return sequence.ids[: sequence.response.index(True)]
+    found = tuple((unrelated or related).values())[:n]
+    return CollateralTexts(found, source) if unrelated or related else None
 
 
 _BATCH_TOKENS = 2048
@@ -161,14 +142,7 @@ def measure_collateral(
 ) -> dict[str, Collateral]:
     """KL and change of cross-entropy of every condition whose collateral `is_measured`.
 
-    Args:
-        runner: Applies the edits.
-        conditions: The plan.
-        texts: What the models read.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Condition → collateral, in nats per predicted token.
+    The result maps conditions to collateral in nats per predicted token; ``seed`` is that of the bootstrap.
     """
     wanted = [condition for condition in conditions if is_measured(condition)]
     batches = list(_batches(texts.sequences))
@@ -186,10 +160,8 @@ def measure_collateral(
     counts = [len(ids) - 1 for rows in batches for ids in rows]
     found = {}
     for name, parts in sums.items():
-        kl, change = torch.cat(parts).T.tolist()
-        found[name] = Collateral(
-            kl=bootstrap_ratio(kl, counts, seed=seed), ce_change=bootstrap_ratio(change, counts, seed=seed)
-        )
+        kl, change = (bootstrap_ratio(values, counts, seed=seed) for values in torch.cat(parts).T.tolist())
+        found[name] = Collateral(kl=kl, ce_change=change)
     return found
 
 

@@ -18,7 +18,8 @@ from mechprobe.interventions.conditions.runner import Runner, run_conditions
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import RESULTS_FILE, InterventionResults, json_value
 from mechprobe.interventions.result_rows import Collateral
-from mechprobe.interventions.verdicts.results import Measurements, intervention_results, untrained
+from mechprobe.interventions.verdicts.effects import Measurements
+from mechprobe.interventions.verdicts.results import intervention_results, untrained
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
@@ -29,6 +30,7 @@ from sae_training import Crosscoder
 if TYPE_CHECKING:
     import pandas as pd
 
+Inputs = Mapping[str, Path | str]
 OUTCOMES_FILE = "outcomes.jsonl"
 
 
@@ -36,11 +38,7 @@ OUTCOMES_FILE = "outcomes.jsonl"
 class Work:
     """What `intervene` will run, after every check that needs no weights.
 
-    Attributes:
-        runner: Runs conditions.
-        conditions: The plan.
-        texts: What collateral is measured on, or None.
-        stage: Identity of the stage folder: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    ``texts`` are those on which collateral is measured, and ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
@@ -58,12 +56,14 @@ def prepare(
     *,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
-    inputs: Mapping[str, Path | str] | None = None,
+    inputs: Inputs | None = None,
 ) -> Work:
     """Do everything of `intervene` that needs no weights; arguments and errors as there."""
     config = config or InterveneConfig()
     check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
-    tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
+    tasks = [task.take(config.n_per_task) for task in tasks]
+    if config.max_new_tokens is not None:
+        tasks = [replace(task, max_new_tokens=config.max_new_tokens) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
     untrained([task.name for task in tasks], config)
     if not (config.edits_base or config.edits_tuned):
@@ -78,10 +78,7 @@ def prepare(
 
 
 def _identity(
-    runner: Runner,
-    conditions: Sequence[Condition],
-    texts: CollateralTexts | None,
-    inputs: Mapping[str, Path | str] | None,
+    runner: Runner, conditions: Sequence[Condition], texts: CollateralTexts | None, inputs: Inputs | None
 ) -> dict[str, Any]:
     """What a finished stage folder must have been made with."""
     elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
@@ -110,7 +107,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     *,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
-    inputs: Mapping[str, Path | str] | None = None,
+    inputs: Inputs | None = None,
     force: bool = False,
 ) -> InterventionResults:
     """Run the selected set, its controls, baselines and ceilings on every task, and judge the main edits.
@@ -120,7 +117,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     Args:
         family: The crosscoder's models.
         crosscoder: The dictionary.
-        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
+        selection: The set; ``features``, ``ranking`` and ``threshold`` of the settings choose another from its scores.
         tasks: Evaluation halves.
         out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per sample and condition) and the manifest.
         config: Settings.
@@ -157,19 +154,6 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     return InterventionResults.load(out)
 
 
-def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> InterventionResults:
-    """Measure collateral and relative changes, and judge the outcomes."""
-    runner = work.runner
-    collateral_of = _collateral(work, folder)
-    changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
-    measured = Measurements(changes, change_of, work.texts.summary if work.texts else None, collateral_of)
-    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
-
-
-def _limited(task: Task, max_new_tokens: int | None) -> Task:
-    return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
-
-
 def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
     """The texts in use, as many and as long as configured; those of ``collateral_file`` where it is set."""
     if config.collateral_texts == 0:
@@ -180,15 +164,17 @@ def _texts(family: ModelFamily, given: CollateralTexts | None, config: Intervene
     return given.limited(config.collateral_texts, length) if given else None
 
 
-def _collateral(work: Work, folder: Path) -> dict[str, Collateral]:
-    """Condition → collateral, kept in a file until the stage is finished; empty without texts."""
-    if work.texts is None:
-        return {}
-    part = folder / "part-collateral.json"
-    if not part.is_file():
-        found = measure_collateral(work.runner, work.conditions, work.texts, seed=work.runner.config.seed)
+def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> InterventionResults:
+    """Measure collateral and relative changes, and judge the outcomes; the collateral is kept until the stage is finished."""
+    runner, texts, part = work.runner, work.texts, folder / "part-collateral.json"
+    if texts and not part.is_file():
+        found = measure_collateral(runner, work.conditions, texts, seed=runner.config.seed)
         write_json(part, {name: row.to_dict() for name, row in found.items()})
-    return {name: Collateral.model_validate(row) for name, row in read_json(part).items()}
+    stored = read_json(part) if texts else {}
+    collateral_of = {name: Collateral.model_validate(row) for name, row in stored.items()}
+    changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
+    measured = Measurements(changes, change_of, texts.summary if texts else None, collateral_of)
+    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:

@@ -118,7 +118,7 @@ def test_an_equal_norm_control_differs_from_the_edit(
     runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
     condition = Condition("c", "base", edit, "set", "shuffled", "shuffled", (1, 2, 3), write_ids=(7, 8, 9))
     x = {name: torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1)) for name in family.names}
-    turned = runner._shuffled(condition)(x) - x["base"]
+    turned = runner.rewrite(condition)(x) - x["base"]
     readout = runner.readout(condition)
     own = build_rewrite(crosscoder, [1, 2, 3], Edit.parse(edit), host="base", donor=None, readout=readout)
     change = own(x) - x["base"]

@@ -1,6 +1,6 @@
 """The conditions of an intervention run: the selected set, its controls, baselines and ceilings, as a flat list."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mechprobe.interventions.conditions.condition import (
 )
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.result_rows import SetKind
 from mechprobe.selection.config import Ranking
 from mechprobe.selection.result import Selection
 
@@ -41,27 +42,8 @@ def choose_sets(
         )
 
     chosen = choose(config.ranking, config.n_random)
-    by_ranking = rule.startswith(("top", "agnostic"))
-    others = {
-        f"{rule} by {ranking}": choose(ranking, 0)
-        for ranking in config.compare
-        if by_ranking and ranking != chosen.ranking
-    }
-    return chosen, others
-
-
-def shuffled_directions(selection: Selection, *, seed: int, draw: int) -> list[int]:
-    """As many live features outside the selection as it has; an equal-norm control writes along their decoder directions.
-
-    Args:
-        selection: The set under test.
-        seed: Seed of the run.
-        draw: Number of the control.
-    """
-    live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
-    live[list(selection.features)] = False
-    pool = np.flatnonzero(live)
-    return [int(k) for k in np.random.default_rng([seed, 1, draw]).choice(pool, len(selection.features), replace=False)]
+    rankings = config.compare if rule.startswith(("top", "agnostic")) else ()
+    return chosen, {f"{rule} by {ranking}": choose(ranking, 0) for ranking in rankings if ranking != chosen.ranking}
 
 
 def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:
@@ -72,26 +54,45 @@ def plan(selection: Selection, others: Mapping[str, Selection], config: Interven
         others: Sets of other rankings, by the name under which results show them.
         config: Settings.
     """
-    base, tuned = config.base, config.tuned
+    base, tuned, rule = config.base, config.tuned, selection.rule
     hosts = ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned))
     conditions = [Condition(f"{model}|clean", model, "clean", "none", "clean", "clean") for model in (base, tuned)]
     conditions += [
-        Condition(f"{host}|patch|whole residual", host, "patch", "whole residual", "ceiling", "patch", donor=donor)
-        for host, donor, _ in hosts
+        _condition(host, "patch", "whole residual", "ceiling", "patch", donor=donor) for host, donor, _ in hosts
     ]
     for host, donor, edits in hosts:
         for edit in edits:
             conditions += _main_edit(selection, others, host, donor, edit, config)
-        conditions += _baselines(host, donor)
-        conditions += _sizes(selection, host, donor, edits, config)
-    conditions += [*_opposite(selection, config), *_left_out(selection, config), *_doses(selection, config)]
+        conditions.append(_condition(host, "replace", "none", "recon", label="reconstruction"))
+        for vector in (EVERYWHERE, LAST_PROMPT_TOKEN):
+            conditions.append(_condition(host, "vector", vector, "baseline", "vector", donor=donor))
+        if "transplant" in edits:
+            conditions += _heads(selection, host, donor, config)
+    for host, edits in ((base, config.edits_tuned), (tuned, config.edits_base)):
+        conditions += [
+            _condition(host, edit, rule, "opposite", ids=selection.features, label=f"{rule} (opposite)")
+            for edit in edits
+            if edit != "transplant"
+        ]
+    for host, donor, edits in hosts:
+        if "transplant" in edits and config.leave_one_out:
+            conditions += _left_out(selection, host, donor)
+    judged = [Edit.parse(edit) for edit in config.edits_base]
+    doses = [dose for dose in config.doses if Edit.parse(dose) not in judged]
+    conditions += [_condition(base, dose, rule, "dose", ids=selection.features) for dose in doses]
     if config.force_prefix:
-        name = f"{base}|prefix|{config.force_prefix}"
-        conditions.append(Condition(name, base, "prefix", config.force_prefix, "baseline", "prefix"))
-    if config.transplant_readout == "joint":
-        return conditions
+        conditions.append(_condition(base, "prefix", config.force_prefix, "baseline", "prefix"))
     mode = config.transplant_readout
+    if mode == "joint":
+        return conditions
     return [replace(c, readout=c.readout or mode) if c.edit == "transplant" else c for c in conditions]
+
+
+def _condition(
+    host: str, edit: str, features: str, set_kind: SetKind, how: How = "edit", *, label: str = "", **more: Any
+) -> Condition:
+    """A condition whose name ends with ``label``, or with the name of its features."""
+    return Condition(f"{host}|{edit}|{label or features}", host, edit, features, set_kind, how, **more)
 
 
 def _main_edit(
@@ -99,100 +100,61 @@ def _main_edit(
 ) -> list[Condition]:
     """One edit of the selected set, of the sets of other rankings, and of both kinds of controls."""
     is_transplant = edit == "transplant"
-    main = Condition(
-        f"{host}|{edit}|{selection.rule}", host, edit, selection.rule, "selected", "edit", selection.features,
-        donor if is_transplant else None,
-    )  # fmt: skip
 
-    def like_main(label: str, **changes: Any) -> Condition:
-        return replace(main, name=f"{host}|{edit}|{label}", features=label, **changes)
+    def row(label: str, set_kind: SetKind, how: How = "edit", **more: Any) -> Condition:
+        options = {"ids": selection.features, "donor": donor if is_transplant else None, **more}
+        return _condition(host, edit, label, set_kind, how, **options)
 
-    rows = [main, *(like_main(name, set_kind="compare", ids=other.features) for name, other in others.items())]
+    rows = [row(selection.rule, "selected")]
+    rows += [row(name, "compare", ids=other.features) for name, other in others.items()]
     if is_transplant:
         mode = other_readout(config)
         rows += [
-            like_main(under_readout(name, mode), set_kind="compare", ids=other.features, readout=mode)
+            row(under_readout(name, mode), "compare", ids=other.features, readout=mode)
             for name, other in [(selection.rule, selection), *others.items()]
         ]
     rows += [
-        like_main(f"random {draw}", set_kind="random", ids=tuple(ids), draw=draw)
+        row(f"random {draw}", "random", ids=tuple(ids), draw=draw)
         for draw, ids in enumerate(selection.controls[: config.n_random])
     ]
     for draw in range(config.n_shuffled):
-        write_ids = tuple(shuffled_directions(selection, seed=config.seed, draw=draw))
-        label = f"shuffled directions {draw}"
-        rows.append(like_main(label, set_kind="shuffled", how=_how_written(write_ids), draw=draw, write_ids=write_ids))
+        write_ids = _shuffled_directions(selection, config.seed, draw)
+        how = (
+            "shuffled" if write_ids else "edit"
+        )  # an empty set has no directions to turn, and its edit changes nothing
+        rows.append(row(f"shuffled directions {draw}", "shuffled", how, draw=draw, write_ids=write_ids))
     return rows
 
 
-def _how_written(write_ids: Sequence[int]) -> How:
-    """An empty set has no directions to turn: its control is the edit itself, which changes nothing."""
-    return "shuffled" if write_ids else "edit"
+def _shuffled_directions(selection: Selection, seed: int, draw: int) -> tuple[int, ...]:
+    """As many live features outside the selection as it has; an equal-norm control writes along their decoder directions."""
+    live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
+    live[list(selection.features)] = False
+    pool, rng = np.flatnonzero(live), np.random.default_rng([seed, 1, draw])
+    return tuple(int(feature) for feature in rng.choice(pool, len(selection.features), replace=False))
 
 
-def _baselines(host: str, donor: str) -> list[Condition]:
-    """The reconstruction in place of the residual, and the mean residual difference as one vector."""
-    vectors = (EVERYWHERE, LAST_PROMPT_TOKEN)
-    return [
-        Condition(f"{host}|replace|reconstruction", host, "replace", "none", "recon", "edit"),
-        *(
-            Condition(f"{host}|vector|{name}", host, "vector", name, "baseline", "vector", donor=donor)
-            for name in vectors
-        ),
-    ]
-
-
-def _doses(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """The selected set in base at further strengths, without those that are main edits."""
-    base, rule = config.base, selection.rule
-    judged = [Edit.parse(edit) for edit in config.edits_base]
-    return [
-        Condition(f"{base}|{dose}|{rule}", base, dose, rule, "dose", "edit", selection.features)
-        for dose in config.doses
-        if Edit.parse(dose) not in judged
-    ]
-
-
-def _sizes(
-    selection: Selection, host: str, donor: str, edits: Sequence[str], config: InterveneConfig
-) -> list[Condition]:
+def _heads(selection: Selection, host: str, donor: str, config: InterveneConfig) -> list[Condition]:
     """Transplants of the first features of the ranking."""
-    if "transplant" not in edits:
-        return []
     sizes = [size for size in config.sizes if size < len(selection.features)]
     return [
-        Condition(
-            f"{host}|transplant|first {size}", host, "transplant", f"first {size}", "size", "edit",
-            selection.features[:size], donor,
-        )
+        _condition(host, "transplant", f"first {size}", "size", ids=selection.features[:size], donor=donor)
         for size in sizes
-    ]  # fmt: skip
+    ]
 
 
-def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """Every one-model edit in the other model: ablate in base and clamp in tuned."""
-    pairs = [(config.base, edit) for edit in config.edits_tuned] + [(config.tuned, edit) for edit in config.edits_base]
+def _left_out(selection: Selection, host: str, donor: str) -> list[Condition]:
+    """For every selecting task, the set chosen without it: transplanted, and run on that task only."""
     return [
-        Condition(
-            f"{host}|{edit}|{selection.rule} (opposite)", host, edit, selection.rule, "opposite", "edit",
-            selection.features,
+        _condition(
+            host,
+            "transplant",
+            f"{selection.rule} without {task}",
+            "left_out",
+            ids=tuple(ids),
+            donor=donor,
+            tasks=(task,),
         )
-        for host, edit in pairs
-        if edit != "transplant"
-    ]  # fmt: skip
-
-
-def _left_out(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """For every selecting task, the set chosen without it: transplanted both ways, and run on that task only."""
-    chosen = selection.left_out if config.leave_one_out else {}
-    pairs = ((config.base, config.tuned, config.edits_base), (config.tuned, config.base, config.edits_tuned))
-    return [
-        Condition(
-            f"{host}|transplant|{selection.rule} without {task}", host, "transplant", f"{selection.rule} without {task}",
-            "left_out", "edit", tuple(ids), donor, tasks=(task,),
-        )
-        for host, donor, edits in pairs
-        if "transplant" in edits
-        for task, ids in chosen.items()
+        for task, ids in selection.left_out.items()
         if ids
-    ]  # fmt: skip
+    ]

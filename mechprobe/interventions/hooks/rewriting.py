@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from mechprobe.models.residuals import splice
 from mechprobe.types import Site
 
 
-@dataclass(frozen=True)
-class _Watched:
+class _Watched(NamedTuple):
     what: str
     before: Tensor
     after: Tensor
@@ -38,21 +37,14 @@ class NonFiniteCheck:
         self._watched: list[_Watched] = []
 
     def watch(self, what: str, before: Tensor, after: Tensor) -> None:
-        """Record the residual ``[batch pos d_model]`` before and after an edit, without waiting for the device.
-
-        Args:
-            what: Name of the edit in messages.
-            before: The residual that enters the edit.
-            after: The residual that leaves it.
-        """
+        """Record the residual ``[batch pos d_model]`` before and after the edit ``what``, without waiting for the device."""
         after = after.detach()
         self._watched.append(_Watched(what, before.detach(), after, after.sum(dtype=torch.float32)))
 
     def check(self, logits: Tensor | None = None) -> None:
         """Check the edits recorded since the last check and the logits that follow from them; then forget them.
 
-        Args:
-            logits: ``[batch pos vocab]``; only the last position is read, which depends on all others.
+        Of the logits ``[batch pos vocab]`` only the last position is read, which depends on all others.
 
         Raises:
             ModelError: An edit made a finite residual non-finite, or the logits contain NaN.
@@ -124,20 +116,11 @@ def rewriting(
 ) -> Iterator[None]:
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
-    Args:
-        host: Plain transformers model, or the one inside a bridge.
-        site: Where in the model.
-        rewrite: Maps residuals by model name (host and siblings) to the host's new residual.
-        host_name: Name under which ``rewrite`` finds the host.
-        siblings: The other models that ``rewrite`` reads, by name.
-        positions: Where along the sequence.
-        special_ids: The special tokens, for positions that name them.
-        what: Name of the rewrite in messages.
+    ``rewrite`` reads all ``siblings``, and ``what`` names it in messages. The other arguments are those of `SiteRewrite` and
+    `mechprobe.interventions.hooks.positions.PositionMask`.
     """
-    others = siblings or {}
-    mask = PositionMask(as_rule(positions), special_ids)
-    named = what or f"The rewrite of {host_name}'s residual at {site}"
-    item = SiteRewrite(site, rewrite, tuple(others), mask, named)
+    others, mask = siblings or {}, PositionMask(as_rule(positions), special_ids)
+    item = SiteRewrite(site, rewrite, tuple(others), mask, what or f"The rewrite of {host_name}'s residual at {site}")
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield
 
@@ -210,12 +193,8 @@ class _Hooks:
                 "Without a KV cache an edit cannot tell prompt from response; enable the cache, or edit all positions."
             )
         self._sibling_caches = self._caches.enter(past, first=call.first, strict=bool(self.siblings))
-        names = {
-            name
-            for item in self._rewrites
-            if call.first or not item.positions.rule.first_call_only
-            for name in item.reads
-        }
+        acting = [item for item in self._rewrites if call.first or not item.positions.rule.first_call_only]
+        names = {name for item in acting for name in item.reads}
         self._found = self.siblings.run(sorted(names), given, call, self._sibling_caches) if names else {}
 
     def after(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -230,7 +209,12 @@ class _Hooks:
 
     def edit(self, item: SiteRewrite, resid: Tensor) -> Tensor:
         """Pass the residual ``[batch pos d_model]`` at the item's site through its rewrite."""
-        mask = item.positions.of(self._current()) if self._needs_call else True
+        if self._needs_call and self._call is None:
+            raise ModelError(
+                "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
+                "model itself instead."
+            )
+        mask = True if self._call is None else item.positions.of(self._call)
         if mask is False:
             return resid
         others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
@@ -243,14 +227,6 @@ class _Hooks:
         if not self._in_call:
             self._finite.check()
         return changed
-
-    def _current(self) -> CallTokens:
-        if self._call is None:
-            raise ModelError(
-                "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
-                "model itself instead."
-            )
-        return self._call
 
 
 def _cache_of(given: Mapping[str, Any]) -> Cache | None:
