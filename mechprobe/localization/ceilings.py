@@ -36,14 +36,8 @@ def gain_share(
 ) -> float:
     """Share of the gain from ``low`` to ``high`` that a patch gives or takes, summed over tasks.
 
-    Args:
-        low: Task → accuracy of the base model.
-        high: Task → accuracy of the tuned model.
-        patched: Task → accuracy of the patched model.
-        rising: Whether the base model is patched, so that the patch gives; else it takes.
-
-    Returns:
-        The share; NaN where the gain is not clear of noise (see `gain_of`).
+    The mappings hold the accuracy on each task. The patch gives where the base model is patched (``rising``); else it takes. The
+    share is NaN where the gain is not clear of noise (see `gain_of`).
     """
     total = sum(high[task].value - low[task].value for task in low)
     gain, error = gain_of(low, high)
@@ -99,11 +93,10 @@ def choose_site(shares: Mapping[str, tuple[float, float]], min_share: float) -> 
         return chosen, True, f"{chosen} has two high ceilings: {found}."
     none = f"No site has both ceilings at {min_share:.0%} of the gain or more."
     if max(sufficiency, necessity) < min_share:
-        return (
-            chosen,
-            False,
-            f"{none} {chosen} comes nearest ({found}); an edit that fails there is no evidence against its features.",
+        reason = (
+            f"{none} {chosen} comes nearest ({found}); an edit that fails there is no evidence against its features."
         )
+        return chosen, False, reason
     judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
     reason = (
         f"{none} {chosen} has one of them ({found}): edits of the {judged} model can be judged there, but an edit of the {other} "

@@ -19,11 +19,7 @@ def harness_conditions(
 ) -> list[HarnessCondition]:
     """One record per condition, in order.
 
-    Args:
-        conditions: The plan; clean conditions are named ``<model>|clean``.
-        found: The harness' results.
-        change_of: Condition → relative change.
-        config: Settings.
+    ``change_of`` maps conditions to relative changes. The clean condition of a model is named ``<model>|clean``.
     """
     metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
     higher = found[conditions[0].name].higher_is_better
@@ -57,9 +53,8 @@ def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) 
     after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
     if after and before and _is_mean(after, value) and _is_mean(before, start):
         return paired_bootstrap(before, after, seed=seed)
-    return Interval(
-        value - start, float("nan"), float("nan"), mine.n.get(task, 0)
-    )  # a group has no documents of its own
+    nan = float("nan")  # a group has no documents of its own
+    return Interval(value - start, nan, nan, mine.n.get(task, 0))
 
 
 def _is_mean(values: Sequence[float], aggregated: float) -> bool:
@@ -71,28 +66,16 @@ def _against_random(
     metrics: Metrics, draws: Sequence[Metrics], higher: Mapping[str, Mapping[str, bool | None]], *, gain: bool
 ) -> Metrics:
     """The metrics of a selected set beside the changes of its random sets; ``gain`` says whether a gain is claimed."""
-    return {
-        task: {
-            key: _cell_against_random(
-                cell,
-                [draw[task][key].change for draw in draws],
-                higher.get(task, {}).get(key.partition(",")[0]),
-                gain=gain,
-            )
-            for key, cell in cells.items()
-        }
-        for task, cells in metrics.items()
-    }
-
-
-def _cell_against_random(
-    cell: MetricCell, changes: Sequence[Interval | None], better: bool | None, *, gain: bool
-) -> MetricCell:
-    known = [change.value for change in changes if change is not None]
-    if cell.change is None or not known:
-        return cell
-    update: dict[str, Any] = {"random_mean": sum(known) / len(known), "n_random": len(known)}
-    if better is not None:
-        side = "greater" if gain == better else "less"
-        update["p_random"] = randomization_p(cell.change.value, known, side=side)
-    return cell.model_copy(update=update)
+    result = {task: dict(cells) for task, cells in metrics.items()}
+    for task, cells in metrics.items():
+        for key, cell in cells.items():
+            known = [change.value for draw in draws if (change := draw[task][key].change) is not None]
+            if cell.change is None or not known:
+                continue
+            update: dict[str, Any] = {"random_mean": sum(known) / len(known), "n_random": len(known)}
+            better = higher.get(task, {}).get(key.partition(",")[0])
+            if better is not None:
+                side = "greater" if gain == better else "less"
+                update["p_random"] = randomization_p(cell.change.value, known, side=side)
+            result[task][key] = cell.model_copy(update=update)
+    return result

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 VALUES_FILE = "values.json"
 TABLE_FILE = "table.md"
-_USED = (
+_USED = {
     "base", "tuned", "features", "ranking", "threshold", "edits_base", "edits_tuned", "readout", "near", "positions", "seed",
-)  # fmt: skip
+}  # fmt: skip
+"""Settings of the interventions that the stage uses."""
 NOTE = "These are lm-eval's own numbers. Whether features cause a change is judged by `mechprobe intervene` with its controls."
 
 
@@ -45,11 +46,7 @@ NOTE = "These are lm-eval's own numbers. Whether features cause a change is judg
 class HarnessWork:
     """What `evaluate_harness` will run, after every check that needs no weights.
 
-    Attributes:
-        runner: Applies conditions.
-        tasks: Tasks of the harness.
-        conditions: The plan.
-        stage: Identity of the stage folder: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
@@ -75,13 +72,17 @@ def prepare_harness(
     if settings.chat_template and not family.tokenizer.chat_template:
         raise ConfigError("--chat-template: the models' tokenizer has no chat template; omit the option.")
     asked = HarnessTasks(tasks, settings)
-    chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
+    planned = config.replace(n_random=settings.n_random, n_shuffled=1, compare=())
+    chosen, _ = choose_sets(selection, planned, table)
+    conditions = [
+        Condition(f"{name}|clean", name, "clean", "none", "clean", "clean") for name in crosscoder.model_names
+    ]
+    conditions += [c for c in plan(chosen, {}, planned) if c.set_kind in ("selected", "random")]
     runner = Runner(family, crosscoder, chosen, [], config)
     runner.check(conditions)
-    dumped = config.model_dump(mode="json")
-    require_boundary(dumped.get("positions", "all"), asked.likelihood_names)
+    require_boundary(config.positions, asked.likelihood_names)
     identity = {
-        **{name: dumped[name] for name in _USED if name in dumped},
+        **config.model_dump(mode="json", include=_USED),
         **settings.model_dump(mode="json"),
         "lm_eval": asked.version,
         "tasks": asked.fingerprint,
@@ -148,35 +149,12 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
 
 
 def require_boundary(positions: str, likelihood_names: Sequence[str]) -> None:
-    """Check that the harness' requests show the positions of the edits.
-
-    Args:
-        positions: Where the edits act.
-        likelihood_names: Tasks that ask for log-likelihoods.
-
-    Raises:
-        ConfigError: The positions distinguish prompt from response, and ``likelihood_names`` is not empty.
-    """
+    """Raise `ConfigError` where ``positions`` distinguish prompt from response, but some tasks ask for log-likelihoods."""
     if likelihood_names and ("prompt" in positions or "response" in positions):
         raise ConfigError(
             f"lm-eval passes prompt and option of {', '.join(likelihood_names)} in one call, so an edit cannot tell prompt from "
             f"response; set intervene.positions to 'all' instead of '{positions}'."
         )
-
-
-def planned_conditions(
-    selection: Selection,
-    config: InterveneConfig,
-    harness: HarnessConfig,
-    models: Sequence[str],
-    table: "pd.DataFrame | None" = None,
-) -> tuple[Selection, list[Condition]]:
-    """The set under test, and the plan: every model clean, then the main edits of `intervene` with their random sets."""
-    config = config.replace(n_random=harness.n_random, n_shuffled=1, compare=())
-    chosen, _ = choose_sets(selection, config, table)
-    clean = [Condition(f"{model}|clean", model, "clean", "none", "clean", "clean") for model in models]
-    edits = [condition for condition in plan(chosen, {}, config) if condition.set_kind in ("selected", "random")]
-    return chosen, clean + edits
 
 
 def _run_all(work: HarnessWork, folder: Path) -> Found:

@@ -46,11 +46,10 @@ class Evidence(NamedTuple):
     """What a verdict on one edit rests on; effects are accuracies in the claimed direction.
 
     Attributes:
-        effect: ``(value, low, high)`` of the selected set.
-        ceiling: ``(value, low, high)`` of the whole-residual patch.
+        effect, ceiling: ``(value, low, high)`` of the selected set, and of the whole-residual patch.
         gap: Accuracy of the clean tuned model minus that of the clean base.
-        p_random: Randomization p-value against matched random sets; NaN where none was run.
-        p_equal_norm: Randomization p-value against changes of equal norm in other directions.
+        p_random, p_equal_norm: Randomization p-values against matched random sets, and against changes of equal norm in other
+            directions; NaN where none was run.
         n: Samples.
         falls: Whether a loss is claimed (an edit of the tuned model).
         beyond_on_a_task: Whether the interval on some task exceeds that task's ceiling by more than 10 points.
@@ -70,8 +69,7 @@ class Evidence(NamedTuple):
 
 def judge(evidence: Evidence, config: InterveneConfig) -> str:
     """Apply the rule of `rule_text`; returns one of the verdicts above, or `NO_VERDICT` followed by the reason."""
-    reason = _no_verdict_reason(evidence, config)
-    if reason is not None:
+    if (reason := _no_verdict_reason(evidence, config)) is not None:
         return reason
     _, low, high = evidence.effect
     ceiling = evidence.ceiling[0]
@@ -87,7 +85,6 @@ def judge(evidence: Evidence, config: InterveneConfig) -> str:
 
 
 def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | None:
-    """Why nothing can be judged, or None."""
     if evidence.n < config.min_n:
         return f"{NO_VERDICT}{evidence.n} samples, fewer than {config.min_n}"
     ceiling, low, _ = evidence.ceiling
