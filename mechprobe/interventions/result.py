@@ -67,13 +67,7 @@ def named_row(rows: Sequence[NamedRow], name: str) -> NamedRow:
 
 
 class CollateralSource(Result):
-    """The texts on which collateral was measured.
-
-    Attributes:
-        source: Where they come from.
-        n_texts, n_tokens: Their number, and that of the predicted tokens.
-        fingerprint: sha256 of the token ids.
-    """
+    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids."""
 
     source: str
     n_texts: int
@@ -82,13 +76,7 @@ class CollateralSource(Result):
 
 
 class RelativeChanges(Result):
-    """How the relative changes of the edits were measured.
-
-    Attributes:
-        bound: Relative change above which an edit is named.
-        n_tokens: Prompt tokens that were read.
-        far: Names of the conditions above the bound.
-    """
+    """The ``bound`` of relative changes, the prompt tokens that were read, and the names of the conditions above the bound."""
 
     bound: float
     n_tokens: int
@@ -99,10 +87,8 @@ class EditedSet(StageResult):
     """Which features are edited, at which site, and between which models.
 
     Attributes:
-        site: ``resid_post.<layer>``.
-        pair: Base and tuned model.
-        rule_of_features: Specification of the set, for example ``top50``.
-        ranking: Ranking behind it.
+        site, pair: ``resid_post.<layer>``, and the base and the tuned model.
+        rule_of_features, ranking: Specification of the set, for example ``top50``, and the ranking behind it.
         features: Feature indices, best first.
         silent: Features that never fire on the gained samples, see `mechprobe.selection.never_active`.
     """

@@ -36,9 +36,7 @@ Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
 class Collateral(Result):
     """What an edit does to the host's predictions on unrelated text, in nats per predicted token.
 
-    Attributes:
-        kl: KL(clean ‖ edited).
-        ce_change: Cross-entropy of the edited host minus that of the clean host.
+    ``kl`` is KL(clean ‖ edited), ``ce_change`` the cross-entropy of the edited host minus that of the clean host.
     """
 
     kl: IntervalNumbers
@@ -78,27 +76,35 @@ class ConditionRow(EditedRow):
     relative_change: float | None
 
 
-class ConditionResult(ConditionRow):
+class TaskEffects(Result):
+    """One condition against the clean host; every mapping is by task.
+
+    Attributes:
+        accuracy: Share of right samples, with its Wilson interval.
+        accuracy_delta: Change against the clean host, with its paired bootstrap interval.
+        flip_rate_of_right, flip_rate_of_wrong: Share of the clean host's right samples that the edited host has wrong, and of
+            its wrong samples that the edited host has right.
+        mcnemar_p: Exact McNemar p-value against the clean host.
+    """
+
+    accuracy: dict[str, IntervalNumbers]
+    accuracy_delta: dict[str, IntervalNumbers]
+    flip_rate_of_right: dict[str, IntervalNumbers]
+    flip_rate_of_wrong: dict[str, IntervalNumbers]
+    mcnemar_p: dict[str, float]
+
+
+class ConditionResult(ConditionRow, TaskEffects):
     """Effects of one condition; every mapping is by task, with the row ``pooled`` over the held-out tasks.
 
     Attributes:
         donor: Model whose features or residual are put in.
-        accuracy: Share of right samples, with its Wilson interval.
-        accuracy_delta: Change against the clean host, with its paired bootstrap interval.
-        flip_rate_of_right: Share of the samples that the clean host has right and the edited host has wrong.
-        flip_rate_of_wrong: Share of the samples that the clean host has wrong and the edited host has right.
-        mcnemar_p: Exact McNemar p-value against the clean host.
         share_of_ceiling: Change as a share of the ceiling's; None where the ceiling is not measurable.
         unparsed: Share of unparsed responses; None for a task without samples. It has no pooled row.
         collateral: None where it was not measured.
     """
 
     donor: str | None
-    accuracy: dict[str, IntervalNumbers]
-    accuracy_delta: dict[str, IntervalNumbers]
-    flip_rate_of_right: dict[str, IntervalNumbers]
-    flip_rate_of_wrong: dict[str, IntervalNumbers]
-    mcnemar_p: dict[str, float]
     share_of_ceiling: dict[str, float | None]
     unparsed: dict[str, float | None]
     collateral: Collateral | None
@@ -157,10 +163,8 @@ class Verdict(EditedRow, AgainstControls):
 class LeftOutVerdict(Verdict):
     """The verdict on the set chosen without a task, on that task.
 
-    Attributes:
-        n_shared: Features that the full set has too.
-        share: Effect as a share of the task's ceiling; None where that is not measurable.
-        effect_with, share_with, verdict_with: Effect of the full set on the task, its share of the ceiling, and its verdict.
+    The set has ``n_shared`` features with the full set. ``share`` is its effect as a share of the task's ceiling; None where that
+    is not measurable. ``effect_with``, ``share_with`` and ``verdict_with`` are those of the full set on the task.
     """
 
     n_shared: int
@@ -203,13 +207,10 @@ class HeadShare(NamedTuple):
 
 
 class HeadSizes(Result):
-    """How few features of the ranking carry the ceiling in one host.
+    """How few features of the ranking carry the ceiling in one host with ``n`` samples.
 
-    Attributes:
-        n: Samples.
-        largest: Largest size measured.
-        shares: Shares of the ceiling, by rising size.
-        half, nine_tenths: Smallest heads that carry half and nine tenths of the ceiling; ``50%`` and ``90%`` in JSON.
+    The shares of the ceiling are by rising size. ``half`` and ``nine_tenths`` are the smallest heads that carry these shares;
+    ``50%`` and ``90%`` in JSON.
     """
 
     n: int
@@ -227,12 +228,9 @@ class UnmeasuredSizes(Result):
 
 
 class ReadoutDifference(Result):
-    """A transplant under two read-outs, on one task or on the pooled row, with ``n`` samples.
+    """The effects of a transplant under the read-out of the verdict and under the other, on one task or on the pooled row.
 
-    Attributes:
-        effect, effect_other: Under the read-out of the verdict, and under the other.
-        difference: ``effect`` minus ``effect_other`` on the same samples.
-        disagree: Whether the two differ by the rule of `compare_readouts`.
+    ``difference`` is ``effect`` minus ``effect_other`` on the same samples; `compare_readouts` gives the rule of ``disagree``.
     """
 
     task: str
@@ -244,13 +242,9 @@ class ReadoutDifference(Result):
 
 
 class ReadoutAgreement(Result):
-    """Whether the transplant of the selected set does the same under two read-outs in one host.
+    """Whether the transplant of the selected set does the same in one host under the read-out of the verdict and the other.
 
-    Attributes:
-        model, edit, features: As of `EditedRow`.
-        readout, other: Read-out of the verdict, and the other read-out.
-        rows: One per held-out task, then the pooled row.
-        sentence: Where the two disagree; empty where they agree.
+    There is one row per held-out task, then the pooled row. The sentence says where the two disagree; else it is empty.
     """
 
     model: str

@@ -14,7 +14,7 @@ from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.condition import Condition, readout_of
 from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
@@ -119,7 +119,7 @@ def test_an_equal_norm_control_differs_from_the_edit(
     condition = Condition("c", "base", edit, "set", "shuffled", "shuffled", (1, 2, 3), write_ids=(7, 8, 9))
     x = {name: torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1)) for name in family.names}
     turned = runner.rewrite(condition)(x) - x["base"]
-    readout = runner.readout(condition)
+    readout = readout_of(condition, runner.config)
     own = build_rewrite(crosscoder, [1, 2, 3], Edit.parse(edit), host="base", donor=None, readout=readout)
     change = own(x) - x["base"]
     active = (change.norm(dim=-1) > 1e-4) & (turned.norm(dim=-1) > 0)

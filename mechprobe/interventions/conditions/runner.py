@@ -11,7 +11,6 @@ from threading import Thread
 
 import torch
 
-from mechprobe.dictionary.readout import Readout
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
@@ -54,10 +53,6 @@ class Runner:
         self.positions = PositionRule.parse(config.positions)
         self.site = Site.parse(selection.site)
 
-    def readout(self, condition: Condition) -> Readout:
-        """Read-out of a condition, see `readout_of`."""
-        return readout_of(condition, self.config)
-
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
         edits = [condition for condition in conditions if condition.how in ("edit", "shuffled")]
@@ -74,7 +69,7 @@ class Runner:
         decoder directions of the host: the *shifts* of other features between the models share the change under test, so they
         would not be neutral directions.
         """
-        readout, host, edit = self.readout(condition), condition.model, Edit.parse(condition.edit)
+        readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
         build = partial(build_rewrite, self.crosscoder, condition.ids, host=host, readout=readout)
         own = build(edit, donor=condition.donor)
         if condition.how != "shuffled":
@@ -91,7 +86,7 @@ class Runner:
 
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
-        edit, readout = Edit.parse(condition.edit), self.readout(condition)
+        edit, readout = Edit.parse(condition.edit), readout_of(condition, self.config)
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
     @torch.no_grad()
@@ -123,7 +118,7 @@ class Runner:
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
-            edit, readout = condition.edit, self.readout(condition)
+            edit, readout = condition.edit, readout_of(condition, self.config)
             one = SiteEdit(self.crosscoder, condition.ids, edit, self.site, condition.donor, readout, where)
             with edited_at(self.family[condition.model], [one], siblings=self.family):
                 yield

@@ -36,14 +36,9 @@ class HarnessCondition(ConditionRow):
 class HarnessResults(EditedSet):
     """Everything in ``results.json`` of a ``harness`` stage.
 
-    Attributes:
-        note: What the numbers are and are not.
-        lm_eval: Version of lm-evaluation-harness.
-        tasks: Tasks and groups, sorted.
-        n: Task → documents.
-        higher_is_better: Task → metric → whether higher is better; None where the harness does not say.
-        conditions: One record per condition.
-        changes: How relative changes were measured.
+    ``note`` says what the numbers are and are not, ``lm_eval`` is the version of lm-evaluation-harness, and ``tasks`` are the tasks
+    and groups, sorted. ``n`` maps tasks to documents, and ``higher_is_better`` maps their metrics to None where the harness does
+    not say.
     """
 
     note: str

@@ -111,17 +111,9 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
 ) -> HarnessResults:
     """Run tasks of lm-evaluation-harness on every clean model, and on base and tuned under the edits of the selection.
 
-    Args:
-        family: The crosscoder's models.
-        crosscoder: The dictionary.
-        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
-        tasks: YAML files, or names that lm-eval knows.
-        out: Stage folder for ``results.json``, ``values.json`` (one number per document), ``table.md`` and the manifest.
-        config: Which features and edits.
-        harness: Settings of the harness.
-        table: Feature table, for ``rule:`` specifications.
-        inputs: Files and stage folders whose hashes go into the manifest.
-        force: Make a finished stage again.
+    The arguments are those of `mechprobe.interventions.stage.intervene`, except that ``tasks`` are YAML files or names that lm-eval
+    knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one number per
+    document), ``table.md`` and the manifest.
 
     Raises:
         DependencyError: lm-eval is not installed.

@@ -67,10 +67,6 @@ class NonFiniteCheck:
                 "check whether the model gives NaN without any edit."
             )
 
-    def forget(self) -> None:
-        """Drop the recorded edits."""
-        self._watched = []
-
 
 def _require_finite(entry: _Watched) -> None:
     made = ~torch.isfinite(entry.after) & torch.isfinite(entry.before)
@@ -149,7 +145,7 @@ def rewriting_sites(
     """
     hooks = _Hooks(host, rewrites, host_name, siblings or {})
     with ExitStack() as stack:
-        stack.enter_context(hooks.siblings.attached())
+        hooks.siblings.attach(stack)
         stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
         stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
         for item in rewrites:
@@ -181,7 +177,7 @@ class _Hooks:
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the tokens of the call and run the siblings on them."""
-        self._finite.forget()
+        self._finite = NonFiniteCheck()
         self._in_call = True
         if not self._needs_call:
             return

@@ -7,8 +7,8 @@ carries the shallower edits and the residuals of the siblings do not.
 
 import inspect
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,13 +37,10 @@ class Sibling:
         self._found: dict[Site, Tensor] | None = None  # a dict during a call of `run`
         self._device = input_device(self.model)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep a hook on every site while the block runs; it acts only in calls of `run`."""
-        with ExitStack() as stack:
-            for site in self.sites:
-                stack.enter_context(splice(self.model, site, partial(self._record, site)))
-            yield
+    def attach(self, stack: ExitStack) -> None:
+        """Keep a hook on every site until ``stack`` closes; it acts only in calls of `run`."""
+        for site in self.sites:
+            stack.enter_context(splice(self.model, site, partial(self._record, site)))
 
     def _record(self, site: Site, resid: Tensor) -> Tensor:
         if self._found is not None:
@@ -145,13 +142,10 @@ class SiblingForward:
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep hooks on all siblings while the block runs."""
-        with ExitStack() as stack:
-            for sibling in self._all.values():
-                stack.enter_context(sibling.attached())
-            yield
+    def attach(self, stack: ExitStack) -> None:
+        """Keep hooks on all siblings until ``stack`` closes."""
+        for sibling in self._all.values():
+            sibling.attach(stack)
 
     def run(
         self, names: Iterable[str], given: Mapping[str, Any], call: CallTokens, siblings: SiblingCaches

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mechprobe.interventions.conditions.condition import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import CollateralSource, RelativeChanges
-from mechprobe.interventions.result_rows import Collateral, ConditionResult
+from mechprobe.interventions.result_rows import Collateral, ConditionResult, TaskEffects
 from mechprobe.statistics import Interval, mcnemar_exact, paired_bootstrap, wilson_interval
 from mechprobe.types import POOLED
 
@@ -17,25 +17,8 @@ Right = dict[str, list[bool]]
 """Task → whether each sample is right, in one fixed order of samples."""
 
 
-class TaskEffects(NamedTuple):
-    """One condition against the clean host; every mapping is by task. `ConditionResult` describes the fields."""
-
-    accuracy: dict[str, Interval]
-    accuracy_delta: dict[str, Interval]
-    flip_rate_of_right: dict[str, Interval]
-    flip_rate_of_wrong: dict[str, Interval]
-    mcnemar_p: dict[str, float]
-
-
 class Measurements(NamedTuple):
-    """What is measured beside the outcomes.
-
-    Attributes:
-        changes: How relative changes were measured.
-        change_of: Condition → relative change.
-        texts: The texts behind the collateral, or None.
-        collateral_of: Condition → collateral.
-    """
+    """What is measured beside the outcomes; ``change_of`` and ``collateral_of`` are by condition."""
 
     changes: RelativeChanges
     change_of: Mapping[str, float]
@@ -54,22 +37,17 @@ def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
 
 
 def effects_on_tasks(clean: Right, edited: Right, *, seed: int) -> TaskEffects:
-    """Effects of one condition on every task, against the clean host on the same samples.
-
-    Accuracies and flip rates have Wilson intervals. Changes of accuracy have paired percentile bootstrap intervals, drawn with
-    ``seed``.
-    """
-    found = TaskEffects({}, {}, {}, {}, {})
-    for task, before in clean.items():
-        after = edited[task]
-        lost = sum(b and not a for b, a in zip(before, after, strict=True))
-        gained = sum(a and not b for b, a in zip(before, after, strict=True))
-        found.accuracy[task] = wilson_interval(sum(after), len(after))
-        found.accuracy_delta[task] = paired_bootstrap(before, after, seed=seed)
-        found.flip_rate_of_right[task] = wilson_interval(lost, sum(before))
-        found.flip_rate_of_wrong[task] = wilson_interval(gained, len(before) - sum(before))
-        found.mcnemar_p[task] = mcnemar_exact(before, after)
-    return found
+    """Effects of one condition on every task, against the clean host on the same samples; ``seed`` is that of the bootstrap."""
+    pairs = {task: (before, edited[task]) for task, before in clean.items()}
+    lost = {task: sum(b and not a for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
+    gained = {task: sum(a and not b for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
+    return TaskEffects(
+        accuracy={task: wilson_interval(sum(after), len(after)) for task, (_, after) in pairs.items()},
+        accuracy_delta={task: paired_bootstrap(*pair, seed=seed) for task, pair in pairs.items()},
+        flip_rate_of_right={task: wilson_interval(lost[task], sum(before)) for task, before in clean.items()},
+        flip_rate_of_wrong={task: wilson_interval(gained[task], before.count(False)) for task, before in clean.items()},
+        mcnemar_p={task: mcnemar_exact(*pair) for task, pair in pairs.items()},
+    )
 
 
 def shares_of_ceiling(
@@ -100,28 +78,22 @@ def condition_results(
 ) -> list[ConditionResult]:
     """Effects of every condition that ran on all tasks, in the order of the plan.
 
-    Args:
-        conditions: The plan.
-        right: Condition name → outcomes.
-        unparsed: Condition name → task → share of unparsed responses.
-        held_out: Tasks that enter the pooled row.
-        config: Settings.
-        measured: What is known beside the outcomes.
+    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The tasks of ``held_out``
+    enter the pooled row.
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
     effects = {
         c.name: effects_on_tasks(pooled[f"{c.model}|clean"], pooled[c.name], seed=config.seed) for c in everywhere
     }
-    ceilings = {c.model: effects[c.name].accuracy_delta for c in everywhere if c.set_kind == "ceiling"}
+    deltas = {name: effect.accuracy_delta for name, effect in effects.items()}
+    ceilings = {c.model: deltas[c.name] for c in everywhere if c.set_kind == "ceiling"}
     return [
         ConditionResult(
             **dict(condition_row(c, config, measured.change_of)),
             donor=c.donor,
-            **effects[c.name]._asdict(),
-            share_of_ceiling=shares_of_ceiling(
-                effects[c.name].accuracy_delta, ceilings[c.model], sign=sign_of(c.model, config)
-            ),
+            **dict(effects[c.name]),
+            share_of_ceiling=shares_of_ceiling(deltas[c.name], ceilings[c.model], sign=sign_of(c.model, config)),
             unparsed=unparsed.get(c.name, {}),
             collateral=measured.collateral_of.get(c.name),
         )
