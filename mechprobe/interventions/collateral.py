@@ -13,7 +13,7 @@ one text depend on each other.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,9 +52,7 @@ class _HasSequences(Protocol):
 class CollateralTexts:
     """Texts that the models read without answering.
 
-    Attributes:
-        sequences: Token ids of each text, at least two.
-        source: Where the texts come from, in words that results and report show.
+    ``sequences`` are the token ids of each text, at least two; ``source`` says where the texts come from, for results and report.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -150,12 +148,13 @@ def measure_collateral(
     with progress(len(batches) * len(wanted), "collateral", unit="passes") as advance:
         for host in dict.fromkeys(condition.model for condition in wanted):
             mine = [condition for condition in wanted if condition.model == host]
+            model = runner.family[host].hf
             for rows in batches:
-                batch = _Batch.build(rows, str(input_device(runner.family[host].hf)))
-                clean = _log_probs(runner.family[host].hf, batch)
+                batch = _padded(rows, str(input_device(model)))
+                clean = _log_probs(model, batch)
                 for condition in mine:
                     with runner.in_force(condition, positions=replace(runner.positions, part="all")):
-                        sums[condition.name].append(_sums(clean, _log_probs(runner.family[host].hf, batch), batch))
+                        sums[condition.name].append(_sums(clean, _log_probs(model, batch), batch))
                     advance(1)
     counts = [len(ids) - 1 for rows in batches for ids in rows]
     found = {}
@@ -177,8 +176,7 @@ def _batches(sequences: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, .
         yield batch
 
 
-@dataclass(frozen=True)
-class _Batch:
+class _Batch(NamedTuple):
     """Texts padded on the right; a causal model is not affected by what follows a position."""
 
     ids: Int[Tensor, "text pos"]
@@ -186,12 +184,12 @@ class _Batch:
     scored: Bool[Tensor, "text pos"]
     """Positions whose next token is predicted."""
 
-    @classmethod
-    def build(cls, rows: Sequence[Sequence[int]], device: str) -> "_Batch":
-        ids, attention = padded(rows, 0)
-        scored = torch.zeros_like(attention, dtype=torch.bool)
-        scored[:, :-1] = attention[:, 1:] == 1
-        return cls(ids.to(device), attention.to(device), scored.to(device))
+
+def _padded(rows: Sequence[Sequence[int]], device: str) -> _Batch:
+    ids, attention = padded(rows, 0)
+    scored = torch.zeros_like(attention, dtype=torch.bool)
+    scored[:, :-1] = attention[:, 1:] == 1
+    return _Batch(ids.to(device), attention.to(device), scored.to(device))
 
 
 def _log_probs(model: Any, batch: _Batch) -> Float[Tensor, "prediction vocab"]:

@@ -11,7 +11,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition, fingerprint
+from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner, run_conditions
@@ -74,27 +74,16 @@ def prepare(
     names = {task.name for task in tasks}
     conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
     runner.check(conditions)
-    return Work(runner, conditions, texts, _identity(runner, conditions, texts, inputs))
-
-
-def _identity(
-    runner: Runner, conditions: Sequence[Condition], texts: CollateralTexts | None, inputs: Inputs | None
-) -> dict[str, Any]:
-    """What a finished stage folder must have been made with."""
     elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
-    scores = runner.selection.scores
-    config = {
-        **runner.config.model_dump(mode="json", exclude=elsewhere),
-        "tasks": tasks_fingerprint(runner.tasks),
+    settings = {
+        **config.model_dump(mode="json", exclude=elsewhere),
+        "tasks": tasks_fingerprint(tasks),
         "collateral": texts.fingerprint if texts else None,
-        "crosscoder": runner.crosscoder.fingerprint,
-        "site": runner.selection.site,
-        "sets": fingerprint(conditions),
-        "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
-        **runner.family.reduced_dtypes,
+        "mean_difference": sha256_bytes(
+            chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
+        ),
     }
-    models = runner.family.fingerprints
-    return {"name": "intervene", "config": config, "inputs": inputs, "models": models, "remake": "refused"}
+    return Work(runner, conditions, texts, runner.stage_identity("intervene", conditions, inputs, **settings))
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point

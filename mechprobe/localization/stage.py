@@ -77,12 +77,10 @@ def localize(
 
 
 def _resolve_sites(family: ModelFamily, sites: Sequence[Site | str] | str) -> list[Site]:
-    if isinstance(sites, str):
-        if sites == "all":
-            return family.sites()
-        sites = [sites]
-    places = [site if isinstance(site, Site) else Site.parse(site) for site in sites]
-    return [site.check(family.n_layers) for site in places]
+    if sites == "all":
+        return family.sites()
+    named = [sites] if isinstance(sites, str) else sites
+    return [Site.parse(str(site)).check(family.n_layers) for site in named]
 
 
 @torch.no_grad()

@@ -1,11 +1,10 @@
 """One condition of an intervention run: what is done to which model, with which features."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mechprobe.dictionary.readout import Readout
-from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.result_rows import ConditionRow, SetKind
@@ -81,8 +80,3 @@ def other_readout(config: InterveneConfig) -> ReadoutMode:
 def under_readout(features: str, mode: ReadoutMode) -> str:
     """Label of a set whose transplant uses the second read-out."""
     return f"{features}, {mode} read-out"
-
-
-def fingerprint(conditions: Sequence[Condition]) -> str:
-    """sha256 of everything that is run."""
-    return sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())

@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context, parent_process
 from operator import itemgetter
 from threading import Thread
+from typing import Any
 
 import torch
 
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
@@ -88,6 +91,16 @@ class Runner:
         """The models other than the host whose residuals the edit reads."""
         edit, readout = Edit.parse(condition.edit), readout_of(condition, self.config)
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
+
+    def stage_identity(
+        self, name: str, conditions: Sequence[Condition], inputs: Any, **settings: Any
+    ) -> dict[str, Any]:
+        """The arguments of `Stage.open` that identify a stage which runs the conditions."""
+        sets = sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())
+        parts = {"crosscoder": self.crosscoder.fingerprint, "site": self.selection.site, "sets": sets}
+        config = {**settings, **parts, **self.family.reduced_dtypes}
+        models = self.family.fingerprints
+        return {"name": name, "config": config, "inputs": inputs, "models": models, "remake": "refused"}
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:

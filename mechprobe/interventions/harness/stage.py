@@ -16,7 +16,7 @@ from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessRun
 from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition, fingerprint
+from mechprobe.interventions.conditions.condition import Condition
 from mechprobe.interventions.conditions.plan import choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes
 from mechprobe.interventions.conditions.runner import Runner
@@ -81,19 +81,9 @@ def prepare_harness(
     runner = Runner(family, crosscoder, chosen, [], config)
     runner.check(conditions)
     require_boundary(config.positions, asked.likelihood_names)
-    identity = {
-        **config.model_dump(mode="json", include=_USED),
-        **settings.model_dump(mode="json"),
-        "lm_eval": asked.version,
-        "tasks": asked.fingerprint,
-        "crosscoder": crosscoder.fingerprint,
-        "site": chosen.site,
-        "sets": fingerprint(conditions),
-        **runner.family.reduced_dtypes,
-    }
-    models = runner.family.fingerprints
-    stage = {"name": "harness", "config": identity, "inputs": inputs, "models": models, "remake": "refused"}
-    return HarnessWork(runner, asked, conditions, stage)
+    used = {**config.model_dump(mode="json", include=_USED), **settings.model_dump(mode="json")}
+    used |= {"lm_eval": asked.version, "tasks": asked.fingerprint}
+    return HarnessWork(runner, asked, conditions, runner.stage_identity("harness", conditions, inputs, **used))
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`

@@ -161,12 +161,12 @@ def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence
 
 
 def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
-    selection, site = one.selection, None if one.site is None else _site(one.site)
+    selection, site = one.selection, None if one.site is None else Site.parse(str(one.site))
     if not isinstance(selection, _HasFeatures):
         if site is None:
             raise ConfigError("The site of the features is missing; pass it as edited(..., site='resid_post.<layer>').")
         return site, [int(feature) for feature in selection]
-    own = _site(selection.site)
+    own = Site.parse(selection.site)
     if site is not None and site != own:
         raise SelectionError(f"The selection's features belong to {own}, but the edit is requested at {site}.")
     made_with = getattr(selection, "crosscoder", None)
@@ -175,10 +175,6 @@ def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
             f"The selection was made with crosscoder {made_with[:12]}, but the edit uses {found[:12]}; select again with that one."
         )
     return own, list(selection.features)
-
-
-def _site(place: Site | str) -> Site:
-    return place if isinstance(place, Site) else Site.parse(place)
 
 
 _fingerprints: "weakref.WeakKeyDictionary[Crosscoder, tuple[list[int], str]]" = weakref.WeakKeyDictionary()
