@@ -26,7 +26,7 @@ from mechprobe.data.tokens import encode_prompt, encode_response
 from mechprobe.errors import InputError
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
-from mechprobe.interventions.conditions.condition import EVERYWHERE, Condition
+from mechprobe.interventions.conditions.plan import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import CollateralSource
 from mechprobe.interventions.result_rows import Collateral

@@ -11,8 +11,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.conditions.plan import choose_sets, plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner, run_conditions
 from mechprobe.interventions.config import InterveneConfig

@@ -22,7 +22,7 @@ from mechprobe.evals.likelihood import encode_pair, log_likelihoods
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.files import read_json
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.relative_change import relative_changes
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig

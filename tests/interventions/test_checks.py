@@ -14,8 +14,7 @@ from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition, readout_of
-from mechprobe.interventions.conditions.plan import choose_sets, plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan, readout_of
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import RelativeChanges
 from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results

@@ -431,7 +431,7 @@ def test_a_vector_at_the_last_prompt_token_acts_there_alone(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]]
 ) -> None:
     """The planted cause is one vector at every position, so only adding it at every position makes the whole change."""
-    from mechprobe.interventions.conditions.condition import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
+    from mechprobe.interventions.conditions.plan import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
     from mechprobe.interventions.conditions.runner import Runner
 
     selection, halves = selected

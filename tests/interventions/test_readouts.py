@@ -8,8 +8,7 @@ import pytest
 from mechprobe.cli.summary import intervention_lines
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.condition import readout_of
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import plan, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults, RelativeChanges
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results

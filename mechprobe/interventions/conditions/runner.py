@@ -16,7 +16,7 @@ import torch
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
-from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models

@@ -16,22 +16,26 @@ from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessRun
 from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.conditions.plan import choose_sets, plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, condition_row, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness.compare import Found, harness_conditions
-from mechprobe.interventions.harness.result import HarnessResults, markdown_table
+from mechprobe.interventions.harness.result import HarnessCondition, HarnessResults, MetricCell, markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
+from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Found = Mapping[str, HarnessRun]
+"""Condition → what `mechprobe.evals.harness.HarnessTasks.run` returns."""
+Metrics = dict[str, dict[str, MetricCell]]
 
 VALUES_FILE = "values.json"
 TABLE_FILE = "table.md"
@@ -163,6 +167,70 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
         tasks=sorted(first.metrics),
         n=first.n,
         higher_is_better=first.higher_is_better,
-        conditions=harness_conditions(work.conditions, found, change_of, runner.config),
+        conditions=_conditions(work.conditions, found, change_of, runner.config),
         changes=changes,
     )
+
+
+def _conditions(
+    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, float], config: InterveneConfig
+) -> list[HarnessCondition]:
+    """One record per condition, in order. The clean condition of a model is named ``<model>|clean``."""
+    metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
+    higher = found[conditions[0].name].higher_is_better
+    for main in (c for c in conditions if c.set_kind == "selected"):
+        draws = [
+            metrics[c.name]
+            for c in conditions
+            if c.set_kind == "random" and (c.model, c.edit) == (main.model, main.edit)
+        ]
+        metrics[main.name] = _against_random(metrics[main.name], draws, higher, gain=main.model == config.base)
+    return [HarnessCondition(**dict(condition_row(c, config, change_of)), metrics=metrics[c.name]) for c in conditions]
+
+
+def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
+    """The metrics of a condition with their changes against the clean host."""
+    mine, host = found[condition.name], found[f"{condition.model}|clean"]
+    result: Metrics = {}
+    for task, cells in mine.metrics.items():
+        result[task] = {}
+        for key, cell in cells.items():
+            change = None if condition.how == "clean" else _change(mine, host, task, key, seed)
+            result[task][key] = MetricCell(value=cell.value, stderr=cell.stderr, n=mine.n.get(task), change=change)
+    return result
+
+
+def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) -> Interval | None:
+    """Change of one metric, with a paired bootstrap interval where it is a mean over documents."""
+    value, start = (side.metrics[task][key].value for side in (mine, host))
+    if value is None or start is None:
+        return None
+    after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
+    if after and before and _is_mean(after, value) and _is_mean(before, start):
+        return paired_bootstrap(before, after, seed=seed)
+    nan = float("nan")  # a group has no documents of its own
+    return Interval(value - start, nan, nan, mine.n.get(task, 0))
+
+
+def _is_mean(values: Sequence[float], aggregated: float) -> bool:
+    """Whether the harness averaged a metric over documents; only then is a paired difference defined."""
+    return abs(sum(values) / len(values) - aggregated) <= 1e-9 * max(1.0, abs(aggregated))
+
+
+def _against_random(
+    metrics: Metrics, draws: Sequence[Metrics], higher: Mapping[str, Mapping[str, bool | None]], *, gain: bool
+) -> Metrics:
+    """The metrics of a selected set beside the changes of its random sets; ``gain`` says whether a gain is claimed."""
+    result = {task: dict(cells) for task, cells in metrics.items()}
+    for task, cells in metrics.items():
+        for key, cell in cells.items():
+            known = [change.value for draw in draws if (change := draw[task][key].change) is not None]
+            if cell.change is None or not known:
+                continue
+            update: dict[str, Any] = {"random_mean": sum(known) / len(known), "n_random": len(known)}
+            better = higher.get(task, {}).get(key.partition(",")[0])
+            if better is not None:
+                side = "greater" if gain == better else "less"
+                update["p_random"] = randomization_p(cell.change.value, known, side=side)
+            result[task][key] = cell.model_copy(update=update)
+    return result

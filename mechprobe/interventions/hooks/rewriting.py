@@ -236,7 +236,6 @@ def _cache_of(given: Mapping[str, Any]) -> Cache | None:
 
 
 def _cache_in(output: Any) -> Any:
-    """The cache that a forward call returns, in an output object or in a tuple."""
     if isinstance(output, tuple):
         return next((part for part in output if isinstance(part, Cache)), None)
     return getattr(output, "past_key_values", None)

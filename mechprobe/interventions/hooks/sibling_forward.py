@@ -190,6 +190,5 @@ def require_kv_cache(model: nn.Module, name: str) -> None:
 
 
 def _keys(cache: Cache) -> Tensor | None:
-    """The keys of the first layer that has any."""
     found = (getattr(layer, "keys", None) for layer in getattr(cache, "layers", ()))
     return next((keys for keys in found if isinstance(keys, Tensor)), None)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mechprobe.interventions.conditions.condition import Condition, condition_row
+from mechprobe.interventions.conditions.plan import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import CollateralSource, RelativeChanges
 from mechprobe.interventions.result_rows import Collateral, ConditionResult, TaskEffects

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, Effect, EmptyLeftOut, LeftOutVerdict, Verdict
 from mechprobe.interventions.verdicts.effects import Right, effects_on_tasks, measurable, sign_of
@@ -44,16 +44,15 @@ def left_out_verdicts(
         full = {row.task: row for row in judged_rows if (row.model, row.edit) == (selected.model, selected.edit)}
         tasks = [task for task in chosen if task in full]
         found = [_measured(selected, full[task], conditions, right, rows, config) for task in tasks]
-        measured = iter(adjusted([row for row in found if isinstance(row, LeftOutVerdict)]))
-        gaps = clean_gaps(rows, tasks, config)
-        for row in (next(measured) if isinstance(row, LeftOutVerdict) else row for row in found):
-            if isinstance(row, LeftOutVerdict):
-                verdict = task_verdict(row, gaps[row.task], config)
-                if row.n_features != (n_controls := len(selected.ids)):
-                    sizes = f"has {row.n_features} features, its controls {n_controls}"
-                    verdict = f"{NO_VERDICT}the set without the task {sizes}"
-                row = judged(row, verdict, config)
-            result.append(row)
+        gaps, n_controls = clean_gaps(rows, tasks, config), len(selected.ids)
+        by_task: dict[str, LeftOut] = {row.task: row for row in found}
+        for row in adjusted([row for row in found if isinstance(row, LeftOutVerdict)]):
+            verdict = task_verdict(row, gaps[row.task], config)
+            if row.n_features != n_controls:
+                sizes = f"{row.n_features} features, its controls {n_controls}"
+                verdict = f"{NO_VERDICT}the set without the task has {sizes}"
+            by_task[row.task] = judged(row, verdict, config)
+        result += by_task.values()
     return result
 
 

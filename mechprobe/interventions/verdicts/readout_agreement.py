@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from mechprobe.interventions.conditions.condition import Condition, other_readout, under_readout
+from mechprobe.interventions.conditions.plan import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import EditedSet, InterventionResults
 from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results, with_pooled

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.result_rows import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
 from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right
 from mechprobe.types import POOLED
