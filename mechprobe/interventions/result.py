@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import AliasChoices, Field
 
 from mechprobe.errors import ConfigError
-from mechprobe.files import dump_json
+from mechprobe.files import dump_json, read_json
 from mechprobe.interventions.result_rows import (
     ConditionResult,
     ConditionRow,
@@ -28,6 +28,7 @@ from mechprobe.types import POOLED
 RESULTS_FILE = "results.json"
 
 NamedRow = TypeVar("NamedRow", bound=ConditionRow)
+StageType = TypeVar("StageType", bound="StageResult")
 
 
 def json_value(record: Result) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class StageResult(Result):
     FILE: ClassVar[str] = RESULTS_FILE
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls: type[StageType], path: Path | str) -> StageType:
         """Read a finished stage.
 
         Args:
@@ -51,7 +52,8 @@ class StageResult(Result):
             ArtifactError: The stage is not finished, or its result file does not hold these records.
         """
         read_manifest(path)
-        return super().load(Path(path) / cls.FILE)
+        file = Path(path) / cls.FILE
+        return cls.checked(read_json(file), file)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON value, see `json_value`."""

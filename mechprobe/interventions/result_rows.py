@@ -146,7 +146,7 @@ class Verdict(EditedRow, AgainstControls):
         p_mcnemar: Exact McNemar p-value against the clean host.
         p_mcnemar_holm, p_random_holm: ``p_mcnemar`` and ``p_random``, Holm-adjusted over the tasks of the edit; absent from
             the pooled row.
-        verdict: One of the verdicts of `mechprobe.interventions.verdicts.rule`, or why there is none.
+        verdict: One of the verdicts of `mechprobe.interventions.verdicts.verdict`, or why there is none.
         sentence: The row in words.
     """
 

@@ -74,15 +74,14 @@ def prepare(
     conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
     runner.check(conditions)
     elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
+    scores = chosen.scores
     settings = {
         **config.model_dump(mode="json", exclude=elsewhere),
         "tasks": tasks_fingerprint(tasks),
         "collateral": texts.fingerprint if texts else None,
-        "mean_difference": sha256_bytes(
-            chosen.scores.mean_difference.tobytes() + chosen.scores.last_difference.tobytes()
-        ),
+        "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
     }
-    return Work(runner, conditions, texts, runner.stage_identity("intervene", conditions, inputs, **settings))
+    return Work(runner, conditions, texts, runner.stage_identity("intervene", conditions, inputs, settings))
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point

@@ -22,7 +22,7 @@ from mechprobe.interventions.conditions.plan import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
-from mechprobe.interventions.verdicts.rule import Evidence, judge
+from mechprobe.interventions.verdicts.verdict import Evidence, judge
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily

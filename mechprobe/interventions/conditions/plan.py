@@ -31,11 +31,8 @@ class Condition:
 
     Attributes:
         name: Unique and readable, for example ``rl|ablate|top50``.
-        model: The host.
-        edit: Text of the edit, or the name of what is done instead.
-        features: Name of the feature set.
-        set_kind: Role of the condition.
-        how: Mechanism that runs it.
+        model, edit, features: The host, the text of the edit (or what is done instead), and the name of the feature set.
+        set_kind, how: Role of the condition, and the mechanism that runs it.
         ids: Features edited.
         donor: Model whose features or residual are put in.
         draw: Number of a random draw.
@@ -95,10 +92,8 @@ def choose_sets(
 ) -> tuple[Selection, dict[str, Selection]]:
     """The set under test with its random sets, and the sets of the other rankings by name.
 
-    Args:
-        selection: A finished selection.
-        config: ``features``, ``ranking`` and ``threshold`` may ask for another set from its scores.
-        table: Feature table, for ``rule:`` specifications.
+    ``features``, ``ranking`` and ``threshold`` of the settings may ask for another set from the scores of a finished selection.
+    ``table`` is the feature table, for ``rule:`` specifications.
     """
     rule = config.features or selection.rule
 
@@ -115,10 +110,8 @@ def choose_sets(
 def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:
     """Every condition of a run; clean runs and ceilings come first.
 
-    Args:
-        selection: The set under test, with its matched random sets.
-        others: Sets of other rankings, by the name under which results show them.
-        config: Settings.
+    ``selection`` is the set under test with its matched random sets. ``others`` holds the sets of other rankings by the name under
+    which results show them.
     """
     base, tuned, rule = config.base, config.tuned, selection.rule
     hosts = ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned))

@@ -93,7 +93,7 @@ class Runner:
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
     def stage_identity(
-        self, name: str, conditions: Sequence[Condition], inputs: Any, **settings: Any
+        self, name: str, conditions: Sequence[Condition], inputs: Any, settings: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The arguments of `Stage.open` that identify a stage which runs the conditions."""
         sets = sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())
@@ -123,9 +123,7 @@ class Runner:
     def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
         """Apply the edit of a condition to its host while the block runs.
 
-        Args:
-            condition: What is done to which host.
-            positions: Where the edit acts; None takes the configured positions. Whole residuals are patched everywhere.
+        It acts at ``positions``; None takes those of the settings. Whole residuals are patched everywhere.
         """
         where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):

@@ -87,7 +87,7 @@ def prepare_harness(
     require_boundary(config.positions, asked.likelihood_names)
     used = {**config.model_dump(mode="json", include=_USED), **settings.model_dump(mode="json")}
     used |= {"lm_eval": asked.version, "tasks": asked.fingerprint}
-    return HarnessWork(runner, asked, conditions, runner.stage_identity("harness", conditions, inputs, **used))
+    return HarnessWork(runner, asked, conditions, runner.stage_identity("harness", conditions, inputs, used))
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
@@ -179,17 +179,13 @@ def _conditions(
     metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
     higher = found[conditions[0].name].higher_is_better
     for main in (c for c in conditions if c.set_kind == "selected"):
-        draws = [
-            metrics[c.name]
-            for c in conditions
-            if c.set_kind == "random" and (c.model, c.edit) == (main.model, main.edit)
-        ]
+        control = ("random", main.model, main.edit)
+        draws = [metrics[c.name] for c in conditions if (c.set_kind, c.model, c.edit) == control]
         metrics[main.name] = _against_random(metrics[main.name], draws, higher, gain=main.model == config.base)
     return [HarnessCondition(**dict(condition_row(c, config, change_of)), metrics=metrics[c.name]) for c in conditions]
 
 
 def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
-    """The metrics of a condition with their changes against the clean host."""
     mine, host = found[condition.name], found[f"{condition.model}|clean"]
     result: Metrics = {}
     for task, cells in mine.metrics.items():

@@ -60,22 +60,18 @@ class NonFiniteCheck:
         if all(torch.isfinite(torch.stack(sums)).tolist()):
             return
         for entry in watched:
-            _require_finite(entry)
+            made = (~torch.isfinite(entry.after) & torch.isfinite(entry.before)).nonzero()
+            if len(made):
+                row, position = made[0, :2].tolist()
+                raise ModelError(
+                    f"{entry.what} gives values that are not finite (first in row {row}, at position {position} of the call); "
+                    "lower its strength, or look for outliers in the residuals that it reads."
+                )
         if last is not None and bool(torch.isnan(last).any()):
             raise ModelError(
                 f"The logits are NaN after this edit: {' and '.join(entry.what for entry in watched)}. Lower the strength, or "
                 "check whether the model gives NaN without any edit."
             )
-
-
-def _require_finite(entry: _Watched) -> None:
-    made = ~torch.isfinite(entry.after) & torch.isfinite(entry.before)
-    if bool(made.any()):
-        row, position = (int(place) for place in made.nonzero()[0][:2])
-        raise ModelError(
-            f"{entry.what} gives values that are not finite (first in row {row}, at position {position} of the call); "
-            "lower its strength, or look for outliers in the residuals that it reads."
-        )
 
 
 @dataclass(frozen=True)

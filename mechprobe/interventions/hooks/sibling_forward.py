@@ -152,11 +152,7 @@ class SiblingForward:
     ) -> dict[str, dict[Site, Tensor]]:
         """Sibling → site → residual ``[batch pos d_model]`` of the named siblings on the tokens of one call of the host.
 
-        Args:
-            names: Siblings to run.
-            given: Arguments of the host's call.
-            call: Its tokens.
-            siblings: The siblings' caches for this call; missing ones are added.
+        ``given`` are the arguments of the host's call, and ``call`` its tokens. Caches that ``siblings`` lacks are added.
 
         Raises:
             ModelError: The host is called with embeddings instead of tokens, or with a static cache.

@@ -7,8 +7,8 @@ from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, Effect, EmptyLeftOut, LeftOutVerdict, Verdict
 from mechprobe.interventions.verdicts.effects import Right, effects_on_tasks, measurable, sign_of
-from mechprobe.interventions.verdicts.rule import NO_VERDICT
 from mechprobe.interventions.verdicts.verdict import (
+    NO_VERDICT,
     adjusted,
     against_controls,
     claimed,

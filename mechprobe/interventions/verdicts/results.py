@@ -11,9 +11,8 @@ from mechprobe.interventions.result import EditedSet, InterventionResults
 from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results, with_pooled
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
-from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.interventions.verdicts.sizes import smallest_sets
-from mechprobe.interventions.verdicts.verdict import headline, judge_edits
+from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule_text
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
