@@ -52,7 +52,7 @@ class _HasSequences(Protocol):
 class CollateralTexts:
     """Texts that the models read without answering.
 
-    ``sequences`` are the token ids of each text, at least two; ``source`` says where the texts come from, for results and report.
+    ``sequences`` are the token ids of each text, at least two; ``source`` says where the texts come from.
     """
 
     sequences: tuple[tuple[int, ...], ...]

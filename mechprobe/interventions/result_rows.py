@@ -163,7 +163,7 @@ class Verdict(EditedRow, AgainstControls):
 class LeftOutVerdict(Verdict):
     """The verdict on the set chosen without a task, on that task.
 
-    The set has ``n_shared`` features with the full set. ``share`` is its effect as a share of the task's ceiling; None where that
+    The full set shares ``n_shared`` features with it. ``share`` is its effect as a share of the task's ceiling; None where that
     is not measurable. ``effect_with``, ``share_with`` and ``verdict_with`` are those of the full set on the task.
     """
 

@@ -37,7 +37,7 @@ OUTCOMES_FILE = "outcomes.jsonl"
 class Work:
     """What `intervene` will run, after every check that needs no weights.
 
-    ``texts`` are those on which collateral is measured, and ``stage`` holds the arguments of `Stage.open` that identify the folder.
+    Collateral is measured on ``texts``; ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
@@ -142,7 +142,6 @@ def intervene(  # noqa: PLR0913 - the promised entry point
 
 
 def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
-    """The texts in use, as many and as long as configured; those of ``collateral_file`` where it is set."""
     if config.collateral_texts == 0:
         return None
     if config.collateral_file:

@@ -110,8 +110,8 @@ def choose_sets(
 def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:
     """Every condition of a run; clean runs and ceilings come first.
 
-    ``selection`` is the set under test with its matched random sets. ``others`` holds the sets of other rankings by the name under
-    which results show them.
+    ``selection`` is the set under test with its matched random sets. ``others`` holds the sets of other rankings, by the name
+    under which results show them.
     """
     base, tuned, rule = config.base, config.tuned, selection.rule
     hosts = ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned))

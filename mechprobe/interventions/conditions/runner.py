@@ -67,10 +67,10 @@ class Runner:
     def rewrite(self, condition: Condition) -> Rewrite:
         """The edit of a condition, or its equal-norm control, as a function of the models' residuals.
 
-        The control turns the change of the edit to other features' decoder directions, at the same norm on every token. Where the
-        edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions. A transplant too is turned to
-        decoder directions of the host: the *shifts* of other features between the models share the change under test, so they
-        would not be neutral directions.
+        The control turns the change of the edit to other features' decoder directions, at the same norm on every token. Where
+        the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions. A transplant too is turned
+        to decoder directions of the host: the *shifts* of other features between the models share the change under test, so
+        they would not be neutral directions.
         """
         readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
         build = partial(build_rewrite, self.crosscoder, condition.ids, host=host, readout=readout)

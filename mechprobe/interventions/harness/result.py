@@ -36,9 +36,9 @@ class HarnessCondition(ConditionRow):
 class HarnessResults(EditedSet):
     """Everything in ``results.json`` of a ``harness`` stage.
 
-    ``note`` says what the numbers are and are not, ``lm_eval`` is the version of lm-evaluation-harness, and ``tasks`` are the tasks
-    and groups, sorted. ``n`` maps tasks to documents, and ``higher_is_better`` maps their metrics to None where the harness does
-    not say.
+    ``note`` says what the numbers are and are not, ``lm_eval`` is the version of lm-evaluation-harness, and ``tasks`` are the
+    tasks and groups, sorted. ``n`` maps tasks to documents, and ``higher_is_better`` maps their metrics to None where the
+    harness does not say.
     """
 
     note: str

@@ -105,9 +105,9 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
 ) -> HarnessResults:
     """Run tasks of lm-evaluation-harness on every clean model, and on base and tuned under the edits of the selection.
 
-    The arguments are those of `mechprobe.interventions.stage.intervene`, except that ``tasks`` are YAML files or names that lm-eval
-    knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one number per
-    document), ``table.md`` and the manifest.
+    The arguments are those of `mechprobe.interventions.stage.intervene`, except that ``tasks`` are YAML files or names that
+    lm-eval knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one
+    number per document), ``table.md`` and the manifest.
 
     Raises:
         DependencyError: lm-eval is not installed.

@@ -38,10 +38,7 @@ Siblings = ModelFamily | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SiteEdit:
-    """One edit of one set of features at one site.
-
-    The fields are the arguments of `edited` of the same names.
-    """
+    """One edit of one set of features at one site; the fields are the arguments of `edited` of the same names."""
 
     crosscoder: Crosscoder
     selection: _HasFeatures | Sequence[int]
@@ -138,7 +135,6 @@ def edited_at(
 
 
 def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None) -> SiteRewrite:
-    """Check the settings of an edit and compute everything that is the same in every call."""
     crosscoder = one.crosscoder
     crosscoder.model_index(host)
     edit = one.edit if isinstance(one.edit, Edit) else Edit.parse(one.edit)

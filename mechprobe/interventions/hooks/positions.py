@@ -61,11 +61,6 @@ class PositionRule:
         """Whether the rule depends on where the prompt ends."""
         return self.part != "all"
 
-    @property
-    def first_call_only(self) -> bool:
-        """Whether the edit acts in the first forward call only."""
-        return self.part in ("prompt", "last_prompt_token")
-
 
 Positions = str | PositionRule
 """Where an edit acts, as a rule or as its text, see `PositionRule.parse`."""

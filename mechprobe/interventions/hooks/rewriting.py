@@ -44,7 +44,7 @@ class NonFiniteCheck:
     def check(self, logits: Tensor | None = None) -> None:
         """Check the edits recorded since the last check and the logits that follow from them; then forget them.
 
-        Of the logits ``[batch pos vocab]`` only the last position is read, which depends on all others.
+        Only the last position of the logits ``[batch pos vocab]`` is read, which depends on all others.
 
         Raises:
             ModelError: An edit made a finite residual non-finite, or the logits contain NaN.
@@ -185,7 +185,7 @@ class _Hooks:
                 "Without a KV cache an edit cannot tell prompt from response; enable the cache, or edit all positions."
             )
         self._sibling_caches = self._caches.enter(past, first=call.first, strict=bool(self.siblings))
-        acting = [item for item in self._rewrites if call.first or not item.positions.rule.first_call_only]
+        acting = [item for item in self._rewrites if call.first or item.positions.rule.part in ("all", "response")]
         names = {name for item in acting for name in item.reads}
         self._found = self.siblings.run(sorted(names), given, call, self._sibling_caches) if names else {}
 

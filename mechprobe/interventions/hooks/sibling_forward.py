@@ -90,8 +90,8 @@ class CacheFollower:
     def enter(self, past: Cache | None, *, first: bool, strict: bool) -> SiblingCaches:
         """The siblings' caches for a call; new ones in a first call.
 
-        ``first`` says whether ``past``, the host's cache, is empty; ``strict`` refuses a cache that no earlier call inside the edit
-        has filled.
+        ``first`` says whether ``past``, the host's cache, is empty. ``strict`` refuses a cache that no earlier call inside the
+        edit has filled.
 
         Raises:
             ModelError: The siblings cannot follow the cache.

@@ -78,8 +78,8 @@ def condition_results(
 ) -> list[ConditionResult]:
     """Effects of every condition that ran on all tasks, in the order of the plan.
 
-    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The tasks of ``held_out``
-    enter the pooled row.
+    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The pooled row is over
+    the tasks of ``held_out``.
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
