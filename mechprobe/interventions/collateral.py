@@ -65,7 +65,7 @@ class CollateralTexts:
 
     @property
     def summary(self) -> CollateralSource:
-        """The texts as results describe them; a text has one prediction less than tokens."""
+        """The texts as results describe them; a text has one prediction fewer than it has tokens."""
         n_tokens = sum(len(ids) - 1 for ids in self.sequences)
         n_texts = len(self.sequences)
         return CollateralSource(source=self.source, n_texts=n_texts, n_tokens=n_tokens, fingerprint=self.fingerprint)
