@@ -22,7 +22,7 @@ from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json, write_json
 from mechprobe.formatting import bracketed
-from mechprobe.interventions.verdicts.rule import CANNOT_TELL, SUPPORTED
+from mechprobe.interventions.verdicts.verdict import CANNOT_TELL, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.stage_folder import read_manifest

@@ -24,7 +24,7 @@ import mechprobe as mp
 from mechprobe.cli.printing import table_lines
 from mechprobe.environment import environment
 from mechprobe.files import read_json, write_json
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.stage import prepare
 from mechprobe.models.generation import left_pad

@@ -122,7 +122,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.evals.config import HarnessConfig
-    from mechprobe.interventions.harness.table import harness_table
+    from mechprobe.interventions.harness.result import harness_table
     from mechprobe.pipeline.plans import plan_harness
     from mechprobe.selection.never_active import never_active_sentences
 

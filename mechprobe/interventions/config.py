@@ -1,5 +1,6 @@
 """Settings of the interventions stage."""
 
+from itertools import chain
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -76,11 +77,8 @@ class InterveneConfig(Comparison):
     @classmethod
     def _spread_sweeps(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         """Expand sweeps. A single edit keeps its text, because the text names conditions."""
-        return tuple(
-            edit
-            for text in texts
-            for edit in ([str(one) for one in edit_sweep(text)] if "," in text or ".." in text else [text])
-        )
+        spread = ([str(e) for e in edit_sweep(text)] if "," in text or ".." in text else [text] for text in texts)
+        return tuple(chain.from_iterable(spread))
 
     @model_validator(mode="after")
     def _check_edits(self) -> "InterveneConfig":

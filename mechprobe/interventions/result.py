@@ -1,15 +1,17 @@
-"""Typed records of what the ``intervene`` stage writes to ``results.json``.
+"""Typed records of what the ``intervene`` stage writes to ``results.json``; `result_rows` holds the rows."""
 
-`mechprobe.interventions.condition_result` and `mechprobe.interventions.verdict_result` hold the rows.
-"""
-
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import AliasChoices, Field
 
-from mechprobe.interventions.condition_result import ConditionResult, json_value, named_row
-from mechprobe.interventions.verdict_result import (
+from mechprobe.errors import ConfigError
+from mechprobe.files import dump_json, read_json
+from mechprobe.interventions.result_rows import (
+    ConditionResult,
+    ConditionRow,
     EmptyLeftOut,
     HeadSizes,
     LeftOutVerdict,
@@ -25,16 +27,49 @@ from mechprobe.types import POOLED
 
 RESULTS_FILE = "results.json"
 
+NamedRow = TypeVar("NamedRow", bound=ConditionRow)
+StageType = TypeVar("StageType", bound="StageResult")
+
+
+def json_value(record: Result) -> dict[str, Any]:
+    """A record as JSON holds it: NaN is None, and fields that were never set are left out."""
+    return json.loads(dump_json(record.model_dump(by_alias=True, exclude_unset=True)))
+
+
+class StageResult(Result):
+    """The result of a finished stage, in the file ``FILE`` of its folder."""
+
+    FILE: ClassVar[str] = RESULTS_FILE
+
+    @classmethod
+    def load(cls: type[StageType], path: Path | str) -> StageType:
+        """Read a finished stage.
+
+        Args:
+            path: The stage folder.
+
+        Raises:
+            ArtifactError: The stage is not finished, or its result file does not hold these records.
+        """
+        read_manifest(path)
+        file = Path(path) / cls.FILE
+        return cls.checked(read_json(file), file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON value, see `json_value`."""
+        return json_value(self)
+
+
+def named_row(rows: Sequence[NamedRow], name: str) -> NamedRow:
+    """The record of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""
+    for row in rows:
+        if row.name == name:
+            return row
+    raise ConfigError(f"There is no condition '{name}'; the results have {', '.join(row.name for row in rows)}.")
+
 
 class CollateralSource(Result):
-    """The texts on which collateral was measured.
-
-    Attributes:
-        source: Where they come from.
-        n_texts: Their number.
-        n_tokens: Predicted tokens.
-        fingerprint: sha256 of the token ids.
-    """
+    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids."""
 
     source: str
     n_texts: int
@@ -43,27 +78,19 @@ class CollateralSource(Result):
 
 
 class RelativeChanges(Result):
-    """How the relative changes of the edits were measured.
-
-    Attributes:
-        bound: Relative change above which an edit is named.
-        n_tokens: Prompt tokens that were read.
-        far: Names of the conditions above the bound.
-    """
+    """The ``bound`` of relative changes, the prompt tokens that were read, and the names of the conditions above the bound."""
 
     bound: float
     n_tokens: int
     far: list[str]
 
 
-class EditedSet(Result):
+class EditedSet(StageResult):
     """Which features are edited, at which site, and between which models.
 
     Attributes:
-        site: ``resid_post.<layer>``.
-        pair: Base and tuned model.
-        rule_of_features: Specification of the set, for example ``top50``.
-        ranking: Ranking behind it.
+        site, pair: ``resid_post.<layer>``, and the base and the tuned model.
+        rule_of_features, ranking: Specification of the set, for example ``top50``, and the ranking behind it.
         features: Feature indices, best first.
         silent: Features that never fire on the gained samples, see `mechprobe.selection.never_active`.
     """
@@ -82,15 +109,12 @@ class InterventionResults(EditedSet):
     Attributes:
         note: What a reader must know of the set, or empty.
         tasks: All tasks, in their order.
-        held_out: Tasks that post-training did not see; the pooled row is over them.
-        trained: Tasks that post-training saw.
-        selecting: Tasks that selected the features.
-        other_tasks: Tasks that did not.
-        n_per_task: Samples of each task.
-        samples: Task → sample ids, in the order of ``outcomes.jsonl``.
+        held_out, trained: Tasks that post-training did not see, over which the pooled row is, and tasks that it saw.
+        selecting, other_tasks: Tasks that selected the features, and tasks that did not.
+        n_per_task, samples: Task → number of samples, and their ids in the order of ``outcomes.jsonl``.
         readouts_of_edits: Kind of edit → read-out; ``readout`` in JSON.
         positions: Where the edits act.
-        control_match: How near the random sets come to the set, see `mechprobe.selection.controls`; None without random sets.
+        control_match: How near the random sets come to the set; None without random sets.
         conditions: One record per condition that ran on every task.
         verdicts: One record per main edit and task, and one per main edit for the pooled row.
         verdict: The pooled verdicts in one sentence.
@@ -125,32 +149,11 @@ class InterventionResults(EditedSet):
     collateral: CollateralSource | None
     changes: RelativeChanges
 
-    @classmethod
-    def load(cls, path: Path | str) -> "InterventionResults":
-        """Read a finished ``intervene`` stage.
-
-        Args:
-            path: The stage folder.
-
-        Raises:
-            ArtifactError: The stage is not finished, or its ``results.json`` does not hold these records.
-        """
-        read_manifest(path)
-        return super().load(Path(path) / RESULTS_FILE)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON value: NaN is None, and fields that were never set are left out."""
-        return json_value(self)
-
     @property
     def pooled_verdicts(self) -> list[Verdict]:
         """The verdicts over all held-out tasks together."""
         return [row for row in self.verdicts if row.task == POOLED]
 
     def condition(self, name: str) -> ConditionResult:
-        """The record of one condition, for example ``rl|ablate|top50``.
-
-        Raises:
-            ConfigError: There is no such condition.
-        """
+        """The record of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""
         return named_row(self.conditions, name)

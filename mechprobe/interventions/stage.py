@@ -9,19 +9,16 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
-from mechprobe.interventions.collateral.measure import measure_collateral
-from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_file
-from mechprobe.interventions.condition_result import Collateral, json_value
+from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition, fingerprint
-from mechprobe.interventions.conditions.parallel import run_conditions
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
-from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
+from mechprobe.interventions.conditions.runner import Runner, run_conditions
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import RESULTS_FILE, InterventionResults
-from mechprobe.interventions.verdicts.results import Measurements, intervention_results, untrained
+from mechprobe.interventions.result import RESULTS_FILE, InterventionResults, json_value
+from mechprobe.interventions.result_rows import Collateral
+from mechprobe.interventions.verdicts.effects import Measurements
+from mechprobe.interventions.verdicts.results import intervention_results, untrained
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.records import write_jsonl
@@ -32,6 +29,7 @@ from sae_training import Crosscoder
 if TYPE_CHECKING:
     import pandas as pd
 
+Inputs = Mapping[str, Path | str]
 OUTCOMES_FILE = "outcomes.jsonl"
 
 
@@ -39,11 +37,7 @@ OUTCOMES_FILE = "outcomes.jsonl"
 class Work:
     """What `intervene` will run, after every check that needs no weights.
 
-    Attributes:
-        runner: Runs conditions.
-        conditions: The plan.
-        texts: What collateral is measured on, or None.
-        stage: Identity of the stage folder: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    Collateral is measured on ``texts``; ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
@@ -61,12 +55,14 @@ def prepare(
     *,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
-    inputs: Mapping[str, Path | str] | None = None,
+    inputs: Inputs | None = None,
 ) -> Work:
     """Do everything of `intervene` that needs no weights; arguments and errors as there."""
     config = config or InterveneConfig()
     check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
-    tasks = [_limited(task.take(config.n_per_task), config.max_new_tokens) for task in tasks]
+    tasks = [task.take(config.n_per_task) for task in tasks]
+    if config.max_new_tokens is not None:
+        tasks = [replace(task, max_new_tokens=config.max_new_tokens) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
     untrained([task.name for task in tasks], config)
     if not (config.edits_base or config.edits_tuned):
@@ -77,30 +73,15 @@ def prepare(
     names = {task.name for task in tasks}
     conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
     runner.check(conditions)
-    return Work(runner, conditions, texts, _identity(runner, conditions, texts, inputs))
-
-
-def _identity(
-    runner: Runner,
-    conditions: Sequence[Condition],
-    texts: CollateralTexts | None,
-    inputs: Mapping[str, Path | str] | None,
-) -> dict[str, Any]:
-    """What a finished stage folder must have been made with."""
     elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
-    scores = runner.selection.scores
-    config = {
-        **runner.config.model_dump(mode="json", exclude=elsewhere),
-        "tasks": tasks_fingerprint(runner.tasks),
+    scores = chosen.scores
+    settings = {
+        **config.model_dump(mode="json", exclude=elsewhere),
+        "tasks": tasks_fingerprint(tasks),
         "collateral": texts.fingerprint if texts else None,
-        "crosscoder": runner.crosscoder.fingerprint,
-        "site": runner.selection.site,
-        "sets": fingerprint(conditions),
         "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
-        **runner.family.reduced_dtypes,
     }
-    models = runner.family.fingerprints
-    return {"name": "intervene", "config": config, "inputs": inputs, "models": models, "remake": "refused"}
+    return Work(runner, conditions, texts, runner.stage_identity("intervene", conditions, inputs, settings))
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point
@@ -113,7 +94,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     *,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
-    inputs: Mapping[str, Path | str] | None = None,
+    inputs: Inputs | None = None,
     force: bool = False,
 ) -> InterventionResults:
     """Run the selected set, its controls, baselines and ceilings on every task, and judge the main edits.
@@ -123,7 +104,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     Args:
         family: The crosscoder's models.
         crosscoder: The dictionary.
-        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
+        selection: The set; ``features``, ``ranking`` and ``threshold`` of the settings choose another from its scores.
         tasks: Evaluation halves.
         out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per sample and condition) and the manifest.
         config: Settings.
@@ -160,21 +141,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     return InterventionResults.load(out)
 
 
-def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> InterventionResults:
-    """Measure collateral and relative changes, and judge the outcomes."""
-    runner = work.runner
-    collateral_of = _collateral(work, folder)
-    changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
-    measured = Measurements(changes, change_of, work.texts.summary if work.texts else None, collateral_of)
-    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
-
-
-def _limited(task: Task, max_new_tokens: int | None) -> Task:
-    return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
-
-
 def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
-    """The texts in use, as many and as long as configured; those of ``collateral_file`` where it is set."""
     if config.collateral_texts == 0:
         return None
     if config.collateral_file:
@@ -183,15 +150,17 @@ def _texts(family: ModelFamily, given: CollateralTexts | None, config: Intervene
     return given.limited(config.collateral_texts, length) if given else None
 
 
-def _collateral(work: Work, folder: Path) -> dict[str, Collateral]:
-    """Condition → collateral, kept in a file until the stage is finished; empty without texts."""
-    if work.texts is None:
-        return {}
-    part = folder / "part-collateral.json"
-    if not part.is_file():
-        found = measure_collateral(work.runner, work.conditions, work.texts, seed=work.runner.config.seed)
+def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> InterventionResults:
+    """Measure collateral and relative changes, and judge the outcomes; the collateral is kept until the stage is finished."""
+    runner, texts, part = work.runner, work.texts, folder / "part-collateral.json"
+    if texts and not part.is_file():
+        found = measure_collateral(runner, work.conditions, texts, seed=runner.config.seed)
         write_json(part, {name: row.to_dict() for name, row in found.items()})
-    return {name: Collateral.model_validate(row) for name, row in read_json(part).items()}
+    stored = read_json(part) if texts else {}
+    collateral_of = {name: Collateral.model_validate(row) for name, row in stored.items()}
+    changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
+    measured = Measurements(changes, change_of, texts.summary if texts else None, collateral_of)
+    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:

@@ -1,14 +1,11 @@
 """Typed records of what the ``localize`` stage writes to ``ceilings.json``."""
 
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from mechprobe.interventions.condition_result import json_value
+from mechprobe.interventions.result import StageResult
 from mechprobe.results import IntervalNumbers, Number, Result
-from mechprobe.stage_folder import read_manifest
 
 CEILINGS_FILE = "ceilings.json"
-
 
 Accuracy = dict[str, IntervalNumbers]
 """Task → accuracy with its Wilson interval."""
@@ -29,13 +26,8 @@ class SiteResult(Result):
     sufficiency_share: Number
     necessity_share: Number
 
-    @property
-    def shares(self) -> tuple[float, float]:
-        """``(sufficiency_share, necessity_share)``."""
-        return self.sufficiency_share, self.necessity_share
 
-
-class SiteCeilings(Result):
+class SiteCeilings(StageResult):
     """Ceilings of every site, and the site chosen from them.
 
     Attributes:
@@ -44,10 +36,12 @@ class SiteCeilings(Result):
         pair: Base and tuned model.
         clean: Model → task → accuracy without a patch.
         sites: Site → accuracies with a patch there.
-        chosen: The site that `mechprobe.localization.choice.choose_site` takes.
+        chosen: The site that `mechprobe.localization.ceilings.choose_site` takes.
         able: Whether both shares of the chosen site reach ``min_share``.
         reason: The choice in one sentence.
     """
+
+    FILE: ClassVar[str] = CEILINGS_FILE
 
     tasks: list[str]
     n: dict[str, int]
@@ -57,20 +51,3 @@ class SiteCeilings(Result):
     chosen: str
     able: bool
     reason: str
-
-    @classmethod
-    def load(cls, path: Path | str) -> "SiteCeilings":
-        """Read a finished ``localize`` stage.
-
-        Args:
-            path: The stage folder.
-
-        Raises:
-            ArtifactError: The stage is not finished, or its ``ceilings.json`` does not hold these records.
-        """
-        read_manifest(path)
-        return super().load(Path(path) / CEILINGS_FILE)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON value, where NaN is None."""
-        return json_value(self)

@@ -17,8 +17,7 @@ from mechprobe.evals.stage import check_lengths, tasks_fingerprint
 from mechprobe.evals.summary import accuracy_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
-from mechprobe.localization.ceilings import gain_share, patched_outcomes
-from mechprobe.localization.choice import choose_site
+from mechprobe.localization.ceilings import choose_site, gain_share, patched_outcomes
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.result import CEILINGS_FILE, SiteCeilings, SiteResult
 from mechprobe.models.family import ModelFamily
@@ -78,12 +77,10 @@ def localize(
 
 
 def _resolve_sites(family: ModelFamily, sites: Sequence[Site | str] | str) -> list[Site]:
-    if isinstance(sites, str):
-        if sites == "all":
-            return family.sites()
-        sites = [sites]
-    places = [site if isinstance(site, Site) else Site.parse(site) for site in sites]
-    return [site.check(family.n_layers) for site in places]
+    if sites == "all":
+        return family.sites()
+    named = [sites] if isinstance(sites, str) else sites
+    return [Site.parse(str(site)).check(family.n_layers) for site in named]
 
 
 @torch.no_grad()
@@ -108,7 +105,8 @@ def _measure(
                 found[f"{side}_share"] = share
                 advance(1, site=str(site), share=share)
             rows[str(site)] = SiteResult(**found)
-    chosen, able, reason = choose_site({site: row.shares for site, row in rows.items()}, config.min_share)
+    shares = {site: (row.sufficiency_share, row.necessity_share) for site, row in rows.items()}
+    chosen, able, reason = choose_site(shares, config.min_share)
     return SiteCeilings(
         tasks=[task.name for task in tasks],
         n={task.name: len(task.samples) for task in tasks},

@@ -21,7 +21,7 @@ from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.files import write_json
-from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_store
+from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene

@@ -9,8 +9,7 @@ from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure, share_figure
 from mechprobe.report.figures.dictionary import shares_figure, training_figure
-from mechprobe.report.figures.effects import effects_figure
-from mechprobe.report.figures.interventions import collateral_figure, dose_figure
+from mechprobe.report.figures.interventions import collateral_figure, dose_figure, effects_figure
 from mechprobe.report.figures.style import to_png
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment

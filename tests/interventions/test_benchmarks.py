@@ -20,13 +20,12 @@ from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessTasks
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.files import read_json
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.relative_change import relative_changes
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness.result import HarnessResults
+from mechprobe.interventions.harness.result import HarnessResults, harness_table, markdown_table
 from mechprobe.interventions.harness.stage import evaluate_harness, require_boundary
-from mechprobe.interventions.harness.table import harness_table, markdown_table
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.stage import intervene
 from mechprobe.models.family import ModelFamily

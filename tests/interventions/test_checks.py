@@ -13,18 +13,16 @@ from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.condition_result import ConditionResult, SetKind
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan, readout_of
 from mechprobe.interventions.conditions.relative_change import relative_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.result import InterventionResults
+from mechprobe.interventions.result_rows import ConditionResult, SetKind
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import judge_edits
 from mechprobe.models.family import ModelFamily
@@ -119,8 +117,8 @@ def test_an_equal_norm_control_differs_from_the_edit(
     runner = Runner(family, crosscoder, selection, [TASK], InterveneConfig())
     condition = Condition("c", "base", edit, "set", "shuffled", "shuffled", (1, 2, 3), write_ids=(7, 8, 9))
     x = {name: torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1)) for name in family.names}
-    turned = runner._shuffled(condition)(x) - x["base"]
-    readout = runner.readout(condition)
+    turned = runner.rewrite(condition)(x) - x["base"]
+    readout = readout_of(condition, runner.config)
     own = build_rewrite(crosscoder, [1, 2, 3], Edit.parse(edit), host="base", donor=None, readout=readout)
     change = own(x) - x["base"]
     active = (change.norm(dim=-1) > 1e-4) & (turned.norm(dim=-1) > 0)

@@ -12,9 +12,8 @@ from mechprobe.cache.store.activation_store import StoredSequence
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.collateral.measure import measure_collateral
-from mechprobe.interventions.collateral.texts import CollateralTexts, texts_of_file, texts_of_store
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file, texts_of_store
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.hooks.attach import edited

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.verdicts.effects import Right, condition_results
+from mechprobe.interventions.result import RelativeChanges
+from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.verdict import judge_edits
 
@@ -34,7 +35,8 @@ def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
             name = f"base|transplant|{kind} {draw}"
             conditions.append(Condition(name, "base", "transplant", kind, kind, "edit", (4, 5, 6), "rl", draw))  # type: ignore[arg-type]
             right[name] = outcomes(4)
-    rows = condition_results(conditions, right, held_out=TASKS, base="base", seed=0)
+    nothing = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, None, {})
+    rows = condition_results(conditions, right, {}, TASKS, CONFIG, nothing)
     verdict = judge_edits(rows, TASKS, CONFIG)
     for task, ids in without.items():
         rule = f"agnostic without {task}"

@@ -17,12 +17,12 @@ import torch
 from mechprobe.errors import ArtifactError, SelectionError
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.interventions.collateral.texts import CollateralTexts
-from mechprobe.interventions.conditions.sets import choose_sets
+from mechprobe.interventions.collateral import CollateralTexts
+from mechprobe.interventions.conditions.plan import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
-from mechprobe.interventions.verdicts.rule import Evidence, judge
+from mechprobe.interventions.verdicts.verdict import Evidence, judge
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
@@ -431,7 +431,7 @@ def test_a_vector_at_the_last_prompt_token_acts_there_alone(
     crosscoder: Crosscoder, family: ModelFamily, selected: tuple[Selection, list[Task]]
 ) -> None:
     """The planted cause is one vector at every position, so only adding it at every position makes the whole change."""
-    from mechprobe.interventions.conditions.condition import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
+    from mechprobe.interventions.conditions.plan import EVERYWHERE, LAST_PROMPT_TOKEN, Condition
     from mechprobe.interventions.conditions.runner import Runner
 
     selection, halves = selected

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechprobe.cli.summary import intervention_lines
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.condition import readout_of
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import plan, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults, RelativeChanges
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results
 from mechprobe.records import Sample
+from mechprobe.report.tables.interventions import sentences
 from mechprobe.selection.result import Selection, choose
 from mechprobe.selection.scores import Scores
 
@@ -94,8 +93,8 @@ def test_where_two_read_outs_disagree_it_is_one_sentence(selection: Selection) -
     )
     assert f"against 72 [{round(100 * base.rows[2].effect_other.low)}, " in base.sentence
     assert "intervene.transplant_readout=swap" in base.sentence
-    assert sum(base.sentence in line for line in intervention_lines(found.to_dict())) == 1
-    [never_active] = [line for line in intervention_lines(found.to_dict()) if "sum 3, pair 2" in line]
+    assert sum(base.sentence in line for line in sentences(found.to_dict())) == 1
+    [never_active] = [line for line in sentences(found.to_dict()) if "sum 3, pair 2" in line]
     assert "3 features" in never_active
 
 

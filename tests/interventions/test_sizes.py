@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.verdict_result import SmallestHead, UnmeasuredSizes
+from mechprobe.interventions.conditions.plan import Condition
+from mechprobe.interventions.result_rows import SmallestHead, UnmeasuredSizes
 from mechprobe.interventions.verdicts.effects import Right, shares_of_ceiling
 from mechprobe.interventions.verdicts.sizes import smallest_sets
 from mechprobe.statistics import Interval

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from mechprobe.localization.ceilings import gain_of, gain_share
-from mechprobe.localization.choice import choose_site
+from mechprobe.localization.ceilings import choose_site, gain_of, gain_share
 from mechprobe.statistics import Interval, wilson_interval
 
 

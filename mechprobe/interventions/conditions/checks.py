@@ -23,13 +23,8 @@ def check_belongs(
 ) -> None:
     """Raise where the parts of an intervention do not belong together.
 
-    Args:
-        selection: The features.
-        crosscoder: Their dictionary.
-        family: The models that are edited.
-        config: Names base and tuned.
-        inputs: Stage folders; the manifests of ``crosscoder`` and ``selection`` record what they were made from.
-        tasks: Samples that judge the edits.
+    Of ``inputs``, the manifests of ``crosscoder`` and ``selection`` record what they were made from. ``tasks`` hold the samples
+    that judge the edits.
 
     Raises:
         ConfigError: ``near`` names a model that the crosscoder lacks.

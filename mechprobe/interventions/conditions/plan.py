@@ -1,51 +1,157 @@
-"""The plan of an intervention run: the selected set, its controls, baselines and ceilings, as a flat list of conditions."""
+"""The conditions of an intervention run: the selected set, its controls, baselines and ceilings, as a flat list."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from mechprobe.interventions.conditions.condition import (
-    EVERYWHERE,
-    LAST_PROMPT_TOKEN,
-    Condition,
-    How,
-    other_readout,
-    under_readout,
-)
-from mechprobe.interventions.conditions.sets import shuffled_directions
+import numpy as np
+
+from mechprobe.dictionary.readout import Readout
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.result_rows import ConditionRow, SetKind
+from mechprobe.selection.config import Ranking
 from mechprobe.selection.result import Selection
+from mechprobe.types import ReadoutMode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
+
+EVERYWHERE = "mean difference"
+LAST_PROMPT_TOKEN = "mean difference, last prompt token"
+"""One-vector baselines: the mean residual difference, added at every position or at the last prompt token only."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One generation run over all tasks.
+
+    Attributes:
+        name: Unique and readable, for example ``rl|ablate|top50``.
+        model, edit, features: The host, the text of the edit (or what is done instead), and the name of the feature set.
+        set_kind, how: Role of the condition, and the mechanism that runs it.
+        ids: Features edited.
+        donor: Model whose features or residual are put in.
+        draw: Number of a random draw.
+        write_ids: Features whose decoder directions an equal-norm control writes along.
+        readout: Read-out, where it is not the default of the edit (joint for a transplant, the configured one for others).
+        tasks: Tasks it runs on; empty for all.
+    """
+
+    name: str
+    model: str
+    edit: str
+    features: str
+    set_kind: SetKind
+    how: How
+    ids: tuple[int, ...] = ()
+    donor: str | None = None
+    draw: int | None = None
+    write_ids: tuple[int, ...] = field(default=(), repr=False)
+    readout: ReadoutMode | Literal[""] = ""
+    tasks: tuple[str, ...] = ()
+
+
+def readout_of(condition: Condition, config: InterveneConfig) -> Readout:
+    """Read-out of a condition: its own, else ``joint`` for a transplant and the configured one for other edits."""
+    default = "joint" if condition.edit == "transplant" else config.readout
+    return Readout(condition.readout or default, config.near)
+
+
+def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapping[str, float]) -> ConditionRow:
+    """What results say of a condition before any outcome; ``change_of`` maps conditions to relative changes."""
+    reads = condition.how in ("edit", "shuffled") and Edit.parse(condition.edit).kind not in ("project", "steer")
+    return ConditionRow(
+        name=condition.name,
+        model=condition.model,
+        edit=condition.edit,
+        features=condition.features,
+        n_features=len(condition.ids),
+        readout=str(readout_of(condition, config)) if reads else None,
+        set_kind=condition.set_kind,
+        draw=condition.draw,
+        relative_change=change_of.get(condition.name),
+    )
+
+
+def other_readout(config: InterveneConfig) -> ReadoutMode:
+    """The second read-out of the transplants, beside that of the verdict."""
+    return "swap" if config.transplant_readout == "joint" else "joint"
+
+
+def under_readout(features: str, mode: ReadoutMode) -> str:
+    """Label of a set whose transplant uses the second read-out."""
+    return f"{features}, {mode} read-out"
+
+
+def choose_sets(
+    selection: Selection, config: InterveneConfig, table: "pd.DataFrame | None"
+) -> tuple[Selection, dict[str, Selection]]:
+    """The set under test with its random sets, and the sets of the other rankings by name.
+
+    ``features``, ``ranking`` and ``threshold`` of the settings may ask for another set from the scores of a finished selection.
+    ``table`` is the feature table, for ``rule:`` specifications.
+    """
+    rule = config.features or selection.rule
+
+    def choose(ranking: Ranking | None, n_controls: int) -> Selection:
+        return selection.choose(
+            rule, ranking=ranking, n_controls=n_controls, threshold=config.threshold, seed=config.seed, table=table
+        )
+
+    chosen = choose(config.ranking, config.n_random)
+    rankings = config.compare if rule.startswith(("top", "agnostic")) else ()
+    return chosen, {f"{rule} by {ranking}": choose(ranking, 0) for ranking in rankings if ranking != chosen.ranking}
 
 
 def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:
     """Every condition of a run; clean runs and ceilings come first.
 
-    Args:
-        selection: The set under test, with its matched random sets.
-        others: Sets of other rankings, by the name under which results show them.
-        config: Settings.
+    ``selection`` is the set under test with its matched random sets. ``others`` holds the sets of other rankings, by the name
+    under which results show them.
     """
-    base, tuned = config.base, config.tuned
+    base, tuned, rule = config.base, config.tuned, selection.rule
     hosts = ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned))
     conditions = [Condition(f"{model}|clean", model, "clean", "none", "clean", "clean") for model in (base, tuned)]
     conditions += [
-        Condition(f"{host}|patch|whole residual", host, "patch", "whole residual", "ceiling", "patch", donor=donor)
-        for host, donor, _ in hosts
+        _condition(host, "patch", "whole residual", "ceiling", "patch", donor=donor) for host, donor, _ in hosts
     ]
     for host, donor, edits in hosts:
         for edit in edits:
             conditions += _main_edit(selection, others, host, donor, edit, config)
-        conditions += _baselines(host, donor)
-        conditions += _sizes(selection, host, donor, edits, config)
-    conditions += [*_opposite(selection, config), *_left_out(selection, config), *_doses(selection, config)]
+        conditions.append(_condition(host, "replace", "none", "recon", label="reconstruction"))
+        for vector in (EVERYWHERE, LAST_PROMPT_TOKEN):
+            conditions.append(_condition(host, "vector", vector, "baseline", "vector", donor=donor))
+        if "transplant" in edits:
+            conditions += _heads(selection, host, donor, config)
+    for host, edits in ((base, config.edits_tuned), (tuned, config.edits_base)):
+        conditions += [
+            _condition(host, edit, rule, "opposite", ids=selection.features, label=f"{rule} (opposite)")
+            for edit in edits
+            if edit != "transplant"
+        ]
+    for host, donor, edits in hosts:
+        if "transplant" in edits and config.leave_one_out:
+            conditions += _left_out(selection, host, donor)
+    judged = [Edit.parse(edit) for edit in config.edits_base]
+    doses = [dose for dose in config.doses if Edit.parse(dose) not in judged]
+    conditions += [_condition(base, dose, rule, "dose", ids=selection.features) for dose in doses]
     if config.force_prefix:
-        name = f"{base}|prefix|{config.force_prefix}"
-        conditions.append(Condition(name, base, "prefix", config.force_prefix, "baseline", "prefix"))
-    if config.transplant_readout == "joint":
-        return conditions
+        conditions.append(_condition(base, "prefix", config.force_prefix, "baseline", "prefix"))
     mode = config.transplant_readout
+    if mode == "joint":
+        return conditions
     return [replace(c, readout=c.readout or mode) if c.edit == "transplant" else c for c in conditions]
+
+
+def _condition(
+    host: str, edit: str, features: str, set_kind: SetKind, how: How = "edit", *, label: str = "", **more: Any
+) -> Condition:
+    """A condition whose name ends with ``label``, or with the name of its features."""
+    return Condition(f"{host}|{edit}|{label or features}", host, edit, features, set_kind, how, **more)
 
 
 def _main_edit(
@@ -53,100 +159,60 @@ def _main_edit(
 ) -> list[Condition]:
     """One edit of the selected set, of the sets of other rankings, and of both kinds of controls."""
     is_transplant = edit == "transplant"
-    main = Condition(
-        f"{host}|{edit}|{selection.rule}", host, edit, selection.rule, "selected", "edit", selection.features,
-        donor if is_transplant else None,
-    )  # fmt: skip
 
-    def like_main(label: str, **changes: Any) -> Condition:
-        return replace(main, name=f"{host}|{edit}|{label}", features=label, **changes)
+    def row(label: str, set_kind: SetKind, how: How = "edit", **more: Any) -> Condition:
+        options = {"ids": selection.features, "donor": donor if is_transplant else None, **more}
+        return _condition(host, edit, label, set_kind, how, **options)
 
-    rows = [main, *(like_main(name, set_kind="compare", ids=other.features) for name, other in others.items())]
+    rows = [row(selection.rule, "selected")]
+    rows += [row(name, "compare", ids=other.features) for name, other in others.items()]
     if is_transplant:
         mode = other_readout(config)
         rows += [
-            like_main(under_readout(name, mode), set_kind="compare", ids=other.features, readout=mode)
+            row(under_readout(name, mode), "compare", ids=other.features, readout=mode)
             for name, other in [(selection.rule, selection), *others.items()]
         ]
     rows += [
-        like_main(f"random {draw}", set_kind="random", ids=tuple(ids), draw=draw)
+        row(f"random {draw}", "random", ids=tuple(ids), draw=draw)
         for draw, ids in enumerate(selection.controls[: config.n_random])
     ]
     for draw in range(config.n_shuffled):
-        write_ids = tuple(shuffled_directions(selection, seed=config.seed, draw=draw))
-        label = f"shuffled directions {draw}"
-        rows.append(like_main(label, set_kind="shuffled", how=_how_written(write_ids), draw=draw, write_ids=write_ids))
+        write_ids = _shuffled_directions(selection, config.seed, draw)
+        how = (
+            "shuffled" if write_ids else "edit"
+        )  # an empty set has no directions to turn, and its edit changes nothing
+        rows.append(row(f"shuffled directions {draw}", "shuffled", how, draw=draw, write_ids=write_ids))
     return rows
 
 
-def _how_written(write_ids: Sequence[int]) -> How:
-    """An empty set has no directions to turn: its control is the edit itself, which changes nothing."""
-    return "shuffled" if write_ids else "edit"
+def _shuffled_directions(selection: Selection, seed: int, draw: int) -> tuple[int, ...]:
+    """As many live features outside the selection as it has; an equal-norm control writes along their decoder directions."""
+    live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
+    live[list(selection.features)] = False
+    pool, rng = np.flatnonzero(live), np.random.default_rng([seed, 1, draw])
+    return tuple(int(feature) for feature in rng.choice(pool, len(selection.features), replace=False))
 
 
-def _baselines(host: str, donor: str) -> list[Condition]:
-    """The reconstruction in place of the residual, and the mean residual difference as one vector."""
-    vectors = (EVERYWHERE, LAST_PROMPT_TOKEN)
-    return [
-        Condition(f"{host}|replace|reconstruction", host, "replace", "none", "recon", "edit"),
-        *(
-            Condition(f"{host}|vector|{name}", host, "vector", name, "baseline", "vector", donor=donor)
-            for name in vectors
-        ),
-    ]
-
-
-def _doses(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """The selected set in base at further strengths, without those that are main edits."""
-    base, rule = config.base, selection.rule
-    judged = [Edit.parse(edit) for edit in config.edits_base]
-    return [
-        Condition(f"{base}|{dose}|{rule}", base, dose, rule, "dose", "edit", selection.features)
-        for dose in config.doses
-        if Edit.parse(dose) not in judged
-    ]
-
-
-def _sizes(
-    selection: Selection, host: str, donor: str, edits: Sequence[str], config: InterveneConfig
-) -> list[Condition]:
-    """Transplants of the first features of the ranking."""
-    if "transplant" not in edits:
-        return []
+def _heads(selection: Selection, host: str, donor: str, config: InterveneConfig) -> list[Condition]:
     sizes = [size for size in config.sizes if size < len(selection.features)]
     return [
-        Condition(
-            f"{host}|transplant|first {size}", host, "transplant", f"first {size}", "size", "edit",
-            selection.features[:size], donor,
-        )
+        _condition(host, "transplant", f"first {size}", "size", ids=selection.features[:size], donor=donor)
         for size in sizes
-    ]  # fmt: skip
+    ]
 
 
-def _opposite(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """Every one-model edit in the other model: ablate in base and clamp in tuned."""
-    pairs = [(config.base, edit) for edit in config.edits_tuned] + [(config.tuned, edit) for edit in config.edits_base]
+def _left_out(selection: Selection, host: str, donor: str) -> list[Condition]:
+    """For every selecting task, the set chosen without it: transplanted, and run on that task only."""
     return [
-        Condition(
-            f"{host}|{edit}|{selection.rule} (opposite)", host, edit, selection.rule, "opposite", "edit",
-            selection.features,
+        _condition(
+            host,
+            "transplant",
+            f"{selection.rule} without {task}",
+            "left_out",
+            ids=tuple(ids),
+            donor=donor,
+            tasks=(task,),
         )
-        for host, edit in pairs
-        if edit != "transplant"
-    ]  # fmt: skip
-
-
-def _left_out(selection: Selection, config: InterveneConfig) -> list[Condition]:
-    """For every selecting task, the set chosen without it: transplanted both ways, and run on that task only."""
-    chosen = selection.left_out if config.leave_one_out else {}
-    pairs = ((config.base, config.tuned, config.edits_base), (config.tuned, config.base, config.edits_tuned))
-    return [
-        Condition(
-            f"{host}|transplant|{selection.rule} without {task}", host, "transplant", f"{selection.rule} without {task}",
-            "left_out", "edit", tuple(ids), donor, tasks=(task,),
-        )
-        for host, donor, edits in pairs
-        if "transplant" in edits
-        for task, ids in chosen.items()
+        for task, ids in selection.left_out.items()
         if ids
-    ]  # fmt: skip
+    ]

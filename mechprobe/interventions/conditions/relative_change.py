@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import RelativeChanges
 from mechprobe.models.generation import left_pad
@@ -29,11 +29,6 @@ def measure_changes(
     runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str]
 ) -> tuple[RelativeChanges, dict[str, float]]:
     """The largest relative change of every edit of the selected set, including its doses and opposites.
-
-    Args:
-        runner: Holds models and crosscoder.
-        conditions: The plan.
-        prompts: What the models read.
 
     Returns:
         The bound with the conditions above it, and condition → relative change.
@@ -78,11 +73,9 @@ def _residuals(
     ids, attention = left_pad(rows, int(str(tokenizer.pad_token_id)), "cpu")
     device = runner.crosscoder.device
     found = {}
-    for name in names:
-        model = runner.family[name]
-        place = model.input_device
-        read = residuals_plain(model, ids.to(place), attention.to(place), [runner.site])
-        found[name] = read[runner.site].to(device)
+    for model in (runner.family[name] for name in names):
+        inputs = (ids.to(model.input_device), attention.to(model.input_device))
+        found[model.name] = residuals_plain(model, *inputs, [runner.site])[runner.site].to(device)
     return found, attention.bool().to(device)
 
 

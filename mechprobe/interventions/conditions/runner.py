@@ -1,20 +1,26 @@
-"""Runs conditions on loaded models."""
+"""Runs conditions on loaded models, one after another or in several processes."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context, parent_process
 from operator import itemgetter
+from threading import Thread
 from typing import Any
 
 import torch
 
-from mechprobe.dictionary.readout import Readout
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.conditions.condition import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.files import dump_json, sha256_bytes
+from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
-from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.hooks.attach import SiteEdit, edited_at
 from mechprobe.interventions.hooks.positions import PositionRule, Positions
 from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.models.family import ModelFamily
@@ -32,17 +38,7 @@ _DIRECTION_EDITS: dict[EditKind, Edit] = {
 
 
 class Runner:
-    """Runs conditions on loaded models.
-
-    Attributes:
-        family: The crosscoder's models.
-        crosscoder: The dictionary.
-        selection: The set under test, with the mean residual differences.
-        tasks: What every condition is measured on.
-        config: Settings.
-        positions: Where edits act.
-        site: Where in the models.
-    """
+    """Runs conditions on the crosscoder's models, on tasks, at the selection's site and at the positions of the settings."""
 
     def __init__(
         self,
@@ -60,10 +56,6 @@ class Runner:
         self.positions = PositionRule.parse(config.positions)
         self.site = Site.parse(selection.site)
 
-    def readout(self, condition: Condition) -> Readout:
-        """Read-out of a condition."""
-        return readout_of(condition, self.config)
-
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
         edits = [condition for condition in conditions if condition.how in ("edit", "shuffled")]
@@ -73,23 +65,42 @@ class Runner:
                 advance()
 
     def rewrite(self, condition: Condition) -> Rewrite:
-        """The edit of a condition, or its equal-norm control, as a function of the models' residuals."""
-        return self._shuffled(condition) if condition.how == "shuffled" else self._edit(condition)
+        """The edit of a condition, or its equal-norm control, as a function of the models' residuals.
 
-    def _edit(self, condition: Condition) -> Rewrite:
-        return build_rewrite(
-            self.crosscoder,
-            condition.ids,
-            Edit.parse(condition.edit),
-            host=condition.model,
-            donor=condition.donor,
-            readout=self.readout(condition),
-        )
+        The control turns the change of the edit to other features' decoder directions, at the same norm on every token. Where
+        the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions. A transplant too is turned
+        to decoder directions of the host: the *shifts* of other features between the models share the change under test, so
+        they would not be neutral directions.
+        """
+        readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
+        build = partial(build_rewrite, self.crosscoder, condition.ids, host=host, readout=readout)
+        own = build(edit, donor=condition.donor)
+        if condition.how != "shuffled":
+            return own
+        other = build(_DIRECTION_EDITS.get(edit.kind, edit), donor=None, write_ids=condition.write_ids)
+
+        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            resid = x[host]
+            change, turned = own(x) - resid, other(x) - resid
+            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            return resid + turned * ratio
+
+        return rewrite
 
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
-        edit, readout = Edit.parse(condition.edit), self.readout(condition)
+        edit, readout = Edit.parse(condition.edit), readout_of(condition, self.config)
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
+
+    def stage_identity(
+        self, name: str, conditions: Sequence[Condition], inputs: Any, settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments of `Stage.open` that identify a stage which runs the conditions."""
+        sets = sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())
+        parts = {"crosscoder": self.crosscoder.fingerprint, "site": self.selection.site, "sets": sets}
+        config = {**settings, **parts, **self.family.reduced_dtypes}
+        models = self.family.fingerprints
+        return {"name": name, "config": config, "inputs": inputs, "models": models, "remake": "refused"}
 
     @torch.no_grad()
     def run(self, condition: Condition) -> dict[str, str]:
@@ -112,66 +123,49 @@ class Runner:
     def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
         """Apply the edit of a condition to its host while the block runs.
 
-        Args:
-            condition: What is done to which host.
-            positions: Where the edit acts; None takes the configured positions. Whole residuals are patched everywhere.
+        It acts at ``positions``; None takes those of the settings. Whole residuals are patched everywhere.
         """
         where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "edit":
-            readout = self.readout(condition)
-            with edited(
-                self.family[condition.model],
-                self.crosscoder,
-                condition.ids,
-                condition.edit,
-                site=self.site,
-                donor=condition.donor,
-                siblings=self.family,
-                readout=readout,
-                positions=where,
-            ):
+            edit, readout = condition.edit, readout_of(condition, self.config)
+            one = SiteEdit(self.crosscoder, condition.ids, edit, self.site, condition.donor, readout, where)
+            with edited_at(self.family[condition.model], [one], siblings=self.family):
                 yield
         else:
             with self._rewritten(condition, where):
                 yield
 
-    @contextmanager
-    def _rewritten(self, condition: Condition, where: Positions) -> Iterator[None]:
+    def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
         host = self.family[condition.model]
-        siblings: dict[str, Any] = {}
-        positions: Positions = where
+        siblings: list[str] = []
         if condition.how == "patch" and condition.donor is not None:
-            siblings = {condition.donor: self.family[condition.donor].hf}
-            positions = "all"
+            siblings, where = [condition.donor], "all"
             rewrite: Rewrite = itemgetter(condition.donor)
         elif condition.how == "vector":
-            positions = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
+            where = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            siblings = {name: self.family[name].hf for name in self.reads(condition)}
-            rewrite = self.rewrite(condition)
-        with rewriting(
+            siblings, rewrite = self.reads(condition), self.rewrite(condition)
+        return rewriting(
             host.hf,
             self.site,
             rewrite,
             host_name=host.name,
-            siblings=siblings,
-            positions=positions,
+            siblings={name: self.family[name].hf for name in siblings},
+            positions=where,
             special_ids=list(host.tokenizer.all_special_ids),
             what=f"The condition '{condition.name}'",
-        ):
-            yield
+        )
 
     def _vector(self, condition: Condition) -> Rewrite:
         """Add the mean residual difference to every position, or to the last prompt token (padding is on the left)."""
         scores, host = self.selection.scores, self.family[condition.model]
         last = condition.features == LAST_PROMPT_TOKEN
-        sign = 1.0 if condition.model == self.config.base else -1.0
-        vector = torch.as_tensor(
-            sign * (scores.last_difference if last else scores.mean_difference), device=host.device
-        )
+        sign = 1.0 if host.name == self.config.base else -1.0
+        difference = scores.last_difference if last else scores.mean_difference
+        vector = torch.as_tensor(sign * difference, device=host.device)
 
         def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
             resid = x[host.name].clone()
@@ -180,31 +174,46 @@ class Runner:
 
         return rewrite
 
-    def _shuffled(self, condition: Condition) -> Rewrite:
-        """The change of the edit, turned to other features' decoder directions at the same norm on every token.
 
-        Where the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions and the edit itself the
-        norm. A transplant too is turned to decoder directions of the host: the *shifts* of other features between the models
-        share the change under test, so they would not be neutral directions.
-        """
-        edit = Edit.parse(condition.edit)
-        readout, host = self.readout(condition), condition.model
-        own = self._edit(condition)
-        turned_edit = _DIRECTION_EDITS.get(edit.kind, edit)
-        other = build_rewrite(
-            self.crosscoder,
-            condition.ids,
-            turned_edit,
-            host=host,
-            donor=None,
-            readout=readout,
-            write_ids=condition.write_ids,
-        )
+_worker: dict[str, Runner] = {}
 
-        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            resid = x[condition.model]
-            change, turned = own(x) - resid, other(x) - resid
-            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            return resid + turned * ratio
 
-        return rewrite
+def run_conditions(
+    runner: Runner, conditions: Sequence[Condition], *, workers: int = 1
+) -> Iterator[tuple[Condition, dict[str, str]]]:
+    """Yield each condition with its outcome codes when it finishes: in order with one worker, in any order with several.
+
+    Several ``workers`` are processes, each with its share of the threads.
+    """
+    if workers == 1 or len(conditions) < 2:
+        for condition in conditions:
+            yield condition, runner.run(condition)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(
+        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
+    )
+    try:
+        waiting = {pool.submit(_work, condition): condition for condition in conditions}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(runner: Runner, threads: int) -> None:
+    Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker["runner"] = runner
+
+
+def _exit_with_parent() -> None:
+    """Exit when the parent dies, because a killed parent cannot stop its workers."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(condition: Condition) -> dict[str, str]:
+    return _worker["runner"].run(condition)

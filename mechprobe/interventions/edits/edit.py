@@ -18,10 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from mechprobe.errors import ConfigError
 
 EditKind = Literal["ablate", "clamp", "scale", "transplant", "steer", "replace", "project"]
@@ -129,22 +125,3 @@ def _evenly(kind: str, values: str, text: str) -> list[float]:
         raise ConfigError(f"'{text}': append the number of strengths to the range, as in 0..2:5 (2 to {_MOST_STEPS}).")
     low, high, steps = _number(first, text), _number(last, text), int(count) - 1
     return [low * ((steps - step) / steps) + high * (step / steps) for step in range(steps + 1)]
-
-
-def activation_change(acts: Float[Tensor, "row feature"], edit: Edit) -> Float[Tensor, "row feature"]:
-    """The change f' − f that ablate, clamp and scale make to the activations."""
-    if edit.kind == "ablate":
-        return -acts
-    strength = float(edit.value or 0.0)
-    return strength - acts if edit.kind == "clamp" else (strength - 1.0) * acts
-
-
-def span_of(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, "rank d_model"]:
-    """Orthonormal rows that span ``directions``; singular values below 1e-6 of the largest count as 0."""
-    _, values, basis = torch.linalg.svd(directions, full_matrices=False)
-    return basis[values > 1e-6 * values.max()]
-
-
-def unit_sum(directions: Float[Tensor, "feature d_model"]) -> Float[Tensor, " d_model"]:
-    """Sum of the directions after each is normalized; NaN where one is zero."""
-    return (directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)).sum(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import FoldedEncoder, Readout
 from mechprobe.errors import ConfigError, ModelError, SelectionError
-from mechprobe.interventions.edits.edit import Edit, activation_change, span_of, unit_sum
+from mechprobe.interventions.edits.edit import Edit
 from sae_training import Crosscoder
 
 Rewrite = Callable[[Mapping[str, Float[Tensor, "batch pos d_model"]]], Float[Tensor, "batch pos d_model"]]
@@ -56,7 +56,6 @@ def build_rewrite(
     if not len(features):
         return lambda x: x[host]
     if edit.kind == "transplant":
-        donor = _require_donor(crosscoder, donor, host)
         return _transplant(crosscoder, features, written, host=host, donor=donor, readout=readout)
     if edit.kind == "project":
         return _projection(crosscoder.own_decoder(host, features), host)
@@ -98,14 +97,6 @@ def _index(crosscoder: Crosscoder, ids: Sequence[int]) -> Tensor:
     return torch.tensor(check_ids(ids, crosscoder.d_sae), dtype=torch.int64, device=crosscoder.device)
 
 
-def _require_donor(crosscoder: Crosscoder, donor: str | None, host: str) -> str:
-    if donor is None:
-        raise ConfigError("A transplant needs a donor; pass the name of the model whose features are put in.")
-    if crosscoder.model_index(donor) == crosscoder.model_index(host):
-        raise ConfigError(f"A transplant from {donor} into {host} changes nothing; name another model as the donor.")
-    return donor
-
-
 def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
     """Residual + Σ_k coefficients_k directions_k on every row, summed in the wider of the two dtypes."""
     directions = directions.to(resid.device)
@@ -117,12 +108,24 @@ def _written(resid: Tensor, coefficients: Tensor, directions: Tensor) -> Tensor:
 
 
 def _delta(read: FoldedEncoder, directions: Tensor, edit: Edit, host: str) -> Rewrite:
-    return lambda x: _written(x[host], activation_change(read(x), edit), directions)
+    """Ablate, clamp and scale: the change f' − f of the activations, along the decoder directions."""
+    strength = float(edit.value or 0.0)
+
+    def change(acts: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
+        if edit.kind == "ablate":
+            return -acts
+        return strength - acts if edit.kind == "clamp" else (strength - 1.0) * acts
+
+    return lambda x: _written(x[host], change(read(x)), directions)
 
 
 def _transplant(
-    crosscoder: Crosscoder, ids: Tensor, written: Tensor, *, host: str, donor: str, readout: Readout
+    crosscoder: Crosscoder, ids: Tensor, written: Tensor, *, host: str, donor: str | None, readout: Readout
 ) -> Rewrite:
+    if donor is None:
+        raise ConfigError("A transplant needs a donor; pass the name of the model whose features are put in.")
+    if crosscoder.model_index(donor) == crosscoder.model_index(host):
+        raise ConfigError(f"A transplant from {donor} into {host} changes nothing; name another model as the donor.")
     from_donor, from_host = crosscoder.own_decoder(donor, written), crosscoder.own_decoder(host, written)
     if from_donor.shape != from_host.shape:
         raise ModelError(f"Models {donor} and {host} differ in width; their features cannot be transplanted.")
@@ -143,16 +146,17 @@ def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readou
 
 
 def _projection(directions: Tensor, host: str) -> Rewrite:
-    basis = span_of(directions)
+    _, values, basis = torch.linalg.svd(directions, full_matrices=False)
+    basis = basis[values > 1e-6 * values.max()]  # orthonormal rows; smaller singular values count as 0
     return lambda x: _written(x[host], (-x[host].to(basis) @ basis.T).flatten(0, -2), basis)
 
 
 def _steering(crosscoder: Crosscoder, written: Tensor, strength: float, host: str) -> Rewrite:
     directions = crosscoder.own_decoder(host, written)
-    without = written[torch.linalg.vector_norm(directions, dim=1) == 0].tolist()
-    if without:
+    norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    if without := written[norms[:, 0] == 0].tolist():
         raise SelectionError(
             f"Feature {without[0]} has a zero decoder direction in {host}, so it cannot steer; leave it out of the set."
         )
-    vector = strength * unit_sum(directions)
+    vector = strength * (directions / norms).sum(0)
     return lambda x: (x[host] + vector.to(x[host].device)).to(x[host].dtype)

@@ -1,25 +1,20 @@
-"""Typed records of what the ``harness`` stage writes to ``results.json``."""
+"""Typed records of what the ``harness`` stage writes to ``results.json``, and their table."""
 
-from pathlib import Path
-from typing import Any
-
-from mechprobe.interventions.condition_result import SetKind, json_value, named_row
-from mechprobe.interventions.result import RESULTS_FILE, EditedSet, RelativeChanges
+from mechprobe.interventions.result import EditedSet, RelativeChanges, named_row
+from mechprobe.interventions.result_rows import ConditionRow
+from mechprobe.markdown import markdown_cell
 from mechprobe.results import IntervalNumbers, Result
-from mechprobe.stage_folder import read_manifest
 
 
 class MetricCell(Result):
     """One metric of the harness on one task, under one condition.
 
     Attributes:
-        value: The metric; None where the harness gives no finite number.
-        stderr: Its standard error; None where the harness gives none.
+        value, stderr: The metric and its standard error; None where the harness gives no finite number.
         n: Documents; None for a group of tasks.
         change: Change against the clean host. The paired bootstrap interval is NaN unless the metric is a mean over documents.
             None for clean rows, and where one of the two values is missing.
-        random_mean: Mean change of the random sets under the same edit, where random sets ran.
-        n_random: Their number.
+        random_mean, n_random: Mean change of the random sets under the same edit and their number, where random sets ran.
         p_random: Randomization p-value against them, where the harness says which direction is better.
     """
 
@@ -32,45 +27,18 @@ class MetricCell(Result):
     p_random: float | None = None
 
 
-class HarnessCondition(Result):
-    """The harness' metrics under one condition.
+class HarnessCondition(ConditionRow):
+    """The harness' metrics under one condition, clean, selected or random: task → ``metric,filter`` → cell."""
 
-    Attributes:
-        name: For example ``rl|ablate|top50``.
-        model: The host.
-        edit: Text of the edit, or ``clean``.
-        features: Name of the feature set.
-        set_kind: ``clean``, ``selected`` or ``random``.
-        draw: Number of a random set.
-        n_features: Features edited.
-        readout: Read-out of the features; None where none is read.
-        relative_change: Largest ‖r' − r‖₂ / ‖r‖₂ over the tokens of the first documents; None where it was not measured.
-        metrics: Task → ``metric,filter`` → cell.
-    """
-
-    name: str
-    model: str
-    edit: str
-    features: str
-    set_kind: SetKind
-    draw: int | None
-    n_features: int
-    readout: str | None
-    relative_change: float | None
     metrics: dict[str, dict[str, MetricCell]]
 
 
 class HarnessResults(EditedSet):
     """Everything in ``results.json`` of a ``harness`` stage.
 
-    Attributes:
-        note: What the numbers are and are not.
-        lm_eval: Version of lm-evaluation-harness.
-        tasks: Tasks and groups, sorted.
-        n: Task → documents.
-        higher_is_better: Task → metric → whether higher is better; None where the harness does not say.
-        conditions: One record per condition.
-        changes: How relative changes were measured.
+    ``note`` says what the numbers are and are not, ``lm_eval`` is the version of lm-evaluation-harness, and ``tasks`` are the
+    tasks and groups, sorted. ``n`` maps tasks to documents, and ``higher_is_better`` maps their metrics to None where the
+    harness does not say.
     """
 
     note: str
@@ -81,27 +49,60 @@ class HarnessResults(EditedSet):
     conditions: list[HarnessCondition]
     changes: RelativeChanges
 
-    @classmethod
-    def load(cls, path: Path | str) -> "HarnessResults":
-        """Read a finished ``harness`` stage.
-
-        Args:
-            path: The stage folder.
-
-        Raises:
-            ArtifactError: The stage is not finished, or its ``results.json`` does not hold these records.
-        """
-        read_manifest(path)
-        return super().load(Path(path) / RESULTS_FILE)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON value: NaN is None, and fields that were never set are left out."""
-        return json_value(self)
-
     def condition(self, name: str) -> HarnessCondition:
-        """The record of one condition, for example ``rl|ablate|top50``.
-
-        Raises:
-            ConfigError: There is no such condition.
-        """
+        """The record of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""
         return named_row(self.conditions, name)
+
+
+def harness_table(results: HarnessResults) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """``(columns, rows)`` with a column per task and metric; random sets have no row of their own."""
+    first = results.conditions[0].metrics
+    columns = [f"{task} {_metric_title(key)}" for task, metrics in first.items() for key in metrics]
+    rows = {
+        f"{row.model}  {row.edit}  {row.features}": {
+            f"{task} {_metric_title(key)}": _text(cell)
+            for task, metrics in row.metrics.items()
+            for key, cell in metrics.items()
+        }
+        for row in results.conditions
+        if row.set_kind != "random"
+    }
+    return columns, rows
+
+
+def _metric_title(key: str) -> str:
+    """``acc`` for ``acc,none``, and ``exact_match (strict)`` for ``exact_match,strict``."""
+    name, _, filter_name = key.partition(",")
+    return name if filter_name in ("", "none") else f"{name} ({filter_name})"
+
+
+def _text(cell: MetricCell) -> str:
+    """One cell as in ``0.438 ± 0.063  -0.310 [-0.440, -0.190]``, with the mean of the random sets where they ran."""
+    if cell.value is None:
+        return "-"
+    text = f"{cell.value:.3f}" + ("" if cell.stderr is None else f" ± {cell.stderr:.3f}")
+    if cell.change is None:
+        return text
+    value, low, high, _ = cell.change
+    text += f"  {value:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low == low else "")
+    if cell.random_mean is not None:
+        p = "" if cell.p_random is None else f", p = {cell.p_random:.3f}"
+        text += f" ({cell.n_random} random {cell.random_mean:+.3f}{p})"
+    return text
+
+
+def markdown_table(results: HarnessResults) -> str:
+    """The table as Markdown, with the number of documents and a note on what the numbers are."""
+    columns, rows = harness_table(results)
+    n = ", ".join(f"{markdown_cell(task)} {count}" for task, count in results.n.items())
+    lines = [
+        f"lm-eval {results.lm_eval} at {markdown_cell(results.site)}; documents: {n}. Cells give the value ± standard error, then "
+        "the change against the clean model with its paired 95 % bootstrap interval.",
+        "",
+        "| condition | " + " | ".join(map(markdown_cell, columns)) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for label, cells in rows.items():
+        lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
+    never_active = results.silent.sentence
+    return "\n".join([*lines, "", *([never_active, ""] if never_active else []), results.note, ""])

@@ -16,30 +16,33 @@ from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessRun
 from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
-from mechprobe.interventions.conditions.condition import Condition, fingerprint
-from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.plan import Condition, choose_sets, condition_row, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes
 from mechprobe.interventions.conditions.runner import Runner
-from mechprobe.interventions.conditions.sets import choose_sets
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness.compare import Found, harness_conditions
-from mechprobe.interventions.harness.result import HarnessResults
-from mechprobe.interventions.harness.table import markdown_table
+from mechprobe.interventions.harness.result import HarnessCondition, HarnessResults, MetricCell, markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
+from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+Found = Mapping[str, HarnessRun]
+"""Condition → what `mechprobe.evals.harness.HarnessTasks.run` returns."""
+Metrics = dict[str, dict[str, MetricCell]]
+
 VALUES_FILE = "values.json"
 TABLE_FILE = "table.md"
-_USED = (
+_USED = {
     "base", "tuned", "features", "ranking", "threshold", "edits_base", "edits_tuned", "readout", "near", "positions", "seed",
-)  # fmt: skip
+}  # fmt: skip
+"""Settings of the interventions that the stage uses."""
 NOTE = "These are lm-eval's own numbers. Whether features cause a change is judged by `mechprobe intervene` with its controls."
 
 
@@ -47,11 +50,7 @@ NOTE = "These are lm-eval's own numbers. Whether features cause a change is judg
 class HarnessWork:
     """What `evaluate_harness` will run, after every check that needs no weights.
 
-    Attributes:
-        runner: Applies conditions.
-        tasks: Tasks of the harness.
-        conditions: The plan.
-        stage: Identity of the stage folder: ``name``, ``config``, ``inputs``, ``models`` and ``remake`` of `Stage.open`.
+    ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
@@ -77,24 +76,18 @@ def prepare_harness(
     if settings.chat_template and not family.tokenizer.chat_template:
         raise ConfigError("--chat-template: the models' tokenizer has no chat template; omit the option.")
     asked = HarnessTasks(tasks, settings)
-    chosen, conditions = planned_conditions(selection, config, settings, crosscoder.model_names, table)
+    planned = config.replace(n_random=settings.n_random, n_shuffled=1, compare=())
+    chosen, _ = choose_sets(selection, planned, table)
+    conditions = [
+        Condition(f"{name}|clean", name, "clean", "none", "clean", "clean") for name in crosscoder.model_names
+    ]
+    conditions += [c for c in plan(chosen, {}, planned) if c.set_kind in ("selected", "random")]
     runner = Runner(family, crosscoder, chosen, [], config)
     runner.check(conditions)
-    dumped = config.model_dump(mode="json")
-    require_boundary(dumped.get("positions", "all"), asked.likelihood_names)
-    identity = {
-        **{name: dumped[name] for name in _USED if name in dumped},
-        **settings.model_dump(mode="json"),
-        "lm_eval": asked.version,
-        "tasks": asked.fingerprint,
-        "crosscoder": crosscoder.fingerprint,
-        "site": chosen.site,
-        "sets": fingerprint(conditions),
-        **runner.family.reduced_dtypes,
-    }
-    models = runner.family.fingerprints
-    stage = {"name": "harness", "config": identity, "inputs": inputs, "models": models, "remake": "refused"}
-    return HarnessWork(runner, asked, conditions, stage)
+    require_boundary(config.positions, asked.likelihood_names)
+    used = {**config.model_dump(mode="json", include=_USED), **settings.model_dump(mode="json")}
+    used |= {"lm_eval": asked.version, "tasks": asked.fingerprint}
+    return HarnessWork(runner, asked, conditions, runner.stage_identity("harness", conditions, inputs, used))
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
@@ -112,17 +105,9 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
 ) -> HarnessResults:
     """Run tasks of lm-evaluation-harness on every clean model, and on base and tuned under the edits of the selection.
 
-    Args:
-        family: The crosscoder's models.
-        crosscoder: The dictionary.
-        selection: The set; ``config.features``, ``ranking`` and ``threshold`` choose another from its scores.
-        tasks: YAML files, or names that lm-eval knows.
-        out: Stage folder for ``results.json``, ``values.json`` (one number per document), ``table.md`` and the manifest.
-        config: Which features and edits.
-        harness: Settings of the harness.
-        table: Feature table, for ``rule:`` specifications.
-        inputs: Files and stage folders whose hashes go into the manifest.
-        force: Make a finished stage again.
+    The arguments are those of `mechprobe.interventions.stage.intervene`, except that ``tasks`` are YAML files or names that
+    lm-eval knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one
+    number per document), ``table.md`` and the manifest.
 
     Raises:
         DependencyError: lm-eval is not installed.
@@ -150,35 +135,12 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
 
 
 def require_boundary(positions: str, likelihood_names: Sequence[str]) -> None:
-    """Check that the harness' requests show the positions of the edits.
-
-    Args:
-        positions: Where the edits act.
-        likelihood_names: Tasks that ask for log-likelihoods.
-
-    Raises:
-        ConfigError: The positions distinguish prompt from response, and ``likelihood_names`` is not empty.
-    """
+    """Raise `ConfigError` where ``positions`` distinguish prompt from response, but some tasks ask for log-likelihoods."""
     if likelihood_names and ("prompt" in positions or "response" in positions):
         raise ConfigError(
             f"lm-eval passes prompt and option of {', '.join(likelihood_names)} in one call, so an edit cannot tell prompt from "
             f"response; set intervene.positions to 'all' instead of '{positions}'."
         )
-
-
-def planned_conditions(
-    selection: Selection,
-    config: InterveneConfig,
-    harness: HarnessConfig,
-    models: Sequence[str],
-    table: "pd.DataFrame | None" = None,
-) -> tuple[Selection, list[Condition]]:
-    """The set under test, and the plan: every model clean, then the main edits of `intervene` with their random sets."""
-    config = config.replace(n_random=harness.n_random, n_shuffled=1, compare=())
-    chosen, _ = choose_sets(selection, config, table)
-    clean = [Condition(f"{model}|clean", model, "clean", "none", "clean", "clean") for model in models]
-    edits = [condition for condition in plan(chosen, {}, config) if condition.set_kind in ("selected", "random")]
-    return chosen, clean + edits
 
 
 def _run_all(work: HarnessWork, folder: Path) -> Found:
@@ -205,6 +167,66 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
         tasks=sorted(first.metrics),
         n=first.n,
         higher_is_better=first.higher_is_better,
-        conditions=harness_conditions(work.conditions, found, change_of, runner.config),
+        conditions=_conditions(work.conditions, found, change_of, runner.config),
         changes=changes,
     )
+
+
+def _conditions(
+    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, float], config: InterveneConfig
+) -> list[HarnessCondition]:
+    """One record per condition, in order. The clean condition of a model is named ``<model>|clean``."""
+    metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}
+    higher = found[conditions[0].name].higher_is_better
+    for main in (c for c in conditions if c.set_kind == "selected"):
+        control = ("random", main.model, main.edit)
+        draws = [metrics[c.name] for c in conditions if (c.set_kind, c.model, c.edit) == control]
+        metrics[main.name] = _against_random(metrics[main.name], draws, higher, gain=main.model == config.base)
+    return [HarnessCondition(**dict(condition_row(c, config, change_of)), metrics=metrics[c.name]) for c in conditions]
+
+
+def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
+    mine, host = found[condition.name], found[f"{condition.model}|clean"]
+    result: Metrics = {}
+    for task, cells in mine.metrics.items():
+        result[task] = {}
+        for key, cell in cells.items():
+            change = None if condition.how == "clean" else _change(mine, host, task, key, seed)
+            result[task][key] = MetricCell(value=cell.value, stderr=cell.stderr, n=mine.n.get(task), change=change)
+    return result
+
+
+def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) -> Interval | None:
+    """Change of one metric, with a paired bootstrap interval where it is a mean over documents."""
+    value, start = (side.metrics[task][key].value for side in (mine, host))
+    if value is None or start is None:
+        return None
+    after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
+    if after and before and _is_mean(after, value) and _is_mean(before, start):
+        return paired_bootstrap(before, after, seed=seed)
+    nan = float("nan")  # a group has no documents of its own
+    return Interval(value - start, nan, nan, mine.n.get(task, 0))
+
+
+def _is_mean(values: Sequence[float], aggregated: float) -> bool:
+    """Whether the harness averaged a metric over documents; only then is a paired difference defined."""
+    return abs(sum(values) / len(values) - aggregated) <= 1e-9 * max(1.0, abs(aggregated))
+
+
+def _against_random(
+    metrics: Metrics, draws: Sequence[Metrics], higher: Mapping[str, Mapping[str, bool | None]], *, gain: bool
+) -> Metrics:
+    """The metrics of a selected set beside the changes of its random sets; ``gain`` says whether a gain is claimed."""
+    result = {task: dict(cells) for task, cells in metrics.items()}
+    for task, cells in metrics.items():
+        for key, cell in cells.items():
+            known = [change.value for draw in draws if (change := draw[task][key].change) is not None]
+            if cell.change is None or not known:
+                continue
+            update: dict[str, Any] = {"random_mean": sum(known) / len(known), "n_random": len(known)}
+            better = higher.get(task, {}).get(key.partition(",")[0])
+            if better is not None:
+                side = "greater" if gain == better else "less"
+                update["p_random"] = randomization_p(cell.change.value, known, side=side)
+            result[task][key] = cell.model_copy(update=update)
+    return result

@@ -22,18 +22,14 @@ from sae_training import Crosscoder
 
 
 @runtime_checkable
-class HasFeatures(Protocol):
+class _HasFeatures(Protocol):
     """Anything that names features and the site they belong to, such as a `Selection`."""
 
     @property
-    def features(self) -> Sequence[int]:
-        """Feature indices."""
-        ...
+    def features(self) -> Sequence[int]: ...
 
     @property
-    def site(self) -> str:
-        """Site name, ``resid_post.<layer>``."""
-        ...
+    def site(self) -> str: ...
 
 
 AnyModel = LanguageModel | nn.Module
@@ -42,20 +38,10 @@ Siblings = ModelFamily | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SiteEdit:
-    """One edit of one set of features at one site.
-
-    Attributes:
-        crosscoder: The dictionary of that site.
-        selection: A `Selection`, or feature indices (then ``site`` is needed).
-        edit: ``ablate``, ``clamp:V``, ``scale:A``, ``steer:V``, ``transplant``, ``replace`` or ``project``.
-        site: Where in the model; by default the selection's site.
-        donor: For a transplant, the model whose features are put in.
-        readout: How features are read; by default ``joint`` for a transplant with all siblings given, else ``swap``.
-        positions: Where along the sequence, see `PositionRule.parse`.
-    """
+    """One edit of one set of features at one site; the fields are the arguments of `edited` of the same names."""
 
     crosscoder: Crosscoder
-    selection: HasFeatures | Sequence[int]
+    selection: _HasFeatures | Sequence[int]
     edit: str | Edit = "ablate"
     site: Site | str | None = None
     donor: str | None = None
@@ -74,7 +60,7 @@ def plain_module(model: AnyModel) -> Any:
 def edited(  # noqa: PLR0913 - the promised entry point; all but four are keyword options
     model: AnyModel,
     crosscoder: Crosscoder,
-    selection: HasFeatures | Sequence[int],
+    selection: _HasFeatures | Sequence[int],
     edit: str | Edit = "ablate",
     *,
     site: Site | str | None = None,
@@ -129,22 +115,14 @@ def edited_at(
     """Run ``model`` with several edits in force, at one site or at several; arguments and errors as for `edited`.
 
     Siblings are clean at every site. The host's residual at a deeper site carries the shallower edits. Edits of one site act
-    one after another in the given order, each on the residual that the previous edit leaves.
-
-    Args:
-        model: A `LanguageModel`, a plain transformers model, or a TransformerBridge.
-        edits: The edits; an empty list leaves the model unchanged.
-        host: The model's name in the crosscoders; by default the name of the `LanguageModel`.
-        siblings: The other models, by name.
-        special_ids: Ids of the special tokens, for positions that name them.
-
-    Yields:
-        The plain transformers model with the edits in force.
+    one after another in the given order, each on the residual that the previous edit leaves. An empty list leaves the model
+    unchanged.
     """
     name = host or (model.name if isinstance(model, LanguageModel) else None)
     if name is None:
         raise ConfigError("The model's name in the crosscoder is missing; pass it as edited(..., host=NAME).")
-    if special_ids is None and isinstance(model, LanguageModel) and any(map(_names_special, edits)):
+    named = any(as_rule(one.positions).tokens == "special" for one in edits)
+    if special_ids is None and isinstance(model, LanguageModel) and named:
         special_ids = list(model.tokenizer.all_special_ids)
     module = plain_module(model)
     given = siblings or {}
@@ -156,17 +134,13 @@ def edited_at(
         yield module
 
 
-def _names_special(one: SiteEdit) -> bool:
-    return as_rule(one.positions).tokens == "special"
-
-
 def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None) -> SiteRewrite:
-    """Check the settings of an edit and compute everything that is the same in every call."""
     crosscoder = one.crosscoder
     crosscoder.model_index(host)
     edit = one.edit if isinstance(one.edit, Edit) else Edit.parse(one.edit)
     site, ids = _features_of(one)
-    readout = one.readout or _default_readout(crosscoder, edit, siblings, host)
+    complete = all(name == host or name in siblings for name in crosscoder.model_names)
+    readout = one.readout or Readout("joint" if edit.kind == "transplant" and complete else "swap")
     rewrite = build_rewrite(crosscoder, ids, edit, host=host, donor=one.donor, readout=readout)
     rule = as_rule(one.positions)
     if not ids and edit.kind != "replace":
@@ -176,17 +150,19 @@ def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence
     for name in reads:
         if name not in siblings:
             raise ModelError(f"The edit '{edit}' reads model '{name}' on the same tokens; pass that model in siblings.")
-    what = f"The edit '{edit}' of {_named(ids)} at {site} in {host}"
+    shown = f"features {', '.join(map(str, ids[:5]))}" if ids else "no features"
+    others = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    what = f"The edit '{edit}' of {shown}{others} at {site} in {host}"
     return SiteRewrite(site, rewrite, tuple(reads), PositionMask(rule, special_ids), what)
 
 
 def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
-    selection, site = one.selection, None if one.site is None else _site(one.site)
-    if not isinstance(selection, HasFeatures):
+    selection, site = one.selection, None if one.site is None else Site.parse(str(one.site))
+    if not isinstance(selection, _HasFeatures):
         if site is None:
             raise ConfigError("The site of the features is missing; pass it as edited(..., site='resid_post.<layer>').")
         return site, [int(feature) for feature in selection]
-    own = _site(selection.site)
+    own = Site.parse(selection.site)
     if site is not None and site != own:
         raise SelectionError(f"The selection's features belong to {own}, but the edit is requested at {site}.")
     made_with = getattr(selection, "crosscoder", None)
@@ -195,10 +171,6 @@ def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:
             f"The selection was made with crosscoder {made_with[:12]}, but the edit uses {found[:12]}; select again with that one."
         )
     return own, list(selection.features)
-
-
-def _site(place: Site | str) -> Site:
-    return place if isinstance(place, Site) else Site.parse(place)
 
 
 _fingerprints: "weakref.WeakKeyDictionary[Crosscoder, tuple[list[int], str]]" = weakref.WeakKeyDictionary()
@@ -221,15 +193,3 @@ def _check_widths(crosscoder: Crosscoder, modules: Mapping[str, Any]) -> None:
             raise ModelError(
                 f"The crosscoder expects d_model {expected} for {name}, but that model's residual has {width}."
             )
-
-
-def _named(ids: Sequence[int]) -> str:
-    if not ids:
-        return "no features"
-    shown = ", ".join(map(str, ids[:5]))
-    return f"features {shown}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-
-
-def _default_readout(crosscoder: Crosscoder, edit: Edit, siblings: Siblings, host: str) -> Readout:
-    complete = all(name == host or name in siblings for name in crosscoder.model_names)
-    return Readout("joint") if edit.kind == "transplant" and complete else Readout("swap")

@@ -47,7 +47,7 @@ class PositionRule:
                 ":tokens=5,7 or :not_tokens=5,7 to select a class of tokens."
             )
         named = match["tokens"]
-        tokens = "special" if named == "special" else _ids(named) if named else None
+        tokens = named if named in (None, "special") else tuple(map(int, named.removeprefix("tokens=").split(",")))
         return cls(match["part"], tokens, bool(match["inverted"]))  # pyright: ignore[reportArgumentType]
 
     def __str__(self) -> str:
@@ -60,11 +60,6 @@ class PositionRule:
     def needs_boundary(self) -> bool:
         """Whether the rule depends on where the prompt ends."""
         return self.part != "all"
-
-    @property
-    def first_call_only(self) -> bool:
-        """Whether the edit acts in the first forward call only."""
-        return self.part in ("prompt", "last_prompt_token")
 
 
 Positions = str | PositionRule
@@ -102,11 +97,7 @@ class PositionMask:
     """A rule together with the ids of its token class."""
 
     def __init__(self, rule: PositionRule, special_ids: Sequence[int] | None = None) -> None:
-        """Resolve the token class of a rule.
-
-        Args:
-            rule: The rule.
-            special_ids: Ids of the special tokens.
+        """Resolve the token class of a rule; ``special_ids`` are the ids of the special tokens.
 
         Raises:
             ConfigError: The rule names special tokens, and ``special_ids`` is None.
@@ -156,7 +147,3 @@ class PositionMask:
             real = call.attention.bool()
             return real & (real.flip(1).cumsum(1).flip(1) == 1)
         return (torch.arange(call.width) == call.width - 1)[None]
-
-
-def _ids(named: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in named.removeprefix("tokens=").split(","))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,65 @@ from transformers import Cache
 
 from mechprobe.errors import ModelError
 from mechprobe.interventions.edits.edit_functions import Rewrite
-from mechprobe.interventions.hooks.nonfinite import NonFiniteCheck
 from mechprobe.interventions.hooks.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
 from mechprobe.interventions.hooks.sibling_forward import CacheFollower, Sibling, SiblingForward, require_kv_cache
 from mechprobe.models.residuals import splice
 from mechprobe.types import Site
+
+
+class _Watched(NamedTuple):
+    what: str
+    before: Tensor
+    after: Tensor
+    total: Tensor
+
+
+class NonFiniteCheck:
+    """Records the edits of one forward call and checks all of them when the call ends.
+
+    A finite sum has finite terms, so only sums are read while everything is finite. A residual that is not finite before the
+    edit, for instance at padding, is not an error.
+    """
+
+    def __init__(self) -> None:
+        self._watched: list[_Watched] = []
+
+    def watch(self, what: str, before: Tensor, after: Tensor) -> None:
+        """Record the residual ``[batch pos d_model]`` before and after the edit ``what``, without waiting for the device."""
+        after = after.detach()
+        self._watched.append(_Watched(what, before.detach(), after, after.sum(dtype=torch.float32)))
+
+    def check(self, logits: Tensor | None = None) -> None:
+        """Check the edits recorded since the last check and the logits that follow from them; then forget them.
+
+        Only the last position of the logits ``[batch pos vocab]`` is read, which depends on all others.
+
+        Raises:
+            ModelError: An edit made a finite residual non-finite, or the logits contain NaN.
+        """
+        watched, self._watched = self._watched, []
+        if not watched:
+            return
+        device = watched[0].total.device
+        sums = [entry.total.to(device) for entry in watched]
+        last = None if logits is None else logits[:, -1].detach()
+        if last is not None:
+            sums.append(last.sum(dtype=torch.float32).to(device))
+        if all(torch.isfinite(torch.stack(sums)).tolist()):
+            return
+        for entry in watched:
+            made = (~torch.isfinite(entry.after) & torch.isfinite(entry.before)).nonzero()
+            if len(made):
+                row, position = made[0, :2].tolist()
+                raise ModelError(
+                    f"{entry.what} gives values that are not finite (first in row {row}, at position {position} of the call); "
+                    "lower its strength, or look for outliers in the residuals that it reads."
+                )
+        if last is not None and bool(torch.isnan(last).any()):
+            raise ModelError(
+                f"The logits are NaN after this edit: {' and '.join(entry.what for entry in watched)}. Lower the strength, or "
+                "check whether the model gives NaN without any edit."
+            )
 
 
 @dataclass(frozen=True)
@@ -54,20 +108,11 @@ def rewriting(
 ) -> Iterator[None]:
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
-    Args:
-        host: Plain transformers model, or the one inside a bridge.
-        site: Where in the model.
-        rewrite: Maps residuals by model name (host and siblings) to the host's new residual.
-        host_name: Name under which ``rewrite`` finds the host.
-        siblings: The other models that ``rewrite`` reads, by name.
-        positions: Where along the sequence.
-        special_ids: The special tokens, for positions that name them.
-        what: Name of the rewrite in messages.
+    ``rewrite`` reads all ``siblings``, and ``what`` names it in messages. The other arguments are those of `SiteRewrite` and
+    `mechprobe.interventions.hooks.positions.PositionMask`.
     """
-    others = siblings or {}
-    mask = PositionMask(as_rule(positions), special_ids)
-    named = what or f"The rewrite of {host_name}'s residual at {site}"
-    item = SiteRewrite(site, rewrite, tuple(others), mask, named)
+    others, mask = siblings or {}, PositionMask(as_rule(positions), special_ids)
+    item = SiteRewrite(site, rewrite, tuple(others), mask, what or f"The rewrite of {host_name}'s residual at {site}")
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield
 
@@ -96,7 +141,7 @@ def rewriting_sites(
     """
     hooks = _Hooks(host, rewrites, host_name, siblings or {})
     with ExitStack() as stack:
-        stack.enter_context(hooks.siblings.attached())
+        hooks.siblings.attach(stack)
         stack.callback(host.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
         stack.callback(host.register_forward_hook(hooks.after, always_call=True).remove)
         for item in rewrites:
@@ -128,7 +173,7 @@ class _Hooks:
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the tokens of the call and run the siblings on them."""
-        self._finite.forget()
+        self._finite = NonFiniteCheck()
         self._in_call = True
         if not self._needs_call:
             return
@@ -140,12 +185,8 @@ class _Hooks:
                 "Without a KV cache an edit cannot tell prompt from response; enable the cache, or edit all positions."
             )
         self._sibling_caches = self._caches.enter(past, first=call.first, strict=bool(self.siblings))
-        names = {
-            name
-            for item in self._rewrites
-            if call.first or not item.positions.rule.first_call_only
-            for name in item.reads
-        }
+        acting = [item for item in self._rewrites if call.first or item.positions.rule.part in ("all", "response")]
+        names = {name for item in acting for name in item.reads}
         self._found = self.siblings.run(sorted(names), given, call, self._sibling_caches) if names else {}
 
     def after(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -160,7 +201,12 @@ class _Hooks:
 
     def edit(self, item: SiteRewrite, resid: Tensor) -> Tensor:
         """Pass the residual ``[batch pos d_model]`` at the item's site through its rewrite."""
-        mask = item.positions.of(self._current()) if self._needs_call else True
+        if self._needs_call and self._call is None:
+            raise ModelError(
+                "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
+                "model itself instead."
+            )
+        mask = True if self._call is None else item.positions.of(self._call)
         if mask is False:
             return resid
         others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
@@ -174,14 +220,6 @@ class _Hooks:
             self._finite.check()
         return changed
 
-    def _current(self) -> CallTokens:
-        if self._call is None:
-            raise ModelError(
-                "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
-                "model itself instead."
-            )
-        return self._call
-
 
 def _cache_of(given: Mapping[str, Any]) -> Cache | None:
     past = given.get("past_key_values")
@@ -194,7 +232,6 @@ def _cache_of(given: Mapping[str, Any]) -> Cache | None:
 
 
 def _cache_in(output: Any) -> Any:
-    """The cache that a forward call returns, in an output object or in a tuple."""
     if isinstance(output, tuple):
         return next((part for part in output if isinstance(part, Cache)), None)
     return getattr(output, "past_key_values", None)

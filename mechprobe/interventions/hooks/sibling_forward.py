@@ -7,8 +7,8 @@ carries the shallower edits and the residuals of the siblings do not.
 
 import inspect
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,13 +37,10 @@ class Sibling:
         self._found: dict[Site, Tensor] | None = None  # a dict during a call of `run`
         self._device = input_device(self.model)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep a hook on every site while the block runs; it acts only in calls of `run`."""
-        with ExitStack() as stack:
-            for site in self.sites:
-                stack.enter_context(splice(self.model, site, partial(self._record, site)))
-            yield
+    def attach(self, stack: ExitStack) -> None:
+        """Keep a hook on every site until ``stack`` closes; it acts only in calls of `run`."""
+        for site in self.sites:
+            stack.enter_context(splice(self.model, site, partial(self._record, site)))
 
     def _record(self, site: Site, resid: Tensor) -> Tensor:
         if self._found is not None:
@@ -52,17 +49,11 @@ class Sibling:
                 raise StopForwardError
         return resid
 
-    def new_cache(self) -> DynamicCache:
-        """An empty KV cache with the layers that the model's own generation would make."""
-        return DynamicCache(config=self.model.config)
-
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Any], cache: DynamicCache | None) -> dict[Site, Tensor]:
         """Residuals ``[batch pos d_model]`` at all sites; the forward pass stops at the deepest.
 
-        Args:
-            inputs: Keyword arguments of the model's forward.
-            cache: The KV cache to extend; None runs without one.
+        ``inputs`` are keyword arguments of the model's forward. ``cache`` is the KV cache to extend; None runs without one.
         """
         placed = {key: value.to(self._device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
         self._found = found = {}
@@ -78,9 +69,8 @@ class Sibling:
 class SiblingCaches:
     """The siblings' caches that belong to one cache of the host.
 
-    Attributes:
-        caches: Sibling → its cache; None where the call keeps none.
-        keys: The host's keys after its last call, by which a changed cache is recognized.
+    ``caches`` maps a sibling to its cache, or to None where the call keeps none. ``keys`` are the host's keys after its last
+    call, by which a changed cache is recognized.
     """
 
     caches: dict[str, DynamicCache | None] = field(default_factory=dict)
@@ -100,10 +90,8 @@ class CacheFollower:
     def enter(self, past: Cache | None, *, first: bool, strict: bool) -> SiblingCaches:
         """The siblings' caches for a call; new ones in a first call.
 
-        Args:
-            past: The cache that the host is called with.
-            first: Whether that cache is empty.
-            strict: Whether to refuse a cache that no earlier call inside the edit has filled.
+        ``first`` says whether ``past``, the host's cache, is empty. ``strict`` refuses a cache that no earlier call inside the
+        edit has filled.
 
         Raises:
             ModelError: The siblings cannot follow the cache.
@@ -154,27 +142,17 @@ class SiblingForward:
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Keep hooks on all siblings while the block runs."""
-        with ExitStack() as stack:
-            for sibling in self._all.values():
-                stack.enter_context(sibling.attached())
-            yield
+    def attach(self, stack: ExitStack) -> None:
+        """Keep hooks on all siblings until ``stack`` closes."""
+        for sibling in self._all.values():
+            sibling.attach(stack)
 
     def run(
         self, names: Iterable[str], given: Mapping[str, Any], call: CallTokens, siblings: SiblingCaches
     ) -> dict[str, dict[Site, Tensor]]:
-        """Residuals of the named siblings on the tokens of one call of the host.
+        """Sibling → site → residual ``[batch pos d_model]`` of the named siblings on the tokens of one call of the host.
 
-        Args:
-            names: Siblings to run.
-            given: Arguments of the host's call.
-            call: Its tokens.
-            siblings: The siblings' caches for this call; missing ones are added.
-
-        Returns:
-            Sibling → site → residual ``[batch pos d_model]``.
+        ``given`` are the arguments of the host's call, and ``call`` its tokens. Caches that ``siblings`` lacks are added.
 
         Raises:
             ModelError: The host is called with embeddings instead of tokens, or with a static cache.
@@ -190,7 +168,8 @@ class SiblingForward:
         for name in names:
             sibling = self._all[name]
             if name not in siblings.caches:
-                siblings.caches[name] = sibling.new_cache() if given.get("use_cache") is not False else None
+                kept = given.get("use_cache") is not False
+                siblings.caches[name] = DynamicCache(config=sibling.model.config) if kept else None
             found[name] = sibling.run(inputs, siblings.caches[name])
         return found
 
@@ -207,6 +186,5 @@ def require_kv_cache(model: nn.Module, name: str) -> None:
 
 
 def _keys(cache: Cache) -> Tensor | None:
-    """The keys of the first layer that has any."""
     found = (getattr(layer, "keys", None) for layer in getattr(cache, "layers", ()))
     return next((keys for keys in found if isinstance(keys, Tensor)), None)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mechprobe.interventions.condition_result import Collateral, ConditionResult
-from mechprobe.interventions.conditions.condition import Condition
+from mechprobe.interventions.conditions.plan import Condition, condition_row
+from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.result import CollateralSource, RelativeChanges
+from mechprobe.interventions.result_rows import Collateral, ConditionResult, TaskEffects
 from mechprobe.statistics import Interval, mcnemar_exact, paired_bootstrap, wilson_interval
 from mechprobe.types import POOLED
 
@@ -15,23 +17,18 @@ Right = dict[str, list[bool]]
 """Task → whether each sample is right, in one fixed order of samples."""
 
 
-class TaskEffects(NamedTuple):
-    """One condition against the clean host; every mapping is by task. `ConditionResult` describes the fields."""
+class Measurements(NamedTuple):
+    """What is measured beside the outcomes; ``change_of`` and ``collateral_of`` are by condition."""
 
-    accuracy: dict[str, Interval]
-    accuracy_delta: dict[str, Interval]
-    flip_rate_of_right: dict[str, Interval]
-    flip_rate_of_wrong: dict[str, Interval]
-    mcnemar_p: dict[str, float]
+    changes: RelativeChanges
+    change_of: Mapping[str, float]
+    texts: CollateralSource | None
+    collateral_of: Mapping[str, Collateral]
 
 
-class Extras(NamedTuple):
-    """What is known of a condition beside its outcomes; the fields are those of `ConditionResult`."""
-
-    readout: str | None = None
-    unparsed: dict[str, float | None] | None = None
-    collateral: Collateral | None = None
-    relative_change: float | None = None
+def sign_of(model: str, config: InterveneConfig) -> float:
+    """+1 in the base model, where a gain is claimed; −1 in the tuned model, where a loss is claimed."""
+    return 1.0 if model == config.base else -1.0
 
 
 def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
@@ -40,40 +37,25 @@ def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
 
 
 def effects_on_tasks(clean: Right, edited: Right, *, seed: int) -> TaskEffects:
-    """Effects of one condition on every task, against the clean host on the same samples.
-
-    Accuracies and flip rates have Wilson intervals, changes of accuracy have paired percentile bootstrap intervals.
-
-    Args:
-        clean: Outcomes of the clean host.
-        edited: Outcomes under the condition.
-        seed: Seed of the bootstrap.
-    """
-    found = TaskEffects({}, {}, {}, {}, {})
-    for task, before in clean.items():
-        after = edited[task]
-        lost = sum(b and not a for b, a in zip(before, after, strict=True))
-        gained = sum(a and not b for b, a in zip(before, after, strict=True))
-        found.accuracy[task] = wilson_interval(sum(after), len(after))
-        found.accuracy_delta[task] = paired_bootstrap(before, after, seed=seed)
-        found.flip_rate_of_right[task] = wilson_interval(lost, sum(before))
-        found.flip_rate_of_wrong[task] = wilson_interval(gained, len(before) - sum(before))
-        found.mcnemar_p[task] = mcnemar_exact(before, after)
-    return found
+    """Effects of one condition on every task, against the clean host on the same samples; ``seed`` is that of the bootstrap."""
+    pairs = {task: (before, edited[task]) for task, before in clean.items()}
+    lost = {task: sum(b and not a for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
+    gained = {task: sum(a and not b for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
+    return TaskEffects(
+        accuracy={task: wilson_interval(sum(after), len(after)) for task, (_, after) in pairs.items()},
+        accuracy_delta={task: paired_bootstrap(*pair, seed=seed) for task, pair in pairs.items()},
+        flip_rate_of_right={task: wilson_interval(lost[task], sum(before)) for task, before in clean.items()},
+        flip_rate_of_wrong={task: wilson_interval(gained[task], before.count(False)) for task, before in clean.items()},
+        mcnemar_p={task: mcnemar_exact(*pair) for task, pair in pairs.items()},
+    )
 
 
 def shares_of_ceiling(
     delta: Mapping[str, Interval], ceiling: Mapping[str, Interval], *, sign: float
 ) -> dict[str, float | None]:
-    """Change of accuracy on each task as a share of the change that the whole-residual patch makes there.
+    """Task → change of accuracy as a share of the change that the whole-residual patch makes there.
 
-    Args:
-        delta: Task → change under the condition.
-        ceiling: Task → change under the patch.
-        sign: +1 where a gain is claimed, −1 where a loss is claimed.
-
-    Returns:
-        Task → share, or None where the ceiling is not `measurable` in the claimed direction.
+    The share is None where the ceiling is not `measurable` in the claimed direction ``sign``, see `sign_of`.
     """
     return {
         task: row[0] / ceiling[task][0] if measurable(ceiling[task], sign=sign) else None for task, row in delta.items()
@@ -89,49 +71,31 @@ def measurable(ceiling: Sequence[float | int], *, sign: float = 1.0) -> bool:
 def condition_results(
     conditions: Sequence[Condition],
     right: Mapping[str, Right],
-    *,
+    unparsed: Mapping[str, dict[str, float | None]],
     held_out: Sequence[str],
-    base: str,
-    seed: int,
-    extras: Mapping[str, Extras] | None = None,
+    config: InterveneConfig,
+    measured: Measurements,
 ) -> list[ConditionResult]:
     """Effects of every condition that ran on all tasks, in the order of the plan.
 
-    Args:
-        conditions: The plan.
-        right: Condition name → outcomes.
-        held_out: Tasks that enter the pooled row.
-        base: The model in which a gain is claimed; in the other model a loss is claimed.
-        seed: Seed of the bootstrap.
-        extras: Condition name → what is known beside the outcomes.
+    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The pooled row is over
+    the tasks of ``held_out``.
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
-    effects = {c.name: effects_on_tasks(pooled[f"{c.model}|clean"], pooled[c.name], seed=seed) for c in everywhere}
-    ceilings = {c.model: effects[c.name].accuracy_delta for c in everywhere if c.set_kind == "ceiling"}
+    effects = {
+        c.name: effects_on_tasks(pooled[f"{c.model}|clean"], pooled[c.name], seed=config.seed) for c in everywhere
+    }
+    deltas = {name: effect.accuracy_delta for name, effect in effects.items()}
+    ceilings = {c.model: deltas[c.name] for c in everywhere if c.set_kind == "ceiling"}
     return [
-        _result(c, effects[c.name], ceilings[c.model], 1.0 if c.model == base else -1.0, (extras or {}).get(c.name))
+        ConditionResult(
+            **dict(condition_row(c, config, measured.change_of)),
+            donor=c.donor,
+            **dict(effects[c.name]),
+            share_of_ceiling=shares_of_ceiling(deltas[c.name], ceilings[c.model], sign=sign_of(c.model, config)),
+            unparsed=unparsed.get(c.name, {}),
+            collateral=measured.collateral_of.get(c.name),
+        )
         for c in everywhere
     ]
-
-
-def _result(
-    condition: Condition, effects: TaskEffects, ceiling: Mapping[str, Interval], sign: float, extras: Extras | None
-) -> ConditionResult:
-    known = extras or Extras()
-    return ConditionResult(
-        name=condition.name,
-        model=condition.model,
-        edit=condition.edit,
-        features=condition.features,
-        set_kind=condition.set_kind,
-        donor=condition.donor,
-        draw=condition.draw,
-        n_features=len(condition.ids),
-        **effects._asdict(),
-        share_of_ceiling=shares_of_ceiling(effects.accuracy_delta, ceiling, sign=sign),
-        readout=known.readout,
-        unparsed=known.unparsed or {},
-        collateral=known.collateral,
-        relative_change=known.relative_change,
-    )

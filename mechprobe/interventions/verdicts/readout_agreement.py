@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from mechprobe.interventions.condition_result import ConditionResult
-from mechprobe.interventions.conditions.condition import Condition, other_readout, under_readout
+from mechprobe.interventions.conditions.plan import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.verdict_result import ReadoutAgreement, ReadoutDifference
-from mechprobe.interventions.verdicts.controls import claimed, sign_of
-from mechprobe.interventions.verdicts.effects import Right, measurable
-from mechprobe.interventions.verdicts.sentences import disagreement_sentence
+from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
+from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
+from mechprobe.interventions.verdicts.verdict import UNTRAINED, claimed, points
 from mechprobe.statistics import paired_bootstrap
 from mechprobe.types import POOLED
 
@@ -24,13 +22,7 @@ def compare_readouts(
 
     Two read-outs disagree on a row (a task, or the pooled tasks) with at least ``min_n`` samples where the accuracies differ
     by 5 points or more and the paired percentile bootstrap interval of the difference excludes 0. This rule is our own.
-
-    Args:
-        conditions: The plan.
-        right: Condition name → outcomes, with the pooled row.
-        rows: Effects of all conditions.
-        held_out: Tasks that post-training did not see.
-        config: Settings.
+    ``right`` holds the outcomes of every condition with the pooled row, and ``rows`` the effects.
     """
     by_name = {row.name: row for row in rows}
     found = []
@@ -49,7 +41,7 @@ def compare_readouts(
             rows=[_difference(task, pair, right[main.name], right[other.name], config) for task in [*held_out, POOLED]],
             sentence="",
         )
-        found.append(agreement.model_copy(update={"sentence": disagreement_sentence(agreement, config.base)}))
+        found.append(agreement.model_copy(update={"sentence": _sentence(agreement, config.base)}))
     return found
 
 
@@ -68,4 +60,22 @@ def _difference(
         effect_other=claimed(other.accuracy_delta[task], sign),
         difference=difference,
         disagree=bool(measured.n >= config.min_n and apart),
+    )
+
+
+def _sentence(found: ReadoutAgreement, base: str) -> str:
+    """Where two read-outs disagree, pooled row first; empty where they agree."""
+    apart = [row for row in found.rows if row.disagree]
+    if not apart:
+        return ""
+    verb = "gives" if found.model == base else "takes"
+    effects = "; ".join(
+        f"{UNTRAINED if row.task == POOLED else row.task} {points(*row.effect)} against "
+        f"{points(*row.effect_other)}, n = {row.n}"
+        for row in apart[::-1]
+    )
+    return (
+        f"The {found.readout} and {found.other} read-outs disagree on what {found.edit} of {found.features} in {found.model} "
+        f"{verb} (points under {found.readout} against {found.other}): {effects}. The verdict uses the {found.readout} read-out; "
+        f"set intervene.transplant_readout={found.other} to judge the other."
     )

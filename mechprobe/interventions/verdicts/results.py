@@ -1,50 +1,26 @@
 """From the outcomes of every condition to the records of ``results.json``."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
-from mechprobe.interventions.condition_result import Collateral
-from mechprobe.interventions.conditions.condition import Condition, readout_name
+from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result import CollateralSource, EditedSet, InterventionResults, RelativeChanges
-from mechprobe.interventions.verdicts.effects import Extras, Right, condition_results, with_pooled
+from mechprobe.interventions.result import EditedSet, InterventionResults
+from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results, with_pooled
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
-from mechprobe.interventions.verdicts.rule import rule_text
-from mechprobe.interventions.verdicts.sentences import headline
 from mechprobe.interventions.verdicts.sizes import smallest_sets
-from mechprobe.interventions.verdicts.verdict import judge_edits
+from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule_text
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
 """Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
 
 
-class Measurements(NamedTuple):
-    """What is measured beside the outcomes.
-
-    Attributes:
-        changes: How relative changes were measured.
-        change_of: Condition → relative change.
-        texts: The texts behind the collateral, or None.
-        collateral_of: Condition → collateral.
-    """
-
-    changes: RelativeChanges
-    change_of: Mapping[str, float]
-    texts: CollateralSource | None
-    collateral_of: Mapping[str, Collateral]
-
-
 def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
-    """The tasks that post-training did not see.
-
-    Raises:
-        ConfigError: There is none, so that nothing is left to pool.
-    """
+    """The tasks that post-training did not see; `ConfigError` where there is none, so that nothing is left to pool."""
     left = [name for name in names if name not in config.trained]
     if not left:
         raise ConfigError("trained names every task, but the verdict needs a task that post-training did not see.")
@@ -71,34 +47,17 @@ def intervention_results(
     config: InterveneConfig,
     measured: Measurements,
 ) -> InterventionResults:
-    """Judge every main edit from the outcomes of all conditions.
-
-    Args:
-        selection: The set under test.
-        conditions: The plan.
-        codes: Outcomes of every condition.
-        tasks: What was run, in order.
-        config: Settings.
-        measured: What is measured beside the outcomes.
-
-    Raises:
-        ConfigError: Every task is one that post-training saw.
-    """
+    """Judge every main edit of ``selection`` from the outcomes of all conditions on ``tasks``; errors as of `untrained`."""
     names = [task.name for task in tasks]
     held_out = untrained(names, config)
     right: dict[str, Right] = {
         name: {task: [code == "R" for code in text] for task, text in row.items()} for name, row in codes.items()
     }
-    extras = {
-        c.name: Extras(
-            readout_name(c, config),
-            {task: text.count("U") / len(text) if text else None for task, text in codes[c.name].items()},
-            measured.collateral_of.get(c.name),
-            measured.change_of.get(c.name),
-        )
-        for c in conditions
+    unparsed = {
+        name: {task: text.count("U") / len(text) if text else None for task, text in row.items()}
+        for name, row in codes.items()
     }
-    rows = condition_results(conditions, right, held_out=held_out, base=config.base, seed=config.seed, extras=extras)
+    rows = condition_results(conditions, right, unparsed, held_out, config, measured)
     judged = judge_edits(rows, names, config)
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     without_a_task = selection.left_out if config.leave_one_out else {}

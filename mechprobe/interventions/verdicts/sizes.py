@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mechprobe.interventions.conditions.condition import Condition
-from mechprobe.interventions.verdict_result import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
+from mechprobe.interventions.conditions.plan import Condition
+from mechprobe.interventions.result_rows import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
 from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right
 from mechprobe.types import POOLED
 
@@ -24,13 +24,8 @@ def smallest_sets(
 ) -> dict[str, HeadSizes | UnmeasuredSizes]:
     """Per host, the share of the pooled ceiling that every measured head carries, and the smallest that reaches each goal.
 
-    Args:
-        conditions: The plan; heads are the ``size`` conditions and the selected set, all transplants.
-        right: Condition name → outcomes, with the pooled row.
-        base: The model in which a gain is claimed.
-        tuned: The model in which a loss is claimed.
-        seed: Seed of the bootstrap.
-        draws: Bootstrap draws.
+    Heads are the ``size`` conditions and the selected set, all transplants; ``right`` holds the outcomes with the pooled row. A
+    gain is claimed in ``base`` and a loss in ``tuned``.
 
     Returns:
         Host → sizes, or why they cannot be measured: the ceiling is below 5 points in the claimed direction, or its interval

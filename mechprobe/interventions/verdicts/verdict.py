@@ -1,18 +1,192 @@
-"""Verdicts on the main edits, task by task and pooled."""
+"""The rule of the verdicts in words and in code, and the verdicts on the main edits, task by task and pooled."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from mechprobe.interventions.condition_result import ConditionResult
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.verdict_result import Verdict
-from mechprobe.interventions.verdicts.controls import against_controls, claimed, clean_gaps, sign_of
-from mechprobe.interventions.verdicts.rule import BEYOND, NO_VERDICT, Evidence, judge
-from mechprobe.interventions.verdicts.sentences import verdict_sentence
-from mechprobe.statistics import holm
+from mechprobe.interventions.result_rows import AgainstControls, ConditionResult, EditedRow, Effect, Verdict
+from mechprobe.interventions.verdicts.effects import sign_of
+from mechprobe.statistics import Interval, holm, randomization_p
 from mechprobe.types import POOLED
 
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
+UNTRAINED = "the untrained tasks"
+"""The pooled row in words."""
+SUPPORTED, REFUTED, DAMAGE = "supported", "refuted", "damage"
+CANNOT_TELL = "this site cannot tell"
+LIKE_RANDOM = "not distinguishable from random sets"
+LIKE_EQUAL_NORM = "not distinguishable from changes of equal norm"
+NOT_CLEAR = "not clear of 0"
+NO_VERDICT = "no verdict: "
+"""Begins every verdict that gives the reason why there is none."""
+
+REFUTED_SHARE = 0.10
+"""An edit is refuted where the upper end of its interval is below this share of the ceiling."""
+BEYOND = 0.10
+"""Accuracy by which an effect on one task must exceed that task's ceiling to count as damage."""
+
+
+def rule_text(config: InterveneConfig) -> str:
+    """The rule in words; `judge` applies it."""
+    return (
+        "The first condition that holds gives the verdict. "
+        f"'no verdict': there are fewer than {config.min_n} samples. "
+        "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
+        f"{config.min_ceiling_share:.0%} of the gap between them, or its 95 % interval includes 0. "
+        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}. "
+        f"'damage': in {config.tuned}, the edit takes more than the whole residual does, on the pooled row or on one task by "
+        f"more than {100 * BEYOND:.0f} points; in {config.base}, accuracy falls. "
+        f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
+        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
+        f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
+        f"'not clear of 0': the interval includes 0, or the exact McNemar test against the clean host has p > {config.alpha:g}. "
+        f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
+        f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
+        "'supported': none of these holds. "
+        "The pooled row covers the untrained tasks and is one test of each kind. On single tasks, McNemar's p is Holm-adjusted "
+        "over the tasks of the edit. The p-values of the two comparisons with control sets are not adjusted, because their "
+        "smallest value is 1 / (1 + number of sets); a verdict on one task is therefore weaker than the pooled verdict. "
+        "A verdict states what the set does, not that these features are necessary for it; compare the one-vector baselines."
+    )
+
+
+class Evidence(NamedTuple):
+    """What a verdict on one edit rests on; effects are accuracies in the claimed direction.
+
+    Attributes:
+        effect, ceiling: ``(value, low, high)`` of the selected set, and of the whole-residual patch.
+        gap: Accuracy of the clean tuned model minus that of the clean base.
+        p_random, p_equal_norm: Randomization p-values against matched random sets, and against changes of equal norm in other
+            directions; NaN where none was run.
+        n: Samples.
+        falls: Whether a loss is claimed (an edit of the tuned model).
+        beyond_on_a_task: Whether the interval on some task exceeds that task's ceiling by more than 10 points.
+        p_paired: Exact McNemar p-value against the clean host; on a single task Holm-adjusted over the tasks.
+    """
+
+    effect: tuple[float, float, float]
+    ceiling: tuple[float, float, float]
+    gap: float
+    p_random: float
+    p_equal_norm: float
+    n: int
+    falls: bool
+    beyond_on_a_task: bool = False
+    p_paired: float | int = 0.0
+
+
+def judge(evidence: Evidence, config: InterveneConfig) -> str:
+    """Apply the rule of `rule_text`; returns one of the verdicts above, or `NO_VERDICT` followed by the reason."""
+    if (reason := _no_verdict_reason(evidence, config)) is not None:
+        return reason
+    _, low, high = evidence.effect
+    ceiling = evidence.ceiling[0]
+    if (evidence.falls and (low > ceiling or evidence.beyond_on_a_task)) or (not evidence.falls and high < 0):
+        return DAMAGE
+    if high < REFUTED_SHARE * ceiling:
+        return REFUTED
+    if evidence.p_random > config.alpha:
+        return LIKE_RANDOM
+    if low <= 0 or evidence.p_paired > config.alpha:
+        return NOT_CLEAR
+    return LIKE_EQUAL_NORM if evidence.p_equal_norm > config.alpha else SUPPORTED
+
+
+def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | None:
+    if evidence.n < config.min_n:
+        return f"{NO_VERDICT}{evidence.n} samples, fewer than {config.min_n}"
+    ceiling, low, _ = evidence.ceiling
+    if not evidence.gap > 0 or ceiling < config.min_ceiling_share * evidence.gap or low <= 0:
+        return CANNOT_TELL
+    for name, n, p in (
+        ("matched random sets", config.n_random, evidence.p_random),
+        ("changes of equal norm", config.n_shuffled, evidence.p_equal_norm),
+    ):
+        if p != p:
+            return f"{NO_VERDICT}no {name} were run"
+        if 1 / (1 + n) > config.alpha:
+            return f"{NO_VERDICT}with {n} {name} no p can reach {config.alpha:g}"
+    return None
+
+
+def claimed(change: Interval | Effect, sign: float) -> Effect:
+    """A change of accuracy as an effect in the claimed direction."""
+    value, low, high = change[:3]
+    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
+
+
+def clean_gaps(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> dict[str, float]:
+    """Task → accuracy of the clean tuned model minus that of the clean base, with the pooled row."""
+    by_name = {row.name: row.accuracy for row in rows if row.set_kind == "clean"}
+    base, tuned = (by_name[f"{model}|clean"] for model in (config.base, config.tuned))
+    return {task: tuned[task].value - base[task].value for task in [*tasks, POOLED]}
+
+
+def against_controls(
+    host: str, edit: str, rows: Sequence[ConditionResult], task: str, effect: float, sign: float
+) -> AgainstControls:
+    """An effect of ``edit`` on one task beside the ceiling and the controls of that edit, with randomization p-values.
+
+    ``effect`` counts in the claimed direction, whose ``sign`` is that of `sign_of`; ``rows`` are those of all conditions.
+    """
+    in_host = [row for row in rows if row.model == host]
+    same = [row for row in in_host if row.edit == edit]
+    ceiling = next(claimed(row.accuracy_delta[task], sign) for row in in_host if row.set_kind == "ceiling")
+    random, turned = (
+        [claimed(row.accuracy_delta[task], sign).value for row in same if row.set_kind == kind]
+        for kind in ("random", "shuffled")
+    )
+    vectors = [row for row in in_host if row.edit == "vector"]
+    return AgainstControls(
+        ceiling=ceiling.value,
+        ceiling_interval=ceiling,
+        random_mean=_mean(random),
+        random_max=max(random, default=None),
+        n_random=len(random),
+        p_random=randomization_p(effect, random),
+        equal_norm_mean=_mean(turned),
+        equal_norm_max=max(turned, default=None),
+        n_equal_norm=len(turned),
+        p_equal_norm=randomization_p(effect, turned),
+        one_vector={row.features: claimed(row.accuracy_delta[task], sign).value for row in vectors},
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _sentence(row: Verdict, base: str) -> str:
+    """One effect in words, with its controls and the verdict; ``base`` is the model in which a gain is claimed."""
+    direction = "gives" if row.model == base else "takes"
+    where = UNTRAINED if row.task == POOLED else row.task
+    parts = [f"n = {row.n}", *([f"{row.readout} read-out"] if row.readout else [])]
+    parts.append(f"whole residual {points(row.ceiling)}")
+    if row.random_mean is not None:
+        mean = points(row.random_mean)
+        parts.append(f"{row.n_random} matched random sets {mean} on average, p = {row.p_random:.3f}")
+    if row.equal_norm_max is not None:
+        largest = points(row.equal_norm_max)
+        parts.append(f"{row.n_equal_norm} changes of equal norm at most {largest}, p = {row.p_equal_norm:.3f}")
+    if row.p_mcnemar_holm is not None:
+        parts.append(f"Holm-adjusted McNemar p = {row.p_mcnemar_holm:.2g}")
+    parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
+    what = f"{row.edit} of {row.features} in {row.model} {direction} {points(*row.effect)} points on {where}"
+    return f"{what} ({'; '.join(parts)}): {row.verdict}."
+
+
+def headline(rows: Sequence[Verdict], config: InterveneConfig) -> str:
+    """The pooled verdicts in one sentence."""
+    pooled = [row for row in rows if row.task == POOLED]
+    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}" for row in pooled)
+    features = pooled[0].features if pooled else config.features or "selected"
+    return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {verdicts}."
+
+
+def points(accuracy: float, *interval: float) -> str:
+    """``47``, or ``47 [40, 54]`` for an accuracy with its interval, in points (hundredths of the samples); a dash for NaN."""
+    value, *ends = (str(round(100 * part)) if part == part else "–" for part in (accuracy, *interval))
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
@@ -33,14 +207,10 @@ def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str,
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
     return Verdict(
-        model=main.model,
-        edit=main.edit,
-        features=main.features,
-        n_features=main.n_features,
-        readout=main.readout,
+        **{field: getattr(main, field) for field in EditedRow.model_fields},
         task=task,
-        effect=effect,
         n=main.accuracy[task].n,
+        effect=effect,
         p_mcnemar=main.mcnemar_p[task],
         **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
     )
@@ -58,17 +228,13 @@ def adjusted(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 def judged(row: VerdictRow, verdict: str, config: InterveneConfig) -> VerdictRow:
     """The row with its verdict and its sentence."""
     row = row.model_copy(update={"verdict": verdict})
-    return row.model_copy(update={"sentence": verdict_sentence(row, config.base)})
+    return row.model_copy(update={"sentence": _sentence(row, config.base)})
 
 
 def task_verdict(row: Verdict, gap: float, config: InterveneConfig, *, beyond: bool = False) -> str:
-    """The verdict on one row.
+    """The verdict on an effect on the pooled tasks, on one task, or on the task without which its set was chosen.
 
-    Args:
-        row: An effect on the pooled tasks, on one task, or on the task without which its set was chosen.
-        gap: Accuracy of the clean tuned model minus that of the clean base, on the same samples.
-        config: Settings.
-        beyond: Whether the effect exceeds the ceiling of some task, see `Evidence`.
+    ``gap`` and ``beyond`` are ``gap`` and ``beyond_on_a_task`` of `Evidence`.
     """
     if row.task in config.trained:
         return f"{NO_VERDICT}post-training saw this task"

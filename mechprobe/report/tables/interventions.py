@@ -1,6 +1,7 @@
 """Doses, collateral, left-out tasks and smallest sets as rows and sentences, from the JSON value of ``results.json``."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from mechprobe.formatting import edit_title, interval, listing, nats, p_value, percent
@@ -17,11 +18,7 @@ def dose_curves(interventions: Json) -> dict[str, list[tuple[float, Json]]]:
         kind, colon, value = condition["edit"].partition(":")
         if colon and condition.get("set_kind") in ("dose", "selected"):
             curves.setdefault(f"{kind} in {condition['model']}", []).append((float(value), condition))
-    return {title: sorted(points, key=_strength) for title, points in curves.items() if len(points) > 1}
-
-
-def _strength(point: tuple[float, Json]) -> float:
-    return point[0]
+    return {title: sorted(points, key=itemgetter(0)) for title, points in curves.items() if len(points) > 1}
 
 
 def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]:
@@ -90,19 +87,18 @@ def collateral_sentences(interventions: Json) -> list[str]:
         return []
     shown = [c for c in found if c["set_kind"] in ("selected", "ceiling")]
     measured = "; ".join(f"{edit_title(c)} {nats(c['collateral']['kl'])}" for c in shown)
-    sentences = [
+    return [
         f"Collateral, KL from the clean to the edited host in nats per token on {about['source']} "
-        f"({about['n_texts']:,} texts, n = {about['n_tokens']:,} tokens): {measured}."
+        f"({about['n_texts']:,} texts, n = {about['n_tokens']:,} tokens): {measured}.",
+        *_other_task_sentences(interventions),
     ]
-    return sentences + _other_task_sentences(interventions)
 
 
 def _other_task_sentences(interventions: Json) -> list[str]:
-    trained = interventions.get("trained") or []
     mains = [c for c in interventions["conditions"] if c.get("set_kind") == "selected"]
     sentences = []
     for task in interventions.get("other_tasks") or []:
-        why = "post-training saw it" if task in trained else "it did not select features"
+        why = "post-training saw it" if task in (interventions.get("trained") or ()) else "it did not select features"
         changes = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
         n = int(mains[0]["accuracy"][task][3]) if mains else 0
         sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {changes}.")

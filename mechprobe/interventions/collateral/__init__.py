@@ -1,1 +1,0 @@
-"""What edits do to the host's predictions on unrelated text."""

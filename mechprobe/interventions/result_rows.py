@@ -1,0 +1,256 @@
+"""Typed records of the rows in ``results.json``: conditions, verdicts, smallest sets and read-out agreement.
+
+Accuracies and effects are shares of samples, from 0 to 1. Effects count in the claimed direction: a gain in the base model, a
+loss in the tuned model.
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from mechprobe.results import IntervalNumbers, Number, Result
+
+SetKind = Literal[
+    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
+    "left_out",
+]  # fmt: skip
+"""Role of a condition; docs/interventions.md describes each."""
+
+
+class Effect(NamedTuple):
+    """A change of accuracy with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _nan_for_null(value: Any) -> Any:
+    return tuple(float("nan") if item is None else item for item in value) if isinstance(value, list) else value
+
+
+Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
+"""``[value, low, high]`` in JSON, where null is NaN."""
+
+
+class Collateral(Result):
+    """What an edit does to the host's predictions on unrelated text, in nats per predicted token.
+
+    ``kl`` is KL(clean ‖ edited), ``ce_change`` the cross-entropy of the edited host minus that of the clean host.
+    """
+
+    kl: IntervalNumbers
+    ce_change: IntervalNumbers
+
+
+class EditedRow(Result):
+    """Which edit of which features a row is about.
+
+    Attributes:
+        model: The host.
+        edit: Text of the edit, or what is done instead.
+        features, n_features: Name of the feature set, and the number of features edited.
+        readout: Read-out of the features; None where none is read.
+    """
+
+    model: str
+    edit: str
+    features: str
+    n_features: int
+    readout: str | None
+
+
+class ConditionRow(EditedRow):
+    """What every record of one condition holds, whatever was measured under it.
+
+    Attributes:
+        name: For example ``rl|ablate|top50``.
+        set_kind: Role of the condition.
+        draw: Number of a random draw.
+        relative_change: Largest ‖r' − r‖₂ / ‖r‖₂ over the tokens that were read; None where it was not measured.
+    """
+
+    name: str
+    set_kind: SetKind
+    draw: int | None
+    relative_change: float | None
+
+
+class TaskEffects(Result):
+    """One condition against the clean host; every mapping is by task.
+
+    Attributes:
+        accuracy: Share of right samples, with its Wilson interval.
+        accuracy_delta: Change against the clean host, with its paired bootstrap interval.
+        flip_rate_of_right, flip_rate_of_wrong: Share of the clean host's right samples that the edited host has wrong, and of
+            its wrong samples that the edited host has right.
+        mcnemar_p: Exact McNemar p-value against the clean host.
+    """
+
+    accuracy: dict[str, IntervalNumbers]
+    accuracy_delta: dict[str, IntervalNumbers]
+    flip_rate_of_right: dict[str, IntervalNumbers]
+    flip_rate_of_wrong: dict[str, IntervalNumbers]
+    mcnemar_p: dict[str, float]
+
+
+class ConditionResult(ConditionRow, TaskEffects):
+    """Effects of one condition; every mapping is by task, with the row ``pooled`` over the held-out tasks.
+
+    Attributes:
+        donor: Model whose features or residual are put in.
+        share_of_ceiling: Change as a share of the ceiling's; None where the ceiling is not measurable.
+        unparsed: Share of unparsed responses; None for a task without samples. It has no pooled row.
+        collateral: None where it was not measured.
+    """
+
+    donor: str | None
+    share_of_ceiling: dict[str, float | None]
+    unparsed: dict[str, float | None]
+    collateral: Collateral | None
+
+
+class AgainstControls(Result):
+    """An effect on one task beside the ceiling and the controls of the same edit.
+
+    Attributes:
+        ceiling, ceiling_interval: Effect of the whole-residual patch, without and with its interval.
+        random_mean, random_max, n_random: Mean and largest effect of the matched random sets (None without any), and their
+            number.
+        p_random: Randomization p-value against them; NaN without any.
+        equal_norm_mean, equal_norm_max, n_equal_norm, p_equal_norm: The same for the changes of equal norm in other
+            directions.
+        one_vector: Name of a one-vector baseline → its effect.
+    """
+
+    ceiling: Number
+    ceiling_interval: Change
+    random_mean: float | None
+    random_max: float | None
+    n_random: int
+    p_random: Number
+    equal_norm_mean: float | None
+    equal_norm_max: float | None
+    n_equal_norm: int
+    p_equal_norm: Number
+    one_vector: dict[str, Number]
+
+
+class Verdict(EditedRow, AgainstControls):
+    """The verdict on one main edit, on one task or on the pooled row.
+
+    Attributes:
+        task: A task, or ``pooled``.
+        n: Samples.
+        effect: In the claimed direction.
+        p_mcnemar: Exact McNemar p-value against the clean host.
+        p_mcnemar_holm, p_random_holm: ``p_mcnemar`` and ``p_random``, Holm-adjusted over the tasks of the edit; absent from
+            the pooled row.
+        verdict: One of the verdicts of `mechprobe.interventions.verdicts.verdict`, or why there is none.
+        sentence: The row in words.
+    """
+
+    task: str
+    n: int
+    effect: Change
+    p_mcnemar: Number
+    p_mcnemar_holm: float | None = None
+    p_random_holm: float | None = None
+    verdict: str = ""
+    sentence: str = ""
+
+
+class LeftOutVerdict(Verdict):
+    """The verdict on the set chosen without a task, on that task.
+
+    The full set shares ``n_shared`` features with it. ``share`` is its effect as a share of the task's ceiling; None where that
+    is not measurable. ``effect_with``, ``share_with`` and ``verdict_with`` are those of the full set on the task.
+    """
+
+    n_shared: int
+    share: float | None
+    effect_with: Change
+    share_with: float | None
+    verdict_with: str
+
+
+class EmptyLeftOut(EditedRow):
+    """A task without which the rule chooses no feature; fields as of `LeftOutVerdict`."""
+
+    task: str
+    n: int
+    effect: None
+    verdict: str
+    sentence: str
+    n_shared: int
+    share: None
+    effect_with: Change
+    share_with: float | None
+    verdict_with: str
+
+
+class SmallestHead(Result):
+    """The smallest head of the ranking that reaches a goal, with a 95 % interval; None for "not reached by the largest"."""
+
+    size: int | None
+    low: int | None
+    high: int | None
+
+
+class HeadShare(NamedTuple):
+    """Share of the pooled ceiling that the first ``size`` features of the ranking carry, with a 95 % interval."""
+
+    size: int
+    share: float
+    low: float
+    high: float
+
+
+class HeadSizes(Result):
+    """How few features of the ranking carry the ceiling in one host with ``n`` samples.
+
+    The shares of the ceiling are by rising size. ``half`` and ``nine_tenths`` are the smallest heads that carry these shares;
+    ``50%`` and ``90%`` in JSON.
+    """
+
+    n: int
+    largest: int
+    shares: list[HeadShare]
+    half: SmallestHead = Field(validation_alias=AliasChoices("50%", "half"), serialization_alias="50%")
+    nine_tenths: SmallestHead = Field(validation_alias=AliasChoices("90%", "nine_tenths"), serialization_alias="90%")
+
+
+class UnmeasuredSizes(Result):
+    """A host with ``n`` samples whose ceiling is not measurable, so that no head has a share of it; ``reason`` is a clause."""
+
+    n: int
+    reason: str
+
+
+class ReadoutDifference(Result):
+    """The effects of a transplant under the read-out of the verdict and under the other, on one task or on the pooled row.
+
+    ``difference`` is ``effect`` minus ``effect_other`` on the same samples; `compare_readouts` gives the rule of ``disagree``.
+    """
+
+    task: str
+    n: int
+    effect: Change
+    effect_other: Change
+    difference: Change
+    disagree: bool
+
+
+class ReadoutAgreement(Result):
+    """Whether the transplant of the selected set does the same in one host under the read-out of the verdict and the other.
+
+    There is one row per held-out task, then the pooled row. The sentence says where the two disagree; else it is empty.
+    """
+
+    model: str
+    edit: str
+    features: str
+    readout: str
+    other: str
+    rows: list[ReadoutDifference]
+    sentence: str
