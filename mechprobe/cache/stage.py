@@ -6,7 +6,7 @@ interrupted run therefore resumes to the same bytes, and so do several processes
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +14,9 @@ from typing import Any, TypeVar
 
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
-from mechprobe.cache.harvest.extend import reopen_for_more_models
-from mechprobe.cache.harvest.plan import plan_rows
+from mechprobe.cache.harvest.plan import CacheWork, plan_rows
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, response_files, stream_of, write_responses
-from mechprobe.cache.harvest.work import CacheWork
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
@@ -27,10 +25,10 @@ from mechprobe.cache.store.store_subset import subset_of
 from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, write_tokens
 from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
-from mechprobe.errors import StoreError
-from mechprobe.files import write_json
+from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
-from mechprobe.stage_folder import UNFINISHED, Stage
+from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.types import Site
 
 T = TypeVar("T")
@@ -222,3 +220,35 @@ def _forward_summary(records: Sequence[ShardRecord]) -> dict[str, Any]:
         "proof": sorted({str(forward["proof"]) for forward in known if forward["proof"]}),
         "shards_by_batch_tokens": {size: sizes.count(size) for size in sorted(set(sizes))},
     }
+
+
+def reopen_for_more_models(folder: Path, config: Mapping[str, Any], models: Mapping[str, str]) -> bool:
+    """Turn a finished store into an unfinished store with more models, if nothing else differs.
+
+    Existing shards are kept. `Stage.open` reports any other difference.
+
+    Args:
+        folder: Folder of the store.
+        config: Settings of the store that is asked for.
+        models: Model name to fingerprint.
+
+    Returns:
+        Whether the store was reopened.
+    """
+    try:
+        found = read_json(folder / MANIFEST)
+        known, settings = dict(found["models"]), dict(found["config"])
+    except (ArtifactError, KeyError, TypeError):
+        return False
+    if not known.items() < models.items() or not _same_except_models(settings, config):
+        return False
+    identity = {"stage": found["stage"], "config": dict(config), "inputs": found["inputs"], "models": dict(models)}
+    write_json(folder / UNFINISHED, identity)
+    (folder / MANIFEST).unlink()
+    return True
+
+
+def _same_except_models(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    dtypes, new = found.get("model_dtypes", {}), asked.get("model_dtypes", {})
+    rest = [{key: value for key, value in config.items() if key != "model_dtypes"} for config in (found, asked)]
+    return rest[0] == rest[1] and dtypes.items() <= new.items()

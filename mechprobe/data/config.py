@@ -10,6 +10,14 @@ from mechprobe.errors import ConfigError, InputError
 
 PromptFormat = Literal["auto", "jsonl", "text", "paragraphs", "parquet", "dataset"]
 FieldName = Literal["prompt", "response", "task", "id", "messages"]
+Truncate = Literal["response", "right", "left", "refuse", "drop"]
+"""Treatment of a sequence that is too long.
+
+``response`` cuts the end of the response, and refuses a prompt that is too long by itself. ``right`` and ``left`` cut the
+last or first tokens of prompt and response together, but keep a leading BOS. ``refuse`` raises an error. ``drop`` leaves the
+sequence out.
+"""
+
 HUB = "hub:"
 _SUFFIXES: dict[str, PromptFormat] = {
     ".jsonl": "jsonl",

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from mechprobe.cache.harvest.forward_batches import collect_shard
-from mechprobe.cache.harvest.memory import with_less_memory
-from mechprobe.cache.harvest.model_reader import ModelReader, choose_reader
+from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
+from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
-from mechprobe.cache.harvest.work import CacheWork
 from mechprobe.cache.store.dtypes import training_norms
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
 

@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest.forward_batches import collect_shard
-from mechprobe.cache.harvest.model_reader import ModelReader
+from mechprobe.cache.harvest.forward_batches import ModelReader, collect_shard
 from mechprobe.cache.harvest.ring import Ring
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.block_source import FillRows, ServingSession
+from mechprobe.cache.store.batches import FillRows, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, row_width
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
 from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.collect import collect_shards
+from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, stream_of, write_responses
-from mechprobe.cache.harvest.work import CacheWork
 from mechprobe.cache.result import PartResult
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput

@@ -1,16 +1,77 @@
-"""Size of a store before anything is written."""
+"""The plan of a store: its models, prompts and settings, and its size, checked before anything is written."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.prompts import PreparedPrompts, prepare_prompts
 from mechprobe.cache.result import CachePlan
 from mechprobe.cache.store.disk import free_bytes
-from mechprobe.data.sources import PromptInput, as_prompts
+from mechprobe.data.sources import PromptInput, as_prompts, hash_of
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import require_creatable
 from mechprobe.types import Site
+
+
+@dataclass(frozen=True)
+class CacheWork:
+    """The work of one store, a pure function of family, prompts and settings.
+
+    Attributes:
+        family: The models.
+        prepared: The tokenized prompts.
+        sites: Sites, shallow to deep.
+        config: The settings.
+        out: Folder of the store.
+        identity: Everything that the bytes of the store depend on, except the weights.
+        kept: How much is kept on disk; None keeps all.
+    """
+
+    family: ModelFamily
+    prepared: PreparedPrompts
+    sites: tuple[Site, ...]
+    config: CacheConfig
+    out: Path
+    identity: dict[str, object]
+    kept: StoreSubset | None = None
+
+    @classmethod
+    def of(
+        cls,
+        family: ModelFamily,
+        prompts: PromptInput,
+        sites: Sequence[Site | str] | None,
+        out: Path | str,
+        config: CacheConfig | None,
+        kept: StoreSubset | None = None,
+    ) -> "CacheWork":
+        """Check everything that can be checked before anything is written.
+
+        Raises:
+            InputError, SiteError, ModelError: An argument cannot be used.
+            StoreError: The disk is too small.
+        """
+        config = config or CacheConfig()
+        if sites is not None:
+            config = config.replace(sites=tuple(str(site) for site in sites))
+        checked = checked_sites(family, config)
+        items = as_prompts(prompts)
+        prepared = prepare_prompts(family, items, config)
+        if kept is None:
+            plan_of(family, prepared, Path(out)).require_space()
+        identity = {
+            **config.identity(),
+            "sites": [str(site) for site in checked],
+            "prompts": hash_of(items),
+            "tokenizer": family.tokenizer_fingerprint,
+            **prepared.identity,
+            "model_dtypes": {model.name: model.dtype for model in family},
+        }
+        if kept is not None:
+            identity["kept"] = kept.model_dump(mode="json")
+        return cls(family, prepared, tuple(checked), config, Path(out), identity, kept)
 
 
 def plan_cache(family: ModelFamily, prompts: PromptInput, out: Path | str, config: CacheConfig) -> CachePlan:

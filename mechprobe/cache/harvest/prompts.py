@@ -9,11 +9,11 @@ import numpy as np
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.data.chat import Chat, choose_template
-from mechprobe.data.packing import pack
+from mechprobe.data.lengths import join, pack
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import in_order
 from mechprobe.data.stream import kept_positions
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join, special_token_ids
+from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, special_token_ids
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.models.family import ModelFamily
 

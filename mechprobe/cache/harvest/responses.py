@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.harvest.prompts import PreparedPrompts
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, sha256_bytes, write_json
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress

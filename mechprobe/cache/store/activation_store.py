@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.cache.config import SCALE_ROWS, StoreSubset
-from mechprobe.cache.store.block_source import FillRows, Order, ServingSession
+from mechprobe.cache.store.batches import FillRows, Order, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
-from mechprobe.cache.store.mapped_rows import MappedRows, ShardHeader, map_rows
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
-from mechprobe.cache.store.shards import INDEX, ShardRecord
+from mechprobe.cache.store.shards import INDEX, MappedRows, ShardHeader, ShardRecord, map_rows
 from mechprobe.cache.store.token_file import read_tokens
 from mechprobe.cache.store.verify import Problem, verify_store
 from mechprobe.data.stream import TokenStream

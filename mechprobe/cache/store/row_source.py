@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.batches import ShuffledBatches
-from mechprobe.cache.store.block_source import FillRows, Order, ServingSession, Split
+from mechprobe.cache.store.batches import FillRows, Order, ServingSession, ShuffledBatches, Split
 from mechprobe.cache.store.dtypes import concat_models, row_width
 from mechprobe.cache.store.shards import ShardRecord
 from mechprobe.data.stream import TokenRows, TokenStream

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.cache.store.batches import ShuffledBatches
-from mechprobe.cache.store.block_source import Split
+from mechprobe.cache.store.batches import ShuffledBatches, Split
 from mechprobe.cache.store.row_source import RowSource
 from mechprobe.errors import StoreError
 from mechprobe.types import Site

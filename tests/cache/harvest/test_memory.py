@@ -9,9 +9,9 @@ import torch
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest import collect, model_reader, responses
-from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import StoreError
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 
