@@ -6,7 +6,7 @@ interrupted run therefore resumes to the same bytes, and so do several processes
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +21,7 @@ from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
 from mechprobe.cache.store.shards import INDEX, ShardRecord, finished_shard
-from mechprobe.cache.store.store_subset import subset_of
-from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, write_tokens
+from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, subset_of, write_tokens
 from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError, StoreError
@@ -96,7 +95,7 @@ def _open_stage(work: CacheWork, *, force: bool) -> Iterator[Stage]:
         with sole_writer(work.out):  # another process may be writing there, so check before anything is removed
             pass
     if not force:
-        reopen_for_more_models(work.out, work.identity, work.family.fingerprints)
+        _reopen_for_more_models(work)
     with (
         Stage.open(work.out, name="cache", config=work.identity, models=work.family.fingerprints, force=force) as stage,
         ExitStack() as lock,
@@ -161,11 +160,10 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
     for name, own in records.items():
         _write_index(name, work, stream, own)
     outputs = [TOKENS, *([WHOLE_STREAM] if work.kept else []), *(f"{name}/{INDEX}" for name in records)]
+    n_bytes = sum(record.n_bytes for own in records.values() for record in own)
     stage.finish(
         outputs=[*outputs, *response_files(work.out)],
-        counts=_counts(
-            work, stream, whole, sum(record.n_bytes for own in records.values() for record in own)
-        ).to_json(),
+        counts=_counts(work, stream, whole, n_bytes).to_json(),
         results={
             "stream": stream.hash,
             "shard_tokens": stream.shard_hashes,
@@ -222,33 +220,19 @@ def _forward_summary(records: Sequence[ShardRecord]) -> dict[str, Any]:
     }
 
 
-def reopen_for_more_models(folder: Path, config: Mapping[str, Any], models: Mapping[str, str]) -> bool:
-    """Turn a finished store into an unfinished store with more models, if nothing else differs.
+def _reopen_for_more_models(work: CacheWork) -> None:
+    """Turn a finished store into an unfinished one with more models, so that the base model runs only once.
 
-    Existing shards are kept. `Stage.open` reports any other difference.
-
-    Args:
-        folder: Folder of the store.
-        config: Settings of the store that is asked for.
-        models: Model name to fingerprint.
-
-    Returns:
-        Whether the store was reopened.
+    Existing shards are kept. `Stage.open` reports any difference other than models that were added.
     """
     try:
-        found = read_json(folder / MANIFEST)
+        found = read_json(work.out / MANIFEST)
         known, settings = dict(found["models"]), dict(found["config"])
     except (ArtifactError, KeyError, TypeError):
-        return False
-    if not known.items() < models.items() or not _same_except_models(settings, config):
-        return False
-    identity = {"stage": found["stage"], "config": dict(config), "inputs": found["inputs"], "models": dict(models)}
-    write_json(folder / UNFINISHED, identity)
-    (folder / MANIFEST).unlink()
-    return True
-
-
-def _same_except_models(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    dtypes, new = found.get("model_dtypes", {}), asked.get("model_dtypes", {})
-    rest = [{key: value for key, value in config.items() if key != "model_dtypes"} for config in (found, asked)]
-    return rest[0] == rest[1] and dtypes.items() <= new.items()
+        return
+    models, asked = work.family.fingerprints, dict[str, Any](work.identity)
+    dtypes, asked_dtypes = settings.pop("model_dtypes", {}), asked.pop("model_dtypes")
+    if known.items() < models.items() and settings == asked and dtypes.items() <= asked_dtypes.items():
+        identity = {"stage": found["stage"], "config": work.identity, "inputs": found["inputs"], "models": models}
+        write_json(work.out / UNFINISHED, identity)
+        (work.out / MANIFEST).unlink()

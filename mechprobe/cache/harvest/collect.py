@@ -65,9 +65,7 @@ class _ModelCollector:
             lambda size: choose_reader(self.model, stream, sites, config.replace(batch_tokens=size)), stream.shards[0]
         )
         arrays = self._within_memory(
-            lambda size: collect_shard(
-                self.model, stream, shard, sites, config.replace(batch_tokens=size), reader.residuals
-            ),
+            lambda n: collect_shard(self.model, stream, shard, sites, config.replace(batch_tokens=n), reader.residuals),
             shard,
         )
         write_shard(

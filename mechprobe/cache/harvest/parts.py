@@ -22,11 +22,9 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 
-_FINISH = (
-    "When all parts have ended, run the same command without --part to write what is missing and finish the store."
-)
+_FINISH = "When all parts have ended, run the command without --part to write what is missing and finish the store."
 _AGAIN = (
-    "Responses of other parts are missing: when all parts have ended, run every part again, then once without --part."
+    "Responses of other parts are missing; when all parts have ended, run every part again, then one without --part."
 )
 
 

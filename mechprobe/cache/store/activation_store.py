@@ -215,15 +215,13 @@ class ActivationStore(RowSource):
             raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
 
     def _fill_model(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
-        """Copy consecutive rows across shard borders."""
         done = 0
         while done < len(out):
             row = start + done
             index = int(np.searchsorted(self._starts, row, side="right")) - 1
             shard = self.stream.shards[index]
             n_rows = min(len(out) - done, shard.rows.stop - row)
-            mapped = self._mapped(model, index, str(site))
-            mapped.copy_into(out[done : done + n_rows], row - shard.rows.start)
+            self._mapped(model, index, str(site)).copy_into(out[done : done + n_rows], row - shard.rows.start)
             done += n_rows
 
     def _mapped(self, model: str, index: int, site: str) -> MappedRows:
@@ -232,11 +230,9 @@ class ActivationStore(RowSource):
             if key in self._maps:
                 self._maps.move_to_end(key)
                 return self._maps[key]
-            rows = self.stream.shards[index].rows
-            header = ShardHeader(
-                self.stream_hash, model, rows.start, len(rows), self._models[model].d_model, self.dtype
-            )
-            self._maps[key] = map_rows(self.folder / model / self._models[model].shards[index].file, site, header)
+            rows, known = self.stream.shards[index].rows, self._models[model]
+            header = ShardHeader(self.stream_hash, model, rows.start, len(rows), known.d_model, self.dtype)
+            self._maps[key] = map_rows(self.folder / model / known.shards[index].file, site, header)
             if len(self._maps) > _MAX_MAPS:
                 self._maps.popitem(last=False)
             return self._maps[key]

@@ -54,7 +54,7 @@ class ServingSession:
 
 @runtime_checkable
 class BlockSource(Protocol):
-    """Rows of several models on one token stream, which are served block by block.
+    """Rows of several models on one token stream, which are served block by block; `RowSource` implements it.
 
     Attributes:
         folder: Folder of the store.
@@ -92,13 +92,7 @@ class BlockSource(Protocol):
     def window(
         self, session: ServingSession, first_block: int, shards: Sequence[int]
     ) -> AbstractContextManager[FillRows]:
-        """Context that fills the blocks of one pool, in order.
-
-        Args:
-            session: The session.
-            first_block: Number of the first block of the pool.
-            shards: Index of the shard of each block.
-        """
+        """Context that fills the blocks of one pool, in order: block ``first_block`` and one for each of ``shards``."""
         ...
 
 
@@ -234,19 +228,16 @@ class ShuffledBatches:
 
     def _windows(self, epoch: int) -> tuple[list[Int[np.ndarray, " block"]], Int[np.ndarray, " window"]]:
         """Blocks of every window of an epoch, and the number of rows served by the end of each window."""
-        known = self._known_windows.get(epoch)
-        if known is not None:
-            return known
+        if epoch in self._known_windows:
+            return self._known_windows[epoch]
         order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._blocks))
         served = np.cumsum(self._counts[order])
         window = (served - self._counts[order]) // self._pool_rows
         borders = np.flatnonzero(np.diff(window)) + 1
-        windows = np.split(order, borders)
-        ends = served[np.append(borders - 1, len(order) - 1)]
         # At the end of an epoch two epochs are in use: the one being served and the one being prepared.
         self._known_windows = {key: value for key, value in self._known_windows.items() if abs(key - epoch) <= 1}
-        self._known_windows[epoch] = (windows, ends)
-        return windows, ends
+        self._known_windows[epoch] = np.split(order, borders), served[np.append(borders - 1, len(order) - 1)]
+        return self._known_windows[epoch]
 
     def _pool(self, epoch: int, number: int, ahead: Executor) -> Pool:
         """The pool of one window, and the order in which its rows are served; starts to fill the next pool."""

@@ -1,7 +1,7 @@
 """Activations as training consumes them: the base of stores on disk and of models that run meanwhile."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,15 +62,12 @@ class RowSource:
         order: Order,
         scale_rows: int,
     ) -> None:
-        self.folder = folder
-        self.stream = stream
+        self.folder, self.stream, self.n_rows = folder, stream, stream.n_rows
         self._models = {model.name: model for model in models}
-        self.models = tuple(self._models)
-        self.sites = tuple(sites)
+        self.models, self.sites = tuple(self._models), tuple(sites)
         self.dtype: StoreDtype = dtype
         self.order: Order = order
         self.scale_rows = scale_rows
-        self.n_rows = stream.n_rows
 
     @property
     def kept(self) -> "RowSource":
@@ -225,12 +222,11 @@ class RowSource:
         yield
         session.ended.set()
 
-    @contextmanager
-    def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:
+    def window(
+        self, session: ServingSession, first_block: int, shards: Sequence[int]
+    ) -> AbstractContextManager[FillRows]:
         """Fill the blocks of one pool, in order: ``first_block`` and the following ones, one for each of ``shards``."""
-        del session, first_block, shards
         raise NotImplementedError
-        yield
 
     def close(self) -> None:
         """Release what is not needed after training."""

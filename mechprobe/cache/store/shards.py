@@ -84,13 +84,9 @@ def write_shard(
         StoreError: The disk is full or the folder is not writable.
     """
     name = shard_file(shard.index)
-    attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "model": model,
-        "stream": stream_hash,
-        "start": shard.rows.start,
-        "n_rows": len(shard.rows),
-    }
+    start, n_rows = shard.rows.start, len(shard.rows)
+    attributes: dict[str, Any] = {"format": FORMAT, "model": model, "stream": stream_hash}
+    attributes |= {"start": start, "n_rows": n_rows}
     written: dict[str, np.ndarray] = {}
     for site, array in arrays.items():
         written |= datasets(site, array, dtype)
@@ -98,18 +94,8 @@ def write_shard(
         if site + SCALE in written:
             attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
     digest = write_hdf5(folder / name, written, attributes)
-    norm_sum, n_norms = norms
-    record = ShardRecord(
-        file=name,
-        start=shard.rows.start,
-        n_rows=len(shard.rows),
-        n_bytes=(folder / name).stat().st_size,
-        sha256=digest,
-        stream=stream_hash,
-        norm_sum=norm_sum,
-        n_norms=n_norms,
-        forward=dict(forward or {}),
-    )
+    n_bytes = (folder / name).stat().st_size
+    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream_hash, *norms, forward=dict(forward or {}))
     with translate_disk_errors(folder / name):
         write_json(folder / f"{name}.json", asdict(record))
     return record

@@ -53,9 +53,8 @@ def _check_model(folder: Path, name: str) -> list[Problem]:
         return [Problem(f"{name}/{INDEX}", f"cannot be read ({error})")]
     problems = []
     for file, digest, record in records:
-        problem = _check(folder, f"{name}/{file}", digest)
         listed = f"{name}/{file}.json"
-        if problem is not None:
+        if (problem := _check(folder, f"{name}/{file}", digest)) is not None:
             problems.append(problem)
         try:
             same = (folder / listed).read_text(encoding="utf-8") == dump_json(record)

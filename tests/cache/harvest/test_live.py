@@ -16,7 +16,7 @@ from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.live import LiveActivations
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.store_subset import subset_of
+from mechprobe.cache.store.token_file import subset_of
 from mechprobe.cli import main
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.dictionary.stage import train_crosscoder
