@@ -158,7 +158,16 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
     """Write the index of every model and the manifest."""
     records = {name: _records(work.out / name, stream) for name in work.family.names}
     for name, own in records.items():
-        _write_index(name, work, stream, own)
+        index = {
+            "model": name,
+            "fingerprint": work.family[name].fingerprint,
+            "dtype": work.config.dtype,
+            "d_model": work.family[name].d_model,
+            "sites": [str(site) for site in work.sites],
+            "stream": stream.hash,
+            "shards": [asdict(record) for record in own],
+        }
+        write_json(work.out / name / INDEX, index)
     outputs = [TOKENS, *([WHOLE_STREAM] if work.kept else []), *(f"{name}/{INDEX}" for name in records)]
     n_bytes = sum(record.n_bytes for own in records.values() for record in own)
     stage.finish(
@@ -179,20 +188,6 @@ def _records(folder: Path, stream: TokenStream) -> list[ShardRecord]:
         _wait_for(lambda shard=shard: finished_shard(folder, shard, stream.hash), f"shard {shard.index} in {folder}")
         for shard in stream.shards
     ]
-
-
-def _write_index(name: str, work: CacheWork, stream: TokenStream, records: Sequence[ShardRecord]) -> None:
-    model = work.family[name]
-    index = {
-        "model": name,
-        "fingerprint": model.fingerprint,
-        "dtype": work.config.dtype,
-        "d_model": model.d_model,
-        "sites": [str(site) for site in work.sites],
-        "stream": stream.hash,
-        "shards": [asdict(record) for record in records],
-    }
-    write_json(work.out / name / INDEX, index)
 
 
 def _counts(work: CacheWork, stream: TokenStream, whole: TokenStream, n_bytes: int) -> CacheCounts:

@@ -28,17 +28,9 @@ class TooLongError(ValueError):
 def fit(
     prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, max_length: int, truncate: Truncate, n_head: int = 0
 ) -> Fitted | None:
-    """Truncate a sequence to ``max_length`` tokens.
+    """Truncate a sequence to ``max_length`` tokens, at least 1; None if it is dropped.
 
-    Args:
-        prompt_ids: Token ids of the prompt, including special tokens.
-        response_ids: Token ids of the response.
-        max_length: Length of the longest sequence, at least 1.
-        truncate: Treatment of a longer sequence.
-        n_head: Number of leading prompt tokens that ``left`` keeps; 1 if the prompt starts with BOS.
-
-    Returns:
-        The sequence, or None if it is dropped.
+    ``left`` keeps the first ``n_head`` tokens of the prompt: 1 if the prompt starts with BOS.
 
     Raises:
         TooLongError: The sequence is too long and may not be cut.
@@ -75,18 +67,9 @@ def join(
     truncate: Truncate = "response",
     bos_id: int | None = None,
 ) -> TokenSequence | None:
-    """Join a prompt and a response to one sequence of at most ``max_length`` tokens.
+    """Join a prompt and a response to one sequence of at most ``max_length`` tokens; None if ``truncate`` drops it.
 
-    Args:
-        prompt: The prompt, for its names.
-        prompt_ids: Token ids of the prompt.
-        response_ids: Token ids of the response.
-        max_length: Length of the longest sequence, in tokens.
-        truncate: Treatment of a sequence that is too long.
-        bos_id: Id of the BOS token, which truncation from the left keeps.
-
-    Returns:
-        The sequence, or None if ``truncate`` drops it.
+    Truncation from the left keeps a leading BOS token, whose id is ``bos_id``.
 
     Raises:
         InputError: The sequence is too long, and ``truncate`` does not allow cutting it.
@@ -107,7 +90,7 @@ def pack(documents: Sequence[TokenSequence], *, end_id: int, max_length: int) ->
     Args:
         documents: Documents of at most ``max_length`` tokens.
         end_id: Id of the token between two documents; the last document has none after it.
-        max_length: Length of the longest sequence, in tokens.
+        max_length: Maximum length of a sequence, in tokens.
 
     Returns:
         Sequences named after their first document, with ``documents`` set, even if they hold only one document.

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from mechprobe.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
@@ -120,18 +118,19 @@ def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Outside the except block, the error's frames no longer hold the tensors of the failed pass.
-        _free()
+        free_memory()  # outside the except block, the error's frames no longer hold the tensors of the failed pass
         if size <= smallest:
             raise StoreError(
-                f"{where}: one sequence does not fit in memory ({reason}); lower max_length, or spread the model with "
-                "device_map."
+                f"{where}: one sequence does not fit in memory ({reason}); lower max_length, or give a device_map."
             )
         size = max(smallest, size // 2)
         logger.warning("%s: out of memory; retrying with %s = %d.", where, name, size)
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Return memory that no tensor uses to the system and the GPU."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -47,13 +47,9 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return min(found, key=lambda item: item[0])[1]
 
 
-def _first_tensor(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
-
-
 def _passed_through(edit: ResidEdit, _module: nn.Module, _inputs: Any, output: Any) -> Any:
     """Edit the residual in the output of a block; None, which keeps the output, if the edit returned its input."""
-    resid = _first_tensor(output)
+    resid: Tensor = output if isinstance(output, Tensor) else output[0]
     edited = edit(resid)
     if edited is resid:
         return None

@@ -96,17 +96,13 @@ def checked_sites(family: ModelFamily, config: CacheConfig) -> list[Site]:
     sites = [site.check(family.n_layers) for site in config.parsed_sites()]
     if not sites:
         raise ConfigError(
-            'No site is given; set sites, for example ["resid_post.2"], or use a site that `localize` names.'
+            'No site is given; set sites, for example ["resid_post.2"], or the site that `localize` names.'
         )
     return sites
 
 
 def plan_of(family: ModelFamily, prepared: PreparedPrompts, out: Path) -> CachePlan:
-    """The plan for prepared prompts.
-
-    Raises:
-        SiteError: A site does not exist.
-    """
+    """The plan for prepared prompts."""
     limit = prepared.config.max_tokens
     fewest, most = (rows if limit is None else min(rows, limit) for rows in prepared.row_bounds())
     return plan_rows(family, prepared, out, fewest, most)

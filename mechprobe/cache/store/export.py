@@ -54,11 +54,6 @@ class _Array:
 def export_safetensors(store: ActivationStore, path: Path | str, numbers: Numbers = "stored") -> int:
     """Write one safetensors file; returns its size in bytes.
 
-    Args:
-        store: Store to export.
-        path: File to write; it must not exist.
-        numbers: Keep the dtype of the store, or convert to float32.
-
     Raises:
         StoreError: The file exists already, or the disk is full.
     """
@@ -92,15 +87,9 @@ def _safetensors_header(store: ActivationStore, arrays: Mapping[str, _Array]) ->
 
 
 def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = "stored") -> int:
-    """Write ``<site>/<model>.npy`` and ``tokens/<column>.npy``, to be opened with ``np.load(..., mmap_mode="r")``.
+    """Write ``<site>/<model>.npy`` and ``tokens/<column>.npy`` to a new folder; returns their size in bytes.
 
-    Args:
-        store: Store to export.
-        folder: Folder to create; it must not exist.
-        numbers: Keep the dtype of the store, or convert to float32.
-
-    Returns:
-        Total size of the files in bytes.
+    ``np.load(..., mmap_mode="r")`` opens them.
 
     Raises:
         StoreError: The folder exists already, or the disk is full.

@@ -77,7 +77,7 @@ def write_shard(
         model: Name of the model.
         dtype: Dtype of the stored rows.
         stream_hash: Hash of the token stream.
-        norms: Per site the sum of the L2 norms of the training rows, and the number of training rows.
+        norms: Result of `training_norms`.
         forward: How the rows were computed.
 
     Raises:
