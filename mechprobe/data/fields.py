@@ -67,9 +67,7 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
             *rest, last = messages
             messages, response = tuple(rest), last.content
             if not messages:
-                raise InputError(
-                    f"{record.where}: '{config.messages_field}' has only a response of the assistant; add a user message."
-                )
+                raise InputError(f"{record.where}: '{config.messages_field}' has only a response; add a user message.")
         prompt = messages[-1].content
     else:
         prompt = _text(_present(fields["prompt"], config.prompt_field, record), config.prompt_field, record.where)

@@ -70,9 +70,7 @@ def _require_rows(path: Path) -> None:
     """Refuse a saved split without rows, which has no data file and which the library cannot load again."""
     for state in sorted(path.rglob("state.json")):
         if not any(state.parent.glob("*.arrow")):
-            raise InputError(
-                f"{state.parent} contains no prompts (no .arrow file); save a dataset whose splits have rows."
-            )
+            raise InputError(f"{state.parent} contains no prompts (no .arrow file); save a dataset with rows.")
 
 
 def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:

@@ -50,23 +50,17 @@ def check_device_map(device_map: DeviceMap) -> None:
         ModelError: A placement rule or device is unknown, or a device is unavailable.
     """
     if isinstance(device_map, str):
-        if device_map not in PLACEMENTS:
-            _check_place(device_map, f"device_map '{device_map}'")
-        return
-    for module, place in device_map.items():
-        if place != "disk":
-            _check_place(place, f"device_map for module '{module}': '{place}'")
-
-
-def _check_place(place: int | str, setting: str) -> None:
-    """Check one device of a device map; a number is that of a GPU."""
-    try:
-        check_device(f"cuda:{place}" if isinstance(place, int) else place)
-    except ModelError as error:
-        raise ModelError(
-            f"{setting} cannot be used. {error} A device_map is {', '.join(PLACEMENTS)}, a device, or a table "
-            "of modules with a device, the number of a GPU, or disk for each."
-        ) from None
+        places = [] if device_map in PLACEMENTS else [(f"'{device_map}'", device_map)]
+    else:
+        places = [(f"for module '{name}': '{place}'", place) for name, place in device_map.items() if place != "disk"]
+    for setting, place in places:
+        try:
+            check_device(f"cuda:{place}" if isinstance(place, int) else place)
+        except ModelError as error:
+            raise ModelError(
+                f"device_map {setting} cannot be used. {error} A device_map is {', '.join(PLACEMENTS)}, a device, or a table "
+                "of modules with a device, the number of a GPU, or disk for each."
+            ) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,14 +90,9 @@ T = TypeVar("T")
 
 
 def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name: str, where: str) -> tuple[T, int]:
-    """Call ``work(size)``; when memory runs out, start again with half the size.
+    """Call ``work(size)``; when memory runs out, call it again with half the batch size, but at least ``smallest``.
 
-    Args:
-        work: Function of the batch size. A failed call must leave no state behind.
-        size: First batch size.
-        smallest: Batch size below which a batch cannot become smaller.
-        name: Name of the batch size in the settings.
-        where: What is being computed, for messages.
+    A failed call must leave no state behind. Messages contain ``name``, the setting, and ``where``, the computation.
 
     Returns:
         ``(result, size)``, with the batch size that succeeded.

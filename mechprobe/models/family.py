@@ -56,9 +56,7 @@ class ModelFamily:
         loaded = {}
         for name, path in models.items():
             if unusable_name(name):
-                raise ModelError(
-                    f"A model cannot be named '{name}': stores use the name for a folder; rename the model."
-                )
+                raise ModelError(f"A model cannot be named '{name}': stores name a folder after it; rename the model.")
             loaded[name] = LanguageModel(
                 name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
             )

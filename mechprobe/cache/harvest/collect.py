@@ -6,7 +6,6 @@ from typing import TypeVar
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
 from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
-from mechprobe.cache.store.dtypes import training_norms
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.models.devices import with_less_memory
@@ -74,8 +73,7 @@ class _ModelCollector:
             arrays,
             model=self.model.name,
             dtype=config.dtype,
-            stream_hash=stream.hash,
-            norms=training_norms(arrays, ~stream.rows.held_out[shard.rows.start : shard.rows.stop], config.dtype),
+            stream=stream,
             forward={"reader": reader.kind, "proof": reader.proof, "batch_tokens": self.batch_tokens},
         )
 

@@ -12,18 +12,15 @@ from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_plain
 
-PROBE_SECONDS = 8.0
-"""Duration of the probe (forward passes and generation of all models), without the time to load the weights."""
 _FIRST_TOKENS = 16
 _PROBE_PROMPTS, _PROBE_NEW_TOKENS = 16, 8
 
 
-def estimate_time(
-    family: ModelFamily, prepared: PreparedPrompts, *, probe_seconds: float = PROBE_SECONDS
-) -> TimeEstimate:
+def estimate_time(family: ModelFamily, prepared: PreparedPrompts, *, probe_seconds: float = 8.0) -> TimeEstimate:
     """Load each architecture of the family, run a few batches, and extrapolate by the number of padded tokens.
 
-    Nothing is written. Response lengths are unknown in advance, so the estimate has a minimum and a maximum.
+    Nothing is written. Response lengths are unknown in advance, so the estimate has a minimum and a maximum. The forward
+    passes and generation of all models take about ``probe_seconds``, in addition to the time to load the weights.
 
     Raises:
         ModelError: A model cannot be loaded.

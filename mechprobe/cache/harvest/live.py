@@ -47,17 +47,11 @@ class LiveActivations(RowSource):
         all_in_memory: bool = True,
         ring: tuple[Path, float] | None = None,
     ) -> None:
+        models = [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family]
         super().__init__(
-            kept.folder,
-            stream,
-            [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family],
-            sites=kept.sites,
-            dtype=kept.dtype,
-            order="shards",
-            scale_rows=kept.scale_rows,
+            kept.folder, stream, models, sites=kept.sites, dtype=kept.dtype, order="shards", scale_rows=kept.scale_rows
         )
-        self.family = family
-        self._kept = kept
+        self.family, self._kept = family, kept
         known = kept.manifest["config"]
         self._config = CacheConfig(**{name: known[name] for name in CacheConfig.model_fields if name in known})
         self._all_in_memory = all_in_memory
@@ -151,15 +145,9 @@ class LiveActivations(RowSource):
         """Stored rows of one model and shard, with the same bytes that `cache_activations` writes."""
         if session.ended.is_set():
             raise CancelledError
-        kind = self._kept.shards_of(model)[0].forward.get("reader")
-        arrays = collect_shard(
-            self.family[model],
-            self.stream,
-            self.stream.shards[index],
-            [session.site],
-            self._config,
-            ModelReader("plain" if kind == "plain" else "bridge").residuals,
-        )
+        plain = self._kept.shards_of(model)[0].forward.get("reader") == "plain"
+        residuals, shard = ModelReader("plain" if plain else "bridge").residuals, self.stream.shards[index]
+        arrays = collect_shard(self.family[model], self.stream, shard, [session.site], self._config, residuals)
         return arrays[str(session.site)]
 
     def release(self, model: str) -> None:

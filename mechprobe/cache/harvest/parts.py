@@ -23,9 +23,7 @@ from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 
 _FINISH = "When all parts have ended, run the command without --part to write what is missing and finish the store."
-_AGAIN = (
-    "Responses of other parts are missing; when all parts have ended, run every part again, then one without --part."
-)
+_AGAIN = "Responses of other parts are missing; when all have ended, run every part again, then once without --part."
 
 
 def cache_part(

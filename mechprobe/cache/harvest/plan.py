@@ -95,9 +95,7 @@ def checked_sites(family: ModelFamily, config: CacheConfig) -> list[Site]:
     """
     sites = [site.check(family.n_layers) for site in config.parsed_sites()]
     if not sites:
-        raise ConfigError(
-            'No site is given; set sites, for example ["resid_post.2"], or the site that `localize` names.'
-        )
+        raise ConfigError('No site is given; set sites, such as ["resid_post.2"], or the site that `localize` names.')
     return sites
 
 

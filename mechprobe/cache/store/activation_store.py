@@ -110,9 +110,7 @@ class ActivationStore(RowSource):
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest["stage"] != "cache":
-            raise ArtifactError(
-                f"{folder} holds the stage '{manifest['stage']}', not an activation store; give another folder."
-            )
+            raise ArtifactError(f"{folder} holds stage '{manifest['stage']}', not an activation store; give another.")
         stream = read_tokens(folder)
         names = list(manifest["results"]["models"]) if models is None else list(models)
         indices = [_read_index(folder, name, manifest, stream) for name in names]
@@ -258,9 +256,7 @@ def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: Token
         raise StoreError(f"{path} is damaged; make the store again with --force.") from None
     for what, found, expected in pairs:
         if found != expected:
-            raise StoreError(
-                f"{path} belongs to another {what} ({found} there, {expected} expected); make the store again."
-            )
+            raise StoreError(f"{path} belongs to another {what} ({found} there, {expected} expected); cache again.")
     if [(s.start, s.n_rows) for s in shards] != [(s.rows.start, len(s.rows)) for s in stream.shards]:
         raise StoreError(f"{path} does not list the rows of the token stream; make the store again with --force.")
     return model

@@ -121,11 +121,8 @@ class ShuffledBatches:
     ) -> None:
         if min(batch_size, block_rows or 1, pool_rows) < 1 or (epochs is not None and epochs < 1) or block_rows == 0:
             raise StoreError("batch_size, block_rows, pool_rows and epochs must be at least 1.")
-        self._source = source
-        self._site = site
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.rows_served = 0
+        self._source, self._site, self._seed = source, site, seed
+        self.batch_size, self.epochs, self.rows_served = batch_size, epochs, 0
         self._settings = {
             "stream": source.stream.hash,
             "models": list(source.models),
@@ -136,7 +133,6 @@ class ShuffledBatches:
             "block_rows": block_rows,
             "pool_rows": pool_rows,
         }
-        self._seed = seed
         self._session: ServingSession | None = None
         self._in_split = source.in_split(split)
         self._blocks, shards = _blocks(source.stream, block_rows)
@@ -149,9 +145,7 @@ class ShuffledBatches:
         self._ahead: dict[tuple[int, int], Future[Pool]] = {}
         self._known_windows: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         if self.n_rows == 0:
-            raise StoreError(
-                f"{source.folder} has no {split} rows; cache with another held_out_frac, or with more prompts."
-            )
+            raise StoreError(f"{source.folder} has no {split} rows; cache more prompts, or set another held_out_frac.")
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and the settings it is valid for."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.disk import translate_disk_errors, write_hdf5
-from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into
-from mechprobe.data.stream import ShardRange
+from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into, training_norms
+from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
 
@@ -64,8 +64,7 @@ def write_shard(
     *,
     model: str,
     dtype: StoreDtype,
-    stream_hash: str,
-    norms: tuple[dict[str, float], int],
+    stream: TokenStream,
     forward: Mapping[str, str | int] | None = None,
 ) -> ShardRecord:
     """Write one shard of one model, then its record.
@@ -76,8 +75,7 @@ def write_shard(
         arrays: Site to stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`).
         model: Name of the model.
         dtype: Dtype of the stored rows.
-        stream_hash: Hash of the token stream.
-        norms: Result of `training_norms`.
+        stream: The token stream.
         forward: How the rows were computed.
 
     Raises:
@@ -85,7 +83,7 @@ def write_shard(
     """
     name = shard_file(shard.index)
     start, n_rows = shard.rows.start, len(shard.rows)
-    attributes: dict[str, Any] = {"format": FORMAT, "model": model, "stream": stream_hash}
+    attributes: dict[str, Any] = {"format": FORMAT, "model": model, "stream": stream.hash}
     attributes |= {"start": start, "n_rows": n_rows}
     written: dict[str, np.ndarray] = {}
     for site, array in arrays.items():
@@ -95,7 +93,8 @@ def write_shard(
             attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
     digest = write_hdf5(folder / name, written, attributes)
     n_bytes = (folder / name).stat().st_size
-    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream_hash, *norms, forward=dict(forward or {}))
+    norms = training_norms(arrays, ~stream.rows.held_out[start : start + n_rows], dtype)
+    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream.hash, *norms, forward=dict(forward or {}))
     with translate_disk_errors(folder / name):
         write_json(folder / f"{name}.json", asdict(record))
     return record

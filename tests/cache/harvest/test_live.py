@@ -216,7 +216,7 @@ def _train(family: ModelFamily, folder: Path, out: Path, ring: tuple[Path, float
 def test_a_full_disk_under_the_ring_is_one_sentence_and_training_resumes(
     family: ModelFamily, kept: ActivationStore, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.harvest import ring_files as module
+    from mechprobe.cache.harvest import ring as module
 
     real, calls = module.write_shard, []
 
