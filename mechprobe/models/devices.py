@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 DeviceMap = str | dict[str, int | str]
 """A placement rule (see `PLACEMENTS`), one device, or a device (or GPU number, or ``disk``) for each named module."""
 
@@ -82,11 +86,6 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
         return weight.device
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
-
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name: str, where: str) -> tuple[T, int]:

@@ -24,6 +24,12 @@ from mechprobe.models.devices import (
     is_out_of_memory,
 )
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -85,14 +91,6 @@ def weights_fingerprint(folder: Path) -> str:
     """sha256 over the weight files and the config of a model folder, in the order of their names."""
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
     return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
-
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-DTYPES = ("float32", "bfloat16", "float16")
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
 def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":

@@ -1,8 +1,8 @@
 """Recording and editing the residual stream after a block (hook ``resid_post``).
 
 `residuals_bridge` records through TransformerBridge with ``stop_at_layer``. `residuals_plain` records with a forward hook on
-the transformers block and ends the forward pass after the deepest site. Both agree bit by bit, except for
-architectures whose fused weights the bridge splits; `mechprobe.cache.harvest.forward_batches` compares them before it uses the faster one.
+the transformers block and ends the forward pass after the deepest site. Both agree bit by bit, except for architectures
+whose fused weights the bridge splits; `mechprobe.cache.harvest.forward_batches` compares them before it uses the latter.
 """
 
 import inspect

@@ -1,4 +1,10 @@
-"""Forward passes over one shard: which sequences share a pass, and which row each residual becomes."""
+"""Forward passes over one shard: which sequences share a pass, which row each residual becomes, and how it is read.
+
+Residuals are read through TransformerBridge, or faster, by hooks on the transformers model. Both give the same bits for
+most architectures. Where the bridge splits fused weights (GPT-2, BLOOM), the last bits of float32 differ. The bytes of a
+store must not depend on the reader, so plain hooks are used only after they have given the bits of the bridge on batches
+of the same token stream.
+"""
 
 import hashlib
 import logging
@@ -18,6 +24,13 @@ from mechprobe.errors import ModelError, StoreError
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.types import Site
+
+logger = logging.getLogger(__name__)
+
+N_COMPARED = 4
+"""Number of forward batches on which both readers are compared."""
+
+ReaderKind = Literal["bridge", "plain"]
 
 ResidualsFunction = Callable[[LanguageModel, Tensor, Tensor, Sequence[Site]], dict[Site, Tensor]]
 """``(model, ids [batch pos], attention mask [batch pos], sites)`` to the residuals ``[batch pos d_model]`` per site."""
@@ -123,14 +136,6 @@ def _named(
             return StoreError(f"{where}, sequence {stream.sequences[sample].id!r}: {error}")
         start += n_rows
     raise AssertionError("a batch cannot be stored although each of its sequences can")
-
-
-logger = logging.getLogger(__name__)
-
-N_COMPARED = 4
-"""Number of forward batches on which both readers are compared."""
-
-ReaderKind = Literal["bridge", "plain"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class ActivationStore(RowSource):
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest["stage"] != "cache":
-            raise ArtifactError(f"{folder} holds stage '{manifest['stage']}', not an activation store; give another.")
+            raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a store; give another folder.")
         stream = read_tokens(folder)
         names = list(manifest["results"]["models"]) if models is None else list(models)
         indices = [_read_index(folder, name, manifest, stream) for name in names]

@@ -34,6 +34,9 @@ Split = Literal["train", "held_out", "all"]
 FillRows = Callable[[np.ndarray, int], None]
 """``(out, start)``: fills ``out`` ``[row d_stored]`` with the stored rows of all models from row ``start`` on."""
 
+Pool = tuple[np.ndarray, np.ndarray]
+"""Stored rows, and the permutation in which they are served."""
+
 
 @dataclass(frozen=True)
 class ServingSession:
@@ -94,10 +97,6 @@ class BlockSource(Protocol):
     ) -> AbstractContextManager[FillRows]:
         """Context that fills the blocks of one pool, in order: block ``first_block`` and one for each of ``shards``."""
         ...
-
-
-Pool = tuple[np.ndarray, np.ndarray]
-"""Stored rows, and the permutation in which they are served."""
 
 
 class ShuffledBatches:

@@ -34,7 +34,7 @@ def verify_store(folder: Path) -> list[Problem]:
     if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
         return [Problem(MANIFEST, "was changed: it does not match its own digest")]
     if manifest["stage"] != "cache":
-        raise ArtifactError(f"{folder} holds stage '{manifest['stage']}', not an activation store; give another.")
+        raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a store; give another folder.")
     outputs = manifest["outputs"].items()
     problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
     missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
