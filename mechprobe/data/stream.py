@@ -169,7 +169,7 @@ def build_stream(
         sequences=tuple(chosen),
         rows=_rows(chosen, positions, held_out),
         row_start=row_start,
-        shards=divided(row_start, shard_rows),
+        shards=divide_rows(row_start, shard_rows),
         tokenizer_fingerprint=tokenizer_fingerprint,
     )
 
@@ -195,7 +195,7 @@ def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], h
     )
 
 
-def divided(row_start: np.ndarray, shard_rows: int, leading: Sequence[ShardRange] = ()) -> tuple[ShardRange, ...]:
+def divide_rows(row_start: np.ndarray, shard_rows: int, leading: Sequence[ShardRange] = ()) -> tuple[ShardRange, ...]:
     """``leading``, and shards of the sequences behind them with at most ``shard_rows`` rows, or with one sequence."""
     shards = list(leading)
     first = shards[-1].sequences.stop if shards else 0

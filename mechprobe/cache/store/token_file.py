@@ -10,7 +10,7 @@ import numpy as np
 from mechprobe.cache.config import StoreSubset
 from mechprobe.cache.store.disk import write_hdf5
 from mechprobe.cache.store.shards import FORMAT
-from mechprobe.data.stream import ROW_COLUMNS, ShardRange, TokenRows, TokenStream, divided
+from mechprobe.data.stream import ROW_COLUMNS, ShardRange, TokenRows, TokenStream, divide_rows
 from mechprobe.data.tokens import Document, TokenSequence
 from mechprobe.errors import StoreError
 
@@ -101,7 +101,7 @@ def subset_of(stream: TokenStream, subset: StoreSubset, shard_rows: int) -> Toke
         sequences=tuple(stream.sequences[sample] for sample in samples),
         rows=TokenRows(**columns),
         row_start=row_start,
-        shards=divided(row_start, shard_rows, leading),
+        shards=divide_rows(row_start, shard_rows, leading),
         tokenizer_fingerprint=stream.tokenizer_fingerprint,
     )
 
