@@ -58,10 +58,10 @@ def test_a_plan_leaves_no_folder_and_keeps_those_that_exist(llama_family: dict[s
     [
         (0.42, "0.42 s"),
         (9.97, "10 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7100, "118 min"),
-        (7200, "2 h"),
+        (119.0, "119 s"),
+        (120.0, "2 min"),
+        (7100.0, "118 min"),
+        (7200.0, "2 h"),
         (1e7, "116 days"),
     ],
 )
