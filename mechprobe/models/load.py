@@ -265,20 +265,14 @@ class LanguageModel:
     def _load(self) -> "PreTrainedModel":
         from transformers import AutoModelForCausalLM
 
-        placed: dict[str, Any] = {}
+        options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": self.trust_remote_code}
         if self.device_map is not None:
-            placed = {"device_map": self.device_map}
+            options["device_map"] = self.device_map
             if isinstance(self.device_map, dict) and "disk" in self.device_map.values():
-                placed["offload_folder"] = self._offload_folder.name
+                options["offload_folder"] = self._offload_folder.name
         try:
             with _without_progress_bars():
-                model = AutoModelForCausalLM.from_pretrained(
-                    self.path,
-                    dtype=self._torch_dtype,
-                    attn_implementation="eager",
-                    trust_remote_code=self.trust_remote_code,
-                    **placed,
-                )
+                model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self._torch_dtype, **options)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -67,16 +67,10 @@ def write_shard(
     stream: TokenStream,
     forward: Mapping[str, str | int] | None = None,
 ) -> ShardRecord:
-    """Write one shard of one model, then its record.
+    """Write one shard of one model to the folder of the model, then its record.
 
-    Args:
-        folder: Folder of the model.
-        shard: Rows of the shard.
-        arrays: Site to stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`).
-        model: Name of the model.
-        dtype: Dtype of the stored rows.
-        stream: The token stream.
-        forward: How the rows were computed.
+    ``arrays`` maps each site to its stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`), and ``forward`` says
+    how they were computed.
 
     Raises:
         StoreError: The disk is full or the folder is not writable.
