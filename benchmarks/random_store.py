@@ -41,18 +41,8 @@ def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
             for shard in stream.shards:
                 block = rng.standard_normal(size=(len(shard.rows), d_model), dtype=np.float32)
                 stored = torch.from_numpy(block).bfloat16().view(torch.uint16).numpy()
-                norms = ({SITE: float(np.linalg.norm(block, axis=1).sum())}, len(shard.rows))
-                records.append(
-                    write_shard(
-                        folder / name,
-                        shard,
-                        {SITE: stored},
-                        model=name,
-                        dtype="bfloat16",
-                        stream_hash=stream.hash,
-                        norms=norms,
-                    )
-                )
+                written = write_shard(folder / name, shard, {SITE: stored}, model=name, dtype="bfloat16", stream=stream)
+                records.append(written)
             index = {"fingerprint": "f", "d_model": d_model, "stream": stream.hash}
             write_json(folder / name / INDEX, {**index, "shards": [asdict(record) for record in records]})
         outputs = [TOKENS, *(f"{name}/{INDEX}" for name in MODELS)]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
-from mechprobe.data.truncation import Truncate
+from mechprobe.data.config import Truncate
 from mechprobe.types import Site
 
 ReaderName = Literal["auto", "bridge", "plain"]

@@ -150,7 +150,7 @@ class CacheCounts:
 
     @classmethod
     def of(cls, store: ActivationStore) -> "CacheCounts":
-        """The counts of a store."""
+        """The counts in the manifest."""
         return cls(**store.manifest["counts"])
 
     def to_json(self) -> dict[str, int]:
@@ -159,11 +159,10 @@ class CacheCounts:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a suitable unit: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    """Seconds in a suitable unit: ``0.4 s``, ``119 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+    unit, size = next((item for item in units if seconds >= 2 * item[1]), ("s", 1.0))
+    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
 
 
 def _size(n_bytes: int) -> str:

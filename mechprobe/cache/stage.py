@@ -14,23 +14,20 @@ from typing import Any, TypeVar
 
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
-from mechprobe.cache.harvest.extend import reopen_for_more_models
-from mechprobe.cache.harvest.plan import plan_rows
+from mechprobe.cache.harvest.plan import CacheWork, plan_rows
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, response_files, stream_of, write_responses
-from mechprobe.cache.harvest.work import CacheWork
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
 from mechprobe.cache.store.shards import INDEX, ShardRecord, finished_shard
-from mechprobe.cache.store.store_subset import subset_of
-from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, write_tokens
+from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, subset_of, write_tokens
 from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
-from mechprobe.errors import StoreError
-from mechprobe.files import write_json
+from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
-from mechprobe.stage_folder import UNFINISHED, Stage
+from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.types import Site
 
 T = TypeVar("T")
@@ -98,7 +95,7 @@ def _open_stage(work: CacheWork, *, force: bool) -> Iterator[Stage]:
         with sole_writer(work.out):  # another process may be writing there, so check before anything is removed
             pass
     if not force:
-        reopen_for_more_models(work.out, work.identity, work.family.fingerprints)
+        _reopen_for_more_models(work)
     with (
         Stage.open(work.out, name="cache", config=work.identity, models=work.family.fingerprints, force=force) as stage,
         ExitStack() as lock,
@@ -161,13 +158,21 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
     """Write the index of every model and the manifest."""
     records = {name: _records(work.out / name, stream) for name in work.family.names}
     for name, own in records.items():
-        _write_index(name, work, stream, own)
+        index = {
+            "model": name,
+            "fingerprint": work.family[name].fingerprint,
+            "dtype": work.config.dtype,
+            "d_model": work.family[name].d_model,
+            "sites": [str(site) for site in work.sites],
+            "stream": stream.hash,
+            "shards": [asdict(record) for record in own],
+        }
+        write_json(work.out / name / INDEX, index)
     outputs = [TOKENS, *([WHOLE_STREAM] if work.kept else []), *(f"{name}/{INDEX}" for name in records)]
+    n_bytes = sum(record.n_bytes for own in records.values() for record in own)
     stage.finish(
         outputs=[*outputs, *response_files(work.out)],
-        counts=_counts(
-            work, stream, whole, sum(record.n_bytes for own in records.values() for record in own)
-        ).to_json(),
+        counts=_counts(work, stream, whole, n_bytes).to_json(),
         results={
             "stream": stream.hash,
             "shard_tokens": stream.shard_hashes,
@@ -183,20 +188,6 @@ def _records(folder: Path, stream: TokenStream) -> list[ShardRecord]:
         _wait_for(lambda shard=shard: finished_shard(folder, shard, stream.hash), f"shard {shard.index} in {folder}")
         for shard in stream.shards
     ]
-
-
-def _write_index(name: str, work: CacheWork, stream: TokenStream, records: Sequence[ShardRecord]) -> None:
-    model = work.family[name]
-    index = {
-        "model": name,
-        "fingerprint": model.fingerprint,
-        "dtype": work.config.dtype,
-        "d_model": model.d_model,
-        "sites": [str(site) for site in work.sites],
-        "stream": stream.hash,
-        "shards": [asdict(record) for record in records],
-    }
-    write_json(work.out / name / INDEX, index)
 
 
 def _counts(work: CacheWork, stream: TokenStream, whole: TokenStream, n_bytes: int) -> CacheCounts:
@@ -222,3 +213,21 @@ def _forward_summary(records: Sequence[ShardRecord]) -> dict[str, Any]:
         "proof": sorted({str(forward["proof"]) for forward in known if forward["proof"]}),
         "shards_by_batch_tokens": {size: sizes.count(size) for size in sorted(set(sizes))},
     }
+
+
+def _reopen_for_more_models(work: CacheWork) -> None:
+    """Turn a finished store into an unfinished one with more models, so that the base model runs only once.
+
+    Existing shards are kept. `Stage.open` reports any difference other than models that were added.
+    """
+    try:
+        found = read_json(work.out / MANIFEST)
+        known, settings = dict(found["models"]), dict(found["config"])
+    except (ArtifactError, KeyError, TypeError):
+        return
+    models, asked = work.family.fingerprints, dict[str, Any](work.identity)
+    dtypes, asked_dtypes = settings.pop("model_dtypes", {}), asked.pop("model_dtypes")
+    if known.items() < models.items() and settings == asked and dtypes.items() <= asked_dtypes.items():
+        identity = {"stage": found["stage"], "config": work.identity, "inputs": found["inputs"], "models": models}
+        write_json(work.out / UNFINISHED, identity)
+        (work.out / MANIFEST).unlink()

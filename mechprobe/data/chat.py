@@ -91,9 +91,7 @@ def choose_template(tokenizers: Mapping[str, "PreTrainedTokenizerBase"], wanted:
     templates = {name: template for name, tokenizer in tokenizers.items() if (template := template_of(tokenizer))}
     if isinstance(wanted, str):
         if wanted not in tokenizers:
-            raise ConfigError(
-                f"chat_template is '{wanted}', but there is no such model; the models are {', '.join(tokenizers)}."
-            )
+            raise ConfigError(f"chat_template '{wanted}' is not a model; the models are {', '.join(tokenizers)}.")
         templates = {name: template for name, template in templates.items() if name == wanted}
     if not templates:
         names = wanted if isinstance(wanted, str) else ", ".join(tokenizers)

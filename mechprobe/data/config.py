@@ -10,6 +10,14 @@ from mechprobe.errors import ConfigError, InputError
 
 PromptFormat = Literal["auto", "jsonl", "text", "paragraphs", "parquet", "dataset"]
 FieldName = Literal["prompt", "response", "task", "id", "messages"]
+Truncate = Literal["response", "right", "left", "refuse", "drop"]
+"""Treatment of a sequence that is too long.
+
+``response`` cuts the end of the response, and refuses a prompt that is too long by itself. ``right`` and ``left`` cut the
+last or first tokens of prompt and response together, but keep a leading BOS. ``refuse`` raises an error. ``drop`` leaves the
+sequence out.
+"""
+
 HUB = "hub:"
 _SUFFIXES: dict[str, PromptFormat] = {
     ".jsonl": "jsonl",
@@ -60,19 +68,17 @@ class PromptsConfig(FrozenConfig):
             raise ValueError("prompt_field is empty; give the name of the field with the prompt")
         hub = self.file.startswith(HUB)
         if hub and self.format not in ("auto", "dataset"):
-            raise ValueError(
-                f"{self.file} is a hub dataset, so its format cannot be {self.format!r}; remove the setting"
-            )
+            raise ValueError(f"{self.file} is a hub dataset, so its format cannot be {self.format!r}; leave it out")
         if not hub and self.file and (self.subset or self.revision):
             raise ValueError(f"subset and revision apply to hub datasets, not to {self.file}; remove them")
         return self
 
     def columns(self) -> dict[FieldName, str]:
         """Column of each field; a field that is not used has an empty name."""
-        first: dict[FieldName, str] = (
-            {"messages": self.messages_field} if self.messages_field else {"prompt": self.prompt_field}
+        rest: dict[FieldName, str] = {"response": self.response_field, "task": self.task_field, "id": self.id_field}
+        return (
+            {"messages": self.messages_field, **rest} if self.messages_field else {"prompt": self.prompt_field, **rest}
         )
-        return {**first, "response": self.response_field, "task": self.task_field, "id": self.id_field}
 
     def renamed(self) -> dict[FieldName, str]:
         """Optional fields whose column was set explicitly; at least one record must have each of them."""

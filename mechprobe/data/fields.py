@@ -1,15 +1,50 @@
-"""Conversion of a record of any source to a prompt. Every field is checked, and errors name the place of the record."""
+"""Records of prompt sources, and their conversion to prompts. Every field is checked; errors name the record's place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.data.config import FieldName, PromptsConfig
 from mechprobe.data.prompts import Message, Prompt
-from mechprobe.data.readers.record import Record
 from mechprobe.errors import InputError
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
+_NEEDED: tuple[FieldName, ...] = ("prompt", "messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a source, with the field names of the source.
+
+    Attributes:
+        where: Source and line or row, for error messages.
+        number: Number of the line or row, from 1.
+        fields: Name to value, as the source contains them.
+    """
+
+    where: str
+    number: int
+    fields: Mapping[str, Any]
+
+
+def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> list[str]:
+    """Columns of a table that contain fields of prompts.
+
+    Raises:
+        InputError: A required column is missing, or the name of a column is not unique.
+    """
+    columns = config.columns()
+    for needed in _NEEDED:
+        column = columns.get(needed)
+        if column and column not in known:
+            found = ", ".join(sorted(known)) or "none"
+            raise InputError(f"{name} has no column '{column}' (it has {found}); set prompts.{needed}_field.")
+    found = [column for column in columns.values() if column in known]
+    for column in found:
+        if list(known).count(column) > 1:
+            raise InputError(f"{name} has {list(known).count(column)} columns named '{column}'; rename all but one.")
+    return found
 
 
 def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
@@ -32,9 +67,7 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
             *rest, last = messages
             messages, response = tuple(rest), last.content
             if not messages:
-                raise InputError(
-                    f"{record.where}: '{config.messages_field}' has only a response of the assistant; add a user message."
-                )
+                raise InputError(f"{record.where}: '{config.messages_field}' has only a response; add a user message.")
         prompt = messages[-1].content
     else:
         prompt = _text(_present(fields["prompt"], config.prompt_field, record), config.prompt_field, record.where)

@@ -40,7 +40,11 @@ class SourcePrompts(Sequence[Prompt]):
             InputError: The source or one of its records is unusable, or an id is not unique; the message names the place.
         """
         self.config = config
-        _require_rereadable(config)
+        config.detected()
+        path = Path(config.file)
+        if not config.file.startswith(HUB) and path.exists() and not path.is_file() and not path.is_dir():
+            # A resumed run reads its prompts again, and a pipe can be read only once.
+            raise InputError(f"{path} is a pipe or device, not a file; save the prompts to a file first.")
         ids, digest, seen = array("Q"), PromptsHash(), set[str]()
         renamed = config.renamed()
         for record in read_records(config):
@@ -113,14 +117,6 @@ _EMPTY = {
     "parquet": "add at least one row",
     "dataset": "add at least one row",
 }
-
-
-def _require_rereadable(config: PromptsConfig) -> None:
-    """Refuse a pipe, which can be read only once, because a resumed run reads its prompts again."""
-    config.detected()
-    path = Path(config.file)
-    if not config.file.startswith(HUB) and path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path} is a pipe or device, not a file; save the prompts to a file first.")
 
 
 def as_prompts(prompts: PromptInput) -> Sequence[Prompt]:

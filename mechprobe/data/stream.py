@@ -16,6 +16,9 @@ from jaxtyping import Bool, Int
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import InputError
 
+ROW_COLUMNS = ("token_id", "sample", "position", "is_response", "held_out")
+"""Columns of `TokenRows`."""
+
 
 @dataclass(frozen=True)
 class TokenRows:
@@ -80,7 +83,7 @@ class TokenStream:
             digest.update(np.asarray(sequence.ids, dtype="<i4").tobytes())
             if sequence.documents:
                 digest.update(json.dumps(sequence.documents, ensure_ascii=False).encode())
-        for name in ("token_id", "sample", "position", "is_response", "held_out"):
+        for name in ROW_COLUMNS:
             digest.update(name.encode() + getattr(self.rows, name).tobytes())
         digest.update(np.asarray([shard.rows.stop for shard in self.shards], dtype="<i8").tobytes())
         return digest.hexdigest()
@@ -146,9 +149,7 @@ def build_stream(
     """
     special = sorted(set(special_ids))
     order = np.random.default_rng([seed, 1]).permutation(len(sequences))
-    chosen: list[TokenSequence] = []
-    positions: list[np.ndarray] = []
-    n_rows = 0
+    chosen, positions, n_rows = list[TokenSequence](), list[np.ndarray](), 0
     for index in order:
         kept = kept_positions(sequences[index], special, drop_first_positions)
         if max_tokens is not None and n_rows + len(kept) > max_tokens:
@@ -168,7 +169,7 @@ def build_stream(
         sequences=tuple(chosen),
         rows=_rows(chosen, positions, held_out),
         row_start=row_start,
-        shards=_shards(row_start, shard_rows),
+        shards=divide_rows(row_start, shard_rows),
         tokenizer_fingerprint=tokenizer_fingerprint,
     )
 
@@ -194,10 +195,11 @@ def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], h
     )
 
 
-def _shards(row_start: np.ndarray, shard_rows: int) -> tuple[ShardRange, ...]:
-    shards: list[ShardRange] = []
-    first, n_sequences = 0, len(row_start) - 1
-    while first < n_sequences:
+def divide_rows(row_start: np.ndarray, shard_rows: int, leading: Sequence[ShardRange] = ()) -> tuple[ShardRange, ...]:
+    """``leading``, and shards of the sequences behind them with at most ``shard_rows`` rows, or with one sequence."""
+    shards = list(leading)
+    first = shards[-1].sequences.stop if shards else 0
+    while first < len(row_start) - 1:
         last = int(np.searchsorted(row_start, row_start[first] + shard_rows, side="right")) - 1
         last = max(last, first + 1)
         rows = range(int(row_start[first]), int(row_start[last]))

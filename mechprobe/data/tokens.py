@@ -8,7 +8,6 @@ from jaxtyping import Bool, Int
 
 from mechprobe.data.chat import Chat
 from mechprobe.data.prompts import Prompt
-from mechprobe.data.truncation import TooLongError, Truncate, fit
 from mechprobe.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,48 +105,3 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, chat:
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
     """Tokenize a response without adding special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def join(
-    prompt: Prompt,
-    prompt_ids: tuple[int, ...],
-    response_ids: tuple[int, ...] = (),
-    *,
-    max_length: int,
-    truncate: Truncate = "response",
-    bos_id: int | None = None,
-) -> TokenSequence | None:
-    """Join a prompt and a response to one sequence of at most ``max_length`` tokens.
-
-    Args:
-        prompt: The prompt, for its names.
-        prompt_ids: Token ids of the prompt.
-        response_ids: Token ids of the response.
-        max_length: Length of the longest sequence, in tokens.
-        truncate: Treatment of a sequence that is too long.
-        bos_id: Id of the BOS token, which truncation from the left keeps.
-
-    Returns:
-        The sequence, or None if ``truncate`` drops it.
-
-    Raises:
-        InputError: The sequence is too long, and ``truncate`` does not allow cutting it.
-    """
-    n_head = int(bos_id is not None and prompt_ids[:1] == (bos_id,))
-    try:
-        fitted = fit(prompt_ids, response_ids, max_length=max_length, truncate=truncate, n_head=n_head)
-    except TooLongError as error:
-        raise InputError(
-            f"{prompt} has {error}, but the limit is {max_length}; shorten or remove it, or set cache.truncate."
-        ) from None
-    if fitted is None:
-        return None
-    return TokenSequence(
-        id=prompt.id,
-        prompt_id=prompt.id,
-        task=prompt.task,
-        source=None,
-        prompt_ids=fitted.prompt_ids,
-        response_ids=fitted.response_ids,
-        n_cut=fitted.n_cut,
-    )

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from mechprobe.cache.store.row_source import RowSource
-from mechprobe.cache.store.sites import SiteBatches
+from mechprobe.cache.store.row_source import RowSource, SiteBatches
 from mechprobe.dictionary.result import TrainingMetrics
 from mechprobe.errors import StoreError
 from mechprobe.progress import Advance, progress

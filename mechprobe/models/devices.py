@@ -1,12 +1,19 @@
-"""Devices that models are placed on, and what memory errors look like."""
+"""Devices that models are placed on, and smaller batches when a device runs out of memory."""
 
-from typing import TYPE_CHECKING, Any
+import gc
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DeviceMap = str | dict[str, int | str]
 """A placement rule (see `PLACEMENTS`), one device, or a device (or GPU number, or ``disk``) for each named module."""
@@ -47,23 +54,17 @@ def check_device_map(device_map: DeviceMap) -> None:
         ModelError: A placement rule or device is unknown, or a device is unavailable.
     """
     if isinstance(device_map, str):
-        if device_map not in PLACEMENTS:
-            _check_place(device_map, f"device_map '{device_map}'")
-        return
-    for module, place in device_map.items():
-        if place != "disk":
-            _check_place(place, f"device_map for module '{module}': '{place}'")
-
-
-def _check_place(place: int | str, setting: str) -> None:
-    """Check one device of a device map; a number is that of a GPU."""
-    try:
-        check_device(f"cuda:{place}" if isinstance(place, int) else place)
-    except ModelError as error:
-        raise ModelError(
-            f"{setting} cannot be used. {error} A device_map is {', '.join(PLACEMENTS)}, a device, or a table "
-            "of modules with a device, the number of a GPU, or disk for each."
-        ) from None
+        places = [] if device_map in PLACEMENTS else [(f"'{device_map}'", device_map)]
+    else:
+        places = [(f"for module '{name}': '{place}'", place) for name, place in device_map.items() if place != "disk"]
+    for setting, place in places:
+        try:
+            check_device(f"cuda:{place}" if isinstance(place, int) else place)
+        except ModelError as error:
+            raise ModelError(
+                f"device_map {setting} cannot be used. {error} A device_map is {', '.join(PLACEMENTS)}, a device, or a table "
+                "of modules with a device, the number of a GPU, or disk for each."
+            ) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -85,3 +86,39 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
         return weight.device
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
+
+
+def with_less_memory(work: Callable[[int], T], size: int, *, smallest: int, name: str, where: str) -> tuple[T, int]:
+    """Call ``work(size)``; when memory runs out, call it again with half the batch size, but at least ``smallest``.
+
+    A failed call must leave no state behind. Messages contain ``name``, the setting, and ``where``, the computation.
+
+    Returns:
+        ``(result, size)``, with the batch size that succeeded.
+
+    Raises:
+        StoreError: Memory runs out at the smallest size.
+    """
+    while True:
+        try:
+            return work(size), size
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        free_memory()  # outside the except block, the error's frames no longer hold the tensors of the failed pass
+        if size <= smallest:
+            raise StoreError(
+                f"{where}: one sequence does not fit in memory ({reason}); lower max_length, or give a device_map."
+            )
+        size = max(smallest, size // 2)
+        logger.warning("%s: out of memory; retrying with %s = %d.", where, name, size)
+
+
+def free_memory() -> None:
+    """Return memory that no tensor uses to the system and the GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -53,19 +53,14 @@ class ModelFamily:
             ModelError: A folder is missing or unusable, a name cannot be the name of a folder, a device is unknown, or
                 tokenizers or numbers of layers differ.
         """
-        for name in models:
+        loaded = {}
+        for name, path in models.items():
             if unusable_name(name):
-                raise ModelError(
-                    f"A model cannot be named '{name}' because stores use the name for a folder; rename the model."
-                )
-        return cls(
-            {
-                name: LanguageModel(
-                    name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
-                )
-                for name, path in models.items()
-            }
-        )
+                raise ModelError(f"A model cannot be named '{name}': stores name a folder after it; rename the model.")
+            loaded[name] = LanguageModel(
+                name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
+            )
+        return cls(loaded)
 
     def _check(self) -> None:
         first, *others = self._models.values()
@@ -74,8 +69,7 @@ class ModelFamily:
             found = tokenizer_fingerprint(model.tokenizer)
             if found != reference:
                 raise ModelError(
-                    f"Models {first.name} and {model.name} have different tokenizers "
-                    f"({reference[:12]} and {found[:12]}); "
+                    f"Models {first.name} and {model.name} have different tokenizers ({reference[:12]} and {found[:12]}); "
                     "give models that share one tokenizer."
                 )
             if model.n_layers != first.n_layers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -22,13 +23,7 @@ class Generated:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]], *, max_length: int, prefix: str = ""
 ) -> list[list[int]]:
-    """Tokenize prompts and append the forced beginning of the response.
-
-    Args:
-        tokenizer: Tokenizer, which adds its special tokens to texts.
-        prompts: Texts, or token ids, which are used as they are.
-        max_length: Largest number of tokens, prefix included.
-        prefix: Forced beginning of the response.
+    """Tokenize texts with special tokens (token ids stay as they are), and append ``prefix``, which begins the response.
 
     Raises:
         InputError: A prompt is empty, or longer than ``max_length`` tokens.
@@ -123,7 +118,7 @@ def generate(
             output = _generate(model, input_ids=ids, attention_mask=mask, generation_config=config)
         responses = output[:, ids.shape[1] - n_prefix :].tolist()
         for index, tokens in zip(batch, responses, strict=True):
-            kept = _until_end(tokens, set(ends))
+            kept = list(takewhile(lambda token: token not in ends, tokens))
             results[index] = Generated(str(tokenizer.decode(kept, skip_special_tokens=True)), tuple(kept))
     return [result for result in results if result is not None]
 
@@ -135,10 +130,3 @@ def _generate(model: Any, **inputs: Any) -> torch.Tensor:
         return model.generate(**inputs)
     finally:
         model.generation_config = own
-
-
-def _until_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
-    for position, token in enumerate(tokens):
-        if token in ends:
-            return list(tokens[:position])
-    return list(tokens)

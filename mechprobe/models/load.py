@@ -5,7 +5,6 @@ a copy of its own, because booting a bridge wraps the model that it is given in 
 that their results agree bit by bit.
 """
 
-import gc
 import json
 import tempfile
 from collections.abc import Iterator
@@ -15,9 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.errors import ModelError, first_line
-from mechprobe.files import sha256_bytes
-from mechprobe.models.devices import DeviceMap, check_device, check_device_map, input_device, is_out_of_memory
-from mechprobe.models.folders import resolve_folder, weights_fingerprint
+from mechprobe.files import sha256_bytes, sha256_file
+from mechprobe.models.devices import (
+    DeviceMap,
+    check_device,
+    check_device_map,
+    free_memory,
+    input_device,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +30,67 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def resolve_folder(path_or_name: str | Path, *, role: str) -> tuple[Path, str | None]:
+    """Find the local folder of a model; a model of the hub is downloaded unless it is cached.
+
+    Args:
+        path_or_name: A folder, or ``org/name``, or ``org/name@revision`` (branch, tag or commit of the hub).
+        role: Name of the model in error messages.
+
+    Returns:
+        ``(folder, commit)``. The commit is that of the hub's snapshot, and None for a local folder.
+
+    Raises:
+        ModelError: The folder is incomplete or damaged, or the hub does not provide the model.
+    """
+    path = Path(path_or_name)
+    if path.is_dir():
+        _check_folder(path, role=role)
+        return path, None
+    text, at, revision = str(path_or_name).partition("@")
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or (at and not revision):
+        raise ModelError(
+            f"Model {role}: {path} does not exist; give a model folder, or a hub name such as org/name or "
+            "org/name@revision."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(text, revision=revision or None, allow_patterns=_HUB_PATTERNS))
+        return folder, folder.name  # the cache of the hub names a snapshot by its commit
+    except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
+        raise ModelError(
+            f"Model {role}: {path_or_name} is not a local folder, and the hub did not provide it "
+            f"({type(error).__name__}); check the name and revision, or download the model first."
+        ) from None
+
+
+def _check_folder(folder: Path, *, role: str) -> None:
+    """Raise `ModelError` for a folder without config or weights, or with a damaged weight file."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"Model {role}: {folder} has no config.json; give a folder written by save_pretrained.")
+    if not any(match for pattern in _WEIGHTS for match in folder.glob(pattern)):
+        raise ModelError(f"Model {role}: {folder} has no weights; give a folder written by save_pretrained.")
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"Model {role}: {file} is not a readable safetensors file ({first_line(error)}); copy it again."
+            ) from None
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """sha256 over the weight files and the config of a model folder, in the order of their names."""
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
+    return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
 
 
 def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
@@ -90,12 +156,9 @@ class LanguageModel:
         check_device(device)
         if device_map is not None:
             check_device_map(device_map)
-        self.name = name
+        self.name, self.dtype, self.trust_remote_code = name, dtype, trust_remote_code
         self.path, self.revision = resolve_folder(path_or_name, role=name)
-        self.device = device
-        self.device_map = device_map
-        self.dtype = dtype
-        self.trust_remote_code = trust_remote_code
+        self.device, self.device_map = device, device_map
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the loaded weights; another process loads them itself."""
@@ -187,16 +250,11 @@ class LanguageModel:
         Args:
             ways: Which of ``hf`` and ``bridge`` to free; both if none is named.
         """
-        import torch
-
         loaded = [name for name in ways or ("hf", "bridge") if name in self.__dict__]
         for name in loaded:
             del self.__dict__[name]
-        if not loaded:
-            return
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if loaded:
+            free_memory()
 
     @property
     def _torch_dtype(self) -> "torch.dtype":
@@ -207,20 +265,14 @@ class LanguageModel:
     def _load(self) -> "PreTrainedModel":
         from transformers import AutoModelForCausalLM
 
-        placed: dict[str, Any] = {}
+        options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": self.trust_remote_code}
         if self.device_map is not None:
-            placed = {"device_map": self.device_map}
+            options["device_map"] = self.device_map
             if isinstance(self.device_map, dict) and "disk" in self.device_map.values():
-                placed["offload_folder"] = self._offload_folder.name
+                options["offload_folder"] = self._offload_folder.name
         try:
             with _without_progress_bars():
-                model = AutoModelForCausalLM.from_pretrained(
-                    self.path,
-                    dtype=self._torch_dtype,
-                    attn_implementation="eager",
-                    trust_remote_code=self.trust_remote_code,
-                    **placed,
-                )
+                model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self._torch_dtype, **options)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -1,8 +1,8 @@
 """Recording and editing the residual stream after a block (hook ``resid_post``).
 
 `residuals_bridge` records through TransformerBridge with ``stop_at_layer``. `residuals_plain` records with a forward hook on
-the transformers block and ends the forward pass after the deepest site. Both agree bit by bit, except for
-architectures whose fused weights the bridge splits; `mechprobe.cache.harvest.model_reader` compares them before it uses the faster one.
+the transformers block and ends the forward pass after the deepest site. Both agree bit by bit, except for architectures
+whose fused weights the bridge splits; `mechprobe.cache.harvest.forward_batches` compares them before it uses the latter.
 """
 
 import inspect
@@ -47,13 +47,9 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return min(found, key=lambda item: item[0])[1]
 
 
-def _first_tensor(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
-
-
 def _passed_through(edit: ResidEdit, _module: nn.Module, _inputs: Any, output: Any) -> Any:
     """Edit the residual in the output of a block; None, which keeps the output, if the edit returned its input."""
-    resid = _first_tensor(output)
+    resid: Tensor = output if isinstance(output, Tensor) else output[0]
     edited = edit(resid)
     if edited is resid:
         return None

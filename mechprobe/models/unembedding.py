@@ -98,7 +98,7 @@ def _final_norm(model: LanguageModel, head: nn.Module) -> nn.Module | None:
     """
     hf: PreTrainedModel = model.hf
     blocks = find_blocks(hf)
-    inside = {id(part) for block in blocks for part in block.modules()}
+    inside = {id(head), *(id(part) for block in blocks for part in block.modules())}
     outputs: list[tuple[nn.Module, Tensor]] = []
     into: list[Tensor] = []
 
@@ -107,9 +107,7 @@ def _final_norm(model: LanguageModel, head: nn.Module) -> nn.Module | None:
         if isinstance(value, Tensor):
             outputs.append((module, value))
 
-    watched = [
-        part for part in hf.modules() if part is not head and id(part) not in inside and not any(part.children())
-    ]
+    watched = [part for part in hf.modules() if id(part) not in inside and not any(part.children())]
     handles = [part.register_forward_hook(keep) for part in (*watched, blocks[-1])]
     handles.append(head.register_forward_pre_hook(lambda _module, inputs: into.append(inputs[0])))
     try:
@@ -131,8 +129,9 @@ def _measured(norm: nn.Module, width: int, device: torch.device, name: str) -> t
     exact = copy.deepcopy(norm).double()
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(2, width, generator=generator, dtype=torch.float64)
-    probes = _PROBE_SIZE * _standard(probes + probes.sign())  # no entry near zero, mean 0, spread 1
-    probes = probes.to(device)
+    probes = probes + probes.sign()  # no entry is near zero
+    probes = probes - probes.mean(dim=1, keepdim=True)
+    probes = (_PROBE_SIZE * (probes / probes.square().mean(dim=1, keepdim=True).sqrt())).to(device)
 
     def odd(x: Tensor) -> Tensor:  # the odd part has no shift
         return ((exact(x[None, None]) - exact(-x[None, None])) / 2)[0, 0].double()
@@ -148,9 +147,3 @@ def _measured(norm: nn.Module, width: int, device: torch.device, name: str) -> t
         f"Model {name}: {type(norm).__name__} before the unembedding is neither a LayerNorm nor an RMSNorm; "
         "set features.n_promoted=0."
     )
-
-
-def _standard(x: Float[Tensor, "probe d_model"]) -> Float[Tensor, "probe d_model"]:
-    """Shift and scale every row to mean 0 and mean square 1."""
-    x = x - x.mean(dim=1, keepdim=True)
-    return x / x.square().mean(dim=1, keepdim=True).sqrt()

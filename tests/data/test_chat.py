@@ -3,8 +3,9 @@
 import pytest
 
 from mechprobe.data.chat import Chat, choose_template
+from mechprobe.data.lengths import join
 from mechprobe.data.prompts import Message, Prompt
-from mechprobe.data.tokens import encode_prompt, encode_response, join, special_token_ids
+from mechprobe.data.tokens import encode_prompt, encode_response, special_token_ids
 from mechprobe.errors import ConfigError, InputError
 from tests.builders import build_tokenizer
 

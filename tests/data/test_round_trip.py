@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mechprobe.cache.store.token_file import read_tokens, write_tokens
-from mechprobe.data.packing import pack
+from mechprobe.data.lengths import join, pack
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.stream import build_stream
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join, special_token_ids
+from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, special_token_ids
 from mechprobe.errors import InputError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from mechprobe.data.lengths import join
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.stream import TokenStream, build_stream
-from mechprobe.data.tokens import TokenSequence, join
+from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import InputError
 
 BOS = 1

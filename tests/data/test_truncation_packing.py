@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mechprobe.data.packing import pack
+from mechprobe.data.lengths import TooLongError, fit, join, pack
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.stream import build_stream
-from mechprobe.data.tokens import TokenSequence, join
-from mechprobe.data.truncation import TooLongError, fit
+from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import InputError
 
 PAD, BOS, END = 0, 1, 2

@@ -117,7 +117,7 @@ def test_settings_that_contradict_are_one_sentence(store: ActivationStore, setti
 def test_several_sites_of_a_store_go_into_one_dictionary(
     llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.store.sites import SiteBatches
+    from mechprobe.cache.store.row_source import SiteBatches
     from mechprobe.dictionary import stage as module
     from mechprobe.features.stage import analyze_features
     from mechprobe.interventions.hooks.attach import edited

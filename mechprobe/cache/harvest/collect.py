@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from mechprobe.cache.harvest.forward_batches import collect_shard
-from mechprobe.cache.harvest.memory import with_less_memory
-from mechprobe.cache.harvest.model_reader import ModelReader, choose_reader
+from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
+from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
-from mechprobe.cache.harvest.work import CacheWork
-from mechprobe.cache.store.dtypes import training_norms
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
 
@@ -66,9 +64,7 @@ class _ModelCollector:
             lambda size: choose_reader(self.model, stream, sites, config.replace(batch_tokens=size)), stream.shards[0]
         )
         arrays = self._within_memory(
-            lambda size: collect_shard(
-                self.model, stream, shard, sites, config.replace(batch_tokens=size), reader.residuals
-            ),
+            lambda n: collect_shard(self.model, stream, shard, sites, config.replace(batch_tokens=n), reader.residuals),
             shard,
         )
         write_shard(
@@ -77,8 +73,7 @@ class _ModelCollector:
             arrays,
             model=self.model.name,
             dtype=config.dtype,
-            stream_hash=stream.hash,
-            norms=training_norms(arrays, ~stream.rows.held_out[shard.rows.start : shard.rows.stop], config.dtype),
+            stream=stream,
             forward={"reader": reader.kind, "proof": reader.proof, "batch_tokens": self.batch_tokens},
         )
 

@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from mechprobe.cache.harvest.forward_batches import forward_batches, padded
 from mechprobe.cache.harvest.prompts import PreparedPrompts
 from mechprobe.cache.result import ModelRates, TimeEstimate
+from mechprobe.data.tokens import encode_response
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_plain
 
-PROBE_SECONDS = 8.0
-"""Duration of the probe (forward passes and generation of all models), without the time to load the weights."""
 _FIRST_TOKENS = 16
 _PROBE_PROMPTS, _PROBE_NEW_TOKENS = 16, 8
 
 
-def estimate_time(
-    family: ModelFamily, prepared: PreparedPrompts, *, probe_seconds: float = PROBE_SECONDS
-) -> TimeEstimate:
+def estimate_time(family: ModelFamily, prepared: PreparedPrompts, *, probe_seconds: float = 8.0) -> TimeEstimate:
     """Load each architecture of the family, run a few batches, and extrapolate by the number of padded tokens.
 
-    Nothing is written. Response lengths are unknown in advance, so the estimate has a minimum and a maximum.
+    Nothing is written. Response lengths are unknown in advance, so the estimate has a minimum and a maximum. The forward
+    passes and generation of all models take about ``probe_seconds``, in addition to the time to load the weights.
 
     Raises:
         ModelError: A model cannot be loaded.
@@ -38,10 +36,8 @@ def estimate_time(
     # With plain hooks the weights are loaded twice, once to compare with the bridge.
     loads = sum(rate.load_s for rate in rates.values()) * (1 if config.reader == "bridge" else 2)
     loads += sum(rates[name].load_s for name in responders)
-    generation = sum(
-        rates[model].generated_s * len(prepared.unanswered) * config.max_new_tokens
-        for _, model, _ in config.responders()
-    )
+    n_generated = len(prepared.unanswered) * config.max_new_tokens
+    generation = sum(rates[model].generated_s * n_generated for _, model, _ in config.responders())
     per_token = sum(rate.token_s for rate in rates.values())
     return TimeEstimate(
         seconds=loads + per_token * n_least,
@@ -60,8 +56,12 @@ def _measure(
     measured: dict[tuple[object, ...], ModelRates] = {}
     for model in family:
         if keys[model.name] not in measured:
-            responds = model.name in responders
-            measured[keys[model.name]] = _probe(model, family, prepared, lengths, seconds=share, responds=responds)
+            started, responds = time.monotonic(), model.name in responders
+            _ = model.hf
+            load_s = time.monotonic() - started
+            token_s = _probe_forward(model, prepared, lengths, share / 2 if responds else share)
+            generated_s = _probe_generation(model, family, prepared) if responds else 0.0
+            measured[keys[model.name]] = ModelRates(load_s, token_s, generated_s)
             model.release()
     return {name: measured[key] for name, key in keys.items()}
 
@@ -79,28 +79,10 @@ def _lengths(family: ModelFamily, prepared: PreparedPrompts, *, n_new: int) -> l
         room = prepared.max_length - len(ids)
         if index in unanswered:
             lengths += [len(ids) + min(room, n_new)] * len(prepared.config.responses)
-        elif prompt.response is not None:
-            response = family.tokenizer(prompt.response, add_special_tokens=False).input_ids
-            lengths.append(len(ids) + min(room, len(response)))
         else:
-            lengths.append(len(ids))
+            response = encode_response(family.tokenizer, prompt.response or "")
+            lengths.append(len(ids) + min(room, len(response)))
     return lengths
-
-
-def _probe(
-    model: LanguageModel,
-    family: ModelFamily,
-    prepared: PreparedPrompts,
-    lengths: Sequence[int],
-    *,
-    seconds: float,
-    responds: bool,
-) -> ModelRates:
-    started = time.monotonic()
-    _ = model.hf
-    load_s = time.monotonic() - started
-    token_s = _probe_forward(model, prepared, lengths, seconds / 2 if responds else seconds)
-    return ModelRates(load_s, token_s, _probe_generation(model, family, prepared) if responds else 0.0)
 
 
 def _probe_forward(model: LanguageModel, prepared: PreparedPrompts, lengths: Sequence[int], seconds: float) -> float:
@@ -116,7 +98,8 @@ def _probe_forward(model: LanguageModel, prepared: PreparedPrompts, lengths: Seq
         ids, mask = (part.to(model.input_device) for part in padded([row] * n_rows, 0))
         residuals_plain(model, ids, mask, sites)  # the first pass of a size also selects kernels and fills caches
         begun = time.monotonic()
-        _synchronize(residuals_plain(model, ids, mask, sites))
+        for values in residuals_plain(model, ids, mask, sites).values():
+            values[..., 0].sum().item()  # wait until the device has computed them
         took = time.monotonic() - begun
         larger = min(tokens * 4, prepared.config.batch_tokens)
         left = seconds - (time.monotonic() - started)
@@ -126,14 +109,7 @@ def _probe_forward(model: LanguageModel, prepared: PreparedPrompts, lengths: Seq
         tokens = larger
 
 
-def _synchronize(resid: dict) -> None:
-    """Wait until the device has computed the residuals."""
-    for values in resid.values():
-        values[..., 0].sum().item()
-
-
 def _probe_generation(model: LanguageModel, family: ModelFamily, prepared: PreparedPrompts) -> float:
-    """Seconds per generated token."""
     prompts = [prepared.prompts[index].prompt for index in prepared.unanswered[:_PROBE_PROMPTS]]
     n_new = min(_PROBE_NEW_TOKENS, prepared.config.max_new_tokens)
     begun = time.monotonic()

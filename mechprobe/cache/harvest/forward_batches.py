@@ -1,7 +1,16 @@
-"""Forward passes over one shard: which sequences share a pass, and which row each residual becomes."""
+"""Forward passes over one shard: which sequences share a pass, which row each residual becomes, and how it is read.
 
+Residuals are read through TransformerBridge, or faster, by hooks on the transformers model. Both give the same bits for
+most architectures. Where the bridge splits fused weights (GPT-2, BLOOM), the last bits of float32 differ. The bytes of a
+store must not depend on the reader, so plain hooks are used only after they have given the bits of the bridge on batches
+of the same token stream.
+"""
+
+import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +20,17 @@ from torch import Tensor
 from mechprobe.cache.config import CacheConfig, StoreDtype
 from mechprobe.cache.store.dtypes import STORED_AS, row_width, to_stored
 from mechprobe.data.stream import ShardRange, TokenStream
-from mechprobe.errors import StoreError
+from mechprobe.errors import ModelError, StoreError
 from mechprobe.models.load import LanguageModel
-from mechprobe.models.residuals import residuals_bridge
+from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.types import Site
+
+logger = logging.getLogger(__name__)
+
+N_COMPARED = 4
+"""Number of forward batches on which both readers are compared."""
+
+ReaderKind = Literal["bridge", "plain"]
 
 ResidualsFunction = Callable[[LanguageModel, Tensor, Tensor, Sequence[Site]], dict[Site, Tensor]]
 """``(model, ids [batch pos], attention mask [batch pos], sites)`` to the residuals ``[batch pos d_model]`` per site."""
@@ -120,3 +136,75 @@ def _named(
             return StoreError(f"{where}, sequence {stream.sequences[sample].id!r}: {error}")
         start += n_rows
     raise AssertionError("a batch cannot be stored although each of its sequences can")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReader:
+    """The reader chosen for one model.
+
+    Attributes:
+        kind: ``bridge`` or ``plain``.
+        proof: sha256 of the residuals on which both readers agree; empty where they were not compared or differ.
+    """
+
+    kind: ReaderKind
+    proof: str = ""
+
+    @property
+    def residuals(self) -> ResidualsFunction:
+        """The function that runs a batch."""
+        return residuals_plain if self.kind == "plain" else residuals_bridge
+
+
+def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Site], config: CacheConfig) -> ModelReader:
+    """The reader that the settings ask for, after the comparison that they require.
+
+    Up to `N_COMPARED` batches of the first shard, from its shortest to its longest sequences, run through both readers,
+    with one copy of the weights in memory at a time. A model that the bridge does not support is read by plain hooks, and
+    a warning is logged.
+
+    Raises:
+        ModelError: The setting is ``reader = "plain"`` and the bits differ.
+    """
+    if config.reader == "bridge":
+        return ModelReader("bridge")
+    batches = list(batches_of(stream, stream.shards[0], config.batch_tokens, int(str(model.tokenizer.pad_token_id))))
+    batches = [batches[index] for index in sorted({round(i) for i in np.linspace(0, len(batches) - 1, N_COMPARED)})]
+    try:
+        bridged = _kept_residuals(model, batches, sites, "bridge")
+    except ModelError as error:
+        logger.warning("%s The plain reader is used, and its bits could not be compared with the bridge.", error)
+        return ModelReader("plain")
+    finally:
+        model.release("bridge")
+    plain = _kept_residuals(model, batches, sites, "plain")
+    if all(torch.equal(one, other) for one, other in zip(bridged, plain, strict=True)):
+        proof = hashlib.sha256()
+        for tensor in plain:
+            proof.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return ModelReader("plain", proof.hexdigest())
+    most = max(float((one.double() - other.double()).abs().max()) for one, other in zip(bridged, plain, strict=True))
+    model.release("hf")
+    if config.reader == "plain":
+        raise ModelError(
+            f"Model {model.name}: the plain reader differs from TransformerBridge by up to {most:.2g}, so the store would "
+            'depend on the reader; set reader = "bridge" or "auto".'
+        )
+    logger.warning(
+        "Model %s: the plain reader differs from TransformerBridge by up to %.2g; the bridge is used.", model.name, most
+    )
+    return ModelReader("bridge")
+
+
+def _kept_residuals(
+    model: LanguageModel, batches: Sequence[ForwardBatch], sites: Sequence[Site], kind: ReaderKind
+) -> list[torch.Tensor]:
+    """Residuals of every unmasked token, per batch and site, on the CPU."""
+    found = []
+    for batch in batches:
+        # Load the weights first: with a device map, the input device is known only then.
+        _ = model.bridge if kind == "bridge" else model.hf
+        ids, mask = batch.ids.to(model.input_device), batch.mask.to(model.input_device)
+        resid = ModelReader(kind).residuals(model, ids, mask, sites)
+        found += [resid[site].cpu()[batch.mask.bool()] for site in sites]
+    return found

@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest.forward_batches import collect_shard
-from mechprobe.cache.harvest.model_reader import ModelReader
+from mechprobe.cache.harvest.forward_batches import ModelReader, collect_shard
 from mechprobe.cache.harvest.ring import Ring
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.block_source import FillRows, ServingSession
+from mechprobe.cache.store.batches import FillRows, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, row_width
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
 from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
@@ -48,17 +47,11 @@ class LiveActivations(RowSource):
         all_in_memory: bool = True,
         ring: tuple[Path, float] | None = None,
     ) -> None:
+        models = [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family]
         super().__init__(
-            kept.folder,
-            stream,
-            [ModelIndex(model.name, model.fingerprint, model.d_model) for model in family],
-            sites=kept.sites,
-            dtype=kept.dtype,
-            order="shards",
-            scale_rows=kept.scale_rows,
+            kept.folder, stream, models, sites=kept.sites, dtype=kept.dtype, order="shards", scale_rows=kept.scale_rows
         )
-        self.family = family
-        self._kept = kept
+        self.family, self._kept = family, kept
         known = kept.manifest["config"]
         self._config = CacheConfig(**{name: known[name] for name in CacheConfig.model_fields if name in known})
         self._all_in_memory = all_in_memory
@@ -152,15 +145,9 @@ class LiveActivations(RowSource):
         """Stored rows of one model and shard, with the same bytes that `cache_activations` writes."""
         if session.ended.is_set():
             raise CancelledError
-        kind = self._kept.shards_of(model)[0].forward.get("reader")
-        arrays = collect_shard(
-            self.family[model],
-            self.stream,
-            self.stream.shards[index],
-            [session.site],
-            self._config,
-            ModelReader("plain" if kind == "plain" else "bridge").residuals,
-        )
+        plain = self._kept.shards_of(model)[0].forward.get("reader") == "plain"
+        residuals, shard = ModelReader("plain" if plain else "bridge").residuals, self.stream.shards[index]
+        arrays = collect_shard(self.family[model], self.stream, shard, [session.site], self._config, residuals)
         return arrays[str(session.site)]
 
     def release(self, model: str) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.collect import collect_shards
+from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, stream_of, write_responses
-from mechprobe.cache.harvest.work import CacheWork
 from mechprobe.cache.result import PartResult
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput
@@ -22,12 +22,8 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 
-_FINISH = (
-    "When all parts have ended, run the same command without --part to write what is missing and finish the store."
-)
-_AGAIN = (
-    "Responses of other parts are missing: when all parts have ended, run every part again, then once without --part."
-)
+_FINISH = "When all parts have ended, run the command without --part to write what is missing and finish the store."
+_AGAIN = "Responses of other parts are missing; when all have ended, run every part again, then once without --part."
 
 
 def cache_part(

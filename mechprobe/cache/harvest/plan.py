@@ -1,16 +1,77 @@
-"""Size of a store before anything is written."""
+"""The plan of a store: its models, prompts and settings, and its size, checked before anything is written."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.prompts import PreparedPrompts, prepare_prompts
 from mechprobe.cache.result import CachePlan
 from mechprobe.cache.store.disk import free_bytes
-from mechprobe.data.sources import PromptInput, as_prompts
+from mechprobe.data.sources import PromptInput, as_prompts, hash_of
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import require_creatable
 from mechprobe.types import Site
+
+
+@dataclass(frozen=True)
+class CacheWork:
+    """The work of one store, a pure function of family, prompts and settings.
+
+    Attributes:
+        family: The models.
+        prepared: The tokenized prompts.
+        sites: Sites, shallow to deep.
+        config: The settings.
+        out: Folder of the store.
+        identity: Everything that the bytes of the store depend on, except the weights.
+        kept: How much is kept on disk; None keeps all.
+    """
+
+    family: ModelFamily
+    prepared: PreparedPrompts
+    sites: tuple[Site, ...]
+    config: CacheConfig
+    out: Path
+    identity: dict[str, object]
+    kept: StoreSubset | None = None
+
+    @classmethod
+    def of(
+        cls,
+        family: ModelFamily,
+        prompts: PromptInput,
+        sites: Sequence[Site | str] | None,
+        out: Path | str,
+        config: CacheConfig | None,
+        kept: StoreSubset | None = None,
+    ) -> "CacheWork":
+        """Check everything that can be checked before anything is written.
+
+        Raises:
+            InputError, SiteError, ModelError: An argument cannot be used.
+            StoreError: The disk is too small.
+        """
+        config = config or CacheConfig()
+        if sites is not None:
+            config = config.replace(sites=tuple(str(site) for site in sites))
+        checked = checked_sites(family, config)
+        items = as_prompts(prompts)
+        prepared = prepare_prompts(family, items, config)
+        if kept is None:
+            plan_of(family, prepared, Path(out)).require_space()
+        identity = {
+            **config.identity(),
+            "sites": [str(site) for site in checked],
+            "prompts": hash_of(items),
+            "tokenizer": family.tokenizer_fingerprint,
+            **prepared.identity,
+            "model_dtypes": {model.name: model.dtype for model in family},
+        }
+        if kept is not None:
+            identity["kept"] = kept.model_dump(mode="json")
+        return cls(family, prepared, tuple(checked), config, Path(out), identity, kept)
 
 
 def plan_cache(family: ModelFamily, prompts: PromptInput, out: Path | str, config: CacheConfig) -> CachePlan:
@@ -34,18 +95,12 @@ def checked_sites(family: ModelFamily, config: CacheConfig) -> list[Site]:
     """
     sites = [site.check(family.n_layers) for site in config.parsed_sites()]
     if not sites:
-        raise ConfigError(
-            'No site is given; set sites, for example ["resid_post.2"], or use a site that `localize` names.'
-        )
+        raise ConfigError('No site is given; set sites, such as ["resid_post.2"], or the site that `localize` names.')
     return sites
 
 
 def plan_of(family: ModelFamily, prepared: PreparedPrompts, out: Path) -> CachePlan:
-    """The plan for prepared prompts.
-
-    Raises:
-        SiteError: A site does not exist.
-    """
+    """The plan for prepared prompts."""
     limit = prepared.config.max_tokens
     fewest, most = (rows if limit is None else min(rows, limit) for rows in prepared.row_bounds())
     return plan_rows(family, prepared, out, fewest, most)

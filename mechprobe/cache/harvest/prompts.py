@@ -9,11 +9,11 @@ import numpy as np
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.data.chat import Chat, choose_template
-from mechprobe.data.packing import pack
+from mechprobe.data.lengths import join, pack
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import in_order
 from mechprobe.data.stream import kept_positions
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, join, special_token_ids
+from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, special_token_ids
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.models.family import ModelFamily
 
@@ -91,14 +91,20 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
     for _, model, _ in config.responders():
         _ = family[model]
     max_length, room = _lengths(family, config)
-    chat, end_id, special = _chat(family, config), _end_id(family, config), special_token_ids(family.tokenizer)
+    tokenizer: Any = family.tokenizer
+    chat, end_id, special = _chat(family, config), _end_id(family, config), special_token_ids(tokenizer)
     order = np.random.default_rng([config.seed, 0]).permutation(len(prompts))[: config.max_prompts]
-    taken: list[Prompt] = []
-    sequences: list[TokenSequence] = []
-    n_rows = n_dropped = 0
+    taken, sequences, n_rows, n_dropped = list[Prompt](), list[TokenSequence](), 0, 0
     for _, prompt in in_order(prompts, order.tolist(), all_needed=config.max_tokens is None):
         limit = room if prompt.response is None else max_length
-        sequence = _sequence(family.tokenizer, prompt, config, chat, limit)
+        sequence = join(
+            prompt,
+            encode_prompt(tokenizer, prompt, chat=chat),
+            () if prompt.response is None else encode_response(tokenizer, prompt.response),
+            max_length=limit,
+            truncate=config.truncate,
+            bos_id=tokenizer.bos_token_id,
+        )
         if sequence is None:
             n_dropped += 1
             continue
@@ -144,24 +150,8 @@ def _end_id(family: ModelFamily, config: CacheConfig) -> int | None:
     if not config.pack:
         return None
     if family.tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "pack = true needs an EOS token to separate prompts, and the tokenizer has none; remove pack."
-        )
+        raise ConfigError("pack = true separates prompts by EOS, and the tokenizer has no EOS token; remove pack.")
     return int(str(family.tokenizer.eos_token_id))
-
-
-def _sequence(
-    tokenizer: Any, prompt: Prompt, config: CacheConfig, chat: Chat | None, max_length: int
-) -> TokenSequence | None:
-    response = encode_response(tokenizer, prompt.response) if prompt.response is not None else ()
-    return join(
-        prompt,
-        encode_prompt(tokenizer, prompt, chat=chat),
-        response,
-        max_length=max_length,
-        truncate=config.truncate,
-        bos_id=tokenizer.bos_token_id,
-    )
 
 
 def _n_rows(sequence: TokenSequence, special_ids: tuple[int, ...], config: CacheConfig) -> int:

@@ -129,9 +129,7 @@ def _rank_and_count() -> tuple[int, int]:
     try:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
-        raise ConfigError(
-            "The environment variables RANK and WORLD_SIZE must be numbers; start with torchrun."
-        ) from None
+        raise ConfigError("The variables RANK and WORLD_SIZE must be numbers; start with torchrun.") from None
 
 
 def _ended(_number: int, _frame: FrameType | None) -> None:
@@ -142,12 +140,8 @@ def _ended(_number: int, _frame: FrameType | None) -> None:
 
 def local_device(device: str) -> str:
     """The device of this process. Under a launcher, each process on a machine uses a different GPU."""
-    local = os.environ.get("LOCAL_RANK")
-    return (
-        f"cuda:{local}"
-        if device == "cuda" and local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1
-        else device
-    )
+    local, several = os.environ.get("LOCAL_RANK"), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{local}" if device == "cuda" and local is not None and several else device
 
 
 def parse_part(text: str) -> Ranks:

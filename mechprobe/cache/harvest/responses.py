@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mechprobe.cache.harvest.memory import with_less_memory
 from mechprobe.cache.harvest.prompts import PreparedPrompts
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, sha256_bytes, write_json
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress
@@ -39,9 +39,8 @@ def write_responses(
     if not unanswered:
         return responses
     chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
-    with progress(
-        len(unanswered) * len(config.responses), "responses", unit="prompts", quiet=not ranks.is_first
-    ) as advance:
+    total = len(unanswered) * len(config.responses)
+    with progress(total, "responses", unit="prompts", quiet=not ranks.is_first) as advance:
         for place, (source, model, temperature) in enumerate(config.responders()):
             responses[source] = []
             for number, chunk in enumerate(chunks):
@@ -89,8 +88,7 @@ def _respond(
 
 def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:
     try:
-        items = read_json(path)
-        found = [Generated(item["text"], tuple(item["token_ids"])) for item in items]
+        found = [Generated(item["text"], tuple(item["token_ids"])) for item in read_json(path)]
     except (ArtifactError, KeyError, TypeError):
         return None
     return found if len(found) == n_prompts else None
@@ -109,7 +107,10 @@ def stream_of(prepared: PreparedPrompts, responses: Responses) -> TokenStream:
         if index in place:
             for source, generated in responses.items():
                 answer = tuple(generated[place[index]].token_ids)
-                sequences.append(_with_response(own, source, answer, prepared.max_length))
+                kept = answer[: prepared.max_length - len(own.prompt_ids)]
+                n_cut = own.n_cut + len(answer) - len(kept)
+                name = f"{own.id}#{source}"
+                sequences.append(replace(own, id=name, source=source, response_ids=kept, n_cut=n_cut))
         else:
             sequences.append(own)
     n_cut = sum(sequence.n_cut > 0 for sequence in sequences)
@@ -125,9 +126,3 @@ def stream_of(prepared: PreparedPrompts, responses: Responses) -> TokenStream:
         shard_rows=config.shard_rows,
         drop_first_positions=config.drop_first_positions,
     )
-
-
-def _with_response(own: TokenSequence, source: str, answer: tuple[int, ...], max_length: int) -> TokenSequence:
-    kept = answer[: max_length - len(own.prompt_ids)]
-    n_cut = own.n_cut + len(answer) - len(kept)
-    return replace(own, id=f"{own.id}#{source}", source=source, response_ids=kept, n_cut=n_cut)

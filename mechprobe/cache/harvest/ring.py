@@ -20,11 +20,65 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.harvest.ring_files import RingFiles
-from mechprobe.cache.store.block_source import FillRows, ServingSession
-from mechprobe.cache.store.disk import free_bytes
+from mechprobe.cache.store.batches import FillRows, ServingSession
+from mechprobe.cache.store.disk import free_bytes, translate_disk_errors
+from mechprobe.cache.store.dtypes import row_bytes, row_width
+from mechprobe.cache.store.shards import ShardHeader, finished_shard, map_rows, shard_file, write_shard
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import StoreError
+from mechprobe.files import remove_partial_files
+
+_OVERHEAD = 16384
+"""Maximum bytes of a shard file and its record in addition to the rows."""
+
+
+class RingFiles:
+    """The shard files of all models in the folder of a ring."""
+
+    def __init__(self, folder: Path, stream: TokenStream, widths: dict[str, int], dtype: StoreDtype) -> None:
+        self.folder, self.stream, self.widths = folder, stream, widths
+        self.dtype: StoreDtype = dtype
+
+    def n_bytes(self, index: int) -> int:
+        """Maximum size of a shard's files of all models, in bytes."""
+        n_rows = len(self.stream.shards[index].rows)
+        return sum(n_rows * row_bytes(self.dtype, width) + _OVERHEAD for width in self.widths.values())
+
+    def open(self) -> dict[int, int]:
+        """Create the folder; returns index and size of the complete shards, and removes all other files."""
+        with translate_disk_errors(self.folder):
+            for name in self.widths:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            remove_partial_files(self.folder)
+        present = {}
+        for shard in self.stream.shards:
+            if all(finished_shard(self.folder / name, shard, self.stream.hash) for name in self.widths):
+                present[shard.index] = self.n_bytes(shard.index)
+            else:
+                self.remove(shard.index)
+        return present
+
+    def write(self, model: str, index: int, arrays: dict[str, np.ndarray]) -> None:
+        """Write one shard of one model."""
+        shard = self.stream.shards[index]
+        write_shard(self.folder / model, shard, arrays, model=model, dtype=self.dtype, stream=self.stream)
+
+    def copy_into(self, out: np.ndarray, index: int, site: str) -> None:
+        """Fill ``out`` ``[row d_stored]`` with the rows of a shard of all models."""
+        rows, column = self.stream.shards[index].rows, 0
+        for name, d_model in self.widths.items():
+            header = ShardHeader(self.stream.hash, name, rows.start, len(rows), d_model, self.dtype)
+            width = row_width(self.dtype, d_model)
+            mapped = map_rows(self.folder / name / shard_file(index), site, header)
+            mapped.copy_into(out[:, column : column + width], 0)
+            column += width
+
+    def remove(self, index: int) -> None:
+        """Remove the files of a shard, its records first."""
+        for name in self.widths:
+            path = self.folder / name / shard_file(index)
+            path.with_name(path.name + ".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 @runtime_checkable
@@ -58,7 +112,7 @@ class Ring:
     """
 
     def __init__(self, folder: Path, producer: ShardProducer, max_bytes: int, *, ahead: int | None = 1) -> None:
-        self.max_bytes, self.peak_bytes = max_bytes, 0
+        self.folder, self.max_bytes, self.peak_bytes = folder, max_bytes, 0
         self._files = RingFiles(folder, producer.stream, producer.widths, producer.dtype)
         self._producer = producer
         largest = max(self._files.n_bytes(shard.index) for shard in producer.stream.shards)
@@ -73,11 +127,6 @@ class Ring:
         self._present: dict[int, int] = {}
         self._block = 0
         self._error: BaseException | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the ring."""
-        return self._files.folder
 
     @contextmanager
     def producing(self, session: ServingSession) -> Iterator[None]:
@@ -103,7 +152,9 @@ class Ring:
         def fill(out: np.ndarray, start: int) -> None:
             index = session.shard_of(self._block)
             assert index is not None, "every block is in a shard"
-            assert self._files.rows(index).start == start, "shards are served in the order in which they are written"
+            assert self._files.stream.shards[index].rows.start == start, (
+                "shards are served in the order in which they are written"
+            )
             self._await(index, session)
             self._files.copy_into(out, index, str(session.site))
             with self._changed:

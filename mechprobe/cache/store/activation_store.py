@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.cache.config import SCALE_ROWS, StoreSubset
-from mechprobe.cache.store.block_source import FillRows, Order, ServingSession
+from mechprobe.cache.store.batches import FillRows, Order, ServingSession
 from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
-from mechprobe.cache.store.mapped_rows import MappedRows, ShardHeader, map_rows
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
-from mechprobe.cache.store.shards import INDEX, ShardRecord
+from mechprobe.cache.store.shards import INDEX, MappedRows, ShardHeader, ShardRecord, map_rows
 from mechprobe.cache.store.token_file import read_tokens
 from mechprobe.cache.store.verify import Problem, verify_store
 from mechprobe.data.stream import TokenStream
@@ -111,9 +110,7 @@ class ActivationStore(RowSource):
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest["stage"] != "cache":
-            raise ArtifactError(
-                f"{folder} holds the stage '{manifest['stage']}', not an activation store; give another folder."
-            )
+            raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a store; give another folder.")
         stream = read_tokens(folder)
         names = list(manifest["results"]["models"]) if models is None else list(models)
         indices = [_read_index(folder, name, manifest, stream) for name in names]
@@ -216,15 +213,13 @@ class ActivationStore(RowSource):
             raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
 
     def _fill_model(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
-        """Copy consecutive rows across shard borders."""
         done = 0
         while done < len(out):
             row = start + done
             index = int(np.searchsorted(self._starts, row, side="right")) - 1
             shard = self.stream.shards[index]
             n_rows = min(len(out) - done, shard.rows.stop - row)
-            mapped = self._mapped(model, index, str(site))
-            mapped.copy_into(out[done : done + n_rows], row - shard.rows.start)
+            self._mapped(model, index, str(site)).copy_into(out[done : done + n_rows], row - shard.rows.start)
             done += n_rows
 
     def _mapped(self, model: str, index: int, site: str) -> MappedRows:
@@ -233,11 +228,9 @@ class ActivationStore(RowSource):
             if key in self._maps:
                 self._maps.move_to_end(key)
                 return self._maps[key]
-            rows = self.stream.shards[index].rows
-            header = ShardHeader(
-                self.stream_hash, model, rows.start, len(rows), self._models[model].d_model, self.dtype
-            )
-            self._maps[key] = map_rows(self.folder / model / self._models[model].shards[index].file, site, header)
+            rows, known = self.stream.shards[index].rows, self._models[model]
+            header = ShardHeader(self.stream_hash, model, rows.start, len(rows), known.d_model, self.dtype)
+            self._maps[key] = map_rows(self.folder / model / known.shards[index].file, site, header)
             if len(self._maps) > _MAX_MAPS:
                 self._maps.popitem(last=False)
             return self._maps[key]
@@ -263,9 +256,7 @@ def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: Token
         raise StoreError(f"{path} is damaged; make the store again with --force.") from None
     for what, found, expected in pairs:
         if found != expected:
-            raise StoreError(
-                f"{path} belongs to another {what} ({found} there, {expected} expected); make the store again."
-            )
+            raise StoreError(f"{path} belongs to another {what} ({found} there, {expected} expected); cache again.")
     if [(s.start, s.n_rows) for s in shards] != [(s.rows.start, len(s.rows)) for s in stream.shards]:
         raise StoreError(f"{path} does not list the rows of the token stream; make the store again with --force.")
     return model

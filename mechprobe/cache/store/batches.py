@@ -8,22 +8,95 @@ A block has ``block_rows`` rows, or is a whole shard. The rows of whole shards c
 their sequences, so this order is the same from a store, from running models and from a ring of shard files.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechprobe.cache.store.block_source import BlockSource, ServingSession, Split
+from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.dtypes import STORED_AS
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import StoreError
 from mechprobe.types import Site
 
+Order = Literal["blocks", "shards"]
+"""``blocks`` mixes rows of all shards. ``shards`` builds every pool from whole shards, which needs no whole store."""
+
+Split = Literal["train", "held_out", "all"]
+
+FillRows = Callable[[np.ndarray, int], None]
+"""``(out, start)``: fills ``out`` ``[row d_stored]`` with the stored rows of all models from row ``start`` on."""
+
 Pool = tuple[np.ndarray, np.ndarray]
 """Stored rows, and the permutation in which they are served."""
+
+
+@dataclass(frozen=True)
+class ServingSession:
+    """One iteration over batches, as a source sees it.
+
+    Attributes:
+        site: Site of the rows.
+        shard_of: Block number to the index of its shard; None after the last block.
+        first_block: Number of the first block.
+        ended: Set when no more batches are needed.
+    """
+
+    site: Site
+    shard_of: Callable[[int], int | None]
+    first_block: int
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """Rows of several models on one token stream, which are served block by block; `RowSource` implements it.
+
+    Attributes:
+        folder: Folder of the store.
+        stream: The tokens of every row.
+        models: Names in the order of the model axis.
+        dtype: Dtype of the stored rows.
+    """
+
+    folder: Path
+    stream: TokenStream
+    models: tuple[str, ...]
+    dtype: StoreDtype
+
+    @property
+    def d_stored(self) -> int:
+        """Number of entries in a stored row of all models."""
+        ...
+
+    def in_split(self, split: Split) -> Bool[np.ndarray, " row"]:
+        """Mask of the rows in a split."""
+        ...
+
+    def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
+        """Stored rows as float32, models concatenated."""
+        ...
+
+    def shaped(self, flat: Float[Tensor, "row d_all"]) -> Float[Tensor, "row *model_and_d_model"]:
+        """``[row model d_model]`` where all models have one width, else unchanged."""
+        ...
+
+    def serving(self, session: ServingSession) -> AbstractContextManager[None]:
+        """Context in which the batches of a session are served; a source that works ahead does so inside it."""
+        ...
+
+    def window(
+        self, session: ServingSession, first_block: int, shards: Sequence[int]
+    ) -> AbstractContextManager[FillRows]:
+        """Context that fills the blocks of one pool, in order: block ``first_block`` and one for each of ``shards``."""
+        ...
 
 
 class ShuffledBatches:
@@ -47,11 +120,8 @@ class ShuffledBatches:
     ) -> None:
         if min(batch_size, block_rows or 1, pool_rows) < 1 or (epochs is not None and epochs < 1) or block_rows == 0:
             raise StoreError("batch_size, block_rows, pool_rows and epochs must be at least 1.")
-        self._source = source
-        self._site = site
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.rows_served = 0
+        self._source, self._site, self._seed = source, site, seed
+        self.batch_size, self.epochs, self.rows_served = batch_size, epochs, 0
         self._settings = {
             "stream": source.stream.hash,
             "models": list(source.models),
@@ -62,7 +132,6 @@ class ShuffledBatches:
             "block_rows": block_rows,
             "pool_rows": pool_rows,
         }
-        self._seed = seed
         self._session: ServingSession | None = None
         self._in_split = source.in_split(split)
         self._blocks, shards = _blocks(source.stream, block_rows)
@@ -75,9 +144,7 @@ class ShuffledBatches:
         self._ahead: dict[tuple[int, int], Future[Pool]] = {}
         self._known_windows: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         if self.n_rows == 0:
-            raise StoreError(
-                f"{source.folder} has no {split} rows; cache with another held_out_frac, or with more prompts."
-            )
+            raise StoreError(f"{source.folder} has no {split} rows; cache more prompts, or set another held_out_frac.")
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and the settings it is valid for."""
@@ -154,19 +221,16 @@ class ShuffledBatches:
 
     def _windows(self, epoch: int) -> tuple[list[Int[np.ndarray, " block"]], Int[np.ndarray, " window"]]:
         """Blocks of every window of an epoch, and the number of rows served by the end of each window."""
-        known = self._known_windows.get(epoch)
-        if known is not None:
-            return known
+        if epoch in self._known_windows:
+            return self._known_windows[epoch]
         order = np.random.default_rng([self._seed, epoch, 0]).permutation(len(self._blocks))
         served = np.cumsum(self._counts[order])
         window = (served - self._counts[order]) // self._pool_rows
         borders = np.flatnonzero(np.diff(window)) + 1
-        windows = np.split(order, borders)
-        ends = served[np.append(borders - 1, len(order) - 1)]
         # At the end of an epoch two epochs are in use: the one being served and the one being prepared.
         self._known_windows = {key: value for key, value in self._known_windows.items() if abs(key - epoch) <= 1}
-        self._known_windows[epoch] = (windows, ends)
-        return windows, ends
+        self._known_windows[epoch] = np.split(order, borders), served[np.append(borders - 1, len(order) - 1)]
+        return self._known_windows[epoch]
 
     def _pool(self, epoch: int, number: int, ahead: Executor) -> Pool:
         """The pool of one window, and the order in which its rows are served; starts to fill the next pool."""

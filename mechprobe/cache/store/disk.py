@@ -33,9 +33,7 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
         text, number = str(error), getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text
         if full:
-            raise StoreError(
-                f"The disk is full at {path}; free some space and run the same command again to resume."
-            ) from None
+            raise StoreError(f"The disk is full at {path}; free space and run the command again to resume.") from None
         if number == errno.EFBIG or "File too large" in text:
             raise StoreError(
                 f"{path} is larger than the file system or `ulimit -f` allows; raise the limit and run the same command "
@@ -47,15 +45,9 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> str:
-    """Write contiguous datasets to one HDF5 file, atomically and durably.
+    """Write contiguous datasets to one HDF5 file, atomically and durably; returns the sha256 of the file.
 
-    Args:
-        path: File to write.
-        arrays: Dataset name to values.
-        attributes: Attributes of the file. The key ``name:key`` sets attribute ``key`` of dataset ``name``.
-
-    Returns:
-        sha256 of the file.
+    In ``attributes``, the key ``name:key`` sets attribute ``key`` of dataset ``name``; other keys belong to the file.
 
     Raises:
         StoreError: The disk is full or the path is not writable.
@@ -85,9 +77,7 @@ def _require_room(path: Path, n_bytes: int) -> None:
 def sole_writer(folder: Path, *, part: bool = False) -> Iterator[None]:
     """Lock a store against a second writing process. The system releases the lock when the process ends.
 
-    Args:
-        folder: Folder of the store.
-        part: This process writes only its own shards, so other processes with ``part`` may write at the same time.
+    A process with ``part`` writes only its own shards, so several of them may write at the same time.
 
     Raises:
         StoreError: Another process is writing.
@@ -97,9 +87,7 @@ def sole_writer(folder: Path, *, part: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
-                f"Another process is writing {folder}; wait until it ends, or give another --out."
-            ) from None
+            raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
         except OSError:  # a file system without locks
             logger.warning("%s cannot be locked; do not let two processes write to it", folder)
         yield

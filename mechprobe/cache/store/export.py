@@ -16,7 +16,7 @@ import numpy as np
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.disk import translate_disk_errors
 from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, unpacked
-from mechprobe.cache.store.token_file import ROW_COLUMNS
+from mechprobe.data.stream import ROW_COLUMNS
 from mechprobe.errors import StoreError
 from mechprobe.files import write_json
 from mechprobe.types import Site
@@ -29,27 +29,13 @@ LAYOUT = "layout.json"
 CHUNK_ROWS = 8192
 """Number of rows in memory at a time."""
 
-_SAFETENSORS = {
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int8": "I8",
-    "e4m3": "F8_E4M3",
-    "int32": "I32",
-    "bool": "BOOL",
-}
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "e4m3": "F8_E4M3"}
+_SAFETENSORS |= {"int32": "I32", "bool": "BOOL"}
 
 
 @dataclass(frozen=True)
 class _Array:
-    """One array of an export, whose rows are loaded on demand.
-
-    Attributes:
-        kind: Store dtype, ``int32`` or ``bool``.
-        dtype: NumPy dtype.
-        shape: Shape of the whole array.
-        rows: Loads rows ``start`` to ``stop``.
-    """
+    """One array of an export: store dtype (or ``int32``, ``bool``), NumPy dtype, shape, and a function that loads rows."""
 
     kind: str
     dtype: np.dtype
@@ -67,11 +53,6 @@ class _Array:
 
 def export_safetensors(store: ActivationStore, path: Path | str, numbers: Numbers = "stored") -> int:
     """Write one safetensors file; returns its size in bytes.
-
-    Args:
-        store: Store to export.
-        path: File to write; it must not exist.
-        numbers: Keep the dtype of the store, or convert to float32.
 
     Raises:
         StoreError: The file exists already, or the disk is full.
@@ -106,15 +87,9 @@ def _safetensors_header(store: ActivationStore, arrays: Mapping[str, _Array]) ->
 
 
 def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = "stored") -> int:
-    """Write ``<site>/<model>.npy`` and ``tokens/<column>.npy``, to be opened with ``np.load(..., mmap_mode="r")``.
+    """Write ``<site>/<model>.npy`` and ``tokens/<column>.npy`` to a new folder; returns their size in bytes.
 
-    Args:
-        store: Store to export.
-        folder: Folder to create; it must not exist.
-        numbers: Keep the dtype of the store, or convert to float32.
-
-    Returns:
-        Total size of the files in bytes.
+    ``np.load(..., mmap_mode="r")`` opens them.
 
     Raises:
         StoreError: The folder exists already, or the disk is full.
@@ -148,30 +123,26 @@ def _arrays(store: ActivationStore, numbers: Numbers) -> dict[str, _Array]:
             arrays |= _site_arrays(store, site, name, numbers)
     for column in ROW_COLUMNS:
         values: np.ndarray = getattr(store.tokens, column)
-        arrays[f"tokens/{column}"] = _Array(
-            str(values.dtype), values.dtype, values.shape, lambda start, stop, values=values: values[start:stop]
-        )
+        kind, shape = values.dtype, values.shape
+        arrays[f"tokens/{column}"] = _Array(str(kind), kind, shape, lambda a, b, values=values: values[a:b])
     return arrays
 
 
 def _site_arrays(store: ActivationStore, site: Site, model: str, numbers: Numbers) -> dict[str, _Array]:
     name, shape = f"{site}/{model}", (store.n_rows, store.widths[model])
-    if numbers == "float32":
-        return {
-            name: _Array(
-                "float32", np.dtype("<f4"), shape, lambda a, b: store.rows_of(model, a, b, site).contiguous().numpy()
-            )
-        }
+    codes, float32 = np.dtype(ON_DISK[store.dtype]), np.dtype("<f4")
 
     def stored(start: int, stop: int) -> np.ndarray:
         return store.stored_rows_of(model, start, stop, site)
 
-    codes = np.dtype(ON_DISK[store.dtype])
+    def converted(start: int, stop: int) -> np.ndarray:
+        return store.rows_of(model, start, stop, site).contiguous().numpy()
+
+    if numbers == "float32":
+        return {name: _Array("float32", float32, shape, converted)}
     if store.dtype not in LARGEST_CODE:
         return {name: _Array(store.dtype, codes, shape, stored)}
     return {
         name: _Array(store.dtype, codes, shape, lambda a, b: unpacked(stored(a, b), store.dtype)[0]),
-        name + SCALE: _Array(
-            "float32", np.dtype("<f4"), shape[:1], lambda a, b: unpacked(stored(a, b), store.dtype)[1]
-        ),
+        name + SCALE: _Array("float32", float32, shape[:1], lambda a, b: unpacked(stored(a, b), store.dtype)[1]),
     }

@@ -1,10 +1,10 @@
-"""Activations as training consumes them: the base of stores on disk and of models that run meanwhile."""
+"""Activations as training consumes them: the base of stores on disk and of models that run meanwhile, and batches of sites."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.batches import ShuffledBatches
-from mechprobe.cache.store.block_source import FillRows, Order, ServingSession, Split
+from mechprobe.cache.store.batches import FillRows, Order, ServingSession, ShuffledBatches, Split
 from mechprobe.cache.store.dtypes import concat_models, row_width
 from mechprobe.cache.store.shards import ShardRecord
 from mechprobe.data.stream import TokenRows, TokenStream
@@ -63,15 +62,12 @@ class RowSource:
         order: Order,
         scale_rows: int,
     ) -> None:
-        self.folder = folder
-        self.stream = stream
+        self.folder, self.stream, self.n_rows = folder, stream, stream.n_rows
         self._models = {model.name: model for model in models}
-        self.models = tuple(self._models)
-        self.sites = tuple(sites)
+        self.models, self.sites = tuple(self._models), tuple(sites)
         self.dtype: StoreDtype = dtype
         self.order: Order = order
         self.scale_rows = scale_rows
-        self.n_rows = stream.n_rows
 
     @property
     def kept(self) -> "RowSource":
@@ -226,12 +222,74 @@ class RowSource:
         yield
         session.ended.set()
 
-    @contextmanager
-    def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:
+    def window(
+        self, session: ServingSession, first_block: int, shards: Sequence[int]
+    ) -> AbstractContextManager[FillRows]:
         """Fill the blocks of one pool, in order: ``first_block`` and the following ones, one for each of ``shards``."""
-        del session, first_block, shards
         raise NotImplementedError
-        yield
 
     def close(self) -> None:
         """Release what is not needed after training."""
+
+
+class SiteBatches:
+    """Shuffled batches ``[batch source d_model]``, or ``[batch d_all]`` where widths differ; sources go model by model.
+
+    The order of batches depends only on the seed and the position, so one stream per site serves the same rows. Each
+    stream has its own pool. With one site the batches are those of the source. Leaving the context ends background work.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        sites: Sequence[Site],
+        batch_size: int,
+        seed: int,
+        *,
+        split: Split = "train",
+        epochs: int | None = None,
+        pool_rows: int = 65536,
+    ) -> None:
+        if len(sites) > 1 and source.mode != "cache":
+            raise StoreError(f"Mode '{source.mode}' runs the models for one site; several sites need a whole store.")
+        self._widths = list(source.widths.values())
+        self._streams: list[ShuffledBatches] = [
+            source.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows)
+            for site in sites
+        ]
+        self.n_rows = self._streams[0].n_rows
+
+    def __enter__(self) -> "SiteBatches":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for stream in self._streams:
+            stream.__exit__(*raised)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for parts in zip(*self._streams, strict=True):
+            yield parts[0] if len(parts) == 1 else concat_sites(parts, self._widths)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of every site's stream; with one site, the position of its stream."""
+        states = [stream.state_dict() for stream in self._streams]
+        return states[0] if len(states) == 1 else {"sites": states}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Continue from a position."""
+        states = state.get("sites", [state])
+        if len(states) != len(self._streams):
+            raise StoreError(
+                f"The saved position covers {len(states)} sites, these batches cover {len(self._streams)}; "
+                "resume with the same settings."
+            )
+        for stream, part in zip(self._streams, states, strict=True):
+            stream.load_state_dict(part)
+
+
+def concat_sites(sites: Sequence[Tensor], widths: Sequence[int]) -> Float[Tensor, "batch *source_and_d_model"]:
+    """Combine one batch per site into one batch of all sources, ordered by model and then by site."""
+    if sites[0].ndim == 3:
+        return torch.stack(list(sites), dim=2).flatten(1, 2)
+    by_site = [site.split(list(widths), dim=1) for site in sites]
+    return torch.cat([part for model in zip(*by_site, strict=True) for part in model], dim=1)

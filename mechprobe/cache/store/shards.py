@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.disk import translate_disk_errors, write_hdf5
-from mechprobe.cache.store.dtypes import SCALE, datasets
-from mechprobe.data.stream import ShardRange
-from mechprobe.errors import ArtifactError
+from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into, training_norms
+from mechprobe.data.stream import ShardRange, TokenStream
+from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
 
 INDEX = "index.json"
@@ -63,33 +64,21 @@ def write_shard(
     *,
     model: str,
     dtype: StoreDtype,
-    stream_hash: str,
-    norms: tuple[dict[str, float], int],
+    stream: TokenStream,
     forward: Mapping[str, str | int] | None = None,
 ) -> ShardRecord:
-    """Write one shard of one model, then its record.
+    """Write one shard of one model to the folder of the model, then its record.
 
-    Args:
-        folder: Folder of the model.
-        shard: Rows of the shard.
-        arrays: Site to stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`).
-        model: Name of the model.
-        dtype: Dtype of the stored rows.
-        stream_hash: Hash of the token stream.
-        norms: Per site the sum of the L2 norms of the training rows, and the number of training rows.
-        forward: How the rows were computed.
+    ``arrays`` maps each site to its stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`), and ``forward`` says
+    how they were computed.
 
     Raises:
         StoreError: The disk is full or the folder is not writable.
     """
     name = shard_file(shard.index)
-    attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "model": model,
-        "stream": stream_hash,
-        "start": shard.rows.start,
-        "n_rows": len(shard.rows),
-    }
+    start, n_rows = shard.rows.start, len(shard.rows)
+    attributes: dict[str, Any] = {"format": FORMAT, "model": model, "stream": stream.hash}
+    attributes |= {"start": start, "n_rows": n_rows}
     written: dict[str, np.ndarray] = {}
     for site, array in arrays.items():
         written |= datasets(site, array, dtype)
@@ -97,18 +86,9 @@ def write_shard(
         if site + SCALE in written:
             attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
     digest = write_hdf5(folder / name, written, attributes)
-    norm_sum, n_norms = norms
-    record = ShardRecord(
-        file=name,
-        start=shard.rows.start,
-        n_rows=len(shard.rows),
-        n_bytes=(folder / name).stat().st_size,
-        sha256=digest,
-        stream=stream_hash,
-        norm_sum=norm_sum,
-        n_norms=n_norms,
-        forward=dict(forward or {}),
-    )
+    n_bytes = (folder / name).stat().st_size
+    norms = training_norms(arrays, ~stream.rows.held_out[start : start + n_rows], dtype)
+    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream.hash, *norms, forward=dict(forward or {}))
     with translate_disk_errors(folder / name):
         write_json(folder / f"{name}.json", asdict(record))
     return record
@@ -125,3 +105,62 @@ def finished_shard(folder: Path, shard: ShardRange, stream_hash: str) -> ShardRe
     complete = path.is_file() and path.stat().st_size == record.n_bytes
     same = (record.start, record.n_rows, record.stream) == (shard.rows.start, len(shard.rows), stream_hash)
     return record if complete and same else None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHeader:
+    """The metadata that a shard file must have."""
+
+    stream: str
+    model: str
+    start: int
+    n_rows: int
+    d_model: int
+    dtype: StoreDtype
+
+
+@dataclass(frozen=True, slots=True)
+class MappedRows:
+    """One site of one shard file: codes ``[row d_model]`` and, for 8-bit dtypes, scales ``[row]``."""
+
+    codes: np.ndarray
+    scale: np.ndarray | None
+
+    def copy_into(self, out: np.ndarray, offset: int) -> None:
+        """Fill ``out`` ``[row row_width]`` with the stored rows from ``offset`` on."""
+        rows = slice(offset, offset + len(out))
+        pack_into(out, self.codes[rows], None if self.scale is None else self.scale[rows])
+
+
+def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
+    """Map one site of a shard file.
+
+    Raises:
+        StoreError: The file is missing or damaged, or its metadata differs from ``header``.
+    """
+    scaled = header.dtype in LARGEST_CODE
+    try:
+        with h5py.File(path, "r") as file:
+            attributes: Any = dict(file.attrs)
+            found = tuple(attributes.get(name) for name in ("stream", "model", "start"))
+            codes, kind = _mapped(path, file[site])
+            scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{path} is missing or damaged ({type(error).__name__}); make the store again.") from None
+    actual = (*found, codes.shape, kind, codes.dtype.str)
+    shape = (header.n_rows, header.d_model)
+    expected = (header.stream, header.model, header.start, shape, header.dtype, ON_DISK[header.dtype])
+    if actual != expected or (scale is not None and (scale.shape, scale.dtype.str) != (shape[:1], "<f4")):
+        raise StoreError(
+            f"{path} does not belong to this store ({actual} there, {expected} expected); "
+            "check the store with `mechprobe store verify`."
+        )
+    return MappedRows(codes, scale)
+
+
+def _mapped(path: Path, dataset: Any) -> tuple[np.ndarray, str]:
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise ValueError("the dataset is not contiguous")
+    mapped = np.memmap(path, dtype=dataset.dtype.str, mode="r", offset=offset, shape=dataset.shape)
+    return mapped, str(dataset.attrs["dtype"])

@@ -34,9 +34,7 @@ def verify_store(folder: Path) -> list[Problem]:
     if manifest.get("digest") != manifest_digest(manifest) or text != dump_json(manifest):
         return [Problem(MANIFEST, "was changed: it does not match its own digest")]
     if manifest["stage"] != "cache":
-        raise ArtifactError(
-            f"{folder} holds the stage '{manifest['stage']}', not an activation store; give another folder."
-        )
+        raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a store; give another folder.")
     outputs = manifest["outputs"].items()
     problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
     missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
@@ -53,9 +51,8 @@ def _check_model(folder: Path, name: str) -> list[Problem]:
         return [Problem(f"{name}/{INDEX}", f"cannot be read ({error})")]
     problems = []
     for file, digest, record in records:
-        problem = _check(folder, f"{name}/{file}", digest)
         listed = f"{name}/{file}.json"
-        if problem is not None:
+        if (problem := _check(folder, f"{name}/{file}", digest)) is not None:
             problems.append(problem)
         try:
             same = (folder / listed).read_text(encoding="utf-8") == dump_json(record)

@@ -104,11 +104,11 @@ def test_models_differ(cached) -> None:
 def test_overflow_names_model_and_sequence_and_leaves_no_shard(
     llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.harvest import model_reader
+    from mechprobe.cache.harvest import forward_batches
 
-    real = model_reader.residuals_plain
+    real = forward_batches.residuals_plain
     for name in ("residuals_plain", "residuals_bridge"):
-        monkeypatch.setattr(model_reader, name, lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
+        monkeypatch.setattr(forward_batches, name, lambda *a: {site: x * 1e6 for site, x in real(*a).items()})
     with pytest.raises(StoreError, match=r"base, resid_post\.0, sequence '0': .*float16"):
         cache_activations(
             ModelFamily.load(llama_family),

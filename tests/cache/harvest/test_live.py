@@ -16,7 +16,7 @@ from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.live import LiveActivations
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.store_subset import subset_of
+from mechprobe.cache.store.token_file import subset_of
 from mechprobe.cli import main
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.dictionary.stage import train_crosscoder
@@ -216,7 +216,7 @@ def _train(family: ModelFamily, folder: Path, out: Path, ring: tuple[Path, float
 def test_a_full_disk_under_the_ring_is_one_sentence_and_training_resumes(
     family: ModelFamily, kept: ActivationStore, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.cache.harvest import ring_files as module
+    from mechprobe.cache.harvest import ring as module
 
     real, calls = module.write_shard, []
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest import collect, model_reader, responses
-from mechprobe.cache.harvest.memory import with_less_memory
+from mechprobe.cache.harvest import collect, forward_batches, responses
 from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import StoreError
+from mechprobe.models.devices import with_less_memory
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 
@@ -31,8 +31,8 @@ def small_device(residuals: Callable, most: int) -> Callable:
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(model_reader, "residuals_plain", small_device(residuals_plain, most))
-    monkeypatch.setattr(model_reader, "residuals_bridge", small_device(residuals_bridge, most))
+    monkeypatch.setattr(forward_batches, "residuals_plain", small_device(residuals_plain, most))
+    monkeypatch.setattr(forward_batches, "residuals_bridge", small_device(residuals_bridge, most))
 
 
 def test_the_store_equals_that_of_the_smaller_batches_and_records_them(

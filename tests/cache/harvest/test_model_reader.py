@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest import model_reader
+from mechprobe.cache.harvest import forward_batches
 from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import ModelError
 from mechprobe.models.family import ModelFamily
@@ -68,7 +68,7 @@ def test_the_proof_is_the_hash_of_the_residuals_of_the_bridge(llama_family: dict
     family = ModelFamily.load({"base": llama_family["base"]})
     store = cache_activations(family, PROMPTS, out=tmp_path / "c", config=CONFIG.replace(batch_tokens=700))
     batches = list(batches_of(store.stream, store.stream.shards[0], 700, 0))
-    assert len(batches) <= model_reader.N_COMPARED
+    assert len(batches) <= forward_batches.N_COMPARED
     digest = hashlib.sha256()
     for batch in batches:
         resid = residuals_bridge(family["base"], batch.ids, batch.mask, [Site(0), Site(1)])
@@ -90,7 +90,7 @@ def test_where_the_bits_differ_auto_logs_a_warning_and_uses_the_bridge_and_plain
 ) -> None:
     family = ModelFamily.load({"base": llama_family["base"]})
     expected = cache_activations(family, PROMPTS, out=tmp_path / "b", config=CONFIG.replace(reader="bridge"))
-    monkeypatch.setattr(model_reader, "residuals_plain", _off_by_a_bit(residuals_plain))
+    monkeypatch.setattr(forward_batches, "residuals_plain", _off_by_a_bit(residuals_plain))
     with caplog.at_level(logging.WARNING):
         store = cache_activations(family, PROMPTS, out=tmp_path / "a", config=CONFIG)
     assert [record.levelname for record in caplog.records if "TransformerBridge" in record.getMessage()] == ["WARNING"]
@@ -106,7 +106,7 @@ def test_a_model_that_the_bridge_does_not_support_is_read_by_plain_hooks_with_a_
     def refuse(*_arguments: object) -> dict:
         raise ModelError("Model base: TransformerBridge cannot adapt it (ValueError: no).")
 
-    monkeypatch.setattr(model_reader, "residuals_bridge", refuse)
+    monkeypatch.setattr(forward_batches, "residuals_bridge", refuse)
     family = ModelFamily.load({"base": llama_family["base"]})
     with caplog.at_level(logging.WARNING):
         store = cache_activations(family, PROMPTS, out=tmp_path / "a", config=CONFIG)

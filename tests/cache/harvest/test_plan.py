@@ -6,6 +6,7 @@ import pytest
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.plan import plan_cache
+from mechprobe.cache.result import duration
 from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.models.family import ModelFamily
@@ -50,3 +51,19 @@ def test_a_plan_leaves_no_folder_and_keeps_those_that_exist(llama_family: dict[s
     plan_cache(family, ["abcd"], tmp_path / "there", config)
     plan_cache(family, ["abcd"], tmp_path / "there" / "deep" / "er", config)
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.42, "0.42 s"),
+        (9.97, "10 s"),
+        (119.0, "119 s"),
+        (120.0, "2 min"),
+        (7100.0, "118 min"),
+        (7200.0, "2 h"),
+        (1e7, "116 days"),
+    ],
+)
+def test_a_duration_is_a_number_without_exponent_and_a_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.data.config import HUB, PromptsConfig
-from mechprobe.data.readers.record import Record, columns_to_read
+from mechprobe.data.fields import Record, columns_to_read
 from mechprobe.errors import DependencyError, InputError, MechprobeError, first_line
 from mechprobe.records import read_lines
 
@@ -28,11 +28,9 @@ def records(config: PromptsConfig) -> Iterator[Record]:
     name = config.file.removeprefix(HUB)
     with _translate_errors(config, name):
         rows = _chosen_split(_load(config, name), config, name)
-        known = rows.column_names
-        if known is not None:
-            rows = rows.select_columns(columns_to_read(config, list(known), name))
-    number = 0
-    iterator = iter(rows)
+        if rows.column_names is not None:
+            rows = rows.select_columns(columns_to_read(config, list(rows.column_names), name))
+    number, iterator = 0, iter(rows)
     while True:
         with _translate_errors(config, name, after=number):
             fields = next(iterator, None)
@@ -72,9 +70,7 @@ def _require_rows(path: Path) -> None:
     """Refuse a saved split without rows, which has no data file and which the library cannot load again."""
     for state in sorted(path.rglob("state.json")):
         if not any(state.parent.glob("*.arrow")):
-            raise InputError(
-                f"{state.parent} contains no prompts (no .arrow file); save a dataset whose splits have rows."
-            )
+            raise InputError(f"{state.parent} contains no prompts (no .arrow file); save a dataset with rows.")
 
 
 def _chosen_split(loaded: Any, config: PromptsConfig, name: str) -> Any:
@@ -140,10 +136,7 @@ def _input_error(config: PromptsConfig, name: str, after: int, file: Path | None
         )
     place = file if file is not None and file.is_file() else Path(name)
     if isinstance(root, UnicodeDecodeError) and place.is_file() and place.suffix.lower() in _OF_LINES:
-        for _ in read_lines(
-            place, kind="data file"
-        ):  # raises an error that names the line, which the library's error does not
-            pass
+        list(read_lines(place, kind="data file"))  # raises an error that names the line, unlike the library's error
     if "EOF inside string" in reason:
         reason += ", an unclosed quote"
     return InputError(
