@@ -200,11 +200,7 @@ class Run:
         return [judging for _, judging in self.halves(seed)]
 
     def halves(self, seed: int | None = None) -> list[tuple[Task, Task]]:
-        """``(selection, evaluation)`` halves of every task's evaluated samples.
-
-        Args:
-            seed: Seed of the split; ``select.seed`` for None.
-        """
+        """``(selection, evaluation)`` halves of every task's evaluated samples; None splits by ``select.seed``."""
         evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
         return [split_halves(task, seed=self.config.select.seed if seed is None else seed) for task in evaluated]
 
@@ -229,14 +225,11 @@ class Run:
         )
 
     def examples(self, features: Sequence[int] | None = None) -> Path:
-        """Write contexts and promoted tokens of features, for the report.
+        """Write ``examples.json``: contexts and promoted tokens of features, which `report` shows on a page.
 
         Args:
-            features: Feature ids in the order shown, kept in ``examples_chosen/``. None takes the first `N_EXPLAINED`
-                of the selection, kept in ``examples/``.
-
-        Returns:
-            The stage folder, with ``examples.json``; `report` makes ``report/examples.html`` of all of them.
+            features: Feature ids, kept in ``examples_chosen/``. None takes the first `N_EXPLAINED` of the selection,
+                kept in ``examples/``.
         """
         chosen = Selection.load(self.layout.selection).features[:N_EXPLAINED] if features is None else features
         return explain_features(
