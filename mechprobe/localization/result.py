@@ -26,6 +26,11 @@ class SiteResult(Result):
     sufficiency_share: Number
     necessity_share: Number
 
+    @property
+    def shares(self) -> tuple[float, float]:
+        """``(sufficiency_share, necessity_share)``."""
+        return self.sufficiency_share, self.necessity_share
+
 
 class SiteCeilings(StageResult):
     """Ceilings of every site, and the site chosen from them.

@@ -105,8 +105,7 @@ def _measure(
                 found[f"{side}_share"] = share
                 advance(1, site=str(site), share=share)
             rows[str(site)] = SiteResult(**found)
-    shares = {site: (row.sufficiency_share, row.necessity_share) for site, row in rows.items()}
-    chosen, able, reason = choose_site(shares, config.min_share)
+    chosen, able, reason = choose_site({site: row.shares for site, row in rows.items()}, config.min_share)
     return SiteCeilings(
         tasks=[task.name for task in tasks],
         n={task.name: len(task.samples) for task in tasks},
