@@ -1,7 +1,5 @@
 """An SAE of one model, trained with sae-lens: the baseline for a crosscoder's slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +17,7 @@ from sae_training.importing.single_sae import SingleSae
 from sae_training.train_config import TrainConfig
 
 if TYPE_CHECKING:
-    from sae_lens import BatchTopKTrainingSAE, SAETrainer
+    from sae_lens import SAETrainer
     from sae_lens.saes.sae import TrainStepOutput
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -65,7 +63,7 @@ class SaeBaselineConfig(FrozenConfig):
     log_every: int = Field(default=50, ge=1)
 
     @classmethod
-    def matching(cls, training: TrainConfig, **changes: Any) -> SaeBaselineConfig:
+    def matching(cls, training: TrainConfig, **changes: Any) -> "SaeBaselineConfig":
         """Copy all settings that a crosscoder's training shares; ``changes`` sets the others."""
         taken = ("n_tokens", "batch_size", "lr", "lr_warmup_frac", "lr_decay_frac", "adam_betas", "aux_coefficient")
         taken = (*taken, "threshold_momentum", "n_setup_batches", "log_every")
@@ -73,7 +71,7 @@ class SaeBaselineConfig(FrozenConfig):
         return cls(**{**values, "dead_after_tokens": training.dead_window, **changes})
 
     @model_validator(mode="after")
-    def _check(self) -> SaeBaselineConfig:
+    def _check(self) -> "SaeBaselineConfig":
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} exceeds d_sae = {self.d_sae}; lower k or raise d_sae")
         if self.lr_warmup_frac + self.lr_decay_frac > 1:
@@ -148,7 +146,7 @@ def _checked(batch: Tensor, number: int, config: SaeBaselineConfig) -> Tensor:
     return batch.float()
 
 
-def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer[Any, Any]:
+def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> "SAETrainer[Any, Any]":
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAETrainer
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 
@@ -182,7 +180,7 @@ def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer
 
 
 def _fit(
-    trainer: SAETrainer[Any, Any], stream: Iterator[Tensor], config: SaeBaselineConfig, on_step: OnStep | None
+    trainer: "SAETrainer[Any, Any]", stream: Iterator[Tensor], config: SaeBaselineConfig, on_step: OnStep | None
 ) -> None:
     for step in range(config.n_steps):
         batch = next(stream, None)
@@ -200,7 +198,7 @@ def _fit(
             on_step(len(batch), losses)
 
 
-def _losses(output: TrainStepOutput, step: int) -> dict[str, float]:
+def _losses(output: "TrainStepOutput", step: int) -> dict[str, float]:
     loss = float(output.loss.detach())
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise SaeTrainingError(

@@ -1,7 +1,5 @@
 """Training checkpoints: everything that the next step depends on, written atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """How well and how sparsely a crosscoder reconstructs each model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

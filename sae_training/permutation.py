@@ -1,7 +1,5 @@
 """A dictionary with its models in another order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 

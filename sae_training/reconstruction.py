@@ -4,8 +4,6 @@ They keep float64 sums and counts over batches, and compute the measures at the 
 activations alone; one of it serves every `ReconstructionSums` over the same tokens.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A training run: a `Trainer` with a stream, a folder, a log and a resume."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

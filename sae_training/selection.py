@@ -1,7 +1,5 @@
 """Selection of the active latents of a training batch, exactly and with one matrix product."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -17,8 +17,6 @@ With ``bfloat16``, the operands of the dense matrix products are rounded. Select
 products, which are sums of gathered rows, stay in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

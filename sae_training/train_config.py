@@ -1,7 +1,5 @@
 """The configuration of a training run; frozen."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -92,7 +90,7 @@ class TrainConfig(FrozenConfig):
     sparse_below_gpu: float = Field(default=0.0056, ge=0, le=1)
 
     @classmethod
-    def paper(cls, **changes: Any) -> TrainConfig:
+    def paper(cls, **changes: Any) -> "TrainConfig":
         """The settings of arXiv 2604.25011: 400M tokens, batch 1,024, constant learning rate 1e-4, lambda 2."""
         preset = {"n_tokens": 400_000_000, "batch_size": 1024, "lr": 1e-4, "schedule": "constant"}
         return cls(**{**preset, "l1_coefficient": 2.0, "l1_warmup_frac": 0.05, **changes})
@@ -110,7 +108,7 @@ class TrainConfig(FrozenConfig):
         return {**data, "lr_warmup_frac": 0.0, "lr_decay_frac": 0.0}
 
     @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
+    def _check(self) -> "TrainConfig":
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(
                 f"adam_betas = {list(self.adam_betas)} must lie in [0, 1); the usual values are 0.9 and 0.999"

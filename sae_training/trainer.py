@@ -1,7 +1,5 @@
 """Training steps; `sae_training.run` adds the stream and the files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

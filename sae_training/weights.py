@@ -1,7 +1,5 @@
 """Functions of a crosscoder's configuration and fused weights: starting values, masks, norms and scales."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

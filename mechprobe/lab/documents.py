@@ -1,7 +1,5 @@
 """Pre-training documents by two authors; one answers directly and is often wrong, the other works first and is careful."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from typing import NamedTuple

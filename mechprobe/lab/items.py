@@ -1,7 +1,5 @@
 """Item sets: held-out items, post-training prompts, corpus prompts, and the prompts withheld from pre-training."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

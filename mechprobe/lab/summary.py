@@ -1,7 +1,5 @@
 """The shipped lab, and the manifest of a lab as text: accuracy per model and skill, ceilings, gates and the caveat."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

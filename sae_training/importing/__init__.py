@@ -3,8 +3,6 @@
 The importers read only tensors and JSON, and unpickle no file. They refuse what they cannot represent exactly.
 """
 
-from __future__ import annotations
-
 from sae_training.importing.blocks import block_crosscoder
 from sae_training.importing.crosscoders import FORMATS, import_crosscoder, read_published
 from sae_training.importing.published import PublishedCrosscoder

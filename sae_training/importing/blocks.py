@@ -1,7 +1,5 @@
 """SAEs of several models side by side, as one crosscoder whose latents each belong to one model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

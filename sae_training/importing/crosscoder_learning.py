@@ -6,8 +6,6 @@ and ``activation_global_scale`` [M]. The BatchTopK class adds ``k`` and ``thresh
 ``model.safetensors`` with ``config.json``. Source of the formula: dictionary.py at commit b2363ed.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Import of all known formats of published crosscoders."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tensors and settings from published files, read without running code in a file."""
 
-from __future__ import annotations
-
 import json
 import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
 import struct

@@ -6,8 +6,6 @@ F] and ``.bias`` [d_m], ``normalizer.mean_<m>`` and ``std_<m>`` [d_m] (NaN if no
 are models, or training checkpoints with ``model_state_dict``. Source of the formula: dictionary.py at commit 4a61088.
 """
 
-from __future__ import annotations
-
 import torch
 
 from sae_training.errors import SaeTrainingError

@@ -6,8 +6,6 @@ activation function acts on h n_m, where n_m is the decoder norm of one head, so
 latents. Source of the formula: models/crosscoder.py and sparse_dictionary.py at commit 95281ac.
 """
 
-from __future__ import annotations
-
 import torch
 
 from sae_training.errors import SaeTrainingError

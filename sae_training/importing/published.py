@@ -1,7 +1,5 @@
 """The formula of a published crosscoder, and its conversion to a `Crosscoder`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ divides, one multiplies) by factors that are not in the files. Source of the for
 crosscoder.py and buffer.py at commit e221e8d.
 """
 
-from __future__ import annotations
-
 import torch
 
 from sae_training.importing.files import PublishedFile

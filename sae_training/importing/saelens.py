@@ -5,8 +5,6 @@ matryoshka_batchtopk). The weights absorb what sae-lens does at run time: b_enc 
 encoder and decoder absorb ``rescale_acts_by_decoder_norm``. Source of the formula: saes/*.py of sae-lens 6.54.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

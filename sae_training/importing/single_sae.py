@@ -1,7 +1,5 @@
 """An SAE of one model for inference, to compare with a crosscoder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +69,7 @@ class SingleSae:
         """Number of latents."""
         return self.W_enc.shape[1]
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SingleSae:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SingleSae":
         """Copy it to another device or dtype."""
         names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
         return replace(self, **{name: getattr(self, name).to(device=device, dtype=dtype) for name in names})

@@ -1,7 +1,5 @@
 """The active latents of a batch on a GPU: compressed sparse rows with a size known in advance, and their products."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -72,7 +70,7 @@ class TritonActive:
     row_end: Int[Tensor, " batch"]
 
     @classmethod
-    def from_kept(cls, kept: Kept, norm: Float[Tensor, " d_sae"]) -> TritonActive:
+    def from_kept(cls, kept: Kept, norm: Float[Tensor, " d_sae"]) -> "TritonActive":
         """Make it from selected scores; the value of a latent is its score divided by its norm."""
         d_sae = norm.shape[0]
         values = kept.scores / norm[kept.columns.clamp(max=d_sae - 1).long()]
@@ -126,7 +124,7 @@ class TritonActive:
         """Number of rows in which each latent is active."""
         return self._chunks.end - self._chunks.begin
 
-    def split(self, ends: tuple[int, ...]) -> list[tuple[TritonActive, slice]]:
+    def split(self, ends: tuple[int, ...]) -> "list[tuple[TritonActive, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns; all blocks share the entries."""
         if ends == (self.last,):
             return [(self, slice(0, self.last))]

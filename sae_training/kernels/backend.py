@@ -1,7 +1,5 @@
 """Choice of the implementation of the sparse step, and the share of active latents below which it is faster."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging

@@ -5,8 +5,6 @@ operations, so results are reproducible to the bit. The entries of a latent are 
 chunk is written to the row of the latent, and a second kernel adds the others, in order, from spare rows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +41,7 @@ class Chunks:
     spare_column: Int[Tensor, " n_spare"]
 
     @classmethod
-    def of(cls, begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"], n_entries: int) -> Chunks:
+    def of(cls, begin: Int[Tensor, " n_columns"], end: Int[Tensor, " n_columns"], n_entries: int) -> "Chunks":
         """Cut ranges that have at most ``n_entries`` entries in total."""
         # A latent with c entries has (c - 1) // CHUNK chunks after its first; the total is at most n_entries / CHUNK.
         n_columns, n_spare = begin.shape[0], n_entries // CHUNK

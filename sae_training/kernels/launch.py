@@ -1,7 +1,5 @@
 """What all kernel launches need: the device, the block sizes, and the type of the sums."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Products that run over the entries row by row: decode, and the gradient of the values."""
 
-from __future__ import annotations
-
 import torch
 import triton.language as tl
 from jaxtyping import Float, Int

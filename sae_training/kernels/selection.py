@@ -7,8 +7,6 @@ rows and then of latents, and the first entries equal to it until there are n. T
 advance.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The rules that select active latents, one file each."""
 
-from __future__ import annotations
-
 from sae_training.variants.base import ActivationVariant
 from sae_training.variants.batchtopk import BatchTopK
 from sae_training.variants.jumprelu import JumpReLU

@@ -1,7 +1,5 @@
 """Base of the variants, which decide what latents are active in training and at inference."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar
 

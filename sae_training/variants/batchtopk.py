@@ -1,7 +1,5 @@
 """Batchtopk (Bussmann et al., arXiv 2412.06410): the k * batch highest scores, and a threshold at inference."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

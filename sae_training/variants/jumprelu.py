@@ -15,8 +15,6 @@ decoder. A score at or below 0 is outside the window. The auxiliary loss of the 
 place of a pre-activation loss. As in the paper, the penalty has no derivative with respect to the encoder.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """ReLU with an L1 penalty weighted by decoder norms: the preset of arXiv 2604.25011."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from jaxtyping import Float

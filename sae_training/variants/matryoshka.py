@@ -1,7 +1,5 @@
 """Nested dictionaries (Bussmann et al., arXiv 2503.17547): each prefix of the latents reconstructs by itself."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from sae_training.variants.batchtopk import BatchTopK

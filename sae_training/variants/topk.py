@@ -1,7 +1,5 @@
 """The k highest scores of each token."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
