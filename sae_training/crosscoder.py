@@ -9,11 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import export, permutation, storage
+from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.variants import VARIANTS
-from sae_training.weights import column_scale, initial_decoder, sum_of_norms
+from sae_training.weights import column_scale, initial_decoder, permuted, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -262,7 +262,7 @@ class Crosscoder(nn.Module):
         Raises:
             SaeTrainingError: ``order`` does not name every model once.
         """
-        config, tensors = permutation.permuted(self.config, self.tensors(), order)
+        config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_training.kernels import columns as by_column, rows as by_row
+from sae_training.kernels import products
 from sae_training.kernels.selection import Kept
 
 
@@ -85,9 +85,9 @@ class TritonActive:
         return self.entries.values
 
     @cached_property
-    def _chunks(self) -> by_column.Chunks:
+    def _chunks(self) -> products.Chunks:
         offsets = self.entries.column_offsets[self.first : self.last + 1]
-        return by_column.Chunks.of(offsets[:-1].contiguous(), offsets[1:].contiguous(), self.values.shape[0])
+        return products.Chunks.of(offsets[:-1].contiguous(), offsets[1:].contiguous(), self.values.shape[0])
 
     @cached_property
     def _inside(self) -> Bool[Tensor, " entries"]:
@@ -95,23 +95,25 @@ class TritonActive:
 
     def decode(self, weight: Float[Tensor, "block d"]) -> Float[Tensor, "batch d"]:
         """A W, as a weighted sum of the rows of W."""
-        return by_row.decode(self.values, self.entries.columns, self.row_begin, self.row_end, weight, self.first)
+        return products.decode(self.values, self.entries.columns, self.row_begin, self.row_end, weight, self.first)
 
     def values_gradient(
         self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "block d"]
     ) -> Float[Tensor, " entries"]:
         """<G[row], W[column]> for every entry."""
-        return by_row.values_gradient(self.entries.columns, self.row_begin, self.row_end, upstream, weight, self.first)
+        return products.values_gradient(
+            self.entries.columns, self.row_begin, self.row_end, upstream, weight, self.first
+        )
 
     def weight_gradient(
         self, values: Float[Tensor, " entries"], inputs: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "block d"]:
         """V^T X, as a weighted sum of the rows of X."""
-        return by_column.weight_gradient(values[self.entries.order], self.entries.column_rows, self._chunks, inputs)
+        return products.weight_gradient(values[self.entries.order], self.entries.column_rows, self._chunks, inputs)
 
     def column_sum(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " block"]:
         """V^T 1."""
-        return by_column.column_sum(values[self.entries.order], self._chunks.begin, self._chunks.end)
+        return products.column_sum(values[self.entries.order], self._chunks.begin, self._chunks.end)
 
     def add_per_latent(
         self, values: Float[Tensor, " entries"], addend: Float[Tensor, " block"]
