@@ -3,9 +3,8 @@ from .config import CrosscoderConfig as CrosscoderConfig
 from .crosscoder import Crosscoder as Crosscoder
 from .errors import SaeTrainingError as SaeTrainingError
 from .frozen import FrozenConfig as FrozenConfig
-from .importing.blocks import block_crosscoder as block_crosscoder
+from .importing.conversion import PublishedCrosscoder as PublishedCrosscoder, block_crosscoder as block_crosscoder
 from .importing.formats import import_crosscoder as import_crosscoder
-from .importing.published import PublishedCrosscoder as PublishedCrosscoder
 from .importing.single_sae import SingleSae as SingleSae, import_sae as import_sae
 from .planted import PlantedConfig as PlantedConfig, PlantedFeatures as PlantedFeatures, recovery as recovery
 from .reconstruction import (

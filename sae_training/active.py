@@ -37,27 +37,35 @@ class Active(Protocol):
     @property
     def values(self) -> Values:
         """The entries of A."""
+        ...
 
     def decode(self, weight: Float[Tensor, "d_sae d"], /) -> Float[Tensor, "batch d"]:
         """A W."""
+        ...
 
     def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"], /) -> Values:
         """G W^T where a latent is active."""
+        ...
 
     def weight_gradient(self, values: Values, inputs: Float[Tensor, "batch d"], /) -> Float[Tensor, "d_sae d"]:
         """V^T X."""
+        ...
 
     def column_sum(self, values: Values, /) -> Float[Tensor, " d_sae"]:
         """V^T 1."""
+        ...
 
     def add_per_latent(self, values: Values, addend: Float[Tensor, " d_sae"], /) -> Values:
         """Add one number per latent to the values of its entries."""
+        ...
 
     def column_count(self) -> Int[Tensor, " d_sae"]:
         """Number of rows in which each latent is active."""
+        ...
 
     def split(self, ends: tuple[int, ...], /) -> "Sequence[tuple[Active, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns."""
+        ...
 
 
 @dataclass(frozen=True)

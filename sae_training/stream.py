@@ -17,9 +17,11 @@ class PositionedBatches(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the batches given so far."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Move to a position."""
+        ...
 
 
 class BatchStream:

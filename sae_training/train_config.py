@@ -21,7 +21,7 @@ class SharedTrainConfig(FrozenConfig):
         adam_betas: Decay rates of the moments of Adam.
         aux_coefficient: Weight of the auxiliary loss on dead latents (not for variant l1); 0 disables it.
         threshold_momentum: Momentum of the running mean of the batch threshold, which inference uses.
-        n_setup_batches: Batches that are read ahead to set the initial biases, and an unset scale; training uses them too.
+        n_setup_batches: Batches read ahead to set the initial biases and an unset scale; training uses them too.
         log_every: Number of steps between reports of the losses, for a crosscoder lines of ``metrics.jsonl``.
     """
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.frozen import nearest_name
+from sae_training.importing.conversion import PublishedCrosscoder
 from sae_training.importing.files import PublishedFile, read_published_file
-from sae_training.importing.published import PublishedCrosscoder
 from sae_training.weights import source_norms
 
 _CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
@@ -39,7 +39,7 @@ class Format:
 
 
 def _read_crosscoder_learning(file: PublishedFile) -> PublishedCrosscoder:
-    """crosscoder_learning (science-of-finetuning's dictionary_learning with crosscoders): CrossCoder, BatchTopKCrossCoder.
+    """crosscoder_learning (dictionary_learning of science-of-finetuning): CrossCoder and BatchTopKCrossCoder.
 
     State dict: ``encoder.weight`` [M, d, F], ``encoder.bias`` [F], ``decoder.weight`` [M, F, d], ``decoder.bias`` [M,
     d] and ``code_normalization_id``; since 2025 also ``activation_mean`` and ``activation_std`` [M, d] (NaN if not

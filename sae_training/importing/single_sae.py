@@ -1,8 +1,9 @@
 """An SAE of one model for inference, to compare with a crosscoder, and its import from sae-lens folders.
 
-The import does without sae-lens. Supported are inference SAEs (standard, jumprelu, topk) and checkpoints of training SAEs (the same, batchtopk
-and matryoshka_batchtopk). The weights absorb what sae-lens does at run time: b_enc absorbs ``apply_b_dec_to_input``, and
-encoder and decoder absorb ``rescale_acts_by_decoder_norm``. Source of the formula: saes/*.py of sae-lens 6.54.
+The import does without sae-lens. It supports inference SAEs (standard, jumprelu, topk) and checkpoints of training SAEs
+(the same, batchtopk and matryoshka_batchtopk). The weights absorb what sae-lens does at run time: b_enc absorbs
+``apply_b_dec_to_input``, and encoder and decoder absorb ``rescale_acts_by_decoder_norm``. Source of the formula:
+saes/*.py of sae-lens 6.54.
 """
 
 from collections.abc import Iterable

@@ -14,7 +14,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_training.kernels.launch import kernel, on_device_of
+from sae_training.kernels.products import kernel, on_device_of
 
 DIGIT_BITS = 8
 N_DIGITS = 1 << DIGIT_BITS
