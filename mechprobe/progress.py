@@ -59,10 +59,8 @@ class Meter:
     """Counts work, ``done`` of ``total`` units (None if their number is unknown), and describes its progress."""
 
     def __init__(self, total: int | float | None, unit: str, clock: Callable[[], float]) -> None:
-        self.total = total
+        self.total, self.clock, self._unit = total, clock, unit
         self.done: int | float = 0
-        self.clock = clock
-        self._unit = unit
         self._fields: Mapping[str, object] = {}
         self._history: deque[tuple[float, int | float]] = deque([(clock(), 0)])
 
@@ -85,8 +83,7 @@ class Meter:
     def text(self) -> str:
         """The progress on one line, for example ``120/400 steps  2.5 steps/s  1:52 left  RAM 1.3 GB  loss 0.41``."""
         rate, unit = self.rate, f" {self._unit}" if self._unit else ""
-        count = f"{self.done:,.0f}{unit}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}{unit}"
-        parts = [count]
+        parts = [f"{self.done:,.0f}{unit}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}{unit}"]
         if rate > 0:
             parts.append(f"{rate:,.0f}{unit}/s" if rate >= 10 else f"{rate:.2g}{unit}/s")
             if self.total is not None:

@@ -179,12 +179,11 @@ class Outcomes:
 
     def record(self, model: str, task: str, sample_id: str) -> Outcome:
         """Outcome of one model on one sample; raises `InputError` if it was not evaluated."""
-        found = self._index.get((model, task, sample_id))
-        if found is None:
-            raise InputError(
-                f"There is no outcome of model {model} on sample {sample_id} of {task}; run `mechprobe evaluate` first."
-            )
-        return found
+        try:
+            return self._index[model, task, sample_id]
+        except KeyError:
+            where = f"model {model} on sample {sample_id} of {task}"
+            raise InputError(f"There is no outcome of {where}; run `mechprobe evaluate` first.") from None
 
     def right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[bool]:
         """Whether the model is right, per sample (all samples of the task for None); raises `InputError` as `record`."""

@@ -315,6 +315,5 @@ class Stage:
         manifest["digest"] = manifest_digest(manifest)
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
-        self.manifest = manifest
-        self.done = True
+        self.manifest, self.done = manifest, True
         return manifest
