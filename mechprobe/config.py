@@ -49,10 +49,6 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
 
     Raises:
         ConfigError: An override has no ``=``, or its path leads through a value that is not a section.
-
-    Example:
-        >>> with_overrides({"cache": {"dtype": "float32"}}, ["cache.dtype=float16", "seed=3"])
-        {'cache': {'dtype': 'float16'}, 'seed': 3}
     """
     result = deepcopy(dict(data))
     for override in overrides:

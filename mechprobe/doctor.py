@@ -1,5 +1,6 @@
 """Checks of the installation: packages, device, bfloat16, TransformerBridge, disk, and the lab. Each one tries the real thing."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from mechprobe.errors import first_line
+
+State = Literal["ok", "note", "fail"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Check:
     """
 
     name: str
-    state: Literal["ok", "note", "fail"]
+    state: State
     text: str
 
 
@@ -36,32 +39,27 @@ _OPTIONAL = {"trl": "mechprobe lab build (install mechprobe[posttrain])"}
 
 def checks() -> list[Check]:
     """Run every check; the first failure is the one to fix first."""
-    return [_python(), *_packages(), _device(), _bf16(), _bridge(), _disk(), _lab()]
-
-
-def _python() -> Check:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", "ok", version)
+    python = Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
+    device, bridge = _tried("device", _device), _tried("TransformerBridge", _bridge)
+    return [python, *_packages(), device, _bf16(), bridge, _tried("disk", _disk), _lab()]
 
 
 def _packages() -> list[Check]:
-    rows = []
-    for name in _REQUIRED:
-        try:
-            rows.append(Check(name, "ok", metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            rows.append(Check(name, "fail", "not installed; install mechprobe again"))
+    rows = [_package(name, "fail", "not installed; install mechprobe again") for name in _REQUIRED]
     lens = next((row for row in rows if row.name == "transformer-lens" and row.state == "ok"), None)
     if lens is not None and int(lens.text.split(".")[0]) >= 4:
         rows.append(
             Check("transformer-lens < 4", "fail", f"sae-lens does not work with version {lens.text}; install version 3")
         )
-    for name, needed_for in _OPTIONAL.items():
-        try:
-            rows.append(Check(name, "ok", metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            rows.append(Check(name, "note", f"not installed; needed for {needed_for}"))
-    return rows
+    notes = {name: f"not installed; needed for {needed_for}" for name, needed_for in _OPTIONAL.items()}
+    return rows + [_package(name, "note", text) for name, text in notes.items()]
+
+
+def _package(name: str, state: State, missing: str) -> Check:
+    try:
+        return Check(name, "ok", metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Check(name, state, missing)
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Check:
@@ -71,16 +69,13 @@ def _tried(name: str, attempt: Callable[[], str]) -> Check:
         return Check(name, "fail", first_line(error))
 
 
-def _device() -> Check:
-    def attempt() -> str:
-        import torch
+def _device() -> str:
+    import torch
 
-        if torch.cuda.is_available():
-            names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-            return f"cuda: {names} (use --device cuda)"
-        return f"cpu, {torch.get_num_threads()} threads"
-
-    return _tried("device", attempt)
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return f"cuda: {names} (use --device cuda)"
+    return f"cpu, {torch.get_num_threads()} threads"
 
 
 def _bf16() -> Check:
@@ -92,31 +87,22 @@ def _bf16() -> Check:
         return Check("bfloat16 on the CPU", "fail", "a matrix product did not finish within two minutes")
     if done.returncode == 0:
         return Check("bfloat16 on the CPU", "ok", "matrix products work")
+    fix = "use float32, or set ONEDNN_MAX_CPU_ISA before starting Python"
     return Check(
-        "bfloat16 on the CPU",
-        "note",
-        f"a matrix product ended its process with code {done.returncode}; use float32, or set ONEDNN_MAX_CPU_ISA before starting Python",
+        "bfloat16 on the CPU", "note", f"a matrix product ended its process with code {done.returncode}; {fix}"
     )
 
 
-def _bridge() -> Check:
-    def attempt() -> str:
-        from transformer_lens.model_bridge import TransformerBridge
+def _bridge() -> str:
+    from transformer_lens.model_bridge import TransformerBridge
 
-        return f"{TransformerBridge.__module__} can be imported"
-
-    return _tried("TransformerBridge", attempt)
+    return f"{TransformerBridge.__module__} can be imported"
 
 
-def _disk() -> Check:
-    import shutil
-
-    def attempt() -> str:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()):
-            free = shutil.disk_usage(Path.cwd()).free
-        return f"{free / 1e9:.1f} GB free; the current folder is writable"
-
-    return _tried("disk", attempt)
+def _disk() -> str:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()):
+        free = shutil.disk_usage(Path.cwd()).free
+    return f"{free / 1e9:.1f} GB free; the current folder is writable"
 
 
 def _lab() -> Check:

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "mechprobe",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "sae-lens",
-    "numpy",
-    "h5py",
-    "trl",
-    "lm-eval",
-    "math-verify",
-)
+    "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "lm-eval", "math-verify",
+)  # fmt: skip
 
 
 @cache

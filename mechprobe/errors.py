@@ -1,18 +1,7 @@
 """Errors that a user can correct. Each message is one sentence with what is wrong, where, and how to fix it.
 
-sae_training.errors.UserError   the command line prints the message without a traceback and exits with code 2
-├── sae_training.errors.SaeTrainingError
-└── MechprobeError
-    ├── ConfigError               a setting is unknown, missing, or contradicts another
-    ├── InputError                a file of prompts, tasks or outcomes is unusable
-    ├── ModelError                a model or tokenizer cannot be loaded, or does not fit the family
-    ├── SiteError                 a site does not exist in the models
-    ├── StoreError                an activation store is damaged, incomplete, or made from other models
-    │   └── EndedElsewhereError   another process of the same command failed and reported why
-    ├── ArtifactError             a stage folder is missing, unfinished, or made from other inputs
-    ├── SelectionError            a feature selection is empty, out of range, or malformed
-    ├── LabelError                a labeler failed or returned no text
-    └── DependencyError           an optional package is not installed
+Their base is `sae_training.errors.UserError`, as for the errors of sae_training. The command line prints the message of
+such an error without a traceback, and exits with code 2.
 """
 
 from typing import Any
@@ -54,6 +43,10 @@ class ArtifactError(MechprobeError):
 
 class SelectionError(MechprobeError):
     """A feature selection is empty, out of range, or malformed."""
+
+
+BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
+"""Errors that the same command would raise again, unlike a full disk."""
 
 
 class LabelError(MechprobeError):

@@ -65,9 +65,7 @@ def nats(item: Sequence[Any] | None) -> str:
 def spread(values: Iterable[float]) -> str:
     """Median and range of random draws, in points: 0 [-5, +10]."""
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return MISSING
-    return f"{points(median(finite))} [{points(min(finite))}, {points(max(finite))}]"
+    return f"{points(median(finite))} [{points(min(finite))}, {points(max(finite))}]" if finite else MISSING
 
 
 def p_value(value: Any) -> str:

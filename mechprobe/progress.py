@@ -1,5 +1,6 @@
 """Progress of long work on stderr: one live line on a terminal, otherwise a line every ten seconds."""
 
+import io
 import os
 import resource
 import sys
@@ -8,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol, cast, runtime_checkable
+from typing import IO, cast
 
 LOG_SECONDS = 10.0
 """Shortest time between two lines where stderr is not a terminal."""
@@ -16,30 +17,8 @@ _RATE_SECONDS = 30.0
 """The rate is the mean over this time, so that resumed work, which counts at once, does not distort it for long."""
 
 
-@runtime_checkable
-class Advance(Protocol):
-    """Counts finished work."""
-
-    def __call__(self, n: int | float = 1, **fields: object) -> None:
-        """Count ``n`` more units, and show ``fields`` (such as a loss) at the end of the line."""
-        ...
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """A text stream, such as `sys.stderr`."""
-
-    def write(self, text: str, /) -> object:
-        """Write text."""
-        ...
-
-    def flush(self) -> object:
-        """Pass on what was written."""
-        ...
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        ...
+Advance = Callable[..., None]
+"""``advance(n, **fields)`` counts ``n`` more units (1 by default), and shows the fields, such as a loss, in the line."""
 
 
 @contextmanager
@@ -49,7 +28,7 @@ def progress(
     *,
     unit: str = "",
     quiet: bool = False,
-    stream: Stream | None = None,
+    stream: io.TextIOBase | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Advance]:
     """Show count, rate, remaining time and memory while the ``with`` block runs.
@@ -66,7 +45,7 @@ def progress(
         A function ``advance(n, **fields)``.
     """
     meter = Meter(total, unit, clock)
-    target: Stream = sys.stderr if stream is None else stream
+    target = cast("io.TextIOBase", sys.stderr) if stream is None else stream
     if quiet:
         yield meter.advance
     elif target.isatty():
@@ -77,18 +56,11 @@ def progress(
 
 
 class Meter:
-    """Counts work and describes its progress.
-
-    Attributes:
-        total: Number of units, or None if it is unknown.
-        done: Number of finished units.
-    """
+    """Counts work, ``done`` of ``total`` units (None if their number is unknown), and describes its progress."""
 
     def __init__(self, total: int | float | None, unit: str, clock: Callable[[], float]) -> None:
-        self.total = total
+        self.total, self.clock, self._unit = total, clock, unit
         self.done: int | float = 0
-        self.clock = clock
-        self._unit = unit
         self._fields: Mapping[str, object] = {}
         self._history: deque[tuple[float, int | float]] = deque([(clock(), 0)])
 
@@ -111,8 +83,7 @@ class Meter:
     def text(self) -> str:
         """The progress on one line, for example ``120/400 steps  2.5 steps/s  1:52 left  RAM 1.3 GB  loss 0.41``."""
         rate, unit = self.rate, f" {self._unit}" if self._unit else ""
-        count = f"{self.done:,.0f}{unit}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}{unit}"
-        parts = [count]
+        parts = [f"{self.done:,.0f}{unit}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}{unit}"]
         if rate > 0:
             parts.append(f"{rate:,.0f}{unit}/s" if rate >= 10 else f"{rate:.2g}{unit}/s")
             if self.total is not None:
@@ -138,7 +109,7 @@ def _resident_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _logged(meter: Meter, description: str, stream: Stream) -> Advance:
+def _logged(meter: Meter, description: str, stream: io.TextIOBase) -> Advance:
     last = meter.clock()
 
     def advance(n: int | float = 1, **fields: object) -> None:
@@ -153,7 +124,7 @@ def _logged(meter: Meter, description: str, stream: Stream) -> Advance:
 
 
 @contextmanager
-def _live(meter: Meter, description: str, stream: Stream) -> Iterator[Advance]:
+def _live(meter: Meter, description: str, stream: io.TextIOBase) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text

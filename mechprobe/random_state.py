@@ -14,10 +14,7 @@ def isolated_random_state(
 ) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch inside a ``with`` block, and restore their states after it.
 
-    Args:
-        seed: Seed of all three generators.
-        python_seed: Another seed for Python's generator.
-        device: If it is a GPU, the state of its generator is restored too.
+    ``python_seed`` is another seed for Python's generator. If ``device`` is a GPU, its generator is restored too.
     """
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):

@@ -1,6 +1,5 @@
 """Samples and outcomes, which stages exchange as JSON lines, and the functions that read and write such files."""
 
-import codecs
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -54,11 +53,8 @@ class Outcome:
 def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
     r"""Yield ``(line number, text)`` for the lines of a UTF-8 file that are not blank; only one line is in memory.
 
-    The text has no line end (``\n``, or ``\r\n``), and no byte order mark at the start of the file.
-
-    Args:
-        path: The file.
-        kind: Kind of file for error messages, for example "JSON-lines file".
+    The text has no line end (``\n``, or ``\r\n``), and no byte order mark at the start of the file. Error messages name
+    the ``kind`` of file, for example "JSON-lines file".
 
     Raises:
         InputError: The file is missing or cannot be read, or a line is not UTF-8 or longer than `MAX_LINE_CHARS` bytes;
@@ -74,11 +70,12 @@ def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
                 if not raw:
                     return
                 raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-                if number == 1:
-                    raw = raw.removeprefix(codecs.BOM_UTF8)
                 if len(raw) > MAX_LINE_CHARS:
                     raise InputError(f"{path}:{number} is more than {MAX_LINE_CHARS:,} bytes long; split it.")
-                text = _utf8(raw, f"{path}:{number}")
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(f"{path}:{number} is not UTF-8; save the file as UTF-8.") from None
                 if text.strip():
                     yield number, text
     except FileNotFoundError:
@@ -87,13 +84,6 @@ def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _utf8(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{where} is not UTF-8; save the file as UTF-8.") from None
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -113,13 +103,9 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def text_field(item: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
-    """Return the text in the field ``name`` of a record.
+    """Return the text in the field ``name`` of a record, or ``default`` if the field is absent.
 
-    Args:
-        item: The record.
-        name: Name of the field.
-        where: File and line of the record, for error messages.
-        default: Text to return if the field is absent.
+    ``where`` is the file and line of the record, for error messages.
 
     Raises:
         InputError: The field is absent without a default, is empty, or is not text.
@@ -153,13 +139,14 @@ def read_outcomes(path: Path | str) -> list[Outcome]:
     for number, item in read_jsonl(path):
         try:
             tuples = {name: tuple(item.get(name, ())) for name in ("response_ids", "chosen")}
-            outcomes.append(Outcome(**{**item, **tuples}))
+            record = Outcome(**{**item, **tuples})
         except TypeError:
             raise InputError(f"{path}:{number} is not an outcome; run `mechprobe evaluate` again.") from None
-        if outcomes[-1].outcome not in ("right", "wrong", "unparsed"):
+        if record.outcome not in ("right", "wrong", "unparsed"):
             raise InputError(
-                f"{path}:{number}: the outcome {outcomes[-1].outcome!r} is unknown; run `mechprobe evaluate` again."
+                f"{path}:{number}: the outcome {record.outcome!r} is unknown; run `mechprobe evaluate` again."
             )
+        outcomes.append(record)
     return outcomes
 
 
@@ -192,19 +179,14 @@ class Outcomes:
 
     def record(self, model: str, task: str, sample_id: str) -> Outcome:
         """Outcome of one model on one sample; raises `InputError` if it was not evaluated."""
-        found = self._index.get((model, task, sample_id))
-        if found is None:
-            raise InputError(
-                f"There is no outcome of model {model} on sample {sample_id} of {task}; run `mechprobe evaluate` first."
-            )
-        return found
+        try:
+            return self._index[model, task, sample_id]
+        except KeyError:
+            where = f"model {model} on sample {sample_id} of {task}"
+            raise InputError(f"There is no outcome of {where}; run `mechprobe evaluate` first.") from None
 
     def right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[bool]:
-        """Whether the model is right, per sample (all samples of the task for None).
-
-        Raises:
-            InputError: The model was not evaluated on one of the samples.
-        """
+        """Whether the model is right, per sample (all samples of the task for None); raises `InputError` as `record`."""
         ids = self.sample_ids(task) if sample_ids is None else list(sample_ids)
         return [self.record(model, task, sample_id).outcome == "right" for sample_id in ids]
 

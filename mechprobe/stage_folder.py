@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mechprobe.environment import environment
-from mechprobe.errors import (
-    ArtifactError,
-    ConfigError,
-    InputError,
-    MechprobeError,
-    ModelError,
-    SelectionError,
-    SiteError,
-)
+from mechprobe.errors import BAD_INPUT, ArtifactError, MechprobeError
 from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
 
 MANIFEST = "manifest.json"
@@ -36,8 +28,6 @@ Remake = bool | Literal["refused"]
 """When `Stage.open` empties a folder that holds other work, see there."""
 _REFUSED = "refused"
 """Key of ``unfinished.json`` with the error that ended the command."""
-_BAD_INPUT = (ConfigError, InputError, ModelError, SelectionError, SiteError)
-"""Errors that the same command would raise again, unlike a full disk."""
 
 
 def input_hash(path: Path | str) -> str:
@@ -182,8 +172,8 @@ class Stage:
         folder: Path | str,
         name: str,
         config: Mapping[str, Any],
-        inputs: Mapping[str, Path | str] | None,
-        models: Mapping[str, str] | None,
+        inputs: Mapping[str, Path | str] | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> "Stage":
         identity = {
             "stage": name,
@@ -194,19 +184,9 @@ class Stage:
         return cls(Path(folder), name, identity)
 
     @classmethod
-    def check(
-        cls,
-        folder: Path | str,
-        *,
-        name: str,
-        config: Mapping[str, Any],
-        inputs: Mapping[str, Path | str] | None = None,
-        models: Mapping[str, str] | None = None,
-        force: bool = False,
-        remake: Remake = False,
-    ) -> None:
-        """Raise what `open` would raise, and write nothing."""
-        if cls._of(folder, name, config, inputs, models)._look(force, remake) != "done":
+    def check(cls, folder: Path | str, *, force: bool = False, remake: Remake = False, **work: Any) -> None:
+        """Raise what `open` would raise, and write nothing; ``work`` is its name, config, inputs and models."""
+        if cls._of(folder, **work)._look(force, remake) != "done":
             require_creatable(folder)
 
     @classmethod
@@ -244,24 +224,20 @@ class Stage:
             ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
         stage = cls._of(folder, name, config, inputs, models)
-        stage._enter(force, remake)
-        if not stage.done and not beside_others:
-            remove_partial_files(stage.folder)
+        state = stage._look(force, remake)
+        stage.done = state == "done"
+        if state == "restart":
+            shutil.rmtree(stage.folder)
+        if not stage.done:
+            write_json(stage.folder / UNFINISHED, stage.identity)
+            if not beside_others:
+                remove_partial_files(stage.folder)
         try:
             yield stage
         except MechprobeError as error:
             if not stage.done and not beside_others:
                 stage._note_refusal(error)
             raise
-
-    def _enter(self, force: bool, remake: Remake) -> None:
-        state = self._look(force, remake)
-        if state == "done":
-            self.done = True
-            return
-        if state == "restart":
-            shutil.rmtree(self.folder)
-        write_json(self.folder / UNFINISHED, self.identity)
 
     def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
         """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
@@ -273,8 +249,11 @@ class Stage:
         if not begun:
             return "continue"
         found = read_json(self.folder / (MANIFEST if finished else UNFINISHED))
-        self._check_kind(found)
-        changes = self._changes(found)
+        kind = found.get("stage") if isinstance(found, dict) else None
+        if kind != self.name:  # not even --force may empty the folder of another stage
+            raise ArtifactError(f"{self.folder} holds the stage '{kind}', not '{self.name}'; give another --out.")
+        old = {key: found.get(key) for key in self.identity}
+        changes = _readable(_differences(old, self.identity))
         if remake == "refused":
             remake = not finished and _REFUSED in found
         if force or (remake and changes):
@@ -293,18 +272,8 @@ class Stage:
             if all(path.name == UNFINISHED for path in self.folder.iterdir()):
                 (self.folder / UNFINISHED).unlink()
                 self.folder.rmdir()
-            elif isinstance(error, _BAD_INPUT):
+            elif isinstance(error, BAD_INPUT):
                 write_json(self.folder / UNFINISHED, {**self.identity, _REFUSED: str(error)})
-
-    def _check_kind(self, found: Any) -> None:
-        """Raise `ArtifactError` for the folder of another stage, which not even --force may empty."""
-        stage = found.get("stage") if isinstance(found, dict) else None
-        if stage != self.name:
-            raise ArtifactError(f"{self.folder} holds the stage '{stage}', not '{self.name}'; give another --out.")
-
-    def _changes(self, found: Any) -> list[str]:
-        old = {key: found.get(key) for key in self.identity} if isinstance(found, dict) else {}
-        return _readable(_differences(old, self.identity))
 
     def _refuse(self, changes: Sequence[str], finished: bool) -> None:
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
@@ -346,6 +315,5 @@ class Stage:
         manifest["digest"] = manifest_digest(manifest)
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
-        self.manifest = manifest
-        self.done = True
+        self.manifest, self.done = manifest, True
         return manifest

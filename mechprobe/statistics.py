@@ -73,11 +73,7 @@ def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: i
 
 
 def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap interval of mean(after − before) over the same samples.
-
-    Raises:
-        ValueError: The samples have different lengths.
-    """
+    """Percentile bootstrap interval of mean(after − before) over the same samples; `ValueError` for unequal lengths."""
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired samples need equal lengths, got {first.shape} and {second.shape}")

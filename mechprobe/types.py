@@ -24,12 +24,7 @@ _SITE = re.compile(r"resid_post\.(\d+)")
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A site in every model of a family: the residual stream after block ``layer``.
-
-    Example:
-        >>> Site.parse("resid_post.2").hook_name
-        'blocks.2.hook_resid_post'
-    """
+    """A site in every model of a family: the residual stream after block ``layer``."""
 
     layer: int
     kind: Literal["resid_post"] = "resid_post"

@@ -12,8 +12,6 @@ fallback. The products of `SparseActive` (CPU) and of `sae_training.kernels.acti
 d.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +63,7 @@ class Active(Protocol):
         """Number of rows in which each latent is active."""
         ...
 
-    def split(self, ends: tuple[int, ...], /) -> Sequence[tuple[Active, slice]]:
+    def split(self, ends: tuple[int, ...], /) -> "Sequence[tuple[Active, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns."""
         ...
 
@@ -101,7 +99,7 @@ class DenseActive:
         """Number of rows in which each latent is active."""
         return self.mask.sum(dim=0)
 
-    def split(self, ends: tuple[int, ...]) -> list[tuple[DenseActive, slice]]:
+    def split(self, ends: tuple[int, ...]) -> "list[tuple[DenseActive, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns."""
         blocks = [slice(first, last) for first, last in pairwise((0, *ends))]
         return [(DenseActive(self.values[:, block], self.mask[:, block]), block) for block in blocks]
@@ -120,7 +118,7 @@ class SparseActive:
     @classmethod
     def from_flat(
         cls, index: Int[Tensor, " active"], values: Float[Tensor, " active"], n_rows: int, d_sae: int
-    ) -> SparseActive:
+    ) -> "SparseActive":
         """Make it from increasing indices into the flattened ``[batch d_sae]`` matrix."""
         rows = torch.div(index, d_sae, rounding_mode="floor")
         return cls(values, rows, index - rows * d_sae, n_rows, d_sae)
@@ -179,7 +177,7 @@ class SparseActive:
         """Add one number per latent to the values of its entries."""
         return values + addend[self.columns]
 
-    def split(self, ends: tuple[int, ...]) -> list[tuple[SparseActive, slice]]:
+    def split(self, ends: tuple[int, ...]) -> "list[tuple[SparseActive, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns."""
         if ends == (self.d_sae,):
             return [(self, slice(0, self.d_sae))]

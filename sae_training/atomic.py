@@ -3,8 +3,6 @@
 Data goes to a temporary path in the same folder, is flushed to the disk, and is then renamed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """An SAE of one model, trained with sae-lens: the baseline for a crosscoder's slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -13,74 +11,45 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
-from sae_training.frozen import FrozenConfig
-from sae_training.importing.saelens import import_sae
-from sae_training.importing.single_sae import SingleSae
-from sae_training.train_config import TrainConfig
+from sae_training.importing.single_sae import SingleSae, import_sae
+from sae_training.train_config import SharedTrainConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from sae_lens import BatchTopKTrainingSAE, SAETrainer
+    from sae_lens import SAETrainer
     from sae_lens.saes.sae import TrainStepOutput
 
 OnStep = Callable[[int, dict[str, float]], None]
 """Called after each step with its number of tokens, and every ``log_every`` steps with the losses (else ``{}``)."""
 
 
-class SaeBaselineConfig(FrozenConfig):
-    """Settings of one SAE; `matching` copies them from the training of a crosscoder.
+class SaeBaselineConfig(SharedTrainConfig):
+    """Settings of one SAE; `matching` copies from a crosscoder's training those that `SharedTrainConfig` describes.
 
     Attributes:
         d_sae: Number of latents.
         k: Active latents per token, on average over a batch.
-        n_tokens: Tokens to train on; the last batch is used whole.
-        batch_size: Tokens per step.
-        lr: Peak learning rate of Adam.
         seed: Seed of the initial weights.
-        lr_warmup_frac: Share of the steps in which the learning rate rises linearly from 0.
-        lr_decay_frac: Share of the steps, at the end, in which it falls linearly to 0.
-        adam_betas: Decay rates of the moments of Adam.
         decoder_init_norm: Initial norm of every decoder, equal to that of the crosscoder's stacked decoders. The
             default of sae-lens, 0.1, gave a weaker baseline on synthetic batches.
-        aux_coefficient: Weight of the auxiliary loss on dead latents; 0 turns it off.
         dead_after_tokens: Number of tokens without firing after which a latent is dead.
-        threshold_momentum: Momentum of the running mean of the batch threshold, which inference uses.
-        n_setup_batches: Batches that are read ahead and whose mean initializes b_dec; training then uses them too.
-        log_every: Number of steps between reported losses.
     """
 
     d_sae: int = Field(ge=1)
     k: int = Field(ge=1)
-    n_tokens: int = Field(ge=1)
-    batch_size: int = Field(default=2048, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
-    lr_warmup_frac: float = Field(default=0.02, ge=0, le=1)
-    lr_decay_frac: float = Field(default=0.2, ge=0, le=1)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
     decoder_init_norm: float = Field(default=1.0, gt=0)
-    aux_coefficient: float = Field(default=1.0, ge=0)
     dead_after_tokens: int = Field(default=1_000_000, ge=1)
-    threshold_momentum: float = Field(default=0.98, ge=0, lt=1)
-    n_setup_batches: int = Field(default=4, ge=1)
-    log_every: int = Field(default=50, ge=1)
 
     @classmethod
-    def matching(cls, training: TrainConfig, **changes: Any) -> SaeBaselineConfig:
+    def matching(cls, training: TrainConfig, **changes: Any) -> "SaeBaselineConfig":
         """Copy all settings that a crosscoder's training shares; ``changes`` sets the others."""
-        taken = ("n_tokens", "batch_size", "lr", "lr_warmup_frac", "lr_decay_frac", "adam_betas", "aux_coefficient")
-        taken = (*taken, "threshold_momentum", "n_setup_batches", "log_every")
-        values = {name: getattr(training, name) for name in taken}
+        values = {name: getattr(training, name) for name in SharedTrainConfig.model_fields}
         return cls(**{**values, "dead_after_tokens": training.dead_window, **changes})
 
     @model_validator(mode="after")
-    def _check(self) -> SaeBaselineConfig:
+    def _check_k(self) -> "SaeBaselineConfig":
         if self.k > self.d_sae:
             raise ValueError(f"k = {self.k} exceeds d_sae = {self.d_sae}; lower k or raise d_sae")
-        if self.lr_warmup_frac + self.lr_decay_frac > 1:
-            raise ValueError(
-                f"lr_warmup_frac = {self.lr_warmup_frac} and lr_decay_frac = {self.lr_decay_frac} add up to more "
-                "than 1; lower one"
-            )
         return self
 
     @property
@@ -148,7 +117,7 @@ def _checked(batch: Tensor, number: int, config: SaeBaselineConfig) -> Tensor:
     return batch.float()
 
 
-def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer[Any, Any]:
+def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> "SAETrainer[Any, Any]":
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAETrainer
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 
@@ -182,7 +151,7 @@ def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> SAETrainer
 
 
 def _fit(
-    trainer: SAETrainer[Any, Any], stream: Iterator[Tensor], config: SaeBaselineConfig, on_step: OnStep | None
+    trainer: "SAETrainer[Any, Any]", stream: Iterator[Tensor], config: SaeBaselineConfig, on_step: OnStep | None
 ) -> None:
     for step in range(config.n_steps):
         batch = next(stream, None)
@@ -200,7 +169,7 @@ def _fit(
             on_step(len(batch), losses)
 
 
-def _losses(output: TrainStepOutput, step: int) -> dict[str, float]:
+def _losses(output: "TrainStepOutput", step: int) -> dict[str, float]:
     loss = float(output.loss.detach())
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise SaeTrainingError(

@@ -1,7 +1,5 @@
 """Training checkpoints: everything that the next step depends on, written atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -100,13 +98,7 @@ class TrainState:
 
     def scalars(self) -> dict[str, Any]:
         """All numbers of the state by name."""
-        return {
-            "step": self.step,
-            "n_tokens": self.n_tokens,
-            "n_cuts": self.n_cuts,
-            "last_cut": self.last_cut,
-            "density": self.density,
-        }
+        return {name: getattr(self, name) for name in ("step", "n_tokens", "n_cuts", "last_cut", "density")}
 
 
 def write_checkpoint(

@@ -1,7 +1,5 @@
 """The configuration of a crosscoder; frozen, and saved beside the weights."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -63,7 +61,7 @@ class CrosscoderConfig(FrozenConfig):
     seed: int = 0
 
     @classmethod
-    def paper(cls, **changes: Any) -> CrosscoderConfig:
+    def paper(cls, **changes: Any) -> "CrosscoderConfig":
         """The settings of arXiv 2604.25011: three models, 32,768 latents, ReLU with an L1 penalty."""
         return cls(**{"n_models": 3, "d_sae": 32768, "variant": "l1", **changes})
 
@@ -75,7 +73,7 @@ class CrosscoderConfig(FrozenConfig):
         return data
 
     @model_validator(mode="after")
-    def _check_names(self) -> CrosscoderConfig:
+    def _check_names(self) -> "CrosscoderConfig":
         if len(self.model_names) != self.n_models:
             raise ValueError(
                 f"model_names has {len(self.model_names)} names for n_models = {self.n_models}; give one per model"
@@ -88,7 +86,7 @@ class CrosscoderConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
-    def _check(self) -> CrosscoderConfig:
+    def _check(self) -> "CrosscoderConfig":
         widths = (self.d_model,) if isinstance(self.d_model, int) else self.d_model
         if any(width < 1 for width in widths):
             raise ValueError(f"d_model = {self.d_model} contains a width below 1; give positive widths")
@@ -113,7 +111,7 @@ class CrosscoderConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_shared(self) -> CrosscoderConfig:
+    def _check_shared(self) -> "CrosscoderConfig":
         if not self.n_shared:
             return self
         if self.variant not in FREE_DENSITY:
@@ -134,7 +132,7 @@ class CrosscoderConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_sites(self) -> CrosscoderConfig:
+    def _check_sites(self) -> "CrosscoderConfig":
         if len(self.sites) == 1:
             raise ValueError(f"sites = {list(self.sites)} names a single site; leave sites out for one site")
         names = (*self.source_names, *self.model_names) if self.sites else self.model_names

@@ -1,7 +1,5 @@
 """The crosscoder: one dictionary with one encoder and one decoder per model (formulas: docs/design.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import export, permutation, storage
+from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.variants import VARIANTS
-from sae_training.weights import column_scale, initial_decoder, sum_of_norms
+from sae_training.weights import column_scale, initial_decoder, permuted, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -255,7 +253,7 @@ class Crosscoder(nn.Module):
         by_site = rearrange(self.decoder_norm(p), "d_sae (model site) -> d_sae model site", model=self.n_models)
         return by_site.squeeze(2) if self.config.n_sites == 1 else torch.linalg.vector_norm(by_site, ord=p, dim=2)
 
-    def permuted(self, order: Sequence[int]) -> Crosscoder:
+    def permuted(self, order: Sequence[int]) -> "Crosscoder":
         """The same dictionary with the models in another order: place i takes model ``order[i]``.
 
         Encoding, decoding and training commute with it, up to the rounding of sums over the models (about 1e-15
@@ -264,7 +262,7 @@ class Crosscoder(nn.Module):
         Raises:
             SaeTrainingError: ``order`` does not name every model once.
         """
-        config, tensors = permutation.permuted(self.config, self.tensors(), order)
+        config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -296,7 +294,7 @@ class Crosscoder(nn.Module):
         self.threshold.copy_(tensors["threshold"])
 
     @classmethod
-    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> Crosscoder:
+    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> "Crosscoder":
         """Make a crosscoder on the CPU from the weights that `tensors` names; ``W_dec`` decides the dtype."""
         crosscoder = cls(config)
         crosscoder._copy_tensors(tensors)
@@ -312,7 +310,7 @@ class Crosscoder(nn.Module):
         storage.save_crosscoder(self.config, self.tensors(), Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Crosscoder:
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Crosscoder":
         """Read a folder written by `save`.
 
         Raises:
@@ -328,7 +326,7 @@ class Crosscoder(nn.Module):
 
     def to_sae(
         self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None
-    ) -> SAE[Any]:
+    ) -> "SAE[Any]":
         """One model's slice as a sae-lens SAE over raw activations, defined in `sae_training.export.to_sae`.
 
         Args:

@@ -6,8 +6,6 @@ Exception
     └── mechprobe.errors.MechprobeError    base of the errors of mechprobe, which has its own drawing
 """
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """An error that the user can correct.

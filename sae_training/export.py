@@ -1,7 +1,5 @@
 """One model's slice of a crosscoder as a stock sae-lens SAE."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 Readout = Literal["single", "swap"]
 
 
-def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> SAE[Any]:
+def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> "SAE[Any]":
     """A sae-lens SAE over one model's raw activations that is equal to a read-out of the crosscoder.
 
     The encoder reads all models at once, so the latents of one model need a definition. With r the raw activation of

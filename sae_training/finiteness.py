@@ -1,7 +1,5 @@
 """Detection of training steps that are not finite: in every step on a CPU, and by a flag on the device elsewhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Base of all configurations: frozen, with errors of one sentence that suggest the nearest known key."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -17,8 +17,6 @@ With several sites, a feature has the same strength and a different direction at
 becomes the source axis of `CrosscoderConfig.sites`: all sites of the first model, then those of the second, and so on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,7 +77,7 @@ class PlantedConfig(FrozenConfig):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _check(self) -> PlantedConfig:
+    def _check(self) -> "PlantedConfig":
         for name, value in (("n_specific", self.n_specific), ("model_scale", self.model_scale)):
             if isinstance(value, tuple) and value and len(value) != self.n_models:
                 raise ValueError(f"{name} has {len(value)} numbers for n_models = {self.n_models}; give one per model")
@@ -128,7 +126,7 @@ class PlantedFeatures:
     dense: Float[Tensor, "dense source d_model"]
 
     @classmethod
-    def make(cls, config: PlantedConfig) -> PlantedFeatures:
+    def make(cls, config: PlantedConfig) -> "PlantedFeatures":
         """Draw the features."""
         generator = torch.Generator().manual_seed(config.seed)
         n, m = config.n_features, config.n_models
@@ -200,7 +198,7 @@ class PlantedFeatures:
             x += noise * self.model_scale[:, None]
         return x
 
-    def batches(self, batch_size: int, *, seed: int = 0, n_batches: int | None = None) -> PlantedBatches:
+    def batches(self, batch_size: int, *, seed: int = 0, n_batches: int | None = None) -> "PlantedBatches":
         """A stream of batches whose position can be saved; endless if ``n_batches`` is None."""
         return PlantedBatches(self, batch_size, seed, n_batches)
 

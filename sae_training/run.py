@@ -1,7 +1,5 @@
 """A training run: a `Trainer` with a stream, a folder, a log and a resume."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -207,14 +205,8 @@ class _Run:
 
     def _checkpoint(self) -> None:
         if self.out is not None:
-            write_checkpoint(
-                self.out,
-                self.crosscoder,
-                self.trainer.state,
-                self.stream.state_dict(),
-                self.settings,
-                self.config.keep_checkpoints,
-            )
+            state, stream, n_kept = self.trainer.state, self.stream.state_dict(), self.config.keep_checkpoints
+            write_checkpoint(self.out, self.crosscoder, state, stream, self.settings, n_kept)
 
     def _finish(self, stream_ended: bool) -> TrainResult:
         state = self.trainer.state

@@ -1,7 +1,5 @@
 """Selection of the active latents of a training batch, exactly and with one matrix product."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,8 +42,12 @@ class Selector:
         encoder: Float[Tensor, "d_sae d_all"],
         b_enc: Float[Tensor, " d_sae"],
         norm: Float[Tensor, " d_sae"],
+        *,
+        bfloat16: bool = False,
     ) -> Float[Tensor, "batch d_sae"]:
-        """The scores h_k n_k with n_k = sum_m ||W_dec[k, m]||, in memory that the next call overwrites."""
+        """The scores h_k n_k with n_k = sum_m ||W_dec[k, m]||; in float32, the next call overwrites their memory."""
+        if bfloat16:  # autocast rounds the operands of `@`, but not those of an addmm with `out`
+            return torch.add(x @ (encoder * norm[:, None]).T, b_enc * norm)
         shape = (x.shape[0], encoder.shape[0])
         if self._scores is None or self._scores.shape != shape or self._scores.dtype != x.dtype:
             self._scores = torch.empty(shape, dtype=x.dtype, device=x.device)
@@ -120,13 +122,9 @@ class Selector:
     ) -> tuple[Active, Tensor | None]:
         cut = self.variant.training_cut(scores, k=self.k)
         mask = (scores >= cut) & (scores > 0)
-        shared_cut = None
-        if self.variant.has_running_threshold:
-            shared_cut = cut.reshape(()).clamp(min=0.0)
+        shared_cut = cut.reshape(()).clamp(min=0.0) if self.variant.has_running_threshold else None
         if sparse:
             index = torch.from_numpy(np.flatnonzero(mask.view(-1).numpy()))
-            active = SparseActive.from_flat(index, scores.view(-1)[index], *scores.shape)
-            return SparseActive(
-                active.values / norm[active.columns], active.rows, active.columns, *scores.shape
-            ), shared_cut
+            values = scores.view(-1)[index] / norm[index % scores.shape[1]]
+            return SparseActive.from_flat(index, values, *scores.shape), shared_cut
         return DenseActive(torch.where(mask, scores / norm, 0.0), mask), shared_cut

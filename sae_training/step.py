@@ -5,7 +5,7 @@ With x the scaled and centered activations of B tokens, A the latent activations
     loss = 1/(P B) sum_b sum_p ||x - x_hat_p||^2  +  lambda/B sum_b sum_k A_bk n_k  +  alpha mean_b ||(x - x_hat) - e_hat||^2
 
 x_hat_p uses the latents before the p-th of P prefix ends; P = 1 except for matryoshka. Only l1 has the second term;
-jumprelu has another penalty in its place (`sae_training.variants.jumprelu`). All variants except l1 have the third
+jumprelu has another penalty in its place (`sae_training.variants.JumpReLU`). All variants except l1 have the third
 term. It trains only dead latents, holds x - x_hat fixed, and averages over a part of the batch. Latents designated as
 shared pay a part of the penalty (Anthropic, "Insights on Crosscoder Model Diffing", February 2025).
 
@@ -17,8 +17,6 @@ With ``bfloat16``, the operands of the dense matrix products are rounded. Select
 products, which are sums of gathered rows, stay in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 
 from sae_training.active import Active
 from sae_training.selection import Selector
-from sae_training.variants.jumprelu import Jump, log_threshold_gradient, select_jump
+from sae_training.variants import Jump, log_threshold_gradient, select_jump
 from sae_training.weights import sum_of_norms
 
 
@@ -136,7 +134,8 @@ def loss_and_gradients(
     decoder = parameters.decoder.detach()
     norm = sum_of_norms(decoder, parameters.widths)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        scores = _scores(parameters, x, selector, norm, bfloat16=bfloat16)
+        encoder, b_enc = parameters.encoder.detach(), parameters.b_enc.detach()
+        scores = selector.scores(x, encoder, b_enc, norm, bfloat16=bfloat16)
         jump, cut = None, None
         if parameters.log_threshold is None:
             active, cut = selector.select(scores, norm, sparse=sparse)
@@ -175,20 +174,6 @@ def loss_and_gradients(
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
     return StepOutput(active, x, error, mse, penalty, aux, norm.sum(), cut)
-
-
-def _scores(
-    parameters: Parameters,
-    x: Float[Tensor, "batch d_all"],
-    selector: Selector,
-    norm: Float[Tensor, " d_sae"],
-    *,
-    bfloat16: bool,
-) -> Float[Tensor, "batch d_sae"]:
-    encoder, b_enc = parameters.encoder.detach(), parameters.b_enc.detach()
-    if not bfloat16:
-        return selector.scores(x, encoder, b_enc, norm)
-    return torch.add(x @ (encoder * norm[:, None]).T, b_enc * norm)
 
 
 def _jump_penalty(

@@ -1,7 +1,5 @@
 """Crosscoders on disk: ``config.json`` and ``weights.safetensors`` in one folder, written atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Streams of batches for training: checked, counted, read ahead, and resumed at their position."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable

@@ -1,9 +1,8 @@
 """Training steps; `sae_training.run` adds the stream and the files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from sae_training.selection import Selector
 from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
 from sae_training.stream import batch_digest
 from sae_training.train_config import TrainConfig
-from sae_training.variants.jumprelu import select_jump
+from sae_training.variants import select_jump
 from sae_training.weights import dedicated_mask, mean_norm_scale
 
 
@@ -75,15 +74,21 @@ class Trainer:
                 f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
                 f"use kernel 'auto' or 'dense', not {config.kernel!r}."
             )
-        self._aux = config.aux_coefficient if crosscoder.variant.has_dead_latent_loss else 0.0
-        self._aux_k = config.aux_k or max(1, max(crosscoder.config.widths) // 2)
         mask = dedicated_mask(crosscoder.config)
         self._mask = None if mask is None else mask.to(crosscoder.decoder)
-        self._aux_stride = round(1 / config.aux_batch_frac)
-        self._share: Tensor | None = None
+        share: Tensor | None = None
         if crosscoder.config.n_shared:
-            self._share = torch.ones_like(crosscoder.b_enc.detach())
-            self._share[crosscoder.config.shared_rows] = config.shared_penalty
+            share = torch.ones_like(crosscoder.b_enc.detach())
+            share[crosscoder.config.shared_rows] = config.shared_penalty
+        self._weights = StepWeights(
+            l1=config.l1_coefficient,
+            aux=config.aux_coefficient if crosscoder.variant.has_dead_latent_loss else 0.0,
+            aux_k=config.aux_k or max(1, max(crosscoder.config.widths) // 2),
+            aux_stride=round(1 / config.aux_batch_frac),
+            l0=config.l0_coefficient,
+            bandwidth=config.bandwidth,
+            share=share,
+        )
         self._n_tokens_before = 0
         self._nonfinite = NonFiniteCheck(crosscoder.device)
         self._known_dead: Tensor | None = None
@@ -193,7 +198,8 @@ class Trainer:
     def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
         """Set the gradient of the mean loss over the tokens of all batches."""
         config, state = self.config, self.state
-        weights, dead, outputs = self._weights(), self._dead(), []
+        weights = replace(self._weights, l1=config.l1_at(state.n_tokens), l0=config.l0_at(state.n_tokens))
+        dead, outputs = self._dead(), []
         n_rows = sum(batch.shape[0] for batch in batches)
         sums: list[Tensor] = []
         for batch in batches:
@@ -219,21 +225,9 @@ class Trainer:
             parameter.grad = total
         return outputs
 
-    def _weights(self) -> StepWeights:
-        config, n_tokens = self.config, self.state.n_tokens
-        return StepWeights(
-            l1=config.l1_at(n_tokens),
-            aux=self._aux,
-            aux_k=self._aux_k,
-            aux_stride=self._aux_stride,
-            l0=config.l0_at(n_tokens),
-            bandwidth=config.bandwidth,
-            share=self._share,
-        )
-
     def _dead(self) -> Tensor | None:
         """Indices of the dead latents; a lazy trainer updates them rarely, because that waits for the device."""
-        if self._aux == 0:
+        if self._weights.aux == 0:
             return None
         if not self.lazy or self._known_dead is None or self.state.step % self.config.refresh_dead_every == 0:
             dead = self.state.tokens_since_fired >= self.config.dead_window

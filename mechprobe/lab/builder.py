@@ -4,28 +4,26 @@ Every model has its own stage folder, so that an interrupted build resumes at th
 its beginning and produces the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ArtifactError, ModelError
+from mechprobe.evals.skills import SkillItem
 from mechprobe.files import dump_json, write_text
-from mechprobe.lab.items import ItemSets, build_items
-from mechprobe.lab.recipe import Recipe, get_recipe
+from mechprobe.lab.items import ItemSets, build_items, documents
+from mechprobe.lab.recipe import GrpoConfig, Recipe, SftConfig, get_recipe
 from mechprobe.progress import progress
 from mechprobe.records import Sample, write_jsonl
 from mechprobe.stage_folder import MANIFEST, Stage, read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from mechprobe.lab.posttrain import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +74,10 @@ def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> di
             lab.make_arm(arm)
         results = measure_lab(plan, stage.folder, lab.items)
         write_text(stage.folder / "run.toml", run_config(plan))
+    n_posttrain, n_corpus = len(lab.items.posttrain), len(lab.items.corpus)
+    counts = {"eval_items_per_skill": plan.n_eval, "posttrain_items": n_posttrain, "corpus_prompts": n_corpus}
     used = results["pretraining"]["seed"]
-    return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=lab.counts())
+    return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=counts)
 
 
 @dataclass
@@ -88,19 +88,11 @@ class _Lab:
     folder: Path
     seed: int
     items: ItemSets
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: "PreTrainedTokenizerFast"
 
     def arms(self) -> list[str]:
         """Names of the post-trainings of the recipe."""
         return ["sft", *(["sft_instyle"] if self.recipe.sft_instyle else []), "rl"]
-
-    def counts(self) -> dict[str, int]:
-        """Numbers of items for the manifest."""
-        return {
-            "eval_items_per_skill": self.recipe.n_eval,
-            "posttrain_items": len(self.items.posttrain),
-            "corpus_prompts": len(self.items.corpus),
-        }
 
     def _settings(self, *names: str) -> dict[str, Any]:
         """The part of the recipe on which a phase depends."""
@@ -159,7 +151,6 @@ class _Lab:
 
     def _attempt(self, seed: int) -> tuple[dict[str, Any], list[str]]:
         """Pre-train one base, save it, and check its gates."""
-        from mechprobe.lab.documents import documents
         from mechprobe.lab.measure import measure, pretraining_gates
         from mechprobe.lab.pretrain import new_model, pretrain
         from mechprobe.lab.weights import load_model, save_model, threads
@@ -182,17 +173,12 @@ class _Lab:
             for forced in (False, True)
         ]
         direct, forced = ({s: m.to_json() for s, m in result.items()} for result in measured)
-        attempt = {
-            "seed": seed,
-            "gates": pretraining_gates(*measured),
-            "direct": direct,
-            "forced_marker": forced,
-            "curve": curve,
-        }
-        return attempt, files
+        gates = pretraining_gates(*measured)
+        return {"seed": seed, "gates": gates, "direct": direct, "forced_marker": forced, "curve": curve}, files
 
     def make_arm(self, arm: str) -> None:
         """Post-train one arm with its checkpoints."""
+        from mechprobe.lab.posttrain import Watch
         from mechprobe.lab.weights import save_model, threads
 
         base, seed = self.folder / "base", read_manifest(self.folder / "base")["seed"]
@@ -209,54 +195,28 @@ class _Lab:
                 files = save_model(model, self.tokenizer, checkpoints / name)
                 kept.extend(f"../checkpoints/{arm}/{name}/{file}" for file in files)
 
-            train, steps, at = self._trainer(arm)
+            train, items, settings, steps = self._trainer(arm)
+            frozen = self.recipe.head_is_frozen
             with threads(self.recipe.n_threads), progress(steps, arm, unit="steps") as advance:
-                from mechprobe.lab.posttrain import Watch
-
-                watch = Watch(checkpoints=at, keep=keep, on_step=lambda: advance(1))
-                model = train(base, seed, watch)
+                watch = Watch(checkpoints=settings.checkpoints, keep=keep, on_step=lambda: advance(1))
+                model = train(base, self.tokenizer, items, settings, seed=seed, watch=watch, freeze_head=frozen)
             files = save_model(model, self.tokenizer, self.folder / arm)
             stage.finish(outputs=[*files, *kept], results={"curve": watch.curve, "steps": steps}, seed=seed)
 
-    def _trainer(self, arm: str) -> tuple[Callable[[Path, int, Watch], Any], int, tuple[int, ...]]:
-        """Return the training function of an arm, its number of steps, and its checkpoints."""
+    def _trainer(self, arm: str) -> tuple[Callable[..., Any], list[SkillItem], GrpoConfig | SftConfig, int]:
+        """Return the training function of an arm, its items and settings, and its number of steps."""
         from mechprobe.lab.posttrain import n_sft_steps, train_grpo, train_sft
 
-        items, tokenizer, rl, frozen = self.items, self.tokenizer, self.recipe.rl, self.recipe.head_is_frozen
         if arm == "rl":
-            return (
-                lambda base, seed, watch: train_grpo(
-                    base, tokenizer, items.posttrain, rl, seed=seed, watch=watch, freeze_head=frozen
-                ),
-                rl.steps,
-                rl.checkpoints,
-            )
+            return train_grpo, self.items.posttrain, self.recipe.rl, self.recipe.rl.steps
         config = self.recipe.sft if arm == "sft" else self.recipe.sft_instyle
         assert config is not None, "arms() returns only arms of the recipe"
-        traces = items.posttrain_off_policy if config.style == "off-policy" else items.posttrain
-        return (
-            lambda base, seed, watch: train_sft(
-                base, tokenizer, traces, config, seed=seed, watch=watch, freeze_head=frozen
-            ),
-            n_sft_steps(len(traces), config),
-            config.checkpoints,
-        )
+        traces = self.items.posttrain_off_policy if config.style == "off-policy" else self.items.posttrain
+        return train_sft, traces, config, n_sft_steps(len(traces), config)
 
     def outputs(self) -> list[str]:
         """Files whose hashes are in the manifest; run.toml is not among them, so that a user may edit it."""
         names = ["tasks.jsonl", "prompts.jsonl"]
         for arm in ("base", *self.arms()):
-            manifest: Mapping[str, Any] = read_manifest(self.folder / arm)
-            names += [_normal(f"{arm}/{name}") for name in manifest["outputs"]]
+            names += [normpath(f"{arm}/{name}") for name in read_manifest(self.folder / arm)["outputs"]]
         return names
-
-
-def _normal(name: str) -> str:
-    """Resolve ``rl/../checkpoints/x`` to ``checkpoints/x``."""
-    parts: list[str] = []
-    for part in name.split("/"):
-        if part == "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return "/".join(parts)

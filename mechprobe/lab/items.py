@@ -1,14 +1,15 @@
-"""Item sets: held-out items, post-training prompts, corpus prompts, and the prompts withheld from pre-training."""
-
-from __future__ import annotations
+"""Item sets (held-out items, post-training and corpus prompts, prompts withheld), and the pre-training documents."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mechprobe.evals.skills import SKILLS, SkillItem, split
 from mechprobe.evals.skills.families import single_facts
-from mechprobe.evals.skills.item import item_id
-from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
+from mechprobe.evals.skills.item import ANSWER_MARKER, direct_response, item_id, worked_response
+from mechprobe.evals.skills.registry import marker
+from mechprobe.lab.recipe import TRAINED_SKILL, PretrainConfig, Recipe
 
 ITEM_SEED = 20_260
 """Seed of every item set; the seed of a build changes the models but not the items."""
@@ -52,3 +53,39 @@ def build_items(recipe: Recipe) -> ItemSets:
     before = {"eval": recipe.n_eval, "posttrain": recipe.n_posttrain}
     off_policy = split(TRAINED_SKILL, before, seed=ITEM_SEED, rendering="compact-off-policy")["posttrain"]
     return ItemSets(held_out, posttrain[TRAINED_SKILL], off_policy, corpus, frozenset(withheld))
+
+
+class Document(NamedTuple):
+    """A prompt and a response, which may be wrong."""
+
+    prompt: str
+    response: str
+
+
+def documents(config: PretrainConfig, *, rendering: str, withheld: frozenset[str], seed: int) -> Iterator[Document]:
+    """Generate an infinite stream of documents that never contains a prompt in ``withheld``.
+
+    They are by two authors: one answers directly and is often wrong, the other works first and is careful.
+    """
+    rng = random.Random(f"documents/{seed}")
+    facts = single_facts()
+    names = list(SKILLS)
+    weights = [config.fact_weight if name == "fact_retrieval" else 1.0 for name in names]
+    while True:
+        name = rng.choices(names, weights)[0]
+        if name == "fact_retrieval" and rng.random() < config.single_fact_share:
+            yield Document(*rng.choice(facts))
+            continue
+        skill = SKILLS[name]
+        problem = skill.draw(rng)
+        prompt = skill.prompt(problem)
+        if prompt in withheld:
+            continue
+        worked = rng.random() < config.worked_share
+        wrong = rng.random() < (config.wrong_worked if worked else config.wrong_direct)
+        answer = skill.wrong_answer(problem, rng) if wrong else skill.answer(problem)
+        response = direct_response(answer)
+        if worked:
+            response = worked_response(marker(name, rendering), skill.steps(problem), answer)
+        assert ANSWER_MARKER in response
+        yield Document(prompt, response)

@@ -1,7 +1,5 @@
 """Accuracy of a model on held-out items, paired comparisons with the base, and the gates of a lab."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,38 +62,28 @@ class Measured:
 
 
 def measure(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    model: "LlamaForCausalLM",
+    tokenizer: "PreTrainedTokenizerFast",
     items: Mapping[str, Sequence[SkillItem]],
     *,
     rendering: str,
     forced: bool = False,
 ) -> dict[str, Measured]:
-    """Generate greedy responses to all items and score them; returns one `Measured` per skill.
+    """Generate greedy responses to all items of each skill and score them.
 
-    Args:
-        model: The model.
-        tokenizer: Tokenizer of the lab.
-        items: Held-out items by skill.
-        rendering: Rendering of the recipe, which decides the markers.
-        forced: Whether each response is forced to begin with the marker of worked responses.
+    The rendering of the recipe decides the markers. If ``forced``, each response is forced to begin with the marker of
+    worked responses.
     """
     judge = scorer(SCORER)
     result = {}
     for skill, questions in items.items():
         word = marker(skill, rendering)
-        responses = generate(
-            model,
-            tokenizer,
-            [item.prompt for item in questions],
-            max_new_tokens=MAX_NEW_TOKENS,
-            prefix=word if forced else "",
-        )
+        prompts, prefix = [item.prompt for item in questions], word if forced else ""
+        responses = generate(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, prefix=prefix)
         verdicts = [judge.score(r.text, item.answer) for r, item in zip(responses, questions, strict=True)]
         opened = sum(response.text.split()[:1] == [word] for response in responses)
-        result[skill] = Measured(
-            tuple(v == "right" for v in verdicts), verdicts.count("unparsed"), opened / len(questions)
-        )
+        right = tuple(verdict == "right" for verdict in verdicts)
+        result[skill] = Measured(right, verdicts.count("unparsed"), opened / len(questions))
     return result
 
 
@@ -125,15 +113,12 @@ def pretraining_gates(direct: Mapping[str, Measured], forced: Mapping[str, Measu
     """Check the base before post-training; the gates do not use any outcome of SFT or RL."""
     untrained = [skill for skill in direct if skill != TRAINED_SKILL]
     gain = {skill: forced[skill].accuracy - direct[skill].accuracy for skill in direct}
-    limit = GATE_LIMITS["forced_gain_at_least"]
+    limit, n_needed = GATE_LIMITS["forced_gain_at_least"], GATE_LIMITS["untrained_skills_with_forced_gain"]
+    n_low = sum(direct[skill].accuracy <= GATE_LIMITS["base_untrained_skill_at_most"] for skill in untrained)
     checks = {
         "head_room_trained": direct[TRAINED_SKILL].accuracy <= GATE_LIMITS["base_trained_skill_at_most"],
-        "head_room_untrained": sum(
-            direct[skill].accuracy <= GATE_LIMITS["base_untrained_skill_at_most"] for skill in untrained
-        )
-        >= GATE_LIMITS["untrained_skills_with_forced_gain"],
+        "head_room_untrained": n_low >= n_needed,
         "forced_marker_beats_direct_trained": gain[TRAINED_SKILL] >= limit,
-        "forced_marker_beats_direct_untrained": sum(gain[skill] >= limit for skill in untrained)
-        >= GATE_LIMITS["untrained_skills_with_forced_gain"],
+        "forced_marker_beats_direct_untrained": sum(gain[skill] >= limit for skill in untrained) >= n_needed,
     }
     return {"passed": all(checks.values()), "checks": checks, "forced_gain": gain}

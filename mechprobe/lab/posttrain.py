@@ -4,8 +4,6 @@ Every arm starts from the same base and sees the same prompts of one skill. Unle
 final norm and unembedding stay fixed. TRL writes to a temporary folder; `Watch.keep` receives the checkpoints.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,14 +70,14 @@ def n_sft_steps(n_items: int, config: SftConfig) -> int:
 
 def train_sft(
     base: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     items: Sequence[SkillItem],
     config: SftConfig,
     *,
     seed: int,
     watch: Watch,
     freeze_head: bool = True,
-) -> LlamaForCausalLM:
+) -> "LlamaForCausalLM":
     """Fine-tune the base on the traces of the items, with loss on completion tokens only and a cosine schedule.
 
     Raises:
@@ -88,7 +86,7 @@ def train_sft(
     trl, datasets = _trl()
     rows = [{"prompt": item.prompt, "completion": item.trace} for item in items]
 
-    def make(folder: str, model: LlamaForCausalLM) -> Any:
+    def make(folder: str, model: "LlamaForCausalLM") -> Any:
         args = trl.SFTConfig(
             **_shared_arguments(folder, seed),
             learning_rate=config.lr,
@@ -107,14 +105,14 @@ def train_sft(
 
 def train_grpo(
     base: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     items: Sequence[SkillItem],
     config: GrpoConfig,
     *,
     seed: int,
     watch: Watch,
     freeze_head: bool = True,
-) -> LlamaForCausalLM:
+) -> "LlamaForCausalLM":
     """Train the base with GRPO (DAPO loss, no KL term); the reward is 1 for an exact match and 0 otherwise.
 
     Raises:
@@ -128,7 +126,7 @@ def train_grpo(
         pairs = zip(completions, answer, strict=True)
         return [float(judge.score(text, right) == "right") for text, right in pairs]
 
-    def make(folder: str, model: LlamaForCausalLM) -> Any:
+    def make(folder: str, model: "LlamaForCausalLM") -> Any:
         args = trl.GRPOConfig(
             **_shared_arguments(folder, seed),
             learning_rate=config.lr,
@@ -167,7 +165,9 @@ def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _run(base: Path, make: Callable[[str, LlamaForCausalLM], Any], seed: int, *, freeze_head: bool) -> LlamaForCausalLM:
+def _run(
+    base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, *, freeze_head: bool
+) -> "LlamaForCausalLM":
     """Load the base, freeze its fixed parts, train, and check that they are unchanged."""
     from transformers import PrinterCallback
 

@@ -1,7 +1,5 @@
 """Pre-training of a small Llama from scratch: AdamW, warm-up and cosine decay, loss on the responses only."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.lab.documents import Document
+from mechprobe.lab.items import Document
 from mechprobe.lab.recipe import ModelConfig, PretrainConfig
 from mechprobe.lab.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
@@ -22,7 +20,7 @@ _IGNORE = -100
 _N_BUCKETS = 2
 
 
-def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(config: ModelConfig, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
     """Create an untrained model, whose weights depend on torch's global generator; the caller seeds it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,20 +42,13 @@ def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaF
 
 
 def pretrain(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    model: "LlamaForCausalLM",
+    tokenizer: "PreTrainedTokenizerFast",
     stream: Iterator[Document],
     config: PretrainConfig,
     on_step: Callable[[float], Any] = lambda _loss: None,
 ) -> list[dict[str, float | int]]:
-    """Train a model in place.
-
-    Args:
-        model: Model to train.
-        tokenizer: Tokenizer of the model.
-        stream: Documents; each step consumes ``config.batch_size`` of them.
-        config: Settings of the training.
-        on_step: Function that is called with the loss after every step.
+    """Train a model in place; each step consumes ``config.batch_size`` documents, and calls ``on_step`` with its loss.
 
     Returns:
         The curve: step, learning rate and loss every 10 steps and at the end.
@@ -93,7 +84,9 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
     return config.lr * (config.final_lr_share + (1 - config.final_lr_share) * share)
 
 
-def _accumulate_gradient(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> float:
+def _accumulate_gradient(
+    model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", batch: list[Document]
+) -> float:
     """Accumulate the gradient of the mean loss over all response tokens of the batch, and return that loss.
 
     Documents run in buckets of similar length, which saves padding and does not change the loss.
@@ -126,7 +119,7 @@ def _pad(rows: list[tuple[list[int], list[int]]]) -> tuple[Int[Tensor, "batch po
 
 
 def response_loss(
-    model: LlamaForCausalLM, ids: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
+    model: "LlamaForCausalLM", ids: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
     """Sum of the cross entropy in nats over the positions with a label; only these are unembedded."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state

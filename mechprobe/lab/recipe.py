@@ -1,7 +1,5 @@
 """Settings of a lab: its pre-training, its three post-trainings, and its item sets."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from mechprobe.config import FrozenConfig

@@ -1,11 +1,17 @@
-"""Results of a finished lab: accuracy per model and skill, comparisons with the base, ceilings, gates and curves."""
+"""Results of a finished lab: accuracy per model and skill, comparisons with the base, ceilings, gates and curves.
 
-from __future__ import annotations
+The ceiling of a site is the largest effect there, measured by replacing the whole residual of one model by the other's.
+Replacing the host's residual after block l by the donor's, at every position and step, equals a model with the donor's
+embeddings and blocks up to l and the host's blocks above. This module builds and measures that model. ``mechprobe
+localize`` patches residuals instead, and must agree.
+"""
 
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.lab.ceilings import ceiling_gate, measure_ceilings
+from mechprobe.evals.skills import SkillItem
 from mechprobe.lab.items import ItemSets
 from mechprobe.lab.measure import GATE_LIMITS, Measured, compare, measure
 from mechprobe.lab.recipe import TRAINED_SKILL, Recipe
@@ -14,7 +20,7 @@ from mechprobe.progress import progress
 from mechprobe.stage_folder import read_manifest
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 CAVEAT = (
     "Transfer in this lab is elicitation by construction: pre-training plants one marker that opens careful work in "
@@ -56,9 +62,11 @@ def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]
         for name, result in measured.items()
         if name != "base"
     }
+    unchanged = {name: frozen_equal(model, arms["base"]) for name, model in arms.items() if name != "base"}
     gained = [s for s, c in versus_base["rl"].items() if c["beyond_3_se"] and c["difference"] > 0]
     pretraining = read_manifest(folder / "base")
     attempts = pretraining["results"]["attempts"]
+    tried = [attempt["seed"] for attempt in attempts]
     return {
         "caveat": CAVEAT,
         "trained_skill": TRAINED_SKILL,
@@ -72,18 +80,10 @@ def measure_lab(recipe: Recipe, folder: Path, items: ItemSets) -> dict[str, Any]
             "enforced": recipe.enforce_gates,
             "pretraining": attempts[-1]["gates"],
             "ceilings": ceiling_gate(measured["base"], measured["rl"], ceilings, gained),
-            "frozen_parts_bit_equal": {
-                name: frozen_equal(model, arms["base"]) for name, model in arms.items() if name != "base"
-            }
-            if recipe.head_is_frozen
-            else None,
+            "frozen_parts_bit_equal": unchanged if recipe.head_is_frozen else None,
         },
         "findings": _findings(versus_base, gained),
-        "pretraining": {
-            "seed": pretraining["seed"],
-            "seeds_tried": [attempt["seed"] for attempt in attempts],
-            "attempts": attempts,
-        },
+        "pretraining": {"seed": pretraining["seed"], "seeds_tried": tried, "attempts": attempts},
         "curves": {arm: read_manifest(folder / arm)["results"]["curve"] for arm in arms if arm != "base"},
         "seconds": {arm: read_manifest(folder / arm)["seconds"] for arm in arms},
     }
@@ -102,3 +102,55 @@ def _findings(versus_base: dict[str, Any], gained: list[str]) -> dict[str, Any]:
 
 def _json(result: dict[str, Measured]) -> dict[str, dict[str, float | int]]:
     return {skill: measured.to_json() for skill, measured in result.items()}
+
+
+def spliced_model(host: "LlamaForCausalLM", donor: "LlamaForCausalLM", layer: int) -> "LlamaForCausalLM":
+    """Copy the host and make its residual after block ``layer`` that of the donor."""
+    model = copy.deepcopy(host)
+    model.model.embed_tokens.load_state_dict(donor.model.embed_tokens.state_dict())
+    for block in range(layer + 1):
+        model.model.layers[block].load_state_dict(donor.model.layers[block].state_dict())
+    return model
+
+
+def measure_ceilings(
+    base: "LlamaForCausalLM",
+    rl: "LlamaForCausalLM",
+    tokenizer: "PreTrainedTokenizerFast",
+    items: Mapping[str, Sequence[SkillItem]],
+    *,
+    rendering: str,
+) -> dict[str, dict[str, dict[str, Measured]]]:
+    """Measure both ceilings at every site: ``sufficiency`` (base with rl's residual) and ``necessity`` (rl with base's)."""
+    return {
+        f"resid_post.{layer}": {
+            "sufficiency": measure(spliced_model(base, rl, layer), tokenizer, items, rendering=rendering),
+            "necessity": measure(spliced_model(rl, base, layer), tokenizer, items, rendering=rendering),
+        }
+        for layer in range(base.config.num_hidden_layers)
+    }
+
+
+def ceiling_gate(
+    base: Mapping[str, Measured],
+    rl: Mapping[str, Measured],
+    ceilings: Mapping[str, Mapping[str, Mapping[str, Measured]]],
+    gained: Sequence[str],
+) -> dict[str, Any]:
+    """Check that some site carries the change by RL in both directions.
+
+    The share of a site is the mean, over the skills that RL improved, of (difference of accuracy from the replacement) /
+    (gain of accuracy by RL).
+    """
+    gain = {skill: rl[skill].accuracy - base[skill].accuracy for skill in gained}
+    shares = {}
+    for site, sides in ceilings.items():
+        up = [(sides["sufficiency"][s].accuracy - base[s].accuracy) / gain[s] for s in gained]
+        down = [(rl[s].accuracy - sides["necessity"][s].accuracy) / gain[s] for s in gained]
+        shares[site] = {
+            "sufficiency": sum(up) / len(up) if up else None,
+            "necessity": sum(down) / len(down) if down else None,
+        }
+    limit = GATE_LIMITS["site_share_at_least"]
+    sites = [site for site, share in shares.items() if all(v is not None and v >= limit for v in share.values())]
+    return {"passed": bool(sites), "share_of_gain": shares, "sites_with_both": sites, "skills": list(gained)}

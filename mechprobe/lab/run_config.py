@@ -1,7 +1,5 @@
 """The configuration for ``mechprobe run`` in the folder of a lab, with paths relative to that folder."""
 
-from __future__ import annotations
-
 from mechprobe.evals.skills.registry import marker
 from mechprobe.lab.measure import MAX_NEW_TOKENS, SCORER
 from mechprobe.lab.recipe import TRAINED_SKILL, Recipe

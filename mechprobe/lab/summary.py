@@ -1,7 +1,5 @@
 """The shipped lab, and the manifest of a lab as text: accuracy per model and skill, ceilings, gates and the caveat."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +43,8 @@ def read_lab(folder: Path | str) -> dict[str, Any]:
 def summary(manifest: Mapping[str, Any]) -> str:
     """Format the whole manifest for printing."""
     results = manifest["results"]
-    return "\n\n".join(
-        [
-            _heading(manifest),
-            accuracy_table(results),
-            _rl_against_base(results),
-            _ceilings(results),
-            _gates(results),
-            results["caveat"],
-        ]
-    )
+    tables = accuracy_table(results), _rl_against_base(results), _ceilings(results), _gates(results)
+    return "\n\n".join([_heading(manifest), *tables, results["caveat"]])
 
 
 def accuracy_table(results: Mapping[str, Any]) -> str:
@@ -84,17 +74,8 @@ def _rl_against_base(results: Mapping[str, Any]) -> str:
     for arm in ("sft", "sft_instyle", "rl"):
         for skill in _skills(results) if arm in results["versus_base"] else ():
             found = results["versus_base"][arm][skill]
-            rows.append(
-                [
-                    arm,
-                    skill,
-                    f"{100 * found['difference']:+.1f}",
-                    f"{found['z']:+.1f}",
-                    str(found["gained"]),
-                    str(found["lost"]),
-                    f"{found['mcnemar_p']:.1e}",
-                ]
-            )
+            difference, z, p = f"{100 * found['difference']:+.1f}", f"{found['z']:+.1f}", f"{found['mcnemar_p']:.1e}"
+            rows.append([arm, skill, difference, z, str(found["gained"]), str(found["lost"]), p])
     return _align(rows)
 
 
@@ -111,15 +92,13 @@ def _gates(results: Mapping[str, Any]) -> str:
     gates = results["gates"]
     checks = gates["pretraining"]["checks"]
     lines = [f"gate {name}: {'passed' if passed else 'FAILED'}" for name, passed in checks.items()]
-    sites = ", ".join(gates["ceilings"]["sites_with_both"]) or "none"
-    lines.append(f"sites with both ceilings: {sites}")
+    lines.append(f"sites with both ceilings: {', '.join(gates['ceilings']['sites_with_both']) or 'none'}")
     frozen = gates["frozen_parts_bit_equal"]
     if frozen is None:
         lines.append("every weight was trained, embeddings, final norm and unembedding too")
     else:
-        lines.append(
-            f"embeddings, final norm, unembedding equal to base in every arm: {'yes' if all(frozen.values()) else 'NO'}"
-        )
+        answer = "yes" if all(frozen.values()) else "NO"
+        lines.append(f"embeddings, final norm, unembedding equal to base in every arm: {answer}")
     return "\n".join(lines)
 
 

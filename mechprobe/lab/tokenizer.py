@@ -4,8 +4,6 @@ It behaves like a Llama tokenizer, so that no other module needs to know the lab
 tokenized with ``add_special_tokens=False`` and ends with ``<eos>``, and padding is on the left.
 """
 
-from __future__ import annotations
-
 import string
 from typing import TYPE_CHECKING
 
@@ -27,7 +25,7 @@ CONTEXT = 96
 """Longest sequence in tokens."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> "PreTrainedTokenizerFast":
     """Build the tokenizer. `AutoTokenizer` can load it from the folder in which it is saved.
 
     Example:
@@ -43,13 +41,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        padding_side="left",
-        model_max_length=CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
+    special = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "unk_token": UNK}
+    settings = {"padding_side": "left", "model_max_length": CONTEXT, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special, **settings)

@@ -1,7 +1,5 @@
 """Saving, loading and comparing the models of a lab, and the surroundings in which they are trained."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ FROZEN = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 """Parameters that post-training keeps fixed, so that the blocks carry the whole change."""
 
 
-def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
+def save_model(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", folder: Path) -> list[str]:
     """Write a complete Hugging Face folder with weights rounded to float16, and return the names of its files.
 
     All later measurements use the rounded weights.
@@ -36,7 +34,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     return sorted(f.name for f in folder.iterdir() if f.name not in ("unfinished.json", "manifest.json"))
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
+def load_model(folder: Path) -> "LlamaForCausalLM":
     """Load a folder written by `save_model` in float32, with all parameters trainable."""
     from transformers import LlamaForCausalLM
 
@@ -44,7 +42,7 @@ def load_model(folder: Path) -> LlamaForCausalLM:
         return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def frozen_equal(model: LlamaForCausalLM, base: LlamaForCausalLM) -> bool:
+def frozen_equal(model: "LlamaForCausalLM", base: "LlamaForCausalLM") -> bool:
     """Whether embeddings, final norm and unembedding equal those of the base bit by bit."""
     ours, theirs = model.state_dict(), base.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in FROZEN)

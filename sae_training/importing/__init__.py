@@ -3,13 +3,9 @@
 The importers read only tensors and JSON, and unpickle no file. They refuse what they cannot represent exactly.
 """
 
-from __future__ import annotations
-
-from sae_training.importing.blocks import block_crosscoder
-from sae_training.importing.crosscoders import FORMATS, import_crosscoder, read_published
-from sae_training.importing.published import PublishedCrosscoder
-from sae_training.importing.saelens import import_sae
-from sae_training.importing.single_sae import SaeMetrics, SingleSae
+from sae_training.importing.conversion import PublishedCrosscoder, block_crosscoder
+from sae_training.importing.formats import FORMATS, import_crosscoder, read_published
+from sae_training.importing.single_sae import SaeMetrics, SingleSae, import_sae
 
 __all__ = [
     "FORMATS",

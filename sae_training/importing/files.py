@@ -1,7 +1,5 @@
 """Tensors and settings from published files, read without running code in a file."""
 
-from __future__ import annotations
-
 import json
 import pickle  # noqa: TID251 only for the name of the exception that torch.load raises with weights_only=True
 import struct
@@ -160,9 +158,8 @@ def _read_torch(path: Path) -> Any:
         ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, RuntimeError,
         TypeError, ValueError, struct.error,
     ):  # fmt: skip
-        raise _damaged(
-            path
-        ) from None  # the reader can fail in any of these ways on bytes that torch.save did not write
+        # The reader can fail in any of these ways on bytes that torch.save did not write.
+        raise _damaged(path) from None
 
 
 def _damaged(path: Path) -> SaeTrainingError:

@@ -1,7 +1,5 @@
 """The active latents of a batch on a GPU: compressed sparse rows with a size known in advance, and their products."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -10,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_training.kernels import columns as by_column, rows as by_row
+from sae_training.kernels import products
 from sae_training.kernels.selection import Kept
 
 
@@ -72,7 +70,7 @@ class TritonActive:
     row_end: Int[Tensor, " batch"]
 
     @classmethod
-    def from_kept(cls, kept: Kept, norm: Float[Tensor, " d_sae"]) -> TritonActive:
+    def from_kept(cls, kept: Kept, norm: Float[Tensor, " d_sae"]) -> "TritonActive":
         """Make it from selected scores; the value of a latent is its score divided by its norm."""
         d_sae = norm.shape[0]
         values = kept.scores / norm[kept.columns.clamp(max=d_sae - 1).long()]
@@ -87,9 +85,9 @@ class TritonActive:
         return self.entries.values
 
     @cached_property
-    def _chunks(self) -> by_column.Chunks:
+    def _chunks(self) -> products.Chunks:
         offsets = self.entries.column_offsets[self.first : self.last + 1]
-        return by_column.Chunks.of(offsets[:-1].contiguous(), offsets[1:].contiguous(), self.values.shape[0])
+        return products.Chunks.of(offsets[:-1].contiguous(), offsets[1:].contiguous(), self.values.shape[0])
 
     @cached_property
     def _inside(self) -> Bool[Tensor, " entries"]:
@@ -97,23 +95,25 @@ class TritonActive:
 
     def decode(self, weight: Float[Tensor, "block d"]) -> Float[Tensor, "batch d"]:
         """A W, as a weighted sum of the rows of W."""
-        return by_row.decode(self.values, self.entries.columns, self.row_begin, self.row_end, weight, self.first)
+        return products.decode(self.values, self.entries.columns, self.row_begin, self.row_end, weight, self.first)
 
     def values_gradient(
         self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "block d"]
     ) -> Float[Tensor, " entries"]:
         """<G[row], W[column]> for every entry."""
-        return by_row.values_gradient(self.entries.columns, self.row_begin, self.row_end, upstream, weight, self.first)
+        return products.values_gradient(
+            self.entries.columns, self.row_begin, self.row_end, upstream, weight, self.first
+        )
 
     def weight_gradient(
         self, values: Float[Tensor, " entries"], inputs: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "block d"]:
         """V^T X, as a weighted sum of the rows of X."""
-        return by_column.weight_gradient(values[self.entries.order], self.entries.column_rows, self._chunks, inputs)
+        return products.weight_gradient(values[self.entries.order], self.entries.column_rows, self._chunks, inputs)
 
     def column_sum(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " block"]:
         """V^T 1."""
-        return by_column.column_sum(values[self.entries.order], self._chunks.begin, self._chunks.end)
+        return products.column_sum(values[self.entries.order], self._chunks.begin, self._chunks.end)
 
     def add_per_latent(
         self, values: Float[Tensor, " entries"], addend: Float[Tensor, " block"]
@@ -126,7 +126,7 @@ class TritonActive:
         """Number of rows in which each latent is active."""
         return self._chunks.end - self._chunks.begin
 
-    def split(self, ends: tuple[int, ...]) -> list[tuple[TritonActive, slice]]:
+    def split(self, ends: tuple[int, ...]) -> "list[tuple[TritonActive, slice]]":
         """Blocks of latents, each up to one of ``ends``, and their columns; all blocks share the entries."""
         if ends == (self.last,):
             return [(self, slice(0, self.last))]

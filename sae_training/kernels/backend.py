@@ -1,7 +1,5 @@
 """Choice of the implementation of the sparse step, and the share of active latents below which it is faster."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging
@@ -26,14 +24,14 @@ def triton_missing(device_type: str) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        columns = importlib.import_module("sae_training.kernels.columns")
+        products = importlib.import_module("sae_training.kernels.products")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         return f"Triton cannot be imported ({error})"
     if device_type != "cuda":
         return None
     one = torch.ones(1, device=device_type)
     try:
-        columns.column_sum(one, one.long() - 1, one.long())
+        products.column_sum(one, one.long() - 1, one.long())
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no C compiler, an old driver, an old card
         return f"Triton cannot run a kernel here ({(str(error) or repr(error)).splitlines()[0]})"
     return None

@@ -7,8 +7,6 @@ rows and then of latents, and the first entries equal to it until there are n. T
 advance.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +14,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_training.kernels.launch import kernel, on_device_of
+from sae_training.kernels.products import kernel, on_device_of
 
 DIGIT_BITS = 8
 N_DIGITS = 1 << DIGIT_BITS

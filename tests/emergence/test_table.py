@@ -14,7 +14,7 @@ from mechprobe.emergence.trajectories import NO_ONSET
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.table.feature_table import feature_table
 from sae_training import Crosscoder, CrosscoderConfig, PlantedConfig, PlantedFeatures, TrainConfig, recovery, train
-from sae_training.evaluation import evaluate
+from sae_training.reconstruction import evaluate
 from tests.small_dictionaries import make_crosscoder, make_store
 
 NAMES = ("base", "rl@step_000001", "rl@step_000002", "rl@step_000003", "rl@step_000004", "rl")

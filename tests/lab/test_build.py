@@ -201,7 +201,7 @@ def test_item_sets_of_the_full_recipes_are_disjoint(name: str) -> None:
 def test_pretraining_never_sees_a_withheld_prompt() -> None:
     import itertools
 
-    from mechprobe.lab.documents import documents
+    from mechprobe.lab.items import documents
 
     recipe = get_recipe("shared-marker")
     sets = build_items(recipe)

@@ -9,11 +9,10 @@ from safetensors.torch import load_file
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import read_json, sha256_file
-from mechprobe.lab.ceilings import spliced_model
 from mechprobe.lab.items import build_items
 from mechprobe.lab.measure import MAX_NEW_TOKENS, SCORER, measure
 from mechprobe.lab.recipe import TRAINED_SKILL, get_recipe
-from mechprobe.lab.results import model_folders
+from mechprobe.lab.results import model_folders, spliced_model
 from mechprobe.lab.summary import read_lab, shipped, summary
 from mechprobe.lab.weights import FROZEN
 from mechprobe.localization.ceilings import patched_outcomes

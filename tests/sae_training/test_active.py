@@ -126,7 +126,7 @@ def test_triton_on_any_shape(
 ) -> None:
     # Small chunks and slabs divide columns and rows of these sizes several times.
     acts = matrix(pattern, n_rows, d_sae, seed=d_sae)
-    with patch("sae_training.kernels.columns.CHUNK", chunk), patch("sae_training.kernels.launch.WIDEST", 64):
+    with patch("sae_training.kernels.products.CHUNK", chunk), patch("sae_training.kernels.products.WIDEST", 64):
         check_with_split(triton_maker(kernel_device), acts, d, {"rtol": 1e-11, "atol": 1e-12}, torch.float64)
 
 

@@ -144,7 +144,7 @@ COMPILE = """
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from sae_training.kernels import columns, rows, selection
+from sae_training.kernels import products, selection
 
 GIVEN = dict(TILE=16, WIDTH=256, CHUNK=128, SUM=tl.float32, SHIFT=16, FIRST=False, PER_ROW=False, BITS=8, DIGITS=256,
              KEY=tl.int32, BLOCK=1024)
@@ -152,7 +152,7 @@ PLACES = {"columns", "rows", "counts", "out_rows", "out_columns"}
 NUMBERS = {"first", "d", "n_columns", "n_entries"}
 LONG = {"row_begin", "row_end", "begin", "end", "first_chunk", "chunk_column", "spare_begin", "spare_end",
         "spare_column", "prefix", "wanted", "digits", "cut", "room"}
-KERNELS = (rows._decode, rows._values_gradient, columns._weight_gradient, columns._add_spare, columns._column_sum,
+KERNELS = (products._decode, products._values_gradient, products._weight_gradient, products._add_spare, products._column_sum,
            selection._count_digits, selection._pick_digit, selection._write_entries)
 for kernel in KERNELS:
     names = kernel.arg_names
@@ -220,14 +220,14 @@ def test_auto_without_triton_is_dense_and_says_so_once(without_triton: None, cap
 
 
 def test_a_kernel_that_cannot_run_is_a_reason(monkeypatch: pytest.MonkeyPatch, kernel_device: torch.device) -> None:
-    from sae_training.kernels import columns
+    from sae_training.kernels import products
 
     def no_compiler(*_: Tensor) -> Tensor:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
 
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
-    monkeypatch.setattr(columns, "column_sum", no_compiler)
+    monkeypatch.setattr(products, "column_sum", no_compiler)
     backend.triton_missing.cache_clear()
     said = backend.triton_missing("cuda")
     backend.triton_missing.cache_clear()

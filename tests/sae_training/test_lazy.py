@@ -22,7 +22,7 @@ from sae_training import (
     train,
 )
 from sae_training.trainer import Trainer
-from sae_training.variants import batchtopk
+from sae_training.variants import BatchTopK
 
 VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 TRUTH = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=10, n_specific=2, density=0.2))
@@ -89,7 +89,7 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def training_cut(self: Any, scores: Tensor, *, k: int) -> Tensor:
         return torch.topk(scores.flatten(), k * scores.shape[0], sorted=False).values.min().reshape(1, 1)
 
-    monkeypatch.setattr(batchtopk.BatchTopK, "training_cut", training_cut)
+    monkeypatch.setattr(BatchTopK, "training_cut", training_cut)
 
 
 @pytest.mark.usefixtures("as_on_a_device")

@@ -18,7 +18,7 @@ from sae_training import (
     recovery,
     train,
 )
-from sae_training.evaluation import Metrics
+from sae_training.reconstruction import Metrics
 
 
 def fit(
