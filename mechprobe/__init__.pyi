@@ -4,7 +4,7 @@ from .cache.harvest.plan import plan_cache as plan_cache
 from .cache.result import CachePlan as CachePlan
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
-from .comparison import Comparison as Comparison
+from .config import Comparison as Comparison
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate, TrainSaeConfig as TrainSaeConfig
 from .dictionary.quality import measure_quality as measure_quality

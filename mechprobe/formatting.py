@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from statistics import median
 from typing import Any, TypeVar
 
@@ -91,3 +92,11 @@ def edit_title(condition: Mapping[str, Any]) -> str:
 def ordered(found: Mapping[str, Value], order: Sequence[str]) -> dict[str, Value]:
     """A mapping with its keys in the given order. Keys that the order does not contain follow unchanged."""
     return {key: found[key] for key in [*(k for k in order if k in found), *(k for k in found if k not in order)]}
+
+
+def markdown_cell(value: object) -> str:
+    """Escape text to one line that cannot break a Markdown table and contains no HTML."""
+    text = escape(str(value), quote=False)
+    for mark in ("\\", "`", "*", "_", "[", "]", "|"):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())

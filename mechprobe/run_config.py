@@ -33,17 +33,17 @@ class TasksConfig(FrozenConfig):
     scorer: str = "exact"
     """``exact``, ``numeric``, ``letter``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
     scorers: dict[str, str] = Field(default_factory=dict)
-    """Scorers of single tasks, by task name, in the place of ``scorer``."""
+    """Scorers of single tasks, by task name, in place of ``scorer``."""
     choice: ChoiceConfig = ChoiceConfig()
-    """How lines with ``options`` are asked and judged."""
+    """How lines with ``options`` are asked and scored."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest response, in tokens."""
     names: tuple[str, ...] | None = None
     """Tasks to use; None takes all in the file."""
     trained: tuple[str, ...] = ()
-    """Tasks that post-training saw: measured, and kept out of selection and verdict."""
+    """Tasks that post-training saw. They are measured, but neither select features nor enter verdicts."""
     force_prefix: str = ""
-    """A beginning of the response that is forced on the base as a baseline, for example a marker; empty for none."""
+    """Beginning of the response that is forced on the base as a baseline; empty for none."""
 
 
 class RunConfig(FrozenConfig):
@@ -52,7 +52,7 @@ class RunConfig(FrozenConfig):
     name: str = ""
     """Title of the report."""
     notes: tuple[str, ...] = ()
-    """What every reader of the report must know; shown at its top."""
+    """Notes at the top of the report."""
     models: dict[str, str] = Field(default_factory=dict)
     """Name to local folder or hub name."""
     base: str = "base"
@@ -60,7 +60,7 @@ class RunConfig(FrozenConfig):
     tuned: str = "rl"
     """Name of the model whose generalization is explained."""
     near: tuple[str, ...] | None = None
-    """Models near enough to share encoder slots under the ``swap`` read-out; None means all."""
+    """Models similar enough to share encoder slots under the ``swap`` read-out; None means all models."""
     tasks: TasksConfig = TasksConfig()
     prompts: PromptsConfig = PromptsConfig()
     localize: LocalizeConfig = LocalizeConfig()
@@ -75,20 +75,19 @@ class RunConfig(FrozenConfig):
     intervene: InterveneConfig = InterveneConfig()
     report: ReportConfig = ReportConfig()
     seed: int = Field(default=0, ge=0)
-    """Given on to every stage that does not set its own."""
+    """Seed of every stage that does not set its own."""
     device: str = "cpu"
-    """Where models and crosscoder run."""
+    """Device of models and crosscoder."""
     dtype: str = "float32"
-    """Of the models' weights."""
+    """Dtype of the weights of the models."""
     device_map: str | dict[str, int | str] | None = None
-    """How accelerate spreads each model over devices (``auto``, or device by part); None puts it on ``device``."""
+    """How accelerate spreads each model over devices: ``auto``, or a device per module. None uses ``device``."""
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
-    """What was given, before shared settings are handed on: this is kept, so that a later override reaches every stage."""
 
     @property
     def given(self) -> dict[str, Any]:
-        """The settings as they were given, before shared ones reached the sections."""
+        """The settings as they were given, before shared ones reached the sections; a run folder keeps these."""
         return self._given
 
     @classmethod
@@ -103,22 +102,18 @@ class RunConfig(FrozenConfig):
         extra: Mapping[str, Any] | None = None,
         start: Mapping[str, Any] | None = None,
     ) -> "RunConfig":
-        """From a TOML file (its paths relative to it) or the settings of ``start``, overrides, and options.
+        """Build the configuration from a TOML file or the settings of ``start``, then overrides, then options.
 
-        Settings that several stages share (``base``, ``tuned``, ``near``, ``tasks.trained``, ``tasks.force_prefix``, ``seed``) are
-        handed to every stage that does not set its own.
+        The settings ``base``, ``tuned``, ``near``, ``tasks.trained``, ``tasks.force_prefix`` and ``seed`` reach every stage
+        that does not set its own. Paths in a TOML file are relative to the file.
 
         Raises:
             ConfigError: The file or a setting cannot be used.
         """
         read = _anchored(read_toml(config), Path(config).parent) if config else dict(start or {})
         data = with_overrides(read, overrides)
-        if models:
-            data["models"] = dict(models)
-        if seed is not None:
-            data["seed"] = seed
-        if device is not None:
-            data["device"] = device
+        options = {"models": dict(models) if models else None, "seed": seed, "device": device}
+        data |= {name: value for name, value in options.items() if value is not None}
         for name, value in (extra or {}).items():
             own = data.get(name, {})
             if not isinstance(value, Mapping):
@@ -126,20 +121,18 @@ class RunConfig(FrozenConfig):
             elif isinstance(own, Mapping):  # else the section itself is refused below
                 data[name] = {**own, **value}
         data = _anchored(data, Path())
-        cls(
-            **{name: data[name] for name in (*_COMPARISON, "seed") if name in data}
-        )  # refused here under the name that was given
+        cls(**{name: data[name] for name in _SHARED if name in data})  # an error names the key that was given
         made = cls(**_with_shared(data))
         made._given.update(data)
         return made
 
     @classmethod
     def of_run(cls, folder: Path | str) -> "RunConfig":
-        """The configuration that a run folder was made with; `ArtifactError` where it holds none."""
+        """Read the configuration of a run folder; raise `ArtifactError` if it has none."""
         return cls.build(None, start=read_run_file(folder))
 
-    def family(self, names: Sequence[str] | None = None, *, trust_remote_code: bool = False) -> ModelFamily:
-        """The models (some of them for ``names``), found and checked.
+    def family(self, *, trust_remote_code: bool = False) -> ModelFamily:
+        """Find and check the models.
 
         Raises:
             ConfigError: No models are configured.
@@ -147,12 +140,8 @@ class RunConfig(FrozenConfig):
         """
         if not self.models:
             raise ConfigError("No models are given; write --models base=PATH sft=PATH rl=PATH, or --config FILE.")
-        missing = [name for name in names or () if name not in self.models]
-        if missing:
-            raise ConfigError(f"Model '{missing[0]}' is not given; the models are {', '.join(self.models)}.")
-        chosen = {name: path for name, path in self.models.items() if names is None or name in names}
         return ModelFamily.load(
-            chosen,
+            self.models,
             device=self.device,
             dtype=self.dtype,
             device_map=self.device_map,
@@ -160,7 +149,7 @@ class RunConfig(FrozenConfig):
         )
 
     def load_tasks(self) -> list[Task]:
-        """The tasks.
+        """Read the tasks.
 
         Raises:
             ConfigError: None are configured.
@@ -184,15 +173,15 @@ class RunConfig(FrozenConfig):
         return tasks
 
     def prompt_source(self) -> PromptsConfig:
-        """The prompts of the cache; `ConfigError` where none are configured or their format cannot be told."""
+        """The prompts; raises `ConfigError` if none are configured or their format is unknown."""
         self.prompts.detected()
         return self.prompts
 
 
 def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths seen from ``folder``, absolute where they exist, so that a run folder works from any working directory.
+    """Make existing paths absolute, relative to ``folder``, so that a run folder works from any working directory.
 
-    A model that is no path there stays as it is: it may be a hub name.
+    A model that does not exist there is left as it is, because it may be a hub name.
     """
     result = dict(data)
     if isinstance(data.get("models"), dict):
@@ -216,17 +205,17 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def read_run_file(folder: Path | str) -> dict[str, Any]:
-    """The settings that a run folder was begun with; `ArtifactError` where it holds none."""
+    """Read the settings of a run folder; raise `ArtifactError` if it has none."""
     data = read_json(Path(folder) / RUN_FILE)
     if not isinstance(data, dict):
-        raise ArtifactError(f"{Path(folder) / RUN_FILE} holds no run configuration; give --config FILE.")
+        raise ArtifactError(f"{Path(folder) / RUN_FILE} does not hold the settings of a run; give --config FILE.")
     return data
 
 
 def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
     """Every section with the settings that it shares with others, where it does not set them itself."""
     tasks = data.get("tasks", {})
-    values = {name: data[name] for name in (*_COMPARISON, "seed") if name in data}
+    values = {name: data[name] for name in _SHARED if name in data}
     if isinstance(tasks, dict):
         values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
     result = dict(data)
@@ -237,4 +226,4 @@ def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-_COMPARISON = ("base", "tuned", "near")
+_SHARED = ("base", "tuned", "near", "seed")

@@ -74,10 +74,6 @@ class RunLayout:
         given = tuple((name, Path(path)) for name, path in folders.items() if path is not None)
         return replace(self, elsewhere=(*self.elsewhere, *given))
 
-    def is_inside(self, name: str) -> bool:
-        """Whether a stage lies inside the run folder."""
-        return name not in dict(self.elsewhere)
-
     def __getattr__(self, name: str) -> Path:
         if name in _FOLDERS:
             return dict(self.elsewhere).get(name, self.folder / _FOLDERS[name])

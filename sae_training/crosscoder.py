@@ -121,10 +121,6 @@ class Crosscoder(nn.Module):
         """View of the encoder of a source's scaled activation."""
         return self.encoder[:, self.columns(source)]
 
-    def decoder_of(self, source: str | int) -> Float[Tensor, "d_sae d_model"]:
-        """View of the decoder of a source's scaled activation."""
-        return self.decoder[:, self.columns(source)]
-
     def set_scale(self, scale: Float[Tensor, " source"] | Sequence[float]) -> None:
         """Set the divisor s_m of each source's activations, usually from `mean_norm_scale`.
 

@@ -1,9 +1,7 @@
 """Base of all configurations: frozen, with errors of one sentence that suggest the nearest known key."""
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,22 +47,6 @@ class FrozenConfig(BaseModel):
             return super().model_validate(obj, **kwargs)
         except ValidationError as error:
             raise cls.error_type(describe_validation_error(cls, error, obj)) from None
-
-    @classmethod
-    def from_json(cls: type[ConfigType], path: Path) -> ConfigType:
-        """Read a configuration written by `to_json`; errors name the file."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise cls.error_type(f"{path} is not a readable JSON configuration ({error}); give another file.") from None
-        try:
-            return cls.model_validate(data)
-        except cls.error_type as error:
-            raise cls.error_type(f"{path}: {error}") from None
-
-    def to_json(self, path: Path) -> None:
-        """Write the configuration as indented JSON with a final newline."""
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
         """Copy the configuration with some values changed, and validate it."""

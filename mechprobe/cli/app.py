@@ -25,7 +25,6 @@ from mechprobe.cli import (
     intervene,
     lab,
     localize,
-    report,
     run,
     select,
     show,
@@ -55,7 +54,7 @@ _COMMANDS = {
         "evaluate": evaluate.evaluate,
         "select": select.select,
         "intervene": intervene.intervene,
-        "report": report.report,
+        "report": show.report,
     },
     _TOOLS: {
         "show": show.show,

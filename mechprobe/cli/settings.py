@@ -1,13 +1,12 @@
 """From options and a TOML file to the settings of a command."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mechprobe.run_config import RunConfig
+    pass
 
 
 def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str, str]:
@@ -48,27 +47,3 @@ def device_map_setting(text: str | None) -> dict[str, Any]:
     from mechprobe.config import parse_value
 
     return {} if text is None else {"device_map": parse_value(text)}
-
-
-def load_settings(
-    config: Path | None,
-    overrides: Sequence[str] | None = None,
-    *,
-    models: Sequence[str] | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    extra: dict[str, Any] | None = None,
-    start: dict[str, Any] | None = None,
-) -> "RunConfig":
-    """The run configuration: file (or the settings of ``start``), then ``--set``, then the options that have names of their own."""
-    from mechprobe.run_config import RunConfig
-
-    return RunConfig.build(
-        config,
-        overrides or (),
-        models=parse_models(models) if models else None,
-        seed=seed,
-        device=device,
-        extra=extra,
-        start=start,
-    )

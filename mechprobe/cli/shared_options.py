@@ -71,9 +71,9 @@ class Shared:
         return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
 
     def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":
-        from mechprobe.cli.settings import load_settings
+        from mechprobe.cli.settings import parse_models
         from mechprobe.lab.summary import shipped
-        from mechprobe.run_config import read_run_file
+        from mechprobe.run_config import RunConfig, read_run_file
 
         config, start = self.config, None
         own = own_inputs and self.run is None
@@ -81,8 +81,9 @@ class Shared:
             start = read_run_file(run_file.parent)
         elif config is None and not own_inputs:
             config = shipped("shared-marker") / "run.toml"
-        return load_settings(
-            config, self.set_, models=self.models, seed=self.seed, device=self.device, extra=extra, start=start
+        models = parse_models(self.models) if self.models else None
+        return RunConfig.build(
+            config, self.set_ or (), models=models, seed=self.seed, device=self.device, extra=extra, start=start
         )
 
 

@@ -1,4 +1,4 @@
-"""``mechprobe show``: what a run found, printed again."""
+"""``mechprobe show`` and ``mechprobe report``: what a run found, on the terminal and as a page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from mechprobe.cli import options
 from mechprobe.cli.shared_options import DEFAULT_RUN
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every table.")]
 
 
@@ -19,11 +20,10 @@ def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: option
     from mechprobe.files import read_json
     from mechprobe.run_layout import RunLayout
 
-    layout = RunLayout(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder} does not exist; `mechprobe run --run {folder}` makes a run there.")
     if as_json:
-        say_json(read_json(layout.report_json))
+        say_json(read_json(RunLayout(folder).report_json))
         return
     for line in show_lines(folder, verbose=verbose):
         say(line)
@@ -32,10 +32,24 @@ def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: option
 def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
     """The summary of a run folder: at most 40 lines, or the whole report as Markdown with ``verbose``."""
     from mechprobe.cli.summary import summary_lines
+    from mechprobe.report.stage import report_markdown
     from mechprobe.run_layout import RunLayout
 
-    if not verbose:
-        return summary_lines(RunLayout(folder))
-    from mechprobe.report.stage import report_markdown
+    return report_markdown(folder).splitlines() if verbose else summary_lines(RunLayout(folder))
 
-    return report_markdown(folder).splitlines()
+
+def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
+    """Write one page with the verdict, the numbers and the figures of a run; it needs neither the models nor torch."""
+    from mechprobe.cli.printing import say, say_json
+    from mechprobe.files import read_json
+    from mechprobe.report.stage import report as write_report
+
+    page = write_report(run)
+    content = read_json(page.with_name("report.json"))
+    if as_json:
+        say_json(content)
+        return
+    say(content["verdict"])
+    for item in content["missing"]:
+        say(f"Missing: {item['name']}; `{item['command']}` makes it")
+    say(f"\nWritten to {page} (with report.md, report.json and figures/)")

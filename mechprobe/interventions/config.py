@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from mechprobe.comparison import Comparison
+from mechprobe.config import Comparison
 from mechprobe.errors import ConfigError
 from mechprobe.interventions.edits.edit import Edit, edit_sweep
 from mechprobe.selection.config import Ranking

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from mechprobe.comparison import Comparison
+from mechprobe.config import Comparison
 
 
 class LocalizeConfig(Comparison):

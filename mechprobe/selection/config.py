@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mechprobe.comparison import Comparison
+from mechprobe.config import Comparison
 from mechprobe.types import ReadoutMode
 
 Ranking = Literal["joint", "score", "ig", "relie"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,18 +119,6 @@ def test_l1_warms_up_over_its_share() -> None:
     assert [config.l1_at(tokens) for tokens in (0, 10, 20, 40, 90)] == pytest.approx([0, 0.5, 1, 2, 2])
     assert [config.l0_at(tokens) for tokens in (0, 10, 20, 40, 90)] == pytest.approx([0, 0.25, 0.5, 1, 1])
     assert TrainConfig(n_tokens=100, l1_coefficient=2.0, l1_warmup_frac=0.0).l1_at(0) == 2.0
-
-
-def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
-    config = CrosscoderConfig(**{**GOOD, "d_model": (3, 4, 5)})
-    config.to_json(tmp_path / "c.json")
-    assert CrosscoderConfig.from_json(tmp_path / "c.json") == config
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(SaeTrainingError, match=r"bad\.json"):
-        CrosscoderConfig.from_json(tmp_path / "bad.json")
-    (tmp_path / "key.json").write_text('{"n_model": 3}')
-    with pytest.raises(SaeTrainingError, match=r"key\.json.*'n_models'"):
-        CrosscoderConfig.from_json(tmp_path / "key.json")
 
 
 def test_frozen_and_replaceable() -> None:

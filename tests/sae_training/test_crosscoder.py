@@ -81,7 +81,7 @@ def test_several_sites_are_sources_of_one_dictionary() -> None:
     latents = crosscoder.encode(x)
     torch.testing.assert_close(crosscoder.decode_model(latents, "rl/x"), crosscoder(x)[:, 2])
     with pytest.raises(SaeTrainingError, match=r"'rl/z'.*'rl/"):
-        crosscoder.decoder_of("rl/z")
+        crosscoder.encoder_of("rl/z")
     with pytest.raises(SaeTrainingError, match=r"\[5, 2, 4\].*base/x, base/y, rl/x, rl/y.*\[batch, 4, 4\]"):
         crosscoder.encode(x[:, :2])
     with pytest.raises(SaeTrainingError, match="4 sources"):
@@ -273,7 +273,7 @@ def test_wrong_shapes_are_one_sentence(shape: tuple[int, ...], said: str) -> Non
 def test_unknown_model_names_the_nearest() -> None:
     crosscoder = by_hand()
     with pytest.raises(SaeTrainingError, match=r"'bse'.*'base'"):
-        crosscoder.decoder_of("bse")
+        crosscoder.encoder_of("bse")
     with pytest.raises(SaeTrainingError, match=r"model 2.* 0 to 1"):
         crosscoder.model_index(2)
 

@@ -1,8 +1,8 @@
 """Typed records of what the ``harness`` stage writes to ``results.json``, and their table."""
 
+from mechprobe.formatting import markdown_cell
 from mechprobe.interventions.result import EditedSet, RelativeChanges, named_row
 from mechprobe.interventions.result_rows import ConditionRow
-from mechprobe.markdown import markdown_cell
 from mechprobe.results import IntervalNumbers, Result
 
 

@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from mechprobe.markdown import markdown_cell
+from mechprobe.formatting import markdown_cell
 
 
 def environment() -> Environment:
