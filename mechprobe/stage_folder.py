@@ -150,13 +150,10 @@ class Stage:
     `MechprobeError` before it has kept anything, it leaves no folder.
 
     Attributes:
-        folder: The folder.
-        name: Name of the stage.
         identity: Stage, settings, hashes of the inputs and fingerprints of the models; work with the same identity is the
             same work.
         done: Whether the folder holds the finished work.
         manifest: The manifest of finished work.
-        started: Monotonic clock in seconds when the stage was opened.
     """
 
     folder: Path

@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 def carry_out(
     shared: "Shared", run: "Run", stage: str, *, folder: Path, plan: "Callable[[], Plan]", work: Callable[[], Any]
 ) -> Any:
-    """Plan or run one stage of a run folder.
-
-    Args:
-        shared: The shared options.
-        run: The run.
-        stage: Name of the stage.
-        folder: Where the stage writes.
-        plan: Makes the plan that ``--dry-run`` prints, when nothing upstream is missing.
-        work: Runs the stage.
+    """Plan or run one stage, which writes to ``folder``, and make the stages that it needs first.
 
     Returns:
-        What ``work`` returned; None after a dry run.
+        What ``work`` returned; None after ``--dry-run``, which prints ``plan`` unless an earlier stage is missing.
     """
     from mechprobe.pipeline.plans import plan_upstream
     from mechprobe.pipeline.upstream import make_upstream, refuse_missing, settings_kept

@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would do.
-
-    Attributes:
-        stage: Name of the stage.
-        folder: Where it would write.
-        lines: The plan as text.
-        data: The plan as JSON values.
-        missing: Upstream stages that would be made first. Where there are any, only those are planned.
-    """
+    """What a stage would do in ``folder``, as text and as JSON values; ``missing`` stages would be made first."""
 
     stage: str
     folder: Path

@@ -51,13 +51,7 @@ def refuse_missing(run: Run, stage: str) -> None:
 
 
 def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> None:
-    """Make every missing stage that ``stage`` needs.
-
-    Args:
-        run: The run.
-        stage: Name of the stage that is wanted.
-        say: Receives a line before the work and one after each stage.
-    """
+    """Make every missing stage that ``stage`` needs; ``say`` receives a line before the work and one after each stage."""
     missing = missing_stages(run, stage)
     if not missing:
         return
