@@ -22,7 +22,7 @@ FILES = (
     "interventions/results.json",
 )
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:e-?\d+)?")
-_VOLATILE = {"seconds", "git_commit", "digest"}
+_VOLATILE = {"seconds", "git_commit", "commit", "digest"}
 """Keys whose values change from run to run."""
 
 

@@ -59,7 +59,7 @@ def localize(
     pair = family.subset(config.base, config.tuned)
     check_lengths(pair, tasks)
     identity = {
-        **config.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
         **pair.reduced_dtypes,
