@@ -1,5 +1,7 @@
 """``mechprobe show`` and ``mechprobe report``: what a run found, on the terminal and as a page."""
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,9 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every table.")]
+
+_ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
+"""A character that Markdown needs escaped and a terminal does not."""
 
 
 def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: options.Json = False) -> None:
@@ -35,7 +40,14 @@ def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
     from mechprobe.report.stage import report_markdown
     from mechprobe.run_layout import RunLayout
 
-    return report_markdown(folder).splitlines() if verbose else summary_lines(RunLayout(folder))
+    if not verbose:
+        return summary_lines(RunLayout(folder))
+    lines = [unescape(_ESCAPED.sub(r"\1", line)) for line in report_markdown(folder).splitlines()]
+    return [
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        for line in lines
+        if not line.startswith("![")
+    ]
 
 
 def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:

@@ -376,3 +376,16 @@ def test_harness_options_that_make_no_sense(
         assert main([*call, *options]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "h").exists()
+
+
+def test_show_prints_the_run_again(first_run: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, printed = first_run
+    assert main(["show", str(folder)]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["show", str(folder), "--verbose"]) == 0
+    everything = capsys.readouterr().out
+    assert "fact_retrieval" in everything
+    assert "\\_" not in everything
+    assert main(["show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] in printed
+    assert main(["show", str(folder / "nothing")]) == 2
