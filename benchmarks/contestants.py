@@ -1,7 +1,7 @@
 """The trainers that `benchmarks.train` compares, each as two functions over ``[batch model d_model]``.
 
-All are given the same initial weights (dictionary_learning the same directions: it holds its decoder at norm 1), learning
-rate and gradient clipping. What each minimizes is in its ``objective``.
+All trainers get the same initial weights, learning rate and gradient clipping. dictionary_learning keeps its decoder at norm 1,
+so it gets the same directions only. ``objective`` names what each trainer minimizes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DICTIONARY_LEARNING = "0.1.0"
 
 
 class AbsentError(Exception):
-    """A contestant cannot run here; the text says why and stands in the result."""
+    """A contestant cannot run here; the result file holds the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Contestant:
     """One trainer.
 
     Attributes:
-        step: trains on a batch; returns the loss that the trainer reports, on its device where it can.
-        reconstruct: the batch from the features that training would choose in it.
-        modules: what holds the weights.
-        objective: what the trainer minimizes.
+        step: Trains on a batch, and returns the loss that the trainer reports, on its device if possible.
+        reconstruct: Reconstructs a batch from the features that training would choose in it.
+        modules: Module that holds the weights.
+        objective: Quantity that the trainer minimizes.
     """
 
     step: Callable[[Tensor], Tensor | float]
@@ -66,12 +66,12 @@ class Contestant:
 
     @property
     def n_parameters(self) -> int:
-        """Trained numbers."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.modules.parameters())
 
 
 def initial(setting: Setting) -> Crosscoder:
-    """The start that all share: decoders of norm 0.1 per model, tied encoders, no biases (sae-lens' default)."""
+    """Initial weights of all contestants: decoders of norm 0.1 per model, tied encoders and zero biases (sae-lens' default)."""
     config = CrosscoderConfig(
         n_models=N_MODELS, d_model=setting.d_model, d_sae=setting.d_sae, k=setting.k, decoder_init_norm=0.1
     )
@@ -81,10 +81,10 @@ def initial(setting: Setting) -> Crosscoder:
 
 
 def our_trainer(setting: Setting, kernel: str) -> Trainer:
-    """Our trainer at that start.
+    """Our trainer with the initial weights of `initial`.
 
     Raises:
-        AbsentError: the precision is not one that this version has.
+        AbsentError: This version of sae_training does not support the precision.
     """
     options: dict[str, Any] = {"kernel": kernel}
     if "precision" in TrainConfig.model_fields:
@@ -114,7 +114,7 @@ def _ours(setting: Setting, kernel: str) -> Contestant:
 
 
 def _sae_lens(setting: Setting) -> Contestant:
-    """sae-lens' BatchTopK through the public step of its SAETrainer, the models side by side as one input."""
+    """sae-lens' BatchTopK, trained by the public step of its SAETrainer on the concatenated activations of all models."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -153,7 +153,7 @@ def _sae_lens(setting: Setting) -> Contestant:
 
 
 def _dictionary_learning(setting: Setting) -> Contestant:
-    """dictionary_learning's BatchTopKTrainer, the models side by side as one input."""
+    """dictionary_learning's BatchTopKTrainer on the concatenated activations of all models."""
     trainer_class = _batch_top_k_trainer()
     start = initial(setting)
     trainer: Any = trainer_class(
@@ -200,7 +200,7 @@ def _batch_top_k_trainer() -> Any:
 
 @contextlib.contextmanager
 def _stand_ins(*names: str) -> Iterator[None]:
-    """Empty modules for packages that dictionary_learning imports and its trainer never calls; gone afterwards.
+    """Install empty modules for packages that dictionary_learning imports but its trainer never calls; remove them afterwards.
 
     Its buffer (``from nnsight import LanguageModel``) and its data tools (zstandard) are not part of a step.
     """
@@ -228,7 +228,7 @@ def _dense_crosscoder(setting: Setting) -> Contestant:
 
 
 def _autocast(setting: Setting) -> torch.autocast:
-    """As sae-lens and dictionary_learning take it: around the whole step."""
+    """Autocast around the whole step, as sae-lens and dictionary_learning use it."""
     return torch.autocast(
         torch.device(setting.device).type, dtype=torch.bfloat16, enabled=setting.precision == "bfloat16"
     )
@@ -241,4 +241,4 @@ CONTESTANTS: dict[str, Callable[[Setting], Contestant]] = {
     "dictionary_learning": _dictionary_learning,
     "dense_crosscoder": _dense_crosscoder,
 }
-"""In the order of the tables."""
+"""Contestants, in the order of the tables."""

@@ -1,6 +1,6 @@
-"""A crosscoder as `crosscoder_learning` publishes it: dense, one matrix product per model, un-squared loss.
+"""A dense crosscoder with the formula of `crosscoder_learning`: one matrix product per model, and an un-squared loss.
 
-Re-implementation of the published formula, no code copied. With x [batch model d_model] and n_k = sum_m ||W_dec[k, m]||_2::
+This re-implements the published formula without copying code. With x [batch model d_model] and n_k = sum_m ||W_dec[k, m]||_2::
 
     h_k = sum_m <x_m, W_enc[m, :, k]> + b_enc_k      (a product per model, [batch model d_sae], then the sum)
     f = relu(h) where f_k n_k is among the k * batch highest of the batch, else 0
@@ -8,8 +8,8 @@ Re-implementation of the published formula, no code copied. With x [batch model 
     loss = mean_b sum_m ||x_m - x_hat_m||_2 + 1/32 auxiliary loss
 
 The auxiliary loss (Gao et al., arXiv 2406.04093) lets the d_model / 2 highest dead features reconstruct the residual, over
-the residual's variance. That package normalizes per model, prepares threshold and dead counters as here, and trains with
-Adam and gradients clipped at norm 1; where its formula leaves a choice open the cheaper one is taken.
+the residual's variance. Like the package, it normalizes per model, keeps a threshold and dead counters, and trains
+with Adam and gradients clipped at norm 1. Where the formula leaves a choice open, the cheaper one is taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEAD_AFTER_TOKENS = 10_000_000
 
 
 class DenseCrosscoder(nn.Module):
-    """The weights, and one training step after another.
+    """The dense crosscoder with its optimizer.
 
     Attributes:
         W_enc: ``[model d_model d_sae]``.
@@ -63,15 +63,15 @@ class DenseCrosscoder(nn.Module):
         return positive * kept, positive
 
     def decode(self, feature_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch model d_model"]:
-        """The reconstruction, every feature taken."""
+        """Reconstruct the batch from all features."""
         return torch.einsum("bf,fld->bld", feature_acts, self.W_dec) + self.b_dec
 
     def reconstruct(self, x: Float[Tensor, "batch model d_model"]) -> Float[Tensor, "batch model d_model"]:
-        """With the features that training would choose in this batch."""
+        """Reconstruct the batch from the features that training would choose in it."""
         return self.decode(self.encode(x)[0])
 
     def loss(self, x: Float[Tensor, "batch model d_model"]) -> Float[Tensor, ""]:
-        """The loss of a batch; counts which features fired."""
+        """Loss of a batch; also updates the counters of dead features."""
         feature_acts, positive = self.encode(x)
         error = x - self.decode(feature_acts)
         with torch.no_grad():

@@ -1,10 +1,10 @@
-"""Speed of the feature table's pass against encoding alone, in turns on the same rows, and its memory against the number of rows.
+"""Speed of the feature table's pass relative to encoding alone, and its peak memory by number of rows.
 
     python -m benchmarks.features --out artifacts/benchmarks/features_cpu.json
 
-*Encoding alone* computes the joint read-out and each model's own with the public functions, one `Crosscoder.encode` each. The pass
-computes the same activations with fewer products, and everything else: sums, latent scaling, correlations, top rows, groups of
-sequences. One joint encode is timed for comparison.
+*Encoding alone* computes the joint read-out and each model's own with the public functions, one `Crosscoder.encode` each. The two
+take turns on the same rows. The pass computes the same activations with fewer products, and in addition sums, latent scaling,
+correlations, top rows and groups of sequences. One joint encode is timed for comparison.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The sparse step on a GPU: its kernels against the card, and whole steps against dense ones.
+"""Sparse training steps on a GPU: each kernel against the rates of the card, and whole steps against dense ones.
 
     python benchmarks/kernels.py                     # the sizes of docs/kernels.md; writes one JSON
     python benchmarks/kernels.py --d-model 512 --d-sae 8192 --k 16 32 64
 
-Times are of CUDA events, medians over the rounds; between the rounds of one kernel the cache is overwritten. What a
-kernel moves is counted as if nothing were cached: the gathered rows, what it is given and what it writes; above the
-card's copy rate the cache has served a part.
+Times are medians of CUDA events over the rounds; the cache is overwritten between the rounds of a kernel. The bytes that a
+kernel moves are counted without a cache: gathered rows, other inputs, and outputs. A rate above the card's copy rate means
+that the cache served a part.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEPS_PER_ROUND = 5
 
 
 def milliseconds(work: Callable[[], Any], rounds: int, *, cold: bool = True) -> float:
-    """The median time of one call, after three that warm up."""
+    """Median time of one call, after three warm-up calls."""
     flush = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda") if cold else None
     for _ in range(3):
         work()
@@ -56,7 +56,7 @@ def milliseconds(work: Callable[[], Any], rounds: int, *, cold: bool = True) -> 
 
 
 def card(device: torch.device, rounds: int) -> dict[str, float]:
-    """What the card does with a large product and with a copy."""
+    """Rates of the card: TFLOP/s of a large product, and GB/s of a copy."""
     rates = {}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         one, other = (torch.randn(SQUARE, SQUARE, device=device, dtype=dtype) for _ in range(2))
@@ -69,7 +69,7 @@ def card(device: torch.device, rounds: int) -> dict[str, float]:
 
 
 def encode(batch_size: int, d_all: int, d_sae: int, device: torch.device, rounds: int) -> float:
-    """TFLOP/s of the encoder's product in bfloat16, scores in bfloat16."""
+    """TFLOP/s of the encoder's product in bfloat16, with scores in bfloat16."""
     x = torch.randn(batch_size, d_all, device=device, dtype=torch.bfloat16)
     weight = torch.randn(d_sae, d_all, device=device, dtype=torch.bfloat16)
     out = torch.empty(batch_size, d_sae, device=device, dtype=torch.bfloat16)
@@ -80,7 +80,7 @@ def encode(batch_size: int, d_all: int, d_sae: int, device: torch.device, rounds
 def products(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Each kernel and the dense work it replaces: milliseconds, and GB/s as counted above."""
+    """Milliseconds of each kernel and of the dense work that it replaces, and GB/s as defined at the top."""
     batch_size, d_all, d_sae, k = shape
     scores = torch.randn(batch_size, d_sae, device=device)
     norm = torch.ones(d_sae, device=device)
@@ -128,7 +128,7 @@ def products(
 
 
 def make_trainer(shape: tuple[int, int, int, int], kernel: Kernel, precision: dict[str, Any], x: Tensor) -> Trainer:
-    """A trainer before its first step."""
+    """Create a trainer that has not made a step."""
     batch_size, d_all, d_sae, k = shape
     crosscoder = Crosscoder(
         CrosscoderConfig(n_models=N_MODELS, d_model=d_all // N_MODELS, d_sae=d_sae, k=k, decoder_init_norm=0.1)
@@ -146,7 +146,7 @@ def make_trainer(shape: tuple[int, int, int, int], kernel: Kernel, precision: di
 def steps(
     shape: tuple[int, int, int, int], precision: dict[str, Any], device: torch.device, rounds: int
 ) -> dict[str, float]:
-    """Whole training steps (Adam included, without dead features), sparse and dense in turn."""
+    """Time whole training steps with Adam and without dead features, sparse and dense in turns."""
     batch_size, d_all = shape[:2]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch_size, N_MODELS, d_all // N_MODELS, generator=generator).to(device)
@@ -178,11 +178,11 @@ def steps(
 
 
 def report(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """All measurements."""
+    """Run all measurements."""
     d_all, d_sae, rounds = N_MODELS * arguments.d_model, arguments.d_sae, arguments.rounds
     rates = card(device, rounds)
     print(json.dumps(rates, indent=1))
-    # What the trainer can do; a step is always in float32, and in bfloat16 products where it has the option.
+    # Steps are timed in float32, and with bfloat16 products if the trainer supports them.
     precisions: list[dict[str, Any]] = [{}]
     if "precision" in TrainConfig.model_fields:
         precisions = [{"precision": name} for name in ("float32", "bfloat16")]
@@ -221,7 +221,7 @@ def report(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any
 
 
 def main() -> int:
-    """Measure and write one JSON."""
+    """Measure, and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None, help="default: artifacts/benchmarks/kernels_<device>.json")
     parser.add_argument("--d-model", type=int, default=2560, help="width of each of three models")

@@ -1,4 +1,4 @@
-"""What every benchmark says of the machine, the versions and the process, and how a process is started for one."""
+"""Shared parts of the benchmarks: options, environment of the process, description of the machine, and the result file."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ from typing import Any
 import torch
 
 FORMAT = 2
-"""Of the result files; `benchmarks.tables` reads no other."""
+"""Format of the result files; `benchmarks.tables` reads no other."""
 
 TUNED_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc keeps freed memory instead of giving every large tensor back to the system and faulting it in again."""
+"""With these variables, glibc keeps freed memory instead of returning every large tensor and faulting it in again."""
 
 RESULTS = Path("artifacts/benchmarks")
 
 
 def add_shared_options(parser: argparse.ArgumentParser, *, out: Path, rounds: int) -> None:
-    """Options that every benchmark has."""
+    """Add the options that every benchmark has."""
     parser.add_argument("--out", type=Path, default=out, help="result file (JSON)")
-    parser.add_argument("--rounds", type=_positive, default=rounds, help="timed rounds; medians are over them")
+    parser.add_argument("--rounds", type=_positive, default=rounds, help="number of timed rounds")
     parser.add_argument("--threads", type=_positive, default=1, help="torch threads")
     parser.add_argument("--malloc", choices=("default", "tuned"), default="default", help="tuned: see README.md")
-    parser.add_argument("--note", default="", help="kept in the result file, for instance what else ran")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: shows that it runs, no more")
+    parser.add_argument("--note", default="", help="text for the result file, for example what else ran")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes and two rounds, which only show that the script runs"
+    )
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def settle_environment(malloc: str) -> None:
-    """Start the process again where the allocator's settings are not the ones asked for; they count at start only.
+    """Restart the process if its allocator settings are not the requested ones, because glibc reads them at start only.
 
-    oneDNN is kept from AMX instructions, which some virtual machines announce and lack (as mechprobe's CLI does).
+    As in mechprobe's CLI, oneDNN must not use AMX instructions, which some virtual machines announce but lack.
     """
     wanted = TUNED_MALLOC if malloc == "tuned" else {}
     environment = {name: value for name, value in os.environ.items() if name not in TUNED_MALLOC} | wanted
@@ -56,7 +58,7 @@ def settle_environment(malloc: str) -> None:
 
 
 def begin(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """Put the shared options into force; ``(the machine as it is now, rounds to time)``."""
+    """Apply the shared options; returns the description of the machine and the number of timed rounds."""
     settle_environment(arguments.malloc)
     torch.set_num_threads(arguments.threads)
     return describe_machine(), 2 if arguments.quick else arguments.rounds
@@ -83,7 +85,7 @@ def _cpu_model() -> str:
 
 
 def installed(*packages: str) -> dict[str, str | None]:
-    """Versions; None for what is not installed."""
+    """Versions of packages; None for a package that is not installed."""
     found: dict[str, str | None] = {}
     for name in packages:
         try:
@@ -96,7 +98,7 @@ def installed(*packages: str) -> dict[str, str | None]:
 def write_report(
     arguments: argparse.Namespace, *, what: str, began: dict[str, Any], packages: Sequence[str], body: Mapping[str, Any]
 ) -> None:
-    """Write the result file, whole or not at all: settings, machine before and after, versions, then ``body``."""
+    """Write the result file atomically: settings, machine before and after, versions, then ``body``."""
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "note", "scratch")}
     report = {
         "format": FORMAT,

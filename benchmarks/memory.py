@@ -1,7 +1,7 @@
-"""Peak memory of one contestant in a process of its own, above what imports, data and a warm-up step hold.
+"""Peak memory of one contestant in a new process, above the memory of imports, data and a warm-up step.
 
-A process that is too young to have had another peak is the only one whose peak is its own, so `peak_in_new_process`
-starts one for each contestant; `peak_bytes` is what it runs.
+An earlier, larger peak would hide that of the contestant. So `peak_in_new_process` starts a process for each contestant,
+which runs `peak_bytes`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_bytes(name: str, setting: Setting) -> dict[str, int]:
-    """Bytes that building a contestant and three of its steps take at most, above the process before.
+    """Peak bytes of building a contestant and of three steps, above the memory of the process before.
 
-    Before: everything imported, two batches in memory, and a step of a tiny dictionary, so that libraries are loaded.
-    On a CPU the process's high-water mark (what ``ru_maxrss`` reports) is set back first; on a GPU the allocator's.
+    The memory before includes all imports, two batches, and a step of a tiny dictionary, which loads the libraries. The
+    high-water mark is reset first: that of the process on a CPU (``ru_maxrss``), that of the allocator on a GPU.
     """
     batches = planted_batches(setting, n_batches=2)
     tiny = replace(setting, d_model=8, d_sae=64, k=4, batch_size=32)
@@ -43,14 +43,14 @@ def peak_bytes(name: str, setting: Setting) -> dict[str, int]:
 
 
 def _reset(device: str) -> int:
-    """Forget earlier peaks; bytes held now."""
+    """Reset the high-water mark, and return the bytes in use."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # freed memory that glibc keeps would hide what is taken next
+    if trim is not None:  # freed memory that glibc keeps would hide later allocations
         trim(0)
     _CLEAR.write_text("5", encoding="ascii")
     return _status("VmRSS")
@@ -72,7 +72,7 @@ def peak_in_new_process(name: str, setting: Setting, threads: int) -> dict[str, 
     """`peak_bytes`, run in a fresh interpreter with the environment of this one.
 
     Raises:
-        RuntimeError: the process failed; the text has the end of what it said.
+        RuntimeError: The process failed; the message holds the end of its stderr.
     """
     request = json.dumps({"name": name, "setting": asdict(setting), "threads": threads})
     command = [sys.executable, "-m", "benchmarks.memory", request]

@@ -1,4 +1,4 @@
-"""How well every variant finds features that were planted: no peers, only the truth.
+"""How well every variant recovers planted features.
 
     python benchmarks/planted.py --out artifacts/benchmarks/planted.json
 
@@ -40,7 +40,7 @@ CROWDED: dict[str, Any] = {"n_shared": 160, "n_dense": 40}
 
 @dataclass(frozen=True)
 class Case:
-    """One training: what differs from the large setting."""
+    """One training, with its differences from the large setting."""
 
     name: str
     shape: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ CASES = (
 
 
 def run(case: Case, *, steps: int, seed: int) -> dict[str, Any]:
-    """Train and compare with the truth."""
+    """Train one case, and compare the dictionary with the planted features."""
     variant = {"variant": case.name} if case.name == "topk" else {}
     truth = PlantedFeatures.make(PlantedConfig(**{**TRUTH, **case.truth, "seed": seed}))
     crosscoder = Crosscoder(CrosscoderConfig(**{**SHAPE, **variant, **case.shape, "seed": seed}))
@@ -104,10 +104,10 @@ def run(case: Case, *, steps: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases and write the file after each."""
+    """Run the cases, and write the file after each of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("artifacts/benchmarks/planted.json"))
-    parser.add_argument("--cases", nargs="*", help="names; all when none is given; kept ones stay in the file")
+    parser.add_argument("--cases", nargs="*", help="names of cases; all by default; finished cases stay in the file")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

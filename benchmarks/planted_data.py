@@ -14,7 +14,8 @@ HELD_OUT_SEED = 1
 def planted_batches(setting: Setting, n_batches: int, *, held_out: bool = False) -> list[Tensor]:
     """Batches ``[batch model d_model]``, each model's mean norm about sqrt(d_model), on the setting's device.
 
-    As many planted features are active on a token as the dictionary may use (k), an eighth of them in each model alone.
+    On average k planted features are active on a token, as many as the dictionary may use. An eighth of the features belongs to
+    each model alone.
     """
     n_features = 4 * setting.d_model
     truth = PlantedFeatures.make(

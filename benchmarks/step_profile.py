@@ -1,4 +1,4 @@
-"""Where the seconds of our training step go, and what bounds it: the encoder's product is the floor of any such step."""
+"""Profile of our training step. The time of the encoder's product is a lower bound for any step that encodes every feature."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ PARTS = (
     "counters",
     REST,
 )
-"""In the order of a step; ``rest`` is the step less all others."""
+"""Parts in the order of a step; ``rest`` is the time outside all other parts."""
 
 Seconds = dict[str, float]
 
 
 def profile_step(setting: Setting, batches: list[Tensor], repeats: int, kernel: str = "auto") -> dict[str, Any]:
-    """Seconds of every part of the median one of ``repeats`` steps; the parts' clock costs microseconds each."""
+    """Seconds of every part of the step with the median time among ``repeats``; timing costs microseconds per part."""
     clock = Clock(setting.device)
     trainer = our_trainer(setting, kernel)
     active_class = type(trainer.step(batches[0]).active)
     steps: list[Seconds] = []
     with _timed_parts(trainer, active_class, clock) as seconds:
-        for number in range(repeats + 1):  # the first warms up
+        for number in range(repeats + 1):  # the first is a warm-up
             seconds.clear()
             start = clock.now()
             trainer.step(batches[number % len(batches)])
@@ -67,7 +67,7 @@ def profile_step(setting: Setting, batches: list[Tensor], repeats: int, kernel: 
 
 
 def bound(parts: Seconds, step: float, floor: float) -> str:
-    """One sentence on what bounds the step, from the numbers alone."""
+    """Describe in one sentence what bounds the step."""
     first, second, *_ = sorted(parts, key=lambda name: -parts[name])
     return (
         f"The largest parts are {first} ({parts[first] / step:.0%} of the step) and {second} "
@@ -77,7 +77,7 @@ def bound(parts: Seconds, step: float, floor: float) -> str:
 
 
 def encode_product_seconds(setting: Setting, repeats: int) -> float:
-    """Median wall seconds of ``[batch d_all] @ [d_all d_sae]`` alone, into memory that exists, in the step's precision."""
+    """Median wall seconds of ``[batch d_all] @ [d_all d_sae]`` into allocated memory, in the precision of the step."""
     d_all = N_MODELS * setting.d_model
     dtype = getattr(torch, setting.precision)
     x = torch.randn(setting.batch_size, d_all, device=setting.device).to(dtype)
@@ -93,7 +93,7 @@ def encode_product_seconds(setting: Setting, repeats: int) -> float:
 
 @contextmanager
 def _timed_parts(trainer: Trainer, active_class: type, clock: Clock) -> Iterator[Seconds]:
-    """Seconds by part, filled while the block runs; the classes are as before after it."""
+    """Yield the seconds of each part, which fill while the block runs; the patched classes are restored after it."""
     seconds: Seconds = defaultdict(float)
     n_weight_gradients = 0
 
@@ -107,7 +107,7 @@ def _timed_parts(trainer: Trainer, active_class: type, clock: Clock) -> Iterator
         return call
 
     def weight_gradient(active: Any, values: Any, inputs: Tensor) -> Tensor:
-        """The first of a step is the decoder's, the second the encoder's; the order they share is timed apart."""
+        """The first call of a step is the decoder's, the second the encoder's; their shared sort is timed separately."""
         nonlocal n_weight_gradients
         timed(SORT, lambda: getattr(active, "by_column", None))()
         name = "gradient of the encoder" if n_weight_gradients % 2 else "gradient of the decoder"

@@ -1,9 +1,9 @@
-"""Writes the tables of docs/speed.md from the result files, so that the two cannot drift (a test compares them).
+"""Write the tables of docs/speed.md from the result files; a test compares both.
 
     python -m benchmarks.tables [--check]
 
-Each table stands between ``<!-- table NAME -->`` and ``<!-- end NAME -->``; what is between them belongs to this script.
-A result file that does not exist, or is of an older format, gives a sentence that says so and the command to run.
+This script replaces everything between ``<!-- table NAME -->`` and ``<!-- end NAME -->``. For a result file that is missing or
+has an older format, it writes a sentence with the command to run.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ Report = Mapping[str, Any]
 
 
 class TablesError(Exception):
-    """The page or a result file cannot be used; the text says which and why."""
+    """The page or a result file cannot be used; the message gives the reason."""
 
 
 def load(path: Path) -> Report | None:
-    """A result; None where there is none of this format.
+    """Read a result; None if the file is missing or has another format.
 
     Raises:
-        TablesError: it is of a ``--quick`` run, whose numbers mean nothing.
+        TablesError: The result is from a ``--quick`` run, whose numbers mean nothing.
     """
     if not path.is_file():
         return None
@@ -65,7 +65,7 @@ def load(path: Path) -> Report | None:
     if report.get("format") != FORMAT:
         return None
     if report["settings"]["quick"]:
-        raise TablesError(f"{path.name} is of a --quick run; measure it in full before it is shown.")
+        raise TablesError(f"{path.name} is from a --quick run; run the benchmark without --quick.")
     return report
 
 
@@ -86,12 +86,12 @@ def _where(report: Report, path: str) -> str:
 
 
 def _between(found: Mapping[str, float], form: str) -> str:
-    """Median, and the range over the rounds."""
+    """Median and range over the rounds."""
     return f"{found['median']:{form}} ({found['min']:{form}} to {found['max']:{form}})"
 
 
 def train_tables(report: Report) -> list[str]:
-    """Speed, what was learned, memory, then where our step's seconds go."""
+    """Tables of speed, loss, FVE and memory, and the profile of our step."""
     lines = []
     for name, result in report["results"].items():
         lines += [*_train_table(name, result), "", *_profile_table(result["profile"]), ""]
@@ -133,7 +133,7 @@ def _profile_table(profile: Report) -> list[str]:
 
 
 def store_tables(report: Report) -> list[str]:
-    """Reads, shuffled batches, training."""
+    """Tables of reads, shuffled batches and training."""
     results = report["results"]
     rows = []
     for label, found in results["reads"].items():
@@ -155,7 +155,7 @@ def store_tables(report: Report) -> list[str]:
 
 
 def harvest_tables(report: Report) -> list[str]:
-    """A table a model."""
+    """One table per model."""
     lines: list[str] = []
     for result in report["results"].values():
         model = result["model"]
@@ -181,7 +181,7 @@ def _harvest_row(way: str, found: Report) -> list[str]:
 
 
 def intervene_tables(report: Report) -> list[str]:
-    """A table a family."""
+    """One table per family."""
     lines: list[str] = []
     for result in report["results"].values():
         model, setting = result["model"], result["setting"]
@@ -242,11 +242,11 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
         "python -m benchmarks.intervene --out artifacts/benchmarks/intervene_cpu.json",
     ),
 }
-"""Name on the page: file, writer, and the command that makes the file."""
+"""Name on the page → file, function that writes its table, and command that makes the file."""
 
 
 def section(name: str, folder: Path = RESULTS) -> str:
-    """What stands between the markers of ``name``."""
+    """The text between the markers of ``name``."""
     file, write, command = TABLES[name]
     report = load(folder / file)
     if report is None:
@@ -256,14 +256,16 @@ def section(name: str, folder: Path = RESULTS) -> str:
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:
-    """The page with every table written.
+    """Replace every table of the page.
 
     Raises:
         TablesError: markers are missing, doubled, or of no table.
     """
     named = re.findall(r"<!-- table (\w+) -->", page)
     if sorted(named) != sorted(TABLES):
-        raise TablesError(f"the page has tables {sorted(named)}, there are {sorted(TABLES)}; mend its markers.")
+        raise TablesError(
+            f"the page has tables {sorted(named)}, but the script has {sorted(TABLES)}; correct its markers."
+        )
     for name in named:
         pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         text = section(name, folder)
@@ -274,9 +276,9 @@ def filled(page: str, folder: Path = RESULTS) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the tables, or with ``--check`` say whether they are what the result files give."""
+    """Write the tables, or with ``--check`` compare them with the result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the page differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with code 1 if the page differs")
     arguments = parser.parse_args(argv)
     page = PAGE.read_text(encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""Clocks, rounds and summaries: contestants take turns in one process, so that what disturbs one disturbs all."""
+"""Clocks, rounds and summaries. Contestants take turns in one process, so a disturbance affects all of them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import torch
 
 @dataclass
 class Times:
-    """Seconds of one contestant, one entry a round.
+    """Seconds of one contestant, one entry per round.
 
     Attributes:
-        wall: passed on the clock.
-        cpu: used by all threads of the process.
+        wall: Wall-clock seconds.
+        cpu: CPU seconds of all threads of the process.
     """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Both, as `spread` gives them."""
+        """Spread of the wall-clock and of the CPU seconds."""
         return {"wall_s": spread(self.wall), "cpu_s": spread(self.cpu)}
 
 
 class Clock:
-    """Times a call on a device; work queued on a GPU is waited for before and after.
+    """Clock for calls on a device.
 
-    On a GPU the wall seconds are those between two CUDA events around the call.
+    On a GPU it synchronizes before and after the call; wall seconds are those between two CUDA events around the call.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -57,7 +57,7 @@ class Clock:
             into.cpu.append(time.process_time() - cpu)
 
     def now(self) -> float:
-        """Seconds now, after everything queued is done."""
+        """Current seconds, after all queued work has finished."""
         if self.on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -66,7 +66,7 @@ class Clock:
 def take_turns(
     contestants: Mapping[str, Callable[[], object]], rounds: int, clock: Clock, *, warm_up: int = 1
 ) -> dict[str, Times]:
-    """Time every contestant once a round; who begins moves on by one each round."""
+    """Time every contestant once per round; each round begins with the next contestant."""
     times = {name: Times() for name in contestants}
     names = list(contestants)
     for number in range(warm_up + rounds):
@@ -77,7 +77,7 @@ def take_turns(
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, least, most, and every value in the order of the rounds."""
+    """Median, minimum, maximum, and all values in the order of the rounds."""
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -87,5 +87,5 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
-    """The spread of the ratio within each round: what slows a whole round drops out."""
+    """Spread of the ratio within each round; a disturbance of a whole round cancels."""
     return spread([above / below for above, below in zip(numerator, denominator, strict=True)])

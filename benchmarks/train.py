@@ -1,4 +1,4 @@
-"""Speed and memory of our training step against the peers', in one process, taking turns on the same batches.
+"""Speed and memory of our training step and those of peer libraries, in one process, in turns on the same batches.
 
     python -m benchmarks.train --settings demo small medium --out artifacts/benchmarks/train_cpu.json
 
@@ -42,14 +42,14 @@ def measure(
     """Time the contestants in turns, then compare what they learned.
 
     Args:
-        setting: shape, device and precision.
-        rounds: timed rounds; one more before them warms up.
-        steps: steps of every contestant in a round.
-        train_steps: go on untimed to so many steps in all before the losses are compared.
-        names: which contestants.
+        setting: Shape, device and precision.
+        rounds: Timed rounds; one warm-up round precedes them.
+        steps: Steps of every contestant in a round.
+        train_steps: Steps in all before the losses are compared; those after the timed rounds are not timed.
+        names: Contestants to time.
 
     Returns:
-        Per contestant seconds, speed and what it learned, or ``{"absent": reason}``; and our speed over each other's.
+        Per contestant seconds, speed, loss and FVE, or ``{"absent": reason}``; and our speed relative to the others.
     """
     contestants, absent = _build(setting, names)
     batches = planted_batches(setting, _N_BATCHES)
@@ -91,7 +91,7 @@ def _build(setting: Setting, names: Sequence[str]) -> tuple[dict[str, Contestant
 
 
 class _Turn:
-    """Some steps on the next batches; the loss is read at the end, so that no step waits for it."""
+    """A number of steps on the next batches; the loss is read at the end, so that no step waits for it."""
 
     def __init__(self, contestant: Contestant, batches: list[Tensor], steps: int) -> None:
         self.contestant, self.batches, self.steps = contestant, batches, steps
@@ -108,7 +108,7 @@ class _Turn:
 
 @torch.no_grad()
 def quality(batch: Tensor, reconstruct: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Mean squared error per token, and the share of the variance about the mean that is explained, all and per model."""
+    """Mean squared error per token, and FVE, over all models and per model."""
     x, x_hat = batch.double(), reconstruct(batch).double()
     error = (x - x_hat).square().sum(dim=(0, 2))
     variance = (x - x.mean(dim=0)).square().sum(dim=(0, 2))
@@ -120,7 +120,7 @@ def quality(batch: Tensor, reconstruct: Callable[[Tensor], Tensor]) -> dict[str,
 
 
 def _speedup(times: Mapping[str, Times]) -> dict[str, Any]:
-    """How many times as fast as each other contestant we are: the spread of the ratio within a round."""
+    """Our speed relative to each other contestant: spread of the ratio within a round."""
     ours = times[OURS]
     return {
         name: {"wall": ratios(other.wall, ours.wall), "cpu": ratios(other.cpu, ours.cpu)}
@@ -130,7 +130,7 @@ def _speedup(times: Mapping[str, Times]) -> dict[str, Any]:
 
 
 def _loss_difference(results: Mapping[str, Any]) -> dict[str, float]:
-    """Relative difference of the loss after the same steps, to those that minimize what we do."""
+    """Relative difference of the loss after the same steps, for contestants with our objective."""
     ours = results[OURS]["training_loss"]
     return {
         name: result["training_loss"] / ours - 1
@@ -149,7 +149,7 @@ def measure_memory(setting: Setting, names: Sequence[str], threads: int) -> dict
 
 
 def show(name: str, result: Mapping[str, Any]) -> None:
-    """A line a contestant."""
+    """Print one line per contestant."""
     print(f"{name}: {result['setting']}, {result['steps']} steps")
     for contestant, found in result["contestants"].items():
         if "absent" in found:
@@ -172,7 +172,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=1, help="steps per round")
     parser.add_argument("--train-steps", type=int, default=0, help="steps in all before the losses are compared")
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    parser.add_argument("--batch-size", type=int, default=None, help="in place of the setting's")
+    parser.add_argument("--batch-size", type=int, default=None, help="batch size instead of the setting's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="a process a contestant")
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _present(names: Sequence[str]) -> list[str]:
-    """Those that can be built here, tried at a tiny size."""
+    """Contestants that can be built here; each is tried at a tiny size."""
     return list(_build(replace(QUICK, batch_size=8), names)[0])
 
 

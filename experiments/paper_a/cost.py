@@ -39,18 +39,18 @@ class ModelShape:
 
     @property
     def block_parameters(self) -> int:
-        """Matrices of one block."""
+        """Number of parameters in the matrices of one block."""
         attention = self.d_model * self.d_head * (2 * self.n_heads + 2 * self.n_kv_heads)
         return attention + 3 * self.d_model * self.d_mlp
 
     @property
     def parameters(self) -> int:
-        """All matrices; the embedding is the unembedding."""
+        """Number of parameters of all matrices; embedding and unembedding share theirs."""
         return self.n_layers * self.block_parameters + self.vocab * self.d_model
 
     @property
     def kv_bytes(self) -> int:
-        """Keys and values of one token in all blocks, bfloat16."""
+        """Bytes of the keys and values of one token in all blocks, in bfloat16."""
         return 2 * self.n_layers * self.n_kv_heads * self.d_head * BF16
 
     def forward_flop(self, context: float | int, *, blocks: int | None = None) -> float:
@@ -68,15 +68,15 @@ class Rates:
     """Assumed rates of one H100 (80 GB), none of them measured with this code."""
 
     lm_tflops: float | int = 400
-    """bfloat16 reached by a language model's forward pass (peak 989)."""
+    """TFLOP/s of a language model's forward pass in bfloat16 (peak 989)."""
     crosscoder_tflops: float | int = 45
-    """float32 reached by the crosscoder's products (peak 67: it trains in float32, without TF32)."""
+    """TFLOP/s of the crosscoder's products in float32 without TF32 (peak 67)."""
     memory_tb_per_s: float | int = 2.7
-    """Device memory (peak 3.35)."""
+    """TB/s of the device memory (peak 3.35)."""
     disk_gb_per_s: float | int = 2.0
-    """Activation store, read and written."""
+    """GB/s at which the activation store is read and written."""
     block_ms: float | int = 0.8
-    """Time to launch one block of eager attention in a decoding step, whatever the batch."""
+    """Milliseconds to launch one block of eager attention in a decoding step, independent of the batch."""
     prompt_tokens: int = 200
     """Mean length of a task's prompt."""
     n_tasks: int = 8
@@ -87,7 +87,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage."""
+    """Cost of one stage."""
 
     stage: str
     what: str
@@ -97,17 +97,17 @@ class Cost:
 
 
 def crosscoder_parameters(n_models: int, d_model: int, d_sae: int) -> int:
-    """Encoder and decoder of every model; biases left out."""
+    """Number of parameters of encoder and decoder of every model, without biases."""
     return 2 * n_models * d_model * d_sae
 
 
 def dense_step_flop(n_models: int, d_model: int, d_sae: int) -> int:
-    """Operations a token of a dense training step without the gradient of its input: five products of 2 D F."""
+    """Operations per token of a dense training step without the gradient of its input: five products of 2 D F."""
     return 10 * n_models * d_model * d_sae
 
 
 def train_cost(n_models: int, d_model: int, d_sae: int, n_tokens: int, batch: int, rates: Rates) -> tuple[float, float]:
-    """``(operations, hours)``: products, then Adam's 28 bytes a parameter and step; reading runs beside them."""
+    """``(operations, hours)`` of the products and of Adam's 28 bytes per parameter and step; the data are read meanwhile."""
     flop = float(dense_step_flop(n_models, d_model, d_sae)) * n_tokens
     adam = 28 * crosscoder_parameters(n_models, d_model, d_sae) * ceil(n_tokens / batch)
     work = flop / (rates.crosscoder_tflops * 1e12) + adam / (rates.memory_tb_per_s * 1e12)
@@ -118,7 +118,7 @@ def train_cost(n_models: int, d_model: int, d_sae: int, n_tokens: int, batch: in
 def decoding_cost(
     shape: ModelShape, n_samples: int, new_tokens: int, batch: int, blocks: int, rates: Rates
 ) -> tuple[float, float]:
-    """``(operations, hours)`` of generating to the limit through ``blocks`` blocks, prompts included.
+    """``(operations, hours)`` of generation to the length limit through ``blocks`` blocks, prompts included.
 
     A step takes the longest of launching, of arithmetic, and of reading the weights and the cached keys and values.
     """
@@ -136,7 +136,7 @@ def decoding_cost(
 
 
 def n_conditions(config: mp.RunConfig) -> int:
-    """How many conditions ``intervene`` runs on a selection of 50 features, counted by the planning function itself."""
+    """Number of conditions that ``intervene`` runs on a selection of 50 features, from its own planning function."""
     settings, ones = config.intervene, np.ones(200)
     scores = Scores(("a",), (1,), ones[None], ones[None], ones, ones, ones, ones, ones, ones[None] > 0)
     drawn = tuple((draw,) for draw in range(settings.n_random))
@@ -158,7 +158,7 @@ def n_conditions(config: mp.RunConfig) -> int:
 
 
 class Setting:
-    """The numbers of a run configuration that cost something."""
+    """The numbers of a run configuration that determine its cost."""
 
     def __init__(self, config: mp.RunConfig, shape: ModelShape, rates: Rates) -> None:
         self.config, self.shape, self.rates = config, shape, rates
@@ -175,14 +175,14 @@ class Setting:
         self.length = config.cache.max_length or 512
 
     def generating(self, n_samples: int, batch: int, *, siblings: int = 0) -> tuple[float, float]:
-        """One model to the end, and siblings up to the site."""
+        """Cost of generation by one model, with siblings up to the site."""
         new_tokens = self.config.intervene.max_new_tokens or self.config.tasks.max_new_tokens
         whole = decoding_cost(self.shape, n_samples, new_tokens, batch, self.shape.n_layers, self.rates)
         part = decoding_cost(self.shape, n_samples, new_tokens, batch, self.site.layer + 1, self.rates)
         return whole[0] + siblings * part[0], whole[1] + siblings * part[1]
 
     def recording(self, n_models: int, n_rows: int) -> tuple[float, float, float]:
-        """``(operations, hours, bytes)`` of the store: passes stopped after the site, written as they come."""
+        """``(operations, hours, bytes)`` of the store: forward passes that stop after the site."""
         per_token = self.shape.forward_flop(self.length / 2, blocks=self.site.layer + 1)
         flop = n_models * n_rows * per_token
         n_bytes = float(n_models * n_rows * self.shape.d_model * BF16)
@@ -190,7 +190,7 @@ class Setting:
         return flop, seconds / 3600, n_bytes
 
     def costs(self) -> list[Cost]:
-        """Every stage of the run."""
+        """Costs of every stage of the run."""
         config, rates = self.config, self.rates
         n_sites = self.shape.n_layers if config.localize.sites == "all" else len(config.localize.sites)
         n_patched = rates.n_tasks * (config.localize.n_per_task or 500)
@@ -227,7 +227,7 @@ class Setting:
         ]  # fmt: skip
 
     def dynamics(self, checkpoints: int) -> list[Cost]:
-        """What the paper's other dictionaries add: checkpoints of both arms, the last being the models of the run."""
+        """Costs of the paper's training dynamics: checkpoints of both arms, the last of which are the models of the run."""
         more, pairs = 2 * (checkpoints - 1), 2 * checkpoints
         flop, hours, n_bytes = self.recording(more, self.n_rows)
         every = train_cost(1 + pairs, self.shape.d_model, self.d_sae, self.n_tokens, self.batch, self.rates)
@@ -239,7 +239,7 @@ class Setting:
         ]
 
     def memory(self) -> list[str]:
-        """Device memory of the two largest stages, GB."""
+        """Device memory of the two largest stages, in GB."""
         parameters = crosscoder_parameters(self.n_models, self.shape.d_model, self.d_sae)
         training = 16 * parameters + 4 * FP32 * self.batch * self.d_sae
         new_tokens = self.config.intervene.max_new_tokens or self.config.tasks.max_new_tokens
@@ -253,7 +253,7 @@ class Setting:
 
 
 def table(costs: Sequence[Cost]) -> list[str]:
-    """Lines of text, with the sum below."""
+    """Format costs as lines of text, with their sum below."""
     rows = [(c.stage, c.what, c.pflop, c.hours, c.store_tb) for c in costs]
     rows.append(("sum", "", *(sum(row[k] for row in rows) for k in (2, 3, 4))))  # type: ignore[misc]
     lines = [f"{'stage':<20} {'what':<44} {'PFLOP':>12} {'GPU hours':>10} {'store':>9}"]
@@ -263,7 +263,7 @@ def table(costs: Sequence[Cost]) -> list[str]:
 
 
 def main() -> None:
-    """Print, and keep as JSON where asked."""
+    """Print the costs, and write them as JSON with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=HERE / "qwen3_4b.toml")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")

@@ -78,7 +78,7 @@ def test_the_training_table_by_hand(tmp_path: Path) -> None:
 
 def test_results_of_quick_runs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train_cpu.json").write_text(json.dumps(report(TRAIN, quick=True)))
-    with pytest.raises(tables.TablesError, match=r"train_cpu.json is of a --quick run"):
+    with pytest.raises(tables.TablesError, match=r"train_cpu\.json.* --quick"):
         tables.section("train", tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_every_contestant_and_way_has_a_name() -> None:
 
 def test_markers_must_match_the_tables(tmp_path: Path) -> None:
     page = tables.PAGE.read_text(encoding="utf-8")
-    with pytest.raises(tables.TablesError, match="mend its markers"):
+    with pytest.raises(tables.TablesError, match="markers"):
         tables.filled(page.replace("<!-- table store -->", ""), tmp_path)
     with pytest.raises(tables.TablesError, match="no end marker"):
         tables.filled(page.replace("<!-- end store -->", ""), tmp_path)
