@@ -10,7 +10,7 @@ from typing import Any
 
 
 class CallablePackage(ModuleType):
-    """A package whose call is passed to the function of its own name in its module ``stage``."""
+    """A package that can be called: the call goes to the function of the same name in its module ``stage``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Import ``stage`` and call its function."""

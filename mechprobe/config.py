@@ -20,7 +20,7 @@ class FrozenConfig(_FrozenConfig):
 
 
 class Comparison(FrozenConfig):
-    """The base model, the tuned model whose generalization is explained, and what is known of their training.
+    """The base model, the tuned model whose generalization is explained, and the tasks that post-training saw.
 
     The settings of every stage that compares two models on tasks derive from it.
     """

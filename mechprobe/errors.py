@@ -1,4 +1,4 @@
-"""Errors that a user can correct. Each message is one sentence with what is wrong, where, and how to fix it.
+"""Errors that a user can correct. Each message is one sentence that says what is wrong, where, and how to fix it.
 
 Their base is `sae_training.errors.UserError`, as for the errors of sae_training. The command line prints the message of
 such an error without a traceback, and exits with code 2.

@@ -33,7 +33,7 @@ class TasksConfig(FrozenConfig):
     scorer: str = "exact"
     """``exact``, ``numeric``, ``letter``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
     scorers: dict[str, str] = Field(default_factory=dict)
-    """Scorers of single tasks, by task name, in place of ``scorer``."""
+    """Scorers of single tasks, by task name, instead of ``scorer``."""
     choice: ChoiceConfig = ChoiceConfig()
     """How lines with ``options`` are asked and scored."""
     max_new_tokens: int = Field(default=64, ge=1)
@@ -181,7 +181,7 @@ class RunConfig(FrozenConfig):
 def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Make existing paths absolute, relative to ``folder``, so that a run folder works from any working directory.
 
-    A model that does not exist there is left as it is, because it may be a hub name.
+    The path of a model that does not exist there is not changed, because it may be a hub name.
     """
     result = dict(data)
     if isinstance(data.get("models"), dict):
@@ -213,7 +213,7 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
 
 
 def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
-    """Every section with the settings that it shares with others, where it does not set them itself."""
+    """Add the shared settings to every section that does not set them itself."""
     tasks = data.get("tasks", {})
     values = {name: data[name] for name in _SHARED if name in data}
     if isinstance(tasks, dict):

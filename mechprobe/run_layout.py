@@ -55,7 +55,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Where the stages of a run are. A stage that lies elsewhere has its folder in ``elsewhere``.
+    """Where the stages of a run are. ``elsewhere`` holds the folders of stages outside the run folder.
 
     Stage folders are attributes named as the folders (``cache``, ``crosscoder``), and result files by their content
     (``ceilings``, ``quality``, ``results``); the tables of this module list them.

@@ -265,7 +265,7 @@ class Stage:
 
     def _note_refusal(self, error: MechprobeError) -> None:
         """Remove the folder if nothing was kept; otherwise record an error that the input caused."""
-        with suppress(OSError, ArtifactError):  # the disk may be full, and the error itself may say so
+        with suppress(OSError, ArtifactError):  # the disk may be full, which may be the error itself
             if all(path.name == UNFINISHED for path in self.folder.iterdir()):
                 (self.folder / UNFINISHED).unlink()
                 self.folder.rmdir()

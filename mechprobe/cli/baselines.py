@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from mechprobe.dictionary.baselines.result import Baselines
 
 Crosscoder = Annotated[
-    Path | None, typer.Option("--crosscoder", help="Trained or imported crosscoder, in place of the run's.")
+    Path | None, typer.Option("--crosscoder", help="Trained or imported crosscoder, instead of the run's.")
 ]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, in place of the run's.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, instead of the run's.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Saes = Annotated[
     list[str] | None,

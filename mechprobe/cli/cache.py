@@ -29,7 +29,7 @@ Part = Annotated[
 
 
 def cache_settings(sites: str | None, **settings: object) -> dict[str, Any]:
-    """The section ``cache`` that the options of the cache stand for."""
+    """The section ``cache`` that the options of the command give."""
     section = {key: value for key, value in settings.items() if value is not None}
     if sites:
         section["sites"] = [site.strip() for site in sites.split(",")]

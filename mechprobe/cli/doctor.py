@@ -1,4 +1,4 @@
-"""``mechprobe doctor``: what is installed, which device, and what would fail."""
+"""``mechprobe doctor``: checks of the installation, the device and the lab."""
 
 import typer
 

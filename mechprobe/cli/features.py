@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from mechprobe.features.result import FeatureSummary
     from mechprobe.pipeline.run import Run
 
-Crosscoder = Annotated[Path | None, typer.Option("--crosscoder", help="Crosscoder, in place of the run's.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, in place of the run's.")]
+Crosscoder = Annotated[Path | None, typer.Option("--crosscoder", help="Crosscoder, instead of the run's.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, instead of the run's.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Stage folder outside the run. Nulls go to nulls/ beside it.")
 ]
 Null = Annotated[
     list[str] | None,
     typer.Option(
-        "--null", help="Also train and measure a null: identical, shuffled-labels, disjoint-halves; repeatable."
+        "--null", help="Also train and measure a null: identical, shuffled-labels or disjoint-halves. May be repeated."
     ),
 ]
 Seeds = Annotated[

@@ -17,7 +17,7 @@ SelectionFolder = Annotated[
     typer.Option(
         "--selection",
         metavar="DIR",
-        help="Folder that `mechprobe select --out DIR` wrote, tested as it was made; by default selection/ of the run.",
+        help="Selection to test: a folder that `mechprobe select --out DIR` wrote. By default selection/ of the run.",
     ),
 ]
 Edits = Annotated[
@@ -37,7 +37,7 @@ HarnessTask = Annotated[
         "--task",
         "-t",
         metavar="FILE.yaml|NAME",
-        help="A task of lm-evaluation-harness, run instead of the run's own tasks; repeatable.",
+        help="Task of lm-evaluation-harness, instead of the run's own tasks. May be repeated.",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="With --task: documents of each task.")]
@@ -76,7 +76,7 @@ def intervene(
     options_of_set = {"features": features, "ranking": ranking, "n_random": n_random}
     section = _section(options_of_set, {"edits_tuned": edits_tuned, "edits_base": edits_base})
     if selection is not None:
-        section = _as_it_was_made(shared.set_ or ()) | section
+        section = _keep_selection(shared.set_ or ()) | section
     harness, interventions = (out, None) if task else (None, out)
     run = shared.start(
         {"intervene": section} if section else None, selection=selection, harness=harness, interventions=interventions
@@ -105,17 +105,20 @@ def intervene(
 
 
 def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
-    """The settings that the options stand for."""
+    """The settings that the options give."""
     from mechprobe.interventions.edits.edit import split_edits
 
     found = {key: value for key, value in values.items() if value is not None}
     return found | {key: split_edits(text) for key, text in edits.items() if text is not None}
 
 
-def _as_it_was_made(overrides: Sequence[str]) -> dict[str, Any]:
-    """Settings that leave a selection as it is, where the run's own settings may name another set; --set comes before them."""
-    asked_for = {each.partition("=")[0].strip() for each in overrides}
-    return {key: None for key in ("features", "ranking", "threshold") if f"intervene.{key}" not in asked_for}
+def _keep_selection(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings that keep the features of ``--selection``, although the run's settings may name another set.
+
+    A setting in ``overrides``, which come from ``--set``, stays.
+    """
+    overridden = {each.partition("=")[0].strip() for each in overrides}
+    return {key: None for key in ("features", "ranking", "threshold") if f"intervene.{key}" not in overridden}
 
 
 def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]) -> None:

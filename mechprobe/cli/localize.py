@@ -17,7 +17,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outs
 
 
 def task_settings(tasks: Path | None, scorer: str | None) -> dict[str, Any]:
-    """The section ``tasks`` that the task options stand for."""
+    """The section ``tasks`` that the task options give."""
     section: dict[str, Any] = {"file": None if tasks is None else str(tasks), "scorer": scorer}
     given = {name: value for name, value in section.items() if value is not None}
     return {"tasks": given} if given else {}

@@ -24,7 +24,8 @@ Prompts = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="Format of --prompts: jsonl, text, paragraphs, parquet or dataset. By default its name tells."
+        "--format",
+        help="Format of --prompts: jsonl, text, paragraphs, parquet or dataset. By default from the file name.",
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset that has several.")]

@@ -48,7 +48,7 @@ def select(shared: Shared, out: Out = None, features: Features = None, ranking: 
 
 
 def next_step(run: "Run", folder: Path, own: str, command: str) -> str:
-    """The next command; it reads a stage that lies outside the run only where it is told to."""
+    """The next command, with the option that names a selection outside the run."""
     from mechprobe.cli.stage_command import in_run
 
     text = f"mechprobe {command}{in_run(run)}"

@@ -1,12 +1,9 @@
 """From options and a TOML file to the settings of a command."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mechprobe.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str, str]:
@@ -25,7 +22,7 @@ def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str,
 def prompt_settings(
     file: str | None, format_: str | None = None, split: str | None = None, fields: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The section ``prompts`` that the options of the prompts stand for.
+    """The section ``prompts`` that the prompt options give.
 
     Raises:
         ConfigError: A ``--field`` is not NAME=COLUMN.
@@ -43,7 +40,7 @@ def prompt_settings(
 
 
 def device_map_setting(text: str | None) -> dict[str, Any]:
-    """The setting that ``--device-map`` stands for; the text is a name such as ``auto``, or a TOML table."""
+    """The setting that ``--device-map`` gives; its text is a name such as ``auto``, or a TOML table."""
     from mechprobe.config import parse_value
 
     return {} if text is None else {"device_map": parse_value(text)}

@@ -1,4 +1,4 @@
-"""The options that every stage command has, declared once, and the run that they stand for."""
+"""The options that every stage command has, declared once, and the run that they describe."""
 
 import functools
 import inspect
@@ -47,7 +47,10 @@ class Shared:
     no_upstream: Annotated[
         bool, _option("--no-upstream", help="Refuse, instead of making missing earlier stages first.")
     ] = False
-    verbose: Annotated[bool, _option("--verbose", "-v", help="Print every table.")] = False
+    verbose: Annotated[
+        bool,
+        _option("--verbose", "-v", help="Print the whole report (run), or every verdict and the rule (intervene)."),
+    ] = False
     trust_remote_code: Annotated[bool, _option("--trust-remote-code", help="Let model folders run their own code.")] = (
         False
     )
@@ -56,7 +59,7 @@ class Shared:
         """The run of a command.
 
         Args:
-            extra: Settings that the command's own options stand for.
+            extra: Settings given by the command's own options.
             own_inputs: The command was given prompts, tasks or stage folders, which are not those of the embedded lab.
             folders: Stage folders outside the run, by attribute of `RunLayout`; None leaves a stage inside.
 

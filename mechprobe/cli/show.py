@@ -12,7 +12,7 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every table.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the whole report as Markdown.")]
 
 _ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
 """A character that Markdown needs escaped and a terminal does not."""

@@ -1,4 +1,4 @@
-"""What every stage command does: make what is missing, or plan, or run the stage, then print."""
+"""The steps of every stage command: make missing stages, or print a plan; run the stage; print its result."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def require_same_run(run: "Run") -> None:
     if run.config.models and kept != run.config.models:
         raise ConfigError(
             f"{run.folder} was begun with the models {_named(kept)}, not {_named(run.config.models)}; "
-            "give --run FOLDER for a run of its own."
+            "give --run FOLDER for another run."
         )
 
 

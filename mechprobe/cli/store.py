@@ -9,8 +9,8 @@ from mechprobe.cli import options
 
 Folder = Annotated[Path, typer.Argument(help="Activation store, written by `mechprobe cache`.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="New file (safetensors) or new folder (npy).")]
-Format = Annotated[str | None, typer.Option("--format", help="safetensors or npy. By default the name of --out tells.")]
-AsFloat32 = Annotated[bool, typer.Option("--float32", help="Write float32 in place of the stored dtype.")]
+Format = Annotated[str | None, typer.Option("--format", help="safetensors or npy. By default from the name of --out.")]
+AsFloat32 = Annotated[bool, typer.Option("--float32", help="Write float32 instead of the stored dtype.")]
 
 app = typer.Typer(no_args_is_help=True, help="Describe an activation store, verify every hash, or export it.")
 

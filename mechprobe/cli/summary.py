@@ -31,7 +31,7 @@ def summary_lines(layout: RunLayout) -> list[str]:
 
 
 def next_command(layout: RunLayout) -> str:
-    """The command that makes the first missing stage; for a complete run, the one that prints every table."""
+    """The command that makes the first missing stage; for a complete run, the one that prints the report."""
     there = "" if layout.folder == DEFAULT_RUN else f" --run {layout.folder}"
     for place in CHAIN:
         if not (getattr(layout, place.folder) / "manifest.json").is_file():
@@ -54,7 +54,7 @@ def verdict_sentences(results: Row) -> list[str]:
     """The verdict on every main edit, and what a single vector does in comparison."""
     vectors = [row for row in results["conditions"] if row["set_kind"] == "baseline" and row["edit"] == "vector"]
     compared = [
-        f"{row['features']} added to {row['model']}: {points(_change(row))} points"
+        f"{points(_change(row))} points in {row['model']} ({row['features']})"
         for row in (_best(vectors, model, sign) for model, sign in zip(results["pair"], (1, -1), strict=True))
         if row
     ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", help="Activation store, in place of the run's. Modes stream and ring keep a subset there."),
+    typer.Option("--cache", help="Activation store, instead of the run's. Modes stream and ring keep a subset there."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Mode = Annotated[str | None, typer.Option("--mode", help="cache, stream (no disk) or ring (bounded disk).")]

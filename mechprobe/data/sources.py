@@ -1,4 +1,4 @@
-"""Prompts of any source as one sequence, which is checked completely but kept in memory only as far as it is used."""
+"""Prompts of any source as one sequence. All prompts are checked, but only those in use are kept in memory."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence

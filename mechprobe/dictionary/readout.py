@@ -40,7 +40,7 @@ class Readout:
 
     def __post_init__(self) -> None:
         if self.mode not in ("swap", "joint", "single"):
-            raise ConfigError(f"There is no read-out {self.mode!r}; choose swap, joint or single.")
+            raise ConfigError(f"The read-out {self.mode!r} does not exist; choose swap, joint or single.")
 
     def __str__(self) -> str:
         return f"swap({','.join(self.near)})" if self.mode == "swap" and self.near else self.mode

@@ -293,7 +293,7 @@ class LanguageModel:
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """Hide the bars of transformers, because every stage shows one line of its own."""
+    """Hide the bars of transformers, because every stage shows its own line."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -71,7 +71,7 @@ class Run:
         return self._family
 
     def check(self) -> None:
-        """Find what is wrong with models, tasks, prompts, names and sites before any work begins.
+        """Check models, tasks, prompts, names and sites before any work begins.
 
         Raises:
             MechprobeError: The first problem found.
@@ -153,7 +153,7 @@ class Run:
         )
 
     def features(self) -> FeatureAnalysis:
-        """Compute feature table, quality gate and examples; without models, what needs none of them."""
+        """Compute feature table, quality gate and examples; without models, only the parts that need none."""
         return analyze_features(
             self.layout.crosscoder,
             self.layout.cache,
@@ -205,7 +205,7 @@ class Run:
         return [split_halves(task, seed=self.config.select.seed if seed is None else seed) for task in evaluated]
 
     def judging_halves(self) -> list[Task]:
-        """The samples that the finished selection left for judging it, whatever ``select.seed`` is now."""
+        """The evaluation halves of the finished selection, whose seed may differ from ``select.seed``."""
         return self.evaluation_halves(read_manifest(self.layout.selection)["config"].get("seed"))
 
     def select(self) -> Selection:
@@ -244,7 +244,7 @@ class Run:
         )
 
     def label(self, labeler: Labeler, *, name: str | None = None) -> Labels:
-        """Label every feature that has examples with a function of yours, and keep the labels in ``labels.json``.
+        """Label every feature that has examples with your function, and keep the labels in ``labels.json``.
 
         Args:
             labeler: Takes an entry of ``examples.json`` and returns a label.
@@ -327,7 +327,9 @@ class Run:
         if config.get("sites"):
             self.crosscoder().require_one_site()
         if not isinstance(config.get("site"), str):
-            raise ArtifactError(f"{self.layout.crosscoder} does not say its site; train it with `mechprobe train-sae`.")
+            raise ArtifactError(
+                f"{self.layout.crosscoder} does not record its site; train it with `mechprobe train-sae`."
+            )
         return config["site"]
 
     def table(self) -> Any:

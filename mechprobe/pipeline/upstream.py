@@ -34,7 +34,7 @@ def missing_stages(run: Run, stage: str) -> list[str]:
         folder = _FOLDERS[need]
         made = folder in given or (getattr(run.layout, folder) / MANIFEST).is_file()
         if need == "localize" and (run.config.cache.sites or not run.config.tasks.file):
-            continue  # the site is given, or nothing is there to choose one on
+            continue  # the site is given, or no task can choose one
         if not made:
             found += [name for name in [*missing_stages(run, need), need] if name not in found]
     return found
@@ -75,8 +75,8 @@ def timed(name: str, stage: Callable[[], object], say: Callable[[str], None]) ->
 def settings_kept(run: Run, stage: str) -> Iterator[None]:
     """Keep the settings of a run folder: all of them when it is new, then those of each stage that was made.
 
-    A new folder has them from the beginning, so that a later command resumes with them. A refused command leaves no
-    run folder behind where it had written nothing else.
+    A new folder has them from the beginning, so that a later command resumes with them. A refused command that wrote nothing else
+    leaves no run folder behind.
     """
     require_run_folder(run)
     path, section = run.layout.run_file, stage.replace("-", "_")
@@ -97,7 +97,7 @@ def settings_kept(run: Run, stage: str) -> Iterator[None]:
 
 
 def require_run_folder(run: Run) -> None:
-    """Raise `ArtifactError` where the run folder holds files of the user and nothing of a run."""
+    """Raise `ArtifactError` if the run folder holds other files but no stage of a run."""
     if not run.folder.is_dir():
         return
     known = {run.layout.run_file.name, *_FOLDERS.values(), "checkpoints", "emergence", "baselines", "nulls"}

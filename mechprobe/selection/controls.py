@@ -90,11 +90,11 @@ def matched_random_sets(ids: Sequence[int], covariates: Covariates, *, n_sets: i
         seed: Seed of the random prices.
 
     Raises:
-        SelectionError: More than `MAX_SETS` sets are asked for, or fewer live features are left than the set has.
+        SelectionError: More than `MAX_SETS` sets are requested, or fewer live features are left than the set has.
     """
     if n_sets > MAX_SETS:
         raise SelectionError(
-            f"{n_sets:,} random sets are asked for and at most {MAX_SETS:,} can be matched; ask for fewer."
+            f"{n_sets:,} random sets are requested, but at most {MAX_SETS:,} can be matched; request fewer."
         )
     if n_sets == 0:
         return []

@@ -130,7 +130,7 @@ def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleS
     if name in plan.given:
         return import_sae(plan.given[name]).to(device)
     if plan.training is None:
-        raise ArtifactError(f"No SAE is given for {name}, and none is to be trained; give one with --sae.")
+        raise ArtifactError(f"No SAE is given for {name}, although no SAE will be trained; give one with --sae.")
     out = folder / name
     if (out / TRAINED_FILE).is_file() and read_json(out / TRAINED_FILE) == _hashes(out):
         return import_sae(out).to(device)

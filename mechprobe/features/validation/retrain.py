@@ -105,7 +105,7 @@ class Retraining:
     def stage(
         self, out: Path | str, name: str, settings: Mapping[str, Any], *, force: bool
     ) -> AbstractContextManager[Stage]:
-        """The stage folder; ``settings`` are what the stage is asked for beside its configuration."""
+        """The stage folder; ``settings`` are the arguments of the stage besides its configuration."""
         dumped = {"nulls": self.nulls.model_dump(mode="json"), "features": self.config.model_dump(mode="json")}
         inputs: dict[str, Path | str] = {"crosscoder": self.crosscoder, "cache": self.cache}
         config, models = {**settings, **dumped}, self.store.fingerprints

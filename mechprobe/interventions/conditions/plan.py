@@ -31,7 +31,7 @@ class Condition:
 
     Attributes:
         name: Unique and readable, for example ``rl|ablate|top50``.
-        model, edit, features: The host, the text of the edit (or what is done instead), and the name of the feature set.
+        model, edit, features: The host, the text of the edit (or a word such as ``patch``), and the name of the feature set.
         set_kind, how: Role of the condition, and the mechanism that runs it.
         ids: Features edited.
         donor: Model whose features or residual are put in.

@@ -6,7 +6,7 @@ decoder of the crosscoder, r the host's residual. Ablate, clamp, scale and trans
 * ablate, clamp, scale:  r' = r + s_h Σ_{k∈S} (f'_k − f_k) W_dec[k, h]  with f' = 0, a value, or a factor times f
   (ablate and clamp are those of arXiv 2604.25011; the delta form is ours)
 * transplant (ours):  r' = r + Σ_{k∈S} (s_d f_k^d W_dec[k, d] − s_h f_k^h W_dec[k, h])  for a donor d
-* steer:  r' = r + V Σ_{k∈S} W_dec[k, h] / ‖W_dec[k, h]‖₂, whatever the activations of the features (activation
+* steer:  r' = r + V Σ_{k∈S} W_dec[k, h] / ‖W_dec[k, h]‖₂, independent of the activations of the features (activation
   addition, arXiv 2308.10248, along decoder directions; V is in the units of the host's residual)
 * replace:  r' = the reconstruction without the features of S; with S empty, the reconstruction only
 * project:  r' = r without its component in the span of the decoder directions of S

@@ -55,7 +55,7 @@ class HarnessResults(EditedSet):
 
 
 def harness_table(results: HarnessResults) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """``(columns, rows)`` with a column per task and metric; random sets have no row of their own."""
+    """``(columns, rows)`` with a column per task and metric; random sets have no rows."""
     first = results.conditions[0].metrics
     columns = [f"{task} {_metric_title(key)}" for task, metrics in first.items() for key in metrics]
     rows = {

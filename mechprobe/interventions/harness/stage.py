@@ -204,7 +204,7 @@ def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) 
     after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
     if after and before and _is_mean(after, value) and _is_mean(before, start):
         return paired_bootstrap(before, after, seed=seed)
-    nan = float("nan")  # a group has no documents of its own
+    nan = float("nan")  # a group has no documents
     return Interval(value - start, nan, nan, mine.n.get(task, 0))
 
 

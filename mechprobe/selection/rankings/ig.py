@@ -36,7 +36,7 @@ from sae_training import Crosscoder
 class IntegratedGradients:
     """IG of every feature on every sample, and the metric of the tuned model at both ends of the path.
 
-    ``metric`` is that of the unedited model, ``without`` that with base's features in place of its own.
+    ``metric`` is that of the unedited model, ``without`` that with base's features instead of its own.
     """
 
     effect: Float[ndarray, "sample d_sae"]
