@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) --constraint constraints.txt
 # pip would compile one file after the other; this does it on all cores, without the libraries' own tests. Templates that are
-# no Python cannot be compiled, as under pip, and nothing imports them.
+# not Python cannot be compiled, as with pip, and nothing imports them.
 COMPILE := @$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib mechprobe sae_training || true
 
 .PHONY: demo test test-all kills check lint types lab clean
@@ -42,7 +42,7 @@ lab: .venv/.dev
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "mechprobe needs Python 3.11 or later; say which with make PYTHON=python3.12" >&2; exit 1; }
+		{ echo "mechprobe needs Python 3.11 or later; choose one, for example: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/python

@@ -47,7 +47,7 @@ def read_config(folder: Path) -> CrosscoderConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise SaeTrainingError(
-            f"{folder} does not hold a crosscoder (there is no {CONFIG_FILE}); give a folder written by Crosscoder.save."
+            f"{folder} holds no crosscoder ({CONFIG_FILE} is missing); give a folder written by Crosscoder.save."
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ NOTES = (
     "Lab: samples that select features never judge them. The paper states neither this nor which random sets it compares with.",
     "Paper: percentages on conditional subsets, interpreted as the samples that the RL model has right (ablate) or the base has "
     "wrong (clamp). The paper gives neither n nor intervals.",
-    "The lab has a planted mechanism and is no evidence about large models. It shows which edits have an effect beyond random sets, "
+    "The lab has a planted mechanism and says nothing about large models. It shows which edits have an effect beyond random sets, "
     "and whether unseen tasks show that effect too.",
 )
 

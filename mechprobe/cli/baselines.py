@@ -27,7 +27,7 @@ def baselines(
 ) -> None:
     """Train an SAE of each model through sae-lens, and compare it with the crosscoder and its slice.
 
-    Without models the cross-entropy with the reconstruction spliced in is left out.
+    Without models, the cross-entropy with the reconstruction spliced in is left out.
     """
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.settings import parse_models

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Work = Annotated[
     Path | None,
-    typer.Option("--work", help="Folder of the store and the dictionaries. By default checkpoints/ beside --out."),
+    typer.Option(
+        "--work", help="Folder of the store and the dictionaries. By default checkpoints/ beside the stage folder."
+    ),
 ]
 Checkpoints = Annotated[
     Path | None, typer.Option("--checkpoints", help="Folder of further models, <arm>/step_<n>/ (rl/step_000040/).")

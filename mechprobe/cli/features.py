@@ -41,8 +41,9 @@ def features(
 ) -> None:
     """Describe every feature: its class, density and contexts, and whether the crosscoder passes the quality gate.
 
-    Without models the cross-entropy with the reconstruction spliced in and the example texts are left out. ``--force``
-    makes the table again, and the nulls and seeds that are named.
+    Without models, the cross-entropy with the reconstruction spliced in and the example texts are left out.
+
+    With --force, the table is made again, and so are the nulls and seeds that are named.
     """
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, in_run, say_result

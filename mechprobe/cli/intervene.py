@@ -29,7 +29,7 @@ EditsBase = Annotated[
     typer.Option("--edits-base", help="Edits of the base model, for example clamp:1,3,10,transplant or steer:2..8:4."),
 ]
 NRandom = Annotated[
-    int | None, typer.Option("--n-random", help="Matched random sets for every edit (with --task none by default).")
+    int | None, typer.Option("--n-random", help="Matched random sets for every edit. With --task, none by default.")
 ]
 HarnessTask = Annotated[
     list[str] | None,
@@ -66,7 +66,7 @@ def intervene(
 ) -> None:
     """Ablate, amplify and transplant the selected features during generation, with every control, and give a verdict.
 
-    With ``--task`` the same edits are run on tasks of lm-evaluation-harness and scored by its own metrics.
+    With --task, the same edits run on tasks of lm-evaluation-harness and scored by its own metrics.
     """
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, say_result

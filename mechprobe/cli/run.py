@@ -15,7 +15,7 @@ Until = Annotated[str | None, typer.Option("--until", help="Last stage to run.")
 def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     """Run every stage in order: localize, cache, train-sae, features, evaluate, select, intervene, report.
 
-    Without ``--config`` and ``--models`` the models are those of the embedded lab. An interrupted run resumes.
+    Without --config and --models, the models are those of the embedded lab. An interrupted run resumes.
     """
     from dataclasses import replace
 

@@ -94,12 +94,12 @@ def choose_site(shares: Mapping[str, tuple[float, float]], min_share: float) -> 
     none = f"No site has both ceilings at {min_share:.0%} of the gain or more."
     if max(sufficiency, necessity) < min_share:
         reason = (
-            f"{none} {chosen} comes nearest ({found}); an edit that fails there is no evidence against its features."
+            f"{none} {chosen} comes nearest ({found}); an edit that fails there is not evidence against its features."
         )
         return chosen, False, reason
     judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
     reason = (
         f"{none} {chosen} has one of them ({found}): edits of the {judged} model can be judged there, but an edit of the {other} "
-        "model that fails is no evidence against its features."
+        "model that fails is not evidence against its features."
     )
     return chosen, False, reason

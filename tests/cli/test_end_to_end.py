@@ -243,13 +243,13 @@ def test_a_selection_beside_the_run(
     few = ["intervene.n_per_task=1", "intervene.max_new_tokens=1", "intervene.collateral_texts=0"]
     edits = ["--edits-base", "clamp:1,1e15", "--edits-tuned", "", "--n-random", "0"]
     assert main([*call, *edits, "--verbose", "--set", *few]) == 0
-    told = capsys.readouterr().out
-    assert "leave the range of the data" in told
+    printed = capsys.readouterr().out
+    assert "leave the range of the data" in printed
     results = json.loads((out / "results.json").read_text())
     assert results["features"] == json.loads((top3 / "selection.json").read_text())["features"]
     rows = {row["name"]: row.get("relative_change") for row in results["conditions"]}
     assert rows["base|clamp:1|top:3"] < 10 < rows["base|clamp:1e+15|top:3"]
-    assert "clamp:1e+15 in base" in told
+    assert "clamp:1e+15 in base" in printed
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["inputs"]["selection"] == input_hash(top3)
 

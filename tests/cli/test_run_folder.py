@@ -138,9 +138,9 @@ def test_every_stage_command_has_the_same_shared_options() -> None:
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     names = [each.name for each in fields(Shared)]
-    told = {name: [(p.name, p.help) for p in commands[name].params[-len(names) :]] for name in STAGES}
-    assert [name for name, _ in told["run"]] == names
-    assert all(options == told["run"] for options in told.values())
+    shown = {name: [(p.name, p.help) for p in commands[name].params[-len(names) :]] for name in STAGES}
+    assert [name for name, _ in shown["run"]] == names
+    assert all(options == shown["run"] for options in shown.values())
 
 
 def test_missing_stages_are_made_first_and_finished_ones_are_reused(

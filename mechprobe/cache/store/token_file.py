@@ -77,7 +77,7 @@ def _stream(arrays: Mapping[str, np.ndarray], tokenizer: str) -> TokenStream:
 
 
 def subset_of(stream: TokenStream, subset: StoreSubset, shard_rows: int) -> TokenStream:
-    """The rows that are kept when training runs without a whole store; all rows where the stream is no longer than that.
+    """The rows that are kept when training runs without a whole store; all rows of a stream that is not longer.
 
     The leading shards are kept unchanged, so that their files equal those of a whole store byte for byte. Behind them come
     held-out sequences: together they suffice for the scale, the held-out metrics and the feature table.
