@@ -12,7 +12,7 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the whole report as Markdown.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the whole report as text.")]
 
 _ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
 """A character that Markdown needs escaped and a terminal does not."""
@@ -35,7 +35,7 @@ def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: option
 
 
 def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
-    """The summary of a run folder: at most 40 lines, or the whole report as Markdown with ``verbose``."""
+    """The summary of a run folder: at most 40 lines, or the whole report as text with ``verbose``."""
     from mechprobe.cli.summary import summary_lines
     from mechprobe.report.stage import report_markdown
     from mechprobe.run_layout import RunLayout

@@ -118,7 +118,7 @@ def texts_of_store(
             (related if sequence.task in names or ids in asked else unrelated).setdefault(sequence.prompt_id, ids)
     source = "held-out prompts of no task"
     if not unrelated:
-        source = "held-out prompts of the tasks' own kinds, without responses (there are no others): related text"
+        source = "held-out prompts of the tasks themselves, without responses: related text, because no other prompts were held out"
     found = tuple((unrelated or related).values())[:n]
     return CollateralTexts(found, source) if unrelated or related else None
 

@@ -113,7 +113,9 @@ def _claim_table(found: Emergence) -> Table:
         rows.append([clause.word, shown, clause.number, _text(clause.sft), _text(clause.rl), differences])
     kept = {arm: [cell.value for cell in found.arms[arm][0].curves["adjacent_overlap"]] for arm in found.claim.arms}
     ranges = "; ".join(f"{arm} {100 * min(cells):.0f} to {100 * max(cells):.0f} %" for arm, cells in kept.items())
-    own = f"The paper's own form, neighbors sharing over 80 % in SFT and almost nothing in RL, reads here: {ranges}."
+    own = (
+        f"The paper reports that neighbors share over 80 % in SFT and almost nothing in RL. Here they share: {ranges}."
+    )
     return Table(title, [*found.claim.sentences, own, found.claim.rule], head, rows)
 
 
@@ -156,7 +158,7 @@ def _overlap_table(found: Emergence) -> Table:
     notes = ["Intervals are the smallest and the largest seed; in the last column, 95 % bootstrap over features."]
     if ceilings:
         notes.append(
-            f"Trained apart, two dictionaries of the same models, of other seeds, share: {'; '.join(ceilings)}."
+            f"Two dictionaries of the same models, trained with different seeds, share: {'; '.join(ceilings)}."
         )
     return Table("Overlap of neighboring checkpoints", notes, head, rows)
 
