@@ -95,7 +95,7 @@ def test_a_run_file_of_another_shape(tmp_path: Path) -> None:
         RunConfig.of_run(tmp_path)
 
 
-def test_ctrl_c_says_that_the_work_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     call = ["run", "--out", str(tmp_path / "r"), "--until", "localize"]
     call += ["--set", "localize.n_per_task=16", "localize.sites=['resid_post.2']"]
     command = [sys.executable, "-m", "mechprobe", *call]
