@@ -50,6 +50,8 @@ _FILES = {
     "results": ("interventions", "results.json"),
     "page": ("report", "index.html"),
     "report_json": ("report", "report.json"),
+    "run_file": ("folder", RUN_FILE),
+    "labels": ("folder", "labels.json"),
 }
 
 
@@ -81,16 +83,6 @@ class RunLayout:
             stage, file = _FILES[name]
             return getattr(self, stage) / file
         raise AttributeError(f"RunLayout has no path '{name}'; it has {', '.join([*_FOLDERS, *_FILES])}.")
-
-    @property
-    def run_file(self) -> Path:
-        """Settings of the run."""
-        return self.folder / RUN_FILE
-
-    @property
-    def labels(self) -> Path:
-        """Labels of features."""
-        return self.folder / "labels.json"
 
     @property
     def nulls(self) -> Path:

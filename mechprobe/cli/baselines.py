@@ -29,8 +29,8 @@ def baselines(
 
     Without models, the cross-entropy with the reconstruction spliced in is left out.
     """
+    from mechprobe.cli.options import parse_models
     from mechprobe.cli.printing import say_json, table_lines
-    from mechprobe.cli.settings import parse_models
     from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.pipeline.plans import plan_baselines
 

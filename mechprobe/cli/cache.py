@@ -61,7 +61,7 @@ def cache(
     Under torchrun several processes make one store together.
     """
     from mechprobe.cache.harvest.ranks import parse_part
-    from mechprobe.cli.settings import device_map_setting, prompt_settings
+    from mechprobe.cli.options import device_map_setting, prompt_settings
     from mechprobe.errors import ConfigError
 
     if part is not None and shared.force:

@@ -43,8 +43,8 @@ def emergence(
     seeds: Seeds = None,
 ) -> None:
     """Follow features over training checkpoints: when they appear, how long they stay, and what they cause."""
+    from mechprobe.cli.options import prompt_settings
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.settings import prompt_settings
     from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.emergence.arms import with_checkpoints
     from mechprobe.pipeline.plans import plan_emergence

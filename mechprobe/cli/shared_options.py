@@ -74,7 +74,7 @@ class Shared:
         return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
 
     def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":
-        from mechprobe.cli.settings import parse_models
+        from mechprobe.cli.options import parse_models
         from mechprobe.lab.summary import shipped
         from mechprobe.run_config import RunConfig, read_run_file
 

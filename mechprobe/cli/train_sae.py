@@ -34,8 +34,8 @@ def train_sae(
     preset: Preset = None,
 ) -> None:
     """Train one crosscoder over all models, and measure it on held-out prompts."""
+    from mechprobe.cli.options import prompt_settings
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.settings import prompt_settings
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import training_lines
     from mechprobe.dictionary.result import TrainingMetrics
