@@ -21,7 +21,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     try:
         atomic.write_bytes(Path(path), data)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}); give another folder.") from None
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -121,7 +121,7 @@ class RunConfig(FrozenConfig):
             elif isinstance(own, Mapping):  # else the section itself is refused below
                 data[name] = {**own, **value}
         data = _anchored(data, Path())
-        cls(**{name: data[name] for name in _SHARED if name in data})  # an error names the key that was given
+        cls(**{name: data[name] for name in SHARED if name in data})  # an error names the key that was given
         made = cls(**_with_shared(data))
         made._given.update(data)
         return made
@@ -215,7 +215,7 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
 def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
     """Add the shared settings to every section that does not set them itself."""
     tasks = data.get("tasks", {})
-    values = {name: data[name] for name in _SHARED if name in data}
+    values = {name: data[name] for name in SHARED if name in data}
     if isinstance(tasks, dict):
         values |= {name: tasks[name] for name in ("trained", "force_prefix") if name in tasks}
     result = dict(data)
@@ -226,4 +226,5 @@ def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-_SHARED = ("base", "tuned", "near", "seed")
+SHARED = ("base", "tuned", "near", "seed")
+"""Settings of the run that reach every section that has them."""

@@ -88,3 +88,8 @@ class RunLayout:
     def nulls(self) -> Path:
         """One folder per null, beside the features."""
         return self.features.absolute().parent / "nulls"
+
+
+def holds_stages(folder: Path) -> bool:
+    """Whether a folder holds at least one stage of the chain."""
+    return any((folder / place.folder).is_dir() for place in CHAIN)

@@ -75,13 +75,17 @@ class Shared:
 
     def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":
         from mechprobe.cli.options import parse_models
+        from mechprobe.errors import ConfigError
         from mechprobe.lab.summary import shipped
         from mechprobe.run_config import RunConfig, read_run_file
+        from mechprobe.run_layout import holds_stages
 
         config, start = self.config, None
         own = own_inputs and self.run is None
         if config is None and run_file.is_file() and not own:
             start = read_run_file(run_file.parent)
+        elif config is None and not own_inputs and holds_stages(run_file.parent):
+            raise ConfigError(f"{run_file} is missing, so the settings of the run are unknown; give --config FILE.")
         elif config is None and not own_inputs:
             config = shipped("shared-marker") / "run.toml"
         models = parse_models(self.models) if self.models else None

@@ -20,24 +20,28 @@ def carry_out(
     Returns:
         What ``work`` returned; None after ``--dry-run``, which prints ``plan`` unless an earlier stage is missing.
     """
+    from mechprobe.models.devices import check_device
     from mechprobe.pipeline.plans import plan_upstream
-    from mechprobe.pipeline.upstream import make_upstream, refuse_missing, settings_kept
+    from mechprobe.pipeline.upstream import make_upstream, missing_stages, refuse_missing, settings_kept
     from mechprobe.stage_folder import require_creatable
 
+    check_device(run.config.device)
     if shared.no_upstream:
         refuse_missing(run, stage)
     if shared.dry_run:
         require_creatable(folder)
         say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
         return None
-    if folder in [path for _, path in run.layout.elsewhere]:  # a stage outside the run leaves the settings alone
+    require_same_run(run)
+    inside = folder not in [path for _, path in run.layout.elsewhere]
+    if not inside and not missing_stages(run, stage):  # nothing is written into the run folder
         make_upstream(run, stage, note)
         return work()
-    if shared.run is None:
-        require_same_run(run)
-    with settings_kept(run, stage):
-        make_upstream(run, stage, note)
-        return work()
+    with settings_kept(run) as made:
+        made += make_upstream(run, stage, note)
+        found = work()
+        made += [stage] * inside
+    return found
 
 
 def require_same_run(run: "Run") -> None:
@@ -52,7 +56,7 @@ def require_same_run(run: "Run") -> None:
     if not run.layout.run_file.is_file():
         return
     kept = RunConfig.of_run(run.folder).models
-    if run.config.models and kept != run.config.models:
+    if any(kept.get(name, path) != path for name, path in run.config.models.items()):
         raise ConfigError(
             f"{run.folder} was begun with the models {_named(kept)}, not {_named(run.config.models)}; "
             "give --run FOLDER for another run."

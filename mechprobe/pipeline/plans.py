@@ -37,11 +37,13 @@ def plan_upstream(run: Run, stage: str, folder: Path) -> Plan | None:
     missing = missing_stages(run, stage)
     if not missing or stage == "cache":  # the size of a store does not depend on which site localize chooses
         return None
+    if run.config.tasks.file and run.config.prompts.file:
+        run.check()
     made = f"{', '.join(missing)} would be made first in {run.folder}, then {stage}"
     return Plan(
         stage,
         folder,
-        [f"{made}. `mechprobe run --run {run.folder} --dry-run` plans the whole chain."],
+        [f"{made}. `mechprobe run --dry-run` with the same options plans the whole chain."],
         {},
         tuple(missing),
     )

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from mechprobe.errors import ArtifactError, MechprobeError
 from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
-from mechprobe.run_config import read_run_file
+from mechprobe.run_config import SHARED, read_run_file
 from mechprobe.run_layout import CHAIN
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, read_manifest, recorded_hash
 
 _NEEDS = {
     "localize": (),
@@ -45,16 +45,24 @@ def refuse_missing(run: Run, stage: str) -> None:
     missing = missing_stages(run, stage)
     if missing:
         raise ArtifactError(
-            f"{run.folder} has no finished {missing[-1]} stage, which {stage} needs; "
-            f"run `mechprobe {missing[-1]} --run {run.folder}` first, or leave out --no-upstream."
+            f"{run.folder} has no finished {missing[-1]} stage, which {stage} needs; run `mechprobe {missing[-1]} "
+            f"--run {run.folder}` first, with the same options, or leave out --no-upstream."
         )
 
 
-def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> None:
-    """Make every missing stage that ``stage`` needs; ``say`` receives a line before the work and one after each stage."""
+def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> list[str]:
+    """Make every missing stage that ``stage`` needs, and return their names.
+
+    ``say`` receives a line before the work and one after each stage, and a warning for each finished stage that was made
+    from an earlier version of another.
+    """
     missing = missing_stages(run, stage)
+    for warning in _outdated(run, stage):
+        say(warning)
     if not missing:
-        return
+        return []
+    if run.config.tasks.file and run.config.prompts.file:
+        run.check()
     say(f"{stage} needs {', '.join(missing)} in {run.folder}; making {'it' if len(missing) == 1 else 'them'} first.")
     upstream = Run(run.config, run.layout, trust_remote_code=run.trust_remote_code)
     upstream._family = run._family
@@ -62,6 +70,25 @@ def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> None:
     for name in missing:
         timed(name, stages[name], say)
     run._family = upstream._family
+    return missing
+
+
+def _outdated(run: Run, stage: str) -> list[str]:
+    """A warning for each finished upstream stage whose inputs were made again after it."""
+    names = {need for name in (stage, *_NEEDS[stage]) for need in _NEEDS.get(name, ())}
+    found = []
+    for name in [place.name for place in CHAIN if place.name in names]:
+        folder = getattr(run.layout, _FOLDERS[name])
+        if not (folder / MANIFEST).is_file():
+            continue
+        for source, made_from in read_manifest(folder)["inputs"].items():
+            read = getattr(run.layout, source) if source in _FOLDERS.values() else None
+            if read is not None and (read / MANIFEST).is_file() and recorded_hash(read_manifest(read)) != made_from:
+                found.append(
+                    f"warning: {folder} was made from another {source} than {read} holds now; "
+                    f"`mechprobe {name} --run {run.folder} --force` makes it again."
+                )
+    return found
 
 
 def timed(name: str, stage: Callable[[], object], say: Callable[[str], None]) -> None:
@@ -72,28 +99,46 @@ def timed(name: str, stage: Callable[[], object], say: Callable[[str], None]) ->
 
 
 @contextmanager
-def settings_kept(run: Run, stage: str) -> Iterator[None]:
-    """Keep the settings of a run folder: all of them when it is new, then those of each stage that was made.
+def settings_kept(run: Run) -> Iterator[list[str]]:
+    """Keep the settings of a run folder: all of them when it is new, then those of the stages that were made.
 
-    A new folder has them from the beginning, so that a later command resumes with them. A refused command that wrote nothing else
-    leaves no run folder behind.
+    A new folder has them from the beginning, so that a later command resumes with them. A refused command takes them
+    away again unless a stage was begun.
+
+    Yields:
+        A list for the names of the stages that were made.
     """
     require_run_folder(run)
-    path, section = run.layout.run_file, stage.replace("-", "_")
+    path, made = run.layout.run_file, []
     new = not path.is_file()
     if new:
         run.save_config()
     try:
-        yield
+        yield made
     except MechprobeError:
-        if new and [found.name for found in run.folder.iterdir()] == [path.name]:
+        if new and not made and not any((run.folder / name).is_dir() for name in _FOLDERS.values()):
             path.unlink()
             run.folder.rmdir()
         raise
-    given = run.config.given.get(section)
-    kept = read_run_file(run.folder)
-    if given and kept.get(section) != given:
-        write_json(path, {**kept, section: given})
+    kept, given = read_run_file(run.folder), run.config.given
+    changed = dict(kept)
+    for section in [part for stage in made for part in _SECTIONS.get(stage, (stage.replace("-", "_"),))]:
+        kind = type(getattr(run.config, section))
+        shared = {key: given[key] for key in SHARED if key in given and given[key] != kept.get(key)}
+        own = {key: value for key, value in shared.items() if key in kind.model_fields} | given.get(section, {})
+        if own:
+            changed[section] = own
+    if changed != kept:
+        write_json(path, changed)
+
+
+_SECTIONS = {
+    "localize": ("localize", "tasks"),
+    "cache": ("cache", "prompts"),
+    "features": ("features", "nulls"),
+    "evaluate": ("evaluate", "tasks"),
+}
+"""Sections of the configuration that a stage reads, where they are not the one named as the stage."""
 
 
 def require_run_folder(run: Run) -> None:

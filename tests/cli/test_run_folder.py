@@ -1,6 +1,7 @@
 """A run folder is safe: refused runs leave its settings, overrides reach every stage, paths hold from anywhere."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,3 +210,68 @@ def test_an_out_that_cannot_be_made_fails_the_dry_run(tmp_path: Path, capsys: py
     for command in ("run", "localize", "cache", "evaluate"):
         assert main([command, "--run", str(tmp_path / "file" / "r"), "--dry-run"]) == 2
         assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a small store and a crosscoder, made by one command with a seed of its own."""
+    run = tmp_path_factory.mktemp("trained") / "r"
+    small = [
+        "cache.max_prompts=40",
+        "cache.responses=[]",
+        "train_sae.d_sae=32",
+        "train_sae.n_tokens=2048",
+        "train_sae.k=4",
+    ]
+    assert main(["train-sae", "--run", str(run), "--seed", "3", "--set", *small, *TINY]) == 0
+    return run
+
+
+def test_settings_of_stages_made_on_the_way_are_kept(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "r"))
+    assert main(["train-sae", "--run", str(run)]) == 0
+    assert main(["train-sae", "--run", str(run), "--seed", "4", "--force"]) == 0
+    settings = RunConfig.of_run(run)
+    assert (settings.seed, settings.cache.seed, settings.train_sae.seed) == (3, 3, 4)
+    assert main(["train-sae", "--run", str(run)]) == 0
+
+
+def test_a_stage_made_from_an_earlier_version_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "r"))
+    assert main(["cache", "--run", str(run), "--force", "--max-prompts", "30"]) == 0
+    capsys.readouterr()
+    main(["features", "--run", str(run), "--set", "features.ce_samples=4"])
+    assert f"{run / 'crosscoder'} was made from another cache" in capsys.readouterr().err
+
+
+def test_a_run_folder_takes_no_other_models_and_no_guess(
+    trained: Path, tmp_path: Path, llama_family: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "r"))
+    others = [f"{name}={path}" for name, path in llama_family.items()]
+    before = sorted(path.name for path in run.iterdir())
+    assert main(["evaluate", "--run", str(run), "--models", *others]) == 2
+    assert "give --run FOLDER" in capsys.readouterr().err
+    (run / RUN_FILE).unlink()
+    assert main(["features", "--run", str(run)]) == 2
+    assert "give --config FILE" in capsys.readouterr().err
+    assert sorted([*(path.name for path in run.iterdir()), RUN_FILE]) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--device", "foo"], "'foo'"),
+        (["--features", "nonsense"], "nonsense"),
+        (["--set", "prompts.file=gone.jsonl"], "gone.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_mistakes_are_found_before_missing_stages_are_made(
+    tmp_path: Path, options: list[str], fact: str, dry: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["intervene", "--run", str(tmp_path / "r"), *options, *dry]) == 2
+    assert fact in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
