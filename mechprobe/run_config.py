@@ -156,7 +156,9 @@ class RunConfig(FrozenConfig):
             InputError: The file cannot be used.
         """
         if not self.tasks.file:
-            raise ConfigError("No tasks are given; write --tasks FILE, or tasks.file in the configuration.")
+            raise ConfigError(
+                "No tasks are given; set tasks.file in the configuration or with --set, or give --tasks FILE where a command has it."
+            )
         tasks = load_tasks(
             self.tasks.file,
             scorer_spec=self.tasks.scorer,

@@ -40,7 +40,7 @@ class Active(Protocol):
         ...
 
     def decode(self, weight: Float[Tensor, "d_sae d"], /) -> Float[Tensor, "batch d"]:
-        """A W."""
+        """Multiply the activations by a weight."""
         ...
 
     def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"], /) -> Values:
@@ -76,7 +76,7 @@ class DenseActive:
     mask: Bool[Tensor, "batch d_sae"]
 
     def decode(self, weight: Float[Tensor, "d_sae d"]) -> Float[Tensor, "batch d"]:
-        """A W."""
+        """Multiply the activations by a weight."""
         return self.values @ weight
 
     def values_gradient(self, upstream: Float[Tensor, "batch d"], weight: Float[Tensor, "d_sae d"]) -> Values:

@@ -118,7 +118,7 @@ def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
         say_json({"folder": str(folder), "counts": counts, "models": store.fingerprints, "stream": store.stream_hash})
         return
     inside = folder.absolute().parent == run.folder.absolute()
-    then = f"mechprobe train-sae{in_run(run) if inside else f' --cache {folder}'}"
+    then = f"mechprobe train-sae{in_run(run)}{'' if inside else f' --cache {folder}'}"
     say_result(store_lines(store), folder, then)
 
 

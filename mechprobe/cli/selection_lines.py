@@ -43,9 +43,9 @@ def _stability_lines(summary: "SelectionSummary") -> list[str]:
     if stability and stability.bootstrap:
         found, (middle, low, high) = stability.bootstrap, stability.bootstrap.jaccard
         lines.append(
-            f"Samples drawn again ({found.n_draws} draws): {found.n_in_95_percent} of {len(found.frequency)} features are "
-            f"chosen in 95 % of the draws, {found.n_in_half} in half; {found.n_outside_in_half} others in half; Jaccard with "
-            f"the selection {middle:.2f} [{low:.2f}, {high:.2f}]"
+            f"Of {len(found.frequency)} features, {found.n_in_95_percent} are chosen in 95 % of {found.n_draws} bootstrap draws and "
+            f"{found.n_in_half} in half of them, as are {found.n_outside_in_half} others. The draws overlap the selection by "
+            f"{middle:.2f} [{low:.2f}, {high:.2f}] (Jaccard)."
         )
     if stability and (at := stability.thresholds).sizes:
         sizes = ", ".join(f"{row.all_tasks} at {percent(row.threshold)} %" for row in at.sizes)

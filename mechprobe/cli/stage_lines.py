@@ -96,7 +96,7 @@ def training_lines(metrics: "TrainingMetrics", d_sae: int, sources: Sequence[str
     return [
         f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out, so nothing is measured.",
         *table_lines(rows, ["FVE", "FVE per token"], corner="model"),
-        f"L0 {decimal(metrics.l0, 1)}   dead {decimal(metrics.dead_frac, 3)} of {d_sae:,} features",
+        f"L0 {decimal(metrics.l0, 1)}   dead {percent(metrics.dead_frac)} % of {d_sae:,} features",
         f"Trained on {metrics.tokens:,} tokens, {metrics.distinct_tokens:,} distinct, in {metrics.steps:,} steps",
     ]
 

@@ -57,7 +57,7 @@ def prepare(
     table: "pd.DataFrame | None" = None,
     inputs: Inputs | None = None,
 ) -> Work:
-    """Do everything of `intervene` that needs no weights; arguments and errors as there."""
+    """Check the inputs and plan the conditions without loading weights; arguments and errors are those of `intervene`."""
     config = config or InterveneConfig()
     check_belongs(selection, crosscoder, family, config, inputs or {}, tasks)
     tasks = [task.take(config.n_per_task) for task in tasks]

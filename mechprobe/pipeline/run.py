@@ -165,7 +165,7 @@ class Run:
         )
 
     def baselines(self) -> Baselines:
-        """Train an SAE of each model for comparison. `stages` leaves this one out."""
+        """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
         return measure_baselines(
             self.layout.crosscoder,
             self.layout.cache,
@@ -178,7 +178,7 @@ class Run:
         )
 
     def emergence(self) -> Emergence:
-        """Follow features over the checkpoints among the models. `stages` leaves this one out."""
+        """Follow features over the checkpoints among the models. It is not part of `mechprobe run`."""
         return emergence(
             self.family,
             self.config.prompt_source(),

@@ -57,7 +57,7 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
     if not found.ids:
         raise SelectionError(
             f"On no task does {config.tuned} get at least {needed} samples right that {config.base} gets wrong "
-            f"({'; '.join(counts)}); evaluate more samples, or lower select.min_gained."
+            f"({'; '.join(counts)}); check tasks.scorer, evaluate more samples, or lower select.min_gained."
         )
     return found
 

@@ -70,7 +70,7 @@ def prepare_harness(
     table: "pd.DataFrame | None" = None,
     inputs: Mapping[str, Path | str] | None = None,
 ) -> HarnessWork:
-    """Do everything of `evaluate_harness` that needs no weights; arguments and errors as there."""
+    """Check the inputs and plan the conditions without loading weights; arguments and errors are those of `evaluate_harness`."""
     settings, config = harness or HarnessConfig(), config or InterveneConfig()
     check_belongs(selection, crosscoder, family, config, inputs or {})
     if settings.chat_template and not family.tokenizer.chat_template:
