@@ -200,7 +200,7 @@ def test_what_a_rule_or_a_file_names_is_part_of_the_work(
 def test_the_lines_hold_the_main_numbers(folder: Path) -> None:
     summary = SelectionSummary.load(folder / "selection.json")
     text = "\n".join(selection_lines(summary))
-    assert "100 draws" in text
+    assert "100 bootstrap draws" in text
     assert "Threshold by joint" in text
     assert "without one task: list " in text
     assert "5 random sets of 4" in text
