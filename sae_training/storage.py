@@ -102,7 +102,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
-        raise SaeTrainingError(f"{path} cannot be read ({error}); it is missing or damaged: save it again.") from None
+        raise SaeTrainingError(
+            f"{path} cannot be read ({error}); it is missing or damaged; train the crosscoder again, or restore a copy."
+        ) from None
 
 
 def fingerprint(config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> str:

@@ -188,7 +188,7 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
 
 
 def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
-    """The outcome of a sample's responses. The response to the order of the file is kept."""
+    """The outcome of a sample. Where options were shown in several orders, it keeps the response to the file's order."""
     judge, first = task.scorer, responses[0]
     if isinstance(judge, MultipleChoice):
         decision = judge.decide_by_responses(sample.id, [response.text for response in responses])

@@ -125,7 +125,7 @@ def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Cross
 def _run(
     stage: Stage, crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: FeaturesConfig
 ) -> None:
-    if family is not None and config.n_promoted and config.n_shown:
+    if family is not None and config.n_promoted and config.n_shown:  # promoted tokens go through the unembedding
         check_unembedding(family[crosscoder.model_names[0]])
     table = feature_table(crosscoder, store, config)
     outputs = table.save(stage.folder)

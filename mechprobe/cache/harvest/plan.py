@@ -100,7 +100,7 @@ def checked_sites(family: ModelFamily, config: CacheConfig) -> list[Site]:
 
 
 def plan_of(family: ModelFamily, prepared: PreparedPrompts, out: Path) -> CachePlan:
-    """The plan for prepared prompts."""
+    """Plan the store for these prompts: fewest and most rows, which differ where models still write responses, and bytes."""
     limit = prepared.config.max_tokens
     fewest, most = (rows if limit is None else min(rows, limit) for rows in prepared.row_bounds())
     return plan_rows(family, prepared, out, fewest, most)

@@ -231,7 +231,7 @@ class Enumeration:
 
 
 class Claim(NamedTuple):
-    """Operations, a start digit and the claimed states, of which exactly one results from a wrong step."""
+    """A start digit, operations and claimed states; exactly one state is wrong."""
 
     operations: str
     start: int

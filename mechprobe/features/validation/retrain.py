@@ -99,7 +99,7 @@ class Retraining:
         return cls(Path(crosscoder), Path(cache), store, training, config, nulls or NullsConfig(), device)
 
     def again(self, number: int) -> TrainingSettings:
-        """The training settings of the further dictionary ``number``."""
+        """Training settings of dictionary ``number``, which has a seed of its own."""
         return self.training.again(number, self.nulls)
 
     def stage(
