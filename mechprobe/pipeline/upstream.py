@@ -73,11 +73,14 @@ def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> list[str]
     return missing
 
 
+def _all_needs(stage: str) -> set[str]:
+    return {name for need in _NEEDS[stage] for name in (need, *_all_needs(need))}
+
+
 def _outdated(run: Run, stage: str) -> list[str]:
     """A warning for each finished upstream stage whose inputs were made again after it."""
-    names = {need for name in (stage, *_NEEDS[stage]) for need in _NEEDS.get(name, ())}
-    found = []
-    for name in [place.name for place in CHAIN if place.name in names]:
+    upstream, found = _all_needs(stage), []
+    for name in [place.name for place in CHAIN if place.name in upstream]:
         folder = getattr(run.layout, _FOLDERS[name])
         if not (folder / MANIFEST).is_file():
             continue
