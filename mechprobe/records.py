@@ -9,7 +9,7 @@ from typing import Any
 
 from mechprobe.errors import InputError
 from mechprobe.files import write_text
-from mechprobe.types import OutcomeName
+from mechprobe.types import Finish, OutcomeName
 
 MAX_LINE_CHARS = 8_000_000
 
@@ -38,6 +38,9 @@ class Outcome:
         response_ids: Token ids of the response.
         chosen: For multiple choice, the option chosen under each order of the options, as its index in the file; -1 if no
             option was chosen.
+        draw: Index of the response among the sampled responses to the same prompt; 0 for greedy decoding.
+        finish: How the response ended; the outcome of ``length`` and ``unfinished`` is always ``unparsed``.
+        n_thinking_tokens: Number of response tokens up to the end of the thinking block; 0 without one.
     """
 
     sample_id: str
@@ -48,6 +51,14 @@ class Outcome:
     n_response_tokens: int
     response_ids: tuple[int, ...] = ()
     chosen: tuple[int, ...] = ()
+    draw: int = 0
+    finish: Finish = ""
+    n_thinking_tokens: int = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the response was cut at its limit or never left its thinking block."""
+        return self.finish in ("length", "unfinished")
 
 
 def read_lines(path: Path | str, *, kind: str) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,10 @@ from mechprobe.errors import SiteError
 OutcomeName = Literal["right", "wrong", "unparsed"]
 """Verdict of the scorer on one response; ``unparsed`` counts as not right, and is reported apart from wrong."""
 
+Finish = Literal["stop", "length", "unfinished", ""]
+"""How a response ended. ``stop``: a stop token or stop text. ``length``: cut at the limit. ``unfinished``: it stopped inside
+its thinking block. Empty: nothing was generated, because the log-likelihoods of options were compared."""
+
 POOLED = "pooled"
 """Name of the table row over all held-out tasks together; no task may have this name."""
 

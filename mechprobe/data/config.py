@@ -30,6 +30,23 @@ _SUFFIXES: dict[str, PromptFormat] = {
 }
 
 
+class TextConfig(FrozenConfig):
+    """How prompts and tasks become token ids, in every stage alike."""
+
+    chat_template: bool | str = False
+    """Format prompts with the tokenizer's chat template, up to the start of the answer. A model name selects the template of
+    that model, where the templates of the family differ."""
+    system_prompt: str = ""
+    """System message of every conversation that has none."""
+    enable_thinking: bool | None = None
+    """Value of ``enable_thinking`` that the template receives; None passes none."""
+    chat_date: str = "2024-07-26"
+    """Date given to templates that print the current date, so that tokens do not depend on the clock."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a sequence begins with the BOS token. ``auto`` follows the tokenizer; a prompt that spells the token never gets
+    a second one."""
+
+
 class PromptsConfig(FrozenConfig):
     """The source of the prompts, and the names of its fields.
 

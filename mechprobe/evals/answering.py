@@ -196,7 +196,9 @@ def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated]
     else:
         outcome, chosen = judge.score(first.text, sample.answer), ()
     ids = first.token_ids
-    return Outcome(sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen)
+    return Outcome(
+        sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen, finish=first.finish
+    )
 
 
 def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:

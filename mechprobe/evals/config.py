@@ -20,6 +20,21 @@ class EvaluateConfig(FrozenConfig):
     """Text that every response of ``base`` is forced to begin with, as an additional baseline; empty for none."""
 
 
+class SamplingConfig(FrozenConfig):
+    """How responses to tasks are decoded; the same in every stage that asks a model."""
+
+    n: int = Field(default=1, ge=1)
+    """Number of responses to every prompt; more than one needs a temperature."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature; 0 is greedy decoding."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Probability mass that sampling keeps."""
+    top_k: int = Field(default=0, ge=0)
+    """Number of most probable tokens that sampling keeps; 0 keeps all."""
+    seed: int = Field(default=0, ge=0)
+    """Seed from which every response gets its own."""
+
+
 ChoiceRule = Literal["mean", "all"]
 """``mean``: the option of highest mean probability over the orders decides. ``all``: every order must give the right option."""
 

@@ -1,15 +1,16 @@
 """Tasks: named sets of samples with a scorer, read from JSON lines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mechprobe.data.config import TextConfig
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice, choice_item
-from mechprobe.evals.config import ChoiceConfig
+from mechprobe.evals.config import ChoiceConfig, SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.records import Sample, read_jsonl, text_field
@@ -25,6 +26,14 @@ class Task:
     scorer: Scorer | MultipleChoice
     max_new_tokens: int = 64
     """Limit on the length of a generated response, in tokens."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """How prompts become token ids."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response; they are not part of it."""
+    think: tuple[str, str] | None = ("<think>", "</think>")
+    """Tags around the thinking of a model. Scorers read what follows the last end tag; None scores whole responses."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How responses are decoded."""
 
     @property
     def by_likelihood(self) -> bool:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mechprobe.errors import InputError
 from mechprobe.models.devices import input_device
+from mechprobe.types import Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Generated:
 
     text: str
     token_ids: tuple[int, ...]
+    finish: Finish = "stop"
 
 
 def encode_prompts(
@@ -119,7 +121,8 @@ def generate(
         responses = output[:, ids.shape[1] - n_prefix :].tolist()
         for index, tokens in zip(batch, responses, strict=True):
             kept = list(takewhile(lambda token: token not in ends, tokens))
-            results[index] = Generated(str(tokenizer.decode(kept, skip_special_tokens=True)), tuple(kept))
+            finish: Finish = "stop" if len(kept) < len(tokens) else "length"
+            results[index] = Generated(str(tokenizer.decode(kept, skip_special_tokens=True)), tuple(kept), finish)
     return [result for result in results if result is not None]
 
 
