@@ -1,5 +1,6 @@
 """A model family: a base model and models trained from it, with one tokenizer and one number of layers."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ class ModelFamily:
             raise ModelError("No model is given; give them as --models base=PATH rl=PATH.")
         self._models = dict(models)
         self._check()
+        self._tokenizers = {model.name: model.tokenizer for model in self}
+        for model in self:
+            model.tokenizers = self._tokenizers
 
     @classmethod
     def load(
@@ -104,6 +108,11 @@ class ModelFamily:
         return next(iter(self)).tokenizer
 
     @property
+    def tokenizers(self) -> "dict[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of the family that was loaded; a subset keeps those of the whole."""
+        return self._tokenizers
+
+    @property
     def tokenizer_fingerprint(self) -> str:
         """sha256 that all tokenizers of the family share."""
         return self._tokenizer_fingerprint
@@ -135,8 +144,10 @@ class ModelFamily:
         return min(model.max_context for model in self)
 
     def subset(self, *names: str) -> "ModelFamily":
-        """A family of some of the models, which shares their loaded weights."""
-        return ModelFamily({name: self[name] for name in names})
+        """A family of some of the models, which shares their loaded weights, and the tokenizers of the whole family."""
+        part = copy.copy(self)
+        part._models = {name: self[name] for name in names}
+        return part
 
     def sites(self) -> list[Site]:
         """Every site, from the first layer to the last."""

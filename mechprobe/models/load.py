@@ -7,7 +7,7 @@ that their results agree bit by bit.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -189,6 +189,11 @@ class LanguageModel:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer; it pads on the left."""
         return load_tokenizer(self.path, role=self.name, trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def tokenizers(self) -> "Mapping[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of its family; the family sets it."""
+        return {self.name: self.tokenizer}
 
     @property
     def n_layers(self) -> int:
