@@ -290,7 +290,9 @@ def test_edits_on_the_harness_have_a_relative_change(
     runner = Runner(family, crosscoder, selection, [], CONFIG)
     for row in main:
         condition = Condition(row.name, row.model, row.edit, "set", "selected", "edit", (0,), "rl")
-        expected, _ = relative_changes(runner, [condition], contexts)
+        expected, _ = relative_changes(
+            runner, [condition], [tuple(family.tokenizer(text).input_ids) for text in contexts]
+        )
         assert row.relative_change == pytest.approx(expected[row.name])
         assert row.relative_change > 0
     others = [row for row in read_json(out / "results.json")["conditions"] if row["set_kind"] != "selected"]
