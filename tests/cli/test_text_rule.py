@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,6 @@ def test_a_prompt_has_the_same_ids_in_every_stage(
     assert main([*cache, "--chat-template", "--system-prompt", "Add", "--out", str(tmp_path / "d")]) == 0
     evaluate = ["evaluate", *models(chat_family), "--tasks", str(tasks), "--set", "tasks.max_new_tokens=5"]
     assert main([*evaluate, *rule, "--out", str(tmp_path / "e")]) == 0, capsys.readouterr().err
-    assert "which the tokenizer adds too" not in capsys.readouterr().err
 
     tokenizer = AutoTokenizer.from_pretrained(chat_family["rl"])
     turns = [[{"role": "system", "content": "Add"}, {"role": "user", "content": text}] for text in QUESTIONS]
@@ -103,7 +103,7 @@ def test_a_subset_of_the_family_keeps_the_template_of_the_whole(chat_family: dic
 
 
 def test_a_rendered_prompt_gets_no_second_bos_and_one_sentence_says_so(
-    tmp_path: Path, llama_family: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llama_family: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = [f"<bos>[u]{question}<eos>[a]" for question in QUESTIONS]
     prompts = jsonl(tmp_path / "p.jsonl", [{"prompt": text} for text in texts])
@@ -112,12 +112,10 @@ def test_a_rendered_prompt_gets_no_second_bos_and_one_sentence_says_so(
     cache = ["cache", *models(both), "--prompts", str(prompts), "--sites", "resid_post.1", "--out", str(tmp_path / "c")]
     evaluate = ["evaluate", *models(both), "--tasks", str(tasks), "--out", str(tmp_path / "e")]
     for command in (cache, [*evaluate, "--set", "tasks.max_new_tokens=3"]):
-        capsys.readouterr()
+        caplog.clear()
         assert main(command) == 0
-        assert (
-            capsys.readouterr().err.count("Prompts begin with <bos>, which the tokenizer adds too; it is read once.")
-            == 1
-        )
+        told = [record.getMessage() for record in caplog.records]
+        assert told == ["Prompts begin with <bos>, which the tokenizer adds too; it is read once."]
     tokenizer = AutoTokenizer.from_pretrained(both["base"])
     expected = {tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in texts}
     assert {s.prompt_ids for s in ActivationStore.open(tmp_path / "c").stream.sequences} == expected
@@ -181,8 +179,8 @@ def test_conversations_and_rules_that_do_not_fit(tmp_path: Path, llama_family: d
     jsonl(path, [{"prompt": "x", "answer": "1"}])
     one, other = (load_tasks(path, text=TextConfig(bos=bos))[0] for bos in ("auto", "never"))
     with pytest.raises(ConfigError, match="tasks t and t have different text rules"):
-        evaluate_outcomes(family, [one, other], tmp_path / "e")
-    with pytest.raises(ConfigError, match="cache.text cannot be set alone"):
+        evaluate_outcomes(family, [replace(task, max_new_tokens=3) for task in (one, other)], tmp_path / "e")
+    with pytest.raises(ConfigError, match=r"cache.text cannot be set alone"):
         RunConfig.build(None, ["cache.text.bos=never"])
     assert RunConfig.build(None, ["text.bos=never"]).cache.text == TextConfig(bos="never")
 
