@@ -64,7 +64,12 @@ def check_adapter(folder: ModelFolder, base: Any, *, role: str) -> Any:
 
 
 def _compare(
-    expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], own: set[str], *, role: str, path: Path
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    own: set[str],
+    *,
+    role: str,
+    path: Path,
 ) -> None:
     """Raise `ModelError` where an adapter lacks a tensor, has one of another shape, or one that its base has no place for."""
     where = f"Model {role}: the adapter in {path}"
@@ -92,8 +97,9 @@ def merged(model: "PreTrainedModel", folder: ModelFolder, *, role: str) -> "PreT
     require_peft(folder.path, role=role)
     from peft import PeftModel
 
-    resize(model, read_header(adapter_weights(folder.path), role=role), role=role, path=folder.path)
-    settings = _settings(folder.path, role)
+    settings, stored = _settings(folder.path, role), read_header(adapter_weights(folder.path), role=role)
+    resize(model, stored, role=role, path=folder.path)
+    _untie(model, settings, stored)
     try:
         with quietly():
             adapted: Any = PeftModel.from_pretrained(model, str(folder.path), config=settings)
@@ -132,6 +138,26 @@ def _settings(path: Path, role: str) -> Any:
 _NOT_MERGED = ("ADAPTION_PROMPT", "XLORA", "CPT", "MULTITASK_PROMPT_TUNING")
 
 
+def _untie(model: Any, settings: Any, stored: Mapping[str, StoredTensor]) -> None:
+    """Give an unembedding that is the embedding weights of its own, if the adapter changes one of them.
+
+    During training the adapter changed one of the two; merging it into the shared weights would change both.
+    """
+    from torch import nn
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight or getattr(settings, "ensure_weight_tying", False):
+        return
+    names = [name for name, part in model.named_modules() if part is embedding or part is head]
+    saved = tuple(settings.modules_to_save or () if hasattr(settings, "modules_to_save") else ())
+    changed = [name for name in names if name.endswith(saved) and saved] + [
+        name for name in names for key in stored if f"{name}.lora_" in key or f"{name}.token_adapter" in key
+    ]
+    if changed:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+
+
 def resize(model: Any, stored: Mapping[str, StoredTensor], *, role: str, path: Path) -> None:
     """Give a base as many embedding rows as the embedding that an adapter brings, which replaces all of them.
 
@@ -142,7 +168,9 @@ def resize(model: Any, stored: Mapping[str, StoredTensor], *, role: str, path: P
     parts = {"embedding": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
     for what, module in parts.items():
         name = next((name for name, part in model.named_modules() if part is module), None)
-        found = next((t for key, t in stored.items() if name and key.endswith(f"{name}.weight") and len(t.shape) == 2), None)
+        found = next(
+            (t for key, t in stored.items() if name and key.endswith(f"{name}.weight") and len(t.shape) == 2), None
+        )
         rows[what] = None if found is None else found.shape[0]
     n_base = parts["embedding"].weight.shape[0]
     brought = {n for n in rows.values() if n is not None}

@@ -4,6 +4,7 @@ The names go through the loader of transformers itself, with tensors that have a
 weights and tied weights count here exactly as they do when the model is loaded.
 """
 
+import copy
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -77,7 +78,9 @@ def check_config(config: Any, *, role: str, path: Path) -> None:
 
 def _quantization(config: Any) -> str:
     """Name of the method that quantized the weights; empty if none did."""
-    found = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
+    found = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
     if not found:
         mlx = getattr(config, "quantization", None)
         return "MLX" if isinstance(mlx, dict) and "bits" in mlx else ""
@@ -98,41 +101,54 @@ def _is_causal(config: Any) -> bool:
     return not encoder or bool(getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
 
-def check_weights(
-    config: Any, stored: Mapping[str, StoredTensor], *, role: str, path: Path, trust_remote_code: bool = False
-) -> Architecture | None:
+def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
+    """The model on the meta device: modules and shapes without memory. None if its code cannot be run there."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quietly(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    except Exception:
+        logger.debug("%s cannot be built on the meta device.", type(config).__name__, exc_info=True)
+        return None
+
+
+def check_weights(empty: Any, stored: Mapping[str, StoredTensor], *, role: str, path: Path) -> tuple[str, ...]:
     """Check names and shapes of all tensors against the architecture. Nothing is allocated.
 
+    Args:
+        empty: The model on the meta device.
+        stored: The tensors of the checkpoint.
+        role: Name of the model in error messages.
+        path: Folder of the checkpoint.
+
     Returns:
-        The architecture; None if its code cannot be run on the meta device. `refuse_misfit` then checks when it is loaded.
+        Tensors that the model does not use, see `refuse_misfit`. A model whose loader needs values is checked only when it is
+        loaded.
 
     Raises:
         ModelError: The checkpoint lacks tensors, has other shapes, or holds tensors of another architecture.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     values = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in stored.items()}
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "device_map": {"": "meta"}}
     try:
-        with quietly(), torch.device("meta"):
-            empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         with quietly():
-            model, info = type(empty).from_pretrained(
-                None,
-                config=empty.config,
-                state_dict=values,
-                device_map={"": "meta"},
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-    except Exception:  # noqa: BLE001 - code of a model that computes with values while it is built
-        logger.debug("Model %s cannot be built on the meta device; it is checked when it is loaded.", role, exc_info=True)
-        return None
-    unused = refuse_misfit(model, info, stored, role=role, path=path)
-    rows = model.get_input_embeddings().weight.shape[0]
-    head = model.get_output_embeddings()
-    tied = head is not None and getattr(head, "weight", None) is model.get_input_embeddings().weight
-    return Architecture(type(model).__name__, sum(p.numel() for p in model.parameters()), rows, tied, unused)
+            model, info = type(empty).from_pretrained(None, config=empty.config, state_dict=values, **options)
+    except Exception:
+        logger.debug("Model %s is checked when it is loaded.", role, exc_info=True)
+        return ()
+    return refuse_misfit(model, info, stored, role=role, path=path)
+
+
+def described(model: Any, unused: tuple[str, ...]) -> Architecture:
+    """What a model on the meta device, or a loaded one, is made of."""
+    rows, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    tied = head is not None and getattr(head, "weight", None) is rows
+    return Architecture(type(model).__name__, n_parameters, int(rows.shape[0]), tied, unused)
 
 
 def refuse_misfit(
@@ -160,9 +176,14 @@ def refuse_misfit(
         )
     modules = {name for name, _ in model.named_modules() if name}
     inside = [name for name in unused if _is_inside(name, modules)]
+    if any(".lora_" in name for name in inside):
+        raise ModelError(
+            f"{where} keeps an adapter beside the weights that it changes ({inside[0]}), and would be loaded without it; save "
+            "the merged model (merge_and_unload of peft)."
+        )
     if inside:
         raise ModelError(
-            f"{where} holds {_named(inside)}, for which config.json has no place, so they would be left out; give the "
+            f"{where} holds {_named(inside)}, which config.json has no place for and which would be left out; give the "
             "config.json that belongs to these weights."
         )
     return tuple(unused)
@@ -234,6 +255,9 @@ def refuse_non_finite(model: Any, *, role: str, path: Path, dtype: str) -> None:
         # The sum is finite for nearly every tensor of finite weights, and needs no memory for a mask.
         if torch.isfinite(value.sum(dtype=torch.float32)) or torch.isfinite(value).all():
             continue
-        mend = "load it in float32 or bfloat16" if dtype == "float16" else "the checkpoint is damaged, or training diverged"
+        mend = (
+            "load it in float32 or bfloat16"
+            if dtype == "float16"
+            else "the checkpoint is damaged, or training diverged"
+        )
         raise ModelError(f"Model {role}: {path} has weights in {name} that are not finite in {dtype}; {mend}.")
-

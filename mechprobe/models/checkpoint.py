@@ -13,12 +13,7 @@ from mechprobe.models.formats import is_lfs_pointer
 if TYPE_CHECKING:
     import torch
 
-_SETS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_SETS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """The names under which transformers looks for weights, in its order."""
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.(safetensors|bin)")
 _OTHERS = ("adapter_model", "consolidated")
@@ -44,7 +39,7 @@ def weight_files(folder: Path, *, role: str) -> list[Path]:
         _refuse_odd_names(folder, role)
         return []
     if sets[:2] == list(_SETS[:2]) or sets[-2:] == list(_SETS[2:]):
-        kept, index = (_SETS[:2] if sets[0] in _SETS[:2] else _SETS[2:])
+        kept, index = _SETS[:2] if sets[0] in _SETS[:2] else _SETS[2:]
         raise ModelError(
             f"Model {role}: {folder} holds {kept} beside the shards of {index}, so it is not clear which weights are meant; "
             "remove one of the two."
@@ -75,7 +70,9 @@ def _refuse_odd_names(folder: Path, role: str) -> None:
             f"{shard['stem']}.{shard[2]}.index.json there."
         )
     if len(odd) == 1 and odd[0].endswith(".safetensors"):
-        raise ModelError(f"Model {role}: the weights in {folder} are named {odd[0]}; rename the file model.safetensors.")
+        raise ModelError(
+            f"Model {role}: the weights in {folder} are named {odd[0]}; rename the file model.safetensors."
+        )
     raise ModelError(
         f"Model {role}: {folder} holds weights under names that transformers does not look for ({', '.join(odd[:3])}); "
         "save the model again with save_pretrained."
@@ -88,7 +85,9 @@ def _weight_map(index: Path, role: str) -> dict[str, str]:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    named = isinstance(found, dict) and all(isinstance(name, str) and Path(name).name == name for name in found.values())
+    named = isinstance(found, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in found.values()
+    )
     if not named or not found:
         raise ModelError(f"Model {role}: {index} does not list the weight files of its folder; copy it again.")
     return found
@@ -123,7 +122,9 @@ def read_header(file: Path, *, role: str) -> dict[str, StoredTensor]:
         return _read_header(file, stat.st_size, stat.st_mtime_ns)
     except Exception as error:  # noqa: BLE001 - torch and safetensors raise many unrelated types for a damaged file
         if is_lfs_pointer(file):
-            raise ModelError(f"Model {role}: {file} is a Git LFS pointer, not the weights; run `git lfs pull`.") from None
+            raise ModelError(
+                f"Model {role}: {file} is a Git LFS pointer, not the weights; run `git lfs pull`."
+            ) from None
         if file.suffix == ".safetensors":
             raise ModelError(
                 f"Model {role}: {file} is not a readable safetensors file ({first_line(error)}); copy it again."
@@ -154,7 +155,9 @@ def _torch_dtype(name: str) -> "torch.dtype":
 
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
     names |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-    integers = {f"{letter}{bits}": f"{kind}{bits}" for letter, kind in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
+    integers = {
+        f"{letter}{bits}": f"{kind}{bits}" for letter, kind in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
+    }
     return getattr(torch, (names | integers).get(name, "uint8"))
 
 

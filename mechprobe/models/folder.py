@@ -8,7 +8,7 @@ from typing import Any
 
 from mechprobe.errors import ModelError
 from mechprobe.files import dump_json, sha256_bytes, sha256_file
-from mechprobe.models.checkpoint import check_shards, weight_files
+from mechprobe.models.checkpoint import stored_tensors, weight_files
 from mechprobe.models.formats import foreign_file, foreign_folder, model_folders_below
 from mechprobe.models.hub import download
 
@@ -118,7 +118,7 @@ def _check_whole(folder: Path, role: str) -> None:
     """Raise `ModelError` for a folder without config or weights, or with incomplete shards."""
     files = weight_files(folder, role=role)
     if files and (folder / "config.json").is_file():
-        check_shards(files, folder, role=role)
+        stored_tensors(folder, role=role)
         return
     if not files and (foreign := foreign_folder(folder)) is not None:
         raise ModelError(f"Model {role}: {folder} {foreign.what}; {foreign.mend}.")

@@ -24,7 +24,9 @@ def foreign_file(path: Path) -> Foreign:
             "give the folder of the model that it was converted from",
         )
     if path.suffix in (".nemo", ".ckpt"):
-        return Foreign(f"is a {path.suffix} archive of a trainer", "convert it with the trainer to a Hugging Face folder")
+        return Foreign(
+            f"is a {path.suffix} archive of a trainer", "convert it with the trainer to a Hugging Face folder"
+        )
     return Foreign("is a file", "give the folder that holds it together with config.json and the tokenizer")
 
 

@@ -1,7 +1,7 @@
 """Tokenizers: loading one, and comparing those of a family by the token ids that they give."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -165,38 +165,60 @@ def _more(items: Sequence[object]) -> str:
     return f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
 
 
-def check_same_ids(
-    tokenizers: Sequence[NamedTokenizer],
-    n_rows: dict[str, int],
-    prompts: Iterable[Prompt],
-    encode: Callable[["PreTrainedTokenizerBase", Prompt], Sequence[int]],
-) -> None:
-    """Check that every tokenizer gives every prompt the same ids, and that every model has an embedding row for them.
+class SharedTokenizer:
+    """The tokenizers of a family, which give every text the same ids.
 
-    Args:
-        tokenizers: One of each kind in the family; that of the family is first.
-        n_rows: Number of embedding rows of each model.
-        prompts: Texts, or whatever ``encode`` takes.
-        encode: Gives the ids of a prompt under a tokenizer.
-
-    Raises:
-        ModelError: The ids differ, or a model lacks one of them; the message names the prompt and the ids.
+    Attributes:
+        reference: The tokenizer of the family: the first of those with the most tokens, so that it can decode every id.
+        fingerprint: sha256 of the reference.
+        differences: What the others do differently, as sentences; empty if all are equal.
     """
-    reference, *others = tokenizers
-    fewest = min(n_rows, key=lambda name: n_rows[name])
-    for prompt in prompts:
-        ids = encode(reference.tokenizer, prompt)
-        beyond = next((index for index in ids if index >= n_rows[fewest]), None)
-        if beyond is not None:
-            raise ModelError(
-                f"{str(prompt)[:60]!r} has token {beyond} ({reference.by_id.get(beyond, '?')}), for which model {fewest} has no "
-                f"embedding row (it has {n_rows[fewest]}); remove the token from the prompt, or resize that model's embedding."
-            )
-        for other in others:
-            found = encode(other.tokenizer, prompt)
-            if list(found) != list(ids):
+
+    def __init__(self, tokenizers: Mapping[str, "PreTrainedTokenizerBase"], bos: BosRule = "auto") -> None:
+        prints = {name: tokenizer_fingerprint(tokenizer) for name, tokenizer in tokenizers.items()}
+        kinds = {digest: name for name, digest in reversed(prints.items())}  # the first model of each kind
+        named = [NamedTokenizer(name, tokenizers[name]) for name in tokenizers if name in kinds.values()]
+        one, *others = named
+        found = [(other, compare(one, other, bos)) for other in others]
+        self.reference = max(named, key=lambda each: len(each.by_id))
+        self.others = [each for each in named if each is not self.reference]
+        self.fingerprint = prints[self.reference.name]
+        self.differences = tuple(
+            f"Tokenizers of {one.name} and {other.name}: {'; '.join(lines)}." for other, lines in found if lines
+        )
+
+    def check_same_ids(
+        self,
+        n_rows: Mapping[str, int],
+        prompts: Iterable[Prompt],
+        encode: Callable[["PreTrainedTokenizerBase", Prompt], Sequence[int]],
+    ) -> None:
+        """Check that every tokenizer gives every prompt the same ids, and that every model has an embedding row for them.
+
+        Args:
+            n_rows: Number of embedding rows of each model.
+            prompts: Texts, or whatever ``encode`` takes.
+            encode: Gives the ids of a prompt under a tokenizer.
+
+        Raises:
+            ModelError: The ids differ, or a model lacks one of them; the message names the prompt and the ids.
+        """
+        reference, fewest = self.reference, min(n_rows, key=lambda name: n_rows[name])
+        if not self.others and len(reference.by_id) <= n_rows[fewest]:
+            return  # no text can have other ids, nor one beyond the rows
+        for prompt in prompts:
+            ids = list(encode(reference.tokenizer, prompt))
+            for other in self.others:
+                found = list(encode(other.tokenizer, prompt))
+                if found != ids:
+                    raise ModelError(
+                        f"Models {reference.name} and {other.name} read a prompt differently: "
+                        f"{_difference(reference.name, ids, other.name, found, str(prompt))}; remove from the prompts what "
+                        "only one of the tokenizers has as a token, or give both models one tokenizer."
+                    )
+            beyond = next((index for index in ids if index >= n_rows[fewest]), None)
+            if beyond is not None:
                 raise ModelError(
-                    f"Models {reference.name} and {other.name} read a prompt differently: "
-                    f"{_difference(reference.name, ids, other.name, found, str(prompt))}; remove what only one of them has as a "
-                    "token, or give both models one tokenizer."
+                    f"{str(prompt)[:60]!r} has token {beyond} ({reference.by_id.get(beyond, '?')}), for which model {fewest} "
+                    f"has no row among its {n_rows[fewest]} embeddings; remove it from the prompts, or resize that embedding."
                 )

@@ -85,7 +85,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "tokenizer": family.tokenizer_fingerprint,
         "gained": gained.ids,
         **({"named": named} if named else {}),
-        **family.reduced_dtypes,
+        **family.identity,
     }
     with Stage.open(
         out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force
