@@ -57,25 +57,22 @@ def check_adapter(folder: ModelFolder, base: Any, *, role: str) -> Any:
             f"Model {role}: the adapter in {folder.path} does not fit its base ({first_line(error)}); give the base that it "
             "was trained on as base_model_name_or_path."
         ) from None
-    own = {name for name, _ in adapted.named_parameters()}
+    # peft saves whole embeddings under several names where a vocabulary was resized, and reads each of them.
+    whole = tuple(f"base_model.model.{name}." for name in _named_embeddings(base).values())
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
-    _compare(shapes, {name: tensor.shape for name, tensor in stored.items()}, own, role=role, path=folder.path)
+    found = {name: tensor.shape for name, tensor in stored.items() if name in shapes or not name.startswith(whole)}
+    _compare(shapes, found, role=role, path=folder.path)
     return adapted.unload()
 
 
 def _compare(
-    expected: Mapping[str, tuple[int, ...]],
-    stored: Mapping[str, tuple[int, ...]],
-    own: set[str],
-    *,
-    role: str,
-    path: Path,
+    expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], *, role: str, path: Path
 ) -> None:
     """Raise `ModelError` where an adapter lacks a tensor, has one of another shape, or one that its base has no place for."""
     where = f"Model {role}: the adapter in {path}"
     for problem, names in (
         ("lacks", [name for name in expected if name not in stored]),
-        ("has no place for", [name for name in stored if name not in expected and name not in own]),
+        ("has no place for", [name for name in stored if name not in expected]),
         ("asks for another shape of", [n for n, shape in expected.items() if stored.get(n, shape) != shape]),
     ):
         if names:
@@ -148,11 +145,10 @@ def _untie(model: Any, settings: Any, stored: Mapping[str, StoredTensor]) -> Non
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is not embedding.weight or getattr(settings, "ensure_weight_tying", False):
         return
-    names = [name for name, part in model.named_modules() if part is embedding or part is head]
-    saved = tuple(settings.modules_to_save or () if hasattr(settings, "modules_to_save") else ())
-    changed = [name for name in names if name.endswith(saved) and saved] + [
-        name for name in names for key in stored if f"{name}.lora_" in key or f"{name}.token_adapter" in key
-    ]
+    names = tuple(_named_embeddings(model).values())
+    saved = tuple(getattr(settings, "modules_to_save", None) or ())
+    changed = bool(saved) and any(name.endswith(saved) for name in names)
+    changed |= any(f"{name}.lora_" in key for name in names for key in stored)
     if changed:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
@@ -164,19 +160,24 @@ def resize(model: Any, stored: Mapping[str, StoredTensor], *, role: str, path: P
     Raises:
         ModelError: The adapter brings one of embedding and unembedding with more rows than the base, but not the other.
     """
-    rows = {}
-    parts = {"embedding": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
-    for what, module in parts.items():
-        name = next((name for name, part in model.named_modules() if part is module), None)
-        found = next(
-            (t for key, t in stored.items() if name and key.endswith(f"{name}.weight") and len(t.shape) == 2), None
-        )
-        rows[what] = None if found is None else found.shape[0]
-    n_base = parts["embedding"].weight.shape[0]
+    rows: dict[str, int | None] = {"embedding": None, "unembedding": None}
+    for what, name in _named_embeddings(model).items():
+        brought = [
+            tensor.shape[0]
+            for key, tensor in stored.items()
+            if f"{name}." in key
+            and key.endswith("weight")
+            and len(tensor.shape) == 2
+            and ".lora_" not in key
+            and ".token_adapter" not in key
+        ]
+        rows[what] = max(brought, default=None)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    n_base = embedding.weight.shape[0]
     brought = {n for n in rows.values() if n is not None}
     if not brought or brought == {n_base}:
         return
-    tied = parts["unembedding"] is not None and parts["unembedding"].weight is parts["embedding"].weight
+    tied = head is not None and head.weight is embedding.weight
     if len(brought) > 1 or (None in rows.values() and not tied):
         described = " and ".join(f"{n} rows of the {what}" for what, n in rows.items() if n is not None)
         raise ModelError(
@@ -184,3 +185,10 @@ def resize(model: Any, stored: Mapping[str, StoredTensor], *, role: str, path: P
             'adapter (modules_to_save=["embed_tokens", "lm_head"]), or merge it where it was trained.'
         )
     model.resize_token_embeddings(brought.pop(), mean_resizing=False)
+
+
+def _named_embeddings(model: Any) -> dict[str, str]:
+    """Names of the modules of embedding and unembedding in a model."""
+    parts = {"embedding": model.get_input_embeddings(), "unembedding": model.get_output_embeddings()}
+    names = {id(part): name for name, part in model.named_modules()}
+    return {what: names[id(part)] for what, part in parts.items() if part is not None and id(part) in names}

@@ -7,6 +7,7 @@ weights and tied weights count here exactly as they do when the model is loaded.
 import copy
 import logging
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,14 +228,16 @@ def _numbers(name: str) -> tuple[list[int], str]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Hide bars and reports of transformers and peft, because every stage shows its own lines and refuses in its own words."""
+    """Hide bars, reports and warnings of transformers and peft, because every stage shows its own lines and refuses in its own words."""
     from transformers.utils import logging as transformers_logging
 
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if shown:

@@ -44,7 +44,9 @@ def with_one(name: str, *shape: int) -> Callable[[Tensors], Tensors]:
 
 
 def with_a_fourth_block(tensors: Tensors) -> Tensors:
-    copied = {name.replace("layers.1", "layers.3"): value.clone() for name, value in tensors.items() if "layers.1" in name}
+    copied = {
+        name.replace("layers.1", "layers.3"): value.clone() for name, value in tensors.items() if "layers.1" in name
+    }
     return tensors | copied
 
 
@@ -53,14 +55,22 @@ REFUSED = {
     "data parallel": (prefixed("module."), "lacks 30 tensors", "save model.module"),
     "fsdp": (renamed("layers.", "layers._fsdp_wrapped_module."), "lacks 27 tensors", "full state dict"),
     "unknown wrapper": (prefixed("policy."), "names begin with 'policy.'", "inside that wrapper"),
-    "peft's base": (renamed("q_proj.", "q_proj.base_layer."), f"lacks 3 tensors ({Q.format(0)}.weight", "merge_and_unload"),
+    "peft's base": (
+        renamed("q_proj.", "q_proj.base_layer."),
+        f"lacks 3 tensors ({Q.format(0)}.weight",
+        "merge_and_unload",
+    ),
     "peft's model": (prefixed("base_model.model."), "lacks 30 tensors", "merge_and_unload"),
     "no unembedding": (without("lm_head"), "lacks 1 tensor (lm_head.weight)", "tie_word_embeddings"),
     "no block 1": (without("layers.1."), "lacks 9 tensors (model.layers.1.", "save the whole model"),
     "a block more": (with_a_fourth_block, "holds 9 tensors (model.layers.3.", "config.json"),
     "a bias more": (with_one(f"{Q.format(0)}.bias", 32), f"({Q.format(0)}.bias)", "config.json"),
     "a norm more": (with_one("model.layers.0.self_attn.q_norm.weight", 8), "q_norm", "config.json"),
-    "an adapter beside": (with_one(f"{Q.format(0)}.lora_A.default.weight", 4, 32), "adapter beside", "merge_and_unload"),
+    "an adapter beside": (
+        with_one(f"{Q.format(0)}.lora_A.default.weight", 4, 32),
+        "adapter beside",
+        "merge_and_unload",
+    ),
     "other rows": (with_one("lm_head.weight", 50, 32), "lm_head.weight has shape [50, 32]", "config.json"),
 }
 
@@ -100,7 +110,9 @@ def test_names_without_the_prefix_of_the_body_are_those_of_the_model(
     assert torch.equal(ours["model.norm.weight"], load_file(folder / "model.safetensors")["norm.weight"])
 
 
-def test_tied_weights_are_missing_only_where_the_config_ties_them(llama_family: dict[str, Path], tmp_path: Path) -> None:
+def test_tied_weights_are_missing_only_where_the_config_ties_them(
+    llama_family: dict[str, Path], tmp_path: Path
+) -> None:
     folder = changed(llama_family["rl"], tmp_path / "rl", without("lm_head"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
@@ -114,7 +126,9 @@ def test_tied_weights_are_missing_only_where_the_config_ties_them(llama_family: 
 def test_weights_that_are_not_finite_are_refused_with_their_name(
     value: float, llama_family: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = changed(llama_family["rl"], tmp_path / "rl", lambda found: found | {"model.norm.weight": torch.full((32,), value)})
+    folder = changed(
+        llama_family["rl"], tmp_path / "rl", lambda found: found | {"model.norm.weight": torch.full((32,), value)}
+    )
     dtype = "float16" if value == 1e6 else "float32"  # 1e6 is beyond the range of float16
     with pytest.raises(ModelError, match=rf"model.norm.weight that are not finite in {dtype}"):
         _ = LanguageModel("rl", folder, dtype=dtype).hf
@@ -151,7 +165,10 @@ def test_incomplete_sets_of_shards_are_refused(sharded: Path) -> None:
     index = sharded / "model.safetensors.index.json"
     kept, text = shards[1].read_bytes(), index.read_text()
     shards[1].unlink()
-    assert f"lacks 1 of the {len(shards)} weight files that model.safetensors.index.json lists ({shards[1].name})" in refusal(sharded)
+    assert (
+        f"lacks 1 of the {len(shards)} weight files that model.safetensors.index.json lists ({shards[1].name})"
+        in refusal(sharded)
+    )
     shards[1].write_bytes(kept[: len(kept) // 2])
     assert f"{shards[1].name} is not a readable safetensors file" in refusal(sharded)
     shards[1].write_bytes(shards[0].read_bytes())
