@@ -22,7 +22,8 @@ from jaxtyping import Float
 from mechprobe.errors import InputError
 from mechprobe.evals.config import ChoiceConfig, ChoiceRule
 from mechprobe.evals.scorers.rules import LETTERS, option_letter
-from mechprobe.records import Sample, text_field
+from mechprobe.json_fields import text_field
+from mechprobe.records import Sample
 from mechprobe.types import OutcomeName
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mechprobe.evals.answering import run_tasks
-from mechprobe.evals.stage import check_lengths, tasks_fingerprint
+from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identity
 from mechprobe.evals.summary import accuracy_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
@@ -62,6 +62,7 @@ def localize(
         **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
+        **text_identity(pair, tasks),
         **pair.identity,
     }
     with Stage.open(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.errors import ModelError
 from mechprobe.models.devices import DeviceMap
 from mechprobe.models.load import LanguageModel
-from mechprobe.models.tokenizers import BosRule, Prompt, SharedTokenizer
+from mechprobe.models.tokenizers import Item, SharedTokenizer
 from mechprobe.types import Site
 from sae_training.config import unusable_name
 
@@ -28,17 +28,19 @@ class ModelFamily:
         3
     """
 
-    def __init__(self, models: Mapping[str, LanguageModel], *, bos: BosRule = "auto") -> None:
+    def __init__(self, models: Mapping[str, LanguageModel], *, bos_decided: bool = False) -> None:
         if not models:
             raise ModelError("No model is given; give them as --models base=PATH rl=PATH.")
         self._models = dict(models)
         for model in self:
             _ = model.config, model.architecture
         self._check_depth()
-        self._tokenizers = SharedTokenizer({model.name: model.tokenizer for model in self}, bos)
+        self._tokenizers = {model.name: model.tokenizer for model in self}
+        self._shared = SharedTokenizer(self._tokenizers, bos_decided=bos_decided)
         self._end_token_ids = tuple(sorted({token for model in self for token in model.own_end_ids}))
         self._n_token_ids = min(model.n_rows for model in self)
         for model in self:
+            model.tokenizers = self._tokenizers
             model.join(end_ids=self._end_token_ids, n_token_ids=self._n_token_ids)
         for line in self.notes:
             logger.warning("%s", line)
@@ -52,7 +54,7 @@ class ModelFamily:
         dtype: str = "float32",
         device_map: DeviceMap | None = None,
         trust_remote_code: bool = False,
-        bos: BosRule = "auto",
+        bos_decided: bool = False,
     ) -> "ModelFamily":
         """Find every model and check that they form a family. Weights are loaded on first use.
 
@@ -63,7 +65,8 @@ class ModelFamily:
             dtype: ``float32``, ``bfloat16`` or ``float16``.
             device_map: How accelerate distributes each model over devices, see `DeviceMap`; None places it on ``device``.
             trust_remote_code: Whether Python code in the model folders may run.
-            bos: Whether sequences begin with BOS, as ``text.bos`` of a run; ``auto`` refuses tokenizers that disagree on it.
+            bos_decided: Whether the run decides that sequences begin with BOS (``text.bos``, or a chat template). Otherwise
+                tokenizers that disagree on it are refused.
 
         Raises:
             ModelError: A folder is missing or unusable, its tensors are not those of its architecture, a name cannot be the
@@ -77,7 +80,7 @@ class ModelFamily:
             loaded[name] = LanguageModel(
                 name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
             )
-        return cls(loaded, bos=bos)
+        return cls(loaded, bos_decided=bos_decided)
 
     def _check_depth(self) -> None:
         first, *others = self._models.values()
@@ -91,11 +94,11 @@ class ModelFamily:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about these models, as sentences: tokenizers that differ, ids without rows, adapters."""
-        return (*self._tokenizers.differences, *self._rows(), *self._adapters(), *self._unused())
+        return (*self._shared.differences, *self._rows(), *self._adapters(), *self._unused())
 
     def _rows(self) -> list[str]:
         """Tokens that the family's tokenizer has, but some model has no embedding row for."""
-        few = [model.name for model in self if model.n_rows < len(self._tokenizers.reference.by_id)]
+        few = [model.name for model in self if model.n_rows < len(self._shared.reference.by_id)]
         if not few:
             return []
         return [
@@ -142,28 +145,37 @@ class ModelFamily:
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer that all models share; where they differ in extra tokens, the one that has most."""
-        return self._tokenizers.reference.tokenizer
+        return self._shared.reference.tokenizer
+
+    @property
+    def tokenizers(self) -> "dict[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of the family that was loaded; a subset keeps those of the whole."""
+        return self._tokenizers
 
     @property
     def tokenizer_fingerprint(self) -> str:
         """sha256 of `tokenizer`; where others of the family differ from it, `identity` says how."""
-        return self._tokenizers.fingerprint
+        return self._shared.fingerprint
 
-    def check_same_ids(
-        self, prompts: Iterable[Prompt], encode: Callable[["PreTrainedTokenizerBase", Prompt], Sequence[int]]
+    def check_ids(
+        self,
+        used: "PreTrainedTokenizerBase",
+        items: Iterable[Item],
+        encode: Callable[["PreTrainedTokenizerBase", Item], Sequence[int]],
     ) -> None:
-        """Check that all tokenizers give every prompt the same ids, and that every model has an embedding row for them.
+        """Check that every model knows the ids of every prompt, and that its own tokenizer would give the same.
 
         Takes no time where all tokenizers are equal and every model has a row for each of their tokens.
 
         Args:
-            prompts: Texts, or whatever ``encode`` takes.
+            used: The tokenizer whose ids all models read.
+            items: Prompts, or whatever ``encode`` takes.
             encode: Gives the ids of a prompt under a tokenizer.
 
         Raises:
-            ModelError: The ids differ, or a model lacks one of them; the message names the prompt and the ids.
+            ModelError: A model lacks an id, or its tokenizer splits a prompt differently; the message names prompt and ids.
         """
-        self._tokenizers.check_same_ids({model.name: model.n_rows for model in self}, prompts, encode)
+        self._shared.check_ids(used, {model.name: model.n_rows for model in self}, items, encode)
 
     @property
     def n_layers(self) -> int:
@@ -184,7 +196,7 @@ class ModelFamily:
     def identity(self) -> dict[str, Any]:
         """What results depend on besides the weights, for a stage's identity: dtypes below float32, tokenizers that differ."""
         found = {model.name: model.dtype for model in self if model.dtype != "float32"}
-        differences = list(self._tokenizers.differences)
+        differences = list(self._shared.differences)
         return ({"model_dtypes": found} if found else {}) | ({"tokenizers": differences} if differences else {})
 
     @property
@@ -203,7 +215,7 @@ class ModelFamily:
         return min(model.max_context for model in self)
 
     def subset(self, *names: str) -> "ModelFamily":
-        """A family of some of the models, which shares their loaded weights, and the end tokens of the whole family."""
+        """A family of some of the models, which shares their loaded weights, and the tokenizers of the whole family."""
         part = copy.copy(self)
         part._models = {name: self[name] for name in names}
         return part

@@ -6,7 +6,7 @@ that their results agree bit by bit.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,6 +114,11 @@ class LanguageModel:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer; it pads on the left. An adapter without one has that of its base."""
         return load_tokenizer(self.folder.tokenizer, role=self.name, trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def tokenizers(self) -> "Mapping[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of its family; the family sets it."""
+        return {self.name: self.tokenizer}
 
     @property
     def n_layers(self) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mechprobe.errors import ModelError, first_line
 from mechprobe.files import sha256_bytes
@@ -11,10 +11,7 @@ from mechprobe.files import sha256_bytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Prompt = TypeVar("Prompt")
-
-BosRule = Literal["auto", "always", "never"]
-"""Whether a run decides that sequences begin with BOS; ``auto`` leaves it to the tokenizers, which must then agree."""
+Item = TypeVar("Item")
 
 PROBES = (
     "Ab 12+3=x?",
@@ -77,16 +74,21 @@ class NamedTokenizer:
         self.by_id = {index: token for token, index in tokenizer.get_vocab().items()}
         self.added = {index for index in tokenizer.added_tokens_decoder} | set(tokenizer.all_special_ids)
 
-    def ids(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of a text, with or without the special tokens around it."""
-        return list(self.tokenizer(text, add_special_tokens=special).input_ids)
+    def all_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Ids of texts, with or without the special tokens around them."""
+        return self.tokenizer(list(texts), add_special_tokens=special).input_ids if texts else []
 
 
-def compare(one: NamedTokenizer, other: NamedTokenizer, bos: BosRule = "auto") -> list[str]:
+def compare(one: NamedTokenizer, other: NamedTokenizer, *, bos_decided: bool = False) -> list[str]:
     """Compare two tokenizers by what they do.
 
     They may differ in names of special and added tokens, in tokens that one has beyond the vocabulary of the other, and in
-    their BOS, end and pad tokens. Ordinary tokens and the ids of all `PROBES` must agree.
+    their BOS, end and pad tokens. Ordinary tokens and the ids of all `PROBES` and of all ordinary tokens must agree.
+
+    Args:
+        one: A tokenizer.
+        other: Another.
+        bos_decided: Whether the run decides that sequences begin with BOS; otherwise the tokenizers must agree on it.
 
     Returns:
         The differences, each as a phrase; none for tokenizers that do the same.
@@ -95,33 +97,39 @@ def compare(one: NamedTokenizer, other: NamedTokenizer, bos: BosRule = "auto") -
         ModelError: They split a text differently, or an ordinary token has another id.
     """
     where = f"Models {one.name} and {other.name} have different tokenizers"
-    renamed = []
-    for index in sorted(one.by_id.keys() & other.by_id.keys()):
-        if one.by_id[index] == other.by_id[index]:
-            continue
-        if index not in one.added or index not in other.added:
-            raise ModelError(
-                f"{where}: id {index} is {one.by_id[index]!r} in {one.name} and {other.by_id[index]!r} in {other.name}; "
-                "give models that share one vocabulary."
-            )
-        renamed.append(index)
-    for text in PROBES:
-        a, b = one.ids(text), other.ids(text)
-        if a != b:
-            raise ModelError(
-                f"{where}: {_difference(one.name, a, other.name, b, text)}; give models that share one vocabulary."
-            )
-    if bos == "auto" and one.ids(PROBES[0], special=True) != other.ids(PROBES[0], special=True):
-        a, b = one.ids(PROBES[0], special=True), other.ids(PROBES[0], special=True)
+    renamed = [i for i in sorted(one.by_id.keys() & other.by_id.keys()) if one.by_id[i] != other.by_id[i]]
+    ordinary = next((i for i in renamed if i not in one.added or i not in other.added), None)
+    if ordinary is not None:
+        raise ModelError(
+            f"{where}: id {ordinary} is {one.by_id[ordinary]!r} in {one.name} and {other.by_id[ordinary]!r} in {other.name}; "
+            "give models that share one vocabulary."
+        )
+    for texts in (PROBES, _spelled(one, other)):
+        for text, a, b in zip(texts, one.all_ids(texts), other.all_ids(texts), strict=True):
+            if a != b:
+                raise ModelError(
+                    f"{where}: {_difference(one.name, a, other.name, b, text)}; give models that share one vocabulary."
+                )
+    a, b = (named.all_ids(PROBES[:1], special=True)[0] for named in (one, other))
+    if a != b and not bos_decided:
         raise ModelError(
             f"{where}: with special tokens, {_difference(one.name, a, other.name, b, PROBES[0])}; set text.bos to always or "
-            "never, or give both tokenizers one rule for BOS."
+            "never, or text.chat_template, or give both tokenizers one rule for BOS."
         )
     return [
         *_renamed(one, other, renamed),
         *(line for a, b in ((one, other), (other, one)) for line in _beyond(a, b)),
         *_special(one, other),
     ]
+
+
+def _spelled(one: NamedTokenizer, other: NamedTokenizer) -> list[str]:
+    """The texts of the ordinary tokens that both have; their ids depend on all merges."""
+    shared = sorted((one.by_id.keys() & other.by_id.keys()) - one.added - other.added)
+    texts = [one.tokenizer.convert_tokens_to_string([one.by_id[index]]) for index in shared]
+    marks = {named.by_id[index] for named in (one, other) for index in named.added if index in named.by_id}
+    # An ordinary token that spells a token which only one of them added is read as that; prompts are checked for it.
+    return [text for text in texts if text and not any(mark in text for mark in marks)]
 
 
 def _difference(one: str, a: Sequence[int], other: str, b: Sequence[int], text: str) -> str:
@@ -136,7 +144,10 @@ def _renamed(one: NamedTokenizer, other: NamedTokenizer, indices: list[int]) -> 
     if not indices:
         return []
     first = ", ".join(f"{i} is {one.by_id[i]} and {other.by_id[i]}" for i in indices[:_SHOWN])
-    return [f"{len(indices)} special tokens have other names (id {first}{_more(indices)})"]
+    subject = (
+        "1 special token has another name" if len(indices) == 1 else f"{len(indices)} special tokens have other names"
+    )
+    return [f"{subject} (id {first}{_more(indices)})"]
 
 
 def _beyond(one: NamedTokenizer, other: NamedTokenizer) -> list[str]:
@@ -145,7 +156,9 @@ def _beyond(one: NamedTokenizer, other: NamedTokenizer) -> list[str]:
     if not extra:
         return []
     names = ", ".join(f"{one.by_id[i]} ({i})" for i in extra[:_SHOWN])
-    return [f"{one.name} has {len(extra)} tokens that {other.name} lacks: {names}{_more(extra)}"]
+    return [
+        f"{one.name} has {len(extra)} token{'s' if len(extra) > 1 else ''} that {other.name} lacks: {names}{_more(extra)}"
+    ]
 
 
 def _special(one: NamedTokenizer, other: NamedTokenizer) -> list[str]:
@@ -166,7 +179,7 @@ def _more(items: Sequence[object]) -> str:
 
 
 class SharedTokenizer:
-    """The tokenizers of a family, which give every text the same ids.
+    """The tokenizers of a family, which share one vocabulary.
 
     Attributes:
         reference: The tokenizer of the family: the first of those with the most tokens, so that it can decode every id.
@@ -174,51 +187,68 @@ class SharedTokenizer:
         differences: What the others do differently, as sentences; empty if all are equal.
     """
 
-    def __init__(self, tokenizers: Mapping[str, "PreTrainedTokenizerBase"], bos: BosRule = "auto") -> None:
+    def __init__(self, tokenizers: Mapping[str, "PreTrainedTokenizerBase"], *, bos_decided: bool = False) -> None:
         prints = {name: tokenizer_fingerprint(tokenizer) for name, tokenizer in tokenizers.items()}
-        kinds = {digest: name for name, digest in reversed(prints.items())}  # the first model of each kind
-        named = [NamedTokenizer(name, tokenizers[name]) for name in tokenizers if name in kinds.values()]
-        one, *others = named
-        found = [(other, compare(one, other, bos)) for other in others]
-        self.reference = max(named, key=lambda each: len(each.by_id))
-        self.others = [each for each in named if each is not self.reference]
+        first = {digest: name for name, digest in reversed(prints.items())}  # the first model of each kind
+        self._kinds = {digest: NamedTokenizer(name, tokenizers[name]) for digest, name in reversed(first.items())}
+        self._by_object = {id(tokenizer): self._kinds[prints[name]] for name, tokenizer in tokenizers.items()}
+        one, *others = self._kinds.values()
+        found = [(other, compare(one, other, bos_decided=bos_decided)) for other in others]
+        self.reference = max(self._kinds.values(), key=lambda each: len(each.by_id))
         self.fingerprint = prints[self.reference.name]
         self.differences = tuple(
             f"Tokenizers of {one.name} and {other.name}: {'; '.join(lines)}." for other, lines in found if lines
         )
 
-    def check_same_ids(
+    def check_ids(
         self,
+        used: "PreTrainedTokenizerBase",
         n_rows: Mapping[str, int],
-        prompts: Iterable[Prompt],
-        encode: Callable[["PreTrainedTokenizerBase", Prompt], Sequence[int]],
+        items: Iterable[Item],
+        encode: Callable[["PreTrainedTokenizerBase", Item], Sequence[int]],
     ) -> None:
-        """Check that every tokenizer gives every prompt the same ids, and that every model has an embedding row for them.
+        """Check that every model knows the ids of every prompt, and that its own tokenizer would give the same.
+
+        A special token that another model has under another name is no difference: the models read its id.
 
         Args:
+            used: The tokenizer whose ids all models read.
             n_rows: Number of embedding rows of each model.
-            prompts: Texts, or whatever ``encode`` takes.
+            items: Prompts, or whatever ``encode`` takes.
             encode: Gives the ids of a prompt under a tokenizer.
 
         Raises:
-            ModelError: The ids differ, or a model lacks one of them; the message names the prompt and the ids.
+            ModelError: A model lacks an id, or its tokenizer splits a prompt differently; the message names prompt and ids.
         """
-        reference, fewest = self.reference, min(n_rows, key=lambda name: n_rows[name])
-        if not self.others and len(reference.by_id) <= n_rows[fewest]:
-            return  # no text can have other ids, nor one beyond the rows
-        for prompt in prompts:
-            ids = list(encode(reference.tokenizer, prompt))
-            for other in self.others:
-                found = list(encode(other.tokenizer, prompt))
-                if found != ids:
-                    raise ModelError(
-                        f"Models {reference.name} and {other.name} read a prompt differently: "
-                        f"{_difference(reference.name, ids, other.name, found, str(prompt))}; remove from the prompts what "
-                        "only one of the tokenizers has as a token, or give both models one tokenizer."
-                    )
+        mine = self._by_object[id(used)]
+        others = [kind for kind in self._kinds.values() if kind is not mine]
+        fewest = min(n_rows, key=lambda name: n_rows[name])
+        if not others and len(mine.by_id) <= n_rows[fewest]:
+            return  # no prompt can have other ids, nor one without a row
+        for item in items:
+            ids = list(encode(mine.tokenizer, item))
+            for other in others:
+                _check_same(mine, other, ids, list(encode(other.tokenizer, item)), item)
             beyond = next((index for index in ids if index >= n_rows[fewest]), None)
             if beyond is not None:
                 raise ModelError(
-                    f"{str(prompt)[:60]!r} has token {beyond} ({reference.by_id.get(beyond, '?')}), for which model {fewest} "
-                    f"has no row among its {n_rows[fewest]} embeddings; remove it from the prompts, or resize that embedding."
+                    f"{item} has token {beyond} ({mine.by_id.get(beyond, '?')}), for which model {fewest} has no "
+                    f"row among its {n_rows[fewest]} embeddings; remove it from the prompts, or resize that embedding."
                 )
+
+
+def _check_same(one: NamedTokenizer, other: NamedTokenizer, ids: list[int], found: list[int], item: object) -> None:
+    """Raise `ModelError` if ``other`` lacks an id of ``one``, or splits the text differently for another reason than names."""
+    lacking = next((index for index in ids if index in one.by_id and index not in other.by_id), None)
+    if lacking is not None:
+        raise ModelError(
+            f"{item} has token {lacking} ({one.by_id[lacking]}), which model {other.name} has no token for; remove it from the "
+            "prompts, or give both models one tokenizer."
+        )
+    renamed = any(one.by_id.get(index) != other.by_id[index] for index in ids)
+    if found != ids and not renamed:
+        raise ModelError(
+            f"Models {one.name} and {other.name} read {item} differently: "
+            f"{_difference(one.name, ids, other.name, found, one.tokenizer.decode(ids))}; remove from the prompts what only one of the tokenizers "
+            "has as a token, or give both models one tokenizer."
+        )

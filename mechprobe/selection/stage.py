@@ -84,6 +84,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "crosscoder": crosscoder.fingerprint,
         "tokenizer": family.tokenizer_fingerprint,
         "gained": gained.ids,
+        **({"text": outcomes.text} if outcomes.text else {}),
         **({"named": named} if named else {}),
         **family.identity,
     }
