@@ -150,6 +150,7 @@ class RunConfig(FrozenConfig):
             dtype=self.dtype,
             device_map=self.device_map,
             trust_remote_code=trust_remote_code,
+            bos_decided=self.text.bos != "auto" or bool(self.text.chat_template),
         )
 
     def load_tasks(self) -> list[Task]:

@@ -1,7 +1,7 @@
 """The text rule at work: the one place where a prompt becomes token ids, in the store and in every stage that asks a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -126,6 +126,11 @@ class PromptEncoder:
         if prompt.reply is not None and self.chat is not None:
             return self.encode_text(self.chat.render_reply(prompt))
         return self.encode_text(prompt.response or "")
+
+    def encode_with(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> Ids:
+        """Token ids that another tokenizer gives to the same text of a prompt and its own response."""
+        other = replace(self, tokenizer=tokenizer)
+        return (*other.encode(prompt), *other.encode_response(prompt))
 
     def encode_text(self, text: str) -> Ids:
         """Token ids of a text inside a sequence, to which the tokenizer adds no special tokens."""

@@ -41,6 +41,7 @@ def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "
 
     Raises:
         InputError: A sample does not fit; the message names it.
+        ModelError: A model lacks a token of a prompt, or its tokenizer splits it differently.
     """
     context = family.max_context
     for task in tasks:
@@ -50,6 +51,8 @@ def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "
             length = _longest(task, sample, encoder, prefix)
             if length > longest:
                 raise InputError(_misfit(task, sample, length, context, longest))
+        prompts = (prompt for sample in task.samples for prompt in prompts_of(task, sample))
+        family.check_ids(encoder.tokenizer, prompts, encoder.encode_with)
 
 
 def _misfit(task: Task, sample: Sample, length: int, context: int, longest: int) -> str:
@@ -125,7 +128,7 @@ def evaluate_outcomes(
         **config.model_dump(mode="json"),
         "tasks": tasks_fingerprint(tasks),
         **text_identity(family, tasks),
-        **family.reduced_dtypes,
+        **family.identity,
     }
     with Stage.open(
         out, name="evaluate", config=identity, models=family.fingerprints, force=force, remake="refused"

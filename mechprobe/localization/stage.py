@@ -63,7 +63,7 @@ def localize(
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
         **text_identity(pair, tasks),
-        **pair.reduced_dtypes,
+        **pair.identity,
     }
     with Stage.open(
         out, name="localize", config=identity, models=pair.fingerprints, force=force, remake="refused"

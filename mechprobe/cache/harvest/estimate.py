@@ -111,5 +111,5 @@ def _probe_generation(model: LanguageModel, family: ModelFamily, prepared: Prepa
     prompts = [prepared.prompt_ids[index] for index in prepared.unanswered[:_PROBE_PROMPTS]]
     n_new = min(_PROBE_NEW_TOKENS, prepared.config.max_new_tokens)
     begun = time.monotonic()
-    generate(model.hf, family.tokenizer, prompts, max_new_tokens=n_new, batch_size=len(prompts))
+    generate(model, family.tokenizer, prompts, max_new_tokens=n_new, batch_size=len(prompts))
     return (time.monotonic() - begun) / (len(prompts) * n_new)

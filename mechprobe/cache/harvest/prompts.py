@@ -85,7 +85,7 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
     Raises:
         ConfigError: There is no chat template or BOS token that the text rule asks for, or no EOS token to pack with.
         InputError: A prompt has no tokens, or is too long and must not be cut.
-        ModelError: A model that should respond is not in the family.
+        ModelError: A model that should respond is not in the family, or a model lacks a token of a prompt.
     """
     for _, model, _ in config.responders():
         _ = family[model]
@@ -122,6 +122,7 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
         )
     if n_dropped:
         logger.warning("%d of %d prompts are too long and were dropped", n_dropped, n_dropped + len(taken))
+    family.check_ids(encoder.tokenizer, taken, encoder.encode_with)
     fingerprint = family.tokenizer_fingerprint
     return PreparedPrompts(
         tuple(taken), tuple(sequences), max_length, special, config, fingerprint, encoder, end_id, n_dropped
