@@ -13,7 +13,7 @@ from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.config import ChoiceConfig, EvaluateConfig
+from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.files import read_json
@@ -38,6 +38,8 @@ class TasksConfig(FrozenConfig):
     """How lines with ``options`` are asked and scored."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest response, in tokens."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How responses are decoded: greedily, or ``n`` samples of each at a temperature."""
     names: tuple[str, ...] | None = None
     """Tasks to use; None takes all in the file."""
     trained: tuple[str, ...] = ()
@@ -165,6 +167,7 @@ class RunConfig(FrozenConfig):
             scorers=self.tasks.scorers,
             choice=self.tasks.choice,
             max_new_tokens=self.tasks.max_new_tokens,
+            sampling=self.tasks.sampling,
             names=self.tasks.names,
         )
         known = {task.name for task in tasks}
@@ -225,6 +228,9 @@ def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
         own, kind = data.get(section, {}), field.annotation
         if isinstance(own, dict) and isinstance(kind, type) and issubclass(kind, FrozenConfig):
             result[section] = {name: value for name, value in values.items() if name in kind.model_fields} | own
+    sampling = tasks.get("sampling", {}) if isinstance(tasks, dict) else None
+    if "seed" in data and isinstance(sampling, dict):
+        result["tasks"] = {**tasks, "sampling": {"seed": data["seed"]} | sampling}
     return result
 
 

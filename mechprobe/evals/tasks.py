@@ -40,6 +40,11 @@ class Task:
         """Whether the log-likelihoods of options are compared, so that no response is generated."""
         return isinstance(self.scorer, MultipleChoice) and not self.scorer.generated
 
+    @property
+    def n_draws(self) -> int:
+        """Number of outcomes of every sample; log-likelihoods give one."""
+        return 1 if self.by_likelihood else self.sampling.n
+
     def take(self, n: int | None) -> "Task":
         """The task with its first ``n`` samples; None keeps all."""
         return replace(self, samples=self.samples[:n])
@@ -61,6 +66,7 @@ def load_tasks(
     scorers: Mapping[str, AnyScorer] | None = None,
     choice: ChoiceConfig | None = None,
     max_new_tokens: int = 64,
+    sampling: SamplingConfig | None = None,
     names: Sequence[str] | None = None,
     n_per_task: int | None = None,
 ) -> list[Task]:
@@ -75,6 +81,7 @@ def load_tasks(
         scorers: Scorers of single tasks, by task name.
         choice: How multiple-choice items are presented and judged.
         max_new_tokens: Limit on the length of a response, in tokens.
+        sampling: How responses are decoded; None is greedy decoding.
         names: Tasks to keep, in this order; None keeps all in order of appearance.
         n_per_task: Number of samples to keep of each task, from the top of the file; None keeps all.
 
@@ -90,7 +97,8 @@ def load_tasks(
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
     tasks = (_task(name, by_task[name], own.get(name), default, settings, max_new_tokens) for name in names or by_task)
-    return [task.take(n_per_task) for task in tasks]
+    decoding = sampling or SamplingConfig()
+    return [replace(task, sampling=decoding).take(n_per_task) for task in tasks]
 
 
 def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
