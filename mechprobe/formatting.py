@@ -22,6 +22,15 @@ def decimal(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
 
 
+def told_apart(first: float, second: float) -> tuple[str, str]:
+    """Two numbers with three significant digits, or as many more as it takes to tell them apart: 0.01791 and 0.01794."""
+    for digits in range(3, 18):
+        texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
+        if texts[0] != texts[1]:
+            return texts
+    return f"{first:.3g}", f"{second:.3g}"
+
+
 def percent(value: Any, digits: int = 0) -> str:
     """A share in percent, without the sign: 83 for 0.834."""
     value = number(value)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.cli.select import Features, Out, Ranking, next_step
+from mechprobe.cli.select import Features, Out, Ranking
 from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def intervene(
     With --task, the same edits run on tasks of lm-evaluation-harness and scored by its own metrics.
     """
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.cli.stage_command import carry_out, next_step, say_result
     from mechprobe.cli.summary import intervention_summary
     from mechprobe.pipeline.plans import plan_intervene
 
@@ -101,7 +101,7 @@ def intervene(
         return
     data = results.to_dict()
     lines = intervention_summary(data, verbose=shared.verbose)
-    say_result(lines, folder, next_step(run, folder, "interventions", "report"))
+    say_result(lines, folder, next_step(run, folder, "interventions", "report"), run=run)
 
 
 def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
@@ -148,4 +148,4 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
         *never_active_sentences(data),
         f"Note: {data['note']}",
     ]
-    say_result(lines, folder, f"mechprobe intervene{in_run(run)}")
+    say_result(lines, folder, f"mechprobe intervene{in_run(run)}", run=run)

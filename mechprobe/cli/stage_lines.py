@@ -9,7 +9,7 @@ from mechprobe.formatting import MISSING, bracketed, decimal, percent
 if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.dictionary.result import TrainingMetrics
-    from mechprobe.evals.result import EvaluationSummary
+    from mechprobe.evals.result import EvaluationSummary, SampledOutcomes
     from mechprobe.localization.result import SiteCeilings
 
 
@@ -20,7 +20,51 @@ def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     if forced := summary.force_prefix:
         found[f"{forced.model}, forced '{forced.prefix}'"] = forced.accuracy
     rows = {label: {task: bracketed(cell) for task, cell in row.items()} for label, row in found.items()}
-    return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
+    draws = max((row.n for tasks in summary.sampled.values() for row in tasks.values()), default=1)
+    what = "Accuracy" if draws == 1 else f"Accuracy (avg@{draws})"
+    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
+
+
+def sampled_lines(summary: "EvaluationSummary") -> list[str]:
+    """What several responses to each sample say, one row per model and task; empty without sampling."""
+    rows = {
+        f"{model}  {task}": sampled_cells(row)
+        for model, tasks in summary.sampled.items()
+        for task, row in tasks.items()
+    }
+    if not rows:
+        return []
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [
+        "",
+        "Sampled responses: pass@k and majority in % with 95 % interval clustered by sample, other shares in %",
+    ]
+    lines += table_lines(rows, columns)
+    curves = {
+        f"{model}  {task}": {
+            str(point.tokens): f"{percent(point.right)} ({percent(point.ended)})" for point in row.budgets
+        }
+        for model, tasks in summary.sampled.items()
+        for task, row in tasks.items()
+    }
+    budgets = sorted({int(column) for row in curves.values() for column in row})
+    return [
+        *lines,
+        "",
+        "Accuracy against token budget: % of the responses that are right within it (and that end within it)",
+        *table_lines(curves, [str(budget) for budget in budgets]),
+    ]
+
+
+def sampled_cells(row: "SampledOutcomes") -> dict[str, str]:
+    """The numbers of one model on one task by column."""
+    return {
+        **{f"pass@{k}": bracketed(cell) for k, cell in row.pass_at.items() if k > 1},
+        f"maj@{row.n}": bracketed(row.majority),
+        "cut": percent(row.cut),
+        "mean tokens": decimal(row.mean_tokens, 1),
+        "repeated 4-grams": percent(row.repetition),
+    }
 
 
 def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:

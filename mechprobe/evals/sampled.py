@@ -36,7 +36,9 @@ def majority_right(answers: Sequence[str | None], right: Sequence[bool]) -> floa
     A response without an answer (None) has no vote. All right responses give the same answer, however they write it, because
     the scorer found them equal to the right one. Without any vote the majority is not right.
     """
-    votes = Counter("" if good else f"={answer}" for answer, good in zip(answers, right, strict=True) if good or answer is not None)
+    votes = Counter(
+        "" if good else f"={answer}" for answer, good in zip(answers, right, strict=True) if good or answer is not None
+    )
     most = max(votes.values(), default=0)
     tied = [answer for answer, count in votes.items() if count == most]
     return tied.count("") / len(tied) if tied else 0.0

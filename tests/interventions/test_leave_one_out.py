@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mechprobe.interventions.conditions.plan import Condition
@@ -16,7 +17,7 @@ CONFIG = InterveneConfig(n_random=20, n_shuffled=20)
 
 
 def outcomes(n_right: int) -> Right:
-    return {task: [index < n_right for index in range(N)] for task in TASKS}
+    return {task: np.arange(N)[:, None] < n_right for task in TASKS}
 
 
 def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:

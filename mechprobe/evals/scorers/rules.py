@@ -29,6 +29,13 @@ class Scorer(ABC):
     def score(self, response: str, answer: str) -> OutcomeName:
         """The outcome of one response, given the right answer."""
 
+    def answer(self, response: str) -> str | None:
+        """The answer in a response as text, by which responses of one sample are counted; None where there is none.
+
+        Scorers that cannot extract one count the whole response.
+        """
+        return response.strip() or None
+
     def check(self, answer: str) -> str | None:
         """Why no response could ever match this answer of the task file, as a clause; None if one could."""
         del answer
@@ -79,6 +86,11 @@ class RuleScorer(Scorer):
             return option_letter(response)
         _, found, tail = response.rpartition(self.spec.partition(":")[2].strip())
         return (_without_blanks(tail) or None) if found else None
+
+    def answer(self, response: str) -> str | None:
+        """What `extract` finds, as text; numbers of one value have one text."""
+        found = self.extract(response)
+        return f"{found.normalize():f}" if isinstance(found, Decimal) else found
 
     def expected(self, answer: str) -> str | Decimal:
         """The right answer in the form that `extract` returns."""
@@ -172,6 +184,10 @@ class BoxedScorer(Scorer):
             return "unparsed"
         found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
         return "right" if found and math_verify.verify(gold, found, timeout_seconds=_seconds()) else "wrong"
+
+    def answer(self, response: str) -> str | None:
+        """The content of the last complete box, without blanks."""
+        return _without_blanks(last_boxed(response) or "") or None
 
     def check(self, answer: str) -> str | None:
         """Whether math-verify can parse the answer."""

@@ -107,7 +107,8 @@ class Runner:
         """Run one condition on its tasks.
 
         Returns:
-            Task → one outcome code per sample: R (right), W (wrong) or U (unparsed).
+            Task → one outcome code per response: R (right), W (wrong) or U (unparsed). The draws of a sample follow each
+            other; they have the same seeds under every condition.
         """
         model = self.family[condition.model]
         tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
