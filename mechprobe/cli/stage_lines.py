@@ -63,7 +63,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
 
 def bias_lines(summary: "EvaluationSummary") -> list[str]:
     """Where the chosen options stood, for tasks whose options are shown in several orders; empty without such tasks."""
-    from mechprobe.evals.scorers.rules import LETTERS
+    from mechprobe.evals.scorers.letters import LETTERS
 
     rows: dict[str, dict[str, str]] = {}
     for model, tasks in summary.position_bias.items():

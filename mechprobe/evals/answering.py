@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.scoring import opens_thinking, response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.devices import input_device
-from mechprobe.models.generation import Generated, generate, left_pad, length_batches
+from mechprobe.models.generation import generate, left_pad, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample
@@ -173,32 +174,20 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
 
 
 def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
-    """Outcomes by task and sample id. Tasks with the same length limit share their batches."""
+    """Outcomes by task and sample id. Tasks with the same length limit and stop texts share their batches."""
     found: dict[tuple[str, str], Outcome] = {}
-    for limit in dict.fromkeys(task.max_new_tokens for task, _ in queries):
-        group = [query for query in queries if query[0].max_new_tokens == limit]
+    for limit, stop in dict.fromkeys((task.max_new_tokens, task.stop) for task, _ in queries):
+        group = [query for query in queries if (query[0].max_new_tokens, query[0].stop) == (limit, stop)]
         prompts = [prompts_of(task, sample) for task, sample in group]
         flat = [prompt for of_sample in prompts for prompt in of_sample]
-        options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
+        options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix, "stop": stop}
         generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
         for (task, sample), of_sample in zip(group, prompts, strict=True):
-            responses = list(islice(generated, len(of_sample)))
-            found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)
+            responses, tokenizer = list(islice(generated, len(of_sample))), run.model.tokenizer
+            opened = opens_thinking(of_sample[0], tokenizer, task.think)
+            outcome = response_outcome(task, sample, responses, run.label, tokenizer, opened=opened)
+            found[task.name, sample.id] = outcome
     return found
-
-
-def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
-    """The outcome of a sample. Where options were shown in several orders, it keeps the response to the file's order."""
-    judge, first = task.scorer, responses[0]
-    if isinstance(judge, MultipleChoice):
-        decision = judge.decide_by_responses(sample.id, [response.text for response in responses])
-        outcome, chosen = decision.outcome, decision.chosen
-    else:
-        outcome, chosen = judge.score(first.text, sample.answer), ()
-    ids = first.token_ids
-    return Outcome(
-        sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen, finish=first.finish
-    )
 
 
 def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:

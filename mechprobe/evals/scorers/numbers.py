@@ -113,6 +113,49 @@ def only_number(text: str) -> Number | None:
     return None if re.search(r"(?<![A-Za-z])(?:[xyzniek]|pi)(?![A-Za-z])", words) else found[0]
 
 
+def answered_number(text: str) -> Number | None:
+    r"""The number that a response gives: in its last ``\boxed{}``, else alone behind its last ``####``, else the last one."""
+    boxed = last_boxed(text)
+    if boxed is not None and (found := last_number(boxed)):
+        return found
+    for line in reversed(_MARKED.findall(text)):
+        if found := only_number(line):
+            return found
+    return last_number(text)
+
+
+def gold_number(answer: str) -> Number | None:
+    r"""The number of an answer in a task file: the answer itself, what follows its last ``####``, or its ``\boxed{}``."""
+    _, marked, tail = answer.rpartition("####")
+    boxed = last_boxed(answer)
+    return only_number(tail if marked else answer if boxed is None else boxed)
+
+
+def same_plain_number(text: str, other: str) -> bool:
+    """Whether two texts without words or leading zeros are the same number, as 1,200 and 1200.00 are."""
+    if any(re.search(r"[^\W\d]|(?<![\d.,])0\d", part) for part in (text, other)):
+        return False
+    first, second = only_number(text), only_number(other)
+    return first is not None and second is not None and first.equals(second)
+
+
+_MARKED = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
+_BOX = "\\boxed{"
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last ``\boxed{...}`` with balanced braces, or None."""
+    start = text.rfind(_BOX)
+    while start >= 0:
+        depth = 1
+        for place in range(start + len(_BOX), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return text[start + len(_BOX) : place]
+        start = text.rfind(_BOX, 0, start)
+    return None
+
+
 _DECORATION = re.compile(
     r"(?:[^\W\d]|[\s.,:;!?'\"“”’()\[\]{}*`=/%$°€£¥₹₽₩₺₫₴₦฿¢~-]|\^\s*\{?\s*[23]\s*\}?|"
     r"\\(?:text|textbf|mathbf|mathrm|mbox|rm|bf|left|right|displaystyle|approx|quad|degree|pounds|euro|yen)(?![a-zA-Z])|"
@@ -224,7 +267,8 @@ def _unsigned(found: re.Match[str]) -> Fraction | None:
 def _value(text: str) -> Fraction | None:
     if re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", text):
         text = text.replace(".", "")
-    number = Decimal(re.sub(rf"[,'’_{_GAP}]", "", text))
-    if not number.is_finite() or abs(number.adjusted()) > _MAX_EXPONENT or len(text) > _MAX_EXPONENT:
+    exponent = re.search(r"[eE][-+]?(\d+)$", text)
+    if len(text) > _MAX_EXPONENT or (exponent and (len(exponent[1]) > 6 or int(exponent[1]) > _MAX_EXPONENT)):
         return None
+    number = Decimal(re.sub(rf"[,'’_{_GAP}]", "", text))
     return Fraction(number)
