@@ -16,7 +16,7 @@ def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     """Score the answers of every model on every sample as right, wrong or unparsed."""
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
-    from mechprobe.cli.stage_lines import accuracy_lines, bias_lines
+    from mechprobe.cli.stage_lines import accuracy_lines, bias_lines, cut_lines
     from mechprobe.evals.result import EvaluationSummary
     from mechprobe.pipeline.plans import plan_evaluate
 
@@ -29,4 +29,4 @@ def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     if shared.as_json:
         say_json({"folder": str(folder), **summary.to_dict()})
         return
-    say_result([*accuracy_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")
+    say_result([*accuracy_lines(summary), *cut_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")

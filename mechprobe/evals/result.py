@@ -30,6 +30,10 @@ class ForcedPrefix(Result):
     prefix: str
     model: str
     accuracy: Accuracy
+    cut: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that were cut at the limit or are unfinished."""
+    unparsed: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that ended by themselves and in which the scorer finds no answer."""
 
     @property
     def label(self) -> str:
@@ -61,7 +65,11 @@ class EvaluationSummary(Result):
     accuracy: dict[str, Accuracy]
     """Model → task → accuracy."""
     unparsed: dict[str, dict[str, float]]
-    """Model → task → share of responses in which the scorer finds no answer."""
+    """Model → task → share of responses that ended by themselves and in which the scorer finds no answer."""
+    cut: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → share of responses that were cut at the limit or stopped inside their thinking; none of them is scored."""
+    response_tokens: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → mean length of the generated responses in tokens; no entry where only log-likelihoods were compared."""
     force_prefix: ForcedPrefix | None
     mcnemar: dict[str, dict[str, PairedTest]]
     """Tuned model → task → test against the base."""

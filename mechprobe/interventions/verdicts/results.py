@@ -16,7 +16,7 @@ from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
-"""Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
+"""Condition → task → one code per sample: R (right), W (wrong), U (unparsed) or C (cut or unfinished)."""
 
 
 def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
@@ -53,11 +53,7 @@ def intervention_results(
     right: dict[str, Right] = {
         name: {task: [code == "R" for code in text] for task, text in row.items()} for name, row in codes.items()
     }
-    unparsed = {
-        name: {task: text.count("U") / len(text) if text else None for task, text in row.items()}
-        for name, row in codes.items()
-    }
-    rows = condition_results(conditions, right, unparsed, held_out, config, measured)
+    rows = condition_results(conditions, right, codes, held_out, config, measured)
     judged = judge_edits(rows, names, config)
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     without_a_task = selection.left_out if config.leave_one_out else {}
