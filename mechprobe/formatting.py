@@ -64,6 +64,22 @@ def bracketed(item: Sequence[Any] | None) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def remark(*, cut: float | None = 0.0, unparsed: float | None = 0.0) -> str:
+    """What a table cell says beside an accuracy on responses that were not scored: `` (92 % cut)``; empty if all were.
+
+    Both are shares of all responses. A share that rounds to 0 % is given as below 1 %.
+    """
+    shares = ((number(share), word) for share, word in ((cut, "cut"), (unparsed, "unparsed")))
+    parts = [f"{percent(share) if share >= 0.005 else '< 1'} % {word}" for share, word in shares if share > 0]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def scored_remark(accuracy: Sequence[Any], cut: float | None, unparsed: float | None) -> str:
+    """The `remark` beside ``[accuracy, ...]``. Unparsed responses are told where they are most of those that are not right."""
+    many = number(unparsed) > (1 - number(accuracy[0])) / 2
+    return remark(cut=cut, unparsed=unparsed if many else 0.0)
+
+
 def nats(item: Sequence[Any] | None) -> str:
     """``[value, low, high, ...]`` in nats with three significant digits: 0.0123 (0.01 to 0.015)."""
     if not item or not math.isfinite(number(item[0])):

@@ -60,6 +60,11 @@ class Outcome:
     n_thinking_tokens: int = 0
 
     @property
+    def code(self) -> str:
+        """One letter: R (right), W (wrong), U (unparsed), or C (cut or unfinished, and therefore not scored)."""
+        return "C" if self.cut else self.outcome[0].upper()
+
+    @property
     def cut(self) -> bool:
         """Whether the response was cut at its limit or never left its thinking block."""
         return self.finish in ("length", "unfinished")

@@ -125,11 +125,12 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.evals.config import HarnessConfig
-    from mechprobe.interventions.harness.result import harness_table
+    from mechprobe.interventions.harness.result import harness_table, truncated_sentence
     from mechprobe.pipeline.plans import plan_harness
     from mechprobe.selection.never_active import never_active_sentences
 
-    settings, folder = HarnessConfig(**given), run.layout.harness
+    think = run.config.tasks.think
+    settings, folder = HarnessConfig(**given, think_end=think[1] if think else ""), run.layout.harness
     found = carry_out(
         shared, run, "intervene", folder=folder, plan=lambda: plan_harness(run, tasks, settings),
         work=lambda: run.harness(tasks, settings),
@@ -145,6 +146,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     lines = [
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
         *table_lines(rows, columns),
+        *filter(None, [truncated_sentence(found.truncated, found.n)]),
         *never_active_sentences(data),
         f"Note: {data['note']}",
     ]

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.scoring import opens_thinking, response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.devices import input_device
-from mechprobe.models.generation import Generated, generate, left_pad, length_batches
+from mechprobe.models.generation import generate, left_pad, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample
@@ -176,7 +177,7 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
 
 def _decoding(task: Task) -> dict[str, Any]:
     """The options of `generate` that a task sets; tasks that agree on them share their batches."""
-    return {"max_new_tokens": task.max_new_tokens, **task.sampling.model_dump()}
+    return {"max_new_tokens": task.max_new_tokens, "stop": task.stop, **task.sampling.model_dump()}
 
 
 def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
@@ -189,43 +190,17 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
     for options in distinct:
         group = [query for query in queries if _decoding(query[0]) == options]
         prompts = [prompts_of(task, sample) for task, sample in group]
-        flat = [prompt for of_sample in prompts for prompt in of_sample]
-        generated = iter(
-            generate(run.model, run.model.tokenizer, flat, batch_size=run.batch_size, prefix=run.prefix, **options)
-        )
+        flat, tokenizer = [prompt for of_sample in prompts for prompt in of_sample], run.model.tokenizer
+        options |= {"batch_size": run.batch_size, "prefix": run.prefix}
+        generated = iter(generate(run.model, tokenizer, flat, **options))
         for (task, sample), of_sample in zip(group, prompts, strict=True):
             by_prompt = [list(islice(generated, task.n_draws)) for _ in of_sample]
+            opened = opens_thinking(of_sample[0], tokenizer, task.think)
             found[task.name, sample.id] = [
-                _response_outcome(task, sample, responses, run.label, draw)
+                response_outcome(task, sample, responses, run.label, tokenizer, opened=opened, draw=draw)
                 for draw, responses in enumerate(zip(*by_prompt, strict=True))
             ]
     return found
-
-
-def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str, draw: int) -> Outcome:
-    """The outcome of one draw of a sample, from its response to each prompt.
-
-    Where options were shown in several orders, it keeps the response to the file's order.
-    """
-    judge, first = task.scorer, responses[0]
-    if isinstance(judge, MultipleChoice):
-        decision = judge.decide_by_responses(sample.id, [response.text for response in responses])
-        outcome, chosen = decision.outcome, decision.chosen
-    else:
-        outcome, chosen = judge.score(first.text, sample.answer), ()
-    ids = first.token_ids
-    return Outcome(
-        sample.id,
-        task.name,
-        label,
-        outcome,
-        first.text,
-        len(ids),
-        response_ids=ids,
-        chosen=chosen,
-        draw=draw,
-        finish=first.finish,
-    )
 
 
 def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:

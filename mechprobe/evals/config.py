@@ -88,5 +88,8 @@ class HarnessConfig(FrozenConfig):
     """Number of requests in one batch."""
     chat_template: bool = False
     """Whether prompts are formatted with the tokenizer's chat template."""
+    think_end: str = ""
+    """End tag of the thinking of a model (``think_end_token`` of the harness), used where tokenizer or chat template know it.
+    The command line takes the second tag of ``tasks.think``."""
     n_random: int = Field(default=0, ge=0)
     """Number of matched random sets that are run beside every edit. Each costs as much as the edit itself."""

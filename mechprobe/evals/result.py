@@ -49,10 +49,6 @@ class SampledOutcomes(Result):
     """k → pass@k, for the powers of 2 up to ``n`` (`mechprobe.evals.sampled.pass_at_k`)."""
     majority: IntervalNumbers
     """maj@n, the share of samples whose most frequent answer is right; a tie counts as its expected value."""
-    cut: float
-    """Share of responses that were cut at the limit or did not leave their thinking block."""
-    mean_tokens: float
-    """Mean length of a response, in tokens."""
     repetition: Number
     """Mean share of repeated 4-grams of tokens in a response; NaN if no response has 4 tokens."""
     budgets: list[BudgetPoint]
@@ -65,6 +61,10 @@ class ForcedPrefix(Result):
     prefix: str
     model: str
     accuracy: Accuracy
+    cut: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that were cut at the limit or are unfinished."""
+    unparsed: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that ended by themselves and in which the scorer finds no answer."""
 
     @property
     def label(self) -> str:
@@ -96,7 +96,11 @@ class EvaluationSummary(Result):
     accuracy: dict[str, Accuracy]
     """Model → task → accuracy."""
     unparsed: dict[str, dict[str, float]]
-    """Model → task → share of responses in which the scorer finds no answer."""
+    """Model → task → share of responses that ended by themselves and in which the scorer finds no answer."""
+    cut: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → share of responses that were cut at the limit or stopped inside their thinking; none of them is scored."""
+    response_tokens: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → mean length of the generated responses in tokens; no entry where only log-likelihoods were compared."""
     force_prefix: ForcedPrefix | None
     mcnemar: dict[str, dict[str, PairedTest]]
     """Tuned model → task → test against the base."""

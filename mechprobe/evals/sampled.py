@@ -6,6 +6,7 @@ from math import comb
 from statistics import fmean
 
 from mechprobe.evals.result import BudgetPoint, SampledOutcomes
+from mechprobe.evals.scorers.answer_part import answer_part
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.records import Outcome
@@ -85,8 +86,6 @@ def sampled_outcomes(task: Task, problems: Sequence[Sequence[Outcome]]) -> Sampl
                 for problem, row in zip(problems, right, strict=True)
             ]
         ),
-        cut=sum(record.cut for record in every) / len(every),
-        mean_tokens=fmean(record.n_response_tokens for record in every),
         repetition=fmean(repeated) if repeated else float("nan"),
         budgets=budget_curve(every, task.max_new_tokens),
     )
@@ -96,6 +95,6 @@ def _answer(task: Task, record: Outcome) -> str | None:
     """The answer for which a response votes; None for an unparsed one."""
     if record.outcome == "unparsed":
         return None
-    if isinstance(task.scorer, Scorer):
-        return task.scorer.answer(record.response)
-    return str(record.chosen)
+    if not isinstance(task.scorer, Scorer):
+        return str(record.chosen)
+    return task.scorer.answer(answer_part(record.response, task.think) or "")

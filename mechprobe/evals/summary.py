@@ -1,6 +1,6 @@
 """From the outcomes of an evaluate stage to its summary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,20 +25,25 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
 
 
 def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig) -> EvaluationSummary:
-    """Accuracies, shares of unparsed responses, the forced-prefix baseline, and paired tests against the base.
+    """Accuracies, shares of cut and unparsed responses, the forced-prefix baseline, and paired tests against the base.
 
     The outcomes are those of all models, and of the base with the forced prefix if the config asks for it.
     """
     accuracy = {m: accuracy_of([record for record in outcomes.records if record.model == m]) for m in outcomes.models}
     forced = None
     if config.force_prefix:
-        of_base = accuracy.pop(FORCED.format(model=config.base))
-        forced = ForcedPrefix(prefix=config.force_prefix, model=config.base, accuracy=of_base)
+        label = FORCED.format(model=config.base)
+        cut, unparsed = (shares(outcomes, label, kind) for kind in (is_cut, is_unparsed))
+        forced = ForcedPrefix(
+            prefix=config.force_prefix, model=config.base, accuracy=accuracy.pop(label), cut=cut, unparsed=unparsed
+        )
     tuned = [model for model in accuracy if model != config.base]
     return EvaluationSummary(
         tasks=outcomes.tasks,
         accuracy=accuracy,
-        unparsed={model: {task: _unparsed(outcomes, model, task) for task in outcomes.tasks} for model in accuracy},
+        unparsed={model: shares(outcomes, model, is_unparsed) for model in accuracy},
+        cut={model: shares(outcomes, model, is_cut) for model in accuracy},
+        response_tokens={model: _response_tokens(outcomes, model) for model in accuracy},
         force_prefix=forced,
         mcnemar={model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy},
         position_bias=position_bias(outcomes, tasks),
@@ -55,9 +60,33 @@ def _sampled(outcomes: Outcomes, model: str, tasks: Sequence[Task]) -> dict[str,
     }
 
 
-def _unparsed(outcomes: Outcomes, model: str, task: str) -> float:
-    found = [r.outcome == "unparsed" for r in outcomes.records if r.model == model and r.task == task]
-    return sum(found) / len(found)
+def is_cut(outcome: Outcome) -> bool:
+    """Whether a response was cut at the limit or stopped inside its thinking."""
+    return outcome.cut
+
+
+def is_unparsed(outcome: Outcome) -> bool:
+    """Whether a response ended by itself and the scorer finds no answer in it."""
+    return outcome.outcome == "unparsed" and not outcome.cut
+
+
+def shares(outcomes: Outcomes | Sequence[Outcome], model: str, kind: Callable[[Outcome], bool]) -> dict[str, float]:
+    """Task → share of one model's outcomes that are of a kind."""
+    records = outcomes.records if isinstance(outcomes, Outcomes) else outcomes
+    found: dict[str, list[bool]] = {}
+    for record in records:
+        if record.model == model:
+            found.setdefault(record.task, []).append(kind(record))
+    return {task: sum(values) / len(values) for task, values in found.items()}
+
+
+def _response_tokens(outcomes: Outcomes, model: str) -> dict[str, float]:
+    """Task → mean length of the responses of one model that were generated."""
+    lengths: dict[str, list[int]] = {}
+    for record in outcomes.records:
+        if record.model == model and record.finish:
+            lengths.setdefault(record.task, []).append(record.n_response_tokens)
+    return {task: sum(values) / len(values) for task, values in lengths.items()}
 
 
 def _against_base(outcomes: Outcomes, model: str, base: str) -> dict[str, PairedTest]:

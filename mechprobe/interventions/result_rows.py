@@ -107,13 +107,17 @@ class ConditionResult(ConditionRow, TaskEffects):
     Attributes:
         donor: Model whose features or residual are put in.
         share_of_ceiling: Change as a share of the ceiling's; None where the ceiling is not measurable.
-        unparsed: Share of unparsed responses; None for a task without samples. It has no pooled row.
+        unparsed: Share of responses that ended by themselves without an answer that the scorer finds; None for a task without
+            samples. It has no pooled row.
+        cut: Share of responses that were cut at the limit or are unfinished, and therefore not scored; None for a task without
+            samples.
         collateral: None where it was not measured.
     """
 
     donor: str | None
     share_of_ceiling: dict[str, float | None]
     unparsed: dict[str, float | None]
+    cut: dict[str, float | None] = Field(default_factory=dict)
     collateral: Collateral | None
 
 

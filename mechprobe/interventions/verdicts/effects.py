@@ -67,6 +67,17 @@ def _flip_rate(of: Bool[np.ndarray, "sample draw"], flipped: Bool[np.ndarray, "s
     return clustered_interval(flips.sum(axis=1), of.sum(axis=1))
 
 
+def share_of_code(code: str, text: str) -> float | None:
+    """Share of one outcome code; None without samples."""
+    return text.count(code) / len(text) if text else None
+
+
+def _cut(codes: Mapping[str, str], held_out: Sequence[str]) -> dict[str, float | None]:
+    """Task → share of cut responses, with the row ``pooled`` over the held-out tasks."""
+    pooled = {**codes, POOLED: "".join(codes[task] for task in held_out)}
+    return {task: share_of_code("C", text) for task, text in pooled.items()}
+
+
 def shares_of_ceiling(
     delta: Mapping[str, Interval], ceiling: Mapping[str, Interval], *, sign: float
 ) -> dict[str, float | None]:
@@ -88,15 +99,15 @@ def measurable(ceiling: Sequence[float | int], *, sign: float = 1.0) -> bool:
 def condition_results(
     conditions: Sequence[Condition],
     right: Mapping[str, Right],
-    unparsed: Mapping[str, dict[str, float | None]],
+    codes: Mapping[str, Mapping[str, str]],
     held_out: Sequence[str],
     config: InterveneConfig,
     measured: Measurements,
 ) -> list[ConditionResult]:
     """Effects of every condition that ran on all tasks, in the order of the plan.
 
-    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The pooled row is over
-    the tasks of ``held_out``.
+    ``right`` and ``codes`` hold the outcomes of every condition, as truth values and as codes. The pooled row is over the tasks
+    of ``held_out``.
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
@@ -111,7 +122,8 @@ def condition_results(
             donor=c.donor,
             **effects[c.name].given(),
             share_of_ceiling=shares_of_ceiling(deltas[c.name], ceilings[c.model], sign=sign_of(c.model, config)),
-            unparsed=unparsed.get(c.name, {}),
+            unparsed={task: share_of_code("U", text) for task, text in codes[c.name].items()},
+            cut=_cut(codes[c.name], held_out),
             collateral=measured.collateral_of.get(c.name),
         )
         for c in everywhere

@@ -19,7 +19,8 @@ from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
-"""Condition → task → one code per response: R (right), W (wrong) or U (unparsed). The draws of a sample follow each other."""
+"""Condition → task → one code per response: R (right), W (wrong), U (unparsed) or C (cut or unfinished). The draws of a sample
+follow each other."""
 
 
 def right_of(codes: str, n_samples: int) -> Bool[np.ndarray, "sample draw"]:
@@ -62,11 +63,7 @@ def intervention_results(
     right: dict[str, Right] = {
         name: {task: right_of(text, n_samples[task]) for task, text in row.items()} for name, row in codes.items()
     }
-    unparsed = {
-        name: {task: text.count("U") / len(text) if text else None for task, text in row.items()}
-        for name, row in codes.items()
-    }
-    rows = condition_results(conditions, right, unparsed, held_out, config, measured)
+    rows = condition_results(conditions, right, codes, held_out, config, measured)
     judged = judge_edits(rows, names, config)
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     without_a_task = selection.left_out if config.leave_one_out else {}

@@ -2,8 +2,8 @@
 
 import math
 
-from mechprobe.evals.result import Accuracy
-from mechprobe.formatting import interval, listing, ordered, p_value, percent
+from mechprobe.evals.result import Accuracy, EvaluationSummary
+from mechprobe.formatting import MISSING, interval, listing, ordered, p_value, percent, remark, scored_remark
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection
 from mechprobe.report.run_files import RunFiles
@@ -31,8 +31,8 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
             AccuracyRow(
                 task=task,
                 n=first.n,
-                cells=[interval(accuracy[model].get(task)) for model in accuracy],
-                forced=interval(forced.accuracy.get(task)) if forced else None,
+                cells=[_cell(accuracy[model].get(task), evaluation, model, task) for model in accuracy],
+                forced=interval(forced.accuracy.get(task)) + remark(cut=forced.cut.get(task)) if forced else None,
                 p=[p_value(test.p_holm if test else None) for test in tests],
             )
         )
@@ -42,6 +42,13 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
     }
     label = forced.label if forced else None
     return BehaviourSection(models=list(accuracy), rows=rows, forced=label, unparsed=unparsed)
+
+
+def _cell(found: Interval | None, evaluation: EvaluationSummary, model: str, task: str) -> str:
+    if found is None:
+        return MISSING
+    cut, unparsed = (shares.get(model, {}).get(task) for shares in (evaluation.cut, evaluation.unparsed))
+    return interval(found) + scored_remark(found, cut, unparsed)
 
 
 def behaviour_sentences(accuracy: dict[str, Accuracy], base: str) -> list[str]:
@@ -82,8 +89,8 @@ def ceilings_section(files: RunFiles) -> CeilingsSection | None:
             chosen=site == chosen,
             sufficiency_share=percent(found.sufficiency_share),
             necessity_share=percent(found.necessity_share),
-            sufficiency=[interval(found.sufficiency.get(task)) for task in tasks],
-            necessity=[interval(found.necessity.get(task)) for task in tasks],
+            sufficiency=[interval(found.sufficiency.get(t)) + remark(cut=found.sufficiency_cut.get(t)) for t in tasks],
+            necessity=[interval(found.necessity.get(t)) + remark(cut=found.necessity_cut.get(t)) for t in tasks],
         )
         for site, found in ceilings.sites.items()
     ]
