@@ -37,7 +37,8 @@ def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
             conditions.append(Condition(name, "base", "transplant", kind, kind, "edit", (4, 5, 6), "rl", draw))  # type: ignore[arg-type]
             right[name] = outcomes(4)
     nothing = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, None, {})
-    rows = condition_results(conditions, right, {}, TASKS, CONFIG, nothing)
+    codes = {name: dict.fromkeys(TASKS, "W" * N) for name in right}
+    rows = condition_results(conditions, right, codes, TASKS, CONFIG, nothing)
     verdict = judge_edits(rows, TASKS, CONFIG)
     for task, ids in without.items():
         rule = f"agnostic without {task}"
