@@ -24,13 +24,16 @@ SUMMARY_FILE = "summary.json"
 
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
-    """sha256 of all samples, scorers and length limits: everything that outcomes depend on besides the models."""
+    """sha256 of samples, scorers, length limits, stop texts, thinking tags and sampling: all that outcomes depend on besides models."""
     rows = []
     for task in tasks:
         judge, samples = task.scorer, task.samples
         scorer = judge.identity if isinstance(judge, Scorer) else judge.identity([sample.id for sample in samples])
+        decoding = [task.max_new_tokens, list(task.stop), task.think and list(task.think)]
+        if not (task.sampling.greedy or task.by_likelihood):
+            decoding.append(task.sampling.model_dump(mode="json"))
         asked = [[s.id, s.task, s.prompt, s.answer, *([] if s.messages is None else [s.messages])] for s in samples]
-        rows.append([task.name, scorer, task.max_new_tokens, asked, *task.text.identity.values()])
+        rows.append([task.name, scorer, decoding, asked, *task.text.identity.values()])
     return sha256_bytes(dump_json(rows).encode())
 
 
