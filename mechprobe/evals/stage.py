@@ -98,7 +98,7 @@ def evaluate_outcomes(
     config = config or EvaluateConfig()
     tasks = [task.take(config.n_per_task) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
-    identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), **family.reduced_dtypes}
+    identity = {**config.model_dump(mode="json"), "tasks": tasks_fingerprint(tasks), **family.identity}
     with Stage.open(
         out, name="evaluate", config=identity, models=family.fingerprints, force=force, remake="refused"
     ) as stage:

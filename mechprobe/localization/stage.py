@@ -62,7 +62,7 @@ def localize(
         **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
-        **pair.reduced_dtypes,
+        **pair.identity,
     }
     with Stage.open(
         out, name="localize", config=identity, models=pair.fingerprints, force=force, remake="refused"

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError
 from mechprobe.models.devices import DeviceMap
@@ -143,6 +143,17 @@ class ModelFamily:
     def n_token_ids(self) -> int:
         """Ids below this number have a row in the embedding of every model."""
         return self._n_token_ids
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Entries of the identity of a stage that generates: `reduced_dtypes`, and the end tokens where models differ in them."""
+        differ = len({model.own_end_ids for model in self}) > 1 or self.end_token_ids != next(iter(self)).own_end_ids
+        return {**self.reduced_dtypes, **({"end_token_ids": list(self.end_token_ids)} if differ else {})}
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padding, which is masked."""
+        return next(iter(self)).pad_id
 
     @property
     def max_context(self) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mechprobe.models.architectures import Behaviour
+
 DTYPES = ("float32", "bfloat16", "float16")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -231,6 +233,12 @@ class LanguageModel:
         return self._family_end_ids or self.own_end_ids
 
     @property
+    def pad_id(self) -> int:
+        """Id that fills padding: the tokenizer's, or 0 where a model has no embedding for that. Padding is masked."""
+        pad_id = int(str(self.tokenizer.pad_token_id))
+        return pad_id if pad_id < self.n_token_ids else 0
+
+    @property
     def n_rows(self) -> int:
         """Number of token ids that have a row in the embedding, by the config."""
         return int(self.config.get_text_config().vocab_size)
@@ -247,7 +255,18 @@ class LanguageModel:
     @cached_property
     def hf(self) -> "PreTrainedModel":
         """The plain transformers model: eager attention, evaluation mode, no gradients."""
-        return self._load()
+        from mechprobe.models.architectures import behaviour_of
+
+        model = self._load()
+        behaviour_of(model)  # measured now, before hooks are on the model
+        return model
+
+    @property
+    def behaviour(self) -> "Behaviour":
+        """How the architecture runs; the weights are loaded where it is not known."""
+        from mechprobe.models.architectures import behaviour_of, known_behaviour
+
+        return known_behaviour(self.config) or behaviour_of(self.hf)
 
     @cached_property
     def bridge(self) -> Any:

@@ -70,7 +70,7 @@ def _residuals(
 ) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
     tokenizer = runner.family.tokenizer
     rows = [tokenizer(prompt).input_ids[-runner.family.max_context :] for prompt in prompts]
-    ids, attention = left_pad(rows, int(str(tokenizer.pad_token_id)), "cpu")
+    ids, attention = left_pad(rows, runner.family.pad_id, "cpu")
     device = runner.crosscoder.device
     found = {}
     for model in (runner.family[name] for name in names):
