@@ -193,11 +193,15 @@ class ModelFamily:
         return {model.name: model.fingerprint for model in self}
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What results depend on besides the weights, for a stage's identity: dtypes below float32, tokenizers that differ."""
+    def reduced_dtypes(self) -> dict[str, dict[str, str]]:
+        """Entry ``model_dtypes`` of a stage's identity, if any model is not in float32; results depend on the dtype."""
         found = {model.name: model.dtype for model in self if model.dtype != "float32"}
-        differences = list(self._shared.differences)
-        return ({"model_dtypes": found} if found else {}) | ({"tokenizers": differences} if differences else {})
+        return {"model_dtypes": found} if found else {}
+
+    @property
+    def tokenizer_identity(self) -> dict[str, list[str]]:
+        """Entry ``tokenizers`` of a stage's identity, if they differ: what the others do differently."""
+        return {"tokenizers": list(self._shared.differences)} if self._shared.differences else {}
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -208,6 +212,18 @@ class ModelFamily:
     def n_token_ids(self) -> int:
         """Ids below this number have a row in the embedding of every model."""
         return self._n_token_ids
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a stage's results depend on besides the weights: dtypes, and tokenizers and end tokens where models differ."""
+        differ = len({model.own_end_ids for model in self}) > 1 or self.end_token_ids != next(iter(self)).own_end_ids
+        ends = {"end_token_ids": list(self.end_token_ids)} if differ else {}
+        return {**self.reduced_dtypes, **self.tokenizer_identity, **ends}
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padding, which is masked."""
+        return next(iter(self)).pad_id
 
     @property
     def max_context(self) -> int:
