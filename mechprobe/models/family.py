@@ -34,7 +34,7 @@ class ModelFamily:
         self._models = dict(models)
         for model in self:
             _ = model.config, model.architecture
-        self._check_depth()
+        check_depth(self)
         self._tokenizers = {model.name: model.tokenizer for model in self}
         self._shared = SharedTokenizer(self._tokenizers, bos_decided=bos_decided)
         self._end_token_ids = tuple(sorted({token for model in self for token in model.own_end_ids}))
@@ -42,8 +42,6 @@ class ModelFamily:
         for model in self:
             model.tokenizers = self._tokenizers
             model.join(end_ids=self._end_token_ids, n_token_ids=self._n_token_ids)
-        for line in self.notes:
-            logger.warning("%s", line)
 
     @classmethod
     def load(
@@ -80,16 +78,10 @@ class ModelFamily:
             loaded[name] = LanguageModel(
                 name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
             )
-        return cls(loaded, bos_decided=bos_decided)
-
-    def _check_depth(self) -> None:
-        first, *others = self._models.values()
-        for model in others:
-            if model.n_layers != first.n_layers:
-                raise ModelError(
-                    f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
-                    "give models of the same depth, because a site must exist in all of them."
-                )
+        family = cls(loaded, bos_decided=bos_decided)
+        for line in family.notes:
+            logger.warning("%s", line)
+        return family
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -244,3 +236,14 @@ class ModelFamily:
         """Free the loaded weights of every model."""
         for model in self:
             model.release()
+
+
+def check_depth(models: Iterable[LanguageModel]) -> None:
+    """Raise `ModelError` for models of different numbers of layers."""
+    first, *others = models
+    for model in others:
+        if model.n_layers != first.n_layers:
+            raise ModelError(
+                f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
+                "give models of the same depth, because a site must exist in all of them."
+            )
