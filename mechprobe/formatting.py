@@ -102,6 +102,16 @@ def p_value(value: Any) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
+def byte_size(n_bytes: int) -> str:
+    """A number of bytes with three digits and its unit: ``1.23 GB``."""
+    value = float(n_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
 def listing(items: Iterable[str]) -> str:
     """Words as a list in a sentence: a, b and c."""
     words = list(items)

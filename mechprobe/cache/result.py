@@ -9,6 +9,7 @@ from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import LARGEST_CODE, STORED_AS, row_bytes
 from mechprobe.errors import StoreError
+from mechprobe.formatting import byte_size
 
 _MARGIN = 1.02
 """Size of a store relative to its activations: headers and the token stream add about 2 %."""
@@ -48,7 +49,7 @@ class CachePlan:
         """Raise `StoreError` when the store does not fit on the disk."""
         if max(0, self.n_bytes() - int(_MARGIN * self.done_bytes)) > self.free_bytes:
             raise StoreError(
-                f"The store needs {_size(self.n_bytes())}, but only {_size(self.free_bytes)} are free; free some space, "
+                f"The store needs {byte_size(self.n_bytes())}, but only {byte_size(self.free_bytes)} are free; free some space, "
                 "lower max_tokens, cache fewer sites, or use dtype bfloat16."
             )
 
@@ -58,15 +59,15 @@ class CachePlan:
 
     def __str__(self) -> str:
         rows = f"{self.n_rows:,}" if self.n_rows == self.most_rows else f"{self.n_rows:,} to {self.most_rows:,}"
-        size = _size(self.n_bytes())
+        size = byte_size(self.n_bytes())
         if self.n_rows != self.most_rows:
-            size += f" to {_size(self.n_bytes(self.most_rows))}"
+            size += f" to {byte_size(self.n_bytes(self.most_rows))}"
         widths = ", ".join(f"{name} {width}" for name, width in self.widths.items())
         per_row = " + 4 per row" if self.dtype in LARGEST_CODE else ""
         return (
             f"{rows} rows ({self.n_prompts:,} prompts) × {len(self.widths)} models × {len(self.sites)} sites "
             f"({', '.join(self.sites)}) × width ({widths}) × {np.dtype(STORED_AS[self.dtype]).itemsize} bytes{per_row} "
-            f"({self.dtype}) = {size}; {_size(self.free_bytes)} free"
+            f"({self.dtype}) = {size}; {byte_size(self.free_bytes)} free"
         )
 
 
@@ -163,12 +164,3 @@ def duration(seconds: float) -> str:
     units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
     unit, size = next((item for item in units if seconds >= 2 * item[1]), ("s", 1.0))
     return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-
-
-def _size(n_bytes: int) -> str:
-    value = float(n_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"

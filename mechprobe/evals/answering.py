@@ -1,14 +1,12 @@
 """Outcomes of one model on tasks: from generated responses, or from the log-likelihoods of options.
 
-A log-likelihood is computed in the order of generation: the prompt is one forward pass, and every token of the
-continuation is another on the KV cache. An edit therefore distinguishes prompt from response exactly as in generation:
-the last position of the first pass is the last prompt token.
+A log-likelihood is computed by generation in which the tokens of the continuation are forced. Padding, caches and edits
+therefore act exactly as in generation: an edit finds the last prompt token at the last position of the first forward call.
 """
 
-import inspect
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,14 +16,12 @@ from mechprobe.data.config import TextConfig
 from mechprobe.data.encoding import Ids, PromptEncoder
 from mechprobe.data.messages import content_text
 from mechprobe.data.prompts import Prompt
-from mechprobe.errors import InputError, ModelError
+from mechprobe.errors import InputError
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.scoring import response_outcome
 from mechprobe.evals.tasks import Task
-from mechprobe.models.devices import input_device
-from mechprobe.models.generation import generate, left_pad, length_batches
+from mechprobe.models.generation import forced_logits, generate, length_batches
 from mechprobe.models.load import LanguageModel
-from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample
 
 
@@ -42,7 +38,7 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
         batch_size: Maximal number of prompts in one forward batch, and of positions whose logits are kept in memory.
 
     Raises:
-        ModelError: A continuation has several tokens and the model returns no KV cache.
+        ModelError: Logits are not finite, or the architecture does not generate exactly.
     """
     rows: dict[tuple[Ids, Ids], list[int]] = {}
     for index, (prompt, continuation) in enumerate(pairs):
@@ -52,7 +48,8 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
         by_length.setdefault(len(row[1]) + 1, []).append(row)
     result = [0.0] * len(pairs)
     for length, same_length in sorted(by_length.items()):
-        for batch in length_batches([len(prompt) for prompt, _ in same_length], max(1, batch_size // length)):
+        lengths = [len(prompt) for prompt, _ in same_length]
+        for batch in length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding):
             chosen = [same_length[index] for index in batch]
             for row, log_probs in zip(chosen, _next_token_log_probs(model, chosen), strict=True):
                 before = sum(float(log_probs[step, token]) for step, token in enumerate(row[1]))
@@ -63,29 +60,7 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
 
 def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, "batch step vocab"]:
     """Log-probabilities of the next token after the prompt and after every further token of each row."""
-    hf: Any = model.hf
-    device = input_device(hf)
-    ids, mask = left_pad([prompt for prompt, _ in rows], int(str(model.tokenizer.pad_token_id)), device)
-    # The logits of the whole prompt would be by far the largest tensor.
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(hf.forward).parameters else {}
-    call = hf(input_ids=ids, **forward_inputs(hf, mask, use_cache=True), **last)
-    logits = [call.logits[:, -1:]]
-    rest = torch.tensor([row[1] for row in rows], dtype=torch.int64, device=device).reshape(len(rows), -1)
-    for step in range(rest.shape[1]):
-        if call.past_key_values is None:
-            raise ModelError(
-                f"Model {model.name} returns no KV cache, which options of several tokens need; score letters instead "
-                '(tasks.choice.show = "letters").'
-            )
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        inputs = forward_inputs(hf, mask, use_cache=True)
-        positions = inputs.get("position_ids")
-        if isinstance(positions, Tensor):
-            inputs["position_ids"] = positions[:, -1:]
-        token = rest[:, step : step + 1]
-        call = hf(input_ids=token, **inputs, past_key_values=call.past_key_values)
-        logits.append(call.logits[:, -1:])
-    return torch.cat(logits, dim=1).float().log_softmax(dim=-1)
+    return forced_logits(model, rows).log_softmax(dim=-1)
 
 
 Query = tuple[Task, Sample]

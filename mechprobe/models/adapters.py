@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import DependencyError, ModelError, first_line
-from mechprobe.models.architecture import quietly
 from mechprobe.models.checkpoint import StoredTensor, read_header
+from mechprobe.models.checkpoint_fit import quietly
 from mechprobe.models.folder import ModelFolder, adapter_config, adapter_weights
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_adapter(folder: ModelFolder, base: Any, *, role: str) -> Any:
 
     Args:
         folder: The adapter.
-        base: Its base on the meta device, see `mechprobe.models.architecture.empty_model`.
+        base: Its base on the meta device, see `mechprobe.models.checkpoint_fit.empty_model`.
         role: Name of the model in error messages.
 
     Returns:

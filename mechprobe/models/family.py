@@ -34,7 +34,7 @@ class ModelFamily:
         self._models = dict(models)
         for model in self:
             _ = model.config, model.architecture
-        self._check_depth()
+        check_depth(self)
         self._tokenizers = {model.name: model.tokenizer for model in self}
         self._shared = SharedTokenizer(self._tokenizers, bos_decided=bos_decided)
         reference = self._shared.reference  # first, because the first encodes plain text
@@ -44,8 +44,6 @@ class ModelFamily:
         for model in self:
             model.tokenizers = self._tokenizers
             model.join(end_ids=self._end_token_ids, n_token_ids=self._n_token_ids)
-        for line in self.notes:
-            logger.warning("%s", line)
 
     @classmethod
     def load(
@@ -82,16 +80,10 @@ class ModelFamily:
             loaded[name] = LanguageModel(
                 name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
             )
-        return cls(loaded, bos_decided=bos_decided)
-
-    def _check_depth(self) -> None:
-        first, *others = self._models.values()
-        for model in others:
-            if model.n_layers != first.n_layers:
-                raise ModelError(
-                    f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
-                    "give models of the same depth, because a site must exist in all of them."
-                )
+        family = cls(loaded, bos_decided=bos_decided)
+        for line in family.notes:
+            logger.warning("%s", line)
+        return family
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -195,11 +187,15 @@ class ModelFamily:
         return {model.name: model.fingerprint for model in self}
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What results depend on besides the weights, for a stage's identity: dtypes below float32, tokenizers that differ."""
+    def reduced_dtypes(self) -> dict[str, dict[str, str]]:
+        """Entry ``model_dtypes`` of a stage's identity, if any model is not in float32; results depend on the dtype."""
         found = {model.name: model.dtype for model in self if model.dtype != "float32"}
-        differences = list(self._shared.differences)
-        return ({"model_dtypes": found} if found else {}) | ({"tokenizers": differences} if differences else {})
+        return {"model_dtypes": found} if found else {}
+
+    @property
+    def tokenizer_identity(self) -> dict[str, list[str]]:
+        """Entry ``tokenizers`` of a stage's identity, if they differ: what the others do differently."""
+        return {"tokenizers": list(self._shared.differences)} if self._shared.differences else {}
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -210,6 +206,18 @@ class ModelFamily:
     def n_token_ids(self) -> int:
         """Ids below this number have a row in the embedding of every model."""
         return self._n_token_ids
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a stage's results depend on besides the weights: dtypes, and tokenizers and end tokens where models differ."""
+        differ = len({model.own_end_ids for model in self}) > 1 or self.end_token_ids != next(iter(self)).own_end_ids
+        ends = {"end_token_ids": list(self.end_token_ids)} if differ else {}
+        return {**self.reduced_dtypes, **self.tokenizer_identity, **ends}
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padding, which is masked."""
+        return next(iter(self)).pad_id
 
     @property
     def max_context(self) -> int:
@@ -230,3 +238,14 @@ class ModelFamily:
         """Free the loaded weights of every model."""
         for model in self:
             model.release()
+
+
+def check_depth(models: Iterable[LanguageModel]) -> None:
+    """Raise `ModelError` for models of different numbers of layers."""
+    first, *others = models
+    for model in others:
+        if model.n_layers != first.n_layers:
+            raise ModelError(
+                f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
+                "give models of the same depth, because a site must exist in all of them."
+            )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.errors import ModelError, first_line
-from mechprobe.models.architecture import Architecture, check_config, quietly
+from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
 from mechprobe.models.devices import DeviceMap, check_device, check_device_map, free_memory, input_device
 from mechprobe.models.folder import ModelFolder, find_model
 from mechprobe.models.tokenizers import load_tokenizer
@@ -21,6 +21,8 @@ from mechprobe.models.weights import inspect, load_weights
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mechprobe.models.architectures import Behaviour
 
 DTYPES = ("float32", "bfloat16", "float16")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
@@ -161,6 +163,12 @@ class LanguageModel:
         return self._family_end_ids or self.own_end_ids
 
     @property
+    def pad_id(self) -> int:
+        """Id that fills padding: the tokenizer's, or 0 where a model has no embedding for that. Padding is masked."""
+        pad_id = int(str(self.tokenizer.pad_token_id))
+        return pad_id if pad_id < self.n_token_ids else 0
+
+    @property
     def n_rows(self) -> int:
         """Number of token ids that have a row in the embedding."""
         known = self.architecture
@@ -178,7 +186,18 @@ class LanguageModel:
     @cached_property
     def hf(self) -> "PreTrainedModel":
         """The plain transformers model: eager attention, evaluation mode, no gradients."""
-        return self._load()
+        from mechprobe.models.architectures import behaviour_of
+
+        model = self._load()
+        behaviour_of(model)  # measured now, before hooks are on the model
+        return model
+
+    @property
+    def behaviour(self) -> "Behaviour":
+        """How the architecture runs; the weights are loaded where it is not known."""
+        from mechprobe.models.architectures import behaviour_of, known_behaviour
+
+        return known_behaviour(self.config) or behaviour_of(self.hf)
 
     @cached_property
     def bridge(self) -> Any:

@@ -68,6 +68,20 @@ class KnownTokens(LogitsProcessor):
         return scores
 
 
+class ForcedTokens(LogitsProcessor):
+    """Forces the tokens ``[batch step]`` of every row after position ``start``; what follows them is free."""
+
+    def __init__(self, tokens: Int[Tensor, "batch step"], *, start: int) -> None:
+        self._tokens, self._start = tokens, start
+
+    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]) -> Tensor:
+        """Scores that leave only the forced token possible."""
+        step = input_ids.shape[1] - self._start
+        if step >= self._tokens.shape[1]:
+            return scores
+        return torch.full_like(scores, -torch.inf).scatter_(1, self._tokens[:, step : step + 1], 0.0)
+
+
 class FiniteLogits(LogitsProcessor):
     """Records on the device whether all logits were finite; `found` waits for the device, so it is read once per batch."""
 

@@ -66,6 +66,15 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return sha256_bytes(json.dumps([vocabulary, special, splits], ensure_ascii=False).encode())
 
 
+def _state(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Equal for tokenizers that certainly do the same: their whole definition with merges, beside the fingerprint."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    definition = {} if backend is None else json.loads(backend.to_str())
+    for changed in ("padding", "truncation"):  # they are set when texts are encoded
+        definition.pop(changed, None)
+    return tokenizer_fingerprint(tokenizer) + sha256_bytes(json.dumps(definition, sort_keys=True).encode())
+
+
 class NamedTokenizer:
     """A tokenizer with the name of its model and its vocabulary by id."""
 
@@ -188,14 +197,14 @@ class SharedTokenizer:
     """
 
     def __init__(self, tokenizers: Mapping[str, "PreTrainedTokenizerBase"], *, bos_decided: bool = False) -> None:
-        prints = {name: tokenizer_fingerprint(tokenizer) for name, tokenizer in tokenizers.items()}
-        first = {digest: name for name, digest in reversed(prints.items())}  # the first model of each kind
-        self._kinds = {digest: NamedTokenizer(name, tokenizers[name]) for digest, name in reversed(first.items())}
-        self._by_object = {id(tokenizer): self._kinds[prints[name]] for name, tokenizer in tokenizers.items()}
+        states = {name: _state(tokenizer) for name, tokenizer in tokenizers.items()}
+        first = {state: name for name, state in reversed(states.items())}  # the first model of each kind
+        self._kinds = {state: NamedTokenizer(name, tokenizers[name]) for state, name in reversed(first.items())}
+        self._by_object = {id(tokenizer): self._kinds[states[name]] for name, tokenizer in tokenizers.items()}
         one, *others = self._kinds.values()
         found = [(other, compare(one, other, bos_decided=bos_decided)) for other in others]
         self.reference = max(self._kinds.values(), key=lambda each: len(each.by_id))
-        self.fingerprint = prints[self.reference.name]
+        self.fingerprint = tokenizer_fingerprint(self.reference.tokenizer)
         self.differences = tuple(
             f"Tokenizers of {one.name} and {other.name}: {'; '.join(lines)}." for other, lines in found if lines
         )
@@ -249,6 +258,6 @@ def _check_same(one: NamedTokenizer, other: NamedTokenizer, ids: list[int], foun
     if found != ids and not renamed:
         raise ModelError(
             f"Models {one.name} and {other.name} read {item} differently: "
-            f"{_difference(one.name, ids, other.name, found, one.tokenizer.decode(ids))}; remove from the prompts what only one of the tokenizers "
+            f"{_difference(one.name, ids, other.name, found, str(one.tokenizer.decode(ids)))}; remove from the prompts what only one of the tokenizers "
             "has as a token, or give both models one tokenizer."
         )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError, first_line
 from mechprobe.models.adapters import check_adapter, merged, require_peft
-from mechprobe.models.architecture import (
+from mechprobe.models.checkpoint import stored_tensors
+from mechprobe.models.checkpoint_fit import (
     Architecture,
     check_weights,
     described,
@@ -14,7 +15,6 @@ from mechprobe.models.architecture import (
     refuse_misfit,
     refuse_non_finite,
 )
-from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.devices import DeviceMap, is_out_of_memory
 from mechprobe.models.folder import ModelFolder
 

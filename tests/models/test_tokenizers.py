@@ -14,9 +14,9 @@ from mechprobe.cli import main
 from mechprobe.errors import ModelError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
+from mechprobe.run_config import RunConfig
 
 BASE_ROWS = 100
-WORDS = "base"
 
 
 def family_of(
@@ -49,7 +49,7 @@ def test_equal_tokenizers_say_nothing(llama_family: dict[str, Path], caplog: pyt
     assert family.notes == ()
     assert not caplog.text
     assert family.identity == {}
-    family.check_same_ids(["any"], lambda tokenizer, text: pytest.fail("nothing needs to be encoded"))
+    family.check_ids(family.tokenizer, ["any"], lambda tokenizer, text: pytest.fail("nothing needs to be encoded"))
 
 
 def test_tokens_added_at_the_end_go_on_and_are_told(
@@ -60,11 +60,13 @@ def test_tokens_added_at_the_end_go_on_and_are_told(
     assert "Ids from 100 on have no embedding row in base" in caplog.text
     assert family.tokenizer is family["rl"].tokenizer, "only the larger vocabulary decodes every id"
     assert family.identity["tokenizers"] == list(family.notes[:1])
-    family.check_same_ids(["1+1=", "abc"], ids)
-    with pytest.raises(
-        ModelError, match=r"rl and base read a prompt differently: '1\+1=<think>' is from token 4 on \[100\]"
-    ):
-        family.check_same_ids(["1+1=<think>"], ids)
+    one, other = family["base"].tokenizer, family["rl"].tokenizer
+    for used in (one, other):
+        family.check_ids(used, ["1+1=", "abc"], ids)
+    with pytest.raises(ModelError, match=r"1\+1=<think> has token 100 \(<think>\), which model base has no token for"):
+        family.check_ids(other, ["1+1=<think>"], ids)
+    with pytest.raises(ModelError, match=r"base and rl read 1\+1=<think> differently: .* in base and \[100\] in rl"):
+        family.check_ids(one, ["1+1=<think>"], ids)
     responses = generate(family["rl"], family.tokenizer, ["abc"] * 3, max_new_tokens=20)
     assert all(token < BASE_ROWS for response in responses for token in response.token_ids)
 
@@ -83,10 +85,8 @@ def test_a_pad_token_without_a_row_goes_on_and_is_told(
 
     family = ModelFamily.load(family_of(llama_family, tmp_path / "rl", padded))
     assert "the pad token is <pad> (0) in base and [PAD] (100) in rl" in caplog.text
-    with pytest.raises(
-        ModelError, match=r"for which model base has no row among its 100 embeddings|read a prompt differently"
-    ):
-        family.check_same_ids(["a[PAD]"], ids)
+    with pytest.raises(ModelError, match=r"a\[PAD\] has token 100 \(\[PAD\]\), which model base has no token for"):
+        family.check_ids(family["rl"].tokenizer, ["a[PAD]"], ids)
 
 
 def test_a_token_that_no_model_has_a_row_for_is_refused_in_a_prompt(
@@ -97,10 +97,8 @@ def test_a_token_that_no_model_has_a_row_for_is_refused_in_a_prompt(
 
     paths = family_of(llama_family, tmp_path / "rl", padded)
     family = ModelFamily.load({"rl": paths["rl"]})
-    with pytest.raises(
-        ModelError, match=r"'a\[PAD\]' has token 100 \(\[PAD\]\), for which model rl has no row among its 100"
-    ):
-        family.check_same_ids(["a[PAD]"], ids)
+    with pytest.raises(ModelError, match=r"a\[PAD\] has token 100 \(\[PAD\]\), for which model rl has no row"):
+        family.check_ids(family.tokenizer, ["a[PAD]"], ids)
 
 
 def test_another_end_token_goes_on_and_ends_every_model(
@@ -139,9 +137,10 @@ def test_another_name_of_a_special_token_goes_on_and_is_told(
     family = ModelFamily.load(edited(llama_family, tmp_path / "rl", rename_end, eos_token="<|im_end|>"))
     assert "1 special token has another name (id 2 is <eos> and <|im_end|>)" in caplog.text
     assert family.end_token_ids == (2,)
-    family.check_same_ids(["1+1="], ids)
-    with pytest.raises(ModelError, match="read a prompt differently"):
-        family.check_same_ids(["1+1=<|im_end|>"], ids)
+    family.check_ids(family.tokenizer, ["1+1="], ids)
+    family.check_ids(family["rl"].tokenizer, ["1+1=<|im_end|>"], ids)  # both models have a token with this id
+    with pytest.raises(ModelError, match=r"base and rl read 1\+1=<\|im_end\|> differently"):
+        family.check_ids(family["base"].tokenizer, ["1+1=<|im_end|>"], ids)
 
 
 def swap_letters(data: dict[str, Any]) -> None:
@@ -172,18 +171,19 @@ def test_a_bos_token_of_only_one_is_refused_unless_the_run_decides(
         ModelError, match=r"with special tokens, 'Ab 12\+3=x\?' is \[1, .* in base .* text\.bos to always or never"
     ):
         ModelFamily.load(paths)
-    for bos in ("always", "never"):
-        assert ModelFamily.load(paths, bos=bos).names == ("base", "rl")
+    assert ModelFamily.load(paths, bos_decided=True).names == ("base", "rl")
+    run = RunConfig.build(None, ["text.bos=never"], models={name: str(path) for name, path in paths.items()})
+    assert run.family().names == ("base", "rl")
 
 
 def test_bpe_with_other_merges_is_refused_with_the_first_text(llama_family: dict[str, Path], tmp_path: Path) -> None:
     """Equal vocabularies do not make equal tokenizers."""
     paths = {}
     for name, merges in (
-        ("base", [("t", "h"), ("h", "e"), ("th", "e")]),
-        ("rl", [("h", "e"), ("t", "h"), ("th", "e")]),
+        ("base", [("z", "x"), ("x", "j"), ("zx", "j")]),
+        ("rl", [("x", "j"), ("z", "x"), ("zx", "j")]),
     ):
-        letters = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "th", "he", "the"]
+        letters = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "zx", "xj", "zxj"]
         made = Tokenizer(models.BPE({word: i for i, word in enumerate(letters)}, merges, unk_token="<unk>"))
         made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s"), behavior="removed")
         made.decoder, made.post_processor = (
@@ -196,12 +196,12 @@ def test_bpe_with_other_merges_is_refused_with_the_first_text(llama_family: dict
         paths[name] = tmp_path / name
         shutil.copytree(llama_family[name], paths[name])
         tokenizer.save_pretrained(paths[name])
-    with pytest.raises(ModelError, match=r"'The quick brown fox .*' is from token \d+ on \[\d+.*\] in base and"):
+    with pytest.raises(ModelError, match=r"'zxj' is \[32\] in base and \[29, 31\] in rl"):
         ModelFamily.load(paths)
 
 
 def test_the_stages_tell_the_difference_once_and_keep_it(
-    llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = family_of(llama_family, tmp_path / "rl", with_thinking, rows=BASE_ROWS + 28)
     prompts = tmp_path / "prompts.jsonl"
@@ -209,12 +209,12 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
     command = ["--models", *(f"{name}={path}" for name, path in paths.items())]
     cache = ["cache", *command, "--prompts", str(prompts), "--sites", "resid_post.0", "--out", str(tmp_path / "cache")]
     assert main(cache) == 0
-    assert capsys.readouterr().err.count("rl has 2 tokens that base lacks") == 1
+    assert caplog.text.count("rl has 2 tokens that base lacks") == 1
     manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     assert "<think> (100)" in manifest["config"]["tokenizers"][0]
     prompts.write_text('{"prompt": "abc <think>"}\n')
     assert main([*cache[:-1], str(tmp_path / "other"), "--dry-run"]) == 2
-    assert "'abc <think>'" in capsys.readouterr().err
+    assert "differently: '" in capsys.readouterr().err
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"task": "sums", "prompt": "1+1=<think>", "answer": "2"}\n')
     evaluate = [
@@ -228,4 +228,4 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
         str(tmp_path / "ev"),
     ]
     assert main(evaluate) == 2
-    assert "read a prompt differently" in capsys.readouterr().err
+    assert "base and rl read task sums: prompt 'tasks-1' differently" in capsys.readouterr().err

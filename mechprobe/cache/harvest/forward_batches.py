@@ -110,8 +110,7 @@ def collect_shard(
     """
     shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {site: np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
-    pad_id = int(str(model.tokenizer.pad_token_id))
-    for batch in batches_of(stream, shard, config.batch_tokens, pad_id):
+    for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
         resid = residuals(model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
         for site in sites:
             values = resid.pop(site).flatten(0, 1)
@@ -168,7 +167,7 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     """
     if config.reader == "bridge":
         return ModelReader("bridge")
-    batches = list(batches_of(stream, stream.shards[0], config.batch_tokens, int(str(model.tokenizer.pad_token_id))))
+    batches = list(batches_of(stream, stream.shards[0], config.batch_tokens, model.pad_id))
     batches = [batches[index] for index in sorted({round(i) for i in np.linspace(0, len(batches) - 1, N_COMPARED)})]
     try:
         bridged = _kept_residuals(model, batches, sites, "bridge")

@@ -72,7 +72,7 @@ def _residuals(
     runner: Runner, names: Iterable[str], prompts: Sequence[Ids]
 ) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
     rows = [prompt[-runner.family.max_context :] for prompt in prompts]
-    ids, attention = left_pad(rows, int(str(runner.family.tokenizer.pad_token_id)), "cpu")
+    ids, attention = left_pad(rows, runner.family.pad_id, "cpu")
     device = runner.crosscoder.device
     found = {}
     for model in (runner.family[name] for name in names):

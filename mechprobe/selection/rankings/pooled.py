@@ -136,7 +136,7 @@ def _residual_batches(
     models: ModelFamily, samples: Sequence[TokenizedSample], site: Site, config: SelectConfig
 ) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]]]:
     """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``."""
-    pad_id, device = int(str(models.tokenizer.pad_token_id)), next(iter(models)).device
+    pad_id, device = models.pad_id, next(iter(models)).device
     for batch in length_batches([len(sample.ids) for sample in samples], config.batch_size):
         chosen = [samples[index] for index in batch]
         tokens, attention = left_pad([sample.ids for sample in chosen], pad_id, device)

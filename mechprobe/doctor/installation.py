@@ -5,30 +5,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
+from mechprobe.doctor.check import Check, State
 from mechprobe.errors import first_line
-
-State = Literal["ok", "note", "fail"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of ``mechprobe doctor``.
-
-    Attributes:
-        name: What was checked.
-        state: ``fail`` prevents work, ``note`` limits it.
-        text: The result, and how to fix a failure.
-    """
-
-    name: str
-    state: State
-    text: str
-
 
 _REQUIRED = (
     "torch", "transformers", "transformer-lens", "sae-lens", "h5py", "numpy", "scipy", "pandas", "pyarrow", "matplotlib",
@@ -36,8 +17,9 @@ _REQUIRED = (
 )  # fmt: skip
 _OPTIONAL = {
     "trl": "mechprobe lab build (install mechprobe[posttrain])",
-    "math-verify": "the scorer 'boxed' (install mechprobe[evals])",
+    "peft": "models that are adapters (install mechprobe[adapters])",
     "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
+    "math-verify": "the scorer 'boxed' (install mechprobe[evals])",
 }
 
 
