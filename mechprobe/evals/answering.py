@@ -6,7 +6,7 @@ therefore act exactly as in generation: an edit finds the last prompt token at t
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
