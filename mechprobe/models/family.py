@@ -1,13 +1,13 @@
 """A model family: a base model and models trained from it, with one tokenizer and one number of layers."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError
 from mechprobe.models.devices import DeviceMap
-from mechprobe.models.load import LanguageModel, tokenizer_fingerprint
+from mechprobe.models.load import LanguageModel, require_ids, tokenizer_fingerprint
 from mechprobe.types import Site
 from sae_training.config import unusable_name
 
@@ -159,6 +159,11 @@ class ModelFamily:
     def max_context(self) -> int:
         """Longest sequence that every model accepts, in tokens."""
         return min(model.max_context for model in self)
+
+    def require_ids(self, rows: Iterable[Sequence[int]], what: str) -> None:
+        """Raise `InputError` for a row of token ids with an id that some model has no embedding for."""
+        for index, row in enumerate(rows):
+            require_ids(row, self.n_token_ids, self.tokenizer, f"{what} {index}")
 
     def subset(self, *names: str) -> "ModelFamily":
         """A family of some of the models, which shares their loaded weights, and the end tokens of the whole family."""

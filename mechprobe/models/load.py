@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mechprobe.errors import ModelError, first_line
+from mechprobe.errors import InputError, ModelError, first_line
 from mechprobe.files import sha256_bytes, sha256_file
 from mechprobe.models.devices import (
     DeviceMap,
@@ -93,6 +93,24 @@ def weights_fingerprint(folder: Path) -> str:
     """sha256 over the weight files and the config of a model folder, in the order of their names."""
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
     return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
+
+
+def context_of(config: Any) -> int:
+    """Longest sequence that a model accepts by its config, in tokens; 2³⁰ if that states none."""
+    for field in _CONTEXT_FIELDS:
+        value = getattr(config.get_text_config(), field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1 << 30
+
+
+def require_ids(ids: "Sequence[int]", n_token_ids: int, tokenizer: "PreTrainedTokenizerBase", what: str) -> None:
+    """Raise `InputError` for an id from ``n_token_ids`` on, which has no embedding."""
+    if (unknown := max(ids, default=0)) >= n_token_ids:
+        raise InputError(
+            f"{what} contains token {unknown} ({tokenizer.decode([unknown])!r}), but only ids below {n_token_ids} have an "
+            "embedding in every model; remove that token, or resize the embeddings of the smaller model."
+        )
 
 
 def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
@@ -207,12 +225,7 @@ class LanguageModel:
     @property
     def max_context(self) -> int:
         """Longest sequence that the model accepts, in tokens; 2³⁰ if the config states none."""
-        config = self.config.get_text_config()
-        for field in _CONTEXT_FIELDS:
-            value = getattr(config, field, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return 1 << 30
+        return context_of(self.config)
 
     @cached_property
     def own_end_ids(self) -> tuple[int, ...]:
@@ -268,6 +281,13 @@ class LanguageModel:
 
         return known_behaviour(self.config) or behaviour_of(self.hf)
 
+    def require_residual(self) -> None:
+        """Raise `ModelError` where the architecture has no residual ``[batch pos d_model]`` after its blocks."""
+        from mechprobe.models.architectures import refusal
+
+        if self.behaviour.residual:
+            raise ModelError(refusal(self.config, self.name, self.behaviour.residual))
+
     @cached_property
     def bridge(self) -> Any:
         """A TransformerBridge over its own copy of the weights."""
@@ -316,6 +336,7 @@ class LanguageModel:
         return getattr(torch, self.dtype)
 
     def _load(self) -> "PreTrainedModel":
+        import torch
         from transformers import AutoModelForCausalLM
 
         options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": self.trust_remote_code}
@@ -336,12 +357,20 @@ class LanguageModel:
         model.requires_grad_(False)
         if self.device_map is None:
             model.to(self.device)  # pyright: ignore[reportArgumentType]
+        head = model.get_output_embeddings()
+        if self.dtype != "float32" and isinstance(head, torch.nn.Module):
+            head.register_forward_pre_hook(_contiguous)
         return model.eval()
 
     @cached_property
     def _offload_folder(self) -> "tempfile.TemporaryDirectory[str]":
         """Folder in which accelerate keeps modules that a device map places on disk; deleted with this object."""
         return tempfile.TemporaryDirectory(prefix="mechprobe_offload_")
+
+
+def _contiguous(_head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copy the input of the unembedding: for a slice of positions, matmul in 16 bits on CPU copies the weights for every row."""
+    return (inputs[0].contiguous(), *inputs[1:]) if inputs else inputs
 
 
 @contextmanager
