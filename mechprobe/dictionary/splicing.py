@@ -17,8 +17,8 @@ from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.result import SplicedLoss
 from mechprobe.errors import StoreError
+from mechprobe.models.blocks import recording, splice
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import recording, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder

@@ -31,9 +31,9 @@ from mechprobe.interventions.conditions.plan import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import CollateralSource
 from mechprobe.interventions.result_rows import Collateral
+from mechprobe.models.blocks import forward_inputs
 from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio
 

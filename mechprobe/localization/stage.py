@@ -58,6 +58,8 @@ def localize(
     tasks = [task.take(config.n_per_task) for task in tasks]
     pair = family.subset(config.base, config.tuned)
     check_lengths(pair, tasks)
+    for model in pair:
+        model.require_residual()
     identity = {
         **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mechprobe.errors import ModelError
+from mechprobe.models.blocks import find_blocks, forward_inputs
 from mechprobe.models.devices import input_device, is_out_of_memory
-from mechprobe.models.residuals import find_blocks, forward_inputs
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ def require_generation(model: PreTrainedModel, name: str) -> Behaviour:
     return found
 
 
+def require_residual(model: nn.Module, name: str) -> None:
+    """Raise `ModelError` for a model whose blocks give no residual ``[batch pos d_model]``."""
+    found = behaviour_of(model)  # pyright: ignore[reportArgumentType]
+    if found.residual:
+        raise ModelError(refusal(model.config, name, found.residual))
+
+
 def refusal(config: Any, name: str, reason: str) -> str:
     """The sentence that refuses an architecture by name."""
     return f"Model {name}: the architecture {config.model_type} {reason}; it is not supported."
@@ -88,9 +95,9 @@ def measured(model: PreTrainedModel) -> Behaviour:
     rows = [torch.randint(min(4, top - 1), top, (length,), generator=generator).to(device) for length in _LENGTHS]
     residual = _residual_fault(model, rows[0][None])
     try:
-        if _agree(model, rows) or not torch.isfinite(_logits(model, rows[0][None])).all():
+        if agrees(model, rows) or not torch.isfinite(_logits(model, rows[0][None])).all():
             return Behaviour(residual=residual)  # logits that are not finite are found in generation itself
-        if all(_agree(model, [row]) for row in rows):
+        if all(agrees(model, [row]) for row in rows):
             return Behaviour(padding=False, residual=residual)
         full, part = _logits(model, rows[0][None]), _logits(model, rows[0][None, :-5])
     except Exception as error:
@@ -134,7 +141,7 @@ def _residual_fault(model: PreTrainedModel, ids: Int[Tensor, "1 pos"]) -> str:
     return ""
 
 
-def _agree(model: PreTrainedModel, rows: Sequence[Tensor]) -> bool:
+def agrees(model: PreTrainedModel, rows: Sequence[Tensor]) -> bool:
     """Whether generation of a batch of rows ``[pos]`` gives the logits of forward calls on each row, without a cache."""
     width = max(map(len, rows))
     ids = torch.stack([nn.functional.pad(row, (width - len(row), 0)) for row in rows])

@@ -167,9 +167,10 @@ class ModelFamily:
             encode: Gives the ids of a prompt under a tokenizer.
 
         Raises:
-            ModelError: A model lacks an id, or its tokenizer splits a prompt differently; the message names prompt and ids.
+            InputError: An id has no embedding in some model.
+            ModelError: A model lacks a token, or its tokenizer splits a prompt differently; the message names prompt and ids.
         """
-        self._shared.check_ids(used, {model.name: model.n_rows for model in self}, items, encode)
+        self._shared.check_ids(used, self.n_token_ids, items, encode)
 
     @property
     def n_layers(self) -> int:

@@ -21,7 +21,7 @@ from transformers import (
 from mechprobe.errors import InputError, ModelError
 from mechprobe.models.architectures import plain_generate, require_generation
 from mechprobe.models.devices import input_device
-from mechprobe.models.load import LanguageModel
+from mechprobe.models.load import LanguageModel, context_of
 from mechprobe.models.sampling import (
     FiniteLogits,
     ForcedTokens,
@@ -31,6 +31,7 @@ from mechprobe.models.sampling import (
     cut_at_stop,
     response_seed,
 )
+from mechprobe.models.tokenizers import require_ids
 from mechprobe.types import Finish
 
 
@@ -141,17 +142,19 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
         end_ids: Tokens that end a response; by default those of the `LanguageModel`, or of model and tokenizer.
 
     Raises:
-        InputError: A prompt is empty or does not leave ``max_new_tokens`` in the context, a stop text is empty, or several
-            greedy responses are requested.
-        ModelError: Logits are not finite.
+        InputError: A prompt is empty, does not leave ``max_new_tokens`` in the context, or contains an id without embedding; a
+            stop text is empty; or several greedy responses are requested.
+        ModelError: Logits are not finite, or the architecture does not generate exactly.
     """
     if n > 1 and temperature <= 0:
         raise InputError(f"{n} greedy responses to one prompt are all the same; give a temperature above 0, or n = 1.")
     if "" in stop:
         raise InputError("A stop text is empty; remove it.")
     asked = _Asked.of(model, tokenizer, end_ids)
-    context = getattr(asked.hf.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    encoded = encode_prompts(tokenizer, prompts, max_length=context - max_new_tokens, prefix=prefix)
+    room = context_of(asked.hf.config) - max_new_tokens
+    encoded = encode_prompts(tokenizer, prompts, max_length=room, prefix=prefix)
+    for index, row in enumerate(encoded):
+        require_ids(row, asked.n_embedded, tokenizer, f"Prompt {index}")
     n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
     rows = [ids for ids in encoded for _ in range(n)]
     seeds = _seeds(rows, seed) if temperature > 0 else []
@@ -190,6 +193,7 @@ class _Asked:
     tokenizer: PreTrainedTokenizerBase
     name: str
     ends: tuple[int, ...]
+    n_embedded: int
     n_token_ids: int
     pad_id: int
     device: torch.device
@@ -204,7 +208,8 @@ class _Asked:
             hf, name = model, f"{type(model).__name__} {model.name_or_path}".strip()
             ends, limit = end_token_ids(model, tokenizer), n_embedding_rows(model)
         ends = tuple(ends if end_ids is None else end_ids)
-        return cls(hf, tokenizer, name, ends, min(limit, len(tokenizer)), pad_id_of(hf, tokenizer), input_device(hf))
+        known = min(limit, len(tokenizer))
+        return cls(hf, tokenizer, name, ends, limit, known, pad_id_of(hf, tokenizer), input_device(hf))
 
 
 def _respond(

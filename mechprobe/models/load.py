@@ -29,6 +29,15 @@ _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_l
 GENERATION = "generation_config.json"
 
 
+def context_of(config: Any) -> int:
+    """Longest sequence that a model accepts by its config, in tokens; 2³⁰ if that states none."""
+    for field in _CONTEXT_FIELDS:
+        value = getattr(config.get_text_config(), field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1 << 30
+
+
 class LanguageModel:
     """One model of a family. Weights are loaded on first use.
 
@@ -135,12 +144,7 @@ class LanguageModel:
     @property
     def max_context(self) -> int:
         """Longest sequence that the model accepts, in tokens; 2³⁰ if the config states none."""
-        config = self.config.get_text_config()
-        for field in _CONTEXT_FIELDS:
-            value = getattr(config, field, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return 1 << 30
+        return context_of(self.config)
 
     @cached_property
     def own_end_ids(self) -> tuple[int, ...]:
@@ -198,6 +202,13 @@ class LanguageModel:
         from mechprobe.models.architectures import behaviour_of, known_behaviour
 
         return known_behaviour(self.config) or behaviour_of(self.hf)
+
+    def require_residual(self) -> None:
+        """Raise `ModelError` where the architecture has no residual ``[batch pos d_model]`` after its blocks."""
+        from mechprobe.models.architectures import refusal
+
+        if self.behaviour.residual:
+            raise ModelError(refusal(self.config, self.name, self.behaviour.residual))
 
     @cached_property
     def bridge(self) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mechprobe.errors import ModelError, first_line
+from mechprobe.errors import InputError, ModelError, first_line
 from mechprobe.files import sha256_bytes
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class SharedTokenizer:
     def check_ids(
         self,
         used: "PreTrainedTokenizerBase",
-        n_rows: Mapping[str, int],
+        n_rows: int,
         items: Iterable[Item],
         encode: Callable[["PreTrainedTokenizerBase", Item], Sequence[int]],
     ) -> None:
@@ -222,7 +222,7 @@ class SharedTokenizer:
 
         Args:
             used: The tokenizer whose ids all models read.
-            n_rows: Number of embedding rows of each model.
+            n_rows: Number of token ids that have an embedding in every model.
             items: Prompts, or whatever ``encode`` takes.
             encode: Gives the ids of a prompt under a tokenizer.
 
@@ -231,19 +231,13 @@ class SharedTokenizer:
         """
         mine = self._by_object[id(used)]
         others = [kind for kind in self._kinds.values() if kind is not mine]
-        fewest = min(n_rows, key=lambda name: n_rows[name])
-        if not others and len(mine.by_id) <= n_rows[fewest]:
+        if not others and len(mine.by_id) <= n_rows:
             return  # no prompt can have other ids, nor one without a row
         for item in items:
             ids = list(encode(mine.tokenizer, item))
             for other in others:
                 _check_same(mine, other, ids, list(encode(other.tokenizer, item)), item)
-            beyond = next((index for index in ids if index >= n_rows[fewest]), None)
-            if beyond is not None:
-                raise ModelError(
-                    f"{item} has token {beyond} ({mine.by_id.get(beyond, '?')}), for which model {fewest} has no "
-                    f"row among its {n_rows[fewest]} embeddings; remove it from the prompts, or resize that embedding."
-                )
+            require_ids(ids, n_rows, mine.tokenizer, str(item))
 
 
 def _check_same(one: NamedTokenizer, other: NamedTokenizer, ids: list[int], found: list[int], item: object) -> None:
@@ -260,4 +254,13 @@ def _check_same(one: NamedTokenizer, other: NamedTokenizer, ids: list[int], foun
             f"Models {one.name} and {other.name} read {item} differently: "
             f"{_difference(one.name, ids, other.name, found, str(one.tokenizer.decode(ids)))}; remove from the prompts what only one of the tokenizers "
             "has as a token, or give both models one tokenizer."
+        )
+
+
+def require_ids(ids: Sequence[int], n_token_ids: int, tokenizer: "PreTrainedTokenizerBase", what: str) -> None:
+    """Raise `InputError` for an id from ``n_token_ids`` on, which has no embedding."""
+    if (unknown := max(ids, default=0)) >= n_token_ids:
+        raise InputError(
+            f"{what} contains token {unknown} ({tokenizer.decode([unknown])!r}), but only ids below {n_token_ids} have an "
+            "embedding in every model; remove that token, or resize the embeddings of the smaller model."
         )

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechprobe.errors import ModelError
+from mechprobe.models.blocks import find_blocks
 from mechprobe.models.load import LanguageModel
-from mechprobe.models.residuals import find_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -98,7 +98,15 @@ def load_weights(
         model = merged(model, adapter, role=role)
     refuse_non_finite(model, role=role, path=folder.path, dtype=dtype)
     model.requires_grad_(False)
+    head = model.get_output_embeddings()
+    if dtype != "float32" and isinstance(head, torch.nn.Module):
+        head.register_forward_pre_hook(_contiguous)
     return model.eval()
+
+
+def _contiguous(_head: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copy the input of the unembedding: for a slice of positions, matmul in 16 bits on CPU copies the weights for every row."""
+    return (inputs[0].contiguous(), *inputs[1:]) if inputs else inputs
 
 
 def _adapters(folder: ModelFolder) -> list[ModelFolder]:

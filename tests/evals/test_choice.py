@@ -17,8 +17,8 @@ from mechprobe.evals.result import EvaluationSummary
 from mechprobe.evals.stage import check_lengths, evaluate_outcomes
 from mechprobe.evals.summary import position_bias
 from mechprobe.evals.tasks import Task
+from mechprobe.models.blocks import splice
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import splice
 from mechprobe.records import Outcome, Outcomes, Sample
 from mechprobe.types import Site
 from tests.builders import build_tokenizer

@@ -25,8 +25,8 @@ from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.result_rows import ConditionResult, SetKind
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import judge_edits
+from mechprobe.models.blocks import recording
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import recording
 from mechprobe.records import Sample
 from mechprobe.selection.result import Selection, choose
 from mechprobe.selection.scores import Scores

@@ -14,9 +14,10 @@ from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.hooks.rewriting import rewriting
 from mechprobe.localization.ceilings import patched_outcomes
+from mechprobe.models.blocks import position_ids
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.residuals import position_ids, residuals_plain
+from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 

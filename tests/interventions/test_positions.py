@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mechprobe.errors import ConfigError
 from mechprobe.interventions.hooks.attach import edited
+from mechprobe.models.blocks import position_ids, recording
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.residuals import position_ids, recording
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

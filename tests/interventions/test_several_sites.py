@@ -12,9 +12,10 @@ from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import SiteEdit, edited, edited_at
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
+from mechprobe.models.blocks import find_blocks, position_ids, recording
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
-from mechprobe.models.residuals import find_blocks, position_ids, recording, residuals_plain
+from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from mechprobe.cli import main
-from mechprobe.errors import ModelError
+from mechprobe.errors import InputError, ModelError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.run_config import RunConfig
@@ -97,7 +97,9 @@ def test_a_token_that_no_model_has_a_row_for_is_refused_in_a_prompt(
 
     paths = family_of(llama_family, tmp_path / "rl", padded)
     family = ModelFamily.load({"rl": paths["rl"]})
-    with pytest.raises(ModelError, match=r"a\[PAD\] has token 100 \(\[PAD\]\), for which model rl has no row"):
+    with pytest.raises(
+        InputError, match=r"a\[PAD\] contains token 100 \('\[PAD\]'\), but only ids below 100 have an embedding"
+    ):
         family.check_ids(family.tokenizer, ["a[PAD]"], ids)
 
 

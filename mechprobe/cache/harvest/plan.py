@@ -58,6 +58,8 @@ class CacheWork:
             config = config.replace(sites=tuple(str(site) for site in sites))
         checked = checked_sites(family, config)
         items = as_prompts(prompts)
+        for model in family:
+            model.require_residual()
         prepared = prepare_prompts(family, items, config)
         if kept is None:
             plan_of(family, prepared, Path(out)).require_space()

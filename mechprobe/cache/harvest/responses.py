@@ -88,7 +88,7 @@ def _respond(
 
 def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:
     try:
-        found = [Generated(item["text"], tuple(item["token_ids"])) for item in read_json(path)]
+        found = [Generated(item["text"], tuple(item["token_ids"]), item["finish"]) for item in read_json(path)]
     except (ArtifactError, KeyError, TypeError):
         return None
     return found if len(found) == n_prompts else None

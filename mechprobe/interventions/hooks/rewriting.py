@@ -15,7 +15,9 @@ from mechprobe.errors import ModelError
 from mechprobe.interventions.edits.edit_functions import Rewrite
 from mechprobe.interventions.hooks.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
 from mechprobe.interventions.hooks.sibling_forward import CacheFollower, Sibling, SiblingForward, require_kv_cache
-from mechprobe.models.residuals import splice
+from mechprobe.models.architectures import require_residual
+from mechprobe.models.blocks import splice
+from mechprobe.models.sampling import finite_rows
 from mechprobe.types import Site
 
 
@@ -47,7 +49,7 @@ class NonFiniteCheck:
         Only the last position of the logits ``[batch pos vocab]`` is read, which depends on all others.
 
         Raises:
-            ModelError: An edit made a finite residual non-finite, or the logits contain NaN.
+            ModelError: An edit made a finite residual non-finite, or the logits contain NaN or +∞.
         """
         watched, self._watched = self._watched, []
         if not watched:
@@ -67,10 +69,10 @@ class NonFiniteCheck:
                     f"{entry.what} gives values that are not finite (first in row {row}, at position {position} of the call); "
                     "lower its strength, or look for outliers in the residuals that it reads."
                 )
-        if last is not None and bool(torch.isnan(last).any()):
+        if last is not None and not bool(finite_rows(last).all()):
             raise ModelError(
-                f"The logits are NaN after this edit: {' and '.join(entry.what for entry in watched)}. Lower the strength, or "
-                "check whether the model gives NaN without any edit."
+                f"The logits are not finite after this edit: {' and '.join(entry.what for entry in watched)}. Lower the strength, or "
+                "check whether the model gives finite logits without any edit."
             )
 
 
@@ -134,11 +136,14 @@ def rewriting_sites(
         siblings: Every other model that a rewrite reads, by name.
 
     Raises:
-        ModelError: On entry: a sibling is the host itself, or a model has no KV cache where one is needed. In a forward
+        ModelError: On entry: a sibling is the host itself, a model has no KV cache where one is needed, or its blocks give no
+            residual ``[batch pos d_model]``. In a forward
             call: the host is called with embeddings instead of tokens, or with a cache that was begun outside the block or
             changed between two calls (beam search, assisted decoding); or a rewrite makes a residual non-finite.
         SiteError: A site does not exist.
     """
+    for name, model in {host_name: host, **(siblings or {})}.items():
+        require_residual(model, name)
     hooks = _Hooks(host, rewrites, host_name, siblings or {})
     with ExitStack() as stack:
         hooks.siblings.attach(stack)

@@ -19,8 +19,8 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from mechprobe.errors import ModelError
 from mechprobe.interventions.hooks.positions import CallTokens
+from mechprobe.models.blocks import StopForwardError, splice
 from mechprobe.models.devices import input_device
-from mechprobe.models.residuals import StopForwardError, splice
 from mechprobe.types import Site
 
 _PASSED_ON = ("attention_mask", "position_ids", "cache_position")

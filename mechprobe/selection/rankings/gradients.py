@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.dictionary.splicing import TokenizedSample
-from mechprobe.models.residuals import recording, splice
+from mechprobe.models.blocks import recording, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder

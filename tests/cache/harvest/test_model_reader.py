@@ -12,8 +12,9 @@ from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest import forward_batches
 from mechprobe.cache.stage import cache_activations
 from mechprobe.errors import ModelError
+from mechprobe.models.blocks import find_blocks
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import find_blocks, residuals_bridge, residuals_plain
+from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.types import Site
 
 PROMPTS = [f"Prompt {index}: {'abcdefgh'[: index % 8]}" for index in range(40)]
