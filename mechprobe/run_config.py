@@ -59,7 +59,9 @@ class TasksConfig(FrozenConfig):
         if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(tag, str) for tag in value):
             raise ConfigError('tasks.think must be two tags, such as ["<think>", "</think>"], or false.')
         if not value[1].strip():
-            raise ConfigError("The second tag of tasks.think, which ends the thinking, is empty; write it, or set tasks.think = false.")
+            raise ConfigError(
+                "The second tag of tasks.think, which ends the thinking, is empty; write it, or set tasks.think = false."
+            )
         return value
 
 

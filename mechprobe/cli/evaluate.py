@@ -29,4 +29,6 @@ def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     if shared.as_json:
         say_json({"folder": str(folder), **summary.to_dict()})
         return
-    say_result([*accuracy_lines(summary), *cut_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")
+    say_result(
+        [*accuracy_lines(summary), *cut_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}"
+    )

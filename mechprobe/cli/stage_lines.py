@@ -21,7 +21,9 @@ def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     if forced := summary.force_prefix:
         found[f"{forced.model}, forced '{forced.prefix}'"] = (forced.accuracy, forced.cut, forced.unparsed)
     rows = {
-        label: {task: bracketed(cell) + scored_remark(cell, cut.get(task), unparsed.get(task)) for task, cell in row.items()}
+        label: {
+            task: bracketed(cell) + scored_remark(cell, cut.get(task), unparsed.get(task)) for task, cell in row.items()
+        }
         for label, (row, cut, unparsed) in found.items()
     }
     return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
@@ -53,7 +55,8 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
     data = ceilings if isinstance(ceilings, Mapping) else ceilings.to_dict()
     base, tuned = data["pair"]
     rows = {
-        f"{model}, clean": _cells(data["clean"][model], (data.get("clean_cut") or {}).get(model)) for model in (base, tuned)
+        f"{model}, clean": _cells(data["clean"][model], (data.get("clean_cut") or {}).get(model))
+        for model in (base, tuned)
     }
     for site, row in data["sites"].items():
         for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):

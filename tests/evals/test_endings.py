@@ -15,7 +15,7 @@ from mechprobe.evals.choice import ChoiceItem, MultipleChoice
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig
 from mechprobe.evals.scorers.answer_part import answer_part, blocks
 from mechprobe.evals.scoring import opens_thinking, response_outcome, scorer, split_response
-from mechprobe.evals.stage import evaluate_outcomes, tasks_fingerprint
+from mechprobe.evals.stage import tasks_fingerprint
 from mechprobe.evals.summary import summarize
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.formatting import remark, scored_remark
@@ -166,7 +166,13 @@ def test_stop_texts_and_tags_are_settings(tmp_path: Path, llama_family: dict[str
     path = tmp_path / "t.jsonl"
     path.write_text('{"id": "a", "prompt": "abc", "answer": "x"}\n')
     prints = set()
-    for override in ("names=null", 'stop=["Q", "\\n\\n"]', "think=false", 'think=["<r>", "</r>"]', 'think=["", "</r>"]'):
+    for override in (
+        "names=null",
+        'stop=["Q", "\\n\\n"]',
+        "think=false",
+        'think=["<r>", "</r>"]',
+        'think=["", "</r>"]',
+    ):
         config = RunConfig.build(None, [f"tasks.file={path}", *([] if "null" in override else [f"tasks.{override}"])])
         prints.add(tasks_fingerprint(config.load_tasks()))
     assert len(prints) == 5

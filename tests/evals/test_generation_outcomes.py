@@ -67,7 +67,9 @@ def tasks(answers: dict[str, str]) -> list[Task]:
 def test_stage_scores_writes_and_is_skipped_when_done(family: ModelFamily, tmp_path: Path) -> None:
     rl = family["rl"]
     whole = generate(rl, rl.tokenizer, PROMPTS, max_new_tokens=6)
-    stop = next(text[1] for text in (response.text for response in whole) if len(text) > 1 and text[0].strip() != text[1])
+    stop = next(
+        text[1] for text in (response.text for response in whole) if len(text) > 1 and text[0].strip() != text[1]
+    )
     made = dict(zip(PROMPTS, generate(rl, rl.tokenizer, PROMPTS, max_new_tokens=6, stop=(stop,)), strict=True))
     truth = {prompt: response.text for prompt, response in made.items()}
     asked = [replace(task, stop=(stop,)) for task in tasks(truth)]

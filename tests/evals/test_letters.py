@@ -48,7 +48,9 @@ WAYS = [
 ]  # fmt: skip
 
 
-@given(st.sampled_from(LETTERS), st.sampled_from(WAYS), st.sampled_from(["", "Let me think.\n\n", "7 is a prime number. "]))
+@given(
+    st.sampled_from(LETTERS), st.sampled_from(WAYS), st.sampled_from(["", "Let me think.\n\n", "7 is a prime number. "])
+)
 def test_every_letter_is_read_in_every_way(letter: str, way: str, before: str) -> None:
     lone = way in ("{}", "({})", "**{}**", "\\text{{{}}}", "**{}.** text")
     response = way.format(letter) if lone else before + way.format(letter)

@@ -18,7 +18,16 @@ WRAPS = [
     "{}", "**{}**", "${}$", "\\({}\\)", "`{}`", "({})", "\\boxed{{{}}}", "{}.", '"{}"', "{}%", "{} \\%", "{} dollars",
     "\\text{{{}}}", "{} km/h", "{}\u00b0C", "{} cm^2", "{} m\u00b2",
 ]  # fmt: skip
-BEFORE = ["", "The answer is ", "Answer: ", "x = ", "The 3 of them and 4: ", "#### ", "so it falls to ", "5 + 7 \u2260 2, so "]
+BEFORE = [
+    "",
+    "The answer is ",
+    "Answer: ",
+    "x = ",
+    "The 3 of them and 4: ",
+    "#### ",
+    "so it falls to ",
+    "5 + 7 \u2260 2, so ",
+]
 
 
 def written(value: Fraction, draw: st.DrawFn) -> str:
@@ -49,9 +58,7 @@ def numbers(draw: st.DrawFn) -> tuple[str, Fraction]:
 
 
 @given(numbers(), st.sampled_from(WRAPS), st.sampled_from(BEFORE))
-def test_a_number_in_any_style_is_read_back_with_its_sign(
-    number: tuple[str, Fraction], wrap: str, before: str
-) -> None:
+def test_a_number_in_any_style_is_read_back_with_its_sign(number: tuple[str, Fraction], wrap: str, before: str) -> None:
     text, value = number
     found = last_number(before + wrap.format(text))
     assert found is not None
@@ -88,7 +95,9 @@ def test_the_last_number_by_hand(text: str, value: str) -> None:
     assert found.value == Fraction(value)
 
 
-@pytest.mark.parametrize("text", ["3\\pi", "3\u03c0", "\\sqrt{2}", "2\\sqrt{3}", "\\frac{\\pi}{2}", "\u221a2", "\u00b15", "9^99999"])
+@pytest.mark.parametrize(
+    "text", ["3\\pi", "3\u03c0", "\\sqrt{2}", "2\\sqrt{3}", "\\frac{\\pi}{2}", "\u221a2", "\u00b15", "9^99999"]
+)
 def test_a_number_without_rational_value_is_never_right(text: str) -> None:
     for gold in ("3", "2", "5", "9", "99999"):
         assert scorer("numeric").score(f"It is {text}", gold) != "right"
@@ -109,7 +118,9 @@ def test_numeric_by_hand(response: str, answer: str, expected: str) -> None:
     assert scorer("numeric").score(response, answer) == expected
 
 
-@pytest.mark.parametrize("answer", ["seventy", "12-15", "1,2", "3\\pi", "2x", "3:30", "x^2", "nan", "48 / 2 = 24, so 72", "A1"])
+@pytest.mark.parametrize(
+    "answer", ["seventy", "12-15", "1,2", "3\\pi", "2x", "3:30", "x^2", "nan", "48 / 2 = 24, so 72", "A1"]
+)
 def test_an_answer_that_is_no_number_is_refused_with_file_and_line(answer: str, tmp_path: Path) -> None:
     assert only_number(answer) is None
     rows = [{"id": str(i), "prompt": "q", "answer": text} for i, text in enumerate(["1/2", answer])]

@@ -24,7 +24,9 @@ _FONT = re.compile(
 )
 _CLOSED = (
     re.compile(rf"(\*\*\*|\*\*|\*|__|_|`|\"|'|\$)\s*\(?({_ANY})\)?\s*([.):]?)\s*\1(?![A-Za-z])"),
-    re.compile(rf"(\[|\\\(|\{{|<b>|<strong>|<answer>)\s*\(?({_ANY})\)?\s*([.):]?)\s*(?:\]|\\\)|\}}|</b>|</strong>|</answer>)"),
+    re.compile(
+        rf"(\[|\\\(|\{{|<b>|<strong>|<answer>)\s*\(?({_ANY})\)?\s*([.):]?)\s*(?:\]|\\\)|\}}|</b>|</strong>|</answer>)"
+    ),
 )
 _MARKUP = re.compile(r"\*+|`+|(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)|</?(?:b|strong|i|em|answer)>")
 
@@ -35,7 +37,8 @@ _LETTER = (
 )
 _STATED = re.compile(
     r"(?:(?:answer|choice|option|solution|答案|选项)(?:\s+(?:\w+\s+)?(?:is|was|would be|should be|must be|will be))?|答案[是为]|选)"
-    r"(?:\s*(?::|=|->|→|⇒|\\Rightarrow|-|–|—)\s*|\s*)(?:the\s+)?(?P<option>(?:option|choice|letter|answer)\s*)?[\"'$\[{]*" + _LETTER,
+    r"(?:\s*(?::|=|->|→|⇒|\\Rightarrow|-|–|—)\s*|\s*)(?:the\s+)?(?P<option>(?:option|choice|letter|answer)\s*)?[\"'$\[{]*"
+    + _LETTER,
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
@@ -55,8 +58,14 @@ _PROSE = {
     )
 }
 """A lower-case word after I or A marks it as a pronoun or an article, unless it is a word that can follow an option."""
-_REJECTED = re.compile(r"\)?\s*(?:is|are|was|seems|can be|must be)\s*(?:not|n't|wrong|incorrect|false|ruled|eliminated|out\b)|\)?\s*(?:isn't|cannot|can't)", re.IGNORECASE)
-_NOT = re.compile(r"\b(?:not|neither|nor|than|than option|eliminate|exclude|rule out|reject)\s*(?:option|choice|answer)?\s*\(?$", re.IGNORECASE)
+_REJECTED = re.compile(
+    r"\)?\s*(?:is|are|was|seems|can be|must be)\s*(?:not|n't|wrong|incorrect|false|ruled|eliminated|out\b)|\)?\s*(?:isn't|cannot|can't)",
+    re.IGNORECASE,
+)
+_NOT = re.compile(
+    r"\b(?:not|neither|nor|than|than option|eliminate|exclude|rule out|reject)\s*(?:option|choice|answer)?\s*\(?$",
+    re.IGNORECASE,
+)
 _LEADING = re.compile(
     rf"(?:\(({_ANY})\)|([{LETTERS}])(?:[.):]|\s*\n|\s+[-–—]\s|,\s+[a-z]|\s+(?:because|since|is (?:the )?(?:correct|right|best|answer)))|"
     rf"([{LETTERS.lower()}])[.)](?=\s))"
@@ -112,7 +121,9 @@ def _without_fonts(text: str) -> str:
 def _unmarked(text: str) -> str:
     """The text without emphasis; a letter with markup of its own is put in brackets."""
     for pattern in _CLOSED:
-        text = pattern.sub(lambda m: f"({m[2]})" if m[2].isupper() or m[1] not in ("'", '"', "`", "*", "_") else m[0], text)
+        text = pattern.sub(
+            lambda m: f"({m[2]})" if m[2].isupper() or m[1] not in ("'", '"', "`", "*", "_") else m[0], text
+        )
     return _MARKUP.sub("", text)
 
 

@@ -78,7 +78,9 @@ _THOUSANDS = re.compile(r"(?!0)(?:\d{1,3}(?:SEP\d{3})+|\d{1,2}(?:SEP\d{2})+SEP\d
 _CURRENCY = re.compile(
     rf"(?:\\?\$|[€£¥₹₽₩₺₫₴₦฿¢]|\b(?:US|A|C|NZ|HK|S)\\?\$|\b(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|Rs\.?)|\\(?:pounds|euro|yen))[ {_GAP}]?$"
 )
-_SPACED_SIGN = re.compile(r"(?:[=(:\[{<>≤≥≈~,|&]|\b(?:is|equals|be|was|to|of|at)|\\(?:approx|leq?|geq?|to))\Z", re.IGNORECASE)
+_SPACED_SIGN = re.compile(
+    r"(?:[=(:\[{<>≤≥≈~,|&]|\b(?:is|equals|be|was|to|of|at)|\\(?:approx|leq?|geq?|to))\Z", re.IGNORECASE
+)
 _WORD_SIGN = re.compile(r"\b(minus|negative)\s+$", re.IGNORECASE)
 _IRRATIONAL_BEFORE = re.compile(r"(?:\\sqrt\s*(?:\[[^\]]*\])?\s*\{?|√\s*\(?|±|\\pm)\s*$")
 _IRRATIONAL_AFTER = re.compile(r"\s*(?:\\?(?:pi|sqrt)(?![a-zA-Z])|\*?\s*π|√)")
@@ -164,7 +166,9 @@ _DECORATION = re.compile(
 
 
 def _normalized(text: str) -> str:
-    for sign in {char for char in text if unicodedata.category(char) == "No" and "⁄" in unicodedata.normalize("NFKC", char)}:
+    for sign in {
+        char for char in text if unicodedata.category(char) == "No" and "⁄" in unicodedata.normalize("NFKC", char)
+    }:
         spelled = unicodedata.normalize("NFKC", sign)
         text = re.sub(rf"(?<=\d)\s?{sign}", f" {spelled}", text).replace(sign, spelled)
     text = text.translate(_CHARS)
@@ -220,7 +224,9 @@ def _number(text: str, found: re.Match[str]) -> Number | None:
     start = found.start()
     if money := _CURRENCY.search(before):
         before, start = before[: money.start()], start - len(money[0])
-    sign, length = _sign(before, alone=text[: found.start()].strip() in ("-", "+") and not text[found.end() :].strip(" .\n"))
+    sign, length = _sign(
+        before, alone=text[: found.start()].strip() in ("-", "+") and not text[found.end() :].strip(" .\n")
+    )
     percent = _PERCENT.match(text, found.end())
     end = percent.end() if percent else found.end()
     unreadable = _IRRATIONAL_BEFORE.search(before) or _IRRATIONAL_AFTER.match(text, found.end())

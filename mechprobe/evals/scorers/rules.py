@@ -78,9 +78,7 @@ class RuleScorer(Scorer):
                     return f"the answer {answer!r} is not one number; write it alone, or behind '####'"
             case "letter":
                 if only_letter(answer) is None:
-                    return (
-                        f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
-                    )
+                    return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
             case _:
                 if not self._behind_marker(answer):
                     return f"the answer {answer!r} ends with {self._marker}, so that nothing is left to compare; complete it"

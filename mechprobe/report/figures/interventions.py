@@ -55,7 +55,9 @@ def effects_figure(
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
     with house_style():
-        figure = new_figure(max(5.1, 0.8 * len(tasks)) * n_columns if n_columns > 1 else max(6.5, 0.8 * len(tasks)), 2.9 * n_rows + 0.9)
+        figure = new_figure(
+            max(5.1, 0.8 * len(tasks)) * n_columns if n_columns > 1 else max(6.5, 0.8 * len(tasks)), 2.9 * n_rows + 0.9
+        )
         grid = figure.subplots(n_rows, n_columns, sharey="row", squeeze=False).ravel()
         seen: dict[str, Line2D] = {}
         for axes, panel in zip(grid, panels, strict=False):

@@ -110,7 +110,10 @@ def _alike(label: str, other: str) -> bool:
 def _wrapped(text: str, width: int, lines: int) -> str:
     if len(text) > width * lines:
         signs, half = re.findall(_SIGN, text, re.DOTALL), width * lines // 2 - 1
-        head, tail = ("".join(signs[: _fitting(signs, half)]), "".join(signs[len(signs) - _fitting(signs[::-1], half) :]))
+        head, tail = (
+            "".join(signs[: _fitting(signs, half)]),
+            "".join(signs[len(signs) - _fitting(signs[::-1], half) :]),
+        )
         text = f"{head}…{tail}"
     rows = [""]
     for word in re.findall(rf"\n|(?:(?![\s_/.:-]){_SIGN})*[\s_/.:-]+|(?:(?![\s_/.:-]){_SIGN})+", text):
@@ -122,7 +125,7 @@ def _wrapped(text: str, width: int, lines: int) -> str:
     return "\n".join(row.rstrip(" ") for row in rows)
 
 
-_SIGN = r"(?:\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\x[0-9a-f]{2}|.)"
+_SIGN = r"(?:\\\$|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\x[0-9a-f]{2}|.)"
 """A character of a label, or the code point that stands for one."""
 
 

@@ -24,11 +24,7 @@ def dose_curves(interventions: Json) -> dict[str, list[tuple[float, Json]]]:
 def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """One row per strength, with the change on every task and its interval."""
     return [
-        {
-            "title": title,
-            "value": f"{value:g}",
-            "cells": [_change(condition, task) for task in tasks],
-        }
+        {"title": title, "value": f"{value:g}", "cells": [_change(condition, task) for task in tasks]}
         for title, points in dose_curves(interventions).items()
         for value, condition in points
     ]
