@@ -60,7 +60,7 @@ class _Line(NamedTuple):
     item: ChoiceItem | None
 
 
-def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path are keyword options
+def load_tasks(  # noqa: PLR0913 - an entry point; all but the path are keyword options
     path: Path | str,
     *,
     scorer_spec: AnyScorer = "exact",
