@@ -218,8 +218,8 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     """
     if depends_on_tasks(rule) and not any(scores.n_gained):
         raise SelectionError(
-            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features, "
-            'as in --features "ids:1,2,3", or evaluate more samples and select again.'
+            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features: "
+            'mechprobe select --features "ids:1,2,3", or evaluate more samples and select again.'
         )
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
