@@ -44,6 +44,7 @@ def _load(name: str) -> ModuleType:
 
 _load("type_checks").install()
 _load("builders")
+_load("zoo")
 
 
 LONG = (
