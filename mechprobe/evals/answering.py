@@ -180,7 +180,7 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
         prompts = [prompts_of(task, sample) for task, sample in group]
         flat = [prompt for of_sample in prompts for prompt in of_sample]
         options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
-        generated = iter(generate(run.model.hf, run.model.tokenizer, flat, **options))
+        generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
         for (task, sample), of_sample in zip(group, prompts, strict=True):
             responses = list(islice(generated, len(of_sample)))
             found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)

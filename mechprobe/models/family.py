@@ -1,5 +1,6 @@
 """A model family: a base model and models trained from it, with one tokenizer and one number of layers."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ class ModelFamily:
             raise ModelError("No model is given; give them as --models base=PATH rl=PATH.")
         self._models = dict(models)
         self._check()
+        self._end_token_ids = tuple(sorted({token for model in self for token in model.own_end_ids}))
+        self._n_token_ids = min(model.n_rows for model in self)
+        for model in self:
+            model.join(end_ids=self._end_token_ids, n_token_ids=self._n_token_ids)
 
     @classmethod
     def load(
@@ -130,13 +135,25 @@ class ModelFamily:
         return {"model_dtypes": found} if found else {}
 
     @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response of any model of the family; they end the responses of all models."""
+        return self._end_token_ids
+
+    @property
+    def n_token_ids(self) -> int:
+        """Ids below this number have a row in the embedding of every model."""
+        return self._n_token_ids
+
+    @property
     def max_context(self) -> int:
         """Longest sequence that every model accepts, in tokens."""
         return min(model.max_context for model in self)
 
     def subset(self, *names: str) -> "ModelFamily":
-        """A family of some of the models, which shares their loaded weights."""
-        return ModelFamily({name: self[name] for name in names})
+        """A family of some of the models, which shares their loaded weights, and the end tokens of the whole family."""
+        part = copy.copy(self)
+        part._models = {name: self[name] for name in names}
+        return part
 
     def sites(self) -> list[Site]:
         """Every site, from the first layer to the last."""

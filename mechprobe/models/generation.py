@@ -1,21 +1,37 @@
 """Batched generation with a plain transformers model: left padding, KV cache, greedy or seeded sampling."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
-from mechprobe.errors import InputError
+from mechprobe.errors import InputError, ModelError
 from mechprobe.models.devices import input_device
+from mechprobe.models.load import LanguageModel
+from mechprobe.models.sampling import FiniteLogits, KnownTokens, SeededSampling, StopTexts, cut_at_stop, response_seed
 from mechprobe.types import Finish
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One response, without the token that ended it."""
+    """One response, without the token or the stop text that ended it.
+
+    Attributes:
+        text: Text of the response, without special tokens.
+        token_ids: Token ids of the response.
+        finish: ``stop``: an end token or a stop text ended it; ``length``: the limit cut it.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -73,57 +89,160 @@ def left_pad(
 
 
 @torch.no_grad()
-def generate(
-    model: PreTrainedModel,
+def generate(  # noqa: PLR0913 - the promised entry point; all but three are keyword options
+    model: PreTrainedModel | LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 256,
     temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
+    n: int = 1,
     prefix: str = "",
+    stop: Sequence[str] = (),
+    end_ids: Sequence[int] | None = None,
 ) -> list[Generated]:
-    """Generate one response for every prompt, in the given order.
+    """Generate ``n`` responses to every prompt, in the given order; the responses to one prompt follow each other.
+
+    Each sampled response has its own seed, which depends on ``seed``, the token ids of the prompt and the index of the draw.
+    Neither the batch nor the order of the prompts therefore changes the random numbers of a response. Logits differ in their
+    last bits between batches, so a token can still change where two are nearly equally likely. A prompt given twice gets other
+    draws the second time.
 
     Args:
-        model: Plain transformers model; hooks on it (`mechprobe.interventions.edited`) take effect.
-        tokenizer: Tokenizer of the model, with a pad token.
+        model: A `LanguageModel`, or a plain transformers model; hooks on it (`mechprobe.interventions.edited`) take effect.
+        tokenizer: Tokenizer of the model, with a pad token. Ids that it has no token for are never generated.
         prompts: Texts, to which the tokenizer adds its special tokens, or token ids, which are used as they are.
         max_new_tokens: Longest response, in tokens.
-        batch_size: Number of prompts in a batch; prompts of similar length are batched together.
+        batch_size: Number of responses in a batch; prompts of similar length are batched together.
         temperature: Sampling temperature; 0 means greedy decoding.
-        seed: Seed of the sampling. The global random state is restored afterwards.
+        top_p: Probability mass that sampling keeps.
+        top_k: Number of most probable tokens that sampling keeps; 0 keeps all.
+        seed: Seed of the sampling. The global random state is not used.
+        n: Number of responses to every prompt; more than one needs a temperature.
         prefix: Forced beginning of every response; it is part of the returned text.
+        stop: Texts that end a response; they are not part of it.
+        end_ids: Tokens that end a response; by default those of the `LanguageModel`, or of model and tokenizer.
 
     Raises:
-        InputError: A prompt is empty or does not leave ``max_new_tokens`` in the context.
+        InputError: A prompt is empty or does not leave ``max_new_tokens`` in the context, a stop text is empty, or several
+            greedy responses are requested.
+        ModelError: Logits are not finite.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    if n > 1 and temperature <= 0:
+        raise InputError(f"{n} greedy responses to one prompt are all the same; give a temperature above 0, or n = 1.")
+    if "" in stop:
+        raise InputError("A stop text is empty; remove it.")
+    asked = _Asked.of(model, tokenizer, end_ids)
+    context = getattr(asked.hf.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     encoded = encode_prompts(tokenizer, prompts, max_length=context - max_new_tokens, prefix=prefix)
-    ends, device = end_token_ids(model, tokenizer), input_device(model)
-    pad_id = int(str(tokenizer.pad_token_id))
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+    rows = [ids for ids in encoded for _ in range(n)]
+    seeds = _seeds(rows, seed) if temperature > 0 else []
+    results: list[Generated | None] = [None] * len(rows)
+    for batch in length_batches([len(row) for row in rows], batch_size):
+        chosen = [rows[index] for index in batch]
+        choice: list[LogitsProcessor] = []
+        if temperature > 0:
+            of_batch = [seeds[index] for index in batch]
+            choice = [SeededSampling(of_batch, asked.device, temperature=temperature, top_p=top_p, top_k=top_k)]
+        responses = _respond(asked, chosen, max_new_tokens, n_prefix, choice, stop)
+        for index, tokens in zip(batch, responses, strict=True):
+            kept = list(takewhile(lambda token: token not in asked.ends, tokens))
+            text, ids, stopped = cut_at_stop(tokenizer, kept, stop, n_prefix=n_prefix)
+            finish: Finish = "stop" if stopped or len(kept) < len(tokens) else "length"
+            results[index] = Generated(text, ids, finish)
+    return [result for result in results if result is not None]
+
+
+def _seeds(rows: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """Seed of every row; equal rows get the draws 0, 1, 2 and so on."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for row in map(tuple, rows):
+        seeds.append(response_seed(seed, row, seen[row]))
+        seen[row] += 1
+    return seeds
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The model that responds, and which tokens it may write."""
+
+    hf: Any
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    ends: tuple[int, ...]
+    n_token_ids: int
+    pad_id: int
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel | LanguageModel, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int] | None
+    ) -> "_Asked":
+        if isinstance(model, LanguageModel):
+            hf, name, ends, limit = model.hf, model.name, model.end_ids, model.n_token_ids
+        else:
+            hf, name = model, f"{type(model).__name__} {model.name_or_path}".strip()
+            ends, limit = end_token_ids(model, tokenizer), n_embedding_rows(model)
+        ends = tuple(ends if end_ids is None else end_ids)
+        return cls(hf, tokenizer, name, ends, min(limit, len(tokenizer)), pad_id_of(hf, tokenizer), input_device(hf))
+
+
+def _respond(
+    asked: _Asked,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    n_prefix: int,
+    choice: Sequence[LogitsProcessor],
+    stop: Sequence[str],
+) -> list[list[int]]:
+    """Token ids of the responses to one batch, each with its forced beginning and with what follows its end."""
+    ids, mask = left_pad(rows, asked.pad_id, asked.device)
+    start, finite = ids.shape[1] - n_prefix, FiniteLogits()
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=ends or None,
-        pad_token_id=pad_id,
+        eos_token_id=list(asked.ends) or None,
+        pad_token_id=asked.pad_id,
         use_cache=True,
-        **({"do_sample": False} | sampling),
+        do_sample=False,
     )
-    n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
-    results: list[Generated | None] = [None] * len(prompts)
-    for number, batch in enumerate(length_batches([len(row) for row in encoded], batch_size)):
-        ids, mask = left_pad([encoded[index] for index in batch], pad_id, device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed * 1_000_003 + number)
-            output = _generate(model, input_ids=ids, attention_mask=mask, generation_config=config)
-        responses = output[:, ids.shape[1] - n_prefix :].tolist()
-        for index, tokens in zip(batch, responses, strict=True):
-            kept = list(takewhile(lambda token: token not in ends, tokens))
-            finish: Finish = "stop" if len(kept) < len(tokens) else "length"
-            results[index] = Generated(str(tokenizer.decode(kept, skip_special_tokens=True)), tuple(kept), finish)
-    return [result for result in results if result is not None]
+    stopping = [StopTexts(asked.tokenizer, stop, start=start, n_prefix=n_prefix)] if stop else []
+    output = _generate(
+        asked.hf,
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([finite, KnownTokens(asked.n_token_ids, asked.ends), *choice]),
+        stopping_criteria=StoppingCriteriaList(stopping),
+    )
+    if finite.found:
+        raise not_finite(asked.name, asked.hf.dtype)
+    return output[:, start:].tolist()
+
+
+def not_finite(name: str, dtype: torch.dtype) -> ModelError:
+    """The error for logits that are NaN or infinite."""
+    kind = str(dtype).removeprefix("torch.")
+    others = " or ".join(other for other in ("bfloat16", "float32") if other != kind)
+    mend = "check its weights" if kind == "float32" else f"load it in {others}, or check its weights"
+    return ModelError(f"Logits of {name} are not finite in {kind}; {mend}.")
+
+
+def n_embedding_rows(model: PreTrainedModel) -> int:
+    """Number of token ids that have a row in the embedding."""
+    weight: Any = model.get_input_embeddings().weight
+    return int(weight.shape[0])
+
+
+def pad_id_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id that fills padding: the tokenizer's, or 0 where the embedding has no row for that. Padding is masked."""
+    pad_id = int(str(tokenizer.pad_token_id))
+    return pad_id if pad_id < n_embedding_rows(model) else 0
 
 
 def _generate(model: Any, **inputs: Any) -> torch.Tensor:

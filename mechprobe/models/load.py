@@ -7,7 +7,7 @@ that their results agree bit by bit.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +159,8 @@ class LanguageModel:
         self.name, self.dtype, self.trust_remote_code = name, dtype, trust_remote_code
         self.path, self.revision = resolve_folder(path_or_name, role=name)
         self.device, self.device_map = device, device_map
+        self._family_end_ids: tuple[int, ...] = ()
+        self._family_token_ids = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the loaded weights; another process loads them itself."""
@@ -209,6 +211,38 @@ class LanguageModel:
             if isinstance(value, int) and value > 0:
                 return value
         return 1 << 30
+
+    @cached_property
+    def own_end_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response, from the model's own generation settings and tokenizer."""
+        from transformers import GenerationConfig
+
+        try:
+            settings = GenerationConfig.from_pretrained(self.path)
+        except OSError:
+            settings = GenerationConfig.from_model_config(self.config)
+        configured: Any = settings.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return tuple(sorted({int(token) for token in (*ids, self.tokenizer.eos_token_id) if token is not None}))  # pyright: ignore[reportArgumentType]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response: those of every model of the family, or its own outside a family."""
+        return self._family_end_ids or self.own_end_ids
+
+    @property
+    def n_rows(self) -> int:
+        """Number of token ids that have a row in the embedding, by the config."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
+    def n_token_ids(self) -> int:
+        """Ids below this number have a row in the embedding of every model of the family, or of this one outside a family."""
+        return self._family_token_ids or self.n_rows
+
+    def join(self, *, end_ids: Sequence[int], n_token_ids: int) -> None:
+        """Set what all models of a family share: the tokens that end a response, and the ids that all of them know."""
+        self._family_end_ids, self._family_token_ids = tuple(end_ids), n_token_ids
 
     @cached_property
     def hf(self) -> "PreTrainedModel":

@@ -113,5 +113,5 @@ def _probe_generation(model: LanguageModel, family: ModelFamily, prepared: Prepa
     prompts = [prepared.prompts[index].prompt for index in prepared.unanswered[:_PROBE_PROMPTS]]
     n_new = min(_PROBE_NEW_TOKENS, prepared.config.max_new_tokens)
     begun = time.monotonic()
-    generate(model.hf, family.tokenizer, prompts, max_new_tokens=n_new, batch_size=len(prompts))
+    generate(model, family.tokenizer, prompts, max_new_tokens=n_new, batch_size=len(prompts))
     return (time.monotonic() - begun) / (len(prompts) * n_new)

@@ -70,7 +70,7 @@ def _respond(
 
     def respond(batch_size: int) -> list[Generated]:
         return generate(
-            family[model].hf,
+            family[model],
             family.tokenizer,
             [prepared.sequences[index].prompt_ids for index in chunk],
             max_new_tokens=prepared.config.max_new_tokens,
