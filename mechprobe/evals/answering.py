@@ -6,7 +6,7 @@ the last position of the first pass is the last prompt token.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -107,15 +107,27 @@ def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]])
 Query = tuple[Task, Sample]
 
 
+Responder = Callable[[str, Task, Sample], list[Generated]]
+"""Gives the responses of a model, by its name in the outcomes, to the prompts of a sample: all draws of the first, then the
+next."""
+
+
 class _Run(NamedTuple):
     model: LanguageModel
     label: str
     batch_size: int
     prefix: str
+    respond: Responder | None = None
 
 
 def run_tasks(
-    model: LanguageModel, tasks: Sequence[Task], *, label: str | None = None, batch_size: int = 512, prefix: str = ""
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    *,
+    label: str | None = None,
+    batch_size: int = 512,
+    prefix: str = "",
+    respond: Responder | None = None,
 ) -> list[Outcome]:
     """Outcomes of one model on several tasks, in task order. Responses are generated greedily.
 
@@ -127,8 +139,9 @@ def run_tasks(
         label: Name of the model in the outcomes; its own name when None.
         batch_size: Number of prompts in one forward batch.
         prefix: Text that every response is forced to begin with. Options are scored after it.
+        respond: Gives finished responses of another engine, which are scored; None generates them here.
     """
-    run = _Run(model, label or model.name, batch_size, prefix)
+    run = _Run(model, label or model.name, batch_size, prefix, respond)
     queries = [(task, sample) for task in tasks for sample in task.samples]
     outcomes = _from_responses(run, [query for query in queries if not query[0].by_likelihood])
     outcomes |= _from_likelihoods(run, [query for query in queries if query[0].by_likelihood])
@@ -180,7 +193,10 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
         prompts = [prompts_of(task, sample) for task, sample in group]
         flat = [prompt for of_sample in prompts for prompt in of_sample]
         options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
-        generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
+        if run.respond is None:
+            generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
+        else:
+            generated = iter([one for task, sample in group for one in run.respond(run.label, task, sample)])
         for (task, sample), of_sample in zip(group, prompts, strict=True):
             responses = list(islice(generated, len(of_sample)))
             found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.config import EvaluateConfig
-from mechprobe.evals.result import Accuracy, EvaluationSummary, ForcedPrefix, PairedTest, PositionBias
+from mechprobe.evals.result import Accuracy, Engine, EvaluationSummary, ForcedPrefix, PairedTest, PositionBias
 from mechprobe.evals.tasks import Task
 from mechprobe.records import Outcome, Outcomes
 from mechprobe.statistics import holm, mcnemar_exact, wilson_interval
@@ -23,7 +23,9 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     return {task: wilson_interval(sum(values), len(values)) for task, values in right.items()}
 
 
-def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig) -> EvaluationSummary:
+def summarize(
+    outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig, *, engine: Engine | None = None
+) -> EvaluationSummary:
     """Accuracies, shares of unparsed responses, the forced-prefix baseline, and paired tests against the base.
 
     The outcomes are those of all models, and of the base with the forced prefix if the config asks for it.
@@ -41,6 +43,7 @@ def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig)
         force_prefix=forced,
         mcnemar={model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy},
         position_bias=position_bias(outcomes, tasks),
+        engine=engine,
     )
 
 

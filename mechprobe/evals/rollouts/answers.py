@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -63,6 +63,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, task: Task, prompt: str) -> t
     return tuple(tokenizer(prompt).input_ids)
 
 
+def prompt_texts(tokenizer: PreTrainedTokenizerBase, task: Task, prompt: str) -> tuple[str, ...]:
+    """The texts under which a prompt may stand in a file: plain, and as the tokenizer reads it."""
+    rendered = tokenizer.decode(list(prompt_ids(tokenizer, task, prompt)))
+    return prompt, str(rendered)
+
+
 def prompts_hash(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task]) -> str:
     """sha256 of the token ids of every prompt."""
     ids = [
@@ -71,6 +77,11 @@ def prompts_hash(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task]) -> s
         for sample in task.samples
     ]
     return sha256_bytes(dump_json(ids).encode())
+
+
+def sampling_of(task: Task) -> dict[str, Any]:
+    """How the responses of a task are decoded, as it stands in the manifest."""
+    return {**task.sampling.model_dump(mode="json"), "max_new_tokens": task.max_new_tokens, "stop": list(task.stop)}
 
 
 def require_responses(tasks: Sequence[Task], generation: str) -> None:

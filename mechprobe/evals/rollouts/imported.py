@@ -1,6 +1,5 @@
 """Reads files of finished rollouts, and checks them against the tasks, the models and the tokenizer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,32 +11,39 @@ from mechprobe.errors import InputError
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.result import Engine
 from mechprobe.evals.rollouts.answers import (
-    FINISHES,
     Answers,
     Question,
     answer_of,
     prompt_ids,
+    prompt_texts,
     prompts_hash,
     questions_of,
+    sampling_of,
+)
+from mechprobe.evals.rollouts.fields import (
+    IDS_FIELDS,
+    PROMPT_IDS_FIELDS,
+    draw_of,
+    finish_of,
+    first_of,
+    require_limit,
+    require_unicode,
+    response_text,
+    token_ids,
 )
 from mechprobe.evals.tasks import Task
 from mechprobe.files import sha256_file
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated
 from mechprobe.records import Sample, read_jsonl, text_field
-from mechprobe.types import Finish
-
-DRAW_FIELDS = ("sample", "index", "draw")
-IDS_FIELDS = ("response_ids", "token_ids")
-PROMPT_IDS_FIELDS = ("prompt_ids", "prompt_token_ids")
-_HOW_TO_FINISH = (
-    "add 'stop' where an end token or stop text ended the response and 'length' where the limit cut it; engines report it "
-    "(finish_reason of a vLLM or OpenAI output), and it cannot be told from the text"
-)
 
 
 def read_rollouts(
-    paths: Sequence[Path | str], family: ModelFamily, tasks: Sequence[Task], known: Sequence[Task], labels: Sequence[str]
+    paths: Sequence[Path | str],
+    family: ModelFamily,
+    tasks: Sequence[Task],
+    known: Sequence[Task],
+    labels: Sequence[str],
 ) -> Answers:
     """Read rollouts of every model on every sample.
 
@@ -56,7 +62,9 @@ def read_rollouts(
     for path in map(Path, paths):
         reader.read(path)
     reader.require_one_engine()
-    wanted = [q for label in labels for task in tasks for sample in task.samples for q, _ in questions_of(label, task, sample)]
+    wanted = [
+        q for label in labels for task in tasks for sample in task.samples for q, _ in questions_of(label, task, sample)
+    ]
     reader.require_all(wanted, tasks)
     name, version = next(iter(reader.engines), ("", ""))
     engine = Engine(
@@ -70,11 +78,6 @@ def read_rollouts(
         said=reader.said,
     )
     return Answers({question: reader.found[question] for question in wanted}, engine)
-
-
-def sampling_of(task: Task) -> dict[str, Any]:
-    """How the responses of a task are decoded, as it stands in the manifest."""
-    return {**task.sampling.model_dump(mode="json"), "max_new_tokens": task.max_new_tokens, "stop": list(task.stop)}
 
 
 def _by_id(tasks: Sequence[Task]) -> dict[str, list[tuple[Task, Sample]]]:
@@ -106,7 +109,7 @@ class _Reader:
         n_lines = 0
         for number, item in read_jsonl(path):
             where = f"{path}:{number}"
-            _require_unicode(item, where)
+            require_unicode(item, where)
             if n_lines == 0 and not header and "engine" in item and "id" not in item:
                 header = item
                 self.said.append(header)
@@ -120,19 +123,21 @@ class _Reader:
     def _line(self, item: dict[str, Any], header: Mapping[str, Any], where: str) -> None:
         task, sample = self._sample(item, where)
         question = Question(
-            self._model(item, where), task.name, sample.id, self._order(item, task, sample, where), _draw(item, task, where)
+            self._model(item, where),
+            task.name,
+            sample.id,
+            self._order(item, task, sample, where),
+            draw_of(item, task, where),
         )
         if question in self.places:
             raise InputError(
                 f"{where} is a second response of {question}, after {self.places[question]}; remove one, or number "
                 "the responses to one prompt from 0 in the field 'sample'."
             )
-        finish = _finish(item, where)
-        text, ids = _response(item, where), self._ids(item, where)
-        answer = answer_of(
-            self.tokenizer, text, finish, ids=ids, stop=task.stop, end_ids=self.end_ids, where=where
-        )
-        _require_limit(answer, ids is not None, task, where)
+        finish = finish_of(item, where)
+        text, ids = response_text(item, where), self._ids(item, where)
+        answer = answer_of(self.tokenizer, text, finish, ids=ids, stop=task.stop, end_ids=self.end_ids, where=where)
+        require_limit(answer, ids is not None, task, where)
         engine = tuple(str(item.get(key, header.get(key, "")) or "") for key in ("engine", "version"))
         self.engines.setdefault((engine[0], engine[1]), where)
         self.places[question], self.found[question] = where, answer
@@ -144,7 +149,9 @@ class _Reader:
         named = text_field(item, "task", where, default="")
         of_id = self.samples.get(sample_id, ())
         if not of_id:
-            raise InputError(f"{where}: no task has a sample '{sample_id}'; give the tasks that were asked, or remove the line.")
+            raise InputError(
+                f"{where}: no task has a sample '{sample_id}'; give the tasks that were asked, or remove the line."
+            )
         matching = [pair for pair in of_id if named in ("", pair[0].name)]
         if len(matching) != 1:
             names = ", ".join(task.name for task, _ in of_id)
@@ -164,14 +171,14 @@ class _Reader:
         """The order of the options that a line's prompt shows; 0 without options."""
         prompts = prompts_of(task, sample)
         orders = range(len(prompts))
-        ids = _first(item, PROMPT_IDS_FIELDS)
+        ids = first_of(item, PROMPT_IDS_FIELDS)
         if "prompt" in item or ids is None:
             given = text_field(item, "prompt", where)
             orders = [order for order in orders if given in prompt_texts(self.tokenizer, task, prompts[order])]
             if not orders:
                 raise InputError(f"{where}: {_difference(given, prompts)}; ask the task's own prompt.")
         if ids is not None:
-            given_ids = _token_ids(ids, "prompt_ids", self.tokenizer, where)
+            given_ids = token_ids(ids, "prompt_ids", self.tokenizer, where)
             orders = [order for order in orders if prompt_ids(self.tokenizer, task, prompts[order]) == given_ids]
             if not orders:
                 expected = prompt_ids(self.tokenizer, task, prompts[0])
@@ -182,8 +189,8 @@ class _Reader:
         return orders[0]
 
     def _ids(self, item: dict[str, Any], where: str) -> tuple[int, ...] | None:
-        ids = _first(item, IDS_FIELDS)
-        return None if ids is None else _token_ids(ids, "response_ids", self.tokenizer, where)
+        ids = first_of(item, IDS_FIELDS)
+        return None if ids is None else token_ids(ids, "response_ids", self.tokenizer, where)
 
     def _check_sampling(self, header: Mapping[str, Any], where: str) -> None:
         """Compare the sampling settings of a header with those of the tasks, which the edited models will use."""
@@ -230,12 +237,6 @@ class _Reader:
         raise InputError(f"The rollouts lack the response of {missing[0]}{more}; {mend}.")
 
 
-def prompt_texts(tokenizer: PreTrainedTokenizerBase, task: Task, prompt: str) -> tuple[str, ...]:
-    """The texts under which a prompt may stand in a file: plain, and as the tokenizer reads it."""
-    rendered = tokenizer.decode(list(prompt_ids(tokenizer, task, prompt)))
-    return prompt, str(rendered)
-
-
 def _difference(given: str, prompts: Sequence[str]) -> str:
     """Where a prompt differs from the task's own."""
     own = prompts[0]
@@ -246,76 +247,6 @@ def _difference(given: str, prompts: Sequence[str]) -> str:
     )
 
 
-def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((item[name] for name in names if item.get(name) is not None), None)
-
-
-def _draw(item: dict[str, Any], task: Task, where: str) -> int:
-    draw = _first(item, DRAW_FIELDS)
-    if draw is None:
-        return 0
-    if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
-        raise InputError(f"{where}: the index of the sample is {draw!r}; number the responses to one prompt from 0.")
-    if draw >= task.sampling.n:
-        raise InputError(
-            f"{where} is response {draw} to its prompt, but tasks.sampling.n is {task.sampling.n}; set it to the number of "
-            "responses per prompt, with the temperature they were sampled at, and number them from 0."
-        )
-    return draw
-
-
-def _finish(item: dict[str, Any], where: str) -> Finish:
-    reason = item.get("finish_reason")
-    if reason is None:
-        raise InputError(f"{where} has no finish_reason; {_HOW_TO_FINISH}.")
-    if not isinstance(reason, str) or reason not in FINISHES:
-        raise InputError(
-            f"{where}: the finish_reason {str(reason)[:40]!r} is none of {', '.join(FINISHES)}; sample this response again, or "
-            "write which of them it was."
-        )
-    return FINISHES[reason]
-
-
-def _response(item: dict[str, Any], where: str) -> str:
-    if "response" not in item:
-        raise InputError(f"{where} has no field 'response' (it has {', '.join(sorted(item))}); add it.")
-    response = item["response"]
-    if not isinstance(response, str):
-        raise InputError(f"{where}: 'response' is a {type(response).__name__}; it must be text.")
-    return response
-
-
-def _token_ids(value: Any, name: str, tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(token) is int for token in value):
-        raise InputError(f"{where}: '{name}' is not a list of token ids; write whole numbers.")
-    unknown = [token for token in value if not 0 <= token < len(tokenizer)]
-    if unknown:
-        raise InputError(
-            f"{where}: '{name}' has the id {unknown[0]}, but the tokenizer has {len(tokenizer)} tokens; give the ids of the "
-            "models' own tokenizer, or leave them out."
-        )
-    return tuple(value)
-
-
-def _require_limit(answer: Generated, exact: bool, task: Task, where: str) -> None:
-    """Refuse a response longer than the limit; a cut one may become a little longer where its text is tokenized again."""
-    n = len(answer.token_ids)
-    if n > task.max_new_tokens and (exact or answer.finish == "stop"):
-        raise InputError(
-            f"{where}: the response has {n} tokens, but tasks.max_new_tokens is {task.max_new_tokens}; set it to the limit "
-            "with which the responses were sampled."
-        )
-
-
-def _require_unicode(item: Mapping[str, Any], where: str) -> None:
-    try:
-        json.dumps(item, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where} holds half of a surrogate pair, which is no character; write the text as UTF-8.") from None
-
-
 def _short(ids: Sequence[int]) -> str:
     shown = ", ".join(map(str, ids[:8]))
     return f"[{shown}{', ...' if len(ids) > 8 else ''}] ({len(ids)})"
-
-
