@@ -18,6 +18,8 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Status codes of faults that may pass."""
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 1.0, 60.0, 3600.0
 """Seconds before the first repetition, at most between two, and at most as ``Retry-After``."""
+LOOK_WAITS = (0.1, 1.0)
+"""Seconds before the repetitions of a request that only looks."""
 Parsed = TypeVar("Parsed")
 
 
@@ -73,19 +75,26 @@ class Client:
         Raises:
             EndpointError: The server cannot be reached, or refuses the key.
         """
-        try:
-            response = await self._http.get(url)
-        except httpx2.TransportError as error:
-            raise EndpointError(
-                f"The server at {self.settings.base_url} cannot be reached ({first_line(error)}); start it, or correct "
-                "evaluate.endpoint.base_url."
-            ) from None
+        response = await self._get(url)
         self._refuse(response, key_only=True)
         try:
             value = response.json() if response.status_code == 200 else None
         except ValueError:
             value = None
         return value, response.headers.get("server", "")
+
+    async def _get(self, url: str) -> httpx2.Response:
+        for wait in (*LOOK_WAITS, None):
+            try:
+                return await self._http.get(url)
+            except httpx2.TransportError as error:
+                if wait is None:
+                    raise EndpointError(
+                        f"The server at {self.settings.base_url} cannot be reached ({first_line(error)}); start it, or correct "
+                        "evaluate.endpoint.base_url."
+                    ) from None
+                await self._sleep(wait)  # a server may drop a connection after an error
+        raise AssertionError("the last attempt returns or raises")
 
     async def ask(self, body: dict[str, Any], parse: Callable[[Any], Parsed], *, name: str) -> Parsed:
         """Post a completion request and parse its answer; faults that pass are repeated.
