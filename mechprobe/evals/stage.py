@@ -160,7 +160,7 @@ def _imported(
     from mechprobe.evals.rollouts.imported import read_rollouts
 
     require_responses(tasks, config.generation)
-    labels = [label for _, label, _ in runs]
+    labels = {label: prefix for _, label, prefix in runs}
     return read_rollouts(config.imports, family, tasks, known, labels) if config.imports else None
 
 

@@ -1,11 +1,11 @@
 """HTTP requests to an inference server, repeated after faults that pass."""
 
-import asyncio
 import email.utils
 import json
 import os
 import random
 import time
+from asyncio import sleep
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,14 +48,10 @@ class Client:
     """A connection to the server, with the key and without redirects, so that no other host receives the key.
 
     Proxies of the environment are used for https only: under http they would read the key.
-
-    Args:
-        settings: The server.
-        sleep: How to wait; tests replace it.
     """
 
-    def __init__(self, settings: EndpointConfig, *, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
-        self.settings, self._sleep = settings, sleep
+    def __init__(self, settings: EndpointConfig) -> None:
+        self.settings = settings
         self._key = key = key_of(settings)
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -93,7 +89,7 @@ class Client:
                         f"The server at {self.settings.base_url} cannot be reached ({first_line(error)}); start it, or correct "
                         "evaluate.endpoint.base_url."
                     ) from None
-                await self._sleep(wait)  # a server may drop a connection after an error
+                await sleep(wait)  # a server may drop a connection after an error
         raise AssertionError("the last attempt returns or raises")
 
     async def ask(self, body: dict[str, Any], parse: Callable[[Any], Parsed], *, name: str) -> Parsed:
@@ -121,7 +117,7 @@ class Client:
                 fault = str(error) if isinstance(error, BadAnswerError) else first_line(error)
             if attempt < self.settings.max_retries:
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * chance.uniform(0.5, 1.0)
-                await self._sleep(max(wait, asked_wait))
+                await sleep(max(wait, asked_wait))
         raise EndpointError(
             f"The server at {self.settings.base_url} failed {self.settings.max_retries + 1} times to answer {name} ({fault}); "
             "the answers so far are kept, so run the same command again once the server works."

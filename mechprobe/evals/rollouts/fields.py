@@ -77,13 +77,21 @@ def token_ids(value: Any, name: str, tokenizer: PreTrainedTokenizerBase, where: 
     return tuple(value)
 
 
-def require_limit(answer: Generated, exact: bool, task: Task, where: str) -> None:
+def require_limit(answer: Generated, limit: int, exact: bool, where: str) -> None:
     """Refuse a response longer than the limit; a cut one may become a little longer where its text is tokenized again."""
     n = len(answer.token_ids)
-    if n > task.max_new_tokens and (exact or answer.finish == "stop"):
+    if n > limit and (exact or answer.finish == "stop"):
         raise InputError(
-            f"{where}: the response has {n} tokens, but tasks.max_new_tokens is {task.max_new_tokens}; set it to the limit "
-            "with which the responses were sampled."
+            f"{where}: the response has {n} tokens, but tasks.max_new_tokens allows {limit}; set it to the limit with which "
+            "the responses were sampled."
+        )
+
+
+def require_prefix(answer: Generated, prefix: str, where: str) -> None:
+    """Refuse a response without the beginning that was forced on it."""
+    if not answer.text.startswith(prefix):
+        raise InputError(
+            f"{where}: the response does not begin with the forced prefix {prefix!r}; write the whole response, prefix included."
         )
 
 

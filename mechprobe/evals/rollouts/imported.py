@@ -27,6 +27,7 @@ from mechprobe.evals.rollouts.fields import (
     finish_of,
     first_of,
     require_limit,
+    require_prefix,
     require_unicode,
     response_text,
     token_ids,
@@ -43,7 +44,7 @@ def read_rollouts(
     family: ModelFamily,
     tasks: Sequence[Task],
     known: Sequence[Task],
-    labels: Sequence[str],
+    labels: Mapping[str, str],
 ) -> Answers:
     """Read rollouts of every model on every sample.
 
@@ -52,13 +53,13 @@ def read_rollouts(
         family: The models, for their tokenizer and end tokens.
         tasks: The tasks, of which every response must be there.
         known: The tasks with samples that are not evaluated; their responses may be there and are checked alike.
-        labels: Names of the models, and of the base with a forced prefix.
+        labels: Name of each model in the outcomes, and the prefix that was forced on its responses, or an empty text.
 
     Raises:
         InputError: A file or line is unusable, contradicts the tasks or the tokenizer, or a response is missing; the
             message names file and line.
     """
-    reader = _Reader(family.tokenizer, tuple(family.end_token_ids), _by_id(known), tuple(labels))
+    reader = _Reader(family.tokenizer, tuple(family.end_token_ids), _by_id(known), labels)
     for path in map(Path, paths):
         reader.read(path)
     reader.require_one_engine()
@@ -95,7 +96,7 @@ class _Reader:
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     samples: Mapping[str, Sequence[tuple[Task, Sample]]]
-    labels: tuple[str, ...]
+    labels: Mapping[str, str]
     found: dict[Question, Generated] = field(default_factory=dict)
     places: dict[Question, str] = field(default_factory=dict)
     tokenized: set[Question] = field(default_factory=set)
@@ -137,7 +138,10 @@ class _Reader:
         finish = finish_of(item, where)
         text, ids = response_text(item, where), self._ids(item, where)
         answer = answer_of(self.tokenizer, text, finish, ids=ids, stop=task.stop, end_ids=self.end_ids, where=where)
-        require_limit(answer, ids is not None, task, where)
+        prefix = self.labels[question.model]
+        require_prefix(answer, prefix, where)
+        n_prefix = len(self.tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+        require_limit(answer, task.max_new_tokens + n_prefix, ids is not None, where)
         engine = tuple(str(item.get(key, header.get(key, "")) or "") for key in ("engine", "version"))
         self.engines.setdefault((engine[0], engine[1]), where)
         self.places[question], self.found[question] = where, answer

@@ -46,7 +46,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", *options, "--attn-implementation", "eager"]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        *options,
+        "--attn-implementation",
+        "eager",
+    ]
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
@@ -102,7 +110,9 @@ def test_draws_are_sampled_and_repeatable(served: Served, tmp_path: Path) -> Non
     family = ModelFamily.load({"rl": MODELS["rl"]})
     sampling = SamplingConfig(n=1, temperature=1.5, seed=3)
     tasks = [replace(task, sampling=sampling) for task in lab_tasks(3)]
-    config = EvaluateConfig(generation="endpoint", endpoint={"base_url": served.url, "models": {"rl": MODELS["rl"]}}, base="rl")  # type: ignore[arg-type]
+    config = EvaluateConfig(
+        generation="endpoint", endpoint={"base_url": served.url, "models": {"rl": MODELS["rl"]}}, base="rl"
+    )  # type: ignore[arg-type]
     greedy = evaluate_outcomes(family, lab_tasks(3), tmp_path / "greedy", config)
     first = evaluate_outcomes(family, tasks, tmp_path / "first", config)
     again = evaluate_outcomes(family, tasks, tmp_path / "again", config)
