@@ -167,9 +167,11 @@ class Outcomes:
     Attributes:
         records: Every outcome, in the order of evaluation.
         samples: The known samples by id.
+        engine: Where the responses come from, in a sentence; empty where transformers generated them here.
     """
 
-    def __init__(self, records: Iterable[Outcome], samples: Iterable[Sample] = ()) -> None:
+    def __init__(self, records: Iterable[Outcome], samples: Iterable[Sample] = (), *, engine: str = "") -> None:
+        self.engine = engine
         self.records = list(records)
         self.samples = {sample.id: sample for sample in samples}
         self._index = {(record.model, record.task, record.sample_id): record for record in self.records}

@@ -38,5 +38,4 @@ def evaluate(
     if shared.as_json:
         say_json({"folder": str(folder), **summary.to_dict()})
         return
-    source = [summary.engine.sentence] if summary.engine else []
-    say_result([*accuracy_lines(summary), *bias_lines(summary), *source], folder, f"mechprobe select{in_run(run)}")
+    say_result([*accuracy_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")

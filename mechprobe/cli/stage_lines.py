@@ -20,7 +20,8 @@ def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     if forced := summary.force_prefix:
         found[f"{forced.model}, forced '{forced.prefix}'"] = forced.accuracy
     rows = {label: {task: bracketed(cell) for task, cell in row.items()} for label, row in found.items()}
-    return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
+    source = [summary.engine.sentence] if summary.engine else []
+    return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks), *source]
 
 
 def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from mechprobe.errors import InputError
 from mechprobe.evals.answering import option_pairs, prompts_of, run_tasks
 from mechprobe.evals.config import EvaluateConfig
+from mechprobe.evals.result import Engine
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.evals.summary import FORCED, summarize
 from mechprobe.evals.tasks import Task
@@ -134,9 +135,10 @@ def evaluate_outcomes(
 
 def load_outcomes(folder: Path | str) -> Outcomes:
     """Read the outcomes and samples of an evaluate stage; `ArtifactError` if it is not finished."""
-    read_manifest(folder)
+    engine = read_manifest(folder).get("results", {}).get("engine")
     samples = [Sample(**item) for _, item in read_jsonl(Path(folder) / SAMPLES_FILE)]
-    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples)
+    sentence = Engine(**engine).sentence if engine else ""
+    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples, engine=sentence)
 
 
 _RunOf = tuple[LanguageModel, str, str]

@@ -99,6 +99,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             if config.ranking in attributed:
                 samples = attributed[config.ranking].samples
             selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
+            selection = replace(selection, outcomes_from=outcomes.engine)
             paths = {kind: found.paths for kind, found in attributed.items()}
             _write(
                 stage, selection, selection_summary(selection, config, gained=gained, attribution=paths), config.seed
