@@ -1,9 +1,11 @@
 """Imported rollouts: scored as own responses, and checked line by line before any work."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,3 +259,32 @@ def test_any_complete_file_is_read_as_written_and_any_incomplete_one_is_refused(
         read_rollouts(
             [write(tmp_path / "r.jsonl", [*shuffled, missing])], family, asked, asked, dict.fromkeys(MODELS, "")
         )
+
+
+def test_the_lines_of_the_docs_convert_the_output_of_vllm(
+    family: ModelFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "rollouts.md").read_text()
+    script = page.partition("```python\n")[2].partition("```")[0]
+    word = list(family.tokenizer("Ok", add_special_tokens=False).input_ids)
+
+    class LLM:
+        def __init__(self, path: str) -> None:
+            assert path == "path/to/rl"
+
+        def generate(self, prompts: list[str], params: dict[str, Any]) -> list[SimpleNamespace]:
+            reasons = ["stop", "length", "stop", "stop"]
+            outputs = [
+                SimpleNamespace(index=i, text="Ok", finish_reason=reason, token_ids=(*word, EOS))
+                for i, reason in enumerate(reasons)
+            ]
+            return [SimpleNamespace(prompt=prompt, outputs=outputs) for prompt in prompts]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=dict, __version__="0.11.2"))  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tasks.jsonl", [{"id": f"q{i}", "prompt": f"p{i}"} for i in range(3)])
+    exec(compile(script, "docs/rollouts.md", "exec"), {})
+    asked = tasks(3, max_new_tokens=4096, sampling=SamplingConfig(n=4, temperature=0.6, top_p=0.95))
+    answers = read_rollouts([tmp_path / "rl.jsonl"], family, asked, asked, {"rl": ""})
+    assert [(answer.text, answer.finish) for answer in answers.found.values()][:2] == [("Ok", "stop"), ("Ok", "stop")]
+    assert (answers.engine.name, answers.engine.version, answers.engine.n_tokenized) == ("vllm", "0.11.2", 0)
