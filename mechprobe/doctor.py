@@ -34,7 +34,11 @@ _REQUIRED = (
     "torch", "transformers", "transformer-lens", "sae-lens", "h5py", "numpy", "scipy", "pandas", "pyarrow", "matplotlib",
     "safetensors", "pydantic", "typer", "rich", "jinja2", "einops", "jaxtyping",
 )  # fmt: skip
-_OPTIONAL = {"trl": "mechprobe lab build (install mechprobe[posttrain])"}
+_OPTIONAL = {
+    "trl": "mechprobe lab build (install mechprobe[posttrain])",
+    "math-verify": "the scorer 'boxed' (install mechprobe[evals])",
+    "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
+}
 
 
 def checks() -> list[Check]:

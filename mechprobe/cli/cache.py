@@ -119,7 +119,7 @@ def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
         return
     inside = folder.absolute().parent == run.folder.absolute()
     then = f"mechprobe train-sae{in_run(run)}{'' if inside else f' --cache {folder}'}"
-    say_result(store_lines(store), folder, then)
+    say_result(store_lines(store), folder, then, run=run)
 
 
 def _made_part(run: "Run", share: "Ranks") -> Any:

@@ -21,8 +21,8 @@ def evaluate(
 ) -> None:
     """Score the answers of every model on every sample as right, wrong or unparsed."""
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.stage_command import carry_out, in_run, say_result
-    from mechprobe.cli.stage_lines import accuracy_lines, bias_lines
+    from mechprobe.cli.stage_command import carry_out, next_step, say_result
+    from mechprobe.cli.stage_lines import accuracy_lines, bias_lines, cut_lines, sampled_lines
     from mechprobe.evals.result import EvaluationSummary
     from mechprobe.pipeline.plans import plan_evaluate
 
@@ -38,4 +38,5 @@ def evaluate(
     if shared.as_json:
         say_json({"folder": str(folder), **summary.to_dict()})
         return
-    say_result([*accuracy_lines(summary), *bias_lines(summary)], folder, f"mechprobe select{in_run(run)}")
+    lines = [*accuracy_lines(summary), *cut_lines(summary), *sampled_lines(summary), *bias_lines(summary)]
+    say_result(lines, folder, next_step(run, folder, "evals", "select"), run=run)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mechprobe.formatting import MISSING, decimal, percent
+from mechprobe.formatting import MISSING, decimal, percent, told_apart
 
 if TYPE_CHECKING:
     from mechprobe.selection.controls import ControlMatch
@@ -73,7 +73,8 @@ def _control_lines(match: "ControlMatch") -> list[str]:
     for name in match.beyond_caliper:
         row = match.covariates[name]
         limit = f"; no set here comes nearer than {row.at_best:+.2f}" if abs(row.at_best) >= 0.005 else ""
-        beyond.append(f"{_NAMES[name]} ({row.random:.3g} against {row.selected:.3g}{limit})")
+        random, selected = told_apart(row.random, row.selected)
+        beyond.append(f"{_NAMES[name]} ({random} against {selected}: {row.difference:+.2f} standard deviations{limit})")
     if beyond:
         lines.append(
             f"Warning: the random sets differ from the selection by more than {match.caliper:g} standard deviations in "

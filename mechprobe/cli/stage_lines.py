@@ -1,27 +1,103 @@
 """The main numbers of each stage as lines of text."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.cli.printing import table_lines
-from mechprobe.formatting import MISSING, bracketed, decimal, percent
+from mechprobe.formatting import MISSING, bracketed, decimal, percent, remark, scored_remark
 
 if TYPE_CHECKING:
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.dictionary.result import TrainingMetrics
-    from mechprobe.evals.result import EvaluationSummary
+    from mechprobe.evals.result import EvaluationSummary, SampledOutcomes
     from mechprobe.localization.result import SiteCeilings
 
 
 def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     """Accuracy of every model on every task, and the forced-prefix baseline."""
-    found = dict(summary.accuracy)
-    n = max(cell.n for row in found.values() for cell in row.values())
+    found = {model: (row, *_endings(summary, model)) for model, row in summary.accuracy.items()}
+    n = max(cell.n for row in summary.accuracy.values() for cell in row.values())
     if forced := summary.force_prefix:
-        found[f"{forced.model}, forced '{forced.prefix}'"] = forced.accuracy
-    rows = {label: {task: bracketed(cell) for task, cell in row.items()} for label, row in found.items()}
+        found[f"{forced.model}, forced '{forced.prefix}'"] = (forced.accuracy, forced.cut, forced.unparsed)
+    rows = {
+        label: {
+            task: bracketed(cell) + scored_remark(cell, cut.get(task), unparsed.get(task)) for task, cell in row.items()
+        }
+        for label, (row, cut, unparsed) in found.items()
+    }
+    draws = max((row.n for tasks in summary.sampled.values() for row in tasks.values()), default=1)
+    what = "Accuracy" if draws == 1 else f"Accuracy (avg@{draws})"
     source = [summary.engine.sentence] if summary.engine else []
-    return [f"Accuracy in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks), *source]
+    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks), *source]
+
+
+def sampled_lines(summary: "EvaluationSummary") -> list[str]:
+    """What several responses to each sample say, one row per model and task; empty without sampling."""
+    rows = {
+        f"{model}  {task}": sampled_cells(row) | _length(summary, model, task)
+        for model, tasks in summary.sampled.items()
+        for task, row in tasks.items()
+    }
+    if not rows:
+        return []
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [
+        "",
+        "Sampled responses: pass@k and majority in % with 95 % interval clustered by sample, other shares in %",
+    ]
+    lines += table_lines(rows, columns)
+    curves = {
+        f"{model}  {task}": {
+            str(point.tokens): f"{percent(point.right)} ({percent(point.ended)})" for point in row.budgets
+        }
+        for model, tasks in summary.sampled.items()
+        for task, row in tasks.items()
+    }
+    budgets = sorted({int(column) for row in curves.values() for column in row})
+    return [
+        *lines,
+        "",
+        "Accuracy against token budget: % of the responses that are right within it (and that end within it)",
+        *table_lines(curves, [str(budget) for budget in budgets]),
+    ]
+
+
+def _length(summary: "EvaluationSummary", model: str, task: str) -> dict[str, str]:
+    return {
+        "cut": percent(summary.cut.get(model, {}).get(task)),
+        "mean tokens": decimal(summary.response_tokens.get(model, {}).get(task), 1),
+    }
+
+
+def sampled_cells(row: "SampledOutcomes") -> dict[str, str]:
+    """The numbers of one model on one task by column."""
+    return {
+        **{f"pass@{k}": bracketed(cell) for k, cell in row.pass_at.items() if k > 1},
+        f"maj@{row.n}": bracketed(row.majority),
+        "repeated 4-grams": percent(row.repetition),
+    }
+
+
+def _endings(summary: "EvaluationSummary", model: str) -> tuple[dict[str, float], dict[str, float]]:
+    return summary.cut.get(model, {}), summary.unparsed.get(model, {})
+
+
+def cut_lines(summary: "EvaluationSummary") -> list[str]:
+    """The share of responses that were cut, per model, with the setting to raise; empty if none was."""
+    shares = {model: fmean(tasks.values()) for model, tasks in summary.cut.items() if any(tasks.values())}
+    if not shares:
+        return []
+    cut = ", ".join(f"{model} {percent(share) if share >= 0.005 else '< 1'} %" for model, share in shares.items())
+    return [
+        "",
+        f"Cut at the limit or inside the thinking, and therefore not scored (mean over tasks): {cut}. "
+        "Raise tasks.max_new_tokens.",
+    ]
+
+
+def _cells(accuracy: Mapping[str, Any], cut: Mapping[str, float] | None) -> dict[str, str]:
+    return {task: bracketed(cell) + remark(cut=(cut or {}).get(task)) for task, cell in accuracy.items()}
 
 
 def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
@@ -29,13 +105,13 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
     data = ceilings if isinstance(ceilings, Mapping) else ceilings.to_dict()
     base, tuned = data["pair"]
     rows = {
-        f"{model}, clean": {task: bracketed(cell) for task, cell in data["clean"][model].items()}
+        f"{model}, clean": _cells(data["clean"][model], (data.get("clean_cut") or {}).get(model))
         for model in (base, tuned)
     }
     for site, row in data["sites"].items():
         for side, label in (("sufficiency", f"{base} ← {tuned}"), ("necessity", f"{tuned} ← {base}")):
             share = row[f"{side}_share"]
-            cells = {task: bracketed(cell) for task, cell in row[side].items()}
+            cells = _cells(row[side], row.get(f"{side}_cut"))
             rows[f"{site}  {label}"] = {**cells, "share of gain": MISSING if share is None else f"{percent(share)} %"}
     n = max(data["n"].values())
     lines = table_lines(rows, [*data["tasks"], "share of gain"])
@@ -64,7 +140,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
 
 def bias_lines(summary: "EvaluationSummary") -> list[str]:
     """Where the chosen options stood, for tasks whose options are shown in several orders; empty without such tasks."""
-    from mechprobe.evals.scorers.rules import LETTERS
+    from mechprobe.evals.scorers.letters import LETTERS
 
     rows: dict[str, dict[str, str]] = {}
     for model, tasks in summary.position_bias.items():

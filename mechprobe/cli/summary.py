@@ -8,7 +8,7 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 from mechprobe.cli.stage_lines import accuracy_lines
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.files import read_json
-from mechprobe.formatting import MISSING, bracketed, percent, points
+from mechprobe.formatting import MISSING, bracketed, percent, points, remark
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 
@@ -80,7 +80,7 @@ def intervention_table(results: Row) -> list[str]:
     judged = {(row["model"], row["edit"]) for row in results["verdicts"]}
     rows = {
         f"{row['model']}  {row['edit']}  {row['features']}": {
-            "accuracy": bracketed(row["accuracy"][POOLED]),
+            "accuracy": bracketed(row["accuracy"][POOLED]) + remark(cut=(row.get("cut") or {}).get(POOLED)),
             "change": bracketed(row["accuracy_delta"][POOLED]),
             "share of ceiling": _share(row),
         }

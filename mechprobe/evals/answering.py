@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.scoring import opens_thinking, response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.devices import input_device
-from mechprobe.models.generation import Generated, generate, left_pad, length_batches
+from mechprobe.models.generation import generate, left_pad, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample
@@ -129,9 +130,11 @@ def run_tasks(
     prefix: str = "",
     respond: Responder | None = None,
 ) -> list[Outcome]:
-    """Outcomes of one model on several tasks, in task order. Responses are generated greedily.
+    """Outcomes of one model on several tasks, in task order; the draws of a sample follow each other.
 
-    An edit that is in force on the model applies to generation and to log-likelihoods alike.
+    Responses are generated as the task's ``sampling`` says. The seed of a response depends on the setting, the prompt and the
+    draw, so that models and edits that are asked the same prompts share their random numbers. An edit that is in force on the
+    model applies to generation and to log-likelihoods alike.
 
     Args:
         model: The model.
@@ -145,7 +148,7 @@ def run_tasks(
     queries = [(task, sample) for task in tasks for sample in task.samples]
     outcomes = _from_responses(run, [query for query in queries if not query[0].by_likelihood])
     outcomes |= _from_likelihoods(run, [query for query in queries if query[0].by_likelihood])
-    return [outcomes[task.name, sample.id] for task, sample in queries]
+    return [outcome for task, sample in queries for outcome in outcomes[task.name, sample.id]]
 
 
 def prompts_of(task: Task, sample: Sample) -> list[str]:
@@ -185,49 +188,48 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
     return tuple(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else ()
 
 
-def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
-    """Outcomes by task and sample id. Tasks with the same length limit share their batches."""
-    found: dict[tuple[str, str], Outcome] = {}
-    for limit in dict.fromkeys(task.max_new_tokens for task, _ in queries):
-        group = [query for query in queries if query[0].max_new_tokens == limit]
+def _decoding(task: Task) -> dict[str, Any]:
+    """The options of `generate` that a task sets; tasks that agree on them share their batches."""
+    return {"max_new_tokens": task.max_new_tokens, "stop": task.stop, **task.sampling.model_dump()}
+
+
+def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by task and sample id, in the order of the draws."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    distinct: list[dict[str, Any]] = []
+    for task, _ in queries:
+        if (options := _decoding(task)) not in distinct:
+            distinct.append(options)
+    for options in distinct:
+        group = [query for query in queries if _decoding(query[0]) == options]
         prompts = [prompts_of(task, sample) for task, sample in group]
-        flat = [prompt for of_sample in prompts for prompt in of_sample]
-        options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
+        flat, tokenizer = [prompt for of_sample in prompts for prompt in of_sample], run.model.tokenizer
+        options |= {"batch_size": run.batch_size, "prefix": run.prefix}
         if run.respond is None:
-            generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
+            generated = iter(generate(run.model, tokenizer, flat, **options))
         else:
             generated = iter([one for task, sample in group for one in run.respond(run.label, task, sample)])
         for (task, sample), of_sample in zip(group, prompts, strict=True):
-            responses = list(islice(generated, len(of_sample)))
-            found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)
+            by_prompt = [list(islice(generated, task.n_draws)) for _ in of_sample]
+            opened = opens_thinking(of_sample[0], tokenizer, task.think)
+            found[task.name, sample.id] = [
+                response_outcome(task, sample, responses, run.label, tokenizer, opened=opened, draw=draw)
+                for draw, responses in enumerate(zip(*by_prompt, strict=True))
+            ]
     return found
 
 
-def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
-    """The outcome of a sample. Where options were shown in several orders, it keeps the response to the file's order."""
-    judge, first = task.scorer, responses[0]
-    if isinstance(judge, MultipleChoice):
-        decision = judge.decide_by_responses(sample.id, [response.text for response in responses])
-        outcome, chosen = decision.outcome, decision.chosen
-    else:
-        outcome, chosen = judge.score(first.text, sample.answer), ()
-    ids = first.token_ids
-    return Outcome(
-        sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen, finish=first.finish
-    )
-
-
-def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
-    """Outcomes by task and sample id."""
+def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by task and sample id; log-likelihoods give one for each sample."""
     if not queries:
         return {}
     pairs = [option_pairs(task, sample, run.model.tokenizer, prefix=run.prefix) for task, sample in queries]
     flat = [pair for orders in pairs for options in orders for pair in options]
     scores = iter(log_likelihoods(run.model, flat, batch_size=run.batch_size))
-    result: dict[tuple[str, str], Outcome] = {}
+    result: dict[tuple[str, str], list[Outcome]] = {}
     for (task, sample), orders in zip(queries, pairs, strict=True):
         of_sample = [list(islice(scores, len(options))) for options in orders]
-        result[task.name, sample.id] = _likelihood_outcome(run, task, sample, orders, of_sample)
+        result[task.name, sample.id] = [_likelihood_outcome(run, task, sample, orders, of_sample)]
     return result
 
 

@@ -92,6 +92,22 @@ class SamplingConfig(FrozenConfig):
     seed: int = Field(default=0, ge=0)
     """Seed from which every response gets its own."""
 
+    @model_validator(mode="after")
+    def _check_temperature(self) -> "SamplingConfig":
+        """Reject settings that greedy decoding would ignore."""
+        ignored = {"n": self.n > 1, "top_p": self.top_p < 1, "top_k": self.top_k > 0}
+        for name in (name for name, given in ignored.items() if given and self.greedy):
+            why = "several greedy responses would be equal" if name == "n" else "greedy decoding does not use it"
+            raise ConfigError(
+                f"tasks.sampling.{name} is {getattr(self, name)} at temperature 0, but {why}; set tasks.sampling.temperature."
+            )
+        return self
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is the most probable one, so that nothing is drawn."""
+        return self.temperature == 0
+
 
 ChoiceRule = Literal["mean", "all"]
 """``mean``: the option of highest mean probability over the orders decides. ``all``: every order must give the right option."""
@@ -129,5 +145,8 @@ class HarnessConfig(FrozenConfig):
     """Number of requests in one batch."""
     chat_template: bool = False
     """Whether prompts are formatted with the tokenizer's chat template."""
+    think_end: str = ""
+    """End tag of the thinking of a model (``think_end_token`` of the harness), used where tokenizer or chat template know it.
+    The command line takes the second tag of ``tasks.think``."""
     n_random: int = Field(default=0, ge=0)
     """Number of matched random sets that are run beside every edit. Each costs as much as the edit itself."""

@@ -31,12 +31,15 @@ JOURNAL_FILE = "answers.jsonl"
 
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
-    """sha256 of all samples, scorers and length limits: everything that outcomes depend on besides the models."""
+    """sha256 of samples, scorers, length limits, stop texts, thinking tags and sampling: all that outcomes depend on besides models."""
     rows = []
     for task in tasks:
         judge, samples = task.scorer, task.samples
         scorer = judge.identity if isinstance(judge, Scorer) else judge.identity([sample.id for sample in samples])
-        rows.append([task.name, scorer, task.max_new_tokens, [[s.id, s.task, s.prompt, s.answer] for s in samples]])
+        decoding = [task.max_new_tokens, list(task.stop), task.think and list(task.think)]
+        if not (task.sampling.greedy or task.by_likelihood):
+            decoding.append(task.sampling.model_dump(mode="json"))
+        rows.append([task.name, scorer, decoding, [[s.id, s.task, s.prompt, s.answer] for s in samples]])
     return sha256_bytes(dump_json(rows).encode())
 
 

@@ -1,7 +1,8 @@
 """Tasks: named sets of samples with a scorer, read from JSON lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from mechprobe.evals.config import ChoiceConfig, SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.records import Sample, read_jsonl, text_field
-from mechprobe.types import POOLED
+from mechprobe.types import POOLED, THINK, ThinkTags
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Task:
     """How prompts become token ids."""
     stop: tuple[str, ...] = ()
     """Texts that end a response; they are not part of it."""
-    think: tuple[str, str] | None = ("<think>", "</think>")
+    think: ThinkTags | None = THINK
     """Tags around the thinking of a model. Scorers read what follows the last end tag; None scores whole responses."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are decoded."""
@@ -39,6 +40,11 @@ class Task:
     def by_likelihood(self) -> bool:
         """Whether the log-likelihoods of options are compared, so that no response is generated."""
         return isinstance(self.scorer, MultipleChoice) and not self.scorer.generated
+
+    @property
+    def n_draws(self) -> int:
+        """Number of outcomes of every sample; log-likelihoods give one."""
+        return 1 if self.by_likelihood else self.sampling.n
 
     def take(self, n: int | None) -> "Task":
         """The task with its first ``n`` samples; None keeps all."""
@@ -54,13 +60,16 @@ class _Line(NamedTuple):
     item: ChoiceItem | None
 
 
-def load_tasks(
+def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path are keyword options
     path: Path | str,
     *,
     scorer_spec: AnyScorer = "exact",
     scorers: Mapping[str, AnyScorer] | None = None,
     choice: ChoiceConfig | None = None,
     max_new_tokens: int = 64,
+    sampling: SamplingConfig | None = None,
+    stop: Sequence[str] = (),
+    think: ThinkTags | None = THINK,
     names: Sequence[str] | None = None,
     n_per_task: int | None = None,
 ) -> list[Task]:
@@ -75,6 +84,9 @@ def load_tasks(
         scorers: Scorers of single tasks, by task name.
         choice: How multiple-choice items are presented and judged.
         max_new_tokens: Limit on the length of a response, in tokens.
+        sampling: How responses are decoded; None is greedy decoding.
+        stop: Texts that end a response.
+        think: Tags around the thinking of a model, see `Task.think`.
         names: Tasks to keep, in this order; None keeps all in order of appearance.
         n_per_task: Number of samples to keep of each task, from the top of the file; None keeps all.
 
@@ -89,7 +101,10 @@ def load_tasks(
         if name not in by_task:
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
-    tasks = (_task(name, by_task[name], own.get(name), default, settings, max_new_tokens) for name in names or by_task)
+    asked = partial(
+        Task, max_new_tokens=max_new_tokens, stop=tuple(stop), think=think, sampling=sampling or SamplingConfig()
+    )
+    tasks = (_task(name, by_task[name], own.get(name), default, settings, asked) for name in names or by_task)
     return [task.take(n_per_task) for task in tasks]
 
 
@@ -127,18 +142,23 @@ def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice:
 
 
 def _task(
-    name: str, lines: Sequence[_Line], own: Scorer | None, default: Scorer, choice: ChoiceConfig, max_new_tokens: int
+    name: str,
+    lines: Sequence[_Line],
+    own: Scorer | None,
+    default: Scorer,
+    choice: ChoiceConfig,
+    asked: Callable[..., Task],
 ) -> Task:
     items = {line.id: line.item for line in lines if line.item is not None}
     if items:
         judge = _multiple_choice(name, items, own, default, choice)
-        return Task(name, tuple(judge.sample(sample_id, name) for sample_id in items), judge, max_new_tokens)
+        return asked(name, tuple(judge.sample(sample_id, name) for sample_id in items), judge)
     judge = own or default
     for line in lines:
         defect = judge.check(line.sample.answer) if line.sample else None
         if defect:
             raise InputError(f"{line.where}: {defect} (scorer '{judge.spec}').")
-    return Task(name, tuple(line.sample for line in lines if line.sample), judge, max_new_tokens)
+    return asked(name, tuple(line.sample for line in lines if line.sample), judge)
 
 
 def _multiple_choice(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -131,9 +132,7 @@ class StopTexts(StoppingCriteria):
             max(len(text.encode()) for text in stop) + 8
         )  # a token adds at least a byte, special tokens apart
 
-    def __call__(
-        self, input_ids: Int[Tensor, "batch pos"], _scores: object, **_kwargs: object
-    ) -> Bool[Tensor, " batch"]:
+    def __call__(self, input_ids: Int[Tensor, "batch pos"], _scores: object, **_kwargs: object) -> Any:
         """Whether each row has ended, ``[batch]``."""
         rows = input_ids[:, self._start :].tolist()
         return torch.tensor([self._ended(row) for row in rows], dtype=torch.bool, device=input_ids.device)

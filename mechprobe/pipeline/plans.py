@@ -193,14 +193,15 @@ def plan_intervene(run: Run) -> Plan:
 
 def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
     """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
+    from mechprobe.interventions.harness.result import truncated_sentence
     from mechprobe.interventions.harness.stage import prepare_harness
 
     work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
     Stage.check(run.layout.harness, **work.stage, force=run.force)
-    line = f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"
-    return Plan(
-        "harness", run.layout.harness, [line], {"conditions": len(work.conditions), "tasks": list(work.tasks.names)}
-    )
+    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"]
+    lines += filter(None, [truncated_sentence(work.truncated)])
+    data = {"conditions": len(work.conditions), "tasks": list(work.tasks.names), "truncated": work.truncated}
+    return Plan("harness", run.layout.harness, lines, data)
 
 
 def plan_baselines(run: Run) -> Plan:

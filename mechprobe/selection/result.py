@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mechprobe.errors import SelectionError
 from mechprobe.results import Number, OrEmpty, Result
 from mechprobe.selection.agnostic import AgnosticCounts, agnostic_features
 from mechprobe.selection.config import Ranking
 from mechprobe.selection.controls import ControlMatch, match_quality, matched_random_sets
 from mechprobe.selection.never_active import NeverActive, never_active
-from mechprobe.selection.rules import leave_one_task_out, resolve
+from mechprobe.selection.rules import depends_on_tasks, leave_one_task_out, resolve
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import Stability
 from mechprobe.stage_folder import check_outputs, read_manifest
@@ -217,8 +218,13 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
 
     Raises:
         SelectionError: The rule cannot be read, names no feature, or leaves too few features for the controls; or the
-            scores hold no values of the ranking.
+            scores hold no values of the ranking, or values on samples that were not gained.
     """
+    if depends_on_tasks(rule) and not any(scores.n_gained):
+        raise SelectionError(
+            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features, "
+            'as in --features "ids:1,2,3", or evaluate more samples and select again.'
+        )
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
     controls = matched_random_sets(chosen.ids, scores.covariates, n_sets=n_controls, seed=seed)

@@ -5,7 +5,7 @@ reads it (no activation differs as much) and writes the same little vector in bo
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +31,16 @@ from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
-from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying
+from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
 CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_responses() -> Iterator[None]:
+    with whole_at_the_limit():
+        yield
 
 
 @pytest.fixture(scope="module")

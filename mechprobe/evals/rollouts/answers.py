@@ -53,7 +53,7 @@ class Answers:
 def questions_of(model: str, task: Task, sample: Sample) -> Iterator[tuple[Question, str]]:
     """The questions about one sample, each with its prompt."""
     for order, prompt in enumerate(prompts_of(task, sample)):
-        for draw in range(task.sampling.n):
+        for draw in range(task.n_draws):
             yield Question(model, task.name, sample.id, order, draw), prompt
 
 

@@ -107,7 +107,8 @@ class Runner:
         """Run one condition on its tasks.
 
         Returns:
-            Task → one outcome code per sample: R (right), W (wrong) or U (unparsed).
+            Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
+            they have the same seeds under every condition.
         """
         model = self.family[condition.model]
         tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
@@ -116,7 +117,7 @@ class Runner:
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
         codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
-            codes[outcome.task] += outcome.outcome[0].upper()
+            codes[outcome.task] += outcome.code
         return codes
 
     @contextmanager
