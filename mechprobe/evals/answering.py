@@ -20,7 +20,7 @@ from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.scoring import opens_thinking, response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.devices import input_device
-from mechprobe.models.generation import generate, left_pad, length_batches
+from mechprobe.models.generation import Generated, generate, left_pad, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample

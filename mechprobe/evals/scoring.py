@@ -88,7 +88,7 @@ def _end_of_thinking(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end
     return low if wanted else 0
 
 
-def response_outcome(
+def response_outcome(  # noqa: PLR0913 - what an outcome consists of
     task: Task,
     sample: Sample,
     responses: Sequence[Generated],
