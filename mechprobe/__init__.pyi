@@ -5,6 +5,7 @@ from .cache.result import CachePlan as CachePlan
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
 from .config import Comparison as Comparison
+from .data.config import TextConfig as TextConfig
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate, TrainSaeConfig as TrainSaeConfig
 from .dictionary.quality import measure_quality as measure_quality

@@ -1,6 +1,8 @@
 """Progress of long work on stderr: one live line on a terminal, otherwise a line every ten seconds."""
 
 import io
+import logging
+import multiprocessing
 import os
 import resource
 import sys
@@ -19,6 +21,21 @@ _RATE_SECONDS = 30.0
 
 Advance = Callable[..., None]
 """``advance(n, **fields)`` counts ``n`` more units (1 by default), and shows the fields, such as a loss, in the line."""
+
+
+_told: set[str] = set()
+
+
+def tell_once(sentence: str) -> None:
+    """Say something on stderr once per command; workers of the command say nothing."""
+    if sentence not in _told and multiprocessing.parent_process() is None:
+        _told.add(sentence)
+        logging.getLogger("mechprobe").warning("%s", sentence)
+
+
+def forget_told() -> None:
+    """Begin a new command, which says everything again."""
+    _told.clear()
 
 
 @contextmanager

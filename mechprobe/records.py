@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from mechprobe.errors import InputError
 from mechprobe.files import write_text
+from mechprobe.json_fields import check_unicode, json_kind
 from mechprobe.types import Finish, OutcomeName
 
 MAX_LINE_CHARS = 8_000_000
@@ -20,12 +21,32 @@ MAX_LINE_CHARS = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item of a task: a prompt and the right answer."""
+    """One item of a task: a prompt and the right answer.
+
+    Attributes:
+        id: Name that is unique among the samples.
+        task: Name of the task.
+        prompt: The prompt; for a conversation, the text of its last message.
+        answer: The right answer.
+        messages: The conversation that the chat template renders; None for a plain prompt.
+    """
 
     id: str
     task: str
     prompt: str
     answer: str
+    messages: tuple[Mapping[str, Any], ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The sample as a line of a file; without ``messages`` where it has none."""
+        fields = {"id": self.id, "task": self.task, "prompt": self.prompt, "answer": self.answer}
+        return fields | ({} if self.messages is None else {"messages": [dict(message) for message in self.messages]})
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> "Sample":
+        """The sample of a line that `to_json` wrote."""
+        messages = item.get("messages")
+        return cls(**{**item, "messages": None if messages is None else tuple(messages)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +131,8 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, object)`` for the lines of a JSON-lines file that are not blank.
 
     Raises:
-        InputError: The file is missing or not UTF-8, or a line is not a JSON object; the message names file and line.
+        InputError: The file is missing or not UTF-8, a line is not a JSON object, or a field is not valid Unicode; the
+            message names file and line.
     """
     for number, line in read_lines(path, kind="JSON-lines file"):
         try:
@@ -118,29 +140,10 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number} is not a JSON object ({error}); write one object per line.") from None
         if not isinstance(item, dict):
-            raise InputError(f"{path}:{number} is a {type(item).__name__}; write one JSON object per line.")
+            raise InputError(f"{path}:{number} is {json_kind(item)}; write one JSON object per line.")
+        if "\\u" in line:  # the line is UTF-8, so only an escape can stand for half a surrogate pair
+            check_unicode(item, f"{path}:{number}")
         yield number, item
-
-
-def text_field(item: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
-    """Return the text in the field ``name`` of a record, or ``default`` if the field is absent.
-
-    ``where`` is the file and line of the record, for error messages.
-
-    Raises:
-        InputError: The field is absent without a default, is empty, or is not text.
-    """
-    if name not in item:
-        if default is not None:
-            return default
-        found = ", ".join(sorted(item)) or "nothing"
-        raise InputError(f"{where} has no field '{name}' (it has {found}); add it.")
-    value = item[name]
-    if not isinstance(value, str):
-        raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
-    if not value.strip():
-        raise InputError(f"{where}: '{name}' is empty; fill it in or remove the line.")
-    return value
 
 
 def write_jsonl(path: Path | str, records: Iterable[Any]) -> None:
@@ -180,12 +183,19 @@ class Outcomes:
     Attributes:
         records: Every outcome, in the order of evaluation.
         samples: The known samples by id.
+        text: Settings of the text rule by which the prompts became token ids, where they are not the defaults.
         engine: Where the responses come from, in a sentence; empty where transformers generated them here.
     """
 
-    def __init__(self, records: Iterable[Outcome], samples: Iterable[Sample] = (), *, engine: str = "") -> None:
-        self.engine = engine
-        self.records = list(records)
+    def __init__(
+        self,
+        records: Iterable[Outcome],
+        samples: Iterable[Sample] = (),
+        text: Mapping[str, Any] | None = None,
+        *,
+        engine: str = "",
+    ) -> None:
+        self.records, self.text, self.engine = list(records), dict(text or {}), engine
         self.samples = {sample.id: sample for sample in samples}
         self._index: dict[tuple[str, str, str], dict[int, Outcome]] = {}
         for record in self.records:

@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
-from mechprobe.data.config import HUB, PromptsConfig
+from mechprobe.data.config import HUB, PromptsConfig, TextConfig
 from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.emergence.config import EmergenceConfig
@@ -82,6 +82,8 @@ class RunConfig(FrozenConfig):
     """Name of the model whose generalization is explained."""
     near: tuple[str, ...] | None = None
     """Models similar enough to share encoder slots under the ``swap`` read-out; None means all models."""
+    text: TextConfig = TextConfig()
+    """How prompts and tasks become token ids, in every stage."""
     tasks: TasksConfig = TasksConfig()
     prompts: PromptsConfig = PromptsConfig()
     localize: LocalizeConfig = LocalizeConfig()
@@ -126,7 +128,7 @@ class RunConfig(FrozenConfig):
         """Build the configuration from a TOML file or the settings of ``start``, then overrides, then options.
 
         The settings ``base``, ``tuned``, ``near``, ``tasks.trained``, ``tasks.force_prefix`` and ``seed`` reach every stage
-        that does not set its own. Paths in a TOML file are relative to the file.
+        that does not set its own, and ``text`` reaches all. Paths in a TOML file are relative to the file.
 
         Raises:
             ConfigError: The file or a setting cannot be used.
@@ -142,6 +144,8 @@ class RunConfig(FrozenConfig):
             elif isinstance(own, Mapping):  # else the section itself is refused below
                 data[name] = {**own, **value}
         data = _anchored(data, Path())
+        if isinstance(data.get("cache"), dict) and "text" in data["cache"]:
+            raise ConfigError("cache.text cannot be set alone, because tasks use the same rule; set the section text.")
         cls(**{name: data[name] for name in SHARED if name in data})  # an error names the key that was given
         made = cls(**_with_shared(data))
         made._given.update(data)
@@ -167,6 +171,7 @@ class RunConfig(FrozenConfig):
             dtype=self.dtype,
             device_map=self.device_map,
             trust_remote_code=trust_remote_code,
+            bos_decided=self.text.bos != "auto" or bool(self.text.chat_template),
         )
 
     def load_tasks(self) -> list[Task]:
@@ -189,6 +194,7 @@ class RunConfig(FrozenConfig):
             sampling=self.tasks.sampling,
             stop=self.tasks.stop,
             think=self.tasks.think,
+            text=self.text,
             names=self.tasks.names,
         )
         known = {task.name for task in tasks}
@@ -263,5 +269,5 @@ def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-SHARED = ("base", "tuned", "near", "seed")
+SHARED = ("base", "tuned", "near", "seed", "text")
 """Settings of the run that reach every section that has them."""

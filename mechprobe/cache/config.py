@@ -1,13 +1,12 @@
 """Settings of ``mechprobe cache``."""
 
-import datetime
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mechprobe.config import FrozenConfig
-from mechprobe.data.config import Truncate
+from mechprobe.data.config import TextConfig, Truncate
 from mechprobe.types import Site
 
 ReaderName = Literal["auto", "bridge", "plain"]
@@ -35,13 +34,10 @@ class CacheConfig(FrozenConfig):
         truncate: How longer sequences are handled. ``response`` cuts the end of the response and refuses a prompt that
             does not fit alone. ``right`` and ``left`` cut the last or first tokens of prompt and response together and
             keep a BOS token. ``refuse`` raises an error. ``drop`` leaves the prompt out and counts it.
-        chat_template: Format prompts with the tokenizer's chat template, up to the start of the answer. A model name
-            selects the template of that model, where the templates of the family differ.
-        system_prompt: System message of every conversation that has none.
-        chat_date: Date given to templates that print the current date, so that tokens do not depend on the clock.
+        text: How prompts become token ids. A run sets it once, in its section ``text``, for every stage.
         pack: Put several whole prompts into one sequence, separated by the EOS token, as in pretraining. Attention
             crosses the borders between prompts.
-        held_out_frac: Fraction of the prompts that are held out from training.
+        held_out_frac: Fraction of the prompts that are held out from training; prompts that say the same go together.
         drop_first_positions: Number of leading positions that are not cached (attention sinks of models without a BOS
             token). Special tokens are never cached.
         shard_rows: Maximum number of rows in a shard file.
@@ -63,9 +59,7 @@ class CacheConfig(FrozenConfig):
     max_tokens: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=2)
     truncate: Truncate = "response"
-    chat_template: bool | str = False
-    system_prompt: str = ""
-    chat_date: str = "2024-07-26"
+    text: TextConfig = TextConfig()
     pack: bool = False
     held_out_frac: float = Field(default=0.05, ge=0, lt=1)
     drop_first_positions: int = Field(default=0, ge=0)
@@ -85,18 +79,10 @@ class CacheConfig(FrozenConfig):
         for responder in self.responses:
             if _RESPONDER.fullmatch(responder) is None:
                 raise ValueError(f"responses: '{responder}' is not valid; write model@temperature, such as rl@0.0")
-        if self.system_prompt and not self.chat_template:
-            raise ValueError("system_prompt needs chat_template = true, because plain text has no system message")
         if self.pack and self.responses:
             # The responses of several models to one prompt would be in different sequences, some of them held out.
             raise ValueError("pack and responses cannot be combined; pack is for documents, so leave one of them out")
         return self
-
-    @field_validator("chat_date")
-    @classmethod
-    def _is_a_day(cls, value: str) -> str:
-        datetime.date.fromisoformat(value)
-        return value
 
     def responders(self) -> list[tuple[str, str, float]]:
         """``(source, model, temperature)`` of every entry of ``responses``."""

@@ -93,8 +93,10 @@ def spread(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     from mechprobe.errors import EndedElsewhereError
+    from mechprobe.progress import forget_told
     from sae_training.errors import UserError
 
+    forget_told()
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
     try:
         code = app(arguments, standalone_mode=False)

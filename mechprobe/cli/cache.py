@@ -29,11 +29,13 @@ Part = Annotated[
 
 
 def cache_settings(sites: str | None, **settings: object) -> dict[str, Any]:
-    """The section ``cache`` that the options of the command give."""
+    """The section ``cache`` that the options of the command give, and the section ``text`` of those that concern the template."""
+    text = {name: settings.pop(name, None) for name in ("chat_template", "system_prompt")}
+    text = {name: value for name, value in text.items() if value is not None}
     section = {key: value for key, value in settings.items() if value is not None}
     if sites:
         section["sites"] = [site.strip() for site in sites.split(",")]
-    return {"cache": section} if section else {}
+    return ({"cache": section} if section else {}) | ({"text": text} if text else {})
 
 
 @takes_shared_options

@@ -1,9 +1,11 @@
-"""Settings of the prompts: the section ``prompts`` of a run configuration."""
+"""Settings of the prompts and of the text rule: the sections ``prompts`` and ``text`` of a run configuration."""
 
+import datetime
+from collections.abc import Container
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError, InputError
@@ -43,8 +45,26 @@ class TextConfig(FrozenConfig):
     chat_date: str = "2024-07-26"
     """Date given to templates that print the current date, so that tokens do not depend on the clock."""
     bos: Literal["auto", "always", "never"] = "auto"
-    """Whether a sequence begins with the BOS token. ``auto`` follows the tokenizer; a prompt that spells the token never gets
-    a second one."""
+    """Whether a sequence begins with the BOS token: ``auto`` follows the tokenizer, or the template where there is one; under
+    ``never`` no token is added. A prompt that spells the token never gets a second one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TextConfig":
+        for name, value in (("system_prompt", self.system_prompt), ("enable_thinking", self.enable_thinking)):
+            if value not in ("", None) and not self.chat_template:
+                raise ValueError(f"{name} needs chat_template = true, because plain text is not rendered by a template")
+        return self
+
+    @field_validator("chat_date")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        datetime.date.fromisoformat(value)
+        return value
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Entry ``text`` of what depends on the rule; empty for the default rule."""
+        return {} if self == TextConfig() else {"text": self.model_dump(mode="json")}
 
 
 class PromptsConfig(FrozenConfig):
@@ -59,7 +79,8 @@ class PromptsConfig(FrozenConfig):
         task_field: Field with the name of a group of prompts; optional in a record.
         id_field: Field with a unique name. A record without it is named by its line or row number.
         messages_field: Field with a list of ``{"role": ..., "content": ...}``, which is used instead of the prompt. If the last
-            message is from the assistant, it is the response. Requires ``cache.chat_template``; empty for none.
+            message is from the assistant, it is the response. Requires ``text.chat_template``. When empty, ``messages`` is
+            used where a source has no prompts.
         subset: Configuration of a hub dataset that has several.
         split: Split of a dataset that has several.
         revision: Commit, tag or branch of a hub dataset.
@@ -96,6 +117,12 @@ class PromptsConfig(FrozenConfig):
         return (
             {"messages": self.messages_field, **rest} if self.messages_field else {"prompt": self.prompt_field, **rest}
         )
+
+    def for_columns(self, known: Container[str]) -> "PromptsConfig":
+        """These settings for a source of which these columns are known: ``messages`` is read where there is no prompt."""
+        if self.messages_field or self.prompt_field in known or "messages" not in known:
+            return self
+        return self.model_copy(update={"messages_field": "messages"})
 
     def renamed(self) -> dict[FieldName, str]:
         """Optional fields whose column was set explicitly; at least one record must have each of them."""

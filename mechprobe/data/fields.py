@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechprobe.data.config import FieldName, PromptsConfig
-from mechprobe.data.prompts import Message, Prompt
+from mechprobe.data.messages import Message, content_text, is_plain, read_messages
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import InputError
+from mechprobe.json_fields import full_text, printable_name
 
-ROLES = ("system", "user", "assistant", "tool", "developer")
 _NEEDED: tuple[FieldName, ...] = ("prompt", "messages")
 
 
@@ -34,7 +35,7 @@ def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> l
     Raises:
         InputError: A required column is missing, or the name of a column is not unique.
     """
-    columns = config.columns()
+    columns = config.for_columns(known).columns()
     for needed in _NEEDED:
         column = columns.get(needed)
         if column and column not in known:
@@ -53,30 +54,36 @@ def to_prompt(record: Record, config: PromptsConfig) -> Prompt:
     Raises:
         InputError: A field is missing, empty or of the wrong type; the message names the place.
     """
+    config = config.for_columns(record.fields)
     fields: dict[FieldName, Any] = {name: _cell(record, column) for name, column in config.columns().items()}
     messages: tuple[Message, ...] | None = None
+    reply: Message | None = None
     response = _optional(fields, "response", config, record)
     if config.messages_field:
-        messages = _messages(record, config.messages_field, fields["messages"])
-        if messages[-1].role == "assistant":
+        column = config.messages_field
+        messages = read_messages(_present(fields["messages"], column, record), column, record.where)
+        if messages[-1]["role"] == "assistant":
             if response is not None:
                 raise InputError(
-                    f"{record.where}: the last message in '{config.messages_field}' is a response of the assistant, "
+                    f"{record.where}: the last message in '{column}' is a response of the assistant, "
                     f"and '{config.response_field}' holds one too; remove one of them."
                 )
             *rest, last = messages
-            messages, response = tuple(rest), last.content
+            messages, response = tuple(rest), content_text(last)
+            reply = None if is_plain(last) else last
             if not messages:
-                raise InputError(f"{record.where}: '{config.messages_field}' has only a response; add a user message.")
-        prompt = messages[-1].content
+                raise InputError(f"{record.where}: '{column}' has only a response; add a user message.")
+        prompt = content_text(messages[-1])
     else:
         prompt = _text(_present(fields["prompt"], config.prompt_field, record), config.prompt_field, record.where)
+    task = _optional(fields, "task", config, record)
     return Prompt(
-        id=_identifier(fields["id"], config.id_field, record),
+        id=printable_name(_identifier(fields["id"], config.id_field, record), config.id_field, record.where),
         prompt=prompt,
         response=response,
-        task=_optional(fields, "task", config, record),
+        task=None if task is None else printable_name(task, config.task_field, record.where),
         messages=messages,
+        reply=reply,
         where=record.where,
     )
 
@@ -97,22 +104,7 @@ def _present(value: Any, column: str, record: Record) -> Any:
 def _text(value: Any, name: str, where: str) -> str:
     if value is None:
         raise InputError(f"{where}: '{name}' is empty (null or NaN); fill it in or remove the record.")
-    if not isinstance(value, str):
-        raise InputError(f"{where}: '{name}' is a {type(value).__name__}; it must be text.")
-    if not value.strip():
-        raise InputError(f"{where}: '{name}' is empty; fill it in or remove the record.")
-    if not encodable(value):
-        raise InputError(f"{where}: '{name}' has half a surrogate pair, which is not a character; correct it.")
-    return value
-
-
-def encodable(text: str) -> bool:
-    """Whether UTF-8 can encode a text. JSON and Python allow half a surrogate pair, which tokenizers reject."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return full_text(value, name, where)
 
 
 def _optional(fields: Mapping[FieldName, Any], name: FieldName, config: PromptsConfig, record: Record) -> str | None:
@@ -125,24 +117,3 @@ def _identifier(value: Any, column: str, record: Record) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _text(value, column, record.where)
-
-
-def _messages(record: Record, column: str, value: Any) -> tuple[Message, ...]:
-    if _present(value, column, record) is None or value == []:
-        raise InputError(f"{record.where}: '{column}' is empty; fill it in or remove the record.")
-    if not isinstance(value, list):
-        raise InputError(f"{record.where}: '{column}' is a {type(value).__name__}; it must be a list of messages.")
-    return tuple(_message(f"{column}[{number}]", item, record.where) for number, item in enumerate(value))
-
-
-def _message(name: str, item: Any, where: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise InputError(f"{where}: '{name}' is a {type(item).__name__}; it must be an object with role and content.")
-    missing = [part for part in ("role", "content") if part not in item]
-    if missing:
-        found = ", ".join(sorted(map(str, item))) or "nothing"
-        raise InputError(f"{where}: '{name}' has no '{missing[0]}' (it has {found}); add it.")
-    message = Message(*(_text(item[part], f"{name}.{part}", where) for part in ("role", "content")))
-    if message.role not in ROLES:
-        raise InputError(f"{where}: '{name}' has the unknown role {message.role!r}; the roles are {', '.join(ROLES)}.")
-    return message

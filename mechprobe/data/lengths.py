@@ -81,7 +81,9 @@ def join(
         raise InputError(
             f"{prompt} has {error}, but the limit is {max_length}; shorten or remove it, or set cache.truncate."
         ) from None
-    return None if fitted is None else TokenSequence(prompt.id, prompt.id, prompt.task, None, *fitted)
+    if fitted is None:
+        return None
+    return TokenSequence(prompt.id, prompt.id, prompt.task, None, *fitted, contents=(prompt.content_key,))
 
 
 def pack(documents: Sequence[TokenSequence], *, end_id: int, max_length: int) -> list[TokenSequence]:
@@ -119,4 +121,5 @@ def _joined(held: Sequence[TokenSequence], end_id: int) -> TokenSequence:
     name = f"{held[0].id}+{len(held) - 1}"
     task = held[0].task if len({sequence.task for sequence in held}) == 1 else None
     n_cut = sum(sequence.n_cut for sequence in held)
-    return TokenSequence(name, name, task, None, tuple(ids), (), n_cut, tuple(documents))
+    contents = tuple(key for sequence in held for key in sequence.contents)
+    return TokenSequence(name, name, task, None, tuple(ids), (), n_cut, tuple(documents), contents)

@@ -4,14 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: str
-    content: str
+from mechprobe.data.messages import Message, content_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +18,7 @@ class Prompt:
         response: The response that follows; None if there is none, or if a model generates it.
         task: Name of a group of prompts.
         messages: The conversation that the chat template converts to the prompt; None for plain text.
+        reply: The response as a message, if it says more than its content; the chat template renders it.
         where: Source and line, for error messages.
     """
 
@@ -32,11 +27,17 @@ class Prompt:
     response: str | None = None
     task: str | None = None
     messages: tuple[Message, ...] | None = None
+    reply: Message | None = None
     where: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
         """Name of the prompt in error messages."""
         return f"{self.where}: prompt {self.id!r}" if self.where else f"Prompt {self.id!r}"
+
+    @property
+    def content_key(self) -> str:
+        """Hash of what the prompt says: prompts with equal keys stand on the same side of every split."""
+        return content_key(self.prompt, self.messages)
 
 
 class PromptsHash:
@@ -48,9 +49,11 @@ class PromptsHash:
 
     def add(self, prompt: Prompt) -> None:
         """Add the next prompt."""
-        fields = [prompt.id, prompt.prompt, prompt.response, prompt.task]
+        fields: list[object] = [prompt.id, prompt.prompt, prompt.response, prompt.task]
         if prompt.messages is not None:
-            fields.append([list(message) for message in prompt.messages])
+            fields.append([dict(message) for message in prompt.messages])
+        if prompt.reply is not None:
+            fields.append(dict(prompt.reply))
         # The hashed text is that of `dump_json` for the whole list.
         text = json.dumps(fields, indent=2, ensure_ascii=False).replace("\n", "\n  ")
         self._digest.update(f"{'' if self._empty else ','}\n  {text}".encode())

@@ -9,10 +9,11 @@ from typing import cast, overload
 import numpy as np
 
 from mechprobe.data.config import HUB, PromptsConfig
-from mechprobe.data.fields import encodable, to_prompt
+from mechprobe.data.fields import to_prompt
 from mechprobe.data.prompts import Prompt, PromptsHash, prompts_hash
 from mechprobe.data.readers import read_records
 from mechprobe.errors import InputError
+from mechprobe.json_fields import check_unicode, printable_name
 
 PromptInput = PromptsConfig | Path | str | Iterable[Prompt | str]
 """Accepted forms of prompts: the settings of a source, a path or ``hub:NAME``, or prompts or texts in memory."""
@@ -136,10 +137,12 @@ def as_prompts(prompts: PromptInput) -> Sequence[Prompt]:
         raise InputError("The list of prompts is empty; give at least one.")
     seen: set[str] = set()
     for item in items:
-        if not item.prompt.strip():
+        if not item.prompt.strip() and not item.messages:
             raise InputError(f"{item} is empty; fill it in or remove it.")
-        if not encodable(item.prompt + (item.response or "")):
-            raise InputError(f"{item} has half a surrogate pair, which is not a character; correct it.")
+        check_unicode({"id": item.id, "task": item.task}, "Prompts")
+        check_unicode({name: getattr(item, name) for name in ("prompt", "response", "messages", "reply")}, str(item))
+        for name, text in (("id", item.id), ("task", item.task or "")):
+            printable_name(text, name, "Prompts")
         if item.id in seen:
             raise InputError(f"Prompt id {item.id!r} is used twice; make ids unique.")
         seen.add(item.id)

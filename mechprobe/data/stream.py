@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import InputError
+from mechprobe.progress import tell_once
 
 ROW_COLUMNS = ("token_id", "sample", "position", "is_response", "held_out")
 """Columns of `TokenRows`."""
@@ -140,7 +141,8 @@ def build_stream(
         tokenizer_fingerprint: Fingerprint of the tokenizer that produced the ids.
         seed: Seed of the permutation and of the held-out split.
         max_tokens: Largest number of rows. Sequences are taken whole until the next one would exceed it; None takes all.
-        held_out_frac: Fraction of the *prompts* to exclude from training, so that no text is in both splits.
+        held_out_frac: Fraction of the *prompts* to exclude from training. Prompts that say the same under several ids are
+            excluded together, so that no text is in both splits; the fraction is then the nearest below.
         shard_rows: Largest number of rows in a shard; a longer sequence has its own shard.
         drop_first_positions: Number of leading positions of each sequence that become no rows (attention sinks).
 
@@ -163,7 +165,7 @@ def build_stream(
             "No token is left to cache, because every token is special or dropped, or max_tokens is shorter than the first "
             "sequence; raise max_tokens, or lower drop_first_positions."
         )
-    held_out = _held_out_prompts([sequence.prompt_id for sequence in chosen], held_out_frac, seed)
+    held_out = _held_out(chosen, held_out_frac, seed)
     row_start = np.concatenate([[0], np.cumsum([len(kept) for kept in positions])]).astype(np.int64)
     return TokenStream(
         sequences=tuple(chosen),
@@ -174,16 +176,52 @@ def build_stream(
     )
 
 
-def _held_out_prompts(prompt_ids: Sequence[str], frac: float, seed: int) -> set[str]:
-    unique = sorted(set(prompt_ids))
-    if frac <= 0 or len(unique) < 2:
-        return set()
-    n_held_out = min(len(unique) - 1, max(1, round(frac * len(unique))))
-    chosen = np.random.default_rng([seed, 2]).permutation(len(unique))[:n_held_out]
-    return {unique[index] for index in chosen}
+def _held_out(sequences: Sequence[TokenSequence], frac: float, seed: int) -> Sequence[bool]:
+    """Whether each sequence is held out. Sequences whose prompts say the same are held out together.
+
+    Groups of such sequences are permuted and held out while their prompts fit ``frac`` of all prompts, at least one group.
+    """
+    if frac <= 0:
+        return [False] * len(sequences)
+    group = _connected([(f"id {s.prompt_id}", *s.contents) for s in sequences])
+    names: dict[int, set[str]] = {}
+    for sequence, number in zip(sequences, group, strict=True):
+        names.setdefault(number, set()).add(sequence.prompt_id)
+    groups = sorted(names, key=lambda number: min(names[number]))
+    if len(groups) < 2:
+        if len(sequences) > 1:
+            tell_once("All sequences share one prompt, so none is held out from training.")
+        return [False] * len(sequences)
+    n_prompts = sum(len(ids) for ids in names.values())
+    wanted = min(n_prompts - 1, max(1, round(frac * n_prompts)))
+    held_out, n_held_out = set[int](), 0
+    order = [groups[index] for index in np.random.default_rng([seed, 2]).permutation(len(groups))]
+    for number in order:
+        if n_held_out + len(names[number]) <= wanted:
+            held_out.add(number)
+            n_held_out += len(names[number])
+    held_out = held_out or {min(order, key=lambda number: len(names[number]))}
+    return [number in held_out for number in group]
 
 
-def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], held_out: set[str]) -> TokenRows:
+def _connected(keys: Sequence[Sequence[str]]) -> list[int]:
+    """For each item the first item that it is connected with; items that share a key are connected."""
+    parent, owner = list(range(len(keys))), dict[str, int]()
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for item, own in enumerate(keys):
+        for key in own:
+            first, second = sorted((root(owner.setdefault(key, item)), root(item)))
+            parent[second] = first
+    return [root(item) for item in range(len(keys))]
+
+
+def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], held_out: Sequence[bool]) -> TokenRows:
     lengths = [len(kept) for kept in positions]
     whole = [np.asarray(sequence.ids, dtype=np.int32) for sequence in sequences]
     return TokenRows(
@@ -191,7 +229,7 @@ def _rows(sequences: Sequence[TokenSequence], positions: Sequence[np.ndarray], h
         sample=np.repeat(np.arange(len(sequences), dtype=np.int32), lengths),
         position=np.concatenate(positions),
         is_response=np.concatenate([s.is_response[kept] for s, kept in zip(sequences, positions, strict=True)]),
-        held_out=np.repeat([s.prompt_id in held_out for s in sequences], lengths),
+        held_out=np.repeat(np.asarray(held_out, dtype=bool), lengths),
     )
 
 

@@ -1,14 +1,10 @@
-"""Tokenization of prompts and responses; every length is checked before a model runs."""
+"""Token sequences of the store, and the tokens that become no rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
-
-from mechprobe.data.chat import Chat
-from mechprobe.data.prompts import Prompt
-from mechprobe.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +41,7 @@ class TokenSequence:
         response_ids: Token ids of the response; empty if there is none.
         n_cut: Number of tokens that were cut because the sequence was too long.
         documents: The packed documents; empty for a sequence of one prompt.
+        contents: What its prompts say (`Prompt.content_key`), by which splits go; not kept on disk.
     """
 
     id: str
@@ -55,6 +52,7 @@ class TokenSequence:
     response_ids: tuple[int, ...]
     n_cut: int = 0
     documents: tuple[Document, ...] = ()
+    contents: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -86,22 +84,3 @@ def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Ids of BOS, end and padding tokens, and of all added tokens that are marked special, such as chat markers."""
     added = {int(token) for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
     return tuple(sorted(added | {int(token) for token in tokenizer.all_special_ids}))
-
-
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, *, chat: Chat | None = None) -> tuple[int, ...]:
-    """Tokenize a prompt with the special tokens of the tokenizer, or with the chat template if one is given.
-
-    Raises:
-        InputError: The prompt has no tokens, or it is a conversation and no chat template is given.
-    """
-    if chat is None and prompt.messages is not None:
-        raise InputError(f"{prompt} is a list of messages; set cache.chat_template=true.")
-    ids = chat.encode(tokenizer, prompt) if chat is not None else tuple(tokenizer(prompt.prompt).input_ids)
-    if not ids:
-        raise InputError(f"{prompt} has no tokens; remove it.")
-    return ids
-
-
-def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    """Tokenize a response without adding special tokens."""
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from mechprobe.data.encoding import Ids, PromptEncoder
+from mechprobe.data.messages import content_text
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.scoring import opens_thinking, response_outcome
@@ -24,26 +26,6 @@ from mechprobe.models.generation import Generated, generate, left_pad, length_ba
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.records import Outcome, Sample
-
-Ids = tuple[int, ...]
-
-
-def encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str) -> tuple[Ids, Ids]:
-    """Token ids of a prompt and of its continuation.
-
-    The concatenated text is tokenized and split after the tokens of the prompt. If it does not begin with these tokens
-    (a token spans the boundary, or the tokenizer appends a token to every text), the continuation is tokenized alone.
-
-    Raises:
-        InputError: The continuation has no tokens.
-    """
-    context = tuple(tokenizer(prompt).input_ids)
-    whole = tuple(tokenizer(prompt + continuation).input_ids)
-    rest = whole[len(context) :] if whole[: len(context)] == context else ()
-    rest = rest or tuple(tokenizer(continuation, add_special_tokens=False).input_ids)
-    if not rest:
-        raise InputError(f"The option {continuation!r} has no tokens; give it a text that the tokenizer knows.")
-    return context, rest
 
 
 @torch.no_grad()
@@ -151,16 +133,29 @@ def run_tasks(
     return [outcome for task, sample in queries for outcome in outcomes[task.name, sample.id]]
 
 
-def prompts_of(task: Task, sample: Sample) -> list[str]:
+def prompts_of(task: Task, sample: Sample) -> list[Prompt]:
     """Every prompt of a sample: one, or one per order of the options for multiple choice."""
     judge = task.scorer
     if not isinstance(judge, MultipleChoice):
-        return [sample.prompt]
-    return [judge.prompt(sample.id, order) for order in judge.orders(sample.id)]
+        return [prompt_of(sample)]
+    return [prompt_of(sample, judge.prompt(sample.id, order)) for order in judge.orders(sample.id)]
+
+
+def prompt_of(sample: Sample, text: str | None = None) -> Prompt:
+    """The prompt of a sample; ``text`` in place of its own, which is the last message of a conversation."""
+    text, messages = sample.prompt if text is None else text, sample.messages
+    if messages is not None and text != content_text(messages[-1]):
+        messages = (*messages[:-1], {**messages[-1], "content": text})
+    return Prompt(sample.id, text, messages=messages, where=f"task {sample.task}")
+
+
+def encoder_of(model: LanguageModel, task: Task) -> PromptEncoder:
+    """What turns the prompts of a task into token ids, the same for every model of the family."""
+    return PromptEncoder.of(model.tokenizers, task.text)
 
 
 def option_pairs(
-    task: Task, sample: Sample, tokenizer: PreTrainedTokenizerBase, *, prefix: str = ""
+    task: Task, sample: Sample, encoder: PromptEncoder, *, prefix: str = ""
 ) -> list[list[tuple[Ids, Ids]]]:
     """Token ids ``(prompt with prefix, option)``, indexed ``[order][option]`` with options in the order of the file.
 
@@ -169,12 +164,11 @@ def option_pairs(
     """
     judge = task.scorer
     assert isinstance(judge, MultipleChoice), "only multiple choice has options"
-    forced = _prefix_ids(tokenizer, prefix)
+    forced = encoder.encode_text(prefix)
     result = []
-    for order in judge.orders(sample.id):
-        prompt = judge.prompt(sample.id, order)
+    for order, prompt in zip(judge.orders(sample.id), prompts_of(task, sample), strict=True):
         texts = (judge.continuation(sample.id, order, option) for option in range(len(order)))
-        encoded = [encode_pair(tokenizer, prompt, text) for text in texts]
+        encoded = [encoder.encode_pair(prompt, text) for text in texts]
         if len({rest for _, rest in encoded}) < len(encoded):
             raise InputError(
                 f"Sample {sample.id} of task {task.name} has two options with the same tokens, so the model cannot "
@@ -182,10 +176,6 @@ def option_pairs(
             )
         result.append([((*context, *forced), rest) for context, rest in encoded])
     return result
-
-
-def _prefix_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> Ids:
-    return tuple(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else ()
 
 
 def _decoding(task: Task) -> dict[str, Any]:
@@ -202,8 +192,9 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
             distinct.append(options)
     for options in distinct:
         group = [query for query in queries if _decoding(query[0]) == options]
-        prompts = [prompts_of(task, sample) for task, sample in group]
-        flat, tokenizer = [prompt for of_sample in prompts for prompt in of_sample], run.model.tokenizer
+        encoders, tokenizer = {task.text: encoder_of(run.model, task) for task, _ in group}, run.model.tokenizer
+        prompts = [[encoders[task.text].encode(p) for p in prompts_of(task, sample)] for task, sample in group]
+        flat = [prompt for of_sample in prompts for prompt in of_sample]
         options |= {"batch_size": run.batch_size, "prefix": run.prefix}
         if run.respond is None:
             generated = iter(generate(run.model, tokenizer, flat, **options))
@@ -223,7 +214,8 @@ def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, st
     """Outcomes by task and sample id; log-likelihoods give one for each sample."""
     if not queries:
         return {}
-    pairs = [option_pairs(task, sample, run.model.tokenizer, prefix=run.prefix) for task, sample in queries]
+    encoders = {task.text: encoder_of(run.model, task) for task, _ in queries}
+    pairs = [option_pairs(task, sample, encoders[task.text], prefix=run.prefix) for task, sample in queries]
     flat = [pair for orders in pairs for options in orders for pair in options]
     scores = iter(log_likelihoods(run.model, flat, batch_size=run.batch_size))
     result: dict[tuple[str, str], list[Outcome]] = {}
@@ -244,6 +236,6 @@ def _likelihood_outcome(
     text, ids = "", ()
     if decision.option is not None:
         text = run.prefix + judge.continuation(sample.id, judge.orders(sample.id)[0], decision.option)
-        ids = (*_prefix_ids(run.model.tokenizer, run.prefix), *orders[0][decision.option][1])
+        ids = (*encoder_of(run.model, task).encode_text(run.prefix), *orders[0][decision.option][1])
     chosen = decision.chosen
     return Outcome(sample.id, task.name, run.label, decision.outcome, text, len(ids), response_ids=ids, chosen=chosen)

@@ -23,7 +23,8 @@ from mechprobe.errors import InputError
 from mechprobe.evals.config import ChoiceConfig, ChoiceRule
 from mechprobe.evals.scorers.answer_part import first_found
 from mechprobe.evals.scorers.letters import LETTERS, option_letter
-from mechprobe.records import Sample, text_field
+from mechprobe.json_fields import text_field
+from mechprobe.records import Sample
 from mechprobe.types import OutcomeName
 
 

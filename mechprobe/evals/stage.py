@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
-from mechprobe.errors import InputError
+from mechprobe.data.config import TextConfig
+from mechprobe.data.encoding import PromptEncoder
+from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.answering import option_pairs, prompts_of, run_tasks
 from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.result import Engine
@@ -39,7 +39,8 @@ def tasks_fingerprint(tasks: Sequence[Task]) -> str:
         decoding = [task.max_new_tokens, list(task.stop), task.think and list(task.think)]
         if not (task.sampling.greedy or task.by_likelihood):
             decoding.append(task.sampling.model_dump(mode="json"))
-        rows.append([task.name, scorer, decoding, [[s.id, s.task, s.prompt, s.answer] for s in samples]])
+        asked = [[s.id, s.task, s.prompt, s.answer, *([] if s.messages is None else [s.messages])] for s in samples]
+        rows.append([task.name, scorer, decoding, asked, *task.text.identity.values()])
     return sha256_bytes(dump_json(rows).encode())
 
 
@@ -50,21 +51,22 @@ def check_lengths(family: ModelFamily, tasks: Sequence[Task], *, prefix: str = "
 
     Raises:
         InputError: A sample does not fit; the message names it.
+        ModelError: A model lacks a token of a prompt, or its tokenizer splits it differently.
     """
-    tokenizer, context = family.tokenizer, family.max_context
-    n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+    context = family.max_context
     for task in tasks:
-        longest = context if task.by_likelihood else context - task.max_new_tokens - n_prefix
+        encoder = PromptEncoder.of(family.tokenizers, task.text)
+        longest = context if task.by_likelihood else context - task.max_new_tokens - len(encoder.encode_text(prefix))
         for sample in task.samples:
-            length = _longest(task, sample, tokenizer, prefix)
-            if not 0 < length <= longest:
+            length = _longest(task, sample, encoder, prefix)
+            if length > longest:
                 raise InputError(_misfit(task, sample, length, context, longest))
+        prompts = (prompt for sample in task.samples for prompt in prompts_of(task, sample))
+        family.check_ids(encoder.tokenizer, prompts, encoder.encode_with)
 
 
 def _misfit(task: Task, sample: Sample, length: int, context: int, longest: int) -> str:
     found = f"Sample {sample.id} of task {task.name} has {length} tokens"
-    if length == 0:
-        return f"{found} in its prompt; give it a prompt, or a tokenizer that adds a BOS token."
     if task.by_likelihood:
         return f"{found} with its longest option, but the context holds {context}; shorten the sample."
     return (
@@ -73,12 +75,36 @@ def _misfit(task: Task, sample: Sample, length: int, context: int, longest: int)
     )
 
 
-def _longest(task: Task, sample: Sample, tokenizer: PreTrainedTokenizerBase, prefix: str) -> int:
-    """Number of tokens of a sample's longest prompt, with prefix and option if options are scored; 0 if one is empty."""
+def _longest(task: Task, sample: Sample, encoder: PromptEncoder, prefix: str) -> int:
+    """Number of tokens of a sample's longest prompt, with prefix and option if options are scored."""
+    prompts = prompts_of(task, sample)
     if not task.by_likelihood:
-        return max(len(tokenizer(prompt).input_ids) for prompt in prompts_of(task, sample))
-    pairs = [pair for options in option_pairs(task, sample, tokenizer, prefix=prefix) for pair in options]
-    return max(len(context) + len(rest) for context, rest in pairs) if all(context for context, _ in pairs) else 0
+        return max(len(encoder.encode(prompt)) for prompt in prompts)
+    if task.think and any(encoder.opens_thinking(prompt, task.think) for prompt in prompts):
+        raise InputError(
+            f"Sample {sample.id} of task {task.name} would have its options scored inside the thinking block that the prompt "
+            "opens; set text.enable_thinking=false, or score generated letters with tasks.scorer=letter."
+        )
+    pairs = [pair for options in option_pairs(task, sample, encoder, prefix=prefix) for pair in options]
+    return max(len(context) + len(rest) for context, rest in pairs)
+
+
+def text_of(tasks: Sequence[Task]) -> TextConfig:
+    """The text rule that tasks share.
+
+    Raises:
+        ConfigError: They have different ones.
+    """
+    first = tasks[0].text if tasks else TextConfig()
+    other = next((task for task in tasks if task.text != first), None)
+    if other is not None:
+        raise ConfigError(f"The tasks {tasks[0].name} and {other.name} have different text rules; give all tasks one.")
+    return first
+
+
+def text_identity(family: ModelFamily, tasks: Sequence[Task]) -> dict[str, object]:
+    """What the token ids of the tasks' prompts depend on besides the prompts; empty for the default rule."""
+    return PromptEncoder.of(family.tokenizers, text_of(tasks)).identity
 
 
 def evaluate_outcomes(
@@ -112,8 +138,12 @@ def evaluate_outcomes(
     check_lengths(family, tasks, prefix=config.force_prefix)
     runs = _runs(family, config)
     answers = _imported(family, tasks, known, runs, config)
-    settings = config.model_dump(mode="json", exclude={"imports", "endpoint"})
-    identity = {**settings, "tasks": tasks_fingerprint(tasks), **family.reduced_dtypes}
+    identity = {
+        **config.model_dump(mode="json", exclude={"imports", "endpoint"}),
+        "tasks": tasks_fingerprint(tasks),
+        **text_identity(family, tasks),
+        **family.identity,
+    }
     inputs = {f"rollouts {number}": path for number, path in enumerate(config.imports)}
     with Stage.open(
         out, name="evaluate", config=identity, inputs=inputs, models=family.fingerprints, force=force, remake="refused"
@@ -123,7 +153,7 @@ def evaluate_outcomes(
                 answers = _asked(family, tasks, runs, stage.folder, config)
             outcomes = _run_models(runs, tasks, stage.folder, config, answers)
             write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)
-            write_jsonl(stage.folder / SAMPLES_FILE, [sample for task in tasks for sample in task.samples])
+            write_jsonl(stage.folder / SAMPLES_FILE, [sample.to_json() for task in tasks for sample in task.samples])
             summary = summarize(outcomes, tasks, config, engine=answers.engine if answers else None)
             summary.save(stage.folder / SUMMARY_FILE)
             stage.finish(
@@ -138,10 +168,11 @@ def evaluate_outcomes(
 
 def load_outcomes(folder: Path | str) -> Outcomes:
     """Read the outcomes and samples of an evaluate stage; `ArtifactError` if it is not finished."""
-    engine = read_manifest(folder).get("results", {}).get("engine")
-    samples = [Sample(**item) for _, item in read_jsonl(Path(folder) / SAMPLES_FILE)]
+    manifest = read_manifest(folder)
+    text, engine = manifest["config"].get("text"), manifest.get("results", {}).get("engine")
+    samples = [Sample.from_json(item) for _, item in read_jsonl(Path(folder) / SAMPLES_FILE)]
     sentence = Engine(**engine).sentence if engine else ""
-    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples, engine=sentence)
+    return Outcomes(read_outcomes(Path(folder) / OUTCOMES_FILE), samples, text, engine=sentence)
 
 
 _RunOf = tuple[LanguageModel, str, str]

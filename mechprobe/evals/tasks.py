@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mechprobe.data.config import TextConfig
+from mechprobe.data.messages import Message, content_key, content_text, read_messages
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice, choice_item
 from mechprobe.evals.config import ChoiceConfig, SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
-from mechprobe.records import Sample, read_jsonl, text_field
+from mechprobe.json_fields import name_field, text_field
+from mechprobe.records import Sample, read_jsonl
 from mechprobe.types import POOLED, THINK, ThinkTags
 
 
@@ -46,6 +48,16 @@ class Task:
         """Number of outcomes of every sample; log-likelihoods give one."""
         return 1 if self.by_likelihood else self.sampling.n
 
+    def content_key(self, sample: Sample) -> str:
+        """Hash of what a sample asks: samples with equal keys stand on the same side of every split."""
+        text = sample.prompt
+        if isinstance(self.scorer, MultipleChoice):  # the same question with its options in another order
+            item = self.scorer.items[sample.id]
+            text = "\n".join([item.stem, *sorted(item.options)])
+        return content_key(
+            text, None if sample.messages is None else (*sample.messages[:-1], {**sample.messages[-1], "content": text})
+        )
+
     def take(self, n: int | None) -> "Task":
         """The task with its first ``n`` samples; None keeps all."""
         return replace(self, samples=self.samples[:n])
@@ -58,6 +70,7 @@ class _Line(NamedTuple):
     id: str
     sample: Sample | None
     item: ChoiceItem | None
+    messages: tuple[Message, ...] | None
 
 
 def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path are keyword options
@@ -70,12 +83,14 @@ def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path ar
     sampling: SamplingConfig | None = None,
     stop: Sequence[str] = (),
     think: ThinkTags | None = THINK,
+    text: TextConfig | None = None,
     names: Sequence[str] | None = None,
     n_per_task: int | None = None,
 ) -> list[Task]:
     """Read tasks from lines ``{"id", "task", "prompt", "answer"}``. Ids must be unique; ``task`` defaults to the file stem.
 
-    A line with ``options`` is a multiple-choice item, whose answer is a letter or an index. Options are compared by
+    With a chat template, the prompt is the message of a user, and a line may have ``messages`` instead: the conversation up
+    to the last user message. A line with ``options`` is a multiple-choice item, whose answer is a letter or an index. Options are compared by
     log-likelihood. With the scorer ``letter``, the model generates a response instead and its option letter is parsed.
 
     Args:
@@ -87,6 +102,7 @@ def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path ar
         sampling: How responses are decoded; None is greedy decoding.
         stop: Texts that end a response.
         think: Tags around the thinking of a model, see `Task.think`.
+        text: How prompts become token ids; as they are when None.
         names: Tasks to keep, in this order; None keeps all in order of appearance.
         n_per_task: Number of samples to keep of each task, from the top of the file; None keeps all.
 
@@ -94,15 +110,22 @@ def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path ar
         InputError: The file or a line is unusable; the message names file and line.
         ConfigError: A named task is not in the file, or a scorer is unknown or does not suit its task.
     """
-    path = Path(path)
+    path, text = Path(path), text or TextConfig()
     default, settings = scorer(scorer_spec), choice or ChoiceConfig()
+    if text.chat_template and "delimiter" not in settings.model_fields_set:
+        settings = settings.replace(delimiter="")  # a response to a rendered prompt begins without a blank
     by_task = _read_lines(path, settings)
     for name in [*(names or ()), *(scorers or ())]:
         if name not in by_task:
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
     asked = partial(
-        Task, max_new_tokens=max_new_tokens, stop=tuple(stop), think=think, sampling=sampling or SamplingConfig()
+        Task,
+        max_new_tokens=max_new_tokens,
+        stop=tuple(stop),
+        think=think,
+        sampling=sampling or SamplingConfig(),
+        text=text or TextConfig(),
     )
     tasks = (_task(name, by_task[name], own.get(name), default, settings, asked) for name in names or by_task)
     return [task.take(n_per_task) for task in tasks]
@@ -113,8 +136,8 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
     seen: dict[str, int] = {}
     for number, fields in read_jsonl(path):
         where = f"{path}:{number}"
-        task = text_field(fields, "task", where, default=path.stem)
-        line = _line(fields, task, text_field(fields, "id", where, default=f"{path.stem}-{number}"), where, choice)
+        task = name_field(fields, "task", where, default=path.stem)
+        line = _line(fields, task, name_field(fields, "id", where, default=f"{path.stem}-{number}"), where, choice)
         if task == POOLED:
             raise InputError(
                 f"{where}: a task cannot be named '{POOLED}', which is the name of the pooled row in results; rename it."
@@ -135,10 +158,24 @@ def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
 def _line(fields: dict[str, Any], task: str, sample_id: str, where: str, choice: ChoiceConfig) -> _Line:
     if "scorer" in fields:  # a data file must not decide which code runs
         raise InputError(f"{where}: a line cannot name its scorer; use --scorer, or tasks.scorers for single tasks.")
+    messages = _conversation(fields, where)
+    if messages is not None:
+        fields = {**fields, "prompt": content_text(messages[-1])}
     if "options" in fields:
-        return _Line(where, sample_id, None, choice_item(fields, choice, where))
+        return _Line(where, sample_id, None, choice_item(fields, choice, where), messages)
     prompt, answer = text_field(fields, "prompt", where), text_field(fields, "answer", where)
-    return _Line(where, sample_id, Sample(sample_id, task, prompt, answer), None)
+    return _Line(where, sample_id, Sample(sample_id, task, prompt, answer, messages), None, messages)
+
+
+def _conversation(fields: Mapping[str, Any], where: str) -> tuple[Message, ...] | None:
+    if "messages" not in fields:
+        return None
+    if "prompt" in fields:
+        raise InputError(f"{where} has both 'prompt' and 'messages'; remove one of them.")
+    messages = read_messages(fields["messages"], "messages", where)
+    if messages[-1]["role"] == "assistant":
+        raise InputError(f"{where}: the last message is the assistant's, but the model is to write it; remove it.")
+    return messages
 
 
 def _task(
@@ -152,7 +189,8 @@ def _task(
     items = {line.id: line.item for line in lines if line.item is not None}
     if items:
         judge = _multiple_choice(name, items, own, default, choice)
-        return asked(name, tuple(judge.sample(sample_id, name) for sample_id in items), judge)
+        samples = (replace(judge.sample(line.id, name), messages=line.messages) for line in lines)
+        return asked(name, tuple(samples), judge)
     judge = own or default
     for line in lines:
         defect = judge.check(line.sample.answer) if line.sample else None
@@ -177,13 +215,28 @@ def _multiple_choice(
     return MultipleChoice(choice, items, generated=generated)
 
 
-def split_halves(task: Task, *, seed: int) -> tuple[Task, Task]:
+def split_halves(task: Task, *, seed: int, sides: dict[str, bool] | None = None) -> tuple[Task, Task]:
     """Split a task's samples at random into two disjoint halves, ``(selection, evaluation)``.
 
-    The split depends on the seed and the name of the task.
+    Samples that say the same under several ids stand in one half; the selection half is then the largest that does not exceed
+    half of the samples in the drawn order. The split depends on the seed and the name of the task.
+
+    Args:
+        task: The task.
+        seed: Seed of the split.
+        sides: What other tasks said, and whether it selects, to keep it on its side. What this task says is added.
     """
-    draw = np.random.default_rng([seed, *task.name.encode()])
-    order = draw.permutation(len(task.samples))
-    halves = (sorted(half) for half in (order[: len(order) // 2], order[len(order) // 2 :]))
+    sides = {} if sides is None else sides
+    groups: dict[str, list[int]] = {}
+    for index, sample in enumerate(task.samples):
+        groups.setdefault(task.content_key(sample), []).append(index)
+    order = np.random.default_rng([seed, *task.name.encode()]).permutation(len(groups))
+    keys, room = [list(groups)[number] for number in order], len(task.samples) // 2
+    room -= sum(len(groups[key]) for key in keys if sides.get(key))
+    for key in keys:
+        if key not in sides:
+            sides[key] = len(groups[key]) <= room
+            room -= len(groups[key]) if sides[key] else 0
+    halves = (sorted(i for key in keys if sides[key] == selects for i in groups[key]) for selects in (True, False))
     first, second = (replace(task, samples=tuple(task.samples[index] for index in half)) for half in halves)
     return first, second

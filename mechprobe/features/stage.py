@@ -69,7 +69,7 @@ def analyze_features(
         family = family.subset(*dictionary.model_names)
         store.check_family(family)
     settings = {**config.model_dump(mode="json"), "models_given": family is not None}
-    settings |= family.reduced_dtypes if family is not None else {}
+    settings |= family.identity if family is not None else {}
     inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
     models = family.fingerprints if family is not None else {}
     with Stage.open(folder, name="features", config=settings, inputs=inputs, models=models, force=force) as stage:
@@ -104,7 +104,7 @@ def explain_features(
     store.check_family(family)
     table = FeatureTable.load(features)
     check_features(chosen, table)
-    settings = {**config.model_dump(mode="json"), "features": list(chosen), **family.reduced_dtypes}
+    settings = {**config.model_dump(mode="json"), "features": list(chosen), **family.identity}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
     models = family.fingerprints
     with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:

@@ -13,7 +13,7 @@ one text depend on each other.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.sources import as_prompts
-from mechprobe.data.tokens import encode_prompt, encode_response
 from mechprobe.errors import InputError
+from mechprobe.evals.answering import prompt_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.plan import EVERYWHERE, Condition
@@ -31,12 +32,10 @@ from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import CollateralSource
 from mechprobe.interventions.result_rows import Collateral
 from mechprobe.models.devices import input_device
+from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import forward_inputs
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @runtime_checkable
@@ -75,7 +74,7 @@ class CollateralTexts:
         return CollateralTexts(tuple(ids[:length] for ids in self.sequences[:n]), self.source)
 
 
-def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int) -> CollateralTexts:
+def texts_of_file(path: Path | str, encoder: PromptEncoder, n: int) -> CollateralTexts:
     """The first ``n`` texts of a prompt source: the prompt, followed by the response where the source has one.
 
     Raises:
@@ -86,7 +85,7 @@ def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int
     for prompt in as_prompts(path):
         if len(sequences) == n:
             break
-        ids = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, prompt.response or "")
+        ids = encoder.encode(prompt) + encoder.encode_response(prompt)
         if len(ids) > 1:
             sequences.append(ids)
     if not sequences:
@@ -94,9 +93,7 @@ def texts_of_file(path: Path | str, tokenizer: "PreTrainedTokenizerBase", n: int
     return CollateralTexts(tuple(sequences), f"texts of {Path(path).name}")
 
 
-def texts_of_store(
-    store: _HasSequences, tasks: Sequence[Task], tokenizer: "PreTrainedTokenizerBase", n: int
-) -> CollateralTexts | None:
+def texts_of_store(store: _HasSequences, tasks: Sequence[Task], family: ModelFamily, n: int) -> CollateralTexts | None:
     """Up to ``n`` prompts that no dictionary was trained on, preferably prompts that belong to no task.
 
     Only the tokens of the prompt source are taken, without responses of models. Where every held-out prompt belongs to a task,
@@ -106,7 +103,8 @@ def texts_of_store(
     Returns None where the store has no held-out prompt.
     """
     names = {task.name for task in tasks}
-    asked = {tuple(tokenizer(sample.prompt).input_ids) for task in tasks for sample in task.samples}
+    encoders = {task.text: PromptEncoder.of(family.tokenizers, task.text) for task in tasks}
+    asked = {encoders[task.text].encode(prompt_of(sample)) for task in tasks for sample in task.samples}
     unrelated: dict[str, tuple[int, ...]] = {}
     related: dict[str, tuple[int, ...]] = {}
     for sample in store.held_out_samples():

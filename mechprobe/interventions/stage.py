@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.data.config import TextConfig
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.errors import ConfigError
-from mechprobe.evals.stage import check_lengths, tasks_fingerprint
+from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identity, text_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
@@ -67,7 +69,7 @@ def prepare(
     untrained([task.name for task in tasks], config)
     if not (config.edits_base or config.edits_tuned):
         raise ConfigError("intervene.edits_base and intervene.edits_tuned are both empty; name at least one edit.")
-    texts = _texts(family, collateral, config)
+    texts = _texts(family, collateral, config, text_of(tasks))
     chosen, others = choose_sets(selection, config, table)
     runner = Runner(family, crosscoder, chosen, tasks, config)
     names = {task.name for task in tasks}
@@ -78,6 +80,7 @@ def prepare(
     settings = {
         **config.model_dump(mode="json", exclude=elsewhere),
         "tasks": tasks_fingerprint(tasks),
+        **text_identity(family, tasks),
         "collateral": texts.fingerprint if texts else None,
         "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
     }
@@ -141,11 +144,14 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     return InterventionResults.load(out)
 
 
-def _texts(family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig) -> CollateralTexts | None:
+def _texts(
+    family: ModelFamily, given: CollateralTexts | None, config: InterveneConfig, text: TextConfig
+) -> CollateralTexts | None:
     if config.collateral_texts == 0:
         return None
     if config.collateral_file:
-        given = texts_of_file(config.collateral_file, family.tokenizer, config.collateral_texts)
+        encoder = PromptEncoder.of(family.tokenizers, text)
+        given = texts_of_file(config.collateral_file, encoder, config.collateral_texts)
     length = min(config.collateral_length, family.max_context)
     return given.limited(config.collateral_texts, length) if given else None
 

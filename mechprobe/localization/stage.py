@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mechprobe.evals.answering import run_tasks
-from mechprobe.evals.stage import check_lengths, tasks_fingerprint
+from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identity
 from mechprobe.evals.summary import accuracy_of, is_cut, shares
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
@@ -62,7 +62,8 @@ def localize(
         **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],
         "tasks": tasks_fingerprint(tasks),
-        **pair.reduced_dtypes,
+        **text_identity(pair, tasks),
+        **pair.identity,
     }
     with Stage.open(
         out, name="localize", config=identity, models=pair.fingerprints, force=force, remake="refused"

@@ -1,22 +1,26 @@
-"""A model family: a base model and models trained from it, with one tokenizer and one number of layers."""
+"""A model family: a base model and models trained from it, with one vocabulary and one number of layers."""
 
 import copy
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError
 from mechprobe.models.devices import DeviceMap
-from mechprobe.models.load import LanguageModel, tokenizer_fingerprint
+from mechprobe.models.load import LanguageModel
+from mechprobe.models.tokenizers import Item, SharedTokenizer
 from mechprobe.types import Site
 from sae_training.config import unusable_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 
 class ModelFamily:
-    """Models by name, all with one tokenizer and one number of layers.
+    """Models by name, all with one vocabulary and one number of layers.
 
     Example:
         >>> family = ModelFamily.load({"base": "lab/base", "rl": "lab/rl"})  # doctest: +SKIP
@@ -24,15 +28,22 @@ class ModelFamily:
         3
     """
 
-    def __init__(self, models: Mapping[str, LanguageModel]) -> None:
+    def __init__(self, models: Mapping[str, LanguageModel], *, bos_decided: bool = False) -> None:
         if not models:
             raise ModelError("No model is given; give them as --models base=PATH rl=PATH.")
         self._models = dict(models)
-        self._check()
+        for model in self:
+            _ = model.config, model.architecture
+        self._check_depth()
+        self._tokenizers = {model.name: model.tokenizer for model in self}
+        self._shared = SharedTokenizer(self._tokenizers, bos_decided=bos_decided)
         self._end_token_ids = tuple(sorted({token for model in self for token in model.own_end_ids}))
         self._n_token_ids = min(model.n_rows for model in self)
         for model in self:
+            model.tokenizers = self._tokenizers
             model.join(end_ids=self._end_token_ids, n_token_ids=self._n_token_ids)
+        for line in self.notes:
+            logger.warning("%s", line)
 
     @classmethod
     def load(
@@ -43,6 +54,7 @@ class ModelFamily:
         dtype: str = "float32",
         device_map: DeviceMap | None = None,
         trust_remote_code: bool = False,
+        bos_decided: bool = False,
     ) -> "ModelFamily":
         """Find every model and check that they form a family. Weights are loaded on first use.
 
@@ -53,10 +65,13 @@ class ModelFamily:
             dtype: ``float32``, ``bfloat16`` or ``float16``.
             device_map: How accelerate distributes each model over devices, see `DeviceMap`; None places it on ``device``.
             trust_remote_code: Whether Python code in the model folders may run.
+            bos_decided: Whether the run decides that sequences begin with BOS (``text.bos``, or a chat template). Otherwise
+                tokenizers that disagree on it are refused.
 
         Raises:
-            ModelError: A folder is missing or unusable, a name cannot be the name of a folder, a device is unknown, or
-                tokenizers or numbers of layers differ.
+            ModelError: A folder is missing or unusable, its tensors are not those of its architecture, a name cannot be the
+                name of a folder, a device is unknown, numbers of layers differ, or tokenizers give a text other ids.
+            DependencyError: A model is an adapter and peft is not installed.
         """
         loaded = {}
         for name, path in models.items():
@@ -65,24 +80,48 @@ class ModelFamily:
             loaded[name] = LanguageModel(
                 name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
             )
-        return cls(loaded)
+        return cls(loaded, bos_decided=bos_decided)
 
-    def _check(self) -> None:
+    def _check_depth(self) -> None:
         first, *others = self._models.values()
-        reference = tokenizer_fingerprint(first.tokenizer)
         for model in others:
-            found = tokenizer_fingerprint(model.tokenizer)
-            if found != reference:
-                raise ModelError(
-                    f"Models {first.name} and {model.name} have different tokenizers ({reference[:12]} and {found[:12]}); "
-                    "give models that share one tokenizer."
-                )
             if model.n_layers != first.n_layers:
                 raise ModelError(
                     f"Models {first.name} and {model.name} have {first.n_layers} and {model.n_layers} layers; "
                     "give models of the same depth, because a site must exist in all of them."
                 )
-        self._tokenizer_fingerprint = reference
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about these models, as sentences: tokenizers that differ, ids without rows, adapters."""
+        return (*self._shared.differences, *self._rows(), *self._adapters(), *self._unused())
+
+    def _rows(self) -> list[str]:
+        """Tokens that the family's tokenizer has, but some model has no embedding row for."""
+        few = [model.name for model in self if model.n_rows < len(self._shared.reference.by_id)]
+        if not few:
+            return []
+        return [
+            f"Ids from {self._n_token_ids} on have no embedding row in {', '.join(few)}; no model writes them, and a prompt "
+            "that has one is refused."
+        ]
+
+    def _adapters(self) -> list[str]:
+        paths = {model.path.resolve() for model in self}
+        outside = {model.name: model.folder.root.path for model in self if model.folder.base is not None}
+        return [
+            f"{name} is an adapter of {path}, which is not a model of the family."
+            for name, path in outside.items()
+            if path.resolve() not in paths
+        ]
+
+    def _unused(self) -> list[str]:
+        found = {model.name: model.architecture.unused for model in self if model.architecture is not None}
+        return [
+            f"{name} is loaded without the tensors that none of its modules uses ({len(unused)}, such as {unused[0]})."
+            for name, unused in found.items()
+            if unused
+        ]
 
     def __getitem__(self, name: str) -> LanguageModel:
         if name not in self._models:
@@ -105,13 +144,38 @@ class ModelFamily:
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer that all models share."""
-        return next(iter(self)).tokenizer
+        """The tokenizer that all models share; where they differ in extra tokens, the one that has most."""
+        return self._shared.reference.tokenizer
+
+    @property
+    def tokenizers(self) -> "dict[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of the family that was loaded; a subset keeps those of the whole."""
+        return self._tokenizers
 
     @property
     def tokenizer_fingerprint(self) -> str:
-        """sha256 that all tokenizers of the family share."""
-        return self._tokenizer_fingerprint
+        """sha256 of `tokenizer`; where others of the family differ from it, `identity` says how."""
+        return self._shared.fingerprint
+
+    def check_ids(
+        self,
+        used: "PreTrainedTokenizerBase",
+        items: Iterable[Item],
+        encode: Callable[["PreTrainedTokenizerBase", Item], Sequence[int]],
+    ) -> None:
+        """Check that every model knows the ids of every prompt, and that its own tokenizer would give the same.
+
+        Takes no time where all tokenizers are equal and every model has a row for each of their tokens.
+
+        Args:
+            used: The tokenizer whose ids all models read.
+            items: Prompts, or whatever ``encode`` takes.
+            encode: Gives the ids of a prompt under a tokenizer.
+
+        Raises:
+            ModelError: A model lacks an id, or its tokenizer splits a prompt differently; the message names prompt and ids.
+        """
+        self._shared.check_ids(used, {model.name: model.n_rows for model in self}, items, encode)
 
     @property
     def n_layers(self) -> int:
@@ -129,10 +193,11 @@ class ModelFamily:
         return {model.name: model.fingerprint for model in self}
 
     @property
-    def reduced_dtypes(self) -> dict[str, dict[str, str]]:
-        """Entry ``model_dtypes`` of a stage's identity, if any model is not in float32; results depend on the dtype."""
+    def identity(self) -> dict[str, Any]:
+        """What results depend on besides the weights, for a stage's identity: dtypes below float32, tokenizers that differ."""
         found = {model.name: model.dtype for model in self if model.dtype != "float32"}
-        return {"model_dtypes": found} if found else {}
+        differences = list(self._shared.differences)
+        return ({"model_dtypes": found} if found else {}) | ({"tokenizers": differences} if differences else {})
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -150,7 +215,7 @@ class ModelFamily:
         return min(model.max_context for model in self)
 
     def subset(self, *names: str) -> "ModelFamily":
-        """A family of some of the models, which shares their loaded weights, and the end tokens of the whole family."""
+        """A family of some of the models, which shares their loaded weights, and the tokenizers of the whole family."""
         part = copy.copy(self)
         part._models = {name: self[name] for name in names}
         return part

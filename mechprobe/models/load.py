@@ -5,24 +5,18 @@ a copy of its own, because booting a bridge wraps the model that it is given in 
 that their results agree bit by bit.
 """
 
-import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.errors import ModelError, first_line
-from mechprobe.files import sha256_bytes, sha256_file
-from mechprobe.models.devices import (
-    DeviceMap,
-    check_device,
-    check_device_map,
-    free_memory,
-    input_device,
-    is_out_of_memory,
-)
+from mechprobe.models.architecture import Architecture, check_config, quietly
+from mechprobe.models.devices import DeviceMap, check_device, check_device_map, free_memory, input_device
+from mechprobe.models.folder import ModelFolder, find_model
+from mechprobe.models.tokenizers import load_tokenizer
+from mechprobe.models.weights import inspect, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -30,102 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-
-
-def resolve_folder(path_or_name: str | Path, *, role: str) -> tuple[Path, str | None]:
-    """Find the local folder of a model; a model of the hub is downloaded unless it is cached.
-
-    Args:
-        path_or_name: A folder, or ``org/name``, or ``org/name@revision`` (branch, tag or commit of the hub).
-        role: Name of the model in error messages.
-
-    Returns:
-        ``(folder, commit)``. The commit is that of the hub's snapshot, and None for a local folder.
-
-    Raises:
-        ModelError: The folder is incomplete or damaged, or the hub does not provide the model.
-    """
-    path = Path(path_or_name)
-    if path.is_dir():
-        _check_folder(path, role=role)
-        return path, None
-    text, at, revision = str(path_or_name).partition("@")
-    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or (at and not revision):
-        raise ModelError(
-            f"Model {role}: {path} does not exist; give a model folder, or a hub name such as org/name or "
-            "org/name@revision."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(text, revision=revision or None, allow_patterns=_HUB_PATTERNS))
-        return folder, folder.name  # the cache of the hub names a snapshot by its commit
-    except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
-        raise ModelError(
-            f"Model {role}: {path_or_name} is not a local folder, and the hub did not provide it "
-            f"({type(error).__name__}); check the name and revision, or download the model first."
-        ) from None
-
-
-def _check_folder(folder: Path, *, role: str) -> None:
-    """Raise `ModelError` for a folder without config or weights, or with a damaged weight file."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"Model {role}: {folder} has no config.json; give a folder written by save_pretrained.")
-    if not any(match for pattern in _WEIGHTS for match in folder.glob(pattern)):
-        raise ModelError(f"Model {role}: {folder} has no weights; give a folder written by save_pretrained.")
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(str(file), framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"Model {role}: {file} is not a readable safetensors file ({first_line(error)}); copy it again."
-            ) from None
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """sha256 over the weight files and the config of a model folder, in the order of their names."""
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)} | {folder / "config.json"})
-    return sha256_bytes("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode())
-
-
-def load_tokenizer(folder: Path, *, role: str, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a model folder. It pads on the left, with the end token if it has no pad token.
-
-    Raises:
-        ModelError: The folder holds no usable tokenizer, or the tokenizer has neither pad nor end token.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - every failure means that the folder holds no usable tokenizer
-        raise ModelError(
-            f"Model {role}: the tokenizer in {folder} cannot be loaded ({first_line(error)}); "
-            "save it there with save_pretrained."
-        ) from None
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"Model {role}: the tokenizer in {folder} has neither a pad nor an end token; set one and save it again."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """sha256 of the vocabulary, the special tokens, and the ids of three probe texts."""
-    probes = ["Ab 12+3=x?", "  two  blanks\nand a line", "naïve 😀 \u00a0end"]
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
-    special.pop("pad_token", None)
-    splits = [tokenizer(text).input_ids for text in probes]
-    return sha256_bytes(json.dumps([vocabulary, special, splits], ensure_ascii=False).encode())
+GENERATION = "generation_config.json"
 
 
 class LanguageModel:
@@ -133,8 +32,7 @@ class LanguageModel:
 
     Attributes:
         name: Name in the family, for example ``rl`` or ``rl@step_000040``.
-        path: Local folder.
-        revision: Commit of a model of the hub, None for a local folder.
+        folder: Where its files are, and those of its base if it is an adapter.
         device: torch device of the model.
         device_map: How accelerate distributes the modules over devices; None places all of them on ``device``.
         dtype: Name of the weights' dtype, one of `DTYPES`.
@@ -157,40 +55,70 @@ class LanguageModel:
         if device_map is not None:
             check_device_map(device_map)
         self.name, self.dtype, self.trust_remote_code = name, dtype, trust_remote_code
-        self.path, self.revision = resolve_folder(path_or_name, role=name)
+        self.folder = find_model(path_or_name, role=name, trust_remote_code=trust_remote_code)
         self.device, self.device_map = device, device_map
         self._family_end_ids: tuple[int, ...] = ()
         self._family_token_ids = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the loaded weights; another process loads them itself."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("hf", "bridge", "_offload_folder")}
+        own = ("hf", "bridge", "_offload_folder", "_merged_folder")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {str(self.path)!r})"
 
-    @cached_property
+    @property
+    def path(self) -> Path:
+        """The folder of the model, or of the adapter."""
+        return self.folder.path
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of a model of the hub; None for a local folder."""
+        return self.folder.revision
+
+    @property
     def fingerprint(self) -> str:
-        """sha256 over weights and config; ``commit:sha256`` for a model of the hub."""
-        digest = weights_fingerprint(self.path)
-        return digest if self.revision is None else f"{self.revision}:{digest}"
+        """sha256 over weights and config; ``commit:sha256`` for a model of the hub; ``BASE+adapter:…`` for an adapter."""
+        return self.folder.fingerprint
 
     @cached_property
     def config(self) -> Any:
-        """The transformers config."""
+        """The transformers config; for an adapter, that of its base."""
         from transformers import AutoConfig
 
+        path = self.folder.root.path
         try:
-            return AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+            with quietly():
+                config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
         except Exception as error:  # noqa: BLE001 - every failure means that the config is unusable
-            raise ModelError(
-                f"Model {self.name}: {self.path}/config.json cannot be used ({first_line(error)}); check the file."
-            ) from None
+            reason = f"{path}/config.json cannot be used ({first_line(error)}); check the file"
+            if "trust_remote_code" in str(error):
+                reason = f"{path} needs Python code of its own; give --trust-remote-code if you trust it"
+            raise ModelError(f"Model {self.name}: {reason}.") from None
+        check_config(config, role=self.name, path=path)
+        return config
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """What the checkpoint is made of, from its headers; None if that is known only when the model is loaded.
+
+        Raises:
+            ModelError: The tensors are not those of the architecture, or an adapter does not fit its base.
+            DependencyError: An adapter needs peft.
+        """
+        return inspect(self.folder, self.config, role=self.name, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer; it pads on the left."""
-        return load_tokenizer(self.path, role=self.name, trust_remote_code=self.trust_remote_code)
+        """The tokenizer; it pads on the left. An adapter without one has that of its base."""
+        return load_tokenizer(self.folder.tokenizer, role=self.name, trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def tokenizers(self) -> "Mapping[str, PreTrainedTokenizerBase]":
+        """Name to tokenizer, for every model of its family; the family sets it."""
+        return {self.name: self.tokenizer}
 
     @property
     def n_layers(self) -> int:
@@ -217,10 +145,12 @@ class LanguageModel:
         """Ids of the tokens that end a response, from the model's own generation settings and tokenizer."""
         from transformers import GenerationConfig
 
-        try:
-            settings = GenerationConfig.from_pretrained(self.path)
-        except OSError:
-            settings = GenerationConfig.from_model_config(self.config)
+        place = next((path for path in (self.path, self.folder.root.path) if (path / GENERATION).is_file()), None)
+        settings = (
+            GenerationConfig.from_model_config(self.config)
+            if place is None
+            else GenerationConfig.from_pretrained(place)
+        )
         configured: Any = settings.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return tuple(sorted({int(token) for token in (*ids, self.tokenizer.eos_token_id) if token is not None}))  # pyright: ignore[reportArgumentType]
@@ -232,8 +162,9 @@ class LanguageModel:
 
     @property
     def n_rows(self) -> int:
-        """Number of token ids that have a row in the embedding, by the config."""
-        return int(self.config.get_text_config().vocab_size)
+        """Number of token ids that have a row in the embedding."""
+        known = self.architecture
+        return int(self.config.get_text_config().vocab_size) if known is None else known.n_rows
 
     @property
     def n_token_ids(self) -> int:
@@ -256,7 +187,7 @@ class LanguageModel:
 
         try:
             bridge = TransformerBridge.boot_transformers(
-                str(self.path),
+                str(self.folder.root.path),
                 hf_model=self._load(),
                 tokenizer=self.tokenizer,
                 device=self.device,
@@ -297,43 +228,34 @@ class LanguageModel:
         return getattr(torch, self.dtype)
 
     def _load(self) -> "PreTrainedModel":
-        from transformers import AutoModelForCausalLM
-
-        options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": self.trust_remote_code}
-        if self.device_map is not None:
-            options["device_map"] = self.device_map
-            if isinstance(self.device_map, dict) and "disk" in self.device_map.values():
-                options["offload_folder"] = self._offload_folder.name
-        try:
-            with _without_progress_bars():
-                model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self._torch_dtype, **options)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"Model {self.name}: {self.path} cannot be loaded ({first_line(error)}); "
-                "check the folder, dtype and device_map."
-            ) from None
-        model.requires_grad_(False)
-        if self.device_map is None:
+        folder, device_map = self.folder, self.device_map
+        if device_map is not None and folder.base is not None:
+            folder = ModelFolder(Path(self._merged_folder.name))
+        spread = isinstance(device_map, dict) and "disk" in device_map.values()
+        model = load_weights(
+            folder,
+            role=self.name,
+            dtype=self.dtype,
+            device_map=device_map,
+            offload_folder=self._offload_folder.name if spread else None,
+            trust_remote_code=self.trust_remote_code,
+        )
+        if device_map is None:
             model.to(self.device)  # pyright: ignore[reportArgumentType]
-        return model.eval()
+        return model
 
     @cached_property
     def _offload_folder(self) -> "tempfile.TemporaryDirectory[str]":
         """Folder in which accelerate keeps modules that a device map places on disk; deleted with this object."""
         return tempfile.TemporaryDirectory(prefix="mechprobe_offload_")
 
+    @cached_property
+    def _merged_folder(self) -> "tempfile.TemporaryDirectory[str]":
+        """Folder with the merged weights of an adapter, which a device map spreads; deleted with this object.
 
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Hide the bars of transformers, because every stage shows its own line."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+        An adapter cannot be merged into modules that a device map places on disk.
+        """
+        place = tempfile.TemporaryDirectory(prefix="mechprobe_merged_")
+        whole = load_weights(self.folder, role=self.name, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+        whole.save_pretrained(place.name)
+        return place

@@ -202,7 +202,8 @@ class Run:
     def halves(self, seed: int | None = None) -> list[tuple[Task, Task]]:
         """``(selection, evaluation)`` halves of every task's evaluated samples; None splits by ``select.seed``."""
         evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
-        return [split_halves(task, seed=self.config.select.seed if seed is None else seed) for task in evaluated]
+        seed, sides = self.config.select.seed if seed is None else seed, dict[str, bool]()
+        return [split_halves(task, seed=seed, sides=sides) for task in evaluated]
 
     def judging_halves(self) -> list[Task]:
         """The evaluation halves of the finished selection, whose seed may differ from ``select.seed``."""
@@ -298,7 +299,7 @@ class Run:
         if settings.collateral_file or not settings.collateral_texts or no_store:
             return None
         store = ActivationStore.open(self.layout.cache)
-        return texts_of_store(store, self.config.load_tasks(), self.family.tokenizer, settings.collateral_texts)
+        return texts_of_store(store, self.config.load_tasks(), self.family, settings.collateral_texts)
 
     def harness(self, tasks: Sequence[str | Path], settings: "HarnessConfig | None" = None) -> "HarnessResults":
         """Run tasks of lm-evaluation-harness, clean and under the edits of the selection."""

@@ -6,8 +6,11 @@ Where responses were sampled, the shares of right responses decide (`mechprobe.r
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mechprobe.data.config import TextConfig
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import ConfigError, SelectionError
+from mechprobe.evals.answering import prompt_of
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import SelectConfig
@@ -133,7 +136,7 @@ def gained_sequences(
 
     Of several sampled responses, the first right one is taken.
 
-    ``gained`` lists the ids of the samples of every task. The tokenizer of the family encodes the prompts.
+    ``gained`` lists the ids of the samples of every task. The prompts are encoded by the text rule of the outcomes.
 
     Raises:
         SelectionError: A prompt is missing, or the response tokens are of another tokenizer.
@@ -171,12 +174,17 @@ def right_answers(
     return {task: [sequence(task, sample_id) for sample_id in ids] for task, ids in gained.items()}
 
 
+def _encoder(family: ModelFamily, outcomes: Outcomes) -> PromptEncoder:
+    """What turned the prompts into token ids when the outcomes were made."""
+    return PromptEncoder.of(family.tokenizers, TextConfig(**outcomes.text))
+
+
 def _answer_ids(
     family: ModelFamily, outcomes: Outcomes, task: str, sample_id: str, config: SelectConfig
 ) -> Sequence[int]:
     if config.target == "answer":
         sample = outcomes.samples.get(sample_id)
-        tokens = family.tokenizer(sample.answer, add_special_tokens=False).input_ids if sample else []
+        tokens = _encoder(family, outcomes).encode_text(sample.answer) if sample else ()
         missing, fix = "has no answer", "give every sample an answer, or set select.target=response"
     else:
         tokens = outcomes.kept(config.tuned, task, sample_id).response_ids
@@ -194,8 +202,8 @@ def _sequence(
 ) -> TokenizedSample:
     if sample_id not in outcomes.samples:
         raise SelectionError(f"The outcomes do not hold the prompt of sample {sample_id} of {task}; evaluate again.")
-    tokenizer = family.tokenizer
-    prompt = tokenizer(outcomes.samples[sample_id].prompt).input_ids
+    encoder = _encoder(family, outcomes)
+    prompt = encoder.encode(prompt_of(outcomes.samples[sample_id]))
     ids = [*prompt, *answer]
     n_tokens = min(int(model.config.get_text_config().vocab_size) for model in family)
     if max(ids) >= n_tokens:
@@ -203,7 +211,7 @@ def _sequence(
             f"The response to sample {sample_id} of {task} holds token {max(ids)}, but the models have {n_tokens} tokens: "
             "the outcomes are of another tokenizer; evaluate again."
         )
-    special = set(tokenizer.all_special_ids)
+    special = set(encoder.tokenizer.all_special_ids)
     response = [place >= len(prompt) for place in range(len(ids))]
     wanted = {"all": {True, False}, "prompt": {False}, "response": {True}}[config.positions]
     kept = [token not in special and flag in wanted for token, flag in zip(ids, response, strict=True)]

@@ -84,8 +84,9 @@ def select_features(  # noqa: PLR0913 - the promised entry point
         "crosscoder": crosscoder.fingerprint,
         "tokenizer": family.tokenizer_fingerprint,
         "gained": gained.ids,
+        **({"text": outcomes.text} if outcomes.text else {}),
         **({"named": named} if named else {}),
-        **family.reduced_dtypes,
+        **family.identity,
     }
     with Stage.open(
         out, name="select", config=identity, inputs=inputs, models=family.fingerprints, force=force

@@ -106,7 +106,7 @@ def test_models_and_sites(fails: Fails, tmp_path: Path, llama_family: dict[str, 
         (b'{"text": "x"}\n', ":1 has no field 'prompt'"),
         (b'{"prompt": "x"}\nnonsense\n', ":2 is not a JSON object"),
         (b'{"prompt": "\xff"}\n', ":1 is not UTF-8"),
-        (b'{"prompt": 3}\n', "'prompt' is a int"),
+        (b'{"prompt": 3}\n', "'prompt' is the number"),
         (b'{"prompt": "' + b"7" * 80 + b'"}\n', "81 tokens"),
     ],
 )

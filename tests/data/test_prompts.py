@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mechprobe.data.prompts import Message, Prompt, prompts_hash
+from mechprobe.data.prompts import Prompt, prompts_hash
 from mechprobe.data.sources import as_prompts, hash_of
 from mechprobe.errors import InputError
 from mechprobe.files import dump_json, sha256_bytes
@@ -30,15 +30,15 @@ def test_fields_are_read(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n{"id": "b"}\n', 2, "no field 'prompt'"),
         ('{"prompt": "a"}\n{"prompt": "  "}\n', 2, "'prompt' is empty"),
         ('{"prompt": ["a"]}\n', 1, "'prompt' is a list"),
-        ('{"prompt": {"text": "a"}}\n', 1, "'prompt' is a dict"),
+        ('{"prompt": {"text": "a"}}\n', 1, "'prompt' is an object"),
         ('{"prompt": "a"}\n{"prompt": null}\n', 2, "'prompt' is empty (null or NaN)"),
         ('{"prompt": NaN}\n', 1, "'prompt' is empty (null or NaN)"),
         ('{"prompt": "half \\ud83d"}\n', 1, "half a surrogate pair"),
         ('{"prompt": ' + "9" * 5000 + "}\n", 1, "is not a JSON object"),
-        ('{"prompt": "a"}\n{"prompt": 3}\n', 2, "'prompt' is a int"),
-        ('{"prompt": "a", "response": 3}\n', 1, "'response' is a int"),
+        ('{"prompt": "a"}\n{"prompt": 3}\n', 2, "'prompt' is the number"),
+        ('{"prompt": "a", "response": 3}\n', 1, "'response' is the number"),
         ('{"prompt": "a", "task": []}\n', 1, "'task' is a list"),
-        ('{"prompt": "a", "id": true}\n', 1, "'id' is a bool"),
+        ('{"prompt": "a", "id": true}\n', 1, "'id' is true or false"),
         ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', 2, "id 'x' is already used in line 1"),
         ('{"prompt": "a", "id": "2"}\n{"prompt": "b"}\n', 2, "id '2' is already used in line 1"),
         ("not json\n", 1, "is not a JSON object"),
@@ -99,7 +99,7 @@ def test_the_hash_sees_every_field_and_the_order() -> None:
         [Prompt("a", "b"), Prompt("x", "d")],
         [Prompt("a", "b", "r"), Prompt("c", "d")],
         [Prompt("a", "b", None, "t"), Prompt("c", "d")],
-        [Prompt("a", "b", None, None, (Message("user", "b"),)), Prompt("c", "d")],
+        [Prompt("a", "b", None, None, ({"role": "user", "content": "b"},)), Prompt("c", "d")],
         one[::-1],
     ]
     assert prompts_hash(one) == prompts_hash([Prompt("a", "b"), Prompt("c", "d")])

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from mechprobe.data.config import PromptsConfig
-from mechprobe.data.prompts import Message, Prompt
+from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import SourcePrompts, as_prompts, in_order
 from mechprobe.errors import ConfigError, InputError
 
@@ -89,8 +89,8 @@ def test_messages(tmp_path: Path) -> None:
     ]
     rows = [{"messages": turns}, {"messages": turns[:2]}]
     expected = [
-        Prompt("1", "x", None, None, tuple(Message(**turn) for turn in turns)),
-        Prompt("2", "hi", "yo", None, (Message("user", "hi"),)),
+        Prompt("1", "x", None, None, tuple(turns)),
+        Prompt("2", "hi", "yo", None, ({"role": "user", "content": "hi"},)),
     ]
     config = PromptsConfig(file=str(jsonl(tmp_path / "a.jsonl", rows)), messages_field="messages")
     assert list(as_prompts(config)) == expected
@@ -101,12 +101,12 @@ def test_messages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ("hi", "'m' is a str; it must be a list"),
+        ("hi", "'m' is a text; it must be a list"),
         ([], "'m' is empty"),
         (None, "'m' is empty"),
-        (["hi"], "'m[0]' is a str"),
+        (["hi"], "'m[0]' is a text"),
         ([{"role": "user"}], "'m[0]' has no 'content' (it has role)"),
-        ([{"role": "user", "content": ["x"]}], "'m[0].content' is a list"),
+        ([{"role": "user", "content": [3]}], "'m[0].content[0]' is a number"),
         ([{"role": "user", "content": None}], "'m[0].content' is empty"),
         ([{"role": "human", "content": "x"}], "role 'human'"),
         ([{"role": "assistant", "content": "x"}], "add a user message"),
@@ -128,7 +128,7 @@ def table(path: Path, **columns: list) -> Path:
 PARQUET_DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "null": (lambda p: table(p, prompt=["a", None]), "row 2: 'prompt' is empty (null or NaN)"),
     "nan": (lambda p: table(p, prompt=[float("nan")]), "row 1: 'prompt' is empty (null or NaN)"),
-    "number": (lambda p: table(p, prompt=[1.5]), "row 1: 'prompt' is a float"),
+    "number": (lambda p: table(p, prompt=[1.5]), "row 1: 'prompt' is the number 1.5"),
     "bytes": (lambda p: table(p, prompt=[b"a"]), "row 1: 'prompt' is a bytes"),
     "nested": (lambda p: table(p, prompt=[["a"]]), "row 1: 'prompt' is a list"),
     "column": (lambda p: table(p, text=["a"]), "has no column 'prompt' (it has text); set prompts.prompt_field"),

@@ -15,10 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mechprobe.cache.store.token_file import read_tokens, write_tokens
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.lengths import join, pack
 from mechprobe.data.sources import as_prompts
 from mechprobe.data.stream import build_stream
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, special_token_ids
+from mechprobe.data.tokens import TokenSequence, special_token_ids
 from mechprobe.errors import InputError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
@@ -44,6 +45,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 TOKENIZER = byte_tokenizer()
+ENCODER = PromptEncoder(TOKENIZER)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -61,8 +63,7 @@ def test_round_trip(tmp_path: Path, suffix: str, packed: bool, rows: list, seed:
     assert [(p.prompt, p.response) for p in prompts] == rows
     sequences: list[TokenSequence] = []
     for prompt in prompts:
-        response = encode_response(TOKENIZER, prompt.response) if prompt.response is not None else ()
-        sequence = join(prompt, encode_prompt(TOKENIZER, prompt), response, max_length=400)
+        sequence = join(prompt, ENCODER.encode(prompt), ENCODER.encode_response(prompt), max_length=400)
         assert sequence is not None
         sequences.append(sequence)
     if packed:
@@ -83,7 +84,9 @@ def test_round_trip(tmp_path: Path, suffix: str, packed: bool, rows: list, seed:
         name, place = back.document_of(row)
         texts.setdefault(name, []).append([place, int(back.rows.token_id[row]), int(back.rows.is_response[row])])
     for prompt in prompts:
-        own = TOKENIZER(prompt.prompt).input_ids
+        own = TOKENIZER(
+            prompt.prompt.removeprefix("<bos>")
+        ).input_ids  # a spelled BOS is the one that precedes the prompt
         answer = TOKENIZER(prompt.response, add_special_tokens=False).input_ids if prompt.response else []
         whole = np.asarray([[i, token, int(i >= len(own))] for i, token in enumerate([*own, *answer])])
         found = np.asarray(sorted(texts.get(prompt.id, []))).reshape(-1, 3)

@@ -1,10 +1,12 @@
 """The token stream: its rows, their order, and their shard and split."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mechprobe.data.lengths import join
+from mechprobe.data.lengths import join, pack
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
@@ -89,6 +91,42 @@ def test_the_seed_permutes_and_the_hash_shows_every_change() -> None:
     changed = [*sequences[:-1], sequence("s19", start=99)]
     assert stream_of(changed).hash != one.hash
     assert build_stream(sequences, special_ids=[0, BOS, 2], tokenizer_fingerprint="u").hash != one.hash
+
+
+@given(
+    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=60),
+    frac=st.floats(0.01, 0.9),
+    seed=st.integers(0, 9),
+)
+def test_prompts_that_say_the_same_are_held_out_together(prompts: list[str], frac: float, seed: int) -> None:
+    sequences = [replace(sequence(f"s{i}"), contents=(text,)) for i, text in enumerate(prompts)]
+    stream = stream_of(sequences, held_out_frac=frac, seed=seed)
+    held_out: dict[str, set[bool]] = {}
+    for one, first in zip(stream.sequences, stream.row_start[:-1], strict=True):
+        held_out.setdefault(one.contents[0], set()).add(bool(stream.rows.held_out[first]))
+    assert all(len(sides) == 1 for sides in held_out.values())
+    sizes = {text: prompts.count(text) for text in held_out}
+    n_held_out = sum(sizes[text] for text, sides in held_out.items() if sides == {True})
+    wanted = min(len(prompts) - 1, max(1, round(frac * len(prompts))))
+    if len(sizes) == 1:
+        assert n_held_out == 0
+    elif min(sizes.values()) > wanted:
+        assert n_held_out == min(sizes.values())
+    else:
+        assert 0 < n_held_out <= wanted
+    assert any(sides == {False} for sides in held_out.values())
+
+
+def test_packed_documents_that_say_the_same_are_on_one_side() -> None:
+    documents = [join(Prompt(f"d{i}", f"text {i % 30}"), (9, 10 + i % 30, 11), max_length=30) for i in range(40)]
+    packed = pack([document for document in documents if document], end_id=2, max_length=8)
+    stream = build_stream(packed, special_ids=[2], tokenizer_fingerprint="t", held_out_frac=0.3)
+    sides: dict[int, set[bool]] = {}
+    for row in range(stream.n_rows):
+        name, _ = stream.document_of(row)
+        sides.setdefault(int(name[1:]) % 30, set()).add(bool(stream.rows.held_out[row]))
+    assert all(len(side) == 1 for side in sides.values())
+    assert {True, False} == set().union(*sides.values())
 
 
 def test_max_tokens_takes_whole_sequences() -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from mechprobe.data.encoding import Ids, PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import InputError
-from mechprobe.evals.answering import encode_pair, log_likelihoods, option_pairs, run_tasks
+from mechprobe.evals.answering import log_likelihoods, option_pairs, run_tasks
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice, decide
 from mechprobe.evals.config import ChoiceConfig
 from mechprobe.evals.result import EvaluationSummary
@@ -26,6 +28,10 @@ ITEMS = {
     "q2": ChoiceItem("7+5", ("12", "13", "1"), 0),
     "q3": ChoiceItem("A much longer question", ("x", "yy", "zzz"), 2),
 }
+
+
+def encode_pair(tokenizer, prompt: str, continuation: str) -> tuple[Ids, Ids]:
+    return PromptEncoder(tokenizer).encode_pair(Prompt("a", prompt), continuation)
 
 
 def judge(**settings: object) -> MultipleChoice:
@@ -137,7 +143,9 @@ def test_log_likelihoods_equal_a_naive_implementation(
 ) -> None:
     model = ModelFamily.load(request.getfixturevalue(architecture))["rl"]
     task = quiz(show=show)
-    pairs = [pair for s in task.samples for row in option_pairs(task, s, model.tokenizer) for pair in row]
+    pairs = [
+        pair for s in task.samples for row in option_pairs(task, s, PromptEncoder(model.tokenizer)) for pair in row
+    ]
     expected = [naive(model.hf, *pair) for pair in pairs]
     for batch_size in (1, 4, 512):
         assert log_likelihoods(model, pairs, batch_size=batch_size) == pytest.approx(expected, abs=1e-4)
@@ -221,7 +229,8 @@ def test_an_outcome_does_not_depend_on_the_other_tasks(family: ModelFamily, monk
 
     monkeypatch.setattr(answering, "generate", noting)
     found = run_tasks(model, [short, long, brief])
-    assert calls == [(list("abcf"), 2), (list("de"), 7)]
+    asked = [([model.tokenizer.decode(ids[1:]) for ids in prompts], limit) for prompts, limit in calls]
+    assert asked == [(list("abcf"), 2), (list("de"), 7)]
     assert [(o.task, o.sample_id[-1]) for o in found] == [*(("short", k) for k in "abc"), ("long", "d"), ("long", "e"),
                                                           ("brief", "f")]  # fmt: skip
     assert found == [outcome for alone in (short, long, brief) for outcome in run_tasks(model, [alone])]

@@ -1,8 +1,10 @@
 """Scorers on hand-written responses, and defective task files."""
 
 import json
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -109,7 +111,7 @@ def test_tasks_keep_order_and_default_names(tmp_path: Path) -> None:
     [
         ([], "x.jsonl"),
         ([{"prompt": "p"}], r":1 .*'answer'"),
-        ([{"prompt": "p", "answer": 3}], r":1: 'answer'.* int"),
+        ([{"prompt": "p", "answer": 3}], r":1: 'answer' is the number 3; it must be text"),
         ([{"prompt": "", "answer": "3"}], r":1: 'prompt'.*empty"),
         ([{"task": "pooled", "prompt": "p", "answer": "3"}], r":1: .*'pooled'"),
         ([{"id": "x", "prompt": "p", "answer": "3"}] * 2, r":2: id 'x'.* line 1"),
@@ -148,12 +150,53 @@ def test_halves_are_disjoint_complete_and_seeded(n: int, seed: int) -> None:
     from mechprobe.evals.tasks import Task
     from mechprobe.records import Sample
 
-    task = Task("t", tuple(Sample(str(i), "t", "p", "a") for i in range(n)), scorer("exact"))
+    task = Task("t", tuple(Sample(str(i), "t", f"p{i}", "a") for i in range(n)), scorer("exact"))
     first, second = split_halves(task, seed=seed)
     assert not {s.id for s in first.samples} & {s.id for s in second.samples}
     assert len(first.samples) + len(second.samples) == n
     assert abs(len(first.samples) - len(second.samples)) <= 1
     assert split_halves(task, seed=seed) == (first, second)
+    order = np.random.default_rng([seed, *b"t"]).permutation(
+        n
+    )  # without repeated prompts, samples are drawn one by one
+    assert [int(s.id) for s in first.samples] == sorted(order[: n // 2].tolist())
+
+
+@given(
+    texts=st.lists(st.sampled_from(["a b", "a  b\n", "c", "d", "é", "e\u0301", "f", "g"]), max_size=40),
+    seed=st.integers(0, 9),
+)
+def test_the_same_prompt_under_several_ids_is_in_one_half(texts: list[str], seed: int) -> None:
+    from mechprobe.evals.tasks import Task
+    from mechprobe.records import Sample
+
+    def said(task: Task) -> set[str]:
+        return {unicodedata.normalize("NFC", " ".join(sample.prompt.split())) for sample in task.samples}
+
+    whole = Task("t", tuple(Sample(str(i), "t", text, "a") for i, text in enumerate(texts)), scorer("exact"))
+    first, second = split_halves(whole, seed=seed)
+    assert not said(first) & said(second)
+    assert {s.id for s in first.samples} | {s.id for s in second.samples} == {s.id for s in whole.samples}
+    assert len(first.samples) <= len(texts) // 2
+    sizes = [sum(said(Task("u", (s,), whole.scorer)) == {key} for s in second.samples) for key in said(second)]
+    assert not sizes or len(first.samples) + min(sizes) > len(texts) // 2  # no further prompt fits the first half
+    sides: dict[str, bool] = {}
+    tasks = [Task(name, whole.samples[start:], whole.scorer) for name, start in (("t", 0), ("u", 3), ("v", 5))]
+    halves = [split_halves(task, seed=seed, sides=sides) for task in tasks]
+    assert not set().union(*(said(one) for one, _ in halves)) & set().union(*(said(other) for _, other in halves))
+
+
+def test_a_question_with_its_options_in_another_order_is_the_same() -> None:
+    from mechprobe.evals.choice import ChoiceItem, MultipleChoice
+    from mechprobe.evals.config import ChoiceConfig
+    from mechprobe.evals.tasks import Task
+
+    options = [("x", "y", "z"), ("z", "x", "y"), ("y", "z", "x"), ("x", "y", "w")]
+    items = {str(index): ChoiceItem("Which?", own, 0) for index, own in enumerate(options)}
+    judge = MultipleChoice(ChoiceConfig(), items)
+    task = Task("t", tuple(judge.sample(key, "t") for key in items), judge)
+    keys = [task.content_key(sample) for sample in task.samples]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 def test_a_scorer_for_each_task(tmp_path: Path) -> None:

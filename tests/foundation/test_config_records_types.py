@@ -8,7 +8,8 @@ from hypothesis import given, strategies as st
 
 from mechprobe.config import FrozenConfig, parse_value, read_toml, with_overrides
 from mechprobe.errors import ConfigError, InputError, SiteError
-from mechprobe.records import Outcome, Outcomes, read_jsonl, read_outcomes, text_field, write_jsonl
+from mechprobe.json_fields import text_field
+from mechprobe.records import Outcome, Outcomes, read_jsonl, read_outcomes, write_jsonl
 from mechprobe.run_config import RunConfig
 from mechprobe.types import Site
 
@@ -33,7 +34,7 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("device_map=3", "device_map = 3 is not accepted: Input should be a valid string, or be a valid dictionary."),
         ("device_map={a=[1]}", "device_map.a = [1] is not accepted: Input should be a valid integer, or be a valid string."),
         ("localize.sites=[3]", "sites.0 = 3 is not accepted: Input should be a valid string."),
-        ("cache.chat_template=3", "chat_template = 3 is not accepted: "),
+        ("text.chat_template=3", "chat_template = 3 is not accepted: "),
         ("intervene.sizes=[0,0]", "sizes.0 = 0 is not accepted: Input should be greater than or equal to 1. (1 more problem)"),
         ("near=5", "near = 5 is not accepted: Input should be a list."),
         ("intervene.doses=clamp", "doses = 'clamp' is not accepted: Input should be a list."),
@@ -112,7 +113,11 @@ def test_jsonl_errors_name_the_line(tmp_path: Path, content: bytes, message: str
 def test_text_field() -> None:
     assert text_field({"a": "x"}, "a", "here") == "x"
     assert text_field({}, "a", "here", default="d") == "d"
-    for item, message in (({}, "no field 'a'"), ({"a": 3}, "is a int"), ({"a": "  "}, "is empty")):
+    for item, message in (
+        ({}, "no field 'a'"),
+        ({"a": 3}, "'a' is the number 3; it must be text, so write it in quotes"),
+        ({"a": "  "}, "is empty"),
+    ):
         with pytest.raises(InputError, match=message):
             text_field(item, "a", "here")
 

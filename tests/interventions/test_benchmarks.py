@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from mechprobe.data.encoding import PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError, DependencyError, InputError
-from mechprobe.evals.answering import encode_pair, log_likelihoods, run_tasks
+from mechprobe.evals.answering import log_likelihoods, run_tasks
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice
 from mechprobe.evals.config import ChoiceConfig, HarnessConfig
 from mechprobe.evals.harness import OTHER_SEED, PYTHON_SEED, HarnessTasks
@@ -91,7 +93,11 @@ def quiz(family: ModelFamily) -> Task:
     """Two options for every prompt, one of them Q; the right one is more likely under rl."""
     options = [("Q", "abcdefgh"[i % 8]) for i in range(N)]
     model = family["rl"]
-    pairs = [encode_pair(model.tokenizer, p, o) for p, both in zip(PROMPTS, options, strict=True) for o in both]
+    pairs = [
+        PromptEncoder(model.tokenizer).encode_pair(Prompt(p, p), o)
+        for p, both in zip(PROMPTS, options, strict=True)
+        for o in both
+    ]
     scores = log_likelihoods(model, pairs)
     items = {
         f"q{i}": ChoiceItem(PROMPTS[i], both, int(scores[2 * i + 1] > scores[2 * i])) for i, both in enumerate(options)
@@ -125,7 +131,7 @@ def test_edited_log_likelihoods_do_not_depend_on_the_batch(
 ) -> None:
     model = family["base"]
     texts = [(prompt, rest) for prompt in ("x", "a longer one", "3+4=") for rest in ("Q", "abc", "abd", "Qx")]
-    pairs = [encode_pair(model.tokenizer, *text) for text in texts]
+    pairs = [PromptEncoder(model.tokenizer).encode_pair(Prompt(p, p), o) for p, o in texts]
     clean = log_likelihoods(model, pairs)
     options: Any = {"site": SITE, "donor": "rl" if edit == "transplant" else None, "siblings": family}
     with edited(model, crosscoder, [0, 1, 2, 3], edit, positions=positions, **options):
@@ -284,7 +290,9 @@ def test_edits_on_the_harness_have_a_relative_change(
     runner = Runner(family, crosscoder, selection, [], CONFIG)
     for row in main:
         condition = Condition(row.name, row.model, row.edit, "set", "selected", "edit", (0,), "rl")
-        expected, _ = relative_changes(runner, [condition], contexts)
+        expected, _ = relative_changes(
+            runner, [condition], [tuple(family.tokenizer(text).input_ids) for text in contexts]
+        )
         assert row.relative_change == pytest.approx(expected[row.name])
         assert row.relative_change > 0
     others = [row for row in read_json(out / "results.json")["conditions"] if row["set_kind"] != "selected"]

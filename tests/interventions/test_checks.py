@@ -233,7 +233,7 @@ def test_a_strength_that_changes_nothing_is_a_dose() -> None:
 def test_the_stage_identity_includes_reduced_dtypes(llama_family: dict[str, Path], tmp_path: Path) -> None:
     config = EvaluateConfig(n_per_task=1)
     half = ModelFamily.load(llama_family, dtype="bfloat16")
-    assert ModelFamily.load(llama_family).reduced_dtypes == {}
+    assert ModelFamily.load(llama_family).identity == {}
     evaluate_outcomes(half, [TASK], tmp_path / "e", config)
     evaluate_outcomes(half, [TASK], tmp_path / "e", config)
     with pytest.raises(ArtifactError, match=r"model_dtypes"):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from mechprobe.cache.harvest.forward_batches import forward_batches, padded
 from mechprobe.cache.harvest.prompts import PreparedPrompts
 from mechprobe.cache.result import ModelRates, TimeEstimate
-from mechprobe.data.tokens import encode_response
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
@@ -26,12 +25,12 @@ def estimate_time(family: ModelFamily, prepared: PreparedPrompts, *, probe_secon
         ModelError: A model cannot be loaded.
     """
     started, config = time.monotonic(), prepared.config
-    longest = _lengths(family, prepared, n_new=config.max_new_tokens)
+    longest = _lengths(prepared, n_new=config.max_new_tokens)
     responders = {model for _, model, _ in config.responders()} if prepared.unanswered else set()
     rates = _measure(family, prepared, longest, responders, probe_seconds)
     n_least, n_most = (
         sum(lengths[batch[-1]] * len(batch) for batch in forward_batches(lengths, config.batch_tokens))
-        for lengths in (_lengths(family, prepared, n_new=0), longest)
+        for lengths in (_lengths(prepared, n_new=0), longest)
     )
     # With plain hooks the weights are loaded twice, once to compare with the bridge.
     loads = sum(rate.load_s for rate in rates.values()) * (1 if config.reader == "bridge" else 2)
@@ -72,16 +71,15 @@ def _architecture(model: LanguageModel, responds: bool) -> tuple[object, ...]:
     return (responds, *(getattr(config, name, None) for name in sizes))
 
 
-def _lengths(family: ModelFamily, prepared: PreparedPrompts, *, n_new: int) -> list[int]:
+def _lengths(prepared: PreparedPrompts, *, n_new: int) -> list[int]:
     """Number of tokens in every sequence, if each generated response had ``n_new`` tokens."""
     unanswered, lengths = set(prepared.unanswered), list[int]()
-    for index, (prompt, ids) in enumerate(zip(prepared.prompts, prepared.prompt_ids, strict=True)):
-        room = prepared.max_length - len(ids)
+    for index, sequence in enumerate(prepared.sequences):
+        n_own = len(sequence.ids)
         if index in unanswered:
-            lengths += [len(ids) + min(room, n_new)] * len(prepared.config.responses)
+            lengths += [n_own + min(prepared.max_length - n_own, n_new)] * len(prepared.config.responses)
         else:
-            response = encode_response(family.tokenizer, prompt.response or "")
-            lengths.append(len(ids) + min(room, len(response)))
+            lengths.append(n_own)
     return lengths
 
 
@@ -110,7 +108,7 @@ def _probe_forward(model: LanguageModel, prepared: PreparedPrompts, lengths: Seq
 
 
 def _probe_generation(model: LanguageModel, family: ModelFamily, prepared: PreparedPrompts) -> float:
-    prompts = [prepared.prompts[index].prompt for index in prepared.unanswered[:_PROBE_PROMPTS]]
+    prompts = [prepared.prompt_ids[index] for index in prepared.unanswered[:_PROBE_PROMPTS]]
     n_new = min(_PROBE_NEW_TOKENS, prepared.config.max_new_tokens)
     begun = time.monotonic()
     generate(model, family.tokenizer, prompts, max_new_tokens=n_new, batch_size=len(prompts))

@@ -67,6 +67,7 @@ class CacheWork:
             "prompts": hash_of(items),
             "tokenizer": family.tokenizer_fingerprint,
             **prepared.identity,
+            **family.identity,
             "model_dtypes": {model.name: model.dtype for model in family},
         }
         if kept is not None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.data.chat import Chat, choose_template
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.lengths import join, pack
 from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import in_order
 from mechprobe.data.stream import kept_positions
-from mechprobe.data.tokens import TokenSequence, encode_prompt, encode_response, special_token_ids
+from mechprobe.data.tokens import TokenSequence, special_token_ids
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.models.family import ModelFamily
 
@@ -31,7 +31,7 @@ class PreparedPrompts:
         special_ids: Token ids that are never cached.
         config: The settings.
         tokenizer_fingerprint: sha256 of the tokenizer.
-        chat: Chat template that formats the prompts; None for plain text.
+        encoder: What turned the prompts into token ids.
         end_id: Token between packed prompts; None where prompts are not packed.
         n_dropped: Number of prompts that were left out because they are too long.
     """
@@ -42,7 +42,7 @@ class PreparedPrompts:
     special_ids: tuple[int, ...]
     config: CacheConfig
     tokenizer_fingerprint: str
-    chat: Chat | None = None
+    encoder: PromptEncoder
     end_id: int | None = None
     n_dropped: int = 0
 
@@ -61,8 +61,7 @@ class PreparedPrompts:
     @property
     def identity(self) -> dict[str, Any]:
         """What the tokens depend on besides the settings."""
-        template = {} if self.chat is None else {"chat_template_sha256": self.chat.template_hash}
-        return {"longest": self.max_length, **template}
+        return {"longest": self.max_length, **self.encoder.identity}
 
     def packed(self) -> list[TokenSequence]:
         """The sequences, packed where the settings ask for it."""
@@ -84,23 +83,24 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
     ``max_prompts`` prompts are drawn at random. Those that are too long are cut, refused or dropped.
 
     Raises:
-        ConfigError: There is no chat template, or no EOS token to pack with.
+        ConfigError: There is no chat template or BOS token that the text rule asks for, or no EOS token to pack with.
         InputError: A prompt has no tokens, or is too long and must not be cut.
-        ModelError: A model that should respond is not in the family.
+        ModelError: A model that should respond is not in the family, or a model lacks a token of a prompt.
     """
     for _, model, _ in config.responders():
         _ = family[model]
     max_length, room = _lengths(family, config)
     tokenizer: Any = family.tokenizer
-    chat, end_id, special = _chat(family, config), _end_id(family, config), special_token_ids(tokenizer)
+    encoder = PromptEncoder.of(family.tokenizers, config.text)
+    end_id, special = _end_id(family, config), special_token_ids(encoder.tokenizer)
     order = np.random.default_rng([config.seed, 0]).permutation(len(prompts))[: config.max_prompts]
     taken, sequences, n_rows, n_dropped = list[Prompt](), list[TokenSequence](), 0, 0
     for _, prompt in in_order(prompts, order.tolist(), all_needed=config.max_tokens is None):
         limit = room if prompt.response is None else max_length
         sequence = join(
             prompt,
-            encode_prompt(tokenizer, prompt, chat=chat),
-            () if prompt.response is None else encode_response(tokenizer, prompt.response),
+            encoder.encode(prompt),
+            encoder.encode_response(prompt),
             max_length=limit,
             truncate=config.truncate,
             bos_id=tokenizer.bos_token_id,
@@ -122,9 +122,10 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
         )
     if n_dropped:
         logger.warning("%d of %d prompts are too long and were dropped", n_dropped, n_dropped + len(taken))
+    family.check_ids(encoder.tokenizer, taken, encoder.encode_with)
     fingerprint = family.tokenizer_fingerprint
     return PreparedPrompts(
-        tuple(taken), tuple(sequences), max_length, special, config, fingerprint, chat, end_id, n_dropped
+        tuple(taken), tuple(sequences), max_length, special, config, fingerprint, encoder, end_id, n_dropped
     )
 
 
@@ -137,13 +138,6 @@ def _lengths(family: ModelFamily, config: CacheConfig) -> tuple[int, int]:
             f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt within {max_length} tokens; lower it."
         )
     return max_length, room
-
-
-def _chat(family: ModelFamily, config: CacheConfig) -> Chat | None:
-    if not config.chat_template:
-        return None
-    template = choose_template({model.name: model.tokenizer for model in family}, config.chat_template)
-    return Chat(template, config.system_prompt, config.chat_date)
 
 
 def _end_id(family: ModelFamily, config: CacheConfig) -> int | None:

@@ -77,7 +77,7 @@ def measure_baselines(
         "site": str(plan.site),
         "readout": str(Readout(quality.readout, quality.near)),
         "ce_samples": quality.ce_samples if family is not None else None,
-        **(family.reduced_dtypes if family is not None else {}),
+        **(family.identity if family is not None else {}),
     }
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache}
     models = family.fingerprints if family is not None else {}

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from mechprobe.data.config import TextConfig
+from mechprobe.data.encoding import Ids, PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.result import Engine
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
+from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated
 from mechprobe.models.sampling import cut_at_stop
 from mechprobe.records import Sample
@@ -50,33 +54,44 @@ class Answers:
         return [self.found[question] for question, _ in questions_of(model, task, sample)]
 
 
-def questions_of(model: str, task: Task, sample: Sample) -> Iterator[tuple[Question, str]]:
+def questions_of(model: str, task: Task, sample: Sample) -> Iterator[tuple[Question, Prompt]]:
     """The questions about one sample, each with its prompt."""
     for order, prompt in enumerate(prompts_of(task, sample)):
         for draw in range(task.n_draws):
             yield Question(model, task.name, sample.id, order, draw), prompt
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, task: Task, prompt: str) -> tuple[int, ...]:
-    """Token ids of a prompt, as `mechprobe.evals.answering.run_tasks` gives them to a model."""
-    del task
-    return tuple(tokenizer(prompt).input_ids)
+class PromptReader:
+    """The token ids of prompts, as `mechprobe.evals.answering.run_tasks` gives them to a model, and their texts."""
 
+    def __init__(self, family: ModelFamily) -> None:
+        self._family = family
+        self._encoders: dict[TextConfig, PromptEncoder] = {}
 
-def prompt_texts(tokenizer: PreTrainedTokenizerBase, task: Task, prompt: str) -> tuple[str, ...]:
-    """The texts under which a prompt may stand in a file: plain, and as the tokenizer reads it."""
-    rendered = tokenizer.decode(list(prompt_ids(tokenizer, task, prompt)))
-    return prompt, str(rendered)
+    def encoder(self, task: Task) -> PromptEncoder:
+        """What turns the prompts of a task into token ids."""
+        if task.text not in self._encoders:
+            self._encoders[task.text] = PromptEncoder.of(self._family.tokenizers, task.text)
+        return self._encoders[task.text]
 
+    def ids(self, task: Task, prompt: Prompt) -> Ids:
+        """Token ids of a prompt."""
+        return self.encoder(task).encode(prompt)
 
-def prompts_hash(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task]) -> str:
-    """sha256 of the token ids of every prompt."""
-    ids = [
-        [task.name, sample.id, [prompt_ids(tokenizer, task, prompt) for prompt in prompts_of(task, sample)]]
-        for task in tasks
-        for sample in task.samples
-    ]
-    return sha256_bytes(dump_json(ids).encode())
+    def texts(self, task: Task, prompt: Prompt) -> tuple[str, ...]:
+        """The texts that name a prompt: rendered, as its ids read, and plain, unless it has earlier messages."""
+        encoder = self.encoder(task)
+        plain = [prompt.prompt] if prompt.messages is None or len(prompt.messages) == 1 else []
+        return (encoder.render(prompt), str(encoder.tokenizer.decode(list(encoder.encode(prompt)))), *plain)
+
+    def hash(self, tasks: Sequence[Task]) -> str:
+        """sha256 of the token ids of every prompt."""
+        ids = [
+            [task.name, sample.id, [self.ids(task, prompt) for prompt in prompts_of(task, sample)]]
+            for task in tasks
+            for sample in task.samples
+        ]
+        return sha256_bytes(dump_json(ids).encode())
 
 
 def sampling_of(task: Task) -> dict[str, Any]:

@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError, EndpointError, InputError
 from mechprobe.evals.config import EndpointConfig
 from mechprobe.evals.result import Engine
 from mechprobe.evals.rollouts.answers import (
     FINISHES,
     Answers,
+    PromptReader,
     Question,
     answer_of,
-    prompt_ids,
-    prompt_texts,
-    prompts_hash,
     questions_of,
     sampling_of,
 )
@@ -40,7 +39,7 @@ class Asked:
 
     question: Question
     task: Task
-    prompt: str
+    prompt: Prompt
     model: str
     """Name on the server."""
     prefix: str
@@ -87,7 +86,7 @@ def ask_endpoint(
         for question, prompt in questions_of(label, task, sample)
     ]
     names = {model: settings.models.get(model, model) for model, _, _ in runs}
-    return _run(_Asker(settings, family, tasks, names, journal).ask_all(questions))
+    return _run(_Asker(settings, family, tasks, names, journal, PromptReader(family)).ask_all(questions))
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -120,6 +119,7 @@ class _Asker:
     tasks: Sequence[Task]
     names: dict[str, str]
     journal: Path
+    prompts: PromptReader
     server: Server = field(default=Server("", ""))
     prompt_as: str = ""
 
@@ -202,23 +202,22 @@ class _Asker:
         return {**answer, "prompt_as": prompt_as}
 
     def _prompt_ids(self, asked: Asked) -> tuple[int, ...]:
-        return (*prompt_ids(self.family.tokenizer, asked.task, asked.prompt), *self._prefix_ids(asked))
+        return (*self.prompts.ids(asked.task, asked.prompt), *self._prefix_ids(asked))
 
     def _prefix_ids(self, asked: Asked) -> tuple[int, ...]:
-        if not asked.prefix:
-            return ()
-        return tuple(self.family.tokenizer(asked.prefix, add_special_tokens=False).input_ids)
+        return self.prompts.encoder(asked.task).encode_text(asked.prefix)
 
     def _prompt_text(self, asked: Asked, ids: tuple[int, ...]) -> str:
         """A text that the server's tokenizer, which adds its special tokens, reads as these ids."""
-        tokenizer = self.family.tokenizer
+        tokenizer = self.prompts.encoder(asked.task).tokenizer
         texts = [
             f"{text}{blank}{asked.prefix}"
-            for text in prompt_texts(tokenizer, asked.task, asked.prompt)
+            for text in self.prompts.texts(asked.task, asked.prompt)
             for blank in ("", " ")
         ]
         texts += [str(tokenizer.decode(list(ids), skip_special_tokens=True))]
-        for text in texts:
+        bos = str(tokenizer.bos_token or "")
+        for text in (*texts, *(text.removeprefix(bos) for text in texts)):
             if tuple(tokenizer(text).input_ids) == ids:
                 return text
         raise InputError(
@@ -251,7 +250,7 @@ class _Asker:
             name=self.server.name,
             version=self.server.version,
             sampling={task.name: sampling_of(task) for task in self.tasks},
-            prompts=prompts_hash(self.family.tokenizer, self.tasks),
+            prompts=self.prompts.hash(self.tasks),
             n_tokenized=sum(answer["ids"] is None for answer in answers),
             base_url=self.settings.base_url,
             models=self.names,

@@ -10,16 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from mechprobe.errors import InputError
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.result import Engine
-from mechprobe.evals.rollouts.answers import (
-    Answers,
-    Question,
-    answer_of,
-    prompt_ids,
-    prompt_texts,
-    prompts_hash,
-    questions_of,
-    sampling_of,
-)
+from mechprobe.evals.rollouts.answers import Answers, PromptReader, Question, answer_of, questions_of, sampling_of
 from mechprobe.evals.rollouts.fields import (
     IDS_FIELDS,
     PROMPT_IDS_FIELDS,
@@ -34,9 +25,10 @@ from mechprobe.evals.rollouts.fields import (
 )
 from mechprobe.evals.tasks import Task
 from mechprobe.files import sha256_file
+from mechprobe.json_fields import text_field
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated
-from mechprobe.records import Sample, read_jsonl, text_field
+from mechprobe.records import Sample, read_jsonl
 
 
 def read_rollouts(
@@ -59,7 +51,7 @@ def read_rollouts(
         InputError: A file or line is unusable, contradicts the tasks or the tokenizer, or a response is missing; the
             message names file and line.
     """
-    reader = _Reader(family.tokenizer, tuple(family.end_token_ids), _by_id(known), labels)
+    reader = _Reader(PromptReader(family), family.tokenizer, tuple(family.end_token_ids), _by_id(known), labels)
     for path in map(Path, paths):
         reader.read(path)
     reader.require_one_engine()
@@ -73,7 +65,7 @@ def read_rollouts(
         name=name,
         version=version,
         sampling={task.name: sampling_of(task) for task in tasks},
-        prompts=prompts_hash(family.tokenizer, tasks),
+        prompts=reader.prompts.hash(tasks),
         n_tokenized=sum(question in reader.tokenized for question in wanted),
         files={Path(path).name: sha256_file(path) for path in paths},
         said=reader.said,
@@ -93,6 +85,7 @@ def _by_id(tasks: Sequence[Task]) -> dict[str, list[tuple[Task, Sample]]]:
 class _Reader:
     """What the files read so far hold."""
 
+    prompts: PromptReader
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     samples: Mapping[str, Sequence[tuple[Task, Sample]]]
@@ -173,19 +166,18 @@ class _Reader:
 
     def _order(self, item: dict[str, Any], task: Task, sample: Sample, where: str) -> int:
         """The order of the options that a line's prompt shows; 0 without options."""
-        prompts = prompts_of(task, sample)
+        prompts, ids = prompts_of(task, sample), first_of(item, PROMPT_IDS_FIELDS)
         orders = range(len(prompts))
-        ids = first_of(item, PROMPT_IDS_FIELDS)
         if "prompt" in item or ids is None:
             given = text_field(item, "prompt", where)
-            orders = [order for order in orders if given in prompt_texts(self.tokenizer, task, prompts[order])]
+            orders = [order for order in orders if given in self.prompts.texts(task, prompts[order])]
             if not orders:
-                raise InputError(f"{where}: {_difference(given, prompts)}; ask the task's own prompt.")
+                raise InputError(f"{where}: {_difference(given, self.prompts.texts(task, prompts[0])[-1])}.")
         if ids is not None:
             given_ids = token_ids(ids, "prompt_ids", self.tokenizer, where)
-            orders = [order for order in orders if prompt_ids(self.tokenizer, task, prompts[order]) == given_ids]
+            orders = [order for order in orders if self.prompts.ids(task, prompts[order]) == given_ids]
             if not orders:
-                expected = prompt_ids(self.tokenizer, task, prompts[0])
+                expected = self.prompts.ids(task, prompts[0])
                 raise InputError(
                     f"{where}: the prompt ids of sample '{sample.id}' are {_short(given_ids)}, but the task's prompt has "
                     f"{_short(expected)}; check template, BOS and tokenizer of the engine."
@@ -241,13 +233,12 @@ class _Reader:
         raise InputError(f"The rollouts lack the response of {missing[0]}{more}; {mend}.")
 
 
-def _difference(given: str, prompts: Sequence[str]) -> str:
+def _difference(given: str, own: str) -> str:
     """Where a prompt differs from the task's own."""
-    own = prompts[0]
     place = next((i for i, (a, b) in enumerate(zip(given, own, strict=False)) if a != b), min(len(given), len(own)))
     return (
         f"the prompt differs from the task's from character {place} on ({given[place : place + 30]!r} there, "
-        f"{own[place : place + 30]!r} in the task)"
+        f"{own[place : place + 30]!r} in the task); ask the task's own prompt, plain or rendered by the text rule"
     )
 
 

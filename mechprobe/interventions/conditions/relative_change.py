@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechprobe.data.encoding import Ids, PromptEncoder
+from mechprobe.evals.answering import prompt_of
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import RelativeChanges
@@ -26,7 +28,7 @@ _KINDS = ("selected", "dose", "opposite")
 
 
 def measure_changes(
-    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str]
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[Ids]
 ) -> tuple[RelativeChanges, dict[str, float]]:
     """The largest relative change of every edit of the selected set, including its doses and opposites.
 
@@ -39,16 +41,17 @@ def measure_changes(
     return RelativeChanges(bound=FAR, n_tokens=n_tokens, far=far), found
 
 
-def task_prompts(runner: Runner) -> list[str]:
-    """The first prompts of every task of the runner."""
-    return [sample.prompt for task in runner.tasks for sample in task.samples[:PROMPTS]]
+def task_prompts(runner: Runner) -> list[Ids]:
+    """Token ids of the first prompts of every task of the runner."""
+    first = [(task, prompt_of(sample)) for task in runner.tasks for sample in task.samples[:PROMPTS]]
+    return [PromptEncoder.of(runner.family.tokenizers, task.text).encode(prompt) for task, prompt in first]
 
 
 @torch.no_grad()
 def relative_changes(
-    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[str]
+    runner: Runner, conditions: Sequence[Condition], prompts: Sequence[Ids]
 ) -> tuple[dict[str, float], int]:
-    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts, and the number of tokens.
+    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts (token ids), and the number of tokens.
 
     A prompt beyond the models' context is cut on the left.
     """
@@ -66,11 +69,10 @@ def relative_changes(
 
 
 def _residuals(
-    runner: Runner, names: Iterable[str], prompts: Sequence[str]
+    runner: Runner, names: Iterable[str], prompts: Sequence[Ids]
 ) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
-    tokenizer = runner.family.tokenizer
-    rows = [tokenizer(prompt).input_ids[-runner.family.max_context :] for prompt in prompts]
-    ids, attention = left_pad(rows, int(str(tokenizer.pad_token_id)), "cpu")
+    rows = [prompt[-runner.family.max_context :] for prompt in prompts]
+    ids, attention = left_pad(rows, int(str(runner.family.tokenizer.pad_token_id)), "cpu")
     device = runner.crosscoder.device
     found = {}
     for model in (runner.family[name] for name in names):

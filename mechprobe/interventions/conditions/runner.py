@@ -98,7 +98,7 @@ class Runner:
         """The arguments of `Stage.open` that identify a stage which runs the conditions."""
         sets = sha256_bytes(dump_json([asdict(condition) for condition in conditions]).encode())
         parts = {"crosscoder": self.crosscoder.fingerprint, "site": self.selection.site, "sets": sets}
-        config = {**settings, **parts, **self.family.reduced_dtypes}
+        config = {**settings, **parts, **self.family.identity}
         models = self.family.fingerprints
         return {"name": name, "config": config, "inputs": inputs, "models": models, "remake": "refused"}
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.data.encoding import PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.harness import HarnessTasks
@@ -161,7 +163,9 @@ def _run_all(work: HarnessWork, folder: Path) -> Found:
 
 def _results(work: HarnessWork, found: Found) -> HarnessResults:
     runner, first = work.runner, found[work.conditions[0].name]
-    changes, change_of = measure_changes(runner, work.conditions, work.tasks.prompts)
+    encoder = PromptEncoder.of(runner.family.tokenizers)  # the harness has rendered its prompts
+    prompts = [encoder.encode(Prompt("harness", text)) for text in work.tasks.prompts]
+    changes, change_of = measure_changes(runner, work.conditions, prompts)
     return HarnessResults(
         **dict(edited_set(runner.selection, runner.config)),
         note=NOTE,
