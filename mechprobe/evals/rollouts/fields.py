@@ -1,6 +1,5 @@
 """The fields of a line of rollouts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,13 +92,3 @@ def require_prefix(answer: Generated, prefix: str, where: str) -> None:
         raise InputError(
             f"{where}: the response does not begin with the forced prefix {prefix!r}; write the whole response, prefix included."
         )
-
-
-def require_unicode(item: Mapping[str, Any], where: str) -> None:
-    """Refuse text that cannot be written as UTF-8."""
-    try:
-        json.dumps(item, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where} holds half of a surrogate pair, which is no character; write the text as UTF-8."
-        ) from None

@@ -19,7 +19,6 @@ from mechprobe.evals.rollouts.fields import (
     first_of,
     require_limit,
     require_prefix,
-    require_unicode,
     response_text,
     token_ids,
 )
@@ -103,7 +102,6 @@ class _Reader:
         n_lines = 0
         for number, item in read_jsonl(path):
             where = f"{path}:{number}"
-            require_unicode(item, where)
             if n_lines == 0 and not header and "engine" in item and "id" not in item:
                 header = item
                 self.said.append(header)

@@ -15,6 +15,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from mechprobe.data.config import TextConfig
 from mechprobe.errors import ArtifactError, ConfigError, EndpointError, InputError
 from mechprobe.evals.config import EndpointConfig, EvaluateConfig, SamplingConfig
 from mechprobe.evals.result import EvaluationSummary
@@ -365,3 +366,19 @@ def test_inside_a_running_event_loop_as_in_a_notebook(family: ModelFamily, fake:
         return len(evaluate_outcomes(family, tasks(3), tmp_path / "e", fake.config()).records)
 
     assert asyncio.run(cell()) == 6
+
+
+def test_prompts_follow_the_text_rule(fake: Fake, tmp_path: Path) -> None:
+    from tests.builders import build_family, build_tokenizer
+
+    paths = build_family(tmp_path / "chat", names=("base", "rl"), max_context=128)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[me]"
+    for path in paths.values():
+        tokenizer.save_pretrained(path)
+    family, asked = ModelFamily.load(paths), tasks(1, text=TextConfig(chat_template=True))
+    for prompt_as in ("ids", "text"):
+        evaluate_outcomes(family, asked, tmp_path / prompt_as, fake.config(prompt_as=prompt_as))
+    ids = tokenizer("<bos>[user]p0[me]", add_special_tokens=False).input_ids
+    assert [body["prompt"] for body in fake.bodies] == [ids, ids, "[user]p0[me]", "[user]p0[me]"]
+    assert tokenizer("[user]p0[me]").input_ids == ids  # the server adds BOS, so it must not be in the text

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from mechprobe.data.config import TextConfig
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
@@ -137,7 +138,7 @@ FAULTS: dict[str, tuple[Callable[[list[dict[str, Any]]], list[dict[str, Any]]], 
     "no response": (change(response=...), r":3 has no field 'response'"),
     "response of numbers": (change(response=5), r":3: 'response' is a int; it must be text"),
     "null response": (change(response=None), r":3: 'response' is a NoneType"),
-    "half a character": (change(response="\ud83d"), r":3 holds half of a surrogate pair"),
+    "half a character": (change(response="\ud83d"), r":3: 'response' has half a surrogate pair"),
     "ids of another text": (change(response_ids=[5, 6]), r":3: the response ids decode to"),
     "ids beyond the tokenizer": (change(response_ids=[9999]), r":3: 'response_ids' has the id 9999, but the tokenizer has"),
     "ids as text": (change(token_ids="5"), r":3: 'response_ids' is not a list of token ids"),
@@ -288,3 +289,47 @@ def test_the_lines_of_the_docs_convert_the_output_of_vllm(
     answers = read_rollouts([tmp_path / "rl.jsonl"], family, asked, asked, {"rl": ""})
     assert [(answer.text, answer.finish) for answer in answers.found.values()][:2] == [("Ok", "stop"), ("Ok", "stop")]
     assert (answers.engine.name, answers.engine.version, answers.engine.n_tokenized) == ("vllm", "0.11.2", 0)
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[me]{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def chat_family(tmp_path_factory: pytest.TempPathFactory) -> ModelFamily:
+    from tests.builders import build_family, build_tokenizer
+
+    paths = build_family(tmp_path_factory.mktemp("chat"), names=MODELS, max_context=128)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    for path in paths.values():
+        tokenizer.save_pretrained(path)
+    return ModelFamily.load(paths)
+
+
+def test_prompts_of_the_text_rule_are_taken_plain_rendered_or_as_ids(chat_family: ModelFamily, tmp_path: Path) -> None:
+    asked = tasks(4, text=TextConfig(chat_template=True))
+    rendered = [f"<bos>[user]p{i}[me]" for i in range(4)]
+    lines = rows()
+    for line, text in zip(lines[:4], rendered, strict=True):
+        line["prompt"] = text
+    for line, text in zip(lines[4:], rendered, strict=True):
+        del line["prompt"]
+        line["prompt_token_ids"] = list(chat_family.tokenizer(text, add_special_tokens=False).input_ids)
+    own = evaluate_outcomes(chat_family, asked, tmp_path / "e", config(write(tmp_path / "r.jsonl", lines)))
+    plain = evaluate_outcomes(chat_family, asked, tmp_path / "f", config(write(tmp_path / "s.jsonl", rows())))
+    assert own.records == plain.records
+    assert [record.outcome for record in own.records] == ["right"] * 8
+    lines[5]["prompt_token_ids"] = [1, *lines[5]["prompt_token_ids"]]
+    with pytest.raises(InputError, match=r":6: the prompt ids .*check template, BOS"):
+        evaluate_outcomes(chat_family, asked, tmp_path / "g", config(write(tmp_path / "r.jsonl", lines)))
+
+
+def test_thinking_is_split_as_in_own_responses(family: ModelFamily, tmp_path: Path) -> None:
+    lines = rows()
+    lines[0]["response"] = "<think>P9</think>P0"
+    lines[1]["response"] = "<think>P1"
+    asked = tasks(max_new_tokens=40)
+    found = evaluate_outcomes(family, asked, tmp_path / "e", config(write(tmp_path / "r.jsonl", lines)))
+    first, second = (found.record("base", "t", sample) for sample in ("q0", "q1"))
+    assert (first.outcome, first.finish, first.n_thinking_tokens > 0) == ("right", "stop", True)
+    assert (second.outcome, second.finish) == ("unparsed", "unfinished")
