@@ -28,7 +28,8 @@ def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     }
     draws = max((row.n for tasks in summary.sampled.values() for row in tasks.values()), default=1)
     what = "Accuracy" if draws == 1 else f"Accuracy (avg@{draws})"
-    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
+    source = [summary.engine.sentence] if summary.engine else []
+    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks), *source]
 
 
 def sampled_lines(summary: "EvaluationSummary") -> list[str]:

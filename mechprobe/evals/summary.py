@@ -6,7 +6,15 @@ import numpy as np
 
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.config import EvaluateConfig
-from mechprobe.evals.result import Accuracy, EvaluationSummary, ForcedPrefix, PairedTest, PositionBias, SampledOutcomes
+from mechprobe.evals.result import (
+    Accuracy,
+    Engine,
+    EvaluationSummary,
+    ForcedPrefix,
+    PairedTest,
+    PositionBias,
+    SampledOutcomes,
+)
 from mechprobe.evals.sampled import sampled_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.records import Outcome, Outcomes
@@ -24,7 +32,9 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     return {task: share_interval(found.right_draws(model, task)) for model in models for task in found.tasks}
 
 
-def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig) -> EvaluationSummary:
+def summarize(
+    outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig, *, engine: Engine | None = None
+) -> EvaluationSummary:
     """Accuracies, shares of cut and unparsed responses, the forced-prefix baseline, and paired tests against the base.
 
     The outcomes are those of all models, and of the base with the forced prefix if the config asks for it.
@@ -47,6 +57,7 @@ def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig)
         force_prefix=forced,
         mcnemar={model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy},
         position_bias=position_bias(outcomes, tasks),
+        engine=engine,
         sampled={model: found for model in accuracy if (found := _sampled(outcomes, model, tasks))},
     )
 

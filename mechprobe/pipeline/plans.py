@@ -155,7 +155,13 @@ def plan_evaluate(run: Run) -> Plan:
     """Models × samples."""
     tasks = [task.take(run.config.evaluate.n_per_task) for task in run.config.load_tasks()]
     samples = {task.name: len(task.samples) for task in tasks}
-    line = f"{len(run.family)} models × {sum(samples.values())} samples"
+    settings = run.config.evaluate
+    source = {
+        "hf": "",
+        "endpoint": f", asked at {settings.endpoint.base_url}",
+        "import": f", from {len(settings.imports)} files",
+    }
+    line = f"{len(run.family)} models × {sum(samples.values())} samples{source[settings.generation]}"
     return Plan("evaluate", run.layout.evals, [line], {"models": run.family.names, "samples": samples})
 
 
