@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.disk import translate_disk_errors, write_hdf5
+from mechprobe.cache.store.disk import reading_hdf5, translate_disk_errors, write_hdf5
 from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into, training_norms
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import ArtifactError, StoreError
@@ -139,14 +138,11 @@ def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
         StoreError: The file is missing or damaged, or its metadata differs from ``header``.
     """
     scaled = header.dtype in LARGEST_CODE
-    try:
-        with h5py.File(path, "r") as file:
-            attributes: Any = dict(file.attrs)
-            found = tuple(attributes.get(name) for name in ("stream", "model", "start"))
-            codes, kind = _mapped(path, file[site])
-            scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} is missing or damaged ({type(error).__name__}); make the store again.") from None
+    with reading_hdf5(path) as file:
+        attributes: Any = dict(file.attrs)
+        found = tuple(attributes.get(name) for name in ("stream", "model", "start"))
+        codes, kind = _mapped(path, file[site])
+        scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
     actual = (*found, codes.shape, kind, codes.dtype.str)
     shape = (header.n_rows, header.d_model)
     expected = (header.stream, header.model, header.start, shape, header.dtype, ON_DISK[header.dtype])
