@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, model_serializer, model_validator
 
 from mechprobe.dictionary.config import QualityGate
+from mechprobe.formatting import percent
 from mechprobe.results import Number, Result
 
 _ALIASES = AliasChoices("dead_share", "dead_frac")
@@ -99,7 +100,8 @@ class HeldOutMetrics(Result):
     """``metrics.json`` of an imported crosscoder: reconstruction and sparsity on the held-out rows of a store.
 
     The measures are those of `sae_training.Metrics`, NaN where no row is held out. With several sites, values per model are
-    per source, ``model/site``, and ``sites`` replaces ``site``.
+    per source, ``model/site``, and ``sites`` replaces ``site``. ``fve_ordinary`` and ``far_tokens`` are there only where some
+    of the tokens are far (more than 10 times the median norm).
     """
 
     split: str = "held_out"
@@ -109,6 +111,8 @@ class HeldOutMetrics(Result):
     l0: Number
     dead_frac: Number
     held_out_tokens: int
+    fve_ordinary: dict[str, Number] | None = None
+    far_tokens: int | None = None
     site: str | None = None
     sites: tuple[str, ...] | None = None
 
@@ -118,8 +122,19 @@ class HeldOutMetrics(Result):
         return {"fve": self.fve, "l0": self.l0, "dead_frac": self.dead_frac}
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value, with ``site`` or ``sites`` only where it is set."""
+        """The JSON value, without what is not set."""
         return {name: value for name, value in super().to_dict().items() if value is not None}
+
+    @property
+    def far_sentence(self) -> str:
+        """What far tokens do to the measures; empty where there are none."""
+        if not self.far_tokens:
+            return ""
+        share = percent(self.far_tokens / self.held_out_tokens, 1)
+        return (
+            f"{self.far_tokens:,} of {self.held_out_tokens:,} held-out tokens ({share} %) have more than 10 times the median norm "
+            "and decide FVE; read FVE without them, or drop them with cache.drop_first_positions or cache.drop_norm_above."
+        )
 
 
 class TrainingMetrics(HeldOutMetrics):
