@@ -76,7 +76,9 @@ class CrosscoderConfig(FrozenConfig):
     def _leave_out_unused(self, serialize: Callable[["CrosscoderConfig"], dict[str, Any]]) -> dict[str, Any]:
         """Leave out what is not in use, so that files and fingerprints are those of releases without these settings."""
         data = serialize(self)
-        return {key: value for key, value in data.items() if value or key not in ("drop_first_positions", "norm_limits")}
+        return {
+            key: value for key, value in data.items() if value or key not in ("drop_first_positions", "norm_limits")
+        }
 
     @model_validator(mode="before")
     @classmethod

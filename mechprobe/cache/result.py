@@ -169,7 +169,9 @@ def far_sentence(store: ActivationStore) -> str:
         return f"{far.n_dropped:,} of {store.n_rows:,} rows have more than {above:g} times the median norm and are dropped."
     found = f"{far.n_rows:,} of {store.n_rows:,} rows have more than {FAR:g} times the median norm"
     if far.first_positions is not None:
-        place = "at the first position" if far.first_positions == 1 else f"among the first {far.first_positions} positions"
+        place = (
+            "at the first position" if far.first_positions == 1 else f"among the first {far.first_positions} positions"
+        )
         return f"{found}, {place} of their sequences (attention sinks); set cache.drop_first_positions={far.first_positions}."
     texts = ", ".join(f"{text!r} ({count:,})" for text, count in far.tokens[:3])
     return f"{found}, at scattered tokens such as {texts}; set cache.drop_norm_above={FAR:g}."

@@ -176,7 +176,12 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
     norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
     if work.config.drop_norm_above is not None:
         write_hdf5(work.out / DROPPED, {"row": np.flatnonzero(dropped)}, {})
-    outputs = [TOKENS, *([DROPPED] if work.config.drop_norm_above is not None else []), *([WHOLE_STREAM] if work.kept else []), *(f"{name}/{INDEX}" for name in records)]
+    outputs = [
+        TOKENS,
+        *([DROPPED] if work.config.drop_norm_above is not None else []),
+        *([WHOLE_STREAM] if work.kept else []),
+        *(f"{name}/{INDEX}" for name in records),
+    ]
     n_bytes = sum(record.n_bytes for own in records.values() for record in own)
     stage.finish(
         outputs=[*outputs, *response_files(work.out)],

@@ -43,22 +43,20 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     """FVE, L0, dead share and cross-entropy recovered, per model."""
-    rows = {}
+    rows, far = {}, any("fve_readout_ordinary" in model for model in quality["models"].values())
+    columns = ["FVE", "own read-out", *(["without far tokens"] if far else []), "L0", "dead", "CE recovered"]
     for name, model in quality["models"].items():
         recovered = model.get("ce_recovered")
         rows[name] = {
             "FVE": f"{model['fve']:.3f}",
             "own read-out": f"{model['fve_readout']:.3f}" if "fve_readout" in model else "-",
+            **({"without far tokens": decimal(model["fve_readout_ordinary"], 3)} if far else {}),
             "L0": f"{model['l0']:.1f}",
             "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
             "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
         }
     trusted = "passed" if quality["trusted"] else f"FAILED: {' '.join(map(str, quality['failures']))}"
-    return [
-        "Crosscoder on held-out tokens",
-        *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
-        f"Gate: {trusted}",
-    ]
+    return ["Crosscoder on held-out tokens", *table_lines(rows, columns), f"Gate: {trusted}"]
 
 
 def bias_lines(summary: "EvaluationSummary") -> list[str]:

@@ -47,6 +47,8 @@ class ModelQuality(Result):
         fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean, under the joint read-out.
         fve_per_token: Mean over rows of 1 − ‖x−x̂‖² / ‖x−x̄‖², under the joint read-out.
         fve_readout: As ``fve``, under the model's own read-out, which edits use. The gate tests this one.
+        fve_ordinary: ``fve`` over the rows that are not far, about their own mean; None, and not in the file, without far rows.
+        fve_readout_ordinary: ``fve_readout`` over these rows; where there are far rows, the gate tests this one.
         l0: Mean number of active features under the model's own read-out.
         dead_frac: Share of features that are active on no row under the model's own read-out.
         loss: Spliced next-token loss; None without models. The file has its keys beside the others.
@@ -58,6 +60,8 @@ class ModelQuality(Result):
     l0: Number
     dead_frac: DeadFrac
     loss: SplicedLoss | None = None
+    fve_ordinary: Number | None = None
+    fve_readout_ordinary: Number | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +73,8 @@ class ModelQuality(Result):
     @model_serializer(mode="wrap")
     def _flatten_loss(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         value = serialize(self)
-        return value | (value.pop("loss") or {})
+        value = value | (value.pop("loss") or {})
+        return {key: item for key, item in value.items() if item is not None or not key.endswith("_ordinary")}
 
 
 class Quality(Result):

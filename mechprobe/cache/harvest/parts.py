@@ -61,9 +61,12 @@ def cache_part(
 def _entered(work: CacheWork) -> Iterator[Stage]:
     """Open the stage folder. Parts that start at the same time enter one after another, then work in parallel."""
     work.out.mkdir(parents=True, exist_ok=True)
-    with sole_writer(work.out, part=True), folder_lock(work.out.parent, fcntl.LOCK_EX) as release:
-        with Stage.open(
+    with (
+        sole_writer(work.out, part=True),
+        folder_lock(work.out.parent, fcntl.LOCK_EX) as release,
+        Stage.open(
             work.out, name="cache", config=work.identity, models=work.family.fingerprints, beside_others=True
-        ) as stage:
-            release()
-            yield stage
+        ) as stage,
+    ):
+        release()
+        yield stage

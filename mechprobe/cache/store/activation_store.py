@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mechprobe.cache.config import SCALE_ROWS, StoreSubset
 from mechprobe.cache.store.batches import FillRows, Order, ServingSession
-from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
 from mechprobe.cache.store.disk import reading_hdf5
+from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
 from mechprobe.cache.store.norms import DROPPED, SiteNorms, StoreNorms
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
 from mechprobe.cache.store.shards import INDEX, MappedRows, ShardHeader, ShardRecord, map_rows

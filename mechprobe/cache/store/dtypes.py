@@ -8,7 +8,7 @@ In memory an 8-bit row is *packed*: its codes, followed by the four bytes of its
 when rows are copied and shuffled. On disk, codes and scales are two datasets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
