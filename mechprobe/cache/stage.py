@@ -174,6 +174,7 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
         write_json(work.out / name / INDEX, index)
     files = _norm_files(work, stream)
     norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
+    files.remove()  # a finished store has none; a run that is killed here measures the shards again
     if work.config.drop_norm_above is not None:
         write_hdf5(work.out / DROPPED, {"row": np.flatnonzero(dropped)}, {})
     outputs = [
@@ -195,7 +196,6 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
         },
         seed=work.config.seed,
     )
-    files.remove()
 
 
 def _norm_files(work: CacheWork, stream: TokenStream) -> NormFiles:

@@ -167,7 +167,7 @@ class NormFiles:
         return StoreNorms(models=found, far=_far_rows(self.stream, far, dropped, tokenizer)), dropped
 
     def remove(self) -> None:
-        """Remove the files, once their summary is in the manifest."""
+        """Remove the files; `measure` then reads the shards."""
         for name in self.widths:
             for path in (self.folder / name).glob("norms_*.h5"):
                 path.unlink(missing_ok=True)
@@ -182,7 +182,7 @@ class NormFiles:
             if path.is_file():
                 with reading_hdf5(path) as file:
                     part, most = np.asarray(file[site]), np.asarray(file[site + _LARGEST])
-            else:  # a shard of a finished store that gets more models
+            else:  # a finished store gets more models, or the files were already removed
                 part, most = _measured(self.stored(model, site, shard.index), self.dtype)
             norms[shard.rows.start : shard.rows.stop] = part
             largest = np.maximum(largest, most)
