@@ -21,8 +21,8 @@ from torch import Tensor
 import mechprobe as mp
 from mechprobe.cli.printing import table_lines
 from mechprobe.evals.stage import load_outcomes
+from mechprobe.models.blocks import splice
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import splice
 from mechprobe.selection.gained import gained_samples, gained_sequences
 from mechprobe.selection.rankings.pooled import score_features
 from mechprobe.selection.result import choose

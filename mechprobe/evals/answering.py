@@ -169,9 +169,9 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
     for text, options in distinct:
         group = [query for query in queries if (query[0].text, _decoding(query[0])) == (text, options)]
         encoder = PromptEncoder.of(run.model.tokenizers, text)
-        prompts = [[encoder.encode(prompt) for prompt in prompts_of(task, sample)] for task, sample in group]
+        prompts = [prompts_of(task, sample) for task, sample in group]
         if run.respond is None:
-            flat = [prompt for of_sample in prompts for prompt in of_sample]
+            flat = [encoder.encode(prompt) for of_sample in prompts for prompt in of_sample]
             settings = {**options, "batch_size": run.batch_size, "prefix": run.prefix}
             generated = iter(generate(run.model, encoder.tokenizer, flat, **settings))
         else:

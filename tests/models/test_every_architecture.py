@@ -41,7 +41,7 @@ SITE = Site(1)
 def test_architecture_is_exact_or_refused(kind: str) -> None:
     try:
         model = tiny_model(kind)
-    except Exception:
+    except Exception:  # noqa: BLE001 - configs fail in many ways
         assert kind in UNBUILT, "no tiny config"
         return
     assert kind not in UNBUILT
