@@ -252,7 +252,7 @@ def test_it_needs_no_torch(run: Path) -> None:
 
 def drawn(text: str) -> bytes:
     with style.house_style():
-        figure = style.new_figure(2, 1)
+        figure = style.new_figure(2.0, 1.0)
         figure.text(0.1, 0.5, style.plain(text))
         return style.to_png(figure)
 
