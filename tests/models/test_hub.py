@@ -60,9 +60,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_an_adapter_of_the_hub_is_found_with_its_base(
-    hub: Path, llama_family: dict[str, Path]
-) -> None:
+def test_an_adapter_of_the_hub_is_found_with_its_base(hub: Path, llama_family: dict[str, Path]) -> None:
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
@@ -76,7 +74,9 @@ def test_an_adapter_of_the_hub_is_found_with_its_base(
     model = LanguageModel("rl", "org/adapter@main")
     assert model.revision == COMMIT
     assert model.folder.root.path == hub / "cache" / "org" / "base" / COMMIT
-    assert model.fingerprint == f"{model.folder.root.fingerprint}+adapter:{COMMIT}:{model.fingerprint.rsplit(':', 1)[1]}"
+    assert (
+        model.fingerprint == f"{model.folder.root.fingerprint}+adapter:{COMMIT}:{model.fingerprint.rsplit(':', 1)[1]}"
+    )
     assert model.architecture is not None
     assert model.tokenizer.eos_token == "<eos>"
 
@@ -94,9 +94,7 @@ def _http_error(kind: type[Exception]) -> Exception:
         (ConnectionError("no route"), "the hub did not provide it (ConnectionError); check the connection"),
     ],
 )
-def test_the_reason_of_a_failed_download_is_said(
-    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reason_of_a_failed_download_is_said(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise error
 
