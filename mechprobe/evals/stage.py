@@ -136,8 +136,7 @@ def evaluate_outcomes(
     config = config or EvaluateConfig()
     known, tasks = tasks, [task.take(config.n_per_task) for task in tasks]
     check_lengths(family, tasks, prefix=config.force_prefix)
-    runs = _runs(family, config)
-    answers = _imported(family, tasks, known, runs, config)
+    answers, runs = _imported(family, known, config), _runs(family, config)
     identity = {
         **config.model_dump(mode="json", exclude={"imports", "endpoint"}),
         "tasks": tasks_fingerprint(tasks),
@@ -186,18 +185,32 @@ def _runs(family: ModelFamily, config: EvaluateConfig) -> list[_RunOf]:
     return runs
 
 
-def _imported(
-    family: ModelFamily, tasks: Sequence[Task], known: Sequence[Task], runs: Sequence[_RunOf], config: EvaluateConfig
-) -> "Answers | None":
-    """The answers in the files of rollouts; None where there are none."""
+def check_source(family: ModelFamily, tasks: Sequence[Task], config: EvaluateConfig) -> None:
+    """Check before any work that responses can come from where ``config.generation`` says; ``tasks`` have all samples.
+
+    Raises:
+        ConfigError: A task compares log-likelihoods, which no other engine gives, or the key of the server is not set.
+        InputError: A file of rollouts is unusable.
+    """
+    _imported(family, tasks, config)
+    if config.generation == "endpoint":
+        from mechprobe.evals.rollouts.client import key_of
+
+        key_of(config.endpoint)
+
+
+def _imported(family: ModelFamily, tasks: Sequence[Task], config: EvaluateConfig) -> "Answers | None":
+    """The responses in the files of rollouts; None for other sources. Errors are those of `check_source`."""
     if config.generation == "hf":
         return None
     from mechprobe.evals.rollouts.answers import require_responses
     from mechprobe.evals.rollouts.imported import read_rollouts
 
     require_responses(tasks, config.generation)
-    labels = {label: prefix for _, label, prefix in runs}
-    return read_rollouts(config.imports, family, tasks, known, labels) if config.imports else None
+    if not config.imports:
+        return None
+    labels = {label: prefix for _, label, prefix in _runs(family, config)}
+    return read_rollouts(config.imports, family, [task.take(config.n_per_task) for task in tasks], tasks, labels)
 
 
 def _asked(

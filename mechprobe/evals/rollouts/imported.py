@@ -95,9 +95,11 @@ class _Reader:
     engines: dict[tuple[str, str], str] = field(default_factory=dict)
     """Engine and version → the first place that names them."""
     said: list[dict[str, Any]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     def read(self, path: Path) -> None:
         """Read a file; its first line may be a header, an object with ``engine`` and without ``id``."""
+        self.files.append(str(path))
         header: dict[str, Any] = {}
         n_lines = 0
         for number, item in read_jsonl(path):
@@ -228,7 +230,8 @@ class _Reader:
             mend = 'add them, or set evaluate.force_prefix = "" to do without this baseline'
         elif missing[0].draw > 0:
             mend = f"add them, or set tasks.sampling.n, which is {n}, to the number of responses per prompt"
-        raise InputError(f"The rollouts lack the response of {missing[0]}{more}; {mend}.")
+        files = " and ".join(self.files)
+        raise InputError(f"The rollouts in {files} lack the response of {missing[0]}{more}; {mend}.")
 
 
 def _difference(given: str, own: str) -> str:

@@ -333,3 +333,25 @@ def test_thinking_is_split_as_in_own_responses(family: ModelFamily, tmp_path: Pa
     first, second = (found.record("base", "t", sample) for sample in ("q0", "q1"))
     assert (first.outcome, first.finish, first.n_thinking_tokens > 0) == ("right", "stop", True)
     assert (second.outcome, second.finish) == ("unparsed", "unfinished")
+
+
+def test_the_command_refuses_before_any_work_and_exits_with_2(
+    llama_family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mechprobe.cli import main
+
+    def run(*options: str) -> tuple[int, str]:
+        code = main(["evaluate", "--models", *models, "--tasks", asked, "--run", str(tmp_path / "run"), *options])
+        return code, "".join(capsys.readouterr())
+
+    models = [f"{name}={llama_family[name]}" for name in MODELS]
+    asked = write(tmp_path / "t.jsonl", [{"id": f"q{i}", "prompt": f"p{i}", "answer": f"P{i}"} for i in range(4)])
+    good, bad = write(tmp_path / "good.jsonl", rows()), write(tmp_path / "bad.jsonl", rows()[:-1])
+    for options in (("--import", bad), ("--import", bad, "--dry-run"), ("--import", str(tmp_path / "none.jsonl"))):
+        code, said = run("--set", "tasks.max_new_tokens=6", *options)
+        assert code == 2
+        assert len(said.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+    code, said = run("--set", "tasks.max_new_tokens=6", "--import", good)
+    assert code == 0
+    assert "Outcomes come from an engine that the file does not name (good.jsonl)" in said
