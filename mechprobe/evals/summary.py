@@ -64,8 +64,8 @@ def summarize(
 
 def _sampled(outcomes: Outcomes, model: str, tasks: Sequence[Task]) -> dict[str, SampledOutcomes]:
     """Task → what several responses say, for the tasks with more than one to each sample."""
-    found = {task: [outcomes.draws(model, task.name, s.id) for s in task.samples] for task in tasks if task.samples}
-    return {task.name: sampled_outcomes(task, draws) for task, draws in found.items() if len(draws[0]) > 1}
+    found = [(task, [outcomes.draws(model, task.name, s.id) for s in task.samples]) for task in tasks if task.samples]
+    return {task.name: sampled_outcomes(task, draws) for task, draws in found if len(draws[0]) > 1}
 
 
 def is_cut(outcome: Outcome) -> bool:
