@@ -14,7 +14,7 @@ from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig
 from mechprobe.evals.scorers.answer_part import answer_part, blocks
-from mechprobe.evals.scoring import opens_thinking, response_outcome, scorer, split_response
+from mechprobe.evals.scoring import response_outcome, scorer, split_response
 from mechprobe.evals.stage import tasks_fingerprint
 from mechprobe.evals.summary import summarize
 from mechprobe.evals.tasks import Task, load_tasks
@@ -81,15 +81,6 @@ def test_other_tags_and_none() -> None:
     assert split_response(response, tokenizer, None).answer == response.text
     assert answer_part("<think>5</think>72", None) == "<think>5</think>72"
     assert answer_part("5</think>72", ("", "</think>")) == "72"
-
-
-def test_whether_a_prompt_opens_the_block() -> None:
-    tokenizer = TOKENIZERS["special tokens"]
-    assert opens_thinking("3+4=<think>\n", tokenizer, THINK)
-    assert opens_thinking(tokenizer("3+4=<think>").input_ids, tokenizer, THINK)
-    for prompt in ("3+4=", "3+4=<think>\n\n</think>\n\n", "Write <think> first: 3+4="):
-        assert not opens_thinking(prompt, tokenizer, THINK)
-    assert not opens_thinking("3+4=<think>\n", tokenizer, None)
 
 
 @pytest.mark.parametrize(
