@@ -17,7 +17,12 @@ from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
 from .evals import skills as skills
-from .evals.config import ChoiceConfig as ChoiceConfig, EvaluateConfig as EvaluateConfig, HarnessConfig as HarnessConfig
+from .evals.config import (
+    ChoiceConfig as ChoiceConfig,
+    EndpointConfig as EndpointConfig,
+    EvaluateConfig as EvaluateConfig,
+    HarnessConfig as HarnessConfig,
+)
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
 from .evals.tasks import Task as Task, load_tasks as load_tasks, split_halves as split_halves
 from .features.config import (

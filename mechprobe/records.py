@@ -184,12 +184,18 @@ class Outcomes:
         records: Every outcome, in the order of evaluation.
         samples: The known samples by id.
         text: Settings of the text rule by which the prompts became token ids, where they are not the defaults.
+        engine: Where the responses come from, in a sentence; empty where transformers generated them here.
     """
 
     def __init__(
-        self, records: Iterable[Outcome], samples: Iterable[Sample] = (), text: Mapping[str, Any] | None = None
+        self,
+        records: Iterable[Outcome],
+        samples: Iterable[Sample] = (),
+        text: Mapping[str, Any] | None = None,
+        *,
+        engine: str = "",
     ) -> None:
-        self.records, self.text = list(records), dict(text or {})
+        self.records, self.text, self.engine = list(records), dict(text or {}), engine
         self.samples = {sample.id: sample for sample in samples}
         self._index: dict[tuple[str, str, str], dict[int, Outcome]] = {}
         for record in self.records:

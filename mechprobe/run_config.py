@@ -231,9 +231,17 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         own = data.get(section)
         value = own.get(key) if isinstance(own, dict) else None
         if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
-            place = folder / value
-            result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
+            result[section] = {**own, key: _anchored_path(value, folder)}
+    own = data.get("evaluate")
+    if isinstance(own, dict) and isinstance(own.get("imports"), list):
+        paths = [_anchored_path(value, folder) if isinstance(value, str) else value for value in own["imports"]]
+        result["evaluate"] = {**own, "imports": paths}
     return result
+
+
+def _anchored_path(value: str, folder: Path) -> str:
+    place = folder / value
+    return str(place.resolve() if place.exists() else place)
 
 
 def read_run_file(folder: Path | str) -> dict[str, Any]:

@@ -39,14 +39,21 @@ def wilson_interval(successes: int, n: int, z: float = Z) -> Interval:
     return Interval(p, float(min(p, max(0.0, center - half))), float(max(p, min(1.0, center + half))), n)
 
 
+def _t(n: int) -> float:
+    """The 97.5 % quantile of Student's t over n problems, with n − 1 degrees of freedom, at least one."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1, n - 1), 0.975))
+
+
 def clustered_interval(hits: ArrayLike, counts: ArrayLike | None = None) -> Interval:
     """Interval of Σ hits / Σ counts over problems, where the responses to one problem depend on each other.
 
     ``hits`` and ``counts`` are by problem; ``counts`` of None is 1 each, so that ``hits`` are shares. ``n`` is the number of
     problems that count. With m the mean count, z² further problems are added, half of them with m hits and half with none;
-    p' is the ratio with them, and the interval is p' ± z √(V / N), with V the mean of (hits − p' count)² / m² over all N
-    problems. With one response to each problem, this is the interval of Agresti & Coull (1998). The extension to several
-    responses is ours; the added problems keep its coverage where few problems decide, see docs/tasks.md.
+    p' is the ratio with them, and the interval is p' ± t √(V / N), with V the mean of (hits − p' count)² / m² over all N
+    problems and t of n − 1 degrees of freedom. With one response to each problem and z for t, this is the interval of Agresti
+    & Coull (1998). The extension to several responses is ours; the added problems keep its coverage where few problems decide.
     """
     totals = np.asarray(hits, dtype=np.float64)
     sizes = np.ones_like(totals) if counts is None else np.asarray(counts, dtype=np.float64)
@@ -57,7 +64,7 @@ def clustered_interval(hits: ArrayLike, counts: ArrayLike | None = None) -> Inte
     mean, added = sizes.mean(), Z * Z / 2
     value, center = totals.sum() / sizes.sum(), (totals.sum() / mean + added) / (n + 2 * added)
     squares = (((totals - center * sizes) / mean) ** 2).sum() + added * ((1 - center) ** 2 + center**2)
-    half = Z * np.sqrt(squares) / (n + 2 * added)
+    half = _t(n) * np.sqrt(squares) / (n + 2 * added)
     low, high = max(0.0, min(value, center - half)), min(1.0, max(value, center + half))
     return Interval(float(value), float(low), float(high), n)
 
@@ -76,9 +83,9 @@ def share_interval(right: Bool[ndarray, "problem draw"]) -> Interval:
 def clustered_difference(before: ArrayLike, after: ArrayLike) -> Interval:
     """Interval of mean(after − before) over problems, from the share of right responses to each problem.
 
-    The interval is d ± z √(V / N), cut to [−1, 1]. d is the mean difference. V is the variance of the differences with z²
-    further problems: a quarter each at +1 and −1, and half at 0; N counts all. Agresti & Min (2005) add such pairs to
-    single responses. Their number, and d as the centre, are ours; docs/tasks.md gives the coverage.
+    The interval is d ± t √(V / N), cut to [−1, 1]. d is the mean difference. V is the variance of the differences with z²
+    further problems: a quarter each at +1 and −1, and half at 0; N counts all, and t has n − 1 degrees of freedom. Agresti &
+    Min (2005) add such pairs to single responses. Their number, and d as the centre, are ours.
     """
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     n = len(change)
@@ -86,7 +93,7 @@ def clustered_difference(before: ArrayLike, after: ArrayLike) -> Interval:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     total = n + Z * Z
     variance = ((change**2).sum() + Z * Z / 2) / total - (change.sum() / total) ** 2
-    value, half = float(change.mean()), float(Z * np.sqrt(variance / total))
+    value, half = float(change.mean()), float(_t(n) * np.sqrt(variance / total))
     return Interval(value, max(-1.0, value - half), min(1.0, value + half), n)
 
 
@@ -164,8 +171,6 @@ def paired_change(
 
     With one response to each problem it is `paired_bootstrap`, with several `clustered_difference`.
     """
-    if before.shape != after.shape:
-        raise ValueError(f"paired problems need as many responses, got {before.shape} and {after.shape}")
     if before.shape[1] == 1:
         return paired_bootstrap(before[:, 0], after[:, 0], seed=seed)
     return clustered_difference(before.mean(axis=1), after.mean(axis=1))

@@ -1,5 +1,6 @@
 """Tiny random model families with a small tokenizer, built from configs without network."""
 
+import json
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,3 +117,12 @@ def build_family(
         model.save_pretrained(paths[name])
         tokenizer.save_pretrained(paths[name])
     return paths
+
+
+def swap_letters(folder: Path) -> None:
+    """Give the letters a and b in the tokenizer of a model folder the ids of each other."""
+    file = folder / "tokenizer.json"
+    data = json.loads(file.read_text())
+    vocabulary = data["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(data))

@@ -8,11 +8,17 @@ import typer
 from mechprobe.cli.localize import Scorer, Tasks, task_settings
 from mechprobe.cli.shared_options import Shared, takes_shared_options
 
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option("--import", metavar="FILE", help="Rollouts (JSON lines) to score instead of asking. May be repeated."),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 
 
 @takes_shared_options
-def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Scorer = None) -> None:
+def evaluate(
+    shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Scorer = None, imports: Imports = None
+) -> None:
     """Score the answers of every model on every sample as right, wrong or unparsed."""
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, next_step, say_result
@@ -20,7 +26,10 @@ def evaluate(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     from mechprobe.evals.result import EvaluationSummary
     from mechprobe.pipeline.plans import plan_evaluate
 
-    run = shared.start(task_settings(tasks, scorer), own_inputs=tasks is not None, evals=out)
+    extra = task_settings(tasks, scorer)
+    if imports:
+        extra["evaluate"] = {"generation": "import", "imports": [str(path.absolute()) for path in imports]}
+    run = shared.start(extra, own_inputs=tasks is not None, evals=out)
     folder = run.layout.evals
     found = carry_out(shared, run, "evaluate", folder=folder, plan=lambda: plan_evaluate(run), work=run.evaluate)
     if found is None:

@@ -30,7 +30,9 @@ def selection_lines(summary: "SelectionSummary") -> list[str]:
         lines.append(f"{of}: {_listed(ends)}; share of the change that the steps miss: {_listed(missed)}")
     first = ", ".join(map(str, summary.features[:10]))
     lines.append(f"{summary.rule} by {summary.ranking}: {len(summary.features)} features, first {first}")
-    lines += [line for line in (summary.note, summary.silent.sentence) if line] + _stability_lines(summary)
+    lines += [
+        line for line in (summary.note, summary.outcomes_from, summary.silent.sentence) if line
+    ] + _stability_lines(summary)
     return lines + _control_lines(summary.control_match) if summary.control_match else lines
 
 

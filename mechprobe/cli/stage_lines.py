@@ -28,7 +28,8 @@ def accuracy_lines(summary: "EvaluationSummary") -> list[str]:
     }
     draws = max((row.n for tasks in summary.sampled.values() for row in tasks.values()), default=1)
     what = "Accuracy" if draws == 1 else f"Accuracy (avg@{draws})"
-    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks)]
+    source = [summary.engine.sentence] if summary.engine else []
+    return [f"{what} in % with 95 % interval (n up to {n} a task)", *table_lines(rows, summary.tasks), *source]
 
 
 def sampled_lines(summary: "EvaluationSummary") -> list[str]:
@@ -119,22 +120,20 @@ def ceiling_lines(ceilings: "SiteCeilings | Mapping[str, Any]") -> list[str]:
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     """FVE, L0, dead share and cross-entropy recovered, per model."""
-    rows = {}
+    rows, far = {}, any("fve_readout_ordinary" in model for model in quality["models"].values())
+    columns = ["FVE", "own read-out", *(["without far tokens"] if far else []), "L0", "dead", "CE recovered"]
     for name, model in quality["models"].items():
         recovered = model.get("ce_recovered")
         rows[name] = {
             "FVE": f"{model['fve']:.3f}",
             "own read-out": f"{model['fve_readout']:.3f}" if "fve_readout" in model else "-",
+            **({"without far tokens": decimal(model["fve_readout_ordinary"], 3)} if far else {}),
             "L0": f"{model['l0']:.1f}",
             "dead": f"{100 * model['dead_share']:.0f} %" if "dead_share" in model else "-",
             "CE recovered": "-" if recovered is None else f"{recovered:.3f}",
         }
     trusted = "passed" if quality["trusted"] else f"FAILED: {' '.join(map(str, quality['failures']))}"
-    return [
-        "Crosscoder on held-out tokens",
-        *table_lines(rows, ["FVE", "own read-out", "L0", "dead", "CE recovered"]),
-        f"Gate: {trusted}",
-    ]
+    return ["Crosscoder on held-out tokens", *table_lines(rows, columns), f"Gate: {trusted}"]
 
 
 def bias_lines(summary: "EvaluationSummary") -> list[str]:
@@ -164,14 +163,15 @@ def bias_lines(summary: "EvaluationSummary") -> list[str]:
 
 def training_lines(metrics: "TrainingMetrics", d_sae: int, sources: Sequence[str]) -> list[str]:
     """Held-out FVE of every model, L0, dead features, and what the training read."""
-    rows = {
-        name: {"FVE": decimal(metrics.fve[name], 3), "FVE per token": decimal(metrics.fve_per_token[name], 3)}
-        for name in sources
-    }
+    columns = {"FVE": metrics.fve, "FVE per token": metrics.fve_per_token}
+    if metrics.fve_ordinary is not None:
+        columns["FVE without far tokens"] = metrics.fve_ordinary
+    rows = {name: {label: decimal(found[name], 3) for label, found in columns.items()} for name in sources}
     held_out = metrics.held_out_tokens
     return [
         f"Held-out prompts, n = {held_out:,} tokens" if held_out else "No prompt was held out, so nothing is measured.",
-        *table_lines(rows, ["FVE", "FVE per token"], corner="model"),
+        *table_lines(rows, list(columns), corner="model"),
+        *([metrics.far_sentence] if metrics.far_sentence else []),
         f"L0 {decimal(metrics.l0, 1)}   dead {percent(metrics.dead_frac)} % of {d_sae:,} features",
         f"Trained on {metrics.tokens:,} tokens, {metrics.distinct_tokens:,} distinct, in {metrics.steps:,} steps",
     ]
@@ -191,4 +191,32 @@ def store_lines(store: "ActivationStore") -> list[str]:
         f"sites     {', '.join(str(site) for site in store.sites)} ({store.dtype})",
         f"size      {counts.bytes / 1e6:,.1f} MB in {counts.shards} shards per model",
         f"stream    {store.stream_hash[:16]}",
+        *norm_lines(store),
     ]
+
+
+def norm_lines(store: "ActivationStore") -> list[str]:
+    """Quantiles of the norms of every model and site, massive dimensions, and the rule that far rows need."""
+    from mechprobe.cache.result import far_sentence
+
+    if store.norms is None:
+        return []
+    rows = {
+        f"{model}  {site}": {
+            "median": f"{found.median:.4g}",
+            "99 %": f"{found.q99:.4g}",
+            "largest": f"{found.largest:.4g}",
+            "massive dimensions": _massive(found.massive, found.n_massive),
+        }
+        for model, sites in store.norms.models.items()
+        for site, found in sites.items()
+    }
+    sentence = far_sentence(store)
+    lines = table_lines(rows, ["median", "99 %", "largest", "massive dimensions"], corner="norms of rows")
+    return ["", *lines, *([sentence] if sentence else [])]
+
+
+def _massive(dimensions: Sequence[tuple[int, float]], n: int) -> str:
+    """Index and ratio to the rms of the three largest massive dimensions."""
+    shown = ", ".join(f"{index} ({ratio:,.0f}x)" for index, ratio in dimensions[:3])
+    return f"{shown} and {n - 3} more" if n > 3 else shown or "none"

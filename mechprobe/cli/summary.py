@@ -58,7 +58,8 @@ def verdict_sentences(results: Row) -> list[str]:
         for row in (_best(vectors, model, sign) for model, sign in zip(results["pair"], (1, -1), strict=True))
         if row
     ]
-    return [results["verdict"], *([f"One vector in comparison: {'; '.join(compared)}."] if compared else [])]
+    vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
+    return [results["verdict"], *filter(None, [vector, results.get("outcomes_from", "")])]
 
 
 def _change(row: Row) -> float:

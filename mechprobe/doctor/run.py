@@ -4,7 +4,7 @@ Every refusal is a line of its own, where the stages would stop at the first one
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from mechprobe.doctor.check import Check
 from mechprobe.errors import MechprobeError, ModelError
 from mechprobe.evals.stage import check_lengths
 from mechprobe.formatting import byte_size
+from mechprobe.interventions.hooks.positions import PositionRule
 from mechprobe.models.architectures import known_behaviour, refusal
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.devices import check_device, check_device_map
@@ -24,6 +25,7 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.models.tokenizers import SharedTokenizer
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig
+from mechprobe.selection.rules import check_spec
 from mechprobe.types import Site
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -62,7 +64,7 @@ def run_checks(run: Run) -> list[Check]:
     if family is not None:
         _say_family(page, family, config)
         _say_inputs(page, family, config, run)
-        page.tried("settings", lambda: _check_rest(run, family))
+        _say_settings(page, family, config)
     return page.checks
 
 
@@ -228,15 +230,13 @@ def _first(encoder: PromptEncoder, prompt: Any) -> str:
     return f"prompts are read {how}; the first becomes {len(ids)} tokens: {shown!r}"
 
 
-def _check_rest(run: Run, family: ModelFamily) -> None:
-    """What `Run.check` refuses besides: names of models, selection rules and positions."""
-    for name in _names(run.config):
-        _ = family[name]
-    if run.config.tasks.file and run.config.prompts.file:
-        run._family = family
-        run.check()
-
-
-def _names(config: RunConfig) -> Iterator[str]:
+def _say_settings(page: _Page, family: ModelFamily, config: RunConfig) -> None:
+    """Settings that the later stages would refuse: names of models, selection rules, positions of edits."""
     if config.tasks.file:
-        yield from (config.base, config.tuned, *(config.near or ()))
+        for name in (config.base, config.tuned, *(config.near or ())):
+            page.tried("settings", lambda n=name: family[n])
+    for spec in (config.select.rule, config.intervene.features or config.select.rule):
+        page.tried("settings", lambda s=spec: check_spec(s))
+    page.tried("settings", lambda: PositionRule.parse(config.intervene.positions))
+    if config.intervene.collateral_file:
+        page.tried("settings", lambda: as_prompts(config.intervene.collateral_file))

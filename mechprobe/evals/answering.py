@@ -4,7 +4,7 @@ A log-likelihood is computed by generation in which the tokens of the continuati
 therefore act exactly as in generation: an edit finds the last prompt token at the last position of the first forward call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from mechprobe.errors import InputError
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.scoring import response_outcome
 from mechprobe.evals.tasks import Task
-from mechprobe.models.generation import forced_logits, generate, length_batches
+from mechprobe.models.generation import Generated, forced_logits, generate, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.records import Outcome, Sample
 
@@ -66,15 +66,27 @@ def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]])
 Query = tuple[Task, Sample]
 
 
+Responder = Callable[[str, Task, Sample], list[Generated]]
+"""Gives the responses of a model, by its name in the outcomes, to the prompts of a sample: all draws of the first, then the
+next."""
+
+
 class _Run(NamedTuple):
     model: LanguageModel
     label: str
     batch_size: int
     prefix: str
+    respond: Responder | None = None
 
 
 def run_tasks(
-    model: LanguageModel, tasks: Sequence[Task], *, label: str | None = None, batch_size: int = 512, prefix: str = ""
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    *,
+    label: str | None = None,
+    batch_size: int = 512,
+    prefix: str = "",
+    respond: Responder | None = None,
 ) -> list[Outcome]:
     """Outcomes of one model on several tasks, in task order; the draws of a sample follow each other.
 
@@ -88,8 +100,9 @@ def run_tasks(
         label: Name of the model in the outcomes; its own name when None.
         batch_size: Number of prompts in one forward batch.
         prefix: Text that every response is forced to begin with. Options are scored after it.
+        respond: Gives finished responses of another engine, which are scored; None generates them here.
     """
-    run = _Run(model, label or model.name, batch_size, prefix)
+    run = _Run(model, label or model.name, batch_size, prefix, respond)
     queries = [(task, sample) for task in tasks for sample in task.samples]
     outcomes = _from_responses(run, [query for query in queries if not query[0].by_likelihood])
     outcomes |= _from_likelihoods(run, [query for query in queries if query[0].by_likelihood])
@@ -157,9 +170,12 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
         group = [query for query in queries if (query[0].text, _decoding(query[0])) == (text, options)]
         encoder = PromptEncoder.of(run.model.tokenizers, text)
         prompts = [prompts_of(task, sample) for task, sample in group]
-        flat = [encoder.encode(prompt) for of_sample in prompts for prompt in of_sample]
-        settings = {**options, "batch_size": run.batch_size, "prefix": run.prefix}
-        generated = iter(generate(run.model, encoder.tokenizer, flat, **settings))
+        if run.respond is None:
+            flat = [encoder.encode(prompt) for of_sample in prompts for prompt in of_sample]
+            settings = {**options, "batch_size": run.batch_size, "prefix": run.prefix}
+            generated = iter(generate(run.model, encoder.tokenizer, flat, **settings))
+        else:
+            generated = iter([one for task, sample in group for one in run.respond(run.label, task, sample)])
         for (task, sample), of_sample in zip(group, prompts, strict=True):
             by_prompt = [list(islice(generated, task.n_draws)) for _ in of_sample]
             opened = task.think is not None and encoder.opens_thinking(of_sample[0], task.think)

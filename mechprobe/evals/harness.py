@@ -82,7 +82,11 @@ class HarnessTasks:
             for request in requests:
                 match request.kind:
                     case "generate_until":
-                        room = context - int(normalize_gen_kwargs(dict(request.args[1]), _MAX_GEN_TOKS)["max_gen_toks"])
+                        room = context - int(
+                            normalize_gen_kwargs(dict(request.args[1]), _MAX_GEN_TOKS).get(
+                                "max_gen_toks", _MAX_GEN_TOKS
+                            )
+                        )
                     case "loglikelihood":
                         room = context + 1
                     case _:  # rolling windows cover a document of any length

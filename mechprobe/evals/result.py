@@ -1,6 +1,6 @@
 """Typed record of ``summary.json``, which the evaluate stage writes and the command line and the report read."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -89,6 +89,37 @@ class PositionBias(Result):
     n_pairs: int
 
 
+class Engine(Result):
+    """The engine outside mechprobe whose responses were scored, and how it was asked."""
+
+    generation: Literal["endpoint", "import"]
+    name: str
+    """Server or library, for example ``vllm``; empty where a file of rollouts does not say."""
+    version: str
+    sampling: dict[str, dict[str, Any]]
+    """Task → settings of the responses."""
+    prompts: str
+    """sha256 of the token ids of all prompts."""
+    n_tokenized: int
+    """Responses whose token ids were not given, so that the tokenizer made them from the text."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """File of rollouts → sha256."""
+    said: list[dict[str, Any]] = Field(default_factory=list)
+    """What the files say of the engine, as it stands there."""
+    base_url: str = ""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Model → its name on the server."""
+    prompt_as: str = ""
+    """``ids`` or ``text``."""
+
+    @property
+    def sentence(self) -> str:
+        """Where outcomes come from and where edits run, for everything that shows both."""
+        name = " ".join(filter(None, [self.name or "an engine that the file does not name", self.version]))
+        place = f"the server at {self.base_url}" if self.base_url else f"{' and '.join(self.files)}"
+        return f"Outcomes come from {name} ({place}); clean and edited arms of interventions run with transformers."
+
+
 class EvaluationSummary(Result):
     """The numbers of an evaluate stage."""
 
@@ -106,13 +137,15 @@ class EvaluationSummary(Result):
     """Tuned model → task → test against the base."""
     position_bias: dict[str, dict[str, PositionBias]] = Field(default_factory=dict)
     """Model → multiple-choice task → bias, for tasks whose options are shown in several orders."""
+    engine: Engine | None = None
+    """The engine whose responses were scored; None where transformers generated them here."""
     sampled: dict[str, dict[str, SampledOutcomes]] = Field(default_factory=dict)
     """Model → task → what several responses say, for tasks that are sampled more than once; ``accuracy`` is then avg@n."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON value of the result, without the parts that only some tasks have and none has here."""
         value = super().to_dict()
-        for part in ("position_bias", "sampled"):
+        for part in ("position_bias", "sampled", "engine"):
             if not value[part]:
                 del value[part]
         for tests in value["mcnemar"].values():

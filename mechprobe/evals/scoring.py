@@ -106,7 +106,7 @@ def response_outcome(
     """
     judge, first = task.scorer, responses[0]
     parts = [split_response(response, tokenizer, task.think, opened=opened) for response in responses]
-    finish: Finish = next((part.finish for part in parts if part.answer is None), parts[0].finish)
+    deciding = next((part for part in parts if part.answer is None), parts[0])
     outcome: OutcomeName = "unparsed"
     chosen: tuple[int, ...] = ()
     if isinstance(judge, MultipleChoice):
@@ -125,6 +125,6 @@ def response_outcome(
         response_ids=first.token_ids,
         chosen=chosen,
         draw=draw,
-        finish=finish,
+        finish=deciding.finish,
         n_thinking_tokens=parts[0].n_thinking_tokens,
     )

@@ -6,7 +6,15 @@ import numpy as np
 
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.config import EvaluateConfig
-from mechprobe.evals.result import Accuracy, EvaluationSummary, ForcedPrefix, PairedTest, PositionBias, SampledOutcomes
+from mechprobe.evals.result import (
+    Accuracy,
+    Engine,
+    EvaluationSummary,
+    ForcedPrefix,
+    PairedTest,
+    PositionBias,
+    SampledOutcomes,
+)
 from mechprobe.evals.sampled import sampled_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.records import Outcome, Outcomes
@@ -24,7 +32,9 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     return {task: share_interval(found.right_draws(model, task)) for model in models for task in found.tasks}
 
 
-def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig) -> EvaluationSummary:
+def summarize(
+    outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig, *, engine: Engine | None = None
+) -> EvaluationSummary:
     """Accuracies, shares of cut and unparsed responses, the forced-prefix baseline, and paired tests against the base.
 
     The outcomes are those of all models, and of the base with the forced prefix if the config asks for it.
@@ -47,17 +57,15 @@ def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig)
         force_prefix=forced,
         mcnemar={model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy},
         position_bias=position_bias(outcomes, tasks),
+        engine=engine,
         sampled={model: found for model in accuracy if (found := _sampled(outcomes, model, tasks))},
     )
 
 
 def _sampled(outcomes: Outcomes, model: str, tasks: Sequence[Task]) -> dict[str, SampledOutcomes]:
-    """Task → what several responses say, for the tasks that are sampled more than once."""
-    return {
-        task.name: sampled_outcomes(task, [outcomes.draws(model, task.name, s.id) for s in task.samples])
-        for task in tasks
-        if task.n_draws > 1
-    }
+    """Task → what several responses say, for the tasks with more than one to each sample."""
+    found = [(task, [outcomes.draws(model, task.name, s.id) for s in task.samples]) for task in tasks if task.samples]
+    return {task.name: sampled_outcomes(task, draws) for task, draws in found if len(draws[0]) > 1}
 
 
 def is_cut(outcome: Outcome) -> bool:

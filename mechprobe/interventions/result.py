@@ -125,6 +125,8 @@ class InterventionResults(EditedSet):
         sizes: Host → how few features carry the ceiling.
         collateral: The texts behind the collateral; None where it was not measured.
         changes: How relative changes were measured.
+        outcomes_from: The engine whose responses selected the features, in a sentence; empty for transformers. All conditions
+            run with transformers.
     """
 
     note: str
@@ -149,6 +151,7 @@ class InterventionResults(EditedSet):
     sizes: dict[str, HeadSizes | UnmeasuredSizes]
     collateral: CollateralSource | None
     changes: RelativeChanges
+    outcomes_from: str = ""
 
     @property
     def pooled_verdicts(self) -> list[Verdict]:

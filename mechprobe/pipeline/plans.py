@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.evals.stage import check_source
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
 from mechprobe.run_layout import CHAIN
@@ -155,7 +156,14 @@ def plan_evaluate(run: Run) -> Plan:
     """Models × samples."""
     tasks = [task.take(run.config.evaluate.n_per_task) for task in run.config.load_tasks()]
     samples = {task.name: len(task.samples) for task in tasks}
-    line = f"{len(run.family)} models × {sum(samples.values())} samples"
+    settings = run.config.evaluate
+    check_source(run.family, run.config.load_tasks(), settings)
+    source = {
+        "hf": "",
+        "endpoint": f", asked at {settings.endpoint.base_url}",
+        "import": f", from {', '.join(settings.imports)}",
+    }
+    line = f"{len(run.family)} models × {sum(samples.values())} samples{source[settings.generation]}"
     return Plan("evaluate", run.layout.evals, [line], {"models": run.family.names, "samples": samples})
 
 

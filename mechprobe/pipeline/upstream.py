@@ -147,7 +147,7 @@ def settings_kept(run: Run) -> Iterator[list[str]]:
         kind = type(getattr(run.config, section))
         shared = {key: given[key] for key in SHARED if key in given and given[key] != kept.get(key)}
         own = {key: value for key, value in shared.items() if key in kind.model_fields} | given.get(section, {})
-        if section == "tasks" and "seed" in given and not run.config.tasks.sampling.greedy:
+        if section == "tasks" and "seed" in shared and not run.config.tasks.sampling.greedy:
             own = {**own, "sampling": run.config.tasks.sampling.model_dump(mode="json", exclude_defaults=True)}
         if own:
             changed[section] = own

@@ -68,7 +68,9 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
     named = not depends_on_tasks(config.rule)
     if named and not ({config.ranking, *config.also} & {"ig", "relie"}):
         return _ungained(outcomes, config, held_out, found.too_few)
-    way_out = ", or rank by joint or score" if named else ', or name the features, as in --features "ids:1,2,3"'
+    way_out = (
+        ", or rank by joint or score" if named else ', or name the features: mechprobe select --features "ids:1,2,3"'
+    )
     raise SelectionError(
         f"On no task does {config.tuned} get at least {needed} samples right that {config.base} gets wrong "
         f"({'; '.join(counts)}); check tasks.scorer, evaluate more samples, lower select.min_gained{way_out}."

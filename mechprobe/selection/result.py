@@ -24,7 +24,7 @@ SELECTED_FILE = "selected.parquet"
 
 SHARED = (
     "features", "rule", "ranking", "site", "agnostic", "n_agnostic", "controls", "control_match", "stability", "note",
-    "threshold", "crosscoder",
+    "threshold", "crosscoder", "outcomes_from",
 )  # fmt: skip
 """Fields that `Selection` and `SelectionSummary` have in common."""
 
@@ -85,6 +85,7 @@ class SelectionSummary(Result):
     threshold: float
     note: str
     crosscoder: str
+    outcomes_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Selection:
             names its features outright, or if only one task selects.
         control_match: How near the random sets come to the selection; None without random sets.
         stability: How the selection depends on samples and threshold; None unless the ``select`` stage made it.
+        outcomes_from: The engine that generated the responses, in a sentence; empty where transformers did so here.
     """
 
     features: tuple[int, ...]
@@ -124,6 +126,7 @@ class Selection:
     left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
     control_match: ControlMatch | None = None
     stability: Stability | None = None
+    outcomes_from: str = ""
 
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":
@@ -174,7 +177,7 @@ class Selection:
             return replace(
                 self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates)
             )
-        return choose(
+        other = choose(
             self.scores,
             rule,
             site=self.site,
@@ -185,6 +188,7 @@ class Selection:
             seed=seed,
             table=table,
         )
+        return replace(other, outcomes_from=self.outcomes_from)
 
 
 def choose(  # noqa: PLR0913 - every setting is recorded in the result
@@ -218,8 +222,8 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
     """
     if depends_on_tasks(rule) and not any(scores.n_gained):
         raise SelectionError(
-            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features, "
-            'as in --features "ids:1,2,3", or evaluate more samples and select again.'
+            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features: "
+            'mechprobe select --features "ids:1,2,3", or evaluate more samples and select again.'
         )
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)

@@ -102,7 +102,8 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             if config.ranking in attributed:
                 samples = attributed[config.ranking].samples
             selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
-            selection = replace(selection, note="; ".join(filter(None, (selection.note, gained.note))))
+            note = "; ".join(filter(None, (selection.note, gained.note)))
+            selection = replace(selection, note=note, outcomes_from=outcomes.engine)
             paths = {kind: found.paths for kind, found in attributed.items()}
             _write(
                 stage, selection, selection_summary(selection, config, gained=gained, attribution=paths), config.seed

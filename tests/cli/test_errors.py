@@ -11,7 +11,7 @@ from mechprobe.cli import main
 from mechprobe.cli.select import next_step
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig
-from tests.builders import build_family, build_tokenizer
+from tests.builders import build_family, swap_letters
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_models_and_sites(fails: Fails, tmp_path: Path, llama_family: dict[str, 
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in fails("cache", "--models", f"base={tmp_path / 'empty'}", *rest)
     other = build_family(tmp_path / "other", names=("rl",))
-    build_tokenizer(("WORD",)).save_pretrained(other["rl"])
+    swap_letters(other["rl"])
     text = fails("cache", "--models", f"base={llama_family['base']}", f"rl={other['rl']}", *rest)
     assert "have different tokenizers" in text
     call = ["cache", *models(llama_family), "--prompts", prompts]

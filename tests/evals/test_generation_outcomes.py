@@ -112,13 +112,13 @@ def test_an_interrupted_stage_resumes_at_the_next_model(
 
 
 def test_models_that_are_not_one_family_are_errors(llama_family: dict[str, Path], tmp_path: Path) -> None:
-    from tests.builders import build_family, build_tokenizer
+    from tests.builders import build_family, swap_letters
 
     deeper = build_family(tmp_path / "deeper", n_layers=2)
     with pytest.raises(ModelError, match="layers"):
         ModelFamily.load({"base": llama_family["base"], "rl": deeper["rl"]})
     other = build_family(tmp_path / "other")
-    build_tokenizer(("EXTRA",)).save_pretrained(other["rl"])
+    swap_letters(other["rl"])
     with pytest.raises(ModelError, match="tokenizer"):
         ModelFamily.load({"base": llama_family["base"], "rl": other["rl"]})
     with pytest.raises(ModelError, match="nowhere"):

@@ -275,7 +275,7 @@ def test_cache_and_evaluate_on_an_adapter_are_those_on_its_merged_copy(
 
 def test_interventions_see_the_same_model(llama_family: dict[str, Path], tmp_path: Path) -> None:
     """An edit of the residual gives the same logits and tokens on the adapter and on the live model."""
-    from mechprobe.models.residuals import splice
+    from mechprobe.models.blocks import splice
     from mechprobe.types import Site
 
     live = tuned(llama_family["base"], tmp_path / "rl", lora())

@@ -6,6 +6,7 @@ writes another question, and its answer, behind its own answer. The rules are me
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 from mechprobe.types import THINK, ThinkTags
@@ -49,7 +50,7 @@ def blocks(text: str) -> list[str]:
     parts = []
     for turn in _TURN.split(text):
         starts = [0, *(found.start() for found in _QUESTION.finditer(turn)), len(turn)]
-        parts += [turn[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+        parts += [turn[start:end] for start, end in pairwise(starts)]
     return [part for part in parts if part.strip()]
 
 

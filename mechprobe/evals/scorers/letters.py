@@ -85,7 +85,8 @@ def option_letter(response: str) -> str | None:
        ("I choose B", "it is B"), or before "is correct". An I or A before a lower-case word is a pronoun or an article,
        except before words that can follow an option ("A because", "A is right") and after "option". A small a or i must end
        its clause. A letter that is called wrong does not count.
-    4. A letter at the very beginning, followed by ``.``, ``)``, ``:``, a dash, the end of the line, or "because".
+    4. A letter at the very beginning, followed by ``.``, ``)``, ``:``, a dash, the end of the line, or "because", unless the
+       response lists the options.
     5. The letter that begins a line in this way, if all such lines begin with the same letter.
     6. The last capital in round brackets, or in markup of its own.
 
@@ -166,7 +167,7 @@ def _is_rejected(stated: re.Match[str]) -> bool:
 
 def _leading(text: str) -> str | None:
     found = _LEADING.match(text.lstrip(" \t\n\"'#>"))
-    if not found:
+    if not found or _LINE.findall(text)[:2] == ["A", "B"]:  # a list of the options
         return None
     return next(group for group in found.groups() if group).upper()
 

@@ -58,7 +58,7 @@ _LATEX = (
     (re.compile(r"\\[dtc]?frac(?![a-zA-Z])\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\S)\s*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\S)"), lambda _: " § "),
     (re.compile(r"\{\s*(,|-|\\[,;:! ])\s*\}|\\text\s*\{\s*([,-])\s*\}"), lambda m: m[1] or m[2]),
     (re.compile(r"(?<=\d),\\!(?=\d)"), lambda _: ","),
-    (re.compile(r"(?<=[\d+-])(?:\\[,;:! ]|~)(?=[\d.$\\])"), lambda _: _GAP),
+    (re.compile(r"(?<=\d)(?:\\[,;:! ]|~)(?=\d)|(?<=[+-])(?:\\[,;:! ]|~)(?=\d|\.|\\|[$€£¥₹₽])"), lambda _: _GAP),
     (re.compile(rf"(?<=[+-]){_GAP}+"), lambda _: ""),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?"), lambda _: "°"),
     (re.compile(r"(?<=[\d)])([⁺-]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"), lambda m: f"^{{{m[1].translate(_SUPERSCRIPT)}}}"),
@@ -71,7 +71,7 @@ _DIGITS = rf"\d+(?:[,'’_{_GAP}]\d+)*"
 _PLAIN = rf"(?:\d{{1,3}}(?:\.\d{{3}}){{2,}}(?![\d.]*\d)|{_DIGITS}(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+(?!\w))?"
 _POWER = r"(?:×10)?\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
 _NUMBER = re.compile(
-    rf"§|(?P<whole>\d+)[ {_GAP}]+(?P<part>\d+)/(?P<of>\d+)(?![\d/])"
+    rf"§|(?P<whole>\d+)[ {_GAP}]+(?P<part>\d+) ?/ ?(?P<of>\d+)(?![\d/])"
     rf"|(?<![\d/])(?P<top>{_PLAIN})\s*/\s*(?P<bottom>{_PLAIN})(?![\d.]*\d|\s*/)|(?P<plain>{_PLAIN})(?P<power>{_POWER})?"
 )
 _THOUSANDS = re.compile(r"(?!0)(?:\d{1,3}(?:SEP\d{3})+|\d{1,2}(?:SEP\d{2})+SEP\d{3})".replace("SEP", rf"[,'’_{_GAP}]"))
@@ -141,7 +141,7 @@ def same_plain_number(text: str, other: str) -> bool:
     return first is not None and second is not None and first.equals(second)
 
 
-_MARKED = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
+_MARKED = re.compile(r"^[ \t]*####[ \t]*([^A-Za-z\n]*\d.*)$", re.MULTILINE)
 _BOX = "\\boxed{"
 
 
@@ -187,12 +187,16 @@ def _numbers(text: str) -> Iterator[Number]:
     place = 0
     while found := _NUMBER.search(text, place):
         place = found.end()
-        pieces = found["plain"] and re.split(rf"[,'’_{_GAP}]", found["plain"])
-        if pieces and len(pieces) > 1 and not _grouped(found["plain"]):
-            # "1,2" is a list: the first number ends at the comma.
-            place = found.start() + len(pieces[0])
-            found = _NUMBER.fullmatch(text, found.start(), place) or found
-        elif _broken_fraction(found):
+        pieces = re.split(rf"[,'’_{_GAP}]", found["plain"] or "")
+        if len(pieces) > 1 and not _grouped(found["plain"]):  # "1,2" is a list
+            place = found.start()
+            for piece in pieces[:-1]:
+                one = _NUMBER.fullmatch(text, place, place + len(piece))
+                if one and (number := _number(text, one)):
+                    yield number
+                place += len(piece) + 1
+            continue
+        if _broken_fraction(found):
             place = found.end("top") if found["top"] else found.end("whole")
             found = _NUMBER.fullmatch(text, found.start(), place) or found
         number = _number(text, found)
@@ -238,7 +242,7 @@ def _sign(before: str, *, alone: bool) -> tuple[int, int]:
         return (1, 0) if taken_from else (-1, len(word[0]))
     bare = before.rstrip(" ")
     if not bare.endswith("-"):
-        return 1, 0
+        return 1, int(before.endswith("+"))
     left, spaced, length = bare[:-1], bare != before, len(before) - len(bare) + 1
     closed = re.search(r"(?:[\w)\]}%°]|[\w)\]}]\$|[\w)\]}]\*+|-)$", left)
     if spaced:

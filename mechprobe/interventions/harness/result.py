@@ -63,12 +63,12 @@ class HarnessResults(EditedSet):
 
 def truncated_sentence(truncated: Mapping[str, int], n: Mapping[str, int] | None = None) -> str:
     """How many documents lose the beginning of their prompt; empty if none does. ``n`` holds the numbers of documents."""
-    counts = [f"{count} of {n[task]} of {task}" if n else f"{count} of {task}" for task, count in truncated.items()]
+    counts = [f"{count} of {n[task]} in {task}" if n else f"{count} in {task}" for task, count in truncated.items()]
     if not counts:
         return ""
     return (
-        f"Truncated prompts: {listing(counts)} documents are longer than the context with the response, so lm-eval drops the "
-        "beginning of their prompts. Lower max_gen_toks or num_fewshot, or leave them out."
+        f"Truncated prompts: with the response, {listing(counts)} are longer than the context, so lm-eval drops their beginning. "
+        "Lower max_gen_toks or num_fewshot, or leave these documents out."
     )
 
 

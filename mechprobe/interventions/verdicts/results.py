@@ -92,4 +92,5 @@ def intervention_results(
         sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
         collateral=measured.texts,
         changes=measured.changes,
+        outcomes_from=selection.outcomes_from,
     )

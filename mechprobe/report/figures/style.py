@@ -125,7 +125,7 @@ def _wrapped(text: str, width: int, lines: int) -> str:
     return "\n".join(row.rstrip(" ") for row in rows)
 
 
-_SIGN = r"(?:\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\x[0-9a-f]{2}|.)"
+_SIGN = r"(?:\\\$|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\x[0-9a-f]{2}|.)"
 """A character of a label, or the code point that stands for one."""
 
 
@@ -187,8 +187,10 @@ def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file, with the same bytes on every call."""
     buffer = io.BytesIO()
-    for text in figure.findobj(Text):  # names that a figure drew without `plain`
-        if isinstance(text, Text) and not text.get_text().isascii():
-            text.set_text("".join(map(_written_out, text.get_text())))
+    with house_style():
+        for text in figure.findobj(Text):  # names that a figure drew without `plain`
+            if isinstance(text, Text) and not text.get_text().isascii():
+                text.set_text("".join(map(_written_out, text.get_text())))
+                text.set_fontfamily(mpl.rcParams["font.family"])
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

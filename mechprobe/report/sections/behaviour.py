@@ -81,6 +81,13 @@ def _cell(found: Interval | None, evaluation: EvaluationSummary, model: str, tas
     return interval(found) + scored_remark(found, cut, unparsed)
 
 
+def engine_sentences(files: RunFiles) -> list[str]:
+    """Where responses come from that transformers did not generate here: those that were scored, and those that selected."""
+    scored = files.evaluation.engine if files.evaluation else None
+    selected = (files.interventions or files.selection or {}).get("outcomes_from")
+    return list(dict.fromkeys(filter(None, [scored.sentence if scored else "", selected])))
+
+
 def behaviour_sentences(accuracy: dict[str, Accuracy], base: str) -> list[str]:
     """For each tuned model, the tasks on which it is above or below the base by more than `N_ERRORS` standard errors."""
     if base not in accuracy:

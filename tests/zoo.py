@@ -1,10 +1,12 @@
 """Every causal architecture of transformers at tiny size, with random weights."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:  # conftest imports this file also in the process that only distributes the tests
+    from transformers import PretrainedConfig, PreTrainedModel
 
 N_VOCAB, N_LAYERS, WINDOW, MOST_PARAMETERS = 100, 4, 8, 30_000_000
 _SIZES: dict[str, Any] = {
@@ -49,17 +51,24 @@ _OWN: dict[str, dict[str, Any]] = {
         _FULL_HEADS,
     ),
     "bamba": {"attn_layer_indices": [1, 3], "layer_types": None},
+    "falcon_h1": {"layer_types": None, "mamba_d_ssm": 64},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "layer_types": None},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "dots1": {"n_shared_experts": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
 }  # fmt: skip
 """Settings by model type, where the shared ones contradict each other."""
 
 
-def tiny_config(kind: str) -> PretrainedConfig:
+def tiny_config(kind: str) -> "PretrainedConfig":
     """The config of a model type at tiny size; whatever it raises means that none can be built."""
+    from transformers import AutoConfig
+
     return _tiny(type(AutoConfig.for_model(kind)), kind)
 
 
-def _tiny(config_class: Any, kind: str) -> PretrainedConfig:
+def _tiny(config_class: Any, kind: str) -> "PretrainedConfig":
     names = set(inspect.signature(config_class.__init__).parameters) | set(getattr(config_class, "attribute_map", {}))
     for ancestor in config_class.__mro__:
         names |= set(getattr(ancestor, "__annotations__", {}))
@@ -74,8 +83,10 @@ def _tiny(config_class: Any, kind: str) -> PretrainedConfig:
     return config_class(**settings)
 
 
-def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(kind: str, seed: int = 0) -> "PreTrainedModel":
     """A model of a type, with weights large enough that every block has an effect."""
+    from transformers import AutoModelForCausalLM
+
     config = tiny_config(kind)
     options = {"attn_implementation": "eager"}
     with torch.device("meta"):
