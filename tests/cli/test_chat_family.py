@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,12 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "chat"
     assert main(["doctor", "--config", str(family / "run.toml")]) == 0
     settings = [word for name, value in SMALLER.items() for word in ("--set", f"{name}={value}")]
     assert main(["run", "--config", str(family / "run.toml"), "--run", str(folder), *settings]) == 0
-    yield folder
+    return folder
 
 
 def test_base_mostly_fails_and_rl_would_mostly_succeed(family: Path, run: Path) -> None:
