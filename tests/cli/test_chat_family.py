@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,11 +14,12 @@ from mechprobe.evals.stage import load_outcomes
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
+from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 
 BUILD = Path(__file__).resolve().parents[2] / "experiments" / "chat_family" / "build.py"
-SMALLER = {
+SMALLER: dict[str, Any] = {
     "localize.n_per_task": 24,
     "cache.max_prompts": 200,
     "train_sae.n_tokens": 40_000,
@@ -73,7 +75,7 @@ def test_shares_cut_equal_a_count_by_hand_and_nothing_cut_is_scored(family: Path
     chat = AutoTokenizer.from_pretrained(family / "rl")
     outcomes, summary = load_outcomes(layout.evals), EvaluationSummary.load(layout.accuracy)
     results = InterventionResults.load(layout.interventions)
-    limit = config.tasks.max_new_tokens
+    limit, cut = config.tasks.max_new_tokens, dict[tuple[str, str], set[str]]()
     for model in models:
         for task in tasks:
             asked = [[{"role": "user", "content": sample.prompt}] for sample in task.samples]
@@ -82,6 +84,7 @@ def test_shares_cut_equal_a_count_by_hand_and_nothing_cut_is_scored(family: Path
             ]
             whole = generate(model, chat, ids, max_new_tokens=80)
             too_long = {s.id for s, r in zip(task.samples, whole, strict=True) if len(r.token_ids) + 1 > limit}
+            cut[model.name, task.name] = too_long
             found = [outcomes.record(model.name, task.name, sample.id) for sample in task.samples]
             assert {record.sample_id for record in found if record.cut} == too_long
             assert all(record.outcome == "unparsed" for record in found if record.cut)
@@ -91,11 +94,14 @@ def test_shares_cut_equal_a_count_by_hand_and_nothing_cut_is_scored(family: Path
             for record, sample, response in zip(found, task.samples, whole, strict=True):
                 answer = response.text.rpartition("</think>")[2].strip()
                 assert record.cut or (record.outcome == "right") == (answer == sample.answer)
-    assert {row.model for row in results.conditions} == {"base", "rl"}
-    clean = next(row for row in results.conditions if (row.model, row.edit) == ("rl", "none"))
-    share = clean.cut["minus"]
-    assert share is not None
-    assert 0.3 < share < 0.7
+    judged = {
+        task.name: task.take(SMALLER["intervene.n_per_task"]).samples for task in Run(config, layout).judging_halves()
+    }
+    for row in results.conditions:
+        if row.set_kind == "clean":
+            own = [sample.id in cut[row.model, "minus"] for sample in judged["minus"]]
+            assert row.cut["minus"] == pytest.approx(sum(own) / len(own))
+    assert results.pooled_verdicts
 
 
 def test_the_report_says_what_was_cut(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
