@@ -5,6 +5,7 @@ from .cache.result import CachePlan as CachePlan
 from .cache.stage import cache_activations as cache_activations
 from .cache.store.activation_store import ActivationStore as ActivationStore
 from .config import Comparison as Comparison
+from .data.config import TextConfig as TextConfig
 from .dictionary.baselines.stage import measure_baselines as measure_baselines
 from .dictionary.config import QualityGate as QualityGate, TrainSaeConfig as TrainSaeConfig
 from .dictionary.quality import measure_quality as measure_quality
@@ -16,7 +17,12 @@ from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
 from .errors import MechprobeError as MechprobeError
 from .evals import skills as skills
-from .evals.config import ChoiceConfig as ChoiceConfig, EvaluateConfig as EvaluateConfig, HarnessConfig as HarnessConfig
+from .evals.config import (
+    ChoiceConfig as ChoiceConfig,
+    EndpointConfig as EndpointConfig,
+    EvaluateConfig as EvaluateConfig,
+    HarnessConfig as HarnessConfig,
+)
 from .evals.stage import evaluate_outcomes as evaluate_outcomes
 from .evals.tasks import Task as Task, load_tasks as load_tasks, split_halves as split_halves
 from .features.config import (

@@ -9,6 +9,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import model_validator
+
 from mechprobe.errors import ConfigError
 from sae_training.frozen import FrozenConfig as _FrozenConfig
 
@@ -33,6 +35,16 @@ class Comparison(FrozenConfig):
     """Models similar enough to share encoder slots under the ``swap`` read-out; None means all models."""
     trained: tuple[str, ...] = ()
     """Tasks that post-training saw. They are measured, but neither select features nor enter pooled effects and verdicts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_engine(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("generation", "hf") != "hf":
+            raise ConfigError(
+                "Clean and edited arms must come from one engine, and only transformers runs edits; remove generation = "
+                f"{data['generation']!r} here, and set evaluate.generation for the outcomes that select features."
+            )
+        return data
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:

@@ -22,6 +22,15 @@ def decimal(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
 
 
+def told_apart(first: float, second: float) -> tuple[str, str]:
+    """Two numbers with three significant digits, or as many more as it takes to tell them apart: 0.01791 and 0.01794."""
+    for digits in range(3, 18):
+        texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
+        if texts[0] != texts[1]:
+            return texts
+    return f"{first:.3g}", f"{second:.3g}"
+
+
 def percent(value: Any, digits: int = 0) -> str:
     """A share in percent, without the sign: 83 for 0.834."""
     value = number(value)
@@ -53,6 +62,22 @@ def bracketed(item: Sequence[Any] | None) -> str:
         return MISSING
     value, low, high = (percent(part) for part in item[:3])
     return f"{value} [{low}, {high}]"
+
+
+def remark(*, cut: float | None = 0.0, unparsed: float | None = 0.0) -> str:
+    """What a table cell says beside an accuracy on responses that were not scored: `` (92 % cut)``; empty if all were.
+
+    Both are shares of all responses. A share that rounds to 0 % is given as below 1 %.
+    """
+    shares = ((number(share), word) for share, word in ((cut, "cut"), (unparsed, "unparsed")))
+    parts = [f"{percent(share) if share >= 0.005 else '< 1'} % {word}" for share, word in shares if share > 0]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def scored_remark(accuracy: Sequence[Any], cut: float | None, unparsed: float | None) -> str:
+    """The `remark` beside ``[accuracy, ...]``. Unparsed responses are told where they are most of those that are not right."""
+    many = number(unparsed) > (1 - number(accuracy[0])) / 2
+    return remark(cut=cut, unparsed=unparsed if many else 0.0)
 
 
 def nats(item: Sequence[Any] | None) -> str:

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
 from mechprobe.errors import InputError
 from mechprobe.files import write_text
 from mechprobe.json_fields import check_unicode, json_kind
@@ -75,6 +79,11 @@ class Outcome:
     draw: int = 0
     finish: Finish = ""
     n_thinking_tokens: int = 0
+
+    @property
+    def code(self) -> str:
+        """One letter: R (right), W (wrong), U (unparsed), or C (cut or unfinished, and therefore not scored)."""
+        return "C" if self.cut else self.outcome[0].upper()
 
     @property
     def cut(self) -> bool:
@@ -164,21 +173,33 @@ def read_outcomes(path: Path | str) -> list[Outcome]:
     return outcomes
 
 
+BASE_AT_MOST, TUNED_AT_LEAST = 0.25, 0.75
+"""Shares of right responses between which a sample is gained; our choice. One greedy response has a share of 0 or 1."""
+
+
 class Outcomes:
-    """Outcomes of several models on the same samples.
+    """Outcomes of several models on the same samples: one for each, or several where responses were sampled.
 
     Attributes:
         records: Every outcome, in the order of evaluation.
         samples: The known samples by id.
         text: Settings of the text rule by which the prompts became token ids, where they are not the defaults.
+        engine: Where the responses come from, in a sentence; empty where transformers generated them here.
     """
 
     def __init__(
-        self, records: Iterable[Outcome], samples: Iterable[Sample] = (), text: Mapping[str, Any] | None = None
+        self,
+        records: Iterable[Outcome],
+        samples: Iterable[Sample] = (),
+        text: Mapping[str, Any] | None = None,
+        *,
+        engine: str = "",
     ) -> None:
-        self.records, self.text = list(records), dict(text or {})
+        self.records, self.text, self.engine = list(records), dict(text or {}), engine
         self.samples = {sample.id: sample for sample in samples}
-        self._index = {(record.model, record.task, record.sample_id): record for record in self.records}
+        self._index: dict[tuple[str, str, str], dict[int, Outcome]] = {}
+        for record in self.records:
+            self._index.setdefault((record.model, record.task, record.sample_id), {})[record.draw] = record
 
     @property
     def models(self) -> list[str]:
@@ -194,32 +215,89 @@ class Outcomes:
         """Ids of the samples of a task in order of appearance."""
         return list(dict.fromkeys(record.sample_id for record in self.records if record.task == task))
 
-    def record(self, model: str, task: str, sample_id: str) -> Outcome:
-        """Outcome of one model on one sample; raises `InputError` if it was not evaluated."""
+    def draws(self, model: str, task: str, sample_id: str) -> list[Outcome]:
+        """Outcomes of one model on one sample, by draw; raises `InputError` if it was not evaluated."""
         try:
-            return self._index[model, task, sample_id]
+            found = self._index[model, task, sample_id]
         except KeyError:
             where = f"model {model} on sample {sample_id} of {task}"
             raise InputError(f"There is no outcome of {where}; run `mechprobe evaluate` first.") from None
+        return [found[draw] for draw in sorted(found)]
+
+    def record(self, model: str, task: str, sample_id: str) -> Outcome:
+        """The only outcome of one model on one sample.
+
+        Raises:
+            InputError: It was not evaluated, or it has several sampled outcomes, which `draws` gives.
+        """
+        found = self.draws(model, task, sample_id)
+        if len(found) > 1:
+            raise InputError(
+                f"Model {model} has {len(found)} sampled responses to sample {sample_id} of {task}, not one; ask for `draws` "
+                "or `share_right`."
+            )
+        return found[0]
+
+    def kept(self, model: str, task: str, sample_id: str) -> Outcome:
+        """The outcome whose response stands for a sample: the first right draw, or the first draw where none is right."""
+        found = self.draws(model, task, sample_id)
+        return next((record for record in found if record.outcome == "right" and self._right_as_kept(record)), found[0])
+
+    def right_draws(
+        self, model: str, task: str, sample_ids: Iterable[str] | None = None
+    ) -> Bool[ndarray, "sample draw"]:
+        """Whether each response of the model is right (all samples of the task for None).
+
+        Raises:
+            InputError: A sample was not evaluated, or the samples have different numbers of responses.
+        """
+        ids = self.sample_ids(task) if sample_ids is None else list(sample_ids)
+        rows = [[record.outcome == "right" for record in self.draws(model, task, sample_id)] for sample_id in ids]
+        n_draws = len(rows[0]) if rows else 1
+        for sample_id, row in zip(ids, rows, strict=True):
+            if len(row) != n_draws:
+                raise InputError(
+                    f"Sample {sample_id} of {task} has {len(row)} responses of model {model}, and others have {n_draws}; run "
+                    "`mechprobe evaluate` again."
+                )
+        return np.array(rows, dtype=bool).reshape(len(rows), n_draws)
+
+    def share_right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[float]:
+        """Share of right responses per sample, 0 or 1 for a single response; raises `InputError` as `right_draws`."""
+        return self.right_draws(model, task, sample_ids).mean(axis=1).tolist()
 
     def right(self, model: str, task: str, sample_ids: Iterable[str] | None = None) -> list[bool]:
-        """Whether the model is right, per sample (all samples of the task for None); raises `InputError` as `record`."""
+        """Whether the model is right, per sample with a single response; raises `InputError` as `record`."""
         ids = self.sample_ids(task) if sample_ids is None else list(sample_ids)
         return [self.record(model, task, sample_id).outcome == "right" for sample_id in ids]
 
-    def gained(self, task: str, *, base: str, tuned: str) -> list[str]:
+    def gained(
+        self,
+        task: str,
+        *,
+        base: str,
+        tuned: str,
+        base_at_most: float = BASE_AT_MOST,
+        tuned_at_least: float = TUNED_AT_LEAST,
+    ) -> list[str]:
         """Return G_t, the samples that ``base`` gets wrong and ``tuned`` gets right (arXiv 2604.25011).
 
+        Where several responses were sampled, ``base`` is right in at most the share ``base_at_most`` of them and ``tuned`` in
+        at least ``tuned_at_least``. (The paper decodes greedily; these shares are ours.)
+
         Answers in words to multiple choice are judged over several orders of the options, but only the response to the
-        file's order is kept. Samples whose kept response is not right are left out, because G_t consists of right
+        file's order is kept. Samples without a kept response that is right are left out, because G_t consists of right
         responses. (The paper has no such case.)
         """
         ids = self.sample_ids(task)
-        pairs = zip(ids, self.right(base, task), self.right(tuned, task), strict=True)
+        pairs = zip(ids, self.share_right(base, task), self.share_right(tuned, task), strict=True)
         return [
             sample_id
-            for sample_id, base_right, tuned_right in pairs
-            if tuned_right and not base_right and self._right_as_kept(self.record(tuned, task, sample_id))
+            for sample_id, base_share, tuned_share in pairs
+            if base_share <= base_at_most
+            and tuned_share >= tuned_at_least
+            and (kept := self.kept(tuned, task, sample_id)).outcome == "right"
+            and self._right_as_kept(kept)
         ]
 
     def _right_as_kept(self, record: Outcome) -> bool:

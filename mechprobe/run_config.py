@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.config import FrozenConfig, read_toml, with_overrides
@@ -13,7 +13,7 @@ from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
-from mechprobe.evals.config import ChoiceConfig, EvaluateConfig
+from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.files import read_json
@@ -23,6 +23,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.report.config import ReportConfig
 from mechprobe.run_layout import RUN_FILE
 from mechprobe.selection.config import SelectConfig
+from mechprobe.types import THINK, ThinkTags
 
 
 class TasksConfig(FrozenConfig):
@@ -37,13 +38,33 @@ class TasksConfig(FrozenConfig):
     choice: ChoiceConfig = ChoiceConfig()
     """How lines with ``options`` are asked and scored."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """Longest response, in tokens."""
+    """Longest response, in tokens; a longer one is cut and not scored."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How responses are decoded: greedily, or ``n`` samples of each at a temperature."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end a response, for example ``["\\n\\nQuestion:"]`` for a base model that goes on with another question."""
+    think: ThinkTags | None = THINK
+    """Start and end tag of the thinking of a model, which scorers do not read; ``false`` scores whole responses."""
     names: tuple[str, ...] | None = None
     """Tasks to use; None takes all in the file."""
     trained: tuple[str, ...] = ()
     """Tasks that post-training saw. They are measured, but neither select features nor enter verdicts."""
     force_prefix: str = ""
     """Beginning of the response that is forced on the base as a baseline; empty for none."""
+
+    @field_validator("think", mode="before")
+    @classmethod
+    def _read_think(cls, value: Any) -> Any:
+        """``false`` and an empty list stand for None, which TOML does not have. The start tag may be empty."""
+        if value in (False, None, "", [], ()):
+            return None
+        if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(tag, str) for tag in value):
+            raise ConfigError('tasks.think must be two tags, such as ["<think>", "</think>"], or false.')
+        if not value[1].strip():
+            raise ConfigError(
+                "The second tag of tasks.think, which ends the thinking, is empty; write it, or set tasks.think = false."
+            )
+        return value
 
 
 class RunConfig(FrozenConfig):
@@ -170,6 +191,9 @@ class RunConfig(FrozenConfig):
             scorers=self.tasks.scorers,
             choice=self.tasks.choice,
             max_new_tokens=self.tasks.max_new_tokens,
+            sampling=self.tasks.sampling,
+            stop=self.tasks.stop,
+            think=self.tasks.think,
             text=self.text,
             names=self.tasks.names,
         )
@@ -207,9 +231,17 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         own = data.get(section)
         value = own.get(key) if isinstance(own, dict) else None
         if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
-            place = folder / value
-            result[section] = {**own, key: str(place.resolve() if place.exists() else place)}
+            result[section] = {**own, key: _anchored_path(value, folder)}
+    own = data.get("evaluate")
+    if isinstance(own, dict) and isinstance(own.get("imports"), list):
+        paths = [_anchored_path(value, folder) if isinstance(value, str) else value for value in own["imports"]]
+        result["evaluate"] = {**own, "imports": paths}
     return result
+
+
+def _anchored_path(value: str, folder: Path) -> str:
+    place = folder / value
+    return str(place.resolve() if place.exists() else place)
 
 
 def read_run_file(folder: Path | str) -> dict[str, Any]:
@@ -231,6 +263,9 @@ def _with_shared(data: dict[str, Any]) -> dict[str, Any]:
         own, kind = data.get(section, {}), field.annotation
         if isinstance(own, dict) and isinstance(kind, type) and issubclass(kind, FrozenConfig):
             result[section] = {name: value for name, value in values.items() if name in kind.model_fields} | own
+    sampling = tasks.get("sampling", {}) if isinstance(tasks, dict) else None
+    if "seed" in data and isinstance(sampling, dict):
+        result["tasks"] = {**tasks, "sampling": {"seed": data["seed"]} | sampling}
     return result
 
 

@@ -72,8 +72,12 @@ class RunLayout:
     elsewhere: tuple[tuple[str, Path], ...] = ()
 
     def placed(self, **folders: Path | None) -> "RunLayout":
-        """The layout with some stage folders elsewhere, by attribute name; None leaves a stage inside the run."""
-        given = tuple((name, Path(path)) for name, path in folders.items() if path is not None)
+        """The layout with some stage folders elsewhere, by attribute name; None and its own place leave a stage inside the run."""
+        given = tuple(
+            (name, Path(path))
+            for name, path in folders.items()
+            if path is not None and Path(path).absolute() != (self.folder / _FOLDERS[name]).absolute()
+        )
         return replace(self, elsewhere=(*self.elsewhere, *given))
 
     def __getattr__(self, name: str) -> Path:

@@ -4,7 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
+
+Z = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution, behind every 95 % interval that needs one."""
 
 
 class Interval(NamedTuple):
@@ -24,7 +29,7 @@ def binomial_se(successes: int, n: int) -> float:
     return float(np.sqrt(p * (1 - p) / n))
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Interval:
+def wilson_interval(successes: int, n: int, z: float = Z) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927); [0, 1] for n = 0."""
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0, 0)
@@ -32,6 +37,85 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> Int
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Interval(p, float(min(p, max(0.0, center - half))), float(max(p, min(1.0, center + half))), n)
+
+
+def _t(n: int) -> float:
+    """The 97.5 % quantile of Student's t over n problems, with n − 1 degrees of freedom, at least one."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1, n - 1), 0.975))
+
+
+def clustered_interval(hits: ArrayLike, counts: ArrayLike | None = None) -> Interval:
+    """Interval of Σ hits / Σ counts over problems, where the responses to one problem depend on each other.
+
+    ``hits`` and ``counts`` are by problem; ``counts`` of None is 1 each, so that ``hits`` are shares. ``n`` is the number of
+    problems that count. With m the mean count, z² further problems are added, half of them with m hits and half with none;
+    p' is the ratio with them, and the interval is p' ± t √(V / N), with V the mean of (hits − p' count)² / m² over all N
+    problems and t of n − 1 degrees of freedom. With one response to each problem and z for t, this is the interval of Agresti
+    & Coull (1998). The extension to several responses is ours; the added problems keep its coverage where few problems decide.
+    """
+    totals = np.asarray(hits, dtype=np.float64)
+    sizes = np.ones_like(totals) if counts is None else np.asarray(counts, dtype=np.float64)
+    totals, sizes = totals[sizes > 0], sizes[sizes > 0]
+    n = len(totals)
+    if n == 0:
+        return Interval(float("nan"), 0.0, 1.0, 0)
+    mean, added = sizes.mean(), Z * Z / 2
+    value, center = totals.sum() / sizes.sum(), (totals.sum() / mean + added) / (n + 2 * added)
+    squares = (((totals - center * sizes) / mean) ** 2).sum() + added * ((1 - center) ** 2 + center**2)
+    half = _t(n) * np.sqrt(squares) / (n + 2 * added)
+    low, high = max(0.0, min(value, center - half)), min(1.0, max(value, center + half))
+    return Interval(float(value), float(low), float(high), n)
+
+
+def share_interval(right: Bool[ndarray, "problem draw"]) -> Interval:
+    """Interval of the share of right responses; ``n`` is the number of problems.
+
+    With one response to each problem it is `wilson_interval`, with several `clustered_interval`.
+    """
+    n, draws = right.shape
+    if draws == 1:
+        return wilson_interval(int(right.sum()), n)
+    return clustered_interval(right.sum(axis=1), np.full(n, draws))
+
+
+def clustered_difference(before: ArrayLike, after: ArrayLike) -> Interval:
+    """Interval of mean(after − before) over problems, from the share of right responses to each problem.
+
+    The interval is d ± t √(V / N), cut to [−1, 1]. d is the mean difference. V is the variance of the differences with z²
+    further problems: a quarter each at +1 and −1, and half at 0; N counts all, and t has n − 1 degrees of freedom. Agresti &
+    Min (2005) add such pairs to single responses. Their number, and d as the centre, are ours.
+    """
+    change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    n = len(change)
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    total = n + Z * Z
+    variance = ((change**2).sum() + Z * Z / 2) / total - (change.sum() / total) ** 2
+    value, half = float(change.mean()), float(_t(n) * np.sqrt(variance / total))
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n)
+
+
+def sign_flip_exact(before: ArrayLike, after: ArrayLike) -> float:
+    """Two-sided exact p-value of the sign-flip test of Σ (after − before) over problems.
+
+    Under the null hypothesis the two arms are exchangeable within a problem, so that every difference has either sign with
+    probability 1/2 (Fisher's randomization test). All sign patterns are counted. ``before`` and ``after`` hold the number
+    of right responses to each problem, of equally many. With one response to each problem it is `mcnemar_exact`.
+    """
+    change = np.abs(np.asarray(after, dtype=np.int64) - np.asarray(before, dtype=np.int64))
+    observed = abs(int(np.sum(np.asarray(after, dtype=np.int64) - np.asarray(before, dtype=np.int64))))
+    reach = int(change.sum())
+    probability = np.zeros(2 * reach + 1)  # of every sum from −reach to reach
+    probability[reach] = 1.0
+    for step in change[change > 0]:
+        moved = np.zeros_like(probability)
+        moved[step:] += probability[:-step] / 2
+        moved[:-step] += probability[step:] / 2
+        probability = moved
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(probability[sums >= observed].sum()))
 
 
 _INDICES = 1 << 20
@@ -78,6 +162,25 @@ def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: i
     if first.shape != second.shape:
         raise ValueError(f"paired samples need equal lengths, got {first.shape} and {second.shape}")
     return bootstrap_mean(second - first, seed=seed, draws=draws)
+
+
+def paired_change(
+    before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "problem draw"], *, seed: int
+) -> Interval:
+    """Change of the share of right responses over the same problems.
+
+    With one response to each problem it is `paired_bootstrap`, with several `clustered_difference`.
+    """
+    if before.shape[1] == 1:
+        return paired_bootstrap(before[:, 0], after[:, 0], seed=seed)
+    return clustered_difference(before.mean(axis=1), after.mean(axis=1))
+
+
+def paired_p(before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "problem draw"]) -> float:
+    """p-value of a paired change: `mcnemar_exact` with one response to each problem, `sign_flip_exact` with several."""
+    if before.shape[1] == 1:
+        return mcnemar_exact(before[:, 0], after[:, 0])
+    return sign_flip_exact(before.sum(axis=1), after.sum(axis=1))
 
 
 def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:

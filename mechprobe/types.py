@@ -17,6 +17,12 @@ Finish = Literal["stop", "length", "unfinished", ""]
 """How a response ended. ``stop``: a stop token or stop text. ``length``: cut at the limit. ``unfinished``: it stopped inside
 its thinking block. Empty: nothing was generated, because the log-likelihoods of options were compared."""
 
+ThinkTags = tuple[str, str]
+"""Start and end tag of the thinking block of a response; the start tag may be empty where only the prompt opens a block."""
+
+THINK: ThinkTags = ("<think>", "</think>")
+"""Tags of most models that think."""
+
 POOLED = "pooled"
 """Name of the table row over all held-out tasks together; no task may have this name."""
 

@@ -1,8 +1,9 @@
 """The configuration of a crosscoder; frozen, and saved beside the weights."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from sae_training.errors import SaeTrainingError
 from sae_training.frozen import FrozenConfig, nearest_name
@@ -43,6 +44,10 @@ class CrosscoderConfig(FrozenConfig):
         prefixes: Ends of the nested dictionaries of matryoshka, increasing up to d_sae; () means an eighth, a quarter,
             a half and all of d_sae.
         seed: Seed of the initial weights.
+        drop_first_positions: Number of leading tokens of each sequence that the dictionary was not trained on. It describes the
+            stream of activations, as does ``norm_limits``; neither changes the training.
+        norm_limits: Norm of each source above which a token was left out of training; () without a limit. A token that
+            exceeds the limit of one source was left out in all.
     """
 
     n_models: int = Field(ge=2)
@@ -59,11 +64,21 @@ class CrosscoderConfig(FrozenConfig):
     initial_threshold: float = Field(default=0.1, gt=0)
     prefixes: tuple[int, ...] = ()
     seed: int = 0
+    drop_first_positions: int = Field(default=0, ge=0)
+    norm_limits: tuple[float, ...] = ()
 
     @classmethod
     def paper(cls, **changes: Any) -> "CrosscoderConfig":
         """The settings of arXiv 2604.25011: three models, 32,768 latents, ReLU with an L1 penalty."""
         return cls(**{"n_models": 3, "d_sae": 32768, "variant": "l1", **changes})
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused(self, serialize: Callable[["CrosscoderConfig"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out what is not in use, so that files and fingerprints are those of releases without these settings."""
+        data = serialize(self)
+        return {
+            key: value for key, value in data.items() if value or key not in ("drop_first_positions", "norm_limits")
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +153,16 @@ class CrosscoderConfig(FrozenConfig):
         names = (*self.source_names, *self.model_names) if self.sites else self.model_names
         if len(set(names)) != len(names):
             raise ValueError(f"sites = {list(self.sites)} gives two sources the same name; give each site its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> "CrosscoderConfig":
+        if self.norm_limits and len(self.norm_limits) != self.n_sources:
+            raise ValueError(
+                f"norm_limits has {len(self.norm_limits)} numbers for {self.n_sources} sources; give one for each"
+            )
+        if any(not limit > 0 for limit in self.norm_limits):
+            raise ValueError(f"norm_limits = {list(self.norm_limits)} must be positive")
         return self
 
     @property

@@ -4,12 +4,13 @@ The accumulators keep float64 sums and counts over batches, and compute the meas
 on the activations alone; one of it serves every `ReconstructionSums` over the same tokens.
 """
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
@@ -179,6 +180,8 @@ class Metrics:
         dead_frac: Share of latents that are active on no token.
         density: ``[d_sae]``, share of tokens on which each latent is active.
         n_tokens: Number of tokens.
+        fve_ordinary: By model, ``fve`` over the tokens that are not far, about their own mean; None where no token is far.
+        n_far: Number of far tokens.
     """
 
     fve: dict[str, float]
@@ -189,22 +192,75 @@ class Metrics:
     dead_frac: float
     density: Float[Tensor, " d_sae"]
     n_tokens: int
+    fve_ordinary: dict[str, float] | None = None
+    n_far: int = 0
+
+
+def within(
+    x: Float[Tensor, "batch d_all"], widths: Sequence[int], limits: Sequence[float | int]
+) -> Bool[Tensor, " batch"]:
+    """Whether no source of a token has a norm above its limit. Norms are computed in float64."""
+    ends = torch.tensor(list(limits), dtype=torch.float64, device=x.device)
+    return (squared_norms(x, widths).sqrt() <= ends).all(dim=1)
+
+
+class _Ordinary:
+    """FVE over the tokens that are not far. Until the first far token, the sums are those over all tokens."""
+
+    def __init__(self, widths: Sequence[int], limits: Sequence[float | int]) -> None:
+        self.widths, self.limits, self.n_far = widths, limits, 0
+        self._sums: tuple[ReconstructionSums, VarianceSums] | None = None
+
+    def update(
+        self,
+        raw: Float[Tensor, "batch d_all"],
+        sums: tuple[ReconstructionSums, VarianceSums],
+        new: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Add a batch before it is added to ``sums``; ``new`` holds its activations of latents and scaled x, and errors."""
+        kept = within(raw, self.widths, self.limits)
+        n_far = int((~kept).sum())
+        if self._sums is None and n_far:
+            self._sums = copy.deepcopy(sums)
+        self.n_far += n_far
+        if self._sums is not None and n_far < len(raw):
+            feature_acts, x, error = (part[kept] for part in new)
+            self._sums[1].update(x)
+            self._sums[0].update(feature_acts, error)
+
+    def fve(self) -> Float[Tensor, " source"] | None:
+        """FVE by source; None without far tokens, and where every token is far."""
+        if self._sums is None or not self._sums[1].n_tokens:
+            return None
+        return self._sums[0].fve(self._sums[1].compute())
 
 
 @torch.no_grad()
-def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor]) -> Metrics:
+def evaluate(
+    crosscoder: Crosscoder, batches: Iterable[Tensor], *, far_norms: Sequence[float | int] | None = None
+) -> Metrics:
     """Measure a crosscoder on raw activations, with its nonlinearity of inference.
+
+    Args:
+        crosscoder: The dictionary.
+        batches: Raw activations.
+        far_norms: Norm of each source above which a token is far (`sae_training.weights.far_norm`), for
+            ``fve_ordinary``; None does not look for far tokens.
 
     Raises:
         SaeTrainingError: The stream is empty, or a batch has the wrong shape.
     """
     widths = crosscoder.config.widths
     sums, variance = ReconstructionSums(widths), VarianceSums(widths)
+    ordinary = None if far_norms is None else _Ordinary(widths, far_norms)
     for batch in batches:
-        x = crosscoder.scaled(batch.to(crosscoder.device))
+        raw = crosscoder.flatten(batch.to(crosscoder.device))
+        x = crosscoder.scaled(raw)
         feature_acts = crosscoder.activate(torch.addmm(crosscoder.b_enc, x, crosscoder.encoder.T))
         x_hat = torch.addmm(crosscoder.b_dec_flat, feature_acts, crosscoder.decoder)
         x = x.double()
+        if ordinary is not None:
+            ordinary.update(raw, (sums, variance), (feature_acts, x, x - x_hat))
         variance.update(x)
         sums.update(feature_acts, x - x_hat, squared_norms(x - x.mean(dim=0), widths))
     if sums.n_tokens == 0:
@@ -214,6 +270,7 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor]) -> Metrics:
     def by_source(values: Float[Tensor, " source"]) -> dict[str, float]:
         return dict(zip(crosscoder.source_names, values.tolist(), strict=True))
 
+    without_far = None if ordinary is None else ordinary.fve()
     return Metrics(
         fve=by_source(sums.fve(variances)),
         fve_all=float(fraction_explained(sums.error.sum(), variances.sum())),
@@ -223,4 +280,6 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor]) -> Metrics:
         dead_frac=sums.dead_frac,
         density=sums.density,
         n_tokens=sums.n_tokens,
+        fve_ordinary=None if without_far is None else by_source(without_far),
+        n_far=0 if ordinary is None else ordinary.n_far,
     )

@@ -1,5 +1,6 @@
 """Functions of a crosscoder's configuration and weights: starting values, masks, norms, scales, model order."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
@@ -21,11 +22,27 @@ def sum_of_norms(decoder: Float[Tensor, "d_sae d_all"], widths: Sequence[int]) -
     return source_norms(decoder.split(list(widths), dim=1)).sum(dim=0)
 
 
+FAR = 10.0
+"""A token whose norm exceeds this multiple of the median norm is *far* (our rule). A few far tokens, such as attention sinks,
+would decide mean norms and the fraction of variance explained."""
+
+
+def far_norm(norms: Float[Tensor, " token"]) -> float:
+    """Norm above which a token is far: `FAR` times the median of the norms; infinity where the median is 0."""
+    median = float(norms.median()) if len(norms) else 0.0
+    return FAR * median if median > 0 else math.inf
+
+
 def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
-    """Mean L2 norm of each source over sqrt(d_model); activations divided by it have mean norm sqrt(d_model)."""
-    parts = x.double().split(list(widths), dim=1)
-    norms = [torch.linalg.vector_norm(part, dim=1).mean() / part.shape[1] ** 0.5 for part in parts]
-    return torch.stack(norms).float()
+    """Mean L2 norm of each source over sqrt(d_model); activations divided by it have mean norm sqrt(d_model).
+
+    Tokens that are far in a source (`far_norm`) do not count in the mean of that source.
+    """
+    scales = []
+    for part in x.double().split(list(widths), dim=1):
+        norms = torch.linalg.vector_norm(part, dim=1)
+        scales.append(norms[norms <= far_norm(norms)].mean() / part.shape[1] ** 0.5)
+    return torch.stack(scales).float()
 
 
 def column_scale(scale: Float[Tensor, " source"], widths: Sequence[int]) -> Float[Tensor, " d_all"]:
@@ -98,6 +115,8 @@ def permuted(
         n_dedicated=tuple(config.n_dedicated[model] for model in order) if config.n_dedicated else (),
     )
     sources = [model * config.n_sites + site for model in order for site in range(config.n_sites)]
+    if config.norm_limits:
+        changed = changed.replace(norm_limits=tuple(config.norm_limits[source] for source in sources))
     blocks = torch.arange(config.d_all).split(list(config.widths))
     columns = torch.cat([blocks[source] for source in sources])
     latents = _latent_order(config.n_dedicated, order, config.d_sae)

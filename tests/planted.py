@@ -1,14 +1,18 @@
 """A planted cause: rl is base plus one vector in one block's bias, with a dictionary that has a feature for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.generation import generate
+from mechprobe.models.generation import Generated, generate
 from mechprobe.records import Sample
 from sae_training import Crosscoder, CrosscoderConfig
 
@@ -59,6 +63,19 @@ def cause_and_decoy(direction: torch.Tensor, names: Sequence[str], d_sae: int) -
         made.encoder[1, :D] = direction
         made.decoder[1] *= 0.1
     return made.eval()
+
+
+@contextmanager
+def whole_at_the_limit() -> Iterator[None]:
+    """Take responses of the full length for whole ones: the planted models never learned to end a response."""
+    from mechprobe.evals import answering
+
+    def generate_whole(*args: Any, **kwargs: Any) -> list[Generated]:
+        return [replace(response, finish="stop") for response in generate(*args, **kwargs)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering, "generate", generate_whole)
+        yield
 
 
 def answered_by_rl(family: ModelFamily, name: str, form: str, n: int) -> Task:

@@ -51,6 +51,11 @@ _OWN: dict[str, dict[str, Any]] = {
         _FULL_HEADS,
     ),
     "bamba": {"attn_layer_indices": [1, 3], "layer_types": None},
+    "falcon_h1": {"layer_types": None, "mamba_d_ssm": 64},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "layer_types": None},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "dots1": {"n_shared_experts": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
 }  # fmt: skip
 """Settings by model type, where the shared ones contradict each other."""

@@ -39,7 +39,10 @@ class CacheConfig(FrozenConfig):
             crosses the borders between prompts.
         held_out_frac: Fraction of the prompts that are held out from training; prompts that say the same go together.
         drop_first_positions: Number of leading positions that are not cached (attention sinks of models without a BOS
-            token). Special tokens are never cached.
+            token). Special tokens are never cached. The rule is also that of the crosscoder and of all later stages.
+        drop_norm_above: Drop the positions where the norm of the residual of any model at any site exceeds this multiple of the
+            model's median norm (our rule). The rows stay on disk, but training, features, selection and edits leave them
+            out. None drops none.
         shard_rows: Maximum number of rows in a shard file.
         batch_tokens: Maximum number of tokens in a forward pass, padding included.
         generation_batch: Number of prompts in a generation batch.
@@ -63,6 +66,7 @@ class CacheConfig(FrozenConfig):
     pack: bool = False
     held_out_frac: float = Field(default=0.05, ge=0, lt=1)
     drop_first_positions: int = Field(default=0, ge=0)
+    drop_norm_above: float | None = Field(default=None, gt=1)
     shard_rows: int = Field(default=32768, ge=1)
     batch_tokens: int = Field(default=8192, ge=1)
     generation_batch: int = Field(default=256, ge=1)
@@ -91,7 +95,8 @@ class CacheConfig(FrozenConfig):
 
     def identity(self) -> dict[str, object]:
         """The settings that change a byte of the store."""
-        return {key: value for key, value in self.model_dump(mode="json").items() if key not in _CHANGE_NO_BYTE}
+        left_out = {*_CHANGE_NO_BYTE, *(() if self.drop_norm_above else ("drop_norm_above",))}
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in left_out}
 
     def parsed_sites(self) -> list[Site]:
         """The sites, shallow to deep."""

@@ -10,6 +10,7 @@ from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import LARGEST_CODE, STORED_AS, row_bytes
 from mechprobe.errors import StoreError
 from mechprobe.formatting import byte_size
+from sae_training.weights import FAR
 
 _MARGIN = 1.02
 """Size of a store relative to its activations: headers and the token stream add about 2 %."""
@@ -157,6 +158,24 @@ class CacheCounts:
     def to_json(self) -> dict[str, int]:
         """The counts; ``whole_rows`` is left out when the store holds all rows."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def far_sentence(store: ActivationStore) -> str:
+    """The rows of enormous norm and the setting that leaves them out, in one sentence; empty where there are none."""
+    norms = store.norms
+    if norms is None or not (norms.far.n_rows or norms.far.n_dropped):
+        return ""
+    far, above = norms.far, store.settings.get("drop_norm_above")
+    if above is not None:
+        return f"{far.n_dropped:,} of {store.n_rows:,} rows have more than {above:g} times the median norm and are dropped."
+    found = f"{far.n_rows:,} of {store.n_rows:,} rows have more than {FAR:g} times the median norm"
+    if far.first_positions is not None:
+        place = (
+            "at the first position" if far.first_positions == 1 else f"among the first {far.first_positions} positions"
+        )
+        return f"{found}, {place} of their sequences (attention sinks); set cache.drop_first_positions={far.first_positions}."
+    texts = ", ".join(f"{text!r} ({count:,})" for text, count in far.tokens[:3])
+    return f"{found}, at scattered tokens such as {texts}; set cache.drop_norm_above={FAR:g}."
 
 
 def duration(seconds: float) -> str:

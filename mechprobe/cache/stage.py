@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
 from mechprobe.cache.harvest.plan import CacheWork, plan_rows
@@ -19,8 +21,10 @@ from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, response_files, stream_of, write_responses
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
-from mechprobe.cache.store.shards import INDEX, ShardRecord, finished_shard
+from mechprobe.cache.store.disk import sole_writer, translate_disk_errors, write_hdf5
+from mechprobe.cache.store.dtypes import STORED_AS, row_width
+from mechprobe.cache.store.norms import DROPPED, NormFiles
+from mechprobe.cache.store.shards import INDEX, ShardHeader, ShardRecord, finished_shard, map_rows, shard_file
 from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, subset_of, write_tokens
 from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
@@ -168,7 +172,17 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
             "shards": [asdict(record) for record in own],
         }
         write_json(work.out / name / INDEX, index)
-    outputs = [TOKENS, *([WHOLE_STREAM] if work.kept else []), *(f"{name}/{INDEX}" for name in records)]
+    files = _norm_files(work, stream)
+    norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
+    files.remove()  # a finished store has none; a run that is killed here measures the shards again
+    if work.config.drop_norm_above is not None:
+        write_hdf5(work.out / DROPPED, {"row": np.flatnonzero(dropped)}, {})
+    outputs = [
+        TOKENS,
+        *([DROPPED] if work.config.drop_norm_above is not None else []),
+        *([WHOLE_STREAM] if work.kept else []),
+        *(f"{name}/{INDEX}" for name in records),
+    ]
     n_bytes = sum(record.n_bytes for own in records.values() for record in own)
     stage.finish(
         outputs=[*outputs, *response_files(work.out)],
@@ -178,9 +192,23 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
             "shard_tokens": stream.shard_hashes,
             "models": list(work.family.names),
             "forward": {name: _forward_summary(own) for name, own in records.items()},
+            "norms": norms.to_dict(),
         },
         seed=work.config.seed,
     )
+
+
+def _norm_files(work: CacheWork, stream: TokenStream) -> NormFiles:
+    widths, dtype = work.family.d_model, work.config.dtype
+
+    def stored(model: str, site: str, index: int) -> np.ndarray:
+        rows = stream.shards[index].rows
+        header = ShardHeader(stream.hash, model, rows.start, len(rows), widths[model], dtype)
+        out = np.empty((len(rows), row_width(dtype, widths[model])), dtype=STORED_AS[dtype])
+        map_rows(work.out / model / shard_file(index), site, header).copy_into(out, 0)
+        return out
+
+    return NormFiles(work.out, widths, tuple(map(str, work.sites)), stream, dtype, stored)
 
 
 def _records(folder: Path, stream: TokenStream) -> list[ShardRecord]:

@@ -109,7 +109,7 @@ def _on_every_rank(
 
 
 def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
-    from mechprobe.cache.result import CacheCounts
+    from mechprobe.cache.result import CacheCounts, far_sentence
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import in_run, say_result
     from mechprobe.cli.stage_lines import store_lines
@@ -117,11 +117,13 @@ def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
     folder = run.layout.cache
     if shared.as_json:
         counts = CacheCounts.of(store).to_json()
-        say_json({"folder": str(folder), "counts": counts, "models": store.fingerprints, "stream": store.stream_hash})
+        norms = None if store.norms is None else store.norms.to_dict()
+        about = {"folder": str(folder), "counts": counts, "norms": norms, "far_rows": far_sentence(store)}
+        say_json({**about, "models": store.fingerprints, "stream": store.stream_hash})
         return
     inside = folder.absolute().parent == run.folder.absolute()
     then = f"mechprobe train-sae{in_run(run)}{'' if inside else f' --cache {folder}'}"
-    say_result(store_lines(store), folder, then)
+    say_result(store_lines(store), folder, then, run=run)
 
 
 def _made_part(run: "Run", share: "Ranks") -> Any:

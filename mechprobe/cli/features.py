@@ -76,7 +76,7 @@ def features(
             "The crosscoder fails the quality gate: its features are marked as untrusted wherever they are shown."
         )
     lines += [*(item.sentence for item in nulls), *([stability.sentence] if stability else [])]
-    say_result(lines, folder, f"mechprobe evaluate{in_run(run)}")
+    say_result(lines, folder, f"mechprobe evaluate{in_run(run)}", run=run)
 
 
 def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.cli.select import Features, Out, Ranking, next_step
+from mechprobe.cli.select import Features, Out, Ranking
 from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def intervene(
     With --task, the same edits run on tasks of lm-evaluation-harness and scored by its own metrics.
     """
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.cli.stage_command import carry_out, next_step, say_result
     from mechprobe.cli.summary import intervention_summary
     from mechprobe.pipeline.plans import plan_intervene
 
@@ -101,7 +101,7 @@ def intervene(
         return
     data = results.to_dict()
     lines = intervention_summary(data, verbose=shared.verbose)
-    say_result(lines, folder, next_step(run, folder, "interventions", "report"))
+    say_result(lines, folder, next_step(run, folder, "interventions", "report"), run=run)
 
 
 def _section(values: dict[str, Any], edits: dict[str, str | None]) -> dict[str, Any]:
@@ -125,11 +125,12 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.cli.printing import say_json, table_lines
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.evals.config import HarnessConfig
-    from mechprobe.interventions.harness.result import harness_table
+    from mechprobe.interventions.harness.result import harness_table, truncated_sentence
     from mechprobe.pipeline.plans import plan_harness
     from mechprobe.selection.never_active import never_active_sentences
 
-    settings, folder = HarnessConfig(**given), run.layout.harness
+    think = run.config.tasks.think
+    settings, folder = HarnessConfig(**given, think_end=think[1] if think else ""), run.layout.harness
     found = carry_out(
         shared, run, "intervene", folder=folder, plan=lambda: plan_harness(run, tasks, settings),
         work=lambda: run.harness(tasks, settings),
@@ -145,7 +146,8 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     lines = [
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
         *table_lines(rows, columns),
+        *filter(None, [truncated_sentence(found.truncated, found.n)]),
         *never_active_sentences(data),
         f"Note: {data['note']}",
     ]
-    say_result(lines, folder, f"mechprobe intervene{in_run(run)}")
+    say_result(lines, folder, f"mechprobe intervene{in_run(run)}", run=run)

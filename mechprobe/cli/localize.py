@@ -27,7 +27,7 @@ def task_settings(tasks: Path | None, scorer: str | None) -> dict[str, Any]:
 def localize(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Scorer = None, sites: Sites = None) -> None:
     """Measure, for every site, how much of the gain a patch of the whole residual carries in each direction."""
     from mechprobe.cli.printing import say_json
-    from mechprobe.cli.stage_command import carry_out, in_run, say_result
+    from mechprobe.cli.stage_command import carry_out, next_step, say_result
     from mechprobe.cli.stage_lines import ceiling_lines
     from mechprobe.pipeline.plans import plan_localize
 
@@ -42,4 +42,4 @@ def localize(shared: Shared, out: Out = None, tasks: Tasks = None, scorer: Score
     if shared.as_json:
         say_json({"folder": str(folder), **found.to_dict()})
         return
-    say_result(ceiling_lines(found), folder, f"mechprobe cache{in_run(run)}")
+    say_result(ceiling_lines(found), folder, next_step(run, folder, "localize", "cache"), run=run)

@@ -1,14 +1,11 @@
 """``mechprobe select``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mechprobe.cli.shared_options import Shared, takes_shared_options
-
-if TYPE_CHECKING:
-    from mechprobe.pipeline.run import Run
 
 Features = Annotated[
     str | None,
@@ -31,7 +28,7 @@ def select(shared: Shared, out: Out = None, features: Features = None, ranking: 
     """Rank every feature on the samples that the tuned model gained, and select those that all tasks share."""
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.selection_lines import selection_lines
-    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.cli.stage_command import carry_out, next_step, say_result
     from mechprobe.pipeline.plans import plan_select
     from mechprobe.selection.result import SelectionSummary
 
@@ -44,18 +41,4 @@ def select(shared: Shared, out: Out = None, features: Features = None, ranking: 
     if shared.as_json:
         say_json(summary.to_dict())
         return
-    say_result(selection_lines(summary), folder, next_step(run, folder, "selection", "intervene"))
-
-
-def next_step(run: "Run", folder: Path, own: str, command: str) -> str:
-    """The next command, with the option that names a selection outside the run."""
-    from mechprobe.cli.stage_command import in_run
-
-    text = f"mechprobe {command}{in_run(run)}"
-    if folder.resolve() == (run.folder / own).resolve():
-        return text
-    return (
-        f"{text} --selection {folder}"
-        if command == "intervene"
-        else f"{text} (it reads {run.folder / own}, not this folder)"
-    )
+    say_result(selection_lines(summary), folder, next_step(run, folder, "selection", "intervene"), run=run)

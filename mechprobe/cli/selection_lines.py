@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mechprobe.formatting import MISSING, decimal, percent
+from mechprobe.formatting import MISSING, decimal, percent, told_apart
 
 if TYPE_CHECKING:
     from mechprobe.selection.controls import ControlMatch
@@ -30,7 +30,9 @@ def selection_lines(summary: "SelectionSummary") -> list[str]:
         lines.append(f"{of}: {_listed(ends)}; share of the change that the steps miss: {_listed(missed)}")
     first = ", ".join(map(str, summary.features[:10]))
     lines.append(f"{summary.rule} by {summary.ranking}: {len(summary.features)} features, first {first}")
-    lines += [line for line in (summary.note, summary.silent.sentence) if line] + _stability_lines(summary)
+    lines += [
+        line for line in (summary.note, summary.outcomes_from, summary.silent.sentence) if line
+    ] + _stability_lines(summary)
     return lines + _control_lines(summary.control_match) if summary.control_match else lines
 
 
@@ -71,7 +73,8 @@ def _control_lines(match: "ControlMatch") -> list[str]:
     for name in match.beyond_caliper:
         row = match.covariates[name]
         limit = f"; no set here comes nearer than {row.at_best:+.2f}" if abs(row.at_best) >= 0.005 else ""
-        beyond.append(f"{_NAMES[name]} ({row.random:.3g} against {row.selected:.3g}{limit})")
+        random, selected = told_apart(row.random, row.selected)
+        beyond.append(f"{_NAMES[name]} ({random} against {selected}: {row.difference:+.2f} standard deviations{limit})")
     if beyond:
         lines.append(
             f"Warning: the random sets differ from the selection by more than {match.caliper:g} standard deviations in "

@@ -85,7 +85,9 @@ class Shared:
         if config is None and run_file.is_file() and not own:
             start = read_run_file(run_file.parent)
         elif config is None and not own_inputs and holds_stages(run_file.parent):
-            raise ConfigError(f"{run_file} is missing, so the settings of the run are unknown; give --config FILE.")
+            raise ConfigError(
+                f"{run_file} is missing, so the settings of the run are unknown; give --config FILE, or --models and --set."
+            )
         elif config is None and not own_inputs:
             config = shipped("shared-marker") / "run.toml"
         models = parse_models(self.models) if self.models else None

@@ -77,11 +77,28 @@ def say_plan(plan: "Plan", *, as_json: bool) -> None:
     say("Nothing was written.")
 
 
-def say_result(lines: Sequence[str], folder: Path, next_step: str = "") -> None:
-    """Print the lines of a result, where it is, and the next command."""
+def say_result(lines: Sequence[str], folder: Path, next_step: str = "", *, run: "Run | None" = None) -> None:
+    """Print the lines of a result, where it is, and the next command.
+
+    Where ``run`` keeps no settings, because every stage is outside its folder, the next command needs the same options.
+    """
     for line in lines:
         say(line)
+    if next_step and run is not None and not run.layout.run_file.is_file():
+        next_step += f" (with the same --config, --models and --set, because {run.folder} holds no settings)"
     say(f"\nWritten to {folder}" + (f"\nNext: {next_step}" if next_step else ""))
+
+
+def next_step(run: "Run", folder: Path, own: str, command: str) -> str:
+    """The next command after a stage whose folder in the run is ``own``; it says so where it does not read ``folder``."""
+    text = f"mechprobe {command}{in_run(run)}"
+    if folder.resolve() == (run.folder / own).resolve():
+        return text
+    return (
+        f"{text} --selection {folder}"
+        if command == "intervene"
+        else f"{text} (it reads {run.folder / own}, not this folder)"
+    )
 
 
 def in_run(run: "Run") -> str:

@@ -8,7 +8,7 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 from mechprobe.cli.stage_lines import accuracy_lines
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.files import read_json
-from mechprobe.formatting import MISSING, bracketed, percent, points
+from mechprobe.formatting import MISSING, bracketed, percent, points, remark
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 
@@ -58,7 +58,8 @@ def verdict_sentences(results: Row) -> list[str]:
         for row in (_best(vectors, model, sign) for model, sign in zip(results["pair"], (1, -1), strict=True))
         if row
     ]
-    return [results["verdict"], *([f"One vector in comparison: {'; '.join(compared)}."] if compared else [])]
+    vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
+    return [results["verdict"], *filter(None, [vector, results.get("outcomes_from", "")])]
 
 
 def _change(row: Row) -> float:
@@ -79,7 +80,7 @@ def intervention_table(results: Row) -> list[str]:
     judged = {(row["model"], row["edit"]) for row in results["verdicts"]}
     rows = {
         f"{row['model']}  {row['edit']}  {row['features']}": {
-            "accuracy": bracketed(row["accuracy"][POOLED]),
+            "accuracy": bracketed(row["accuracy"][POOLED]) + remark(cut=(row.get("cut") or {}).get(POOLED)),
             "change": bracketed(row["accuracy_delta"][POOLED]),
             "share of ceiling": _share(row),
         }

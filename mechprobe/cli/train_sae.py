@@ -63,7 +63,7 @@ def train_sae(
     shape = crosscoder.config
     inside = folder.absolute().parent == run.folder.absolute()
     then = in_run(run) + ("" if inside else f" --crosscoder {folder} --cache {run.layout.cache}")
-    say_result(training_lines(metrics, shape.d_sae, shape.source_names), folder, f"mechprobe features{then}")
+    say_result(training_lines(metrics, shape.d_sae, shape.source_names), folder, f"mechprobe features{then}", run=run)
 
 
 def _choose_sites(run: "Run", *, given: bool) -> None:

@@ -1,6 +1,6 @@
 """How well a crosscoder reconstructs held-out rows, model by model, and whether its features may be trusted."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from mechprobe.dictionary.splicing import held_out_samples, spliced_losses
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder, ReconstructionSums, VarianceSums
-from sae_training.reconstruction import squared_norms
+from sae_training.reconstruction import squared_norms, within
 
 Batches = Callable[[], Iterable[Tensor]]
 """Returns the same ``[batch model d_model]`` tensors on every call."""
@@ -31,7 +31,8 @@ def held_out_quality(
         losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
     batches = partial(store.batches, config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
     readout = Readout(config.readout, config.near)
-    return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses)
+    far_norms = store.far_norms([store.resolve_site(config.site)])
+    return measure_quality(crosscoder, batches, readout=readout, gate=config.gate, losses=losses, far_norms=far_norms)
 
 
 @torch.no_grad()
@@ -42,8 +43,11 @@ def measure_quality(
     readout: Readout | None = None,
     gate: QualityGate | None = None,
     losses: dict[str, SplicedLoss] | None = None,
+    far_norms: Sequence[float] | None = None,
 ) -> Quality:
     """Measure reconstruction and sparsity on held-out rows, and apply the gate.
+
+    Where some rows are far, FVE is also measured without them, and the gate tests that FVE.
 
     Args:
         crosscoder: The dictionary.
@@ -51,15 +55,23 @@ def measure_quality(
         readout: How one model's features are read; ``swap`` among all models when None.
         gate: Thresholds; the defaults when None.
         losses: Results of `mechprobe.dictionary.splicing.spliced_losses`, by model.
+        far_norms: Norm of each model above which a row is far (`RowSource.far_norms`); None looks for no far rows.
 
     Raises:
         StoreError: There are no held-out rows.
     """
     readout, gate = readout or Readout(), gate or QualityGate()
-    sums = _QualitySums(crosscoder, _mean(crosscoder, batches), readout)
-    for x in batches():
-        sums.update(x.to(crosscoder.device))
+    sums = _QualitySums.over(batches, crosscoder, readout, far_norms)
     models, joint = sums.models(losses or {}), sums.joint
+    if far_norms is not None and 0 < sums.n_far < joint.n_tokens:
+        ordinary = partial(_ordinary, batches, crosscoder, far_norms)
+        without = _QualitySums.over(ordinary, crosscoder, readout).models({})
+        models = {
+            name: model.model_copy(
+                update={"fve_ordinary": without[name].fve, "fve_readout_ordinary": without[name].fve_readout}
+            )
+            for name, model in models.items()
+        }
     failures = _failures(models, joint.dead_frac, gate, str(readout))
     return Quality(
         models=models,
@@ -77,14 +89,25 @@ def _failures(models: dict[str, ModelQuality], dead_frac: float, gate: QualityGa
     """One sentence for each threshold that is missed. NaN misses every threshold."""
     failures = []
     for name, quality in models.items():
-        fve, loss = quality.fve_readout, quality.loss
+        fve, loss, what = quality.fve_readout, quality.loss, ""
+        if quality.fve_readout_ordinary is not None:
+            fve, what = quality.fve_readout_ordinary, " without far tokens"
         if not fve >= gate.min_fve:
-            failures.append(f"FVE of {name} by the {readout} read-out is {fve:.3f}, below {gate.min_fve:.2f}.")
+            failures.append(f"FVE of {name}{what} by the {readout} read-out is {fve:.3f}, below {gate.min_fve:.2f}.")
         if loss is not None and not loss.ce_recovered >= gate.min_ce_recovered:
             failures.append(f"CE recovered of {name} is {loss.ce_recovered:.3f}, below {gate.min_ce_recovered:.2f}.")
     if not dead_frac <= gate.max_dead_share:
         failures.append(f"{dead_frac:.1%} of the features are dead, more than {gate.max_dead_share:.0%}.")
     return tuple(failures)
+
+
+def _ordinary(batches: Batches, crosscoder: Crosscoder, far_norms: Sequence[float]) -> Iterator[Tensor]:
+    """The batches without rows that are far in any model."""
+    for x in batches():
+        flat = crosscoder.flatten(x.to(crosscoder.device))
+        kept = within(flat, crosscoder.config.widths, far_norms)
+        if bool(kept.any()):
+            yield x if bool(kept.all()) else x[kept.to(x.device)]
 
 
 def _mean(crosscoder: Crosscoder, batches: Batches) -> Float[Tensor, "model d_model"]:
@@ -104,9 +127,23 @@ class _QualitySums:
     def __init__(self, crosscoder: Crosscoder, mean: Float[Tensor, "model d_model"], readout: Readout) -> None:
         widths = crosscoder.config.widths
         self.crosscoder, self.mean, self.readout = crosscoder, mean.flatten(), readout
+        self.n_far = 0
         self.variance = VarianceSums(widths, self.mean)
         self.joint = ReconstructionSums(widths)
         self.own = {name: ReconstructionSums() for name in crosscoder.model_names}
+
+    @classmethod
+    def over(
+        cls, batches: Batches, crosscoder: Crosscoder, readout: Readout, far_norms: Sequence[float] | None = None
+    ) -> "_QualitySums":
+        """The sums over all batches, which are read twice, and the number of far rows."""
+        sums = cls(crosscoder, _mean(crosscoder, batches), readout)
+        for batch in batches():
+            x = batch.to(crosscoder.device)
+            sums.update(x)
+            if far_norms is not None:
+                sums.n_far += int((~within(crosscoder.flatten(x), crosscoder.config.widths, far_norms)).sum())
+        return sums
 
     def update(self, x: Float[Tensor, "batch model d_model"]) -> None:
         joint, exact = self.crosscoder.encode(x), x.double()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, model_serializer, model_validator
 
 from mechprobe.dictionary.config import QualityGate
+from mechprobe.formatting import percent
 from mechprobe.results import Number, Result
 
 _ALIASES = AliasChoices("dead_share", "dead_frac")
@@ -46,6 +47,8 @@ class ModelQuality(Result):
         fve: 1 − Σ‖x−x̂‖² / Σ‖x−x̄‖², pooled over rows, about the mean, under the joint read-out.
         fve_per_token: Mean over rows of 1 − ‖x−x̂‖² / ‖x−x̄‖², under the joint read-out.
         fve_readout: As ``fve``, under the model's own read-out, which edits use. The gate tests this one.
+        fve_ordinary: ``fve`` over the rows that are not far, about their own mean; None, and not in the file, without far rows.
+        fve_readout_ordinary: ``fve_readout`` over these rows; where there are far rows, the gate tests this one.
         l0: Mean number of active features under the model's own read-out.
         dead_frac: Share of features that are active on no row under the model's own read-out.
         loss: Spliced next-token loss; None without models. The file has its keys beside the others.
@@ -57,6 +60,8 @@ class ModelQuality(Result):
     l0: Number
     dead_frac: DeadFrac
     loss: SplicedLoss | None = None
+    fve_ordinary: Number | None = None
+    fve_readout_ordinary: Number | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -68,7 +73,8 @@ class ModelQuality(Result):
     @model_serializer(mode="wrap")
     def _flatten_loss(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         value = serialize(self)
-        return value | (value.pop("loss") or {})
+        value = value | (value.pop("loss") or {})
+        return {key: item for key, item in value.items() if item is not None or not key.endswith("_ordinary")}
 
 
 class Quality(Result):
@@ -99,7 +105,8 @@ class HeldOutMetrics(Result):
     """``metrics.json`` of an imported crosscoder: reconstruction and sparsity on the held-out rows of a store.
 
     The measures are those of `sae_training.Metrics`, NaN where no row is held out. With several sites, values per model are
-    per source, ``model/site``, and ``sites`` replaces ``site``.
+    per source, ``model/site``, and ``sites`` replaces ``site``. ``fve_ordinary`` and ``far_tokens`` are there only where some
+    of the tokens are far (more than 10 times the median norm).
     """
 
     split: str = "held_out"
@@ -109,6 +116,8 @@ class HeldOutMetrics(Result):
     l0: Number
     dead_frac: Number
     held_out_tokens: int
+    fve_ordinary: dict[str, Number] | None = None
+    far_tokens: int | None = None
     site: str | None = None
     sites: tuple[str, ...] | None = None
 
@@ -118,8 +127,19 @@ class HeldOutMetrics(Result):
         return {"fve": self.fve, "l0": self.l0, "dead_frac": self.dead_frac}
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value, with ``site`` or ``sites`` only where it is set."""
+        """The JSON value, without what is not set."""
         return {name: value for name, value in super().to_dict().items() if value is not None}
+
+    @property
+    def far_sentence(self) -> str:
+        """What far tokens do to the measures; empty where there are none."""
+        if not self.far_tokens:
+            return ""
+        share = percent(self.far_tokens / self.held_out_tokens, 1)
+        return (
+            f"{self.far_tokens:,} of {self.held_out_tokens:,} held-out tokens ({share} %) have more than 10 times the median norm "
+            "and decide FVE; read FVE without them, or drop them with cache.drop_first_positions or cache.drop_norm_above."
+        )
 
 
 class TrainingMetrics(HeldOutMetrics):

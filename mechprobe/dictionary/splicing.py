@@ -1,7 +1,7 @@
 """Next-token loss of each model with the crosscoder's reconstruction spliced into its residual stream.
 
-The reconstruction replaces the residual at the tokens that a store keeps; tokens that the store drops, such as the first, are
-left as they are. The baseline puts zeros at the same tokens. ``ce_recovered = (zero − spliced) / (zero − clean)``.
+The reconstruction replaces the residual at the tokens that a store keeps and the crosscoder describes; other tokens, such as
+special ones and attention sinks, are left as they are. The baseline puts zeros at the same tokens. ``ce_recovered = (zero − spliced) / (zero − clean)``.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torch.nn.functional import kl_div, log_softmax
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.result import SplicedLoss
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import StoreError
 from mechprobe.models.blocks import recording, splice
 from mechprobe.models.family import ModelFamily
@@ -62,10 +63,10 @@ def spliced_losses(
     names = crosscoder.model_names
     targets = "response" if any(any(sequence.response) for sequence in sequences) else "all"
     sums = torch.zeros(len(names), 5, dtype=torch.float64)  # clean, spliced, zero, KL spliced, KL zero
-    n_predictions = 0
+    n_predictions, rule = 0, TokenRule.of(crosscoder)
     with progress(len(sequences), "spliced loss", unit="samples") as advance:
         for start in range(0, len(sequences), batch_size):
-            part = sequences[start : start + batch_size]
+            part = rule.without_first(sequences[start : start + batch_size])
             batch = _Batch.build(part, targets, str(crosscoder.device))
             n_predictions += int(batch.scored.sum())
             sums += _batch_sums(crosscoder, family, site, batch)
@@ -120,9 +121,11 @@ def _batch_sums(crosscoder: Crosscoder, family: ModelFamily, site: Site, batch: 
             clean.append(_log_probs(model, batch))
         residuals.append(found[site])
     x = torch.stack([residual.float() for residual in residuals], dim=2)
+    described = TokenRule.of(crosscoder).by_norm(dict(zip(crosscoder.model_names, x.unbind(2), strict=True)))
+    kept = batch.kept if described is None else batch.kept & described
     reconstruction = x.clone()
-    reconstruction[batch.kept] = crosscoder.decode(crosscoder.encode(x[batch.kept]))
-    zero = torch.where(batch.kept[..., None, None], torch.zeros_like(x), x)
+    reconstruction[kept] = crosscoder.decode(crosscoder.encode(x[kept]))
+    zero = torch.where(kept[..., None, None], torch.zeros_like(x), x)
     sums = torch.zeros(len(clean), 5, dtype=torch.float64)
     target = batch.ids.roll(-1, dims=1)[batch.scored]
     for index, name in enumerate(crosscoder.model_names):

@@ -32,7 +32,8 @@ def train_crosscoder(
 ) -> Crosscoder:
     """Train a crosscoder on the training rows of a store, with the store's scale.
 
-    An interrupted training resumes from its last checkpoint.
+    An interrupted training resumes from its last checkpoint. The crosscoder records which positions the store drops
+    (``drop_first_positions`` and ``norm_limits`` of its configuration), whatever ``config`` says of them.
 
     Args:
         store: Activations, an `ActivationStore` or a `LiveActivations`, of the crosscoder's models in the same order.
@@ -52,6 +53,7 @@ def train_crosscoder(
     """
     sites, out = _sites(store, config, site), Path(out)
     _check_models(store, config)
+    config = config.replace(**store.kept.token_rule(sites))
     settings = {"crosscoder": config.model_dump(mode="json"), "training": train_config.model_dump(mode="json")}
     settings |= {**_site_fields(sites), "pool_rows": pool_rows, **store.serving_settings()}
     inputs, models = {"cache": store.folder}, store.fingerprints
@@ -126,10 +128,11 @@ def _site_fields(sites: Sequence[Site]) -> dict[str, Any]:
 
 def held_out_metrics(store: RowSource, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
     """`sae_training.evaluate` on the held-out rows of a store; None where it has none."""
-    if not bool(store.tokens.held_out.any()):
+    if not bool(store.in_split("held_out").any()):
         return None
     sites = _sites(store, crosscoder.config, site)
-    return evaluate(crosscoder, SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1))
+    batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1)
+    return evaluate(crosscoder, batches, far_norms=store.far_norms(sites))
 
 
 def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequence[Site]) -> dict[str, Any]:
@@ -137,7 +140,8 @@ def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequ
     nan = dict.fromkeys(crosscoder.source_names, math.nan)
     found = metrics or Metrics(nan, math.nan, nan, nan, math.nan, math.nan, torch.zeros(crosscoder.d_sae), 0)
     fields = {name: getattr(found, name) for name in ("fve", "fve_all", "fve_per_token", "l0", "dead_frac")}
-    return {**fields, "held_out_tokens": found.n_tokens, **_site_fields(sites)}
+    far = {} if found.fve_ordinary is None else {"fve_ordinary": found.fve_ordinary, "far_tokens": found.n_far}
+    return {**fields, **far, "held_out_tokens": found.n_tokens, **_site_fields(sites)}
 
 
 def _training_metrics(

@@ -18,8 +18,8 @@ _REQUIRED = (
 _OPTIONAL = {
     "trl": "mechprobe lab build (install mechprobe[posttrain])",
     "peft": "models that are adapters (install mechprobe[adapters])",
-    "lm-eval": "mechprobe evaluate --harness (install mechprobe[evals])",
-    "math-verify": "the scorer boxed (install mechprobe[evals])",
+    "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
+    "math-verify": "the scorer 'boxed' (install mechprobe[evals])",
 }
 
 

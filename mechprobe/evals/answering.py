@@ -4,19 +4,21 @@ A log-likelihood is computed by generation in which the tokens of the continuati
 therefore act exactly as in generation: an edit finds the last prompt token at the last position of the first forward call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechprobe.data.config import TextConfig
 from mechprobe.data.encoding import Ids, PromptEncoder
 from mechprobe.data.messages import content_text
 from mechprobe.data.prompts import Prompt
 from mechprobe.errors import InputError
 from mechprobe.evals.choice import MultipleChoice
+from mechprobe.evals.scoring import response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.generation import Generated, forced_logits, generate, length_batches
 from mechprobe.models.load import LanguageModel
@@ -64,19 +66,33 @@ def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]])
 Query = tuple[Task, Sample]
 
 
+Responder = Callable[[str, Task, Sample], list[Generated]]
+"""Gives the responses of a model, by its name in the outcomes, to the prompts of a sample: all draws of the first, then the
+next."""
+
+
 class _Run(NamedTuple):
     model: LanguageModel
     label: str
     batch_size: int
     prefix: str
+    respond: Responder | None = None
 
 
 def run_tasks(
-    model: LanguageModel, tasks: Sequence[Task], *, label: str | None = None, batch_size: int = 512, prefix: str = ""
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    *,
+    label: str | None = None,
+    batch_size: int = 512,
+    prefix: str = "",
+    respond: Responder | None = None,
 ) -> list[Outcome]:
-    """Outcomes of one model on several tasks, in task order. Responses are generated greedily.
+    """Outcomes of one model on several tasks, in task order; the draws of a sample follow each other.
 
-    An edit that is in force on the model applies to generation and to log-likelihoods alike.
+    Responses are generated as the task's ``sampling`` says. The seed of a response depends on the setting, the prompt and the
+    draw, so that models and edits that are asked the same prompts share their random numbers. An edit that is in force on the
+    model applies to generation and to log-likelihoods alike.
 
     Args:
         model: The model.
@@ -84,12 +100,13 @@ def run_tasks(
         label: Name of the model in the outcomes; its own name when None.
         batch_size: Number of prompts in one forward batch.
         prefix: Text that every response is forced to begin with. Options are scored after it.
+        respond: Gives finished responses of another engine, which are scored; None generates them here.
     """
-    run = _Run(model, label or model.name, batch_size, prefix)
+    run = _Run(model, label or model.name, batch_size, prefix, respond)
     queries = [(task, sample) for task in tasks for sample in task.samples]
     outcomes = _from_responses(run, [query for query in queries if not query[0].by_likelihood])
     outcomes |= _from_likelihoods(run, [query for query in queries if query[0].by_likelihood])
-    return [outcomes[task.name, sample.id] for task, sample in queries]
+    return [outcome for task, sample in queries for outcome in outcomes[task.name, sample.id]]
 
 
 def prompts_of(task: Task, sample: Sample) -> list[Prompt]:
@@ -137,48 +154,50 @@ def option_pairs(
     return result
 
 
-def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
-    """Outcomes by task and sample id. Tasks with the same length limit share their batches."""
-    found: dict[tuple[str, str], Outcome] = {}
-    for limit in dict.fromkeys(task.max_new_tokens for task, _ in queries):
-        group = [query for query in queries if query[0].max_new_tokens == limit]
+def _decoding(task: Task) -> dict[str, Any]:
+    """The options of `generate` that a task sets; tasks that agree on them share their batches."""
+    return {"max_new_tokens": task.max_new_tokens, "stop": task.stop, **task.sampling.model_dump()}
+
+
+def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by task and sample id, in the order of the draws."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    distinct: list[tuple[TextConfig, dict[str, Any]]] = []
+    for task, _ in queries:
+        if (asked := (task.text, _decoding(task))) not in distinct:
+            distinct.append(asked)
+    for text, options in distinct:
+        group = [query for query in queries if (query[0].text, _decoding(query[0])) == (text, options)]
+        encoder = PromptEncoder.of(run.model.tokenizers, text)
         prompts = [prompts_of(task, sample) for task, sample in group]
-        encoders = {task.text: encoder_of(run.model, task) for task, _ in group}
-        flat = [encoders[task.text].encode(p) for (task, _), own in zip(group, prompts, strict=True) for p in own]
-        options = {"max_new_tokens": limit, "batch_size": run.batch_size, "prefix": run.prefix}
-        generated = iter(generate(run.model, run.model.tokenizer, flat, **options))
+        if run.respond is None:
+            flat = [encoder.encode(prompt) for of_sample in prompts for prompt in of_sample]
+            settings = {**options, "batch_size": run.batch_size, "prefix": run.prefix}
+            generated = iter(generate(run.model, encoder.tokenizer, flat, **settings))
+        else:
+            generated = iter([one for task, sample in group for one in run.respond(run.label, task, sample)])
         for (task, sample), of_sample in zip(group, prompts, strict=True):
-            responses = list(islice(generated, len(of_sample)))
-            found[task.name, sample.id] = _response_outcome(task, sample, responses, run.label)
+            by_prompt = [list(islice(generated, task.n_draws)) for _ in of_sample]
+            opened = task.think is not None and encoder.opens_thinking(of_sample[0], task.think)
+            found[task.name, sample.id] = [
+                response_outcome(task, sample, responses, run.label, encoder.tokenizer, opened=opened, draw=draw)
+                for draw, responses in enumerate(zip(*by_prompt, strict=True))
+            ]
     return found
 
 
-def _response_outcome(task: Task, sample: Sample, responses: Sequence[Generated], label: str) -> Outcome:
-    """The outcome of a sample. Where options were shown in several orders, it keeps the response to the file's order."""
-    judge, first = task.scorer, responses[0]
-    if isinstance(judge, MultipleChoice):
-        decision = judge.decide_by_responses(sample.id, [response.text for response in responses])
-        outcome, chosen = decision.outcome, decision.chosen
-    else:
-        outcome, chosen = judge.score(first.text, sample.answer), ()
-    ids = first.token_ids
-    return Outcome(
-        sample.id, task.name, label, outcome, first.text, len(ids), response_ids=ids, chosen=chosen, finish=first.finish
-    )
-
-
-def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], Outcome]:
-    """Outcomes by task and sample id."""
+def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by task and sample id; log-likelihoods give one for each sample."""
     if not queries:
         return {}
     encoders = {task.text: encoder_of(run.model, task) for task, _ in queries}
     pairs = [option_pairs(task, sample, encoders[task.text], prefix=run.prefix) for task, sample in queries]
     flat = [pair for orders in pairs for options in orders for pair in options]
     scores = iter(log_likelihoods(run.model, flat, batch_size=run.batch_size))
-    result: dict[tuple[str, str], Outcome] = {}
+    result: dict[tuple[str, str], list[Outcome]] = {}
     for (task, sample), orders in zip(queries, pairs, strict=True):
         of_sample = [list(islice(scores, len(options))) for options in orders]
-        result[task.name, sample.id] = _likelihood_outcome(run, task, sample, orders, of_sample)
+        result[task.name, sample.id] = [_likelihood_outcome(run, task, sample, orders, of_sample)]
     return result
 
 

@@ -21,7 +21,8 @@ from jaxtyping import Float
 
 from mechprobe.errors import InputError
 from mechprobe.evals.config import ChoiceConfig, ChoiceRule
-from mechprobe.evals.scorers.rules import LETTERS, option_letter
+from mechprobe.evals.scorers.answer_part import first_found
+from mechprobe.evals.scorers.letters import LETTERS, option_letter
 from mechprobe.json_fields import text_field
 from mechprobe.records import Sample
 from mechprobe.types import OutcomeName
@@ -157,7 +158,7 @@ class MultipleChoice:
         item = self.items[sample_id]
         votes = np.zeros((len(responses), len(item.options)))
         for row, (order, response) in enumerate(zip(self.orders(sample_id), responses, strict=True)):
-            letter = option_letter(response)
+            letter = first_found(response, option_letter)
             if letter is not None and LETTERS.index(letter) < len(order):
                 votes[row, order[LETTERS.index(letter)]] = 1.0
         return decide(votes, item.right, self.config.rule)

@@ -1,10 +1,54 @@
 """Settings of the evaluate stage, of multiple-choice items, and of lm-evaluation-harness."""
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from mechprobe.config import FrozenConfig
+from mechprobe.errors import ConfigError
+
+
+class EndpointConfig(FrozenConfig):
+    """The inference server of ``evaluate.generation = "endpoint"``."""
+
+    base_url: str = ""
+    """Address of an OpenAI-compatible server, for example ``http://localhost:8000/v1``."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Name of each model on the server, by its name in the family; a model that is not listed has the same name."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the key; empty sends no key. The key itself is never stored."""
+    prompt_as: Literal["auto", "ids", "text"] = "auto"
+    """Whether prompts are sent as token ids or as text. ``auto`` sends ids unless the server takes text only."""
+    concurrency: int = Field(default=16, ge=1)
+    """Number of requests at a time."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Longest wait for an answer, in seconds."""
+    max_retries: int = Field(default=8, ge=0)
+    """Number of times that a failed request is repeated, with waits that double from one second up to a minute."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("base_url must begin with http:// or https:// and name a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ConfigError(  # a ValueError would show the value, and with it the key
+                "evaluate.endpoint.base_url holds a key or a query; give the address alone, and name the environment "
+                "variable that holds the key in evaluate.endpoint.api_key_env."
+            )
+        return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ConfigError(  # likewise
+                "evaluate.endpoint.api_key_env must be the name of an environment variable; put the key into that variable."
+            )
+        return value
 
 
 class EvaluateConfig(FrozenConfig):
@@ -18,6 +62,20 @@ class EvaluateConfig(FrozenConfig):
     """Name of the model that the other models are compared with."""
     force_prefix: str = ""
     """Text that every response of ``base`` is forced to begin with, as an additional baseline; empty for none."""
+    generation: Literal["hf", "endpoint", "import"] = "hf"
+    """Where responses come from. ``hf``: transformers. ``endpoint``: an inference server. ``import``: files of rollouts."""
+    imports: tuple[str, ...] = ()
+    """Files of rollouts for ``import``, JSON lines; see docs/rollouts.md."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """The server for ``endpoint``."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "EvaluateConfig":
+        if self.generation == "endpoint" and not self.endpoint.base_url:
+            raise ValueError("generation = 'endpoint' needs the address of the server; set evaluate.endpoint.base_url")
+        if (self.generation == "import") != bool(self.imports):
+            raise ValueError("generation = 'import' and imports belong together; give both, or --import FILE")
+        return self
 
 
 class SamplingConfig(FrozenConfig):
@@ -33,6 +91,22 @@ class SamplingConfig(FrozenConfig):
     """Number of most probable tokens that sampling keeps; 0 keeps all."""
     seed: int = Field(default=0, ge=0)
     """Seed from which every response gets its own."""
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> "SamplingConfig":
+        """Reject settings that greedy decoding would ignore."""
+        ignored = {"n": self.n > 1, "top_p": self.top_p < 1, "top_k": self.top_k > 0}
+        for name in (name for name, given in ignored.items() if given and self.greedy):
+            why = "several greedy responses would be equal" if name == "n" else "greedy decoding does not use it"
+            raise ConfigError(
+                f"tasks.sampling.{name} is {getattr(self, name)} at temperature 0, but {why}; set tasks.sampling.temperature."
+            )
+        return self
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is the most probable one, so that nothing is drawn."""
+        return self.temperature == 0
 
 
 ChoiceRule = Literal["mean", "all"]
@@ -71,5 +145,8 @@ class HarnessConfig(FrozenConfig):
     """Number of requests in one batch."""
     chat_template: bool = False
     """Whether prompts are formatted with the tokenizer's chat template."""
+    think_end: str = ""
+    """End tag of the thinking of a model (``think_end_token`` of the harness), used where tokenizer or chat template know it.
+    The command line takes the second tag of ``tasks.think``."""
     n_random: int = Field(default=0, ge=0)
     """Number of matched random sets that are run beside every edit. Each costs as much as the edit itself."""

@@ -13,15 +13,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
 from mechprobe.models.devices import input_device, is_out_of_memory
+from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.random_state import isolated_random_state
 
@@ -29,6 +31,8 @@ PYTHON_SEED, OTHER_SEED = 0, 1234
 """Default seeds of the harness: the first of Python's ``random``, the second of numpy, torch and its few-shot sampler."""
 _N_PROMPTS = 4
 """Number of prompts of each task that are kept in `HarnessTasks.prompts`."""
+_DEFAULT_CONTEXT, _MAX_GEN_TOKS = 2048, 256
+"""What the harness takes for the context and for the length of a response where nothing is stated."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -54,6 +58,7 @@ class HarnessTasks:
         self.version = _lm_eval_version()
         self.specs, self.config = [_checked_spec(str(spec)) for spec in specs], config
         self.prompts: list[str] = []
+        self._requests: dict[str, list[_Request]] = {}
         with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
             self._manager = self._open_manager()
             tasks = self._load()["tasks"]
@@ -62,6 +67,55 @@ class HarnessTasks:
             digests = [[name, self._digest(name, tasks[name])] for name in self.names]
             self.fingerprint = sha256_bytes(json.dumps(digests).encode())
 
+    def truncated(self, family: ModelFamily) -> dict[str, int]:
+        """Task → number of documents whose prompt does not fit the context, so that the harness drops its beginning.
+
+        The length is counted as ``HFLM`` counts it; tasks without such a document have no entry.
+        """
+        from lm_eval.models.utils import normalize_gen_kwargs, resolve_max_length
+
+        tokenizer = family.tokenizer
+        context = min(resolve_max_length(model.config, tokenizer, default=_DEFAULT_CONTEXT) for model in family)
+        found: dict[str, int] = {}
+        for name, requests in self._rendered(tokenizer).items():
+            long: set[int] = set()
+            for request in requests:
+                match request.kind:
+                    case "generate_until":
+                        room = context - int(
+                            normalize_gen_kwargs(dict(request.args[1]), _MAX_GEN_TOKS).get(
+                                "max_gen_toks", _MAX_GEN_TOKS
+                            )
+                        )
+                    case "loglikelihood":
+                        room = context + 1
+                    case _:  # rolling windows cover a document of any length
+                        continue
+                text = request.args[0] if request.kind == "generate_until" else "".join(request.args[:2])
+                if _n_tokens(tokenizer, text) > room:
+                    long.add(request.document)
+            if long:
+                found[name] = len(long)
+        return found
+
+    def _rendered(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list["_Request"]]:
+        """Task → its requests, with the chat template where the settings ask for it."""
+        if not self.config.chat_template:
+            return self._requests
+
+        def render(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            options: Any = {"add_generation_prompt": add_generation_prompt}
+            options["continue_final_message"] = not add_generation_prompt
+            return str(tokenizer.apply_chat_template(history, tokenize=False, **options))
+
+        with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED):
+            tasks = self._load()["tasks"]
+            for task in tasks.values():
+                task.build_all_requests(
+                    limit=self.config.limit, rank=0, world_size=1, apply_chat_template=True, chat_template=render
+                )
+        return {name: _requests(task) for name, task in tasks.items()}
+
     def run(self, model: LanguageModel) -> HarnessRun:
         """Evaluate a model, under whatever edit is in force on it; `InputError` with the reason if the harness fails."""
         from lm_eval.evaluator import evaluate
@@ -69,10 +123,12 @@ class HarnessTasks:
 
         hf, wrapper = cast(Any, model.hf), cast(Any, HFLM)
         with _harness_output(), isolated_random_state(OTHER_SEED, python_seed=PYTHON_SEED, device=input_device(hf)):
-            wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, batch_size=self.config.batch_size)
+            think = _think_end_token(model.tokenizer, self.config.think_end)
+            options: Any = {"batch_size": self.config.batch_size, "think_end_token": think}
+            wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, **options)
             tasks = self._load()
             with _as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
-                options: Any = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
+                options = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
                 options |= {"log_samples": True, "confirm_run_unsafe_code": False}
                 found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)
         return HarnessRun(
@@ -110,6 +166,7 @@ class HarnessTasks:
         self._check_metrics(name, task)
         with _as_input_error(f"Task {name} of lm-eval {self.version} cannot be built from its data"):
             task.build_all_requests(limit=self.config.limit, rank=0, world_size=1)
+        self._requests[name] = _requests(task)
         self.prompts += list(dict.fromkeys(request.args[0] for request in task.instances))[:_N_PROMPTS]
         settings = dict(task.dump_config())
         metadata = settings.pop("metadata", None)
@@ -128,6 +185,37 @@ class HarnessTasks:
             raise InputError(
                 f"Task {name} asks for the metric '{unknown}', which lm-eval {self.version} does not have; choose another."
             )
+
+
+class _Request(NamedTuple):
+    """One request: the index of its document, its type, and its arguments."""
+
+    document: int
+    kind: str
+    args: tuple[Any, ...]
+
+
+def _requests(task: Any) -> list[_Request]:
+    return [_Request(request.doc_id, request.request_type, request.args) for request in task.instances]
+
+
+def _n_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Length of a prompt; like the harness, without a second BOS token where the text spells it."""
+    spelled = tokenizer.bos_token is not None and text.startswith(str(tokenizer.bos_token))
+    return len(tokenizer(text, add_special_tokens=False).input_ids if spelled else tokenizer(text).input_ids)
+
+
+def _think_end_token(tokenizer: PreTrainedTokenizerBase, tag: str) -> str | int | None:
+    """The end tag as the harness takes it: the id of a special token, which its decoding drops, or the text.
+
+    None if neither tokenizer nor chat template know the tag, because the harness then strips the responses of models that
+    never think.
+    """
+    token = tokenizer.get_vocab().get(tag) if tag else None
+    if token is not None and token in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token].special:
+        return token
+    known = token is not None or tag in str(tokenizer.chat_template or "")
+    return tag if tag and known else None
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, HarnessMetric]:

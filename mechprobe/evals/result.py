@@ -1,27 +1,58 @@
 """Typed record of ``summary.json``, which the evaluate stage writes and the command line and the report read."""
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from mechprobe.results import Number, Result
+from mechprobe.results import IntervalNumbers, Number, Result
 from mechprobe.statistics import Interval
 
 Accuracy = dict[str, Interval]
-"""Task → accuracy with its Wilson 95 % interval and n."""
+"""Task → share of right responses with its 95 % interval and the number of samples, see `mechprobe.statistics.share_interval`."""
 
 
 class PairedTest(Result):
-    """Exact McNemar test of one model against the base on the samples of one task."""
+    """Exact test of one model against the base on the samples of one task.
+
+    It is McNemar's test, or with several responses to each sample the sign-flip test over samples
+    (`mechprobe.statistics.sign_flip_exact`), which it equals for one response.
+    """
 
     gained: int
-    """Samples that only the model gets right."""
+    """Samples that only the model gets right; with several responses, those whose share of right responses is higher."""
     lost: int
-    """Samples that only the base gets right."""
+    """Samples that only the base gets right; with several responses, those whose share of right responses is lower."""
     n: int
     p: float
     p_holm: float
     """p adjusted by Holm's method over the tasks of the model."""
+    difference: IntervalNumbers | None = None
+    """Difference of the shares of right responses, with its interval over samples; None for one response to each sample."""
+
+
+class BudgetPoint(NamedTuple):
+    """Accuracy at a token budget, as shares of all responses."""
+
+    tokens: int
+    right: float
+    """Responses that are right and end within the budget."""
+    ended: float
+    """Responses that end within the budget."""
+
+
+class SampledOutcomes(Result):
+    """What several responses to each sample say about one model on one task; intervals are clustered by sample."""
+
+    n: int
+    """Responses to each sample."""
+    pass_at: dict[int, IntervalNumbers]
+    """k → pass@k, for the powers of 2 up to ``n`` (`mechprobe.evals.sampled.pass_at_k`)."""
+    majority: IntervalNumbers
+    """maj@n, the share of samples whose most frequent answer is right; a tie counts as its expected value."""
+    repetition: Number
+    """Mean share of repeated 4-grams of tokens in a response; NaN if no response has 4 tokens."""
+    budgets: list[BudgetPoint]
+    """Accuracy by token budget, ascending."""
 
 
 class ForcedPrefix(Result):
@@ -30,6 +61,10 @@ class ForcedPrefix(Result):
     prefix: str
     model: str
     accuracy: Accuracy
+    cut: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that were cut at the limit or are unfinished."""
+    unparsed: dict[str, float] = Field(default_factory=dict)
+    """Task → share of responses that ended by themselves and in which the scorer finds no answer."""
 
     @property
     def label(self) -> str:
@@ -54,6 +89,37 @@ class PositionBias(Result):
     n_pairs: int
 
 
+class Engine(Result):
+    """The engine outside mechprobe whose responses were scored, and how it was asked."""
+
+    generation: Literal["endpoint", "import"]
+    name: str
+    """Server or library, for example ``vllm``; empty where a file of rollouts does not say."""
+    version: str
+    sampling: dict[str, dict[str, Any]]
+    """Task → settings of the responses."""
+    prompts: str
+    """sha256 of the token ids of all prompts."""
+    n_tokenized: int
+    """Responses whose token ids were not given, so that the tokenizer made them from the text."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """File of rollouts → sha256."""
+    said: list[dict[str, Any]] = Field(default_factory=list)
+    """What the files say of the engine, as it stands there."""
+    base_url: str = ""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Model → its name on the server."""
+    prompt_as: str = ""
+    """``ids`` or ``text``."""
+
+    @property
+    def sentence(self) -> str:
+        """Where outcomes come from and where edits run, for everything that shows both."""
+        name = " ".join(filter(None, [self.name or "an engine that the file does not name", self.version]))
+        place = f"the server at {self.base_url}" if self.base_url else f"{' and '.join(self.files)}"
+        return f"Outcomes come from {name} ({place}); clean and edited arms of interventions run with transformers."
+
+
 class EvaluationSummary(Result):
     """The numbers of an evaluate stage."""
 
@@ -61,18 +127,31 @@ class EvaluationSummary(Result):
     accuracy: dict[str, Accuracy]
     """Model → task → accuracy."""
     unparsed: dict[str, dict[str, float]]
-    """Model → task → share of responses in which the scorer finds no answer."""
+    """Model → task → share of responses that ended by themselves and in which the scorer finds no answer."""
+    cut: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → share of responses that were cut at the limit or stopped inside their thinking; none of them is scored."""
+    response_tokens: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Model → task → mean length of the generated responses in tokens; no entry where only log-likelihoods were compared."""
     force_prefix: ForcedPrefix | None
     mcnemar: dict[str, dict[str, PairedTest]]
     """Tuned model → task → test against the base."""
     position_bias: dict[str, dict[str, PositionBias]] = Field(default_factory=dict)
     """Model → multiple-choice task → bias, for tasks whose options are shown in several orders."""
+    engine: Engine | None = None
+    """The engine whose responses were scored; None where transformers generated them here."""
+    sampled: dict[str, dict[str, SampledOutcomes]] = Field(default_factory=dict)
+    """Model → task → what several responses say, for tasks that are sampled more than once; ``accuracy`` is then avg@n."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value of the result; without ``position_bias`` where no task has one."""
+        """The JSON value of the result, without the parts that only some tasks have and none has here."""
         value = super().to_dict()
-        if not self.position_bias:
-            del value["position_bias"]
+        for part in ("position_bias", "sampled", "engine"):
+            if not value[part]:
+                del value[part]
+        for tests in value["mcnemar"].values():
+            for test in tests.values():
+                if test["difference"] is None:
+                    del test["difference"]
         return value
 
 

@@ -1,64 +1,113 @@
 """From the outcomes of an evaluate stage to its summary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.config import EvaluateConfig
-from mechprobe.evals.result import Accuracy, EvaluationSummary, ForcedPrefix, PairedTest, PositionBias
+from mechprobe.evals.result import (
+    Accuracy,
+    Engine,
+    EvaluationSummary,
+    ForcedPrefix,
+    PairedTest,
+    PositionBias,
+    SampledOutcomes,
+)
+from mechprobe.evals.sampled import sampled_outcomes
 from mechprobe.evals.tasks import Task
 from mechprobe.records import Outcome, Outcomes
-from mechprobe.statistics import holm, mcnemar_exact, wilson_interval
+from mechprobe.statistics import clustered_difference, holm, paired_p, share_interval
 
 FORCED = "{model}+prefix"
 """Name under which the outcomes of a model with a forced prefix are kept."""
 
 
 def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
-    """Accuracy per task of one model's outcomes, with Wilson 95 % intervals."""
-    right: dict[str, list[bool]] = {}
-    for outcome in outcomes:
-        right.setdefault(outcome.task, []).append(outcome.outcome == "right")
-    return {task: wilson_interval(sum(values), len(values)) for task, values in right.items()}
+    """Share of right responses per task of one model's outcomes (avg@n), with 95 % intervals over samples."""
+    models = {record.model for record in outcomes}
+    assert len(models) <= 1, f"outcomes of one model are expected, not of {models}"
+    found = Outcomes(outcomes)
+    return {task: share_interval(found.right_draws(model, task)) for model in models for task in found.tasks}
 
 
-def summarize(outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig) -> EvaluationSummary:
-    """Accuracies, shares of unparsed responses, the forced-prefix baseline, and paired tests against the base.
+def summarize(
+    outcomes: Outcomes, tasks: Sequence[Task], config: EvaluateConfig, *, engine: Engine | None = None
+) -> EvaluationSummary:
+    """Accuracies, shares of cut and unparsed responses, the forced-prefix baseline, and paired tests against the base.
 
     The outcomes are those of all models, and of the base with the forced prefix if the config asks for it.
     """
     accuracy = {m: accuracy_of([record for record in outcomes.records if record.model == m]) for m in outcomes.models}
     forced = None
     if config.force_prefix:
-        of_base = accuracy.pop(FORCED.format(model=config.base))
-        forced = ForcedPrefix(prefix=config.force_prefix, model=config.base, accuracy=of_base)
+        label = FORCED.format(model=config.base)
+        cut, unparsed = (shares(outcomes, label, kind) for kind in (is_cut, is_unparsed))
+        forced = ForcedPrefix(
+            prefix=config.force_prefix, model=config.base, accuracy=accuracy.pop(label), cut=cut, unparsed=unparsed
+        )
     tuned = [model for model in accuracy if model != config.base]
     return EvaluationSummary(
         tasks=outcomes.tasks,
         accuracy=accuracy,
-        unparsed={model: {task: _unparsed(outcomes, model, task) for task in outcomes.tasks} for model in accuracy},
+        unparsed={model: shares(outcomes, model, is_unparsed) for model in accuracy},
+        cut={model: shares(outcomes, model, is_cut) for model in accuracy},
+        response_tokens={model: _response_tokens(outcomes, model) for model in accuracy},
         force_prefix=forced,
         mcnemar={model: _against_base(outcomes, model, config.base) for model in tuned if config.base in accuracy},
         position_bias=position_bias(outcomes, tasks),
+        engine=engine,
+        sampled={model: found for model in accuracy if (found := _sampled(outcomes, model, tasks))},
     )
 
 
-def _unparsed(outcomes: Outcomes, model: str, task: str) -> float:
-    found = [r.outcome == "unparsed" for r in outcomes.records if r.model == model and r.task == task]
-    return sum(found) / len(found)
+def _sampled(outcomes: Outcomes, model: str, tasks: Sequence[Task]) -> dict[str, SampledOutcomes]:
+    """Task → what several responses say, for the tasks with more than one to each sample."""
+    found = [(task, [outcomes.draws(model, task.name, s.id) for s in task.samples]) for task in tasks if task.samples]
+    return {task.name: sampled_outcomes(task, draws) for task, draws in found if len(draws[0]) > 1}
+
+
+def is_cut(outcome: Outcome) -> bool:
+    """Whether a response was cut at the limit or stopped inside its thinking."""
+    return outcome.cut
+
+
+def is_unparsed(outcome: Outcome) -> bool:
+    """Whether a response ended by itself and the scorer finds no answer in it."""
+    return outcome.outcome == "unparsed" and not outcome.cut
+
+
+def shares(outcomes: Outcomes | Sequence[Outcome], model: str, kind: Callable[[Outcome], bool]) -> dict[str, float]:
+    """Task → share of one model's outcomes that are of a kind."""
+    records = outcomes.records if isinstance(outcomes, Outcomes) else outcomes
+    found: dict[str, list[bool]] = {}
+    for record in records:
+        if record.model == model:
+            found.setdefault(record.task, []).append(kind(record))
+    return {task: sum(values) / len(values) for task, values in found.items()}
+
+
+def _response_tokens(outcomes: Outcomes, model: str) -> dict[str, float]:
+    """Task → mean length of the responses of one model that were generated."""
+    lengths: dict[str, list[int]] = {}
+    for record in outcomes.records:
+        if record.model == model and record.finish:
+            lengths.setdefault(record.task, []).append(record.n_response_tokens)
+    return {task: sum(values) / len(values) for task, values in lengths.items()}
 
 
 def _against_base(outcomes: Outcomes, model: str, base: str) -> dict[str, PairedTest]:
-    pairs = {task: (outcomes.right(base, task), outcomes.right(model, task)) for task in outcomes.tasks}
-    p = [mcnemar_exact(before, after) for before, after in pairs.values()]
+    pairs = {task: (outcomes.right_draws(base, task), outcomes.right_draws(model, task)) for task in outcomes.tasks}
+    p = [paired_p(before, after) for before, after in pairs.values()]
     return {
         task: PairedTest(
-            gained=sum(b < a for b, a in zip(before, after, strict=True)),
-            lost=sum(b > a for b, a in zip(before, after, strict=True)),
+            gained=int((before.sum(axis=1) < after.sum(axis=1)).sum()),
+            lost=int((before.sum(axis=1) > after.sum(axis=1)).sum()),
             n=len(before),
             p=raw,
             p_holm=adjusted,
+            difference=clustered_difference(before.mean(axis=1), after.mean(axis=1)) if before.shape[1] > 1 else None,
         )
         for (task, (before, after)), raw, adjusted in zip(pairs.items(), p, holm(p), strict=True)
     }
@@ -73,7 +122,7 @@ def position_bias(outcomes: Outcomes, tasks: Sequence[Task]) -> dict[str, dict[s
     ]
     return {
         model: {
-            task.name: _bias(judge, [outcomes.record(model, task.name, sample.id) for sample in task.samples])
+            task.name: _bias(judge, [r for s in task.samples for r in outcomes.draws(model, task.name, s.id)])
             for task, judge in several
         }
         for model in (outcomes.models if several else ())
@@ -99,6 +148,6 @@ def _bias(judge: MultipleChoice, records: Sequence[Outcome]) -> PositionBias:
         recall=recall.tolist(),
         recall_std=float(np.nanstd(recall)),
         consistent=sum(len(set(r.chosen)) == 1 and r.chosen[0] >= 0 for r in records) / len(records),
-        n_items=len(records),
+        n_items=len({record.sample_id for record in records}),
         n_pairs=n_pairs,
     )

@@ -1,7 +1,8 @@
 """Tasks: named sets of samples with a scorer, read from JSON lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.json_fields import name_field, text_field
 from mechprobe.records import Sample, read_jsonl
-from mechprobe.types import POOLED
+from mechprobe.types import POOLED, THINK, ThinkTags
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Task:
     """How prompts become token ids."""
     stop: tuple[str, ...] = ()
     """Texts that end a response; they are not part of it."""
-    think: tuple[str, str] | None = ("<think>", "</think>")
+    think: ThinkTags | None = THINK
     """Tags around the thinking of a model. Scorers read what follows the last end tag; None scores whole responses."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are decoded."""
@@ -41,6 +42,11 @@ class Task:
     def by_likelihood(self) -> bool:
         """Whether the log-likelihoods of options are compared, so that no response is generated."""
         return isinstance(self.scorer, MultipleChoice) and not self.scorer.generated
+
+    @property
+    def n_draws(self) -> int:
+        """Number of outcomes of every sample; log-likelihoods give one."""
+        return 1 if self.by_likelihood else self.sampling.n
 
     def content_key(self, sample: Sample) -> str:
         """Hash of what a sample asks: samples with equal keys stand on the same side of every split."""
@@ -67,13 +73,16 @@ class _Line(NamedTuple):
     messages: tuple[Message, ...] | None
 
 
-def load_tasks(
+def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path are keyword options
     path: Path | str,
     *,
     scorer_spec: AnyScorer = "exact",
     scorers: Mapping[str, AnyScorer] | None = None,
     choice: ChoiceConfig | None = None,
     max_new_tokens: int = 64,
+    sampling: SamplingConfig | None = None,
+    stop: Sequence[str] = (),
+    think: ThinkTags | None = THINK,
     text: TextConfig | None = None,
     names: Sequence[str] | None = None,
     n_per_task: int | None = None,
@@ -90,6 +99,9 @@ def load_tasks(
         scorers: Scorers of single tasks, by task name.
         choice: How multiple-choice items are presented and judged.
         max_new_tokens: Limit on the length of a response, in tokens.
+        sampling: How responses are decoded; None is greedy decoding.
+        stop: Texts that end a response.
+        think: Tags around the thinking of a model, see `Task.think`.
         text: How prompts become token ids; as they are when None.
         names: Tasks to keep, in this order; None keeps all in order of appearance.
         n_per_task: Number of samples to keep of each task, from the top of the file; None keeps all.
@@ -107,8 +119,16 @@ def load_tasks(
         if name not in by_task:
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
     own = {name: scorer(spec) for name, spec in (scorers or {}).items()}
-    tasks = (_task(name, by_task[name], own.get(name), default, settings, max_new_tokens) for name in names or by_task)
-    return [replace(task.take(n_per_task), text=text) for task in tasks]
+    asked = partial(
+        Task,
+        max_new_tokens=max_new_tokens,
+        text=text,
+        stop=tuple(stop),
+        think=think,
+        sampling=sampling or SamplingConfig(),
+    )
+    tasks = (_task(name, by_task[name], own.get(name), default, settings, asked) for name in names or by_task)
+    return [task.take(n_per_task) for task in tasks]
 
 
 def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
@@ -159,19 +179,23 @@ def _conversation(fields: Mapping[str, Any], where: str) -> tuple[Message, ...] 
 
 
 def _task(
-    name: str, lines: Sequence[_Line], own: Scorer | None, default: Scorer, choice: ChoiceConfig, max_new_tokens: int
+    name: str,
+    lines: Sequence[_Line],
+    own: Scorer | None,
+    default: Scorer,
+    choice: ChoiceConfig,
+    asked: Callable[..., Task],
 ) -> Task:
     items = {line.id: line.item for line in lines if line.item is not None}
     if items:
         judge = _multiple_choice(name, items, own, default, choice)
-        samples = (replace(judge.sample(line.id, name), messages=line.messages) for line in lines)
-        return Task(name, tuple(samples), judge, max_new_tokens)
+        return asked(name, tuple(replace(judge.sample(line.id, name), messages=line.messages) for line in lines), judge)
     judge = own or default
     for line in lines:
         defect = judge.check(line.sample.answer) if line.sample else None
         if defect:
             raise InputError(f"{line.where}: {defect} (scorer '{judge.spec}').")
-    return Task(name, tuple(line.sample for line in lines if line.sample), judge, max_new_tokens)
+    return asked(name, tuple(line.sample for line in lines if line.sample), judge)
 
 
 def _multiple_choice(

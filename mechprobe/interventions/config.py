@@ -35,7 +35,8 @@ class InterveneConfig(Comparison):
     """Numbers of first features of the ranking that are transplanted, beside the whole selection."""
     positions: str = "all"
     """Where edits act, see `mechprobe.interventions.hooks.positions.PositionRule.parse`: ``all``, ``prompt``, ``response``,
-    ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Ceilings always act on all positions."""
+    ``last_prompt_token``, or a class of tokens such as ``all:not_special``. Positions that the store dropped are left alone unless
+    ``:with_dropped`` is appended. Ceilings always act on all positions."""
     leave_one_out: bool = True
     """Whether, for every selecting task, the set chosen without it is transplanted and judged on it."""
     readout: ReadoutMode = "swap"

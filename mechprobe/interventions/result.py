@@ -111,7 +111,8 @@ class InterventionResults(EditedSet):
         tasks: All tasks, in their order.
         held_out, trained: Tasks that post-training did not see, over which the pooled row is, and tasks that it saw.
         selecting, other_tasks: Tasks that selected the features, and tasks that did not.
-        n_per_task, samples: Task → number of samples, and their ids in the order of ``outcomes.jsonl``.
+        n_per_task, samples: Task → number of samples, and their ids in the order of ``outcomes.jsonl``, which has as many codes for
+            each as it has responses.
         readouts_of_edits: Kind of edit → read-out; ``readout`` in JSON.
         positions: Where the edits act.
         control_match: How near the random sets come to the set; None without random sets.
@@ -124,6 +125,8 @@ class InterventionResults(EditedSet):
         sizes: Host → how few features carry the ceiling.
         collateral: The texts behind the collateral; None where it was not measured.
         changes: How relative changes were measured.
+        outcomes_from: The engine whose responses selected the features, in a sentence; empty for transformers. All conditions
+            run with transformers.
     """
 
     note: str
@@ -148,6 +151,7 @@ class InterventionResults(EditedSet):
     sizes: dict[str, HeadSizes | UnmeasuredSizes]
     collateral: CollateralSource | None
     changes: RelativeChanges
+    outcomes_from: str = ""
 
     @property
     def pooled_verdicts(self) -> list[Verdict]:

@@ -80,11 +80,13 @@ class TaskEffects(Result):
     """One condition against the clean host; every mapping is by task.
 
     Attributes:
-        accuracy: Share of right samples, with its Wilson interval.
-        accuracy_delta: Change against the clean host, with its paired bootstrap interval.
-        flip_rate_of_right, flip_rate_of_wrong: Share of the clean host's right samples that the edited host has wrong, and of
-            its wrong samples that the edited host has right.
-        mcnemar_p: Exact McNemar p-value against the clean host.
+        accuracy: Share of right responses, with its interval (`mechprobe.statistics.share_interval`) and the number of samples.
+        accuracy_delta: Change against the clean host, with its interval (`mechprobe.statistics.paired_change`).
+        flip_rate_of_right, flip_rate_of_wrong: Share of the clean host's right responses that the edited host has wrong, and of
+            its wrong responses that the edited host has right; sampled responses are paired by draw.
+        mcnemar_p: Exact McNemar p-value against the clean host; with several responses to each sample, that of the sign-flip
+            test over samples, which extends it (`mechprobe.statistics.sign_flip_exact`).
+        n_draws: Task → responses to each sample; absent under greedy decoding.
     """
 
     accuracy: dict[str, IntervalNumbers]
@@ -92,6 +94,11 @@ class TaskEffects(Result):
     flip_rate_of_right: dict[str, IntervalNumbers]
     flip_rate_of_wrong: dict[str, IntervalNumbers]
     mcnemar_p: dict[str, float]
+    n_draws: dict[str, int] = Field(default_factory=dict)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set, so that a record made from them leaves the others out of its JSON value too."""
+        return {name: getattr(self, name) for name in TaskEffects.model_fields if name in self.model_fields_set}
 
 
 class ConditionResult(ConditionRow, TaskEffects):
@@ -100,13 +107,17 @@ class ConditionResult(ConditionRow, TaskEffects):
     Attributes:
         donor: Model whose features or residual are put in.
         share_of_ceiling: Change as a share of the ceiling's; None where the ceiling is not measurable.
-        unparsed: Share of unparsed responses; None for a task without samples. It has no pooled row.
+        unparsed: Share of responses that ended by themselves without an answer that the scorer finds; None for a task without
+            samples. It has no pooled row.
+        cut: Share of responses that were cut at the limit or are unfinished, and therefore not scored; None for a task without
+            samples.
         collateral: None where it was not measured.
     """
 
     donor: str | None
     share_of_ceiling: dict[str, float | None]
     unparsed: dict[str, float | None]
+    cut: dict[str, float | None] = Field(default_factory=dict)
     collateral: Collateral | None
 
 
@@ -143,7 +154,8 @@ class Verdict(EditedRow, AgainstControls):
         task: A task, or ``pooled``.
         n: Samples.
         effect: In the claimed direction.
-        p_mcnemar: Exact McNemar p-value against the clean host.
+        p_mcnemar: Exact p-value against the clean host, see ``mcnemar_p`` of `TaskEffects`.
+        n_draws: Responses to each sample; absent if 1.
         p_mcnemar_holm, p_random_holm: ``p_mcnemar`` and ``p_random``, Holm-adjusted over the tasks of the edit; absent from
             the pooled row.
         verdict: One of the verdicts of `mechprobe.interventions.verdicts.verdict`, or why there is none.
@@ -154,6 +166,7 @@ class Verdict(EditedRow, AgainstControls):
     n: int
     effect: Change
     p_mcnemar: Number
+    n_draws: int = 1
     p_mcnemar_holm: float | None = None
     p_random_holm: float | None = None
     verdict: str = ""

@@ -109,7 +109,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         crosscoder: The dictionary.
         selection: The set; ``features``, ``ranking`` and ``threshold`` of the settings choose another from its scores.
         tasks: Evaluation halves.
-        out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per sample and condition) and the manifest.
+        out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per response and condition) and the manifest.
         config: Settings.
         collateral: Unrelated texts on which collateral is measured; None reads ``config.collateral_file``, and measures no
             collateral where that is empty.

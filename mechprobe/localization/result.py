@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from mechprobe.interventions.result import StageResult
 from mechprobe.results import IntervalNumbers, Number, Result
 
@@ -19,12 +21,15 @@ class SiteResult(Result):
         necessity: Task → accuracy of the tuned model with the base model's residual.
         sufficiency_share: Share of the gain over the untrained tasks that the first patch gives.
         necessity_share: Share of that gain that the second patch takes. Both are NaN where the gain is not clear of noise.
+        sufficiency_cut, necessity_cut: Task → share of responses that were cut at the limit or are unfinished.
     """
 
     sufficiency: Accuracy
     necessity: Accuracy
     sufficiency_share: Number
     necessity_share: Number
+    sufficiency_cut: dict[str, float] = Field(default_factory=dict)
+    necessity_cut: dict[str, float] = Field(default_factory=dict)
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -40,6 +45,7 @@ class SiteCeilings(StageResult):
         n: Samples per task.
         pair: Base and tuned model.
         clean: Model → task → accuracy without a patch.
+        clean_cut: Model → task → share of responses that were cut at the limit or are unfinished, without a patch.
         sites: Site → accuracies with a patch there.
         chosen: The site that `mechprobe.localization.ceilings.choose_site` takes.
         able: Whether both shares of the chosen site reach ``min_share``.
@@ -56,3 +62,4 @@ class SiteCeilings(StageResult):
     chosen: str
     able: bool
     reason: str
+    clean_cut: dict[str, dict[str, float]] = Field(default_factory=dict)

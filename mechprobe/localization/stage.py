@@ -14,7 +14,7 @@ import torch
 
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identity
-from mechprobe.evals.summary import accuracy_of
+from mechprobe.evals.summary import accuracy_of, is_cut, shares
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
 from mechprobe.localization.ceilings import choose_site, gain_share, patched_outcomes
@@ -92,18 +92,19 @@ def _measure(
 ) -> SiteCeilings:
     base, tuned = family[config.base], family[config.tuned]
     clean: dict[str, dict[str, Interval]] = {}
+    clean_cut: dict[str, dict[str, float]] = {}
     rows: dict[str, SiteResult] = {}
     with progress(2 + 2 * len(sites), "localizing", unit="patches") as advance:
         for model in (base, tuned):
             run = partial(run_tasks, model, tasks, batch_size=config.batch_size)
-            clean[model.name] = _resumed(folder / f"part-clean-{model.name}.json", run)
+            clean[model.name], clean_cut[model.name] = _resumed(folder / f"part-clean-{model.name}.json", run)
             advance(1, model=model.name)
         low, high = (_untrained(clean[name], config.trained) for name in (base.name, tuned.name))
         for site in sites:
             found: dict[str, Any] = {}
             for side, host, donor in (("sufficiency", base, tuned), ("necessity", tuned, base)):
                 run = partial(patched_outcomes, host, donor, site, tasks, batch_size=config.batch_size)
-                found[side] = _resumed(folder / f"part-{site}-{side}.json", run)
+                found[side], found[f"{side}_cut"] = _resumed(folder / f"part-{site}-{side}.json", run)
                 share = gain_share(low, high, _untrained(found[side], config.trained), rising=side == "sufficiency")
                 found[f"{side}_share"] = share
                 advance(1, site=str(site), share=share)
@@ -114,6 +115,7 @@ def _measure(
         n={task.name: len(task.samples) for task in tasks},
         pair=(base.name, tuned.name),
         clean=clean,
+        clean_cut=clean_cut,
         sites=rows,
         chosen=chosen,
         able=able,
@@ -127,8 +129,10 @@ def _untrained(accuracy: Mapping[str, Interval], trained: Sequence[str]) -> Mapp
     return left or accuracy
 
 
-def _resumed(path: Path, run: Callable[[], list[Outcome]]) -> dict[str, Interval]:
-    """Accuracies of a run, kept in a file so that an interrupted stage resumes after it."""
+def _resumed(path: Path, run: Callable[[], list[Outcome]]) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Accuracies of a run and its shares of cut responses, kept in a file so that an interrupted stage resumes after it."""
     if not path.is_file():
-        write_json(path, accuracy_of(run()))
-    return {task: Interval(*row) for task, row in read_json(path).items()}
+        outcomes = run()
+        write_json(path, {"accuracy": accuracy_of(outcomes), "cut": shares(outcomes, outcomes[0].model, is_cut)})
+    part = read_json(path)
+    return {task: Interval(*row) for task, row in part["accuracy"].items()}, part["cut"]

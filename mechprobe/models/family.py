@@ -37,6 +37,8 @@ class ModelFamily:
         check_depth(self)
         self._tokenizers = {model.name: model.tokenizer for model in self}
         self._shared = SharedTokenizer(self._tokenizers, bos_decided=bos_decided)
+        reference = self._shared.reference  # first, because the first encodes plain text
+        self._tokenizers = {reference.name: reference.tokenizer, **self._tokenizers}
         self._end_token_ids = tuple(sorted({token for model in self for token in model.own_end_ids}))
         self._n_token_ids = min(model.n_rows for model in self)
         for model in self:

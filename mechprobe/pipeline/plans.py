@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.evals.stage import check_source
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
 from mechprobe.run_layout import CHAIN
@@ -155,7 +156,14 @@ def plan_evaluate(run: Run) -> Plan:
     """Models × samples."""
     tasks = [task.take(run.config.evaluate.n_per_task) for task in run.config.load_tasks()]
     samples = {task.name: len(task.samples) for task in tasks}
-    line = f"{len(run.family)} models × {sum(samples.values())} samples"
+    settings = run.config.evaluate
+    check_source(run.family, run.config.load_tasks(), settings)
+    source = {
+        "hf": "",
+        "endpoint": f", asked at {settings.endpoint.base_url}",
+        "import": f", from {', '.join(settings.imports)}",
+    }
+    line = f"{len(run.family)} models × {sum(samples.values())} samples{source[settings.generation]}"
     return Plan("evaluate", run.layout.evals, [line], {"models": run.family.names, "samples": samples})
 
 
@@ -187,14 +195,15 @@ def plan_intervene(run: Run) -> Plan:
 
 def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
     """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
+    from mechprobe.interventions.harness.result import truncated_sentence
     from mechprobe.interventions.harness.stage import prepare_harness
 
     work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
     Stage.check(run.layout.harness, **work.stage, force=run.force)
-    line = f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"
-    return Plan(
-        "harness", run.layout.harness, [line], {"conditions": len(work.conditions), "tasks": list(work.tasks.names)}
-    )
+    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"]
+    lines += filter(None, [truncated_sentence(work.truncated)])
+    data = {"conditions": len(work.conditions), "tasks": list(work.tasks.names), "truncated": work.truncated}
+    return Plan("harness", run.layout.harness, lines, data)
 
 
 def plan_baselines(run: Run) -> Plan:

@@ -15,7 +15,7 @@ from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
-from mechprobe.evals.stage import check_lengths, evaluate_outcomes, load_outcomes
+from mechprobe.evals.stage import check_lengths, check_source, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
@@ -89,6 +89,8 @@ class Run:
             check_spec(spec)
         PositionRule.parse(self.config.intervene.positions)
         check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
+        if not (self.layout.evals / MANIFEST).is_file():
+            check_source(self.family, tasks, self.config.evaluate)
 
     def save_config(self) -> None:
         """Write the settings, as given, into the run folder, where later commands find them."""

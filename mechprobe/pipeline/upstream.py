@@ -53,11 +53,11 @@ def refuse_missing(run: Run, stage: str) -> None:
 def make_upstream(run: Run, stage: str, say: Callable[[str], None]) -> list[str]:
     """Make every missing stage that ``stage`` needs, and return their names.
 
-    ``say`` receives a line before the work and one after each stage, and a warning for each finished stage that was made
-    from an earlier version of another.
+    ``say`` receives a line before the work and one after each stage, a warning for each finished stage that was made from
+    an earlier version of another, and one where the models now have another dtype than in the store.
     """
     missing = missing_stages(run, stage)
-    for warning in _outdated(run, stage):
+    for warning in [*_outdated(run, stage), *_other_dtype(run, stage)]:
         say(warning)
     if not missing:
         return []
@@ -92,6 +92,24 @@ def _outdated(run: Run, stage: str) -> list[str]:
                     f"`mechprobe {name} --run {run.folder} --force` makes it again."
                 )
     return found
+
+
+def _other_dtype(run: Run, stage: str) -> list[str]:
+    """A warning where a stage reads the residuals of models in another dtype than the store, from which features were trained."""
+    if stage not in ("features", "select", "intervene") or not run.config.models:
+        return []
+    if not (run.layout.cache / MANIFEST).is_file():
+        return []
+    stored = read_manifest(run.layout.cache)["config"].get("model_dtypes") or {}
+    found = {name: (dtype, run.family[name].dtype) for name, dtype in stored.items() if name in run.family}
+    apart = [name for name, (then, now) in found.items() if then != now]
+    if not apart:
+        return []
+    then, now = found[apart[0]]
+    return [
+        f"warning: the dictionary was trained on {', '.join(apart)} in {then}, and {stage} runs them in {now}; "
+        f'dtype="{then}" gives the residuals that the features know.'
+    ]
 
 
 def timed(name: str, stage: Callable[[], object], say: Callable[[str], None]) -> None:
@@ -129,6 +147,8 @@ def settings_kept(run: Run) -> Iterator[list[str]]:
         kind = type(getattr(run.config, section))
         shared = {key: given[key] for key in SHARED if key in given and given[key] != kept.get(key)}
         own = {key: value for key, value in shared.items() if key in kind.model_fields} | given.get(section, {})
+        if section == "tasks" and "seed" in shared and not run.config.tasks.sampling.greedy:
+            own = {**own, "sampling": run.config.tasks.sampling.model_dump(mode="json", exclude_defaults=True)}
         if own:
             changed[section] = own
     if changed != kept:

@@ -15,7 +15,7 @@ JsonObject = dict[str, Any]
 
 
 class AccuracyRow(Result):
-    """Accuracy on one task: ``cells`` and ``p`` (McNemar, Holm-adjusted) per model, ``forced`` for the forced prefix."""
+    """Accuracy on one task: ``cells`` and ``p`` (paired test, Holm-adjusted) per model, ``forced`` for the forced prefix."""
 
     task: str
     n: int
@@ -24,13 +24,30 @@ class AccuracyRow(Result):
     p: list[str]
 
 
+class SampledTable(Result):
+    """What ``n`` responses to each sample say; a row is model, task, and one cell per column."""
+
+    n: int
+    columns: list[str]
+    rows: list[list[str]]
+
+
 class BehaviourSection(Result):
-    """What the models can do, the label of the forced-prefix baseline, and each model's tasks with unparsed responses."""
+    """What the models can do, the label of the forced-prefix baseline, and each model's tasks with unparsed responses.
+
+    ``sampled`` is there where samples have several responses; ``accuracy`` is then the share of right ones.
+    """
 
     models: list[str]
     rows: list[AccuracyRow]
     forced: str | None
     unparsed: dict[str, str]
+    sampled: SampledTable | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_sampling(self, handler: Callable[[Any], JsonObject]) -> JsonObject:
+        value = handler(self)
+        return value if self.sampled is not None else {k: v for k, v in value.items() if k != "sampled"}
 
 
 class CeilingRow(Result):

@@ -15,7 +15,7 @@ from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, ordered_accuracy
+from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, engine_sentences, ordered_accuracy
 from mechprobe.report.sections.features import dictionary_section, features_section
 from mechprobe.report.sections.findings import findings, missing_stages, provenance_rows, verdict, warnings
 from mechprobe.report.sections.interventions import interventions_section
@@ -28,7 +28,7 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
     return Report(
         name=files.name,
         question=config.question,
-        notes=list(files.run.get("notes", [])),
+        notes=[*files.run.get("notes", []), *engine_sentences(files)],
         verdict=verdict(files),
         warnings=warnings(files),
         findings=findings(files),

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mechprobe.config import Comparison
+from mechprobe.errors import ConfigError
+from mechprobe.records import BASE_AT_MOST, TUNED_AT_LEAST
 from mechprobe.types import ReadoutMode
 
 Ranking = Literal["joint", "score", "ig", "relie"]
@@ -22,6 +24,10 @@ class SelectConfig(Comparison):
     """Tasks that select; None means every task that is not in ``trained``."""
     min_gained: int = Field(default=4, ge=0)
     """Smallest number of samples in G_t (selection half) with which a task selects. Tasks with fewer are reported."""
+    base_at_most: float = Field(default=BASE_AT_MOST, ge=0, le=1)
+    """Largest share of right responses of base on a gained sample. One greedy response has a share of 0 or 1."""
+    tuned_at_least: float = Field(default=TUNED_AT_LEAST, ge=0, le=1)
+    """Smallest share of right responses of the tuned model on a gained sample."""
     threshold: float = Field(default=0.2, gt=0, lt=1)
     """Share of a task's maximum above which a feature counts for that task."""
     rule: str = "top50"
@@ -53,3 +59,13 @@ class SelectConfig(Comparison):
     """Sequences in one forward pass."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split into halves, the random sets and the bootstrap."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "SelectConfig":
+        """Reject shares under which a sample would be gained without a gain."""
+        if self.base_at_most >= self.tuned_at_least:
+            raise ConfigError(
+                f"select.base_at_most is {self.base_at_most:g} and select.tuned_at_least {self.tuned_at_least:g}, so a sample could "
+                "be gained without a higher share of right responses; set the first below the second."
+            )
+        return self

@@ -1,4 +1,7 @@
-"""G_t, the samples of a task that the base model gets wrong and the tuned model gets right, and their tokens."""
+"""G_t, the samples of a task that the base model gets wrong and the tuned model gets right, and their tokens.
+
+Where responses were sampled, the shares of right responses decide (`mechprobe.records.Outcomes.gained`).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from mechprobe.evals.answering import prompt_of
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import SelectConfig
+from mechprobe.selection.rules import depends_on_tasks
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Gained:
         ids: Task → samples that are read, at most ``max_samples`` of each.
         sizes: Task → size of its G_t, for tasks that select.
         too_few: Task → size of its G_t, for tasks below ``min_gained``, which do not select.
+        note: Which samples are read instead where no task has enough; empty otherwise.
     """
 
     ids: dict[str, list[str]]
     sizes: dict[str, int]
     too_few: dict[str, int]
+    note: str = ""
 
 
 def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[str, Sequence[str]]) -> Gained:
@@ -38,7 +44,7 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
 
     Raises:
         ConfigError: A model or a task has no outcomes, or post-training saw a task that is to select.
-        SelectionError: No task has enough gained samples.
+        SelectionError: No task has enough gained samples, and features are to be chosen or attributed by their values on them.
     """
     for model in (config.base, config.tuned):
         if model not in outcomes.models:
@@ -47,22 +53,61 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
     needed, counts = max(1, config.min_gained), []
     for task in _selection_tasks(outcomes, config):
         barred = set(held_out.get(task, ()))
-        gained = [k for k in outcomes.gained(task, base=config.base, tuned=config.tuned) if k not in barred]
+        gained = [k for k in _gained(outcomes, task, config) if k not in barred]
         if len(gained) >= needed:
             found.ids[task], found.sizes[task] = gained[: config.max_samples], len(gained)
         else:
             found.too_few[task] = len(gained)
             ids = [k for k in outcomes.sample_ids(task) if k not in barred]
-            base, tuned = (sum(outcomes.right(model, task, ids)) for model in (config.base, config.tuned))
+            base, tuned = (f"{sum(outcomes.share_right(m, task, ids)):.3g}" for m in (config.base, config.tuned))
             counts.append(
                 f"{task}: {len(gained)} gained; {config.base} has {base} and {config.tuned} {tuned} of {len(ids)} right"
             )
-    if not found.ids:
-        raise SelectionError(
-            f"On no task does {config.tuned} get at least {needed} samples right that {config.base} gets wrong "
-            f"({'; '.join(counts)}); check tasks.scorer, evaluate more samples, or lower select.min_gained."
-        )
-    return found
+    if found.ids:
+        return found
+    named = not depends_on_tasks(config.rule)
+    if named and not ({config.ranking, *config.also} & {"ig", "relie"}):
+        return _ungained(outcomes, config, held_out, found.too_few)
+    way_out = (
+        ", or rank by joint or score" if named else ', or name the features: mechprobe select --features "ids:1,2,3"'
+    )
+    raise SelectionError(
+        f"On no task does {config.tuned} get at least {needed} samples right that {config.base} gets wrong "
+        f"({'; '.join(counts)}); check tasks.scorer, evaluate more samples, lower select.min_gained{way_out}."
+    )
+
+
+def _gained(outcomes: Outcomes, task: str, config: SelectConfig) -> list[str]:
+    return outcomes.gained(
+        task,
+        base=config.base,
+        tuned=config.tuned,
+        base_at_most=config.base_at_most,
+        tuned_at_least=config.tuned_at_least,
+    )
+
+
+def _ungained(
+    outcomes: Outcomes, config: SelectConfig, held_out: Mapping[str, Sequence[str]], sizes: dict[str, int]
+) -> Gained:
+    """Every sample that may select, for a rule that names its features: they need no gain, only typical values.
+
+    The values match random sets to the features, and give the one-vector baselines. ``sizes`` is the size of every G_t.
+
+    Raises:
+        SelectionError: There is no such sample.
+    """
+    barred = {task: set(held_out.get(task, ())) for task in sizes}
+    ids = {task: [k for k in outcomes.sample_ids(task) if k not in barred[task]] for task in sizes}
+    ids = {task: samples[: config.max_samples] for task, samples in ids.items() if samples}
+    if not ids:
+        raise SelectionError("No task has a sample in the half that selects; evaluate more samples.")
+    n = sum(map(len, ids.values()))
+    note = (
+        f"No task has enough samples that {config.tuned} gained, so values are over {n} samples, whatever the outcome; "
+        f"'{config.rule}' does not depend on them"
+    )
+    return Gained(ids, {task: sizes[task] for task in ids}, {}, note)
 
 
 def _selection_tasks(outcomes: Outcomes, config: SelectConfig) -> list[str]:
@@ -91,6 +136,8 @@ def gained_sequences(
 ) -> dict[str, list[TokenizedSample]]:
     """Prompt and response of the tuned model for every gained sample; ``kept`` positions are pooled.
 
+    Of several sampled responses, the first right one is taken.
+
     ``gained`` lists the ids of the samples of every task. The prompts are encoded by the text rule of the outcomes.
 
     Raises:
@@ -98,7 +145,7 @@ def gained_sequences(
     """
 
     def sequence(task: str, sample_id: str) -> TokenizedSample:
-        response = outcomes.record(config.tuned, task, sample_id).response_ids
+        response = outcomes.kept(config.tuned, task, sample_id).response_ids
         return _sequence(family, outcomes, task, sample_id, response, config)
 
     return {task: [sequence(task, sample_id) for sample_id in ids] for task, ids in gained.items()}
@@ -142,7 +189,7 @@ def _answer_ids(
         tokens = _encoder(family, outcomes).encode_text(sample.answer) if sample else ()
         missing, fix = "has no answer", "give every sample an answer, or set select.target=response"
     else:
-        tokens = outcomes.record(config.tuned, task, sample_id).response_ids
+        tokens = outcomes.kept(config.tuned, task, sample_id).response_ids
         missing, fix = f"has no response tokens of {config.tuned}", "evaluate again, or set select.target=answer"
     if not tokens:
         raise SelectionError(

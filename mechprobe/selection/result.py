@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mechprobe.errors import SelectionError
 from mechprobe.results import Number, OrEmpty, Result
 from mechprobe.selection.agnostic import AgnosticCounts, agnostic_features
 from mechprobe.selection.config import Ranking
 from mechprobe.selection.controls import ControlMatch, match_quality, matched_random_sets
 from mechprobe.selection.never_active import NeverActive, never_active
-from mechprobe.selection.rules import leave_one_task_out, resolve
+from mechprobe.selection.rules import depends_on_tasks, leave_one_task_out, resolve
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import Stability
 from mechprobe.stage_folder import check_outputs, read_manifest
@@ -23,7 +24,7 @@ SELECTED_FILE = "selected.parquet"
 
 SHARED = (
     "features", "rule", "ranking", "site", "agnostic", "n_agnostic", "controls", "control_match", "stability", "note",
-    "threshold", "crosscoder",
+    "threshold", "crosscoder", "outcomes_from",
 )  # fmt: skip
 """Fields that `Selection` and `SelectionSummary` have in common."""
 
@@ -84,6 +85,7 @@ class SelectionSummary(Result):
     threshold: float
     note: str
     crosscoder: str
+    outcomes_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Selection:
             names its features outright, or if only one task selects.
         control_match: How near the random sets come to the selection; None without random sets.
         stability: How the selection depends on samples and threshold; None unless the ``select`` stage made it.
+        outcomes_from: The engine that generated the responses, in a sentence; empty where transformers did so here.
     """
 
     features: tuple[int, ...]
@@ -123,6 +126,7 @@ class Selection:
     left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
     control_match: ControlMatch | None = None
     stability: Stability | None = None
+    outcomes_from: str = ""
 
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":
@@ -173,7 +177,7 @@ class Selection:
             return replace(
                 self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates)
             )
-        return choose(
+        other = choose(
             self.scores,
             rule,
             site=self.site,
@@ -184,6 +188,7 @@ class Selection:
             seed=seed,
             table=table,
         )
+        return replace(other, outcomes_from=self.outcomes_from)
 
 
 def choose(  # noqa: PLR0913 - every setting is recorded in the result
@@ -213,8 +218,13 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
 
     Raises:
         SelectionError: The rule cannot be read, names no feature, or leaves too few features for the controls; or the
-            scores hold no values of the ranking.
+            scores hold no values of the ranking, or values on samples that were not gained.
     """
+    if depends_on_tasks(rule) and not any(scores.n_gained):
+        raise SelectionError(
+            f"'{rule}' ranks features by the gained samples, and there were none when the selection was made; name the features: "
+            'mechprobe select --features "ids:1,2,3", or evaluate more samples and select again.'
+        )
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
     controls = matched_random_sets(chosen.ids, scores.covariates, n_sets=n_controls, seed=seed)

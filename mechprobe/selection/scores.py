@@ -24,7 +24,7 @@ class Scores:
 
     Attributes:
         tasks: Task names, the first axis of the values.
-        n_gained: Samples of G_t that were read, per task.
+        n_gained: Samples of G_t that were read, per task; 0 where other samples were read for want of gained ones.
         score: The Score of arXiv 2604.25011.
         joint: Joint attribution J.
         density: Share of the pooled positions on which a feature is active (joint read-out).

@@ -79,7 +79,7 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     sequences = gained_sequences(family, outcomes, gained.ids, config)
     answers = right_answers(family, outcomes, gained.ids, config) if kinds else {}
     identity = {
-        **config.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude=None if _sampled(outcomes) else {"base_at_most", "tuned_at_least"}),
         "site": str(place),
         "crosscoder": crosscoder.fingerprint,
         "tokenizer": family.tokenizer_fingerprint,
@@ -93,6 +93,8 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     ) as stage:
         if not stage.done:
             scores, samples = score_features(crosscoder, family, sequences, site=place, config=config)
+            if gained.note:
+                scores = replace(scores, n_gained=(0,) * len(gained.ids))
             attributed = {
                 kind: attribute(kind, crosscoder, family, answers, site=place, config=config) for kind in kinds
             }
@@ -100,11 +102,18 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             if config.ranking in attributed:
                 samples = attributed[config.ranking].samples
             selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
+            note = "; ".join(filter(None, (selection.note, gained.note)))
+            selection = replace(selection, note=note, outcomes_from=outcomes.engine)
             paths = {kind: found.paths for kind, found in attributed.items()}
             _write(
                 stage, selection, selection_summary(selection, config, gained=gained, attribution=paths), config.seed
             )
     return Selection.load(out)
+
+
+def _sampled(outcomes: Outcomes) -> bool:
+    """Whether samples have several responses; the shares that count as gained matter for these only."""
+    return any(record.draw > 0 for record in outcomes.records)
 
 
 def _chosen(

@@ -140,6 +140,19 @@ def test_the_time_estimate_counts_models_and_tokens(llama_family: dict[str, Path
     assert few.seconds > loads
 
 
+@pytest.mark.parametrize(
+    ("reader", "sizes", "expected"),
+    [("bridge", [100] * 10, 0), ("auto", [100] * 10, 800), ("plain", [100, 300], 800), ("auto", [100] * 1000, 400)],
+)
+def test_the_estimate_counts_the_comparison_of_readers(reader: str, sizes: list[int], expected: int) -> None:
+    """Both readers on up to four batches of the first shard, here of 200 rows at most in the last case."""
+    from mechprobe.cache.config import CacheConfig
+    from mechprobe.cache.harvest.estimate import _compared_tokens
+
+    config = CacheConfig.model_validate({"reader": reader, "shard_rows": 200 if len(sizes) == 1000 else 32768})
+    assert _compared_tokens(sizes, config) == expected
+
+
 def test_run_under_a_launcher_of_several_processes_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

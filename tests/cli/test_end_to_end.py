@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import mechprobe as mp
 from mechprobe.cli import main
+from mechprobe.evals.stage import load_outcomes
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.files import sha256_file
 from mechprobe.lab.summary import shipped
@@ -208,6 +210,42 @@ def test_a_dry_run_refuses_a_folder_of_other_work(run_folder: Path, capsys: pyte
     assert "config.alpha: 0.05 in the folder, 0.01 now" in capsys.readouterr().err
     assert main([*call, "--force"]) == 0
     assert (run_folder / "interventions" / "manifest.json").is_file()
+
+
+def test_sampled_responses_go_from_outcomes_to_verdicts(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "r"
+    for part in ("localize", "cache", "crosscoder", "features", "run.json"):
+        copy = shutil.copytree if (run_folder / part).is_dir() else shutil.copy
+        run.mkdir(exist_ok=True)
+        copy(run_folder / part, run / part)
+    edits = ["intervene.edits_base=['transplant']", "intervene.edits_tuned=['ablate']", "intervene.n_random=1"]
+    drawn = ["tasks.sampling.n=4", "tasks.sampling.temperature=0.7", "evaluate.n_per_task=12", "select.min_gained=1"]
+    assert main(["intervene", "--run", str(run), "--set", *drawn, *edits, "intervene.collateral_texts=0"]) == 0
+    rows = {row["condition"]: row for row in map(json.loads, (run / "interventions" / "outcomes.jsonl").open())}
+    results = mp.InterventionResults.load(run / "interventions")
+    for task, n in results.n_per_task.items():
+        codes = rows["rl|clean"][task]
+        assert len(codes) == 4 * n
+        accuracy = results.condition("rl|clean").accuracy[task]
+        assert (accuracy.value, accuracy.n) == (codes.count("R") / len(codes), n)
+    outcomes = load_outcomes(run / "evals")
+    for task, ids in results.samples.items():  # the clean host draws what it drew in the evaluation
+        right = outcomes.right_draws("rl", task, ids).flatten().tolist()
+        assert right == [code == "R" for code in rows["rl|clean"][task]]
+    patched = rows["base|patch|whole residual"]  # the last site carries everything, and the seeds are the same
+    assert results.site != "resid_post.2" or patched == {**rows["rl|clean"], "condition": patched["condition"]}
+    assert "the sample is the unit" in results.rule
+    assert "4 responses each" in results.pooled_verdicts[0].sentence
+    capsys.readouterr()
+    assert main(["evaluate", "--run", str(run)]) == 0
+    assert "Accuracy (avg@4)" in (said := capsys.readouterr().out)
+    assert "maj@4" in said
+    assert main(["report", "--run", str(run)]) == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "Sampled responses, 4 to each sample" in page
+    assert "sign-flip" in page
 
 
 @pytest.fixture(scope="module")

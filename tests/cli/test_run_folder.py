@@ -14,6 +14,8 @@ import pytest
 from mechprobe.cli import main
 from mechprobe.errors import ArtifactError
 from mechprobe.files import write_json
+from mechprobe.pipeline.run import Run
+from mechprobe.pipeline.upstream import _other_dtype
 from mechprobe.run_config import RUN_FILE, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,6 +246,39 @@ def test_a_stage_made_from_an_earlier_version_is_named(
     capsys.readouterr()
     main(["features", "--run", str(run), "--set", "features.ce_samples=4"])
     assert f"{run / 'crosscoder'} was made from another cache" in capsys.readouterr().err
+
+
+def test_models_in_another_dtype_than_the_store_are_named(trained: Path) -> None:
+    for dtype, expected in (
+        ("float32", []),
+        ("bfloat16", ["base, rl, sft in float32, and select runs them in bfloat16"]),
+    ):
+        run = Run(RunConfig.build(None, [f"dtype={dtype}"], start=RunConfig.of_run(trained).given), trained)
+        found = _other_dtype(run, "select")
+        assert len(found) == len(expected)
+        assert all(part in line for part, line in zip(expected, found, strict=True))
+        assert _other_dtype(run, "evaluate") == []
+
+
+def test_the_next_command_works(
+    tmp_path: Path, llama_family: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"id": "a", "task": "t", "prompt": "1+1=", "answer": "2"}\n')
+    models = ["--models", *(f"{name}={path}" for name, path in llama_family.items())]
+    run, sampled = tmp_path / "r", ["--set", "tasks.sampling.n=2", "tasks.sampling.temperature=1", "--seed", "5"]
+    sampled[3:3] = ["tasks.max_new_tokens=8"]
+    call = ["evaluate", "--run", str(run), *models, "--tasks", str(tasks), *sampled]
+    assert main([*call, "--out", str(tmp_path / "e")]) == 0
+    said = capsys.readouterr().out
+    assert f"Next: mechprobe select --run {run} (it reads {run / 'evals'}, not this folder)" in said
+    assert f"with the same --config, --models and --set, because {run} holds no settings" in said
+    assert main([*call, "--out", str(run / "evals")]) == 0  # its own place, so the run folder keeps the settings
+    assert capsys.readouterr().out.endswith(f"Next: mechprobe select --run {run}\n")
+    kept = RunConfig.of_run(run)
+    assert (kept.tasks.sampling.n, kept.tasks.sampling.seed, set(kept.models)) == (2, 5, set(llama_family))
+    assert main(["evaluate", "--run", str(run), "--seed", "6", "--force"]) == 0
+    assert RunConfig.of_run(run).tasks.sampling.seed == 6
 
 
 def test_a_run_folder_takes_no_other_models_and_no_guess(

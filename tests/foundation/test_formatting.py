@@ -44,3 +44,10 @@ def test_missing_numbers_are_dashes() -> None:
 def test_an_interval_without_bounds_is_the_value_alone() -> None:
     assert formatting.interval([0.5]) == "50"
     assert formatting.interval([0.5, None, None], signed=True) == "+50"
+
+
+def test_numbers_that_differ_look_different() -> None:
+    assert formatting.told_apart(0.017912, 0.017938) == ("0.01791", "0.01794")
+    assert formatting.told_apart(0.5, 2.0) == ("0.5", "2")
+    assert formatting.told_apart(1.0, 1.0) == ("1", "1")
+    assert len(set(formatting.told_apart(0.1, 0.1 + 1e-12))) == 2

@@ -1,6 +1,7 @@
 """Intervals and tests, compared with hand-computed values and independent implementations."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,10 +12,16 @@ from mechprobe.statistics import (
     binomial_se,
     bootstrap_mean,
     bootstrap_ratio,
+    clustered_difference,
+    clustered_interval,
     holm,
     mcnemar_exact,
     paired_bootstrap,
+    paired_change,
+    paired_p,
     randomization_p,
+    share_interval,
+    sign_flip_exact,
     wilson_interval,
 )
 
@@ -91,3 +98,93 @@ def test_bootstrap_equals_one_draw_at_a_time() -> None:
     means = [values[rng.integers(0, 50, 50)].mean() for _ in range(300)]
     found = bootstrap_mean(values, seed=5, draws=300)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+
+
+def clustered_by_hand(shares: list[float]) -> tuple[float, float]:
+    """The interval of `clustered_interval` with the added problems written out, in plain Python."""
+    z, n = stats.norm.ppf(0.975), len(shares)
+    added = z * z / 2
+    center = (sum(shares) + added) / (n + 2 * added)
+    squares = sum((share - center) ** 2 for share in shares) + added * (1 - center) ** 2 + added * center**2
+    half = stats.t.ppf(0.975, n - 1) * math.sqrt(squares / (n + 2 * added) / (n + 2 * added))
+    return max(0.0, min(sum(shares) / n, center - half)), min(1.0, max(sum(shares) / n, center + half))
+
+
+def test_a_clustered_interval_by_hand() -> None:
+    found = clustered_interval([4, 0, 2, 1], [4, 4, 4, 4])
+    assert (found.value, found.n) == (7 / 16, 4)
+    assert (found.low, found.high) == pytest.approx(clustered_by_hand([1.0, 0.0, 0.5, 0.25]))
+    assert clustered_interval([1.0, 0.0, 0.5, 0.25]) == pytest.approx(found)
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=80))
+def test_with_one_response_each_it_is_the_interval_of_agresti_and_coull(right: list[int]) -> None:
+    found, n, z = clustered_interval(right), len(right), stats.norm.ppf(0.975)
+    p = (sum(right) + z * z / 2) / (n + z * z)
+    half = stats.t.ppf(0.975, n - 1) * math.sqrt(p * (1 - p) / (n + z * z))
+    assert found.low == pytest.approx(max(0.0, min(found.value, p - half)), abs=1e-12)
+    assert found.high == pytest.approx(min(1.0, max(found.value, p + half)), abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=30))
+def test_a_clustered_interval_holds_its_estimate_and_skips_problems_without_responses(
+    rows: list[tuple[int, int]],
+) -> None:
+    hits, counts = [min(row) for row in rows], [max(row) for row in rows]
+    found = clustered_interval(hits, counts)
+    assert 0 <= found.low <= found.high <= 1
+    assert found.n == sum(count > 0 for count in counts)
+    if found.n:
+        assert found.low <= found.value <= found.high
+        assert found.value == pytest.approx(sum(hits) / sum(counts))
+    else:
+        assert math.isnan(found.value)
+
+
+def test_one_draw_keeps_wilson_the_bootstrap_and_mcnemar() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.random((2, 40, 1)) < 0.5
+    assert share_interval(before) == wilson_interval(int(before.sum()), 40)
+    assert paired_change(before, after, seed=3) == paired_bootstrap(before[:, 0], after[:, 0], seed=3)
+    assert paired_p(before, after) == mcnemar_exact(before[:, 0], after[:, 0])
+
+
+def test_a_clustered_difference_by_hand() -> None:
+    before, after = [0.0, 0.5, 1.0], [1.0, 0.75, 1.0]
+    z, change = stats.norm.ppf(0.975), [1.0, 0.25, 0.0]
+    total = 3 + z * z
+    variance = (sum(d * d for d in change) + z * z / 2) / total - (sum(change) / total) ** 2
+    half = stats.t.ppf(0.975, 2) * math.sqrt(variance / total)
+    found = clustered_difference(before, after)
+    assert found.value == pytest.approx(1.25 / 3)
+    assert (found.low, found.high, found.n) == (pytest.approx(max(-1, 1.25 / 3 - half)), min(1.0, 1.25 / 3 + half), 3)
+    assert math.isnan(clustered_difference([], []).value)
+
+
+def test_draws_are_paired_by_problem() -> None:
+    right = np.array([[True, False], [True, True]])
+    assert paired_change(right, right, seed=0).value == 0.0
+    assert paired_p(right, right) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=9))
+def test_the_sign_flip_test_counts_every_pattern(rows: list[tuple[int, int]]) -> None:
+    change = [after - before for before, after in rows]
+    sums = [sum(s * d for s, d in zip(signs, change, strict=True)) for signs in product((-1, 1), repeat=len(change))]
+    expected = sum(abs(each) >= abs(sum(change)) for each in sums) / len(sums)
+    found = sign_flip_exact([before for before, _ in rows], [after for _, after in rows])
+    assert found == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_with_one_response_each_it_is_mcnemar(rows: list[tuple[bool, bool]]) -> None:
+    before, after = [row[0] for row in rows], [row[1] for row in rows]
+    assert sign_flip_exact(before, after) == pytest.approx(mcnemar_exact(before, after))
+
+
+@pytest.mark.slow
+def test_the_clustered_intervals_cover() -> None:
+    from benchmarks.interval_coverage import rows
+
+    low = [(what, n, k, value, found) for what, n, k, value, found in rows(4000, seed=0) if min(found) < 0.93]
+    assert not low

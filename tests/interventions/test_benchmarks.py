@@ -26,7 +26,7 @@ from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.relative_change import relative_changes
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.harness.result import HarnessResults, harness_table, markdown_table
+from mechprobe.interventions.harness.result import HarnessResults, harness_table, markdown_table, truncated_sentence
 from mechprobe.interventions.harness.stage import evaluate_harness, require_boundary
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.stage import intervene
@@ -37,7 +37,7 @@ from mechprobe.selection.config import SelectConfig
 from mechprobe.selection.result import Selection
 from mechprobe.selection.stage import select_features
 from sae_training import Crosscoder, CrosscoderConfig
-from tests.builders import build_family
+from tests.builders import build_family, build_tokenizer
 from tests.planted import SITE, STRENGTH, D, plant, saying
 
 N = 32
@@ -290,7 +290,9 @@ def test_edits_on_the_harness_have_a_relative_change(
     runner = Runner(family, crosscoder, selection, [], CONFIG)
     for row in main:
         condition = Condition(row.name, row.model, row.edit, "set", "selected", "edit", (0,), "rl")
-        expected, _ = relative_changes(runner, [condition], contexts)
+        expected, _ = relative_changes(
+            runner, [condition], [tuple(family.tokenizer(text).input_ids) for text in contexts]
+        )
         assert row.relative_change == pytest.approx(expected[row.name])
         assert row.relative_change > 0
     others = [row for row in read_json(out / "results.json")["conditions"] if row["set_kind"] != "selected"]
@@ -462,3 +464,51 @@ def test_without_lm_eval_the_command_is_named(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(DependencyError, match=r"pip install 'mechprobe\[evals\]'"):
         HarnessTasks(["arc_easy"], HarnessConfig())
+
+
+def long_task(folder: Path, kind: str) -> Path:
+    """A task whose documents have 61, 62 and 63 tokens with BOS; the context holds 64."""
+    rows = [{"question": "x" * n, "choices": ["a", "b"], "answer": "a", "label": 0} for n in (60, 61, 62)]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    target = {
+        "generate_until": 'doc_to_target: "{{answer}}"\ngeneration_kwargs:\n  until: ["\\n"]\n  max_gen_toks: 2\n',
+        "multiple_choice": 'doc_to_target: label\ndoc_to_choice: choices\ntarget_delimiter: "=="\n',
+    }[kind]
+    (folder / "long.yaml").write_text(
+        f"task: long\noutput_type: {kind}\ndataset_path: json\ndataset_kwargs:\n  data_files: {folder / 'long.jsonl'}\n"
+        f'test_split: train\ndoc_to_text: "{{{{question}}}}"\n{target}'
+    )
+    return folder / "long.yaml"
+
+
+@pytest.mark.parametrize(("kind", "n"), [("generate_until", 1), ("multiple_choice", 1)])
+def test_prompts_longer_than_the_context_are_counted_before_any_model_runs(
+    family: ModelFamily, tmp_path: Path, kind: str, n: int
+) -> None:
+    """A context of 64 holds a prompt of 62 and a response of 2; of options, lm-eval scores 65 tokens with the prompt."""
+    asked = HarnessTasks([long_task(tmp_path, kind)], HarnessConfig())
+    assert asked.truncated(family) == {"long": n}
+    sentence = truncated_sentence({"long": n}, {"long": 3})
+    assert sentence.startswith(f"Truncated prompts: with the response, {n} of 3 in long are longer than the context")
+    assert truncated_sentence({}) == ""
+
+
+def test_tasks_that_fit_have_no_truncated_prompt(
+    family: ModelFamily, yaml_tasks: list[Path], results: tuple[HarnessResults, Path]
+) -> None:
+    assert HarnessTasks(yaml_tasks, HarnessConfig()).truncated(family) == results[0].truncated == {}
+    assert "Truncated" not in (results[1] / "table.md").read_text()
+
+
+def test_the_end_tag_is_passed_on_where_it_is_known(family: ModelFamily) -> None:
+    from tokenizers import AddedToken
+
+    from mechprobe.evals.harness import _think_end_token
+
+    assert _think_end_token(family.tokenizer, "</think>") is None
+    for special in (True, False):
+        tokenizer = build_tokenizer()
+        tokenizer.add_tokens([AddedToken("</think>", special=special)])
+        token = tokenizer.get_vocab()["</think>"]
+        assert _think_end_token(tokenizer, "</think>") == (token if special else "</think>")
+        assert _think_end_token(tokenizer, "") is None

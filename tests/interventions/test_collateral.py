@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mechprobe.cache.store.activation_store import StoredSequence
+from mechprobe.data.encoding import PromptEncoder
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
@@ -137,13 +138,13 @@ def test_texts_of_a_file(family: ModelFamily, tmp_path: Path) -> None:
     rows = [{"prompt": "ab", "response": "cd"}, {"prompt": "e"}, {"prompt": "f"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = family.tokenizer
-    found = texts_of_file(path, tokenizer, 2)
+    found = texts_of_file(path, PromptEncoder(tokenizer), 2)
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in found.sequences] == ["abcd", "e"]
     assert found.source == "texts of corpus.jsonl"
     assert [len(ids) for ids in found.limited(1, 3).sequences] == [3]
     assert found.fingerprint != found.limited(1, 3).fingerprint
     with pytest.raises(InputError, match=r"gone.jsonl"):
-        texts_of_file(tmp_path / "gone.jsonl", tokenizer, 2)
+        texts_of_file(tmp_path / "gone.jsonl", PromptEncoder(tokenizer), 2)
 
 
 class Sequences:
@@ -172,18 +173,18 @@ def test_texts_of_a_store_are_held_out_prompts_of_no_task(family: ModelFamily) -
         stored(0, "base@1.0"), stored(1, None), stored(0, "rl@0.0"), stored(1, None), stored(2, None, task="sum"),
         stored(3, None), stored(4, "base@1.0", ids=asked), stored(5, None), stored(6, None),
     ]  # fmt: skip
-    found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
+    found = texts_of_store(Sequences(sequences), [TASK], family, 100)
     assert found is not None
     # prompt 0 once, without the response of the model; all of prompt 6; no prompt of a task, by its name or by its tokens
     assert found.sequences == ((1, 10, 20), (1, 16, 20, 30, 31))
     assert found.source == "held-out prompts of no task"
-    assert len(texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 1).sequences) == 1
+    assert len(texts_of_store(Sequences(sequences), [TASK], family, 1).sequences) == 1
 
 
 def test_related_text_is_named_as_related(family: ModelFamily) -> None:
     sequences = [stored(k, "base@1.0", task="sum") for k in range(4)]
-    found = texts_of_store(Sequences(sequences), [TASK], family.tokenizer, 100)
+    found = texts_of_store(Sequences(sequences), [TASK], family, 100)
     assert found is not None
     assert "related text" in found.source
     assert found.sequences == ((1, 10, 20), (1, 12, 20))
-    assert texts_of_store(Sequences([]), [TASK], family.tokenizer, 100) is None
+    assert texts_of_store(Sequences([]), [TASK], family, 100) is None

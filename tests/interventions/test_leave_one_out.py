@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mechprobe.interventions.conditions.plan import Condition
@@ -16,7 +17,7 @@ CONFIG = InterveneConfig(n_random=20, n_shuffled=20)
 
 
 def outcomes(n_right: int) -> Right:
-    return {task: [index < n_right for index in range(N)] for task in TASKS}
+    return {task: np.arange(N)[:, None] < n_right for task in TASKS}
 
 
 def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
@@ -36,7 +37,8 @@ def judged(without: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
             conditions.append(Condition(name, "base", "transplant", kind, kind, "edit", (4, 5, 6), "rl", draw))  # type: ignore[arg-type]
             right[name] = outcomes(4)
     nothing = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, None, {})
-    rows = condition_results(conditions, right, {}, TASKS, CONFIG, nothing)
+    codes = {name: dict.fromkeys(TASKS, "W" * N) for name in right}
+    rows = condition_results(conditions, right, codes, TASKS, CONFIG, nothing)
     verdict = judge_edits(rows, TASKS, CONFIG)
     for task, ids in without.items():
         rule = f"agnostic without {task}"

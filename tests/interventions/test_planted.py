@@ -7,7 +7,7 @@ differs most between the models, but it writes the same small vector in both.
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,15 @@ from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 from tests.builders import build_family
-from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying
+from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 N = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_responses() -> Iterator[None]:
+    with whole_at_the_limit():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from mechprobe.errors import ConfigError
 from mechprobe.interventions.hooks.attach import edited
+from mechprobe.interventions.hooks.positions import PositionRule
 from mechprobe.models.blocks import position_ids, recording
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
+from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -112,3 +114,94 @@ def test_special_tokens_of_a_bare_model_have_to_be_named(
         edited(bare, crosscoder, SOME, site=SITE, host="base", positions="answers"),
     ):
         pass
+
+
+def with_rule(crosscoder: Crosscoder, **rule: object) -> Crosscoder:
+    """The same dictionary, trained on a store that dropped some positions."""
+    return Crosscoder.from_tensors(crosscoder.config.replace(**rule), crosscoder.tensors()).eval()
+
+
+def norm_rule(family: ModelFamily, clean: dict[str, Tensor], share: float) -> dict[str, tuple[float, ...]]:
+    """Limits that the largest norms of some residuals exceed."""
+    return {"norm_limits": tuple(float(clean[name].norm(dim=-1).quantile(share)) for name in family.names)}
+
+
+@pytest.mark.parametrize("edit", ["ablate", "transplant", "replace", "steer:2.0"])
+def test_edits_leave_positions_alone_that_the_store_dropped(
+    family: ModelFamily, crosscoder: Crosscoder, edit: str
+) -> None:
+    ids, mask = batch(family)
+    donor = "rl" if edit == "transplant" else None
+    clean = {model.name: residuals_plain(model, ids, mask, [SITE])[SITE] for model in family}
+
+    def edited_residual(dictionary: Crosscoder, positions: str = "all") -> Tensor:
+        with edited(
+            family["base"], dictionary, SOME, edit, site=SITE, siblings=family, donor=donor, positions=positions
+        ):
+            return residual(family, ids, mask)
+
+    everywhere = edited_residual(crosscoder)
+    position = mask.cumsum(1) - 1
+    limits = norm_rule(family, clean, 0.7)
+    reads = family.names if edit == "transplant" else ("base",)
+    far = torch.stack(
+        [clean[name].norm(dim=-1) > limits["norm_limits"][family.names.index(name)] for name in reads]
+    ).any(0)
+    for rule, left in (({"drop_first_positions": 2}, position < 2), (limits, far)):
+        dictionary = with_rule(crosscoder, **rule)
+        found = edited_residual(dictionary)
+        real = mask.bool()
+        assert torch.equal(found[left & real], clean["base"][left & real])
+        assert torch.equal(found[~left & real], everywhere[~left & real])
+        assert bool((left & real).any())
+        assert torch.equal(edited_residual(dictionary, "all:with_dropped")[real], everywhere[real])
+    named = edited_residual(with_rule(crosscoder, drop_first_positions=3), "all:not_special")
+    special = torch.isin(ids, torch.tensor(family.tokenizer.all_special_ids))
+    assert torch.equal(named[special | (position < 3)], clean["base"][special | (position < 3)])
+
+
+@pytest.mark.parametrize("rule", [{"drop_first_positions": 4}, {"norm_limits": (3.0, 3.0, 3.0)}])
+def test_generation_counts_positions_across_calls_and_padding(
+    family: ModelFamily, crosscoder: Crosscoder, rule: dict[str, object]
+) -> None:
+    """Batched with left padding equals one by one, also where a prompt is shorter than the dropped positions."""
+    base, dictionary = family["base"], with_rule(crosscoder, **rule)
+    with edited(base, dictionary, SOME, "transplant", site=SITE, siblings=family, donor="rl"):
+        together = generate(base.hf, base.tokenizer, PROMPTS, max_new_tokens=6)
+        single = [generate(base.hf, base.tokenizer, [prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
+    assert together == single
+
+
+def test_the_first_positions_of_a_short_prompt_reach_into_the_response(
+    family: ModelFamily, crosscoder: Crosscoder
+) -> None:
+    """<bos> and one token are two positions; with four dropped, the first two responses are left alone, the third is not."""
+    base, seen = family["base"], list[Tensor]()
+    ids = torch.tensor([family.tokenizer("x").input_ids])
+    dictionary = with_rule(crosscoder, drop_first_positions=4)
+    past = None
+    with edited(base, dictionary, SOME, "ablate", site=SITE, siblings=family), torch.no_grad():
+        for step in [ids, *(torch.tensor([[token]]) for token in (20, 21, 22))]:
+            length = ids.shape[1] + len(seen)
+            with recording(base.hf, [SITE], stop=False) as found:
+                out = base.hf(
+                    input_ids=step, attention_mask=torch.ones(1, length), past_key_values=past, use_cache=True
+                )
+            past = out.past_key_values
+            seen.append(found[SITE])
+    whole = torch.cat([ids, torch.tensor([[20, 21, 22]])], dim=1)
+    clean = residuals_plain(base, whole, torch.ones_like(whole), [SITE])[SITE][0]
+    after = torch.cat(seen, dim=1)[0]
+    torch.testing.assert_close(after[:4], clean[:4], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(after[4], clean[4], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text", ["all:with_dropped", "response:tokens=5,7:with_dropped", "prompt:not_special:with_dropped"]
+)
+def test_the_text_of_a_rule_with_dropped_positions(text: str) -> None:
+    assert str(PositionRule.parse(text)) == text
+    assert PositionRule.parse(text).with_dropped
+    assert not PositionRule.parse(text.removesuffix(":with_dropped")).with_dropped
+    with pytest.raises(ConfigError, match=":with_dropped"):
+        PositionRule.parse("all:dropped")

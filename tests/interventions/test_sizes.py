@@ -14,7 +14,7 @@ N = 100
 
 
 def outcomes(n_right: int) -> Right:
-    return {POOLED: [index < n_right for index in range(N)]}
+    return {POOLED: np.arange(N)[:, None] < n_right}
 
 
 def head(size: int, host: str = "base", kind: str = "size") -> Condition:
@@ -74,7 +74,7 @@ def test_a_ceiling_whose_interval_includes_zero_has_no_shares() -> None:
     clean, patched = [False] * 90 + [True] * 10, [True] * 10 + [False] * 84 + [True] * 6
     conditions, _ = plan("base", {1: 0}, clean=0, patched=0)
     right = {"base|clean": clean, "base|patch|whole residual": patched, "base|transplant|first 1": patched}
-    made = {name: {POOLED: values} for name, values in right.items()}
+    made = {name: {POOLED: np.array(values)[:, None]} for name, values in right.items()}
     found = smallest_sets(conditions, made, base="base", tuned="rl", seed=0)["base"]
     assert isinstance(found, UnmeasuredSizes)
     assert found.n == 100
@@ -104,7 +104,7 @@ def test_intervals_are_those_of_a_naive_bootstrap() -> None:
     conditions, _ = plan("base", {3: 0}, clean=0, patched=0)
     right = {"base|clean": clean, "base|patch|whole residual": patched, "base|transplant|first 3": edited}
     found = smallest_sets(
-        conditions, {k: {POOLED: v.tolist()} for k, v in right.items()}, base="base", tuned="rl", seed=0, draws=4000
+        conditions, {k: {POOLED: v[:, None]} for k, v in right.items()}, base="base", tuned="rl", seed=0, draws=4000
     )
     shares = []
     for _ in range(4000):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 from matplotlib.figure import Figure
 
 from mechprobe.errors import ArtifactError
@@ -247,3 +248,36 @@ def test_it_needs_no_torch(run: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     assert done.stdout.strip() == "written", done.stderr
     assert json.loads((run / "report" / "report.json").read_text())["missing"] == []
+
+
+def drawn(text: str) -> bytes:
+    with style.house_style():
+        figure = style.new_figure(2.0, 1.0)
+        figure.text(0.1, 0.5, style.plain(text))
+        return style.to_png(figure)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("算数", "常識"), ("かな", "てと"), ("수학", "역사"), ("algebra", "history"), ("a", "a\u200b")]
+)
+def test_different_names_are_drawn_differently(one: str, other: str) -> None:
+    assert drawn(one) != drawn(other)
+
+
+@given(st.lists(st.text(min_size=1, max_size=120), min_size=2, max_size=6, unique=True))
+def test_different_names_have_different_labels(names: list[str]) -> None:
+    with style.house_style():
+        labels = style.labels(names, width=12)
+    assert len(set(labels)) == len(names)
+    assert all(len(line) <= 12 + len(" (2)") for label in labels for line in label.split("\n"))
+
+
+def test_short_names_keep_their_label_and_long_ones_wrap() -> None:
+    with style.house_style():
+        assert style.labels(["fact_retrieval", "reasoning_about_numbers"]) == [
+            "fact_retrieval",
+            "reasoning_about_\nnumbers",
+        ]
+        first, second = style.labels([f"{'a' * 40}{letter}{'c' * 40}" for letter in "xy"])
+    assert "…" in first
+    assert second == f"{first} (2)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,3 +283,26 @@ def test_unknown_model_names_the_nearest() -> None:
 def test_bad_scale_is_refused(scale: list[float]) -> None:
     with pytest.raises(SaeTrainingError, match="scale"):
         filled().set_scale(scale)
+
+
+def test_mean_norm_scale_leaves_far_tokens_out_and_changes_nothing_without_them() -> None:
+    x = torch.randn(1001, 6, generator=torch.Generator().manual_seed(0))
+    plain = torch.stack([part.double().norm(dim=1).mean() / 3**0.5 for part in x.split(3, dim=1)]).float()
+    assert torch.equal(mean_norm_scale(x, (3, 3)), plain)
+    sink = torch.cat([x, torch.full((20, 6), 1000.0)])
+    torch.testing.assert_close(mean_norm_scale(sink, (3, 3)), plain, rtol=1e-9, atol=0)
+    assert torch.equal(mean_norm_scale(torch.tensor([[0.0], [0.0], [3.0]]), (1,)), torch.ones(1))
+
+
+def test_the_rule_of_the_tokens_is_kept_in_the_files_only_where_there_is_one(tmp_path: Path) -> None:
+    plain = CrosscoderConfig(n_models=2, d_model=3, d_sae=4, k=2)
+    assert not {"norm_limits", "drop_first_positions"} & plain.model_dump().keys()
+    crosscoder = Crosscoder(plain.replace(drop_first_positions=1, norm_limits=(2.0, 3.0)))
+    crosscoder.save(tmp_path)
+    assert Crosscoder.load(tmp_path).config == crosscoder.config
+    assert crosscoder.permuted([1, 0]).config.norm_limits == (3.0, 2.0)
+    assert crosscoder.permuted([1, 0]).config.drop_first_positions == 1
+    with pytest.raises(SaeTrainingError, match="norm_limits has 1 numbers for 2 sources"):
+        plain.replace(norm_limits=(2.0,))
+    with pytest.raises(SaeTrainingError, match="must be positive"):
+        plain.replace(norm_limits=(2.0, 0.0))

@@ -93,3 +93,24 @@ def test_several_sites_have_a_label_each() -> None:
 def test_empty_stream() -> None:
     with pytest.raises(SaeTrainingError, match="empty"):
         evaluate(identity_like(), [])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_fve_without_far_tokens_is_that_of_the_ordinary_tokens_alone(first: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=2, d_model=4, d_sae=16, k=4, seed=3))
+    crosscoder.set_scale([1.0, 1.0])
+    ordinary, far = torch.randn(60, 2, 4, generator=generator), torch.randn(5, 2, 4, generator=generator)
+    far[:, 1] *= 1000
+    batches = list(ordinary.split(25))
+    batches = [far, *batches] if first else [*batches[:-1], torch.cat([far, batches[-1]])]
+    alone = evaluate(crosscoder, ordinary.split(25), far_norms=[30.0, 30.0])
+    found = evaluate(crosscoder, batches, far_norms=[30.0, 30.0])
+    assert alone.fve_ordinary is None
+    assert alone.n_far == 0
+    assert found.n_far == 5
+    assert found.fve_ordinary == pytest.approx(alone.fve, rel=1e-6)
+    assert abs(found.fve["model_1"] - alone.fve["model_1"]) > 0.1
+    plain = evaluate(crosscoder, batches)
+    assert plain.fve == found.fve
+    assert plain.fve_ordinary is None

@@ -5,7 +5,7 @@ reads it (no activation differs as much) and writes the same little vector in bo
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ArtifactError, ConfigError, MechprobeError, ModelError, SelectionError, SiteError
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.files import read_json, write_json
+from mechprobe.formatting import told_apart
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
@@ -31,10 +32,16 @@ from mechprobe.stage_folder import Stage, read_manifest
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig
 from tests.builders import build_family
-from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying
+from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
 CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_responses() -> Iterator[None]:
+    with whole_at_the_limit():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +216,9 @@ def test_the_lines_hold_the_main_numbers(folder: Path) -> None:
     match = summary.control_match.model_copy(update={"beyond_caliper": ("write",)})
     warning = selection_lines(summary.model_copy(update={"control_match": match}))[-1]
     assert warning.startswith("Warning")
-    assert "contribution norm" in warning
+    row = match.covariates["write"]
+    first, second = told_apart(row.random, row.selected)
+    assert f"contribution norm ({first} against {second}: {row.difference:+.2f} standard deviations" in warning
 
 
 def test_a_damaged_summary_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -253,9 +262,56 @@ def without_prompts(outcomes: Outcomes) -> Outcomes:
     return Outcomes(outcomes.records)
 
 
+def of_two_draws(outcomes: Outcomes) -> Outcomes:
+    """Every sample of rl has a wrong first draw, with other tokens, before the one that was made."""
+    records = [replace(record, draw=1) for record in outcomes.records]
+    first = [
+        replace(record, draw=0, outcome="wrong" if record.model == "rl" else record.outcome, response_ids=(9,))
+        for record in outcomes.records
+    ]
+    return Outcomes([*first, *records], outcomes.samples.values())
+
+
+def test_of_several_draws_the_first_right_one_is_read(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes
+) -> None:
+    family, _ = planted
+    config = CONFIG.replace(tuned_at_least=0.5)
+    gained = gained_samples(of_two_draws(outcomes), config, {})
+    assert gained.ids == gained_samples(outcomes, config, {}).ids
+    read = gained_sequences(family, of_two_draws(outcomes), gained.ids, config)
+    assert read == gained_sequences(family, outcomes, gained.ids, config)
+    with pytest.raises(SelectionError, match=r"sum: 0 gained; base has \d+ and rl \d+(\.\d+)? of"):
+        gained_samples(of_two_draws(outcomes), CONFIG, {})
+
+
+def test_shares_that_need_no_gain_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"base_at_most is 0.8 and select.tuned_at_least 0.75"):
+        SelectConfig(base_at_most=0.8)
+
+
+def test_named_features_need_no_gained_sample(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path
+) -> None:
+    family, crosscoder = planted
+    config = CONFIG.replace(also=(), rule="ids:3,1")
+    found = select_features(crosscoder, family, nothing_gained(outcomes), site=SITE, out=tmp_path / "s", config=config)
+    assert found.features == (3, 1)
+    assert len(found.controls) == 5
+    assert "No task has enough samples that rl gained, so values are over 42 samples" in found.note
+    summary = SelectionSummary.load(tmp_path / "s" / "selection.json")
+    assert summary.n_gained == summary.gained_sizes == {"sum": 0, "pair": 0, "list": 0}
+    assert found.note in "\n".join(selection_lines(summary))
+    assert found.choose("ids:2", n_controls=5).features == (2,)
+    with pytest.raises(SelectionError, match="'top:2' ranks features by the gained samples, and there were none"):
+        found.choose("top:2")
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "kind", "message"),
     [
+        (nothing_gained, {"rule": "ids:1", "also": ("ig",)}, SelectionError, "or rank by joint or score"),
+        (nothing_gained, {}, SelectionError, 'name the features: mechprobe select --features "ids:1,2,3"'),
         (nothing_gained, {}, SelectionError, r"sum: 0 gained; base has (\d+) and rl \1 of \1 right"),
         (without_answers, {"ranking": "ig", "target": "answer"}, SelectionError, "of sum has no answer"),
         (without_tokens, {"also": ("relie",)}, SelectionError, "has no response tokens of rl"),

@@ -75,6 +75,7 @@ class _ModelCollector:
             dtype=config.dtype,
             stream=stream,
             forward={"reader": reader.kind, "proof": reader.proof, "batch_tokens": self.batch_tokens},
+            keep_norms=True,
         )
 
     def _within_memory(self, work: Callable[[int], T], shard: ShardRange) -> T:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from mechprobe.cache.harvest.forward_batches import forward_batches, padded
+from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.harvest.forward_batches import N_COMPARED, forward_batches, padded
 from mechprobe.cache.harvest.prompts import PreparedPrompts
 from mechprobe.cache.result import ModelRates, TimeEstimate
 from mechprobe.models.family import ModelFamily
@@ -28,10 +29,9 @@ def estimate_time(family: ModelFamily, prepared: PreparedPrompts, *, probe_secon
     longest = _lengths(prepared, n_new=config.max_new_tokens)
     responders = {model for _, model, _ in config.responders()} if prepared.unanswered else set()
     rates = _measure(family, prepared, longest, responders, probe_seconds)
-    n_least, n_most = (
-        sum(lengths[batch[-1]] * len(batch) for batch in forward_batches(lengths, config.batch_tokens))
-        for lengths in (_lengths(prepared, n_new=0), longest)
-    )
+    least = _padded_sizes(_lengths(prepared, n_new=0), config.batch_tokens)
+    most = _padded_sizes(longest, config.batch_tokens)
+    n_least, n_most = (sum(sizes) + _compared_tokens(sizes, config) for sizes in (least, most))
     # With plain hooks the weights are loaded twice, once to compare with the bridge.
     loads = sum(rate.load_s for rate in rates.values()) * (1 if config.reader == "bridge" else 2)
     loads += sum(rates[name].load_s for name in responders)
@@ -44,6 +44,19 @@ def estimate_time(family: ModelFamily, prepared: PreparedPrompts, *, probe_secon
         probe_seconds=time.monotonic() - started,
         rates=rates,
     )
+
+
+def _padded_sizes(lengths: Sequence[int], batch_tokens: int) -> list[int]:
+    """Number of tokens, padding included, of every forward pass over sequences of these lengths."""
+    return [lengths[batch[-1]] * len(batch) for batch in forward_batches(lengths, batch_tokens)]
+
+
+def _compared_tokens(sizes: Sequence[int], config: CacheConfig) -> int:
+    """Tokens that a model runs on to compare both readers on batches of the first shard (`choose_reader`)."""
+    if config.reader == "bridge":
+        return 0
+    in_first_shard = max(1, round(len(sizes) * min(1.0, config.shard_rows / sum(sizes))))
+    return round(2 * min(N_COMPARED, in_first_shard) * sum(sizes) / len(sizes))
 
 
 def _measure(

@@ -5,7 +5,6 @@ what is missing, the token stream and the manifest.
 """
 
 import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, stream_of, write_responses
 from mechprobe.cache.result import PartResult
-from mechprobe.cache.store.disk import sole_writer, translate_disk_errors
+from mechprobe.cache.store.disk import folder_lock, sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage
@@ -62,14 +61,12 @@ def cache_part(
 def _entered(work: CacheWork) -> Iterator[Stage]:
     """Open the stage folder. Parts that start at the same time enter one after another, then work in parallel."""
     work.out.mkdir(parents=True, exist_ok=True)
-    with sole_writer(work.out, part=True):
-        gate = os.open(work.out.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            with Stage.open(
-                work.out, name="cache", config=work.identity, models=work.family.fingerprints, beside_others=True
-            ) as stage:
-                fcntl.flock(gate, fcntl.LOCK_UN)
-                yield stage
-        finally:
-            os.close(gate)
+    with (
+        sole_writer(work.out, part=True),
+        folder_lock(work.out.parent, fcntl.LOCK_EX) as release,
+        Stage.open(
+            work.out, name="cache", config=work.identity, models=work.family.fingerprints, beside_others=True
+        ) as stage,
+    ):
+        release()
+        yield stage

@@ -56,6 +56,11 @@ class CacheWork:
         config = config or CacheConfig()
         if sites is not None:
             config = config.replace(sites=tuple(str(site) for site in sites))
+        if kept is not None and config.drop_norm_above is not None:
+            raise ConfigError(
+                "cache.drop_norm_above needs the norms of all rows, which train_sae.mode 'stream' and 'ring' do not keep; "
+                "set cache.drop_first_positions, or train with mode 'cache'."
+            )
         checked = checked_sites(family, config)
         items = as_prompts(prompts)
         for model in family:

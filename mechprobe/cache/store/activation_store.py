@@ -15,7 +15,9 @@ from torch import Tensor
 
 from mechprobe.cache.config import SCALE_ROWS, StoreSubset
 from mechprobe.cache.store.batches import FillRows, Order, ServingSession
+from mechprobe.cache.store.disk import reading_hdf5
 from mechprobe.cache.store.dtypes import STORED_AS, from_stored, row_width
+from mechprobe.cache.store.norms import DROPPED, SiteNorms, StoreNorms
 from mechprobe.cache.store.row_source import ModelIndex, RowSource
 from mechprobe.cache.store.shards import INDEX, MappedRows, ShardHeader, ShardRecord, map_rows
 from mechprobe.cache.store.token_file import read_tokens
@@ -24,7 +26,7 @@ from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import Document
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import MANIFEST, read_manifest
 from mechprobe.types import Site
 
 _MAX_MAPS = 1024
@@ -41,10 +43,10 @@ class StoredSequence:
         task: Task of the prompt.
         source: Model and temperature of a generated response; None when the prompt file gave the response.
         ids: Token ids, special tokens included.
-        kept: Whether each position has a row.
+        kept: Whether each position has a row that is not dropped.
         response: Whether each position is a response token.
         held_out: Whether the sequence is held out from training.
-        rows: Rows of the sequence in the store.
+        rows: Rows of the sequence in the store, dropped ones included.
         documents: Position of each packed document; empty where documents are not packed.
     """
 
@@ -80,7 +82,10 @@ class ActivationStore(RowSource):
         config = manifest["config"]
         sites = [Site.parse(site) for site in config["sites"]]
         super().__init__(folder, stream, models, sites=sites, dtype=config["dtype"], order=order, scale_rows=scale_rows)
-        self.manifest = manifest
+        self.manifest, self.settings = manifest, config
+        if config.get("drop_norm_above") is not None:
+            with reading_hdf5(folder / DROPPED) as file:
+                self.dropped[np.asarray(file["row"])] = True
         self._starts = np.asarray([shard.rows.start for shard in stream.shards])
         self._maps: OrderedDict[tuple[str, int, str], MappedRows] = OrderedDict()
         self._lock = threading.Lock()
@@ -132,6 +137,12 @@ class ActivationStore(RowSource):
         return None if found is None else StoreSubset(**found)
 
     @property
+    def norms(self) -> StoreNorms | None:
+        """Norm quantiles, massive dimensions and far rows of all models; None in a store of an earlier release."""
+        found = self.manifest["results"].get("norms")
+        return None if found is None else StoreNorms.checked(found, self.folder / MANIFEST)
+
+    @property
     def n_samples(self) -> int:
         """Number of sequences."""
         return len(self.stream.sequences)
@@ -147,7 +158,7 @@ class ActivationStore(RowSource):
         stored = self.stream.sequences[sample]
         first, last = (int(row) for row in self.stream.row_start[sample : sample + 2])
         kept = np.zeros(len(stored.ids), dtype=bool)
-        kept[self.tokens.position[first:last]] = True
+        kept[self.tokens.position[first:last][~self.dropped[first:last]]] = True
         return StoredSequence(
             id=stored.id,
             prompt_id=stored.prompt_id,
@@ -250,7 +261,9 @@ def _read_index(folder: Path, name: str, manifest: dict[str, Any], stream: Token
     index = read_json(path)
     try:
         shards = tuple(ShardRecord(**record) for record in index["shards"])
-        model = ModelIndex(name, index["fingerprint"], index["d_model"], shards)
+        norms = manifest["results"].get("norms", {}).get("models", {}).get(name, {})
+        own = {site: SiteNorms.checked(found, folder / MANIFEST) for site, found in norms.items()}
+        model = ModelIndex(name, index["fingerprint"], index["d_model"], shards, own)
         pairs = [("stream", index["stream"], stream.hash), ("model", model.fingerprint, manifest["models"][name])]
     except (KeyError, TypeError):
         raise StoreError(f"{path} is damaged; make the store again with --force.") from None

@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,43 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     """
     with translate_disk_errors(path), atomic_path(path) as partial:
         _require_room(partial, sum(array.nbytes for array in arrays.values()))
-        with h5py.File(partial, "w") as file:
+        with h5py.File(partial, "w", locking=False) as file:  # no other process knows the name of a partial file
             for name, array in arrays.items():
                 file.create_dataset(name, data=array)
             for key, value in attributes.items():
                 owner, _, name = key.rpartition(":")
                 (file[owner] if owner else file).attrs[name] = value
         return sha256_file(partial)
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a finished file without a lock, because it is never written again and some file systems have no locks.
+
+    Errors inside the block that a damaged file causes are translated, too.
+
+    Raises:
+        StoreError: The file is missing, cannot be read, or is damaged.
+    """
+    try:
+        with _open_unlocked(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist; make the store again with `mechprobe cache`.") from None
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        # HDF5 sets no error number for a file that it can read but not understand.
+        if number := getattr(error, "errno", None):
+            raise StoreError(f"{path} cannot be read: {os.strerror(number)}; the store itself may be intact.") from None
+        raise StoreError(f"{path} is damaged ({type(error).__name__}); make the store again with --force.") from None
+
+
+def _open_unlocked(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "file locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # this process has it open with a lock; HDF5 wants one mode for both
 
 
 def _require_room(path: Path, n_bytes: int) -> None:
@@ -82,15 +112,41 @@ def sole_writer(folder: Path, *, part: bool = False) -> Iterator[None]:
     Raises:
         StoreError: Another process is writing.
     """
+    try:
+        with folder_lock(folder, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB):
+            yield
+    except BlockingIOError:
+        raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
+
+
+_without_locks: set[int] = set()
+"""Devices of file systems without locks that a warning has named."""
+
+
+@contextmanager
+def folder_lock(folder: Path, operation: int) -> Iterator[Callable[[], None]]:
+    """Hold a lock (``fcntl.LOCK_*``) on a folder; yields a function that releases it early.
+
+    On a file system without locks the block runs without one, and one warning says so.
+
+    Raises:
+        BlockingIOError: With ``LOCK_NB``, another process holds the lock.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(handle, operation)
         except BlockingIOError:
-            raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
-        except OSError:  # a file system without locks
-            logger.warning("%s cannot be locked; do not let two processes write to it", folder)
-        yield
+            raise
+        except OSError as error:
+            device = os.fstat(handle).st_dev
+            if device not in _without_locks:
+                text = "%s cannot be locked (%s); do not let two processes write to it"
+                logger.warning(text, folder, error.strerror)
+                _without_locks.add(device)
+            yield lambda: None
+        else:
+            yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
     finally:
         os.close(handle)
 

@@ -8,11 +8,11 @@ In memory an 8-bit row is *packed*: its codes, followed by the four bytes of its
 when rows are copied and shuffled. On disk, codes and scales are two datasets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
@@ -137,14 +137,3 @@ def concat_models(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) 
         out[:, column : column + width] = from_stored(stored[:, row : row + n_bytes], dtype)
         column, row = column + width, row + n_bytes
     return out
-
-
-def training_norms(
-    arrays: Mapping[str, np.ndarray], training: Bool[np.ndarray, " row"], dtype: StoreDtype
-) -> tuple[dict[str, float], int]:
-    """Per site the sum of the L2 norms of the stored training rows; and the number of training rows."""
-    sums = {}
-    for site, array in arrays.items():
-        values = from_stored(array[training], dtype).double()
-        sums[site] = float(torch.linalg.vector_norm(values, dim=1).sum())
-    return sums, int(training.sum())

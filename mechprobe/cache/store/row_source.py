@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +15,27 @@ from torch import Tensor
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.batches import FillRows, Order, ServingSession, ShuffledBatches, Split
 from mechprobe.cache.store.dtypes import concat_models, row_width
+from mechprobe.cache.store.norms import SiteNorms, norm_limit
 from mechprobe.cache.store.shards import ShardRecord
 from mechprobe.data.stream import TokenRows, TokenStream
 from mechprobe.errors import SiteError, StoreError
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
+from sae_training.weights import FAR
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
-    """Fingerprint, width and shards of one model. A model that runs during training has no shards."""
+    """Fingerprint, width, shards and, by site, norms of one model. A model that runs during training has no shards.
+
+    A store of an earlier release has no norms.
+    """
 
     name: str
     fingerprint: str
     d_model: int
     shards: tuple[ShardRecord, ...] = ()
+    norms: Mapping[str, SiteNorms] = field(default_factory=dict)
 
 
 class RowSource:
@@ -47,6 +53,8 @@ class RowSource:
         scale_rows: Number of training rows that give the scale in the order ``shards``.
         mode: ``cache``, ``stream`` or ``ring``.
         n_rows: Number of rows.
+        settings: Settings of the stage that wrote the store.
+        dropped: Rows that the rule by norm drops. They are in no split.
     """
 
     mode: Literal["cache", "stream", "ring"] = "cache"
@@ -68,6 +76,8 @@ class RowSource:
         self.dtype: StoreDtype = dtype
         self.order: Order = order
         self.scale_rows = scale_rows
+        self.settings: Mapping[str, Any] = {}
+        self.dropped: Bool[np.ndarray, " row"] = np.zeros(self.n_rows, dtype=bool)
 
     @property
     def kept(self) -> "RowSource":
@@ -120,7 +130,7 @@ class RowSource:
     def in_split(self, split: Split) -> Bool[np.ndarray, " row"]:
         """Mask of the rows in a split."""
         held_out = self.tokens.held_out
-        return {"train": ~held_out, "held_out": held_out, "all": np.ones_like(held_out)}[split]
+        return {"train": ~held_out, "held_out": held_out, "all": np.ones_like(held_out)}[split] & ~self.dropped
 
     def resolve_site(self, site: Site | str | None) -> Site:
         """The site asked for, or the only site.
@@ -174,6 +184,8 @@ class RowSource:
     def scale(self, site: Site | str | None = None) -> Float[Tensor, " model"]:
         """Per model, the mean L2 norm of training rows over √d_model (the crosscoder's s_m).
 
+        Rows that are dropped, or far in this model (`mechprobe.cache.store.norms`), do not count.
+
         The mean is over all training rows in the order ``blocks``, and over the leading shards with `scale_rows` of
         them in the order ``shards``. Sequences are in random order, so the leading shards are a random sample.
         """
@@ -181,12 +193,31 @@ class RowSource:
         scales = []
         for model in self._models.values():
             total, n_rows = 0.0, 0
-            for shard in model.shards:
+            norms = model.norms.get(name)
+            ordinary = norms.ordinary if norms is not None else ()
+            for norm_sum, n_norms in ordinary or [(shard.norm_sum[name], shard.n_norms) for shard in model.shards]:
                 if limit is not None and n_rows >= limit:
                     break
-                total, n_rows = total + shard.norm_sum[name], n_rows + shard.n_norms
+                total, n_rows = total + norm_sum, n_rows + n_norms
             scales.append(total / max(n_rows, 1) / model.d_model**0.5)
         return torch.tensor(scales, dtype=torch.float32)
+
+    def far_norms(self, sites: Sequence[Site]) -> list[float] | None:
+        """Norm of each source, model by model, above which a row is far; None where the store has no norms."""
+        return self._norm_limits(sites, FAR)
+
+    def token_rule(self, sites: Sequence[Site]) -> dict[str, Any]:
+        """``drop_first_positions`` and ``norm_limits`` of a crosscoder that is trained on these rows."""
+        above = self.settings.get("drop_norm_above")
+        limits = None if above is None else self._norm_limits(sites, above)
+        return {
+            "drop_first_positions": self.settings.get("drop_first_positions", 0),
+            "norm_limits": tuple(limits or ()),
+        }
+
+    def _norm_limits(self, sites: Sequence[Site], times_median: float) -> list[float] | None:
+        norms = [model.norms.get(str(site)) for model in self._models.values() for site in sites]
+        return [norm_limit(found, times_median) for found in norms if found is not None] if None not in norms else None
 
     def check_family(self, family: ModelFamily) -> None:
         """Raise `StoreError` with both fingerprints when a model or the tokenizer differs from the cached one."""

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.disk import translate_disk_errors, write_hdf5
-from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into, training_norms
+from mechprobe.cache.store.disk import reading_hdf5, translate_disk_errors, write_hdf5
+from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into
+from mechprobe.cache.store.norms import ShardNorms, norms_file
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
@@ -66,11 +66,12 @@ def write_shard(
     dtype: StoreDtype,
     stream: TokenStream,
     forward: Mapping[str, str | int] | None = None,
+    keep_norms: bool = False,
 ) -> ShardRecord:
     """Write one shard of one model to the folder of the model, then its record.
 
     ``arrays`` maps each site to its stored rows ``[row row_width]`` (`mechprobe.cache.store.dtypes`), and ``forward`` says
-    how they were computed.
+    how they were computed. ``keep_norms`` also writes the norms of the rows beside the shard, for `NormFiles`.
 
     Raises:
         StoreError: The disk is full or the folder is not writable.
@@ -87,8 +88,11 @@ def write_shard(
             attributes |= {f"{site}:scale": site + SCALE, f"{site + SCALE}:dtype": "float32"}
     digest = write_hdf5(folder / name, written, attributes)
     n_bytes = (folder / name).stat().st_size
-    norms = training_norms(arrays, ~stream.rows.held_out[start : start + n_rows], dtype)
-    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream.hash, *norms, forward=dict(forward or {}))
+    norms = ShardNorms.of(arrays, dtype)
+    if keep_norms:
+        norms.write(folder / norms_file(shard.index))
+    sums = norms.training_sums(~stream.rows.held_out[start : start + n_rows])
+    record = ShardRecord(name, start, n_rows, n_bytes, digest, stream.hash, *sums, forward=dict(forward or {}))
     with translate_disk_errors(folder / name):
         write_json(folder / f"{name}.json", asdict(record))
     return record
@@ -139,14 +143,11 @@ def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
         StoreError: The file is missing or damaged, or its metadata differs from ``header``.
     """
     scaled = header.dtype in LARGEST_CODE
-    try:
-        with h5py.File(path, "r") as file:
-            attributes: Any = dict(file.attrs)
-            found = tuple(attributes.get(name) for name in ("stream", "model", "start"))
-            codes, kind = _mapped(path, file[site])
-            scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} is missing or damaged ({type(error).__name__}); make the store again.") from None
+    with reading_hdf5(path) as file:
+        attributes: Any = dict(file.attrs)
+        found = tuple(attributes.get(name) for name in ("stream", "model", "start"))
+        codes, kind = _mapped(path, file[site])
+        scale, _ = _mapped(path, file[site + SCALE]) if scaled else (None, "")
     actual = (*found, codes.shape, kind, codes.dtype.str)
     shape = (header.n_rows, header.d_model)
     expected = (header.stream, header.model, header.start, shape, header.dtype, ON_DISK[header.dtype])

@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from mechprobe.cache.config import StoreSubset
-from mechprobe.cache.store.disk import write_hdf5
+from mechprobe.cache.store.disk import reading_hdf5, write_hdf5
 from mechprobe.cache.store.shards import FORMAT
 from mechprobe.data.stream import ROW_COLUMNS, ShardRange, TokenRows, TokenStream, divide_rows
 from mechprobe.data.tokens import Document, TokenSequence
@@ -46,15 +45,10 @@ def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
         StoreError: The file is missing or damaged.
     """
     path = folder / name
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {str(column): np.asarray(file[str(column)]) for column in file}
-            attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
+    with reading_hdf5(path) as file:
+        arrays = {str(column): np.asarray(file[str(column)]) for column in file}
+        attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
         stream = _stream(arrays, str(attributes["tokenizer"]))
-    except FileNotFoundError:
-        raise StoreError(f"{path} does not exist; make the store again with `mechprobe cache`.") from None
-    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise StoreError(f"{path} is damaged ({type(error).__name__}); make the store again with --force.") from None
     if stream.hash != attributes["stream"]:
         raise StoreError(f"{path} is damaged: its tokens do not match its hash; make the store again with --force.")
     return stream

@@ -35,17 +35,17 @@ class FunctionScorer(Scorer):
         """Specification and digest, so that a changed function of the same name is another scorer."""
         return f"{self.spec}#{self.digest}"
 
-    def score(self, response: str, answer: str) -> OutcomeName:
-        """The outcome of one response.
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """The outcome of the answer part of a response.
 
         Raises:
             ConfigError: The function raised, or returned something else than an outcome.
         """
         try:
-            result = self.function(response, answer)
+            result = self.function(text, answer)
         except Exception as error:
             raise ConfigError(
-                f"Scorer '{self.spec}' failed on the response {response[:60]!r} ({type(error).__name__}: {error}); fix the function."
+                f"Scorer '{self.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
             ) from error
         if isinstance(result, bool | np.bool_):
             return "right" if result else "wrong"
@@ -151,11 +151,11 @@ AnyScorer = str | Scorer | Judge
 def scorer(spec: AnyScorer) -> Scorer:
     r"""The scorer of a specification or of a function.
 
-    * ``exact``: the whole response, without surrounding whitespace.
-    * ``numeric``: the last number in the response, compared as a number.
-    * ``letter``: the option letter in the response (`mechprobe.evals.scorers.rules.option_letter`).
+    * ``exact``: the whole answer, without surrounding whitespace.
+    * ``numeric``: the number that it gives (`mechprobe.evals.scorers.numbers.answered_number`), compared as a number.
+    * ``letter``: the option letter that it gives (`mechprobe.evals.scorers.letters.option_letter`).
     * ``boxed``: the last ``\boxed{...}``, compared as mathematics.
-    * ``final:<MARKER>``: the text after the last MARKER, without whitespace.
+    * ``final:<MARKER>``: the line after the last MARKER, without whitespace; numbers are compared as numbers.
     * ``python:<module>:<function>``: the result of a function of response and answer.
 
     Raises:

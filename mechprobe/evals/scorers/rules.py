@@ -1,15 +1,16 @@
 """Scorers that extract the answer by a fixed rule, and the base class of all scorers."""
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 from mechprobe.errors import DependencyError
+from mechprobe.evals.scorers.answer_part import answer_part, blocks, first_found
+from mechprobe.evals.scorers.letters import LETTERS, only_letter, option_letter
+from mechprobe.evals.scorers.numbers import Number, answered_number, gold_number, last_boxed, same_plain_number
 from mechprobe.types import OutcomeName
 
 
@@ -25,9 +26,21 @@ class Scorer(ABC):
         """The text that represents the scorer in the fingerprint of its tasks."""
         return self.spec
 
-    @abstractmethod
     def score(self, response: str, answer: str) -> OutcomeName:
-        """The outcome of one response, given the right answer."""
+        """The outcome of a response that ended by itself, given the right answer; thinking between `THINK` is left out."""
+        text = answer_part(response)
+        return "unparsed" if text is None else self.judge(text, answer)
+
+    @abstractmethod
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """The outcome of the answer part of a response, given the right answer."""
+
+    def answer(self, text: str) -> str | None:
+        """The answer in the answer part of a response, as text, for a majority over responses; None without one.
+
+        Scorers that extract none take the whole text.
+        """
+        return text.strip() or None
 
     def check(self, answer: str) -> str | None:
         """Why no response could ever match this answer of the task file, as a clause; None if one could."""
@@ -35,119 +48,72 @@ class Scorer(ABC):
         return None
 
 
-LETTERS = "ABCDEFGHIJ"
-"""Option letters, in order."""
-
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+(?!\w))?")
-_WRAP = "()[]{}*_.,:; \t\n\"'`$"
-_STATED = re.compile(
-    rf"(?:[Aa]nswer|ANSWER)(?:\s+is)?\s*(?::\s*)?(?P<option>option\s+)?[*_`\"'$]*"
-    rf"(?:\(([{LETTERS}{LETTERS.lower()}])\)|(?P<bare>[{LETTERS}])(?![A-Za-z'’]))"
-)
-_PROSE = {
-    letter: re.compile(rf"[^\S\n]+(?!(?:{words})(?![\w-]))[*_]*[a-z]")
-    for letter, words in (
-        ("I", "because|since|is|or|and|but|which"),
-        ("A", "because|since|is|or|and|but|which|as|for|was|if|while|from|in|on|with"),
-    )
-}
-"""A lower-case word after I or A marks it as a pronoun or an article, unless it is a word that can follow an option."""
-_BOXED = re.compile(rf"\\boxed\s*\{{\s*(?:\\text\s*\{{\s*)?\(?([{LETTERS}{LETTERS.lower()}])\)?\s*\}}")
-_LEADING = re.compile(rf"\(?([{LETTERS}])(?:[.):]|\s*\n)")
-_BRACKETED = re.compile(rf"\(([{LETTERS}])\)")
-
-
 @dataclass(frozen=True)
 class RuleScorer(Scorer):
     """Extracts the answer from a response by a fixed rule and compares it with the right answer."""
 
-    def score(self, response: str, answer: str) -> OutcomeName:
-        """The outcome of one response; ``unparsed`` if the rule finds no answer in it."""
-        found = self.extract(response)
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """The outcome of the first part of the answer in which the rule finds something; ``unparsed`` without one."""
+        parts = [text] if len(blocks(answer)) > 1 else blocks(text)
+        found = next((value for part in parts if (value := self.extract(part, answer)) is not None), None)
         if found is None:
             return "unparsed"
-        return "right" if found == self.expected(answer) else "wrong"
+        return "right" if self._same(found, answer) else "wrong"
 
-    def extract(self, response: str) -> str | Decimal | None:
-        """The answer in a response, exact to the last digit for ``numeric``; None if the rule finds none."""
-        if self.spec == "exact":
-            return response.strip() or None
-        if self.spec == "numeric":
-            numbers = _NUMBER.findall(response)
-            return _as_number(numbers[-1]) if numbers else None
-        if self.spec == "letter":
-            return option_letter(response)
-        _, found, tail = response.rpartition(self.spec.partition(":")[2].strip())
-        return (_without_blanks(tail) or None) if found else None
+    def extract(self, text: str, answer: str = "") -> str | Number | None:
+        """The answer in a text; None if the rule finds none. The number of lines read behind a MARKER is that of ``answer``."""
+        match self.spec:
+            case "exact":
+                return text.strip() or None
+            case "numeric":
+                number = answered_number(text)
+                return number if number and number.value is not None else None
+            case "letter":
+                return option_letter(text)
+        _, found, tail = text.rpartition(self._marker)
+        lines = [line for line in tail.splitlines() if line.strip()]
+        n = max(1, len(self._behind_marker(answer).split("\n")))
+        return "".join(" ".join(lines[:n]).split()) or None if found else None
 
-    def expected(self, answer: str) -> str | Decimal:
-        """The right answer in the form that `extract` returns."""
-        if self.spec == "numeric":
-            number = _as_number(answer)
-            return answer.strip() if number is None else number
-        if self.spec == "letter":
-            return _bare_letter(answer)
-        return answer.strip() if self.spec == "exact" else _without_blanks(answer)
+    def answer(self, text: str) -> str | None:
+        """What the rule finds first, as text; equal numbers have one text."""
+        found = first_found(text, self.extract)
+        return f"{found.value}{'%' if found.percent else ''}" if isinstance(found, Number) else found
 
     def check(self, answer: str) -> str | None:
-        """For ``letter``, whether the answer is a single option letter."""
-        if self.spec != "letter" or (len(_bare_letter(answer)) == 1 and _bare_letter(answer) in LETTERS):
-            return None
-        return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
-
-
-def option_letter(response: str) -> str | None:
-    r"""The option letter (A to J) in a response, or None.
-
-    mechprobe's own rules are tried in this order, and the first that finds a letter decides:
-
-    1. The whole response is a letter, apart from brackets and punctuation.
-    2. The last ``\boxed{B}``.
-    3. The last letter after "answer", "answer is" or "answer:". A lower-case letter must be in brackets. An I or A before
-       a lower-case word is a pronoun or an article, except before words that can follow an option ("A because", "A is
-       right") and after "option".
-    4. A capital at the very beginning, followed by ``.``, ``)``, ``:`` or the end of the line.
-    5. The last capital in round brackets.
-
-    An article ("A dog") or a pronoun ("I think") is therefore never mistaken for an option.
-    """
-    bare = _bare_letter(response)
-    if len(bare) == 1 and bare in LETTERS:
-        return bare
-    boxed = _BOXED.findall(response)
-    if boxed:
-        return boxed[-1].upper()
-    stated = [found for found in _STATED.finditer(response) if not _is_word(found)]
-    if stated:
-        return stated[-1][stated[-1].lastindex or 0].upper()
-    leading = _LEADING.match(response.lstrip(" \t\n*_`\"'"))
-    if leading:
-        return leading.group(1)
-    bracketed = _BRACKETED.findall(response)
-    return bracketed[-1] if bracketed else None
-
-
-def _is_word(stated: re.Match[str]) -> bool:
-    """Whether a matched I or A is a pronoun or an article."""
-    prose = None if stated["option"] else _PROSE.get(stated["bare"])
-    return prose is not None and prose.match(stated.string, stated.end()) is not None
-
-
-def _bare_letter(text: str) -> str:
-    return text.strip(_WRAP).upper()
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
-
-
-def _as_number(text: str) -> Decimal | None:
-    """The exact value of a number with optional thousands separators; None for any other text."""
-    try:
-        value = Decimal(text.replace(",", "").strip())
-    except InvalidOperation:
+        """Why no response could be right, as a clause; None if one could."""
+        match self.spec:
+            case "exact":
+                return None
+            case "numeric":
+                if gold_number(answer) is None:
+                    return f"the answer {answer!r} is not one number; write it alone, or behind '####'"
+            case "letter":
+                if only_letter(answer) is None:
+                    return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
+            case _:
+                if not self._behind_marker(answer):
+                    return f"the answer {answer!r} ends with {self._marker}, so that nothing is left to compare; complete it"
         return None
-    return value if value.is_finite() else None
+
+    def _same(self, found: str | Number, answer: str) -> bool:
+        if isinstance(found, Number):
+            gold = gold_number(answer)
+            return gold is not None and found.equals(gold)
+        if self.spec == "letter":
+            return found == only_letter(answer)
+        if self.spec == "exact":
+            return found == answer.strip()
+        gold = self._behind_marker(answer)
+        return found == "".join(gold.split()) or same_plain_number(found, gold)
+
+    @property
+    def _marker(self) -> str:
+        return self.spec.partition(":")[2].strip()
+
+    def _behind_marker(self, answer: str) -> str:
+        """The answer without what stands before its last MARKER; data sets often keep the whole solution in this field."""
+        return answer.rpartition(self._marker)[2].strip()
 
 
 SECONDS = 5
@@ -163,15 +129,19 @@ class BoxedScorer(Scorer):
     default settings. A response without a complete box is ``unparsed``.
     """
 
-    def score(self, response: str, answer: str) -> OutcomeName:
-        """The outcome of one response."""
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """The outcome of the answer part of a response."""
         import math_verify
 
-        content = last_boxed(response)
-        if content is None or not content.strip():
+        content = self.answer(text)
+        if content is None:
             return "unparsed"
         found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
         return "right" if found and math_verify.verify(gold, found, timeout_seconds=_seconds()) else "wrong"
+
+    def answer(self, text: str) -> str | None:
+        """The content of the last complete box."""
+        return first_found(text, lambda part: (last_boxed(part) or "").strip() or None)
 
     def check(self, answer: str) -> str | None:
         """Whether math-verify can parse the answer."""
@@ -185,19 +155,6 @@ def boxed_scorer(spec: str) -> BoxedScorer:
             "The scorer 'boxed' needs math-verify, which is not installed: pip install 'mechprobe[evals]'."
         )
     return BoxedScorer(spec)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}`` with balanced braces, or None."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 1
-        for place in range(start + len(_BOX), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[start + len(_BOX) : place]
-        start = text.rfind(_BOX, 0, start)
-    return None
 
 
 @lru_cache(maxsize=65_536)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
@@ -15,7 +15,7 @@ from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.promoted import promoted_by_features, token_text
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
-from mechprobe.features.table.collect import RowStore
+from mechprobe.features.table.collect import RowStore, kept_rows
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
 from sae_training import Crosscoder
@@ -155,18 +155,23 @@ class _ContextBuilder:
         start, stop = self._span(row)
         options = {} if self.config.site is None else {"site": self.config.site}
         x = self.store.rows(start, stop, **options).to(self.crosscoder.device)
+        kept = torch.from_numpy(kept_rows(self.store, start, stop)).to(x.device)
         return {
             "sample": int(tokens.sample[row]),
             "row": row,
             "peak": row - start,
             "tokens": [token_text(self.tokenizer, int(token)) for token in tokens.token_id[start:stop]],
             "is_response": [bool(flag) for flag in tokens.is_response[start:stop]],
-            "activations": self._activations(x, feature),
+            "activations": self._activations(x, feature, kept),
         }
 
     @torch.no_grad()
-    def _activations(self, x: Float[Tensor, "pos model d_model"], feature: int) -> dict[str, list[float]]:
+    def _activations(
+        self, x: Float[Tensor, "pos model d_model"], feature: int, kept: Bool[Tensor, " pos"]
+    ) -> dict[str, list[float]]:
+        """Activations under every read-out, 0 at rows that the store drops."""
         crosscoder, readout = self.crosscoder, Readout(self.config.readout, self.config.near)
         values = {"joint": crosscoder.encode(x)[:, feature]}
         values |= {name: readout.feature_acts(crosscoder, x, name)[:, feature] for name in crosscoder.model_names}
-        return {name: [round(float(value), 4) for value in column] for name, column in values.items()}
+        shown = {name: torch.where(kept, column, 0.0).tolist() for name, column in values.items()}
+        return {name: [round(value, 4) for value in column] for name, column in shown.items()}

@@ -59,11 +59,11 @@ class RandomRows:
         counts, none = np.zeros(len(features), dtype=np.int64), np.zeros(0, dtype=np.int64)
         return cls(tuple(features), size, seed, 0, counts, none, none, np.zeros(0), np.zeros(0, dtype=np.uint64))
 
-    def update(self, acts: Float[ndarray, "batch feature"], first_row: int) -> None:
-        """Add the activations of the features on consecutive rows that start at ``first_row``."""
+    def update(self, acts: Float[ndarray, "batch feature"], rows: Int[ndarray, " batch"] | int) -> None:
+        """Add the activations of the features on these ``rows``, or on consecutive rows from a first one on."""
         self.n_rows += len(acts)
         row, index = np.nonzero(acts > 0)
-        value, row = acts[row, index].astype(np.float64), row + first_row
+        value, row = acts[row, index].astype(np.float64), row + rows if isinstance(rows, int) else rows[row]
         self.n_active = self.n_active + np.bincount(index, minlength=len(self.features))
         self._add(index, row, value, self._priority(index, row))
 
@@ -116,9 +116,9 @@ def collect_random_rows(
     """
     sample = RandomRows.empty(features, seed=config.quantile_seed)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]
-    for start, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
+    for rows, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
         acts = crosscoder.encode(x.to(crosscoder.device))[:, list(features)]
-        sample.update(acts.float().cpu().numpy(), start)
+        sample.update(acts.float().cpu().numpy(), rows)
     return sample
 
 

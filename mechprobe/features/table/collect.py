@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -27,23 +27,37 @@ class RowStore(Protocol):
     models: Any
     n_rows: int
     tokens: Any
-    """Its array ``sample`` has the sequence of every row; contexts also need ``token_id`` and ``is_response``."""
+    """Its array ``sample`` has the sequence of every row; contexts also need ``token_id`` and ``is_response``.
+
+    A store may have a mask ``dropped`` of rows that describe no feature (`RowSource.dropped`).
+    """
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as ``[row model d_model]``."""
         ...
 
 
+def kept_rows(store: RowStore, start: int, stop: int) -> Bool[ndarray, " row"]:
+    """Which of some consecutive rows the store does not drop."""
+    dropped = getattr(store, "dropped", None)
+    return np.ones(stop - start, dtype=bool) if dropped is None else ~dropped[start:stop]
+
+
 def row_batches(
     store: RowStore, config: FeaturesConfig, *, groups: Sequence[range], label: str
-) -> Generator[tuple[int, Float[Tensor, "batch model d_model"]]]:
-    """Yield ``(first row, activations)`` over ranges of rows of a store, with a progress bar. No batch spans two ranges."""
+) -> Generator[tuple[Int[ndarray, " batch"], Float[Tensor, "batch model d_model"]]]:
+    """Yield ``(rows, activations)`` over ranges of rows of a store, with a progress bar.
+
+    No batch spans two ranges. Rows that the store drops are left out, so a batch may be empty.
+    """
     options = {} if config.site is None else {"site": config.site}
     with progress(sum(map(len, groups)), label, unit="rows") as advance:
         for rows in groups:
             for start in range(rows.start, rows.stop, config.batch_rows):
                 stop = min(start + config.batch_rows, rows.stop)
-                yield start, store.rows(start, stop, **options)
+                kept = kept_rows(store, start, stop)
+                x = store.rows(start, stop, **options)
+                yield start + np.flatnonzero(kept), x if kept.all() else x[torch.from_numpy(kept)]
                 advance(stop - start)
 
 
@@ -73,9 +87,9 @@ class TopRows:
         """A pool without rows."""
         return cls(n, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
 
-    def update(self, active: ActiveEntries, first_row: int) -> None:
-        """Add the active entries of a batch that starts at ``first_row`` of the store."""
-        self._add(active.feature.cpu(), active.row.cpu() + first_row, active.value.float().cpu())
+    def update(self, active: ActiveEntries, rows: Int[ndarray, " batch"]) -> None:
+        """Add the active entries of a batch, which holds these ``rows`` of the store."""
+        self._add(active.feature.cpu(), torch.from_numpy(rows)[active.row.cpu()], active.value.float().cpu())
 
     def merge(self, other: "TopRows") -> "TopRows":
         """The pool over the rows of both."""
@@ -156,9 +170,10 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
     batches = row_batches(store, config, groups=groups, label="features")
     for group in groups:
         sums = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
-        while sums.n_rows < len(group):
-            start, x = next(batches)
-            top.update(sums.update(encoder, x.to(crosscoder.device)), start)
+        for _ in range(group.start, group.stop, config.batch_rows):
+            numbers, x = next(batches)
+            if len(x):
+                top.update(sums.update(encoder, x.to(crosscoder.device)), numbers)
         whole = whole.merge(sums)
         if config.bootstrap_draws:
             part = ClassEvidence.of(sums, claimed, len(sequence_starts(sample, group)))

@@ -30,7 +30,7 @@ class NullView:
         self, store: ActivationStore, models: tuple[str, ...], site: str, *, within: range | None = None
     ) -> None:
         self._store, self.models, self._site, self.within = store, models, site, within
-        self.n_rows, self.tokens = store.n_rows, store.tokens
+        self.n_rows, self.tokens, self.dropped = store.n_rows, store.tokens, store.dropped
 
     def rows(self, start: int, stop: int, site: str | None = None) -> Float[Tensor, "row model d_model"]:
         """Consecutive rows, at the view's site unless another is named."""
@@ -155,7 +155,8 @@ class NullDictionaries:
         return IdenticalModels(store, self.retraining.training.shape.model_names, self.site, within=within)
 
     def _shape(self, shape: CrosscoderConfig) -> CrosscoderConfig:
-        """The shape with the width of base for every model."""
+        """The shape with the width of base for every model. Limits of norms do not hold for the activations of a null."""
+        shape = shape.replace(norm_limits=())
         width = self.retraining.store.widths[self.retraining.config.base]
         return shape if shape.widths == (width,) * shape.n_models else shape.replace(d_model=width)
 

@@ -53,7 +53,7 @@ def relative_changes(
 ) -> tuple[dict[str, float], int]:
     """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts (token ids), and the number of tokens.
 
-    A prompt beyond the models' context is cut on the left.
+    A prompt beyond the models' context is cut on the left. Positions that edits leave alone do not count.
     """
     names = {c.model for c in conditions} | {name for c in conditions for name in runner.reads(c)}
     rewrites = {c.name: runner.rewrite(c) for c in conditions}
@@ -63,7 +63,9 @@ def relative_changes(
         resid, attention = _residuals(runner, sorted(names), prompts[start : start + _BATCH])
         n_tokens += int(attention.sum())
         for c in conditions:
-            largest = _largest(rewrites[c.name](resid), resid[c.model], attention)
+            read = {name: resid[name] for name in (c.model, *runner.reads(c))}
+            edited = attention & runner.leaves.mask(attention.long().cumsum(1) - 1, read)
+            largest = _largest(rewrites[c.name](resid), resid[c.model], edited)
             found[c.name] = max(found.get(c.name, 0.0), largest)
     return found, n_tokens
 
@@ -90,4 +92,4 @@ def _largest(
     change = edited[attention].double() - before
     ratio = change.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
     most = torch.finfo(torch.float64).max  # JSON has no infinity
-    return float(ratio.nan_to_num(nan=most).max())
+    return float(ratio.nan_to_num(nan=most).max()) if len(ratio) else 0.0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
@@ -54,6 +55,7 @@ class Runner:
         self.tasks = list(tasks)
         self.config = config
         self.positions = PositionRule.parse(config.positions)
+        self.leaves = TokenRule() if self.positions.with_dropped else TokenRule.of(crosscoder)
         self.site = Site.parse(selection.site)
 
     def check(self, conditions: Sequence[Condition]) -> None:
@@ -107,7 +109,8 @@ class Runner:
         """Run one condition on its tasks.
 
         Returns:
-            Task → one outcome code per sample: R (right), W (wrong) or U (unparsed).
+            Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
+            they have the same seeds under every condition.
         """
         model = self.family[condition.model]
         tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
@@ -116,14 +119,15 @@ class Runner:
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
         codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
-            codes[outcome.task] += outcome.outcome[0].upper()
+            codes[outcome.task] += outcome.code
         return codes
 
     @contextmanager
     def in_force(self, condition: Condition, *, positions: Positions | None = None) -> Iterator[None]:
         """Apply the edit of a condition to its host while the block runs.
 
-        It acts at ``positions``; None takes those of the settings. Whole residuals are patched everywhere.
+        It acts at ``positions``; None takes those of the settings. Positions that the crosscoder does not describe are left
+        alone by edits, their controls and vectors. Whole residuals are patched everywhere.
         """
         where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):
@@ -140,8 +144,9 @@ class Runner:
     def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
         host = self.family[condition.model]
         siblings: list[str] = []
+        leaves: TokenRule | None = self.leaves or None
         if condition.how == "patch" and condition.donor is not None:
-            siblings, where = [condition.donor], "all"
+            siblings, where, leaves = [condition.donor], "all", None
             rewrite: Rewrite = itemgetter(condition.donor)
         elif condition.how == "vector":
             where = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
@@ -157,6 +162,7 @@ class Runner:
             positions=where,
             special_ids=list(host.tokenizer.all_special_ids),
             what=f"The condition '{condition.name}'",
+            leaves=leaves,
         )
 
     def _vector(self, condition: Condition) -> Rewrite:

@@ -1,6 +1,10 @@
 """Typed records of what the ``harness`` stage writes to ``results.json``, and their table."""
 
-from mechprobe.formatting import markdown_cell
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from mechprobe.formatting import listing, markdown_cell
 from mechprobe.interventions.result import EditedSet, RelativeChanges, named_row
 from mechprobe.interventions.result_rows import ConditionRow
 from mechprobe.results import IntervalNumbers, Result
@@ -36,6 +40,8 @@ class HarnessCondition(ConditionRow):
 class HarnessResults(EditedSet):
     """Everything in ``results.json`` of a ``harness`` stage.
 
+    ``truncated`` maps tasks to the number of documents whose prompt did not fit the context, so that the harness dropped its
+    beginning.
     ``note`` says what the numbers are and are not, ``lm_eval`` is the version of lm-evaluation-harness, and ``tasks`` are the
     tasks and groups, sorted. ``n`` maps tasks to documents, and ``higher_is_better`` maps their metrics to None where the
     harness does not say.
@@ -45,6 +51,7 @@ class HarnessResults(EditedSet):
     lm_eval: str
     tasks: list[str]
     n: dict[str, int]
+    truncated: dict[str, int] = Field(default_factory=dict)
     higher_is_better: dict[str, dict[str, bool | None]]
     conditions: list[HarnessCondition]
     changes: RelativeChanges
@@ -52,6 +59,17 @@ class HarnessResults(EditedSet):
     def condition(self, name: str) -> HarnessCondition:
         """The record of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""
         return named_row(self.conditions, name)
+
+
+def truncated_sentence(truncated: Mapping[str, int], n: Mapping[str, int] | None = None) -> str:
+    """How many documents lose the beginning of their prompt; empty if none does. ``n`` holds the numbers of documents."""
+    counts = [f"{count} of {n[task]} in {task}" if n else f"{count} in {task}" for task, count in truncated.items()]
+    if not counts:
+        return ""
+    return (
+        f"Truncated prompts: with the response, {listing(counts)} are longer than the context, so lm-eval drops their beginning. "
+        "Lower max_gen_toks or num_fewshot, or leave these documents out."
+    )
 
 
 def harness_table(results: HarnessResults) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -104,5 +122,6 @@ def markdown_table(results: HarnessResults) -> str:
     ]
     for label, cells in rows.items():
         lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
-    never_active = results.silent.sentence
-    return "\n".join([*lines, "", *([never_active, ""] if never_active else []), results.note, ""])
+    truncated = markdown_cell(truncated_sentence(results.truncated, results.n))
+    notes = [text for text in (truncated, results.silent.sentence, results.note) if text]
+    return "\n".join([*lines, "", "\n\n".join(notes), ""])

@@ -52,12 +52,13 @@ NOTE = "These are lm-eval's own numbers. Whether features cause a change is judg
 class HarnessWork:
     """What `evaluate_harness` will run, after every check that needs no weights.
 
-    ``stage`` holds the arguments of `Stage.open` that identify the folder.
+    ``truncated`` holds the number of documents of each task that do not fit the context. ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
     tasks: HarnessTasks
     conditions: list[Condition]
+    truncated: dict[str, int]
     stage: dict[str, Any]
 
 
@@ -89,7 +90,8 @@ def prepare_harness(
     require_boundary(config.positions, asked.likelihood_names)
     used = {**config.model_dump(mode="json", include=_USED), **settings.model_dump(mode="json")}
     used |= {"lm_eval": asked.version, "tasks": asked.fingerprint}
-    return HarnessWork(runner, asked, conditions, runner.stage_identity("harness", conditions, inputs, used))
+    truncated = asked.truncated(runner.family)
+    return HarnessWork(runner, asked, conditions, truncated, runner.stage_identity("harness", conditions, inputs, used))
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
@@ -170,6 +172,7 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
         lm_eval=work.tasks.version,
         tasks=sorted(first.metrics),
         n=first.n,
+        truncated=work.truncated,
         higher_is_better=first.higher_is_better,
         conditions=_conditions(work.conditions, found, change_of, runner.config),
         changes=changes,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ArtifactError, ConfigError, ModelError, SelectionError
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite, read_models
@@ -84,7 +85,8 @@ def edited(  # noqa: PLR0913 - the promised entry point; all but four are keywor
         siblings: The other models, by name; a transplant and the ``joint`` read-out need them.
         readout: How features are read; by default ``joint`` for a transplant with all siblings given, else ``swap``.
         positions: ``all``, ``prompt``, ``response`` or ``last_prompt_token``, optionally with a class of tokens as in
-            ``all:not_special``; see `PositionRule.parse`.
+            ``all:not_special``; see `PositionRule.parse`. Positions that the crosscoder's store dropped, such as attention
+            sinks, keep their residual unless ``:with_dropped`` is appended.
         special_ids: Ids of the special tokens, for a class that names them; by default those of the `LanguageModel`'s
             tokenizer.
 
@@ -153,7 +155,8 @@ def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence
     shown = f"features {', '.join(map(str, ids[:5]))}" if ids else "no features"
     others = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     what = f"The edit '{edit}' of {shown}{others} at {site} in {host}"
-    return SiteRewrite(site, rewrite, tuple(reads), PositionMask(rule, special_ids), what)
+    leaves = None if rule.with_dropped else TokenRule.of(crosscoder)
+    return SiteRewrite(site, rewrite, tuple(reads), PositionMask(rule, special_ids), what, leaves or None)
 
 
 def _features_of(one: SiteEdit) -> tuple[Site, list[int]]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from mechprobe.errors import ConfigError, ModelError
 
 Part = Literal["all", "prompt", "response", "last_prompt_token"]
-_FORM = re.compile(r"(?P<part>\w+)(?::(?P<inverted>not_)?(?P<tokens>special|tokens=\d+(?:,\d+)*))?")
+_FORM = re.compile(
+    r"(?P<part>\w+)(?::(?P<inverted>not_)?(?P<tokens>special|tokens=\d+(?:,\d+)*))?(?::(?P<dropped>with_dropped))?"
+)
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,18 @@ class PositionRule:
             belongs to the prompt. The last generated token never enters the model, so no edit acts on it.
         tokens: None for every token; ``special`` for the tokenizer's special tokens; or token ids.
         inverted: Whether the edit acts on every token except those.
+        with_dropped: Whether the edit also acts on positions that the crosscoder does not describe, because its store dropped
+            them (`mechprobe.dictionary.token_rule.TokenRule`): first positions and positions of enormous norm.
     """
 
     part: Part = "all"
     tokens: Literal["special"] | tuple[int, ...] | None = None
     inverted: bool = False
+    with_dropped: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "PositionRule":
-        """Read ``PART`` or ``PART:TOKENS``, for example ``response``, ``all:not_special`` or ``prompt:tokens=5,7``.
+        """Read ``PART[:TOKENS][:with_dropped]``, for example ``response``, ``all:not_special`` or ``prompt:tokens=5,7``.
 
         ``TOKENS`` is ``special``, ``not_special``, ``tokens=ID,ID,...`` or ``not_tokens=ID,ID,...``.
 
@@ -44,17 +49,18 @@ class PositionRule:
         if match is None or match["part"] not in get_args(Part):
             raise ConfigError(
                 f"'{text}' does not name positions; write {', '.join(get_args(Part))}, and append :special, :not_special, "
-                ":tokens=5,7 or :not_tokens=5,7 to select a class of tokens."
+                ":tokens=5,7 or :not_tokens=5,7 to select a class of tokens, and :with_dropped to include dropped positions."
             )
         named = match["tokens"]
         tokens = named if named in (None, "special") else tuple(map(int, named.removeprefix("tokens=").split(",")))
-        return cls(match["part"], tokens, bool(match["inverted"]))  # pyright: ignore[reportArgumentType]
+        return cls(match["part"], tokens, bool(match["inverted"]), bool(match["dropped"]))  # pyright: ignore[reportArgumentType]
 
     def __str__(self) -> str:
-        if self.tokens is None:
-            return self.part
-        named = "special" if self.tokens == "special" else "tokens=" + ",".join(map(str, self.tokens))
-        return f"{self.part}:{'not_' if self.inverted else ''}{named}"
+        text: str = self.part
+        if self.tokens is not None:
+            named = "special" if self.tokens == "special" else "tokens=" + ",".join(map(str, self.tokens))
+            text += f":{'not_' if self.inverted else ''}{named}"
+        return text + (":with_dropped" if self.with_dropped else "")
 
     @property
     def needs_boundary(self) -> bool:
@@ -80,12 +86,21 @@ class CallTokens:
         attention: ``[batch pos]``, nonzero where unmasked; None where the call has no mask.
         past_length: Positions in the KV cache before the call.
         width: Number of new positions.
+        before: Tokens of each row before the call, without padding; None where the call has no mask.
     """
 
     ids: Int[Tensor, "batch pos"] | None
     attention: Tensor | None
     past_length: int
     width: int
+    before: Int[Tensor, " batch"] | None = None
+
+    @property
+    def position(self) -> Int[Tensor, "#batch pos"]:
+        """Place of every new token in its sequence, from 0 and without padding; padding itself is below 0 or repeats a place."""
+        if self.attention is None or self.before is None:
+            return torch.arange(self.past_length, self.past_length + self.width)[None]
+        return self.before[:, None] + self.attention.long().cumsum(1) - 1
 
     @property
     def first(self) -> bool:

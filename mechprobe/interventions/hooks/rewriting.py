@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ModelError
 from mechprobe.interventions.edits.edit_functions import Rewrite
 from mechprobe.interventions.hooks.positions import CallTokens, PositionMask, PositionRule, Positions, as_rule
@@ -87,6 +88,7 @@ class SiteRewrite:
         reads: Names of the siblings whose residuals it takes.
         positions: Where along the sequence.
         what: Its name in messages.
+        leaves: Positions that keep the host's residual, whatever ``positions`` says; None for none.
     """
 
     site: Site
@@ -94,10 +96,11 @@ class SiteRewrite:
     reads: tuple[str, ...] = ()
     positions: PositionMask = field(default_factory=lambda: PositionMask(PositionRule()))
     what: str = "The rewrite of the residual"
+    leaves: TokenRule | None = None
 
 
 @contextmanager
-def rewriting(
+def rewriting(  # noqa: PLR0913 - all but three are keyword options
     host: nn.Module,
     site: Site,
     rewrite: Rewrite,
@@ -107,6 +110,7 @@ def rewriting(
     positions: Positions = "all",
     special_ids: Sequence[int] | None = None,
     what: str = "",
+    leaves: TokenRule | None = None,
 ) -> Iterator[None]:
     """Pass the host's residual at one ``site`` through ``rewrite``; see `rewriting_sites`.
 
@@ -114,7 +118,8 @@ def rewriting(
     `mechprobe.interventions.hooks.positions.PositionMask`.
     """
     others, mask = siblings or {}, PositionMask(as_rule(positions), special_ids)
-    item = SiteRewrite(site, rewrite, tuple(others), mask, what or f"The rewrite of {host_name}'s residual at {site}")
+    what = what or f"The rewrite of {host_name}'s residual at {site}"
+    item = SiteRewrite(site, rewrite, tuple(others), mask, what, leaves)
     with rewriting_sites(host, [item], host_name=host_name, siblings=others):
         yield
 
@@ -166,7 +171,9 @@ class _Hooks:
         self._boundary = any(item.positions.rule.needs_boundary for item in rewrites)
         if self._boundary:
             require_kv_cache(host, host_name)
-        self._needs_call = bool(self.siblings) or any(item.positions.rule != PositionRule() for item in rewrites)
+        self._needs_call = bool(self.siblings) or any(
+            item.positions.rule != PositionRule() or item.leaves for item in rewrites
+        )
         self._arguments = tuple(inspect.signature(host.forward).parameters)
         self._finite = NonFiniteCheck()
         self._caches = CacheFollower()
@@ -215,9 +222,13 @@ class _Hooks:
         if mask is False:
             return resid
         others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
-        changed = item.rewrite({self._host_name: resid, **others})
+        residuals = {self._host_name: resid, **others}
+        changed = item.rewrite(residuals)
         if changed is resid:
             return resid
+        if item.leaves and self._call is not None:
+            described = item.leaves.mask(self._call.position.to(resid.device), residuals)
+            mask = described if mask is True else described & mask.to(resid.device)
         if isinstance(mask, Tensor):
             changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
         self._finite.watch(item.what, resid, changed)
@@ -255,9 +266,12 @@ def _tokens_of(given: Mapping[str, Any], past: Cache | None) -> CallTokens:
     tokens = ids if ids is not None else given.get("inputs_embeds")
     width = 0 if tokens is None else int(tokens.shape[1])
     is_plain = isinstance(attention, Tensor) and attention.ndim == 2
-    return CallTokens(
-        ids=ids,
-        attention=attention[:, -width:] if is_plain and attention is not None else None,
-        past_length=0 if past is None else int(past.get_seq_length()),
-        width=width,
-    )
+    past_length = 0 if past is None else int(past.get_seq_length())
+    new, before = None, None
+    if is_plain and attention is not None:
+        new = attention[:, -width:]
+        whole = attention.shape[1] >= past_length + width  # else the mask is of the new tokens alone
+        before = (
+            attention[:, :-width].long().sum(1) if whole else attention.new_full((len(attention),), past_length).long()
+        )
+    return CallTokens(ids=ids, attention=new, past_length=past_length, width=width, before=before)

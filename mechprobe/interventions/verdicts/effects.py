@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from mechprobe.interventions.conditions.plan import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import CollateralSource, RelativeChanges
 from mechprobe.interventions.result_rows import Collateral, ConditionResult, TaskEffects
-from mechprobe.statistics import Interval, mcnemar_exact, paired_bootstrap, wilson_interval
+from mechprobe.statistics import Interval, clustered_interval, paired_change, paired_p, share_interval, wilson_interval
 from mechprobe.types import POOLED
 
 MIN_CEILING = 0.05
 """Smallest ceiling, in accuracy, of which a share is computed; a share of a smaller one would be noise over noise."""
 
-Right = dict[str, list[bool]]
-"""Task → whether each sample is right, in one fixed order of samples."""
+Right = dict[str, Bool[np.ndarray, "_sample _draw"]]
+"""Task → whether each response to each sample is right, in one fixed order of samples; greedy decoding gives one draw."""
 
 
 class Measurements(NamedTuple):
@@ -32,22 +35,47 @@ def sign_of(model: str, config: InterveneConfig) -> float:
 
 
 def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
-    """The outcomes with a row ``pooled`` over the held-out tasks."""
-    return {**right, POOLED: [value for task in held_out for value in right[task]]}
+    """The outcomes with a row ``pooled`` over the held-out tasks.
+
+    A task with one draw beside tasks with several has its options compared by log-likelihood, so its draws would be equal.
+    """
+    parts = [right[task] for task in held_out]
+    n_draws = max((part.shape[1] for part in parts), default=1)
+    rows = [np.broadcast_to(part, (len(part), n_draws)) for part in parts]
+    return {**right, POOLED: np.concatenate(rows) if rows else np.zeros((0, 1), dtype=bool)}
 
 
 def effects_on_tasks(clean: Right, edited: Right, *, seed: int) -> TaskEffects:
     """Effects of one condition on every task, against the clean host on the same samples; ``seed`` is that of the bootstrap."""
     pairs = {task: (before, edited[task]) for task, before in clean.items()}
-    lost = {task: sum(b and not a for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
-    gained = {task: sum(a and not b for b, a in zip(*pair, strict=True)) for task, pair in pairs.items()}
+    n_draws = {task: before.shape[1] for task, before in clean.items()}
     return TaskEffects(
-        accuracy={task: wilson_interval(sum(after), len(after)) for task, (_, after) in pairs.items()},
-        accuracy_delta={task: paired_bootstrap(*pair, seed=seed) for task, pair in pairs.items()},
-        flip_rate_of_right={task: wilson_interval(lost[task], sum(before)) for task, before in clean.items()},
-        flip_rate_of_wrong={task: wilson_interval(gained[task], before.count(False)) for task, before in clean.items()},
-        mcnemar_p={task: mcnemar_exact(*pair) for task, pair in pairs.items()},
+        **({"n_draws": n_draws} if max(n_draws.values(), default=1) > 1 else {}),
+        accuracy={task: share_interval(after) for task, (_, after) in pairs.items()},
+        accuracy_delta={task: paired_change(*pair, seed=seed) for task, pair in pairs.items()},
+        flip_rate_of_right={task: _flip_rate(before, ~after) for task, (before, after) in pairs.items()},
+        flip_rate_of_wrong={task: _flip_rate(~before, after) for task, (before, after) in pairs.items()},
+        mcnemar_p={task: paired_p(*pair) for task, pair in pairs.items()},
     )
+
+
+def _flip_rate(of: Bool[np.ndarray, "sample draw"], flipped: Bool[np.ndarray, "sample draw"]) -> Interval:
+    """Share of the responses ``of`` that are ``flipped``; responses are paired by draw, which has one seed in both arms."""
+    flips = of & flipped
+    if of.shape[1] == 1:
+        return wilson_interval(int(flips.sum()), int(of.sum()))
+    return clustered_interval(flips.sum(axis=1), of.sum(axis=1))
+
+
+def share_of_code(code: str, text: str) -> float | None:
+    """Share of one outcome code; None without samples."""
+    return text.count(code) / len(text) if text else None
+
+
+def _cut(codes: Mapping[str, str], held_out: Sequence[str]) -> dict[str, float | None]:
+    """Task → share of cut responses, with the row ``pooled`` over the held-out tasks."""
+    pooled = {**codes, POOLED: "".join(codes[task] for task in held_out)}
+    return {task: share_of_code("C", text) for task, text in pooled.items()}
 
 
 def shares_of_ceiling(
@@ -71,15 +99,15 @@ def measurable(ceiling: Sequence[float | int], *, sign: float = 1.0) -> bool:
 def condition_results(
     conditions: Sequence[Condition],
     right: Mapping[str, Right],
-    unparsed: Mapping[str, dict[str, float | None]],
+    codes: Mapping[str, Mapping[str, str]],
     held_out: Sequence[str],
     config: InterveneConfig,
     measured: Measurements,
 ) -> list[ConditionResult]:
     """Effects of every condition that ran on all tasks, in the order of the plan.
 
-    ``right`` and ``unparsed`` hold the outcomes and the shares of unparsed responses of every condition. The pooled row is over
-    the tasks of ``held_out``.
+    ``right`` and ``codes`` hold the outcomes of every condition, as truth values and as codes. The pooled row is over the tasks
+    of ``held_out``.
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
@@ -92,9 +120,10 @@ def condition_results(
         ConditionResult(
             **dict(condition_row(c, config, measured.change_of)),
             donor=c.donor,
-            **dict(effects[c.name]),
+            **effects[c.name].given(),
             share_of_ceiling=shares_of_ceiling(deltas[c.name], ceilings[c.model], sign=sign_of(c.model, config)),
-            unparsed=unparsed.get(c.name, {}),
+            unparsed={task: share_of_code("U", text) for task, text in codes[c.name].items()},
+            cut=_cut(codes[c.name], held_out),
             collateral=measured.collateral_of.get(c.name),
         )
         for c in everywhere

@@ -14,6 +14,7 @@ from mechprobe.interventions.verdicts.verdict import (
     claimed,
     clean_gaps,
     judged,
+    several_draws,
     task_verdict,
 )
 
@@ -91,6 +92,7 @@ def _measured(
         effect=effect,
         share=_share(effect, full),
         p_mcnemar=effects.mcnemar_p[task],
+        **several_draws(effects, task),
         **dict(against_controls(host, selected.edit, rows, task, effect.value, sign)),
     )
 

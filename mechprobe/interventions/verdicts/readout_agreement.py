@@ -7,7 +7,7 @@ from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
 from mechprobe.interventions.verdicts.verdict import UNTRAINED, claimed, points
-from mechprobe.statistics import paired_bootstrap
+from mechprobe.statistics import paired_change
 from mechprobe.types import POOLED
 
 
@@ -21,7 +21,7 @@ def compare_readouts(
     """One record per host whose transplant of the selected set ran under both read-outs.
 
     Two read-outs disagree on a row (a task, or the pooled tasks) with at least ``min_n`` samples where the accuracies differ
-    by 5 points or more and the paired percentile bootstrap interval of the difference excludes 0. This rule is our own.
+    by 5 points or more and the paired interval of the difference (`mechprobe.statistics.paired_change`) excludes 0. This rule is our own.
     ``right`` holds the outcomes of every condition with the pooled row, and ``rows`` the effects.
     """
     by_name = {row.name: row for row in rows}
@@ -50,7 +50,7 @@ def _difference(
 ) -> ReadoutDifference:
     main, other = pair
     sign = sign_of(main.model, config)
-    measured = paired_bootstrap(right_other[task], right[task], seed=config.seed)
+    measured = paired_change(right_other[task], right[task], seed=config.seed)
     difference = claimed(measured, sign)
     apart = any(measurable(difference, sign=side) for side in (1.0, -1.0))
     return ReadoutDifference(

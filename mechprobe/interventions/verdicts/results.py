@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from jaxtyping import Bool
+
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
@@ -16,7 +19,13 @@ from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule
 from mechprobe.selection.result import Selection
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
-"""Condition → task → one code per sample: R (right), W (wrong) or U (unparsed)."""
+"""Condition → task → one code per response: R (right), W (wrong), U (unparsed) or C (cut or unfinished). The draws of a sample
+follow each other."""
+
+
+def right_of(codes: str, n_samples: int) -> Bool[np.ndarray, "sample draw"]:
+    """Whether each response is right, from the codes of a task with ``n_samples`` samples."""
+    return np.array([code == "R" for code in codes], dtype=bool).reshape(n_samples, -1 if n_samples else 1)
 
 
 def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
@@ -50,14 +59,11 @@ def intervention_results(
     """Judge every main edit of ``selection`` from the outcomes of all conditions on ``tasks``; errors as of `untrained`."""
     names = [task.name for task in tasks]
     held_out = untrained(names, config)
+    n_samples = {task.name: len(task.samples) for task in tasks}
     right: dict[str, Right] = {
-        name: {task: [code == "R" for code in text] for task, text in row.items()} for name, row in codes.items()
+        name: {task: right_of(text, n_samples[task]) for task, text in row.items()} for name, row in codes.items()
     }
-    unparsed = {
-        name: {task: text.count("U") / len(text) if text else None for task, text in row.items()}
-        for name, row in codes.items()
-    }
-    rows = condition_results(conditions, right, unparsed, held_out, config, measured)
+    rows = condition_results(conditions, right, codes, held_out, config, measured)
     judged = judge_edits(rows, names, config)
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
     without_a_task = selection.left_out if config.leave_one_out else {}
@@ -69,7 +75,7 @@ def intervention_results(
         trained=[name for name in names if name in config.trained],
         selecting=[name for name in names if name in selection.scores.tasks],
         other_tasks=[name for name in names if name not in selection.scores.tasks],
-        n_per_task={task.name: len(task.samples) for task in tasks},
+        n_per_task=n_samples,
         samples={task.name: [sample.id for sample in task.samples] for task in tasks},
         readouts_of_edits={
             "transplant": str(Readout(config.transplant_readout, config.near)),
@@ -80,10 +86,11 @@ def intervention_results(
         conditions=rows,
         verdicts=judged,
         verdict=headline(judged, config),
-        rule=rule_text(config),
+        rule=rule_text(config, max(task.n_draws for task in tasks)),
         readouts=compare_readouts(conditions, pooled, rows, held_out, config),
         left_out=left_out_verdicts(conditions, right, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
         collateral=measured.texts,
         changes=measured.changes,
+        outcomes_from=selection.outcomes_from,
     )

@@ -1,7 +1,7 @@
 """How few features carry the ceiling: shares of the ranking's heads, and the smallest that reaches half and nine tenths.
 
 With e the change that a head of the ranking makes on each pooled sample, and c the change that the whole residual makes there,
-the share of the head is Σ e / Σ c. Intervals are percentile bootstraps over samples that resample heads and ceiling together;
+the share of the head is Σ e / Σ c; both are changes of the share of right responses. Intervals are percentile bootstraps over samples that resample heads and ceiling together;
 the smallest head is determined in every draw. Both are our own definitions.
 """
 
@@ -82,7 +82,8 @@ def _sizes(
 
 
 def _pooled(right: Mapping[str, Right], name: str) -> Float[np.ndarray, " sample"]:
-    return np.asarray(right[name][POOLED], dtype=np.float64)
+    """Share of right responses to every pooled sample."""
+    return right[name][POOLED].mean(axis=1, dtype=np.float64)
 
 
 def _smallest(

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result_rows import AgainstControls, ConditionResult, EditedRow, Effect, Verdict
+from mechprobe.interventions.result_rows import (
+    AgainstControls,
+    ConditionResult,
+    EditedRow,
+    Effect,
+    TaskEffects,
+    Verdict,
+)
 from mechprobe.interventions.verdicts.effects import sign_of
 from mechprobe.statistics import Interval, holm, randomization_p
 from mechprobe.types import POOLED
@@ -26,9 +33,21 @@ BEYOND = 0.10
 """Accuracy by which an effect on one task must exceed that task's ceiling to count as damage."""
 
 
-def rule_text(config: InterveneConfig) -> str:
-    """The rule in words; `judge` applies it."""
-    return (
+def paired_test(n_draws: int) -> str:
+    """Name of the test against the clean host, by the number of responses to each sample."""
+    return "McNemar" if n_draws == 1 else "sign-flip"
+
+
+def rule_text(config: InterveneConfig, n_draws: int = 1) -> str:
+    """The rule in words, for ``n_draws`` responses to each sample; `judge` applies it."""
+    test = paired_test(n_draws)
+    p_name = "McNemar's p" if n_draws == 1 else f"the {test} p"
+    unit = (
+        ""
+        if n_draws == 1
+        else f"Accuracy is the share of right responses, {n_draws} to each sample; the sample is the unit. "
+    )
+    return unit + (
         "The first condition that holds gives the verdict. "
         f"'no verdict': there are fewer than {config.min_n} samples. "
         "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
@@ -39,11 +58,12 @@ def rule_text(config: InterveneConfig) -> str:
         f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
         f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
         f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
-        f"'not clear of 0': the interval includes 0, or the exact McNemar test against the clean host has p > {config.alpha:g}. "
+        f"'not clear of 0': the interval includes 0, or the exact {test} test against the clean host has p > {config.alpha:g}. "
         f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
         f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
         "'supported': none of these holds. "
-        "The pooled row covers the untrained tasks and is one test of each kind. On single tasks, McNemar's p is Holm-adjusted "
+        "The pooled row covers the untrained tasks and is one test of each kind. "
+        f"On single tasks, {p_name} is Holm-adjusted "
         "over the tasks of the edit. The p-values of the two comparisons with control sets are not adjusted, because their "
         "smallest value is 1 / (1 + number of sets); a verdict on one task is therefore weaker than the pooled verdict. "
         "A verdict states what the set does, not that these features are necessary for it; compare the one-vector baselines."
@@ -160,7 +180,8 @@ def _sentence(row: Verdict, base: str) -> str:
     """One effect in words, with its controls and the verdict; ``base`` is the model in which a gain is claimed."""
     direction = "gives" if row.model == base else "takes"
     where = UNTRAINED if row.task == POOLED else row.task
-    parts = [f"n = {row.n}", *([f"{row.readout} read-out"] if row.readout else [])]
+    drawn = [f"{row.n_draws} responses each"] if row.n_draws > 1 else []
+    parts = [f"n = {row.n}", *drawn, *([f"{row.readout} read-out"] if row.readout else [])]
     parts.append(f"whole residual {points(row.ceiling)}")
     if row.random_mean is not None:
         mean = points(row.random_mean)
@@ -169,7 +190,7 @@ def _sentence(row: Verdict, base: str) -> str:
         largest = points(row.equal_norm_max)
         parts.append(f"{row.n_equal_norm} changes of equal norm at most {largest}, p = {row.p_equal_norm:.3f}")
     if row.p_mcnemar_holm is not None:
-        parts.append(f"Holm-adjusted McNemar p = {row.p_mcnemar_holm:.2g}")
+        parts.append(f"Holm-adjusted {paired_test(row.n_draws)} p = {row.p_mcnemar_holm:.2g}")
     parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
     what = f"{row.edit} of {row.features} in {row.model} {direction} {points(*row.effect)} points on {where}"
     return f"{what} ({'; '.join(parts)}): {row.verdict}."
@@ -212,8 +233,15 @@ def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str,
         n=main.accuracy[task].n,
         effect=effect,
         p_mcnemar=main.mcnemar_p[task],
+        **several_draws(main, task),
         **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
     )
+
+
+def several_draws(effects: TaskEffects, task: str) -> dict[str, int]:
+    """The field ``n_draws`` of a verdict, where there are several responses to each sample."""
+    n_draws = effects.n_draws.get(task, 1)
+    return {"n_draws": n_draws} if n_draws > 1 else {}
 
 
 def adjusted(rows: Sequence[VerdictRow]) -> list[VerdictRow]:

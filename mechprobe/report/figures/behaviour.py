@@ -30,7 +30,7 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
             axes.errorbar(x, values, errors, fmt="none", ecolor=style.INK, elinewidth=1, capsize=2)
         if forced:
             _draw_forced(axes, first, forced, tasks)
-        axes.set_xticks(np.arange(len(tasks)), [style.plain(task) for task in tasks])
+        axes.set_xticks(np.arange(len(tasks)), style.labels(tasks))
         axes.tick_params(axis="x", length=0)
         style.percent_axis(axes, "accuracy (%)", high=104.0)
         figure.legend(loc="outside upper center", ncols=min(6, len(models) + bool(forced)))
@@ -54,8 +54,9 @@ def ceilings_figure(ceilings: SiteCeilings) -> Figure:
     with style.house_style():
         figure = style.new_figure(max(6.5, 2.1 * len(tasks)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
-        for axes, task in zip(panels, tasks, strict=True):
+        for axes, task, title in zip(panels, tasks, style.labels(tasks, width=24), strict=True):
             _draw_sites(axes, ceilings, task)
+            axes.set_title(title)
         style.percent_axis(panels[0], "accuracy (%)", low=-4.0, high=104.0)
         figure.legend(handles=_handles(*ceilings.pair), loc="outside upper center", ncols=4)
         return figure
@@ -70,7 +71,6 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
     for side, color, mark, shift in (("sufficiency", style.BLUE, "^", -0.1), ("necessity", style.ORANGE, "v", 0.1)):
         values, errors = style.error_bars([getattr(found, side)[task] for found in ceilings.sites.values()])
         axes.errorbar(x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2)
-    axes.set_title(style.plain(task))
     axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
     axes.set_xlim(-0.6, len(sites) - 0.4)
     axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
@@ -100,7 +100,7 @@ def share_figure(
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
         for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
             _draw_shares(axes, tasks, intervals.get(title, ()))
-            axes.set_title(style.plain(title))
+            axes.set_title(style.title_of(title))
         panels[0].set_ylabel("share of the ceiling (%)")
         # The share of a small ceiling is unbounded; limit the axis to a readable range.
         low, high = panels[0].get_ylim()
@@ -112,10 +112,11 @@ def share_figure(
 def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], band: Sequence[Sequence[Any]]) -> None:
     axes.axhspan(98, 102, color=style.LIGHT, zorder=0)
     axes.axhline(0, color=style.INK, linewidth=0.8)
+    names = style.labels(list(tasks), width=28, lines=2)
     for index, (task, points) in enumerate(tasks.items()):
         sizes, shares = zip(*((size, 100 * number(share)) for size, share in points), strict=True)
         color, width, layer = (style.INK, 2.4, 5) if task == POOLED else (_COLORS[index % len(_COLORS)], 1.4, 2)
-        (line,) = axes.plot(sizes, shares, color=color, linewidth=width, zorder=layer, label=style.plain(task))
+        (line,) = axes.plot(sizes, shares, color=color, linewidth=width, zorder=layer, label=names[index])
         line.set(marker=style.MARKS[index % len(style.MARKS)], markersize=5)
     if band:
         low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))

@@ -21,8 +21,10 @@ from mechprobe.report.figures.style import (
     SKY,
     error_bars,
     house_style,
+    labels,
     new_figure,
     plain,
+    title_of,
 )
 from mechprobe.types import POOLED
 
@@ -53,7 +55,9 @@ def effects_figure(
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
     with house_style():
-        figure = new_figure(5.1 * n_columns if n_columns > 1 else 6.5, 2.9 * n_rows + 0.9)
+        figure = new_figure(
+            max(5.1, 0.8 * len(tasks)) * n_columns if n_columns > 1 else max(6.5, 0.8 * len(tasks)), 2.9 * n_rows + 0.9
+        )
         grid = figure.subplots(n_rows, n_columns, sharey="row", squeeze=False).ravel()
         seen: dict[str, Line2D] = {}
         for axes, panel in zip(grid, panels, strict=False):
@@ -93,8 +97,8 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
         hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
         axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
         seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
-    axes.set_title(plain(panel["title"]))
-    axes.set_xticks(x, [plain(task.replace("_", "\n")) for task in tasks], fontsize=8.5)
+    axes.set_title(title_of(panel["title"]))
+    axes.set_xticks(x, labels([task.replace("_", "\n") for task in tasks], width=12), fontsize=8.5)
     if tasks[-1] == POOLED and len(tasks) > 1:
         axes.axvline(len(tasks) - 1.5, color=GREY, linestyle=":", linewidth=1)
     axes.set_xlim(-0.6, len(tasks) - 0.4)
@@ -123,7 +127,7 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
     """
     with house_style():
         figure = new_figure(max(6.0, 4.6 * len(curves)), 3.4)
-        panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
+        panels, names = np.atleast_1d(figure.subplots(1, len(curves), sharey=True)), labels(tasks, width=28, lines=2)
         for axes, (title, points) in zip(panels, curves.items(), strict=True):
             axes.axhline(0, color=INK, linewidth=0.9)
             x = np.arange(len(points))
@@ -135,11 +139,11 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
                 width = 2.2 if task == POOLED else 1.2
                 axes.errorbar(
                     x + 0.04 * (index - len(tasks) / 2), values, errors, color=INK if task == POOLED else color, marker=mark,
-                    markersize=5, capsize=2, linewidth=width, label=plain(task), zorder=5 if task == POOLED else 3,
+                    markersize=5, capsize=2, linewidth=width, label=names[index], zorder=5 if task == POOLED else 3,
                 )  # fmt: skip
             axes.set_xticks(x, [f"{value:g}" for value, _ in points])
             axes.set_xlabel("strength")
-            axes.set_title(plain(title))
+            axes.set_title(title_of(title))
         panels[0].set_ylabel("accuracy change (points)")
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if len(curves) == 1 else 6
@@ -155,7 +159,6 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         other_tasks: Tasks that did not select features; without any there is only one panel.
     """
     y = np.arange(len(conditions))[::-1]
-    labels = [plain(f"{edit_title(c)}: {c['features']}") for c in conditions]
     colors = [_ROLES.get(c["set_kind"], GREY) for c in conditions]
     with house_style():
         figure = new_figure(9.4 if other_tasks else 6.5, 0.28 * len(conditions) + 1.3)
@@ -170,15 +173,17 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         else:
             panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
             panels[0].set_xlim(0, None)
-        panels[0].set_yticks(y, labels, fontsize=8)
+        rows = labels([f"{edit_title(c)}: {c['features']}" for c in conditions], width=60, lines=1)
+        panels[0].set_yticks(y, rows, fontsize=8)
         panels[0].grid(axis="x")
         panels[0].set_title("other text")
         panels[0].set_xlabel("KL (nats per token)")
+        names = labels(other_tasks, width=28, lines=2)
         for index, task in enumerate(other_tasks):
             deltas, spans = error_bars([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
             panels[1].errorbar(
                 deltas, y + 0.12 * index, xerr=spans, fmt=MARKS[index % len(MARKS)], color=_COLORS[index % len(_COLORS)],
-                markersize=5, capsize=2, linewidth=1.2, label=plain(task),
+                markersize=5, capsize=2, linewidth=1.2, label=names[index],
             )  # fmt: skip
         if other_tasks:
             panels[1].axvline(0, color=INK, linewidth=0.9)

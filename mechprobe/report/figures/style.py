@@ -1,15 +1,20 @@
 """Colors, markers and sizes of all figures. The colors are those of Okabe and Ito, which color-blind readers can tell apart."""
 
 import io
-import warnings
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mechprobe.formatting import number
 
@@ -27,8 +32,10 @@ _KNOWN = {"base": "#5a5a5a", "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+_FONT = "DejaVu Sans"
+
 _RC: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": [_FONT],
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -66,8 +73,95 @@ def house_style() -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib draws literally and does not parse as a formula."""
-    return text.replace("$", r"\$")
+    r"""A text that matplotlib draws literally, within `house_style`.
+
+    A character that the font lacks is drawn with an installed font that has it. If none has it, its code point is written
+    out, such as ``\u7b97``: matplotlib would draw one box for every character of a script, so that names look equal.
+    """
+    return "".join(map(_written_out, text)).replace("$", r"\$")
+
+
+def _written_out(char: str) -> str:
+    return char if char == "\n" or _drawable(char) else char.encode("unicode_escape").decode()
+
+
+def labels(names: Sequence[str], *, width: int = 16, lines: int = 3) -> list[str]:
+    """Labels of names: wrapped at blanks and signs to ``lines`` of ``width`` characters; longer ones lose their middle.
+
+    Different names have different labels: those that would be equal get a number.
+    """
+    found: list[str] = []
+    for name in names:
+        label = _wrapped(plain(unicodedata.normalize("NFC", name)), width, lines)
+        n = sum(_alike(other, label) for other in found)
+        found.append(f"{label} ({n + 1})" if n else label)
+    return found
+
+
+def title_of(text: str) -> str:
+    """The title of a panel, wrapped so that it does not run into the next panel."""
+    return labels([text], width=46)[0]
+
+
+def _alike(label: str, other: str) -> bool:
+    return label == other or re.sub(r" \(\d+\)$", "", label) == other
+
+
+def _wrapped(text: str, width: int, lines: int) -> str:
+    if len(text) > width * lines:
+        signs, half = re.findall(_SIGN, text, re.DOTALL), width * lines // 2 - 1
+        head, tail = (
+            "".join(signs[: _fitting(signs, half)]),
+            "".join(signs[len(signs) - _fitting(signs[::-1], half) :]),
+        )
+        text = f"{head}…{tail}"
+    rows = [""]
+    for word in re.findall(rf"\n|(?:(?![\s_/.:-]){_SIGN})*[\s_/.:-]+|(?:(?![\s_/.:-]){_SIGN})+", text):
+        # A word that is longer than a line is broken between signs.
+        for part in [word] if len(word.rstrip()) <= width else re.findall(_SIGN, word, re.DOTALL):
+            if rows[-1] and len(rows[-1] + part.rstrip()) > width:
+                rows.append("")
+            rows[-1] += part
+    return "\n".join(row.rstrip(" ") for row in rows)
+
+
+_SIGN = r"(?:\\\$|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\x[0-9a-f]{2}|.)"
+"""A character of a label, or the code point that stands for one."""
+
+
+def _fitting(signs: Sequence[str], room: int) -> int:
+    """Number of first signs with at most ``room`` characters."""
+    return sum(total <= room for total in accumulate(map(len, signs)))
+
+
+def _drawable(char: str) -> bool:
+    """Whether a font has the character; an installed fallback font joins the fonts of the `house_style` in force."""
+    if unicodedata.category(char)[0] == "C" or (unicodedata.category(char)[0] == "Z" and char != " "):
+        return False
+    family = _font_with(ord(char))
+    if family and family not in mpl.rcParams["font.family"]:
+        mpl.rcParams["font.family"] = [*mpl.rcParams["font.family"], family]
+    return family is not None
+
+
+@lru_cache(maxsize=4096)
+def _font_with(code: int) -> str | None:
+    """The first installed upright font family that can draw a character; `_FONT` before the others in alphabetical order."""
+    fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.name != _FONT, font.name, font.fname))
+    for font in fonts:
+        stands_for_others = font.name.startswith("Last Resort") or "Emoji" in font.name
+        if font.style == "normal" and not stands_for_others and code in _characters(font.fname):
+            return font.name
+    return None
+
+
+@lru_cache(maxsize=512)
+def _characters(path: str) -> frozenset[int]:
+    """Code points that a font file has; none if it cannot be read."""
+    try:
+        return frozenset(font_manager.get_font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -93,8 +187,10 @@ def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file, with the same bytes on every call."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes. The tables show it correctly.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with house_style():
+        for text in figure.findobj(Text):  # names that a figure drew without `plain`
+            if isinstance(text, Text) and not text.get_text().isascii():
+                text.set_text("".join(map(_written_out, text.get_text())))
+                text.set_fontfamily(mpl.rcParams["font.family"])
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -2,10 +2,10 @@
 
 import math
 
-from mechprobe.evals.result import Accuracy
-from mechprobe.formatting import interval, listing, ordered, p_value, percent
+from mechprobe.evals.result import Accuracy, EvaluationSummary
+from mechprobe.formatting import MISSING, decimal, interval, listing, ordered, p_value, percent, remark, scored_remark
 from mechprobe.localization.result import SiteCeilings
-from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection
+from mechprobe.report.result import AccuracyRow, BehaviourSection, CeilingRow, CeilingsSection, SampledTable
 from mechprobe.report.run_files import RunFiles
 from mechprobe.statistics import Interval
 
@@ -31,8 +31,8 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
             AccuracyRow(
                 task=task,
                 n=first.n,
-                cells=[interval(accuracy[model].get(task)) for model in accuracy],
-                forced=interval(forced.accuracy.get(task)) if forced else None,
+                cells=[_cell(accuracy[model].get(task), evaluation, model, task) for model in accuracy],
+                forced=interval(forced.accuracy.get(task)) + remark(cut=forced.cut.get(task)) if forced else None,
                 p=[p_value(test.p_holm if test else None) for test in tests],
             )
         )
@@ -41,7 +41,51 @@ def behaviour_section(files: RunFiles) -> BehaviourSection | None:
         for model, shares in evaluation.unparsed.items()
     }
     label = forced.label if forced else None
-    return BehaviourSection(models=list(accuracy), rows=rows, forced=label, unparsed=unparsed)
+    sampled = _sampled_table(evaluation, list(accuracy), list(next(iter(accuracy.values()))))
+    return BehaviourSection(models=list(accuracy), rows=rows, forced=label, unparsed=unparsed, sampled=sampled)
+
+
+def _sampled_table(evaluation: EvaluationSummary, models: list[str], tasks: list[str]) -> SampledTable | None:
+    """pass@k, majority, length, repetition and token budgets per model and task; None without sampling."""
+    found = {(m, t): evaluation.sampled[m][t] for m in models for t in tasks if t in evaluation.sampled.get(m, {})}
+    if not found:
+        return None
+    n = max(row.n for row in found.values())
+    sizes = sorted({k for row in found.values() for k in row.pass_at if k > 1})
+    columns = [
+        *(f"pass@{k} %" for k in sizes),
+        f"maj@{n} %",
+        "mean tokens",
+        "repeated 4-grams %",
+        "right within tokens, %",
+    ]
+    rows = [
+        [
+            model,
+            task,
+            *(interval(row.pass_at.get(k)) for k in sizes),
+            interval(row.majority),
+            decimal(evaluation.response_tokens.get(model, {}).get(task), 1),
+            percent(row.repetition),
+            ", ".join(f"{point.tokens}: {percent(point.right)}" for point in row.budgets),
+        ]
+        for (model, task), row in found.items()
+    ]
+    return SampledTable(n=n, columns=columns, rows=rows)
+
+
+def _cell(found: Interval | None, evaluation: EvaluationSummary, model: str, task: str) -> str:
+    if found is None:
+        return MISSING
+    cut, unparsed = (shares.get(model, {}).get(task) for shares in (evaluation.cut, evaluation.unparsed))
+    return interval(found) + scored_remark(found, cut, unparsed)
+
+
+def engine_sentences(files: RunFiles) -> list[str]:
+    """Where responses come from that transformers did not generate here: those that were scored, and those that selected."""
+    scored = files.evaluation.engine if files.evaluation else None
+    selected = (files.interventions or files.selection or {}).get("outcomes_from")
+    return list(dict.fromkeys(filter(None, [scored.sentence if scored else "", selected])))
 
 
 def behaviour_sentences(accuracy: dict[str, Accuracy], base: str) -> list[str]:
@@ -82,8 +126,8 @@ def ceilings_section(files: RunFiles) -> CeilingsSection | None:
             chosen=site == chosen,
             sufficiency_share=percent(found.sufficiency_share),
             necessity_share=percent(found.necessity_share),
-            sufficiency=[interval(found.sufficiency.get(task)) for task in tasks],
-            necessity=[interval(found.necessity.get(task)) for task in tasks],
+            sufficiency=[interval(found.sufficiency.get(t)) + remark(cut=found.sufficiency_cut.get(t)) for t in tasks],
+            necessity=[interval(found.necessity.get(t)) + remark(cut=found.necessity_cut.get(t)) for t in tasks],
         )
         for site, found in ceilings.sites.items()
     ]

@@ -48,7 +48,7 @@ def _quality_row(name: str, value: JsonObject) -> QualityRow:
     measured = value.get("ce_recovered") is not None
     return QualityRow(
         model=name,
-        fve=decimal(value["fve"], 3),
+        fve=_fve(value),
         fve_per_token=decimal(value["fve_per_token"], 3),
         l0=decimal(value["l0"], 1),
         dead=f"{percent(value['dead_share'], 1)} %",
@@ -59,10 +59,16 @@ def _quality_row(name: str, value: JsonObject) -> QualityRow:
     )
 
 
+def _fve(value: JsonObject) -> str:
+    """FVE, and FVE without far tokens where some tokens have more than 10 times the median norm."""
+    without = value.get("fve_ordinary")
+    return decimal(value["fve"], 3) + (f" (without far tokens {decimal(without, 3)})" if without is not None else "")
+
+
 def dictionary_sentence(files: RunFiles, quality: JsonObject) -> str:
     """The verdict of the quality gate and the FVE of every model."""
     models = ordered(quality["models"], files.models)
-    fve = listing(f"{decimal(value['fve'], 3)} for {name}" for name, value in models.items())
+    fve = listing(f"{_fve(value)} for {name}" for name, value in models.items())
     state = "passes" if quality["trusted"] else "fails"
     return f"The crosscoder {state} the quality gate. On held-out tokens, its FVE is {fve}."
 

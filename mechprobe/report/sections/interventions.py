@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from mechprobe.evals.result import EvaluationSummary
-from mechprobe.formatting import edit_title, interval, number, ordered, p_value, percent, points, spread
+from mechprobe.formatting import edit_title, interval, number, ordered, p_value, percent, points, remark, spread
 from mechprobe.report.result import ConditionRow, EffectPanel, EffectRow, EffectTable, InterventionsSection, JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.tables import interventions as tables
@@ -102,7 +102,7 @@ def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow
     return EffectRow(
         task=task,
         n=str(int(accuracy[3])),
-        accuracy=interval(accuracy),
+        accuracy=interval(accuracy) + _cut(condition, task),
         change=interval(condition["accuracy_delta"].get(task), signed=True),
         random=spread(draws),
         draws=str(len(draws)),
@@ -114,6 +114,10 @@ def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow
         flip_wrong=_flips(condition.get("flip_rate_of_wrong"), task),
         verdict=str(verdict.get("verdict") or "–"),
     )
+
+
+def _cut(condition: JsonObject, task: str) -> str:
+    return remark(cut=(condition.get("cut") or {}).get(task))
 
 
 def _flips(rates: Mapping[str, Any] | None, task: str) -> str:
@@ -167,7 +171,10 @@ def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
             features=condition["features"],
             kind=condition["set_kind"],
             n_features=condition["n_features"],
-            cells=[interval((condition["accuracy_delta"] or {}).get(task), signed=True) for task in tasks],
+            cells=[
+                interval((condition["accuracy_delta"] or {}).get(task), signed=True) + _cut(condition, task)
+                for task in tasks
+            ],
         )
         for condition in results["conditions"]
         if condition["set_kind"] not in ("clean", "selected", "random")

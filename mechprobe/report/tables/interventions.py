@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from mechprobe.formatting import edit_title, interval, listing, nats, p_value, percent
+from mechprobe.formatting import edit_title, interval, listing, nats, p_value, percent, remark
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
@@ -24,21 +24,23 @@ def dose_curves(interventions: Json) -> dict[str, list[tuple[float, Json]]]:
 def dose_rows(interventions: Json, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """One row per strength, with the change on every task and its interval."""
     return [
-        {
-            "title": title,
-            "value": f"{value:g}",
-            "cells": [interval(condition["accuracy_delta"].get(task), signed=True) for task in tasks],
-        }
+        {"title": title, "value": f"{value:g}", "cells": [_change(condition, task) for task in tasks]}
         for title, points in dose_curves(interventions).items()
         for value, condition in points
     ]
+
+
+def _change(condition: Json, task: str) -> str:
+    """The change on a task in points, with the share of its responses that were cut."""
+    cut = (condition.get("cut") or {}).get(task)
+    return interval(condition["accuracy_delta"].get(task), signed=True) + remark(cut=cut)
 
 
 def dose_sentences(interventions: Json) -> list[str]:
     """The pooled change at every strength, one sentence per curve."""
     return [
         f"Dose of {title}, change of the pooled accuracy in points by strength: "
-        + ", ".join(f"{value:g} {interval(c['accuracy_delta'].get(POOLED), signed=True)}" for value, c in points)
+        + ", ".join(f"{value:g} {_change(c, POOLED)}" for value, c in points)
         + "."
         for title, points in dose_curves(interventions).items()
     ]
@@ -73,7 +75,7 @@ def collateral_rows(interventions: Json) -> list[dict[str, Any]]:
             "kind": condition.get("set_kind", "–"),
             "kl": nats(condition["collateral"]["kl"]),
             "ce": nats(condition["collateral"]["ce_change"]),
-            "cells": [interval(condition["accuracy_delta"].get(task), signed=True) for task in others],
+            "cells": [_change(condition, task) for task in others],
         }
         for condition in measured_collateral(interventions)
     ]
@@ -99,7 +101,7 @@ def _other_task_sentences(interventions: Json) -> list[str]:
     sentences = []
     for task in interventions.get("other_tasks") or []:
         why = "post-training saw it" if task in (interventions.get("trained") or ()) else "it did not select features"
-        changes = "; ".join(f"{edit_title(c)} {interval(c['accuracy_delta'].get(task), signed=True)}" for c in mains)
+        changes = "; ".join(f"{edit_title(c)} {_change(c, task)}" for c in mains)
         n = int(mains[0]["accuracy"][task][3]) if mains else 0
         sentences.append(f"Other task {task} ({why}), change in points (n = {n}): {changes}.")
     return sentences

@@ -7,7 +7,7 @@ direction, so one gradient of the residual serves every feature. The integral is
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from torch.nn.functional import log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.dictionary.splicing import TokenizedSample
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.models.blocks import recording, splice
 from mechprobe.progress import progress
 from mechprobe.types import Site
@@ -75,12 +76,19 @@ def residual_batches(
     batch_size: int,
     description: str,
 ) -> Iterator[tuple[SampleBatch, dict[str, Float[Tensor, "sample pos d_model"]]]]:
-    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder at its site."""
+    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder at its site.
+
+    Positions that the crosscoder does not describe (`TokenRule`) are not kept.
+    """
+    rule = TokenRule.of(crosscoder)
     answered = any(any(sample.response) for sample in samples)
     with progress(len(samples), description, unit="samples") as advance:
         for start in range(0, len(samples), batch_size):
-            batch = pad_samples(samples[start : start + batch_size], str(crosscoder.device), answered=answered)
-            yield batch, {name: clean_residual(models[name], site, batch) for name in crosscoder.model_names}
+            part = rule.without_first(samples[start : start + batch_size])
+            batch = pad_samples(part, str(crosscoder.device), answered=answered)
+            resid = {name: clean_residual(models[name], site, batch) for name in crosscoder.model_names}
+            described = rule.by_norm(resid)
+            yield batch if described is None else replace(batch, kept=batch.kept & described), resid
             advance(len(batch.ids))
 
 

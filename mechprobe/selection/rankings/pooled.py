@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
+from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad, length_batches
@@ -41,6 +42,8 @@ def score_features(
 ) -> tuple[Scores, SampleValues | None]:
     """Score and J of every feature on the given samples of every task, pooled over their ``kept`` positions.
 
+    Positions that the crosscoder does not describe (`TokenRule`) are left out, of the mean differences, too.
+
     Returns:
         The scores, and the values of every sample under ``config.ranking`` if that is ``joint`` or ``score``.
     """
@@ -51,7 +54,7 @@ def score_features(
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
         for row, (task, samples) in enumerate(gained.items()):
             pooled: dict[str, list[Tensor]] = {"score": [], "joint": []}
-            for x, mask, end in _residual_batches(models, samples, site, config):
+            for x, mask, end in _residual_batches(models, sums.rule.without_first(samples), site, config):
                 for name, values in sums.add(row, x, mask, end).items():
                     pooled[name].append(values)
                 advance(len(mask), task=task)
@@ -70,7 +73,7 @@ def score_features(
         decoder_norm=crosscoder.decoder_norm(2).sum(1).double().cpu().numpy(),
         mean_act=(sums.total / sums.active.clamp(min=1)).numpy(),
         mean_difference=(sums.difference / max(1, sums.n_positions)).numpy(),
-        last_difference=(sums.last / sum(counts)).numpy(),
+        last_difference=(sums.last / max(1, sums.n_last)).numpy(),
         fires=sums.fires.numpy(),
     )
     return scores, SampleValues(tuple(by_sample)) if by_sample else None
@@ -85,7 +88,8 @@ class _Sums:
         self.shift = decoder_change_norm(crosscoder, base=config.base, tuned=config.tuned).numpy()
         self.active, self.total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
         self.difference, self.last = torch.zeros(2, models.d_model[config.tuned], dtype=torch.float64)
-        self.n_positions = 0
+        self.rule = TokenRule.of(crosscoder)
+        self.n_positions = self.n_last = 0
         self.fires = torch.zeros(n_tasks, crosscoder.d_sae, dtype=torch.bool)
 
     def add(
@@ -99,13 +103,19 @@ class _Sums:
         joint = Readout("joint").feature_acts(self.crosscoder, x, tuned)
         own, other = (self.own.feature_acts(self.crosscoder, x, model) for model in (tuned, base))
         moved = x[tuned] - x[base]
+        described = self.rule.by_norm(x)
+        if described is not None:
+            mask = mask & described
         kept = joint[mask]
         self.active += (kept > 0).double().sum(0).cpu()
         self.total += kept.double().sum(0).cpu()
         for acts in (kept, own[mask], other[mask]):
             self.fires[task] |= (acts > 0).any(0).cpu()
         self.difference += moved[mask].double().sum(0).cpu()
-        self.last += moved[torch.arange(len(end), device=end.device), end].double().sum(0).cpu()
+        ends = (torch.arange(len(end), device=end.device), end)
+        last = moved[ends] if described is None else moved[ends][described[ends]]
+        self.last += last.double().sum(0).cpu()
+        self.n_last += len(last)
         self.n_positions += int(mask.sum())
         return {"score": _pool(own - other, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
 

@@ -1,0 +1,1 @@
+"""Responses that another engine generated: files of finished rollouts, and inference servers."""
