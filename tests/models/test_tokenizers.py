@@ -218,7 +218,7 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
     assert "<think> (100)" in manifest["config"]["tokenizers"][0]
     prompts.write_text('{"prompt": "abc <think>"}\n')
     assert main([*cache[:-1], str(tmp_path / "other"), "--dry-run"]) == 2
-    assert "differently: '" in capsys.readouterr().err
+    assert "prompt '1' has token 100 (<think>), which model base has no token for" in capsys.readouterr().err
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"task": "sums", "prompt": "1+1=<think>", "answer": "2"}\n')
     evaluate = [
@@ -232,4 +232,4 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
         str(tmp_path / "ev"),
     ]
     assert main(evaluate) == 2
-    assert "base and rl read task sums: prompt 'tasks-1' differently" in capsys.readouterr().err
+    assert "prompt 'tasks-1' has token 100 (<think>), which model base has no token for" in capsys.readouterr().err
