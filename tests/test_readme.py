@@ -122,8 +122,8 @@ def smaller(code: str, changes: dict[str, str]) -> str:
     return code
 
 
-def test_the_readme_has_at_most_900_words() -> None:
-    assert len(README.read_text(encoding="utf-8").split()) <= 900
+def test_the_readme_has_at_most_950_words() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= 950
 
 
 def test_the_readme_says_what_its_terms_mean_where_they_first_stand() -> None:

@@ -113,12 +113,29 @@ def build_tokenizer(*, chat: bool) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     characters = [chr(code) for code in range(32, 127) if not chr(code).isdigit()]
-    words = [END, TURN, TURN_END, THINK, THINK_END, "<unk>", *map(str, range(100)), *characters, "\n", "user", "assistant", "system"]
+    words = [
+        END,
+        TURN,
+        TURN_END,
+        THINK,
+        THINK_END,
+        "<unk>",
+        *map(str, range(100)),
+        *characters,
+        "\n",
+        "user",
+        "assistant",
+        "system",
+    ]
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"user|assistant|system|[1-9]\d|[\s\S]"), behavior="isolated")
     core.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=TURN_END if chat else END, pad_token=END, unk_token="<unk>", padding_side="left"
+        tokenizer_object=core,
+        eos_token=TURN_END if chat else END,
+        pad_token=END,
+        unk_token="<unk>",
+        padding_side="left",
     )
     tokenizer.add_tokens([AddedToken(word, special=True) for word in (END, TURN, TURN_END)], special_tokens=True)
     tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in (THINK, THINK_END)])
@@ -132,7 +149,13 @@ Document = tuple[str, str]
 
 
 def train(
-    model: Any, tokenizer: "PreTrainedTokenizerFast", draw: Callable[[random.Random], Document], *, steps: int, lr: float, seed: int
+    model: Any,
+    tokenizer: "PreTrainedTokenizerFast",
+    draw: Callable[[random.Random], Document],
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
 ) -> float:
     """Train a model in place on drawn documents, 32 a step, with AdamW and cosine decay; returns the last loss."""
     rng = random.Random(seed)
@@ -149,7 +172,7 @@ def train(
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    return float(loss)
+    return loss.item()
 
 
 def _batch(tokenizer: "PreTrainedTokenizerFast", documents: Sequence[Document]) -> dict[str, torch.Tensor]:
