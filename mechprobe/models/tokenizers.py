@@ -200,7 +200,7 @@ class SharedTokenizer:
         states = {name: _state(tokenizer) for name, tokenizer in tokenizers.items()}
         first = {state: name for name, state in reversed(states.items())}  # the first model of each kind
         self._kinds = {state: NamedTokenizer(name, tokenizers[name]) for state, name in reversed(first.items())}
-        self._by_object = {id(tokenizer): self._kinds[states[name]] for name, tokenizer in tokenizers.items()}
+        self._states = [(tokenizer, states[name]) for name, tokenizer in tokenizers.items()]
         one, *others = self._kinds.values()
         found = [(other, compare(one, other, bos_decided=bos_decided)) for other in others]
         self.reference = max(self._kinds.values(), key=lambda each: len(each.by_id))
@@ -229,7 +229,7 @@ class SharedTokenizer:
         Raises:
             ModelError: A model lacks an id, or its tokenizer splits a prompt differently; the message names prompt and ids.
         """
-        mine = self._by_object[id(used)]
+        mine = self._kinds[next(state for tokenizer, state in self._states if tokenizer is used)]
         others = [kind for kind in self._kinds.values() if kind is not mine]
         if not others and len(mine.by_id) <= n_rows:
             return  # no prompt can have other ids, nor one without a row

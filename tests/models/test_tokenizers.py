@@ -1,5 +1,6 @@
 """Tokenizers are compared by the ids that they give; what only names or extends them goes on and is told."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def test_tokens_added_at_the_end_go_on_and_are_told(
     assert "Ids from 100 on have no embedding row in base" in caplog.text
     assert family.tokenizer is family["rl"].tokenizer, "only the larger vocabulary decodes every id"
     assert family.identity["tokenizers"] == list(family.notes[:1])
+    family = copy.deepcopy(family)  # as another process receives it
     one, other = family["base"].tokenizer, family["rl"].tokenizer
     for used in (one, other):
         family.check_ids(used, ["1+1=", "abc"], ids)
@@ -216,7 +218,7 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
     assert "<think> (100)" in manifest["config"]["tokenizers"][0]
     prompts.write_text('{"prompt": "abc <think>"}\n')
     assert main([*cache[:-1], str(tmp_path / "other"), "--dry-run"]) == 2
-    assert "differently: '" in capsys.readouterr().err
+    assert "prompt '1' has token 100 (<think>), which model base has no token for" in capsys.readouterr().err
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"task": "sums", "prompt": "1+1=<think>", "answer": "2"}\n')
     evaluate = [
@@ -230,4 +232,4 @@ def test_the_stages_tell_the_difference_once_and_keep_it(
         str(tmp_path / "ev"),
     ]
     assert main(evaluate) == 2
-    assert "base and rl read task sums: prompt 'tasks-1' differently" in capsys.readouterr().err
+    assert "prompt 'tasks-1' has token 100 (<think>), which model base has no token for" in capsys.readouterr().err
