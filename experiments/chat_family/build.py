@@ -130,7 +130,7 @@ def build_tokenizer(*, chat: bool) -> "PreTrainedTokenizerFast":
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"user|assistant|system|[1-9]\d|[\s\S]"), behavior="isolated")
     core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=TURN_END if chat else END,
         pad_token=END,
@@ -198,6 +198,7 @@ def build(folder: Path, *, steps: int = 1000, seed: int = 0) -> None:
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     plain, chat = build_tokenizer(chat=False), build_tokenizer(chat=True)
+    end, pad = (int(str(token)) for token in (plain.eos_token_id, plain.pad_token_id))
     items = problems(seed)
     sums = [item for item in items if item.task == "plus"]
     torch.manual_seed(seed)
@@ -205,7 +206,7 @@ def build(folder: Path, *, steps: int = 1000, seed: int = 0) -> None:
         Qwen3Config(
             vocab_size=len(plain), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=2, head_dim=16, max_position_embeddings=128, tie_word_embeddings=False,
-            bos_token_id=None, eos_token_id=plain.eos_token_id, pad_token_id=plain.pad_token_id,
+            bos_token_id=None, eos_token_id=end, pad_token_id=pad,
         )
     )  # fmt: skip
 
