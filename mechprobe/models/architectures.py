@@ -34,7 +34,13 @@ class Behaviour:
     residual: str = ""
 
 
-_EXACT = frozenset({"llama"})
+_EXACT = frozenset(
+    {
+        "afmoe", "apertus", "arcee", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2",
+        "gpt_neox", "granite", "llama",
+    }
+)  # fmt: skip
+"""Types with plain attention that were found exact, whatever their config says."""
 _STREAMS = "keeps several residual streams per position, so a block has no single residual [batch, pos, d_model]"
 _KNOWN = {"gemma3n": Behaviour(residual=_STREAMS), "gemma3n_text": Behaviour(residual=_STREAMS)}
 _N_NEW = 4
