@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mechprobe.errors import ModelError
-from mechprobe.models.blocks import find_blocks, forward_inputs
+from mechprobe.models.blocks import find_blocks, first_output, forward_inputs
 from mechprobe.models.devices import input_device, is_out_of_memory
 
 
@@ -122,7 +122,7 @@ def _residual_fault(model: PreTrainedModel, ids: Int[Tensor, "1 pos"]) -> str:
     shapes: list[tuple[int, ...]] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) and output else output
+        value = first_output(output)
         shapes.append(tuple(value.shape) if isinstance(value, Tensor) else ())
 
     try:
