@@ -40,9 +40,14 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return min(found, key=lambda item: item[0])[1]
 
 
+def first_output(output: Any) -> Any:
+    """What a block gives to the next one: its output, or the first part of it."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
 def _passed_through(edit: ResidEdit, width: int, module: nn.Module, _inputs: Any, output: Any) -> Any:
     """Edit the residual in the output of a block; None, which keeps the output, if the edit returned its input."""
-    resid: Any = output[0] if isinstance(output, tuple) and output else output
+    resid = first_output(output)
     if not isinstance(resid, Tensor) or resid.ndim != 3 or resid.shape[-1] != width:
         shape = list(resid.shape) if isinstance(resid, Tensor) else type(resid).__name__
         raise ModelError(
