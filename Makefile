@@ -1,4 +1,5 @@
 # Two commands do everything: `make demo` runs the main job on the embedded lab, `make test` runs the tests.
+# `make gpu-check` checks and measures everything on a GPU (docs/gpu.md).
 # Variables: PYTHON=python3.12, PIP_FLAGS="..." (an index with another torch build), OUT=runs/lab, ARGS="..." for the run.
 PYTHON ?= python3
 PIP_FLAGS ?=
@@ -10,7 +11,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # not Python cannot be compiled, as with pip, and nothing imports them.
 COMPILE := @$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib mechprobe sae_training || true
 
-.PHONY: demo test test-all kills check lint types lab clean
+# A GPU machine without network has no environment of its own: there, python3 runs the check.
+DEVICE ?= cuda
+SIZE ?= full
+CHECK_PYTHON = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+
+.PHONY: demo test test-all kills check lint types lab gpu-check gpu-wheels clean
 
 demo: .venv/.run
 	$(BIN)/mechprobe run --out $(OUT) $(ARGS)
@@ -39,6 +45,13 @@ types: .venv/.dev
 
 lab: .venv/.dev
 	$(BIN)/mechprobe lab build --out runs/lab-built $(ARGS)
+
+gpu-check:
+	$(CHECK_PYTHON) -m benchmarks.gpu_check --device $(DEVICE) --size $(SIZE) $(if $(filter command,$(firstword $(origin OUT))),--out $(OUT)) $(ARGS)
+
+# The wheels that a GPU machine without network lacks, and the size of all that travels.
+gpu-wheels:
+	$(CHECK_PYTHON) -m benchmarks.gpu_check.carry $(ARGS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

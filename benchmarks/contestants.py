@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -115,9 +116,13 @@ def _ours(setting: Setting, kernel: str) -> Contestant:
 
 def _sae_lens(setting: Setting) -> Contestant:
     """sae-lens' BatchTopK, trained by the public step of its SAETrainer on the concatenated activations of all models."""
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+    try:
+        with _stand_ins("wandb"):  # which a trainer without logging does not call
+            from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+            from sae_lens.config import SAETrainerConfig
+            from sae_lens.training.sae_trainer import SAETrainer
+    except ImportError as error:
+        raise AbsentError(f"sae-lens cannot be imported ({error})") from None
 
     start = initial(setting)
     config = BatchTopKTrainingSAEConfig(
@@ -200,13 +205,15 @@ def _batch_top_k_trainer() -> Any:
 
 @contextlib.contextmanager
 def _stand_ins(*names: str) -> Iterator[None]:
-    """Install empty modules for packages that dictionary_learning imports but its trainer never calls; remove them afterwards.
+    """Install empty modules for packages that a peer imports but its trainer never calls; remove them afterwards.
 
-    Its buffer (``from nnsight import LanguageModel``) and its data tools (zstandard) are not part of a step.
+    The buffer of dictionary_learning (``from nnsight import LanguageModel``), its data tools (zstandard) and the logging of
+    sae-lens (wandb) are not part of a step.
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     for name in missing:
         module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         module.__dict__["LanguageModel"] = type("LanguageModel", (), {})
         sys.modules[name] = module
     try:

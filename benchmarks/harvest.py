@@ -52,13 +52,22 @@ class _StopError(Exception):
 class BareForward:
     """A transformers model that stops after one block: the minimum cost of any harvest."""
 
-    def __init__(self, folder: Path, site: Site, attention: str, device: str) -> None:
+    def __init__(self, model: Any, site: Site) -> None:
+        self.model = model
+        self.resid: Tensor | None = None
+        self._handle = model.model.layers[site.layer].register_forward_hook(self._stop)
+
+    @classmethod
+    def load(cls, folder: Path, site: Site, attention: str, device: str) -> BareForward:
+        """A model of its own, as transformers loads it."""
         from transformers import AutoModelForCausalLM
 
         model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
-        self.model = model.eval().to(device)
-        self.resid: Tensor | None = None
-        self.model.model.layers[site.layer].register_forward_hook(self._stop)
+        return cls(model.eval().to(device), site)
+
+    def remove(self) -> None:
+        """Take the hook off the model."""
+        self._handle.remove()
 
     def _stop(self, _module: object, _inputs: object, output: Any) -> None:
         self.resid = output if isinstance(output, Tensor) else output[0]
@@ -88,16 +97,16 @@ def measure(
     model = family["base"]
     store = cache_activations(family, prompts, [site], scratch / "first")
     batches = padded_batches(store, model, CacheConfig().batch_tokens)
-    bare = {name: BareForward(folder, site, name, device) for name in ("eager", "sdpa")}
-    ways: dict[str, Callable[[], object]] = {f"bare_{name}": _each(forward, batches) for name, forward in bare.items()}
+    bare = {name: BareForward.load(folder, site, name, device) for name in ("eager", "sdpa")}
+    ways: dict[str, Callable[[], object]] = {f"bare_{name}": each(forward, batches) for name, forward in bare.items()}
     equal = {}
     for name, residuals in READERS.items():
-        ways[f"reader_{name}"] = _each(
+        ways[f"reader_{name}"] = each(
             lambda ids, mask, residuals=residuals: residuals(model, ids, mask, [site])[site], batches
         )
         equal[name] = all(_same_bits(residuals(model, *batch, [site])[site], bare["eager"], batch) for batch in batches)
     for name, residuals in READERS.items():
-        ways[f"collect_{name}"] = _collecting(model, store, site, residuals)
+        ways[f"collect_{name}"] = collecting(model, store, site, residuals)
     clock = Clock(device)
     times = take_turns(ways, rounds, clock)
     n_rows = store.n_rows
@@ -129,7 +138,9 @@ def padded_batches(store: ActivationStore, model: LanguageModel, batch_tokens: i
     return found
 
 
-def _each(residuals: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> Callable[[], None]:
+def each(residuals: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> Callable[[], None]:
+    """A function that runs every batch."""
+
     def run() -> None:
         for ids, mask in batches:
             residuals(ids, mask)
@@ -142,14 +153,18 @@ def _same_bits(found: Tensor, bare: BareForward, batch: Batch) -> bool:
     return torch.equal(found[kept], bare(*batch)[kept])
 
 
-def _collecting(
-    model: LanguageModel, store: ActivationStore, site: Site, residuals: ResidualsFunction
+def collecting(
+    model: LanguageModel,
+    store: ActivationStore,
+    site: Site,
+    residuals: ResidualsFunction,
+    config: CacheConfig | None = None,
 ) -> Callable[[], None]:
     """`collect_shard` over all shards."""
 
     def run() -> None:
         for shard in store.stream.shards:
-            collect_shard(model, store.stream, shard, [site], CacheConfig(), residuals)
+            collect_shard(model, store.stream, shard, [site], config or CacheConfig(), residuals)
 
     return run
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.contestants import CONTESTANTS, Setting
 from benchmarks.planted_data import planted_batches
@@ -24,13 +25,13 @@ _STEPS = 3
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_bytes(name: str, setting: Setting) -> dict[str, int]:
+def peak_bytes(name: str, setting: Setting, batches: list[Tensor] | None = None) -> dict[str, int]:
     """Peak bytes of building a contestant and of three steps, above the memory of the process before.
 
     The memory before includes all imports, two batches, and a step of a tiny dictionary, which loads the libraries. The
     high-water mark is reset first: that of the process on a CPU (``ru_maxrss``), that of the allocator on a GPU.
     """
-    batches = planted_batches(setting, n_batches=2)
+    batches = batches or planted_batches(setting, n_batches=2)
     tiny = replace(setting, d_model=8, d_sae=64, k=4, batch_size=32)
     CONTESTANTS[name](tiny).step(planted_batches(tiny, n_batches=1)[0])
     gc.collect()

@@ -46,6 +46,16 @@ EDIT_WAYS = {
     "joint_transplant": "transplant, three models",
 }
 
+GPU_WAYS = {
+    "bare": "bare transformers forward, stopped early",
+    "reader_plain": "our plain reader",
+    "collect_plain": "collect_shard, rows on the host",
+    "plain": "plain transformers generation",
+    "swap_ablate": "ablate, one model",
+    "joint_ablate": "ablate, three models",
+    "joint_transplant": "transplant, three models",
+}
+
 Report = Mapping[str, Any]
 
 
@@ -83,6 +93,17 @@ def _where(report: Report, path: str) -> str:
         f"`{path}`: {place}, {settings['malloc']} malloc, load {machine['load_1min']}; {versions}; "
         f"median of {settings['rounds']} rounds.{note}"
     )
+
+
+def _where_gpu(report: Report, path: str) -> str:
+    machine = report["machine"]
+    card = (
+        f"{machine['device']}, {machine['device_memory_gib']} GiB, driver {machine['driver']}, CUDA {machine['cuda']}"
+    )
+    versions = ", ".join(f"{name} {found or 'absent'}" for name, found in report["versions"].items())
+    rates = report["steps"]["card"]["results"]["rates"]
+    measured = f"{rates['bfloat16_tflops']:,.0f} TFLOP/s in bfloat16, copies at {rates['copy_gb_per_s']:,.0f} GB/s"
+    return f"`{path}`: {card}; {measured}; {versions}; {report['seconds']:.0f} s in all."
 
 
 def _between(found: Mapping[str, float], form: str) -> str:
@@ -202,6 +223,70 @@ def intervene_tables(report: Report) -> list[str]:
     return lines[:-1]
 
 
+def gpu_tables(report: Report) -> list[str]:
+    """Tables of the GPU check: what passed, what was wanted, and the speeds."""
+    steps = report["steps"]
+    rows = [
+        [
+            name,
+            found["state"],
+            f"{sum(check['ok'] for check in checks)} of {len(checks)}",
+            f"{found['wall_seconds']:.0f}",
+        ]
+        for name, found in steps.items()
+        if (checks := found.get("checks", [])) is not None and "wall_seconds" in found
+    ]
+    rows += [[name, found["state"], "–", "–"] for name, found in steps.items() if "wall_seconds" not in found]
+    lines = _table(["step", "state", "checks that hold", "seconds"], rows)
+    goals = [goal for found in steps.values() for goal in found.get("goals", [])]
+    rows = [
+        [goal["name"], f"{goal['found']:.2f}", f"{goal['at_least']:.2f}", "yes" if goal["met"] else "no"]
+        for goal in goals
+    ]
+    if rows:
+        lines += ["", *_table(["wanted", "measured", "at least", "reached"], rows)]
+    results = {name: found.get("results", {}) for name, found in steps.items()}
+    if training := results.get("training", {}).get("training"):
+        lines += ["", *_train_table("training", training)]
+        lines += ["", *_profile_table(training["profile"])] if "profile" in training else []
+    return [*lines, *_family_tables(results.get("family", {}))]
+
+
+def _family_tables(results: Report) -> list[str]:
+    lines: list[str] = []
+    if harvest := results.get("harvest"):
+        tokens = harvest["tokens"]
+        title = f"harvest, {tokens['rows']:,} tokens, sequences up to {tokens['longest']}"
+        rows = [
+            [GPU_WAYS[way], f"{found['tokens_per_s']:,.0f}", _between(found["share_of_bare"], ".0%"), "–"]
+            for way, found in harvest["ways"].items()
+        ]
+        rows[-1][-1] = _gib(harvest["peak_bytes"])
+        lines += ["", *_table([title, "tokens/s", "share of bare", "peak memory"], rows)]
+    if generation := results.get("generation"):
+        setting = generation["setting"]
+        title = f"generation, {setting['prompts']} prompts, {setting['new_tokens']} new tokens"
+        rows = [
+            [
+                GPU_WAYS[way],
+                f"{found['tokens_per_s']:,.0f}",
+                _between(found["share_of_plain"], ".0%"),
+                _gib(found["peak_bytes"]),
+            ]
+            for way, found in generation["ways"].items()
+        ]
+        lines += ["", *_table([title, "new tokens/s", "share of plain", "peak memory"], rows)]
+    if stream := results.get("stream"):
+        title = f"training in mode stream, F = {stream['d_sae']}, batch {stream['batch_size']}"
+        row = [f"{stream['tokens']:,} tokens", f"{stream['tokens_per_s']:,.0f}", "–", _gib(stream["peak_bytes"])]
+        lines += ["", *_table([title, "tokens/s", "", "peak memory"], [row])]
+    return lines
+
+
+def _gib(n_bytes: int | None) -> str:
+    return "–" if n_bytes is None else f"{n_bytes / 2**30:.1f} GiB"
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
     "train": (
         "train_cpu.json",
@@ -241,18 +326,22 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
         intervene_tables,
         "python -m benchmarks.intervene --out artifacts/benchmarks/intervene_cpu.json",
     ),
+    "gpu": ("gpu_*.json", gpu_tables, "python -m benchmarks.gpu_check"),
 }
-"""Name on the page → file, function that writes its table, and command that makes the file."""
+"""Name on the page → file (or pattern of files), function that writes its table, and command that makes the file."""
 
 
 def section(name: str, folder: Path = RESULTS) -> str:
     """The text between the markers of ``name``."""
     file, write, command = TABLES[name]
-    report = load(folder / file)
-    if report is None:
+    found = [(path, report) for path in sorted(folder.glob(file)) if (report := load(path)) is not None]
+    if not found:
         return f"Not measured with these scripts yet: `{command}`"
-    shown = f"artifacts/benchmarks/{file}"
-    return "\n".join([*write(report), "", _where(report, shown)])
+    parts = []
+    for path, report in found:
+        where = _where_gpu if write is gpu_tables else _where
+        parts.append("\n".join([*write(report), "", where(report, f"artifacts/benchmarks/{path.name}")]))
+    return "\n\n".join(parts)
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:

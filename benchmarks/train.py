@@ -37,7 +37,13 @@ _PACKAGES = ("torch", "numpy", "sae-lens", "dictionary-learning")
 
 
 def measure(
-    setting: Setting, *, rounds: int, steps: int, train_steps: int = 0, names: Sequence[str] = tuple(CONTESTANTS)
+    setting: Setting,
+    *,
+    rounds: int,
+    steps: int,
+    train_steps: int = 0,
+    names: Sequence[str] = tuple(CONTESTANTS),
+    batches: list[Tensor] | None = None,
 ) -> dict[str, Any]:
     """Time the contestants in turns, then compare what they learned.
 
@@ -47,12 +53,13 @@ def measure(
         steps: Steps of every contestant in a round.
         train_steps: Steps in all before the losses are compared; those after the timed rounds are not timed.
         names: Contestants to time.
+        batches: Batches that all of them train on; None makes `_N_BATCHES` of them.
 
     Returns:
         Per contestant seconds, speed, loss and FVE, or ``{"absent": reason}``; and our speed relative to the others.
     """
-    contestants, absent = _build(setting, names)
-    batches = planted_batches(setting, _N_BATCHES)
+    contestants, absent = build(setting, names)
+    batches = batches or planted_batches(setting, _N_BATCHES)
     turns = {name: _Turn(contestant, batches, steps) for name, contestant in contestants.items()}
     times = take_turns(turns, rounds, Clock(setting.device))
     n_timed = (rounds + 1) * steps
@@ -79,7 +86,8 @@ def measure(
     }
 
 
-def _build(setting: Setting, names: Sequence[str]) -> tuple[dict[str, Contestant], dict[str, str]]:
+def build(setting: Setting, names: Sequence[str]) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """The contestants that can run here, and why the others cannot."""
     contestants, absent = {}, {}
     for name in names:
         try:
@@ -223,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _present(names: Sequence[str]) -> list[str]:
     """Contestants that can be built here; each is tried at a tiny size."""
-    return list(_build(replace(QUICK, batch_size=8), names)[0])
+    return list(build(replace(QUICK, batch_size=8), names)[0])
 
 
 if __name__ == "__main__":

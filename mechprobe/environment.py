@@ -1,5 +1,6 @@
 """What a result was computed with: versions of Python and the packages, the platform, and the commit of the code."""
 
+import importlib
 import platform
 import subprocess
 from functools import cache
@@ -7,9 +8,31 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mechprobe.errors import DependencyError
+
 _PACKAGES = (
     "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "lm-eval", "math-verify",
 )  # fmt: skip
+
+
+def require(package: str, user: str) -> Any:
+    """Import a package that only a part of mechprobe needs.
+
+    Args:
+        package: Name of the module, which is also the name of the distribution with ``-`` in place of ``_``.
+        user: The part that needs it, for the message.
+
+    Raises:
+        DependencyError: The package is missing, or a package that it needs is.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.replace("_", "-")
+        because = "" if getattr(error, "name", None) == package else f" ({error})"
+        raise DependencyError(
+            f"{user} needs the package {name}, which cannot be imported{because}; run `pip install {name}`."
+        ) from None
 
 
 @cache

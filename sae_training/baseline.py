@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
+from sae_training.export import require_sae_lens
 from sae_training.importing.single_sae import SingleSae, import_sae
 from sae_training.train_config import SharedTrainConfig, TrainConfig
 
@@ -87,8 +88,10 @@ def train_sae_baseline(
         The SAE over raw activations, read back from ``out``.
 
     Raises:
-        SaeTrainingError: The stream is empty or ends early, a batch has the wrong shape, or a loss is not finite.
+        SaeTrainingError: The stream is empty or ends early, a batch has the wrong shape, or a loss is not finite, or
+            sae-lens is not installed.
     """
+    require_sae_lens("An SAE baseline")
     if not scale > 0:
         raise SaeTrainingError(
             f"train_sae_baseline: scale = {scale} is not positive; check that the activations are not all zero."

@@ -1,5 +1,6 @@
 """One model's slice of a crosscoder as a stock sae-lens SAE."""
 
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 Readout = Literal["single", "swap"]
+
+
+def require_sae_lens(user: str) -> None:
+    """Raise `SaeTrainingError` if sae-lens, which ``user`` needs, cannot be imported."""
+    try:
+        importlib.import_module("sae_lens")
+    except ImportError as error:
+        raise SaeTrainingError(
+            f"{user} needs the package sae-lens, which cannot be imported ({error}); run `pip install sae-lens`."
+        ) from None
 
 
 def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, readout: Readout) -> "SAE[Any]":
@@ -43,8 +54,10 @@ def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, 
         readout: What fills the slots of the other models.
 
     Raises:
-        SaeTrainingError: ``readout`` is unknown, or is ``swap`` for models of different widths.
+        SaeTrainingError: ``readout`` is unknown, or is ``swap`` for models of different widths, or sae-lens is not
+            installed.
     """
+    require_sae_lens("The export of a slice")
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 

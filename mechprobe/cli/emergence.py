@@ -47,9 +47,11 @@ def emergence(
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.emergence.arms import with_checkpoints
+    from mechprobe.environment import require
     from mechprobe.pipeline.plans import plan_emergence
     from mechprobe.report.pages.emergence import emergence_report
 
+    require("matplotlib", "The report of an emergence stage")
     extra = cache_settings(sites, dtype=dtype) | prompt_settings(prompts)
     given = {"checkpoints": None if checkpoints is None else str(checkpoints), "layout": layout, "seeds": seeds}
     section = {name: value for name, value in given.items() if value is not None}

@@ -12,10 +12,15 @@ from mechprobe.doctor.check import Check, State
 from mechprobe.errors import first_line
 
 _REQUIRED = (
-    "torch", "transformers", "transformer-lens", "sae-lens", "h5py", "numpy", "scipy", "pandas", "pyarrow", "matplotlib",
-    "safetensors", "pydantic", "typer", "rich", "jinja2", "einops", "jaxtyping",
+    "torch", "transformers", "h5py", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "pydantic", "typer", "rich",
+    "jinja2", "einops", "jaxtyping",
 )  # fmt: skip
 _OPTIONAL = {
+    "transformer-lens": "the comparison of the plain reader with TransformerBridge",
+    "sae-lens": "SAE baselines and the export of slices",
+    "matplotlib": "the figures of the report",
+    "datasets": "prompts and tasks from datasets of the hub",
+    "accelerate": "a device_map",
     "trl": "mechprobe lab build (install mechprobe[posttrain])",
     "peft": "models that are adapters (install mechprobe[adapters])",
     "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
@@ -26,8 +31,10 @@ _OPTIONAL = {
 def checks() -> list[Check]:
     """Run every check; the first failure is the one to fix first."""
     python = Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
-    device, bridge = _tried("device", _device), _tried("TransformerBridge", _bridge)
-    return [python, *_packages(), device, _bf16(), bridge, _tried("disk", _disk), _lab()]
+    device, packages = _tried("device", _device), _packages()
+    has_lens = any(row.name == "transformer-lens" and row.state == "ok" for row in packages)
+    bridge = [_tried("TransformerBridge", _bridge)] if has_lens else []
+    return [python, *packages, device, _bf16(), *bridge, _tried("disk", _disk), _lab()]
 
 
 def _packages() -> list[Check]:

@@ -1,9 +1,9 @@
 """RelIE over the checkpoints of an arm: whether the causal strength of features changes as their decoder norms do."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -19,6 +19,9 @@ from mechprobe.selection.rankings.indirect_effects import indirect_effects
 from mechprobe.selection.rankings.relie import IndirectEffects, drawn_effects
 from mechprobe.types import Site
 from sae_training import Crosscoder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def measure_effects(
@@ -54,7 +57,7 @@ def measure_effects(
 
 
 def causal_course(
-    arm: Arm, frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]
+    arm: Arm, frame: "pd.DataFrame", effects: IndirectEffects, weights: Float[ndarray, "draw group"]
 ) -> CausalCourse:
     """RelIE over one arm, from its feature table and the effects in base and the checkpoints, in this order.
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.emergence.arms import Arm
@@ -25,6 +25,9 @@ from mechprobe.features.validation.matching import match_features, matched_overl
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.rankings.relie import IndirectEffects, group_draws
 from sae_training import Crosscoder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -62,13 +65,13 @@ class Measurement:
             )
         return self._effects[job]
 
-    def causal(self, arm: Arm, job: Job, frame: pd.DataFrame) -> tuple[CausalCourse, pd.DataFrame]:
+    def causal(self, arm: Arm, job: Job, frame: "pd.DataFrame") -> "tuple[CausalCourse, pd.DataFrame]":
         """RelIE of one arm in one dictionary, and the arm's table with the columns of RelIE. Both use one bootstrap."""
         effects = self.effects(job).only((self.config.base, *arm.checkpoints))
         weights = group_draws(effects.n_groups, self.config.draws, self.config.seed)
         return causal_course(arm, frame, effects, weights), with_relie(frame, effects, weights)
 
-    def course(self, arm: Arm, job: Job, group: int) -> tuple[ArmCourse, Curves, pd.DataFrame]:
+    def course(self, arm: Arm, job: Job, group: int) -> "tuple[ArmCourse, Curves, pd.DataFrame]":
         """One arm in one dictionary, with its curves and its feature table; `StoreError` if no feature fires.
 
         ``group``, the number of the dictionary, is part of the bootstrap's seed: arms of one dictionary draw the same

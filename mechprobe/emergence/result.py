@@ -1,17 +1,20 @@
 """The result of the ``emergence`` stage: the typed content of ``emergence.json``, and the feature tables beside it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from pydantic import Field
 
 from mechprobe.emergence.claim import Claim
 from mechprobe.emergence.overlap import SeedSpread, over_seeds
+from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.results import IntervalNumbers, Number, Result
 from mechprobe.stage_folder import read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULT_FILE = "emergence.json"
 
@@ -155,7 +158,7 @@ class Emergence(Result):
     quality: dict[str, DictionaryQuality]
     claim: Claim | None
 
-    def table(self, arm: str, seed: int | None = None) -> pd.DataFrame:
+    def table(self, arm: str, seed: int | None = None) -> "pd.DataFrame":
         """One row per feature of an arm's dictionary (of the first seed if None).
 
         Columns: ``feature``, ``alive``, ``kind``, ``onset`` (model name), ``half_rise``, ``half_life``, ``persistence``,
@@ -173,7 +176,7 @@ class Emergence(Result):
             raise ArtifactError(
                 f"{self.folder} has no table of arm '{arm}' and seed {seed}; the arms are {', '.join(self.arms)}."
             )
-        return pd.read_parquet(self.folder / table_file(arm, int(chosen)))
+        return require("pandas", "The feature table").read_parquet(self.folder / table_file(arm, int(chosen)))
 
     def over_seeds(self, arm: str) -> dict[str, SeedSpread]:
         """Overlaps of an arm over the seeds, by name.

@@ -1,8 +1,7 @@
 """``mechprobe emergence``: a store of base and all checkpoints, dictionaries over it, and the course of every feature."""
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.data.sources import PromptInput
@@ -15,9 +14,13 @@ from mechprobe.emergence.dictionaries import CACHE, all_jobs, job_quality, joint
 from mechprobe.emergence.measure import Measurement
 from mechprobe.emergence.result import RESULT_FILE, ArmCourse, CausalCourse, Emergence, table_file
 from mechprobe.errors import ConfigError
+from mechprobe.features.table.feature_table import require_table_packages
 from mechprobe.files import write_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLAIMED_ARMS = ("sft", "rl")
 
@@ -53,7 +56,9 @@ def emergence(
     Raises:
         ConfigError: No arm has two checkpoints, or a setting does not fit.
         ArtifactError: A folder holds other work.
+        DependencyError: pandas or pyarrow is not installed.
     """
+    require_table_packages()
     config, out = config or EmergenceConfig(), Path(out)
     work = out.parent / "checkpoints" if work is None else Path(work)
     cache, training = cache or CacheConfig(), training or TrainSaeConfig()

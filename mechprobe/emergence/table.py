@@ -1,9 +1,8 @@
 """One row per feature over an arm: its trajectory, NRN, latent scaling and RelIE; and the live features for the curves."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -11,9 +10,13 @@ from mechprobe.emergence.arms import Arm
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.curves import ArmNumbers
 from mechprobe.emergence.trajectories import shares, trajectories
+from mechprobe.environment import require
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.selection.rankings.relie import IndirectEffects, relie_intervals
 from sae_training import Crosscoder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def arm_columns(table: FeatureTable, arm: Arm, base: str) -> Float[ndarray, "d_sae column"]:
@@ -61,7 +64,7 @@ def _absent(table: FeatureTable, *, owner: str, other: str) -> Bool[ndarray, " d
     return agrees
 
 
-def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> pd.DataFrame:
+def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> "pd.DataFrame":
     """One row per feature over an arm, with all columns of `Emergence.table` except those that `with_relie` adds."""
     names = (config.base, *arm.checkpoints)
     dead = table.dead
@@ -77,10 +80,12 @@ def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> pd.
         if column:
             columns[f"nrn_{name}"] = table.frame[f"nrn_{name}"].to_numpy()
             columns[f"confirmed_{name}"] = confirmed[:, column - 1]
-    return pd.DataFrame(columns)
+    return require("pandas", "The feature table").DataFrame(columns)
 
 
-def with_relie(frame: pd.DataFrame, effects: IndirectEffects, weights: Float[ndarray, "draw group"]) -> pd.DataFrame:
+def with_relie(
+    frame: "pd.DataFrame", effects: IndirectEffects, weights: Float[ndarray, "draw group"]
+) -> "pd.DataFrame":
     """`feature_frame` with the columns of RelIE; ``weights`` are `mechprobe.selection.rankings.relie.group_draws`."""
     ends, relie = relie_intervals(effects, weights), effects.relie
     columns: dict[str, Any] = {"n_relie": ends.n_groups}

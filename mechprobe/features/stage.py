@@ -10,7 +10,7 @@ from mechprobe.dictionary.result import Quality
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
 from mechprobe.features.examples.promoted import check_unembedding
-from mechprobe.features.table.feature_table import FeatureTable, feature_table
+from mechprobe.features.table.feature_table import FeatureTable, feature_table, require_table_packages
 from mechprobe.files import write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.stage_folder import Stage, read_manifest
@@ -60,9 +60,11 @@ def analyze_features(
 
     Raises:
         ConfigError, StoreError, SiteError: Settings, store and crosscoder do not fit together.
+        DependencyError: pandas or pyarrow is not installed.
         ModelError: The unembedding of the models cannot be used for promoted tokens.
         ArtifactError: The folder holds other work, or an input folder is not a finished stage.
     """
+    require_table_packages()
     dictionary, store = _open(crosscoder, cache, device)
     folder, config = Path(out), (config or FeaturesConfig()).with_site(crosscoder, store)
     if family is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from mechprobe.errors import ModelError
-from mechprobe.models.blocks import find_blocks, forward_inputs
+from mechprobe.models.blocks import find_blocks, first_output, forward_inputs
 from mechprobe.models.devices import input_device, is_out_of_memory
 
 
@@ -34,7 +34,13 @@ class Behaviour:
     residual: str = ""
 
 
-_EXACT = frozenset({"llama"})
+_EXACT = frozenset(
+    {
+        "afmoe", "apertus", "arcee", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2",
+        "gpt_neox", "granite", "llama",
+    }
+)  # fmt: skip
+"""Types with plain attention that were found exact, whatever their config says."""
 _STREAMS = "keeps several residual streams per position, so a block has no single residual [batch, pos, d_model]"
 _KNOWN = {"gemma3n": Behaviour(residual=_STREAMS), "gemma3n_text": Behaviour(residual=_STREAMS)}
 _N_NEW = 4
@@ -116,7 +122,7 @@ def _residual_fault(model: PreTrainedModel, ids: Int[Tensor, "1 pos"]) -> str:
     shapes: list[tuple[int, ...]] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) and output else output
+        value = first_output(output)
         shapes.append(tuple(value.shape) if isinstance(value, Tensor) else ())
 
     try:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -40,9 +41,14 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return min(found, key=lambda item: item[0])[1]
 
 
+def first_output(output: Any) -> Any:
+    """What a block gives to the next one: its output, or the first part of it."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
 def _passed_through(edit: ResidEdit, width: int, module: nn.Module, _inputs: Any, output: Any) -> Any:
     """Edit the residual in the output of a block; None, which keeps the output, if the edit returned its input."""
-    resid: Any = output[0] if isinstance(output, tuple) and output else output
+    resid = first_output(output)
     if not isinstance(resid, Tensor) or resid.ndim != 3 or resid.shape[-1] != width:
         shape = list(resid.shape) if isinstance(resid, Tensor) else type(resid).__name__
         raise ModelError(
@@ -113,13 +119,19 @@ def position_ids(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch
 
 
 def forward_inputs(
-    model: nn.Module, attention_mask: Int[Tensor, "batch pos"], *, use_cache: bool = False
+    model: nn.Module,
+    attention_mask: Int[Tensor, "batch pos"],
+    *,
+    use_cache: bool = False,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor | bool]:
     """Arguments of a forward call beside the token ids, as far as the model accepts them.
 
     They are the mask, the positions if padding is on the left, and whether to build a KV cache. Recording uses no cache:
     it copies keys and values, and for some shapes attention then multiplies matrices of another memory layout, which
     changes the last bit.
+
+    Tensors are moved to ``device``. A mask on the CPU is looked at there, so that nothing waits for the device.
     """
     takes = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor | bool] = {"attention_mask": attention_mask}
@@ -128,4 +140,9 @@ def forward_inputs(
         inputs["position_ids"] = position_ids(attention_mask)
     if "use_cache" in takes:
         inputs["use_cache"] = use_cache
-    return inputs
+    if device is None:
+        return inputs
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mechprobe.environment import require
 from mechprobe.errors import ModelError, first_line
 from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
 from mechprobe.models.devices import DeviceMap, check_device, check_device_map, free_memory, input_device
@@ -65,6 +66,7 @@ class LanguageModel:
         check_device(device)
         if device_map is not None:
             check_device_map(device_map)
+            require("accelerate", "A device_map")
         self.name, self.dtype, self.trust_remote_code = name, dtype, trust_remote_code
         self.folder = find_model(path_or_name, role=name, trust_remote_code=trust_remote_code)
         self.device, self.device_map = device, device_map
@@ -212,7 +214,13 @@ class LanguageModel:
 
     @cached_property
     def bridge(self) -> Any:
-        """A TransformerBridge over its own copy of the weights."""
+        """A TransformerBridge over its own copy of the weights.
+
+        Raises:
+            DependencyError: transformer-lens is not installed.
+            ModelError: The bridge does not support the architecture.
+        """
+        require("transformer_lens", "TransformerBridge")
         from transformer_lens.model_bridge import TransformerBridge
 
         try:

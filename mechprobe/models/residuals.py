@@ -30,13 +30,13 @@ def residuals_plain(
     if shift is not None:
         ids, attention_mask = rolled(ids, -shift), rolled(attention_mask, -shift)
     with recording(hf, sites) as resid:
-        hf(input_ids=ids, **forward_inputs(hf, attention_mask))
+        hf(input_ids=ids, **forward_inputs(hf, attention_mask, device=ids.device))
     return {site: values if shift is None else rolled(values, shift) for site, values in resid.items()}
 
 
 def rolled(rows: Shaped[Tensor, "batch pos *rest"], by: Int[Tensor, " batch"]) -> Shaped[Tensor, "batch pos *rest"]:
     """Roll every row along its positions by a number of its own."""
-    places = (torch.arange(rows.shape[1], device=rows.device) - by[:, None]) % rows.shape[1]
+    places = (torch.arange(rows.shape[1], device=rows.device) - by.to(rows.device)[:, None]) % rows.shape[1]
     return torch.stack([row[place] for row, place in zip(rows, places, strict=True)])
 
 
@@ -55,7 +55,7 @@ def residuals_bridge(
         ids,
         names_filter=names,
         stop_at_layer=max(sites).layer + 1,
-        **forward_inputs(bridge.original_model, attention_mask),
+        **forward_inputs(bridge.original_model, attention_mask, device=ids.device),
     )
     missing = [name for name in names if name not in cache]
     if missing:

@@ -19,7 +19,7 @@ from mechprobe.evals.stage import check_lengths, check_source, evaluate_outcomes
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
-from mechprobe.features.table.feature_table import FeatureTable
+from mechprobe.features.table.feature_table import FeatureTable, require_table_packages
 from mechprobe.files import write_json
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
@@ -76,6 +76,7 @@ class Run:
         Raises:
             MechprobeError: The first problem found.
         """
+        require_table_packages()
         _ = self.family
         tasks = self.config.load_tasks()
         as_prompts(self.config.prompt_source())

@@ -1,16 +1,14 @@
 """The report stage: one self-contained HTML page, its Markdown and JSON versions, and the figures as PNG files."""
 
 import base64
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from mechprobe.environment import require
+from mechprobe.errors import DependencyError
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
-from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure, share_figure
-from mechprobe.report.figures.dictionary import shares_figure, training_figure
-from mechprobe.report.figures.interventions import collateral_figure, dose_figure, effects_figure
-from mechprobe.report.figures.style import to_png
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
@@ -21,6 +19,11 @@ from mechprobe.report.sections.findings import findings, missing_stages, provena
 from mechprobe.report.sections.interventions import interventions_section
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
 from mechprobe.stage_folder import Stage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 
 def build_report(files: RunFiles, config: ReportConfig) -> Report:
@@ -45,7 +48,7 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run: ``index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
 
-    Returns the path of ``index.html``. Only result files are read, so neither torch nor the models are needed. If a stage
+    Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
     has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
 
     Args:
@@ -59,7 +62,7 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     files = RunFiles.read(run_dir)
     config = config or ReportConfig(**files.run.get("report", {}))
     content = build_report(files, config)
-    pictures = {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
+    pictures = _pictures(files, content)
     content = content.model_copy(update={"figures": sorted(pictures)})
     pages = {"index.html": _html(content, pictures), "report.md": _markdown(content)}
     if by_example := examples_page(files):
@@ -91,8 +94,22 @@ def _markdown(content: Report) -> str:
     return environment().get_template("report.md.j2").render(content.to_dict(), figures=names)
 
 
-def draw_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
+def _pictures(files: RunFiles, content: Report) -> dict[str, bytes]:
+    try:
+        require("matplotlib", "A figure")
+    except DependencyError as error:
+        logger.warning("%s The report is written without figures.", error)
+        return {}
+    from mechprobe.report.figures.style import to_png
+
+    return {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
+
+
+def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
     """Every figure whose data exist, by name."""
+    from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure
+    from mechprobe.report.figures.dictionary import shares_figure, training_figure
+
     figures = {}
     if files.evaluation:
         figures["accuracy"] = accuracy_figure(ordered_accuracy(files), files.evaluation.force_prefix)
@@ -106,7 +123,10 @@ def draw_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
     return figures | _intervention_figures(files, content)
 
 
-def _intervention_figures(files: RunFiles, content: Report) -> dict[str, Figure]:
+def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
+    from mechprobe.report.figures.behaviour import share_figure
+    from mechprobe.report.figures.interventions import collateral_figure, dose_figure, effects_figure
+
     section, results = content.interventions, files.interventions
     if not section or not results:
         return {}

@@ -1,16 +1,19 @@
 """The contents of ``selection.json`` and ``selected.parquet``."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from mechprobe.dictionary.readout import Readout
+from mechprobe.environment import require
 from mechprobe.selection.agnostic import agnostic_counts, jaccard, relative_values
 from mechprobe.selection.config import SelectConfig
 from mechprobe.selection.gained import Gained
 from mechprobe.selection.result import SHARED, AttributionPath, LeftOut, Selection, SelectionSummary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def selection_summary(
@@ -50,7 +53,7 @@ def selection_summary(
     )
 
 
-def selection_frame(selection: Selection) -> pd.DataFrame:
+def selection_frame(selection: Selection) -> "pd.DataFrame":
     """One row per selected feature, best first.
 
     Columns: ``feature``, ``rank``, ``agnostic``, ``relative_min`` (the minimum over tasks that ranks),
@@ -79,4 +82,4 @@ def selection_frame(selection: Selection) -> pd.DataFrame:
             columns[f"above_{row.threshold:g}"] = above & scores.live[ids]
     for task, chosen in selection.left_out.items():
         columns[f"left_out_{task}"] = np.isin(ids, chosen)
-    return pd.DataFrame(columns)
+    return require("pandas", "The table of selected features").DataFrame(columns)

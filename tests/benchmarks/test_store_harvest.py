@@ -56,7 +56,7 @@ def test_reads_of_all_sources_are_compared_byte_by_byte(
 
 
 def test_the_bare_forward_stops_and_has_the_bits_of_the_model(llama_family: dict[str, Path]) -> None:
-    bare = harvest.BareForward(llama_family["base"], Site(1), "eager", "cpu")
+    bare = harvest.BareForward.load(llama_family["base"], Site(1), "eager", "cpu")
     ran: list[int] = []
     for index, block in enumerate(bare.model.model.layers):
         block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.waits import count_waits
 from sae_training import (
     Crosscoder,
     CrosscoderConfig,
@@ -26,45 +26,6 @@ from sae_training.variants import BatchTopK
 
 VARIANTS = ("batchtopk", "jumprelu", "l1", "matryoshka", "topk")
 TRUTH = PlantedFeatures.make(PlantedConfig(n_models=2, d_model=8, n_shared=10, n_specific=2, density=0.2))
-# Operations that make the host wait for a device, because it needs their values or the size of their result.
-WAITING_METHODS = (
-    "item", "tolist", "numpy", "cpu", "nonzero", "unique", "__bool__", "__float__", "__int__", "__index__",
-)  # fmt: skip
-WAITING_OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "is_nonzero")
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations and methods that would wait, by name."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.inside = False
-        for name in WAITING_METHODS:
-            monkeypatch.setattr(torch.Tensor, name, self._counting(name, getattr(torch.Tensor, name)))
-
-    def _counting(self, name: str, original: Any) -> Any:
-        def counted(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self.inside:
-                self.seen.append(name)
-            return original(tensor, *args, **kwargs)
-
-        return counted
-
-    def __enter__(self) -> Waits:
-        self.inside = True
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.inside = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        if name in WAITING_OPERATIONS:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def small(variant: str, **changes: Any) -> Crosscoder:
@@ -95,7 +56,7 @@ def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("as_on_a_device")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_lazy_step_never_waits(variant: str, accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lazy_step_never_waits(variant: str, accumulation: int) -> None:
     n_shared = 4 if variant in ("l1", "jumprelu") else 0
     crosscoder = small(variant, n_dedicated=(1, 1), n_shared=n_shared)
     config = settings(60, accumulation=accumulation, dead_after_tokens=64, refresh_dead_every=1000)
@@ -104,32 +65,30 @@ def test_a_lazy_step_never_waits(variant: str, accumulation: int, monkeypatch: p
     trainer.set_up(stream[:2])
     trainer.state.tokens_since_fired[:6] = 1000
     trainer.step(*stream[:accumulation])  # determines the dead latents once
-    waits = Waits(monkeypatch)
-    with waits:
+    with count_waits("cpu") as waits:
         for first in range(2, 20, 2):
             trainer.step(*stream[first : first + accumulation])
     assert waits.seen == []
 
 
 @pytest.mark.parametrize("variant", ["batchtopk", "l1"])
-def test_the_counter_of_waits_sees_those_of_a_trainer_on_a_cpu(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counter_of_waits_sees_those_of_a_trainer_on_a_cpu(variant: str) -> None:
     trainer = Trainer(small(variant), settings())
     trainer.set_up(list(batches(2)))
-    with Waits(monkeypatch) as waits:
+    with count_waits("cpu") as waits:
         trainer.step(next(batches()))
     assert {"tolist"} <= set(waits.seen)
 
 
 @pytest.mark.usefixtures("as_on_a_device")
-def test_dead_latents_are_determined_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_latents_are_determined_at_intervals() -> None:
     trainer = Trainer(small("topk"), settings(200, refresh_dead_every=7), lazy=True)
     stream = list(batches(30))
     trainer.set_up(stream[:2])
-    with Waits(monkeypatch) as waits:
+    with count_waits("cpu") as waits:
         for batch in stream[:28]:
             trainer.step(batch)
-    assert waits.seen.count("nonzero") in (4, 8)  # steps 0, 7, 14, 21; a method and the operation below it
-    assert set(waits.seen) == {"nonzero"}
+    assert waits.seen == ["nonzero"] * 4  # steps 0, 7, 14, 21
 
 
 @pytest.mark.usefixtures("as_on_a_device")
@@ -219,3 +178,17 @@ def test_a_lazy_run_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: 
 def test_a_lazy_trainer_on_a_cpu_needs_a_kernel_that_never_waits() -> None:
     with pytest.raises(SaeTrainingError, match=r"'dense'.*'triton'.*'auto'"):
         Trainer(small("l1"), settings(kernel="auto"), lazy=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("variant", "n_waits"), [("batchtopk", 0), ("topk", 0), ("matryoshka", 0), ("l1", 1)])
+def test_a_step_on_a_card_waits_as_seldom(variant: str, n_waits: int) -> None:
+    trainer = Trainer(small(variant).cuda(), settings(60, kernel="triton", refresh_dead_every=1000))
+    stream = [batch.cuda() for batch in batches(12)]
+    trainer.set_up(stream[:2])
+    trainer.step(stream[0])
+    with count_waits("cuda") as waits:
+        for batch in stream[2:]:
+            trainer.step(batch)
+    assert len(waits.seen) == n_waits * 10, waits.seen

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -18,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.cache.config import CacheConfig, StoreDtype
-from mechprobe.cache.store.dtypes import STORED_AS, row_width, to_stored
+from mechprobe.cache.store.dtypes import STORED_AS, row_width, start_storing, to_stored
 from mechprobe.data.stream import ShardRange, TokenStream
-from mechprobe.errors import ModelError, StoreError
+from mechprobe.errors import DependencyError, ModelError, StoreError
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.types import Site
@@ -33,7 +34,7 @@ N_COMPARED = 4
 ReaderKind = Literal["bridge", "plain"]
 
 ResidualsFunction = Callable[[LanguageModel, Tensor, Tensor, Sequence[Site]], dict[Site, Tensor]]
-"""``(model, ids [batch pos], attention mask [batch pos], sites)`` to the residuals ``[batch pos d_model]`` per site."""
+"""``(model, ids [batch pos], attention mask [batch pos] on any device, sites)`` to the residuals ``[batch pos d_model]`` per site."""
 
 
 def forward_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -110,15 +111,27 @@ def collect_shard(
     """
     shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {site: np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
-    for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
-        resid = residuals(model, batch.ids.to(model.input_device), batch.mask.to(model.input_device), sites)
-        for site in sites:
-            values = resid.pop(site).flatten(0, 1)
-            kept = values.index_select(0, batch.taken.to(values.device))
+    started: list[tuple[ForwardBatch, Site, Tensor, Callable[[], np.ndarray]]] = []
+
+    def finish() -> None:
+        for batch, site, kept, ended in started:
             try:
-                stored[site][batch.rows] = to_stored(kept, config.dtype)
+                stored[site][batch.rows] = ended()
             except StoreError:
                 raise _named(kept, batch, stream, config.dtype, f"Model {model.name}, {site}") from None
+        started.clear()
+
+    # A GPU computes one batch while the host stores the batch before it, so nothing here may wait for the device.
+    for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
+        resid = residuals(model, batch.ids.to(model.input_device, non_blocking=True), batch.mask, sites)
+        copies = []
+        for site in sites:
+            values = resid.pop(site).flatten(0, 1)
+            kept = values.index_select(0, batch.taken.to(values.device, non_blocking=True))
+            copies.append((batch, site, kept, start_storing(kept, config.dtype)))
+        finish()
+        started += copies
+    finish()
     return {str(site): array for site, array in stored.items()}
 
 
@@ -160,7 +173,7 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
 
     Up to `N_COMPARED` batches of the first shard, from its shortest to its longest sequences, run through both readers,
     with one copy of the weights in memory at a time. A model that the bridge does not support is read by plain hooks, and
-    a warning is logged.
+    a warning is logged; likewise where transformer-lens is not installed.
 
     Raises:
         ModelError: The setting is ``reader = "plain"`` and the bits differ.
@@ -171,6 +184,9 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     batches = [batches[index] for index in sorted({round(i) for i in np.linspace(0, len(batches) - 1, N_COMPARED)})]
     try:
         bridged = _kept_residuals(model, batches, sites, "bridge")
+    except DependencyError as error:
+        _warn_once(f"{error} The plain reader is used without a comparison of its bits with the bridge.")
+        return ModelReader("plain")
     except ModelError as error:
         logger.warning("%s The plain reader is used, and its bits could not be compared with the bridge.", error)
         return ModelReader("plain")
@@ -195,6 +211,12 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     return ModelReader("bridge")
 
 
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning that would be the same for every model."""
+    logger.warning("%s", text)
+
+
 def _kept_residuals(
     model: LanguageModel, batches: Sequence[ForwardBatch], sites: Sequence[Site], kind: ReaderKind
 ) -> list[torch.Tensor]:
@@ -203,7 +225,6 @@ def _kept_residuals(
     for batch in batches:
         # Load the weights first: with a device map, the input device is known only then.
         _ = model.bridge if kind == "bridge" else model.hf
-        ids, mask = batch.ids.to(model.input_device), batch.mask.to(model.input_device)
-        resid = ModelReader(kind).residuals(model, ids, mask, sites)
+        resid = ModelReader(kind).residuals(model, batch.ids.to(model.input_device), batch.mask, sites)
         found += [resid[site].cpu()[batch.mask.bool()] for site in sites]
     return found

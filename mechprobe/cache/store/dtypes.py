@@ -8,7 +8,7 @@ In memory an 8-bit row is *packed*: its codes, followed by the four bytes of its
 when rows are copied and shuffled. On disk, codes and scales are two datasets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,35 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
             "cache with dtype bfloat16."
         )
     return bits(rounded.cpu().contiguous())
+
+
+def start_storing(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> Callable[[], np.ndarray]:
+    """Begin what `to_stored` does; the returned function ends it, with the same result and errors.
+
+    On a GPU the host does not wait before that call, so the copy to the host runs while the host prepares the next batch.
+    """
+    if values.device.type != "cuda":
+        return lambda: to_stored(values, dtype)
+    sent = values if dtype in LARGEST_CODE else values.to(getattr(torch, dtype))
+    finite = (
+        torch.isfinite(torch.stack(torch.aminmax(sent))).all() if sent.numel() else torch.ones((), dtype=torch.bool)
+    )
+    on_host = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in (sent, finite)]
+    for target, part in zip(on_host, (sent, finite), strict=True):
+        target.copy_(part, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(values.device))
+
+    def finish() -> np.ndarray:
+        copied.synchronize()
+        rows, is_finite = on_host
+        if (
+            not is_finite or dtype in LARGEST_CODE
+        ):  # the codes are computed on the host, for the same bits on every device
+            return to_stored(values if not is_finite else rows, dtype)
+        return bits(rows)
+
+    return finish
 
 
 def _require_finite(values: Tensor) -> None:

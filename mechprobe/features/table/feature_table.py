@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from mechprobe.dictionary.readout import Readout, model_scale
+from mechprobe.environment import require
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
 from mechprobe.features.result import ClassIntervals, FeatureSummary, Histogram
@@ -23,6 +23,9 @@ from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, n
 from mechprobe.features.table.sums import FeatureSums
 from mechprobe.files import write_bytes
 from sae_training import Crosscoder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_FILE = "table.parquet"
 TOP_ROWS_FILE = "top_rows.parquet"
@@ -43,7 +46,7 @@ class FeatureTable:
         intervals: Bootstrap intervals of the class counts; None without bootstrap draws.
     """
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     models: tuple[str, ...]
     base: str
     n_rows: int
@@ -85,7 +88,7 @@ class FeatureTable:
         """Class of each feature, confirmed by latent scaling."""
         return self.frame["class"].tolist()
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """A copy of the table, one row per feature."""
         return self.frame.copy()
 
@@ -113,6 +116,7 @@ class FeatureTable:
     def save(self, folder: Path | str) -> list[str]:
         """Write the table, its top rows and its summary into ``folder``; returns the file names."""
         folder, top = Path(folder), self.top_rows
+        pd = _pandas()
         rows = pd.DataFrame({"feature": top.feature.numpy(), "row": top.row.numpy(), "value": top.value.numpy()})
         write_bytes(folder / TABLE_FILE, self.frame.to_parquet(index=False))
         write_bytes(folder / TOP_ROWS_FILE, rows.to_parquet(index=False))
@@ -128,6 +132,7 @@ class FeatureTable:
         """
         folder = Path(folder)
         summary = FeatureSummary.load(folder / SUMMARY_FILE)
+        pd = _pandas()
         try:
             frame = pd.read_parquet(folder / TABLE_FILE)
             rows = pd.read_parquet(folder / TOP_ROWS_FILE)
@@ -138,6 +143,16 @@ class FeatureTable:
         top = TopRows(summary.n_top_rows, *columns)
         about = (summary.models, summary.base, summary.n_rows, summary.readout, summary.thresholds)
         return cls(frame, *about, top, summary.class_intervals)
+
+
+def require_table_packages() -> None:
+    """Raise `DependencyError` if a package that reads and writes the table is missing."""
+    require("pyarrow", "The feature table")
+    _pandas()
+
+
+def _pandas() -> Any:
+    return require("pandas", "The feature table")
 
 
 def feature_table(
@@ -185,7 +200,7 @@ def _quantiles(values: Float[ndarray, " feature"]) -> dict[str, float]:
     return {f"{q:.2f}": float(np.quantile(values, q)) if len(values) else float("nan") for q in _QUANTILES}
 
 
-def build_frame(crosscoder: Crosscoder, sums: FeatureSums, config: FeaturesConfig) -> pd.DataFrame:
+def build_frame(crosscoder: Crosscoder, sums: FeatureSums, config: FeaturesConfig) -> "pd.DataFrame":
     """The table as a data frame, one row per feature. Dead features have NaN where a value needs activations.
 
     Columns, with m and o any models and t a tuned one:
@@ -213,7 +228,7 @@ def build_frame(crosscoder: Crosscoder, sums: FeatureSums, config: FeaturesConfi
     }
     geometry = {**_decoder_columns(crosscoder, names, base), **_scaling_columns(names, base, scaling)}
     columns |= {name: np.where(dead, np.nan, values) for name, values in geometry.items()}
-    return pd.DataFrame(columns)
+    return _pandas().DataFrame(columns)
 
 
 def _activation_columns(names: list[str], sums: FeatureSums) -> dict[str, ndarray]:

@@ -8,18 +8,22 @@ other comparison.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from mechprobe.environment import require
 from mechprobe.errors import ConfigError
 from mechprobe.features.result import ClassStability, Stability
 from mechprobe.features.table.classes import DEAD
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.features.validation.retrain import TabledDictionary
 from mechprobe.statistics import bootstrap_mean, wilson_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ ALL = "all"
 """Name of the live features together, beside the classes."""
 
 
-def found_again(reference: FeatureTable, tables: Sequence[FeatureTable], matchings: Sequence[Matching]) -> pd.DataFrame:
+def found_again(
+    reference: FeatureTable, tables: Sequence[FeatureTable], matchings: Sequence[Matching]
+) -> "pd.DataFrame":
     """How the features of a reference are found again, one row per feature.
 
     Columns: ``feature``; ``class`` in the reference; ``found_by``, the number of seeds that find it; ``mean_cosine`` with its
@@ -128,7 +134,9 @@ def found_again(reference: FeatureTable, tables: Sequence[FeatureTable], matchin
     has = ~np.isnan(cosine)
     mean = np.where(has, cosine, 0.0).sum(axis=0) / np.where(has.any(axis=0), has.sum(axis=0), np.nan)
     columns = {"feature": np.arange(len(reference)), "class": reference.classes, "found_by": found.sum(axis=0)}
-    return pd.DataFrame({**columns, "mean_cosine": mean, "same_class": same.sum(axis=0)})
+    return require("pandas", "The feature table").DataFrame(
+        {**columns, "mean_cosine": mean, "same_class": same.sum(axis=0)}
+    )
 
 
 def _same_class(reference: FeatureTable, table: FeatureTable, matching: Matching) -> Bool[ndarray, " d_sae"]:
@@ -164,7 +172,7 @@ def summarize(
 
 
 def _class_stability(
-    frame: pd.DataFrame, members: Bool[ndarray, " d_sae"], n: int, counts: list[int], seed: int
+    frame: "pd.DataFrame", members: Bool[ndarray, " d_sae"], n: int, counts: list[int], seed: int
 ) -> ClassStability:
     """The record of some rows of `found_again` over ``n`` seeds."""
     names = ("found_by", "mean_cosine", "same_class")

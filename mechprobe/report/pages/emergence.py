@@ -7,16 +7,17 @@ from html import escape
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, NamedTuple
 
 from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import Emergence
+from mechprobe.environment import require
 from mechprobe.files import write_bytes, write_text
-from mechprobe.report.figures.emergence import causal_figure, curves_figure, overlap_figure, pairs_figure
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DPI = 160
 _CAPTIONS = {
@@ -60,7 +61,9 @@ def emergence_report(folder: Path | str) -> Path:
 
     Raises:
         ArtifactError: The folder holds no finished emergence stage.
+        DependencyError: matplotlib is not installed.
     """
+    require("matplotlib", "The report of an emergence stage")
     folder = Path(folder)
     found = Emergence.load(folder)
     with Stage.open(
@@ -77,8 +80,10 @@ def emergence_report(folder: Path | str) -> Path:
     return folder / "report" / "index.html"
 
 
-def draw_emergence(found: Emergence) -> dict[str, Figure]:
+def draw_emergence(found: Emergence) -> "dict[str, Figure]":
     """The figures of everything that was measured, by name."""
+    from mechprobe.report.figures.emergence import causal_figure, curves_figure, overlap_figure, pairs_figure
+
     figures = {"curves": curves_figure(found), "overlap": overlap_figure(found)}
     if found.pairs:
         figures["pairs"] = pairs_figure(found)
@@ -87,7 +92,7 @@ def draw_emergence(found: Emergence) -> dict[str, Figure]:
     return figures
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
