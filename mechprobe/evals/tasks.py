@@ -239,3 +239,9 @@ def split_halves(task: Task, *, seed: int, sides: dict[str, bool] | None = None)
     halves = (sorted(i for key in keys if sides[key] == selects for i in groups[key]) for selects in (True, False))
     first, second = (replace(task, samples=tuple(task.samples[index] for index in half)) for half in halves)
     return first, second
+
+
+def split_tasks(tasks: Sequence[Task], *, seed: int) -> list[tuple[Task, Task]]:
+    """`split_halves` of each task; what several tasks ask stands on one side in all of them."""
+    sides = dict[str, bool]()
+    return [split_halves(task, seed=seed, sides=sides) for task in tasks]

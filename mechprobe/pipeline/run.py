@@ -16,7 +16,7 @@ from mechprobe.emergence.stage import emergence
 from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.stage import check_lengths, check_source, evaluate_outcomes, load_outcomes
-from mechprobe.evals.tasks import Task, split_halves
+from mechprobe.evals.tasks import Task, split_tasks
 from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable, require_table_packages
@@ -204,9 +204,8 @@ class Run:
 
     def halves(self, seed: int | None = None) -> list[tuple[Task, Task]]:
         """``(selection, evaluation)`` halves of every task's evaluated samples; None splits by ``select.seed``."""
-        evaluated = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
-        seed, sides = self.config.select.seed if seed is None else seed, dict[str, bool]()
-        return [split_halves(task, seed=seed, sides=sides) for task in evaluated]
+        tasks = (task.take(self.config.evaluate.n_per_task) for task in self.config.load_tasks())
+        return split_tasks(list(tasks), seed=self.config.select.seed if seed is None else seed)
 
     def judging_halves(self) -> list[Task]:
         """The evaluation halves of the finished selection, whose seed may differ from ``select.seed``."""
