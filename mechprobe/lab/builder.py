@@ -102,7 +102,7 @@ class _Lab:
     def write_items(self) -> None:
         """Write the held-out items and the corpus prompts."""
         samples = [
-            Sample(item.id, skill, item.prompt, item.answer)
+            Sample(item.id, skill, item.prompt, item.answer).to_json()
             for skill, questions in self.items.eval.items()
             for item in questions
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mechprobe.cli import main
-from mechprobe.cli.select import next_step
+from mechprobe.cli.stage_command import next_step
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig
 from tests.builders import build_family, swap_letters

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import Qwen3Config
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import mechprobe as mp
 from experiments.paper_a import cost
@@ -127,15 +126,14 @@ def test_the_configuration_fits_a_family_of_its_shapes(
     """Of Qwen3-4B's width and depth, with small blocks: a dry run loads the weights for its time estimate."""
     tokenizer = build_tokenizer()
     shape = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=2560, intermediate_size=64, num_hidden_layers=36, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=128, max_position_embeddings=32768,
+        vocab_size=len(tokenizer), hidden_size=2560, intermediate_size=8, num_hidden_layers=36, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=32768,
     )  # fmt: skip
     models = []
     for name in ("base", "sft", "rl"):
         folder = tmp_path / name
-        shape.save_pretrained(folder)
+        Qwen3ForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors")
         models.append(f"{name}={folder}")
     options = [option for text in files for option in ("--set", text)]
     command = ["run", "--config", str(CONFIG), *options, "--models", *models, "--device", "cpu", "--dry-run"]

@@ -43,7 +43,7 @@ class TinyModel(nn.Module):
         self.embed.weight.data = torch.randn(VOCAB, WIDTH, generator=generator, dtype=torch.float64)
         self.blocks = nn.ModuleList([Block(seed), nn.Identity() if linear else Block(seed + 50)])
         self.head = nn.Parameter(torch.randn(WIDTH, VOCAB, generator=generator, dtype=torch.float64))
-        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=2))
+        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=2, hidden_size=WIDTH))
         self.requires_grad_(False)
 
     def after(self, x: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mechprobe.dictionary.splicing import TokenizedSample
+from mechprobe.models.blocks import splice
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.residuals import residuals_plain, splice
+from mechprobe.models.residuals import residuals_plain
 from mechprobe.selection.config import SelectConfig
 from mechprobe.selection.rankings.attribution import attribute
 from mechprobe.selection.rankings.pooled import score_features
