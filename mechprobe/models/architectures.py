@@ -37,7 +37,7 @@ class Behaviour:
 _EXACT = frozenset(
     {
         "afmoe", "apertus", "arcee", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2",
-        "gpt_neox", "granite", "llama",
+        "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3",
     }
 )  # fmt: skip
 """Types with plain attention that were found exact, whatever their config says."""

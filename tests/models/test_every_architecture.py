@@ -35,7 +35,8 @@ ONE_LENGTH, NO_GENERATION, NO_RESIDUAL, NO_SIBLINGS = "one length", "no generati
 OTHER: dict[str, frozenset[str]] = {
     **dict.fromkeys(
         (
-            "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "git", "marian", "mbart", "trocr", "whisper",
+            "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "git", "marian", "mbart", "pegasus", "plbart",
+            "trocr", "whisper",
         ),
         frozenset({ONE_LENGTH}),
     ),
