@@ -52,11 +52,14 @@ _OWN: dict[str, dict[str, Any]] = {
     ),
     "bamba": {"attn_layer_indices": [1, 3], "layer_types": None},
     "falcon_h1": {"layer_types": None, "mamba_d_ssm": 64},
-    "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "layer_types": None},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "dots1": {"n_shared_experts": 1},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2},
+    "recurrent_gemma": {"layer_types": None, "block_types": ["recurrent", "recurrent", "attention"]},
+    "zamba2": {"layer_types": None, "layers_block_type": ["mamba", "hybrid"] * 2},
+    "reformer": {"axial_pos_embds": False},
 }  # fmt: skip
 """Settings by model type, where the shared ones contradict each other."""
 

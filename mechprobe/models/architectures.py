@@ -37,7 +37,7 @@ class Behaviour:
 _EXACT = frozenset(
     {
         "afmoe", "apertus", "arcee", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2",
-        "gpt_neox", "granite", "llama",
+        "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3",
     }
 )  # fmt: skip
 """Types with plain attention that were found exact, whatever their config says."""
@@ -141,7 +141,8 @@ def _residual_fault(model: PreTrainedModel, ids: Int[Tensor, "1 pos"]) -> str:
             handle.remove()
     expected = (*ids.shape, int(model.config.get_text_config().hidden_size))
     if other := next((shape for shape in shapes if shape != expected), None):
-        return f"gives {list(other)} after a block, where a residual is {list(expected)}"
+        shown = list(other) or "no tensor"
+        return f"gives {shown} after a block, where a residual is {list(expected)}"
     if len(shapes) != len(blocks):
         return f"runs its {len(blocks)} blocks {len(shapes)} times in a forward call"
     return ""

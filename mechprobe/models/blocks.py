@@ -42,8 +42,8 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def first_output(output: Any) -> Any:
-    """What a block gives to the next one: its output, or the first part of it."""
-    return output[0] if isinstance(output, tuple | list) and output else output
+    """What a block gives to the next one: its output, or the first part of a plain tuple or list."""
+    return output[0] if type(output) in (tuple, list) and output else output
 
 
 def _passed_through(edit: ResidEdit, width: int, module: nn.Module, _inputs: Any, output: Any) -> Any:
