@@ -13,7 +13,8 @@ from mechprobe.cache.harvest.plan import plan_cache
 from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.sources import as_prompts
 from mechprobe.doctor.check import Check
-from mechprobe.errors import MechprobeError, ModelError
+from mechprobe.environment import require
+from mechprobe.errors import DependencyError, MechprobeError, ModelError
 from mechprobe.evals.stage import check_lengths
 from mechprobe.formatting import byte_size
 from mechprobe.interventions.hooks.positions import PositionRule
@@ -161,6 +162,12 @@ def _say_family(page: _Page, family: ModelFamily, config: RunConfig) -> None:
 
 
 def _reader(family: ModelFamily, config: RunConfig) -> str:
+    try:
+        require("transformer_lens", "TransformerBridge")
+    except DependencyError as error:
+        if config.cache.reader == "bridge":
+            raise
+        return f"plain hooks on transformers, not compared with TransformerBridge: {error}"
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     kinds = {model.name: getattr(model.architecture, "name", "") for model in family}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mechprobe.data.config import TextConfig
 from mechprobe.data.encoding import PromptEncoder
+from mechprobe.environment import require
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.answering import option_pairs, prompts_of, run_tasks
 from mechprobe.evals.config import EvaluateConfig
@@ -194,6 +195,7 @@ def check_source(family: ModelFamily, tasks: Sequence[Task], config: EvaluateCon
     """
     _imported(family, tasks, config)
     if config.generation == "endpoint":
+        require("httpx2", "An inference server")
         from mechprobe.evals.rollouts.client import key_of
 
         key_of(config.endpoint)
@@ -217,6 +219,7 @@ def _asked(
     family: ModelFamily, tasks: Sequence[Task], runs: Sequence[_RunOf], folder: Path, config: EvaluateConfig
 ) -> "Answers":
     """The answers of the server."""
+    require("httpx2", "An inference server")
     from mechprobe.evals.rollouts.endpoint import ask_endpoint
 
     named = [(model.name, label, prefix) for model, label, prefix in runs]
