@@ -201,6 +201,7 @@ def build(folder: Path, *, steps: int = 1000, seed: int = 0) -> None:
     end, pad = (int(str(token)) for token in (plain.eos_token_id, plain.pad_token_id))
     items = problems(seed)
     sums = [item for item in items if item.task == "plus"]
+    torch.set_num_threads(1)  # the last bits of a training depend on the number of threads
     torch.manual_seed(seed)
     base: Any = AutoModelForCausalLM.from_config(
         Qwen3Config(
