@@ -129,6 +129,11 @@ def _settings(path: Path, role: str) -> Any:
             f"Model {role}: {path} holds a {kind} adapter, which adds tokens or layers and cannot be merged into the weights; "
             "give a model whose weights were trained, or a LoRA adapter."
         )
+    if settings.task_type not in (None, "CAUSAL_LM"):
+        raise ModelError(
+            f"Model {role}: {path} holds an adapter for the task {settings.task_type}, not for a causal language model; give an "
+            "adapter that was trained with task_type CAUSAL_LM."
+        )
     return settings
 
 

@@ -1,6 +1,7 @@
 """Model folders and files of other programs, recognised by their file names and answered with what makes them loadable."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -60,10 +61,10 @@ def _verl(folder: Path) -> Foreign | None:
     place = _first_with(places, "model_world_size_*_rank_*.pt")
     if place is None:
         return None
-    target = f"{place}-merged"
+    source, target = _quoted(place)
     return Foreign(
         "holds the shards of an FSDP trainer (verl), not one model",
-        f"merge them with `python -m verl.model_merger merge --backend fsdp --local_dir {place} --target_dir {target}` "
+        f"merge them with `python -m verl.model_merger merge --backend fsdp --local_dir {source} --target_dir {target}` "
         f"and give {target}",
     )
 
@@ -74,10 +75,11 @@ def _megatron(folder: Path) -> Foreign | None:
     by_megatron = distributed is not None and (distributed / "common.pt").is_file()
     if not by_megatron and not any(_has(folder, f"{below}{mark}") for mark in marks for below in ("", "iter_*/")):
         return None
+    source, target = _quoted(folder)
     return Foreign(
         "holds a Megatron checkpoint",
         f"convert it to a Hugging Face folder with Megatron-Bridge (AutoBridge.export_ckpt), or, if verl wrote it, with "
-        f"`python -m verl.model_merger merge --backend megatron --local_dir {folder} --target_dir {folder}-merged`",
+        f"`python -m verl.model_merger merge --backend megatron --local_dir {source} --target_dir {target}`",
     )
 
 
@@ -85,10 +87,11 @@ def _distributed(folder: Path) -> Foreign | None:
     place = _first_with([folder, *_subfolders(folder)], "*.distcp")
     if place is None:
         return None
+    source, target = _quoted(place)[0], _quoted(folder)[1]
     return Foreign(
         "holds a checkpoint of torch.distributed.checkpoint, whose shards are not one model",
-        f"merge it with `accelerate merge-weights {place} {folder}-merged`, copy config.json and the tokenizer there, and "
-        f"give {folder}-merged",
+        f"merge it with `accelerate merge-weights {source} {target}`, copy config.json and the tokenizer there, and "
+        f"give {target}",
     )
 
 
@@ -97,11 +100,19 @@ def _deepspeed(folder: Path) -> Foreign | None:
     root = folder.parent if inside else folder
     if not (inside or (root / "zero_to_fp32.py").is_file() or _has(root, "*/*model_states.pt")):
         return None
+    source, target = _quoted(root)
+    script = root / "zero_to_fp32.py"
+    whose = "" if script.is_file() else " (a file of deepspeed.utils)"
     return Foreign(
         "holds the shards of DeepSpeed ZeRO, not one model",
-        f"merge them with `python {root}/zero_to_fp32.py {root} {root}-merged --safe_serialization`, copy config.json and "
-        f"the tokenizer there, and give {root}-merged",
+        f"merge them with `python {shlex.quote(str(script)) if not whose else 'zero_to_fp32.py'} {source} {target} "
+        f"--safe_serialization`{whose}, copy config.json and the tokenizer there, and give {target}",
     )
+
+
+def _quoted(folder: Path) -> tuple[str, str]:
+    """A folder, and the one beside it that takes the merged model, as a shell reads them."""
+    return shlex.quote(str(folder)), shlex.quote(f"{folder}-merged")
 
 
 def _by_files(*patterns: str, what: str, mend: str) -> Callable[[Path], Foreign | None]:

@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.environment import require
-from mechprobe.errors import ModelError, first_line
+from mechprobe.errors import MechprobeError, ModelError, first_line
 from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
-from mechprobe.models.devices import DeviceMap, check_device, check_device_map, free_memory, input_device
+from mechprobe.models.devices import (
+    DeviceMap,
+    check_device,
+    check_device_map,
+    free_memory,
+    input_device,
+    is_out_of_memory,
+)
 from mechprobe.models.folder import ModelFolder, find_model
 from mechprobe.models.tokenizers import load_tokenizer
 from mechprobe.models.weights import inspect, load_weights
@@ -231,7 +238,9 @@ class LanguageModel:
                 device=self.device,
                 dtype=self._torch_dtype,
             )
-        except (ValueError, NotImplementedError, KeyError, AttributeError) as error:
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, MechprobeError):
+                raise
             raise ModelError(
                 f"Model {self.name}: TransformerBridge does not support its architecture ({first_line(error)})."
             ) from None

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, first_line
 from mechprobe.models.blocks import forward_inputs, recording
+from mechprobe.models.devices import is_out_of_memory
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 
@@ -47,16 +48,21 @@ def residuals_bridge(
     """Record residuals through TransformerBridge; blocks after the deepest site do not run.
 
     Raises:
-        ModelError: The bridge has no hook of that name. (transformer-lens 3.9 itself returns an empty cache.)
+        ModelError: The bridge cannot run the architecture, or has no hook of that name. (transformer-lens 3.9 itself returns
+            an empty cache.)
     """
     bridge = model.bridge
     names = [site.hook_name for site in sites]
-    _, cache = bridge.run_with_cache(
-        ids,
-        names_filter=names,
-        stop_at_layer=max(sites).layer + 1,
-        **forward_inputs(bridge.original_model, attention_mask, device=ids.device),
-    )
+    inputs = forward_inputs(bridge.original_model, attention_mask, device=ids.device)
+    try:
+        _, cache = bridge.run_with_cache(ids, names_filter=names, stop_at_layer=max(sites).layer + 1, **inputs)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # The bridge wraps some architectures, such as hybrid ones, without being able to run them.
+        raise ModelError(
+            f"Model {model.name}: TransformerBridge cannot run its architecture ({first_line(error)})."
+        ) from None
     missing = [name for name in names if name not in cache]
     if missing:
         raise ModelError(f"Model {model.name}: TransformerBridge has no hook {missing[0]} for its architecture.")

@@ -177,6 +177,13 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+def test_an_adapter_for_another_task_is_refused(llama_family: dict[str, Path], tmp_path: Path) -> None:
+    tuned(llama_family["base"], tmp_path / "rl", lora())
+    file = tmp_path / "rl" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task_type": "SEQ_CLS"}))
+    assert "an adapter for the task SEQ_CLS, not for a causal language model" in refusal(tmp_path / "rl")
+
+
 def test_an_adapter_beside_the_weights_of_a_model_is_refused(llama_family: dict[str, Path], tmp_path: Path) -> None:
     tuned(llama_family["base"], tmp_path / "rl", lora())
     shutil.copytree(llama_family["base"], tmp_path / "rl", dirs_exist_ok=True)

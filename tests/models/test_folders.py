@@ -59,6 +59,15 @@ def test_folders_of_other_programs_are_answered_with_the_mend(kind: str, tmp_pat
     assert mend.format(folder, folder) in refusal(folder)
 
 
+def test_commands_can_be_pasted(tmp_path: Path) -> None:
+    verl = touch(tmp_path / "my run", "model_world_size_2_rank_0.pt", "config.json")
+    assert f"--local_dir '{verl}' --target_dir '{verl}-merged'" in refusal(verl)
+    zero = touch(tmp_path / "zero", "global_step5/mp_rank_00_model_states.pt", "config.json")
+    assert f"python zero_to_fp32.py {zero} {zero}-merged --safe_serialization` (a file of deepspeed.utils)" in refusal(
+        zero
+    )
+
+
 def test_parts_of_the_folders_of_trainers_name_the_whole(tmp_path: Path) -> None:
     step = touch(tmp_path / "global_step_5" / "actor", "model_world_size_1_rank_0.pt", "huggingface/config.json")
     assert f"--local_dir {step} " in refusal(step / "huggingface")

@@ -236,6 +236,7 @@ class _Asker:
             end_ids=self.family.end_token_ids,
             where=f"The server's answer for {asked.question}",
         )
+        self._check_length(asked, made, exact=answer.get("ids") is not None)
         prefix = self._prefix_ids(asked)
         if not prefix:
             return made
@@ -243,6 +244,15 @@ class _Asker:
         exact = str(tokenizer.decode(list(made.token_ids), skip_special_tokens=True)) == made.text
         text = str(tokenizer.decode(list(ids), skip_special_tokens=True)) if exact else asked.prefix + made.text
         return Generated(text, ids, made.finish)
+
+    def _check_length(self, asked: Asked, made: Generated, *, exact: bool) -> None:
+        """Refuse a response longer than the limit. Our own tokens of a text may be a few more than the server's."""
+        n, limit = len(made.token_ids), asked.task.max_new_tokens
+        if n > (limit if exact else limit + limit // 4 + 4):
+            raise EndpointError(
+                f"The server at {self.settings.base_url} answers {asked.question} with {n} tokens, but was asked for at most "
+                f"{limit}; use a server that observes max_tokens."
+            )
 
     def _engine(self, answers: Sequence[dict[str, Any]]) -> Engine:
         return Engine(

@@ -118,6 +118,20 @@ def test_a_model_that_the_bridge_does_not_support_is_read_by_plain_hooks_with_a_
         cache_activations(family, PROMPTS, out=tmp_path / "b", config=CONFIG.replace(reader="bridge"))
 
 
+def test_a_model_that_the_bridge_wraps_and_cannot_run_is_read_by_plain_hooks(
+    llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_off(*_arguments: object, **_options: object) -> dict:
+        raise AttributeError("'GatedDeltaNet' object has no attribute 'causal_conv1d_fn'")
+
+    monkeypatch.setattr("transformer_lens.model_bridge.TransformerBridge.run_with_cache", break_off)
+    family = ModelFamily.load({"base": llama_family["base"]})
+    cache_activations(family, PROMPTS, out=tmp_path / "a", config=CONFIG)
+    assert "base: TransformerBridge cannot run its architecture (AttributeError: 'GatedDeltaNet'" in caplog.text
+    with pytest.raises(ModelError, match="TransformerBridge cannot run its architecture"):
+        cache_activations(family, PROMPTS, out=tmp_path / "b", config=CONFIG.replace(reader="bridge"))
+
+
 def test_models_in_memory(llama_family: dict[str, Path], tmp_path: Path, h5_hashes: Callable) -> None:
     names = ("base", "rl")
     kept: dict[str, list[bool]] = {}

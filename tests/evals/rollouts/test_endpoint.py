@@ -317,6 +317,17 @@ def test_another_tokenizer_on_the_server_is_found(family: ModelFamily, fake: Fak
         evaluate_outcomes(family, tasks(1), tmp_path / "e", fake.config())
 
 
+@pytest.mark.parametrize("ids", [None, [70] * 7])
+def test_a_server_that_ignores_the_limit_is_found(
+    family: ModelFamily, fake: Fake, tmp_path: Path, ids: list[int] | None
+) -> None:
+    text = "a" * 40 if ids is None else str(family.tokenizer.decode(ids))
+    more = {} if ids is None else {"token_ids": ids}
+    fake.fault = lambda number, body: Response(json.dumps(completion(text, **more)))
+    with pytest.raises(EndpointError, match=r"sample q0.*tokens, but was asked for at most 6; use a server"):
+        evaluate_outcomes(family, tasks(1), tmp_path / "e", fake.config())
+
+
 def test_cut_stopped_and_ended_answers(family: ModelFamily, fake: Fake, tmp_path: Path) -> None:
     answers = {
         "p0": completion("P0", "length"),
@@ -376,7 +387,7 @@ def test_prompts_follow_the_text_rule(fake: Fake, tmp_path: Path) -> None:
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[me]"
     for path in paths.values():
         tokenizer.save_pretrained(path)
-    family, asked = ModelFamily.load(paths), tasks(1, text=TextConfig(chat_template=True))
+    family, asked = ModelFamily.load(paths), tasks(1, max_new_tokens=32, text=TextConfig(chat_template=True))
     for prompt_as in ("ids", "text"):
         evaluate_outcomes(family, asked, tmp_path / prompt_as, fake.config(prompt_as=prompt_as))
     ids = tokenizer("<bos>[user]p0[me]", add_special_tokens=False).input_ids
