@@ -50,6 +50,42 @@ _IS_RIGHT = re.compile(
     rf"(?<![\w'])(?:\(({_ANY})\)|(?P<bare>[{LETTERS}]))(?:[.):][^\n.]{{0,80}}?)?\s+(?:is|must be|seems|would be|looks)\s+(?:therefore\s+|thus\s+|clearly\s+)?"
     r"(?:the\s+)?(?:only\s+)?(?:correct|right|best|true|answer|one)(?!\w)"
 )
+_CONCLUDED = re.compile(
+    rf"(?:\b(?:therefore|hence|thus|so|consequently)\b|∴)[ \t]{{0,3}}[,:]?[ \t]{{0,3}}(?P<option>(?:option|choice|letter)[ \t]+)?"
+    rf"(?:\(({_ANY})\)(?=[ \t]*[.!]?[ \t]*$)|((?-i:[B-HJ]))(?=[ \t]*[.!]?[ \t]*$)|((?-i:[AI]))(?=[.!][ \t]*$))",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A letter that ends the line. Behind A and I a full stop is needed, because an article or a pronoun can end a line."""
+_CORRECT = re.compile(
+    r"(?<!not )\b(?:correct|right)(?:\s+(?:option|choice|answer))?\s*[:=]\s*(?P<option>(?:option|choice)\s+)?"
+    + _LETTER,
+    re.IGNORECASE,
+)
+_BUT = re.compile(
+    rf"\bnot\s+(?:option\s+|choice\s+)?\(?(?-i:[{LETTERS}])\)?,?\s+but\s+(?:rather\s+)?(?P<option>(?:option|choice)\s+)?"
+    + _LETTER,
+    re.IGNORECASE,
+)
+_ONLY = re.compile(
+    rf"(?<!not )\bonly\s+(?:option\s+|choice\s+|answer\s+)?(?:\(({_ANY})\)|((?-i:[{LETTERS}])))\s+"
+    r"(?:fits|works|remains|matches|is\s+(?:correct|right|true|valid|possible|left))(?!\w)",
+    re.IGNORECASE,
+)
+_ANSWERS = (_STATED, _CHOSEN, _IS_RIGHT, _CONCLUDED, _CORRECT, _BUT, _ONLY)
+_VERDICT = re.compile(
+    rf"^[ \t>*#-]*(?:option[ \t]+)?\(?([{LETTERS}])\)?[ \t]*[.:=–—-][ \t]*"
+    r"(?:(?P<yes>yes|true|correct|right|✓|✔|✅)|no|false|incorrect|wrong|✗|✘|❌)[ \t]*[.,;!]?[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_JOIN = r"(?:,?\s*\b(?:and/or|or|and|as well as)\b|\s*[,/&+])\s*"
+_JOINED_AFTER = re.compile(
+    rf"\)?[.:]?{_JOIN}(?:(?:also|maybe|perhaps|possibly|option|choice|answer)\s+)*(?:\([{LETTERS}{LETTERS.lower()}]\)|[{LETTERS}b-hj]\)?)"
+    rf"(?=\s*(?:[.,;:!?)\]}}/&+$]|\Z|\n)|\s+(?:or|and|because|since|are|but|depending)\b)(?!\.\w)"
+    r"(?![^.\n]{0,60}\b(?:is|are|were)\s+(?:all\s+|both\s+)?(?:not|wrong|incorrect|false|eliminated|ruled|impossible)\b)"
+)
+_JOINED_BEFORE = re.compile(
+    rf"(?<![\w'])\(?[{LETTERS}]\)?\s*(?:,?\s*\b(?:or|and|and/or)\s+|[/&+]\s*)(?:option\s+|choice\s+)?\(?$"
+)
 _PROSE = {
     letter: re.compile(rf"[^\S\n]+(?!(?:{words})(?![\w-]))[*_]*[a-z]")
     for letter, words in (
@@ -84,12 +120,15 @@ def option_letter(response: str) -> str | None:
     3. The last letter after "answer", "option" or "choice" ("the answer is B", "correct option: (B)"), after a verb of choice
        ("I choose B", "it is B"), or before "is correct". An I or A before a lower-case word is a pronoun or an article,
        except before words that can follow an option ("A because", "A is right") and after "option". A small a or i must end
-       its clause. A letter that is called wrong does not count.
+       its clause. A letter that is called wrong does not count. So are a letter behind "therefore", "hence", "thus" or "so"
+       that ends its line (A and I with a full stop), the B of "correct: B" and of "not A but B", and "only B fits".
+       Then the one option with "yes", "true" or "correct" in a list of three or more lines such as ``A: no``.
     4. A letter at the very beginning, followed by ``.``, ``)``, ``:``, a dash, the end of the line, or "because", unless the
        response lists the options.
     5. The letter that begins a line in this way, if all such lines begin with the same letter.
     6. The last capital in round brackets, or in markup of its own.
 
+    Several letters that are joined ("A or B", "A, C", "(A) and (B)") where a rule finds one are no answer: the result is None.
     An article ("A dog") or a pronoun ("I think") is therefore never mistaken for an option.
     """
     text = _without_fonts(response.translate(_WIDE))
@@ -97,10 +136,11 @@ def option_letter(response: str) -> str | None:
     for part in (text, first):
         if alone := only_letter(part):
             return alone
-    if boxed := _boxed(text):
-        return boxed
+    if (boxed := _boxed(text)) is not None:
+        return boxed or None
     text = _unmarked(text)
-    return _stated(text) or _leading(text) or _by_line(text) or _bracketed(text)
+    found = (rule(text) for rule in (_stated, _one_yes, _leading, _by_line, _bracketed))
+    return next((letter for letter in found if letter is not None), None) or None
 
 
 def only_letter(text: str) -> str | None:
@@ -130,30 +170,71 @@ def _unmarked(text: str) -> str:
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
+_JOINED_BOXES = re.compile(r"\}[\s$.*]*(?:or|and|,|/)[\s$*]*\\boxed")
+_HEDGE = ""
+"""What a rule returns for several letters that are given together."""
+
+
 def _boxed(text: str) -> str | None:
+    if any(joined.end() == text.rfind("\\boxed") + len("\\boxed") for joined in _JOINED_BOXES.finditer(text)):
+        return _HEDGE
     for content in reversed(_BOX.findall(text)):
         plain = _unmarked(content).strip(" $")
-        letter = only_letter(plain) or _stated(plain) or _leading(plain)
-        if letter:
+        if letter := only_letter(plain):
             return letter
+        first = re.match(rf"\(?[{LETTERS}]", plain)
+        if first and _JOINED_AFTER.match(plain, first.end()):
+            return _HEDGE
+        for rule in (_stated, _leading):
+            if (letter := rule(plain)) is not None:
+                return letter
     return None
 
 
 def _stated(text: str) -> str | None:
+    if len(_VERDICT.findall(text)) >= _SHORTEST_LIST:
+        text = _VERDICT.sub("", text)
     found = [
         match
-        for pattern in (_STATED, _CHOSEN, _IS_RIGHT)
+        for pattern in _ANSWERS
         for match in pattern.finditer(text)
         if not _is_word(match) and not _is_rejected(match)
     ]
-    last = max(found, key=lambda match: match.end(match.lastindex or 0), default=None)
-    return last[last.lastindex or 0].upper() if last else None
+    alone = [match for match in found if not _follows_another(match)]
+    last = max(alone, key=lambda match: match.end(match.lastindex or 0), default=None)
+    if last is None:
+        return _HEDGE if found else None
+    return _letter_or_hedge(last, last.lastindex or 0)
+
+
+def _follows_another(match: re.Match[str]) -> bool:
+    """Whether the letter of a match is joined to a letter before it, as in "A or B is correct"."""
+    place = match.start(match.lastindex or 0)
+    return _JOINED_BEFORE.search(match.string[max(0, place - 30) : place]) is not None
+
+
+def _letter_or_hedge(match: re.Match[str], group: int) -> str:
+    """The letter in a group, or `_HEDGE` if other letters are joined to it."""
+    hedged = _follows_another(match) or _JOINED_AFTER.match(match.string, match.end(group))
+    return _HEDGE if hedged else match[group].upper()
+
+
+_SHORTEST_LIST = 3
+"""Lines of a list of verdicts; two lines such as ``A: yes`` and ``B: no`` may be the options themselves."""
+
+
+def _one_yes(text: str) -> str | None:
+    """The only option with a yes in a list with a verdict on each option."""
+    verdicts = list(_VERDICT.finditer(text))
+    yes = [match[1].upper() for match in verdicts if match["yes"]]
+    listed = len({match[1].upper() for match in verdicts}) == len(verdicts) >= _SHORTEST_LIST
+    return yes[0] if listed and len(yes) == 1 else None
 
 
 def _is_word(stated: re.Match[str]) -> bool:
     """Whether a matched I or A is a pronoun or an article."""
     groups = stated.groupdict()
-    prose = None if groups.get("option") else _PROSE.get(groups["bare"] or "")
+    prose = None if groups.get("option") else _PROSE.get(groups.get("bare") or "")
     return prose is not None and prose.match(stated.string, stated.end("bare")) is not None
 
 
@@ -169,7 +250,7 @@ def _leading(text: str) -> str | None:
     found = _LEADING.match(text.lstrip(" \t\n\"'#>"))
     if not found or _LINE.findall(text)[:2] == ["A", "B"]:  # a list of the options
         return None
-    return next(group for group in found.groups() if group).upper()
+    return _letter_or_hedge(found, found.lastindex or 0)
 
 
 def _by_line(text: str) -> str | None:
@@ -179,4 +260,4 @@ def _by_line(text: str) -> str | None:
 
 def _bracketed(text: str) -> str | None:
     found = [match for match in _BRACKETED.finditer(text) if not _is_rejected(match)]
-    return found[-1][1] if found else None
+    return _letter_or_hedge(found[-1], 1) if found else None

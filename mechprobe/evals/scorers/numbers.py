@@ -2,7 +2,8 @@ r"""Read numbers as data sets and language models write them; the rules are mech
 
 Thousands separators (``1,200``, ``1{,}200``, ``1\,200``, thin spaces), currency, percent, fractions (``1/2``, ``\frac12``,
 ``1 1/2``, ``½``), powers of ten and minus signs of all kinds are read. A range has no signs: ``12-15`` ends with 15. A
-number in an expression that has no rational value here (``3\pi``, ``\sqrt{2}``) is unreadable.
+number in an expression that has no rational value here (``3\pi``, ``\sqrt{2}``) is unreadable. ``1.2 million``, ``3k``,
+``5M`` and ``$3.5m`` are scaled; ``5 m``, ``5m``, ``3 K`` and ``300K`` are units.
 """
 
 import re
@@ -85,6 +86,20 @@ _WORD_SIGN = re.compile(r"\b(minus|negative)\s+$", re.IGNORECASE)
 _IRRATIONAL_BEFORE = re.compile(r"(?:\\sqrt\s*(?:\[[^\]]*\])?\s*\{?|√\s*\(?|±|\\pm)\s*$")
 _IRRATIONAL_AFTER = re.compile(r"\s*(?:\\?(?:pi|sqrt)(?![a-zA-Z])|\*?\s*π|√)")
 _PERCENT = re.compile(rf"[ {_GAP}]*(?:\\?%|percent\b|per cent\b)")
+_SCALES = {"thousand": 3, "k": 3, "million": 6, "m": 6, "billion": 9, "bn": 9, "b": 9, "trillion": 12}
+_SCALE = re.compile(
+    rf"(?:[*$ {_GAP}]|\\[,;: ]|~|\\text\s*\{{)*((?i:thousand|million|billion|trillion)|bn)(?!\w)|([kM])(?!\w|\s*[-+*/=^(]\s*[\w(])"
+)
+_MONEY_SCALE = re.compile(r"([kKmMbB])(?!\w)")
+"""Letters that scale an amount of money; without a currency sign K, m and B are units or names."""
+_BLANK_GROUPS = re.compile(
+    r"((?:\b(?i:answer|result|total|sum)\s*(?:\bis\b|:)|(?<![<>!])=|\bequals\b|####)[ *:]*(?:\\?[$€£¥])?[-+]?)"
+    r"([1-9]\d{0,2}(?: \d{3})+)(?![\d^/]|,\d| *[-,;/+*×^] *\d| +(?:\d|and\b|or\b))"
+)
+"""Thousands with blanks, directly behind a stated answer or an equals sign, and no part of a list."""
+_NAMES_BEFORE = re.compile(r"(?:,|\band)\s*\w+\s*\Z")
+_COMMA_DECIMAL = re.compile(r"(?<![\w.,(\[])([1-9]\d{0,2}(?:\.\d{3})+),(\d{1,2}|\d{4,})(?![\w]|[.,;] ?\d|, )")
+_NOT = re.compile(r"(?:\bnot|n't|\brather than|\binstead of)(?:\s+(?:equal\s+to|be))?[\s*$(]*\Z", re.IGNORECASE)
 _UNIT_POWER = re.compile(r"(?:\^\s*\{?|_\s*\{?|\b(?:[kcdmµ]?m|ft|in|yd|mi|CO|H|O))$")
 _LOOK_BACK = 40
 
@@ -95,17 +110,25 @@ def numbers(text: str) -> list[Number]:
 
 
 def last_number(text: str) -> Number | None:
-    """The last number of a text; None without one."""
-    found = numbers(text)
-    return found[-1] if found else None
+    """The last number of a text that is not denied ("72, not 70"); None without one."""
+    text = _european(_normalized(text))
+    last, denied = None, -1
+    for number in _numbers(text):
+        before = text[max(0, number.start - _LOOK_BACK) : number.start]
+        joined = denied >= 0 and re.fullmatch(r",?\s*(?:or|nor)\s+", text[denied : number.start])
+        if joined or _NOT.search(before):
+            denied = number.end
+        else:
+            last, denied = number, -1
+    return last
 
 
 def only_number(text: str) -> Number | None:
     """The number that a text consists of, apart from currency, units and markup; None for any other text."""
     text = _normalized(text)
     found = list(_numbers(text))
-    if len(found) != 1 or found[0].value is None:
-        return None
+    if len(found) != 1 or found[0].value is None or re.fullmatch(r"[-+\d.,]*k", text[found[0].start : found[0].end]):
+        return None  # 3k may be a product
     before, after = text[: found[0].start], text[found[0].end :]
     before = re.sub(r"^[\s$*\\(\[{]*[A-Za-z](?:_\w+|_\{\w+\})?\s*=\s*", "", before)
     rest = f"{before} {after}"
@@ -118,7 +141,7 @@ def only_number(text: str) -> Number | None:
 def answered_number(text: str) -> Number | None:
     r"""The number that a response gives: in its last ``\boxed{}``, else alone behind its last ``####``, else the last one."""
     boxed = last_boxed(text)
-    if boxed is not None and (found := last_number(boxed)):
+    if boxed is not None and (found := last_number(f"= {boxed}")):
         return found
     for line in reversed(_MARKED.findall(text)):
         if found := only_number(line):
@@ -177,6 +200,27 @@ def _normalized(text: str) -> str:
     return text
 
 
+def _european(text: str) -> str:
+    """The text with ``1 200`` as ``1200`` and ``1.234,50`` as ``1234.50``, where nothing else can be meant."""
+    text = _COMMA_DECIMAL.sub(lambda m: f"{m[1].replace('.', '')}.{m[2]}", text)
+    return _BLANK_GROUPS.sub(
+        lambda m: (
+            m[0]
+            if _NAMES_BEFORE.search(text[max(0, m.start() - _LOOK_BACK) : m.start()])
+            else m[1] + m[2].replace(" ", "")
+        ),
+        text,
+    )
+
+
+def _scale(text: str, end: int, *, money: bool) -> tuple[int, int]:
+    """``(factor, end)`` of a word or letter such as "million" behind the number that ends at ``end``."""
+    found = _SCALE.match(text, end) or (_MONEY_SCALE.match(text, end) if money else None)
+    if found is None:
+        return 1, end
+    return 10 ** _SCALES[found[found.lastindex or 0].lower()], found.end()
+
+
 def _inline_fraction(found: re.Match[str]) -> str:
     top, bottom = (found[2] or found[1] or ""), (found[4] or found[3] or "")
     space = " " if found.start() and found.string[found.start() - 1].isdigit() else ""
@@ -227,11 +271,12 @@ def _number(text: str, found: re.Match[str]) -> Number | None:
     sign, length = _sign(
         before, alone=text[: found.start()].strip() in ("-", "+") and not text[found.end() :].strip(" .\n")
     )
+    scale, end = _scale(text, found.end(), money=money is not None)
     percent = _PERCENT.match(text, found.end())
-    end = percent.end() if percent else found.end()
+    end = percent.end() if percent else end
     unreadable = _IRRATIONAL_BEFORE.search(before) or _IRRATIONAL_AFTER.match(text, found.end())
     value = None if unreadable else _unsigned(found)
-    return Number(None if value is None else sign * value, percent is not None, start - length, end)
+    return Number(None if value is None else sign * value * scale, percent is not None, start - length, end)
 
 
 def _sign(before: str, *, alone: bool) -> tuple[int, int]:
