@@ -140,7 +140,8 @@ def _residual_fault(model: PreTrainedModel, ids: Int[Tensor, "1 pos"]) -> str:
         for handle in handles:
             handle.remove()
     expected = (*ids.shape, int(model.config.get_text_config().hidden_size))
-    if other := next((shape for shape in shapes if shape != expected), None):
+    other = next((shape for shape in shapes if shape != expected), None)
+    if other is not None:
         shown = list(other) or "no tensor"
         return f"gives {shown} after a block, where a residual is {list(expected)}"
     if len(shapes) != len(blocks):
