@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, StaticCache
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, first_line
 from mechprobe.interventions.hooks.positions import CallTokens
 from mechprobe.models.blocks import StopForwardError, splice
 from mechprobe.models.devices import input_device
@@ -60,6 +60,11 @@ class Sibling:
         try:
             with suppress(StopForwardError):
                 self.model(**placed, past_key_values=cache, use_cache=cache is not None)
+        except ValueError as error:  # MiniMax takes a cache class of its own only
+            raise ModelError(
+                f"Sibling {self.name} ({type(self.model).__name__}) cannot run beside the edited model ({first_line(error)}), "
+                "so edits that read it are not supported."
+            ) from error
         finally:
             self._found = None
         return found
