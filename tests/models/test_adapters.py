@@ -13,10 +13,12 @@ from torch import Tensor
 
 from mechprobe.cli import main
 from mechprobe.errors import DependencyError, ModelError
+from mechprobe.interventions.hooks.attach import edited
 from mechprobe.models.devices import DeviceMap
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
+from sae_training import Crosscoder, CrosscoderConfig
 
 peft = pytest.importorskip("peft")
 
@@ -175,6 +177,28 @@ def refusal(folder: Path) -> str:
         ModelFamily.load({"rl": folder})
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(("host", "donor"), [("base", "rl"), ("rl", "base")])
+def test_a_transplant_reads_an_adapter_as_its_merged_copy(
+    llama_family: dict[str, Path], tmp_path: Path, host: str, donor: str
+) -> None:
+    tuned(llama_family["base"], tmp_path / "rl", lora())
+    live = ModelFamily.load({"base": llama_family["base"], "rl": tmp_path / "rl"})
+    live["rl"].hf.save_pretrained(tmp_path / "merged")
+    live.tokenizer.save_pretrained(tmp_path / "merged")
+    copy = ModelFamily.load({"base": llama_family["base"], "rl": tmp_path / "merged"})
+    torch.manual_seed(0)
+    config = CrosscoderConfig(n_models=2, d_model=live["rl"].d_model, d_sae=32, k=8, model_names=("base", "rl"))
+    crosscoder, found = Crosscoder(config), []
+    for family in (live, copy):
+        with edited(
+            family[host], crosscoder, range(16), "transplant", site="resid_post.1", donor=donor, siblings=family
+        ) as model:
+            texts = generate(model, family.tokenizer, ["3+4=", "12+5="], max_new_tokens=8)
+            found.append(([text.token_ids for text in texts], logits(model)))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=CLOSE)
 
 
 def test_an_adapter_for_another_task_is_refused(llama_family: dict[str, Path], tmp_path: Path) -> None:
