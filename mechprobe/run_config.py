@@ -42,7 +42,7 @@ class TasksConfig(FrozenConfig):
     sampling: SamplingConfig = SamplingConfig()
     """How responses are decoded: greedily, or ``n`` samples of each at a temperature."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts that end a response, for example ``["\\n\\nQuestion:"]`` for a base model that goes on with another question."""
+    """Texts that end a response, for example ``["\\n\\nQuestion:"]`` for a base model that writes another question."""
     think: ThinkTags | None = THINK
     """Start and end tag of the thinking of a model, which scorers do not read; ``false`` scores whole responses."""
     names: tuple[str, ...] | None = None

@@ -11,10 +11,22 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 if TYPE_CHECKING:  # conftest imports this file also in the process that only distributes the tests
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+    from mechprobe.models.devices import DeviceMap
+
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n"
 PAD, BOS, EOS, UNK = range(4)
 ARCHITECTURES = ("llama", "qwen3", "neox")
+SPLIT: "DeviceMap" = {
+    "model.embed_tokens": "cpu",
+    "model.rotary_emb": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.layers.2": "disk",
+    "model.norm": "cpu",
+    "lm_head": "cpu",
+}
+"""Places of a llama's modules, two of its three blocks on disk."""
 
 
 def build_tokenizer(extra_words: tuple[str, ...] = ()) -> "PreTrainedTokenizerFast":

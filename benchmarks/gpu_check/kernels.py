@@ -1,7 +1,7 @@
 """Step ``kernels``: the selection and every product of the Triton kernels against the dense formula in float64.
 
 The inputs are rounded to the dtype under test first, so that an error is one of the kernel. Among the inputs are rows
-without an active latent, latents without an active row, matrices that are not contiguous, and a k that is no power of two.
+without an active latent, latents without an active row, matrices that are not contiguous, and a k that is not a power of two.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Build a tiny chat family that thinks, as folders that mechprobe reads like those of real post-trained models.
 
-    python experiments/chat_family/build.py models/chat     # about a minute on two idle CPU cores
+    python experiments/chat_family/build.py models/chat     # about a minute on one idle CPU core
 
 The family has what real ones have: a base whose tokenizer has no chat template and another end token, an SFT model in several
 shards, and an "RL" model that is a LoRA adapter and thinks between ``<think>`` tags, at a length that the problem decides.

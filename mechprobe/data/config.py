@@ -119,7 +119,7 @@ class PromptsConfig(FrozenConfig):
         )
 
     def for_columns(self, known: Container[str]) -> "PromptsConfig":
-        """These settings for a source of which these columns are known: ``messages`` is read where there is no prompt."""
+        """These settings for a source with the columns ``known``: ``messages`` is read if it has them and no prompt."""
         if self.messages_field or self.prompt_field in known or "messages" not in known:
             return self
         return self.model_copy(update={"messages_field": "messages"})

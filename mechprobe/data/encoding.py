@@ -42,7 +42,7 @@ class PromptEncoder:
             rule: The settings; the defaults when None.
 
         Raises:
-            ConfigError: There is no such chat template, no such switch in it, or no BOS token where one is asked for.
+            ConfigError: The chat template does not exist or does not read a setting, or ``rule`` needs a BOS token that is missing.
         """
         rule = rule or TextConfig()
         tokenizer, chat = next(iter(tokenizers.values())), None

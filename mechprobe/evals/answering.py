@@ -4,13 +4,14 @@ A log-likelihood is computed by generation in which the tokens of the continuati
 therefore act exactly as in generation: an edit finds the last prompt token at the last position of the first forward call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from mechprobe.data.config import TextConfig
 from mechprobe.data.encoding import Ids, PromptEncoder
@@ -125,9 +126,11 @@ def prompt_of(sample: Sample, text: str | None = None) -> Prompt:
     return Prompt(sample.id, text, messages=messages, where=f"task {sample.task}")
 
 
-def encoder_of(model: LanguageModel, task: Task) -> PromptEncoder:
-    """What turns the prompts of a task into token ids, the same for every model of the family."""
-    return PromptEncoder.of(model.tokenizers, task.text)
+def encoders_of(
+    tokenizers: Mapping[str, PreTrainedTokenizerBase], tasks: Iterable[Task]
+) -> dict[TextConfig, PromptEncoder]:
+    """What turns the prompts of tasks into token ids, by their text rules; ``tokenizers`` are those of the whole family."""
+    return {text: PromptEncoder.of(tokenizers, text) for text in {task.text: None for task in tasks}}
 
 
 def option_pairs(
@@ -190,21 +193,22 @@ def _from_likelihoods(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, st
     """Outcomes by task and sample id; log-likelihoods give one for each sample."""
     if not queries:
         return {}
-    encoders = {task.text: encoder_of(run.model, task) for task, _ in queries}
+    encoders = encoders_of(run.model.tokenizers, (task for task, _ in queries))
     pairs = [option_pairs(task, sample, encoders[task.text], prefix=run.prefix) for task, sample in queries]
     flat = [pair for orders in pairs for options in orders for pair in options]
     scores = iter(log_likelihoods(run.model, flat, batch_size=run.batch_size))
     result: dict[tuple[str, str], list[Outcome]] = {}
     for (task, sample), orders in zip(queries, pairs, strict=True):
         of_sample = [list(islice(scores, len(options))) for options in orders]
-        result[task.name, sample.id] = [_likelihood_outcome(run, task, sample, orders, of_sample)]
+        forced = encoders[task.text].encode_text(run.prefix)
+        result[task.name, sample.id] = [_likelihood_outcome(run, task, sample, orders, of_sample, forced)]
     return result
 
 
 def _likelihood_outcome(
-    run: _Run, task: Task, sample: Sample, orders: list[list[tuple[Ids, Ids]]], scores: list[list[float]]
+    run: _Run, task: Task, sample: Sample, orders: list[list[tuple[Ids, Ids]]], scores: list[list[float]], forced: Ids
 ) -> Outcome:
-    """The outcome of a sample's log-likelihoods. The response is the chosen option in the order of the file."""
+    """The outcome of a sample's log-likelihoods. The response is ``forced`` and the chosen option in the order of the file."""
     judge = task.scorer
     assert isinstance(judge, MultipleChoice), "only multiple choice has options"
     n_tokens = [[len(rest) for _, rest in options] for options in orders]
@@ -212,6 +216,6 @@ def _likelihood_outcome(
     text, ids = "", ()
     if decision.option is not None:
         text = run.prefix + judge.continuation(sample.id, judge.orders(sample.id)[0], decision.option)
-        ids = (*encoder_of(run.model, task).encode_text(run.prefix), *orders[0][decision.option][1])
+        ids = (*forced, *orders[0][decision.option][1])
     chosen = decision.chosen
     return Outcome(sample.id, task.name, run.label, decision.outcome, text, len(ids), response_ids=ids, chosen=chosen)

@@ -24,7 +24,7 @@ from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.sources import as_prompts
 from mechprobe.errors import InputError
-from mechprobe.evals.answering import prompt_of
+from mechprobe.evals.answering import encoders_of, prompt_of
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.plan import EVERYWHERE, Condition
@@ -103,7 +103,7 @@ def texts_of_store(store: _HasSequences, tasks: Sequence[Task], family: ModelFam
     Returns None where the store has no held-out prompt.
     """
     names = {task.name for task in tasks}
-    encoders = {task.text: PromptEncoder.of(family.tokenizers, task.text) for task in tasks}
+    encoders = encoders_of(family.tokenizers, tasks)
     asked = {encoders[task.text].encode(prompt_of(sample)) for task in tasks for sample in task.samples}
     unrelated: dict[str, tuple[int, ...]] = {}
     related: dict[str, tuple[int, ...]] = {}

@@ -1,6 +1,6 @@
 """Whether an architecture runs as mechprobe needs it: padding on the left, the KV cache, and one residual per block.
 
-Every causal architecture of transformers was tried at tiny size (``tests/models/test_architectures.py``). For the types in
+Every causal architecture of transformers was tried at tiny size (``tests/models/test_every_architecture.py``). For the types in
 `_EXACT` nothing is measured again. Every other model is measured once, right after its weights are loaded, by `measured`.
 """
 

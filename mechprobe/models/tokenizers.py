@@ -218,7 +218,7 @@ class SharedTokenizer:
     ) -> None:
         """Check that every model knows the ids of every prompt, and that its own tokenizer would give the same.
 
-        A special token that another model has under another name is no difference: the models read its id.
+        A special token with another name in another model does not count, because models read its id.
 
         Args:
             used: The tokenizer whose ids all models read.

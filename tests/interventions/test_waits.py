@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.waits import count_waits
 from mechprobe.dictionary.readout import Readout
@@ -24,31 +25,18 @@ EDITS = [
 ]
 
 
-def waits_of(family: ModelFamily, crosscoder: Crosscoder, edit: str, readout: str, positions: str, device: str) -> int:
-    """Waits of the calls of one response with a KV cache, without those of `transformers.generate` itself."""
-    ids = torch.tensor([[0, 3, 4, 5], [1, 5, 6, 7]], device=device)
-    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]], device=device)
-    with edited(
-        family["base"], crosscoder, [] if edit == "replace" else [1, 5], edit, site=Site(1), siblings=family,
-        donor="rl" if edit == "transplant" else None, readout=Readout(readout), positions=positions,  # pyright: ignore[reportArgumentType]
-    ) as model:  # fmt: skip
-        model(input_ids=ids, attention_mask=mask, use_cache=True)
-        with count_waits(device) as waits, torch.no_grad():
-            cache, new = None, ids
-            for _ in range(N_TOKENS):
-                output = model(input_ids=new, attention_mask=mask, past_key_values=cache, use_cache=True)
-                cache, new = output.past_key_values, output.logits[:, -1:].argmax(dim=-1)
-                mask = torch.cat((mask, mask[:, -1:]), dim=1)
-    return len(waits.seen)
+def prompts(device: str) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.tensor([[0, 3, 4, 5], [1, 5, 6, 7]], device=device),
+        "attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]], device=device),
+    }
 
 
-def plain_waits(family: ModelFamily, crosscoder: Crosscoder, device: str) -> int:
-    """The same without features, so that nothing is edited."""
-    ids = torch.tensor([[0, 3, 4, 5], [1, 5, 6, 7]], device=device)
-    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]], device=device)
-    model = family["base"].hf
+def response_waits(model: PreTrainedModel, device: str) -> int:
+    """Waits of one response with a KV cache."""
+    new, mask = prompts(device).values()
+    cache = None
     with count_waits(device) as waits, torch.no_grad():
-        cache, new = None, ids
         for _ in range(N_TOKENS):
             output = model(input_ids=new, attention_mask=mask, past_key_values=cache, use_cache=True)
             cache, new = output.past_key_values, output.logits[:, -1:].argmax(dim=-1)
@@ -56,12 +44,22 @@ def plain_waits(family: ModelFamily, crosscoder: Crosscoder, device: str) -> int
     return len(waits.seen)
 
 
+def waits_of(family: ModelFamily, crosscoder: Crosscoder, edit: str, readout: str, positions: str, device: str) -> int:
+    """Waits of the calls of one response with a KV cache, without those of `transformers.generate` itself."""
+    with edited(
+        family["base"], crosscoder, [] if edit == "replace" else [1, 5], edit, site=Site(1), siblings=family,
+        donor="rl" if edit == "transplant" else None, readout=Readout(readout), positions=positions,  # pyright: ignore[reportArgumentType]
+    ) as model:  # fmt: skip
+        model(**prompts(device), use_cache=True)
+        return response_waits(model, device)
+
+
 @pytest.mark.parametrize(("edit", "readout", "positions"), EDITS)
 def test_an_edit_waits_once_per_call(
     family: ModelFamily, crosscoder: Crosscoder, edit: str, readout: str, positions: str
 ) -> None:
     n_read = 2 if edit == "transplant" or readout == "joint" else 0
-    plain = plain_waits(family, crosscoder, "cpu")
+    plain = response_waits(family["base"].hf, "cpu")
     found = waits_of(family, crosscoder, edit, readout, positions, "cpu")
     siblings = n_read * plain  # a sibling runs the same calls
     assert 0 < found <= plain + siblings + N_TOKENS
@@ -74,5 +72,5 @@ def test_an_edit_on_a_card_waits_once_per_call(
     llama_family: dict[str, Path], crosscoder: Crosscoder, edit: str, readout: str, positions: str
 ) -> None:
     on_card = ModelFamily.load(llama_family, device="cuda")
-    plain = plain_waits(on_card, crosscoder, "cuda")
+    plain = response_waits(on_card["base"].hf, "cuda")
     assert waits_of(on_card, crosscoder.cuda(), edit, readout, positions, "cuda") <= 3 * plain + N_TOKENS

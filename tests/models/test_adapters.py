@@ -19,20 +19,12 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
 from sae_training import Crosscoder, CrosscoderConfig
+from tests.builders import SPLIT, build_family
 
 peft = pytest.importorskip("peft")
 
 IDS = torch.tensor([[1, 5, 9, 14, 30, 61], [1, 7, 7, 22, 3, 40]])
 CLOSE = 1e-5
-SPLIT: DeviceMap = {
-    "model.embed_tokens": "cpu",
-    "model.rotary_emb": "cpu",
-    "model.layers.0": "cpu",
-    "model.layers.1": "disk",
-    "model.layers.2": "disk",
-    "model.norm": "cpu",
-    "lm_head": "cpu",
-}
 
 
 def tuned(base: Path, folder: Path, settings: Any, *, rows: int | None = None) -> Any:
@@ -219,8 +211,6 @@ def test_an_adapter_beside_the_weights_of_a_model_is_refused(llama_family: dict[
 def test_adapters_that_do_not_fit_are_refused_before_weights_are_read(
     llama_family: dict[str, Path], neox_family: dict[str, Path], tmp_path: Path
 ) -> None:
-    from tests.builders import build_family
-
     folder = tmp_path / "rl"
     tuned(llama_family["base"], folder, lora())
     weights = folder / "adapter_model.safetensors"

@@ -13,16 +13,8 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate, left_pad
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
+from tests.builders import SPLIT
 
-SPLIT: DeviceMap = {
-    "model.embed_tokens": "cpu",
-    "model.rotary_emb": "cpu",
-    "model.layers.0": "cpu",
-    "model.layers.1": "disk",
-    "model.layers.2": "disk",
-    "model.norm": "cpu",
-    "lm_head": "cpu",
-}
 COMMITS = ("a" * 40, "b" * 40)
 
 

@@ -83,7 +83,7 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
     ``max_prompts`` prompts are drawn at random. Those that are too long are cut, refused or dropped.
 
     Raises:
-        ConfigError: There is no chat template or BOS token that the text rule asks for, or no EOS token to pack with.
+        ConfigError: The text rule needs a chat template or BOS token, or packing an EOS token, that the tokenizer lacks.
         InputError: A prompt has no tokens, or is too long and must not be cut.
         ModelError: A model that should respond is not in the family, or a model lacks a token of a prompt.
     """

@@ -133,7 +133,7 @@ class _Reader:
         answer = answer_of(self.tokenizer, text, finish, ids=ids, stop=task.stop, end_ids=self.end_ids, where=where)
         prefix = self.labels[question.model]
         require_prefix(answer, prefix, where)
-        n_prefix = len(self.tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+        n_prefix = len(self.prompts.encoder(task).encode_text(prefix))
         require_limit(answer, task.max_new_tokens + n_prefix, ids is not None, where)
         engine = tuple(str(item.get(key, header.get(key, "")) or "") for key in ("engine", "version"))
         self.engines.setdefault((engine[0], engine[1]), where)

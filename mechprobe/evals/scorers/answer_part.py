@@ -1,6 +1,6 @@
 r"""Find the part of a response that answers: behind the thinking, and before the next question.
 
-A model that thinks writes a block ``<think>...</think>`` first; what it tries there is no answer. A base model often
+A model that thinks writes a block ``<think>...</think>`` first; what it tries there is not an answer. A base model often
 writes another question, and its answer, behind its own answer. The rules are mechprobe's own.
 """
 

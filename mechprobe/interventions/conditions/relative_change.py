@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechprobe.data.encoding import Ids, PromptEncoder
-from mechprobe.evals.answering import prompt_of
+from mechprobe.data.encoding import Ids
+from mechprobe.evals.answering import encoders_of, prompt_of
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import RelativeChanges
@@ -44,7 +44,8 @@ def measure_changes(
 def task_prompts(runner: Runner) -> list[Ids]:
     """Token ids of the first prompts of every task of the runner."""
     first = [(task, prompt_of(sample)) for task in runner.tasks for sample in task.samples[:PROMPTS]]
-    return [PromptEncoder.of(runner.family.tokenizers, task.text).encode(prompt) for task, prompt in first]
+    encoders = encoders_of(runner.family.tokenizers, runner.tasks)
+    return [encoders[task.text].encode(prompt) for task, prompt in first]
 
 
 @torch.no_grad()
