@@ -77,7 +77,7 @@ def build_compiled(
     rank: int = 4,
     seed: int = 0,
     n_items: int = 400,
-    n_prompts: int = 3000,
+    n_prompts: int = 2000,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a compiled lab to a folder and return its manifest.
