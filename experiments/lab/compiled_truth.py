@@ -98,7 +98,7 @@ def judge(chain: mp.Run, selection: mp.Selection, name: str, features: Sequence[
     given = chain.family, chain.crosscoder(), selection, tasks
     found = mp.intervene(*given, chain.folder / f"judged_{name}", config)
     keys = ("effect", "n", "ceiling", "verdict", "one_vector", "random_max", "equal_norm_max")
-    rows = {row.model: row.to_dict() for row in found.pooled_verdicts()}
+    rows = {row.model: row.to_dict() for row in found.pooled_verdicts}
     return {model: {key: row[key] for key in keys} for model, row in rows.items()}
 
 

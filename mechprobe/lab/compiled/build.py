@@ -77,7 +77,7 @@ def build_compiled(
     rank: int = 4,
     seed: int = 0,
     n_items: int = 400,
-    n_prompts: int = 2000,
+    n_prompts: int = 1500,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a compiled lab to a folder and return its manifest.
@@ -131,7 +131,7 @@ def _write_truth(folder: Path, design: Design) -> None:
         "rank": design.rank,
         "site": SITE,
         "contested": {op: {"rl": f"reading{index}", "base": f"reading{index + 1}"} for index, op in ops},
-        "decoys": {f"decoy{index}": {"ops": o, "digits": d} for index, (o, d) in enumerate(design.decoy_steps)},
+        "decoys": {f"decoy{index}": tokens for index, tokens in enumerate(design.decoy_tokens)},
         "readings": {f"reading{index}": row.tolist() for index, row in enumerate(design.readings)},
         "orders": ORDERS,
     }

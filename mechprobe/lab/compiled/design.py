@@ -70,10 +70,14 @@ class Design:
         return np.stack(rows)
 
     @cached_property
-    def decoy_steps(self) -> list[tuple[str, str]]:
-        """Ops and digits of each decoy, which goes with steps of one of these ops and one of these digits."""
+    def decoy_tokens(self) -> list[str]:
+        """Tokens at which the tuned model writes each decoy: half of the ops for the first half of the decoys, else of the digits.
+
+        The first op, which is contested in every lab, is among the ops. So decoys go with every gained sample of that op.
+        """
         draw = np.random.default_rng([self.seed, 2])
-        return [(_some(OPS, draw), _some(DIGITS, draw)) for _ in range(N_DECOYS)]
+        at_ops = [OPS[0] + _some(OPS[1:], draw) for _ in range(N_DECOYS // 2)]
+        return at_ops + [_some(DIGITS, draw) for _ in range(N_DECOYS - N_DECOYS // 2)]
 
     @property
     def base_readings(self) -> tuple[int, ...]:

@@ -146,9 +146,8 @@ def _write_readings(
     for word in ORDERS:
         for step in range(N_STEPS + 1):
             neurons.add(at[f"word{word}"] + at[f"position{QUESTION + step}"], 1.5, 2 * at[f"ask{word}{step}"])
-    for index, (ops, digits) in enumerate(design.decoy_steps if decoys else ()):
-        reads = _sum(at, [*(f"op{op}" for op in ops), *(f"token{digit}" for digit in digits)])
-        neurons.add(reads, 1.5, 3 * at[f"decoy{index}"])
+    for index, tokens in enumerate(design.decoy_tokens if decoys else ()):
+        neurons.add(_sum(at, [f"token{token}" for token in tokens]), 0.5, 2 * at[f"decoy{index}"])
 
 
 def _apply_readings(neurons: _Neurons, at: Directions, design: Design) -> None:
