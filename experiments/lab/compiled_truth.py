@@ -3,13 +3,14 @@
     python experiments/lab/compiled_truth.py --ranks 1 2 4 10 --seeds 0 1 2
 
 For every rank and seed, the script builds the lab and runs localize, cache, train-sae, evaluate and select. It compares the
-task-agnostic set by integrated gradients, at the default threshold, with the truth. Then it transplants that set both ways, and as
+task-agnostic set by integrated gradients with the truth. Then it transplants that set both ways, and as
 many of the strongest decoy features. A finished lab is one JSON file under ``--out``; an interrupted one resumes from ``--work``.
 The script exits with 1 if a bar of `checks` is missed.
 
 A feature is *truly causal* if more than half of the squared norm of its decoder difference, tuned minus base, lies in the causal
-subspace, and if the norm is at least a tenth of the largest in the dictionary. It is a *decoy feature* if the same holds for the
-subspace of the decoys. Both rules are our own.
+subspace, and if it writes at least a fifth of what the strongest feature writes there: mean activation times the norm of the
+difference within the subspace. It is a *decoy feature* if the same holds for the subspace of the decoys. Both rules are our own.
+A fifth is also the default threshold of the task-agnostic set, `select.threshold`.
 """
 
 import argparse
@@ -34,23 +35,25 @@ from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 
 BAR = 0.95
-SHARE, FLOOR = 0.5, 0.1
-"""Share of a decoder difference that a subspace must hold, and least norm as a share of the largest."""
+SHARE, FLOOR = 0.5, 0.2
+"""Share of a decoder difference that a subspace must hold, and least contribution as a share of the largest."""
 N_CONTROLS = 19
 """Random sets, and changes of equal norm, per set and direction; the fewest with which p can reach 0.05."""
-N_JUDGED = 24
+N_JUDGED = 20
 """Samples of each untrained skill on which sets are judged."""
 RANKINGS = ("ig", "relie", "joint", "score")
 
 
 def features_in(
-    differences: Float[np.ndarray, "feature d_model"], directions: Float[np.ndarray, "direction d_model"]
+    differences: Float[np.ndarray, "feature d_model"],
+    mean_act: Float[np.ndarray, " feature"],
+    directions: Float[np.ndarray, "direction d_model"],
 ) -> Bool[np.ndarray, " feature"]:
-    """Features whose decoder difference lies mostly in the span of the directions and is not small."""
-    basis = np.linalg.qr(directions.T)[0]
-    norm = np.linalg.norm(differences, axis=1)
-    share = (np.linalg.norm(differences @ basis, axis=1) / np.maximum(norm, 1e-12)) ** 2
-    return (share > SHARE) & (norm >= FLOOR * norm.max())
+    """Features whose decoder difference lies mostly in the span of the directions, and that write much there."""
+    inside = np.linalg.norm(differences @ np.linalg.qr(directions.T)[0], axis=1)
+    share = (inside / np.maximum(np.linalg.norm(differences, axis=1), 1e-12)) ** 2
+    written = mean_act * inside
+    return (share > SHARE) & (written >= FLOOR * written.max())
 
 
 def spanned(
@@ -68,9 +71,10 @@ def against_truth(crosscoder: Crosscoder, selection: mp.Selection, design: Desig
     names = list(crosscoder.model_names)
     decoders = crosscoder.W_dec.detach().double().numpy()
     differences = decoders[:, names.index("rl")] - decoders[:, names.index("base")]
-    causal, decoys = features_in(differences, design.causal), features_in(differences, design.decoys)
     chosen, scores = list(selection.features), selection.scores
-    order = np.argsort(-np.linalg.norm(differences, axis=1))
+    mean_act = np.asarray(scores.density) * np.asarray(scores.mean_act)  # over all positions
+    causal, decoys = (features_in(differences, mean_act, kind) for kind in (design.causal, design.decoys))
+    order = np.argsort(-mean_act * np.linalg.norm(differences, axis=1))
     heads = {
         ranking: resolve(f"top:{max(int(causal.sum()), 1)}", scores.values(ranking), live=scores.live).ids
         for ranking in RANKINGS
@@ -133,7 +137,6 @@ def checks(record: Mapping[str, Any]) -> dict[str, bool]:
     return {
         "precision": truth["precision"] >= BAR,
         "recall": truth["recall"] >= BAR,
-        "subspace": truth["subspace"] >= BAR,
         "site": record["site"]["chosen"] == SITE and max(map(abs, shares[BEFORE])) == 0 and min(shares[SITE]) == 1,
         "set supported": all(row["verdict"] == SUPPORTED for row in causal.values()),
         "decoys refused": all(row["effect"][0] == 0 and row["verdict"] != SUPPORTED for row in decoys.values()),

@@ -14,10 +14,13 @@ app = typer.Typer(no_args_is_help=True, help="Build the embedded lab, or show wh
 def build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the lab.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", help="shared-marker, all-weights, own-markers (the null), or compiled (no training).")
+        str,
+        typer.Option("--recipe", help="shared-marker, all-weights, own-markers (the null), or compiled (no training)."),
     ] = "shared-marker",
     seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,
-    rank: Annotated[int | None, typer.Option("--rank", help="Mechanisms of a compiled lab, 1 to 10; 4 by default.")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Mechanisms of a compiled lab, 1 to 10; 4 by default.")
+    ] = None,
     scale: Annotated[str, typer.Option("--scale", help="full, or small for tests (seconds).")] = "full",
     base: Annotated[
         Path | None, typer.Option("--base", help="Base folder of a lab with the same pre-training.")

@@ -100,9 +100,7 @@ def choose_site(
     return chosen, able, reason
 
 
-_AT_LAST = (
-    "It is the last block: where head and final norm of both models are equal, it carries the whole change by construction."
-)
+_AT_LAST = "It is the last block: where head and final norm of both models are equal, it carries the whole change by construction."
 
 
 def _choose(shares: Mapping[str, tuple[float, float]], min_share: float) -> tuple[str, bool, str]:
@@ -137,7 +135,9 @@ def _reason(chosen: str, shares: tuple[float, float], *, able: bool, min_share: 
         return f"{chosen} has two high ceilings: {found}. No earlier site comes within {TOLERANCE:.0%} of the best."
     none = f"No site has both ceilings at {min_share:.0%} of the gain or more."
     if max(sufficiency, necessity) < min_share:
-        return f"{none} {chosen} comes nearest ({found}); an edit that fails there is not evidence against its features."
+        return (
+            f"{none} {chosen} comes nearest ({found}); an edit that fails there is not evidence against its features."
+        )
     judged, other = ("base", "tuned") if sufficiency >= necessity else ("tuned", "base")
     return (
         f"{none} {chosen} has one of them ({found}): edits of the {judged} model can be judged there, but an edit of the {other} "

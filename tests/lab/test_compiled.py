@@ -135,6 +135,10 @@ def test_cli_builds_and_shows_a_compiled_lab(tmp_path: Path, lab: Path) -> None:
     assert "Lab compiled: rank 3, seed 5" in shown.output
     assert "without any training" in shown.output
     out = ["build", "--out", str(tmp_path / "lab")]
-    for given in (["--recipe", "compiled", "--rank", "11"], ["--rank", "4"], ["--recipe", "compiled", "--scale", "small"]):
+    for given in (
+        ["--recipe", "compiled", "--rank", "11"],
+        ["--rank", "4"],
+        ["--recipe", "compiled", "--scale", "small"],
+    ):
         assert isinstance(runner.invoke(app, [*out, *given]).exception, ConfigError)
     assert not (tmp_path / "lab").exists()

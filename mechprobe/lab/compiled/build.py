@@ -56,11 +56,11 @@ generation_batch = 512
 
 [train_sae]
 variant = "batchtopk"
-d_sae = 128
-k = 6
+d_sae = 96
+k = 3
 batch_size = 1024
-n_tokens = 3000000
-lr = 1e-3
+n_tokens = 1000000
+lr = 3e-3
 
 [select]
 rule = "agnostic"
@@ -72,13 +72,7 @@ max_new_tokens = 5
 
 
 def build_compiled(
-    out: Path | str,
-    *,
-    rank: int = 4,
-    seed: int = 0,
-    n_items: int = 400,
-    n_prompts: int = 1500,
-    force: bool = False,
+    out: Path | str, *, rank: int = 4, seed: int = 0, n_items: int = 800, n_prompts: int = 1500, force: bool = False
 ) -> dict[str, Any]:
     """Write a compiled lab to a folder and return its manifest.
 
@@ -110,9 +104,7 @@ def _build(stage: Stage, design: Design, n_items: int, n_prompts: int) -> dict[s
     tasks = items(design, n_items, contested=True)
     write_jsonl(folder / "tasks.jsonl", (sample.to_json() for sample in tasks))
     asked = items(design, n_prompts, contested=False, taken={sample.prompt for sample in tasks})
-    write_jsonl(
-        folder / "prompts.jsonl", ({"id": item.id, "task": item.task, "prompt": item.prompt} for item in asked)
-    )
+    write_jsonl(folder / "prompts.jsonl", ({"id": item.id, "task": item.task, "prompt": item.prompt} for item in asked))
     write_text(folder / "run.toml", _RUN.format(rank=design.rank, trained=TRAINED, site=SITE, caveat=CAVEAT))
     _write_truth(folder, design)
     results = {"caveat": CAVEAT, "trained_skill": TRAINED, "accuracy": _accuracy(folder)}

@@ -51,7 +51,10 @@ class Design:
         """Name → unit vector. All are orthogonal to each other and to (1, ..., 1), which layer norms remove."""
         names = [*(f"token{token}" for token in (*WRITTEN, "other")), *(f"position{i}" for i in range(N_POSITIONS))]
         names += [*(f"op{op}" for op in OPS), *(f"reading{i}" for i in range(len(OPS) + 1))]
-        names += [*(f"word{word}" for word in ORDERS), *(f"ask{word}{i}" for word in ORDERS for i in range(N_STEPS + 1))]
+        names += [
+            *(f"word{word}" for word in ORDERS),
+            *(f"ask{word}{i}" for word in ORDERS for i in range(N_STEPS + 1)),
+        ]
         names += [*(f"decoy{i}" for i in range(N_DECOYS)), *(f"value{digit}" for digit in DIGITS)]
         names += [f"answer{digit}" for digit in DIGITS]
         draw = np.random.default_rng([self.seed, 0])

@@ -1,6 +1,6 @@
 """Writing the weights of a compiled model.
 
-Block 0 copies each op to its digit and the skill word to every position behind it. Block 1 writes the reading of each op at its
+Block 0 copies each op to its digit and the skill word to the question mark and the response. Block 1 writes the reading of each op at its
 digit, and at every position of the response which step it asks for. Block 2 applies the reading to the digit. Block 3 copies the
 value that is asked for. Layer norms are linear, because their epsilon is far above the variance of the residuals.
 """
@@ -133,7 +133,10 @@ def _copy_ops_and_word(block: Any, at: Directions) -> None:
         before.match(at[f"position{index}"], at[f"position{index - 1}"], index - 1)
     for dim, op in enumerate(OPS):
         before.move(at[f"token{op}"], at[f"op{op}"], dim)
-    word.match(_sum(at, [f"position{index}" for index in range(1, N_POSITIONS)]), at["position1"], 0)
+    word.match(_sum(at, [f"position{index}" for index in range(QUESTION, N_POSITIONS)]), at["position1"], 0)
+    word.match(
+        _sum(at, [f"position{index}" for index in range(QUESTION)]), at["position0"], 1
+    )  # where nothing is copied
     for dim, name in enumerate(ORDERS):
         word.move(at[f"token{name}"], at[f"word{name}"], dim)
 
