@@ -17,6 +17,7 @@ from mechprobe.lab.compiled.design import N_DECOYS, OPS, Design
 from mechprobe.lab.compiled.weights import build_model
 from mechprobe.lab.tokenizer import VOCABULARY, build_tokenizer
 from mechprobe.models.generation import generate
+from mechprobe.pipeline.run import Run
 from mechprobe.records import Sample, read_jsonl
 from mechprobe.run_config import RunConfig
 from mechprobe.stage_folder import read_manifest
@@ -142,3 +143,11 @@ def test_cli_builds_and_shows_a_compiled_lab(tmp_path: Path, lab: Path) -> None:
     ):
         assert isinstance(runner.invoke(app, [*out, *given]).exception, ConfigError)
     assert not (tmp_path / "lab").exists()
+
+
+def test_localize_finds_the_site_and_leaves_the_last_block_out(lab: Path, tmp_path: Path) -> None:
+    run = Run(RunConfig.build(lab / "run.toml", ["localize.n_per_task=5"]), tmp_path / "run")
+    found = run.localize()
+    shares = {site: row.shares for site, row in found.sites.items()}
+    assert shares == {f"resid_post.{layer}": (min(layer, 1), min(layer, 1)) for layer in range(4)}
+    assert (found.chosen, found.able) == ("resid_post.1", True)
