@@ -14,9 +14,13 @@ app = typer.Typer(no_args_is_help=True, help="Build the embedded lab, or show wh
 def build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the lab.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", help="shared-marker, all-weights, or own-markers: the null.")
+        str,
+        typer.Option("--recipe", help="shared-marker, all-weights, own-markers (the null), or compiled (no training)."),
     ] = "shared-marker",
     seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Mechanisms of a compiled lab, 1 to 10; 4 by default.")
+    ] = None,
     scale: Annotated[str, typer.Option("--scale", help="full, or small for tests (seconds).")] = "full",
     base: Annotated[
         Path | None, typer.Option("--base", help="Base folder of a lab with the same pre-training.")
@@ -25,9 +29,18 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pre-train the base, post-train its arms, and measure them all; an interrupted build resumes."""
+    from mechprobe.errors import ConfigError
     from mechprobe.lab.builder import build as build_lab
+    from mechprobe.lab.compiled.build import NAME, build_compiled
 
-    manifest = build_lab(recipe, out, seed=seed, scale=scale, base=base, force=force)
+    if recipe == NAME:
+        if scale != "full" or base is not None:
+            raise ConfigError("A compiled lab is not trained and takes neither --scale nor --base; leave them out.")
+        manifest = build_compiled(out, rank=4 if rank is None else rank, seed=seed, force=force)
+    elif rank is not None:
+        raise ConfigError(f"--rank belongs to --recipe {NAME}; the recipe '{recipe}' has none.")
+    else:
+        manifest = build_lab(recipe, out, seed=seed, scale=scale, base=base, force=force)
     _show(manifest, out, as_json)
 
 

@@ -5,4 +5,6 @@ between skills is planted by construction, to test the tool.
 
 The entry point is ``builder.py`` (`build`), the settings are in ``recipe.py``, and the measured results are made in
 ``results.py`` and printed by ``summary.py``, which also finds the shipped lab.
+
+``compiled/`` writes another lab by hand, without training, in which everything is known.
 """

@@ -1,6 +1,6 @@
 """Results of a finished lab: accuracy per model and skill, comparisons with the base, ceilings, gates and curves.
 
-The ceiling of a site is the largest effect there, measured by replacing the whole residual of one model by the other's.
+The ceiling of a site is a reference for edits there, measured by replacing the whole residual of one model by the other's.
 Replacing the host's residual after block l by the donor's, at every position and step, equals a model with the donor's
 embeddings and blocks up to l and the host's blocks above. This module builds and measures that model. ``mechprobe
 localize`` patches residuals instead, and must agree.

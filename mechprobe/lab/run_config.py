@@ -22,6 +22,9 @@ force_prefix = "{marker}"
 [prompts]
 file = "prompts.jsonl"
 
+[localize]
+sites = {sites}  # named, because only then the last block may be chosen
+
 [cache]
 responses = ["base@1.0", "sft@0.0", "rl@0.0"]
 max_new_tokens = {max_new_tokens}
@@ -70,6 +73,8 @@ def run_config(recipe: Recipe) -> str:
     heading = f'name = "Embedded lab, recipe {recipe.name}"\n'
     heading += "notes = [\n" + "".join(f'    "{note}",\n' for note in notes) + "]\n"
     heading += 'near = ["base", "rl"]\n\n'
+    sites = ", ".join(f'"resid_post.{layer}"' for layer in range(recipe.model.n_layers))
     return _TEMPLATE.format(
-        heading=heading, scorer=SCORER, max_new_tokens=MAX_NEW_TOKENS, trained=TRAINED_SKILL, marker=opening
-    )
+        heading=heading, scorer=SCORER, max_new_tokens=MAX_NEW_TOKENS, trained=TRAINED_SKILL, marker=opening,
+        sites=f"[{sites}]",
+    )  # fmt: skip

@@ -43,8 +43,18 @@ def read_lab(folder: Path | str) -> dict[str, Any]:
 def summary(manifest: Mapping[str, Any]) -> str:
     """Format the whole manifest for printing."""
     results = manifest["results"]
+    if "pretraining" not in results:
+        return "\n\n".join([_compiled(manifest), results["caveat"]])
     tables = accuracy_table(results), _rl_against_base(results), _ceilings(results), _gates(results)
     return "\n\n".join([_heading(manifest), *tables, results["caveat"]])
+
+
+def _compiled(manifest: Mapping[str, Any]) -> str:
+    """Heading and accuracies of a compiled lab, which has neither pre-training nor arms."""
+    accuracy, recipe = manifest["results"]["accuracy"], manifest["config"]["recipe"]
+    rows = [["accuracy in %", *accuracy["base"]]]
+    rows += [[name, *(percent(cell["accuracy"]) for cell in tasks.values())] for name, tasks in accuracy.items()]
+    return f"Lab {recipe['name']}: rank {recipe['rank']}, seed {manifest['seed']}\n\n{_align(rows)}"
 
 
 def accuracy_table(results: Mapping[str, Any]) -> str:

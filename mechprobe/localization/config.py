@@ -9,7 +9,7 @@ class LocalizeConfig(Comparison):
     """Settings of ``mechprobe localize``."""
 
     sites: tuple[str, ...] | str = "all"
-    """Sites to patch, or ``all``."""
+    """Sites to patch, or ``all``. The site behind the last block is chosen only where it is named here."""
     n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task, from the top of its file; None takes all."""
     min_share: float = 0.5

@@ -1,8 +1,9 @@
-"""The ``localize`` stage: the largest effect that features at each site can have, before a dictionary is trained.
+"""The ``localize`` stage: how much of the gain passes through each site, before a dictionary is trained.
 
 The *sufficiency* of a site is the accuracy of the base model when its whole residual there is replaced, at every position and
 step, by that of the tuned model on the same tokens. The *necessity* is the accuracy of the tuned model with the base model's
-residual. Both are reference values for the edits at that site; they are our own measures.
+residual. Both are reference values for the edits at that site and no bounds: an ablation, or a part of the change without what
+cancels it, may do more. They are our own measures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +55,8 @@ def localize(
         ArtifactError: ``out`` holds other work.
     """
     config = config or LocalizeConfig()
-    places = _resolve_sites(family, sites if sites is not None else config.sites)
+    asked = sites if sites is not None else config.sites
+    places, named = _resolve_sites(family, asked), asked != "all"
     tasks = [task.take(config.n_per_task) for task in tasks]
     pair = family.subset(config.base, config.tuned)
     check_lengths(pair, tasks)
@@ -63,6 +65,7 @@ def localize(
     identity = {
         **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
         "sites": [str(site) for site in places],
+        "named": named,
         "tasks": tasks_fingerprint(tasks),
         **text_identity(pair, tasks),
         **pair.identity,
@@ -71,7 +74,7 @@ def localize(
         out, name="localize", config=identity, models=pair.fingerprints, force=force, remake="refused"
     ) as stage:
         if not stage.done:
-            ceilings = _measure(pair, tasks, places, config, stage.folder)
+            ceilings = _measure(pair, tasks, places, config, stage.folder, named=named)
             ceilings.save(stage.folder / CEILINGS_FILE)
             stage.finish(outputs=[CEILINGS_FILE], counts={"samples": ceilings.n}, results=ceilings.to_dict())
             for part in stage.folder.glob("part-*.json"):
@@ -88,7 +91,13 @@ def _resolve_sites(family: ModelFamily, sites: Sequence[Site | str] | str) -> li
 
 @torch.no_grad()
 def _measure(
-    family: ModelFamily, tasks: Sequence[Task], sites: Sequence[Site], config: LocalizeConfig, folder: Path
+    family: ModelFamily,
+    tasks: Sequence[Task],
+    sites: Sequence[Site],
+    config: LocalizeConfig,
+    folder: Path,
+    *,
+    named: bool,
 ) -> SiteCeilings:
     base, tuned = family[config.base], family[config.tuned]
     clean: dict[str, dict[str, Interval]] = {}
@@ -109,7 +118,8 @@ def _measure(
                 found[f"{side}_share"] = share
                 advance(1, site=str(site), share=share)
             rows[str(site)] = SiteResult(**found)
-    chosen, able, reason = choose_site({site: row.shares for site, row in rows.items()}, config.min_share)
+    shares, last = {site: row.shares for site, row in rows.items()}, str(family.sites()[-1])
+    chosen, able, reason = choose_site(shares, config.min_share, last=last, named=named)
     return SiteCeilings(
         tasks=[task.name for task in tasks],
         n={task.name: len(task.samples) for task in tasks},

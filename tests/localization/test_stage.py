@@ -68,3 +68,40 @@ def test_a_task_of_one_sample_has_no_gain_to_share(n: int, clear: bool) -> None:
 def test_no_gain_has_no_shares() -> None:
     for before, after in ((20, 20), (21, 20), (20, 22)):
         assert math.isnan(gain_share(accuracy(before, 40), accuracy(after, 40), accuracy(20, 40), rising=True))
+
+
+def test_the_earliest_site_within_the_tolerance_comes_first() -> None:
+    shares = rows(r3=(0.2, 0.3), r14=(0.97, 0.96), r20=(1.0, 0.99), r27=(1.0, 1.0))
+    site, able, reason = choose_site(shares, 0.5, last="resid_post.27", named=True)
+    assert (site, able) == ("resid_post.14", True)
+    assert "No earlier site comes within 10% of the best" in reason
+    assert choose_site(rows(r3=(0.8, 0.89), r14=(0.97, 0.96)), 0.5)[0] == "resid_post.14"
+    assert choose_site(rows(r3=(0.48, 0.48), r14=(0.52, 0.52)), 0.5)[:2] == ("resid_post.14", True)
+
+
+def test_the_last_block_is_chosen_only_where_the_sites_are_named() -> None:
+    shares = rows(r0=(0.04, -0.06), r1=(0.35, -0.08), r2=(1.0, 1.0))
+    site, able, reason = choose_site(shares, 0.5, last="resid_post.2")
+    assert (site, able) == ("resid_post.1", False)
+    assert "localize.sites = ['resid_post.0', 'resid_post.1', 'resid_post.2']" in reason
+    site, able, reason = choose_site(shares, 0.5, last="resid_post.2", named=True)
+    assert (site, able) == ("resid_post.2", True)
+    assert "by construction" in reason
+
+
+def test_the_last_block_is_not_mentioned_where_another_site_has_both() -> None:
+    shares = rows(r0=(0.0, 0.0), r1=(0.7, 0.7), r2=(1.0, 1.0))
+    site, able, reason = choose_site(shares, 0.5, last="resid_post.2")
+    assert (site, able) == ("resid_post.1", True)
+    assert "resid_post.2" not in reason
+
+
+def test_a_model_of_one_block_has_no_other_site() -> None:
+    site, able, reason = choose_site(rows(r0=(1.0, 1.0)), 0.5, last="resid_post.0")
+    assert (site, able) == ("resid_post.0", True)
+    assert "by construction" in reason
+
+
+def test_without_a_gain_it_is_the_deepest_site_before_the_last() -> None:
+    nothing = (math.nan, math.nan)
+    assert choose_site(rows(r0=nothing, r1=nothing, r2=nothing), 0.5, last="resid_post.2")[0] == "resid_post.1"
