@@ -97,6 +97,24 @@ def clustered_difference(before: ArrayLike, after: ArrayLike) -> Interval:
     return Interval(value, max(-1.0, value - half), min(1.0, value + half), n)
 
 
+def welch_difference(first: ArrayLike, second: ArrayLike) -> Interval:
+    """mean(first) − mean(second) of independent runs with the t interval of Welch (1947); NaN ends with fewer than two of one.
+
+    ``n`` is the smaller number of runs. Without any spread within both groups the interval has no width.
+    """
+    from scipy.special import stdtrit
+
+    groups = [np.asarray(group, dtype=np.float64) for group in (first, second)]
+    value, n = float(groups[0].mean() - groups[1].mean()), min(map(len, groups))
+    if n < 2:
+        return Interval(value, float("nan"), float("nan"), n)
+    errors = [float(group.var(ddof=1) / len(group)) for group in groups]
+    total = sum(errors)
+    parts = sum(error**2 / (len(group) - 1) for error, group in zip(errors, groups, strict=True))
+    half = float(stdtrit(total**2 / parts, 0.975)) * total**0.5 if total > 0 else 0.0
+    return Interval(value, value - half, value + half, n)
+
+
 def sign_flip_exact(before: ArrayLike, after: ArrayLike) -> float:
     """Two-sided exact p-value of the sign-flip test of Σ (after − before) over problems.
 

@@ -22,7 +22,7 @@ def plan_samples(
     tests: Tests = 4,
     power: Power = 0.8,
     alpha: Alpha = 0.05,
-    json: AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how many samples it takes to find an effect of an edit. Needs no run; nothing is written.
 
@@ -33,7 +33,7 @@ def plan_samples(
 
     n = samples_needed(effect / 100, one_way=one_way, alpha=alpha / tests, target=power)
     flips = smallest_flips(n, alpha / tests)
-    if json:
+    if as_json:
         given = {"effect": effect, "one_way": one_way, "tests": tests, "power": power, "alpha": alpha}
         say_json({**given, "n": n, "smallest_flips": flips})
         return

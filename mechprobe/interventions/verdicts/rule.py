@@ -111,12 +111,12 @@ class Evidence(NamedTuple):
 
     Attributes:
         effect, ceiling: ``(value, low, high)`` of the selected set, and of the whole-residual patch.
-        share, beyond: The effect as a share of the ceiling, and minus the ceiling, with paired intervals.
         gap: Accuracy of the clean tuned model minus that of the clean base.
         p_random, p_equal_norm: Randomization p-values against matched random sets, and against changes of equal norm in other
             directions, adjusted where the number of draws allows; NaN where none was run.
         n: Samples.
         falls: Whether a loss is claimed (an edit of the tuned model).
+        share, beyond: The effect as a share of the ceiling, and minus the ceiling, with paired intervals.
         broken: Share of unparsed and cut responses minus that of the clean model that is nearer to it.
         p_paired: Exact McNemar p-value against the clean host, Holm-adjusted.
         elsewhere: Damage that was found on other rows or on unrelated text, as a clause; else empty.
@@ -124,13 +124,13 @@ class Evidence(NamedTuple):
 
     effect: Numbers
     ceiling: Numbers
-    share: Numbers
-    beyond: Numbers
     gap: float
     p_random: float
     p_equal_norm: float
     n: int
     falls: bool
+    share: Numbers
+    beyond: Numbers
     broken: Numbers = NO_CHANGE
     p_paired: float | int = 0.0
     elsewhere: str = ""
@@ -155,12 +155,12 @@ def judge(evidence: Evidence, config: InterveneConfig) -> str:
 
 def damage_of(evidence: Evidence, config: InterveneConfig) -> str:
     """The first sign of damage, as a clause; empty where there is none."""
+    if evidence.broken[1] > BEYOND:
+        return f"{100 * evidence.broken[0]:.0f} points more responses are unparsed or cut than in either clean model"
     if evidence.falls and evidence.beyond[1] > 0:
         return "it takes more than the whole residual"
     if not evidence.falls and evidence.effect[2] < 0:
         return f"accuracy of {config.base} falls"
-    if evidence.broken[1] > BEYOND:
-        return f"{100 * evidence.broken[0]:.0f} points more responses are unparsed or cut than in either clean model"
     return evidence.elsewhere
 
 
