@@ -54,14 +54,13 @@ def main_conditions(config: InterveneConfig) -> Iterator[tuple[Condition, list[C
     ):
         for edit in edits:
             main = Condition(f"{host}|{edit}|S", host, edit, "S", "selected", "edit", (1,), donor)
-            yield (
-                main,
-                [
-                    Condition(f"{host}|{edit}|{kind} {draw}", host, edit, kind, kind, "edit", (2,), donor, draw)
-                    for kind, n in (("random", config.n_random), ("shuffled", config.n_shuffled))
-                    for draw in range(n)
-                ],
-            )
+            kinds: dict[SetKind, int] = {"random": config.n_random, "shuffled": config.n_shuffled}
+            controls = [
+                Condition(f"{host}|{edit}|{kind} {draw}", host, edit, kind, kind, "edit", (2,), donor, draw)
+                for kind, n in kinds.items()
+                for draw in range(n)
+            ]
+            yield main, controls
 
 
 def one_run(kind: Controls, config: InterveneConfig, rng: np.random.Generator) -> list[str]:
