@@ -1,6 +1,7 @@
 """Confidence intervals and tests on outcomes. Random draws take a seed, and intervals state their n."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +9,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
-Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution, behind every 95 % interval that needs one."""
+from mechprobe.score_intervals import Z, change_counts, changes_ratio_interval, difference_interval, ratio_ends
 
 
 class Interval(NamedTuple):
@@ -97,6 +97,24 @@ def clustered_difference(before: ArrayLike, after: ArrayLike) -> Interval:
     return Interval(value, max(-1.0, value - half), min(1.0, value + half), n)
 
 
+def welch_difference(first: ArrayLike, second: ArrayLike) -> Interval:
+    """mean(first) − mean(second) of independent runs with the t interval of Welch (1947); NaN ends with fewer than two of one.
+
+    ``n`` is the smaller number of runs. Without any spread within both groups the interval has no width.
+    """
+    from scipy.special import stdtrit
+
+    groups = [np.asarray(group, dtype=np.float64) for group in (first, second)]
+    value, n = float(groups[0].mean() - groups[1].mean()), min(map(len, groups))
+    if n < 2:
+        return Interval(value, float("nan"), float("nan"), n)
+    errors = [float(group.var(ddof=1) / len(group)) for group in groups]
+    total = sum(errors)
+    parts = sum(error**2 / (len(group) - 1) for error, group in zip(errors, groups, strict=True))
+    half = float(stdtrit(total**2 / parts, 0.975)) * total**0.5 if total > 0 else 0.0
+    return Interval(value, value - half, value + half, n)
+
+
 def sign_flip_exact(before: ArrayLike, after: ArrayLike) -> float:
     """Two-sided exact p-value of the sign-flip test of Σ (after − before) over problems.
 
@@ -157,23 +175,62 @@ def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: i
 
 
 def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:
-    """Percentile bootstrap interval of mean(after − before) over the same samples; `ValueError` for unequal lengths."""
+    """Percentile bootstrap interval of mean(after − before) of numbers over the same samples; `paired_difference` is for right or wrong.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired samples need equal lengths, got {first.shape} and {second.shape}")
     return bootstrap_mean(second - first, seed=seed, draws=draws)
 
 
-def paired_change(
-    before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "problem draw"], *, seed: int
-) -> Interval:
+def paired_difference(before: Bool[ndarray, " sample"], after: Bool[ndarray, " sample"]) -> Interval:
+    """Change of the share of right samples, with the score interval for paired binary outcomes (Tango 1998)."""
+    n = len(before)
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    return Interval((gained - lost) / n, *difference_interval(lost, gained, n), n)
+
+
+def paired_change(before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "problem draw"]) -> Interval:
     """Change of the share of right responses over the same problems.
 
-    With one response to each problem it is `paired_bootstrap`, with several `clustered_difference`.
+    With one response to each problem it is `paired_difference`, with several `clustered_difference`.
     """
     if before.shape[1] == 1:
-        return paired_bootstrap(before[:, 0], after[:, 0], seed=seed)
+        return paired_difference(before[:, 0], after[:, 0])
     return clustered_difference(before.mean(axis=1), after.mean(axis=1))
+
+
+def paired_ratio(
+    before: Bool[ndarray, "problem draw"],
+    after: Bool[ndarray, "problem draw"],
+    reference: Bool[ndarray, "problem draw"],
+) -> Interval:
+    """Change of the share of right responses as a share of the change that ``reference`` makes on the same problems.
+
+    The interval holds every ratio r for which (after − before) − r (reference − before) may have mean 0: by the score test with
+    one response to each problem (`mechprobe.score_intervals`), by `clustered_difference` with several. It is NaN where the
+    reference changes nothing on balance.
+    """
+    n, n_draws = before.shape
+    change, whole = (part.mean(axis=1) - before.mean(axis=1) for part in (after, reference))
+    total = float(whole.sum())
+    if total == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), n)
+    ratio = float(change.sum()) / total + 0.0  # 0 keeps no minus sign
+    if n_draws == 1:
+        pairs = list(zip(change.astype(int).tolist(), whole.astype(int).tolist(), strict=True))
+        return Interval(ratio, *changes_ratio_interval(change_counts(pairs)), n)
+
+    def test(assumed: float) -> float:
+        found = clustered_difference(assumed * whole, change)
+        return 2 * found.value / max(found.high - found.low, 1e-12)
+
+    return Interval(ratio, *ratio_ends(test, ratio, sign=np.sign(total), limit=1.0), n)
 
 
 def paired_p(before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "problem draw"]) -> float:
@@ -185,13 +242,16 @@ def paired_p(before: Bool[ndarray, "problem draw"], after: Bool[ndarray, "proble
 
 def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
     """Two-sided exact McNemar p-value for paired right/wrong samples (a binomial test of the discordant pairs)."""
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    return flips_p(int((first & ~second).sum()), int((~first & second).sum()))
+
+
+@lru_cache(maxsize=1 << 16)
+def flips_p(lost: int, gained: int) -> float:
+    """Two-sided exact McNemar p-value for the numbers of samples that change each way."""
     from scipy.stats import binomtest
 
-    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
-    lost, gained = int((first & ~second).sum()), int((~first & second).sum())
-    if lost + gained == 0:
-        return 1.0
-    return float(binomtest(lost, lost + gained, 0.5).pvalue)
+    return float(binomtest(lost, lost + gained, 0.5).pvalue) if lost + gained else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -22,7 +22,7 @@ from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json, write_json
 from mechprobe.formatting import bracketed
-from mechprobe.interventions.verdicts.verdict import CANNOT_TELL, SUPPORTED
+from mechprobe.interventions.verdicts.rule import CANNOT_TELL, IN_PART, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.lab.recipe import Recipe, get_recipe
 from mechprobe.stage_folder import read_manifest
@@ -296,7 +296,7 @@ def called_causal(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for record in records
         if record["recipe"] == NULL
         for name, host, task, verdict in _verdicts(record)
-        if verdict == SUPPORTED
+        if verdict in (SUPPORTED, IN_PART)
     ]
 
 

@@ -25,6 +25,7 @@ from mechprobe.cli import (
     intervene,
     lab,
     localize,
+    plan_samples,
     run,
     select,
     show,
@@ -60,6 +61,7 @@ _COMMANDS = {
         "show": show.show,
         "emergence": emergence.emergence,
         "baselines": baselines.baselines,
+        "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },
 }

@@ -89,10 +89,13 @@ def intervention_table(results: Row) -> list[str]:
         or (row["set_kind"] == "selected" and (row["model"], row["edit"]) in judged)
         or any(row is each for each in best)
     }
+    from mechprobe.report.tables.interventions import smallest_sentence
+
     n, tasks = conditions[0]["accuracy"][POOLED][3], ", ".join(results["held_out"])
     return [
         f"Interventions at {results['site']}, pooled over {tasks} (n = {n:.0f}), in %",
         *table_lines(rows, ["accuracy", "change", "share of ceiling"]),
+        *filter(None, [smallest_sentence(results)]),
     ]
 
 

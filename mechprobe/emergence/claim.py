@@ -1,20 +1,28 @@
 """The claim of arXiv 2604.25011: SFT is early and specialized, RL is restrained and continuing.
 
-The paper gives no test; the four comparisons here are specific to mechprobe. Each is a difference between the two arms that
-must have the claimed sign, with a 95 % bootstrap interval (over features) clear of 0, in the dictionary of every seed.
+The paper gives no test; the four comparisons here are specific to mechprobe. Each is a difference between two kinds of training,
+so the unit is a training run from its own seed: features of one dictionary, and dictionaries of the same runs, say nothing about
+how another run would differ. With fewer than three runs on a side nothing is claimed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
-from mechprobe.emergence.curves import Curves, difference
-from mechprobe.results import IntervalNumbers, Number, Result
+import numpy as np
 
+from mechprobe.emergence.curves import Curves
+from mechprobe.results import IntervalNumbers, Number, Result
+from mechprobe.statistics import welch_difference
+
+MIN_SEEDS = 3
+"""Training seeds of each kind of training that a claim needs."""
 RULE = (
-    "Each word is a difference SFT - RL over live features. Early: the progress at which half of the final change of the "
-    "decoder norms is reached (below 0). Specialized: the share of features that both NRN beyond 2/3 or 1/3 and latent scaling "
-    "call specific at the end (above 0). Restrained: mean |NRN - 1/2| at the end (above 0). Continuing: the overlap of the sets "
-    "of highest NRN at the last two checkpoints (above 0). A word holds if its 95 % bootstrap interval over features is clear "
-    "of 0 on that side in the dictionary of every seed."
+    "Each word is a difference SFT - RL of a mean over training runs, each from its own seed. Early: the progress at which half of "
+    "the final change of the decoder norms is reached (below 0). Specialized: the share of live features that both NRN beyond 2/3 or "
+    "1/3 and latent scaling call specific at the end (above 0). Restrained: mean |NRN - 1/2| at the end (above 0). Continuing: the "
+    "overlap of the sets of highest NRN at the last two checkpoints (above 0). A word holds if the 95 % interval of the difference "
+    "(Welch t over training seeds) is clear of 0 on that side in the dictionary of every seed. With fewer than "
+    f"{MIN_SEEDS} training seeds of each kind, nothing is claimed."
 )
 _CLAUSES = (
     ("early", "half_norm", -1),
@@ -29,9 +37,10 @@ class Clause(Result):
 
     Attributes:
         number: The number that is compared, see `mechprobe.emergence.curves`.
-        sft: Its value in the SFT arm, first seed; ``rl`` in the RL arm.
-        differences: SFT − RL with its interval, per seed.
-        holds: Whether every interval is clear of 0 on the claimed side.
+        sft: Its mean over SFT's training runs, first seed of the dictionary; ``rl`` over those of RL.
+        differences: SFT − RL with its interval over training runs, per seed of the dictionary; ends are NaN with fewer than two
+            runs of a kind.
+        holds: Whether every interval is clear of 0 on the claimed side; None where there are too few training seeds for a claim.
     """
 
     word: str
@@ -39,36 +48,61 @@ class Clause(Result):
     sft: Number
     rl: Number
     differences: tuple[IntervalNumbers, ...]
-    holds: bool
+    holds: bool | None
 
 
 class Claim(Result):
-    """The four words, the finding in two sentences, and the rule by which the words were judged."""
+    """The four words, the finding in sentences, and the rule by which the words were judged."""
 
-    arms: tuple[str, str]
-    """Names of the SFT and the RL arm."""
+    arms: dict[str, tuple[str, ...]]
+    """``sft`` and ``rl`` → the arms that are its training runs."""
     clauses: tuple[Clause, ...]
-    sentences: tuple[str, str]
+    sentences: tuple[str, ...]
     rule: str = RULE
 
 
-def judge(curves: Mapping[str, Sequence[Curves]], arms: tuple[str, str]) -> Claim | None:
-    """The claim on two arms, given the curves of each seed; None if one of the arms is missing."""
-    if any(arm not in curves for arm in arms):
+def training_runs(arms: Sequence[str], kind: str) -> tuple[str, ...]:
+    """The arms that are runs of one kind of training, from different seeds: ``rl``, ``rl-seed1``, ``rl-seed2``.
+
+    Example:
+        >>> training_runs(["rl", "rl-seed1", "rl-zero", "sft"], "rl")
+        ('rl', 'rl-seed1')
+    """
+    return tuple(arm for arm in arms if re.fullmatch(rf"{re.escape(kind)}(-seed\d+)?", arm))
+
+
+def judge(curves: Mapping[str, Sequence[Curves]], kinds: tuple[str, str]) -> Claim | None:
+    """The claim on two kinds of training, given the curves of each arm by seed of the dictionary; None if one has no arm."""
+    arms = {kind: training_runs(list(curves), kind) for kind in kinds}
+    if not all(arms.values()):
         return None
-    sft, rl = (curves[arm] for arm in arms)
-    clauses = tuple(_clause(word, number, sign, sft, rl) for word, number, sign in _CLAUSES)
-    return Claim(arms=arms, clauses=clauses, sentences=_sentences(clauses, arms))
+    sft, rl = ([curves[arm] for arm in found] for found in arms.values())
+    enough = min(len(sft), len(rl)) >= MIN_SEEDS
+    clauses = tuple(_clause(word, number, sign, sft, rl, enough=enough) for word, number, sign in _CLAUSES)
+    return Claim(arms=arms, clauses=clauses, sentences=_sentences(clauses, arms) if enough else _too_few(arms))
 
 
-def _clause(word: str, number: str, sign: int, sft: Sequence[Curves], rl: Sequence[Curves]) -> Clause:
-    differences = tuple(difference(one, other, number) for one, other in zip(sft, rl, strict=True))
+def _clause(
+    word: str, number: str, sign: int, sft: Sequence[Sequence[Curves]], rl: Sequence[Sequence[Curves]], *, enough: bool
+) -> Clause:
+    sides = [np.array([[float(each.values[number][0]) for each in run] for run in runs]) for runs in (sft, rl)]
+    differences = tuple(welch_difference(one, other) for one, other in zip(sides[0].T, sides[1].T, strict=True))
     clear = all((item.low if sign > 0 else -item.high) > 0 for item in differences)
-    first_sft, first_rl = (float(group[0].values[number][0]) for group in (sft, rl))
-    return Clause(word=word, number=number, sft=first_sft, rl=first_rl, differences=differences, holds=bool(clear))
+    means = [float(side[:, 0].mean()) for side in sides]
+    return Clause(
+        word=word, number=number, sft=means[0], rl=means[1], differences=differences, holds=clear if enough else None
+    )
 
 
-def _sentences(clauses: Sequence[Clause], arms: tuple[str, str]) -> tuple[str, str]:
+def _too_few(arms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    found = " and ".join(f"{len(runs)} of {kind}" for kind, runs in arms.items())
+    return (
+        f"No claim: there are training seeds {found}, and a claim needs {MIN_SEEDS} of each, because two runs from one seed each may "
+        "differ by their seeds alone. The curves describe these runs.",
+    )
+
+
+def _sentences(clauses: Sequence[Clause], arms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     early, specialized, restrained, continuing = clauses
     sft, rl = arms
     first = (
@@ -81,7 +115,8 @@ def _sentences(clauses: Sequence[Clause], arms: tuple[str, str]) -> tuple[str, s
         f"{_word(continuing)} (its last two checkpoints share {_pct(continuing.rl)} of the features of highest NRN, those of "
         f"{sft} {_pct(continuing.sft)}): {_verdict(restrained, continuing)}."
     )
-    return first, second
+    units = " and ".join(f"{len(runs)} of {kind}" for kind, runs in arms.items())
+    return first, second, f"Training seeds: {units}."
 
 
 def _word(clause: Clause) -> str:
@@ -89,7 +124,7 @@ def _word(clause: Clause) -> str:
 
 
 def _verdict(*clauses: Clause) -> str:
-    count = sum(clause.holds for clause in clauses)
+    count = sum(bool(clause.holds) for clause in clauses)
     return {0: "the claim does not show", 1: "half of the claim shows", 2: "the claim shows"}[count]
 
 

@@ -116,12 +116,6 @@ def measure_curves(numbers: ArmNumbers, *, draws: int, seed: tuple[int, ...]) ->
     return Curves(values, {name: np.stack([draw[name] for draw in drawn]) for name in values}, n)
 
 
-def difference(first: Curves, second: Curves, name: str) -> Interval:
-    """``first`` minus ``second`` of a number with one value, with the interval of the draws' differences."""
-    value = float(first.values[name][0] - second.values[name][0])
-    return interval(value, first.draws[name][:, 0] - second.draws[name][:, 0], min(first.n, second.n))
-
-
 def _projection(products: Float[ndarray, "feature column"]) -> Float[ndarray, " column"]:
     total = products.sum(axis=0)
     return total / total[-1] if total[-1] > 0 else np.full_like(total, np.nan)

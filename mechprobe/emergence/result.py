@@ -147,7 +147,7 @@ class Emergence(Result):
         pairs: Arm → its course in the pairwise dictionaries of each seed; empty if they were not trained.
         causal: Arm → RelIE; empty if it was not measured.
         quality: Dictionary → quality on held-out tokens.
-        claim: The claim of arXiv 2604.25011; None without arms ``sft`` and ``rl``.
+        claim: The claim of arXiv 2604.25011; None without arms of ``sft`` and of ``rl``.
     """
 
     folder: Path = Field(exclude=True)

@@ -16,6 +16,7 @@ from mechprobe.interventions.result_rows import (
     HeadSizes,
     LeftOutVerdict,
     ReadoutAgreement,
+    SmallestEffect,
     UnmeasuredSizes,
     Verdict,
 )
@@ -119,6 +120,7 @@ class InterventionResults(EditedSet):
         conditions: One record per condition that ran on every task.
         verdicts: One record per main edit and task, and one per main edit for the pooled row.
         verdict: The pooled verdicts in one sentence.
+        smallest: Task, and ``pooled`` → the smallest effect that its test could have called clear of 0.
         rule: How verdicts are reached.
         readouts: Agreement of the two read-outs, one record per host.
         left_out: Verdicts on the sets chosen without a task.
@@ -145,6 +147,7 @@ class InterventionResults(EditedSet):
     conditions: list[ConditionResult]
     verdicts: list[Verdict]
     verdict: str
+    smallest: dict[str, SmallestEffect]
     rule: str
     readouts: list[ReadoutAgreement]
     left_out: list[LeftOutVerdict | EmptyLeftOut]

@@ -147,7 +147,23 @@ class AgainstControls(Result):
     one_vector: dict[str, Number]
 
 
-class Verdict(EditedRow, AgainstControls):
+class PairedComparison(Result):
+    """A main edit on one task beside the ceiling and both clean models, on the same samples.
+
+    Attributes:
+        share_interval: Effect as a share of the ceiling, with its interval (`mechprobe.statistics.paired_ratio`).
+        beyond_ceiling: Effect minus that of the ceiling, in the claimed direction.
+        broken_excess: Share of unparsed, cut and unfinished responses minus that of a clean model: the smaller difference.
+        below_clean: Accuracy of a clean model minus that under the edit: the smaller difference.
+    """
+
+    share_interval: Change
+    beyond_ceiling: Change
+    broken_excess: Change
+    below_clean: Change
+
+
+class Verdict(EditedRow, AgainstControls, PairedComparison):
     """The verdict on one main edit, on one task or on the pooled row.
 
     Attributes:
@@ -156,9 +172,10 @@ class Verdict(EditedRow, AgainstControls):
         effect: In the claimed direction.
         p_mcnemar: Exact p-value against the clean host, see ``mcnemar_p`` of `TaskEffects`.
         n_draws: Responses to each sample; absent if 1.
-        p_mcnemar_holm, p_random_holm: ``p_mcnemar`` and ``p_random``, Holm-adjusted over the tasks of the edit; absent from
-            the pooled row.
-        verdict: One of the verdicts of `mechprobe.interventions.verdicts.verdict`, or why there is none.
+        p_mcnemar_holm, p_random_holm, p_equal_norm_holm: These p-values, Holm-adjusted over ``n_tests`` rows: the tasks of the
+            edit, or the main edits for the pooled row.
+        damage: What makes the verdict *damage*, as a clause; else empty.
+        verdict: One of the verdicts of `mechprobe.interventions.verdicts.rule`, or why there is none.
         sentence: The row in words.
     """
 
@@ -167,20 +184,29 @@ class Verdict(EditedRow, AgainstControls):
     effect: Change
     p_mcnemar: Number
     n_draws: int = 1
-    p_mcnemar_holm: float | None = None
-    p_random_holm: float | None = None
+    n_tests: int = 1
+    p_mcnemar_holm: Number = float("nan")
+    p_random_holm: Number = float("nan")
+    p_equal_norm_holm: Number = float("nan")
+    damage: str = ""
     verdict: str = ""
     sentence: str = ""
+
+
+HARDLY_INDEPENDENT = 0.5
+"""Jaccard index with the full set from which a set that was chosen without a task is called hardly independent of it."""
 
 
 class LeftOutVerdict(Verdict):
     """The verdict on the set chosen without a task, on that task.
 
-    The full set shares ``n_shared`` features with it. ``share`` is its effect as a share of the task's ceiling; None where that
-    is not measurable. ``effect_with``, ``share_with`` and ``verdict_with`` are those of the full set on the task.
+    The full set shares ``n_shared`` features with it, and ``jaccard`` is the Jaccard index of the two. ``share`` is its effect as
+    a share of the task's ceiling; None where that is not measurable. ``effect_with``, ``share_with`` and ``verdict_with`` are those
+    of the full set on the task.
     """
 
     n_shared: int
+    jaccard: float
     share: float | None
     effect_with: Change
     share_with: float | None
@@ -202,8 +228,28 @@ class EmptyLeftOut(EditedRow):
     verdict_with: str
 
 
+class SmallestEffect(Result):
+    """The smallest effect on one row that its paired test can call clear of 0.
+
+    Attributes:
+        n, n_draws: Samples, and responses to each.
+        n_tests: Tests over which p is Holm-adjusted; the smallest of them has to pass.
+        flips: Samples that must change, all one way; None where even all ``n`` are too few.
+        effect: The change of accuracy that this is; NaN where there is none.
+    """
+
+    n: int
+    n_draws: int
+    n_tests: int
+    flips: int | None
+    effect: Number
+
+
 class SmallestHead(Result):
-    """The smallest head of the ranking that reaches a goal, with a 95 % interval; None for "not reached by the largest"."""
+    """The smallest head of the ranking that reaches a goal; None for "not reached by the largest".
+
+    ``low`` is the first head whose share the interval does not put below the goal, ``high`` the first whose interval lies above.
+    """
 
     size: int | None
     low: int | None

@@ -181,15 +181,21 @@ def plan_select(run: Run) -> Plan:
 
 def plan_intervene(run: Run) -> Plan:
     """Conditions × samples. What `intervene` would refuse before it loads a model is refused here too."""
+    from mechprobe.interventions.result import json_value
     from mechprobe.interventions.stage import prepare
+    from mechprobe.interventions.verdicts.results import smallest_effects
+    from mechprobe.report.tables.interventions import smallest_sentence
 
     work = prepare(**run.intervention())
     Stage.check(run.layout.interventions, **work.stage, force=run.force)
     chosen, samples = work.runner.selection, sum(len(task.samples) for task in work.runner.tasks)
     note = f" ({chosen.note})" if chosen.note else ""
     lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
-    lines += filter(None, [chosen.never_active.sentence])
+    found = smallest_effects(work.runner.tasks, work.runner.config)
+    smallest = {task: json_value(row) for task, row in found.items()}
+    lines += filter(None, [chosen.never_active.sentence, smallest_sentence({"smallest": smallest})])
     data = {"features": list(chosen.features), "conditions": len(work.conditions), "samples": samples}
+    data |= {"smallest": smallest}
     return Plan("intervene", run.layout.interventions, lines, data)
 
 

@@ -221,6 +221,7 @@ class InterventionsSection(Result):
     """Edit → task → ``(number of features, share of the ceiling)``."""
     size_intervals: dict[str, list[list[Any]]]
     sizes: list[str]
+    smallest: str
     doses: list[JsonObject]
     left_out: list[JsonObject]
     collateral: list[JsonObject]

@@ -22,7 +22,7 @@ from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite
 from mechprobe.interventions.hooks.attach import edited
 from mechprobe.interventions.result import InterventionResults
-from mechprobe.interventions.result_rows import ConditionResult, SetKind
+from mechprobe.interventions.result_rows import ConditionResult, Effect, PairedComparison, SetKind
 from mechprobe.interventions.stage import intervene
 from mechprobe.interventions.verdicts.verdict import judge_edits
 from mechprobe.models.blocks import recording
@@ -271,4 +271,13 @@ def judged(a: float, b: float, n_features: int = 1) -> dict[str, str]:
     rows = [row("base|clean", "clean", -0.6, -0.6), row("rl|clean", "clean", 0, 0)]
     rows += [row("rl|patch|whole", "ceiling", -0.6, -2 / 3), row("rl|ablate|top50", "selected", a, b)]
     rows += [row(f"rl|ablate|r{k}", kind, 0, 0, k) for k in range(20) for kind in ("random", "shuffled")]
-    return {r.task: r.verdict for r in judge_edits(rows, ["a", "b"], config)}
+    compared = {task: beside(-change / 0.6, -change - whole) for task, change, whole in
+                (("a", a, 0.6), ("b", b, 2 / 3), ("pooled", a, 0.6))}  # fmt: skip
+    return {r.task: r.verdict for r in judge_edits(rows, ["a", "b"], config, {"rl|ablate|top50": compared})}
+
+
+def beside(share: float, beyond: float) -> PairedComparison:
+    """A comparison in which no response is broken."""
+    around = [Effect(value, value - 0.05, value + 0.05) for value in (share, beyond)]
+    none = Effect(0.0, 0.0, 0.0)
+    return PairedComparison(share_interval=around[0], beyond_ceiling=around[1], broken_excess=none, below_clean=none)

@@ -22,7 +22,7 @@ from mechprobe.interventions.conditions.plan import choose_sets
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
-from mechprobe.interventions.verdicts.verdict import Evidence, judge
+from mechprobe.interventions.verdicts.rule import Evidence, Numbers, judge
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.localization.stage import localize
 from mechprobe.models.family import ModelFamily
@@ -225,8 +225,8 @@ def test_the_decoy_as_the_set_under_test_is_not_causal(
     )
     found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
     pooled = {(row.model, row.edit): row.verdict for row in found.verdicts if row.task == "pooled"}
-    assert pooled["base", "transplant"] == "refuted"
-    assert pooled["rl", "transplant"] == "refuted"
+    # 32 samples are too few to refute
+    assert pooled["base", "transplant"] == pooled["rl", "transplant"] == "not distinguishable from random sets"
     assert pooled["rl", "ablate"] != "supported"
 
 
@@ -268,7 +268,7 @@ def test_sets_chosen_without_a_task_are_judged_on_it(results: InterventionResult
     assert (decoy.n_features, decoy.n_shared) == (1, 0)
     assert cause.verdict == "supported", cause.sentence
     assert cause.share == pytest.approx(1.0, abs=0.1)
-    assert decoy.verdict == "refuted", decoy.sentence
+    assert decoy.verdict == "not distinguishable from random sets", decoy.sentence  # 16 samples are too few to refute
     assert decoy.effect[0] == 0
     assert decoy.effect_with[0] > 0.4
     assert decoy.verdict_with == "supported"
@@ -388,49 +388,70 @@ def test_an_identical_copy_gives_nothing_to_select(
 
 
 FULL = (0.5, 0.4, 0.6)
+SHARES: dict[str, Any] = {"share": (1.0, 0.8, 1.2), "beyond": (0.0, -0.1, 0.1)}
+
+
+def evidence(
+    effect: Numbers,
+    ceiling: Numbers,
+    gap: float,
+    p_random: float,
+    p_equal_norm: float,
+    n: int,
+    falls: bool,
+    **more: Any,
+) -> Evidence:
+    """An effect as large as its ceiling, where ``more`` says nothing else."""
+    return Evidence(effect, ceiling, gap, p_random, p_equal_norm, n, falls, **{**SHARES, **more})
 
 
 @pytest.mark.parametrize(
-    ("evidence", "expected"),
+    ("found", "expected"),
     [
-        (Evidence(FULL, (0.2, 0.1, 0.3), 0.5, 0.04, 0.04, 99, False), "this site cannot tell"),  # 40 % of the gap
-        (Evidence(FULL, FULL, 0.0, 0.04, 0.04, 99, False), "this site cannot tell"),  # no gap
+        (evidence(FULL, (0.2, 0.1, 0.3), 0.5, 0.04, 0.04, 99, False), "this site cannot tell"),  # 40 % of the gap
+        (evidence(FULL, FULL, 0.0, 0.04, 0.04, 99, False), "this site cannot tell"),  # no gap
         (
-            Evidence((0.3, 0.2, 0.4), (0.02, -0.02, 0.06), 0.02, 0.04, 0.04, 99, True),
+            evidence((0.3, 0.2, 0.4), (0.02, -0.02, 0.06), 0.02, 0.04, 0.04, 99, True),
             "this site cannot tell",
         ),  # the null
-        (Evidence(FULL, FULL, 0.5, math.nan, 0.04, 99, False), "no verdict: no matched random sets were run"),
-        (Evidence(FULL, FULL, 0.5, 0.04, math.nan, 99, False), "no verdict: no changes of equal norm were run"),
-        (Evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False), "no verdict: 3 samples, fewer than 20"),
-        (Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, True), "damage"),
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, True), "damage"),  # one task is destroyed
-        (Evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # a clamp breaks the base
+        (evidence(FULL, FULL, 0.5, math.nan, 0.04, 99, False), "no verdict: no matched random sets were run"),
+        (evidence(FULL, FULL, 0.5, 0.04, math.nan, 99, False), "no verdict: no changes of equal norm were run"),
+        (evidence((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1.0, 0.04, 0.04, 3, False), "no verdict: 3 samples, fewer than 20"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, beyond=(0.3, 0.01, 0.4)), "damage"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, False, beyond=(0.3, 0.2, 0.4)), "supported"),  # a gain beyond rl's
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, elsewhere="one task is destroyed"), "damage"),
+        (evidence((-0.4, -0.5, -0.3), FULL, 0.5, 1.0, 1.0, 99, False), "damage"),  # a clamp breaks the base
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, broken=(0.2, 0.11, 0.3)), "damage"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, False, broken=(0.2, 0.11, 0.3)), "damage"),  # in base, too
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, broken=(0.2, 0.09, 0.3)), "supported"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True), "supported"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, share=(0.6, 0.5, 0.7)), "supported"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, share=(0.6, 0.49, 0.7)), "supported in part"),
+        (evidence((0.04, 0.02, 0.06), FULL, 0.5, 0.04, 0.04, 99, True, share=(0.08, 0.03, 0.11)), "supported in part"),
+        (evidence((0.04, 0.01, 0.045), FULL, 0.5, 0.04, 0.04, 99, False, share=(0.08, 0.02, 0.09)), "refuted"),
+        (evidence((0.0, -0.02, 0.02), FULL, 0.5, 0.5, 0.5, 50, True, share=(0.0, -0.04, 0.04)), "refuted"),
         (
-            Evidence((0.8, 0.7, 0.9), FULL, 0.5, 0.04, 0.04, 99, False),
-            "supported",
-        ),  # a gain beyond rl's counts as a gain
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True), "supported"),
-        (Evidence((0.04, 0.01, 0.045), FULL, 0.5, 0.04, 0.04, 99, False), "refuted"),  # clear of 0, but negligible
-        (Evidence(FULL, FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.06, 99, True), "not distinguishable from changes of equal norm"),
-        (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.04, 0.04, 99, True), "not clear of 0"),
-        (Evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.06), "not clear of 0"),
-        (Evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.05), "supported"),
-        (Evidence((0.0, -0.02, 0.02), FULL, 0.5, 0.5, 0.5, 99, True), "refuted"),
+            evidence((0.0, -0.02, 0.02), FULL, 0.5, 0.5, 0.5, 49, True, share=(0.0, -0.04, 0.04)),
+            "not distinguishable from random sets",
+        ),  # too few samples to refute
+        (evidence(FULL, FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.06, 99, True), "not distinguishable from changes of equal norm"),
+        (evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.04, 0.04, 99, True), "not clear of 0"),
+        (evidence((0.1, -0.1, 0.3), FULL, 0.5, 0.06, 0.04, 99, True), "not distinguishable from random sets"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.06), "not clear of 0"),
+        (evidence(FULL, FULL, 0.5, 0.04, 0.04, 99, True, p_paired=0.05), "supported"),
     ],
 )
-def test_verdict_rule_by_hand(evidence: Evidence, expected: str) -> None:
-    assert judge(evidence, InterveneConfig()) == expected
+def test_verdict_rule_by_hand(found: Evidence, expected: str) -> None:
+    assert judge(found, InterveneConfig()) == expected
 
 
 def test_too_few_control_sets_give_no_verdict() -> None:
-    evidence = Evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
-    why = "no verdict: with 10 matched random sets no p can reach 0.05"
-    assert judge(evidence, InterveneConfig(n_random=10)) == why
-    assert (
-        judge(evidence, InterveneConfig(n_shuffled=4)) == "no verdict: with 4 changes of equal norm no p can reach 0.05"
-    )
+    found = evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
+    why = "no verdict: with 10 matched random sets no p can reach 0.05; 19 or more are needed"
+    assert judge(found, InterveneConfig(n_random=10)) == why
+    why = "no verdict: with 4 changes of equal norm no p can reach 0.05; 19 or more are needed"
+    assert judge(found, InterveneConfig(n_shuffled=4)) == why
 
 
 def test_a_vector_at_the_last_prompt_token_acts_there_alone(

@@ -64,7 +64,7 @@ def test_a_main_edit_under_another_spelling_is_no_dose(selection: Selection) -> 
     ("own", "other", "verdict"), [("joint", "swap", "refuted"), ("swap", "joint", "supported"), ("single", "joint", "refuted")]
 )  # fmt: skip
 def test_the_verdict_is_of_the_read_out_of_the_run(selection: Selection, own: str, other: str, verdict: str) -> None:
-    found = run(selection, {"joint": 3, "swap": 40, "single": 5}, transplant_readout=own)
+    found = run(selection, {"joint": 3, "swap": 40, "single": 4}, transplant_readout=own)
     rows = [row for row in found.verdicts if (row.model, row.edit) == ("base", "transplant")]
     assert {(row.readout, row.verdict) for row in rows if row.task != "seen"} == {(own, verdict)}
     assert all(f"n = {row.n}; {own} read-out; whole residual" in row.sentence for row in rows)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError
@@ -28,7 +30,7 @@ from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
-from mechprobe.statistics import Interval, paired_bootstrap, randomization_p
+from mechprobe.statistics import Interval, paired_bootstrap, paired_difference, randomization_p
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
@@ -204,12 +206,14 @@ def _against_clean(condition: Condition, found: Found, seed: int) -> Metrics:
 
 
 def _change(mine: HarnessRun, host: HarnessRun, task: str, key: str, seed: int) -> Interval | None:
-    """Change of one metric, with a paired bootstrap interval where it is a mean over documents."""
+    """Change of one metric, with a paired interval where it is a mean over documents: Tango's if right or wrong, else bootstrap."""
     value, start = (side.metrics[task][key].value for side in (mine, host))
     if value is None or start is None:
         return None
     after, before = (side.values.get(task, {}).get(key) for side in (mine, host))
     if after and before and _is_mean(after, value) and _is_mean(before, start):
+        if {*before, *after} <= {0, 1}:
+            return paired_difference(np.array(before, dtype=bool), np.array(after, dtype=bool))
         return paired_bootstrap(before, after, seed=seed)
     nan = float("nan")  # a group has no documents
     return Interval(value - start, nan, nan, mine.n.get(task, 0))

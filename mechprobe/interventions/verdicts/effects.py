@@ -45,14 +45,14 @@ def with_pooled(right: Right, held_out: Sequence[str]) -> Right:
     return {**right, POOLED: np.concatenate(rows) if rows else np.zeros((0, 1), dtype=bool)}
 
 
-def effects_on_tasks(clean: Right, edited: Right, *, seed: int) -> TaskEffects:
-    """Effects of one condition on every task, against the clean host on the same samples; ``seed`` is that of the bootstrap."""
+def effects_on_tasks(clean: Right, edited: Right) -> TaskEffects:
+    """Effects of one condition on every task, against the clean host on the same samples."""
     pairs = {task: (before, edited[task]) for task, before in clean.items()}
     n_draws = {task: before.shape[1] for task, before in clean.items()}
     return TaskEffects(
         **({"n_draws": n_draws} if max(n_draws.values(), default=1) > 1 else {}),
         accuracy={task: share_interval(after) for task, (_, after) in pairs.items()},
-        accuracy_delta={task: paired_change(*pair, seed=seed) for task, pair in pairs.items()},
+        accuracy_delta={task: paired_change(*pair) for task, pair in pairs.items()},
         flip_rate_of_right={task: _flip_rate(before, ~after) for task, (before, after) in pairs.items()},
         flip_rate_of_wrong={task: _flip_rate(~before, after) for task, (before, after) in pairs.items()},
         mcnemar_p={task: paired_p(*pair) for task, pair in pairs.items()},
@@ -111,9 +111,7 @@ def condition_results(
     """
     everywhere = [condition for condition in conditions if not condition.tasks]
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in everywhere}
-    effects = {
-        c.name: effects_on_tasks(pooled[f"{c.model}|clean"], pooled[c.name], seed=config.seed) for c in everywhere
-    }
+    effects = {c.name: effects_on_tasks(pooled[f"{c.model}|clean"], pooled[c.name]) for c in everywhere}
     deltas = {name: effect.accuracy_delta for name, effect in effects.items()}
     ceilings = {c.model: deltas[c.name] for c in everywhere if c.set_kind == "ceiling"}
     return [

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from mechprobe.interventions.conditions.plan import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
+from mechprobe.interventions.verdicts.comparisons import claimed
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
-from mechprobe.interventions.verdicts.verdict import UNTRAINED, claimed, points
+from mechprobe.interventions.verdicts.verdict import UNTRAINED, points
 from mechprobe.statistics import paired_change
 from mechprobe.types import POOLED
 
@@ -50,7 +51,7 @@ def _difference(
 ) -> ReadoutDifference:
     main, other = pair
     sign = sign_of(main.model, config)
-    measured = paired_change(right_other[task], right[task], seed=config.seed)
+    measured = paired_change(right_other[task], right[task])
     difference = claimed(measured, sign)
     apart = any(measurable(difference, sign=side) for side in (1.0, -1.0))
     return ReadoutDifference(

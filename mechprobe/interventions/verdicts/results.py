@@ -1,9 +1,6 @@
 """From the outcomes of every condition to the records of ``results.json``."""
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from jaxtyping import Bool
+from collections.abc import Sequence
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import ConfigError
@@ -11,21 +8,17 @@ from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import EditedSet, InterventionResults
-from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results, with_pooled
+from mechprobe.interventions.result_rows import SmallestEffect
+from mechprobe.interventions.verdicts.comparisons import ConditionOutcomes, OutcomeCodes, compare_mains
+from mechprobe.interventions.verdicts.effects import Measurements, condition_results
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
+from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.interventions.verdicts.sizes import smallest_sets
-from mechprobe.interventions.verdicts.verdict import headline, judge_edits, rule_text
+from mechprobe.interventions.verdicts.verdict import headline, judge_edits
+from mechprobe.power import smallest_flips
 from mechprobe.selection.result import Selection
-
-OutcomeCodes = Mapping[str, Mapping[str, str]]
-"""Condition → task → one code per response: R (right), W (wrong), U (unparsed) or C (cut or unfinished). The draws of a sample
-follow each other."""
-
-
-def right_of(codes: str, n_samples: int) -> Bool[np.ndarray, "sample draw"]:
-    """Whether each response is right, from the codes of a task with ``n_samples`` samples."""
-    return np.array([code == "R" for code in codes], dtype=bool).reshape(n_samples, -1 if n_samples else 1)
+from mechprobe.types import POOLED
 
 
 def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
@@ -60,12 +53,13 @@ def intervention_results(
     names = [task.name for task in tasks]
     held_out = untrained(names, config)
     n_samples = {task.name: len(task.samples) for task in tasks}
-    right: dict[str, Right] = {
-        name: {task: right_of(text, n_samples[task]) for task, text in row.items()} for name, row in codes.items()
-    }
+    outcomes = {name: ConditionOutcomes.of(row, n_samples) for name, row in codes.items()}
+    right = {name: found.right for name, found in outcomes.items()}
     rows = condition_results(conditions, right, codes, held_out, config, measured)
-    judged = judge_edits(rows, names, config)
-    pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
+    pooled = {c.name: outcomes[c.name].with_pooled(held_out) for c in conditions if not c.tasks}
+    compared = compare_mains(conditions, pooled, config)
+    judged = judge_edits(rows, names, config, compared)
+    pooled_right = {name: found.right for name, found in pooled.items()}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(
         **dict(edited_set(selection, config)),
@@ -86,11 +80,26 @@ def intervention_results(
         conditions=rows,
         verdicts=judged,
         verdict=headline(judged, config),
+        smallest=smallest_effects(tasks, config),
         rule=rule_text(config, max(task.n_draws for task in tasks)),
-        readouts=compare_readouts(conditions, pooled, rows, held_out, config),
-        left_out=left_out_verdicts(conditions, right, rows, judged, config, chosen=without_a_task),
-        sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
+        readouts=compare_readouts(conditions, pooled_right, rows, held_out, config),
+        left_out=left_out_verdicts(conditions, outcomes, rows, judged, config, chosen=without_a_task),
+        sizes=smallest_sets(conditions, pooled_right, base=config.base, tuned=config.tuned),
         collateral=measured.texts,
         changes=measured.changes,
         outcomes_from=selection.outcomes_from,
     )
+
+
+def smallest_effects(tasks: Sequence[Task], config: InterveneConfig) -> dict[str, SmallestEffect]:
+    """Task, and ``pooled`` → the smallest effect of an edit that the paired test can call clear of 0."""
+    n_draws = max(task.n_draws for task in tasks)
+    pooled = sum(len(task.samples) for task in tasks if task.name not in config.trained)
+    rows = {task.name: (len(task.samples), task.n_draws, len(tasks)) for task in tasks}
+    rows[POOLED] = (pooled, n_draws, len(config.edits_base) + len(config.edits_tuned))
+    found = {}
+    for name, (n, draws, n_tests) in rows.items():
+        flips = smallest_flips(n, config.alpha / n_tests)
+        effect = float("nan") if flips is None else flips / (n * draws)
+        found[name] = SmallestEffect(n=n, n_draws=draws, n_tests=n_tests, flips=flips, effect=effect)
+    return found

@@ -1,18 +1,17 @@
 """How few features carry the ceiling: shares of the ranking's heads, and the smallest that reaches half and nine tenths.
 
-With e the change that a head of the ranking makes on each pooled sample, and c the change that the whole residual makes there,
-the share of the head is Σ e / Σ c; both are changes of the share of right responses. Intervals are percentile bootstraps over samples that resample heads and ceiling together;
-the smallest head is determined in every draw. Both are our own definitions.
+The share of a head is the pooled change of accuracy that it makes over the change that the whole residual makes on the same
+samples, with the interval of `mechprobe.statistics.paired_ratio`. A smallest head reaches a goal with its share. Its interval
+runs from the first head whose interval reaches the goal to the first whose interval lies above it; both are our own definitions.
 """
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from jaxtyping import Bool, Float
-
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.result_rows import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
-from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right
+from mechprobe.interventions.verdicts.comparisons import claimed
+from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right, measurable
+from mechprobe.statistics import paired_change, paired_ratio
 from mechprobe.types import POOLED
 
 HALF, NINE_TENTHS = 0.5, 0.9
@@ -20,7 +19,7 @@ HALF, NINE_TENTHS = 0.5, 0.9
 
 
 def smallest_sets(
-    conditions: Sequence[Condition], right: Mapping[str, Right], *, base: str, tuned: str, seed: int, draws: int = 2000
+    conditions: Sequence[Condition], right: Mapping[str, Right], *, base: str, tuned: str
 ) -> dict[str, HeadSizes | UnmeasuredSizes]:
     """Per host, the share of the pooled ceiling that every measured head carries, and the smallest that reaches each goal.
 
@@ -40,59 +39,41 @@ def smallest_sets(
         }
         if heads:
             patch = next(c.name for c in conditions if c.model == host and c.set_kind == "ceiling")
-            clean = _pooled(right, f"{host}|clean")
-            changes = np.stack([_pooled(right, heads[size]) - clean for size in sorted(heads)])
-            ceiling = _pooled(right, patch) - clean
-            rng = np.random.default_rng([seed, 2])
-            result[host] = _sizes(sorted(heads), changes, ceiling, host=host, sign=sign, rng=rng, draws=draws)
+            rights = {size: right[heads[size]] for size in sorted(heads)}
+            result[host] = _sizes(rights, right[f"{host}|clean"], right[patch], host=host, sign=sign)
     return result
 
 
 def _sizes(
-    sizes: Sequence[int],
-    changes: Float[np.ndarray, "size sample"],
-    ceiling: Float[np.ndarray, " sample"],
-    *,
-    host: str,
-    sign: float,
-    rng: np.random.Generator,
-    draws: int,
+    heads: Mapping[int, Right], clean: Right, patched: Right, *, host: str, sign: float
 ) -> HeadSizes | UnmeasuredSizes:
-    n = len(ceiling)
-    if n == 0 or sign * ceiling.mean() < MIN_CEILING:
-        why = f"patching the whole residual changes accuracy by less than {100 * MIN_CEILING:.0f} points in {host}"
+    ceiling = paired_change(clean[POOLED], patched[POOLED])
+    n = ceiling.n
+    if not measurable(ceiling, sign=sign):
+        small = not claimed(ceiling, sign).value >= MIN_CEILING
+        why = (
+            f"patching the whole residual changes accuracy by less than {100 * MIN_CEILING:.0f} points in {host}"
+            if small
+            else f"the interval of the whole-residual patch in {host} includes 0"
+        )
         return UnmeasuredSizes(n=n, reason=why)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    totals = counts @ ceiling
-    if np.quantile(sign * totals, 0.025) <= 0:
-        return UnmeasuredSizes(n=n, reason=f"the interval of the whole-residual patch in {host} includes 0")
-    used = sign * totals > 0  # a draw whose ceiling vanishes has no share
-    shares = (counts[used] @ changes.T) / totals[used, None]
-    measured = changes.sum(axis=1) / ceiling.sum()
-    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    shares = [
+        HeadShare(size, *paired_ratio(clean[POOLED], right[POOLED], patched[POOLED])[:3])
+        for size, right in heads.items()
+    ]
     return HeadSizes(
         n=n,
-        largest=sizes[-1],
-        shares=[
-            HeadShare(k, float(v), float(a), float(b)) for k, v, a, b in zip(sizes, measured, low, high, strict=True)
-        ],
-        half=_smallest(sizes, measured >= HALF, shares >= HALF),
-        nine_tenths=_smallest(sizes, measured >= NINE_TENTHS, shares >= NINE_TENTHS),
+        largest=shares[-1].size,
+        shares=shares,
+        half=_smallest(shares, HALF),
+        nine_tenths=_smallest(shares, NINE_TENTHS),
     )
 
 
-def _pooled(right: Mapping[str, Right], name: str) -> Float[np.ndarray, " sample"]:
-    """Share of right responses to every pooled sample."""
-    return right[name][POOLED].mean(axis=1, dtype=np.float64)
-
-
-def _smallest(
-    sizes: Sequence[int], reached: Bool[np.ndarray, " size"], in_draws: Bool[np.ndarray, "draw size"]
-) -> SmallestHead:
-    """The smallest size that reaches a goal, with the 95 % interval over draws."""
-    never = len(sizes)
-    first = np.sort(np.where(in_draws.any(axis=1), in_draws.argmax(axis=1), never))
-    ends = [first[int(np.floor(0.025 * (len(first) - 1)))], first[int(np.ceil(0.975 * (len(first) - 1)))]]
-    own = int(reached.argmax()) if reached.any() else never
-    low, high = (None if place == never else sizes[int(place)] for place in ends)
-    return SmallestHead(size=None if own == never else sizes[own], low=low, high=high)
+def _smallest(shares: Sequence[HeadShare], goal: float) -> SmallestHead:
+    """The smallest size that reaches a goal by its share, by the upper end and by the lower end of its interval."""
+    size, low, high = (
+        next((row.size for row in shares if end(row) >= goal), None)
+        for end in (lambda row: row.share, lambda row: row.high, lambda row: row.low)
+    )
+    return SmallestHead(size=size, low=low, high=high)

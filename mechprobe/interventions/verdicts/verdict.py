@@ -1,138 +1,39 @@
-"""The rule of the verdicts in words and in code, and the verdicts on the main edits, task by task and pooled."""
+"""The verdicts on the main edits, task by task and pooled, as records and in words."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
+from mechprobe.formatting import bracketed
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import (
     AgainstControls,
     ConditionResult,
     EditedRow,
-    Effect,
+    PairedComparison,
     TaskEffects,
     Verdict,
 )
+from mechprobe.interventions.verdicts.comparisons import claimed
 from mechprobe.interventions.verdicts.effects import sign_of
-from mechprobe.statistics import Interval, holm, randomization_p
+from mechprobe.interventions.verdicts.rule import (
+    BEYOND,
+    COLLATERAL,
+    DAMAGE,
+    IN_PART,
+    NO_VERDICT,
+    SUPPORTED,
+    Evidence,
+    damage_of,
+    judge,
+    paired_test,
+    reachable,
+)
+from mechprobe.statistics import holm, randomization_p
 from mechprobe.types import POOLED
 
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
 UNTRAINED = "the untrained tasks"
 """The pooled row in words."""
-SUPPORTED, REFUTED, DAMAGE = "supported", "refuted", "damage"
-CANNOT_TELL = "this site cannot tell"
-LIKE_RANDOM = "not distinguishable from random sets"
-LIKE_EQUAL_NORM = "not distinguishable from changes of equal norm"
-NOT_CLEAR = "not clear of 0"
-NO_VERDICT = "no verdict: "
-"""Begins every verdict that gives the reason why there is none."""
-
-REFUTED_SHARE = 0.10
-"""An edit is refuted where the upper end of its interval is below this share of the ceiling."""
-BEYOND = 0.10
-"""Accuracy by which an effect on one task must exceed that task's ceiling to count as damage."""
-
-
-def paired_test(n_draws: int) -> str:
-    """Name of the test against the clean host, by the number of responses to each sample."""
-    return "McNemar" if n_draws == 1 else "sign-flip"
-
-
-def rule_text(config: InterveneConfig, n_draws: int = 1) -> str:
-    """The rule in words, for ``n_draws`` responses to each sample; `judge` applies it."""
-    test = paired_test(n_draws)
-    p_name = "McNemar's p" if n_draws == 1 else f"the {test} p"
-    unit = (
-        ""
-        if n_draws == 1
-        else f"Accuracy is the share of right responses, {n_draws} to each sample; the sample is the unit. "
-    )
-    return unit + (
-        "The first condition that holds gives the verdict. "
-        f"'no verdict': there are fewer than {config.min_n} samples. "
-        "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
-        f"{config.min_ceiling_share:.0%} of the gap between them, or its 95 % interval includes 0. "
-        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}. "
-        f"'damage': in {config.tuned}, the edit takes more than the whole residual does, on the pooled row or on one task by "
-        f"more than {100 * BEYOND:.0f} points; in {config.base}, accuracy falls. "
-        f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
-        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
-        f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
-        f"'not clear of 0': the interval includes 0, or the exact {test} test against the clean host has p > {config.alpha:g}. "
-        f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
-        f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
-        "'supported': none of these holds. "
-        "The pooled row covers the untrained tasks and is one test of each kind. "
-        f"On single tasks, {p_name} is Holm-adjusted "
-        "over the tasks of the edit. The p-values of the two comparisons with control sets are not adjusted, because their "
-        "smallest value is 1 / (1 + number of sets); a verdict on one task is therefore weaker than the pooled verdict. "
-        "A verdict states what the set does, not that these features are necessary for it; compare the one-vector baselines."
-    )
-
-
-class Evidence(NamedTuple):
-    """What a verdict on one edit rests on; effects are accuracies in the claimed direction.
-
-    Attributes:
-        effect, ceiling: ``(value, low, high)`` of the selected set, and of the whole-residual patch.
-        gap: Accuracy of the clean tuned model minus that of the clean base.
-        p_random, p_equal_norm: Randomization p-values against matched random sets, and against changes of equal norm in other
-            directions; NaN where none was run.
-        n: Samples.
-        falls: Whether a loss is claimed (an edit of the tuned model).
-        beyond_on_a_task: Whether the interval on some task exceeds that task's ceiling by more than 10 points.
-        p_paired: Exact McNemar p-value against the clean host; on a single task Holm-adjusted over the tasks.
-    """
-
-    effect: tuple[float, float, float]
-    ceiling: tuple[float, float, float]
-    gap: float
-    p_random: float
-    p_equal_norm: float
-    n: int
-    falls: bool
-    beyond_on_a_task: bool = False
-    p_paired: float | int = 0.0
-
-
-def judge(evidence: Evidence, config: InterveneConfig) -> str:
-    """Apply the rule of `rule_text`; returns one of the verdicts above, or `NO_VERDICT` followed by the reason."""
-    if (reason := _no_verdict_reason(evidence, config)) is not None:
-        return reason
-    _, low, high = evidence.effect
-    ceiling = evidence.ceiling[0]
-    if (evidence.falls and (low > ceiling or evidence.beyond_on_a_task)) or (not evidence.falls and high < 0):
-        return DAMAGE
-    if high < REFUTED_SHARE * ceiling:
-        return REFUTED
-    if evidence.p_random > config.alpha:
-        return LIKE_RANDOM
-    if low <= 0 or evidence.p_paired > config.alpha:
-        return NOT_CLEAR
-    return LIKE_EQUAL_NORM if evidence.p_equal_norm > config.alpha else SUPPORTED
-
-
-def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | None:
-    if evidence.n < config.min_n:
-        return f"{NO_VERDICT}{evidence.n} samples, fewer than {config.min_n}"
-    ceiling, low, _ = evidence.ceiling
-    if not evidence.gap > 0 or ceiling < config.min_ceiling_share * evidence.gap or low <= 0:
-        return CANNOT_TELL
-    for name, n, p in (
-        ("matched random sets", config.n_random, evidence.p_random),
-        ("changes of equal norm", config.n_shuffled, evidence.p_equal_norm),
-    ):
-        if p != p:
-            return f"{NO_VERDICT}no {name} were run"
-        if 1 / (1 + n) > config.alpha:
-            return f"{NO_VERDICT}with {n} {name} no p can reach {config.alpha:g}"
-    return None
-
-
-def claimed(change: Interval | Effect, sign: float) -> Effect:
-    """A change of accuracy as an effect in the claimed direction."""
-    value, low, high = change[:3]
-    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
 
 
 def clean_gaps(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> dict[str, float]:
@@ -183,25 +84,37 @@ def _sentence(row: Verdict, base: str) -> str:
     drawn = [f"{row.n_draws} responses each"] if row.n_draws > 1 else []
     parts = [f"n = {row.n}", *drawn, *([f"{row.readout} read-out"] if row.readout else [])]
     parts.append(f"whole residual {points(row.ceiling)}")
+    if row.share_interval.value == row.share_interval.value:
+        parts.append(f"share of it {bracketed(row.share_interval)} %")
     if row.random_mean is not None:
-        mean = points(row.random_mean)
-        parts.append(f"{row.n_random} matched random sets {mean} on average, p = {row.p_random:.3f}")
+        p = f"{row.p_random:.3f}{_adjusted_p(row.p_random_holm, row)}"
+        parts.append(f"{row.n_random} matched random sets {points(row.random_mean)} on average, p = {p}")
     if row.equal_norm_max is not None:
-        largest = points(row.equal_norm_max)
-        parts.append(f"{row.n_equal_norm} changes of equal norm at most {largest}, p = {row.p_equal_norm:.3f}")
-    if row.p_mcnemar_holm is not None:
-        parts.append(f"Holm-adjusted {paired_test(row.n_draws)} p = {row.p_mcnemar_holm:.2g}")
+        p = f"{row.p_equal_norm:.3f}{_adjusted_p(row.p_equal_norm_holm, row)}"
+        parts.append(f"{row.n_equal_norm} changes of equal norm at most {points(row.equal_norm_max)}, p = {p}")
+    parts.append(f"{paired_test(row.n_draws)} p = {row.p_mcnemar:.2g}{_adjusted_p(row.p_mcnemar_holm, row)}")
     parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
     what = f"{row.edit} of {row.features} in {row.model} {direction} {points(*row.effect)} points on {where}"
-    return f"{what} ({'; '.join(parts)}): {row.verdict}."
+    why = f" ({row.damage})" if row.damage else ""
+    return f"{what} ({'; '.join(parts)}): {row.verdict}{why}."
+
+
+def _adjusted_p(p: float, row: Verdict) -> str:
+    """The Holm-adjusted p-value in words; empty where there is one test."""
+    return f" (Holm over {row.n_tests}: {p:.2g})" if row.n_tests > 1 and p == p else ""
 
 
 def headline(rows: Sequence[Verdict], config: InterveneConfig) -> str:
     """The pooled verdicts in one sentence."""
     pooled = [row for row in rows if row.task == POOLED]
-    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}" for row in pooled)
+    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}{_size(row)}" for row in pooled)
     features = pooled[0].features if pooled else config.features or "selected"
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {verdicts}."
+
+
+def _size(row: Verdict) -> str:
+    """How much of the ceiling a supported effect is."""
+    return f" ({bracketed(row.share_interval)} % of the ceiling)" if row.verdict in (SUPPORTED, IN_PART) else ""
 
 
 def points(accuracy: float, *interval: float) -> str:
@@ -210,21 +123,34 @@ def points(accuracy: float, *interval: float) -> str:
     return f"{value} [{', '.join(ends)}]" if ends else value
 
 
-def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
-    """Effect, p-values and verdict of every main edit, on every task and on the pooled row."""
+def judge_edits(
+    rows: Sequence[ConditionResult],
+    tasks: Sequence[str],
+    config: InterveneConfig,
+    compared: Mapping[str, Mapping[str, PairedComparison]],
+) -> list[Verdict]:
+    """Effect, p-values and verdict of every main edit, on every task and on the pooled row.
+
+    ``rows`` are the effects of all conditions, and ``compared`` maps main edits to their comparisons by task and pooled.
+    """
     gaps = clean_gaps(rows, tasks, config)
+    mains = [row for row in rows if row.set_kind == "selected"]
+    pooled = adjusted([_measured(main, rows, POOLED, config, compared[main.name][POOLED]) for main in mains])
     result = []
-    for main in (row for row in rows if row.set_kind == "selected"):
-        single = adjusted([_measured(main, rows, task, config) for task in tasks])
-        pooled = _measured(main, rows, POOLED, config)
-        untrained = [row for row in single if row.task not in config.trained and row.n >= config.min_n]
-        beyond = any(row.effect.low > max(row.ceiling, 0.0) + BEYOND for row in untrained)
-        result += [judged(row, task_verdict(row, gaps[row.task], config), config) for row in single]
-        result.append(judged(pooled, task_verdict(pooled, gaps[POOLED], config, beyond=beyond), config))
+    for main, over_all in zip(mains, pooled, strict=True):
+        found = [_measured(main, rows, task, config, compared[main.name][task]) for task in tasks]
+        single = adjusted(found)
+        ceiling = next(row for row in rows if (row.model, row.set_kind) == (main.model, "ceiling"))
+        text = _damaged_text(main, ceiling)
+        outside = text or _damaged_task([row for row in single if row.task in config.trained], config)
+        result += [judged(row, gaps[row.task], config, elsewhere=outside) for row in single]
+        result.append(judged(over_all, gaps[POOLED], config, elsewhere=text or _damaged_task(single, config)))
     return result
 
 
-def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig) -> Verdict:
+def _measured(
+    main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig, beside: PairedComparison
+) -> Verdict:
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
     return Verdict(
@@ -235,7 +161,30 @@ def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str,
         p_mcnemar=main.mcnemar_p[task],
         **several_draws(main, task),
         **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
+        **dict(beside),
     )
+
+
+def _damaged_task(rows: Sequence[Verdict], config: InterveneConfig) -> str:
+    """A task on which the edit does damage beyond the margin, as a clause; empty where there is none."""
+    for row in (row for row in rows if row.n >= config.min_n):
+        if row.model != config.base and row.task not in config.trained and row.beyond_ceiling.low > BEYOND:
+            return f"on {row.task} it takes more than the whole residual"
+        if row.below_clean.low > BEYOND:
+            return f"accuracy on {row.task} falls below that of both clean models"
+        if row.broken_excess.low > BEYOND:
+            return f"more responses to {row.task} are unparsed or cut than in either clean model"
+    return ""
+
+
+def _damaged_text(main: ConditionResult, ceiling: ConditionResult) -> str:
+    """Damage to unrelated text, as a clause; empty where there is none, or where collateral was not measured."""
+    if main.collateral is None or ceiling.collateral is None:
+        return ""
+    rise, whole = main.collateral.ce_change, ceiling.collateral.ce_change
+    if rise.low <= max(0.0, whole.high) + COLLATERAL:
+        return ""
+    return f"the cross-entropy of unrelated text rises by {rise.value:.2f} nats per token"
 
 
 def several_draws(effects: TaskEffects, task: str) -> dict[str, int]:
@@ -245,38 +194,51 @@ def several_draws(effects: TaskEffects, task: str) -> dict[str, int]:
 
 
 def adjusted(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-    """The rows of one edit with p-values that are Holm-adjusted over the tasks."""
-    random, paired = holm([row.p_random for row in rows]), holm([row.p_mcnemar for row in rows])
+    """Rows that are judged together, with p-values that are Holm-adjusted over them."""
+    names = ("p_random", "p_equal_norm", "p_mcnemar")
+    columns = [holm([getattr(row, name) for row in rows]) for name in names]
+    fields = [f"{name}_holm" for name in names]
     return [
-        row.model_copy(update={"p_random_holm": for_random, "p_mcnemar_holm": for_paired})
-        for row, for_random, for_paired in zip(rows, random, paired, strict=True)
+        row.model_copy(update={**dict(zip(fields, values, strict=True)), "n_tests": len(rows)})
+        for row, *values in zip(rows, *columns, strict=True)
     ]
 
 
-def judged(row: VerdictRow, verdict: str, config: InterveneConfig) -> VerdictRow:
-    """The row with its verdict and its sentence."""
-    row = row.model_copy(update={"verdict": verdict})
+def judged(
+    row: VerdictRow, gap: float, config: InterveneConfig, *, elsewhere: str = "", reason: str = ""
+) -> VerdictRow:
+    """The row with its verdict and its sentence: pooled, on one task, or on the task without which its set was chosen.
+
+    ``gap`` and ``elsewhere`` are those of `Evidence`; a ``reason`` why there is no verdict replaces the verdict.
+    """
+    evidence = _evidence(row, gap, config, elsewhere)
+    verdict = f"{NO_VERDICT}{reason}" if reason else judge(evidence, config)
+    if row.task in config.trained:
+        verdict = f"{NO_VERDICT}post-training saw this task"
+    elif not row.n_features:
+        verdict = f"{NO_VERDICT}the set has no feature"
+    damage = damage_of(evidence, config) if verdict == DAMAGE else ""
+    row = row.model_copy(update={"verdict": verdict, "damage": damage})
     return row.model_copy(update={"sentence": _sentence(row, config.base)})
 
 
-def task_verdict(row: Verdict, gap: float, config: InterveneConfig, *, beyond: bool = False) -> str:
-    """The verdict on an effect on the pooled tasks, on one task, or on the task without which its set was chosen.
+def _evidence(row: Verdict, gap: float, config: InterveneConfig, elsewhere: str) -> Evidence:
+    """What the verdict on a row rests on; randomization p-values are adjusted where the number of draws allows."""
 
-    ``gap`` and ``beyond`` are ``gap`` and ``beyond_on_a_task`` of `Evidence`.
-    """
-    if row.task in config.trained:
-        return f"{NO_VERDICT}post-training saw this task"
-    if not row.n_features:
-        return f"{NO_VERDICT}the set has no feature"
-    evidence = Evidence(
+    def decides(p: float, adjusted_p: float, n_draws: int) -> float:
+        return adjusted_p if reachable(n_draws, row.n_tests, config.alpha) else p
+
+    return Evidence(
         effect=row.effect,
         ceiling=row.ceiling_interval,
+        share=row.share_interval,
+        beyond=row.beyond_ceiling,
         gap=gap,
-        p_random=row.p_random,
-        p_equal_norm=row.p_equal_norm,
+        p_random=decides(row.p_random, row.p_random_holm, row.n_random),
+        p_equal_norm=decides(row.p_equal_norm, row.p_equal_norm_holm, row.n_equal_norm),
         n=row.n,
         falls=row.model != config.base,
-        beyond_on_a_task=beyond,
-        p_paired=row.p_mcnemar if row.p_mcnemar_holm is None else row.p_mcnemar_holm,
+        broken=row.broken_excess,
+        p_paired=row.p_mcnemar_holm,
+        elsewhere=elsewhere,
     )
-    return judge(evidence, config)

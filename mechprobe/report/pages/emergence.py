@@ -108,15 +108,18 @@ def tables(found: Emergence) -> list[Table]:
 def _claim_table(found: Emergence) -> Table:
     """One row for each word of the claim."""
     title = "SFT early and specialized, RL restrained and continuing (arXiv 2604.25011)?"
-    head = ["word", "found", "number", "sft", "rl", "sft − rl, per seed"]
+    head = ["word", "found", "number", "sft", "rl", "sft − rl, per dictionary seed"]
     if found.claim is None:
-        return Table(title, ["There are no arms sft and rl, so the claim was not judged."], head, [])
+        return Table(title, ["There are no arms of sft and of rl, so the claim was not judged."], head, [])
     rows = []
     for clause in found.claim.clauses:
         differences = "; ".join(map(_interval_text, clause.differences))
-        shown = "holds" if clause.holds else "not shown"
+        shown = {True: "holds", False: "not shown", None: "no claim"}[clause.holds]
         rows.append([clause.word, shown, clause.number, _text(clause.sft), _text(clause.rl), differences])
-    kept = {arm: [cell.value for cell in found.arms[arm][0].curves["adjacent_overlap"]] for arm in found.claim.arms}
+    kept = {
+        arm: [cell.value for cell in found.arms[arm][0].curves["adjacent_overlap"]]
+        for arm in sum(found.claim.arms.values(), ())
+    }
     ranges = "; ".join(f"{arm} {100 * min(cells):.0f} to {100 * max(cells):.0f} %" for arm, cells in kept.items())
     own = (
         f"The paper reports that neighbors share over 80 % in SFT and almost nothing in RL. Here they share: {ranges}."

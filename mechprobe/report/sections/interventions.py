@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from mechprobe.evals.result import EvaluationSummary
-from mechprobe.formatting import edit_title, interval, number, ordered, p_value, percent, points, remark, spread
+from mechprobe.formatting import edit_title, interval, number, ordered, percent, points, remark, spread
 from mechprobe.report.result import ConditionRow, EffectPanel, EffectRow, EffectTable, InterventionsSection, JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.tables import interventions as tables
@@ -106,14 +106,20 @@ def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow
         change=interval(condition["accuracy_delta"].get(task), signed=True),
         random=spread(draws),
         draws=str(len(draws)),
-        p=p_value(verdict.get("p_random")),
-        p_mcnemar=p_value(verdict.get("p_mcnemar_holm", verdict.get("p_mcnemar"))),
+        p=tables.both_p(verdict, "p_random"),
+        p_mcnemar=tables.both_p(verdict, "p_mcnemar"),
         ceiling=points(panel.ceiling[task]) if panel.ceiling else "–",
-        share=percent((condition.get("share_of_ceiling") or {}).get(task)),
+        share=_share(condition, verdict, task),
         flip_right=_flips(condition.get("flip_rate_of_right"), task),
         flip_wrong=_flips(condition.get("flip_rate_of_wrong"), task),
         verdict=str(verdict.get("verdict") or "–"),
     )
+
+
+def _share(condition: JsonObject, verdict: JsonObject, task: str) -> str:
+    """The share of the ceiling with its interval, where the ceiling is measurable."""
+    share = (condition.get("share_of_ceiling") or {}).get(task)
+    return percent(share) if share is None else interval(verdict.get("share_interval") or [share])
 
 
 def _cut(condition: JsonObject, task: str) -> str:
@@ -146,6 +152,7 @@ def interventions_section(files: RunFiles) -> InterventionsSection | None:
         curves=share_curves(results, tasks),
         size_intervals=tables.size_intervals(results),
         sizes=tables.size_sentences(results),
+        smallest=tables.smallest_sentence(results),
         doses=tables.dose_rows(results, tasks),
         left_out=tables.left_out_rows(results),
         collateral=tables.collateral_rows(results),

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from mechprobe.formatting import edit_title, interval, listing, nats, p_value, percent, remark
+from mechprobe.formatting import decimal, edit_title, interval, listing, nats, p_value, percent, remark
+from mechprobe.interventions.result_rows import HARDLY_INDEPENDENT
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
@@ -115,15 +116,22 @@ def left_out_rows(interventions: Json) -> list[dict[str, Any]]:
             "task": row["task"],
             "n": str(row["n"]),
             "features": f"{row['n_features']} ({row['n_shared']})",
+            "jaccard": decimal(row.get("jaccard")),
             "effect": interval(row["effect"]),
-            "share": percent(row.get("share")),
+            "share": interval(row.get("share_interval")) if row.get("share") is not None else percent(None),
             "full": interval(row["effect_with"]),
             "share_full": percent(row.get("share_with")),
-            "p": p_value(row.get("p_mcnemar_holm")),
+            "p": both_p(row, "p_mcnemar"),
             "verdict": row["verdict"],
         }
         for row in interventions.get("left_out") or []
     ]
+
+
+def both_p(row: Json, name: str) -> str:
+    """A p-value with its Holm-adjusted one: 0.048 (0.19)."""
+    holm = row.get(f"{name}_holm")
+    return p_value(row.get(name)) + ("" if holm is None else f" ({p_value(holm)})")
 
 
 def left_out_sentences(interventions: Json) -> list[str]:
@@ -137,9 +145,37 @@ def left_out_sentences(interventions: Json) -> list[str]:
             f"{row['task']} {interval(row['effect'])}, full set {interval(row['effect_with'])}: {row['verdict']}"
             for row in rows
         )
-        + "."
+        + f".{_overlap_sentence(rows)}"
         for title, rows in by_host.items()
     ]
+
+
+def _overlap_sentence(rows: Sequence[Json]) -> str:
+    """How far the sets chosen without a task overlap with the full set; empty where there are none."""
+    found = [row["jaccard"] for row in rows if row.get("jaccard") is not None]
+    if not found:
+        return ""
+    overlap = decimal(found[0]) if len(found) == 1 else f"{decimal(min(found))} to {decimal(max(found))}"
+    hardly = (
+        f"; from {HARDLY_INDEPENDENT:g} on they are hardly independent of it"
+        if max(found) >= HARDLY_INDEPENDENT
+        else ""
+    )
+    return f" Jaccard index of these sets with the full set: {overlap}{hardly}."
+
+
+def smallest_sentence(interventions: Json) -> str:
+    """The smallest effect that the run could have found, on a task and on the pooled row; empty for old results."""
+    found = interventions.get("smallest") or {}
+    rows: dict[str, list[str]] = {}
+    for task, row in found.items():
+        if row["flips"] is None:
+            size = f"none, because {row['n']} samples are too few"
+        else:
+            size = f"{percent(row['effect'], 1)} points ({row['flips']} of {row['n']} samples, all one way; Holm over {row['n_tests']})"
+        rows.setdefault(size, []).append(task)
+    parts = "; ".join(f"{listing(tasks)} {size}" for size, tasks in rows.items())
+    return f"Smallest effect that the paired test could have found: {parts}." if found else ""
 
 
 def size_sentences(interventions: Json) -> list[str]:
@@ -198,6 +234,7 @@ def sentences(interventions: Json) -> list[str]:
     """All sentences on the interventions except the pooled verdicts."""
     return [
         *never_active_sentences(interventions),
+        *filter(None, [smallest_sentence(interventions)]),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
         *change_sentences(interventions),
         *task_verdict_sentences(interventions),
