@@ -11,8 +11,8 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from mechprobe.results import IntervalNumbers, Number, Result
 
 SetKind = Literal[
-    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
-    "left_out",
+    "clean", "selected", "random", "rescaled", "recon", "opposite", "shuffled", "shifted", "ceiling", "baseline", "size",
+    "random_size", "dose", "compare", "left_out", "rival", "complement",
 ]  # fmt: skip
 """Role of a condition; docs/interventions.md describes each."""
 
@@ -31,6 +31,13 @@ def _nan_for_null(value: Any) -> Any:
 
 Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
 """``[value, low, high]`` in JSON, where null is NaN."""
+
+
+class ChangeSize(NamedTuple):
+    """How far an edit moves the residual: the largest ‖r' − r‖₂ / ‖r‖₂ over tokens, and the mean ‖r' − r‖₂."""
+
+    largest: float
+    norm: float
 
 
 class Collateral(Result):
@@ -68,12 +75,16 @@ class ConditionRow(EditedRow):
         set_kind: Role of the condition.
         draw: Number of a random draw.
         relative_change: Largest ‖r' − r‖₂ / ‖r‖₂ over the tokens that were read; None where it was not measured.
+        change_norm: Mean ‖r' − r‖₂ over these tokens, in units of the residual; None where it was not measured.
+        rank: Independent directions of the change of a rival; absent elsewhere, and where ranks do not apply.
     """
 
     name: str
     set_kind: SetKind
     draw: int | None
     relative_change: float | None
+    change_norm: float | None = None
+    rank: int | None = None
 
 
 class TaskEffects(Result):
@@ -128,9 +139,16 @@ class AgainstControls(Result):
         ceiling, ceiling_interval: Effect of the whole-residual patch, without and with its interval.
         random_mean, random_max, n_random: Mean and largest effect of the matched random sets (None without any), and their
             number.
+        n_random_effective: Independent sets that they are worth, see `mechprobe.selection.controls.effective_draws`.
         p_random: Randomization p-value against them; NaN without any.
-        equal_norm_mean, equal_norm_max, n_equal_norm, p_equal_norm: The same for the changes of equal norm in other
-            directions.
+        rescaled_mean, rescaled_max, n_rescaled, p_rescaled: The same for random sets whose change is scaled to the norm of the
+            selected set's on every token.
+        equal_norm_mean, equal_norm_max, n_equal_norm, p_equal_norm: The same for the changes of equal norm along other
+            features' decoder directions.
+        shifted_mean, shifted_max, n_shifted, p_shifted: The same for those along other features' shifts between the models;
+            only a transplant has them.
+        change_norm, random_change_norm: Mean norm of the change that the selected set makes on a token, and the mean over the
+            random sets of the same; None where they were not measured.
         one_vector: Name of a one-vector baseline → its effect.
     """
 
@@ -139,11 +157,22 @@ class AgainstControls(Result):
     random_mean: float | None
     random_max: float | None
     n_random: int
+    n_random_effective: float | None = None
     p_random: Number
+    rescaled_mean: float | None = None
+    rescaled_max: float | None = None
+    n_rescaled: int = 0
+    p_rescaled: Number = float("nan")
     equal_norm_mean: float | None
     equal_norm_max: float | None
     n_equal_norm: int
     p_equal_norm: Number
+    shifted_mean: float | None = None
+    shifted_max: float | None = None
+    n_shifted: int = 0
+    p_shifted: Number = float("nan")
+    change_norm: float | None = None
+    random_change_norm: float | None = None
     one_vector: dict[str, Number]
 
 
@@ -267,3 +296,68 @@ class ReadoutAgreement(Result):
     other: str
     rows: list[ReadoutDifference]
     sentence: str
+
+
+class RivalEffect(Result):
+    """A rival beside the transplant of the selected set, on the pooled row.
+
+    Attributes:
+        name, condition: The rival, and its condition.
+        rank: Independent directions of its change; None where ranks do not apply.
+        dose: Multiple of the mean difference that the selection halves chose; None for rivals without a dose.
+        effect: Of the rival, in the claimed direction.
+        difference: Effect of the selected set minus that of the rival, on the same samples.
+        beaten, no_worse: See `mechprobe.interventions.verdicts.comparison`.
+    """
+
+    name: str
+    condition: str
+    rank: int | None
+    dose: float | None
+    effect: Change
+    difference: Change
+    beaten: bool
+    no_worse: bool
+
+
+class Comparison(Result):
+    """The transplant of the selected set against its rivals in one host.
+
+    Attributes:
+        rank: Largest number of independent directions of the set's change: its number of features.
+        effect: Of the set, in the claimed direction.
+        rivals: Every rival and complement.
+        best: The rival of the largest effect among those of equal or lower rank; None without any.
+        better_than: The set beats every rival of this rank or less; 0 where it does not beat rank 1, None where nothing can be
+            compared.
+        no_better_than: Smallest rank of a rival that is no worse; None where there is none.
+        verdict, sentence: In words; empty where nothing can be compared.
+    """
+
+    model: str
+    edit: str
+    features: str
+    rank: int
+    effect: Change
+    rivals: list[RivalEffect]
+    best: str | None
+    better_than: int | None
+    no_better_than: int | None
+    verdict: str
+    sentence: str
+
+
+class CurvePoint(NamedTuple):
+    """Share of the pooled ceiling that a set of this size carries."""
+
+    size: int
+    share: float
+
+
+class Curve(Result):
+    """Shares of the ceiling by size in one host; ``area`` is the mean share over log₂ of the size, None where it has no end."""
+
+    model: str
+    kind: str
+    points: list[CurvePoint]
+    area: float | None

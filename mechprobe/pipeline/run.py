@@ -270,8 +270,10 @@ class Run:
 
     def intervention(self) -> dict[str, Any]:
         """The arguments of `mechprobe.intervene` in this run."""
-        about = self.edits()
-        return {**about, "tasks": self.judging_halves(), "collateral": self.collateral_texts()}
+        seed = read_manifest(self.layout.selection)["config"].get("seed")
+        selecting = [half for half, _ in self.halves(seed)]
+        tasks, texts = self.judging_halves(), self.collateral_texts()
+        return {**self.edits(), "tasks": tasks, "selecting": selecting, "collateral": texts}
 
     def edits(self) -> dict[str, Any]:
         """Models, dictionary, features and settings of the edits.

@@ -180,7 +180,7 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
 
 
 def _conditions(
-    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, float], config: InterveneConfig
+    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, ChangeSize], config: InterveneConfig
 ) -> list[HarnessCondition]:
     """One record per condition, in order. The clean condition of a model is named ``<model>|clean``."""
     metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}

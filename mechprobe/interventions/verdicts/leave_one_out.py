@@ -84,7 +84,7 @@ def _measured(
     sign = sign_of(host, config)
     effect = claimed(effects.accuracy_delta[task], sign)
     if len(condition.ids) != len(selected.ids):
-        rows = [row for row in rows if row.set_kind not in ("random", "shuffled")]
+        rows = [row for row in rows if row.set_kind not in ("random", "rescaled", "shuffled", "shifted")]
     return LeftOutVerdict(
         **known,
         n_features=len(condition.ids),

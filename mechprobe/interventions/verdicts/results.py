@@ -11,7 +11,9 @@ from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import EditedSet, InterventionResults
+from mechprobe.interventions.verdicts.comparison import compare_rivals
 from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results, with_pooled
+from mechprobe.interventions.verdicts.faithfulness import faithfulness_curves
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
 from mechprobe.interventions.verdicts.sizes import smallest_sets
@@ -48,6 +50,12 @@ def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
     )
 
 
+def effective_draws_of(selection: Selection) -> dict[str, float]:
+    """``transplant`` or ``other`` edit → independent sets that its matched random sets are worth."""
+    matches = {"transplant": selection.transplant_match, "other": selection.control_match}
+    return {edit: match.n_effective for edit, match in matches.items() if match is not None}
+
+
 def intervention_results(
     selection: Selection,
     conditions: Sequence[Condition],
@@ -64,8 +72,10 @@ def intervention_results(
         name: {task: right_of(text, n_samples[task]) for task, text in row.items()} for name, row in codes.items()
     }
     rows = condition_results(conditions, right, codes, held_out, config, measured)
-    judged = judge_edits(rows, names, config)
+    judged = judge_edits(rows, names, config, effective_draws_of(selection))
     pooled = {c.name: with_pooled(right[c.name], held_out) for c in conditions if not c.tasks}
+    comparisons = compare_rivals(conditions, pooled, rows, config, measured.doses)
+    against = {(found.model, found.edit): found.verdict for found in comparisons}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(
         **dict(edited_set(selection, config)),
@@ -83,13 +93,16 @@ def intervention_results(
         },
         positions=config.positions,
         control_match=selection.control_match,
+        transplant_match=selection.transplant_match,
         conditions=rows,
         verdicts=judged,
-        verdict=headline(judged, config),
+        verdict=headline(judged, config, against),
         rule=rule_text(config, max(task.n_draws for task in tasks)),
         readouts=compare_readouts(conditions, pooled, rows, held_out, config),
         left_out=left_out_verdicts(conditions, right, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled, base=config.base, tuned=config.tuned, seed=config.seed),
+        comparisons=comparisons,
+        curves=faithfulness_curves(conditions, rows),
         collateral=measured.texts,
         changes=measured.changes,
         outcomes_from=selection.outcomes_from,

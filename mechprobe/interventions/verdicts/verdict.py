@@ -1,22 +1,18 @@
 """The rule of the verdicts in words and in code, and the verdicts on the main edits, task by task and pooled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result_rows import (
-    AgainstControls,
-    ConditionResult,
-    EditedRow,
-    Effect,
-    TaskEffects,
-    Verdict,
-)
+from mechprobe.interventions.result_rows import AgainstControls, ConditionResult, EditedRow, TaskEffects, Verdict
+from mechprobe.interventions.verdicts.control_effects import claimed, control_effects, control_phrases, points, stricter
 from mechprobe.interventions.verdicts.effects import sign_of
-from mechprobe.statistics import Interval, holm, randomization_p
+from mechprobe.statistics import holm
 from mechprobe.types import POOLED
 
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
+EMPTY: Mapping[tuple[str, str], str] = MappingProxyType({})
 UNTRAINED = "the untrained tasks"
 """The pooled row in words."""
 SUPPORTED, REFUTED, DAMAGE = "supported", "refuted", "damage"
@@ -52,15 +48,18 @@ def rule_text(config: InterveneConfig, n_draws: int = 1) -> str:
         f"'no verdict': there are fewer than {config.min_n} samples. "
         "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
         f"{config.min_ceiling_share:.0%} of the gap between them, or its 95 % interval includes 0. "
-        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}. "
+        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}, or they share so many features that they are "
+        "worth too few independent draws. "
         f"'damage': in {config.tuned}, the edit takes more than the whole residual does, on the pooled row or on one task by "
         f"more than {100 * BEYOND:.0f} points; in {config.base}, accuracy falls. "
         f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
-        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
-        f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
+        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched on "
+        "density, decoder norm and the norm that the edit writes, or those of the same sets scaled to the norm of the set's change "
+        f"on every token, at p ≤ {config.alpha:g} (randomization tests; the larger p counts). "
         f"'not clear of 0': the interval includes 0, or the exact {test} test against the clean host has p > {config.alpha:g}. "
         f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
-        f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
+        "the same norm on every token along other features' decoder directions, or, for a transplant, along their shifts between "
+        f"the models, at p ≤ {config.alpha:g} (the larger p counts). "
         "'supported': none of these holds. "
         "The pooled row covers the untrained tasks and is one test of each kind. "
         f"On single tasks, {p_name} is Holm-adjusted "
@@ -81,6 +80,7 @@ class Evidence(NamedTuple):
         n: Samples.
         falls: Whether a loss is claimed (an edit of the tuned model).
         beyond_on_a_task: Whether the interval on some task exceeds that task's ceiling by more than 10 points.
+        n_effective: Independent draws that the matched random sets are worth; None where it is not known.
         p_paired: Exact McNemar p-value against the clean host; on a single task Holm-adjusted over the tasks.
     """
 
@@ -93,6 +93,7 @@ class Evidence(NamedTuple):
     falls: bool
     beyond_on_a_task: bool = False
     p_paired: float | int = 0.0
+    n_effective: float | None = None
 
 
 def judge(evidence: Evidence, config: InterveneConfig) -> str:
@@ -126,13 +127,10 @@ def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | Non
             return f"{NO_VERDICT}no {name} were run"
         if 1 / (1 + n) > config.alpha:
             return f"{NO_VERDICT}with {n} {name} no p can reach {config.alpha:g}"
+    worth = evidence.n_effective
+    if worth is not None and 1 / (1 + worth) > config.alpha:
+        return f"{NO_VERDICT}the matched random sets are worth only {worth:.0f} independent draws"
     return None
-
-
-def claimed(change: Interval | Effect, sign: float) -> Effect:
-    """A change of accuracy as an effect in the claimed direction."""
-    value, low, high = change[:3]
-    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
 
 
 def clean_gaps(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> dict[str, float]:
@@ -152,28 +150,13 @@ def against_controls(
     in_host = [row for row in rows if row.model == host]
     same = [row for row in in_host if row.edit == edit]
     ceiling = next(claimed(row.accuracy_delta[task], sign) for row in in_host if row.set_kind == "ceiling")
-    random, turned = (
-        [claimed(row.accuracy_delta[task], sign).value for row in same if row.set_kind == kind]
-        for kind in ("random", "shuffled")
-    )
     vectors = [row for row in in_host if row.edit == "vector"]
     return AgainstControls(
         ceiling=ceiling.value,
         ceiling_interval=ceiling,
-        random_mean=_mean(random),
-        random_max=max(random, default=None),
-        n_random=len(random),
-        p_random=randomization_p(effect, random),
-        equal_norm_mean=_mean(turned),
-        equal_norm_max=max(turned, default=None),
-        n_equal_norm=len(turned),
-        p_equal_norm=randomization_p(effect, turned),
+        **control_effects(same, task, effect, sign),
         one_vector={row.features: claimed(row.accuracy_delta[task], sign).value for row in vectors},
     )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _sentence(row: Verdict, base: str) -> str:
@@ -183,12 +166,7 @@ def _sentence(row: Verdict, base: str) -> str:
     drawn = [f"{row.n_draws} responses each"] if row.n_draws > 1 else []
     parts = [f"n = {row.n}", *drawn, *([f"{row.readout} read-out"] if row.readout else [])]
     parts.append(f"whole residual {points(row.ceiling)}")
-    if row.random_mean is not None:
-        mean = points(row.random_mean)
-        parts.append(f"{row.n_random} matched random sets {mean} on average, p = {row.p_random:.3f}")
-    if row.equal_norm_max is not None:
-        largest = points(row.equal_norm_max)
-        parts.append(f"{row.n_equal_norm} changes of equal norm at most {largest}, p = {row.p_equal_norm:.3f}")
+    parts += control_phrases(row)
     if row.p_mcnemar_holm is not None:
         parts.append(f"Holm-adjusted {paired_test(row.n_draws)} p = {row.p_mcnemar_holm:.2g}")
     parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
@@ -196,27 +174,31 @@ def _sentence(row: Verdict, base: str) -> str:
     return f"{what} ({'; '.join(parts)}): {row.verdict}."
 
 
-def headline(rows: Sequence[Verdict], config: InterveneConfig) -> str:
-    """The pooled verdicts in one sentence."""
+def headline(rows: Sequence[Verdict], config: InterveneConfig, against: Mapping[tuple[str, str], str] = EMPTY) -> str:
+    """The pooled verdicts in one sentence, each with its comparison to rivals: ``against`` is by host and edit."""
     pooled = [row for row in rows if row.task == POOLED]
-    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}" for row in pooled)
+    compared = [(row, against.get((row.model, row.edit), "")) for row in pooled]
+    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}{text and f', {text}'}" for row, text in compared)
     features = pooled[0].features if pooled else config.features or "selected"
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {verdicts}."
 
 
-def points(accuracy: float, *interval: float) -> str:
-    """``47``, or ``47 [40, 54]`` for an accuracy with its interval, in points (hundredths of the samples); a dash for NaN."""
-    value, *ends = (str(round(100 * part)) if part == part else "–" for part in (accuracy, *interval))
-    return f"{value} [{', '.join(ends)}]" if ends else value
+def judge_edits(
+    rows: Sequence[ConditionResult],
+    tasks: Sequence[str],
+    config: InterveneConfig,
+    effective: Mapping[str, float] = MappingProxyType({}),
+) -> list[Verdict]:
+    """Effect, p-values and verdict of every main edit, on every task and on the pooled row.
 
-
-def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: InterveneConfig) -> list[Verdict]:
-    """Effect, p-values and verdict of every main edit, on every task and on the pooled row."""
+    ``effective`` gives the independent draws that the random sets are worth, for a ``transplant`` and for an ``other`` edit.
+    """
     gaps = clean_gaps(rows, tasks, config)
     result = []
     for main in (row for row in rows if row.set_kind == "selected"):
-        single = adjusted([_measured(main, rows, task, config) for task in tasks])
-        pooled = _measured(main, rows, POOLED, config)
+        worth = effective.get("transplant" if main.edit == "transplant" else "other")
+        single = adjusted([_measured(main, rows, task, config, worth) for task in tasks])
+        pooled = _measured(main, rows, POOLED, config, worth)
         untrained = [row for row in single if row.task not in config.trained and row.n >= config.min_n]
         beyond = any(row.effect.low > max(row.ceiling, 0.0) + BEYOND for row in untrained)
         result += [judged(row, task_verdict(row, gaps[row.task], config), config) for row in single]
@@ -224,7 +206,9 @@ def judge_edits(rows: Sequence[ConditionResult], tasks: Sequence[str], config: I
     return result
 
 
-def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig) -> Verdict:
+def _measured(
+    main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig, worth: float | None
+) -> Verdict:
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
     return Verdict(
@@ -234,7 +218,10 @@ def _measured(main: ConditionResult, rows: Sequence[ConditionResult], task: str,
         effect=effect,
         p_mcnemar=main.mcnemar_p[task],
         **several_draws(main, task),
-        **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
+        **{
+            **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
+            "n_random_effective": worth,
+        },
     )
 
 
@@ -272,11 +259,12 @@ def task_verdict(row: Verdict, gap: float, config: InterveneConfig, *, beyond: b
         effect=row.effect,
         ceiling=row.ceiling_interval,
         gap=gap,
-        p_random=row.p_random,
-        p_equal_norm=row.p_equal_norm,
+        p_random=stricter(row.p_random, row.p_rescaled),
+        p_equal_norm=stricter(row.p_equal_norm, row.p_shifted),
         n=row.n,
         falls=row.model != config.base,
         beyond_on_a_task=beyond,
         p_paired=row.p_mcnemar if row.p_mcnemar_holm is None else row.p_mcnemar_holm,
+        n_effective=row.n_random_effective,
     )
     return judge(evidence, config)
