@@ -307,7 +307,7 @@ class RivalEffect(Result):
         dose: Multiple of the mean difference that the selection halves chose; None for rivals without a dose.
         effect: Of the rival, in the claimed direction.
         difference: Effect of the selected set minus that of the rival, on the same samples.
-        beaten, no_worse: See `mechprobe.interventions.verdicts.comparison`.
+        beaten, no_worse, damages: See `mechprobe.interventions.verdicts.comparison`.
     """
 
     name: str
@@ -318,6 +318,7 @@ class RivalEffect(Result):
     difference: Change
     beaten: bool
     no_worse: bool
+    damages: bool
 
 
 class Comparison(Result):

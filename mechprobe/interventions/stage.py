@@ -52,7 +52,7 @@ class Work:
     stage: dict[str, Any]
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - the arguments of `intervene`
     family: ModelFamily,
     crosscoder: Crosscoder,
     selection: Selection,

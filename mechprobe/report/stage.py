@@ -131,6 +131,10 @@ def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure
     if not section or not results:
         return {}
     figures = {}
+    if results.get("comparisons"):
+        figures["rivals"] = rivals_figure(results)
+    if results.get("curves"):
+        figures["faithfulness"] = faithfulness_figure(results["curves"])
     if section.panels:
         figures["effects"] = effects_figure([panel.to_dict() for panel in section.panels], section.tasks)
     if section.curves:

@@ -1,6 +1,6 @@
 """Fits the rivals on the selection halves of the tasks: the difference between the models on their tokens, and the best doses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -112,25 +112,31 @@ def _sequences(runner: Runner, tasks: Sequence[Task]) -> Iterator[tuple[Ids, int
 
 
 def best_doses(runner: Runner, rivals: Sequence[Condition], tasks: Sequence[Task], fit: RivalFit) -> dict[str, float]:
-    """``host|rival`` → the dose that moves the pooled accuracy of the selection halves most in the claimed direction.
+    """``host|rival`` → the dose that comes nearest to the donor, by the pooled accuracy of the selection halves.
 
-    Among equal doses the smallest is taken.
+    In the base model that is the highest accuracy; in the tuned model the one nearest to the clean base's, because a loss beyond
+    it is damage. Among equal doses the smallest is taken.
     """
-    tuning, doses = copy(runner), runner.config.rival_doses
+    config, tuning = runner.config, copy(runner)
     tuning.tasks = list(tasks)
     wanted = [condition for condition in rivals if runner.rivals[condition.features].tuned]
-    found: dict[str, float] = {}
+    doses, found = sorted(config.rival_doses), dict[str, float]()
+    base = tuning.run(Condition("base", config.base, "clean", "none", "clean", "clean")) if wanted else {}
+    floor = _n_right(base)
     with progress(len(wanted) * len(doses), "choosing doses", unit="doses") as advance:
         for condition in wanted:
-            key, sign = f"{condition.model}|{condition.features}", 1 if condition.model == runner.config.base else -1
-            shares = {}
-            for dose in sorted(doses):
+            key, misses = f"{condition.model}|{condition.features}", {}
+            for dose in doses:
                 tuning.fit = replace(fit, doses={key: dose})
-                codes = "".join(tuning.run(condition).values())
-                shares[dose] = sign * codes.count("R")
+                n_right = _n_right(tuning.run(condition))
+                misses[dose] = -n_right if condition.model == config.base else abs(n_right - floor)
                 advance(1, rival=condition.features)
-            found[key] = max(shares, key=lambda dose: shares[dose])
+            found[key] = min(misses, key=lambda dose: misses[dose])
     return found
+
+
+def _n_right(codes: Mapping[str, str]) -> int:
+    return "".join(codes.values()).count("R")
 
 
 def _write(fit: RivalFit, path: Path) -> None:

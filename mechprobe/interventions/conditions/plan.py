@@ -206,8 +206,9 @@ def _controls(
             for draw, ids in enumerate(sets[: config.n_rescaled])
         ]
     n_shifted = config.n_shuffled if config.n_shifted is None else config.n_shifted
-    turned: list[tuple[SetKind, str, int]] = [("shuffled", "directions", config.n_shuffled)]
-    turned += [("shifted", "shifts", n_shifted)] if is_transplant and selection.features else []
+    turned: list[tuple[Literal["shuffled", "shifted"], str, int]] = [("shuffled", "directions", config.n_shuffled)]
+    if is_transplant and selection.features:
+        turned.append(("shifted", "shifts", n_shifted))
     for kind, along, n in turned:
         for draw in range(n):
             write_ids = _shuffled_directions(selection, config.seed, draw)

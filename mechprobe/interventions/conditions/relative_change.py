@@ -62,8 +62,7 @@ def task_prompts(runner: Runner) -> list[Ids]:
 def relative_changes(
     runner: Runner, conditions: Sequence[Condition], prompts: Sequence[Ids]
 ) -> tuple[dict[str, ChangeSize], int]:
-    """The largest ‖r' − r‖₂ / ‖r‖₂ and the mean ‖r' − r‖₂ of each condition's edit over the tokens of some prompts (token ids),
-    and the number of tokens.
+    """The sizes of each condition's change over the tokens of some prompts (token ids), and the number of tokens.
 
     A prompt beyond the models' context is cut on the left. Positions that edits leave alone do not count.
     """

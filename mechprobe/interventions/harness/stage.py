@@ -24,6 +24,7 @@ from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessCondition, HarnessResults, MetricCell, markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
+from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.result import Selection

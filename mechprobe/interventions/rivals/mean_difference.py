@@ -1,5 +1,7 @@
-"""The mean difference between the models as one vector, at a dose that the selection half chooses (activation addition, arXiv
-2308.10248; difference in means is the strongest simple steering of AxBench, arXiv 2501.17148).
+"""The mean difference between the models as one vector, at a dose that the selection half chooses.
+
+This is activation addition (arXiv 2308.10248) along the difference in means, the strongest simple steering of AxBench (arXiv
+2501.17148).
 """
 
 from collections.abc import Mapping

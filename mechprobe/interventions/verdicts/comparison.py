@@ -4,7 +4,8 @@ Ranks count independent directions of a change over all tokens; the rank of a se
 of one host whose rank does not exceed the set's are compared with it, sample by sample, on the pooled tasks. The set *beats* a
 rival where the interval of the paired difference is above 0. A rival is *no worse* where it does at least as much, or where the
 interval ends below a tenth of the ceiling. The set is better than any k directions where it beats every rival of rank k or less,
-and no better than k directions where a rival of rank k is no worse. The rule is ours.
+and no better than k directions where a rival of rank k is no worse. A rival that takes more from the tuned model than the whole
+residual does is damage, as an edit would be, and is not compared. The rule is ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,8 +48,8 @@ def compare_rivals(
         sign = sign_of(main.model, config)
         ceiling = next(r for r in rows if r.model == main.model and r.set_kind == "ceiling").accuracy_delta[POOLED]
         able = measurable(ceiling, sign=sign) and right[main.name][POOLED].shape[0] >= config.min_n
-        margin = MARGIN * claimed(ceiling, sign).value
-        rivals = [_rival(c, main, right, by_name, config, margin, doses) for c in own]
+        most = claimed(ceiling, sign).value
+        rivals = [_rival(c, main, right, by_name, config, most, doses) for c in own]
         found.append(_comparison(main, rivals, by_name[main.name], sign, able=able))
     return found
 
@@ -59,20 +60,22 @@ def _rival(
     right: Mapping[str, Right],
     by_name: Mapping[str, ConditionResult],
     config: InterveneConfig,
-    margin: float,
+    ceiling: float,
     doses: Mapping[str, float],
 ) -> RivalEffect:
     sign = sign_of(main.model, config)
+    effect = claimed(by_name[rival.name].accuracy_delta[POOLED], sign)
     difference = claimed(paired(right[rival.name], right[main.name], seed=config.seed), sign)
     return RivalEffect(
         name=rival.features,
         condition=rival.name,
         rank=rival.rank,
         dose=doses.get(f"{rival.model}|{rival.features}"),
-        effect=claimed(by_name[rival.name].accuracy_delta[POOLED], sign),
+        effect=effect,
         difference=difference,
         beaten=difference.low > 0,
-        no_worse=difference.value <= 0 or difference.high < margin,
+        no_worse=difference.value <= 0 or difference.high < MARGIN * ceiling,
+        damages=sign < 0 and effect.low > ceiling,
     )
 
 
@@ -80,7 +83,7 @@ def _comparison(
     main: Condition, rivals: Sequence[RivalEffect], row: ConditionResult, sign: float, *, able: bool
 ) -> Comparison:
     rank = len(main.ids)
-    compared = [rival for rival in rivals if rival.rank is not None and rival.rank <= rank]
+    compared = [rival for rival in rivals if rival.rank is not None and rival.rank <= rank and not rival.damages]
     best = max(compared, key=lambda rival: (rival.effect.value, -(rival.rank or 0)), default=None)
     unbeaten = min((rival.rank or 0 for rival in compared if not rival.beaten), default=None)
     better_than = max((r.rank or 0 for r in compared if unbeaten is None or (r.rank or 0) < unbeaten), default=0)
@@ -100,7 +103,8 @@ def _comparison(
         sentence="",
     )
     verdict = _verdict(found, able=able)
-    return found.model_copy(update={"verdict": verdict, "sentence": _sentence(found, best, verdict)})
+    sentence = _sentence(found, best, verdict, n_compared=len(compared))
+    return found.model_copy(update={"verdict": verdict, "sentence": sentence})
 
 
 def _verdict(found: Comparison, *, able: bool) -> str:
@@ -119,12 +123,12 @@ def _directions(k: int) -> str:
     return "one direction" if k == 1 else f"{k} directions"
 
 
-def _sentence(found: Comparison, best: RivalEffect | None, verdict: str) -> str:
+def _sentence(found: Comparison, best: RivalEffect | None, verdict: str, *, n_compared: int) -> str:
     if best is None or not verdict:
         return ""
     dose = "" if best.dose is None else f" at {best.dose:g} times the mean"
     return (
         f"{found.edit} of {found.features} in {found.model} is {verdict}: {points(*found.effect)} points against "
-        f"{points(*best.effect)} by the best of the rivals of equal or lower rank ({best.name}{dose}); "
-        f"difference {points(*best.difference)}, n of rivals compared {sum(r.rank is not None and r.rank <= found.rank for r in found.rivals)}."
+        f"{points(*best.effect)} by the best of {n_compared} rivals of equal or lower rank ({best.name}{dose}), "
+        f"difference {points(*best.difference)}."
     )

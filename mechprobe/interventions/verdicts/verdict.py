@@ -49,7 +49,7 @@ def rule_text(config: InterveneConfig, n_draws: int = 1) -> str:
         "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
         f"{config.min_ceiling_share:.0%} of the gap between them, or its 95 % interval includes 0. "
         f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}, or they share so many features that they are "
-        "worth too few independent draws. "
+        "worth too few independent ones. "
         f"'damage': in {config.tuned}, the edit takes more than the whole residual does, on the pooled row or on one task by "
         f"more than {100 * BEYOND:.0f} points; in {config.base}, accuracy falls. "
         f"'refuted': the upper end of the interval is below {REFUTED_SHARE:.0%} of the ceiling. "
