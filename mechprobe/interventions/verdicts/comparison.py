@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result_rows import Comparison, ConditionResult, RivalEffect
+from mechprobe.interventions.result_rows import Comparison, ConditionResult, Effect, RivalEffect
 from mechprobe.interventions.verdicts.control_effects import claimed, points
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
 from mechprobe.statistics import Interval, paired_change
@@ -50,7 +50,7 @@ def compare_rivals(
         able = measurable(ceiling, sign=sign) and right[main.name][POOLED].shape[0] >= config.min_n
         most = claimed(ceiling, sign).value
         rivals = [_rival(c, main, right, by_name, config, most, doses) for c in own]
-        found.append(_comparison(main, rivals, by_name[main.name], sign, able=able))
+        found.append(_comparison(main, rivals, claimed(by_name[main.name].accuracy_delta[POOLED], sign), able=able))
     return found
 
 
@@ -79,16 +79,13 @@ def _rival(
     )
 
 
-def _comparison(
-    main: Condition, rivals: Sequence[RivalEffect], row: ConditionResult, sign: float, *, able: bool
-) -> Comparison:
+def _comparison(main: Condition, rivals: Sequence[RivalEffect], effect: Effect, *, able: bool) -> Comparison:
     rank = len(main.ids)
     compared = [rival for rival in rivals if rival.rank is not None and rival.rank <= rank and not rival.damages]
     best = max(compared, key=lambda rival: (rival.effect.value, -(rival.rank or 0)), default=None)
     unbeaten = min((rival.rank or 0 for rival in compared if not rival.beaten), default=None)
     better_than = max((r.rank or 0 for r in compared if unbeaten is None or (r.rank or 0) < unbeaten), default=0)
     no_better = min((rival.rank or 0 for rival in compared if rival.no_worse), default=None)
-    effect = claimed(row.accuracy_delta[POOLED], sign)
     found = Comparison(
         model=main.model,
         edit=main.edit,

@@ -101,7 +101,7 @@ def _panel(
     )["accuracy_delta"][POOLED][0]  # fmt: skip
     axes.axvline(100 * _sign(comparison, results) * number(ceiling), color=INK, linewidth=2.2)
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_yticks(range(len(rows)), labels([label for _, label, _ in rows], width=46, lines=1), fontsize=8)
+    axes.set_yticks(range(len(rows)), labels([label for _, label, _ in rows], width=54, lines=1), fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x")
     gain = "gain" if _sign(comparison, results) > 0 else "loss"
