@@ -128,7 +128,7 @@ def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | Non
         if 1 / (1 + n) > config.alpha:
             return f"{NO_VERDICT}with {n} {name} no p can reach {config.alpha:g}"
     worth = evidence.n_effective
-    if worth is not None and 1 / (1 + worth) > config.alpha:
+    if worth is not None and 1 / (1 + round(worth)) > config.alpha:
         return f"{NO_VERDICT}the matched random sets are worth only {worth:.0f} independent draws"
     return None
 

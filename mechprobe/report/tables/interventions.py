@@ -85,7 +85,7 @@ def control_sentences(interventions: Json) -> list[str]:
     found = []
     for row in interventions.get("verdicts", []):
         own, random = row.get("change_norm"), row.get("random_change_norm")
-        if row["task"] == POOLED and row["n_random"] and own and random is not None:
+        if row.get("task") == POOLED and row.get("n_random") and own and random is not None:
             worth = row.get("n_random_effective")
             found.append(
                 f"{row['edit']} in {row['model']}: {row['n_random']} random sets"
