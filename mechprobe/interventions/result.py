@@ -10,10 +10,8 @@ from pydantic import AliasChoices, Field
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json, read_json
 from mechprobe.interventions.result_rows import (
-    Comparison,
     ConditionResult,
     ConditionRow,
-    Curve,
     EmptyLeftOut,
     HeadSizes,
     LeftOutVerdict,
@@ -21,6 +19,7 @@ from mechprobe.interventions.result_rows import (
     UnmeasuredSizes,
     Verdict,
 )
+from mechprobe.interventions.rival_rows import Comparison, Curve
 from mechprobe.results import OrEmpty, Result
 from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive

@@ -270,10 +270,8 @@ class Run:
 
     def intervention(self) -> dict[str, Any]:
         """The arguments of `mechprobe.intervene` in this run."""
-        seed = read_manifest(self.layout.selection)["config"].get("seed")
-        selecting = [half for half, _ in self.halves(seed)]
-        tasks, texts = self.judging_halves(), self.collateral_texts()
-        return {**self.edits(), "tasks": tasks, "selecting": selecting, "collateral": texts}
+        pairs, texts = self.halves(read_manifest(self.layout.selection)["config"].get("seed")), self.collateral_texts()
+        return {**self.edits(), "tasks": [b for _, b in pairs], "selecting": [a for a, _ in pairs], "collateral": texts}
 
     def edits(self) -> dict[str, Any]:
         """Models, dictionary, features and settings of the edits.

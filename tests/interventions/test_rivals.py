@@ -12,7 +12,8 @@ from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
-from mechprobe.interventions.result_rows import CurvePoint, Effect, RivalEffect
+from mechprobe.interventions.result_rows import Effect
+from mechprobe.interventions.rival_rows import CurvePoint, RivalEffect
 from mechprobe.interventions.rivals.registry import rivals_of
 from mechprobe.interventions.rivals.rival import Rival, RivalFit, RivalInput
 from mechprobe.interventions.rivals.switched import centers_of

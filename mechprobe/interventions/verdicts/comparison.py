@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result_rows import Comparison, ConditionResult, Effect, RivalEffect
+from mechprobe.interventions.result_rows import ConditionResult, Effect
+from mechprobe.interventions.rival_rows import Comparison, RivalEffect
 from mechprobe.interventions.verdicts.control_effects import claimed, points
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
 from mechprobe.statistics import Interval, paired_change

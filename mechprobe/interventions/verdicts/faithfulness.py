@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mechprobe.interventions.conditions.plan import Condition
-from mechprobe.interventions.result_rows import ConditionResult, Curve, CurvePoint
+from mechprobe.interventions.result_rows import ConditionResult
+from mechprobe.interventions.rival_rows import Curve, CurvePoint
 from mechprobe.interventions.rivals.pca import name_of
 from mechprobe.types import POOLED
 
