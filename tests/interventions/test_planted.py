@@ -201,7 +201,11 @@ def test_the_cause_carries_the_whole_ceiling_both_ways(results: InterventionResu
     # In a random model every change of this norm ruins the answers, so a loss of accuracy is not specific.
     for edit in ("transplant", "ablate"):
         row = pooled["rl", edit]
-        assert row.verdict in ("supported", "not distinguishable from changes of equal norm"), row.sentence
+        ruined = ("not distinguishable from changes of equal norm", "not distinguishable from random sets")
+        assert row.verdict in ("supported", *ruined), row.sentence
+        assert (
+            row.verdict != ruined[1] or row.p_rescaled > 0.05
+        )  # random sets do it at the norm of the set, not at their own
         assert row.p_random < 0.05
 
 
