@@ -61,7 +61,7 @@ def verdict_sentences(results: Row) -> list[str]:
     vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
     from mechprobe.report.tables.interventions import control_sentences
 
-    rivals = [row["sentence"] for row in results.get("comparisons") or []]
+    rivals = [row["sentence"] for name in ("comparisons", "other_rankings") for row in results.get(name) or []]
     more = [*rivals, vector, *control_sentences(results), results.get("outcomes_from", "")]
     return [results["verdict"], *filter(None, more)]
 

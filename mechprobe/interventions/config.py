@@ -20,8 +20,9 @@ class InterveneConfig(Comparison):
     """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None takes those of the selection."""
     ranking: Ranking | None = None
     """Ranking behind ``top`` and ``agnostic``; None takes that of the selection."""
-    compare: tuple[Ranking, ...] = ("score",)
-    """Other rankings; the set of the same rule under each of them is run for comparison, without random sets."""
+    compare: tuple[Ranking, ...] = ("joint", "score")
+    """Other rankings; the set of the same rule under each of them is run for comparison, without random sets. The results say
+    where one of these sets does more than the selected one."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Share of a task's maximum above which a feature counts as task-agnostic; None takes that of the selection."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")

@@ -20,7 +20,7 @@ from mechprobe.interventions.result_rows import (
     UnmeasuredSizes,
     Verdict,
 )
-from mechprobe.interventions.rival_rows import Comparison, Curve
+from mechprobe.interventions.rival_rows import Comparison, Curve, OtherRanking
 from mechprobe.results import OrEmpty, Result
 from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive
@@ -128,6 +128,7 @@ class InterventionResults(EditedSet):
         left_out: Verdicts on the sets chosen without a task.
         sizes: Host → how few features carry the ceiling.
         comparisons: The transplants of the set against their rivals, one record per host; empty without rivals.
+        other_rankings: The transplants of the set beside those of the sets by other rankings, one record per host and ranking.
         curves: Shares of the ceiling by size, for features, principal components and random features.
         collateral: The texts behind the collateral; None where it was not measured.
         changes: How relative changes were measured.
@@ -158,6 +159,7 @@ class InterventionResults(EditedSet):
     left_out: list[LeftOutVerdict | EmptyLeftOut]
     sizes: dict[str, HeadSizes | UnmeasuredSizes]
     comparisons: list[Comparison] = Field(default_factory=list)
+    other_rankings: list[OtherRanking] = Field(default_factory=list)
     curves: list[Curve] = Field(default_factory=list)
     collateral: CollateralSource | None
     changes: RelativeChanges

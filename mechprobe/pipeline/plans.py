@@ -173,10 +173,10 @@ def plan_select(run: Run) -> Plan:
     config = run.config.select
     samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
     line = (
-        f"{config.rule} by {config.ranking} from {sum(samples.values())} samples, with {config.n_controls} control sets"
+        f"{config.rule} by {config.ranked_by} from {sum(samples.values())} samples, with {config.n_controls} control sets"
     )
     return Plan(
-        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranking, "samples": samples}
+        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranked_by, "samples": samples}
     )
 
 

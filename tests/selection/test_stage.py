@@ -35,7 +35,7 @@ from tests.builders import build_family
 from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
-CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
+CONFIG = SelectConfig(rule="top:4", ranking="joint", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
 
 
 @pytest.fixture(scope="module", autouse=True)

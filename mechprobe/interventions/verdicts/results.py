@@ -12,6 +12,7 @@ from mechprobe.interventions.result_rows import SmallestEffect
 from mechprobe.interventions.verdicts.effects import Measurements, condition_results
 from mechprobe.interventions.verdicts.faithfulness import faithfulness_curves
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
+from mechprobe.interventions.verdicts.other_rankings import compare_rankings
 from mechprobe.interventions.verdicts.paired import ConditionOutcomes, OutcomeCodes, compare_mains
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
 from mechprobe.interventions.verdicts.rivals import compare_rivals
@@ -97,6 +98,7 @@ def intervention_results(
         left_out=left_out_verdicts(conditions, outcomes, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled_right, base=config.base, tuned=config.tuned),
         comparisons=comparisons,
+        other_rankings=compare_rankings(conditions, pooled_right, rows, config),
         curves=faithfulness_curves(conditions, rows),
         collateral=measured.texts,
         changes=measured.changes,

@@ -45,7 +45,7 @@ def score_features(
     Positions that the crosscoder does not describe (`TokenRule`) are left out, of the mean differences, too.
 
     Returns:
-        The scores, and the values of every sample under ``config.ranking`` if that is ``joint`` or ``score``.
+        The scores, and the values of every sample under ``config.ranked_by`` if that is ``joint`` or ``score``.
     """
     models = family.subset(*crosscoder.model_names)
     sums = _Sums(crosscoder, models, config, len(gained))
@@ -61,7 +61,7 @@ def score_features(
             for name, parts in pooled.items():
                 rows, shift = torch.cat(parts), sums.shift if name == "joint" else np.ones(1)
                 means[name].append(rows.double().mean(0).numpy() * shift)
-                if name == config.ranking:
+                if name == config.ranked_by:
                     by_sample.append((rows * torch.from_numpy(shift).float()).numpy()[None])
     counts = tuple(len(samples) for samples in gained.values())
     scores = Scores(
