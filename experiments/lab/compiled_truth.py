@@ -38,13 +38,14 @@ from sae_training import Crosscoder
 BAR = 0.95
 SHARE, FLOOR = 0.5, 0.2
 """Share of a decoder difference that a subspace must hold, and share of the largest contribution from which a feature counts."""
+_FEW = {"n_random": 50, "n_rescaled": 0, "n_shuffled": 19, "n_shifted": 0}
 CONTROLS: dict[str, dict[str, Any]] = {
-    "causal": {"n_random": 60, "n_shuffled": 39},
-    "decoys": {"n_random": 60, "n_rescaled": 0, "n_shuffled": 19, "n_shifted": 0, "rivals": ()},
-    "joint": {"n_random": 0, "n_rescaled": 0, "n_shuffled": 1, "n_shifted": 0, "rivals": ()},
+    "causal": _FEW,
+    "decoys": {**_FEW, "rivals": ()},
+    "joint": {**_FEW, "n_random": 0, "n_shuffled": 1, "rivals": ()},
 }
-"""Controls of each judged set: 39 draws let the adjusted p of two edits reach 0.05, and in dictionaries of this size 60 random sets
-of a dozen features are worth the 19 independent draws that a verdict needs. The set by J is run for its effect alone."""
+"""Controls of each judged set, few to save time: in dictionaries of this size, 50 random sets of a dozen features are worth the 19
+independent draws that a verdict needs. The set by J is run for its effect alone."""
 N_JUDGED = 20
 """Samples of each untrained skill on which sets are judged."""
 RANKINGS = ("ig", "relie", "joint", "score")
