@@ -71,9 +71,13 @@ def named_row(rows: Sequence[NamedRow], name: str) -> NamedRow:
 
 
 class CollateralSource(Result):
-    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids."""
+    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids.
+
+    ``related`` says whether they are prompts of the tasks; their collateral is then no sign of damage.
+    """
 
     source: str
+    related: bool = False
     n_texts: int
     n_tokens: int
     fingerprint: str

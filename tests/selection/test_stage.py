@@ -285,6 +285,13 @@ def test_of_several_draws_the_first_right_one_is_read(
         gained_samples(of_two_draws(outcomes), CONFIG, {})
 
 
+def test_integrated_gradients_rank_by_default_and_named_features_need_none() -> None:
+    assert SelectConfig().ranked_by == SelectConfig(rule="agnostic").ranked_by == "ig"
+    assert SelectConfig(rule="ids:1,2").ranked_by == SelectConfig(rule="rule:density>0").ranked_by == "joint"
+    assert SelectConfig(rule="ids:1", ranking="ig").ranked_by == "ig"
+    assert SelectConfig(ranking="score").ranked_by == "score"
+
+
 def test_shares_that_need_no_gain_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"base_at_most is 0.8 and select.tuned_at_least 0.75"):
         SelectConfig(base_at_most=0.8)

@@ -67,7 +67,8 @@ def intervention_results(
     rows = condition_results(conditions, right, codes, held_out, config, measured)
     pooled = {c.name: outcomes[c.name].with_pooled(held_out) for c in conditions if not c.tasks}
     compared = compare_mains(conditions, pooled, config)
-    judged = judge_edits(rows, names, config, compared, effective_draws_of(selection))
+    unrelated = measured.texts is not None and not measured.texts.related
+    judged = judge_edits(rows, names, config, compared, effective_draws_of(selection), unrelated_text=unrelated)
     pooled_right = {name: found.right for name, found in pooled.items()}
     comparisons = compare_rivals(conditions, pooled_right, rows, config, measured.doses)
     against = {(found.model, found.edit): found.verdict for found in comparisons}
