@@ -142,8 +142,8 @@ def given(planted: Any) -> tuple[ModelFamily, Crosscoder, Selection, list[Task],
 
 
 def run(given: Any, out: Path, config: InterveneConfig = CONFIG) -> InterventionResults:
-    *parts, selecting = given
-    return intervene(*parts, out, config, selecting=selecting)
+    family, crosscoder, selection, judging, selecting = given
+    return intervene(family, crosscoder, selection, judging, out, config, selecting=selecting)
 
 
 def test_a_run_uses_the_choice_everywhere_and_says_so(
@@ -197,8 +197,8 @@ def test_a_resumed_run_keeps_its_choice(given: Any, tmp_path: Path, monkeypatch:
 
 
 def test_without_a_selection_half_it_is_joint_and_says_why(given: Any, tmp_path: Path) -> None:
-    *parts, _ = given
-    found = intervene(*parts, tmp_path / "i", CONFIG)
+    family, crosscoder, selection, judging, _ = given
+    found = intervene(family, crosscoder, selection, judging, tmp_path / "i", CONFIG)
     assert found.readout_choice is not None
     assert (found.readout_choice.chosen, found.readout_choice.n_tokens) == ("joint", 0)
     assert "no selection half was given" in found.readout_choice.sentence

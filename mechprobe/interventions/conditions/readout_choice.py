@@ -110,7 +110,10 @@ def measure_shares(runner: Runner, tokens: SelectionTokens) -> tuple[dict[Readou
         for key, rewrite in rewrites.items():
             missed[key] += _square(difference - (rewrite(x) - x[base]))
     left = {key: value / total if total > 0 else float("nan") for key, value in missed.items()}
-    shares = {mode: ReadoutShare(**{name: 1.0 - left[mode, name] for name in sets}) for mode in CANDIDATES}
+    shares: dict[ReadoutMode, ReadoutShare] = {
+        mode: ReadoutShare(selected=1.0 - left[mode, "selected"], every=1.0 - left[mode, "every"])
+        for mode in CANDIDATES
+    }
     return shares, n_tokens
 
 
