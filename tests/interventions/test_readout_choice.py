@@ -88,9 +88,10 @@ def runner_of(planted: Any, how: str, rule: str = "ids:0", **settings: Any) -> t
     [("moves", (0, 1), "swap", False), ("turns", (1, 1), "joint", True), ("both models", (1, 0), "joint", False)],
 )
 def test_the_read_out_is_the_one_that_writes_the_difference(
-    planted: Any, how: str, shares: tuple[int, int], chosen: str, tied: bool
+    planted: Any, how: str, shares: tuple[int, int], chosen: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, tokens = runner_of(planted, how)
+    monkeypatch.setattr("mechprobe.interventions.conditions.readout_choice._MOST_ACTS", 7 * 48)  # 7 tokens at a time
     found = choose_readout(runner, tokens)
     assert found.chosen == chosen
     for mode, share in zip(("joint", "swap"), shares, strict=True):

@@ -41,6 +41,8 @@ CANDIDATES: tuple[ReadoutMode, ReadoutMode] = ("joint", "swap")
 """The read-outs among which the rule chooses; the first is kept where they tie."""
 TOLERANCE = 0.05
 """Difference of the shares up to which two read-outs tie."""
+_MOST_ACTS = 2**26
+"""Activations that are held at a time."""
 _TRANSPLANT = Edit("transplant")
 _FILE = "part-readout.json"
 
@@ -102,13 +104,15 @@ def measure_shares(runner: Runner, tokens: SelectionTokens) -> tuple[dict[Readou
     sets = {"selected": list(runner.selection.features), "every": list(range(runner.crosscoder.d_sae))}
     rewrites = {(mode, name): _transplant(runner, mode, ids) for mode in CANDIDATES for name, ids in sets.items()}
     missed, total, n_tokens = dict.fromkeys(rewrites, 0.0), 0.0, 0
+    n_rows = max(1, _MOST_ACTS // runner.crosscoder.d_sae)
     for batch in tokens.batches(_models_read(runner)):
-        x = {name: rows[batch.edited].to(device) for name, rows in batch.x.items()}
-        difference = x[tuned] - x[base]
-        n_tokens += len(difference)
-        total += _square(difference)
-        for key, rewrite in rewrites.items():
-            missed[key] += _square(difference - (rewrite(x) - x[base]))
+        for some in batch.edited.nonzero()[:, 0].split(n_rows):
+            x = {name: rows[some].to(device) for name, rows in batch.x.items()}
+            difference = x[tuned] - x[base]
+            n_tokens += len(difference)
+            total += _square(difference)
+            for key, rewrite in rewrites.items():
+                missed[key] += _square(difference - (rewrite(x) - x[base]))
     left = {key: value / total if total > 0 else float("nan") for key, value in missed.items()}
     shares: dict[ReadoutMode, ReadoutShare] = {
         mode: ReadoutShare(selected=1.0 - left[mode, "selected"], every=1.0 - left[mode, "every"])
