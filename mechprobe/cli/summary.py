@@ -46,7 +46,8 @@ def intervention_summary(results: Row, *, verbose: bool = False) -> list[str]:
         from mechprobe.report.tables.interventions import sentences
 
         pooled = [row["sentence"] for row in results["verdicts"] if row["task"] == POOLED]
-        lines += ["", *pooled, *sentences(results), f"Rule: {results['rule']}"]
+        further = [text for text in sentences(results) if text not in lines]
+        lines += ["", *pooled, *further, f"Rule: {results['rule']}"]
     return lines
 
 
@@ -59,10 +60,10 @@ def verdict_sentences(results: Row) -> list[str]:
         if row
     ]
     vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
-    from mechprobe.report.tables.interventions import control_sentences
+    from mechprobe.report.tables.interventions import control_sentences, readout_sentence
 
     rivals = [row["sentence"] for name in ("comparisons", "other_rankings") for row in results.get(name) or []]
-    more = [*rivals, vector, *control_sentences(results), results.get("outcomes_from", "")]
+    more = [*rivals, vector, readout_sentence(results), *control_sentences(results), results.get("outcomes_from", "")]
     return [results["verdict"], *filter(None, more)]
 
 

@@ -9,13 +9,13 @@ from pydantic import AliasChoices, Field
 
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json, read_json
+from mechprobe.interventions.readout_rows import ReadoutAgreement, ReadoutChoice
 from mechprobe.interventions.result_rows import (
     ConditionResult,
     ConditionRow,
     EmptyLeftOut,
     HeadSizes,
     LeftOutVerdict,
-    ReadoutAgreement,
     SmallestEffect,
     UnmeasuredSizes,
     Verdict,
@@ -99,6 +99,7 @@ class EditedSet(StageResult):
         rule_of_features, ranking: Specification of the set, for example ``top50``, and the ranking behind it.
         features: Feature indices, best first.
         silent: Features that never fire on the gained samples, see `mechprobe.selection.never_active`.
+        readout_choice: How the read-out of transplants was chosen; absent where the settings name it, or nothing is transplanted.
     """
 
     site: str
@@ -107,6 +108,11 @@ class EditedSet(StageResult):
     ranking: str
     features: list[int]
     silent: NeverActive
+    readout_choice: ReadoutChoice | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set, so that a record made from them leaves the others out of its JSON value too."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class InterventionResults(EditedSet):

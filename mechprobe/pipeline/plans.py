@@ -15,6 +15,8 @@ from mechprobe.stage_folder import Stage
 if TYPE_CHECKING:
     from mechprobe.evals.config import HarnessConfig
     from mechprobe.features.config import NullKind
+    from mechprobe.interventions.harness.stage import HarnessWork
+    from mechprobe.interventions.stage import Work
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ def plan_intervene(run: Run) -> Plan:
     lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
     kinds = Counter(condition.set_kind for condition in work.conditions)
     lines.append("conditions by kind: " + ", ".join(f"{kind} {n}" for kind, n in kinds.items()))
+    lines += _readout_lines(work)
     if work.runner.rivals:
         fits = sum(len(task.samples) for task in work.fitting)
         tuned = sum(c.how == "rival" and work.runner.rivals[c.features].tuned for c in work.conditions)
@@ -210,6 +213,16 @@ def plan_intervene(run: Run) -> Plan:
     return Plan("intervene", run.layout.interventions, lines, data)
 
 
+def _readout_lines(work: "Work | HarnessWork") -> list[str]:
+    """How the read-out of transplants will be chosen; empty where the settings name it, or nothing is transplanted."""
+    samples = sum(len(task.samples) for task in work.fitting)
+    if not work.runner.config.chooses_readout:
+        return []
+    return [
+        f"read-out of transplants: joint or swap, chosen on {samples} samples of the selection halves when the stage runs"
+    ]
+
+
 def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
     """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
     from mechprobe.interventions.harness.result import truncated_sentence
@@ -217,7 +230,7 @@ def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig
 
     work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
     Stage.check(run.layout.harness, **work.stage, force=run.force)
-    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"]
+    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}", *_readout_lines(work)]
     lines += filter(None, [truncated_sentence(work.truncated)])
     data = {"conditions": len(work.conditions), "tasks": list(work.tasks.names), "truncated": work.truncated}
     return Plan("harness", run.layout.harness, lines, data)

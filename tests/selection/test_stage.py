@@ -134,8 +134,10 @@ def test_sample_values_average_to_the_scores(
         np.testing.assert_allclose(samples.values(), scores.values(ranking), rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(scores.values(ranking), selection.scores.values(ranking))
         np.testing.assert_array_equal(scores.fires, selection.scores.fires)
+    assert scores.swap_write is not None
+    decoders = {name: crosscoder.own_decoder(name).double() for name in ("base", "rl")}
     for row, samples in enumerate(sequences.values()):
-        fires = np.zeros(48, dtype=bool)
+        fires, written = np.zeros(48, dtype=bool), []
         for sample in samples:  # one by one, without padding
             ids = torch.tensor([sample.ids])
             x = {
@@ -145,7 +147,14 @@ def test_sample_values_average_to_the_scores(
             for readout, name in ((Readout("joint"), "rl"), (Readout("swap"), "base"), (Readout("swap"), "rl")):
                 acts = readout.feature_acts(crosscoder, x, name)[0][torch.tensor(sample.kept)]
                 fires |= (acts > 0).any(0).numpy()
-            np.testing.assert_array_equal(scores.fires[row], fires)
+            acts = {
+                name: Readout("swap").feature_acts(crosscoder, x, name)[0].double()[torch.tensor(sample.kept)]
+                for name in decoders
+            }
+            change = acts["rl"][..., None] * decoders["rl"] - acts["base"][..., None] * decoders["base"]
+            written.append(change.norm(dim=-1).mean(0).numpy())
+        np.testing.assert_array_equal(scores.fires[row], fires)
+        np.testing.assert_allclose(scores.swap_write[row], np.mean(written, axis=0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -31,7 +32,7 @@ from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.selection.result import Selection
-from mechprobe.types import Site
+from mechprobe.types import ReadoutMode, Site
 from sae_training import Crosscoder
 
 _DIRECTION_EDITS: dict[EditKind, Edit] = {
@@ -64,6 +65,13 @@ class Runner:
         self.site = Site.parse(selection.site)
         self.rivals = {rival.name: rival for rival in rivals}
         self.fit: RivalFit | None = None
+
+    def under(self, readout: ReadoutMode) -> "Runner":
+        """The same runner with another read-out of transplants, and with random sets that match it."""
+        changed = copy(self)
+        changed.config = self.config.replace(transplant_readout=readout)
+        changed.selection = self.selection.under(readout, seed=self.config.seed)
+        return changed
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
@@ -104,7 +112,7 @@ class Runner:
                 f"The rival '{rival.name}' was not fitted; pass the selection halves of the tasks to intervene."
             )
         every, chosen = range(self.crosscoder.d_sae), set(self.selection.features)
-        transplant, readout = Edit("transplant"), Readout(self.config.transplant_readout, self.config.near)
+        transplant, readout = Edit("transplant"), Readout(self.config.readout_of_transplants, self.config.near)
         build = partial(build_rewrite, self.crosscoder, edit=transplant, host=host, donor=donor, readout=readout)
         return rival.build(
             RivalInput(
@@ -121,7 +129,7 @@ class Runner:
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
         if condition.how == "rival":
-            readout = Readout(self.config.transplant_readout, self.config.near)
+            readout = Readout(self.config.readout_of_transplants, self.config.near)
             own = read_models(
                 self.crosscoder, Edit("transplant"), host=condition.model, donor=condition.donor, readout=readout
             )

@@ -7,6 +7,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.readout_rows import ReadoutChoice
 from mechprobe.interventions.result import EditedSet, InterventionResults
 from mechprobe.interventions.result_rows import SmallestEffect
 from mechprobe.interventions.verdicts.effects import Measurements, condition_results
@@ -32,8 +33,8 @@ def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
     return left
 
 
-def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
-    """Which features are edited, at which site, and between which models."""
+def edited_set(selection: Selection, config: InterveneConfig, choice: ReadoutChoice | None = None) -> EditedSet:
+    """Which features are edited, at which site, and between which models; ``choice`` is that of the read-out, if a run chose one."""
     return EditedSet(
         site=selection.site,
         pair=(config.base, config.tuned),
@@ -41,6 +42,7 @@ def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
         ranking=selection.ranking,
         features=list(selection.features),
         silent=selection.never_active,
+        **({} if choice is None else {"readout_choice": choice}),
     )
 
 
@@ -74,7 +76,7 @@ def intervention_results(
     against = {(found.model, found.edit): found.verdict for found in comparisons}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(
-        **dict(edited_set(selection, config)),
+        **edited_set(selection, config, measured.readout).given(),
         note=selection.note,
         tasks=names,
         held_out=held_out,
@@ -84,7 +86,7 @@ def intervention_results(
         n_per_task=n_samples,
         samples={task.name: [sample.id for sample in task.samples] for task in tasks},
         readouts_of_edits={
-            "transplant": str(Readout(config.transplant_readout, config.near)),
+            "transplant": str(Readout(config.readout_of_transplants, config.near)),
             "ablate, clamp, scale": str(Readout(config.readout, config.near)),
         },
         positions=config.positions,

@@ -278,6 +278,11 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
     }
 
 
+def readout_sentence(interventions: Json) -> str:
+    """Which read-out transplants use, where a rule chose it; else empty."""
+    return (interventions.get("readout_choice") or {}).get("sentence", "")
+
+
 def sentences(interventions: Json) -> list[str]:
     """All sentences on the interventions except the pooled verdicts."""
     return [
@@ -285,7 +290,7 @@ def sentences(interventions: Json) -> list[str]:
         *ranking_sentences(interventions),
         *area_sentences(interventions),
         *never_active_sentences(interventions),
-        *filter(None, [smallest_sentence(interventions)]),
+        *filter(None, [smallest_sentence(interventions), readout_sentence(interventions)]),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
         *change_sentences(interventions),
         *task_verdict_sentences(interventions),
