@@ -35,6 +35,10 @@ class Crosscoder(nn.Module):
     With several sites (``CrosscoderConfig.sites``), m runs over the sources, which are the pairs of model and site:
     ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site, the sources are the models.
 
+    With ``reads = "difference"``, x_m is not the activation of a model but half the difference between the models, with
+    either sign (`target`). Encoders and decoders of the two models are then opposite, so this is an SAE on the difference
+    with its weights written twice.
+
     The weights are fused: `encoder` and `decoder` are ``[d_sae d_all]``, with one row per latent. Encoding is then one
     matrix product, and no tensor has both a latent axis and a model axis.
 
@@ -169,9 +173,22 @@ class Crosscoder(nn.Module):
         stacked = "batch (source d) -> batch source d"
         return rearrange(x, stacked, source=self.config.n_sources) if self.config.same_width else x
 
+    def target(self, x: Activations) -> Float[Tensor, "batch d_all"]:
+        """What the dictionary reads and reconstructs, side by side, in the units of each model.
+
+        These are the activations. With ``reads = "difference"``, they are the deviations of both models from their mean,
+        ``−d/2`` and ``d/2`` with d = x_second − x_first. Applying this twice changes nothing.
+        """
+        flat = self.flatten(x)
+        if self.config.reads == "activations":
+            return flat
+        first, second = flat.chunk(2, dim=1)
+        half = (second - first) / 2
+        return torch.cat([-half, half], dim=1)
+
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
-        """Activations side by side, each divided by the scale of its source."""
-        return self.flatten(x).to(self.decoder.dtype) / self.column_scale()
+        """`target`, each source divided by its scale."""
+        return self.target(x).to(self.decoder.dtype) / self.column_scale()
 
     def hidden_pre(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
         """h, the pre-activations of the latents."""
@@ -192,7 +209,7 @@ class Crosscoder(nn.Module):
         return self.activate(self.hidden_pre(x))
 
     def decode(self, feature_acts: Float[Tensor, "batch d_sae"]) -> Activations:
-        """Reconstructed activations of all models, in the units of each model."""
+        """Reconstruction of `target` of all models, in the units of each model."""
         x_hat = torch.addmm(self.b_dec_flat, feature_acts, self.decoder)
         return self.unflatten(x_hat * self.column_scale())
 

@@ -33,15 +33,18 @@ def far_norm(norms: Float[Tensor, " token"]) -> float:
     return FAR * median if median > 0 else math.inf
 
 
-def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
+def mean_norm_scale(
+    x: Float[Tensor, "batch d_all"], widths: Sequence[int], *, with_far: bool = False
+) -> Float[Tensor, " source"]:
     """Mean L2 norm of each source over sqrt(d_model); activations divided by it have mean norm sqrt(d_model).
 
-    Tokens that are far in a source (`far_norm`) do not count in the mean of that source.
+    Tokens that are far in a source (`far_norm`) count in the mean of that source only with ``with_far``.
     """
     scales = []
     for part in x.double().split(list(widths), dim=1):
         norms = torch.linalg.vector_norm(part, dim=1)
-        scales.append(norms[norms <= far_norm(norms)].mean() / part.shape[1] ** 0.5)
+        counted = norms if with_far else norms[norms <= far_norm(norms)]
+        scales.append(counted.mean() / part.shape[1] ** 0.5)
     return torch.stack(scales).float()
 
 
@@ -56,18 +59,22 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
     """Random directions of norm ``decoder_init_norm`` per source; the models share them with ``shared_init``.
 
     Directions of different sites are independent. Latents designated as shared always have one direction in all models.
+    With ``reads = "difference"``, the two models have opposite directions.
     """
     generator = torch.Generator().manual_seed(config.seed)
     norm = config.decoder_init_norm
     if norm is None:
         norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
     # Sources are drawn model by model: models that share their directions need one draw per site.
-    n_draws = config.n_sites if config.shared_init and config.same_width else config.n_sources
+    opposite = config.reads == "difference"
+    n_draws = config.n_sites if (config.shared_init or opposite) and config.same_width else config.n_sources
     parts = []
     for width in config.widths[:n_draws]:
         direction = torch.randn(config.d_sae, width, generator=generator)
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if n_draws < config.n_sources:
+    if opposite:
+        parts = [-part for part in parts] + parts
+    elif n_draws < config.n_sources:
         parts = parts * config.n_models
     decoder = torch.cat(parts, dim=1)
     if config.n_shared:

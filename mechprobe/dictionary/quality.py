@@ -113,7 +113,7 @@ def _ordinary(batches: Batches, crosscoder: Crosscoder, far_norms: Sequence[floa
 def _mean(crosscoder: Crosscoder, batches: Batches) -> Float[Tensor, "model d_model"]:
     total, n_rows = None, 0
     for x in batches():
-        part = x.to(crosscoder.device).sum(0, dtype=torch.float64)
+        part = crosscoder.unflatten(crosscoder.target(x.to(crosscoder.device))).sum(0, dtype=torch.float64)
         total = part if total is None else total + part
         n_rows += len(x)
     if total is None or n_rows == 0:
@@ -146,8 +146,8 @@ class _QualitySums:
         return sums
 
     def update(self, x: Float[Tensor, "batch model d_model"]) -> None:
-        joint, exact = self.crosscoder.encode(x), x.double()
-        flat = exact.flatten(1)
+        joint, flat = self.crosscoder.encode(x), self.crosscoder.target(x).double()
+        exact = self.crosscoder.unflatten(flat)
         self.variance.update(flat)
         error = flat - self.crosscoder.decode(joint).double().flatten(1)
         self.joint.update(joint, error, squared_norms(flat - self.mean, self.variance.widths))
