@@ -161,16 +161,13 @@ def loss_and_gradients(
         errors = prefix_errors(parts, parameters, x)
         error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
         mse = share * sum_of_squares(errors)
-        penalty = aux = delta = mse.new_zeros(())
+        penalty = aux = mse.new_zeros(())
+        pulls, delta = _with_delta_loss(errors, weights)
         gradients: list[tuple[Tensor, Tensor, Tensor]] = []
         upstream = torch.zeros_like(x)
         # A latent belongs to all prefixes that end behind it, so its gradient sums the errors of these prefixes.
-        for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
-            upstream = upstream + 2.0 * share * prefix_error
-            if weights.units is not None:
-                of_difference, pull = delta_loss(prefix_error, weights.units)
-                delta = delta + weights.delta * share * of_difference
-                upstream.add_(pull, alpha=weights.delta * share)
+        for (part, place), pull in zip(reversed(parts), reversed(pulls), strict=True):
+            upstream = upstream + 2.0 * share * pull
             values_grad = part.values_gradient(upstream, decoder[place]).to(x.dtype)
             decoder_grad = part.weight_gradient(part.values, upstream).to(x.dtype)
             if jump is not None:
@@ -191,7 +188,7 @@ def loss_and_gradients(
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
-    return StepOutput(active, x, error, mse, penalty, aux, delta, norm.sum(), cut)
+    return StepOutput(active, x, error, mse, penalty, aux, share * delta, norm.sum(), cut)
 
 
 def _jump_penalty(
@@ -230,10 +227,21 @@ def sum_of_squares(errors: Sequence[Float[Tensor, "batch d_all"]]) -> Float[Tens
     return torch.stack([error.square().sum() for error in errors]).sum()
 
 
+def _with_delta_loss(
+    errors: Sequence[Float[Tensor, "batch d_all"]], weights: StepWeights
+) -> tuple[list[Float[Tensor, "batch d_all"]], Float[Tensor, ""]]:
+    """Half the gradient of every prefix's loss by its reconstruction, and the weighted delta loss, both summed over tokens."""
+    if weights.units is None:
+        return list(errors), errors[0].new_zeros(())
+    terms = [delta_loss(error, weights.units) for error in errors]
+    pulls = [error + 0.5 * weights.delta * gradient for error, (_, gradient) in zip(errors, terms, strict=True)]
+    return pulls, weights.delta * torch.stack([value for value, _ in terms]).sum()
+
+
 def delta_loss(
     error: Float[Tensor, "batch d_all"], units: Float[Tensor, "model site"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_all"]]:
-    """Sum over tokens of the mean squared difference of two models' errors, and its gradient, of which ``units`` is part."""
+    """The delta loss summed over tokens, and its gradient by the error."""
     n_models, n_sites = units.shape
     each = units[:, :, None]
     stacked = error.unflatten(1, (n_models, n_sites, -1)) * each

@@ -253,8 +253,10 @@ class Trainer:
 
     @torch.no_grad()
     def _constrain_gradients(self) -> None:
-        """Keep what the configuration ties: dedicated latents 0 in other models, decoders of shared latents equal in all
-        models, and the weights of two models opposite where the dictionary reads their difference.
+        """Keep what the configuration ties.
+
+        Dedicated latents stay at zero in other models, the decoders of shared latents equal in all models, and the weights
+        of two models opposite where the dictionary reads their difference.
         """
         encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
         assert encoder is not None, "every step sets the gradients"

@@ -191,11 +191,14 @@ def test_rivals_by_hand() -> None:
     fit = RivalFit(
         means={place: torch.arange(4.0) for place in ("every token", "last prompt token", "response tokens")},
         components=torch.eye(4),
+        coordinates=torch.tensor([2, 0, 1, 3]),
         centers={1: torch.tensor([[3.0, 0, 0, 0]])},
     )
     rivals = {
         rival.name: rival
-        for rival in rivals_of(("mean", "pca", "whole", "switched", "complement"), n_features=3, d_model=4)
+        for rival in rivals_of(
+            ("mean", "pca", "coordinates", "whole", "switched", "complement"), n_features=3, d_model=4
+        )
     }
     base, rl = torch.zeros(1, 2, 4), torch.tensor([[[3.0, 1.0, 2.0, 0.0], [0.5, 0.1, 0.0, 0.0]]])
     x = {"base": base, "rl": rl}
@@ -205,6 +208,13 @@ def test_rivals_by_hand() -> None:
     )
     assert torch.equal(built(rivals["PCA of the difference, rank 2"], fit)(x)[0, 0], torch.tensor([3.0, 1.0, 0.0, 0.0]))
     assert "PCA of the difference, rank 4" in rivals  # ranks beyond the width are the width
+    assert [name for name in rivals if "coordinates" in name] == [
+        f"residual coordinates, rank {rank}" for rank in (1, 2, 3, 4)
+    ]
+    two = built(rivals["residual coordinates, rank 2"], fit)(x)
+    assert torch.equal(two, torch.tensor([[[3.0, 0.0, 2.0, 0.0], [0.5, 0.0, 0.0, 0.0]]]))
+    assert torch.equal(built(rivals["residual coordinates, rank 2"], fit, "rl")(x), rl - two)
+    assert not base.any()  # the host's own residual is not written
     scaled = built(rivals["whole difference at the norm of the set"], fit)(x)
     assert torch.allclose(scaled.norm(dim=-1), torch.full((1, 2), 2.0))
     assert torch.allclose(torch.nn.functional.cosine_similarity(scaled, rl, dim=-1), torch.ones(1, 2))

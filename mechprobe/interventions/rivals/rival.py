@@ -10,7 +10,6 @@ from torch import Tensor
 from mechprobe.interventions.edits.edit_functions import Rewrite
 from mechprobe.interventions.result_rows import SetKind
 
-
 RANKS = (1, 2, 5, 10)
 """Ranks at which components and coordinates run, beside the size of the set."""
 
