@@ -200,6 +200,11 @@ class CrosscoderConfig(FrozenConfig):
         return self.n_models * self.n_sites
 
     @property
+    def reconstructed(self) -> tuple[str, ...]:
+        """The sources that have decoders: all, or those of the second model where the difference is read."""
+        return self.source_names[self.n_sites :] if self.reads == "difference" else self.source_names
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """Names of the sources in the order of the source axis: the models for one site, ``model/site`` for several."""
         if not self.sites:

@@ -13,7 +13,7 @@ from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.variants import VARIANTS
-from sae_training.weights import column_scale, initial_decoder, permuted, sum_of_norms
+from sae_training.weights import column_scale, initial_decoder, initial_encoder, permuted, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -35,9 +35,9 @@ class Crosscoder(nn.Module):
     With several sites (``CrosscoderConfig.sites``), m runs over the sources, which are the pairs of model and site:
     ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site, the sources are the models.
 
-    With ``reads = "difference"``, x_m is not the activation of a model but half the difference between the models, with
-    either sign (`target`). Encoders and decoders of the two models are then opposite, so this is an SAE on the difference
-    with its weights written twice.
+    With ``reads = "difference"``, this is an SAE on the difference between two models (`target`): the encoders of the two
+    are opposite, so that they see only the difference, and only the second model has decoders, since it is the first one
+    plus the difference.
 
     The weights are fused: `encoder` and `decoder` are ``[d_sae d_all]``, with one row per latent. Encoding is then one
     matrix product, and no tensor has both a latent axis and a model axis.
@@ -57,7 +57,7 @@ class Crosscoder(nn.Module):
         self.variant = VARIANTS[config.variant]
         start = initial_decoder(config)
         has_own = self.variant.has_latent_threshold
-        self.encoder = nn.Parameter(start.clone())
+        self.encoder = nn.Parameter(initial_encoder(config, start))
         self.decoder = nn.Parameter(start)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
@@ -176,15 +176,14 @@ class Crosscoder(nn.Module):
     def target(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """What the dictionary reads and reconstructs, side by side, in the units of each model.
 
-        These are the activations. With ``reads = "difference"``, they are the deviations of both models from their mean,
-        ``−d/2`` and ``d/2`` with d = x_second − x_first. Applying this twice changes nothing.
+        These are the activations. With ``reads = "difference"``, they are 0 for the first model and x_second − x_first for
+        the second. Applying this twice changes nothing.
         """
         flat = self.flatten(x)
         if self.config.reads == "activations":
             return flat
         first, second = flat.chunk(2, dim=1)
-        half = (second - first) / 2
-        return torch.cat([-half, half], dim=1)
+        return torch.cat([torch.zeros_like(first), second - first], dim=1)
 
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """`target`, each source divided by its scale."""
@@ -273,8 +272,10 @@ class Crosscoder(nn.Module):
         relative in float64). Latents keep their places, except dedicated ones, which follow the order of the models.
 
         Raises:
-            SaeTrainingError: ``order`` does not name every model once.
+            SaeTrainingError: ``order`` does not name every model once, or the dictionary reads a difference, whose sign the
+                order decides.
         """
+        self.config.require_activations("permuted")
         config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
 

@@ -119,8 +119,9 @@ class Trainer:
         if not crosscoder.has_scale:
             target = crosscoder.target(torch.cat(flat)).float()
             # two models may differ on a few tokens only, so a difference has no typical norm to be far from
-            with_far = crosscoder.config.reads == "difference"
-            crosscoder.set_scale(mean_norm_scale(target, crosscoder.config.widths, with_far=with_far))
+            of_difference = crosscoder.config.reads == "difference"
+            scale = mean_norm_scale(target, crosscoder.config.widths, with_far=of_difference)
+            crosscoder.set_scale(scale.chunk(2)[1].repeat(2) if of_difference else scale)
         state.center.copy_(crosscoder.scaled(torch.cat(flat)).double().mean(dim=0))
         state.parameters.b_enc.zero_()
         state.parameters.b_dec.zero_()
@@ -255,7 +256,7 @@ class Trainer:
     def _constrain_gradients(self) -> None:
         """Keep what the configuration ties.
 
-        Dedicated latents stay at zero in other models, the decoders of shared latents equal in all models, and the weights
+        Dedicated latents stay at zero in other models, the decoders of shared latents equal in all models, and the encoders
         of two models opposite where the dictionary reads their difference.
         """
         encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
@@ -270,12 +271,8 @@ class Trainer:
             mean = reduce(tied, "latent (model d) -> latent d", "mean", model=config.n_models)
             tied.copy_(repeat(mean, "latent d -> latent (model d)", model=config.n_models))
         if config.reads == "difference":
-            for gradient in (encoder, decoder, self.state.parameters.b_dec.grad):
-                assert gradient is not None, "every step sets the gradients"
-                first, second = gradient.chunk(2, dim=-1)
-                half = (second - first) / 2
-                second.copy_(half)
-                first.copy_(-half)
+            first, second = encoder.chunk(2, dim=1)
+            first.copy_(-second)
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
         """Measures of the latest step, whose last batch gave ``output``; waits for the device."""

@@ -59,21 +59,21 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
     """Random directions of norm ``decoder_init_norm`` per source; the models share them with ``shared_init``.
 
     Directions of different sites are independent. Latents designated as shared always have one direction in all models.
-    With ``reads = "difference"``, the two models have opposite directions.
+    With ``reads = "difference"``, the decoders of the first model are 0.
     """
     generator = torch.Generator().manual_seed(config.seed)
     norm = config.decoder_init_norm
     if norm is None:
-        norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
+        norm = 0.08 if config.variant == "l1" else len(config.reconstructed) ** -0.5
     # Sources are drawn model by model: models that share their directions need one draw per site.
-    opposite = config.reads == "difference"
-    n_draws = config.n_sites if (config.shared_init or opposite) and config.same_width else config.n_sources
+    of_difference = config.reads == "difference"
+    n_draws = config.n_sites if (config.shared_init or of_difference) and config.same_width else config.n_sources
     parts = []
     for width in config.widths[:n_draws]:
         direction = torch.randn(config.d_sae, width, generator=generator)
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if opposite:
-        parts = [-part for part in parts] + parts
+    if of_difference:
+        parts = [torch.zeros_like(part) for part in parts] + parts
     elif n_draws < config.n_sources:
         parts = parts * config.n_models
     decoder = torch.cat(parts, dim=1)
@@ -82,6 +82,14 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
         decoder[config.shared_rows] = tied.repeat(1, config.n_models)
     mask = dedicated_mask(config)
     return decoder if mask is None else decoder * mask
+
+
+def initial_encoder(config: CrosscoderConfig, decoder: Float[Tensor, "d_sae d_all"]) -> Float[Tensor, "d_sae d_all"]:
+    """The initial decoders; with ``reads = "difference"``, those of the second model and their negatives in the first."""
+    if config.reads == "activations":
+        return decoder.clone()
+    own = decoder.chunk(2, dim=1)[1]
+    return torch.cat([-own, own], dim=1)
 
 
 def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:

@@ -72,7 +72,8 @@ def measure_quality(
             )
             for name, model in models.items()
         }
-    failures = _failures(models, joint.dead_frac, gate, str(readout))
+    described = {name: models[name] for name in crosscoder.config.reconstructed}
+    failures = _failures(described, joint.dead_frac, gate, str(readout))
     return Quality(
         models=models,
         l0=joint.l0,
@@ -86,7 +87,7 @@ def measure_quality(
 
 
 def _failures(models: dict[str, ModelQuality], dead_frac: float, gate: QualityGate, readout: str) -> tuple[str, ...]:
-    """One sentence for each threshold that is missed. NaN misses every threshold."""
+    """One sentence for each threshold that is missed by a model with decoders. NaN misses every threshold."""
     failures = []
     for name, quality in models.items():
         fve, loss, what = quality.fve_readout, quality.loss, ""

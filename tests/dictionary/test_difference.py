@@ -1,5 +1,6 @@
 """A dictionary of the difference between two models: read-outs, held-out measurements, training from a store."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_it_is_trained_from_the_store_of_more_models(store: ActivationStore, dic
     assert dictionary.model_names == ("base", "rl")
     assert dictionary.config.reads == "difference"
     rows = store.rows(0, store.n_rows).float()
-    norm = (rows[:, 1] - rows[:, 0]).norm(dim=1).mean() / 2 / store.d_model**0.5
+    norm = (rows[:, 1] - rows[:, 0]).norm(dim=1).mean() / store.d_model**0.5
     assert torch.allclose(dictionary.scale, norm.expand(2), rtol=0.05)  # of the first batches
 
 
@@ -75,11 +76,14 @@ def test_fve_is_that_of_the_difference(store: ActivationStore, dictionary: Cross
     rows = store.rows(0, store.n_rows).float()
     found = measure_quality(dictionary, lambda: iter([rows]), gate=QualityGate(min_fve=0.0))
     difference, x_hat = (rows[:, 1] - rows[:, 0]).double(), dictionary(rows).detach().double()
-    left = (difference - (x_hat[:, 1] - x_hat[:, 0])).square().sum()
+    left = (difference - x_hat[:, 1]).square().sum()
     expected = 1 - float(left / (difference - difference.mean(0)).square().sum())
-    for model in ("base", "rl"):
-        assert found.models[model].fve == pytest.approx(expected, abs=1e-5)
-        assert found.models[model].fve_readout == pytest.approx(expected, abs=1e-4)
+    assert not bool(x_hat[:, 0].any())
+    assert found.models["rl"].fve == pytest.approx(expected, abs=1e-5)
+    assert found.models["rl"].fve_readout == pytest.approx(expected, abs=1e-4)
+    assert math.isnan(found.models["base"].fve)  # base is where the difference starts, so the gate does not test it
+    assert found.trusted
+    assert not measure_quality(dictionary, lambda: iter([rows]), gate=QualityGate(min_fve=1.0)).trusted
 
 
 def test_latent_scaling_is_that_of_the_difference(store: ActivationStore, dictionary: Crosscoder) -> None:
@@ -92,7 +96,9 @@ def test_latent_scaling_is_that_of_the_difference(store: ActivationStore, dictio
     torch.testing.assert_close(sums.dot_error, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_spliced_residual_keeps_what_the_models_share(family: ModelFamily, dictionary: Crosscoder) -> None:
+def test_the_spliced_residual_is_that_of_the_first_model_plus_the_difference(
+    family: ModelFamily, dictionary: Crosscoder
+) -> None:
     ids = tuple(family.tokenizer("Compute 3+4=? 7").input_ids)
     sample = TokenizedSample(ids, (True,) * len(ids), (True,) * len(ids))
     with torch.no_grad():  # a perfect dictionary of the difference, of one pair of features per coordinate
@@ -100,11 +106,12 @@ def test_the_spliced_residual_keeps_what_the_models_share(family: ModelFamily, d
         perfect.set_scale([1.0, 1.0])
         axes = torch.cat([torch.eye(32), -torch.eye(32)])
         perfect.encoder.copy_(torch.cat([-axes, axes], dim=1))
-        perfect.decoder.copy_(torch.cat([-axes, axes], dim=1) / 2)
+        perfect.decoder.copy_(torch.cat([torch.zeros_like(axes), axes], dim=1))
         perfect.b_dec_flat.zero_()
     found = spliced_losses(perfect, family.subset("base", "rl"), SITE, [sample])
     for model in ("base", "rl"):
         assert found[model].ce_spliced == pytest.approx(found[model].ce_clean, abs=1e-5)
-        assert found[model].kl_zero > 10 * abs(found[model].kl_spliced)
-    # without features both models run with the mean of their residuals
-    assert found["base"].ce_zero != pytest.approx(found["base"].ce_clean, abs=1e-6)
+    # without features, rl runs with the residual of base
+    assert found["rl"].kl_zero > 100 * abs(found["rl"].kl_spliced)
+    assert found["rl"].ce_recovered == pytest.approx(1.0, abs=1e-2)
+    assert found["base"].ce_zero == pytest.approx(found["base"].ce_clean)

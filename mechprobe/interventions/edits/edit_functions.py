@@ -148,9 +148,8 @@ def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readou
 
     if crosscoder.config.reads == "activations":
         return reconstructed
-    # half the difference is reconstructed, and the mean of the two models stays
-    (other,) = (name for name in crosscoder.model_names if name != host)
-    return lambda x: (x[host] + x[other].to(x[host])) / 2 + reconstructed(x)
+    first = crosscoder.model_names[0]  # the second model is the first plus the reconstructed difference
+    return lambda x: x[first].to(x[host]) + reconstructed(x)
 
 
 def _projection(directions: Tensor, host: str) -> Rewrite:
