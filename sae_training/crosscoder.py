@@ -13,7 +13,7 @@ from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.variants import VARIANTS
-from sae_training.weights import column_scale, initial_decoder, initial_encoder, permuted, sum_of_norms
+from sae_training.weights import checked_scale, column_scale, initial_weights, permuted, second_less_first, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -35,9 +35,7 @@ class Crosscoder(nn.Module):
     With several sites (``CrosscoderConfig.sites``), m runs over the sources, which are the pairs of model and site:
     ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site, the sources are the models.
 
-    With ``reads = "difference"``, this is an SAE on the difference between two models (`target`): the encoders of the two
-    are opposite, so that they see only the difference, and only the second model has decoders, since it is the first one
-    plus the difference.
+    With ``reads = "difference"``, this is an SAE on the difference between two models, see `target`.
 
     The weights are fused: `encoder` and `decoder` are ``[d_sae d_all]``, with one row per latent. Encoding is then one
     matrix product, and no tensor has both a latent axis and a model axis.
@@ -55,10 +53,8 @@ class Crosscoder(nn.Module):
         super().__init__()
         self.config = config
         self.variant = VARIANTS[config.variant]
-        start = initial_decoder(config)
         has_own = self.variant.has_latent_threshold
-        self.encoder = nn.Parameter(initial_encoder(config, start))
-        self.decoder = nn.Parameter(start)
+        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
         self.register_buffer("scale", torch.full((config.n_sources,), float("nan")))
@@ -131,16 +127,7 @@ class Crosscoder(nn.Module):
         Raises:
             SaeTrainingError: The number of values is wrong, or a value is not positive and finite.
         """
-        values = torch.as_tensor(scale, dtype=torch.float32)
-        if values.shape != (self.config.n_sources,):
-            raise SaeTrainingError(
-                f"scale has shape {tuple(values.shape)}; give one number for each of {self.config.n_sources} sources."
-            )
-        if not bool((torch.isfinite(values) & (values > 0)).all()):
-            raise SaeTrainingError(
-                f"scale = {values.tolist()} is not positive and finite; check that the activations are not all zero."
-            )
-        self.scale.copy_(values)
+        self.scale.copy_(checked_scale(scale, self.config.n_sources))
 
     @property
     def has_scale(self) -> bool:
@@ -177,13 +164,11 @@ class Crosscoder(nn.Module):
         """What the dictionary reads and reconstructs, side by side, in the units of each model.
 
         These are the activations. With ``reads = "difference"``, they are 0 for the first model and x_second − x_first for
-        the second. Applying this twice changes nothing.
+        the second. The encoders of both are then opposite, so that raw activations encode like this, and only the second
+        has decoders. Applying it twice changes nothing.
         """
         flat = self.flatten(x)
-        if self.config.reads == "activations":
-            return flat
-        first, second = flat.chunk(2, dim=1)
-        return torch.cat([torch.zeros_like(first), second - first], dim=1)
+        return flat if self.config.reads == "activations" else second_less_first(flat)
 
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
         """`target`, each source divided by its scale."""
@@ -272,10 +257,8 @@ class Crosscoder(nn.Module):
         relative in float64). Latents keep their places, except dedicated ones, which follow the order of the models.
 
         Raises:
-            SaeTrainingError: ``order`` does not name every model once, or the dictionary reads a difference, whose sign the
-                order decides.
+            SaeTrainingError: ``order`` does not name every model once, or decides the sign of the difference that is read.
         """
-        self.config.require_activations("permuted")
         config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
 

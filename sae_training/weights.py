@@ -48,6 +48,20 @@ def mean_norm_scale(
     return torch.stack(scales).float()
 
 
+def checked_scale(scale: Float[Tensor, " source"] | Sequence[float], n_sources: int) -> Float[Tensor, " source"]:
+    """The scale as float32; raise `SaeTrainingError` if it is not one positive, finite number for each source."""
+    values = torch.as_tensor(scale, dtype=torch.float32)
+    if values.shape != (n_sources,):
+        raise SaeTrainingError(
+            f"scale has shape {tuple(values.shape)}; give one number for each of {n_sources} sources."
+        )
+    if not bool((torch.isfinite(values) & (values > 0)).all()):
+        raise SaeTrainingError(
+            f"scale = {values.tolist()} is not positive and finite; check that the activations are not all zero."
+        )
+    return values
+
+
 def column_scale(scale: Float[Tensor, " source"], widths: Sequence[int]) -> Float[Tensor, " d_all"]:
     """The scale of each column of the fused weights; 1 for all columns where no scale was set (NaN)."""
     if bool(torch.isnan(scale).any()):
@@ -84,12 +98,19 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
     return decoder if mask is None else decoder * mask
 
 
-def initial_encoder(config: CrosscoderConfig, decoder: Float[Tensor, "d_sae d_all"]) -> Float[Tensor, "d_sae d_all"]:
-    """The initial decoders; with ``reads = "difference"``, those of the second model and their negatives in the first."""
+def second_less_first(x: Float[Tensor, "batch d_all"]) -> Float[Tensor, "batch d_all"]:
+    """0 in place of the first model's activations, and the difference in place of the second's."""
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([torch.zeros_like(first), second - first], dim=1)
+
+
+def initial_weights(config: CrosscoderConfig) -> tuple[Float[Tensor, "d_sae d_all"], Float[Tensor, "d_sae d_all"]]:
+    """Encoders and decoders. They are equal, but with ``reads = "difference"`` the encoders of the models are opposite."""
+    decoder = initial_decoder(config)
     if config.reads == "activations":
-        return decoder.clone()
+        return decoder.clone(), decoder
     own = decoder.chunk(2, dim=1)[1]
-    return torch.cat([-own, own], dim=1)
+    return torch.cat([-own, own], dim=1), decoder
 
 
 def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
@@ -117,8 +138,9 @@ def permuted(
         order: Every model once.
 
     Raises:
-        SaeTrainingError: ``order`` does not name every model once.
+        SaeTrainingError: ``order`` does not name every model once, or decides the sign of the difference that is read.
     """
+    config.require_activations("permuted")
     if sorted(order) != list(range(config.n_models)):
         raise SaeTrainingError(
             f"permuted: order = {list(order)} does not name each of {config.n_models} models once; "

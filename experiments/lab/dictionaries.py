@@ -34,12 +34,13 @@ from sae_training import Crosscoder
 CROSSCODER, DELTA, DIFFERENCE = KINDS = ("crosscoder", "delta", "difference")
 
 
-def settings_of(chain: "mp.Run", kind: str, delta: float) -> TrainSaeConfig:
+def settings_of(chain: "mp.Run", kind: str, delta: float, tokens: int | None = None) -> TrainSaeConfig:
     """The run's settings of training for one kind of dictionary of base and the tuned model."""
     own, config = chain.config.train_sae, chain.config.select
     shape = {**own.crosscoder, **({"reads": "difference"} if kind == DIFFERENCE else {})}
     training = {**own.training, **({"delta_coefficient": delta} if kind == DELTA else {})}
-    return own.replace(models=(config.base, config.tuned), crosscoder=shape, training=training)
+    n_tokens = own.n_tokens if tokens is None else tokens
+    return own.replace(models=(config.base, config.tuned), crosscoder=shape, training=training, n_tokens=n_tokens)
 
 
 def balanced(chain: "mp.Run", site: str) -> float:
@@ -59,23 +60,26 @@ def held_out_rows(chain: "mp.Run", site: str) -> torch.Tensor:
     return torch.cat([batch.double() for batch in batches])
 
 
-def measure(folder: Path, work: Path, *, sizes: Sequence[int], delta: float | None) -> dict[str, Any]:
+def measure(
+    folder: Path, work: Path, *, sizes: Sequence[int], delta: float | None = None, tokens: int | None = None
+) -> dict[str, Any]:
     """Train, select and transplant with every kind of dictionary."""
     chain = mp.Run(mp.RunConfig.of_run(folder), folder)
     site, config = chain.trained_site(), chain.config.intervene
     weight = balanced(chain, site) if delta is None else delta
-    found = {kind: measure_kind(chain, kind, work / kind, site, sizes, weight) for kind in KINDS}
+    settings = {kind: settings_of(chain, kind, weight, tokens) for kind in KINDS}
+    found = {kind: measure_kind(chain, settings[kind], work / kind, site, sizes) for kind in KINDS}
     return {
         "run": folder.name, "site": site, "rule": chain.config.select.rule, "delta_coefficient": weight,
+        "n_tokens": settings[CROSSCODER].n_tokens,
         "readout": config.transplant_readout, "dictionaries": found, "environment": environment(),
     }  # fmt: skip
 
 
 def measure_kind(
-    chain: "mp.Run", kind: str, work: Path, site: str, sizes: Sequence[int], delta: float
+    chain: "mp.Run", settings: TrainSaeConfig, work: Path, site: str, sizes: Sequence[int]
 ) -> dict[str, Any]:
     """Train one dictionary, select with it, and transplant its set and its first features both ways."""
-    settings = settings_of(chain, kind, delta)
     store = settings.source(chain.layout.cache, lambda: chain.family, work / "crosscoder")
     dictionary = train_crosscoder(
         store, *settings.resolve(store), work / "crosscoder", site=site, device=chain.config.device,
@@ -162,6 +166,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, nargs="?", help="Finished run folder with its activation store.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50], help="Numbers of first features.")
     parser.add_argument("--delta", type=float, help="Weight of the delta loss; balanced by default.")
+    parser.add_argument("--tokens", type=int, help="Tokens to train each dictionary on; those of the run by default.")
     parser.add_argument("--work", type=Path, help="Folder of the dictionaries; RUN/dictionaries_compared by default.")
     parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds/dictionaries.json"), help="Results.")
     parser.add_argument("--finished", action="store_true", help="Print finished results only.")
@@ -176,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if given.run is None:
                 raise mp.MechprobeError("No run folder is given; name a finished run of the lab.")
             work = given.work or given.run / "dictionaries_compared"
-            write_json(given.out, measure(given.run, work, sizes=given.sizes, delta=given.delta))
+            write_json(given.out, measure(given.run, work, sizes=given.sizes, delta=given.delta, tokens=given.tokens))
         record = read_json(given.out)
     except mp.MechprobeError as error:
         print(f"Error: {error}", file=sys.stderr)
