@@ -53,7 +53,7 @@ def fitted(runner: Runner, conditions: Sequence[Condition], tokens: SelectionTok
 
 @torch.no_grad()
 def fit_difference(runner: Runner, tokens: SelectionTokens) -> RivalFit:
-    """Means, principal components and clusters of r_tuned − r_base on the prompts and the tuned model's responses.
+    """Means, principal components, coordinates and clusters of r_tuned − r_base on the prompts and the tuned model's responses.
 
     Special tokens, and positions that the crosscoder does not describe, are left out.
     """
@@ -69,7 +69,9 @@ def fit_difference(runner: Runner, tokens: SelectionTokens) -> RivalFit:
         for place, group in groups.items()
     }
     some = rows[:: max(1, len(rows) // _MOST_ROWS)]
-    return RivalFit(means, components, {k: centers_of(some, k, seed=runner.config.seed) for k in N_VECTORS})
+    coordinates = products.diagonal().argsort(descending=True, stable=True)
+    centers = {k: centers_of(some, k, seed=runner.config.seed) for k in N_VECTORS}
+    return RivalFit(means, components, coordinates, centers)
 
 
 def best_doses(runner: Runner, rivals: Sequence[Condition], tasks: Sequence[Task], fit: RivalFit) -> dict[str, float]:
@@ -103,7 +105,7 @@ def _n_right(codes: Mapping[str, str]) -> int:
 def _write(fit: RivalFit, path: Path) -> None:
     means = {f"mean|{place}": mean for place, mean in fit.means.items()}
     centers = {f"centers|{k}": vectors for k, vectors in fit.centers.items()}
-    save_file({"components": fit.components, **means, **centers}, path)
+    save_file({"components": fit.components, "coordinates": fit.coordinates, **means, **centers}, path)
 
 
 def _read(path: Path, doses: dict[str, float]) -> RivalFit:
@@ -113,4 +115,4 @@ def _read(path: Path, doses: dict[str, float]) -> RivalFit:
         for kind in ("mean", "centers")
     }
     centers = {int(k): vectors for k, vectors in parts["centers"].items()}
-    return RivalFit(parts["mean"], found["components"], centers, doses)
+    return RivalFit(parts["mean"], found["components"], found["coordinates"], centers, doses)

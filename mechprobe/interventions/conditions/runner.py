@@ -96,7 +96,9 @@ class Runner:
         own = build(condition.norm_ids or condition.ids, edit, donor=condition.donor)
         if condition.how == "rescaled":
             return at_norm_of(own, build(condition.ids, edit, donor=condition.donor), host)
-        if condition.how == "shifted":
+        # in a dictionary of a difference, what a feature writes is its shift, and one of the models has no decoders
+        of_difference = self.crosscoder.config.reads == "difference" and edit.kind == "transplant"
+        if condition.how == "shifted" or (condition.how == "shuffled" and of_difference):
             turned = build(condition.ids, edit, donor=condition.donor, write_ids=condition.write_ids)
             return at_norm_of(own, turned, host)
         if condition.how == "shuffled":
