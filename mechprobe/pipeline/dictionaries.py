@@ -24,7 +24,8 @@ def dictionary_seeds(run: Run, n: int, *, say: Callable[[str], Any] = lambda _: 
     """Train and judge further dictionaries, and compare their sets and verdicts with those of a finished run.
 
     Finished dictionaries are kept, and an interrupted one is resumed. Every stage has the settings of the run. `intervene` runs
-    the main edits with their controls, without doses, sizes, other rankings and left-out tasks, which enter no verdict.
+    the main edits with their controls and rivals, without doses, sizes, other rankings and left-out tasks, which enter no
+    verdict.
 
     Args:
         run: A run whose interventions are finished.

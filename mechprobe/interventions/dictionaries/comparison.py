@@ -44,6 +44,11 @@ class Judged(NamedTuple):
         rows = self.results.pooled_verdicts if self.results else []
         return next((row for row in rows if (row.model, row.edit) == (model, edit)), None)
 
+    def against_rivals(self, model: str, edit: str) -> str:
+        """What the set does beside its rivals; empty where none ran."""
+        rows = self.results.comparisons if self.results else []
+        return next((row.verdict for row in rows if (row.model, row.edit) == (model, edit)), "")
+
 
 @dataclass(frozen=True)
 class JudgedDictionary:
@@ -139,6 +144,7 @@ def _over_seeds(own: Verdict, judged: Sequence[Judged]) -> EditOverSeeds:
     rows = [each.verdict(own.model, own.edit) for each in judged]
     verdicts = [row.verdict if row else f"{NO_VERDICT}{each.note}" for row, each in zip(rows, judged, strict=True)]
     effects = [row.effect if row else NO_EFFECT for row in rows]
+    rivals = [each.against_rivals(own.model, own.edit) for each in judged]
     values = [effect.value for effect in effects if effect.value == effect.value]
     return EditOverSeeds(
         model=own.model,
@@ -146,6 +152,8 @@ def _over_seeds(own: Verdict, judged: Sequence[Judged]) -> EditOverSeeds:
         n=own.n,
         verdicts=verdicts,
         n_same=verdicts.count(own.verdict),
+        against_rivals=rivals,
+        n_same_rivals=rivals.count(rivals[0]),
         effects=effects,
         median=median(values) if values else float("nan"),
         smallest=min(values, default=float("nan")),
@@ -155,21 +163,33 @@ def _over_seeds(own: Verdict, judged: Sequence[Judged]) -> EditOverSeeds:
 
 def sentence(found: DictionarySeeds) -> str:
     """The comparison in words."""
-    n, seeds = len(found.dictionaries), [str(each.seed) for each in found.dictionaries]
-    rows = found.found_again
-    edits = "; ".join(_edit_phrase(edit, n) for edit in found.edits)
+    seeds, rows = [str(each.seed) for each in found.dictionaries], found.found_again
+    first, others = seeds[0], seeds[1:]
+    sets = "The set of seed" if len(others) == 1 else "The sets of seeds"
+    edits = "; ".join(_edit_phrase(edit, others) for edit in found.edits)
     return (
-        f"Dictionary seeds {listing(seeds)}: of the {len(found.features)} features of the set of seed {seeds[0]}, "
-        f"{_shares([row.in_set.value for row in rows])} are in the sets of the other dictionaries (by chance "
-        f"{_shares([row.in_set_chance for row in rows], 1)}) and {_shares([row.anywhere.value for row in rows])} anywhere in them, "
-        f"beside {_shares([row.live.value for row in rows])} of all live features (cosine ≥ {decimal(found.min_cosine)}). "
-        f"Dictionaries with the verdict of seed {seeds[0]}, and median and range of the effect in points: {edits}."
+        f"{sets} {listing(others)} {'has' if len(others) == 1 else 'have'} {_shares([row.in_set.value for row in rows])} of the "
+        f"{len(found.features)} features of seed {first} again, by chance {_shares([row.in_set_chance for row in rows], 1)}. "
+        f"Anywhere in the dictionary are {_shares([row.anywhere.value for row in rows])} of them, and "
+        f"{_shares([row.live.value for row in rows])} of all live features (cosine ≥ {decimal(found.min_cosine)}). "
+        f"Dictionaries with the verdict of seed {first}, and median [range] of the effect in points: {edits}."
     )
 
 
-def _edit_phrase(edit: EditOverSeeds, n: int) -> str:
+def _edit_phrase(edit: EditOverSeeds, others: Sequence[str]) -> str:
     spread = f"{points(edit.median)} [{points(edit.smallest)}, {points(edit.largest)}]"
-    return f"{edit.edit} in {edit.model} {edit.n_same} of {n}, {spread} ({edit.verdicts[0]})"
+    n, other = len(edit.verdicts), _different(edit.verdicts, others)
+    rivals = ""
+    if edit.against_rivals[0]:
+        different = _different(edit.against_rivals, others)
+        rivals = f", and {edit.n_same_rivals} of {n} against rivals{different}"
+    return f"{edit.edit} in {edit.model} {edit.n_same} of {n}{other}{rivals}, {spread}"
+
+
+def _different(words: Sequence[str], others: Sequence[str]) -> str:
+    """The verdicts that are not the first dictionary's, in parentheses."""
+    found = [f"seed {seed} {word}" for seed, word in zip(others, words[1:], strict=True) if word != words[0]]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _shares(values: Sequence[float], digits: int = 0) -> str:

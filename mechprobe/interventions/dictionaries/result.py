@@ -64,6 +64,8 @@ class EditOverSeeds(Result):
         n: Samples.
         verdicts: One verdict per dictionary; `mechprobe.interventions.verdicts.rule` lists them.
         n_same: Dictionaries with the verdict of the run's own, which counts, too.
+        against_rivals: What each set does beside its rivals, see `mechprobe.interventions.verdicts.rivals`; empty where none ran.
+        n_same_rivals: Dictionaries that say of the rivals what the run's own says, which counts, too.
         effects: One effect per dictionary, in the claimed direction; NaN where it has no set.
         median, smallest, largest: Of the effects.
     """
@@ -73,6 +75,8 @@ class EditOverSeeds(Result):
     n: int
     verdicts: list[str]
     n_same: int
+    against_rivals: list[str]
+    n_same_rivals: int
     effects: list[Change]
     median: Number
     smallest: Number

@@ -39,7 +39,8 @@ def _matched(match: JsonObject | None) -> list[str]:
 
 def _verdict(edit: JsonObject, place: int) -> str:
     """Effect and verdict of one dictionary."""
-    return f"{interval(edit['effects'][place], signed=True)}; {edit['verdicts'][place]}"
+    words = [interval(edit["effects"][place], signed=True), edit["verdicts"][place], edit["against_rivals"][place]]
+    return "; ".join(filter(None, words))
 
 
 def _spread(edit: JsonObject, n: int) -> str:
