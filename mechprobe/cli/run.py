@@ -33,25 +33,17 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     from mechprobe.cli.stage_command import say_plan
     from mechprobe.errors import ConfigError
     from mechprobe.files import read_json
-    from mechprobe.pipeline import dictionaries
+    from mechprobe.pipeline.dictionaries import check_dictionary_seeds, stages_with_dictionaries
     from mechprobe.pipeline.plans import plan_run
     from mechprobe.pipeline.upstream import require_run_folder, timed
-    from mechprobe.run_layout import CHAIN
     from mechprobe.stage_folder import require_creatable
 
     require_one_process("mechprobe run")
-    names = [place.name for place in CHAIN]
-    if until is not None and until not in names:
-        raise ConfigError(f"--until '{until}' is not a stage; the stages are {', '.join(names)}.")
-    if dictionary_seeds is not None and until not in (None, "report"):
-        raise ConfigError(
-            f"--dictionary-seeds compares verdicts, which a run until {until} does not reach; leave out --until."
-        )
+    _check_until(until, dictionary_seeds)
     if out is not None and shared.run is not None and out != shared.run:
         raise ConfigError(f"--run {shared.run} and --out {out} name two run folders; give one of them.")
     chain = replace(shared, run=out or shared.run).start()
-    if dictionary_seeds is not None:
-        dictionaries.check_dictionary_seeds(chain, dictionary_seeds)
+    check_dictionary_seeds(chain, dictionary_seeds)
     chain.check()
     require_creatable(chain.folder)
     require_run_folder(chain)
@@ -60,10 +52,7 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
         return
     if not chain.layout.run_file.is_file():
         chain.save_config()
-    stages = chain.stages()
-    if dictionary_seeds is not None:  # before the report, which shows them
-        stages.insert(-1, ("dictionaries", lambda: dictionaries.dictionary_seeds(chain, dictionary_seeds, say=note)))
-    for name, stage in stages:
+    for name, stage in stages_with_dictionaries(chain, dictionary_seeds, say=note):
         timed(name, stage, note)
         if name == until:
             break
@@ -73,3 +62,16 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
         return
     for line in show_lines(chain.folder, verbose=shared.verbose):
         say(line)
+
+
+def _check_until(until: str | None, dictionary_seeds: int | None) -> None:
+    from mechprobe.errors import ConfigError
+    from mechprobe.run_layout import CHAIN
+
+    names = [place.name for place in CHAIN]
+    if until is not None and until not in names:
+        raise ConfigError(f"--until '{until}' is not a stage; the stages are {', '.join(names)}.")
+    if dictionary_seeds is not None and until not in (None, "report"):
+        raise ConfigError(
+            f"--dictionary-seeds compares verdicts, which a run until {until} does not reach; leave out --until."
+        )

@@ -49,8 +49,20 @@ def dictionary_seeds(run: Run, n: int, *, say: Callable[[str], Any] = lambda _: 
     return compare_dictionaries(folders, compared, min_cosine=run.config.nulls.min_cosine, force=run.force)
 
 
-def check_dictionary_seeds(run: Run, n: int) -> None:
-    """Raise `ConfigError` where verdicts over dictionaries cannot be compared; reads settings only."""
+def stages_with_dictionaries(
+    run: Run, n: int | None, *, say: Callable[[str], Any]
+) -> list[tuple[str, Callable[[], Any]]]:
+    """The stages of the chain; with ``n`` dictionaries, their comparison comes before the report, which shows it."""
+    stages = run.stages()
+    if n is not None:
+        stages.insert(-1, ("dictionaries", lambda: dictionary_seeds(run, n, say=say)))
+    return stages
+
+
+def check_dictionary_seeds(run: Run, n: int | None) -> None:
+    """Raise `ConfigError` where the verdicts of ``n`` dictionaries cannot be compared; reads settings only."""
+    if n is None:
+        return
     if n < 2:
         raise ConfigError(
             f"--dictionary-seeds is {n}; it counts the run's own dictionary, so give 2 or more to compare it with others."
@@ -68,9 +80,7 @@ def further_run(run: Run, number: int) -> Run:
     config = seeded(run.config, number)
     folder = run.layout.dictionaries / f"seed-{config.train_sae.seed}"
     shared = {name: getattr(run.layout, name) for name in ("localize", "cache", "evals")}
-    further = Run(
-        config, RunLayout(folder).placed(**shared), force=run.force, trust_remote_code=run.trust_remote_code
-    )
+    further = Run(config, RunLayout(folder).placed(**shared), force=run.force, trust_remote_code=run.trust_remote_code)
     further._family = run._family
     return further
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def test_a_further_dictionary_reads_the_store_and_the_outcomes_of_the_run(made: 
     manifests = {path.name: read_json(path / "manifest.json") for path in further.iterdir()}
     own = read_json(made / "crosscoder" / "manifest.json")
     assert manifests["crosscoder"]["inputs"] == own["inputs"]
-    assert manifests["selection"]["inputs"]["evals"] == read_json(made / "selection" / "manifest.json")["inputs"]["evals"]
+    assert (
+        manifests["selection"]["inputs"]["evals"] == read_json(made / "selection" / "manifest.json")["inputs"]["evals"]
+    )
     settings = {name: dict(found["config"]) for name, found in (("own", own), ("other", manifests["crosscoder"]))}
     for name, seed in (("own", 0), ("other", 1)):
         assert settings[name]["crosscoder"].pop("seed") == settings[name]["training"].pop("seed") == seed
@@ -88,8 +91,6 @@ def test_report_and_summary_show_it(made: Path, call: Call, capsys: pytest.Captu
 def test_more_dictionaries_keep_the_finished_ones_and_same_seeds_give_the_same_bytes(copy: Path, call: Call) -> None:
     before = bytes_of(copy / "dictionaries" / "seed-1")
     compared = (copy / COMPARED).read_bytes()
-    for name in ("crosscoder", "selection"):
-        (copy / "dictionaries" / "seed-1" / name / "manifest.json").touch()
     wider = ["3" if part == "2" else part for part in call]
     assert main([*wider, "--out", str(copy)]) == 0
     assert bytes_of(copy / "dictionaries" / "seed-1") == before
@@ -114,7 +115,7 @@ def test_an_interrupted_comparison_goes_on(copy: Path, call: Call, monkeypatch: 
     assert (further / "crosscoder" / "weights.safetensors").stat().st_mtime_ns == weights
 
 
-def _interrupted(finished: Path):  # noqa: ANN202
+def _interrupted(finished: Path) -> Callable[..., object]:
     from mechprobe.interventions.stage import intervene
 
     def stopping(*args: object, **options: object) -> object:
