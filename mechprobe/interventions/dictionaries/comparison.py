@@ -25,6 +25,8 @@ from mechprobe.interventions.verdicts.rule import NO_VERDICT
 from mechprobe.statistics import wilson_interval
 from sae_training import Crosscoder
 
+NOT_COMPARED = "not compared"
+"""What is said of rivals where a dictionary has none."""
 NO_EFFECT = Effect(float("nan"), float("nan"), float("nan"))
 
 
@@ -188,7 +190,9 @@ def _edit_phrase(edit: EditOverSeeds, others: Sequence[str]) -> str:
 
 def _different(words: Sequence[str], others: Sequence[str]) -> str:
     """The verdicts that are not the first dictionary's, in parentheses."""
-    found = [f"seed {seed} {word}" for seed, word in zip(others, words[1:], strict=True) if word != words[0]]
+    found = [
+        f"seed {seed} {word or NOT_COMPARED}" for seed, word in zip(others, words[1:], strict=True) if word != words[0]
+    ]
     return f" ({', '.join(found)})" if found else ""
 
 
