@@ -14,6 +14,12 @@ from mechprobe.interventions.dictionaries.result import DictionarySeeds
 from mechprobe.lab.summary import shipped
 from tests.cli.test_end_to_end import SMALL
 
+SMALLER = [
+    *SMALL, "train_sae.n_tokens=4096", "evaluate.n_per_task=16", "intervene.n_random=1", "intervene.sizes=[]",
+    "intervene.edits_base=['transplant']", "intervene.edits_tuned=['ablate']", "intervene.rivals=['whole']",
+    "intervene.n_per_task=2", "intervene.collateral_texts=4", "select.n_controls=1", "features.ce_samples=2",
+    "features.bootstrap_draws=0", "features.n_shown=0", "features.n_quantiles=0",
+]  # fmt: skip
 COMPARED = "dictionaries/compared/dictionary_seeds.json"
 Call = list[str]
 
@@ -24,7 +30,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     with (shipped("shared-marker") / "prompts.jsonl").open() as lines:
         prompts.write_text("".join(islice(lines, 200)))
-    return ["run", "--dictionary-seeds", "2", "--set", *SMALL, f"prompts.file={prompts}"]
+    return ["run", "--dictionary-seeds", "2", "--set", *SMALLER, f"prompts.file={prompts}"]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,7 @@ def test_a_comparison_with_earlier_interventions_is_not_shown(
     copy: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = read_json(copy / COMPARED)["sentence"]
-    changed = ["--set", *call[call.index("--set") + 1 :], "intervene.n_per_task=3"]
+    changed = ["--set", *call[call.index("--set") + 1 :], "intervene.n_per_task=1"]
     assert main(["intervene", "--run", str(copy), "--force", *changed]) == 0
     assert main(["report", "--run", str(copy)]) == 0
     assert main(["show", str(copy)]) == 0
@@ -190,3 +196,18 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     assert main(["run", "--out", str(tmp_path / "r"), *more]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+def test_a_streamed_run_has_further_dictionaries_too(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streamed = [*call, "train_sae.mode=stream", "--out", str(tmp_path / "run")]
+    assert main([*streamed, "--dry-run"]) == 0
+    assert "mode stream runs the models again for each" in capsys.readouterr().out
+    assert main(streamed) == 0
+    further = read_json(tmp_path / "run" / "dictionaries" / "seed-1" / "crosscoder" / "manifest.json")
+    own = read_json(tmp_path / "run" / "crosscoder" / "manifest.json")
+    assert further["results"]["mode"] == own["results"]["mode"] == "stream"
+    assert further["counts"]["distinct_tokens"] == own["counts"]["distinct_tokens"]
+    assert len(DictionarySeeds.load(tmp_path / "run" / "dictionaries" / "compared").dictionaries) == 2
