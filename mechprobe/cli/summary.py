@@ -9,6 +9,7 @@ from mechprobe.cli.stage_lines import accuracy_lines
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.files import read_json
 from mechprobe.formatting import MISSING, bracketed, percent, points, remark
+from mechprobe.report.run_files import comparison_is_current
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 
@@ -25,6 +26,8 @@ def summary_lines(layout: RunLayout) -> list[str]:
         found += [_quality_sentence(read_json(layout.quality)), ""]
     if results:
         found += [*intervention_table(results), ""]
+    if comparison_is_current(layout):
+        found += [read_json(layout.dictionary_seeds)["sentence"], ""]
     if not found:
         return [f"{layout.folder} holds no finished stage; `mechprobe run --run {layout.folder}` makes them."]
     return [*found, *([f"Report: {layout.page}"] if layout.page.is_file() else []), f"Next: {next_command(layout)}"]

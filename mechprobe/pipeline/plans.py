@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.evals.stage import check_source
+from mechprobe.pipeline.dictionaries import plan_dictionary_seeds
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
 from mechprobe.run_layout import CHAIN
@@ -53,8 +54,8 @@ def plan_upstream(run: Run, stage: str, folder: Path) -> Plan | None:
     )
 
 
-def plan_run(run: Run) -> Plan:
-    """Models, tasks, and the size and time of the store."""
+def plan_run(run: Run, n_dictionaries: int | None = None) -> Plan:
+    """Models, tasks, the size and time of the store, and what several dictionaries add."""
     cache, tasks = plan_cache_stage(run), run.config.load_tasks()
     samples = {task.name: len(task.samples) for task in tasks}
     models = {model.name: str(model.path) for model in run.family}
@@ -66,6 +67,9 @@ def plan_run(run: Run) -> Plan:
         f"run folder   {run.folder}",
     ]
     data = {"stages": [place.name for place in CHAIN], "models": models, "tasks": samples, "cache": cache.data}
+    if n_dictionaries is not None:
+        line, data["dictionaries"] = plan_dictionary_seeds(run, n_dictionaries)
+        lines.insert(-1, f"dictionaries {line}")
     return Plan("run", run.folder, lines, data)
 
 
@@ -174,9 +178,7 @@ def plan_select(run: Run) -> Plan:
     """The rule, the ranking, and the samples that select."""
     config = run.config.select
     samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
-    line = (
-        f"{config.rule} by {config.ranked_by} from {sum(samples.values())} samples, with {config.n_controls} control sets"
-    )
+    line = f"{config.rule} by {config.ranked_by} from {sum(samples.values())} samples, with {config.n_controls} control sets"
     return Plan(
         "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranked_by, "samples": samples}
     )

@@ -71,7 +71,11 @@ def run(
         for name, value in ((ABLATED, rise), ("rl|patch|whole residual", 0.2)):
             cells = {"kl": Interval(1.0, 0.9, 1.1, 9), "ce_change": Interval(value, value - 0.02, value + 0.02, 9)}
             collateral[name] = Collateral.model_validate(cells)
-    texts = CollateralSource(source="texts", related=related, n_texts=9, n_tokens=9, fingerprint="x") if collateral else None
+    texts = (
+        CollateralSource(source="texts", related=related, n_texts=9, n_tokens=9, fingerprint="x")
+        if collateral
+        else None
+    )
     measured = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, texts, collateral)
     return intervention_results(selection, conditions, codes, TASKS, config, measured)
 
@@ -153,7 +157,9 @@ def test_results_say_where_a_set_by_another_ranking_does_more(selection: Selecti
     assert (joint.features, joint.n_features, joint.n_selected) == ("top:3 by joint", 2, 3)
     assert joint.effect.value == pytest.approx(0.78)
     assert joint.difference.value == pytest.approx(-0.68)
-    assert "does 68 [61, 74] points more than that of top:3 (3); `mechprobe intervene --ranking joint`" in joint.sentence
+    assert (
+        "does 68 [61, 74] points more than that of top:3 (3); `mechprobe intervene --ranking joint`" in joint.sentence
+    )
     assert (score.effect.value, score.difference.value) == (pytest.approx(0.0), pytest.approx(0.1))
     assert not score.sentence
     assert joint.sentence in ranking_sentences(found.to_dict())

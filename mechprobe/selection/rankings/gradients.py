@@ -22,7 +22,6 @@ from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
-
 GRADIENT_TOKENS = 4096
 """Tokens in one pass with gradients, padding included: it keeps the activations of every later block and the logits in float64."""
 
