@@ -21,8 +21,8 @@ from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import RelativeChanges
 from mechprobe.interventions.result_rows import SetKind
-from mechprobe.interventions.verdicts.comparisons import ConditionOutcomes, compare_mains
 from mechprobe.interventions.verdicts.effects import Measurements, condition_results
+from mechprobe.interventions.verdicts.paired import ConditionOutcomes, compare_mains
 from mechprobe.interventions.verdicts.rule import IN_PART, SUPPORTED
 from mechprobe.interventions.verdicts.verdict import judge_edits
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mechprobe.selection.controls import ControlMatch
     from mechprobe.selection.result import SelectionSummary
 
-_NAMES = {"density": "density", "decoder_norm": "decoder norm", "write": "contribution norm"}
+_NAMES = {"density": "density", "decoder_norm": "decoder norm", "write": "contribution norm", "difference": "J"}
 
 
 def selection_lines(summary: "SelectionSummary") -> list[str]:
@@ -33,7 +33,9 @@ def selection_lines(summary: "SelectionSummary") -> list[str]:
     lines += [
         line for line in (summary.note, summary.outcomes_from, summary.silent.sentence) if line
     ] + _stability_lines(summary)
-    return lines + _control_lines(summary.control_match) if summary.control_match else lines
+    for match, edits in ((summary.control_match, "edits of one model"), (summary.transplant_match, "transplants")):
+        lines += _control_lines(match, edits) if match else []
+    return lines
 
 
 def _listed(values: Mapping[str, object]) -> str:
@@ -60,12 +62,13 @@ def _stability_lines(summary: "SelectionSummary") -> list[str]:
     return lines
 
 
-def _control_lines(match: "ControlMatch") -> list[str]:
+def _control_lines(match: "ControlMatch", edits: str) -> list[str]:
     overlap = f", two share {percent(match.mean_overlap)} %" if match.n_sets > 1 else ""
     differences = ", ".join(f"{_NAMES[name]} {row.difference:+.2f}" for name, row in match.covariates.items())
     worst = match.worst_pair
     lines = [
-        f"{match.n_sets} random sets of {match.n_features}: {match.n_distinct} distinct features of {match.n_pool}{overlap}; "
+        f"{match.n_sets} random sets of {match.n_features} for {edits}, worth {match.n_effective:.0f} independent draws: "
+        f"{match.n_distinct} distinct features of {match.n_pool}{overlap}; "
         f"differences of means from the selection in standard deviations: {differences}; worst pair {worst.feature} and "
         f"{worst.random} at {worst.distance:.2f}"
     ]
@@ -77,7 +80,7 @@ def _control_lines(match: "ControlMatch") -> list[str]:
         beyond.append(f"{_NAMES[name]} ({random} against {selected}: {row.difference:+.2f} standard deviations{limit})")
     if beyond:
         lines.append(
-            f"Warning: the random sets differ from the selection by more than {match.caliper:g} standard deviations in "
-            f"{', '.join(beyond)}; trust the changes of equal norm more than these sets."
+            f"Warning: the random sets for {edits} differ from the selection by more than {match.caliper:g} standard deviations in "
+            f"{', '.join(beyond)}; trust the rescaled sets and the changes of equal norm more than these sets."
         )
     return lines

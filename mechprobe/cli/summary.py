@@ -59,7 +59,11 @@ def verdict_sentences(results: Row) -> list[str]:
         if row
     ]
     vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
-    return [results["verdict"], *filter(None, [vector, results.get("outcomes_from", "")])]
+    from mechprobe.report.tables.interventions import control_sentences
+
+    rivals = [row["sentence"] for row in results.get("comparisons") or []]
+    more = [*rivals, vector, *control_sentences(results), results.get("outcomes_from", "")]
+    return [results["verdict"], *filter(None, more)]
 
 
 def _change(row: Row) -> float:

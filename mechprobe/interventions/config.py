@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from mechprobe.config import Comparison
 from mechprobe.errors import ConfigError
 from mechprobe.interventions.edits.edit import Edit, edit_sweep
+from mechprobe.interventions.rivals.kinds import RIVAL_KINDS, RivalKind
 from mechprobe.selection.config import Ranking
 from mechprobe.types import ReadoutMode
 
@@ -44,10 +45,24 @@ class InterveneConfig(Comparison):
     transplant_readout: ReadoutMode = "joint"
     """Read-out of transplants and of their controls, on which the verdict rests. The set is also transplanted under a second
     read-out (``joint``, or ``swap`` where this is ``joint``) without controls, and the results report where the two disagree."""
-    n_random: int = Field(default=20, ge=0)
-    """Random sets for every main edit, matched on density, decoder norm and contribution norm."""
-    n_shuffled: int = Field(default=20, ge=1)
+    n_random: int = Field(default=99, ge=0)
+    """Random sets for every main edit, matched on density, decoder norm and the norm that the edit writes: J for a transplant, the
+    contribution norm for other edits."""
+    n_rescaled: int | None = Field(default=None, ge=0)
+    """How many of these sets run again with their change scaled to the norm of the selected set's change on every token; None takes
+    all."""
+    n_shuffled: int = Field(default=99, ge=1)
     """Equal-norm controls for every main edit: its change on each token, turned to other features' decoder directions."""
+    n_shifted: int | None = Field(default=None, ge=0)
+    """Equal-norm controls for every transplant: its change on each token, turned to other features' shifts between the models;
+    None takes as many as ``n_shuffled``."""
+    rivals: tuple[RivalKind, ...] = RIVAL_KINDS
+    """Rival explanations that run beside every transplant of the selected set, see `mechprobe.interventions.rivals`; empty for
+    none."""
+    rival_doses: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 4.0, 8.0)
+    """Multiples of the mean difference among which the selection half chooses, for every rival of one vector."""
+    rival_samples: int = Field(default=32, ge=1)
+    """Samples of each task's selection half on which rivals are fitted and their doses chosen."""
     n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task's evaluation half; None takes all."""
     max_new_tokens: int | None = Field(default=None, ge=1)

@@ -20,6 +20,7 @@ from mechprobe.interventions.result_rows import (
     UnmeasuredSizes,
     Verdict,
 )
+from mechprobe.interventions.rival_rows import Comparison, Curve
 from mechprobe.results import OrEmpty, Result
 from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive
@@ -116,7 +117,8 @@ class InterventionResults(EditedSet):
             each as it has responses.
         readouts_of_edits: Kind of edit → read-out; ``readout`` in JSON.
         positions: Where the edits act.
-        control_match: How near the random sets come to the set; None without random sets.
+        control_match, transplant_match: How near the random sets of edits of one model, and those of transplants, come to the
+            set; None without random sets.
         conditions: One record per condition that ran on every task.
         verdicts: One record per main edit and task, and one per main edit for the pooled row.
         verdict: The pooled verdicts in one sentence.
@@ -125,6 +127,8 @@ class InterventionResults(EditedSet):
         readouts: Agreement of the two read-outs, one record per host.
         left_out: Verdicts on the sets chosen without a task.
         sizes: Host → how few features carry the ceiling.
+        comparisons: The transplants of the set against their rivals, one record per host; empty without rivals.
+        curves: Shares of the ceiling by size, for features, principal components and random features.
         collateral: The texts behind the collateral; None where it was not measured.
         changes: How relative changes were measured.
         outcomes_from: The engine whose responses selected the features, in a sentence; empty for transformers. All conditions
@@ -144,6 +148,7 @@ class InterventionResults(EditedSet):
     )
     positions: str
     control_match: OrEmpty[ControlMatch]
+    transplant_match: OrEmpty[ControlMatch] = None
     conditions: list[ConditionResult]
     verdicts: list[Verdict]
     verdict: str
@@ -152,6 +157,8 @@ class InterventionResults(EditedSet):
     readouts: list[ReadoutAgreement]
     left_out: list[LeftOutVerdict | EmptyLeftOut]
     sizes: dict[str, HeadSizes | UnmeasuredSizes]
+    comparisons: list[Comparison] = Field(default_factory=list)
+    curves: list[Curve] = Field(default_factory=list)
     collateral: CollateralSource | None
     changes: RelativeChanges
     outcomes_from: str = ""

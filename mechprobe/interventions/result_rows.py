@@ -11,8 +11,8 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from mechprobe.results import IntervalNumbers, Number, Result
 
 SetKind = Literal[
-    "clean", "selected", "random", "recon", "opposite", "shuffled", "ceiling", "baseline", "size", "dose", "compare",
-    "left_out",
+    "clean", "selected", "random", "rescaled", "recon", "opposite", "shuffled", "shifted", "ceiling", "baseline", "size",
+    "random_size", "dose", "compare", "left_out", "rival", "complement",
 ]  # fmt: skip
 """Role of a condition; docs/interventions.md describes each."""
 
@@ -31,6 +31,13 @@ def _nan_for_null(value: Any) -> Any:
 
 Change = Annotated[Effect, BeforeValidator(_nan_for_null)]
 """``[value, low, high]`` in JSON, where null is NaN."""
+
+
+class ChangeSize(NamedTuple):
+    """How far an edit moves the residual: the largest ‖r' − r‖₂ / ‖r‖₂ over tokens, and the mean ‖r' − r‖₂."""
+
+    largest: float
+    norm: float
 
 
 class Collateral(Result):
@@ -68,12 +75,16 @@ class ConditionRow(EditedRow):
         set_kind: Role of the condition.
         draw: Number of a random draw.
         relative_change: Largest ‖r' − r‖₂ / ‖r‖₂ over the tokens that were read; None where it was not measured.
+        change_norm: Mean ‖r' − r‖₂ over these tokens, in units of the residual; None where it was not measured.
+        rank: Independent directions of the change of a rival; absent elsewhere, and where ranks do not apply.
     """
 
     name: str
     set_kind: SetKind
     draw: int | None
     relative_change: float | None
+    change_norm: float | None = None
+    rank: int | None = None
 
 
 class TaskEffects(Result):
@@ -128,9 +139,16 @@ class AgainstControls(Result):
         ceiling, ceiling_interval: Effect of the whole-residual patch, without and with its interval.
         random_mean, random_max, n_random: Mean and largest effect of the matched random sets (None without any), and their
             number.
+        n_random_effective: Independent sets that they are worth, see `mechprobe.selection.controls.effective_draws`.
         p_random: Randomization p-value against them; NaN without any.
-        equal_norm_mean, equal_norm_max, n_equal_norm, p_equal_norm: The same for the changes of equal norm in other
-            directions.
+        rescaled_mean, rescaled_max, n_rescaled, p_rescaled: The same for random sets whose change is scaled to the norm of the
+            selected set's on every token.
+        equal_norm_mean, equal_norm_max, n_equal_norm, p_equal_norm: The same for the changes of equal norm along other
+            features' decoder directions.
+        shifted_mean, shifted_max, n_shifted, p_shifted: The same for those along other features' shifts between the models;
+            only a transplant has them.
+        change_norm, random_change_norm: Mean norm of the change that the selected set makes on a token, and the mean over the
+            random sets of the same; None where they were not measured.
         one_vector: Name of a one-vector baseline → its effect.
     """
 
@@ -139,11 +157,22 @@ class AgainstControls(Result):
     random_mean: float | None
     random_max: float | None
     n_random: int
+    n_random_effective: float | None = None
     p_random: Number
+    rescaled_mean: float | None = None
+    rescaled_max: float | None = None
+    n_rescaled: int = 0
+    p_rescaled: Number = float("nan")
     equal_norm_mean: float | None
     equal_norm_max: float | None
     n_equal_norm: int
     p_equal_norm: Number
+    shifted_mean: float | None = None
+    shifted_max: float | None = None
+    n_shifted: int = 0
+    p_shifted: Number = float("nan")
+    change_norm: float | None = None
+    random_change_norm: float | None = None
     one_vector: dict[str, Number]
 
 
@@ -172,8 +201,9 @@ class Verdict(EditedRow, AgainstControls, PairedComparison):
         effect: In the claimed direction.
         p_mcnemar: Exact p-value against the clean host, see ``mcnemar_p`` of `TaskEffects`.
         n_draws: Responses to each sample; absent if 1.
-        p_mcnemar_holm, p_random_holm, p_equal_norm_holm: These p-values, Holm-adjusted over ``n_tests`` rows: the tasks of the
-            edit, or the main edits for the pooled row.
+        p_mcnemar_holm, p_random_holm, p_equal_norm_holm: ``p_mcnemar``, the larger of ``p_random`` and ``p_rescaled``, and the
+            larger of ``p_equal_norm`` and ``p_shifted``, Holm-adjusted over ``n_tests`` rows: the tasks of the edit, or the main
+            edits for the pooled row.
         damage: What makes the verdict *damage*, as a clause; else empty.
         verdict: One of the verdicts of `mechprobe.interventions.verdicts.rule`, or why there is none.
         sentence: The row in words.

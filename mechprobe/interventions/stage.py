@@ -13,12 +13,14 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
 from mechprobe.interventions.conditions.checks import check_belongs
+from mechprobe.interventions.conditions.fitting import fitted, fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
 from mechprobe.interventions.conditions.runner import Runner, run_conditions
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import RESULTS_FILE, InterventionResults, json_value
 from mechprobe.interventions.result_rows import Collateral
+from mechprobe.interventions.rivals.registry import rivals_of
 from mechprobe.interventions.verdicts.effects import Measurements
 from mechprobe.interventions.verdicts.results import intervention_results, untrained
 from mechprobe.models.family import ModelFamily
@@ -39,22 +41,25 @@ OUTCOMES_FILE = "outcomes.jsonl"
 class Work:
     """What `intervene` will run, after every check that needs no weights.
 
-    Collateral is measured on ``texts``; ``stage`` holds the arguments of `Stage.open` that identify the folder.
+    Collateral is measured on ``texts``, rivals are fitted on ``fitting``; ``stage`` holds the arguments of `Stage.open` that
+    identify the folder.
     """
 
     runner: Runner
     conditions: list[Condition]
     texts: CollateralTexts | None
+    fitting: list[Task]
     stage: dict[str, Any]
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - the arguments of `intervene`
     family: ModelFamily,
     crosscoder: Crosscoder,
     selection: Selection,
     tasks: Sequence[Task],
     config: InterveneConfig | None = None,
     *,
+    selecting: Sequence[Task] | None = None,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
     inputs: Inputs | None = None,
@@ -71,9 +76,14 @@ def prepare(
         raise ConfigError("intervene.edits_base and intervene.edits_tuned are both empty; name at least one edit.")
     texts = _texts(family, collateral, config, text_of(tasks))
     chosen, others = choose_sets(selection, config, table)
-    runner = Runner(family, crosscoder, chosen, tasks, config)
+    kinds = config.rivals if selecting is not None else ()
+    rivals = rivals_of(kinds, n_features=len(chosen.features), d_model=family.d_model[config.tuned])
+    runner = Runner(family, crosscoder, chosen, tasks, config, rivals)
+    fitting = fitting_tasks(runner, selecting or ())
+    if rivals and not any(task.samples for task in fitting):
+        raise ConfigError("The rivals have no sample of a selection half to be fitted on; set intervene.rivals=[].")
     names = {task.name for task in tasks}
-    conditions = [condition for condition in plan(chosen, others, config) if names.issuperset(condition.tasks)]
+    conditions = [condition for condition in plan(chosen, others, config, rivals) if names.issuperset(condition.tasks)]
     runner.check(conditions)
     elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
     scores = chosen.scores
@@ -82,9 +92,10 @@ def prepare(
         "tasks": tasks_fingerprint(tasks),
         **text_identity(family, tasks),
         "collateral": texts.fingerprint if texts else None,
+        "fitting": tasks_fingerprint(fitting) if rivals else None,
         "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
     }
-    return Work(runner, conditions, texts, runner.stage_identity("intervene", conditions, inputs, settings))
+    return Work(runner, conditions, texts, fitting, runner.stage_identity("intervene", conditions, inputs, settings))
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point
@@ -95,6 +106,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     out: Path | str = "interventions",
     config: InterveneConfig | None = None,
     *,
+    selecting: Sequence[Task] | None = None,
     collateral: CollateralTexts | None = None,
     table: "pd.DataFrame | None" = None,
     inputs: Inputs | None = None,
@@ -111,6 +123,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         tasks: Evaluation halves.
         out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per response and condition) and the manifest.
         config: Settings.
+        selecting: Selection halves, on which the rivals are fitted; without them no rival runs.
         collateral: Unrelated texts on which collateral is measured; None reads ``config.collateral_file``, and measures no
             collateral where that is empty.
         table: Feature table, for ``rule:`` specifications.
@@ -125,9 +138,20 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         ModelError: An edit leaves a model without finite numbers, or models of different widths would share features.
         ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
-    work = prepare(family, crosscoder, selection, tasks, config, collateral=collateral, table=table, inputs=inputs)
+    work = prepare(
+        family,
+        crosscoder,
+        selection,
+        tasks,
+        config,
+        selecting=selecting,
+        collateral=collateral,
+        table=table,
+        inputs=inputs,
+    )
     with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
+            work.runner.fit = fitted(work.runner, work.conditions, work.fitting, stage.folder)
             codes = _run_all(work.runner, work.conditions, stage.folder)
             results = _judge(work, codes, stage.folder)
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": name, **row} for name, row in codes.items()])
@@ -139,7 +163,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
                 results={"verdict": results.verdict, "verdicts": pooled},
                 seed=work.runner.config.seed,
             )
-            for part in stage.folder.glob("part-*.json"):
+            for part in stage.folder.glob("part-*"):
                 part.unlink()
     return InterventionResults.load(out)
 
@@ -165,7 +189,8 @@ def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> 
     stored = read_json(part) if texts else {}
     collateral_of = {name: Collateral.model_validate(row) for name, row in stored.items()}
     changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
-    measured = Measurements(changes, change_of, texts.summary if texts else None, collateral_of)
+    doses = runner.fit.doses if runner.fit else {}
+    measured = Measurements(changes, change_of, texts.summary if texts else None, collateral_of, doses)
     return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 

@@ -1,5 +1,6 @@
 """What a stage would do, for ``--dry-run``: as text and as JSON. Nothing is written."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -191,6 +192,16 @@ def plan_intervene(run: Run) -> Plan:
     chosen, samples = work.runner.selection, sum(len(task.samples) for task in work.runner.tasks)
     note = f" ({chosen.note})" if chosen.note else ""
     lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
+    kinds = Counter(condition.set_kind for condition in work.conditions)
+    lines.append("conditions by kind: " + ", ".join(f"{kind} {n}" for kind, n in kinds.items()))
+    if work.runner.rivals:
+        fits = sum(len(task.samples) for task in work.fitting)
+        tuned = sum(c.how == "rival" and work.runner.rivals[c.features].tuned for c in work.conditions)
+        n_doses = tuned * len(work.runner.config.rival_doses)
+        lines.append(
+            f"rivals: {len(work.runner.rivals)}, fitted on {fits} samples of the selection halves, with {n_doses} generations of "
+            "these samples for the doses"
+        )
     found = smallest_effects(work.runner.tasks, work.runner.config)
     smallest = {task: json_value(row) for task, row in found.items()}
     lines += filter(None, [chosen.never_active.sentence, smallest_sentence({"smallest": smallest})])

@@ -126,11 +126,16 @@ def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
 def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
     from mechprobe.report.figures.behaviour import share_figure
     from mechprobe.report.figures.interventions import collateral_figure, dose_figure, effects_figure
+    from mechprobe.report.figures.rivals import faithfulness_figure, rivals_figure
 
     section, results = content.interventions, files.interventions
     if not section or not results:
         return {}
     figures = {}
+    if results.get("comparisons"):
+        figures["rivals"] = rivals_figure(results)
+    if results.get("curves"):
+        figures["faithfulness"] = faithfulness_figure(results["curves"])
     if section.panels:
         figures["effects"] = effects_figure([panel.to_dict() for panel in section.panels], section.tasks)
     if section.curves:

@@ -51,8 +51,8 @@ class SelectConfig(Comparison):
     """Bootstrap draws of the samples of every G_t, for the features' frequencies; 0 skips them."""
     stability_thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3)
     """Thresholds at which the size of the task-agnostic set is reported."""
-    n_controls: int = Field(default=20, ge=0, le=MAX_SETS)
-    """Number of matched random sets."""
+    n_controls: int = Field(default=99, ge=0, le=MAX_SETS)
+    """Number of matched random sets, for edits of one model and again for transplants."""
     max_samples: int = Field(default=256, ge=1)
     """Samples of G_t that are read, per task."""
     batch_size: int = Field(default=64, ge=1)

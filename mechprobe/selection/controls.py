@@ -1,19 +1,21 @@
 """Random sets that match a selection feature by feature, and the quality of the match.
 
 Selected features are extreme, so a set drawn anywhere in the dictionary would be weaker before any edit. Random sets
-therefore match the selection in the logarithms of density, decoder norm and contribution norm (`Covariates`), each in
-standard deviations over the live features. The procedure is specific to
+therefore match the selection in the logarithms of density, decoder norm and the norm that the edit writes (`Covariates`),
+each in standard deviations over the live features. The procedure is specific to
 mechprobe; the terms are those of matching in observational studies (Stuart 2010).
 
-Every set is one optimal assignment (scipy's ``linear_sum_assignment``) of the selection to the live features outside it:
-the assignment of the smallest sum of squared distances and prices. A feature's price is `REUSE_PRICE` for every earlier
-set that contains it, which spreads the sets over the dictionary, plus a random amount of mean `CHANCE`, drawn anew for
-every set, which makes the sets random draws. Optimal matches of extreme features all err to one side. The targets are
-therefore shifted by what the mean of the set misses until the means agree; the shift is the Lagrange multiplier of the
-constraint of equal means, found by subgradient steps. If the dictionary has no such features, the shift would grow
-without bound and every set would hold the same few extreme features; `MAX_SHIFT` bounds it.
+Sets that share features are not independent draws. As many sets as the live features outside the selection allow are
+therefore drawn together, without a shared feature: one optimal assignment (scipy's ``linear_sum_assignment``) gives every
+selected feature one match for each set, and chance deals these matches to the sets, so that no set matches better than
+another by construction. Where the dictionary has too few features, further rounds use every feature once more before any
+is used again. `effective_draws` says how many independent sets they are worth.
 
-Prices grow with the number of sets, so later sets match worse. `MAX_SETS` bounds their number.
+The assignment minimizes squared distances and prices; a price is a random amount of mean `CHANCE`, drawn anew for every
+round, which makes the sets random draws. Optimal matches of extreme features all err to one side. The targets are
+therefore shifted by what the mean of the round misses until the means agree; the shift is the Lagrange multiplier of the
+constraint of equal means, found by subgradient steps. `MAX_SHIFT` bounds it, because a dictionary may have no such features.
+Sets of a small dictionary therefore write less than the selection; interventions rescale them, too (set kind ``rescaled``).
 """
 
 from collections.abc import Sequence
@@ -39,11 +41,14 @@ class Covariates:
         density: Share of tokens on which each feature is active; 0 for a dead feature.
         decoder_norm: L2 norm in the models' own units, summed over models.
         mean_act: Mean activation over the tokens where each feature is active.
+        difference: J, the mean over tokens of the norm that a transplant of each feature writes; None for edits of one model,
+            which write the activation times the decoder norm.
     """
 
     density: Float[ndarray, " d_sae"]
     decoder_norm: Float[ndarray, " d_sae"]
     mean_act: Float[ndarray, " d_sae"]
+    difference: Float[ndarray, " d_sae"] | None = None
 
     @property
     def contribution_norm(self) -> Float[ndarray, " d_sae"]:
@@ -57,19 +62,27 @@ class Covariates:
 
     @property
     def columns(self) -> dict[str, Float[ndarray, " d_sae"]]:
-        """The matched quantities by their names in result files, where ``write`` is the contribution norm."""
-        return {"density": self.density, "decoder_norm": self.decoder_norm, "write": self.contribution_norm}
+        """The matched quantities by their names in result files: ``write`` is the contribution norm, ``difference`` is J."""
+        shared = {"density": self.density, "decoder_norm": self.decoder_norm}
+        if self.difference is None:
+            return {**shared, "write": self.contribution_norm}
+        return {**shared, "difference": self.difference}
 
     @cached_property
     def standardized(self) -> Float[ndarray, "d_sae covariate"]:
         """Logarithms of the covariates, with mean 0 and standard deviation 1 over the live features."""
-        logs = np.stack([np.log(np.maximum(values, 1e-12)) for values in self.columns.values()], axis=1)
+        logs = np.stack([_log(values) for values in self.columns.values()], axis=1)
         live = self.live
         return logs if not live.any() else (logs - logs[live].mean(axis=0)) / np.maximum(logs[live].std(axis=0), 1e-12)
 
 
-REUSE_PRICE = 0.25
-"""Squared distance that one earlier use costs."""
+def _log(values: Float[ndarray, " d_sae"]) -> Float[ndarray, " d_sae"]:
+    """Logarithms, where values below a millionth of the largest count as that."""
+    return np.log(np.maximum(values, max(1e-12, 1e-6 * float(values.max(initial=0.0)))))
+
+
+USE_PRICE = 1e6
+"""Price of one earlier use: larger than any squared distance, so that a feature is used again only after all others."""
 CHANCE = 0.5
 """Mean of the random price, a squared distance; exponentially distributed."""
 TOLERANCE = 0.02
@@ -106,19 +119,36 @@ def matched_random_sets(ids: Sequence[int], covariates: Covariates, *, n_sets: i
             f"A random set of {len(ids)} features cannot be drawn: {len(pool)} live features are outside "
             "the selection; select fewer, or train a larger dictionary."
         )
+    if not ids:
+        return [[] for _ in range(n_sets)]
     rng = np.random.default_rng(seed)
     target, around = covariates.standardized[list(ids)], covariates.standardized[pool]
     uses = np.zeros(len(pool), dtype=np.int64)
-    sets = []
+    sets: list[list[int]] = []
     with progress(n_sets, "matching random sets", unit="sets") as advance:
-        for _ in range(n_sets):
-            price = REUSE_PRICE * uses + CHANCE * rng.standard_exponential(len(pool))
-            drawn = _balanced(target, around, price)
-            uses[drawn] += 1
-            sets.append(pool[drawn].tolist())
-            advance()
-    rng.shuffle(sets)  # later sets pay for earlier ones, so the first sets would match better than the last
+        while len(sets) < n_sets:
+            n_together = min(n_sets - len(sets), len(pool) // len(ids))
+            price = USE_PRICE * uses + CHANCE * rng.standard_exponential(len(pool))
+            drawn = _round(target, around, price, n_together, rng)
+            uses[drawn.ravel()] += 1
+            sets += pool[drawn].tolist()
+            advance(n_together)
+    rng.shuffle(sets)  # later rounds pay for earlier ones, so the first sets would match better than the last
     return sets
+
+
+def _round(
+    target: Float[ndarray, "chosen covariate"],
+    pool: Float[ndarray, "pool covariate"],
+    price: Float[ndarray, " pool"],
+    n_sets: int,
+    rng: np.random.Generator,
+) -> Int[ndarray, "set chosen"]:
+    """``n_sets`` sets without a shared feature; every target has one match in each, dealt by chance."""
+    order = rng.permutation(len(target) * n_sets)
+    drawn = np.empty(len(order), dtype=np.int64)
+    drawn[order] = _balanced(np.repeat(target, n_sets, axis=0)[order], pool, price)
+    return rng.permuted(drawn.reshape(len(target), n_sets), axis=1).T
 
 
 def _balanced(
@@ -211,6 +241,8 @@ class ControlMatch(Result):
     """Random sets that contain the feature drawn most often."""
     mean_overlap: Number
     """Mean share of features that two random sets have in common; NaN for a single set."""
+    n_effective: Number = float("nan")
+    """Independent sets that the random sets are worth, see `effective_draws`."""
     caliper: float
     beyond_caliper: tuple[str, ...]
     """Covariates whose difference exceeds the caliper."""
@@ -256,6 +288,7 @@ def match_quality(
         n_distinct=len(counts),
         most_used=int(counts.max()),
         mean_overlap=float(np.mean(shared)) if shared else float("nan"),
+        n_effective=effective_draws(sets),
         caliper=caliper,
         beyond_caliper=tuple(name for name, row in rows.items() if abs(row.difference) > caliper),
     )
@@ -266,3 +299,26 @@ def _at_best(others: Float[ndarray, " pool"], wanted: float, n: int) -> float:
     ranked = np.sort(others)
     lowest, highest = float(ranked[:n].mean()) - wanted, float(ranked[-n:].mean()) - wanted
     return float(np.clip(0.0, lowest, highest))
+
+
+def effective_draws(sets: Sequence[Sequence[int]], *, draws: int = 4000) -> float:
+    """Number of independent sets that sets of equal size are worth where some share features.
+
+    If effects were sums over features, each an independent normal variable, the effects of two sets would be correlated by
+    the share of features that they have in common. With M the largest effect of the sets, a set of other features exceeds them
+    all with probability P = E[1 − Φ(M)], over ``draws`` draws of the effects with a fixed seed. Independent sets have P =
+    1 / (1 + n), so the sets are worth 1 / P − 1. The definition is ours.
+    """
+    from scipy.special import ndtr
+
+    if not sets:
+        return 0.0
+    if not sets[0] or len({feature for ids in sets for feature in ids}) == len(sets) * len(sets[0]):
+        return float(len(sets))
+    features, columns = np.unique(np.asarray(sets), return_inverse=True)
+    member = np.zeros((len(sets), len(features)))
+    np.put_along_axis(member, columns.reshape(len(sets), -1), 1.0, axis=1)
+    values, vectors = np.linalg.eigh(member @ member.T / len(sets[0]))
+    root = vectors * np.sqrt(values.clip(min=0.0))
+    largest = (root @ np.random.default_rng(0).standard_normal((len(sets), draws))).max(axis=0)
+    return float(np.clip(1.0 / ndtr(-largest).mean() - 1.0, 1.0, len(sets)))

@@ -1,8 +1,9 @@
 """The selection that the ``select`` stage makes, and the typed records of its files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import SelectionError
 from mechprobe.results import Number, OrEmpty, Result
@@ -23,8 +24,8 @@ SCORES_FILE = "scores.safetensors"
 SELECTED_FILE = "selected.parquet"
 
 SHARED = (
-    "features", "rule", "ranking", "site", "agnostic", "n_agnostic", "controls", "control_match", "stability", "note",
-    "threshold", "crosscoder", "outcomes_from",
+    "features", "rule", "ranking", "site", "agnostic", "n_agnostic", "controls", "control_match", "transplant_controls",
+    "transplant_match", "stability", "note", "threshold", "crosscoder", "outcomes_from",
 )  # fmt: skip
 """Fields that `Selection` and `SelectionSummary` have in common."""
 
@@ -77,6 +78,8 @@ class SelectionSummary(Result):
     stability: OrEmpty[Stability]
     controls: tuple[tuple[int, ...], ...]
     control_match: OrEmpty[ControlMatch]
+    transplant_controls: tuple[tuple[int, ...], ...] = ()
+    transplant_match: OrEmpty[ControlMatch] = None
     attribution: dict[str, dict[str, AttributionPath]]
     """``ig`` or ``relie`` → task → its path."""
     readout: str
@@ -99,8 +102,8 @@ class Selection:
         ranking: ``joint``, ``score``, ``ig`` or ``relie``.
         agnostic: Live features that are task-agnostic under the ranking, best first.
         n_agnostic: Number of task-agnostic features in ``features``.
-        controls: Random sets matched on density, decoder norm and contribution norm; the i-th feature of each matches
-            the i-th of ``features``.
+        controls: Random sets for edits of one model, matched on density, decoder norm and contribution norm; the i-th
+            feature of each matches the i-th of ``features``.
         note: How many features are not task-agnostic, or empty.
         crosscoder: Fingerprint of the dictionary.
         scores: Values of all features.
@@ -108,6 +111,7 @@ class Selection:
         left_out: Task → features that the same specification chooses from the other tasks. Empty if the specification
             names its features outright, or if only one task selects.
         control_match: How near the random sets come to the selection; None without random sets.
+        transplant_controls, transplant_match: The same for transplants, matched on density, decoder norm and J.
         stability: How the selection depends on samples and threshold; None unless the ``select`` stage made it.
         outcomes_from: The engine that generated the responses, in a sentence; empty where transformers did so here.
     """
@@ -125,6 +129,8 @@ class Selection:
     threshold: float
     left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
     control_match: ControlMatch | None = None
+    transplant_controls: tuple[tuple[int, ...], ...] = ()
+    transplant_match: ControlMatch | None = None
     stability: Stability | None = None
     outcomes_from: str = ""
 
@@ -170,12 +176,15 @@ class Selection:
         ranking, threshold = ranking or self.ranking, self.threshold if threshold is None else threshold
         n_controls = len(self.controls) if n_controls is None else n_controls
         same = (rule, ranking, threshold) == (self.rule, self.ranking, self.threshold)
-        if same and n_controls == len(self.controls):
+        drawn = min(len(self.controls), len(self.transplant_controls))
+        if same and n_controls == drawn == len(self.controls):
             return self
-        if same and n_controls < len(self.controls):
-            first = self.controls[:n_controls]
+        if same and n_controls < drawn:
             return replace(
-                self, controls=first, control_match=match_quality(self.features, first, self.scores.covariates)
+                self,
+                **_controls_of(
+                    self.scores, self.features, self.controls[:n_controls], self.transplant_controls[:n_controls]
+                ),
             )
         other = choose(
             self.scores,
@@ -227,7 +236,10 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         )
     values = scores.values(ranking)
     chosen = resolve(rule, values, live=scores.live, threshold=threshold, table=table)
-    controls = matched_random_sets(chosen.ids, scores.covariates, n_sets=n_controls, seed=seed)
+    sets, of_transplants = (
+        matched_random_sets(chosen.ids, covariates, n_sets=n_controls, seed=seed)
+        for covariates in (scores.covariates, scores.transplant_covariates)
+    )
     return Selection(
         features=chosen.ids,
         site=site,
@@ -235,11 +247,22 @@ def choose(  # noqa: PLR0913 - every setting is recorded in the result
         ranking=ranking,
         agnostic=tuple(agnostic_features(values, threshold, live=scores.live).tolist()),
         n_agnostic=chosen.agnostic,
-        controls=tuple(tuple(ids) for ids in controls),
+        **_controls_of(scores, chosen.ids, sets, of_transplants),
         note=chosen.note,
         crosscoder=crosscoder,
         scores=scores,
         threshold=threshold,
         left_out=leave_one_task_out(rule, values, scores.tasks, live=scores.live, threshold=threshold),
-        control_match=match_quality(chosen.ids, controls, scores.covariates),
     )
+
+
+def _controls_of(
+    scores: Scores, ids: Sequence[int], sets: Sequence[Sequence[int]], of_transplants: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """The random sets of a selection with their matches."""
+    return {
+        "controls": tuple(map(tuple, sets)),
+        "control_match": match_quality(ids, sets, scores.covariates),
+        "transplant_controls": tuple(map(tuple, of_transplants)),
+        "transplant_match": match_quality(ids, of_transplants, scores.transplant_covariates),
+    }

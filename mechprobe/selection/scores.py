@@ -59,8 +59,13 @@ class Scores:
 
     @property
     def covariates(self) -> Covariates:
-        """The quantities on which random sets are matched."""
+        """The quantities on which the random sets of edits of one model are matched."""
         return Covariates(self.density, self.decoder_norm, self.mean_act)
+
+    @property
+    def transplant_covariates(self) -> Covariates:
+        """The quantities on which the random sets of transplants are matched; J is the mean over the selection tasks."""
+        return Covariates(self.density, self.decoder_norm, self.mean_act, self.joint.mean(axis=0, dtype=np.float64))
 
     @property
     def live(self) -> Bool[ndarray, " d_sae"]:

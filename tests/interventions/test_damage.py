@@ -200,7 +200,7 @@ def test_draws_that_an_adjusted_p_needs(tests: int, alpha: float, draws: int) ->
 
 
 def test_the_rule_says_when_draws_are_too_few() -> None:
-    assert "79 of each kind are needed" in rule_text(InterveneConfig())
+    assert "79 of each kind are needed" in rule_text(InterveneConfig(n_random=20))
     assert "With 99 sets it can on the pooled row" in rule_text(InterveneConfig(n_random=99, n_shuffled=99))
 
 

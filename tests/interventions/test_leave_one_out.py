@@ -8,9 +8,9 @@ import pytest
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import RelativeChanges
-from mechprobe.interventions.verdicts.comparisons import ConditionOutcomes, compare_mains
 from mechprobe.interventions.verdicts.effects import Measurements, Right, condition_results
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
+from mechprobe.interventions.verdicts.paired import ConditionOutcomes, compare_mains
 from mechprobe.interventions.verdicts.verdict import judge_edits
 
 N, TASKS = 40, ("sum", "pair")

@@ -33,7 +33,7 @@ from mechprobe.selection.stage import select_features
 from mechprobe.stage_folder import read_manifest
 from sae_training import Crosscoder
 from tests.builders import build_family
-from tests.planted import SITE, D, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
+from tests.planted import SITE, STRENGTH, D, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 N = 32
 
@@ -107,7 +107,7 @@ def results(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> InterventionResults:
     selection, halves = selected
-    config = InterveneConfig(features="top:1", n_random=20, n_per_task=None, sizes=())
+    config = InterveneConfig(features="top:1", n_random=20, n_shuffled=20, n_per_task=None, sizes=())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mechprobe.interventions.stage.choose_sets", chosen_without_a_task)
         out = tmp_path_factory.mktemp("int") / "i"
@@ -201,7 +201,11 @@ def test_the_cause_carries_the_whole_ceiling_both_ways(results: InterventionResu
     # In a random model every change of this norm ruins the answers, so a loss of accuracy is not specific.
     for edit in ("transplant", "ablate"):
         row = pooled["rl", edit]
-        assert row.verdict in ("supported", "not distinguishable from changes of equal norm"), row.sentence
+        ruined = ("not distinguishable from changes of equal norm", "not distinguishable from random sets")
+        assert row.verdict in ("supported", *ruined), row.sentence
+        assert (
+            row.verdict != ruined[1] or row.p_rescaled > 0.05
+        )  # random sets do it at the norm of the set, not at their own
         assert row.p_random < 0.05
 
 
@@ -209,6 +213,8 @@ def test_matched_random_sets_have_no_effect(results: InterventionResults) -> Non
     random = [row for row in results.conditions if row.set_kind == "random" and row.edit == "transplant"]
     assert len(random) == 40
     assert all(row.accuracy_delta["pooled"][0] == 0 for row in random)
+    assert all(row.change_norm == pytest.approx(0.0, abs=1e-6) for row in random)
+    assert results.condition("base|transplant|top:1").change_norm == pytest.approx(STRENGTH, rel=1e-3)
 
 
 def test_the_decoy_is_not_called_causal(results: InterventionResults) -> None:
@@ -221,7 +227,7 @@ def test_the_decoy_as_the_set_under_test_is_not_causal(
 ) -> None:
     selection, halves = selected
     config = InterveneConfig(
-        features="top:1", ranking="score", compare=(), n_random=20, n_per_task=16, sizes=(), doses=()
+        features="top:1", ranking="score", compare=(), n_random=20, n_shuffled=20, n_per_task=16, sizes=(), doses=()
     )
     found = intervene(family, crosscoder, selection, halves, tmp_path / "i", config)
     pooled = {(row.model, row.edit): row.verdict for row in found.verdicts if row.task == "pooled"}
@@ -449,9 +455,9 @@ def test_verdict_rule_by_hand(found: Evidence, expected: str) -> None:
 def test_too_few_control_sets_give_no_verdict() -> None:
     found = evidence(FULL, FULL, 0.5, 0.01, 0.01, 99, False)
     why = "no verdict: with 10 matched random sets no p can reach 0.05; 19 or more are needed"
-    assert judge(found, InterveneConfig(n_random=10)) == why
+    assert judge(found, InterveneConfig(n_random=10, n_shuffled=20)) == why
     why = "no verdict: with 4 changes of equal norm no p can reach 0.05; 19 or more are needed"
-    assert judge(found, InterveneConfig(n_shuffled=4)) == why
+    assert judge(found, InterveneConfig(n_random=20, n_shuffled=4)) == why
 
 
 def test_a_vector_at_the_last_prompt_token_acts_there_alone(

@@ -72,7 +72,7 @@ def test_the_verdict_is_of_the_read_out_of_the_run(selection: Selection, own: st
     assert next(row.readout for row in found.verdicts if row.edit == "ablate") == "swap"
     assert all("read-out" not in row.sentence for row in found.verdicts if row.edit == "steer:2")
     kinds = {row.set_kind for row in found.conditions if row.edit == "transplant" and row.readout == own}
-    assert kinds == {"selected", "random", "shuffled"}
+    assert kinds == {"selected", "random", "rescaled", "shuffled", "shifted"}
     compared = [row for row in found.conditions if row.features == f"top:3, {other} read-out"]
     assert [(row.model, row.readout) for row in compared] == [("base", other), ("rl", other)]
     assert {row.readout for row in found.left_out} == {own}

@@ -5,8 +5,8 @@ import pytest
 
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import json_value
-from mechprobe.interventions.verdicts.comparisons import where_code
 from mechprobe.interventions.verdicts.effects import effects_on_tasks, with_pooled
+from mechprobe.interventions.verdicts.paired import where_code
 from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.statistics import clustered_difference, clustered_interval, sign_flip_exact
 from mechprobe.types import POOLED

@@ -1,9 +1,12 @@
 """Doses, collateral, left-out tasks and smallest sets as text, checked by hand."""
 
 import doctest
+from pathlib import Path
 from typing import Any
 
+from mechprobe.report.stage import report
 from mechprobe.report.tables import interventions as tables
+from tests.report.conftest import interventions, write_run
 
 
 def row(model: str, edit: str, kind: str, delta: float, **extra: Any) -> dict[str, Any]:
@@ -106,3 +109,43 @@ def test_results_without_optional_measurements_have_no_sentences() -> None:
     found = {"conditions": [row("base", "transplant", "selected", 0.4)], "pair": ["base", "rl"], "verdicts": []}
     assert tables.sentences(found) == []
     assert tables.size_intervals(found) == {}
+
+
+def compared() -> dict[str, Any]:
+    """Results with a set, two rivals of different rank and a complement."""
+    data = interventions()
+    rivals = [
+        {"name": "PCA of the difference, rank 1", "rank": 1, "dose": None, "effect": [0.46, 0.4, 0.52]},
+        {"name": "mean difference, every token, best dose", "rank": 1, "dose": 4.0, "effect": [0.2, 0.1, 0.3]},
+        {"name": "whole difference minus the set", "rank": None, "dose": None, "effect": [0.0, -0.02, 0.02]},
+    ]
+    kinds = ("rival", "rival", "complement")
+    template = next(c for c in data["conditions"] if c["set_kind"] == "recon")
+    for rival, kind in zip(rivals, kinds, strict=True):
+        rival["condition"] = f"base|rival|{rival['name']}"
+        data["conditions"].append({**template, "name": rival["condition"], "set_kind": kind, "edit": "rival"})
+    data["comparisons"] = [
+        {"model": "base", "edit": "transplant", "features": "top50", "rank": 50, "effect": [0.45, 0.4, 0.5], "rivals": rivals,
+         "sentence": "transplant of top50 in base is no better than one direction."}
+    ]  # fmt: skip
+    data["curves"] = [
+        {"model": "base", "kind": kind, "points": [[1, 0.1], [50, 1.0]], "area": 0.5}
+        for kind in ("features of the ranking", "principal components")
+    ]
+    return data
+
+
+def test_rivals_are_drawn_and_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", interventions=compared())
+    report(folder)
+    markdown = (folder / "report" / "report.md").read_text()
+    for name in ("rivals", "faithfulness"):
+        assert (folder / "report" / "figures" / f"{name}.png").stat().st_size > 5000
+        assert markdown.count(f"figures/{name}.png") == 1
+    assert "no better than one direction" in markdown
+    assert "whole difference minus the set 0" in markdown
+    [text] = [line for line in tables.sentences(compared()) if line.startswith("Mean share")]
+    assert (
+        text
+        == "Mean share of the ceiling over log size in base: features of the ranking 0.50 and principal components 0.50."
+    )

@@ -214,7 +214,7 @@ def test_the_lines_hold_the_main_numbers(folder: Path) -> None:
     assert "right answer by ig" in text
     assert summary.control_match is not None
     match = summary.control_match.model_copy(update={"beyond_caliper": ("write",)})
-    warning = selection_lines(summary.model_copy(update={"control_match": match}))[-1]
+    warning = selection_lines(summary.model_copy(update={"control_match": match, "transplant_match": None}))[-1]
     assert warning.startswith("Warning")
     row = match.covariates["write"]
     first, second = told_apart(row.random, row.selected)

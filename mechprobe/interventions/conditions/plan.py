@@ -1,6 +1,6 @@
 """The conditions of an intervention run: the selected set, its controls, baselines and ceilings, as a flat list."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +9,8 @@ import numpy as np
 from mechprobe.dictionary.readout import Readout
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
-from mechprobe.interventions.result_rows import ConditionRow, SetKind
+from mechprobe.interventions.result_rows import ChangeSize, ConditionRow, SetKind
+from mechprobe.interventions.rivals.rival import Rival
 from mechprobe.selection.config import Ranking
 from mechprobe.selection.result import Selection
 from mechprobe.types import ReadoutMode
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-How = Literal["clean", "edit", "patch", "vector", "shuffled", "prefix"]
+How = Literal["clean", "edit", "patch", "vector", "rescaled", "shuffled", "shifted", "prefix", "rival"]
+_TURNED = ("rescaled", "shuffled", "shifted")
+"""Controls that read features as the edit does, and whose change has the norm of the selected set's on every token."""
+N_RANDOM_HEADS = 3
+"""Random sets whose first features are transplanted beside the first of the ranking."""
 
 EVERYWHERE = "mean difference"
 LAST_PROMPT_TOKEN = "mean difference, last prompt token"
@@ -36,7 +41,9 @@ class Condition:
         ids: Features edited.
         donor: Model whose features or residual are put in.
         draw: Number of a random draw.
-        write_ids: Features whose decoder directions an equal-norm control writes along.
+        write_ids: Features whose directions an equal-norm control writes along.
+        norm_ids: Features whose change under the same edit gives the norm of a rescaled control.
+        rank: Independent directions of the change of a rival; None where ranks do not apply.
         readout: Read-out, where it is not the default of the edit (joint for a transplant, the configured one for others).
         tasks: Tasks it runs on; empty for all.
     """
@@ -51,6 +58,8 @@ class Condition:
     donor: str | None = None
     draw: int | None = None
     write_ids: tuple[int, ...] = field(default=(), repr=False)
+    norm_ids: tuple[int, ...] = field(default=(), repr=False)
+    rank: int | None = None
     readout: ReadoutMode | Literal[""] = ""
     tasks: tuple[str, ...] = ()
 
@@ -61,9 +70,10 @@ def readout_of(condition: Condition, config: InterveneConfig) -> Readout:
     return Readout(condition.readout or default, config.near)
 
 
-def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapping[str, float]) -> ConditionRow:
-    """What results say of a condition before any outcome; ``change_of`` maps conditions to relative changes."""
-    reads = condition.how in ("edit", "shuffled") and Edit.parse(condition.edit).kind not in ("project", "steer")
+def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapping[str, ChangeSize]) -> ConditionRow:
+    """What results say of a condition before any outcome; ``change_of`` maps conditions to the sizes of their changes."""
+    change = change_of.get(condition.name)
+    reads = condition.how in ("edit", *_TURNED) and Edit.parse(condition.edit).kind not in ("project", "steer")
     return ConditionRow(
         name=condition.name,
         model=condition.model,
@@ -73,7 +83,9 @@ def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapp
         readout=str(readout_of(condition, config)) if reads else None,
         set_kind=condition.set_kind,
         draw=condition.draw,
-        relative_change=change_of.get(condition.name),
+        relative_change=None if change is None else change.largest,
+        change_norm=None if change is None else change.norm,
+        **({} if condition.rank is None else {"rank": condition.rank}),
     )
 
 
@@ -107,11 +119,13 @@ def choose_sets(
     return chosen, {f"{rule} by {ranking}": choose(ranking, 0) for ranking in rankings if ranking != chosen.ranking}
 
 
-def plan(selection: Selection, others: Mapping[str, Selection], config: InterveneConfig) -> list[Condition]:
+def plan(
+    selection: Selection, others: Mapping[str, Selection], config: InterveneConfig, rivals: Sequence[Rival] = ()
+) -> list[Condition]:
     """Every condition of a run; clean runs and ceilings come first.
 
     ``selection`` is the set under test with its matched random sets. ``others`` holds the sets of other rankings, by the name
-    under which results show them.
+    under which results show them. ``rivals`` run beside the transplants of the selected set.
     """
     base, tuned, rule = config.base, config.tuned, selection.rule
     hosts = ((base, tuned, config.edits_base), (tuned, base, config.edits_tuned))
@@ -127,6 +141,11 @@ def plan(selection: Selection, others: Mapping[str, Selection], config: Interven
             conditions.append(_condition(host, "vector", vector, "baseline", "vector", donor=donor))
         if "transplant" in edits:
             conditions += _heads(selection, host, donor, config)
+            conditions += [
+                _condition(host, "rival", rival.name, rival.set_kind, "rival", donor=donor, rank=rival.rank)
+                for rival in rivals
+                if selection.features
+            ]
     for host, edits in ((base, config.edits_tuned), (tuned, config.edits_base)):
         conditions += [
             _condition(host, edit, rule, "opposite", ids=selection.features, label=f"{rule} (opposite)")
@@ -172,16 +191,30 @@ def _main_edit(
             row(under_readout(name, mode), "compare", ids=other.features, readout=mode)
             for name, other in [(selection.rule, selection), *others.items()]
         ]
-    rows += [
-        row(f"random {draw}", "random", ids=tuple(ids), draw=draw)
-        for draw, ids in enumerate(selection.controls[: config.n_random])
-    ]
-    for draw in range(config.n_shuffled):
-        write_ids = _shuffled_directions(selection, config.seed, draw)
-        how = (
-            "shuffled" if write_ids else "edit"
-        )  # an empty set has no directions to turn, and its edit changes nothing
-        rows.append(row(f"shuffled directions {draw}", "shuffled", how, draw=draw, write_ids=write_ids))
+    return rows + _controls(selection, row, is_transplant, config)
+
+
+def _controls(
+    selection: Selection, row: Callable[..., Condition], is_transplant: bool, config: InterveneConfig
+) -> list[Condition]:
+    """Matched random sets, the same at the norm of the set's change, and changes of equal norm in other directions."""
+    sets = (selection.transplant_controls if is_transplant else selection.controls)[: config.n_random]
+    rows = [row(f"random {draw}", "random", ids=ids, draw=draw) for draw, ids in enumerate(sets)]
+    if selection.features:
+        rows += [
+            row(f"random {draw}, rescaled", "rescaled", "rescaled", ids=ids, draw=draw, norm_ids=selection.features)
+            for draw, ids in enumerate(sets[: config.n_rescaled])
+        ]
+    n_shifted = config.n_shuffled if config.n_shifted is None else config.n_shifted
+    turned: list[tuple[Literal["shuffled", "shifted"], str, int]] = [("shuffled", "directions", config.n_shuffled)]
+    if is_transplant and selection.features:
+        turned.append(("shifted", "shifts", n_shifted))
+    for kind, along, n in turned:
+        for draw in range(n):
+            write_ids = _shuffled_directions(selection, config.seed, draw)
+            # an empty set has no directions to turn, and its edit changes nothing
+            how = kind if write_ids else "edit"
+            rows.append(row(f"shuffled {along} {draw}", kind, how, draw=draw, write_ids=write_ids))
     return rows
 
 
@@ -198,6 +231,12 @@ def _heads(selection: Selection, host: str, donor: str, config: InterveneConfig)
     return [
         _condition(host, "transplant", f"first {size}", "size", ids=selection.features[:size], donor=donor)
         for size in sizes
+    ] + [
+        _condition(
+            host, "transplant", f"first {size} of random {draw}", "random_size", ids=ids[:size], donor=donor, draw=draw
+        )
+        for size in sizes
+        for draw, ids in enumerate(selection.transplant_controls[: min(N_RANDOM_HEADS, config.n_random)])
     ]
 
 

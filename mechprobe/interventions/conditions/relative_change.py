@@ -5,7 +5,7 @@ On every token of some prompts, with r the clean host's residual at the site and
 slow down any edit. Measure and bound are our own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from mechprobe.evals.answering import encoders_of, prompt_of
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import RelativeChanges
+from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.models.generation import left_pad
 from mechprobe.models.residuals import residuals_plain
 
@@ -25,20 +26,30 @@ PROMPTS = 4
 """Prompts of each task, from the top, on which the change is measured."""
 _BATCH = 32
 _KINDS = ("selected", "dose", "opposite")
+"""Edits of the selected set, which are named where they leave the range of the data."""
+_BESIDE = ("random", "rescaled", "shuffled", "shifted", "rival", "complement")
+"""Controls and rivals, whose changes stand beside those of the selected set."""
 
 
 def measure_changes(
     runner: Runner, conditions: Sequence[Condition], prompts: Sequence[Ids]
-) -> tuple[RelativeChanges, dict[str, float]]:
-    """The largest relative change of every edit of the selected set, including its doses and opposites.
+) -> tuple[RelativeChanges, dict[str, ChangeSize]]:
+    """The sizes of the changes of every edit of the selected set, of its controls and of its rivals.
 
     Returns:
-        The bound with the conditions above it, and condition → relative change.
+        The bound with the edits of the selected set above it, and condition → size of its change.
     """
-    measured = [c for c in conditions if c.how == "edit" and c.set_kind in _KINDS and c.ids]
-    found, n_tokens = relative_changes(runner, measured, prompts)
-    far = [name for name, value in found.items() if value > FAR]
+    edits = [c for c in conditions if c.how == "edit" and c.set_kind in _KINDS and c.ids]
+    others = [c for c in conditions if c.set_kind in _BESIDE and (c.ids or c.how == "rival") and _at_site(runner, c)]
+    found, n_tokens = relative_changes(runner, [*edits, *others], prompts)
+    far = [c.name for c in edits if found[c.name].largest > FAR]
     return RelativeChanges(bound=FAR, n_tokens=n_tokens, far=far), found
+
+
+def _at_site(runner: Runner, condition: Condition) -> bool:
+    """Whether the change is one of the residual at the site on the tokens of a prompt."""
+    rival = runner.rivals.get(condition.features) if condition.how == "rival" else None
+    return rival is None or (rival.weight_rank is None and not rival.positions)
 
 
 def task_prompts(runner: Runner) -> list[Ids]:
@@ -51,28 +62,31 @@ def task_prompts(runner: Runner) -> list[Ids]:
 @torch.no_grad()
 def relative_changes(
     runner: Runner, conditions: Sequence[Condition], prompts: Sequence[Ids]
-) -> tuple[dict[str, float], int]:
-    """The largest ‖r' − r‖₂ / ‖r‖₂ of each condition's edit over the tokens of some prompts (token ids), and the number of tokens.
+) -> tuple[dict[str, ChangeSize], int]:
+    """The sizes of each condition's change over the tokens of some prompts (token ids), and the number of tokens.
 
     A prompt beyond the models' context is cut on the left. Positions that edits leave alone do not count.
     """
-    names = {c.model for c in conditions} | {name for c in conditions for name in runner.reads(c)}
-    rewrites = {c.name: runner.rewrite(c) for c in conditions}
-    found: dict[str, float] = {}
-    n_tokens = 0
-    for start in range(0, len(prompts), _BATCH):
-        resid, attention = _residuals(runner, sorted(names), prompts[start : start + _BATCH])
-        n_tokens += int(attention.sum())
-        for c in conditions:
+    names = sorted({c.model for c in conditions} | {name for c in conditions for name in runner.reads(c)})
+    batches = [
+        _residuals(runner, names, prompts[start : start + _BATCH]) for start in range(0, len(prompts), _BATCH) if names
+    ]
+    found: dict[str, ChangeSize] = {}
+    for c in conditions:
+        rewrite, parts = runner.rewrite(c), []
+        for resid, attention in batches:
             read = {name: resid[name] for name in (c.model, *runner.reads(c))}
             edited = attention & runner.leaves.mask(attention.long().cumsum(1) - 1, read)
-            largest = _largest(rewrites[c.name](resid), resid[c.model], edited)
-            found[c.name] = max(found.get(c.name, 0.0), largest)
-    return found, n_tokens
+            parts.append(_sizes(rewrite(resid), resid[c.model], edited))
+        ratio, norm = (torch.cat([part[index] for part in parts]) for index in range(2))
+        most = torch.finfo(torch.float64).max  # JSON has no infinity
+        largest, mean = (value.nan_to_num(nan=most, posinf=most) for value in (ratio, norm))
+        found[c.name] = ChangeSize(float(largest.max()), float(mean.mean())) if len(ratio) else ChangeSize(0.0, 0.0)
+    return found, sum(int(attention.sum()) for _, attention in batches)
 
 
 def _residuals(
-    runner: Runner, names: Iterable[str], prompts: Sequence[Ids]
+    runner: Runner, names: Sequence[str], prompts: Sequence[Ids]
 ) -> tuple[Mapping[str, Float[Tensor, "batch pos d_model"]], Bool[Tensor, "batch pos"]]:
     rows = [prompt[-runner.family.max_context :] for prompt in prompts]
     ids, attention = left_pad(rows, runner.family.pad_id, "cpu")
@@ -84,13 +98,12 @@ def _residuals(
     return found, attention.bool().to(device)
 
 
-def _largest(
+def _sizes(
     edited: Float[Tensor, "batch pos d_model"],
     resid: Float[Tensor, "batch pos d_model"],
     attention: Bool[Tensor, "batch pos"],
-) -> float:
+) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+    """‖r' − r‖₂ / ‖r‖₂ and ‖r' − r‖₂ of every token."""
     before = resid[attention].double()  # squares of float32 overflow from 1e19 on
-    change = edited[attention].double() - before
-    ratio = change.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
-    most = torch.finfo(torch.float64).max  # JSON has no infinity
-    return float(ratio.nan_to_num(nan=most).max()) if len(ratio) else 0.0
+    norm = (edited[attention].double() - before).norm(dim=-1)
+    return norm / before.norm(dim=-1).clamp(min=1e-12), norm

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
+from mechprobe.errors import ConfigError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
@@ -24,6 +26,8 @@ from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite,
 from mechprobe.interventions.hooks.attach import SiteEdit, edited_at
 from mechprobe.interventions.hooks.positions import PositionRule, Positions
 from mechprobe.interventions.hooks.rewriting import rewriting
+from mechprobe.interventions.rivals.rival import Rival, RivalFit, RivalInput, at_norm_of
+from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.selection.result import Selection
@@ -48,6 +52,7 @@ class Runner:
         selection: Selection,
         tasks: Sequence[Task],
         config: InterveneConfig,
+        rivals: Sequence[Rival] = (),
     ) -> None:
         self.family = family.subset(*crosscoder.model_names)
         self.crosscoder = crosscoder.eval()
@@ -57,40 +62,70 @@ class Runner:
         self.positions = PositionRule.parse(config.positions)
         self.leaves = TokenRule() if self.positions.with_dropped else TokenRule.of(crosscoder)
         self.site = Site.parse(selection.site)
+        self.rivals = {rival.name: rival for rival in rivals}
+        self.fit: RivalFit | None = None
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
-        edits = [condition for condition in conditions if condition.how in ("edit", "shuffled")]
+        edits = [c for c in conditions if c.how in ("edit", "rescaled", "shuffled", "shifted")]
         with progress(len(edits), "checking edits", unit="edits") as advance:
             for condition in edits:
                 self.rewrite(condition)
                 advance()
 
     def rewrite(self, condition: Condition) -> Rewrite:
-        """The edit of a condition, or its equal-norm control, as a function of the models' residuals.
+        """The edit of a condition, its control of equal norm, or a rival, as a function of the models' residuals.
 
-        The control turns the change of the edit to other features' decoder directions, at the same norm on every token. Where
-        the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS` provides the directions. A transplant too is turned
-        to decoder directions of the host: the *shifts* of other features between the models share the change under test, so
-        they would not be neutral directions.
+        Controls of equal norm have the norm of the set's change on every token. ``rescaled`` is the change of a random set,
+        ``shuffled`` the set's own change turned to other features' decoder directions in the host, and ``shifted`` that turned to
+        other features' shifts between the models. Where the edit does not support ``write_ids``, an edit of `_DIRECTION_EDITS`
+        provides the directions.
         """
+        if condition.how == "rival":
+            return self._rival(condition)
         readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
-        build = partial(build_rewrite, self.crosscoder, condition.ids, host=host, readout=readout)
-        own = build(edit, donor=condition.donor)
-        if condition.how != "shuffled":
-            return own
-        other = build(_DIRECTION_EDITS.get(edit.kind, edit), donor=None, write_ids=condition.write_ids)
+        build = partial(build_rewrite, self.crosscoder, host=host, readout=readout)
+        own = build(condition.norm_ids or condition.ids, edit, donor=condition.donor)
+        if condition.how == "rescaled":
+            return at_norm_of(own, build(condition.ids, edit, donor=condition.donor), host)
+        if condition.how == "shifted":
+            turned = build(condition.ids, edit, donor=condition.donor, write_ids=condition.write_ids)
+            return at_norm_of(own, turned, host)
+        if condition.how == "shuffled":
+            directions = _DIRECTION_EDITS.get(edit.kind, edit)
+            return at_norm_of(own, build(condition.ids, directions, donor=None, write_ids=condition.write_ids), host)
+        return own
 
-        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            resid = x[host]
-            change, turned = own(x) - resid, other(x) - resid
-            ratio = change.norm(dim=-1, keepdim=True) / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            return resid + turned * ratio
-
-        return rewrite
+    def _rival(self, condition: Condition) -> Rewrite:
+        """The change of a rival; `mechprobe.interventions.conditions.fitting` must have fitted it."""
+        host, donor, rival = condition.model, str(condition.donor), self.rivals[condition.features]
+        if self.fit is None:
+            raise ConfigError(
+                f"The rival '{rival.name}' was not fitted; pass the selection halves of the tasks to intervene."
+            )
+        every, chosen = range(self.crosscoder.d_sae), set(self.selection.features)
+        transplant, readout = Edit("transplant"), Readout(self.config.transplant_readout, self.config.near)
+        build = partial(build_rewrite, self.crosscoder, edit=transplant, host=host, donor=donor, readout=readout)
+        return rival.build(
+            RivalInput(
+                host=host,
+                donor=donor,
+                sign=1.0 if host == self.config.base else -1.0,
+                fit=self.fit,
+                dose=self.fit.doses.get(f"{host}|{rival.name}", 1.0),
+                selected=build(self.selection.features),
+                others=lambda: build([feature for feature in every if feature not in chosen]),
+            )
+        )
 
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
+        if condition.how == "rival":
+            readout = Readout(self.config.transplant_readout, self.config.near)
+            own = read_models(
+                self.crosscoder, Edit("transplant"), host=condition.model, donor=condition.donor, readout=readout
+            )
+            return self.rivals[condition.features].reads(str(condition.donor), own)
         edit, readout = Edit.parse(condition.edit), readout_of(condition, self.config)
         return read_models(self.crosscoder, edit, host=condition.model, donor=condition.donor, readout=readout)
 
@@ -132,6 +167,10 @@ class Runner:
         where = self.positions if positions is None else positions
         if condition.how in ("clean", "prefix"):
             yield
+        elif condition.how == "rival" and (rank := self.rivals[condition.features].weight_rank) is not None:
+            host, donor = self.family[condition.model], self.family[str(condition.donor)]
+            with weight_change(host.hf, donor.hf, self.site, rank):
+                yield
         elif condition.how == "edit":
             edit, readout = condition.edit, readout_of(condition, self.config)
             one = SiteEdit(self.crosscoder, condition.ids, edit, self.site, condition.donor, readout, where)
@@ -148,6 +187,9 @@ class Runner:
         if condition.how == "patch" and condition.donor is not None:
             siblings, where, leaves = [condition.donor], "all", None
             rewrite: Rewrite = itemgetter(condition.donor)
+        elif condition.how == "rival":
+            siblings, rewrite = self.reads(condition), self.rewrite(condition)
+            where = self.rivals[condition.features].positions or where
         elif condition.how == "vector":
             where = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)

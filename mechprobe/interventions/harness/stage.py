@@ -26,6 +26,7 @@ from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessCondition, HarnessResults, MetricCell, markdown_table
 from mechprobe.interventions.result import RESULTS_FILE
+from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.selection.result import Selection
@@ -182,7 +183,7 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
 
 
 def _conditions(
-    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, float], config: InterveneConfig
+    conditions: Sequence[Condition], found: Found, change_of: Mapping[str, ChangeSize], config: InterveneConfig
 ) -> list[HarnessCondition]:
     """One record per condition, in order. The clean condition of a model is named ``<model>|clean``."""
     metrics = {c.name: _against_clean(c, found, config.seed) for c in conditions}

@@ -1,6 +1,7 @@
 """Effects of conditions from outcomes per sample: accuracies, flip rates, tests, and shares of the ceiling."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool
 from mechprobe.interventions.conditions.plan import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import CollateralSource, RelativeChanges
-from mechprobe.interventions.result_rows import Collateral, ConditionResult, TaskEffects
+from mechprobe.interventions.result_rows import ChangeSize, Collateral, ConditionResult, Effect, TaskEffects
 from mechprobe.statistics import Interval, clustered_interval, paired_change, paired_p, share_interval, wilson_interval
 from mechprobe.types import POOLED
 
@@ -21,17 +22,24 @@ Right = dict[str, Bool[np.ndarray, "_sample _draw"]]
 
 
 class Measurements(NamedTuple):
-    """What is measured beside the outcomes; ``change_of`` and ``collateral_of`` are by condition."""
+    """What is measured beside the outcomes: ``change_of`` and ``collateral_of`` by condition, ``doses`` by ``host|rival``."""
 
     changes: RelativeChanges
-    change_of: Mapping[str, float]
+    change_of: Mapping[str, ChangeSize]
     texts: CollateralSource | None
     collateral_of: Mapping[str, Collateral]
+    doses: Mapping[str, float] = MappingProxyType({})
 
 
 def sign_of(model: str, config: InterveneConfig) -> float:
     """+1 in the base model, where a gain is claimed; −1 in the tuned model, where a loss is claimed."""
     return 1.0 if model == config.base else -1.0
+
+
+def claimed(change: Interval | Effect, sign: float) -> Effect:
+    """A change of accuracy as an effect in the claimed direction."""
+    value, low, high = change[:3]
+    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
 
 
 def with_pooled(right: Right, held_out: Sequence[str]) -> Right:

@@ -13,8 +13,8 @@ from mechprobe.interventions.result_rows import (
     LeftOutVerdict,
     Verdict,
 )
-from mechprobe.interventions.verdicts.comparisons import ConditionOutcomes, claimed, compare, references
 from mechprobe.interventions.verdicts.effects import effects_on_tasks, measurable, sign_of
+from mechprobe.interventions.verdicts.paired import ConditionOutcomes, claimed, compare, references
 from mechprobe.interventions.verdicts.rule import NO_VERDICT
 from mechprobe.interventions.verdicts.verdict import adjusted, against_controls, clean_gaps, judged, several_draws
 
@@ -81,7 +81,7 @@ def _measured(
     sign = sign_of(host, config)
     effect = claimed(effects.accuracy_delta[task], sign)
     if len(condition.ids) != len(selected.ids):
-        rows = [row for row in rows if row.set_kind not in ("random", "shuffled")]
+        rows = [row for row in rows if row.set_kind not in ("random", "rescaled", "shuffled", "shifted")]
     return LeftOutVerdict(
         **known,
         n_features=len(condition.ids),

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from mechprobe.interventions.conditions.plan import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
-from mechprobe.interventions.verdicts.comparisons import claimed
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
+from mechprobe.interventions.verdicts.paired import claimed
 from mechprobe.interventions.verdicts.verdict import UNTRAINED, points
 from mechprobe.statistics import paired_change
 from mechprobe.types import POOLED

@@ -9,10 +9,12 @@ from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import EditedSet, InterventionResults
 from mechprobe.interventions.result_rows import SmallestEffect
-from mechprobe.interventions.verdicts.comparisons import ConditionOutcomes, OutcomeCodes, compare_mains
 from mechprobe.interventions.verdicts.effects import Measurements, condition_results
+from mechprobe.interventions.verdicts.faithfulness import faithfulness_curves
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
+from mechprobe.interventions.verdicts.paired import ConditionOutcomes, OutcomeCodes, compare_mains
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
+from mechprobe.interventions.verdicts.rivals import compare_rivals
 from mechprobe.interventions.verdicts.rule import rule_text
 from mechprobe.interventions.verdicts.sizes import smallest_sets
 from mechprobe.interventions.verdicts.verdict import headline, judge_edits
@@ -41,6 +43,12 @@ def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
     )
 
 
+def effective_draws_of(selection: Selection) -> dict[str, float]:
+    """``transplant`` or ``other`` edit → independent sets that its matched random sets are worth."""
+    matches = {"transplant": selection.transplant_match, "other": selection.control_match}
+    return {edit: match.n_effective for edit, match in matches.items() if match is not None}
+
+
 def intervention_results(
     selection: Selection,
     conditions: Sequence[Condition],
@@ -58,8 +66,10 @@ def intervention_results(
     rows = condition_results(conditions, right, codes, held_out, config, measured)
     pooled = {c.name: outcomes[c.name].with_pooled(held_out) for c in conditions if not c.tasks}
     compared = compare_mains(conditions, pooled, config)
-    judged = judge_edits(rows, names, config, compared)
+    judged = judge_edits(rows, names, config, compared, effective_draws_of(selection))
     pooled_right = {name: found.right for name, found in pooled.items()}
+    comparisons = compare_rivals(conditions, pooled_right, rows, config, measured.doses)
+    against = {(found.model, found.edit): found.verdict for found in comparisons}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(
         **dict(edited_set(selection, config)),
@@ -77,14 +87,17 @@ def intervention_results(
         },
         positions=config.positions,
         control_match=selection.control_match,
+        transplant_match=selection.transplant_match,
         conditions=rows,
         verdicts=judged,
-        verdict=headline(judged, config),
+        verdict=headline(judged, config, against),
         smallest=smallest_effects(tasks, config),
         rule=rule_text(config, max(task.n_draws for task in tasks)),
         readouts=compare_readouts(conditions, pooled_right, rows, held_out, config),
         left_out=left_out_verdicts(conditions, outcomes, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled_right, base=config.base, tuned=config.tuned),
+        comparisons=comparisons,
+        curves=faithfulness_curves(conditions, rows),
         collateral=measured.texts,
         changes=measured.changes,
         outcomes_from=selection.outcomes_from,

@@ -46,15 +46,18 @@ def rule_text(config: InterveneConfig, n_draws: int = 1) -> str:
         f"'no verdict': there are fewer than {config.min_n} samples. "
         "'this site cannot tell': the clean models do not differ, or patching the whole residual closes less than "
         f"{config.min_ceiling_share:.0%} of the gap between them, or its interval includes 0. "
-        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}. "
+        f"'no verdict': there are too few control sets to reach p ≤ {config.alpha:g}, or they share so many features that they "
+        "are worth too few independent ones. "
         f"{_damage_text(config)} "
         f"'refuted': there are at least {REFUTED_N} samples, and the interval of the share of the ceiling lies below "
         f"{REFUTED_SHARE:.0%}. "
-        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched "
-        f"on density, decoder norm and contribution norm, at p ≤ {config.alpha:g} (randomization test). "
+        f"'not distinguishable from random sets': the effect does not exceed those of {config.n_random} random sets, matched on "
+        "density, decoder norm and the norm that the edit writes, or those of the same sets scaled to the norm of the set's change "
+        f"on every token, at p ≤ {config.alpha:g} (randomization tests; the larger p counts). "
         f"'not clear of 0': the interval includes 0, or the exact {test} test against the clean host has p > {config.alpha:g}. "
         f"'not distinguishable from changes of equal norm': the effect does not exceed those of {config.n_shuffled} changes of "
-        f"the same norm on every token along other features' directions, at p ≤ {config.alpha:g}. "
+        "the same norm on every token along other features' decoder directions, or, for a transplant, along their shifts between "
+        f"the models, at p ≤ {config.alpha:g} (the larger p counts). "
         f"'supported in part': the interval of the share of the ceiling begins below {IN_PART_BELOW:.0%}. "
         "'supported': none of these holds. "
         f"{_adjustment_text(config, test)} "
@@ -120,6 +123,7 @@ class Evidence(NamedTuple):
         broken: Share of unparsed and cut responses minus that of the clean model that is nearer to it.
         p_paired: Exact McNemar p-value against the clean host, Holm-adjusted.
         elsewhere: Damage that was found on other rows or on unrelated text, as a clause; else empty.
+        n_effective: Independent draws that the matched random sets are worth; None where it is not known.
     """
 
     effect: Numbers
@@ -134,6 +138,7 @@ class Evidence(NamedTuple):
     broken: Numbers = NO_CHANGE
     p_paired: float | int = 0.0
     elsewhere: str = ""
+    n_effective: float | None = None
 
 
 def judge(evidence: Evidence, config: InterveneConfig) -> str:
@@ -179,4 +184,7 @@ def _no_verdict_reason(evidence: Evidence, config: InterveneConfig) -> str | Non
         if not reachable(n, 1, config.alpha):
             needed = draws_needed(1, config.alpha)
             return f"{NO_VERDICT}with {n} {name} no p can reach {config.alpha:g}; {needed} or more are needed"
+    worth = evidence.n_effective
+    if worth is not None and not reachable(round(worth), 1, config.alpha):
+        return f"{NO_VERDICT}the matched random sets are worth only {worth:.0f} independent draws"
     return None

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.result_rows import HeadShare, HeadSizes, SmallestHead, UnmeasuredSizes
-from mechprobe.interventions.verdicts.comparisons import claimed
 from mechprobe.interventions.verdicts.effects import MIN_CEILING, Right, measurable
+from mechprobe.interventions.verdicts.paired import claimed
 from mechprobe.statistics import paired_change, paired_ratio
 from mechprobe.types import POOLED
 

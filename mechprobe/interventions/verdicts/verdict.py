@@ -1,6 +1,7 @@
 """The verdicts on the main edits, task by task and pooled, as records and in words."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from mechprobe.formatting import bracketed
@@ -13,8 +14,14 @@ from mechprobe.interventions.result_rows import (
     TaskEffects,
     Verdict,
 )
-from mechprobe.interventions.verdicts.comparisons import claimed
-from mechprobe.interventions.verdicts.effects import sign_of
+from mechprobe.interventions.verdicts.control_effects import (
+    control_effects,
+    control_phrases,
+    holm_note,
+    points,
+    stricter,
+)
+from mechprobe.interventions.verdicts.effects import claimed, sign_of
 from mechprobe.interventions.verdicts.rule import (
     BEYOND,
     COLLATERAL,
@@ -28,10 +35,11 @@ from mechprobe.interventions.verdicts.rule import (
     paired_test,
     reachable,
 )
-from mechprobe.statistics import holm, randomization_p
+from mechprobe.statistics import holm
 from mechprobe.types import POOLED
 
 VerdictRow = TypeVar("VerdictRow", bound=Verdict)
+EMPTY: Mapping[tuple[str, str], str] = MappingProxyType({})
 UNTRAINED = "the untrained tasks"
 """The pooled row in words."""
 
@@ -53,28 +61,13 @@ def against_controls(
     in_host = [row for row in rows if row.model == host]
     same = [row for row in in_host if row.edit == edit]
     ceiling = next(claimed(row.accuracy_delta[task], sign) for row in in_host if row.set_kind == "ceiling")
-    random, turned = (
-        [claimed(row.accuracy_delta[task], sign).value for row in same if row.set_kind == kind]
-        for kind in ("random", "shuffled")
-    )
     vectors = [row for row in in_host if row.edit == "vector"]
     return AgainstControls(
         ceiling=ceiling.value,
         ceiling_interval=ceiling,
-        random_mean=_mean(random),
-        random_max=max(random, default=None),
-        n_random=len(random),
-        p_random=randomization_p(effect, random),
-        equal_norm_mean=_mean(turned),
-        equal_norm_max=max(turned, default=None),
-        n_equal_norm=len(turned),
-        p_equal_norm=randomization_p(effect, turned),
+        **control_effects(same, task, effect, sign),
         one_vector={row.features: claimed(row.accuracy_delta[task], sign).value for row in vectors},
     )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _sentence(row: Verdict, base: str) -> str:
@@ -86,28 +79,21 @@ def _sentence(row: Verdict, base: str) -> str:
     parts.append(f"whole residual {points(row.ceiling)}")
     if row.share_interval.value == row.share_interval.value:
         parts.append(f"share of it {bracketed(row.share_interval)} %")
-    if row.random_mean is not None:
-        p = f"{row.p_random:.3f}{_adjusted_p(row.p_random_holm, row)}"
-        parts.append(f"{row.n_random} matched random sets {points(row.random_mean)} on average, p = {p}")
-    if row.equal_norm_max is not None:
-        p = f"{row.p_equal_norm:.3f}{_adjusted_p(row.p_equal_norm_holm, row)}"
-        parts.append(f"{row.n_equal_norm} changes of equal norm at most {points(row.equal_norm_max)}, p = {p}")
-    parts.append(f"{paired_test(row.n_draws)} p = {row.p_mcnemar:.2g}{_adjusted_p(row.p_mcnemar_holm, row)}")
+    parts += control_phrases(row)
+    parts.append(f"{paired_test(row.n_draws)} p = {row.p_mcnemar:.2g}{holm_note(row.p_mcnemar_holm, row)}")
     parts += [f"{name} as one vector {points(effect)}" for name, effect in row.one_vector.items()]
     what = f"{row.edit} of {row.features} in {row.model} {direction} {points(*row.effect)} points on {where}"
     why = f" ({row.damage})" if row.damage else ""
     return f"{what} ({'; '.join(parts)}): {row.verdict}{why}."
 
 
-def _adjusted_p(p: float, row: Verdict) -> str:
-    """The Holm-adjusted p-value in words; empty where there is one test."""
-    return f" (Holm over {row.n_tests}: {p:.2g})" if row.n_tests > 1 and p == p else ""
-
-
-def headline(rows: Sequence[Verdict], config: InterveneConfig) -> str:
-    """The pooled verdicts in one sentence."""
+def headline(rows: Sequence[Verdict], config: InterveneConfig, against: Mapping[tuple[str, str], str] = EMPTY) -> str:
+    """The pooled verdicts in one sentence, each with its comparison to rivals: ``against`` is by host and edit."""
     pooled = [row for row in rows if row.task == POOLED]
-    verdicts = "; ".join(f"{row.edit} in {row.model}: {row.verdict}{_size(row)}" for row in pooled)
+    compared = [(row, against.get((row.model, row.edit), "")) for row in pooled]
+    verdicts = "; ".join(
+        f"{row.edit} in {row.model}: {row.verdict}{_size(row)}{text and f', {text}'}" for row, text in compared
+    )
     features = pooled[0].features if pooled else config.features or "selected"
     return f"Do the features {features} cause the change from {config.base} to {config.tuned}? {verdicts}."
 
@@ -117,29 +103,30 @@ def _size(row: Verdict) -> str:
     return f" ({bracketed(row.share_interval)} % of the ceiling)" if row.verdict in (SUPPORTED, IN_PART) else ""
 
 
-def points(accuracy: float, *interval: float) -> str:
-    """``47``, or ``47 [40, 54]`` for an accuracy with its interval, in points (hundredths of the samples); a dash for NaN."""
-    value, *ends = (str(round(100 * part)) if part == part else "–" for part in (accuracy, *interval))
-    return f"{value} [{', '.join(ends)}]" if ends else value
-
-
 def judge_edits(
     rows: Sequence[ConditionResult],
     tasks: Sequence[str],
     config: InterveneConfig,
     compared: Mapping[str, Mapping[str, PairedComparison]],
+    effective: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Verdict]:
     """Effect, p-values and verdict of every main edit, on every task and on the pooled row.
 
     ``rows`` are the effects of all conditions, and ``compared`` maps main edits to their comparisons by task and pooled.
+    ``effective`` gives the independent draws that the random sets are worth, for a ``transplant`` and for an ``other`` edit.
     """
     gaps = clean_gaps(rows, tasks, config)
     mains = [row for row in rows if row.set_kind == "selected"]
-    pooled = adjusted([_measured(main, rows, POOLED, config, compared[main.name][POOLED]) for main in mains])
+    found = {
+        main.name: {
+            task: _measured(main, rows, task, config, beside, effective) for task, beside in compared[main.name].items()
+        }
+        for main in mains
+    }
+    pooled = adjusted([found[main.name][POOLED] for main in mains])
     result = []
     for main, over_all in zip(mains, pooled, strict=True):
-        found = [_measured(main, rows, task, config, compared[main.name][task]) for task in tasks]
-        single = adjusted(found)
+        single = adjusted([found[main.name][task] for task in tasks])
         ceiling = next(row for row in rows if (row.model, row.set_kind) == (main.model, "ceiling"))
         text = _damaged_text(main, ceiling)
         outside = text or _damaged_task([row for row in single if row.task in config.trained], config)
@@ -149,7 +136,12 @@ def judge_edits(
 
 
 def _measured(
-    main: ConditionResult, rows: Sequence[ConditionResult], task: str, config: InterveneConfig, beside: PairedComparison
+    main: ConditionResult,
+    rows: Sequence[ConditionResult],
+    task: str,
+    config: InterveneConfig,
+    beside: PairedComparison,
+    effective: Mapping[str, float],
 ) -> Verdict:
     sign = sign_of(main.model, config)
     effect = claimed(main.accuracy_delta[task], sign)
@@ -160,7 +152,10 @@ def _measured(
         effect=effect,
         p_mcnemar=main.mcnemar_p[task],
         **several_draws(main, task),
-        **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
+        **{
+            **dict(against_controls(main.model, main.edit, rows, task, effect.value, sign)),
+            "n_random_effective": effective.get("transplant" if main.edit == "transplant" else "other"),
+        },
         **dict(beside),
     )
 
@@ -194,13 +189,15 @@ def several_draws(effects: TaskEffects, task: str) -> dict[str, int]:
 
 
 def adjusted(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-    """Rows that are judged together, with p-values that are Holm-adjusted over them."""
-    names = ("p_random", "p_equal_norm", "p_mcnemar")
-    columns = [holm([getattr(row, name) for row in rows]) for name in names]
-    fields = [f"{name}_holm" for name in names]
+    """Rows that are judged together, with p-values that are Holm-adjusted over them: of two kinds of control, the stricter."""
+    columns = {
+        "p_random_holm": holm([stricter(row.p_random, row.p_rescaled) for row in rows]),
+        "p_equal_norm_holm": holm([stricter(row.p_equal_norm, row.p_shifted) for row in rows]),
+        "p_mcnemar_holm": holm([row.p_mcnemar for row in rows]),
+    }
     return [
-        row.model_copy(update={**dict(zip(fields, values, strict=True)), "n_tests": len(rows)})
-        for row, *values in zip(rows, *columns, strict=True)
+        row.model_copy(update={**dict(zip(columns, values, strict=True)), "n_tests": len(rows)})
+        for row, *values in zip(rows, *columns.values(), strict=True)
     ]
 
 
@@ -234,8 +231,9 @@ def _evidence(row: Verdict, gap: float, config: InterveneConfig, elsewhere: str)
         share=row.share_interval,
         beyond=row.beyond_ceiling,
         gap=gap,
-        p_random=decides(row.p_random, row.p_random_holm, row.n_random),
-        p_equal_norm=decides(row.p_equal_norm, row.p_equal_norm_holm, row.n_equal_norm),
+        p_random=decides(stricter(row.p_random, row.p_rescaled), row.p_random_holm, row.n_random),
+        p_equal_norm=decides(stricter(row.p_equal_norm, row.p_shifted), row.p_equal_norm_holm, row.n_equal_norm),
+        n_effective=row.n_random_effective,
         n=row.n,
         falls=row.model != config.base,
         broken=row.broken_excess,

@@ -5,7 +5,7 @@ from mechprobe.report.result import MissingStage, ProvenanceRow
 from mechprobe.report.run_files import RunFiles, StageInfo
 from mechprobe.report.sections.behaviour import behaviour_sentences, ceilings_sentence, ordered_accuracy
 from mechprobe.report.sections.features import class_sentence, dictionary_sentence, selection_sentence
-from mechprobe.report.tables.interventions import sentences
+from mechprobe.report.tables.interventions import control_sentences, sentences
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
@@ -50,7 +50,7 @@ def findings(files: RunFiles) -> list[str]:
         judged = [row for row in files.interventions["verdicts"] if row.get("sentence")]
         pooled = [row for row in judged if row["task"] == POOLED]
         found += [str(row["sentence"]) for row in pooled or judged]
-        found += sentences(files.interventions)
+        found += [*control_sentences(files.interventions), *sentences(files.interventions)]
     return [_capitalized(text, files.models) for text in found]
 
 

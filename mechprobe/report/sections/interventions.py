@@ -13,6 +13,8 @@ from mechprobe.report.tables import interventions as tables
 from mechprobe.types import POOLED
 
 Conditions = Sequence[JsonObject]
+_DRAWN_OR_MAIN = ("clean", "selected", "random", "random_size", "rescaled", "shuffled", "shifted")
+"""Set kinds that the table of other conditions leaves out: the main ones, and random draws."""
 
 
 def effect_panels(
@@ -171,7 +173,7 @@ def effect_tasks(results: JsonObject, order: Sequence[str]) -> list[str]:
 
 
 def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
-    """Every condition besides clean models, selected sets and random sets, with its change per task in points."""
+    """Every condition besides clean models, selected sets and random draws, with its change per task in points."""
     return [
         ConditionRow(
             title=edit_title(condition),
@@ -184,7 +186,7 @@ def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
             ],
         )
         for condition in results["conditions"]
-        if condition["set_kind"] not in ("clean", "selected", "random")
+        if condition["set_kind"] not in _DRAWN_OR_MAIN
     ]
 
 

@@ -61,6 +61,41 @@ def change_sentences(interventions: Json) -> list[str]:
     ]
 
 
+def comparison_sentences(interventions: Json) -> list[str]:
+    """The set against its best rival, one sentence per host, and what is left without the set."""
+    found = []
+    for row in interventions.get("comparisons") or []:
+        without = {one["name"]: one for one in row["rivals"] if one["rank"] is None and one["dose"] is None}
+        rest = "; ".join(f"{name} {interval(one['effect'])}" for name, one in without.items())
+        found += [row["sentence"]] if row["sentence"] else []
+        found += [f"Beside {row['edit']} in {row['model']}, points in the claimed direction: {rest}."] if rest else []
+    return found
+
+
+def area_sentences(interventions: Json) -> list[str]:
+    """Area under the curve of the share of the ceiling by size, one sentence per host."""
+    by_host: dict[str, list[str]] = {}
+    for curve in interventions.get("curves") or []:
+        if curve["area"] is not None:
+            by_host.setdefault(curve["model"], []).append(f"{curve['kind']} {curve['area']:.2f}")
+    return [f"Mean share of the ceiling over log size in {host}: {listing(areas)}." for host, areas in by_host.items()]
+
+
+def control_sentences(interventions: Json) -> list[str]:
+    """How many independent draws the random sets are worth, and how large their changes are beside the set's."""
+    found = []
+    for row in interventions.get("verdicts", []):
+        own, random = row.get("change_norm"), row.get("random_change_norm")
+        if row.get("task") == POOLED and row.get("n_random") and own and random is not None:
+            worth = row.get("n_random_effective")
+            found.append(
+                f"{row['edit']} in {row['model']}: {row['n_random']} random sets"
+                + (f" worth {worth:.0f} independent draws" if worth is not None else "")
+                + f", change norm {random:.3g} against {own:.3g}"
+            )
+    return [f"Controls by edit: {'; '.join(found)}."] if found else []
+
+
 def measured_collateral(interventions: Json) -> list[Json]:
     """The conditions whose collateral was measured, in order."""
     return [condition for condition in interventions["conditions"] if condition.get("collateral")]
@@ -233,6 +268,8 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
 def sentences(interventions: Json) -> list[str]:
     """All sentences on the interventions except the pooled verdicts."""
     return [
+        *comparison_sentences(interventions),
+        *area_sentences(interventions),
         *never_active_sentences(interventions),
         *filter(None, [smallest_sentence(interventions)]),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result_rows import Effect, PairedComparison
-from mechprobe.interventions.verdicts.effects import Right, sign_of, with_pooled
+from mechprobe.interventions.verdicts.effects import Right, claimed, sign_of, with_pooled
 from mechprobe.statistics import Interval, paired_change, paired_ratio
 
 OutcomeCodes = Mapping[str, Mapping[str, str]]
@@ -40,12 +40,6 @@ class ConditionOutcomes(NamedTuple):
     def with_pooled(self, held_out: Sequence[str]) -> "ConditionOutcomes":
         """The outcomes with a row ``pooled`` over the held-out tasks."""
         return ConditionOutcomes(with_pooled(self.right, held_out), with_pooled(self.broken, held_out))
-
-
-def claimed(change: Interval | Effect, sign: float) -> Effect:
-    """A change of accuracy as an effect in the claimed direction."""
-    value, low, high = change[:3]
-    return Effect(value, low, high) if sign > 0 else Effect(0.0 - value, 0.0 - high, 0.0 - low)  # 0 keeps no minus sign
 
 
 class References(NamedTuple):
