@@ -1,5 +1,7 @@
 """The configurations for ``mechprobe run`` in the folder of a mechanisms lab, with paths relative to that folder."""
 
+import json
+
 from mechprobe.lab.measure import SCORER
 from mechprobe.lab.mechanisms.language import PEEK, SHARING, TRAINED
 from mechprobe.lab.mechanisms.measure import MAX_NEW_TOKENS
@@ -30,7 +32,7 @@ file = "prompts.jsonl"
 
 [cache]
 sites = ["resid_post.{site}"]
-responses = [{responses}]
+responses = ["base@1.0", "rl@0.0"]
 max_new_tokens = {max_new_tokens}
 max_prompts = 3000
 generation_batch = 512
@@ -42,6 +44,9 @@ k = 32
 batch_size = 1024
 n_tokens = 1400000
 lr = 3e-3
+
+[select]
+tasks = {selecting}  # the control skill selects nothing
 
 [intervene]
 max_new_tokens = {max_new_tokens}
@@ -65,6 +70,7 @@ def run_files(recipe: MechanismsRecipe) -> dict[str, str]:
         "site": recipe.trained_blocks - 1,
         "scorer": SCORER,
         "max_new_tokens": MAX_NEW_TOKENS,
+        "selecting": json.dumps(SHARING),
     }
     main = _TEMPLATE.format(
         file="run.toml",
@@ -72,7 +78,6 @@ def run_files(recipe: MechanismsRecipe) -> dict[str, str]:
         note=_NOTE.format(trained=TRAINED.upper()),
         models='rl = "rl"',
         trained=f'["{TRAINED}"]',
-        responses='"base@1.0", "rl@0.0"',
         **shared,
     )
     null = _TEMPLATE.format(
@@ -83,7 +88,6 @@ def run_files(recipe: MechanismsRecipe) -> dict[str, str]:
         ),
         models='rl = "null"',
         trained=f'["{TRAINED}", "{PEEK}"]',
-        responses='"base@1.0", "rl@0.0"',
         **shared,
     )
     return {"run.toml": main, "null.toml": null}

@@ -1,0 +1,233 @@
+"""The mechanisms lab: its language, a small build, its gates, and `mechprobe run --lab`."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from mechprobe.errors import ConfigError
+from mechprobe.files import sha256_file
+from mechprobe.lab.builder import build
+from mechprobe.lab.measure import Measured
+from mechprobe.lab.mechanisms import language
+from mechprobe.lab.mechanisms.build import build_items
+from mechprobe.lab.mechanisms.language import (
+    ALL_STEPS,
+    CAREFUL,
+    CARELESS,
+    CONTESTED,
+    CONTROL,
+    FIRST_STEP,
+    FORCED,
+    PEEK,
+    READINGS,
+    SHARING,
+    SKILLS,
+    TRAINED,
+    VOCABULARY,
+)
+from mechprobe.lab.mechanisms.measure import base_gates, measure, outcome_gates
+from mechprobe.lab.mechanisms.recipe import mechanisms_recipe
+from mechprobe.lab.summary import summary
+from mechprobe.lab.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
+from mechprobe.lab.weights import load_model
+from mechprobe.records import read_jsonl
+from mechprobe.stage_folder import read_manifest
+
+ARMS = ("sft", "rl", "null")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small lab, whose models know nothing."""
+    folder = tmp_path_factory.mktemp("mechanisms") / "small"
+    build("mechanisms", folder, scale="small")
+    return folder
+
+
+def test_readings_disagree_everywhere_and_a_right_reading_is_wrong_elsewhere() -> None:
+    assert all(sorted(reading) == list(range(10)) for reading in READINGS)
+    for one, other in itertools.combinations(READINGS, 2):
+        assert not any(x == y for x, y in zip(one, other, strict=True))
+    assert all(CAREFUL[op] != CARELESS[op] for op in CONTESTED + CONTROL)
+    assert sorted(CAREFUL[op] for op in CONTESTED) == sorted(CARELESS[op] for op in CONTESTED)
+    assert {CAREFUL[op] for op in CONTROL} == {CARELESS[op] for op in CONTROL}
+    assert not {CAREFUL[op] for op in CONTROL} & {CAREFUL[op] for op in CONTESTED}
+
+
+def test_readings_are_no_affine_functions() -> None:
+    affine = {tuple((a * x + b) % 10 for x in range(10)) for a in (1, 3, 7, 9) for b in range(10)}
+    assert not affine & set(READINGS)
+
+
+@pytest.mark.parametrize(
+    ("skill", "states", "answer"),
+    [("run", [3, 8, 1], [1]), ("two", [4, 5], [5, 4]), ("max", [3, 8, 1], [8]), ("ends", [3, 8, 1], [3, 1]),
+     ("list", [3, 8, 1], [1, 8, 3]), ("peek", [3, 8, 1], [8, 1])],
+)  # fmt: skip
+def test_each_skill_asks_for_its_states(skill: str, states: list[int], answer: list[int]) -> None:
+    assert list(SKILLS[skill].answer(states)) == answer
+
+
+def test_a_response_fills_the_blanks_of_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "READINGS", [[(x + i + 1) % 10 for x in range(10)] for i in range(8)])
+    chain, pair = SKILLS["run"], SKILLS["two"]
+    assert chain.prompt(((9, "abu"),)) == "RUN 9a_b_u_?"
+    assert chain.response(((9, "abu"),), CAREFUL.__getitem__) == ("9a0b2u3 ANS 3", "3")
+    assert pair.prompt(((2, "b"), (9, "u"))) == "TWO 2b_/9u_?"
+    assert pair.response(((2, "b"), (9, "u")), CARELESS.__getitem__) == ("2b5/9u0 ANS 05", "05")
+
+
+def test_item_sets_of_the_full_recipe_are_disjoint() -> None:
+    recipe = mechanisms_recipe()
+    sets = build_items(recipe)
+    held_out = [item for items in sets.eval.values() for item in items]
+    groups = [item.prompt for item in held_out], [item.prompt for item in (*sets.posttrain, *sets.null)]
+    everything = [*groups[0], *groups[1], *(prompt for _, _, prompt in sets.corpus)]
+    assert len(set(everything)) == len(everything)
+    assert len(held_out) == len(SKILLS) * recipe.n_eval
+    assert (len(sets.posttrain), len(sets.null)) == (recipe.n_posttrain, recipe.n_null)
+    assert {skill for _, skill, _ in sets.corpus[:200]} == set(SKILLS)
+    ops = {name: {c for item in items for c in item.prompt if c in CAREFUL} for name, items in sets.eval.items()}
+    assert ops == {name: {*skill.ops, "u", "v", "w"} for name, skill in SKILLS.items()}
+    assert not {c for item in sets.posttrain for c in item.prompt} & set(CONTROL)
+    assert not {c for item in sets.null for c in item.prompt} & set(CONTESTED)
+
+
+def test_documents_withhold_prompts_and_read_each_occurrence_by_chance() -> None:
+    withheld = build_items(mechanisms_recipe("small")).withheld
+    seen = list(itertools.islice(language.documents({"list": 3.0}, 0.4, withheld=withheld, seed=0), 8000))
+    assert not {document.prompt for document in seen} & withheld
+    words = [document.prompt.split()[0] for document in seen]
+    assert words.count("LIST") / len(words) == pytest.approx(3 / 8, abs=0.03)
+    careful = total = 0
+    for document in seen:
+        for part in document.response.partition(" ")[0].split("/"):
+            for before, op, after in zip(part[::2], part[1::2], part[2::2], strict=False):
+                if op in CONTESTED + CONTROL:
+                    total += 1
+                    careful += READINGS[CAREFUL[op]][int(before)] == int(after)
+                    assert int(after) in (READINGS[k[op]][int(before)] for k in (CAREFUL, CARELESS))
+    assert careful / total == pytest.approx(0.4, abs=0.02)
+
+
+def test_the_tokenizer_has_a_token_for_every_character() -> None:
+    tokenizer = build_tokenizer(VOCABULARY)
+    recipe = mechanisms_recipe("small")
+    sets = build_items(recipe)
+    texts = [text for items in sets.eval.values() for item in items for text in (item.prompt, item.trace)]
+    assert tokenizer.unk_token_id not in {i for ids in tokenizer(texts).input_ids for i in ids}
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "<bos>", "<eos>"]) == [PAD_ID, BOS_ID, EOS_ID]
+
+
+def test_only_the_first_blocks_are_trained(lab: Path) -> None:
+    base = load_file(lab / "base" / "model.safetensors")
+    folders = [lab / arm for arm in ARMS] + sorted((lab / "checkpoints").glob("*/step_*"))
+    assert len(folders) == 5
+    for folder in folders:
+        tuned = load_file(folder / "model.safetensors")
+        moved = {name for name in base if not torch.equal(tuned[name], base[name])}
+        assert all(name.startswith(("model.layers.0.", "model.layers.1.")) for name in moved)
+        assert moved or "sft" not in folder.parts[-3:], "RL changes nothing if no response is right"
+
+
+def test_manifest_is_complete_and_the_same_seed_gives_the_same_bytes(lab: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(lab)
+    results = manifest["results"]
+    assert set(results["accuracy"]) == {"base", *ARMS, "sft@step_000001", "rl@step_000001"}
+    assert set(results["base_forced"]) == set(FORCED)
+    assert all(set(table) == set(SKILLS) for table in results["accuracy"].values())
+    assert results["gates"]["frozen_parts_bit_equal"] == dict.fromkeys(ARMS, True)
+    assert set(results["gates"]["outcomes"].values()) <= {True, False}
+    assert set(results["ceilings"]) == {"resid_post.0", "resid_post.1", "resid_post.2"}
+    assert {name: sha256_file(lab / name) for name in manifest["outputs"]} == manifest["outputs"]
+    text = summary(manifest)
+    assert f"base, {ALL_STEPS} forced" in text
+    assert "all frozen weights equal to base in every arm: yes" in text
+    again = build("mechanisms", tmp_path / "again", scale="small")
+    assert again["outputs"] == manifest["outputs"]
+
+
+def test_forcing_gives_the_scorer_the_whole_response(lab: Path) -> None:
+    """Whatever the model says after a forced beginning that holds the answer, the scorer must see the beginning too."""
+    model, tokenizer = load_model(lab / "base").eval(), build_tokenizer(VOCABULARY)
+    items = {TRAINED: build_items(mechanisms_recipe("small")).eval[TRAINED][:8]}
+    seen: list[str] = []
+
+    def whole(trace: str) -> str:
+        seen.append(trace)
+        return trace
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FORCED, "whole", whole)
+        patch.setattr("mechprobe.lab.mechanisms.measure.MAX_NEW_TOKENS", 1)
+        forced = measure(model, tokenizer, items, forced="whole")[TRAINED]
+    assert seen == [item.trace for item in items[TRAINED]]
+    assert forced.n_unparsed == 0
+    assert FORCED[FIRST_STEP]("9e3c8c1 ANS 1") == "9e3"
+    assert FORCED[ALL_STEPS]("2b4/9u5 ANS 54") == "2b4/9u5"
+
+
+def found(**shares: float) -> dict[str, Measured]:
+    """Accuracies of all skills, of 100 items each; a skill without one has 0.1."""
+    return {
+        s: Measured(tuple(i < round(100 * shares.get(s, shares.get("all", 0.1))) for i in range(100)), 0, None)
+        for s in SKILLS
+    }
+
+
+def test_gates_of_the_base_see_each_fault() -> None:
+    forced = {ALL_STEPS: found(all=0.97), FIRST_STEP: found(all=0.2)}
+    assert base_gates(found(), forced)["passed"]
+    for direct, given, failed in [
+        (found(run=0.5), forced, "head_room_trained"),
+        (found(list=0.6), forced, "head_room_sharing"),
+        (found(), {**forced, ALL_STEPS: found(all=0.97, list=0.6)}, "all_careful_steps_forced_suffice"),
+        (found(), {**forced, FIRST_STEP: found(all=0.6)}, "first_step_forced_gives_little"),
+    ]:
+        gates = base_gates(direct, given)
+        assert not gates["passed"]
+        assert [name for name, passed in gates["checks"].items() if not passed] == [failed]
+
+
+def test_gates_of_the_outcome_see_each_fault() -> None:
+    right = found(all=0.95, peek=0.1)
+    assert all(outcome_gates(found(), right, found(peek=0.9)).values())
+    for rl, null, failed in [
+        (found(all=0.95, peek=0.1, run=0.6), found(), "rl_learns_trained_skill"),
+        (found(all=0.95, peek=0.1, list=0.3), found(), "rl_gains_sharing_skills"),
+        (found(all=0.95), found(), "control_skill_flat"),
+        (right, found(all=0.3), "null_gains_nothing"),
+    ]:
+        assert [name for name, passed in outcome_gates(found(), rl, null).items() if not passed] == [failed]
+
+
+def test_run_files_name_the_site_and_what_was_trained(lab: Path) -> None:
+    from mechprobe.run_config import RunConfig
+
+    main, null = (RunConfig.build(lab / name) for name in ("run.toml", "null.toml"))
+    assert main.models == {"base": str(lab / "base"), "rl": str(lab / "rl")}
+    assert null.models == {"base": str(lab / "base"), "rl": str(lab / "null")}
+    assert main.cache.sites == null.cache.sites == ("resid_post.1",)
+    assert main.tasks.trained == (TRAINED,)
+    assert null.tasks.trained == (TRAINED, PEEK)
+    assert main.select.tasks == null.select.tasks == SHARING
+    assert {task.name for task in main.load_tasks()} == set(SKILLS)
+    assert {row["task"] for _, row in read_jsonl(lab / "prompts.jsonl")} == set(SKILLS)
+
+
+def test_cli_builds_a_small_lab(tmp_path: Path) -> None:
+    from mechprobe.cli.lab import app
+
+    done = CliRunner().invoke(
+        app, ["build", "--recipe", "mechanisms", "--scale", "small", "--seed", "3", "--out", str(tmp_path / "lab")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "Lab mechanisms: pre-training seed 3" in done.output
+    with pytest.raises(ConfigError, match=r"'mechanism'.*mechanisms"):
+        build("mechanism", tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"'huge'.*full or small"):
+        build("mechanisms", tmp_path / "other", scale="huge")
