@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,22 +152,21 @@ def test_manifest_is_complete_and_the_same_seed_gives_the_same_bytes(lab: Path, 
     assert again["outputs"] == manifest["outputs"]
 
 
-def test_forcing_gives_the_scorer_the_whole_response(lab: Path) -> None:
-    """Whatever the model says after a forced beginning that holds the answer, the scorer must see the beginning too."""
-    model, tokenizer = load_model(lab / "base").eval(), build_tokenizer(VOCABULARY)
+def test_forcing_gives_the_scorer_the_whole_response(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scorer sees what was forced before what the model says; the model sees it after the prompt."""
+    asked: list[str] = []
+
+    def ended(_model: object, _tokenizer: object, prompts: list[str], **_: object) -> list[SimpleNamespace]:
+        asked.extend(prompts)
+        return [SimpleNamespace(text="")] * len(prompts)
+
+    monkeypatch.setattr("mechprobe.lab.mechanisms.measure.generate", ended)
+    monkeypatch.setitem(FORCED, "whole", lambda trace: trace)
     items = {TRAINED: build_items(mechanisms_recipe("small")).eval[TRAINED][:8]}
-    seen: list[str] = []
-
-    def whole(trace: str) -> str:
-        seen.append(trace)
-        return trace
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FORCED, "whole", whole)
-        patch.setattr("mechprobe.lab.mechanisms.measure.MAX_NEW_TOKENS", 1)
-        forced = measure(model, tokenizer, items, forced="whole")[TRAINED]
-    assert seen == [item.trace for item in items[TRAINED]]
-    assert forced.n_unparsed == 0
+    model, tokenizer = load_model(lab / "base"), build_tokenizer(VOCABULARY)
+    assert measure(model, tokenizer, items, forced="whole")[TRAINED].accuracy == 1
+    assert asked == [f"{item.prompt} {item.trace}" for item in items[TRAINED]]
+    assert measure(model, tokenizer, items)[TRAINED].n_unparsed == 8
     assert FORCED[FIRST_STEP]("9e3c8c1 ANS 1") == "9e3"
     assert FORCED[ALL_STEPS]("2b4/9u5 ANS 54") == "2b4/9u5"
 
