@@ -128,9 +128,11 @@ def measure_ceilings(
     }
 
 
-def splices(base: "LlamaForCausalLM", rl: "LlamaForCausalLM") -> Iterator[tuple[str, dict[str, "LlamaForCausalLM"]]]:
-    """Yield every site with its two spliced models: base with rl's residual there, and rl with base's."""
-    for layer in range(base.config.num_hidden_layers):
+def splices(
+    base: "LlamaForCausalLM", rl: "LlamaForCausalLM", n_sites: int | None = None
+) -> Iterator[tuple[str, dict[str, "LlamaForCausalLM"]]]:
+    """Yield the first sites (None: all) with their two spliced models: base with rl's residual there, and rl with base's."""
+    for layer in range(base.config.num_hidden_layers if n_sites is None else n_sites):
         yield (
             f"resid_post.{layer}",
             {"sufficiency": spliced_model(base, rl, layer), "necessity": spliced_model(rl, base, layer)},

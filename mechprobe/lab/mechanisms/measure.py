@@ -90,7 +90,10 @@ def outcome_gates(base: Mapping[str, Measured], rl: Mapping[str, Measured], null
 
 
 def measure_lab(lab: "MechanismsLab") -> dict[str, Any]:
-    """Measure every saved model of a lab on all held-out items, and check the gates of the lab."""
+    """Measure every saved model of a lab on all held-out items, and check the gates of the lab.
+
+    Ceilings are measured up to the last trained block. A splice there or above is the other model by construction.
+    """
     folders, recipe, items = model_folders(lab.folder), lab.recipe, lab.items.eval
     measured: dict[str, dict[str, Measured]] = {}
     arms: dict[str, LlamaForCausalLM] = {}
@@ -103,7 +106,7 @@ def measure_lab(lab: "MechanismsLab") -> dict[str, Any]:
             advance(1)
         ceilings = {
             site: {side: measure(model, lab.tokenizer, items) for side, model in sides.items()}
-            for site, sides in splices(arms["base"], arms["rl"])
+            for site, sides in splices(arms["base"], arms["rl"], recipe.trained_blocks)
         }
         advance(1)
     versus = {n: {s: compare(measured["base"][s], f[s]) for s in f} for n, f in measured.items() if n != "base"}

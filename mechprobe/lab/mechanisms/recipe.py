@@ -23,7 +23,7 @@ class MechanismsRecipe(LabRecipe):
 
     model: ModelConfig = ModelConfig(n_layers=4)
     pretrain: MechanismsPretrainConfig = MechanismsPretrainConfig()
-    sft: SftConfig = SftConfig(style="in-style", lr=1e-4, epochs=4)
+    sft: SftConfig = SftConfig(style="in-style", lr=1e-4, epochs=2, checkpoints=(8, 16))
     rl: GrpoConfig = GrpoConfig(lr=1e-4, steps=60, max_new_tokens=14, checkpoints=(10, 20))
     null: GrpoConfig = GrpoConfig(lr=1e-4, steps=40, max_new_tokens=14)
     """RL of the null, on the trained skill with the ops of the control skill alone."""
