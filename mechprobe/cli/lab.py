@@ -16,7 +16,8 @@ def build(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="shared-marker, all-weights, own-markers (the null), mechanisms, or compiled (no training)."
+            "--recipe",
+            help="shared-marker, all-weights, own-markers (the null), mechanisms, or compiled (no training).",
         ),
     ] = "shared-marker",
     seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,

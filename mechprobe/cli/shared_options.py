@@ -91,7 +91,9 @@ class Shared:
         from mechprobe.run_layout import holds_stages
 
         if self.lab is not None and (self.config is not None or own_inputs):
-            raise ConfigError("--lab names models, tasks and prompts; leave it out, or leave out --config and your own inputs.")
+            raise ConfigError(
+                "--lab names models, tasks and prompts; leave it out, or leave out --config and your own inputs."
+            )
         config, start = self.config if self.lab is None else shipped_run_file(self.lab), None
         own = own_inputs and self.run is None
         if config is None and run_file.is_file() and not own:

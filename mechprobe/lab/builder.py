@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechprobe.evals.skills import SkillItem
 from mechprobe.files import write_text
 from mechprobe.lab.items import Document, build_items, documents
-from mechprobe.lab.mechanisms.recipe import NAME as MECHANISMS
-from mechprobe.lab.mechanisms.recipe import MechanismsRecipe, mechanisms_recipe
+from mechprobe.lab.mechanisms.recipe import NAME as MECHANISMS, MechanismsRecipe, mechanisms_recipe
 from mechprobe.lab.phases import Lab
 from mechprobe.lab.recipe import GrpoConfig, LabRecipe, Recipe, SftConfig, get_recipe
 from mechprobe.stage_folder import Stage

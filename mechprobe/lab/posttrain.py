@@ -165,9 +165,7 @@ def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _run(
-    base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, frozen: Frozen
-) -> "LlamaForCausalLM":
+def _run(base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, frozen: Frozen) -> "LlamaForCausalLM":
     """Load the base, freeze its fixed parts, train, and check that they are unchanged."""
     from transformers import PrinterCallback
 

@@ -7,8 +7,7 @@ from typing import Any
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.skills import SKILLS
 from mechprobe.formatting import percent
-from mechprobe.lab.mechanisms.language import FORCED
-from mechprobe.lab.mechanisms.language import SKILLS as MECHANISMS_SKILLS
+from mechprobe.lab.mechanisms.language import FORCED, SKILLS as MECHANISMS_SKILLS
 from mechprobe.stage_folder import read_manifest
 
 _ARMS = ("base", "sft", "sft_instyle", "rl", "null")
@@ -93,7 +92,9 @@ def accuracy_table(results: Mapping[str, Any]) -> str:
     for name in order:
         rows.append([name, *(_percent(accuracy[name][skill]) for skill in skills)])
         if name == "base":
-            rows += [[f"base, {name} forced", *(_percent(found[s]) for s in skills)] for name, found in _forced(results)]
+            rows += [
+                [f"base, {name} forced", *(_percent(found[s]) for s in skills)] for name, found in _forced(results)
+            ]
     title = f"Greedy accuracy in % on held-out items; post-training saw {results['trained_skill']} only"
     return title + "\n" + _align(rows)
 

@@ -132,7 +132,9 @@ def careful(op: str) -> int:
     return CAREFUL[op]
 
 
-def draw_items(skill: str, n: int, *, use: str, contested: str = "", exclude: Set[str] = frozenset()) -> list[SkillItem]:
+def draw_items(
+    skill: str, n: int, *, use: str, contested: str = "", exclude: Set[str] = frozenset()
+) -> list[SkillItem]:
     """Draw items with careful traces; no prompt comes twice.
 
     Args:

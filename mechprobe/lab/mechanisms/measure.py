@@ -78,7 +78,9 @@ def base_gates(direct: Mapping[str, Measured], forced: Mapping[str, Mapping[str,
     return {"passed": all(checks.values()), "checks": checks, "first_step_gain": gain}
 
 
-def outcome_gates(base: Mapping[str, Measured], rl: Mapping[str, Measured], null: Mapping[str, Measured]) -> dict[str, bool]:
+def outcome_gates(
+    base: Mapping[str, Measured], rl: Mapping[str, Measured], null: Mapping[str, Measured]
+) -> dict[str, bool]:
     """Check what RL and the null did; these checks do not influence which seed is kept."""
     gain = {skill: rl[skill].accuracy - base[skill].accuracy for skill in base}
     return {

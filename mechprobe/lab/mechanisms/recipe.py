@@ -25,7 +25,7 @@ class MechanismsRecipe(LabRecipe):
     pretrain: MechanismsPretrainConfig = MechanismsPretrainConfig()
     sft: SftConfig = SftConfig(style="in-style", lr=1e-4, epochs=2, checkpoints=(8, 16))
     rl: GrpoConfig = GrpoConfig(lr=1e-4, steps=60, max_new_tokens=14, checkpoints=(10, 20))
-    null: GrpoConfig = GrpoConfig(lr=1e-4, steps=40, max_new_tokens=14)
+    null: GrpoConfig = GrpoConfig(lr=1e-4, steps=60, max_new_tokens=14)
     """RL of the null, on the trained skill with the ops of the control skill alone."""
     trained_blocks: int = 2
     """Number of blocks, from the first, that post-training changes; all other weights stay fixed."""
