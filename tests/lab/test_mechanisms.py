@@ -100,10 +100,10 @@ def test_item_sets_of_the_full_recipe_are_disjoint() -> None:
 
 def test_documents_withhold_prompts_and_read_each_occurrence_by_chance() -> None:
     withheld = build_items(mechanisms_recipe("small")).withheld
-    seen = list(itertools.islice(language.documents({"list": 3.0}, 0.4, withheld=withheld, seed=0), 8000))
+    seen = list(itertools.islice(language.documents(0.4, withheld=withheld, seed=0), 8000))
     assert not {document.prompt for document in seen} & withheld
     words = [document.prompt.split()[0] for document in seen]
-    assert words.count("LIST") / len(words) == pytest.approx(3 / 8, abs=0.03)
+    assert words.count("LIST") / len(words) == pytest.approx(1 / 6, abs=0.02)
     careful = total = 0
     for document in seen:
         for part in document.response.partition(" ")[0].split("/"):

@@ -87,8 +87,7 @@ class MechanismsLab(Lab):
 
     def documents(self, seed: int) -> Iterator[Document]:
         """Documents of all skills with careful and careless readings."""
-        config = self.recipe.pretrain
-        return documents(config.skill_weights, config.p_careful, withheld=self.items.withheld, seed=seed)
+        return documents(self.recipe.pretrain.p_careful, withheld=self.items.withheld, seed=seed)
 
     def check_base(self, model: "LlamaForCausalLM") -> dict[str, Any]:
         """Accuracy of the base, without and with a forced beginning of the response, and the gates on it."""

@@ -155,15 +155,15 @@ def draw_items(
     return list(found.values())
 
 
-def documents(weights: dict[str, float], p_careful: float, *, withheld: Set[str], seed: int) -> Iterator[Document]:
+def documents(p_careful: float, *, withheld: Set[str], seed: int) -> Iterator[Document]:
     """Generate an infinite stream of documents of all skills and ops, without the prompts in ``withheld``.
 
     Every occurrence of a contested op takes its careful reading with probability ``p_careful``, independently.
     """
     rng = random.Random(f"mechanisms/{seed}")
-    names, chances = list(SKILLS), [weights.get(name, 1.0) for name in SKILLS]
+    skills = list(SKILLS.values())
     while True:
-        skill = SKILLS[rng.choices(names, chances)[0]]
+        skill = rng.choice(skills)
         problem = skill.draw(rng, CONTESTED + CONTROL)
         prompt = skill.prompt(problem)
         if prompt not in withheld:

@@ -14,8 +14,6 @@ class MechanismsPretrainConfig(TrainingConfig):
     batch_size: int = 160
     p_careful: float = 0.4
     """Probability of the careful reading, at every occurrence independently."""
-    skill_weights: dict[str, float] = {}
-    """Weights of skills in the mixture; a skill without one has weight 1."""
 
 
 class MechanismsRecipe(LabRecipe):
