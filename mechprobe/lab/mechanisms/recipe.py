@@ -23,8 +23,9 @@ class MechanismsRecipe(LabRecipe):
     pretrain: MechanismsPretrainConfig = MechanismsPretrainConfig()
     sft: SftConfig = SftConfig(style="in-style", lr=1e-4, epochs=2, checkpoints=(8, 16))
     rl: GrpoConfig = GrpoConfig(lr=1e-4, steps=60, max_new_tokens=14, checkpoints=(10, 20))
-    null: GrpoConfig = GrpoConfig(lr=1e-4, steps=60, max_new_tokens=14)
-    """RL of the null, on the trained skill with the ops of the control skill alone."""
+    null: GrpoConfig = GrpoConfig(lr=1e-4, steps=40, max_new_tokens=14)
+    """RL of the null, on the trained skill with the ops of the control skill alone. It stops early, because on the seed with which
+    we tuned (0) it leaks to one other skill by step 60 (two: 2 -> 14 %), and at step 40 to none (pooled +1.5 points)."""
     trained_blocks: int = 2
     """Number of blocks, from the first, that post-training changes; all other weights stay fixed."""
     n_posttrain: int = 1024
