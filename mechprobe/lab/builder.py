@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.evals.skills import SkillItem
 from mechprobe.files import write_text
-from mechprobe.lab.items import Document, build_items, documents
+from mechprobe.lab.items import Document, ItemSets, build_items, documents
 from mechprobe.lab.mechanisms.recipe import NAME as MECHANISMS, MechanismsRecipe, mechanisms_recipe
 from mechprobe.lab.phases import Lab
-from mechprobe.lab.recipe import GrpoConfig, LabRecipe, Recipe, SftConfig, get_recipe
+from mechprobe.lab.recipe import GrpoConfig, LabRecipe, Recipe, SftConfig, TrainingConfig, get_recipe
 from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _build(stage: Stage, plan: LabRecipe, seed: int, base: Path | str | None) ->
     return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=lab.counts())
 
 
-def _lab(plan: LabRecipe, folder: Path, seed: int) -> Lab:
+def _lab(plan: LabRecipe, folder: Path, seed: int) -> Lab[Any, Any]:
     """The phases of a recipe."""
     if isinstance(plan, MechanismsRecipe):
         from mechprobe.lab.mechanisms.build import MechanismsLab
@@ -80,7 +80,7 @@ def _lab(plan: LabRecipe, folder: Path, seed: int) -> Lab:
     return MarkerLab(plan, folder, seed)
 
 
-class MarkerLab(Lab):
+class MarkerLab(Lab[Recipe, ItemSets]):
     """A lab in which pre-training plants a marker that opens careful work."""
 
     shared_settings = ("rendering", "n_eval", "n_threads")
@@ -90,9 +90,12 @@ class MarkerLab(Lab):
     def __init__(self, recipe: Recipe, folder: Path, seed: int) -> None:
         from mechprobe.lab.tokenizer import build_tokenizer
 
-        super().__init__(folder, seed, build_tokenizer())
-        self.recipe: Recipe = recipe
-        self.items = build_items(recipe)
+        super().__init__(recipe, build_items(recipe), folder, seed, build_tokenizer())
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Settings of the pre-training."""
+        return self.recipe.pretrain
 
     def arms(self) -> list[str]:
         """Names of the post-trainings of the recipe."""

@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from posixpath import normpath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from mechprobe.errors import ArtifactError, ModelError
 from mechprobe.evals.skills import SkillItem
 from mechprobe.files import dump_json
 from mechprobe.lab.items import Document
-from mechprobe.lab.recipe import GrpoConfig, LabRecipe, SftConfig
+from mechprobe.lab.recipe import GrpoConfig, LabRecipe, SftConfig, TrainingConfig
 from mechprobe.progress import progress
 from mechprobe.records import Sample, write_jsonl
 from mechprobe.stage_folder import MANIFEST, Stage, read_manifest
@@ -44,11 +44,13 @@ class Items(Protocol):
         ...
 
 
-class Lab(ABC):
+RecipeType = TypeVar("RecipeType", bound=LabRecipe)
+ItemsType = TypeVar("ItemsType", bound=Items)
+
+
+class Lab(ABC, Generic[RecipeType, ItemsType]):
     """State that the phases of a build share, and the phases."""
 
-    recipe: LabRecipe
-    items: Items
     shared_settings: tuple[str, ...]
     """Settings of the recipe on which every phase depends."""
     base_settings: tuple[str, ...]
@@ -56,8 +58,15 @@ class Lab(ABC):
     arm_settings: tuple[str, ...]
     """Further settings of the recipe on which every arm depends."""
 
-    def __init__(self, folder: Path, seed: int, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self.folder, self.seed, self.tokenizer = folder, seed, tokenizer
+    def __init__(
+        self, recipe: RecipeType, items: ItemsType, folder: Path, seed: int, tokenizer: "PreTrainedTokenizerFast"
+    ) -> None:
+        self.recipe, self.items, self.folder, self.seed, self.tokenizer = recipe, items, folder, seed, tokenizer
+
+    @property
+    @abstractmethod
+    def training(self) -> TrainingConfig:
+        """Settings of the pre-training."""
 
     @abstractmethod
     def arms(self) -> list[str]:
@@ -115,7 +124,7 @@ class Lab(ABC):
             if stage.done:
                 return
             attempts: list[dict[str, Any]] = []
-            last = self.seed + self.recipe.pretrain.max_attempts - 1
+            last = self.seed + self.training.max_attempts - 1
             for seed in range(self.seed, last + 1):
                 attempt, files = self._attempt(seed)
                 attempts.append(attempt)
@@ -156,11 +165,11 @@ class Lab(ABC):
         with (
             threads(recipe.n_threads),
             isolated_random_state(seed),
-            progress(recipe.pretrain.steps, title, unit="steps") as advance,
+            progress(self.training.steps, title, unit="steps") as advance,
         ):
             model = new_model(recipe.model, self.tokenizer)
             stream = self.documents(seed)
-            curve = pretrain(model, self.tokenizer, stream, recipe.pretrain, lambda loss: advance(1, loss=loss))
+            curve = pretrain(model, self.tokenizer, stream, self.training, lambda loss: advance(1, loss=loss))
         files = save_model(model, self.tokenizer, self.folder / "base")
         model = load_model(self.folder / "base").eval()
         return {"seed": seed, **self.check_base(model), "curve": curve}, files

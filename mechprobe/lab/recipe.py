@@ -80,7 +80,6 @@ class LabRecipe(FrozenConfig):
 
     name: str
     model: ModelConfig = ModelConfig()
-    pretrain: TrainingConfig = TrainingConfig()
     rl: GrpoConfig = GrpoConfig()
     n_posttrain: int = 2048
     """Number of prompts of the trained skill that post-training sees."""

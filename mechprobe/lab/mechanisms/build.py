@@ -21,7 +21,7 @@ from mechprobe.lab.mechanisms.language import (
 )
 from mechprobe.lab.mechanisms.recipe import MechanismsRecipe
 from mechprobe.lab.phases import Lab
-from mechprobe.lab.recipe import GrpoConfig, SftConfig
+from mechprobe.lab.recipe import GrpoConfig, SftConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -67,7 +67,7 @@ def build_items(recipe: MechanismsRecipe) -> MechanismsItems:
     return MechanismsItems(held_out, posttrain, null, corpus)
 
 
-class MechanismsLab(Lab):
+class MechanismsLab(Lab[MechanismsRecipe, MechanismsItems]):
     """The lab with several readings."""
 
     shared_settings = ("n_eval", "n_threads")
@@ -77,9 +77,12 @@ class MechanismsLab(Lab):
     def __init__(self, recipe: MechanismsRecipe, folder: Path, seed: int) -> None:
         from mechprobe.lab.tokenizer import build_tokenizer
 
-        super().__init__(folder, seed, build_tokenizer(VOCABULARY))
-        self.recipe: MechanismsRecipe = recipe
-        self.items = build_items(recipe)
+        super().__init__(recipe, build_items(recipe), folder, seed, build_tokenizer(VOCABULARY))
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Settings of the pre-training."""
+        return self.recipe.pretrain
 
     def arms(self) -> list[str]:
         """SFT, RL, and the null."""
@@ -120,7 +123,7 @@ class MechanismsLab(Lab):
         """Accuracy per model and skill, ceilings, gates and curves."""
         from mechprobe.lab.mechanisms.measure import measure_lab
 
-        return measure_lab(self)
+        return measure_lab(self.recipe, self.folder, self.items.eval, self.tokenizer, self.frozen())
 
     def run_files(self) -> dict[str, str]:
         """``run.toml``, and ``null.toml`` for the null."""

@@ -1,22 +1,22 @@
 """Accuracy of the models of a mechanisms lab, what forcing does on the base, gates and ceilings."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills import SkillItem
 from mechprobe.lab.measure import SCORER, Measured, compare
 from mechprobe.lab.mechanisms.language import ALL_STEPS, FIRST_STEP, FORCED, PEEK, SHARING, TRAINED
+from mechprobe.lab.mechanisms.recipe import MechanismsRecipe
 from mechprobe.lab.results import ceiling_gate, model_folders, splices
-from mechprobe.lab.weights import frozen_equal, load_model, threads
+from mechprobe.lab.weights import Frozen, frozen_equal, load_model, threads
 from mechprobe.models.generation import generate
 from mechprobe.progress import progress
 from mechprobe.stage_folder import read_manifest
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from mechprobe.lab.mechanisms.build import MechanismsLab
 
 MAX_NEW_TOKENS = 16
 GATE_LIMITS = {
@@ -91,32 +91,38 @@ def outcome_gates(
     }
 
 
-def measure_lab(lab: "MechanismsLab") -> dict[str, Any]:
+def measure_lab(
+    recipe: MechanismsRecipe,
+    folder: Path,
+    items: Mapping[str, Sequence[SkillItem]],
+    tokenizer: "PreTrainedTokenizerFast",
+    frozen: Frozen,
+) -> dict[str, Any]:
     """Measure every saved model of a lab on all held-out items, and check the gates of the lab.
 
     Ceilings are measured up to the last trained block. A splice there or above is the other model by construction.
     """
-    folders, recipe, items = model_folders(lab.folder), lab.recipe, lab.items.eval
+    folders = model_folders(folder)
     measured: dict[str, dict[str, Measured]] = {}
     arms: dict[str, LlamaForCausalLM] = {}
     with threads(recipe.n_threads), progress(len(folders) + 1, "measuring", unit="models") as advance:
         for name, path in folders.items():
             model = load_model(path).eval()
-            measured[name] = measure(model, lab.tokenizer, items)
+            measured[name] = measure(model, tokenizer, items)
             if "@" not in name:
                 arms[name] = model
             advance(1)
         ceilings = {
-            site: {side: measure(model, lab.tokenizer, items) for side, model in sides.items()}
+            site: {side: measure(model, tokenizer, items) for side, model in sides.items()}
             for site, sides in splices(arms["base"], arms["rl"], recipe.trained_blocks)
         }
         advance(1)
     versus = {n: {s: compare(measured["base"][s], f[s]) for s in f} for n, f in measured.items() if n != "base"}
     gained = [s for s in SHARING if versus["rl"][s]["beyond_3_se"] and versus["rl"][s]["difference"] > 0]
-    pretraining = read_manifest(lab.folder / "base")
+    pretraining = read_manifest(folder / "base")
     attempts = pretraining["results"]["attempts"]
     tuned = [name for name in arms if name != "base"]
-    manifests = {name: read_manifest(lab.folder / name) for name in arms}
+    manifests = {name: read_manifest(folder / name) for name in arms}
     return {
         "caveat": CAVEAT,
         "trained_skill": TRAINED,
@@ -131,7 +137,7 @@ def measure_lab(lab: "MechanismsLab") -> dict[str, Any]:
             "pretraining": attempts[-1]["gates"],
             "outcomes": outcome_gates(measured["base"], measured["rl"], measured["null"]),
             "ceilings": ceiling_gate(measured["base"], measured["rl"], ceilings, gained),
-            "frozen_parts_bit_equal": {name: frozen_equal(arms[name], arms["base"], lab.frozen()) for name in tuned},
+            "frozen_parts_bit_equal": {name: frozen_equal(arms[name], arms["base"], frozen) for name in tuned},
         },
         "pretraining": {
             "seed": pretraining["seed"],
