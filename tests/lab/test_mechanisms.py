@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mechprobe.errors import ConfigError
+from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import sha256_file
 from mechprobe.lab.builder import build
 from mechprobe.lab.measure import Measured
@@ -32,7 +33,9 @@ from mechprobe.lab.mechanisms.language import (
 )
 from mechprobe.lab.mechanisms.measure import base_gates, measure, outcome_gates
 from mechprobe.lab.mechanisms.recipe import mechanisms_recipe
-from mechprobe.lab.summary import summary
+from mechprobe.lab.mechanisms.run_files import run_files
+from mechprobe.lab.results import model_folders
+from mechprobe.lab.summary import read_lab, shipped, summary
 from mechprobe.lab.tokenizer import BOS_ID, EOS_ID, PAD_ID, build_tokenizer
 from mechprobe.lab.weights import load_model
 from mechprobe.records import read_jsonl
@@ -231,3 +234,36 @@ def test_cli_builds_a_small_lab(tmp_path: Path) -> None:
         build("mechanism", tmp_path / "other")
     with pytest.raises(ConfigError, match=r"'huge'.*full or small"):
         build("mechanisms", tmp_path / "other", scale="huge")
+
+
+def test_the_shipped_lab_holds_what_its_manifest_claims() -> None:
+    folder = shipped("mechanisms")
+    manifest = read_lab(folder)
+    assert {name: sha256_file(folder / name) for name in manifest["outputs"]} == manifest["outputs"]
+    assert manifest["config"]["recipe"] == mechanisms_recipe().model_dump(mode="json")
+    held_out = [item.id for items in build_items(mechanisms_recipe()).eval.values() for item in items]
+    assert [s.id for task in load_tasks(folder / "tasks.jsonl") for s in task.samples] == held_out
+    assert set(model_folders(folder)) == set(manifest["results"]["accuracy"])
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 15 * 10**6
+    assert {name: (folder / name).read_text() for name in ("run.toml", "null.toml")} == run_files(mechanisms_recipe())
+
+
+def test_the_shipped_lab_passes_every_gate() -> None:
+    results = read_lab(shipped("mechanisms"))["results"]
+    gates = results["gates"]
+    assert gates["pretraining"]["passed"]
+    assert all(gates["outcomes"].values())
+    assert gates["ceilings"]["sites_with_both"] == ["resid_post.1"]
+    assert gates["frozen_parts_bit_equal"] == dict.fromkeys(ARMS, True)
+    for arm in ("sft", "rl"):
+        assert all(results["versus_base"][arm][skill]["beyond_3_se"] for skill in (TRAINED, *SHARING))
+
+
+def test_shipped_accuracy_is_that_of_the_shipped_weights() -> None:
+    """Two items may change between processors, because float sums differ in their last bits."""
+    folder = shipped("mechanisms")
+    items, tokenizer = build_items(mechanisms_recipe()).eval, build_tokenizer(VOCABULARY)
+    claimed = read_lab(folder)["results"]["accuracy"]
+    for name in ("base", "rl"):
+        found = measure(load_model(folder / name).eval(), tokenizer, {"two": items["two"]})["two"]
+        assert abs(sum(found.right) - claimed[name]["two"]["right"]) <= 2
