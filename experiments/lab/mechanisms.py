@@ -29,9 +29,13 @@ from mechprobe.types import POOLED
 SETTINGS = [
     "intervene.edits_base=['transplant']", "intervene.edits_tuned=['transplant']", "intervene.compare=[]",
     "intervene.doses=[]", "intervene.leave_one_out=false", "intervene.collateral_texts=0", "intervene.workers=1",
-    "intervene.sizes=[10,20,100,200,400]", "intervene.n_random=19", "intervene.n_shuffled=19",
+    "intervene.n_random=19", "intervene.n_shuffled=19", "intervene.n_rescaled=0", "intervene.n_shifted=0",
 ]  # fmt: skip
-"""Settings of the study: transplants only, large heads, and the fewest controls with which p can reach 0.05."""
+"""Settings of the study: transplants only, and two kinds of controls with the fewest draws with which p can reach 0.05."""
+MAIN = ["intervene.sizes=[10,20,100,200,400]"]
+"""Further settings on the lab: heads that are large enough for necessity to appear."""
+NULL = ["intervene.sizes=[]", "intervene.rivals=[]"]
+"""Further settings on the null."""
 NOTHING = "nothing to select"
 ARROWS = {"base": "base ← rl", "rl": "rl ← base"}
 RANKS = (1, 2, 5, 10)
@@ -120,8 +124,8 @@ def study(seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "settings": settings,
         "lab": {"accuracy": accuracy, "gates": results["gates"], "seeds_tried": results["pretraining"]["seeds_tried"]},
-        "main": measure(work / "lab", "run.toml", work / "run", given.set),
-        "null": measure(work / "lab", "null.toml", work / "null", given.set),
+        "main": measure(work / "lab", "run.toml", work / "run", [*MAIN, *given.set]),
+        "null": measure(work / "lab", "null.toml", work / "null", [*NULL, *given.set]),
         "environment": environment(),
         "seconds": round(time.monotonic() - started),
     }
