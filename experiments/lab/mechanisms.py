@@ -64,17 +64,7 @@ def host_record(found: mp.InterventionResults, host: str) -> dict[str, Any]:
     rows = [row for row in found.conditions if row.model == host]
     share = {row.name: row.share_of_ceiling[POOLED] for row in rows}
     sets = [row for row in rows if row.edit == "transplant" and row.set_kind in ("selected", "compare")]
-    keys = (
-        "effect",
-        "n",
-        "ceiling",
-        "verdict",
-        "random_mean",
-        "random_max",
-        "rescaled_max",
-        "equal_norm_max",
-        "shifted_max",
-    )
+    keys = ("effect", "n", "ceiling", "verdict", "random_mean", "random_max", "equal_norm_max")
     verdicts = {row.task: row.to_dict() for row in found.verdicts if row.model == host}
     comparison = next((row for row in found.comparisons if row.model == host), None)
     return {
