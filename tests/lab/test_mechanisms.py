@@ -253,7 +253,7 @@ def test_the_shipped_lab_passes_every_gate() -> None:
     gates = results["gates"]
     assert gates["pretraining"]["passed"]
     assert all(gates["outcomes"].values())
-    assert gates["ceilings"]["sites_with_both"] == ["resid_post.1"]
+    assert "resid_post.1" in gates["ceilings"]["sites_with_both"]
     assert gates["frozen_parts_bit_equal"] == dict.fromkeys(ARMS, True)
     for arm in ("sft", "rl"):
         assert all(results["versus_base"][arm][skill]["beyond_3_se"] for skill in (TRAINED, *SHARING))
