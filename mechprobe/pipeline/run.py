@@ -270,8 +270,9 @@ class Run:
 
     def intervention(self) -> dict[str, Any]:
         """The arguments of `mechprobe.intervene` in this run."""
+        about = self.edits()  # refuses a selection that cannot be read, with its own words
         pairs, texts = self.halves(read_manifest(self.layout.selection)["config"].get("seed")), self.collateral_texts()
-        return {**self.edits(), "tasks": [b for _, b in pairs], "selecting": [a for a, _ in pairs], "collateral": texts}
+        return {**about, "tasks": [b for _, b in pairs], "selecting": [a for a, _ in pairs], "collateral": texts}
 
     def edits(self) -> dict[str, Any]:
         """Models, dictionary, features and settings of the edits.
