@@ -3,8 +3,8 @@
     python experiments/lab/mechanisms.py --seeds 10 11 12
 
 For every seed, the script builds the lab with its null (`mechprobe lab build --recipe mechanisms`) and runs the chain on both. It
-transplants the selected set both ways with controls, rivals, complements and both read-outs, and heads of the ranking up to 400
-features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. The script has no expected
+transplants the selected set both ways with controls, rivals, complements and both read-outs, and then heads of the ranking of up to
+400 features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. The script has no expected
 outcome on the labs: it prints what the verdicts say. It exits with 1 if a verdict calls a set causal on a null.
 """
 
@@ -21,6 +21,7 @@ from mechprobe.cli.printing import table_lines
 from mechprobe.environment import environment
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json, write_json
+from mechprobe.interventions.rival_rows import Curve
 from mechprobe.interventions.verdicts.rule import IN_PART, SUPPORTED
 from mechprobe.lab.builder import build
 from mechprobe.stage_folder import read_manifest
@@ -29,13 +30,15 @@ from mechprobe.types import POOLED
 SETTINGS = [
     "intervene.edits_base=['transplant']", "intervene.edits_tuned=['transplant']", "intervene.compare=[]",
     "intervene.doses=[]", "intervene.leave_one_out=false", "intervene.collateral_texts=0", "intervene.workers=1",
-    "intervene.n_random=19", "intervene.n_shuffled=19", "intervene.n_rescaled=0", "intervene.n_shifted=0",
+    "intervene.n_random=25", "intervene.n_shuffled=25", "intervene.n_rescaled=0", "intervene.n_shifted=0",
+    "intervene.sizes=[]",
 ]  # fmt: skip
-"""Settings of the study: transplants only, and two kinds of controls with the fewest draws with which p can reach 0.05."""
-MAIN = ["intervene.sizes=[10,20,100,200,400]"]
-"""Further settings on the lab: heads that are large enough for necessity to appear."""
-NULL = ["intervene.sizes=[]", "intervene.rivals=[]"]
+"""Settings of the study: transplants only, and two kinds of controls. In these dictionaries 19 random sets of 50 features must
+share some, and are worth fewer than the 19 independent draws with which p can reach 0.05."""
+NULL = ["intervene.rivals=[]"]
 """Further settings on the null."""
+LARGEST, SIZES = 400, (10, 20, 50, 100, 200)
+"""Heads of the ranking that are transplanted to see at which size the change appears."""
 NOTHING = "nothing to select"
 ARROWS = {"base": "base ← rl", "rl": "rl ← base"}
 RANKS = (1, 2, 5, 10)
@@ -56,7 +59,26 @@ def measure(lab: Path, config: str, folder: Path, overrides: Sequence[str]) -> d
     except SelectionError as error:
         return {"fve": fve, NOTHING: str(error)}
     gained = dict(zip(selection.scores.tasks, selection.scores.n_gained, strict=True))
-    return {"fve": fve, "n_gained": gained, "hosts": {host: host_record(found, host) for host in found.pair}}
+    curves = heads(chain, selection, found) if chain.config.intervene.rivals else []
+    hosts = {host: host_record(found, host) | {"sizes": of_host(curves, host)} for host in found.pair}
+    return {"fve": fve, "n_gained": gained, "hosts": hosts}
+
+
+def heads(chain: mp.Run, selection: mp.Selection, found: mp.InterventionResults) -> Sequence[Curve]:
+    """Shares of the ceiling that heads of the ranking carry, under the read-out of the main transplants, without controls."""
+    readout = "joint" if found.readouts_of_edits["transplant"] == "joint" else "swap"
+    n_live = int(selection.scores.live.sum())
+    config = chain.config.intervene.replace(
+        features=f"top:{min(LARGEST, n_live)}", sizes=SIZES, transplant_readout=readout, rivals=(), n_random=0, n_shuffled=1,
+    )  # fmt: skip
+    tasks = [task for task in chain.judging_halves() if task.name not in config.trained]
+    given = chain.family, chain.crosscoder(), selection, tasks
+    return mp.intervene(*given, chain.folder / "heads", config).curves
+
+
+def of_host(curves: Sequence[Curve], host: str) -> dict[str, list[list[float]]]:
+    """Points of the curves of one host by kind."""
+    return {curve.kind: [[size, share] for size, share in curve.points] for curve in curves if curve.model == host}
 
 
 def host_record(found: mp.InterventionResults, host: str) -> dict[str, Any]:
@@ -84,7 +106,6 @@ def host_record(found: mp.InterventionResults, host: str) -> dict[str, Any]:
             }
             for row in (comparison.rivals if comparison else [])
         ],
-        "sizes": {curve.kind: [list(p) for p in curve.points] for curve in found.curves if curve.model == host},
     }
 
 
@@ -114,7 +135,7 @@ def study(seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "settings": settings,
         "lab": {"accuracy": accuracy, "gates": results["gates"], "seeds_tried": results["pretraining"]["seeds_tried"]},
-        "main": measure(work / "lab", "run.toml", work / "run", [*MAIN, *given.set]),
+        "main": measure(work / "lab", "run.toml", work / "run", given.set),
         "null": measure(work / "lab", "null.toml", work / "null", [*NULL, *given.set]),
         "environment": environment(),
         "seconds": round(time.monotonic() - started),
