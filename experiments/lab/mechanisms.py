@@ -177,7 +177,7 @@ def verdicts(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rivals(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The best rival of each rank, in % of the ceiling, then the complements; one row per lab and host."""
+    """The best rival of each rank, then those without a rank, in % of the ceiling; one row per lab and host."""
     rows = {}
     for record in records:
         for host, found in record["main"].get("hosts", {}).items():
@@ -203,8 +203,8 @@ def sizes(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def best(found: Sequence[Mapping[str, Any]]) -> str:
-    """Share and name of the rival that does most."""
-    measured = [row for row in found if row["share"] is not None]
+    """Share and name of the rival that does most without damage."""
+    measured = [row for row in found if row["share"] is not None and not row["damages"]]
     if not measured:
         return "-"
     top = max(measured, key=lambda row: row["share"])
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for title, table in (
         ("Accuracy in %", accuracies),
         ("The set and its controls, in % of the ceiling", verdicts),
-        ("Best rival of each rank, and complements, in % of the ceiling", rivals),
+        ("Best rival of each rank that does no damage, and complements, in % of the ceiling", rivals),
         ("Share of the ceiling by size, in %", sizes),
     ):
         print("\n".join([title, *table(records), ""]))
