@@ -1,0 +1,206 @@
+"""Responses of one host under several edits at one site, from drafts.
+
+Clean responses, of the host and of donors, are drafts of the edited ones. One pass over a prompt and a draft gives the token that
+an edited model writes after every beginning of the draft; up to the first difference the draft is the edited response. From there
+another known response to the prompt may go on with the same token. Where none does, the response is decoded, and is itself known
+from then on to the edits beside it. Up to the site all edits share the clean models' pass, and the rows of several edits share
+each pass above it.
+
+The responses are those of `mechprobe.models.generation.generate` inside the edit. A token is taken from a pass over many tokens only
+where its logit is larger than the next by more than `mechprobe.interventions.drafting.rules.TIE`; from any other place on, the
+response is decoded token by token. The drafts do not depend on which edits ran before, so neither do the responses.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from mechprobe.interventions.drafting.checking import DraftBlock, Found
+from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch
+from mechprobe.interventions.drafting.decoding import Begun, Decoder
+from mechprobe.interventions.drafting.forward import DraftError, UpperPart
+from mechprobe.interventions.drafting.rules import MOST_NOISE, Decoding, Rules, Tokens
+from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
+from mechprobe.interventions.hooks.rewriting import SiteRewrite
+from mechprobe.models.generation import Asked, Generated, length_batches, response_seeds
+from mechprobe.models.load import LanguageModel
+from mechprobe.types import Site
+
+_N_TRIED = 8
+"""Clean responses whose second half is decoded to see that the decoder gives what the model gives."""
+
+
+class Together:
+    """A host at one site, with the siblings that its edits read.
+
+    Raises:
+        DraftError: The architecture does not allow it.
+    """
+
+    def __init__(self, host: LanguageModel, site: Site, siblings: Mapping[str, LanguageModel]) -> None:
+        self.host, self.site = host, site
+        self.models, self.upper = CleanModels(host, siblings, site), UpperPart(host, site)
+        self._tried = False
+
+    def respond(  # noqa: PLR0913 - as `generate`
+        self,
+        edits: Sequence[SiteRewrite],
+        asked: Asked,
+        prompts: Sequence[Tokens],
+        drafts: Sequence[Sequence[Tokens]],
+        decoding: Decoding,
+        *,
+        batch_size: int,
+    ) -> list[list[Generated]]:
+        """The responses under every edit: ``decoding.n`` to each prompt, in order.
+
+        Args:
+            edits: Edits at the site, which read the siblings or some of them.
+            asked: The host, and the tokens that it may write.
+            prompts: Token ids.
+            drafts: Known responses to each of the ``decoding.n`` responses of every prompt, the likeliest first; the first must be the
+                host's own clean response, by which the architecture is tried.
+            decoding: How responses are decoded.
+            batch_size: Rows that are decoded at a time, and prompts whose caches are kept.
+
+        Raises:
+            DraftError: The host does not give its own response when that is checked as a draft.
+            ModelError: An edit leaves the model without finite numbers.
+        """
+        rows = [prompt for prompt in prompts for _ in range(decoding.n)]
+        seeds = response_seeds(rows, decoding.seed) if decoding.temperature > 0 else []
+        found: list[list[Tokens]] = [[()] * len(rows) for _ in edits]
+        equal = not self.host.behaviour.padding
+        for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
+            if decoding.noise_of(len(batch), asked) > MOST_NOISE:
+                raise DraftError("the random numbers of all tokens of a batch do not fit the memory for them")
+            rules = Rules(asked, decoding, [seeds[row] for row in batch] if seeds else ())
+            known = [[rules.cut(draft) for draft in drafts[row]] for row in batch]
+            of_batch = self._batch(edits, [rows[row] for row in batch], known, rules, batch_size)
+            for edit, responses in enumerate(of_batch):
+                for row, tokens in zip(batch, responses, strict=True):
+                    found[edit][row] = tokens
+        texts: dict[Tokens, Generated] = {}
+        for tokens in (tokens for responses in found for tokens in responses):
+            if tokens not in texts:
+                texts[tokens] = asked.finished(tokens, decoding.stop)
+        return [[texts[tokens] for tokens in responses] for responses in found]
+
+    def _batch(
+        self, edits: Sequence[SiteRewrite], prompts: list[Tokens], known: list[list[Tokens]], rules: Rules, batch_size: int
+    ) -> list[list[Tokens]]:
+        """The responses to one batch of prompts under every edit."""
+        clean = SiteRewrite(self.site, lambda x: x[self.host.name], positions=PositionMask(PositionRule()), what="no edit")
+        decoder = Decoder(self.models, self.upper, [*edits, clean], self.site)
+        with ExitStack() as stack:
+            self.models.attach(stack)
+            decoder.attach(stack)
+            batch = PromptBatch(self.models, prompts, rules.asked.pad_id, whole=not self.upper.is_empty)
+            work = _Work(decoder, batch, rules, known, batch_size)
+            if not self._tried:
+                self._try(work, len(edits))
+                self._tried = True
+            return work.run(len(edits))
+
+    def _try(self, work: "_Work", clean: int) -> None:
+        """Raise `DraftError` unless the host without edits agrees with its clean responses, checked and decoded."""
+        kept = [(row, drafts[0]) for row, drafts in enumerate(work.known) if drafts and drafts[0]]
+        if not kept:
+            return
+        block = DraftBlock(work.prompts, [row for row, _ in kept], [draft for _, draft in kept])
+        pairs = {clean: [(draft, 0) for draft in range(len(kept))]}
+        results = list(block.check(pairs, work.decoder.edits, self.upper, work.rules))
+        halves = [Begun(clean, row, draft[: len(draft) // 2]) for row, draft in kept[:_N_TRIED]]
+        whole = [work.rules.is_complete(draft) for _, draft in kept[:_N_TRIED]]
+        decoded = work.decoder.decode(work.prompts, halves, work.rules)
+        agrees = all(not found.clear or found.token is None for _, _, found in results)
+        again = [t == d for t, (_, d), complete in zip(decoded, kept, whole, strict=False) if complete]
+        if not agrees or (again and not any(again)):
+            raise DraftError(
+                f"{type(self.host.hf).__name__} ({self.host.name}) does not give its own responses in a pass over all of their tokens"
+            )
+
+
+@dataclass
+class _Item:
+    """A response under one edit: what is known of it."""
+
+    edit: int
+    row: int
+    tokens: Tokens = ()
+    alone: bool = False
+    """Whether it must be decoded: a token was not clear."""
+    done: bool = False
+
+    def after(self, draft: Tokens, found: Found, rules: Rules) -> None:
+        """Take over what a check found."""
+        agreed = draft[: found.n_agreed]
+        self.alone = not found.clear
+        self.tokens = agreed if found.token is None or self.alone else (*agreed, found.token)
+        if self.tokens and not self.alone:
+            self.done = rules.is_complete(self.tokens)
+
+
+class _Work:
+    """The responses to one batch of prompts."""
+
+    def __init__(
+        self, decoder: Decoder, prompts: PromptBatch, rules: Rules, known: list[list[Tokens]], batch_size: int
+    ) -> None:
+        self.decoder, self.prompts, self.rules, self.known = decoder, prompts, rules, known
+        self._batch_size = batch_size
+
+    def run(self, n_edits: int) -> list[list[Tokens]]:
+        """The responses by edit and prompt."""
+        items = [[_Item(edit, row) for row in range(len(self.known))] for edit in range(n_edits)]
+        left = [item for of_edit in items for item in of_edit]
+        while left:
+            self._check(left)
+            left = [item for item in left if not item.done]
+            self._decode(left)
+            left = [item for item in left if not item.done]
+        return [[item.tokens for item in of_edit] for of_edit in items]
+
+    def _check(self, left: Sequence[_Item]) -> None:
+        """Check every item against known responses, as long as one goes on as the item does."""
+        while pairs := [(item, draft) for item in left if (draft := self._draft(item)) is not None]:
+            of_draft: dict[tuple[int, Tokens], list[_Item]] = defaultdict(list)
+            for item, draft in pairs:
+                of_draft[item.row, draft].append(item)
+            drafts = list(of_draft)
+            for start in range(0, len(drafts), self._batch_size):
+                some = drafts[start : start + self._batch_size]
+                self._check_block(some, [of_draft[draft] for draft in some])
+
+    def _check_block(self, drafts: Sequence[tuple[int, Tokens]], items: Sequence[Sequence[_Item]]) -> None:
+        block = DraftBlock(self.prompts, [row for row, _ in drafts], [draft for _, draft in drafts])
+        wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        of_pair = {}
+        for place, members in enumerate(items):
+            for item in members:
+                wanted[item.edit].append((place, len(item.tokens)))
+                of_pair[item.edit, place] = item
+        for edit, place, found in block.check(wanted, self.decoder.edits, self.decoder.upper, self.rules):
+            of_pair[edit, place].after(block.drafts[place], found, self.rules)
+
+    def _draft(self, item: _Item) -> Tokens | None:
+        """A known response that begins with what is known of the item."""
+        if item.done or item.alone:
+            return None
+        n = len(item.tokens)
+        return next((d for d in self.known[item.row] if len(d) > n and d[:n] == item.tokens), None)
+
+    def _decode(self, left: Sequence[_Item]) -> None:
+        """Decode one item of each group that has the same prompt and the same known tokens; it becomes known to the others."""
+        groups: dict[object, list[_Item]] = defaultdict(list)
+        for item in left:
+            groups[(item.row, item.tokens, item.edit if item.alone else None)].append(item)
+        chosen = [members[0] for members in groups.values()]
+        chosen.sort(key=lambda item: len(item.tokens))
+        for start in range(0, len(chosen), self._batch_size):
+            some = chosen[start : start + self._batch_size]
+            begun = [Begun(item.edit, item.row, item.tokens) for item in some]
+            for item, tokens in zip(some, self.decoder.decode(self.prompts, begun, self.rules), strict=True):
+                item.tokens, item.done = tokens, True
+                self.known[item.row].append(tokens)
