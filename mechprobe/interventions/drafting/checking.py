@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechprobe.interventions.drafting.clean_states import PromptBatch, Span
+from mechprobe.interventions.drafting.clean_states import PromptBatch, Residuals, Span
 from mechprobe.interventions.drafting.forward import UpperPart
 from mechprobe.interventions.drafting.rules import Rules, Tokens
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewritten
@@ -40,9 +40,14 @@ class DraftBlock:
         drafts: Tokens of every draft; none is empty.
     """
 
-    def __init__(self, prompts: PromptBatch, rows: Sequence[int], drafts: Sequence[Tokens]) -> None:
+    def __init__(
+        self, prompts: PromptBatch, rows: Sequence[int], drafts: Sequence[Tokens], found: Residuals | None = None
+    ) -> None:
+        """Take the clean models' residuals on all but the last tokens of the drafts; None computes them."""
         self.rows, self.drafts = list(rows), list(drafts)
-        self._span, self._tokens = prompts.followed_by(rows, drafts)
+        self._tokens = prompts.padded(drafts)
+        read = self._tokens[:, :-1]
+        self._span = prompts.followed_by(rows, read, prompts.clean_on(rows, read) if found is None else found)
         device = self._tokens.device
         self._row_of = torch.tensor(self.rows, device=device)
         self._lengths = torch.tensor([len(draft) for draft in drafts], device=device)

@@ -30,6 +30,7 @@ class CleanModels:
         self.host, self.siblings = host.name, list(siblings)
         self._calls = {name: ModelCall(model) for name, model in models.items()}
         self._runs = {name: Sibling(name, model.hf, [site]) for name, model in models.items()}
+        self.device = self._calls[host.name].model.input_device
         self._site = site
 
     def attach(self, stack: ExitStack) -> None:
@@ -94,7 +95,7 @@ class PromptBatch:
 
     def __init__(self, models: CleanModels, prompts: Sequence[Tokens], pad_id: int, *, whole: bool) -> None:
         self.models, self._pad_id = models, pad_id
-        self.device = models._calls[models.host].model.input_device
+        self.device = models.device
         self.ids, self.attention = left_pad(prompts, pad_id, self.device)
         self.n_prompt = self.attention.sum(dim=1)
         self.caches = models.new_caches()
@@ -108,19 +109,30 @@ class PromptBatch:
             {name: resid[:, start:] for name, resid in clean.items()},
         )
 
-    def followed_by(self, rows: Sequence[int], drafts: Sequence[Tokens]) -> tuple[Span, Int[Tensor, "draft step"]]:
-        """The ends of some prompts with a draft each, and the drafts; their last tokens are no part of the span."""
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the caches and residuals."""
+        layers = [layer for cache in self.caches.values() for layer in cache.layers if layer.keys is not None]
+        cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        return cached + sum(resid.nbytes for resid in self.end.clean.values())
+
+    def padded(self, drafts: Sequence[Tokens]) -> Int[Tensor, "draft step"]:
+        """Drafts, padded on the right."""
         width = max(map(len, drafts))
-        padded = [[*draft, *[self._pad_id] * (width - len(draft))] for draft in drafts]
-        tokens = torch.tensor(padded, dtype=torch.int64, device=self.device)
+        return torch.tensor([[*draft, *[self._pad_id] * (width - len(draft))] for draft in drafts], device=self.device)
+
+    def clean_on(self, rows: Sequence[int], tokens: Int[Tensor, "draft step"]) -> Residuals:
+        """Residuals of the clean models on tokens that follow some prompts."""
         index = torch.tensor(rows, device=self.device)
-        start, new = self.end.take(index), tokens[:, :-1]
-        if width == 1:
-            return start, tokens
-        ones = torch.ones_like(new)
+        if not tokens.shape[1]:
+            return {name: resid[index][:, :0] for name, resid in self.end.clean.items()}
         caches = {name: rows_of(cache, index) for name, cache in self.caches.items()}
-        attention = torch.cat([self.attention[index], ones], dim=1)
-        found = self.models.run(list(caches), new, attention, caches)
+        attention = torch.cat([self.attention[index], torch.ones_like(tokens)], dim=1)
+        return self.models.run(list(caches), tokens, attention, caches)
+
+    def followed_by(self, rows: Sequence[int], tokens: Int[Tensor, "draft step"], found: Residuals) -> Span:
+        """The ends of some prompts with the tokens that follow them, where the clean models have the residuals ``found``."""
+        start = self.end.take(torch.tensor(rows, device=self.device))
         clean = {name: torch.cat([start.clean[name], resid], dim=1) for name, resid in found.items()}
-        ids, mask = torch.cat([start.ids, new], dim=1), torch.cat([start.attention, ones], dim=1)
-        return Span(ids, mask, start.n_prompt, start.before, clean), tokens
+        ids, mask = torch.cat([start.ids, tokens], dim=1), torch.cat([start.attention, torch.ones_like(tokens)], dim=1)
+        return Span(ids, mask, start.n_prompt, start.before, clean)

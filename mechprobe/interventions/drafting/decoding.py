@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.interventions.drafting.checking import edited_rows
-from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch, Span
+from mechprobe.interventions.drafting.checking import DraftBlock, edited_rows
+from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch, Residuals, Span
 from mechprobe.interventions.drafting.forward import UpperPart, rows_of
 from mechprobe.interventions.drafting.rules import Rules, Tokens
 from mechprobe.interventions.hooks.rewriting import NonFiniteCheck, SiteRewrite
@@ -31,6 +31,8 @@ class Begun:
     edit: int
     row: int
     tokens: Tokens
+    recorded: bool = False
+    """Whether the clean models' residuals on the response are wanted."""
 
 
 class Decoder:
@@ -40,6 +42,8 @@ class Decoder:
         self.models, self.upper, self.edits, self._site = models, upper, edits, site
         self._now: tuple[Span, list[tuple[SiteRewrite, int]]] | None = None
         self._finite = NonFiniteCheck()
+        self.clean: Residuals = {}
+        """Residuals of the clean models in the last call."""
 
     def attach(self, stack: ExitStack) -> None:
         """Keep the hook on the host until ``stack`` closes."""
@@ -49,7 +53,8 @@ class Decoder:
         if self._now is None:
             return resid
         span, places = self._now
-        whole = replace(span, clean={**span.clean, self.models.host: resid})
+        self.clean = {**span.clean, self.models.host: resid}
+        whole = replace(span, clean=self.clean)
         changed = edited_rows(places, whole, self.models.host)
         start = 0
         for edit, n in places:
@@ -58,14 +63,16 @@ class Decoder:
         return changed
 
     @torch.no_grad()
-    def decode(self, prompts: PromptBatch, begun: Sequence[Begun], rules: Rules) -> list[Tokens]:
-        """The whole responses, in the given order."""
+    def decode(
+        self, prompts: PromptBatch, begun: Sequence[Begun], rules: Rules
+    ) -> tuple[list[Tokens], DraftBlock | None]:
+        """The whole responses in the given order, and the recorded ones as drafts."""
         order = sorted(range(len(begun)), key=lambda index: begun[index].edit)
         batch = _Batch(self, prompts, [begun[index] for index in order], rules)
         found: list[Tokens] = [()] * len(begun)
         for index, tokens in zip(order, batch.run(), strict=True):
             found[index] = tokens
-        return found
+        return found, batch.recorded(prompts)
 
     def places(self, rows: Sequence[Begun]) -> list[tuple[SiteRewrite, int]]:
         """The edits of rows that are sorted by edit, each with its number of rows."""
@@ -96,6 +103,8 @@ class _Batch:
         self._attention, self._n_prompt = prompts.attention[self._rows], prompts.n_prompt[self._rows]
         self._caches = {name: rows_of(cache, self._rows) for name, cache in prompts.caches.items()}
         self._fed = 0
+        self._wanted = [i for i, one in enumerate(begun) if one.recorded]
+        self._records: list[tuple[list[int], Residuals]] = []
         self._bad = torch.zeros((), dtype=torch.bool, device=prompts.device)
         self._logits = self._after_prompt(prompts)
 
@@ -163,4 +172,33 @@ class _Batch:
         span = Span(ids, ones, self._n_prompt, self._n_prompt + self._fed, {})
         places = self._decoder.places([self._begun[i] for i in self._live])
         self._logits = self._decoder.call(span, self._attention, self._caches, places)
+        self._record()
         self._fed += width
+
+    def _record(self) -> None:
+        """Keep the clean models' residuals of the responses that are recorded."""
+        if not self._wanted:
+            return
+        wanted = set(self._wanted)
+        places = [place for place, i in enumerate(self._live) if i in wanted]
+        index = torch.tensor(places, dtype=torch.int64, device=self._rows.device)
+        kept = {name: resid[index] for name, resid in self._decoder.clean.items()}
+        self._records.append(([self._live[place] for place in places], kept))
+
+    def recorded(self, prompts: PromptBatch) -> DraftBlock | None:
+        """The recorded responses as drafts."""
+        if not self._wanted:
+            return None
+        drafts = [tuple(self._written[i]) for i in self._wanted]
+        longest, place_of = max(map(len, drafts)) - 1, {i: place for place, i in enumerate(self._wanted)}
+        found = {
+            name: end.new_zeros(len(drafts), longest, end.shape[-1]) for name, end in prompts.end.clean.items()
+        }
+        start = 0
+        for members, kept in self._records:
+            index = torch.tensor([place_of[i] for i in members], dtype=torch.int64, device=self._rows.device)
+            width = next(iter(kept.values())).shape[1]
+            for name, resid in kept.items():
+                found[name][index, start : start + width] = resid[:, : longest - start]
+            start += width
+        return DraftBlock(prompts, [self._begun[i].row for i in self._wanted], drafts, found)

@@ -12,9 +12,10 @@ response is decoded token by token. The drafts do not depend on which edits ran 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 from mechprobe.interventions.drafting.checking import DraftBlock, Found
 from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch
@@ -27,8 +28,14 @@ from mechprobe.models.generation import Asked, Generated, length_batches, respon
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 
+_MOST_KEPT = 2**29
+"""Bytes of clean states that stay in memory between calls."""
 _N_TRIED = 8
 """Clean responses whose second half is decoded to see that the decoder gives what the model gives."""
+
+
+_Draft = tuple[int, Tokens]
+"""A prompt in the batch, and a response to it."""
 
 
 class Together:
@@ -42,6 +49,7 @@ class Together:
         self.host, self.site = host, site
         self.models, self.upper = CleanModels(host, siblings, site), UpperPart(host, site)
         self._tried = False
+        self._kept: dict[tuple[Tokens, ...], _Prompts] = {}
 
     def respond(  # noqa: PLR0913 - as `generate`
         self,
@@ -96,30 +104,47 @@ class Together:
         with ExitStack() as stack:
             self.models.attach(stack)
             decoder.attach(stack)
-            batch = PromptBatch(self.models, prompts, rules.asked.pad_id, whole=not self.upper.is_empty)
-            work = _Work(decoder, batch, rules, known, batch_size)
+            work = _Work(decoder, self._prompts(prompts, rules.asked.pad_id), rules, known, batch_size)
             if not self._tried:
                 self._try(work, len(edits))
                 self._tried = True
             return work.run(len(edits))
+
+    def _prompts(self, prompts: Sequence[Tokens], pad_id: int) -> "_Prompts":
+        """The clean models' states on prompts; those of the last prompts are kept for other edits where they are small."""
+        key = tuple(prompts)
+        if key not in self._kept:
+            made = _Prompts(PromptBatch(self.models, prompts, pad_id, whole=not self.upper.is_empty))
+            if sum(kept.batch.n_bytes for kept in self._kept.values()) + made.batch.n_bytes > _MOST_KEPT:
+                return made
+            self._kept[key] = made
+        return self._kept[key]
 
     def _try(self, work: "_Work", clean: int) -> None:
         """Raise `DraftError` unless the host without edits agrees with its clean responses, checked and decoded."""
         kept = [(row, drafts[0]) for row, drafts in enumerate(work.known) if drafts and drafts[0]]
         if not kept:
             return
-        block = DraftBlock(work.prompts, [row for row, _ in kept], [draft for _, draft in kept])
+        block = DraftBlock(work.prompts.batch, [row for row, _ in kept], [draft for _, draft in kept])
         pairs = {clean: [(draft, 0) for draft in range(len(kept))]}
         results = list(block.check(pairs, work.decoder.edits, self.upper, work.rules))
         halves = [Begun(clean, row, draft[: len(draft) // 2]) for row, draft in kept[:_N_TRIED]]
         whole = [work.rules.is_complete(draft) for _, draft in kept[:_N_TRIED]]
-        decoded = work.decoder.decode(work.prompts, halves, work.rules)
+        decoded, _ = work.decoder.decode(work.prompts.batch, halves, work.rules)
         agrees = all(not found.clear or found.token is None for _, _, found in results)
         again = [t == d for t, (_, d), complete in zip(decoded, kept, whole, strict=False) if complete]
         if not agrees or (again and not any(again)):
             raise DraftError(
                 f"{type(self.host.hf).__name__} ({self.host.name}) does not give its own responses in a pass over all of their tokens"
             )
+
+
+@dataclass
+class _Prompts:
+    """Prompts with the clean models' states, there and on the drafts that were given."""
+
+    batch: PromptBatch
+    drafts: dict[_Draft, tuple[DraftBlock, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -146,10 +171,12 @@ class _Work:
     """The responses to one batch of prompts."""
 
     def __init__(
-        self, decoder: Decoder, prompts: PromptBatch, rules: Rules, known: list[list[Tokens]], batch_size: int
+        self, decoder: Decoder, prompts: _Prompts, rules: Rules, known: list[list[Tokens]], batch_size: int
     ) -> None:
         self.decoder, self.prompts, self.rules, self.known = decoder, prompts, rules, known
+        self._given = {(row, draft) for row, drafts in enumerate(known) for draft in drafts}
         self._batch_size = batch_size
+        self._decoded: dict[_Draft, tuple[DraftBlock, int]] = {}
 
     def run(self, n_edits: int) -> list[list[Tokens]]:
         """The responses by edit and prompt."""
@@ -165,24 +192,11 @@ class _Work:
     def _check(self, left: Sequence[_Item]) -> None:
         """Check every item against known responses, as long as one goes on as the item does."""
         while pairs := [(item, draft) for item in left if (draft := self._draft(item)) is not None]:
-            of_draft: dict[tuple[int, Tokens], list[_Item]] = defaultdict(list)
+            of_draft: dict[_Draft, list[_Item]] = defaultdict(list)
             for item, draft in pairs:
                 of_draft[item.row, draft].append(item)
-            drafts = list(of_draft)
-            for start in range(0, len(drafts), self._batch_size):
-                some = drafts[start : start + self._batch_size]
-                self._check_block(some, [of_draft[draft] for draft in some])
-
-    def _check_block(self, drafts: Sequence[tuple[int, Tokens]], items: Sequence[Sequence[_Item]]) -> None:
-        block = DraftBlock(self.prompts, [row for row, _ in drafts], [draft for _, draft in drafts])
-        wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        of_pair = {}
-        for place, members in enumerate(items):
-            for item in members:
-                wanted[item.edit].append((place, len(item.tokens)))
-                of_pair[item.edit, place] = item
-        for edit, place, found in block.check(wanted, self.decoder.edits, self.decoder.upper, self.rules):
-            of_pair[edit, place].after(block.drafts[place], found, self.rules)
+            for block, places in self._blocks(list(of_draft)):
+                self._check_block(block, {place: of_draft[block.rows[place], block.drafts[place]] for place in places})
 
     def _draft(self, item: _Item) -> Tokens | None:
         """A known response that begins with what is known of the item."""
@@ -191,16 +205,47 @@ class _Work:
         n = len(item.tokens)
         return next((d for d in self.known[item.row] if len(d) > n and d[:n] == item.tokens), None)
 
+    def _blocks(self, drafts: Sequence[_Draft]) -> Iterator[tuple[DraftBlock, list[int]]]:
+        """Yield blocks with the places of the drafts in them; new blocks hold drafts of similar length."""
+        ready = {**self.prompts.drafts, **self._decoded}
+        new = sorted((draft for draft in drafts if draft not in ready), key=lambda draft: len(draft[1]))
+        old: dict[DraftBlock, list[int]] = defaultdict(list)
+        for block, place in (ready[draft] for draft in drafts if draft in ready):
+            old[block].append(place)
+        yield from old.items()
+        for _, group in groupby(new, key=lambda draft: len(draft[1]).bit_length()):
+            members = list(group)
+            for start in range(0, len(members), self._batch_size):
+                some = members[start : start + self._batch_size]
+                block = DraftBlock(self.prompts.batch, [row for row, _ in some], [draft for _, draft in some])
+                kept = {draft: (block, place) for place, draft in enumerate(some) if draft in self._given}
+                self.prompts.drafts |= kept
+                yield block, list(range(len(some)))
+
+    def _check_block(self, block: DraftBlock, items: Mapping[int, Sequence[_Item]]) -> None:
+        wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        of_pair = {}
+        for place, members in items.items():
+            for item in members:
+                wanted[item.edit].append((place, len(item.tokens)))
+                of_pair[item.edit, place] = item
+        for edit, place, found in block.check(wanted, self.decoder.edits, self.decoder.upper, self.rules):
+            of_pair[edit, place].after(block.drafts[place], found, self.rules)
+
     def _decode(self, left: Sequence[_Item]) -> None:
         """Decode one item of each group that has the same prompt and the same known tokens; it becomes known to the others."""
         groups: dict[object, list[_Item]] = defaultdict(list)
         for item in left:
             groups[(item.row, item.tokens, item.edit if item.alone else None)].append(item)
-        chosen = [members[0] for members in groups.values()]
-        chosen.sort(key=lambda item: len(item.tokens))
+        chosen = sorted(groups.values(), key=lambda members: len(members[0].tokens))
+        self._decoded = {}
         for start in range(0, len(chosen), self._batch_size):
             some = chosen[start : start + self._batch_size]
-            begun = [Begun(item.edit, item.row, item.tokens) for item in some]
-            for item, tokens in zip(some, self.decoder.decode(self.prompts, begun, self.rules), strict=True):
+            begun = [Begun(m[0].edit, m[0].row, m[0].tokens, recorded=len(m) > 1) for m in some]
+            responses, block = self.decoder.decode(self.prompts.batch, begun, self.rules)
+            if block is not None:
+                places = enumerate(zip(block.rows, block.drafts, strict=True))
+                self._decoded |= {draft: (block, place) for place, draft in places}
+            for (item, *_), tokens in zip(some, responses, strict=True):
                 item.tokens, item.done = tokens, True
                 self.known[item.row].append(tokens)
