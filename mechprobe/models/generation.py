@@ -224,7 +224,11 @@ class Asked:
         text, ids, stopped = cut_at_stop(self.tokenizer, kept, stop, n_prefix=n_prefix)
         written = tokens[: len(kept) + 1]
         if stopped:
-            ends = (n for n in range(len(ids), len(kept)) if cut_at_stop(self.tokenizer, kept[:n], stop, n_prefix=n_prefix)[2])
+            ends = (
+                n
+                for n in range(len(ids), len(kept))
+                if cut_at_stop(self.tokenizer, kept[:n], stop, n_prefix=n_prefix)[2]
+            )
             written = kept[: next(ends, len(kept))]
         finish: Finish = "stop" if stopped or len(kept) < len(tokens) else "length"
         return Generated(text, ids, finish, tuple(written))

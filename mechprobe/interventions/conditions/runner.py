@@ -1,14 +1,10 @@
 """Runs conditions on loaded models, one after another or in several processes."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context, parent_process
 from operator import itemgetter
-from threading import Thread
 from typing import Any
 
 import torch
@@ -16,16 +12,16 @@ import torch
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ConfigError
-from mechprobe.evals.answering import run_tasks
+from mechprobe.evals.answering import Responder, run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
-from mechprobe.interventions.hooks.attach import SiteEdit, edited_at
-from mechprobe.interventions.hooks.positions import PositionRule, Positions
-from mechprobe.interventions.hooks.rewriting import rewriting
+from mechprobe.interventions.hooks.attach import SiteEdit, edited_at, site_rewrite
+from mechprobe.interventions.hooks.positions import PositionMask, PositionRule, Positions, as_rule
+from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.interventions.rivals.rival import Rival, RivalFit, RivalInput, at_norm_of
 from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
@@ -139,19 +135,28 @@ class Runner:
         models = self.family.fingerprints
         return {"name": name, "config": config, "inputs": inputs, "models": models, "remake": "refused"}
 
+    def tasks_of(self, condition: Condition) -> list[Task]:
+        """The tasks that a condition runs on."""
+        return [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
+
     @torch.no_grad()
-    def run(self, condition: Condition) -> dict[str, str]:
+    def run(self, condition: Condition, respond: Responder | None = None) -> dict[str, str]:
         """Run one condition on its tasks.
+
+        Args:
+            condition: The condition.
+            respond: Gives responses that are known; None generates them, token by token.
 
         Returns:
             Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
             they have the same seeds under every condition.
         """
-        model = self.family[condition.model]
-        tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
+        model, tasks = self.family[condition.model], self.tasks_of(condition)
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
-        with self.in_force(condition):
-            outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
+        options = {"batch_size": self.config.batch_size, "prefix": prefix, "respond": respond}
+        needed = respond is None or any(task.by_likelihood for task in tasks)
+        with self.in_force(condition) if needed else nullcontext():
+            outcomes = run_tasks(model, tasks, label=condition.name, **options)
         codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
             codes[outcome.task] += outcome.code
@@ -181,87 +186,37 @@ class Runner:
                 yield
 
     def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
-        host = self.family[condition.model]
-        siblings: list[str] = []
+        host, change = self.family[condition.model], self.change(condition, where)
+        siblings = {name: self.family[name].hf for name in change.reads}
+        return rewriting_sites(host.hf, [change], host_name=host.name, siblings=siblings)
+
+    def change(self, condition: Condition, positions: Positions | None = None) -> SiteRewrite:
+        """What a condition does to its host's residual at the site; arguments as for `in_force`."""
+        host, where = self.family[condition.model], self.positions if positions is None else positions
+        special = list(host.tokenizer.all_special_ids)
+        if condition.how == "edit":
+            readout = readout_of(condition, self.config)
+            one = SiteEdit(self.crosscoder, condition.ids, condition.edit, self.site, condition.donor, readout, where)
+            return site_rewrite(one, host.name, self.family, special)
+        reads: list[str] = []
         leaves: TokenRule | None = self.leaves or None
         if condition.how == "patch" and condition.donor is not None:
-            siblings, where, leaves = [condition.donor], "all", None
+            reads, where, leaves = [condition.donor], "all", None
             rewrite: Rewrite = itemgetter(condition.donor)
-        elif condition.how == "rival":
-            siblings, rewrite = self.reads(condition), self.rewrite(condition)
-            where = self.rivals[condition.features].positions or where
         elif condition.how == "vector":
-            where = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
+            where = "last_prompt_token" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            siblings, rewrite = self.reads(condition), self.rewrite(condition)
-        return rewriting(
-            host.hf,
-            self.site,
-            rewrite,
-            host_name=host.name,
-            siblings={name: self.family[name].hf for name in siblings},
-            positions=where,
-            special_ids=list(host.tokenizer.all_special_ids),
-            what=f"The condition '{condition.name}'",
-            leaves=leaves,
-        )
+            reads, rewrite = self.reads(condition), self.rewrite(condition)
+            where = (self.rivals[condition.features].positions if condition.how == "rival" else "") or where
+        what = f"The condition '{condition.name}'"
+        return SiteRewrite(self.site, rewrite, tuple(reads), PositionMask(as_rule(where), special), what, leaves)
 
     def _vector(self, condition: Condition) -> Rewrite:
-        """Add the mean residual difference to every position, or to the last prompt token (padding is on the left)."""
+        """Add the mean residual difference; that at the last prompt token is added there only."""
         scores, host = self.selection.scores, self.family[condition.model]
         last = condition.features == LAST_PROMPT_TOKEN
         sign = 1.0 if host.name == self.config.base else -1.0
         difference = scores.last_difference if last else scores.mean_difference
         vector = torch.as_tensor(sign * difference, device=host.device)
-
-        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            resid = x[host.name].clone()
-            resid[:, -1 if last else slice(None)] += vector.to(resid.dtype)
-            return resid
-
-        return rewrite
-
-
-_worker: dict[str, Runner] = {}
-
-
-def run_conditions(
-    runner: Runner, conditions: Sequence[Condition], *, workers: int = 1
-) -> Iterator[tuple[Condition, dict[str, str]]]:
-    """Yield each condition with its outcome codes when it finishes: in order with one worker, in any order with several.
-
-    Several ``workers`` are processes, each with its share of the threads.
-    """
-    if workers == 1 or len(conditions) < 2:
-        for condition in conditions:
-            yield condition, runner.run(condition)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
-    )
-    try:
-        waiting = {pool.submit(_work, condition): condition for condition in conditions}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start(runner: Runner, threads: int) -> None:
-    Thread(target=_exit_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker["runner"] = runner
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent dies, because a killed parent cannot stop its workers."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(condition: Condition) -> dict[str, str]:
-    return _worker["runner"].run(condition)
+        return lambda x: x[host.name] + vector.to(x[host.name].dtype)

@@ -52,6 +52,11 @@ class DraftBlock:
         self._row_of = torch.tensor(self.rows, device=device)
         self._lengths = torch.tensor([len(draft) for draft in drafts], device=device)
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the residuals."""
+        return sum(resid.nbytes for resid in self._span.clean.values())
+
     @torch.no_grad()
     def check(
         self,

@@ -51,7 +51,9 @@ class CleanModels:
     ) -> dict[str, Float[Tensor, "batch new d_model"]]:
         """Residuals of the named models on the last tokens of sequences; their caches are extended up to the site."""
         return {
-            name: self._runs[name].run(self._calls[name].inputs(ids, attention), caches[name])[self._site]
+            name: self._runs[name]
+            .run(self._calls[name].inputs(ids, attention), caches[name])[self._site]
+            .to(self.device)
             for name in names
         }
 

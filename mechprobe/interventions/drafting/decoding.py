@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechprobe.interventions.drafting.checking import DraftBlock, edited_rows
 from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch, Residuals, Span
-from mechprobe.interventions.drafting.forward import UpperPart, rows_of
+from mechprobe.interventions.drafting.forward import UpperPart, keep_rows, rows_of
 from mechprobe.interventions.drafting.rules import Rules, Tokens
 from mechprobe.interventions.hooks.rewriting import NonFiniteCheck, SiteRewrite
 from mechprobe.models.blocks import splice
@@ -79,7 +79,11 @@ class Decoder:
         return [(self.edits[edit], len(list(group))) for edit, group in groupby(row.edit for row in rows)]
 
     def call(
-        self, span: Span, attention: Int[Tensor, "batch pos"], caches: dict[str, Any], places: list[tuple[SiteRewrite, int]]
+        self,
+        span: Span,
+        attention: Int[Tensor, "batch pos"],
+        caches: dict[str, Any],
+        places: list[tuple[SiteRewrite, int]],
     ) -> Float[Tensor, "batch vocab"]:
         """Logits after the last tokens of a span, which extend the caches."""
         clean = self.models.run(self.models.siblings, span.ids, attention, caches)
@@ -159,7 +163,7 @@ class _Batch:
         self._live = [self._live[place] for place in kept]
         self._rows, self._attention, self._n_prompt = self._rows[index], self._attention[index], self._n_prompt[index]
         for cache in self._caches.values():
-            cache.batch_select_indices(index)
+            keep_rows(cache, index)
 
     def _feed(self, going: list[bool]) -> None:
         """Read the next tokens: as many as every response has."""
@@ -191,9 +195,7 @@ class _Batch:
             return None
         drafts = [tuple(self._written[i]) for i in self._wanted]
         longest, place_of = max(map(len, drafts)) - 1, {i: place for place, i in enumerate(self._wanted)}
-        found = {
-            name: end.new_zeros(len(drafts), longest, end.shape[-1]) for name, end in prompts.end.clean.items()
-        }
+        found = {name: end.new_zeros(len(drafts), longest, end.shape[-1]) for name, end in prompts.end.clean.items()}
         start = 0
         for members, kept in self._records:
             index = torch.tensor([place_of[i] for i in members], dtype=torch.int64, device=self._rows.device)

@@ -63,8 +63,15 @@ def rows_of(cache: DynamicCache, rows: Int[Tensor, " row"]) -> DynamicCache:
     """A copy that holds some rows of a cache, in their order."""
     taken = copy.copy(cache)
     taken.layers = [copy.copy(layer) for layer in cache.layers]
-    taken.batch_select_indices(rows)
+    keep_rows(taken, rows)
     return taken
+
+
+def keep_rows(cache: DynamicCache, rows: Int[Tensor, " row"]) -> None:
+    """Leave only some rows in a cache, in their order."""
+    for layer in cache.layers:
+        if layer.keys is not None:
+            layer.batch_select_indices(rows.to(layer.keys.device))
 
 
 class UpperPart:

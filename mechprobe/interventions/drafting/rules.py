@@ -32,7 +32,9 @@ class Decoding:
 
     def noise_of(self, n_rows: int, asked: Asked) -> int:
         """Random numbers that ``n_rows`` responses need."""
-        return n_rows * self.max_new_tokens * asked.hf.config.get_text_config().vocab_size if self.temperature > 0 else 0
+        return (
+            n_rows * self.max_new_tokens * asked.hf.config.get_text_config().vocab_size if self.temperature > 0 else 0
+        )
 
 
 @dataclass
@@ -90,4 +92,3 @@ class Rules:
         draft = draft[: self.decoding.max_new_tokens]
         end = next((n for n in range(1, len(draft)) if self.is_complete(draft[:n])), len(draft))
         return tuple(draft[:end])
-

@@ -12,9 +12,9 @@ response is decoded token by token. The drafts do not depend on which edits ran 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
 from mechprobe.interventions.drafting.checking import DraftBlock, Found
@@ -49,9 +49,9 @@ class Together:
         self.host, self.site = host, site
         self.models, self.upper = CleanModels(host, siblings, site), UpperPart(host, site)
         self._tried = False
-        self._kept: dict[tuple[Tokens, ...], _Prompts] = {}
+        self._kept: dict[object, _Prompts] = {}
 
-    def respond(  # noqa: PLR0913 - as `generate`
+    def respond(
         self,
         edits: Sequence[SiteRewrite],
         asked: Asked,
@@ -84,7 +84,7 @@ class Together:
             if decoding.noise_of(len(batch), asked) > MOST_NOISE:
                 raise DraftError("the random numbers of all tokens of a batch do not fit the memory for them")
             rules = Rules(asked, decoding, [seeds[row] for row in batch] if seeds else ())
-            known = [[rules.cut(draft) for draft in drafts[row]] for row in batch]
+            known = [[cut for draft in drafts[row] if (cut := rules.cut(draft))] for row in batch]
             of_batch = self._batch(edits, [rows[row] for row in batch], known, rules, batch_size)
             for edit, responses in enumerate(of_batch):
                 for row, tokens in zip(batch, responses, strict=True):
@@ -96,26 +96,35 @@ class Together:
         return [[texts[tokens] for tokens in responses] for responses in found]
 
     def _batch(
-        self, edits: Sequence[SiteRewrite], prompts: list[Tokens], known: list[list[Tokens]], rules: Rules, batch_size: int
+        self,
+        edits: Sequence[SiteRewrite],
+        prompts: list[Tokens],
+        known: list[list[Tokens]],
+        rules: Rules,
+        batch_size: int,
     ) -> list[list[Tokens]]:
         """The responses to one batch of prompts under every edit."""
-        clean = SiteRewrite(self.site, lambda x: x[self.host.name], positions=PositionMask(PositionRule()), what="no edit")
+        clean = SiteRewrite(
+            self.site, lambda x: x[self.host.name], positions=PositionMask(PositionRule()), what="no edit"
+        )
         decoder = Decoder(self.models, self.upper, [*edits, clean], self.site)
         with ExitStack() as stack:
             self.models.attach(stack)
             decoder.attach(stack)
-            work = _Work(decoder, self._prompts(prompts, rules.asked.pad_id), rules, known, batch_size)
+            work = _Work(decoder, self._prompts(prompts, known, rules.asked.pad_id), rules, known, batch_size)
             if not self._tried:
                 self._try(work, len(edits))
                 self._tried = True
             return work.run(len(edits))
 
-    def _prompts(self, prompts: Sequence[Tokens], pad_id: int) -> "_Prompts":
-        """The clean models' states on prompts; those of the last prompts are kept for other edits where they are small."""
-        key = tuple(prompts)
+    def _prompts(self, prompts: Sequence[Tokens], known: Sequence[Sequence[Tokens]], pad_id: int) -> "_Prompts":
+        """The clean models' states on prompts and drafts, which are kept for other edits where they are small."""
+        key = (tuple(prompts), tuple(map(tuple, known)))
         if key not in self._kept:
-            made = _Prompts(PromptBatch(self.models, prompts, pad_id, whole=not self.upper.is_empty))
-            if sum(kept.batch.n_bytes for kept in self._kept.values()) + made.batch.n_bytes > _MOST_KEPT:
+            batch = PromptBatch(self.models, prompts, pad_id, whole=not self.upper.is_empty)
+            drafts = {(row, draft): None for row, drafts in enumerate(known) for draft in drafts if draft}
+            made = _Prompts(batch, _places(_blocks_of(batch, list(drafts), len(prompts))))
+            if sum(kept.n_bytes for kept in self._kept.values()) + made.n_bytes > _MOST_KEPT:
                 return made
             self._kept[key] = made
         return self._kept[key]
@@ -125,13 +134,14 @@ class Together:
         kept = [(row, drafts[0]) for row, drafts in enumerate(work.known) if drafts and drafts[0]]
         if not kept:
             return
-        block = DraftBlock(work.prompts.batch, [row for row, _ in kept], [draft for _, draft in kept])
-        pairs = {clean: [(draft, 0) for draft in range(len(kept))]}
-        results = list(block.check(pairs, work.decoder.edits, self.upper, work.rules))
+        results: list[Found] = []
+        for block, places in work.blocks([(row, draft) for row, draft in kept]):
+            pairs = {clean: [(place, 0) for place in places]}
+            results += [found for *_, found in block.check(pairs, work.decoder.edits, self.upper, work.rules)]
         halves = [Begun(clean, row, draft[: len(draft) // 2]) for row, draft in kept[:_N_TRIED]]
         whole = [work.rules.is_complete(draft) for _, draft in kept[:_N_TRIED]]
         decoded, _ = work.decoder.decode(work.prompts.batch, halves, work.rules)
-        agrees = all(not found.clear or found.token is None for _, _, found in results)
+        agrees = all(not found.clear or found.token is None for found in results)
         again = [t == d for t, (_, d), complete in zip(decoded, kept, whole, strict=False) if complete]
         if not agrees or (again and not any(again)):
             raise DraftError(
@@ -139,12 +149,36 @@ class Together:
             )
 
 
+def _blocks_of(batch: PromptBatch, drafts: Sequence[_Draft], most: int) -> Iterator[DraftBlock]:
+    """Yield drafts in blocks of similar length, with at most so many in each."""
+    by_length = sorted(drafts, key=lambda draft: len(draft[1]))
+    for _, group in groupby(by_length, key=lambda draft: len(draft[1]).bit_length()):
+        members = list(group)
+        for start in range(0, len(members), most):
+            some = members[start : start + most]
+            yield DraftBlock(batch, [row for row, _ in some], [draft for _, draft in some])
+
+
+def _places(blocks: Iterable[DraftBlock]) -> dict[_Draft, tuple[DraftBlock, int]]:
+    """Where every draft is."""
+    return {
+        draft: (block, place)
+        for block in blocks
+        for place, draft in enumerate(zip(block.rows, block.drafts, strict=True))
+    }
+
+
 @dataclass
 class _Prompts:
     """Prompts with the clean models' states, there and on the drafts that were given."""
 
     batch: PromptBatch
-    drafts: dict[_Draft, tuple[DraftBlock, int]] = field(default_factory=dict)
+    drafts: dict[_Draft, tuple[DraftBlock, int]]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the states."""
+        return self.batch.n_bytes + sum(block.n_bytes for block in {block for block, _ in self.drafts.values()})
 
 
 @dataclass
@@ -174,7 +208,6 @@ class _Work:
         self, decoder: Decoder, prompts: _Prompts, rules: Rules, known: list[list[Tokens]], batch_size: int
     ) -> None:
         self.decoder, self.prompts, self.rules, self.known = decoder, prompts, rules, known
-        self._given = {(row, draft) for row, drafts in enumerate(known) for draft in drafts}
         self._batch_size = batch_size
         self._decoded: dict[_Draft, tuple[DraftBlock, int]] = {}
 
@@ -195,7 +228,7 @@ class _Work:
             of_draft: dict[_Draft, list[_Item]] = defaultdict(list)
             for item, draft in pairs:
                 of_draft[item.row, draft].append(item)
-            for block, places in self._blocks(list(of_draft)):
+            for block, places in self.blocks(list(of_draft)):
                 self._check_block(block, {place: of_draft[block.rows[place], block.drafts[place]] for place in places})
 
     def _draft(self, item: _Item) -> Tokens | None:
@@ -205,22 +238,16 @@ class _Work:
         n = len(item.tokens)
         return next((d for d in self.known[item.row] if len(d) > n and d[:n] == item.tokens), None)
 
-    def _blocks(self, drafts: Sequence[_Draft]) -> Iterator[tuple[DraftBlock, list[int]]]:
-        """Yield blocks with the places of the drafts in them; new blocks hold drafts of similar length."""
+    def blocks(self, drafts: Sequence[_Draft]) -> Iterator[tuple[DraftBlock, list[int]]]:
+        """Yield blocks with the places of the drafts in them."""
         ready = {**self.prompts.drafts, **self._decoded}
-        new = sorted((draft for draft in drafts if draft not in ready), key=lambda draft: len(draft[1]))
         old: dict[DraftBlock, list[int]] = defaultdict(list)
         for block, place in (ready[draft] for draft in drafts if draft in ready):
             old[block].append(place)
         yield from old.items()
-        for _, group in groupby(new, key=lambda draft: len(draft[1]).bit_length()):
-            members = list(group)
-            for start in range(0, len(members), self._batch_size):
-                some = members[start : start + self._batch_size]
-                block = DraftBlock(self.prompts.batch, [row for row, _ in some], [draft for _, draft in some])
-                kept = {draft: (block, place) for place, draft in enumerate(some) if draft in self._given}
-                self.prompts.drafts |= kept
-                yield block, list(range(len(some)))
+        new = [draft for draft in drafts if draft not in ready]
+        for block in _blocks_of(self.prompts.batch, new, self._batch_size):
+            yield block, list(range(len(block.drafts)))
 
     def _check_block(self, block: DraftBlock, items: Mapping[int, Sequence[_Item]]) -> None:
         wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -244,8 +271,7 @@ class _Work:
             begun = [Begun(m[0].edit, m[0].row, m[0].tokens, recorded=len(m) > 1) for m in some]
             responses, block = self.decoder.decode(self.prompts.batch, begun, self.rules)
             if block is not None:
-                places = enumerate(zip(block.rows, block.drafts, strict=True))
-                self._decoded |= {draft: (block, place) for place, draft in places}
+                self._decoded |= _places([block])
             for (item, *_), tokens in zip(some, responses, strict=True):
                 item.tokens, item.done = tokens, True
                 self.known[item.row].append(tokens)

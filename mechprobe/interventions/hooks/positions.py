@@ -156,7 +156,9 @@ class PositionMask:
         if not self.rule.needs_boundary:
             return of_class
         place, end = call.position, n_prompt[:, None]
-        in_part = {"prompt": place < end, "response": place >= end, "last_prompt_token": place == end - 1}[self.rule.part]
+        in_part = {"prompt": place < end, "response": place >= end, "last_prompt_token": place == end - 1}[
+            self.rule.part
+        ]
         return in_part if of_class is True else of_class & in_part.to(of_class.device)
 
     def _of_class(self, call: CallTokens) -> Bool[Tensor, "batch pos"]:
