@@ -187,6 +187,16 @@ class Asking:
             for (task, sample), of_sample in zip(self.queries, self.prompts, strict=True)
         }
 
+    def outcomes(self, index: int, responses: Sequence[Generated], label: str) -> list[Outcome]:
+        """The outcomes of the responses to one sample, in the order of the draws; ``label`` names the model in them."""
+        (task, sample), prompts, rest = self.queries[index], self.prompts[index], iter(responses)
+        by_prompt = [list(islice(rest, task.n_draws)) for _ in prompts]
+        opened = task.think is not None and self.encoder.opens_thinking(prompts[0], task.think)
+        return [
+            response_outcome(task, sample, of_draw, label, self.encoder.tokenizer, opened=opened, draw=draw)
+            for draw, of_draw in enumerate(zip(*by_prompt, strict=True))
+        ]
+
     def responses(self, model: LanguageModel, *, batch_size: int = 512, prefix: str = "") -> list[Generated]:
         """The model's responses to all prompts."""
         settings = {**self.options, "batch_size": batch_size, "prefix": prefix}
@@ -223,14 +233,8 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
         else:
             generated = [one for task, sample in asking.queries for one in run.respond(run.label, task, sample)]
         by_sample = asking.by_sample(generated)
-        for (task, sample), of_sample in zip(asking.queries, asking.prompts, strict=True):
-            rest = iter(by_sample[task.name, sample.id])
-            by_prompt = [list(islice(rest, task.n_draws)) for _ in of_sample]
-            opened = task.think is not None and asking.encoder.opens_thinking(of_sample[0], task.think)
-            found[task.name, sample.id] = [
-                response_outcome(task, sample, responses, run.label, asking.encoder.tokenizer, opened=opened, draw=draw)
-                for draw, responses in enumerate(zip(*by_prompt, strict=True))
-            ]
+        for index, (task, sample) in enumerate(asking.queries):
+            found[task.name, sample.id] = asking.outcomes(index, by_sample[task.name, sample.id], run.label)
     return found
 
 

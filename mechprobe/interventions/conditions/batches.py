@@ -7,14 +7,14 @@ a stage, also after an interruption, so that its responses are the same.
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
 import torch
 
-from mechprobe.evals.answering import Asking, Responder, askings
+from mechprobe.evals.answering import Asking, askings
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
@@ -29,7 +29,7 @@ MOST_CONDITIONS = 50
 """Conditions of a batch: all are lost if a run is interrupted."""
 
 Codes = dict[str, str]
-_Responses = dict[tuple[str, str], list[Generated]]
+Responses = dict[tuple[str, str], list[Generated]]
 _Key = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
@@ -71,14 +71,16 @@ class DraftingRunner:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self._clean: dict[str, _Responses] = {}
+        self._clean: dict[str, Responses] = {}
+        self._scored: dict[object, str] = {}
+        self._asked: dict[tuple[str, ...], list[Asking]] = {}
         self._together: dict[tuple[str, tuple[str, ...]], Together] = {}
 
-    def clean(self, model: str) -> _Responses:
+    def clean(self, model: str) -> Responses:
         """Clean responses of a model to all tasks that ask for responses."""
         if model not in self._clean:
-            found: _Responses = {}
-            for asking in self._askings(self.runner.tasks):
+            found: Responses = {}
+            for asking in self.askings(self.runner.tasks):
                 responses = asking.responses(self.runner.family[model], batch_size=self.runner.config.batch_size)
                 found |= asking.by_sample(responses)
             self._clean[model] = found
@@ -89,15 +91,19 @@ class DraftingRunner:
         for model in (self.runner.config.base, self.runner.config.tuned):
             self.clean(model)
 
-    def _askings(self, tasks: Sequence[Task]) -> list[Asking]:
-        queries = [(task, sample) for task in tasks if not task.by_likelihood for sample in task.samples]
-        return askings(self.runner.family.tokenizers, queries)
+    def askings(self, tasks: Sequence[Task]) -> list[Asking]:
+        """The samples of tasks that ask for responses."""
+        key = tuple(task.name for task in tasks)
+        if key not in self._asked:
+            queries = [(task, sample) for task in tasks if not task.by_likelihood for sample in task.samples]
+            self._asked[key] = askings(self.runner.family.tokenizers, queries)
+        return self._asked[key]
 
     def run(self, batch: Sequence[Condition]) -> list[Codes]:
         """Outcome codes of the conditions of a batch, see `Runner.run`."""
-        first = batch[0]
+        first, self._scored = batch[0], {}
         if first.how == "clean":
-            return [self.runner.run(first, _responder(self.clean(first.model)))]
+            return [self.codes(first, self.clean(first.model))]
         if not has_drafts(self.runner, first):
             return [self.runner.run(condition) for condition in batch]
         try:
@@ -105,10 +111,25 @@ class DraftingRunner:
         except DraftError as error:
             tell_once(f"{error}; conditions run token by token.")
             return [self.runner.run(condition) for condition in batch]
-        return [self.runner.run(condition, _responder(one)) for condition, one in zip(batch, responses, strict=True)]
+        return [self.codes(condition, one) for condition, one in zip(batch, responses, strict=True)]
+
+    def codes(self, condition: Condition, responses: Responses) -> Codes:
+        """Outcome codes of a condition whose responses are known; equal responses of a batch are scored once."""
+        tasks = self.runner.tasks_of(condition)
+        found: Codes = {task.name: "" for task in tasks}
+        for asking in self.askings(tasks):
+            for index, (task, sample) in enumerate(asking.queries):
+                given = responses[task.name, sample.id]
+                key = (task.name, sample.id, tuple(one.written for one in given))
+                if key not in self._scored:
+                    outcomes = asking.outcomes(index, given, condition.name)
+                    self._scored[key] = "".join(outcome.code for outcome in outcomes)
+                found[task.name] += self._scored[key]
+        compared = [task for task in tasks if task.by_likelihood]
+        return found | (self.runner.run(condition, compared) if compared else {})
 
     @torch.no_grad()
-    def responses(self, batch: Sequence[Condition]) -> list[_Responses]:
+    def responses(self, batch: Sequence[Condition]) -> list[Responses]:
         """Responses of the conditions of a batch, by task and sample.
 
         Raises:
@@ -116,10 +137,10 @@ class DraftingRunner:
         """
         runner, first = self.runner, batch[0]
         changes = [runner.change(condition) for condition in batch]
-        together, found = self._of(first.model, changes), [_Responses() for _ in batch]
+        together, found = self._of(first.model, changes), [Responses() for _ in batch]
         other = runner.config.tuned if first.model == runner.config.base else runner.config.base
-        for asking in self._askings(runner.tasks_of(first)):
-            known = [self._written(asking, name) for name in dict.fromkeys((first.model, other))]
+        for asking in self.askings(runner.tasks_of(first)):
+            known = [self.drafts(asking, name) for name in dict.fromkeys((first.model, other))]
             asked = Asked.of(together.host, asking.encoder.tokenizer, None)
             per_edit = together.respond(
                 changes,
@@ -133,7 +154,8 @@ class DraftingRunner:
                 responses |= asking.by_sample(generated)
         return found
 
-    def _written(self, asking: Asking, model: str) -> list[tuple[int, ...]]:
+    def drafts(self, asking: Asking, model: str) -> list[tuple[int, ...]]:
+        """What a model writes clean to every prompt."""
         clean = self.clean(model)
         return [one.written for task, sample in asking.queries for one in clean[task.name, sample.id]]
 
@@ -143,10 +165,6 @@ class DraftingRunner:
             siblings = {name: self.runner.family[name] for name in reads}
             self._together = {(host, reads): Together(self.runner.family[host], self.runner.site, siblings)}
         return self._together[host, reads]
-
-
-def _responder(responses: Mapping[tuple[str, str], list[Generated]]) -> Responder:
-    return lambda _label, task, sample: responses[task.name, sample.id]
 
 
 _worker: dict[str, DraftingRunner] = {}

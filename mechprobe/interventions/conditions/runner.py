@@ -1,7 +1,7 @@
 """Runs conditions on loaded models, one after another or in several processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from operator import itemgetter
@@ -12,10 +12,10 @@ import torch
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ConfigError
-from mechprobe.evals.answering import Responder, run_tasks
+from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
-from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, TURNED, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
@@ -60,10 +60,15 @@ class Runner:
         self.site = Site.parse(selection.site)
         self.rivals = {rival.name: rival for rival in rivals}
         self.fit: RivalFit | None = None
+        self._last_own: tuple[object, Rewrite] | None = None
 
     def check(self, conditions: Sequence[Condition]) -> None:
-        """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
-        edits = [c for c in conditions if c.how in ("edit", "rescaled", "shuffled", "shifted")]
+        """Build every edit, so that `build_rewrite` raises its errors before a model is loaded.
+
+        Of the controls that turn the set's change, the first of each kind is built: their features are drawn among those that have
+        a direction.
+        """
+        edits = [c for c in conditions if c.how == "edit" or (c.how in TURNED and not c.draw)]
         with progress(len(edits), "checking edits", unit="edits") as advance:
             for condition in edits:
                 self.rewrite(condition)
@@ -81,7 +86,11 @@ class Runner:
             return self._rival(condition)
         readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
         build = partial(build_rewrite, self.crosscoder, host=host, readout=readout)
-        own = build(condition.norm_ids or condition.ids, edit, donor=condition.donor)
+        own = (
+            self._own(condition, readout)
+            if condition.how in TURNED
+            else build(condition.ids, edit, donor=condition.donor)
+        )
         if condition.how == "rescaled":
             return at_norm_of(own, build(condition.ids, edit, donor=condition.donor), host)
         if condition.how == "shifted":
@@ -91,6 +100,19 @@ class Runner:
             directions = _DIRECTION_EDITS.get(edit.kind, edit)
             return at_norm_of(own, build(condition.ids, directions, donor=None, write_ids=condition.write_ids), host)
         return own
+
+    def _own(self, condition: Condition, readout: Readout) -> Rewrite:
+        """The change of the set whose norm a control has; that of the last control serves the next."""
+        ids = condition.norm_ids or condition.ids
+        key = (condition.model, condition.edit, condition.donor, ids, readout)
+        if self._last_own is None or self._last_own[0] != key:
+            host, edit = condition.model, Edit.parse(condition.edit)
+            made = build_rewrite(self.crosscoder, ids, edit, host=host, donor=condition.donor, readout=readout)
+            self._last_own = key, made
+        return self._last_own[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last_own": None}  # functions do not go to other processes
 
     def _rival(self, condition: Condition) -> Rewrite:
         """The change of a rival; `mechprobe.interventions.conditions.fitting` must have fitted it."""
@@ -140,23 +162,21 @@ class Runner:
         return [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
 
     @torch.no_grad()
-    def run(self, condition: Condition, respond: Responder | None = None) -> dict[str, str]:
-        """Run one condition on its tasks.
+    def run(self, condition: Condition, tasks: Sequence[Task] | None = None) -> dict[str, str]:
+        """Run one condition, token by token.
 
         Args:
             condition: The condition.
-            respond: Gives responses that are known; None generates them, token by token.
+            tasks: Tasks; None takes those of the condition.
 
         Returns:
             Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
             they have the same seeds under every condition.
         """
-        model, tasks = self.family[condition.model], self.tasks_of(condition)
+        model, tasks = self.family[condition.model], self.tasks_of(condition) if tasks is None else tasks
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
-        options = {"batch_size": self.config.batch_size, "prefix": prefix, "respond": respond}
-        needed = respond is None or any(task.by_likelihood for task in tasks)
-        with self.in_force(condition) if needed else nullcontext():
-            outcomes = run_tasks(model, tasks, label=condition.name, **options)
+        with self.in_force(condition):
+            outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
         codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
             codes[outcome.task] += outcome.code

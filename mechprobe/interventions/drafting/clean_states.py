@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from mechprobe.interventions.drafting.forward import ModelCall, rows_of
+from mechprobe.interventions.drafting.forward import ModelCall, filled, rows_of
 from mechprobe.interventions.drafting.rules import Tokens
 from mechprobe.interventions.hooks.positions import CallTokens
 from mechprobe.interventions.hooks.sibling_forward import Sibling
@@ -19,7 +19,6 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 
 Residuals = Mapping[str, Float[Tensor, "batch pos d_model"]]
-Value = TypeVar("Value")
 
 
 class CleanModels:
@@ -114,7 +113,7 @@ class PromptBatch:
     @property
     def n_bytes(self) -> int:
         """Memory of the caches and residuals."""
-        layers = [layer for cache in self.caches.values() for layer in cache.layers if layer.keys is not None]
+        layers: list[Any] = [layer for cache in self.caches.values() for layer in filled(cache)]
         cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
         return cached + sum(resid.nbytes for resid in self.end.clean.values())
 

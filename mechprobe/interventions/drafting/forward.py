@@ -69,9 +69,14 @@ def rows_of(cache: DynamicCache, rows: Int[Tensor, " row"]) -> DynamicCache:
 
 def keep_rows(cache: DynamicCache, rows: Int[Tensor, " row"]) -> None:
     """Leave only some rows in a cache, in their order."""
-    for layer in cache.layers:
-        if layer.keys is not None:
-            layer.batch_select_indices(rows.to(layer.keys.device))
+    for layer in filled(cache):
+        layer.batch_select_indices(rows.to(layer.keys.device))
+
+
+def filled(cache: DynamicCache) -> list[Any]:
+    """The layers of a cache that hold keys."""
+    layers: list[Any] = cache.layers
+    return [layer for layer in layers if layer.keys is not None]
 
 
 class UpperPart:
