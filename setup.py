@@ -1,6 +1,6 @@
-"""Build step of the wheel: it carries the shared-marker lab. pyproject.toml holds everything else.
+"""Build step of the wheel: it carries the labs shared-marker and mechanisms. pyproject.toml holds everything else.
 
-The lab is committed once, under artifacts/lab. A wheel gets a copy without the checkpoints of the training;
+The labs are committed once, under artifacts/lab. A wheel gets copies without the checkpoints of the training;
 an editable install reads the committed files.
 """
 
@@ -11,12 +11,13 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-LAB = Path("artifacts", "lab", "shared-marker")
+LABS = Path("artifacts", "lab")
 LAB_PARTS = ("run.toml", "tasks.jsonl", "prompts.jsonl", "manifest.json", "base", "sft", "rl")
+PARTS = {"shared-marker": LAB_PARTS, "mechanisms": (*LAB_PARTS, "null.toml", "null")}
 
 
-class BuildWithLab(build_py):
-    """Copies the packages, then the lab into mechprobe/lab/shipped."""
+class BuildWithLabs(build_py):
+    """Copies the packages, then the labs into mechprobe/lab/shipped."""
 
     def run(self) -> None:
         """Fill the build folder."""
@@ -33,18 +34,18 @@ class BuildWithLab(build_py):
         return outputs if self.editable_mode else [*outputs, *(str(target) for _, target in self._lab_files())]
 
     def _lab_files(self) -> list[tuple[Path, Path]]:
-        """Pairs of a committed file of the lab and its place in the build folder."""
-        target = Path(self.build_lib, "mechprobe", "lab", "shipped", LAB.name)
+        """Pairs of a committed file of a lab and its place in the build folder."""
+        target = Path(self.build_lib, "mechprobe", "lab", "shipped")
         pairs = []
-        for part in LAB_PARTS:
-            place = ROOT / LAB / part
+        for lab, part in ((lab, part) for lab, parts in PARTS.items() for part in parts):
+            place = ROOT / LABS / lab / part
             if not place.exists():
                 raise FileNotFoundError(
-                    f"{LAB / part} is missing, so the wheel cannot carry the lab; restore it from git."
+                    f"{LABS / lab / part} is missing, so the wheel cannot carry the lab; restore it from git."
                 )
             files = sorted(place.iterdir()) if place.is_dir() else [place]
-            pairs += [(file, target / file.relative_to(ROOT / LAB)) for file in files]
+            pairs += [(file, target / file.relative_to(ROOT / LABS)) for file in files]
         return pairs
 
 
-setup(cmdclass={"build_py": BuildWithLab})
+setup(cmdclass={"build_py": BuildWithLabs})

@@ -1,17 +1,19 @@
 """How often the whole rule says *supported* where the selected set is only one more random set.
 
 Outcomes are drawn, not generated. Every set has a tendency: the share of the samples that it turns in the claimed direction, or
-against it if negative. Under the null the selected set's tendency has the same distribution as those of its controls. The cases
-differ in the matched random sets: independent ones; ones that share 62 % of their features pairwise, so that they are nearly one
-set; and ones that write 0.28 of the selected set's change, so that they do little. Changes of equal norm are independent. The
-table gives the share of simulations with a pooled *supported* (or *supported in part*): by edit, and of any of the main edits.
+against it if negative. A tendency is the sum over the set's features, and under the null the selected set's features are like any
+others. The cases differ in the matched random sets: independent ones; ones that reuse features as 99 sets of 50 from 900 must; ones
+that share 62 % of their features pairwise; ones that write 0.28 of the selected set's change, so that they do little; and reuse
+and too small a dose together. The rescaled sets are the same sets at the selected set's dose. Changes of equal norm are independent.
+The table gives the share of simulations with a pooled *supported* (or *supported in part*): by edit, and of any of the main edits.
 """
 
 import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -25,42 +27,58 @@ from mechprobe.interventions.verdicts.effects import Measurements, condition_res
 from mechprobe.interventions.verdicts.paired import ConditionOutcomes, compare_mains
 from mechprobe.interventions.verdicts.rule import IN_PART, SUPPORTED
 from mechprobe.interventions.verdicts.verdict import judge_edits
+from mechprobe.selection.controls import effective_draws
 
-Controls = Literal["independent", "overlapping", "under-dosed", "both"]
-N, SIZE, POOL, SPREAD, DOSE = 256, 50, 80, 0.12, 0.28
-"""Pooled samples; features of a set; features from which overlapping sets are drawn (50 of 80 are shared 62 % pairwise); standard
-deviation of tendencies; share of the selected set's change that under-dosed sets write."""
+Controls = Literal["independent", "reused", "overlapping", "under-dosed", "reused, under-dosed"]
+N, SIZE, LIVE, POOL, SPREAD, DOSE = 256, 50, 900, 80, 0.12, 0.28
+"""Pooled samples; features of a set; live features; features from which overlapping sets are drawn (50 of 80 are shared 62 %
+pairwise); standard deviation of tendencies; share of the selected set's change that under-dosed sets write."""
 ONE_EDIT = {"edits_base": ("transplant",), "edits_tuned": ()}
 NOTHING = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, None, {})
 
 
-def tendencies(kind: Controls, draws: int, rng: np.random.Generator) -> Float[ndarray, " set"]:
-    """Tendency of the selected set, of its random sets, and of its changes of equal norm, in this order."""
-    own, turned = rng.standard_normal(1), rng.standard_normal(draws)
-    random = rng.standard_normal(draws)
-    if kind in ("overlapping", "both"):
-        feature = rng.standard_normal(POOL) / SIZE**0.5
-        random = np.array([feature[rng.choice(POOL, SIZE, replace=False)].sum() for _ in range(draws)])
-    if kind in ("under-dosed", "both"):
-        random = DOSE * random
-    return SPREAD * np.concatenate([own, random, turned])
+class Drawn(NamedTuple):
+    """Tendencies of the selected set and of its controls; ``worth`` is the number of independent sets that these are worth."""
+
+    own: float
+    controls: dict[SetKind, Float[ndarray, " set"]]
+    worth: float
 
 
-def main_conditions(config: InterveneConfig) -> Iterator[tuple[Condition, list[Condition]]]:
-    """Every main edit with its controls, random sets first."""
+def random_sets(kind: Controls, draws: int, rng: np.random.Generator) -> list[list[int]]:
+    """Features of the random sets; a feature is used again only after all others, as `mechprobe.selection.controls` does."""
+    if kind == "overlapping":
+        return [rng.choice(POOL, SIZE, replace=False).tolist() for _ in range(draws)]
+    if not kind.startswith("reused"):
+        return np.arange(draws * SIZE).reshape(draws, SIZE).tolist()
+    per_round = LIVE // SIZE
+    rounds = [rng.permutation(LIVE)[: per_round * SIZE].reshape(-1, SIZE) for _ in range(-(-draws // per_round))]
+    return np.concatenate(rounds)[:draws].tolist()
+
+
+def tendencies(kind: Controls, draws: int, rng: np.random.Generator) -> Drawn:
+    """Tendencies under the null, in one simulated dictionary."""
+    sets = random_sets(kind, draws, rng)
+    feature = rng.standard_normal(1 + max(max(ids) for ids in sets)) * SPREAD / SIZE**0.5
+    random = feature[np.array(sets)].sum(axis=1)
+    own, *turned = SPREAD * rng.standard_normal(1 + 2 * draws)
+    controls: dict[SetKind, Float[ndarray, " set"]] = {
+        "random": DOSE * random if kind.endswith("under-dosed") else random,
+        "rescaled": random,
+        "shuffled": np.array(turned[:draws]),
+        "shifted": np.array(turned[draws:]),
+    }
+    return Drawn(own, controls, effective_draws(sets, draws=400))
+
+
+def main_edits(config: InterveneConfig) -> Iterator[Condition]:
+    """Every main edit."""
     for host, donor, edits in (
         (config.base, config.tuned, config.edits_base),
         (config.tuned, config.base, config.edits_tuned),
     ):
         for edit in edits:
-            main = Condition(f"{host}|{edit}|S", host, edit, "S", "selected", "edit", (1,), donor)
-            kinds: dict[SetKind, int] = {"random": config.n_random, "shuffled": config.n_shuffled}
-            controls = [
-                Condition(f"{host}|{edit}|{kind} {draw}", host, edit, kind, kind, "edit", (2,), donor, draw)
-                for kind, n in kinds.items()
-                for draw in range(n)
-            ]
-            yield main, controls
+            yield Condition(f"{host}|{edit}|S", host, edit, "S", "selected", "edit", (1,), donor)
 
 
 def one_run(kind: Controls, config: InterveneConfig, rng: np.random.Generator) -> list[str]:
@@ -73,11 +91,19 @@ def one_run(kind: Controls, config: InterveneConfig, rng: np.random.Generator) -
         conditions.append(Condition(f"{host}|clean", host, "clean", "none", "clean", "clean"))
         conditions.append(Condition(f"{host}|patch", host, "patch", "whole residual", "ceiling", "patch", donor=other))
         right |= {f"{host}|clean": clean[host], f"{host}|patch": clean[other]}
-    for main, controls in main_conditions(config):
+    worth: dict[str, float] = {}
+    for main in main_edits(config):
         found = tendencies(kind, config.n_random, rng)
+        worth["transplant" if main.edit == "transplant" else "other"] = found.worth
+        kinds = {name: each for name, each in found.controls.items() if name != "shifted" or main.edit == "transplant"}
+        controls = [
+            (replace(main, name=f"{main.name}|{name} {draw}", features=name, set_kind=name, draw=draw), tendency)
+            for name, each in kinds.items()
+            for draw, tendency in enumerate(each)
+        ]
         start = clean[main.model]
         open_to_claim = ~start if main.model == config.base else start
-        for condition, tendency in zip([main, *controls], found, strict=True):
+        for condition, tendency in [(main, found.own), *controls]:
             flips = np.where(open_to_claim, max(tendency, 0.0), max(-tendency, 0.0)) + 0.01
             right[condition.name] = start ^ (rng.random((N, 1)) < flips)
             conditions.append(condition)
@@ -87,7 +113,7 @@ def one_run(kind: Controls, config: InterveneConfig, rng: np.random.Generator) -
     }
     by_task = {name: {"task": each} for name, each in right.items()}
     rows = condition_results(conditions, by_task, {name: {"task": "W"} for name in right}, ["task"], config, NOTHING)
-    found = judge_edits(rows, [], config, compare_mains(conditions, outcomes, config))
+    found = judge_edits(rows, [], config, compare_mains(conditions, outcomes, config), worth)
     return [row.verdict for row in found]
 
 
@@ -97,7 +123,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    print(f"{'edits':>5} {'draws':>5} {'random sets':12} {'by edit':>8} {'any edit':>8}  verdicts")
+    print(f"{'edits':>5} {'draws':>5} {'random sets':19} {'by edit':>8} {'any edit':>8}  verdicts")
     for edits in (ONE_EDIT, {}):
         for draws in (20, 99):
             config = InterveneConfig(n_random=draws, n_shuffled=draws, **edits)
@@ -108,7 +134,7 @@ def main() -> None:
                 counts = Counter(verdict for run in runs for verdict in run)
                 seconds = time.perf_counter() - begun
                 print(
-                    f"{len(runs[0]):5} {draws:5} {kind:12} {np.mean(found):8.3f} {np.mean(np.any(found, axis=1)):8.3f}  "
+                    f"{len(runs[0]):5} {draws:5} {kind:19} {np.mean(found):8.3f} {np.mean(np.any(found, axis=1)):8.3f}  "
                     f"{dict(counts.most_common())} ({seconds:.0f} s)",
                     flush=True,
                 )

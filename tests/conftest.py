@@ -83,6 +83,14 @@ def light_collections() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def empty_working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run tests in an empty folder, because commands without ``--run`` would read a run that `make demo` left in the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working_directory"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
     """Fail a test that tries to reach another machine; servers that a test starts on this one are allowed."""
     patch = pytest.MonkeyPatch()

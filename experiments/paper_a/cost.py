@@ -148,6 +148,7 @@ def n_conditions(config: mp.RunConfig) -> int:
         agnostic=(),
         n_agnostic=0,
         controls=drawn,
+        transplant_controls=drawn,
         note="",
         crosscoder="",
         scores=scores,

@@ -15,7 +15,10 @@ def build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the lab.")],
     recipe: Annotated[
         str,
-        typer.Option("--recipe", help="shared-marker, all-weights, own-markers (the null), or compiled (no training)."),
+        typer.Option(
+            "--recipe",
+            help="shared-marker, all-weights, own-markers (the null), mechanisms, or compiled (no training).",
+        ),
     ] = "shared-marker",
     seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,
     rank: Annotated[

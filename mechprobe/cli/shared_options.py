@@ -29,6 +29,10 @@ class Shared:
     config: Annotated[
         Path | None, _option("--config", "-c", help="Settings of the run (TOML). Paths in it are relative to it.")
     ] = None
+    lab: Annotated[
+        str | None,
+        _option("--lab", help="Shipped lab: shared-marker, own-markers, mechanisms, mechanisms-null. In runs/NAME."),
+    ] = None
     set_: Annotated[
         list[str] | None,
         _option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Override one setting. May be repeated."),
@@ -69,18 +73,28 @@ class Shared:
         from mechprobe.pipeline.run import Run
         from mechprobe.run_layout import RunLayout
 
-        layout = RunLayout(self.run or DEFAULT_RUN).placed(**folders)
+        layout = RunLayout(self.run or self._default_run()).placed(**folders)
         config = self._settings(layout.run_file, extra, own_inputs=own_inputs or bool(self.models))
         return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
+
+    def _default_run(self) -> Path:
+        """The run folder when none is given: every lab but the default one has its own."""
+        from mechprobe.lab.summary import DEFAULT_LAB
+
+        return DEFAULT_RUN if self.lab in (None, DEFAULT_LAB) else DEFAULT_RUN.with_name(self.lab)
 
     def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":
         from mechprobe.cli.options import parse_models
         from mechprobe.errors import ConfigError
-        from mechprobe.lab.summary import shipped
+        from mechprobe.lab.summary import DEFAULT_LAB, shipped_run_file
         from mechprobe.run_config import RunConfig, read_run_file
         from mechprobe.run_layout import holds_stages
 
-        config, start = self.config, None
+        if self.lab is not None and (self.config is not None or own_inputs):
+            raise ConfigError(
+                "--lab names models, tasks and prompts; leave it out, or leave out --config and your own inputs."
+            )
+        config, start = self.config if self.lab is None else shipped_run_file(self.lab), None
         own = own_inputs and self.run is None
         if config is None and run_file.is_file() and not own:
             start = read_run_file(run_file.parent)
@@ -89,7 +103,7 @@ class Shared:
                 f"{run_file} is missing, so the settings of the run are unknown; give --config FILE, or --models and --set."
             )
         elif config is None and not own_inputs:
-            config = shipped("shared-marker") / "run.toml"
+            config = shipped_run_file(DEFAULT_LAB)
         models = parse_models(self.models) if self.models else None
         return RunConfig.build(
             config, self.set_ or (), models=models, seed=self.seed, device=self.device, extra=extra, start=start

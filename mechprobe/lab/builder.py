@@ -1,35 +1,25 @@
-"""Building a lab: item sets, base, three post-trainings, measurements and manifest.
+"""Building a trained lab: item sets, base, post-trainings, measurements and manifest."""
 
-Every model has its own stage folder, so that an interrupted build resumes at the first unfinished phase. A phase restarts from
-its beginning and produces the same bytes.
-"""
-
-import json
-import logging
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import ArtifactError, ModelError
 from mechprobe.evals.skills import SkillItem
-from mechprobe.files import dump_json, write_text
-from mechprobe.lab.items import ItemSets, build_items, documents
-from mechprobe.lab.recipe import GrpoConfig, Recipe, SftConfig, get_recipe
-from mechprobe.progress import progress
-from mechprobe.records import Sample, write_jsonl
-from mechprobe.stage_folder import MANIFEST, Stage, read_manifest
+from mechprobe.files import write_text
+from mechprobe.lab.items import Document, ItemSets, build_items, documents
+from mechprobe.lab.mechanisms.recipe import NAME as MECHANISMS, MechanismsRecipe, mechanisms_recipe
+from mechprobe.lab.phases import Lab
+from mechprobe.lab.recipe import GrpoConfig, LabRecipe, Recipe, SftConfig, TrainingConfig, get_recipe
+from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
-_log = logging.getLogger(__name__)
+    from mechprobe.lab.weights import Frozen
 
 
 def build(
-    recipe: str | Recipe,
+    recipe: str | LabRecipe,
     out: Path | str,
     *,
     seed: int = 0,
@@ -52,171 +42,111 @@ def build(
         ArtifactError: The folder holds other work, or ``base`` was pre-trained with other settings.
         ModelError: No seed passed the gates after pre-training.
     """
-    plan = get_recipe(recipe, scale) if isinstance(recipe, str) else recipe
+    plan = recipe if isinstance(recipe, LabRecipe) else _recipe(recipe, scale)
     config = {"recipe": plan.model_dump(mode="json"), "seed": seed}
     with Stage.open(Path(out), name="lab", config=config, force=force) as stage:
         return _build(stage, plan, seed, base) if stage.manifest is None else stage.manifest
 
 
-def _build(stage: Stage, plan: Recipe, seed: int, base: Path | str | None) -> dict[str, Any]:
+def _recipe(name: str, scale: str) -> LabRecipe:
+    """Look up the recipe of a trained lab."""
+    return mechanisms_recipe(scale) if name == MECHANISMS else get_recipe(name, scale)
+
+
+def _build(stage: Stage, plan: LabRecipe, seed: int, base: Path | str | None) -> dict[str, Any]:
     """Run the unfinished phases and write the manifest."""
     from mechprobe.random_state import isolated_random_state
 
     with isolated_random_state(seed):
-        from mechprobe.lab.results import measure_lab
-        from mechprobe.lab.run_config import run_config
-        from mechprobe.lab.tokenizer import build_tokenizer
-
-        lab = _Lab(plan, stage.folder, seed, build_items(plan), build_tokenizer())
+        lab = _lab(plan, stage.folder, seed)
         lab.write_items()
         lab.make_base(None if base is None else Path(base))
         for arm in lab.arms():
             lab.make_arm(arm)
-        results = measure_lab(plan, stage.folder, lab.items)
-        write_text(stage.folder / "run.toml", run_config(plan))
-    n_posttrain, n_corpus = len(lab.items.posttrain), len(lab.items.corpus)
-    counts = {"eval_items_per_skill": plan.n_eval, "posttrain_items": n_posttrain, "corpus_prompts": n_corpus}
+        results = lab.results()
+        for name, text in lab.run_files().items():
+            write_text(stage.folder / name, text)
     used = results["pretraining"]["seed"]
-    return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=counts)
+    return stage.finish(outputs=lab.outputs(), results=results, seed=used, counts=lab.counts())
 
 
-@dataclass
-class _Lab:
-    """State that the phases of a build share."""
+def _lab(plan: LabRecipe, folder: Path, seed: int) -> Lab[Any, Any]:
+    """The phases of a recipe."""
+    if isinstance(plan, MechanismsRecipe):
+        from mechprobe.lab.mechanisms.build import MechanismsLab
 
-    recipe: Recipe
-    folder: Path
-    seed: int
-    items: ItemSets
-    tokenizer: "PreTrainedTokenizerFast"
+        return MechanismsLab(plan, folder, seed)
+    assert isinstance(plan, Recipe), "there are no other trained labs"
+    return MarkerLab(plan, folder, seed)
+
+
+class MarkerLab(Lab[Recipe, ItemSets]):
+    """A lab in which pre-training plants a marker that opens careful work."""
+
+    shared_settings = ("rendering", "n_eval", "n_threads")
+    base_settings = ("model", "pretrain", "enforce_gates")
+    arm_settings = ("n_posttrain", "trained_parts")
+
+    def __init__(self, recipe: Recipe, folder: Path, seed: int) -> None:
+        from mechprobe.lab.tokenizer import build_tokenizer
+
+        super().__init__(recipe, build_items(recipe), folder, seed, build_tokenizer())
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Settings of the pre-training."""
+        return self.recipe.pretrain
 
     def arms(self) -> list[str]:
         """Names of the post-trainings of the recipe."""
         return ["sft", *(["sft_instyle"] if self.recipe.sft_instyle else []), "rl"]
 
-    def _settings(self, *names: str) -> dict[str, Any]:
-        """The part of the recipe on which a phase depends."""
-        shared = ("rendering", "n_eval", "n_threads")
-        return self.recipe.model_dump(mode="json", include={*shared, *names})
-
-    def write_items(self) -> None:
-        """Write the held-out items and the corpus prompts."""
-        samples = [
-            Sample(item.id, skill, item.prompt, item.answer).to_json()
-            for skill, questions in self.items.eval.items()
-            for item in questions
-        ]
-        write_jsonl(self.folder / "tasks.jsonl", samples)
-        rows = ({"id": i, "task": skill, "prompt": prompt} for i, skill, prompt in self.items.corpus)
-        write_jsonl(self.folder / "prompts.jsonl", rows)
-
-    def make_base(self, other: Path | None = None) -> None:
-        """Pre-train until a seed passes the gates, and record every attempt; or copy the base of another lab."""
-        config = {**self._settings("model", "pretrain", "enforce_gates"), "first_seed": self.seed}
-        if other is not None:
-            self._copy_base(other, config)
-        with Stage.open(self.folder / "base", name="lab-base", config=config) as stage:
-            if stage.done:
-                return
-            attempts: list[dict[str, Any]] = []
-            last = self.seed + self.recipe.pretrain.max_attempts - 1
-            for seed in range(self.seed, last + 1):
-                attempt, files = self._attempt(seed)
-                attempts.append(attempt)
-                if attempt["gates"]["passed"] or not self.recipe.enforce_gates:
-                    stage.finish(outputs=files, results={"attempts": attempts}, seed=seed)
-                    return
-                _log.warning("pre-training seed %d fails its gates: %s", seed, attempt["gates"]["checks"])
-        raise ModelError(
-            f"No pre-training seed from {self.seed} to {last} passed the gates of recipe {self.recipe.name}; "
-            "give another --seed."
-        )
-
-    def _copy_base(self, other: Path, config: Mapping[str, Any]) -> None:
-        """Copy a finished base with the settings of this lab."""
-        place = self.folder / "base"
-        if (place / MANIFEST).is_file():
-            return
-        found = read_manifest(other)
-        if found["stage"] != "lab-base" or found["config"] != json.loads(dump_json(config)):
-            raise ArtifactError(
-                f"{other} does not hold the base of recipe {self.recipe.name} with seed {self.seed}; "
-                "give another --base, or none."
-            )
-        copy = self.folder / "base.copying"
-        for left in (copy, place):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(other, copy)
-        copy.rename(place)
-
-    def _attempt(self, seed: int) -> tuple[dict[str, Any], list[str]]:
-        """Pre-train one base, save it, and check its gates."""
-        from mechprobe.lab.measure import measure, pretraining_gates
-        from mechprobe.lab.pretrain import new_model, pretrain
-        from mechprobe.lab.weights import load_model, save_model, threads
-        from mechprobe.random_state import isolated_random_state
-
+    def documents(self, seed: int) -> Iterator[Document]:
+        """Documents of two authors."""
         recipe = self.recipe
-        stream = documents(recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed)
-        title = f"pre-training (seed {seed})"
-        with (
-            threads(recipe.n_threads),
-            isolated_random_state(seed),
-            progress(recipe.pretrain.steps, title, unit="steps") as advance,
-        ):
-            model = new_model(recipe.model, self.tokenizer)
-            curve = pretrain(model, self.tokenizer, stream, recipe.pretrain, lambda loss: advance(1, loss=loss))
-        files = save_model(model, self.tokenizer, self.folder / "base")
-        model = load_model(self.folder / "base").eval()
+        return documents(recipe.pretrain, rendering=recipe.rendering, withheld=self.items.withheld, seed=seed)
+
+    def check_base(self, model: "LlamaForCausalLM") -> dict[str, Any]:
+        """Accuracy with and without the forced marker, and the gates on them."""
+        from mechprobe.lab.measure import measure, pretraining_gates
+
         measured = [
-            measure(model, self.tokenizer, self.items.eval, rendering=recipe.rendering, forced=forced)
+            measure(model, self.tokenizer, self.items.eval, rendering=self.recipe.rendering, forced=forced)
             for forced in (False, True)
         ]
         direct, forced = ({s: m.to_json() for s, m in result.items()} for result in measured)
-        gates = pretraining_gates(*measured)
-        return {"seed": seed, "gates": gates, "direct": direct, "forced_marker": forced, "curve": curve}, files
+        return {"gates": pretraining_gates(*measured), "direct": direct, "forced_marker": forced}
 
-    def make_arm(self, arm: str) -> None:
-        """Post-train one arm with its checkpoints."""
-        from mechprobe.lab.posttrain import Watch
-        from mechprobe.lab.weights import save_model, threads
-
-        base, seed = self.folder / "base", read_manifest(self.folder / "base")["seed"]
-        config = {**self._settings(arm, "n_posttrain", "trained_parts"), "seed": seed}
-        with Stage.open(self.folder / arm, name=f"lab-{arm}", config=config, inputs={"base": base}) as stage:
-            if stage.done:
-                return
-            checkpoints = self.folder / "checkpoints" / arm
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            kept: list[str] = []
-
-            def keep(model: Any, step: int) -> None:
-                name = f"step_{step:06d}"
-                files = save_model(model, self.tokenizer, checkpoints / name)
-                kept.extend(f"../checkpoints/{arm}/{name}/{file}" for file in files)
-
-            train, items, settings, steps = self._trainer(arm)
-            frozen = self.recipe.head_is_frozen
-            with threads(self.recipe.n_threads), progress(steps, arm, unit="steps") as advance:
-                watch = Watch(checkpoints=settings.checkpoints, keep=keep, on_step=lambda: advance(1))
-                model = train(base, self.tokenizer, items, settings, seed=seed, watch=watch, freeze_head=frozen)
-            files = save_model(model, self.tokenizer, self.folder / arm)
-            stage.finish(outputs=[*files, *kept], results={"curve": watch.curve, "steps": steps}, seed=seed)
-
-    def _trainer(self, arm: str) -> tuple[Callable[..., Any], list[SkillItem], GrpoConfig | SftConfig, int]:
-        """Return the training function of an arm, its items and settings, and its number of steps."""
-        from mechprobe.lab.posttrain import n_sft_steps, train_grpo, train_sft
+    def trainer(self, arm: str) -> tuple[Callable[..., Any], list[SkillItem], GrpoConfig | SftConfig]:
+        """GRPO for ``rl``, else supervised fine-tuning on traces."""
+        from mechprobe.lab.posttrain import train_grpo, train_sft
 
         if arm == "rl":
-            return train_grpo, self.items.posttrain, self.recipe.rl, self.recipe.rl.steps
+            return train_grpo, self.items.posttrain, self.recipe.rl
         config = self.recipe.sft if arm == "sft" else self.recipe.sft_instyle
         assert config is not None, "arms() returns only arms of the recipe"
         traces = self.items.posttrain_off_policy if config.style == "off-policy" else self.items.posttrain
-        return train_sft, traces, config, n_sft_steps(len(traces), config)
+        return train_sft, traces, config
 
-    def outputs(self) -> list[str]:
-        """Files whose hashes are in the manifest; run.toml is not among them, so that a user may edit it."""
-        names = ["tasks.jsonl", "prompts.jsonl"]
-        for arm in ("base", *self.arms()):
-            names += [normpath(f"{arm}/{name}") for name in read_manifest(self.folder / arm)["outputs"]]
-        return names
+    def frozen(self) -> "Frozen":
+        """Embeddings, final norm and unembedding, or nothing."""
+        from mechprobe.lab.weights import is_head
+
+        return is_head if self.recipe.head_is_frozen else lambda _name: False
+
+    def results(self) -> dict[str, Any]:
+        """Accuracy per model and skill, ceilings, gates and curves."""
+        from mechprobe.lab.results import measure_lab
+
+        return measure_lab(self.recipe, self.folder, self.items)
+
+    def run_files(self) -> dict[str, str]:
+        """``run.toml``."""
+        from mechprobe.lab.run_config import run_config
+
+        return {"run.toml": run_config(self.recipe)}
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of items of each kind."""
+        n_posttrain, n_corpus = len(self.items.posttrain), len(self.items.corpus)
+        return {"eval_items_per_skill": self.recipe.n_eval, "posttrain_items": n_posttrain, "corpus_prompts": n_corpus}

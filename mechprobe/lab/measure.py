@@ -40,8 +40,8 @@ class Measured:
 
     right: tuple[bool, ...]
     n_unparsed: int
-    marker_share: float
-    """Fraction of responses that open with the marker of worked responses."""
+    marker_share: float | None
+    """Fraction of responses that open with the marker of worked responses; None where there is none."""
 
     @property
     def accuracy(self) -> float:
@@ -51,14 +51,8 @@ class Measured:
     def to_json(self) -> dict[str, float | int]:
         """Return counts, accuracy and its binomial standard error."""
         n, k = len(self.right), sum(self.right)
-        return {
-            "n": n,
-            "right": k,
-            "unparsed": self.n_unparsed,
-            "accuracy": k / n,
-            "se": binomial_se(k, n),
-            "opens_with_marker": self.marker_share,
-        }
+        opened = {} if self.marker_share is None else {"opens_with_marker": self.marker_share}
+        return {"n": n, "right": k, "unparsed": self.n_unparsed, "accuracy": k / n, "se": binomial_se(k, n), **opened}
 
 
 def measure(

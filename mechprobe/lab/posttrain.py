@@ -1,7 +1,7 @@
 """Post-training with TRL: supervised fine-tuning on traces, and GRPO with an exact-match reward.
 
-Every arm starts from the same base and sees the same prompts of one skill. Unless the recipe trains all weights, embeddings,
-final norm and unembedding stay fixed. TRL writes to a temporary folder; `Watch.keep` receives the checkpoints.
+Every arm starts from the same base and sees the same prompts of one skill. The recipe says which weights stay fixed: embeddings,
+final norm and unembedding, or more, or none. TRL writes to a temporary folder; `Watch.keep` receives the checkpoints.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from mechprobe.evals.skills import SkillItem
 from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.lab.recipe import GrpoConfig, SftConfig
 from mechprobe.lab.tokenizer import CONTEXT
-from mechprobe.lab.weights import FROZEN, frozen_equal, load_model, quiet_transformers
+from mechprobe.lab.weights import Frozen, frozen_equal, is_head, load_model, quiet_transformers
 from mechprobe.random_state import isolated_random_state
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class Watch:
         return _Callback()
 
 
-def n_sft_steps(n_items: int, config: SftConfig) -> int:
-    """Number of optimizer steps of a supervised fine-tuning."""
-    return config.epochs * -(-n_items // config.batch_size)
+def n_steps(config: GrpoConfig | SftConfig, n_items: int) -> int:
+    """Number of optimizer steps of a post-training."""
+    return config.steps if isinstance(config, GrpoConfig) else config.epochs * -(-n_items // config.batch_size)
 
 
 def train_sft(
@@ -76,7 +76,7 @@ def train_sft(
     *,
     seed: int,
     watch: Watch,
-    freeze_head: bool = True,
+    frozen: Frozen = is_head,
 ) -> "LlamaForCausalLM":
     """Fine-tune the base on the traces of the items, with loss on completion tokens only and a cosine schedule.
 
@@ -100,7 +100,7 @@ def train_sft(
         data = datasets.Dataset.from_list(rows)
         return trl.SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()])
 
-    return _run(base, make, seed, freeze_head=freeze_head)
+    return _run(base, make, seed, frozen)
 
 
 def train_grpo(
@@ -111,7 +111,7 @@ def train_grpo(
     *,
     seed: int,
     watch: Watch,
-    freeze_head: bool = True,
+    frozen: Frozen = is_head,
 ) -> "LlamaForCausalLM":
     """Train the base with GRPO (DAPO loss, no KL term); the reward is 1 for an exact match and 0 otherwise.
 
@@ -145,7 +145,7 @@ def train_grpo(
             model, exact_match, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()]
         )
 
-    return _run(base, make, seed, freeze_head=freeze_head)
+    return _run(base, make, seed, frozen)
 
 
 def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
@@ -165,20 +165,18 @@ def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _run(
-    base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, *, freeze_head: bool
-) -> "LlamaForCausalLM":
+def _run(base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, frozen: Frozen) -> "LlamaForCausalLM":
     """Load the base, freeze its fixed parts, train, and check that they are unchanged."""
     from transformers import PrinterCallback
 
     with tempfile.TemporaryDirectory() as folder, isolated_random_state(seed), quiet_transformers():
         model = load_model(base)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not freeze_head or name not in FROZEN)
+            parameter.requires_grad_(not frozen(name))
         trainer = make(folder, model)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    assert not freeze_head or frozen_equal(model, load_model(base)), "post-training changed frozen parameters"
+    assert frozen_equal(model, load_model(base), frozen), "post-training changed frozen parameters"
     return model.eval()
 
 

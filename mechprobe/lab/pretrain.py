@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.lab.items import Document
-from mechprobe.lab.recipe import ModelConfig, PretrainConfig
+from mechprobe.lab.recipe import ModelConfig, TrainingConfig
 from mechprobe.lab.tokenizer import BOS_ID, CONTEXT, EOS_ID, PAD_ID
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def pretrain(
     model: "LlamaForCausalLM",
     tokenizer: "PreTrainedTokenizerFast",
     stream: Iterator[Document],
-    config: PretrainConfig,
+    config: TrainingConfig,
     on_step: Callable[[float], Any] = lambda _loss: None,
 ) -> list[dict[str, float | int]]:
     """Train a model in place; each step consumes ``config.batch_size`` documents, and calls ``on_step`` with its loss.
@@ -75,7 +75,7 @@ def pretrain(
     return curve
 
 
-def learning_rate(step: int, config: PretrainConfig) -> float:
+def learning_rate(step: int, config: TrainingConfig) -> float:
     """Learning rate: a linear rise over ``warmup_steps``, then a half cosine to ``final_lr_share`` of the peak."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

@@ -18,8 +18,8 @@ class ModelConfig(FrozenConfig):
     d_mlp: int = 384
 
 
-class PretrainConfig(FrozenConfig):
-    """Pre-training from scratch on documents of two authors; one answers directly, the other works first."""
+class TrainingConfig(FrozenConfig):
+    """Pre-training from scratch with AdamW, whatever the documents."""
 
     steps: int = 800
     batch_size: int = 256
@@ -29,6 +29,13 @@ class PretrainConfig(FrozenConfig):
     final_lr_share: float = 0.05
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    max_attempts: int = 4
+    """Number of seeds to try until the gates after pre-training pass; the manifest lists every attempt."""
+
+
+class PretrainConfig(TrainingConfig):
+    """Pre-training on documents of two authors; one answers directly, the other works first."""
+
     worked_share: float = 0.35
     """Fraction of documents by the author that works first."""
     wrong_direct: float = 0.4
@@ -39,8 +46,6 @@ class PretrainConfig(FrozenConfig):
     """Fraction of fact documents that state one fact."""
     fact_weight: float = 1.3
     """Weight of fact documents in the mixture; the other four skills have weight 1."""
-    max_attempts: int = 4
-    """Number of seeds to try until the gates after pre-training pass; the manifest lists every attempt."""
 
 
 class SftConfig(FrozenConfig):
@@ -70,16 +75,11 @@ class GrpoConfig(FrozenConfig):
     """Steps to keep besides the last."""
 
 
-class Recipe(FrozenConfig):
-    """All settings of a lab but the seed, which is an argument of `build`."""
+class LabRecipe(FrozenConfig):
+    """Settings that every trained lab has; the seed is an argument of `build`."""
 
     name: str
-    rendering: Literal["compact", "compact-own-markers"]
-    """One marker for all skills, or one marker per skill. The latter is the null, in which nothing can transfer."""
     model: ModelConfig = ModelConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    sft: SftConfig = SftConfig(style="off-policy", lr=5e-4, epochs=8)
-    sft_instyle: SftConfig | None = SftConfig(style="in-style", lr=2e-4, epochs=3)
     rl: GrpoConfig = GrpoConfig()
     n_posttrain: int = 2048
     """Number of prompts of the trained skill that post-training sees."""
@@ -91,6 +91,16 @@ class Recipe(FrozenConfig):
     """Number of threads of every training; results depend on it in their last bits."""
     enforce_gates: bool = True
     """Whether the build stops if a gate after pre-training fails for every seed."""
+
+
+class Recipe(LabRecipe):
+    """All settings of a lab with a marker but the seed."""
+
+    rendering: Literal["compact", "compact-own-markers"]
+    """One marker for all skills, or one marker per skill. The latter is the null, in which nothing can transfer."""
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SftConfig = SftConfig(style="off-policy", lr=5e-4, epochs=8)
+    sft_instyle: SftConfig | None = SftConfig(style="in-style", lr=2e-4, epochs=3)
 
     @property
     def head_is_frozen(self) -> bool:
@@ -126,9 +136,12 @@ RECIPES: dict[str, Recipe] = {
     "all-weights": AllWeightsRecipe(name="all-weights", rendering="compact", sft_instyle=None),
 }
 
+ALL_RECIPES = (*RECIPES, "mechanisms", "compiled")
+"""Names of all labs; the last two have settings of their own."""
+
 
 def get_recipe(name: str, scale: str = "full") -> Recipe:
-    """Look up a recipe.
+    """Look up a recipe of a lab with a marker.
 
     Args:
         name: Name of the recipe.
@@ -138,7 +151,7 @@ def get_recipe(name: str, scale: str = "full") -> Recipe:
         ConfigError: The recipe or the scale is unknown.
     """
     if name not in RECIPES:
-        raise ConfigError(f"The lab recipe '{name}' is unknown; give one of {', '.join(RECIPES)}.")
+        raise ConfigError(f"The lab recipe '{name}' is unknown; give one of {', '.join(ALL_RECIPES)}.")
     if scale not in ("full", "small"):
         raise ConfigError(f"The lab scale '{scale}' is unknown; give full or small.")
     recipe = RECIPES[name]

@@ -7,7 +7,7 @@ localize`` patches residuals instead, and must agree.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ CAVEAT = (
 
 def model_folders(folder: Path) -> dict[str, Path]:
     """Map the name of every model of a lab, such as ``rl`` or ``rl@step_000016``, to its folder."""
-    arms = [name for name in ("base", "sft", "sft_instyle", "rl") if (folder / name).is_dir()]
+    arms = [name for name in ("base", "sft", "sft_instyle", "rl", "null") if (folder / name).is_dir()]
     found = {name: folder / name for name in arms}
     for arm in arms:
         for step in sorted((folder / "checkpoints" / arm).glob("step_*")):
@@ -123,12 +123,20 @@ def measure_ceilings(
 ) -> dict[str, dict[str, dict[str, Measured]]]:
     """Measure both ceilings at every site: ``sufficiency`` (base with rl's residual) and ``necessity`` (rl with base's)."""
     return {
-        f"resid_post.{layer}": {
-            "sufficiency": measure(spliced_model(base, rl, layer), tokenizer, items, rendering=rendering),
-            "necessity": measure(spliced_model(rl, base, layer), tokenizer, items, rendering=rendering),
-        }
-        for layer in range(base.config.num_hidden_layers)
+        site: {side: measure(model, tokenizer, items, rendering=rendering) for side, model in sides.items()}
+        for site, sides in splices(base, rl)
     }
+
+
+def splices(
+    base: "LlamaForCausalLM", rl: "LlamaForCausalLM", n_sites: int | None = None
+) -> Iterator[tuple[str, dict[str, "LlamaForCausalLM"]]]:
+    """Yield the first sites (None: all) with their two spliced models: base with rl's residual there, and rl with base's."""
+    for layer in range(base.config.num_hidden_layers if n_sites is None else n_sites):
+        yield (
+            f"resid_post.{layer}",
+            {"sufficiency": spliced_model(base, rl, layer), "necessity": spliced_model(rl, base, layer)},
+        )
 
 
 def ceiling_gate(

@@ -4,17 +4,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import ArtifactError
+from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.skills import SKILLS
 from mechprobe.formatting import percent
+from mechprobe.lab.mechanisms.language import FORCED, SKILLS as MECHANISMS_SKILLS
 from mechprobe.stage_folder import read_manifest
 
+_ARMS = ("base", "sft", "sft_instyle", "rl", "null")
 _PLACES = (Path(__file__).resolve().parents[2] / "artifacts" / "lab", Path(__file__).resolve().parent / "shipped")
-"""Folders of shipped labs: those of a checkout, and the one that a wheel carries (setup.py copies it)."""
+"""Folders of shipped labs: those of a checkout, and those that a wheel carries (setup.py copies them)."""
 
 
-def shipped(recipe: str = "shared-marker") -> Path:
-    """Find the folder of a shipped lab. A checkout ships shared-marker and own-markers, a wheel shared-marker alone.
+DEFAULT_LAB = "shared-marker"
+RUN_FILES = {
+    DEFAULT_LAB: (DEFAULT_LAB, "run.toml"),
+    "own-markers": ("own-markers", "run.toml"),
+    "mechanisms": ("mechanisms", "run.toml"),
+    "mechanisms-null": ("mechanisms", "null.toml"),
+}
+"""Recipe and configuration of every lab that ``--lab`` can name."""
+
+
+def shipped_run_file(lab: str) -> Path:
+    """Find the configuration for ``mechprobe run`` of a shipped lab.
+
+    Raises:
+        ConfigError: No lab has that name.
+        ArtifactError: This installation does not ship it.
+    """
+    if lab not in RUN_FILES:
+        raise ConfigError(f"--lab '{lab}' is unknown; the labs are {', '.join(RUN_FILES)}.")
+    recipe, file = RUN_FILES[lab]
+    return shipped(recipe) / file
+
+
+def shipped(recipe: str = DEFAULT_LAB) -> Path:
+    """Find the folder of a shipped lab. A checkout ships three recipes, a wheel shared-marker and mechanisms.
 
     Raises:
         ArtifactError: This installation ships no lab of that recipe.
@@ -67,10 +92,18 @@ def accuracy_table(results: Mapping[str, Any]) -> str:
     for name in order:
         rows.append([name, *(_percent(accuracy[name][skill]) for skill in skills)])
         if name == "base":
-            forced = results["base_marker_forced"]
-            rows.append(["base, marker forced", *(_percent(forced[skill]) for skill in skills)])
+            rows += [
+                [f"base, {name} forced", *(_percent(found[s]) for s in skills)] for name, found in _forced(results)
+            ]
     title = f"Greedy accuracy in % on held-out items; post-training saw {results['trained_skill']} only"
     return title + "\n" + _align(rows)
+
+
+def _forced(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What was forced on the base, and its accuracies."""
+    if "base_marker_forced" in results:
+        return [("marker", results["base_marker_forced"])]
+    return [(name, results["base_forced"][name]) for name in FORCED]
 
 
 def _heading(manifest: Mapping[str, Any]) -> str:
@@ -81,7 +114,7 @@ def _heading(manifest: Mapping[str, Any]) -> str:
 
 def _rl_against_base(results: Mapping[str, Any]) -> str:
     rows = [["against base", "skill", "difference", "in SE", "gained", "lost", "McNemar p"]]
-    for arm in ("sft", "sft_instyle", "rl"):
+    for arm in _ARMS[1:]:
         for skill in _skills(results) if arm in results["versus_base"] else ():
             found = results["versus_base"][arm][skill]
             difference, z, p = f"{100 * found['difference']:+.1f}", f"{found['z']:+.1f}", f"{found['mcnemar_p']:.1e}"
@@ -102,19 +135,22 @@ def _gates(results: Mapping[str, Any]) -> str:
     gates = results["gates"]
     checks = gates["pretraining"]["checks"]
     lines = [f"gate {name}: {'passed' if passed else 'FAILED'}" for name, passed in checks.items()]
+    for name, passed in gates.get("outcomes", {}).items():
+        lines.append(f"outcome {name}: {'yes' if passed else 'NO'}")
     lines.append(f"sites with both ceilings: {', '.join(gates['ceilings']['sites_with_both']) or 'none'}")
     frozen = gates["frozen_parts_bit_equal"]
     if frozen is None:
         lines.append("every weight was trained, embeddings, final norm and unembedding too")
     else:
         answer = "yes" if all(frozen.values()) else "NO"
-        lines.append(f"embeddings, final norm, unembedding equal to base in every arm: {answer}")
+        parts = "all frozen weights" if "outcomes" in gates else "embeddings, final norm, unembedding"
+        lines.append(f"{parts} equal to base in every arm: {answer}")
     return "\n".join(lines)
 
 
 def _skills(results: Mapping[str, Any]) -> list[str]:
     """Return the skills in the order of their registration."""
-    return [skill for skill in SKILLS if skill in results["accuracy"]["base"]]
+    return [skill for skill in (*SKILLS, *MECHANISMS_SKILLS) if skill in results["accuracy"]["base"]]
 
 
 def _percent(cell: Mapping[str, Any]) -> str:
@@ -122,7 +158,7 @@ def _percent(cell: Mapping[str, Any]) -> str:
 
 
 def _rank(name: str) -> int:
-    return ("base", "sft", "sft_instyle", "rl").index(name.partition("@")[0])
+    return _ARMS.index(name.partition("@")[0])
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

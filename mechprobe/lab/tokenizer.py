@@ -5,6 +5,7 @@ tokenized with ``add_special_tokens=False`` and ends with ``<eos>``, and padding
 """
 
 import string
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ CONTEXT = 96
 """Longest sequence in tokens."""
 
 
-def build_tokenizer() -> "PreTrainedTokenizerFast":
+def build_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> "PreTrainedTokenizerFast":
     """Build the tokenizer. `AutoTokenizer` can load it from the folder in which it is saved.
+
+    Args:
+        vocabulary: Tokens in the order of their ids; the first four are those of `VOCABULARY`.
 
     Example:
         >>> tokenizer = build_tokenizer()
@@ -36,7 +40,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token=UNK))
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Z]+|[^A-Z\s]"), behavior="removed", invert=True)
     core.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 FROZEN = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 """Parameters that post-training keeps fixed, so that the blocks carry the whole change."""
+Frozen = Callable[[str], bool]
+"""Whether post-training keeps a parameter fixed, from its name."""
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter belongs to embeddings, final norm or unembedding."""
+    return name in FROZEN
 
 
 def save_model(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", folder: Path) -> list[str]:
@@ -42,10 +49,10 @@ def load_model(folder: Path) -> "LlamaForCausalLM":
         return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def frozen_equal(model: "LlamaForCausalLM", base: "LlamaForCausalLM") -> bool:
-    """Whether embeddings, final norm and unembedding equal those of the base bit by bit."""
+def frozen_equal(model: "LlamaForCausalLM", base: "LlamaForCausalLM", frozen: Frozen = is_head) -> bool:
+    """Whether every fixed parameter equals that of the base bit by bit."""
     ours, theirs = model.state_dict(), base.state_dict()
-    return all(torch.equal(ours[name], theirs[name]) for name in FROZEN)
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs if frozen(name))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mechprobe.cli import main
+from mechprobe.cli.shared_options import Shared
 from mechprobe.errors import ArtifactError
 from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
@@ -30,6 +31,46 @@ def test_a_refused_run_leaves_the_folders_settings(tmp_path: Path, capsys: pytes
     assert main(["run", "--out", str(out), "--until", "localize", "--set", *TINY, "localize.n_per_task=3"]) == 2
     assert (out / RUN_FILE).read_bytes() == before
     assert "2 in the folder, 3 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lab", "folder", "model"),
+    [
+        ("shared-marker", "runs/lab", "shared-marker/rl"),
+        ("own-markers", "runs/own-markers", "own-markers/rl"),
+        ("mechanisms", "runs/mechanisms", "mechanisms/rl"),
+        ("mechanisms-null", "runs/mechanisms-null", "mechanisms/null"),
+    ],
+)
+def test_every_lab_has_a_run_folder_of_its_own(
+    lab: str, folder: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Shared(lab=lab).start()
+    assert run.folder == Path(folder)
+    assert run.config.models["rl"] == str(LAB.parents[1] / model)
+    assert Shared(lab=lab, run=Path("mine")).start().folder == Path("mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lab", "mechanism"], "--lab 'mechanism' is unknown; the labs are shared-marker, own-markers, mechanisms,"),
+        (["--lab", "mechanisms", "--config", "run.toml"], "--lab names models, tasks and prompts"),
+        (["--lab", "mechanisms", "--models", "base=a"], "--lab names models, tasks and prompts"),
+    ],
+)
+def test_a_lab_that_cannot_be_meant_is_refused(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_overrides_reach_every_stage_of_a_kept_run(tmp_path: Path) -> None:

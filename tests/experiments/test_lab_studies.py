@@ -51,9 +51,9 @@ def test_a_record_contains_what_the_study_prints(measured: tuple[dict[str, Any],
     assert record["site"]["chosen"] == "resid_post.2"
     assert set(record["crosscoder"]["fve"]) == {"base", "sft", "rl"}
     plans = [read_manifest(folder / f"judged_{rule}_{ranking}")["counts"]["conditions"] for rule, ranking in SETS]
-    # clean, ceilings and prefix; per host a set, its other read-out, two controls, reconstruction, two vectors; then the sizes
-    assert plans[0] == 5 + 2 * 7
-    assert plans[1] >= 5 + 2 * 8
+    # clean, ceilings and prefix; per host a set, its other read-out, four controls, reconstruction, two vectors; then the sizes
+    assert plans[0] == 5 + 2 * 9
+    assert plans[1] >= 5 + 2 * 10
     assert not (folder / "features").exists()
 
 

@@ -82,7 +82,9 @@ def test_generation_takes_the_slowest_of_three() -> None:
 def test_the_conditions_counted_are_those_that_are_planned() -> None:
     config = mp.RunConfig.build(CONFIG)
     few = mp.RunConfig.build(CONFIG, ["intervene.n_random=3", "intervene.n_shuffled=2"])
-    assert cost.n_conditions(config) - cost.n_conditions(few) == 4 * (17 + 18)
+    assert (
+        cost.n_conditions(config) - cost.n_conditions(few) == 4 * 2 * 96 + 4 * 97 + 2 * 97
+    )  # random and rescaled, equal norm, shifted
 
 
 def test_the_store_is_rows_times_models_times_width() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-FOLDERS = ("mechprobe", "sae_training", "artifacts/lab/shared-marker")
+FOLDERS = ("mechprobe", "sae_training", "artifacts/lab/shared-marker", "artifacts/lab/mechanisms")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt")
 
 
@@ -47,15 +47,17 @@ def run(command: list[str], folder: Path, packages: Path | None = None) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_stubs_templates_and_one_lab_without_checkpoints(wheel: Path) -> None:
+def test_the_wheel_holds_stubs_templates_and_two_labs_without_checkpoints(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    lab = {name.removeprefix("mechprobe/lab/shipped/shared-marker/") for name in names if "/shipped/" in name}
-    assert {"run.toml", "tasks.jsonl", "prompts.jsonl", "manifest.json"} <= lab
-    assert {f"{model}/model.safetensors" for model in ("base", "sft", "rl")} <= lab
+    files = {name.removeprefix("mechprobe/lab/shipped/") for name in names if "/shipped/" in name}
+    for lab, more in (("shared-marker", ()), ("mechanisms", ("null.toml", "null/model.safetensors"))):
+        wanted = {"run.toml", "tasks.jsonl", "prompts.jsonl", "manifest.json", *more}
+        wanted |= {f"{model}/model.safetensors" for model in ("base", "sft", "rl")}
+        assert {f"{lab}/{name}" for name in wanted} <= files
     assert not any("checkpoints" in name or "own-markers" in name for name in names)
     assert {"mechprobe/__init__.pyi", "sae_training/__init__.pyi", "mechprobe/report/templates/report.md.j2"} <= names
-    assert wheel.stat().st_size <= 12 * 10**6
+    assert wheel.stat().st_size <= 14 * 10**6
 
 
 def test_lab_info_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapp
 
 def other_readout(config: InterveneConfig) -> ReadoutMode:
     """The second read-out of the transplants, beside that of the verdict."""
-    return "swap" if config.transplant_readout == "joint" else "joint"
+    return "swap" if config.readout_of_transplants == "joint" else "joint"
 
 
 def under_readout(features: str, mode: ReadoutMode) -> str:
@@ -160,7 +160,7 @@ def plan(
     conditions += [_condition(base, dose, rule, "dose", ids=selection.features) for dose in doses]
     if config.force_prefix:
         conditions.append(_condition(base, "prefix", config.force_prefix, "baseline", "prefix"))
-    mode = config.transplant_readout
+    mode = config.readout_of_transplants
     if mode == "joint":
         return conditions
     return [replace(c, readout=c.readout or mode) if c.edit == "transplant" else c for c in conditions]

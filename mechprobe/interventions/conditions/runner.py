@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from operator import itemgetter
@@ -27,7 +28,7 @@ from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.selection.result import Selection
-from mechprobe.types import Site
+from mechprobe.types import ReadoutMode, Site
 from sae_training import Crosscoder
 
 _DIRECTION_EDITS: dict[EditKind, Edit] = {
@@ -62,6 +63,13 @@ class Runner:
         self.fit: RivalFit | None = None
         self._last_own: tuple[object, Rewrite] | None = None
 
+    def under(self, readout: ReadoutMode) -> "Runner":
+        """The same runner with another read-out of transplants, and with random sets that match it."""
+        changed = copy(self)
+        changed.config = self.config.replace(transplant_readout=readout)
+        changed.selection = self.selection.under(readout, seed=self.config.seed)
+        return changed
+
     def check(self, conditions: Sequence[Condition]) -> None:
         """Build every edit, so that `build_rewrite` raises its errors before a model is loaded.
 
@@ -93,7 +101,9 @@ class Runner:
         )
         if condition.how == "rescaled":
             return at_norm_of(own, build(condition.ids, edit, donor=condition.donor), host)
-        if condition.how == "shifted":
+        # in a dictionary of a difference, what a feature writes is its shift, and one of the models has no decoders
+        of_difference = self.crosscoder.config.reads == "difference" and edit.kind == "transplant"
+        if condition.how == "shifted" or (condition.how == "shuffled" and of_difference):
             turned = build(condition.ids, edit, donor=condition.donor, write_ids=condition.write_ids)
             return at_norm_of(own, turned, host)
         if condition.how == "shuffled":
@@ -122,7 +132,7 @@ class Runner:
                 f"The rival '{rival.name}' was not fitted; pass the selection halves of the tasks to intervene."
             )
         every, chosen = range(self.crosscoder.d_sae), set(self.selection.features)
-        transplant, readout = Edit("transplant"), Readout(self.config.transplant_readout, self.config.near)
+        transplant, readout = Edit("transplant"), Readout(self.config.readout_of_transplants, self.config.near)
         build = partial(build_rewrite, self.crosscoder, edit=transplant, host=host, donor=donor, readout=readout)
         return rival.build(
             RivalInput(
@@ -139,7 +149,7 @@ class Runner:
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
         if condition.how == "rival":
-            readout = Readout(self.config.transplant_readout, self.config.near)
+            readout = Readout(self.config.readout_of_transplants, self.config.near)
             own = read_models(
                 self.crosscoder, Edit("transplant"), host=condition.model, donor=condition.donor, readout=readout
             )
