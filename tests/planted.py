@@ -12,7 +12,7 @@ import torch
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.generation import Generated, generate
+from mechprobe.models.generation import Asked, Generated, generate
 from mechprobe.records import Sample
 from sae_training import Crosscoder, CrosscoderConfig
 
@@ -90,13 +90,13 @@ def cause_in_the_difference(direction: torch.Tensor, d_sae: int) -> Crosscoder:
 @contextmanager
 def whole_at_the_limit() -> Iterator[None]:
     """Take responses of the full length for whole ones: the planted models never learned to end a response."""
-    from mechprobe.evals import answering
+    finished = Asked.finished
 
-    def generate_whole(*args: Any, **kwargs: Any) -> list[Generated]:
-        return [replace(response, finish="stop") for response in generate(*args, **kwargs)]
+    def finished_whole(*args: Any, **kwargs: Any) -> Generated:
+        return replace(finished(*args, **kwargs), finish="stop")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answering, "generate", generate_whole)
+        patch.setattr(Asked, "finished", finished_whole)
         yield
 
 

@@ -12,12 +12,13 @@ from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identit
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
+from mechprobe.interventions.conditions.batches import run_conditions
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.fitting import fitted, fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan
 from mechprobe.interventions.conditions.readout_choice import check_choice, choose_readout
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
-from mechprobe.interventions.conditions.runner import Runner, run_conditions
+from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.conditions.selection_tokens import SelectionTokens
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.readout_rows import ReadoutChoice
@@ -220,12 +221,14 @@ def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> 
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
-    """Outcome codes of every condition; each is written when it finishes, so that an interrupted stage resumes."""
+    """Outcome codes of every condition; each is written when its batch finishes, so that an interrupted stage resumes."""
     parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(conditions)}
-    missing = [condition for condition in conditions if not parts[condition.name].is_file()]
+    done = {name for name, part in parts.items() if part.is_file()}
     with progress(len(conditions), "intervening", unit="conditions") as advance:
-        advance(len(conditions) - len(missing))
-        for condition, codes in run_conditions(runner, missing, workers=runner.config.workers):
+        advance(len(done))
+        for condition, codes in run_conditions(runner, conditions, workers=runner.config.workers, done=done):
+            if condition.name in done:  # its batch was interrupted
+                continue
             write_json(parts[condition.name], codes)
             right = "".join(codes.values())
             advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")
