@@ -36,8 +36,11 @@ _Key = tuple[str, tuple[str, ...], tuple[str, ...]]
 def has_drafts(runner: Runner, condition: Condition) -> bool:
     """Whether responses of a condition can be checked in one pass: it changes the residual at one site, and the prompt is the clean one.
 
-    A change of weights changes the residuals below the site too, and a forced beginning makes other prompts.
+    A change of weights changes the residuals below the site too, and a forced beginning makes other prompts. Log-likelihoods of
+    options are no responses.
     """
+    if all(task.by_likelihood for task in runner.tasks_of(condition)):
+        return False
     if condition.how == "rival":
         return runner.rivals[condition.features].weight_rank is None
     return condition.how not in ("clean", "prefix")
