@@ -72,7 +72,7 @@ def measure(
     return {
         "run": folder.name, "site": site, "rule": chain.config.select.rule, "delta_coefficient": weight,
         "n_tokens": settings[CROSSCODER].n_tokens,
-        "readout": config.transplant_readout, "dictionaries": found, "environment": environment(),
+        "readout": config.readout_of_transplants, "dictionaries": found, "environment": environment(),
     }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def measure_kind(
     )  # fmt: skip
     config = chain.config.intervene.replace(
         features=None, ranking=None, compare=(), edits_base=("transplant",), edits_tuned=("transplant",), doses=(),
-        sizes=tuple(size for size in sizes if size < max(sizes)), leave_one_out=False, rivals=(), n_random=1, n_shuffled=1,
+        sizes=tuple(size for size in sizes if size < max(sizes)), leave_one_out=False, rivals=(), n_random=1, n_shuffled=1, n_rescaled=0, n_shifted=0,
     )  # fmt: skip
     results = mp.intervene(
         family, dictionary, selection, [judging for _, judging in pairs], work / "interventions", config,
@@ -155,7 +155,7 @@ def rows_printed(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def share(row: Mapping[str, Any]) -> str:
     """Share of the ceiling with the effect and its interval in points."""
-    value, low, high = (100 * number for number in row["effect"])
+    value, low, high = (100 * number for number in row["effect"][:3])
     part = "–" if row["share"] is None else f"{row['share']:.0%}"
     return f"{part} ({value:+.0f} [{low:+.0f}, {high:+.0f}])"
 

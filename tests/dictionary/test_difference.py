@@ -1,5 +1,6 @@
 """A dictionary of the difference between two models: read-outs, held-out measurements, training from a store."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,16 +10,21 @@ import torch
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
+from mechprobe.cli import main
+from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.dictionary.config import QualityGate, TrainSaeConfig
 from mechprobe.dictionary.quality import measure_quality
 from mechprobe.dictionary.readout import AllReadouts, FoldedEncoder, Readout
 from mechprobe.dictionary.splicing import TokenizedSample, spliced_losses
 from mechprobe.dictionary.stage import train_crosscoder
 from mechprobe.errors import ConfigError
+from mechprobe.features.config import FeaturesConfig
+from mechprobe.features.stage import analyze_features
+from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.features.table.sums import FeatureSums
 from mechprobe.models.family import ModelFamily
 from mechprobe.types import Site
-from sae_training import Crosscoder
+from sae_training import Crosscoder, SaeTrainingError
 
 SITE = Site.parse("resid_post.1")
 SETTINGS = TrainSaeConfig(
@@ -115,3 +121,28 @@ def test_the_spliced_residual_is_that_of_the_first_model_plus_the_difference(
     assert found["rl"].kl_zero > 100 * abs(found["rl"].kl_spliced)
     assert found["rl"].ce_recovered == pytest.approx(1.0, abs=1e-2)
     assert found["base"].ce_zero == pytest.approx(found["base"].ce_clean)
+
+
+def test_the_command_and_the_feature_table_take_it(
+    family: ModelFamily, store: ActivationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        "train_sae.crosscoder.reads=difference", 'train_sae.models=["base","rl"]', "train_sae.d_sae=48", "train_sae.k=4",
+        "train_sae.n_tokens=4000", "train_sae.batch_size=200", "train_sae.lr=3e-3",
+    ]  # fmt: skip
+    command = ["train-sae", "--out", str(tmp_path / "sae"), "--cache", str(store.folder), "--set"]
+    assert main([*command, *settings]) == 0
+    assert Crosscoder.load(tmp_path / "sae").config.reads == "difference"
+    capsys.readouterr()
+    assert main([*command, settings[0]]) == 2
+    assert "two models" in capsys.readouterr().err
+
+    config = FeaturesConfig(ce_samples=4, gate=QualityGate(min_fve=-1.0, min_ce_recovered=-1e9, max_dead_share=1.0))
+    analyze_features(tmp_path / "sae", store.folder, out=tmp_path / "features", family=family, config=config)
+    table = FeatureTable.load(tmp_path / "features").to_pandas()
+    assert len(table) == 48
+    quality = json.loads((tmp_path / "features" / "quality.json").read_text())
+    assert quality["trusted"]
+    assert quality["models"]["rl"]["fve_readout"] > 0.3
+    with pytest.raises(SaeTrainingError, match="mechprobe baselines needs a dictionary of the activations"):
+        measure_baselines(tmp_path / "sae", store.folder, out=tmp_path / "baselines")

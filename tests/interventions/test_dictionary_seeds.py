@@ -90,6 +90,7 @@ def judged(verdict: str, effect: float, rivals: str = "") -> Judged:
         task="pooled",
         n=64,
         verdict=verdict,
+        readout="joint",
         effect=Effect(effect, effect - 0.1, effect + 0.1),
     )
     found = [Comparison.model_construct(model="base", edit="transplant", verdict=rivals)] if rivals else []
@@ -110,6 +111,7 @@ def test_verdicts_and_effects_are_compared_with_the_first() -> None:
     assert (found.n_same, found.n_same_rivals) == (2, 2)
     assert (found.median, found.smallest, found.largest) == (0.3, 0.1, 0.5)
     assert np.isnan(found.effects[2].value)
+    assert found.readouts == ["joint", "joint", None, "joint"]
     whole = DictionarySeeds(
         site="resid_post.1",
         rule_of_features="top50",

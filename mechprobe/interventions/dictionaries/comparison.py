@@ -157,6 +157,7 @@ def _over_seeds(own: Verdict, judged: Sequence[Judged]) -> EditOverSeeds:
         against_rivals=rivals,
         n_same_rivals=rivals.count(rivals[0]),
         effects=effects,
+        readouts=[row.readout if row else None for row in rows],
         median=median(values) if values else float("nan"),
         smallest=min(values, default=float("nan")),
         largest=max(values, default=float("nan")),

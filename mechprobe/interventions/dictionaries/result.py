@@ -67,6 +67,7 @@ class EditOverSeeds(Result):
         against_rivals: What each set does beside its rivals, see `mechprobe.interventions.verdicts.rivals`; empty where none ran.
         n_same_rivals: Dictionaries that say of the rivals what the run's own says, which counts, too.
         effects: One effect per dictionary, in the claimed direction; NaN where it has no set.
+        readouts: The read-out of each, which a run may choose per dictionary; None where there is none.
         median, smallest, largest: Of the effects.
     """
 
@@ -78,6 +79,7 @@ class EditOverSeeds(Result):
     against_rivals: list[str]
     n_same_rivals: int
     effects: list[Change]
+    readouts: list[str | None]
     median: Number
     smallest: Number
     largest: Number

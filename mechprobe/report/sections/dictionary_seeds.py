@@ -40,6 +40,8 @@ def _matched(match: JsonObject | None) -> list[str]:
 def _verdict(edit: JsonObject, place: int) -> str:
     """Effect and verdict of one dictionary."""
     words = [interval(edit["effects"][place], signed=True), edit["verdicts"][place], edit["against_rivals"][place]]
+    if len(set(filter(None, edit["readouts"]))) > 1:
+        words.append(f"{edit['readouts'][place] or 'no'} read-out")
     return "; ".join(filter(None, words))
 
 
