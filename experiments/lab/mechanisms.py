@@ -4,8 +4,9 @@
 
 For every seed, the script builds the lab with its null (`mechprobe lab build --recipe mechanisms`) and runs the chain on both. It
 transplants the selected set both ways with controls, rivals, complements and both read-outs, and then heads of the ranking of up to
-400 features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. A seed whose base fails a gate is judged, too. The
-script has no expected outcome on the labs: it prints what the verdicts say. It exits with 1 if a verdict calls a set causal on a null.
+400 features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. A seed whose base fails a
+gate is judged, too. The script has no expected outcome on the labs: it prints what the verdicts say. It exits with 1 if a verdict
+calls a set causal on a null.
 """
 
 import argparse
