@@ -25,6 +25,7 @@ from mechprobe.files import read_json, write_json
 from mechprobe.interventions.rival_rows import Curve
 from mechprobe.interventions.verdicts.rule import IN_PART, SUPPORTED
 from mechprobe.lab.builder import build
+from mechprobe.lab.mechanisms.language import SKILLS
 from mechprobe.lab.mechanisms.recipe import MechanismsRecipe, mechanisms_recipe
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
@@ -166,7 +167,8 @@ def accuracies(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for model, row in record["lab"]["accuracy"].items()
         if "@" not in model
     }
-    return table_lines(rows, list(next(iter(rows.values()))), corner="seed, model")
+    columns = [name for name in SKILLS if name in next(iter(rows.values()))]
+    return table_lines(rows, columns, corner="seed, model")
 
 
 def failed_gates(records: Sequence[Mapping[str, Any]]) -> list[str]:
