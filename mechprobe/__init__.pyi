@@ -43,6 +43,7 @@ from .features.table.feature_table import FeatureTable as FeatureTable, feature_
 from .features.table.norms import mas as mas, nrn as nrn
 from .features.validation.stage import measure_null as measure_null, measure_stability as measure_stability
 from .interventions.config import InterveneConfig as InterveneConfig
+from .interventions.dictionaries.result import DictionarySeeds as DictionarySeeds
 from .interventions.edits.edit import Edit as Edit, edit_sweep as edit_sweep
 from .interventions.harness.result import HarnessResults as HarnessResults
 from .interventions.harness.stage import evaluate_harness as evaluate_harness
@@ -56,6 +57,7 @@ from .localization.stage import localize as localize
 from .models.family import ModelFamily as ModelFamily
 from .models.generation import generate as generate
 from .models.load import LanguageModel as LanguageModel
+from .pipeline.dictionaries import dictionary_seeds as dictionary_seeds
 from .pipeline.run import Run as Run
 from .records import Outcome as Outcome, Outcomes as Outcomes, Sample as Sample
 from .report.config import ReportConfig as ReportConfig

@@ -37,6 +37,7 @@ _FOLDERS = {place.folder: place.folder for place in CHAIN} | {
     "baselines": "baselines",
     "emergence": "emergence",
     "checkpoints": "checkpoints",  # store and dictionaries of emergence
+    "dictionaries": "dictionaries",  # run --dictionary-seeds: a run folder per further dictionary
     "examples": "examples",  # contexts of the first selected features
     "chosen_examples": "examples_chosen",  # contexts of features that the user named
 }
@@ -48,6 +49,7 @@ _FILES = {
     "accuracy": ("evals", "summary.json"),
     "selected": ("selection", "selection.json"),
     "results": ("interventions", "results.json"),
+    "dictionary_seeds": ("dictionaries", "compared/dictionary_seeds.json"),
     "page": ("report", "index.html"),
     "report_json": ("report", "report.json"),
     "run_file": ("folder", RUN_FILE),

@@ -9,6 +9,7 @@ from sae_training.errors import SaeTrainingError
 from sae_training.frozen import FrozenConfig, nearest_name
 
 Variant = Literal["batchtopk", "jumprelu", "l1", "matryoshka", "topk"]
+Reads = Literal["activations", "difference"]
 FREE_DENSITY = ("jumprelu", "l1")
 
 
@@ -44,6 +45,8 @@ class CrosscoderConfig(FrozenConfig):
         prefixes: Ends of the nested dictionaries of matryoshka, increasing up to d_sae; () means an eighth, a quarter,
             a half and all of d_sae.
         seed: Seed of the initial weights.
+        reads: ``activations`` of every model, or the ``difference`` of two models (an SAE on activation differences, or
+            diff-SAE). See `Crosscoder.target`.
         drop_first_positions: Number of leading tokens of each sequence that the dictionary was not trained on. It describes the
             stream of activations, as does ``norm_limits``; neither changes the training.
         norm_limits: Norm of each source above which a token was left out of training; () without a limit. A token that
@@ -64,6 +67,7 @@ class CrosscoderConfig(FrozenConfig):
     initial_threshold: float = Field(default=0.1, gt=0)
     prefixes: tuple[int, ...] = ()
     seed: int = 0
+    reads: Reads = "activations"
     drop_first_positions: int = Field(default=0, ge=0)
     norm_limits: tuple[float, ...] = ()
 
@@ -76,9 +80,8 @@ class CrosscoderConfig(FrozenConfig):
     def _leave_out_unused(self, serialize: Callable[["CrosscoderConfig"], dict[str, Any]]) -> dict[str, Any]:
         """Leave out what is not in use, so that files and fingerprints are those of releases without these settings."""
         data = serialize(self)
-        return {
-            key: value for key, value in data.items() if value or key not in ("drop_first_positions", "norm_limits")
-        }
+        unused = {"drop_first_positions": 0, "norm_limits": (), "reads": "activations"}
+        return {key: value for key, value in data.items() if key not in unused or value not in (unused[key], [])}
 
     @model_validator(mode="before")
     @classmethod
@@ -147,6 +150,20 @@ class CrosscoderConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_difference(self) -> "CrosscoderConfig":
+        if self.reads == "activations":
+            return self
+        if self.n_models != 2:
+            raise ValueError(
+                f"reads = 'difference' compares two models, not {', '.join(self.model_names)}; name two, the earlier one first"
+            )
+        if not self.same_width:
+            raise ValueError(f"reads = 'difference' needs models of one width, but they have {list(self.widths)}")
+        if self.n_shared or sum(self.n_dedicated):
+            raise ValueError("reads = 'difference' has no shared or dedicated latents; remove n_shared and n_dedicated")
+        return self
+
+    @model_validator(mode="after")
     def _check_sites(self) -> "CrosscoderConfig":
         if len(self.sites) == 1:
             raise ValueError(f"sites = {list(self.sites)} names a single site; leave sites out for one site")
@@ -183,6 +200,11 @@ class CrosscoderConfig(FrozenConfig):
         return self.n_models * self.n_sites
 
     @property
+    def reconstructed(self) -> tuple[str, ...]:
+        """The sources that have decoders: all, or those of the second model where the difference is read."""
+        return self.source_names[self.n_sites :] if self.reads == "difference" else self.source_names
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """Names of the sources in the order of the source axis: the models for one site, ``model/site`` for several."""
         if not self.sites:
@@ -211,6 +233,18 @@ class CrosscoderConfig(FrozenConfig):
             raise SaeTrainingError(
                 f"the crosscoder reads {self.n_sites} sites of each model ({', '.join(self.sites)}), which only training "
                 "and evaluation support; train a crosscoder on a single site for everything that follows."
+            )
+
+    def require_activations(self, what: str) -> None:
+        """Refuse a dictionary of the difference where ``what`` needs the activations of single models.
+
+        Raises:
+            SaeTrainingError: The dictionary reads the difference between two models.
+        """
+        if self.reads == "difference":
+            raise SaeTrainingError(
+                f"{what} needs a dictionary of the activations of each model, but this one reads the difference between "
+                f"{' and '.join(self.model_names)}; take a crosscoder with reads = 'activations'."
             )
 
     def source_index(self, source: str | int) -> int:

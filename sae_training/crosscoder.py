@@ -13,7 +13,7 @@ from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.variants import VARIANTS
-from sae_training.weights import column_scale, initial_decoder, permuted, sum_of_norms
+from sae_training.weights import checked_scale, column_scale, initial_weights, permuted, second_less_first, sum_of_norms
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -35,6 +35,8 @@ class Crosscoder(nn.Module):
     With several sites (``CrosscoderConfig.sites``), m runs over the sources, which are the pairs of model and site:
     ``base/site_0, base/site_1, ..., rl/site_0, ...``. With one site, the sources are the models.
 
+    With ``reads = "difference"``, this is an SAE on the difference between two models, see `target`.
+
     The weights are fused: `encoder` and `decoder` are ``[d_sae d_all]``, with one row per latent. Encoding is then one
     matrix product, and no tensor has both a latent axis and a model axis.
 
@@ -51,10 +53,8 @@ class Crosscoder(nn.Module):
         super().__init__()
         self.config = config
         self.variant = VARIANTS[config.variant]
-        start = initial_decoder(config)
         has_own = self.variant.has_latent_threshold
-        self.encoder = nn.Parameter(start.clone())
-        self.decoder = nn.Parameter(start)
+        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
         self.register_buffer("scale", torch.full((config.n_sources,), float("nan")))
@@ -127,16 +127,7 @@ class Crosscoder(nn.Module):
         Raises:
             SaeTrainingError: The number of values is wrong, or a value is not positive and finite.
         """
-        values = torch.as_tensor(scale, dtype=torch.float32)
-        if values.shape != (self.config.n_sources,):
-            raise SaeTrainingError(
-                f"scale has shape {tuple(values.shape)}; give one number for each of {self.config.n_sources} sources."
-            )
-        if not bool((torch.isfinite(values) & (values > 0)).all()):
-            raise SaeTrainingError(
-                f"scale = {values.tolist()} is not positive and finite; check that the activations are not all zero."
-            )
-        self.scale.copy_(values)
+        self.scale.copy_(checked_scale(scale, self.config.n_sources))
 
     @property
     def has_scale(self) -> bool:
@@ -169,9 +160,19 @@ class Crosscoder(nn.Module):
         stacked = "batch (source d) -> batch source d"
         return rearrange(x, stacked, source=self.config.n_sources) if self.config.same_width else x
 
+    def target(self, x: Activations) -> Float[Tensor, "batch d_all"]:
+        """What the dictionary reads and reconstructs, side by side, in the units of each model.
+
+        These are the activations. With ``reads = "difference"``, they are 0 for the first model and x_second − x_first for
+        the second. The encoders of both are then opposite, so that raw activations encode like this, and only the second
+        has decoders. Applying it twice changes nothing.
+        """
+        flat = self.flatten(x)
+        return flat if self.config.reads == "activations" else second_less_first(flat)
+
     def scaled(self, x: Activations) -> Float[Tensor, "batch d_all"]:
-        """Activations side by side, each divided by the scale of its source."""
-        return self.flatten(x).to(self.decoder.dtype) / self.column_scale()
+        """`target`, each source divided by its scale."""
+        return self.target(x).to(self.decoder.dtype) / self.column_scale()
 
     def hidden_pre(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
         """h, the pre-activations of the latents."""
@@ -192,7 +193,7 @@ class Crosscoder(nn.Module):
         return self.activate(self.hidden_pre(x))
 
     def decode(self, feature_acts: Float[Tensor, "batch d_sae"]) -> Activations:
-        """Reconstructed activations of all models, in the units of each model."""
+        """Reconstruction of `target` of all models, in the units of each model."""
         x_hat = torch.addmm(self.b_dec_flat, feature_acts, self.decoder)
         return self.unflatten(x_hat * self.column_scale())
 
@@ -256,7 +257,7 @@ class Crosscoder(nn.Module):
         relative in float64). Latents keep their places, except dedicated ones, which follow the order of the models.
 
         Raises:
-            SaeTrainingError: ``order`` does not name every model once.
+            SaeTrainingError: ``order`` does not name every model once, or decides the sign of the difference that is read.
         """
         config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)

@@ -54,9 +54,10 @@ def to_sae(config: CrosscoderConfig, tensors: Mapping[str, Tensor], model: int, 
         readout: What fills the slots of the other models.
 
     Raises:
-        SaeTrainingError: ``readout`` is unknown, or is ``swap`` for models of different widths, or sae-lens is not
-            installed.
+        SaeTrainingError: ``readout`` is unknown, or is ``swap`` for models of different widths, the dictionary reads a
+            difference, or sae-lens is not installed.
     """
+    config.require_activations("to_sae")
     require_sae_lens("The export of a slice")
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig

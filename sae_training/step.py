@@ -9,6 +9,15 @@ jumprelu has another penalty in its place (`sae_training.variants.JumpReLU`). Al
 term. It trains only dead latents, holds x - x_hat fixed, and averages over a part of the batch. Latents designated as
 shared pay a part of the penalty (Anthropic, "Insights on Crosscoder Model Diffing", February 2025).
 
+The delta loss of Delta-Crosscoder (arXiv 2603.04426) is a further term, off by default. With e_m = x_hat_m - x_m in units
+that all models share::
+
+    + delta/B sum_b mean over pairs (m, n) ||e_m - e_n||^2  =  delta/B sum_b 2/(M-1) sum_m ||e_m - mean_n e_n||^2
+
+For two models, this is the error of the reconstructed difference. The paper lets only non-shared latents reconstruct the
+difference; here every latent whose decoders differ does, which are all except those designated as shared. The bias in
+the difference and more than two models are ours. The paper's two sparsity budgets and its text pairs are not part of it.
+
 The gradient holds the set of active latents fixed, as is usual. Centering subtracts a fixed mean from x and corrects
 the biases for it, so the crosscoder and the loss do not change. It keeps the large mean activation of residual streams
 out of the gradient of the encoder.
@@ -70,6 +79,8 @@ class StepWeights:
         l0: Coefficient lambda of the jumprelu variant.
         bandwidth: Bandwidth eps of the jumprelu variant.
         share: ``[d_sae]``, share of lambda that each latent pays; None if all pay the whole.
+        delta: Coefficient of the delta loss.
+        units: ``[model site]``, scale of each source over the mean of its site, for the delta loss.
     """
 
     l1: float
@@ -79,6 +90,8 @@ class StepWeights:
     l0: float = 0.0
     bandwidth: float = 1.0
     share: Float[Tensor, " d_sae"] | None = None
+    delta: float = 0.0
+    units: Float[Tensor, "model site"] | None = None
 
     def penalty(self, coefficient: float, place: slice) -> float | Float[Tensor, " part"]:
         """The coefficient that the latents of a block pay."""
@@ -99,13 +112,14 @@ class StepOutput:
     mse: Float[Tensor, ""]
     penalty: Float[Tensor, ""]
     aux: Float[Tensor, ""]
+    delta: Float[Tensor, ""]
     norm_sum: Float[Tensor, ""]
     cut: Float[Tensor, ""] | None
 
     @property
     def loss(self) -> Float[Tensor, ""]:
         """Sum of all terms."""
-        return self.mse + self.penalty + self.aux
+        return self.mse + self.penalty + self.aux + self.delta
 
 
 @torch.no_grad()
@@ -148,11 +162,12 @@ def loss_and_gradients(
         error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
         mse = share * sum_of_squares(errors)
         penalty = aux = mse.new_zeros(())
+        pulls, delta = _with_delta_loss(errors, weights)
         gradients: list[tuple[Tensor, Tensor, Tensor]] = []
         upstream = torch.zeros_like(x)
         # A latent belongs to all prefixes that end behind it, so its gradient sums the errors of these prefixes.
-        for (part, place), prefix_error in zip(reversed(parts), reversed(errors), strict=True):
-            upstream = upstream + 2.0 * share * prefix_error
+        for (part, place), pull in zip(reversed(parts), reversed(pulls), strict=True):
+            upstream = upstream + 2.0 * share * pull
             values_grad = part.values_gradient(upstream, decoder[place]).to(x.dtype)
             decoder_grad = part.weight_gradient(part.values, upstream).to(x.dtype)
             if jump is not None:
@@ -173,7 +188,7 @@ def loss_and_gradients(
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
-    return StepOutput(active, x, error, mse, penalty, aux, norm.sum(), cut)
+    return StepOutput(active, x, error, mse, penalty, aux, share * delta, norm.sum(), cut)
 
 
 def _jump_penalty(
@@ -210,6 +225,28 @@ def prefix_errors(
 def sum_of_squares(errors: Sequence[Float[Tensor, "batch d_all"]]) -> Float[Tensor, ""]:
     """Sum of all squared entries."""
     return torch.stack([error.square().sum() for error in errors]).sum()
+
+
+def _with_delta_loss(
+    errors: Sequence[Float[Tensor, "batch d_all"]], weights: StepWeights
+) -> tuple[list[Float[Tensor, "batch d_all"]], Float[Tensor, ""]]:
+    """Half the gradient of every prefix's loss by its reconstruction, and the weighted delta loss, both summed over tokens."""
+    if weights.units is None:
+        return list(errors), errors[0].new_zeros(())
+    terms = [delta_loss(error, weights.units) for error in errors]
+    pulls = [error + 0.5 * weights.delta * gradient for error, (_, gradient) in zip(errors, terms, strict=True)]
+    return pulls, weights.delta * torch.stack([value for value, _ in terms]).sum()
+
+
+def delta_loss(
+    error: Float[Tensor, "batch d_all"], units: Float[Tensor, "model site"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_all"]]:
+    """The delta loss summed over tokens, and its gradient by the error."""
+    n_models, n_sites = units.shape
+    each = units[:, :, None]
+    stacked = error.unflatten(1, (n_models, n_sites, -1)) * each
+    apart = stacked - stacked.mean(dim=1, keepdim=True)
+    return 2 / (n_models - 1) * apart.square().sum(), (4 / (n_models - 1) * apart * each).flatten(1)
 
 
 def add_norm_gradient_(

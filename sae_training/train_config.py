@@ -1,8 +1,9 @@
 """The configuration of a training run; frozen."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from sae_training.frozen import FrozenConfig
 
@@ -68,6 +69,9 @@ class TrainConfig(SharedTrainConfig):
             one token. Other variants ignore it.
         l1_warmup_frac: Share of ``n_tokens`` in which lambda rises linearly from 0 (l1 and jumprelu).
         shared_penalty: Share of lambda that applies to latents designated as shared.
+        delta_coefficient: Weight of the squared error of the *differences* between the models: the delta loss of
+            arXiv 2603.04426, as `sae_training.step` states it. 0 leaves it out. The cost is that of one more pass over the
+            error.
         bandwidth: Width of the window around a threshold, in units of the score (jumprelu). Tokens whose score lies in
             it move the threshold.
         aux_k: Number of dead latents per token that reconstruct the error; None means half the width of the widest
@@ -97,6 +101,7 @@ class TrainConfig(SharedTrainConfig):
     l0_coefficient: float = Field(default=1.0, ge=0)
     l1_warmup_frac: float = Field(default=0.05, ge=0, le=1)
     shared_penalty: float = Field(default=0.15, ge=0, le=1)
+    delta_coefficient: float = Field(default=0.0, ge=0)
     bandwidth: float = Field(default=2.0, gt=0)
     aux_k: int | None = Field(default=None, ge=1)
     aux_batch_frac: float = Field(default=0.25, gt=0, le=1)
@@ -125,6 +130,11 @@ class TrainConfig(SharedTrainConfig):
                     f"schedule 'constant' does not use {name} = {data[name]}; remove it or use schedule 'warmup_decay'"
                 )
         return {**data, "lr_warmup_frac": 0.0, "lr_decay_frac": 0.0}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused(self, serialize: Callable[["TrainConfig"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out what is not in use, so that a training of a release without the setting resumes."""
+        return {key: value for key, value in serialize(self).items() if value or key != "delta_coefficient"}
 
     @property
     def step_tokens(self) -> int:

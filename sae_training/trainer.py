@@ -74,6 +74,10 @@ class Trainer:
                 f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
                 f"use kernel 'auto' or 'dense', not {config.kernel!r}."
             )
+        if config.delta_coefficient and not crosscoder.config.same_width:
+            raise SaeTrainingError(
+                f"delta_coefficient needs models of one width, but they have {list(crosscoder.config.widths)}; set it to 0."
+            )
         mask = dedicated_mask(crosscoder.config)
         self._mask = None if mask is None else mask.to(crosscoder.decoder)
         share: Tensor | None = None
@@ -88,6 +92,7 @@ class Trainer:
             l0=config.l0_coefficient,
             bandwidth=config.bandwidth,
             share=share,
+            delta=config.delta_coefficient,
         )
         self._n_tokens_before = 0
         self._nonfinite = NonFiniteCheck(crosscoder.device)
@@ -112,7 +117,11 @@ class Trainer:
         for number, batch in enumerate(flat):
             require_finite(batch, f"batch {number}")
         if not crosscoder.has_scale:
-            crosscoder.set_scale(mean_norm_scale(torch.cat(flat).float(), crosscoder.config.widths))
+            target = crosscoder.target(torch.cat(flat)).float()
+            # two models may differ on a few tokens only, so a difference has no typical norm to be far from
+            of_difference = crosscoder.config.reads == "difference"
+            scale = mean_norm_scale(target, crosscoder.config.widths, with_far=of_difference)
+            crosscoder.set_scale(scale.chunk(2)[1].repeat(2) if of_difference else scale)
         state.center.copy_(crosscoder.scaled(torch.cat(flat)).double().mean(dim=0))
         state.parameters.b_enc.zero_()
         state.parameters.b_dec.zero_()
@@ -126,7 +135,7 @@ class Trainer:
             return self.crosscoder.scaled(batch).sub_(self.state.center)
         if self._column_scale is None:
             self._column_scale = self.crosscoder.column_scale()
-        flat = self.crosscoder.flatten(batch).to(self.crosscoder.decoder.dtype)
+        flat = self.crosscoder.target(batch).to(self.crosscoder.decoder.dtype)
         return (flat / self._column_scale).sub_(self.state.center)
 
     def _gain(self, x: Tensor) -> float:
@@ -198,7 +207,9 @@ class Trainer:
     def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
         """Set the gradient of the mean loss over the tokens of all batches."""
         config, state = self.config, self.state
-        weights = replace(self._weights, l1=config.l1_at(state.n_tokens), l0=config.l0_at(state.n_tokens))
+        weights = replace(
+            self._weights, l1=config.l1_at(state.n_tokens), l0=config.l0_at(state.n_tokens), units=self._units()
+        )
         dead, outputs = self._dead(), []
         n_rows = sum(batch.shape[0] for batch in batches)
         sums: list[Tensor] = []
@@ -225,6 +236,13 @@ class Trainer:
             parameter.grad = total
         return outputs
 
+    def _units(self) -> Tensor | None:
+        """Scale of each source over the mean scale of its site; None where no term of the loss compares models."""
+        if not self.config.delta_coefficient:
+            return None
+        by_model = self.crosscoder.scale.to(self.crosscoder.decoder.dtype).view(self.crosscoder.n_models, -1)
+        return by_model / by_model.mean(dim=0)
+
     def _dead(self) -> Tensor | None:
         """Indices of the dead latents; a lazy trainer updates them rarely, because that waits for the device."""
         if self._weights.aux == 0:
@@ -236,7 +254,11 @@ class Trainer:
 
     @torch.no_grad()
     def _constrain_gradients(self) -> None:
-        """Keep dedicated latents at zero in other models, and the decoders of shared latents equal in all models."""
+        """Keep what the configuration ties.
+
+        Dedicated latents stay at zero in other models, the decoders of shared latents equal in all models, and the encoders
+        of two models opposite where the dictionary reads their difference.
+        """
         encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
         assert encoder is not None, "every step sets the gradients"
         assert decoder is not None, "every step sets the gradients"
@@ -248,6 +270,9 @@ class Trainer:
             tied = decoder[config.shared_rows]
             mean = reduce(tied, "latent (model d) -> latent d", "mean", model=config.n_models)
             tied.copy_(repeat(mean, "latent d -> latent (model d)", model=config.n_models))
+        if config.reads == "difference":
+            first, second = encoder.chunk(2, dim=1)
+            first.copy_(-second)
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
         """Measures of the latest step, whose last batch gave ``output``; waits for the device."""
@@ -265,6 +290,7 @@ class Trainer:
             "mse": float(output.mse),
             "aux": float(output.aux),
             "penalty": float(output.penalty),
+            **({"delta": float(output.delta)} if config.delta_coefficient else {}),
             "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
             **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_latent_threshold else {}),
             "l0": l0,

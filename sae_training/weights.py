@@ -33,16 +33,33 @@ def far_norm(norms: Float[Tensor, " token"]) -> float:
     return FAR * median if median > 0 else math.inf
 
 
-def mean_norm_scale(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Float[Tensor, " source"]:
+def mean_norm_scale(
+    x: Float[Tensor, "batch d_all"], widths: Sequence[int], *, with_far: bool = False
+) -> Float[Tensor, " source"]:
     """Mean L2 norm of each source over sqrt(d_model); activations divided by it have mean norm sqrt(d_model).
 
-    Tokens that are far in a source (`far_norm`) do not count in the mean of that source.
+    Tokens that are far in a source (`far_norm`) count in the mean of that source only with ``with_far``.
     """
     scales = []
     for part in x.double().split(list(widths), dim=1):
         norms = torch.linalg.vector_norm(part, dim=1)
-        scales.append(norms[norms <= far_norm(norms)].mean() / part.shape[1] ** 0.5)
+        counted = norms if with_far else norms[norms <= far_norm(norms)]
+        scales.append(counted.mean() / part.shape[1] ** 0.5)
     return torch.stack(scales).float()
+
+
+def checked_scale(scale: Float[Tensor, " source"] | Sequence[float], n_sources: int) -> Float[Tensor, " source"]:
+    """The scale as float32; raise `SaeTrainingError` if it is not one positive, finite number for each source."""
+    values = torch.as_tensor(scale, dtype=torch.float32)
+    if values.shape != (n_sources,):
+        raise SaeTrainingError(
+            f"scale has shape {tuple(values.shape)}; give one number for each of {n_sources} sources."
+        )
+    if not bool((torch.isfinite(values) & (values > 0)).all()):
+        raise SaeTrainingError(
+            f"scale = {values.tolist()} is not positive and finite; check that the activations are not all zero."
+        )
+    return values
 
 
 def column_scale(scale: Float[Tensor, " source"], widths: Sequence[int]) -> Float[Tensor, " d_all"]:
@@ -56,18 +73,22 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
     """Random directions of norm ``decoder_init_norm`` per source; the models share them with ``shared_init``.
 
     Directions of different sites are independent. Latents designated as shared always have one direction in all models.
+    With ``reads = "difference"``, the decoders of the first model are 0.
     """
     generator = torch.Generator().manual_seed(config.seed)
     norm = config.decoder_init_norm
     if norm is None:
-        norm = 0.08 if config.variant == "l1" else config.n_sources**-0.5
+        norm = 0.08 if config.variant == "l1" else len(config.reconstructed) ** -0.5
     # Sources are drawn model by model: models that share their directions need one draw per site.
-    n_draws = config.n_sites if config.shared_init and config.same_width else config.n_sources
+    of_difference = config.reads == "difference"
+    n_draws = config.n_sites if (config.shared_init or of_difference) and config.same_width else config.n_sources
     parts = []
     for width in config.widths[:n_draws]:
         direction = torch.randn(config.d_sae, width, generator=generator)
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
-    if n_draws < config.n_sources:
+    if of_difference:
+        parts = [torch.zeros_like(part) for part in parts] + parts
+    elif n_draws < config.n_sources:
         parts = parts * config.n_models
     decoder = torch.cat(parts, dim=1)
     if config.n_shared:
@@ -75,6 +96,21 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
         decoder[config.shared_rows] = tied.repeat(1, config.n_models)
     mask = dedicated_mask(config)
     return decoder if mask is None else decoder * mask
+
+
+def second_less_first(x: Float[Tensor, "batch d_all"]) -> Float[Tensor, "batch d_all"]:
+    """0 in place of the first model's activations, and the difference in place of the second's."""
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([torch.zeros_like(first), second - first], dim=1)
+
+
+def initial_weights(config: CrosscoderConfig) -> tuple[Float[Tensor, "d_sae d_all"], Float[Tensor, "d_sae d_all"]]:
+    """Encoders and decoders. They are equal, but with ``reads = "difference"`` the encoders of the models are opposite."""
+    decoder = initial_decoder(config)
+    if config.reads == "activations":
+        return decoder.clone(), decoder
+    own = decoder.chunk(2, dim=1)[1]
+    return torch.cat([-own, own], dim=1), decoder
 
 
 def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
@@ -102,8 +138,9 @@ def permuted(
         order: Every model once.
 
     Raises:
-        SaeTrainingError: ``order`` does not name every model once.
+        SaeTrainingError: ``order`` does not name every model once, or decides the sign of the difference that is read.
     """
+    config.require_activations("permuted")
     if sorted(order) != list(range(config.n_models)):
         raise SaeTrainingError(
             f"permuted: order = {list(order)} does not name each of {config.n_models} models once; "

@@ -12,7 +12,7 @@ import torch
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
-from mechprobe.models.generation import Generated, generate
+from mechprobe.models.generation import Asked, Generated, generate
 from mechprobe.records import Sample
 from sae_training import Crosscoder, CrosscoderConfig
 
@@ -65,16 +65,38 @@ def cause_and_decoy(direction: torch.Tensor, names: Sequence[str], d_sae: int) -
     return made.eval()
 
 
+def cause_in_the_difference(direction: torch.Tensor, d_sae: int) -> Crosscoder:
+    """Dictionary of the difference rl − base whose feature 0 writes the planted vector; the others write nothing like it."""
+    generator = torch.Generator().manual_seed(0)
+    config = CrosscoderConfig(
+        n_models=2, d_model=D, d_sae=d_sae, k=4, variant="l1", model_names=("base", "rl"), reads="difference"
+    )
+    made = Crosscoder(config)
+    made.set_scale([1.0, 1.0])
+    other = torch.randn(d_sae, D, generator=generator)
+    other -= (other @ direction)[:, None] * direction
+    own = STRENGTH * other / other.norm(dim=1, keepdim=True)
+    read = torch.zeros(d_sae, D)
+    own[0], read[0] = STRENGTH * direction, direction / STRENGTH
+    with torch.no_grad():
+        made.encoder.copy_(torch.cat([-read, read], dim=1))
+        made.decoder.copy_(torch.cat([torch.zeros_like(own), own], dim=1))
+        made.b_enc.fill_(0.002)
+        made.b_enc[0] = 0.0
+        made.b_dec_flat.zero_()
+    return made.eval()
+
+
 @contextmanager
 def whole_at_the_limit() -> Iterator[None]:
     """Take responses of the full length for whole ones: the planted models never learned to end a response."""
-    from mechprobe.evals import answering
+    finished = Asked.finished
 
-    def generate_whole(*args: Any, **kwargs: Any) -> list[Generated]:
-        return [replace(response, finish="stop") for response in generate(*args, **kwargs)]
+    def finished_whole(*args: Any, **kwargs: Any) -> Generated:
+        return replace(finished(*args, **kwargs), finish="stop")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answering, "generate", generate_whole)
+        patch.setattr(Asked, "finished", finished_whole)
         yield
 
 

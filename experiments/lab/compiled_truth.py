@@ -1,16 +1,17 @@
 """Recall and precision of the causal set on compiled labs, whose mechanisms are known.
 
-    python experiments/lab/compiled_truth.py --ranks 1 2 4 10 --seeds 0 1 2
+    python experiments/lab/compiled_truth.py --ranks 1 2 4 10 --seeds 6 7 8
 
 For every rank and seed, the script builds the lab and runs localize, cache, train-sae, evaluate and select. It compares the
-task-agnostic set by integrated gradients with the truth. Then it transplants that set both ways, and as
-many of the strongest decoy features. A finished lab is one JSON file under ``--out``; an interrupted one resumes from ``--work``.
-The script exits with 1 if a bar of `checks` is missed.
+task-agnostic set by integrated gradients with the truth. Then it transplants that set both ways, as many of the strongest decoy
+features, and as many of the first features by J. A finished lab is one JSON file under ``--out``; an interrupted one resumes from
+``--work``. The script exits with 1 if a bar of `checks` is missed.
 
-A feature is *truly causal* if more than half of the squared norm of its decoder difference, tuned minus base, lies in the causal
-subspace, and if it writes at least a fifth of what the strongest feature writes there: mean activation times the norm of the
-difference within the subspace. It is a *decoy feature* if the same holds for the subspace of the decoys. Both rules are our own.
-A fifth is also the default threshold of the task-agnostic set, `select.threshold`.
+A feature is *causal* if more than half of the squared norm of its decoder difference, tuned minus base, lies in the causal
+subspace. It *counts* if it writes at least a fifth of what the strongest feature writes there: mean activation times the norm of
+the difference within the subspace. Decoy features are defined alike, by the subspace of the decoys. Precision is the share of the
+chosen features that are causal. Recall is the share of the causal features that count which are chosen. An op is *found* if more
+than half of the squared norm of the difference of a chosen feature lies along the direction of that op. All rules are our own.
 """
 
 import argparse
@@ -36,23 +37,36 @@ from sae_training import Crosscoder
 
 BAR = 0.95
 SHARE, FLOOR = 0.5, 0.2
-"""Share of a decoder difference that a subspace must hold, and least contribution as a share of the largest."""
-N_CONTROLS = 19
-"""Random sets, and changes of equal norm, per set and direction; the fewest with which p can reach 0.05."""
+"""Share of a decoder difference that a subspace must hold, and share of the largest contribution from which a feature counts."""
+_FEW = {"n_random": 50, "n_rescaled": 0, "n_shuffled": 19, "n_shifted": 0}
+CONTROLS: dict[str, dict[str, Any]] = {
+    "causal": _FEW,
+    "decoys": {**_FEW, "rivals": ()},
+    "joint": {**_FEW, "n_random": 0, "n_shuffled": 1, "rivals": ()},
+}
+"""Controls of each judged set, few to save time: in dictionaries of this size, 50 random sets of a dozen features are worth the 19
+independent draws that a verdict needs. The set by J is run for its effect alone."""
 N_JUDGED = 20
 """Samples of each untrained skill on which sets are judged."""
 RANKINGS = ("ig", "relie", "joint", "score")
 
 
-def features_in(
+def share_in(
+    differences: Float[np.ndarray, "feature d_model"], directions: Float[np.ndarray, "direction d_model"]
+) -> Float[np.ndarray, " feature"]:
+    """Share of the squared norm of each decoder difference that lies in the span of the directions."""
+    inside = np.linalg.norm(differences @ np.linalg.qr(directions.T)[0], axis=1)
+    return (inside / np.maximum(np.linalg.norm(differences, axis=1), 1e-12)) ** 2
+
+
+def counting(
     differences: Float[np.ndarray, "feature d_model"],
     mean_act: Float[np.ndarray, " feature"],
     directions: Float[np.ndarray, "direction d_model"],
 ) -> Bool[np.ndarray, " feature"]:
     """Features whose decoder difference lies mostly in the span of the directions, and that write much there."""
-    inside = np.linalg.norm(differences @ np.linalg.qr(directions.T)[0], axis=1)
-    share = (inside / np.maximum(np.linalg.norm(differences, axis=1), 1e-12)) ** 2
-    written = mean_act * inside
+    share = share_in(differences, directions)
+    written = mean_act * np.sqrt(share) * np.linalg.norm(differences, axis=1)
     return (share > SHARE) & (written >= FLOOR * written.max())
 
 
@@ -67,26 +81,30 @@ def spanned(
 
 
 def against_truth(crosscoder: Crosscoder, selection: mp.Selection, design: Design) -> dict[str, Any]:
-    """Recall and precision of the set, and of as many features as are causal by every ranking; all shares."""
+    """Precision, recall and ops found of the set, and the precision of as many first features by every ranking as count."""
     names = list(crosscoder.model_names)
     decoders = crosscoder.W_dec.detach().double().numpy()
     differences = decoders[:, names.index("rl")] - decoders[:, names.index("base")]
     chosen, scores = list(selection.features), selection.scores
     mean_act = np.asarray(scores.density) * np.asarray(scores.mean_act)  # over all positions
-    causal, decoys = (features_in(differences, mean_act, kind) for kind in (design.causal, design.decoys))
+    causal = share_in(differences, design.causal) > SHARE
+    counted, decoys = (counting(differences, mean_act, kind) for kind in (design.causal, design.decoys))
     order = np.argsort(-mean_act * np.linalg.norm(differences, axis=1))
     heads = {
-        ranking: resolve(f"top:{max(int(causal.sum()), 1)}", scores.values(ranking), live=scores.live).ids
+        ranking: list(resolve(f"top:{max(int(counted.sum()), 1)}", scores.values(ranking), live=scores.live).ids)
         for ranking in RANKINGS
     }
+    found = [(share_in(differences[chosen], op[None]) > SHARE).any() for op in design.causal]
     return {
-        "n_causal": int(causal.sum()),
+        "n_causal": int(counted.sum()),
         "n_decoys": int(decoys.sum()),
         "chosen": chosen,
         "precision": float(causal[chosen].mean()),
-        "recall": float(causal[chosen].sum() / max(causal.sum(), 1)),
+        "recall": float(counted[chosen].sum() / max(counted.sum(), 1)),
+        "ops_found": float(np.mean(found)),
         "subspace": spanned(differences[chosen], design.causal),
-        "precision_of_head": {ranking: float(causal[list(ids)].mean()) for ranking, ids in heads.items()},
+        "precision_of_head": {ranking: float(causal[ids].mean()) for ranking, ids in heads.items()},
+        "first_by_joint": heads["joint"],
         "decoy_features": [int(feature) for feature in order if decoys[feature]][: len(chosen)],
     }
 
@@ -95,15 +113,16 @@ def judge(chain: mp.Run, selection: mp.Selection, name: str, features: Sequence[
     """Effect and verdict of a transplant of features in both directions, on the untrained skills."""
     config = chain.config.intervene.replace(
         features="ids:" + ",".join(map(str, features)), compare=(), edits_base=("transplant",), edits_tuned=("transplant",),
-        doses=(), sizes=(), leave_one_out=False, n_random=N_CONTROLS, n_shuffled=N_CONTROLS, n_per_task=N_JUDGED,
-        collateral_texts=0,
+        doses=(), sizes=(), leave_one_out=False, n_per_task=N_JUDGED, collateral_texts=0, **CONTROLS[name],
     )  # fmt: skip
-    tasks = [task for task in chain.judging_halves() if task.name not in config.trained]
-    given = chain.family, chain.crosscoder(), selection, tasks
-    found = mp.intervene(*given, chain.folder / f"judged_{name}", config)
+    selecting, judging = zip(*(pair for pair in chain.halves() if pair[0].name not in config.trained), strict=True)
+    given = chain.family, chain.crosscoder(), selection, judging
+    found = mp.intervene(*given, chain.folder / f"judged_{name}", config, selecting=selecting)
     keys = ("effect", "n", "ceiling", "verdict", "one_vector", "random_max", "equal_norm_max")
-    rows = {row.model: row.to_dict() for row in found.pooled_verdicts}
-    return {model: {key: row[key] for key in keys} for model, row in rows.items()}
+    sides = {row.model: {key: row.to_dict()[key] for key in keys} for row in found.pooled_verdicts}
+    for row in found.comparisons:
+        sides[row.model] |= {"against_rivals": row.verdict, "best_rival": row.best}
+    return sides
 
 
 def measure(lab: Path, design: Design, overrides: Sequence[str]) -> dict[str, Any]:
@@ -118,7 +137,7 @@ def measure(lab: Path, design: Design, overrides: Sequence[str]) -> dict[str, An
     chain.evaluate()
     selection = chain.select()
     truth = against_truth(crosscoder, selection, design)
-    sets = {"causal": truth["chosen"], "decoys": truth["decoy_features"]}
+    sets = {"causal": truth["chosen"], "decoys": truth["decoy_features"], "joint": truth["first_by_joint"]}
     return {
         "rank": design.rank,
         "seed": design.seed,
@@ -137,6 +156,7 @@ def checks(record: Mapping[str, Any]) -> dict[str, bool]:
     return {
         "precision": truth["precision"] >= BAR,
         "recall": truth["recall"] >= BAR,
+        "ops found": truth["ops_found"] == 1,
         "site": record["site"]["chosen"] == SITE and max(map(abs, shares[BEFORE])) == 0 and min(shares[SITE]) == 1,
         "set supported": all(row["verdict"] == SUPPORTED for row in causal.values()),
         "decoys refused": all(row["effect"][0] == 0 and row["verdict"] != SUPPORTED for row in decoys.values()),
@@ -155,11 +175,14 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         "causal, chosen": f"{truth['n_causal']}, {len(truth['chosen'])}",
         "precision": f"{truth['precision']:.2f}",
         "recall": f"{truth['recall']:.2f}",
+        "ops": f"{truth['ops_found']:.2f}",
         "subspace": f"{truth['subspace']:.2f}",
         "precision by " + ", ".join(heads): ", ".join(f"{value:.2f}" for value in heads.values()),
         "set into base, rl": effects["causal"],
         "decoys into base, rl": effects["decoys"],
+        "first by joint into base, rl": effects["joint"],
         "best mean vector": f"{100 * vector:.0f}",
+        "set against rivals, into base": sets["causal"]["base"].get("against_rivals", ""),
         "missed": ", ".join(missed) or "none",
     }
 
@@ -168,7 +191,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 10], help="Ranks of the labs.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds of the labs.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8], help="Seeds of the labs.")
     parser.add_argument("--work", type=Path, default=Path("runs/compiled"), help="Folder of labs and runs.")
     parser.add_argument("--out", type=Path, default=Path("artifacts/compiled"), help="Folder of the results.")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="Override a setting of the runs.")

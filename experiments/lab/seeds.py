@@ -116,6 +116,7 @@ def judge(chain: mp.Run, selection: mp.Selection, rule: str, ranking: str) -> mp
         compare=(),
         edits_base=("transplant",),
         edits_tuned=("transplant",),
+        transplant_readout="joint",
         doses=(),
         sizes=settings.sizes if main else (),
         leave_one_out=main,

@@ -42,7 +42,7 @@ def measure(folder: Path, draws: int) -> dict[str, Any]:
     settings = chain.config.intervene
     config = settings.replace(
         features=SET, ranking=RANKING, compare=(), edits_base=("transplant",), edits_tuned=("transplant",), doses=(),
-        sizes=(), leave_one_out=False, n_random=1, n_shuffled=draws,
+        sizes=(), leave_one_out=False, n_random=1, n_shuffled=draws, transplant_readout="joint",
     )  # fmt: skip
     selection = mp.Selection.load(folder / "selection")
     judging = (task.take(config.n_per_task) for task in chain.evaluation_halves())

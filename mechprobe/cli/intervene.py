@@ -127,6 +127,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     from mechprobe.evals.config import HarnessConfig
     from mechprobe.interventions.harness.result import harness_table, truncated_sentence
     from mechprobe.pipeline.plans import plan_harness
+    from mechprobe.report.tables.interventions import readout_sentence
     from mechprobe.selection.never_active import never_active_sentences
 
     think = run.config.tasks.think
@@ -146,7 +147,7 @@ def _harness(shared: Shared, run: "Run", tasks: list[str], given: dict[str, Any]
     lines = [
         f"lm-eval {data['lm_eval']} at {data['site']} ({data['rule_of_features']} by {data['ranking']}; documents: {n})",
         *table_lines(rows, columns),
-        *filter(None, [truncated_sentence(found.truncated, found.n)]),
+        *filter(None, [truncated_sentence(found.truncated, found.n), readout_sentence(data)]),
         *never_active_sentences(data),
         f"Note: {data['note']}",
     ]

@@ -9,10 +9,18 @@ from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; the same as --run.")]
 Until = Annotated[str | None, typer.Option("--until", help="Last stage to run.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--dictionary-seeds",
+        metavar="N",
+        help="Repeat the verdict with N dictionaries, the run's own and N - 1 of other training seeds, and match their sets.",
+    ),
+]
 
 
 @takes_shared_options
-def run(shared: Shared, out: Out = None, until: Until = None) -> None:
+def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: Seeds = None) -> None:
     """Run every stage in order: localize, cache, train-sae, features, evaluate, select, intervene, report.
 
     Without --config and --models, the models are those of the embedded lab. An interrupted run resumes.
@@ -25,27 +33,26 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
     from mechprobe.cli.stage_command import say_plan
     from mechprobe.errors import ConfigError
     from mechprobe.files import read_json
+    from mechprobe.pipeline.dictionaries import check_dictionary_seeds, stages_with_dictionaries
     from mechprobe.pipeline.plans import plan_run
     from mechprobe.pipeline.upstream import require_run_folder, timed
-    from mechprobe.run_layout import CHAIN
     from mechprobe.stage_folder import require_creatable
 
     require_one_process("mechprobe run")
-    names = [place.name for place in CHAIN]
-    if until is not None and until not in names:
-        raise ConfigError(f"--until '{until}' is not a stage; the stages are {', '.join(names)}.")
+    _check_until(until, dictionary_seeds)
     if out is not None and shared.run is not None and out != shared.run:
         raise ConfigError(f"--run {shared.run} and --out {out} name two run folders; give one of them.")
     chain = replace(shared, run=out or shared.run).start()
+    check_dictionary_seeds(chain, dictionary_seeds)
     chain.check()
     require_creatable(chain.folder)
     require_run_folder(chain)
     if shared.dry_run:
-        say_plan(plan_run(chain), as_json=shared.as_json)
+        say_plan(plan_run(chain, dictionary_seeds), as_json=shared.as_json)
         return
     if not chain.layout.run_file.is_file():
         chain.save_config()
-    for name, stage in chain.stages():
+    for name, stage in stages_with_dictionaries(chain, dictionary_seeds, say=note):
         timed(name, stage, note)
         if name == until:
             break
@@ -55,3 +62,16 @@ def run(shared: Shared, out: Out = None, until: Until = None) -> None:
         return
     for line in show_lines(chain.folder, verbose=shared.verbose):
         say(line)
+
+
+def _check_until(until: str | None, dictionary_seeds: int | None) -> None:
+    from mechprobe.errors import ConfigError
+    from mechprobe.run_layout import CHAIN
+
+    names = [place.name for place in CHAIN]
+    if until is not None and until not in names:
+        raise ConfigError(f"--until '{until}' is not a stage; the stages are {', '.join(names)}.")
+    if dictionary_seeds is not None and until not in (None, "report"):
+        raise ConfigError(
+            f"--dictionary-seeds compares verdicts, which a run until {until} does not reach; leave out --until."
+        )

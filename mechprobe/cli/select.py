@@ -17,7 +17,7 @@ Features = Annotated[
 Ranking = Annotated[
     str | None,
     typer.Option(
-        "--ranking", help="joint (joint attribution), score (the paper's Score), ig (integrated gradients) or relie."
+        "--ranking", help="ig (integrated gradients), joint (joint attribution), score (the paper's Score) or relie."
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]

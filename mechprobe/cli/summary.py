@@ -9,6 +9,7 @@ from mechprobe.cli.stage_lines import accuracy_lines
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.files import read_json
 from mechprobe.formatting import MISSING, bracketed, percent, points, remark
+from mechprobe.report.run_files import comparison_is_current
 from mechprobe.run_layout import CHAIN, RunLayout
 from mechprobe.types import POOLED
 
@@ -25,6 +26,8 @@ def summary_lines(layout: RunLayout) -> list[str]:
         found += [_quality_sentence(read_json(layout.quality)), ""]
     if results:
         found += [*intervention_table(results), ""]
+    if comparison_is_current(layout):
+        found += [read_json(layout.dictionary_seeds)["sentence"], ""]
     if not found:
         return [f"{layout.folder} holds no finished stage; `mechprobe run --run {layout.folder}` makes them."]
     return [*found, *([f"Report: {layout.page}"] if layout.page.is_file() else []), f"Next: {next_command(layout)}"]
@@ -46,7 +49,8 @@ def intervention_summary(results: Row, *, verbose: bool = False) -> list[str]:
         from mechprobe.report.tables.interventions import sentences
 
         pooled = [row["sentence"] for row in results["verdicts"] if row["task"] == POOLED]
-        lines += ["", *pooled, *sentences(results), f"Rule: {results['rule']}"]
+        further = [text for text in sentences(results) if text not in lines]
+        lines += ["", *pooled, *further, f"Rule: {results['rule']}"]
     return lines
 
 
@@ -59,10 +63,10 @@ def verdict_sentences(results: Row) -> list[str]:
         if row
     ]
     vector = f"One vector in comparison: {'; '.join(compared)}." if compared else ""
-    from mechprobe.report.tables.interventions import control_sentences
+    from mechprobe.report.tables.interventions import control_sentences, readout_sentence
 
-    rivals = [row["sentence"] for row in results.get("comparisons") or []]
-    more = [*rivals, vector, *control_sentences(results), results.get("outcomes_from", "")]
+    rivals = [row["sentence"] for name in ("comparisons", "other_rankings") for row in results.get(name) or []]
+    more = [*rivals, vector, readout_sentence(results), *control_sentences(results), results.get("outcomes_from", "")]
     return [results["verdict"], *filter(None, more)]
 
 

@@ -72,7 +72,8 @@ def measure_quality(
             )
             for name, model in models.items()
         }
-    failures = _failures(models, joint.dead_frac, gate, str(readout))
+    described = {name: models[name] for name in crosscoder.config.reconstructed}
+    failures = _failures(described, joint.dead_frac, gate, str(readout))
     return Quality(
         models=models,
         l0=joint.l0,
@@ -86,7 +87,7 @@ def measure_quality(
 
 
 def _failures(models: dict[str, ModelQuality], dead_frac: float, gate: QualityGate, readout: str) -> tuple[str, ...]:
-    """One sentence for each threshold that is missed. NaN misses every threshold."""
+    """One sentence for each threshold that is missed by a model with decoders. NaN misses every threshold."""
     failures = []
     for name, quality in models.items():
         fve, loss, what = quality.fve_readout, quality.loss, ""
@@ -113,7 +114,7 @@ def _ordinary(batches: Batches, crosscoder: Crosscoder, far_norms: Sequence[floa
 def _mean(crosscoder: Crosscoder, batches: Batches) -> Float[Tensor, "model d_model"]:
     total, n_rows = None, 0
     for x in batches():
-        part = x.to(crosscoder.device).sum(0, dtype=torch.float64)
+        part = crosscoder.unflatten(crosscoder.target(x.to(crosscoder.device))).sum(0, dtype=torch.float64)
         total = part if total is None else total + part
         n_rows += len(x)
     if total is None or n_rows == 0:
@@ -146,8 +147,8 @@ class _QualitySums:
         return sums
 
     def update(self, x: Float[Tensor, "batch model d_model"]) -> None:
-        joint, exact = self.crosscoder.encode(x), x.double()
-        flat = exact.flatten(1)
+        joint, flat = self.crosscoder.encode(x), self.crosscoder.target(x).double()
+        exact = self.crosscoder.unflatten(flat)
         self.variance.update(flat)
         error = flat - self.crosscoder.decode(joint).double().flatten(1)
         self.joint.update(joint, error, squared_norms(flat - self.mean, self.variance.widths))

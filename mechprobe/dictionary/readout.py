@@ -7,6 +7,9 @@ The encoder sums over one slot per model, so the activation of a feature *in one
 - ``joint`` puts every model's residual into its own slot: one activation that all models share.
 - ``single`` fills the model's own slot; the other slots get zeros.
 
+A dictionary of the *difference* between two models has one activation, the joint one: no model can stand in for the other,
+so none are near under ``swap``, and ``single`` does not exist.
+
 `Readout.feature_acts` computes them by the crosscoder's own encoder. `FoldedEncoder` agrees to rounding and is faster: slots
 that get the same residual add their weights up first, ``Σ_slot x W_slot = x (Σ_slot W_slot)``. Under ``swap`` among M models a
 read-out then costs a product with one block of weights in place of M.
@@ -51,15 +54,22 @@ class Readout:
         Under ``swap`` and ``single`` the model itself comes first. A slot in no list gets zeros.
 
         Raises:
-            ConfigError: ``near`` names a model that the crosscoder lacks, or models of different widths share slots.
+            ConfigError: ``near`` names a model that the crosscoder lacks, models of different widths share slots, or one
+                model of a difference is read alone.
         """
         names, own = list(crosscoder.model_names), crosscoder.model_index(model)
+        of_difference = crosscoder.config.reads == "difference"
         if self.mode == "joint":
             return {name: [slot] for slot, name in enumerate(names)}
+        if self.mode == "single" and of_difference:
+            raise ConfigError(
+                f"The dictionary reads the difference between {' and '.join(names)}, which one model alone does not have; "
+                "take the joint read-out."
+            )
         if self.mode == "single":
             return {names[own]: [own]}
         check_near(self.near, names)
-        near = names if self.near is None else self.near
+        near = () if of_difference else names if self.near is None else self.near
         shared = sorted(names.index(name) for name in near) if names[own] in near else [own]
         widths = crosscoder.config.widths
         for slot in shared:

@@ -123,9 +123,9 @@ def _batch_sums(crosscoder: Crosscoder, family: ModelFamily, site: Site, batch: 
     x = torch.stack([residual.float() for residual in residuals], dim=2)
     described = TokenRule.of(crosscoder).by_norm(dict(zip(crosscoder.model_names, x.unbind(2), strict=True)))
     kept = batch.kept if described is None else batch.kept & described
-    reconstruction = x.clone()
-    reconstruction[kept] = crosscoder.decode(crosscoder.encode(x[kept]))
-    zero = torch.where(kept[..., None, None], torch.zeros_like(x), x)
+    reconstruction, zero = x.clone(), x.clone()
+    zero[kept] = x[kept] - crosscoder.unflatten(crosscoder.target(x[kept]))
+    reconstruction[kept] = zero[kept] + crosscoder.decode(crosscoder.encode(x[kept]))
     sums = torch.zeros(len(clean), 5, dtype=torch.float64)
     target = batch.ids.roll(-1, dims=1)[batch.scored]
     for index, name in enumerate(crosscoder.model_names):

@@ -30,7 +30,7 @@ def train_crosscoder(
     pool_rows: int = 65536,
     force: bool = False,
 ) -> Crosscoder:
-    """Train a crosscoder on the training rows of a store, with the store's scale.
+    """Train a crosscoder on the training rows of a store, with the store's scale, or a dictionary of a difference.
 
     An interrupted training resumes from its last checkpoint. The crosscoder records which positions the store drops
     (``drop_first_positions`` and ``norm_limits`` of its configuration), whatever ``config`` says of them.
@@ -62,7 +62,8 @@ def train_crosscoder(
             return Crosscoder.load(out, device=device)
         batches = SiteBatches(store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows)
         crosscoder = Crosscoder(config).to(device)
-        crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
+        if config.reads == "activations":  # the scale of a difference is measured on the first batches
+            crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
         with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
             result = train(crosscoder, batches, train_config, out=out, on_log=ProgressLine(advance, config))
         store.close()

@@ -5,6 +5,7 @@ therefore act exactly as in generation: an edit finds the last prompt token at t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -157,6 +158,67 @@ def option_pairs(
     return result
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Samples whose responses are decoded in the same way, so that they share batches.
+
+    Attributes:
+        encoder: Gives their token ids.
+        options: Arguments of `generate`.
+        queries: The samples with their tasks.
+        prompts: Every prompt of each sample.
+    """
+
+    encoder: PromptEncoder
+    options: dict[str, Any]
+    queries: list[Query]
+    prompts: list[list[Prompt]]
+
+    @property
+    def ids(self) -> list[Ids]:
+        """Token ids of all prompts, sample after sample."""
+        return [self.encoder.encode(prompt) for of_sample in self.prompts for prompt in of_sample]
+
+    def by_sample(self, generated: Sequence[Generated]) -> dict[tuple[str, str], list[Generated]]:
+        """The responses to all prompts by task and sample id."""
+        rest = iter(generated)
+        return {
+            (task.name, sample.id): list(islice(rest, task.n_draws * len(of_sample)))
+            for (task, sample), of_sample in zip(self.queries, self.prompts, strict=True)
+        }
+
+    def outcomes(self, index: int, responses: Sequence[Generated], label: str) -> list[Outcome]:
+        """The outcomes of the responses to one sample, in the order of the draws; ``label`` names the model in them."""
+        (task, sample), prompts, rest = self.queries[index], self.prompts[index], iter(responses)
+        by_prompt = [list(islice(rest, task.n_draws)) for _ in prompts]
+        opened = task.think is not None and self.encoder.opens_thinking(prompts[0], task.think)
+        return [
+            response_outcome(task, sample, of_draw, label, self.encoder.tokenizer, opened=opened, draw=draw)
+            for draw, of_draw in enumerate(zip(*by_prompt, strict=True))
+        ]
+
+    def responses(self, model: LanguageModel, *, batch_size: int = 512, prefix: str = "") -> list[Generated]:
+        """The model's responses to all prompts."""
+        settings = {**self.options, "batch_size": batch_size, "prefix": prefix}
+        return generate(model, self.encoder.tokenizer, self.ids, **settings)
+
+
+def askings(tokenizers: Mapping[str, PreTrainedTokenizerBase], queries: Sequence[Query]) -> list[Asking]:
+    """The samples of tasks that ask for responses, by how these are decoded; ``tokenizers`` are those of the whole family."""
+    groups: list[tuple[TextConfig, dict[str, Any], list[Query]]] = []
+    for query in queries:
+        text, options = query[0].text, _decoding(query[0])
+        members = next((found for *key, found in groups if key == [text, options]), None)
+        if members is None:
+            groups.append((text, options, [query]))
+        else:
+            members.append(query)
+    return [
+        Asking(PromptEncoder.of(tokenizers, text), options, group, [prompts_of(task, sample) for task, sample in group])
+        for text, options, group in groups
+    ]
+
+
 def _decoding(task: Task) -> dict[str, Any]:
     """The options of `generate` that a task sets; tasks that agree on them share their batches."""
     return {"max_new_tokens": task.max_new_tokens, "stop": task.stop, **task.sampling.model_dump()}
@@ -165,27 +227,14 @@ def _decoding(task: Task) -> dict[str, Any]:
 def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str], list[Outcome]]:
     """Outcomes by task and sample id, in the order of the draws."""
     found: dict[tuple[str, str], list[Outcome]] = {}
-    distinct: list[tuple[TextConfig, dict[str, Any]]] = []
-    for task, _ in queries:
-        if (asked := (task.text, _decoding(task))) not in distinct:
-            distinct.append(asked)
-    for text, options in distinct:
-        group = [query for query in queries if (query[0].text, _decoding(query[0])) == (text, options)]
-        encoder = PromptEncoder.of(run.model.tokenizers, text)
-        prompts = [prompts_of(task, sample) for task, sample in group]
+    for asking in askings(run.model.tokenizers, queries):
         if run.respond is None:
-            flat = [encoder.encode(prompt) for of_sample in prompts for prompt in of_sample]
-            settings = {**options, "batch_size": run.batch_size, "prefix": run.prefix}
-            generated = iter(generate(run.model, encoder.tokenizer, flat, **settings))
+            generated = asking.responses(run.model, batch_size=run.batch_size, prefix=run.prefix)
         else:
-            generated = iter([one for task, sample in group for one in run.respond(run.label, task, sample)])
-        for (task, sample), of_sample in zip(group, prompts, strict=True):
-            by_prompt = [list(islice(generated, task.n_draws)) for _ in of_sample]
-            opened = task.think is not None and encoder.opens_thinking(of_sample[0], task.think)
-            found[task.name, sample.id] = [
-                response_outcome(task, sample, responses, run.label, encoder.tokenizer, opened=opened, draw=draw)
-                for draw, responses in enumerate(zip(*by_prompt, strict=True))
-            ]
+            generated = [one for task, sample in asking.queries for one in run.respond(run.label, task, sample)]
+        by_sample = asking.by_sample(generated)
+        for index, (task, sample) in enumerate(asking.queries):
+            found[task.name, sample.id] = asking.outcomes(index, by_sample[task.name, sample.id], run.label)
     return found
 
 

@@ -51,11 +51,13 @@ class _HasSequences(Protocol):
 class CollateralTexts:
     """Texts that the models read without answering.
 
-    ``sequences`` are the token ids of each text, at least two; ``source`` says where the texts come from.
+    ``sequences`` are the token ids of each text, at least two; ``source`` says where the texts come from. ``related`` texts are
+    prompts of the tasks, which the edit is meant to change.
     """
 
     sequences: tuple[tuple[int, ...], ...]
     source: str
+    related: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -67,11 +69,13 @@ class CollateralTexts:
         """The texts as results describe them; a text has one prediction fewer than it has tokens."""
         n_tokens = sum(len(ids) - 1 for ids in self.sequences)
         n_texts = len(self.sequences)
-        return CollateralSource(source=self.source, n_texts=n_texts, n_tokens=n_tokens, fingerprint=self.fingerprint)
+        return CollateralSource(
+            source=self.source, related=self.related, n_texts=n_texts, n_tokens=n_tokens, fingerprint=self.fingerprint
+        )
 
     def limited(self, n: int, length: int) -> "CollateralTexts":
         """The first ``n`` texts, each cut to ``length`` tokens."""
-        return CollateralTexts(tuple(ids[:length] for ids in self.sequences[:n]), self.source)
+        return replace(self, sequences=tuple(ids[:length] for ids in self.sequences[:n]))
 
 
 def texts_of_file(path: Path | str, encoder: PromptEncoder, n: int) -> CollateralTexts:
@@ -98,7 +102,7 @@ def texts_of_store(store: _HasSequences, tasks: Sequence[Task], family: ModelFam
 
     Only the tokens of the prompt source are taken, without responses of models. Where every held-out prompt belongs to a task,
     by the task's name or by its tokens, all held-out prompts are taken and ``source`` says so: such text is related to the
-    tasks, so its collateral is overestimated.
+    tasks, so its collateral is overestimated and is no sign of damage.
 
     Returns None where the store has no held-out prompt.
     """
@@ -118,7 +122,7 @@ def texts_of_store(store: _HasSequences, tasks: Sequence[Task], family: ModelFam
     if not unrelated:
         source = "held-out prompts of the tasks themselves, without responses: related text, because no other prompts were held out"
     found = tuple((unrelated or related).values())[:n]
-    return CollateralTexts(found, source) if unrelated or related else None
+    return CollateralTexts(found, source, related=not unrelated) if unrelated or related else None
 
 
 _BATCH_TOKENS = 2048

@@ -1,7 +1,7 @@
 """Settings of the interventions stage."""
 
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,8 +20,9 @@ class InterveneConfig(Comparison):
     """Which features: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED; None takes those of the selection."""
     ranking: Ranking | None = None
     """Ranking behind ``top`` and ``agnostic``; None takes that of the selection."""
-    compare: tuple[Ranking, ...] = ("score",)
-    """Other rankings; the set of the same rule under each of them is run for comparison, without random sets."""
+    compare: tuple[Ranking, ...] = ("joint", "score")
+    """Other rankings; the set of the same rule under each of them is run for comparison, without random sets. The results say
+    where one of these sets does more than the selected one."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Share of a task's maximum above which a feature counts as task-agnostic; None takes that of the selection."""
     edits_tuned: tuple[str, ...] = ("ablate", "transplant")
@@ -42,8 +43,9 @@ class InterveneConfig(Comparison):
     """Whether, for every selecting task, the set chosen without it is transplanted and judged on it."""
     readout: ReadoutMode = "swap"
     """Read-out of all edits except transplants."""
-    transplant_readout: ReadoutMode = "joint"
-    """Read-out of transplants and of their controls, on which the verdict rests. The set is also transplanted under a second
+    transplant_readout: ReadoutMode | Literal["auto"] = "auto"
+    """Read-out of transplants and of their controls, on which the verdict rests. ``auto`` takes ``joint`` or ``swap`` by a rule
+    on the selection half, see `mechprobe.interventions.conditions.readout_choice`. The set is also transplanted under a second
     read-out (``joint``, or ``swap`` where this is ``joint``) without controls, and the results report where the two disagree."""
     n_random: int = Field(default=99, ge=0)
     """Random sets for every main edit, matched on density, decoder norm and the norm that the edit writes: J for a transplant, the
@@ -62,7 +64,7 @@ class InterveneConfig(Comparison):
     rival_doses: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 4.0, 8.0)
     """Multiples of the mean difference among which the selection half chooses, for every rival of one vector."""
     rival_samples: int = Field(default=32, ge=1)
-    """Samples of each task's selection half on which rivals are fitted and their doses chosen."""
+    """Samples of each task's selection half on which rivals are fitted, and their doses and the read-out chosen."""
     n_per_task: int | None = Field(default=64, ge=1)
     """Samples of each task's evaluation half; None takes all."""
     max_new_tokens: int | None = Field(default=None, ge=1)
@@ -88,6 +90,16 @@ class InterveneConfig(Comparison):
     Scripts that ask for more than one need the usual ``if __name__ == "__main__":`` guard."""
     seed: int = Field(default=0, ge=0)
     """Seed of random sets, equal-norm controls and bootstraps."""
+
+    @property
+    def readout_of_transplants(self) -> ReadoutMode:
+        """Read-out of transplants; ``joint`` for ``auto``, until a run has chosen."""
+        return "joint" if self.transplant_readout == "auto" else self.transplant_readout
+
+    @property
+    def chooses_readout(self) -> bool:
+        """Whether a run has to choose the read-out of its transplants."""
+        return self.transplant_readout == "auto" and "transplant" in (*self.edits_base, *self.edits_tuned)
 
     @field_validator("edits_tuned", "edits_base", "doses")
     @classmethod

@@ -9,18 +9,18 @@ from pydantic import AliasChoices, Field
 
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json, read_json
+from mechprobe.interventions.readout_rows import ReadoutAgreement, ReadoutChoice
 from mechprobe.interventions.result_rows import (
     ConditionResult,
     ConditionRow,
     EmptyLeftOut,
     HeadSizes,
     LeftOutVerdict,
-    ReadoutAgreement,
     SmallestEffect,
     UnmeasuredSizes,
     Verdict,
 )
-from mechprobe.interventions.rival_rows import Comparison, Curve
+from mechprobe.interventions.rival_rows import Comparison, Curve, OtherRanking
 from mechprobe.results import OrEmpty, Result
 from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive
@@ -71,9 +71,13 @@ def named_row(rows: Sequence[NamedRow], name: str) -> NamedRow:
 
 
 class CollateralSource(Result):
-    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids."""
+    """The texts on which collateral was measured, with their predicted tokens and the sha256 of their token ids.
+
+    ``related`` says whether they are prompts of the tasks; their collateral is then no sign of damage.
+    """
 
     source: str
+    related: bool = False
     n_texts: int
     n_tokens: int
     fingerprint: str
@@ -95,6 +99,7 @@ class EditedSet(StageResult):
         rule_of_features, ranking: Specification of the set, for example ``top50``, and the ranking behind it.
         features: Feature indices, best first.
         silent: Features that never fire on the gained samples, see `mechprobe.selection.never_active`.
+        readout_choice: How the read-out of transplants was chosen; absent where the settings name it, or nothing is transplanted.
     """
 
     site: str
@@ -103,6 +108,11 @@ class EditedSet(StageResult):
     ranking: str
     features: list[int]
     silent: NeverActive
+    readout_choice: ReadoutChoice | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set, so that a record made from them leaves the others out of its JSON value too."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class InterventionResults(EditedSet):
@@ -128,6 +138,7 @@ class InterventionResults(EditedSet):
         left_out: Verdicts on the sets chosen without a task.
         sizes: Host → how few features carry the ceiling.
         comparisons: The transplants of the set against their rivals, one record per host; empty without rivals.
+        other_rankings: The transplants of the set beside those of the sets by other rankings, one record per host and ranking.
         curves: Shares of the ceiling by size, for features, principal components and random features.
         collateral: The texts behind the collateral; None where it was not measured.
         changes: How relative changes were measured.
@@ -158,6 +169,7 @@ class InterventionResults(EditedSet):
     left_out: list[LeftOutVerdict | EmptyLeftOut]
     sizes: dict[str, HeadSizes | UnmeasuredSizes]
     comparisons: list[Comparison] = Field(default_factory=list)
+    other_rankings: list[OtherRanking] = Field(default_factory=list)
     curves: list[Curve] = Field(default_factory=list)
     collateral: CollateralSource | None
     changes: RelativeChanges

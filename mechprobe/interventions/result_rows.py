@@ -1,4 +1,4 @@
-"""Typed records of the rows in ``results.json``: conditions, verdicts, smallest sets and read-out agreement.
+"""Typed records of the rows in ``results.json``: conditions, verdicts and smallest sets.
 
 Accuracies and effects are shares of samples, from 0 to 1. Effects count in the claimed direction: a gain in the base model, a
 loss in the tuned model.
@@ -314,32 +314,3 @@ class UnmeasuredSizes(Result):
 
     n: int
     reason: str
-
-
-class ReadoutDifference(Result):
-    """The effects of a transplant under the read-out of the verdict and under the other, on one task or on the pooled row.
-
-    ``difference`` is ``effect`` minus ``effect_other`` on the same samples; `compare_readouts` gives the rule of ``disagree``.
-    """
-
-    task: str
-    n: int
-    effect: Change
-    effect_other: Change
-    difference: Change
-    disagree: bool
-
-
-class ReadoutAgreement(Result):
-    """Whether the transplant of the selected set does the same in one host under the read-out of the verdict and the other.
-
-    There is one row per held-out task, then the pooled row. The sentence says where the two disagree; else it is empty.
-    """
-
-    model: str
-    edit: str
-    features: str
-    readout: str
-    other: str
-    rows: list[ReadoutDifference]
-    sentence: str

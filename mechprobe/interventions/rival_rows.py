@@ -56,6 +56,25 @@ class Comparison(Result):
     sentence: str
 
 
+class OtherRanking(Result):
+    """The transplant of the selected set beside that of a set by another ranking, on the pooled row.
+
+    Attributes:
+        features, n_features: The other set and its size; ``n_selected`` is the size of the selected set.
+        effect, difference: Of the other set, and of the selected set minus the other, on the same samples.
+        sentence: Where the other set does more, in words; else empty.
+    """
+
+    model: str
+    edit: str
+    features: str
+    n_features: int
+    n_selected: int
+    effect: Change
+    difference: Change
+    sentence: str
+
+
 class CurvePoint(NamedTuple):
     """Share of the pooled ceiling that a set of this size carries."""
 

@@ -12,12 +12,16 @@ from mechprobe.evals.stage import check_lengths, tasks_fingerprint, text_identit
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.interventions.collateral import CollateralTexts, measure_collateral, texts_of_file
+from mechprobe.interventions.conditions.batches import run_conditions
 from mechprobe.interventions.conditions.checks import check_belongs
 from mechprobe.interventions.conditions.fitting import fitted, fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, choose_sets, plan
+from mechprobe.interventions.conditions.readout_choice import check_choice, choose_readout
 from mechprobe.interventions.conditions.relative_change import measure_changes, task_prompts
-from mechprobe.interventions.conditions.runner import Runner, run_conditions
+from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.conditions.selection_tokens import SelectionTokens
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.readout_rows import ReadoutChoice
 from mechprobe.interventions.result import RESULTS_FILE, InterventionResults, json_value
 from mechprobe.interventions.result_rows import Collateral
 from mechprobe.interventions.rivals.registry import rivals_of
@@ -41,15 +45,22 @@ OUTCOMES_FILE = "outcomes.jsonl"
 class Work:
     """What `intervene` will run, after every check that needs no weights.
 
-    Collateral is measured on ``texts``, rivals are fitted on ``fitting``; ``stage`` holds the arguments of `Stage.open` that
-    identify the folder.
+    ``others`` holds the sets of other rankings. Collateral is measured on ``texts``; on ``fitting``, rivals are fitted and the
+    read-out of transplants is chosen. ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
     conditions: list[Condition]
+    others: dict[str, Selection]
     texts: CollateralTexts | None
     fitting: list[Task]
     stage: dict[str, Any]
+    choice: ReadoutChoice | None = None
+
+    def under(self, choice: ReadoutChoice) -> "Work":
+        """The same work with the read-out of transplants that was chosen: their conditions, and the random sets that match it."""
+        runner = self.runner.under(choice.chosen)
+        return replace(self, runner=runner, conditions=_planned(runner, self.others), choice=choice)
 
 
 def prepare(  # noqa: PLR0913 - the arguments of `intervene`
@@ -76,26 +87,29 @@ def prepare(  # noqa: PLR0913 - the arguments of `intervene`
         raise ConfigError("intervene.edits_base and intervene.edits_tuned are both empty; name at least one edit.")
     texts = _texts(family, collateral, config, text_of(tasks))
     chosen, others = choose_sets(selection, config, table)
+    chosen = chosen.under(config.readout_of_transplants, seed=config.seed)
     kinds = config.rivals if selecting is not None else ()
     rivals = rivals_of(kinds, n_features=len(chosen.features), d_model=family.d_model[config.tuned])
     runner = Runner(family, crosscoder, chosen, tasks, config, rivals)
     fitting = fitting_tasks(runner, selecting or ())
     if rivals and not any(task.samples for task in fitting):
         raise ConfigError("The rivals have no sample of a selection half to be fitted on; set intervene.rivals=[].")
-    names = {task.name for task in tasks}
-    conditions = [condition for condition in plan(chosen, others, config, rivals) if names.issuperset(condition.tasks)]
+    conditions = _planned(runner, others)
     runner.check(conditions)
-    elsewhere = {"workers", "collateral_file", "transplant_readout"}  # every condition has the read-out it uses
-    scores = chosen.scores
+    check_choice(runner, fitting)
+    chooses, scores = config.chooses_readout, chosen.scores
+    elsewhere = {"workers", "collateral_file"}
+    elsewhere |= set() if chooses else {"transplant_readout"}  # every condition has the read-out it uses
     settings = {
         **config.model_dump(mode="json", exclude=elsewhere),
         "tasks": tasks_fingerprint(tasks),
         **text_identity(family, tasks),
         "collateral": texts.fingerprint if texts else None,
-        "fitting": tasks_fingerprint(fitting) if rivals else None,
+        "fitting": tasks_fingerprint(fitting) if rivals or chooses else None,
         "mean_difference": sha256_bytes(scores.mean_difference.tobytes() + scores.last_difference.tobytes()),
     }
-    return Work(runner, conditions, texts, fitting, runner.stage_identity("intervene", conditions, inputs, settings))
+    identity = runner.stage_identity("intervene", conditions, inputs, settings)
+    return Work(runner, conditions, others, texts, fitting, identity)
 
 
 def intervene(  # noqa: PLR0913 - the promised entry point
@@ -123,7 +137,8 @@ def intervene(  # noqa: PLR0913 - the promised entry point
         tasks: Evaluation halves.
         out: Stage folder for ``results.json``, ``outcomes.jsonl`` (one code per response and condition) and the manifest.
         config: Settings.
-        selecting: Selection halves, on which the rivals are fitted; without them no rival runs.
+        selecting: Selection halves, on which the rivals are fitted and the read-out of transplants is chosen; without them no rival
+            runs, and ``transplant_readout="auto"`` is ``joint``.
         collateral: Unrelated texts on which collateral is measured; None reads ``config.collateral_file``, and measures no
             collateral where that is empty.
         table: Feature table, for ``rule:`` specifications.
@@ -151,7 +166,10 @@ def intervene(  # noqa: PLR0913 - the promised entry point
     )
     with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
-            work.runner.fit = fitted(work.runner, work.conditions, work.fitting, stage.folder)
+            tokens = SelectionTokens(work.runner, work.fitting)
+            if work.runner.config.chooses_readout:
+                work = work.under(choose_readout(work.runner, tokens, stage.folder))
+            work.runner.fit = fitted(work.runner, work.conditions, tokens, stage.folder)
             codes = _run_all(work.runner, work.conditions, stage.folder)
             results = _judge(work, codes, stage.folder)
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": name, **row} for name, row in codes.items()])
@@ -166,6 +184,13 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             for part in stage.folder.glob("part-*"):
                 part.unlink()
     return InterventionResults.load(out)
+
+
+def _planned(runner: Runner, others: Mapping[str, Selection]) -> list[Condition]:
+    """The conditions on the tasks of the runner."""
+    names = {task.name for task in runner.tasks}
+    planned = plan(runner.selection, others, runner.config, list(runner.rivals.values()))
+    return [condition for condition in planned if names.issuperset(condition.tasks)]
 
 
 def _texts(
@@ -190,17 +215,20 @@ def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> 
     collateral_of = {name: Collateral.model_validate(row) for name, row in stored.items()}
     changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
     doses = runner.fit.doses if runner.fit else {}
-    measured = Measurements(changes, change_of, texts.summary if texts else None, collateral_of, doses)
+    summary = texts.summary if texts else None
+    measured = Measurements(changes, change_of, summary, collateral_of, doses, work.choice)
     return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
-    """Outcome codes of every condition; each is written when it finishes, so that an interrupted stage resumes."""
+    """Outcome codes of every condition; each is written when its batch finishes, so that an interrupted stage resumes."""
     parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(conditions)}
-    missing = [condition for condition in conditions if not parts[condition.name].is_file()]
+    done = {name for name, part in parts.items() if part.is_file()}
     with progress(len(conditions), "intervening", unit="conditions") as advance:
-        advance(len(conditions) - len(missing))
-        for condition, codes in run_conditions(runner, missing, workers=runner.config.workers):
+        advance(len(done))
+        for condition, codes in run_conditions(runner, conditions, workers=runner.config.workers, done=done):
+            if condition.name in done:  # its batch was interrupted
+                continue
             write_json(parts[condition.name], codes)
             right = "".join(codes.values())
             advance(1, condition=condition.name, right=f"{100 * right.count('R') / max(1, len(right)):.0f} %")

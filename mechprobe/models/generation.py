@@ -43,11 +43,13 @@ class Generated:
         text: Text of the response, without special tokens.
         token_ids: Token ids of the response.
         finish: ``stop``: an end token or a stop text ended it; ``length``: the limit cut it.
+        written: Every token that the model wrote, with the end token, or with those of the stop text.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish: Finish = "stop"
+    written: tuple[int, ...] = ()
 
 
 def encode_prompts(
@@ -150,14 +152,14 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
         raise InputError(f"{n} greedy responses to one prompt are all the same; give a temperature above 0, or n = 1.")
     if "" in stop:
         raise InputError("A stop text is empty; remove it.")
-    asked = _Asked.of(model, tokenizer, end_ids)
+    asked = Asked.of(model, tokenizer, end_ids)
     room = context_of(asked.hf.config) - max_new_tokens
     encoded = encode_prompts(tokenizer, prompts, max_length=room, prefix=prefix)
     for index, row in enumerate(encoded):
         require_ids(row, asked.n_embedded, tokenizer, f"Prompt {index}")
     n_prefix = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
     rows = [ids for ids in encoded for _ in range(n)]
-    seeds = _seeds(rows, seed) if temperature > 0 else []
+    seeds = response_seeds(rows, seed) if temperature > 0 else []
     results: list[Generated | None] = [None] * len(rows)
     equal = not require_generation(asked.hf, asked.name).padding
     for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
@@ -168,14 +170,11 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
             choice = [SeededSampling(of_batch, asked.device, temperature=temperature, top_p=top_p, top_k=top_k)]
         responses = _respond(asked, chosen, max_new_tokens, n_prefix, choice, stop)
         for index, tokens in zip(batch, responses, strict=True):
-            kept = list(takewhile(lambda token: token not in asked.ends, tokens))
-            text, ids, stopped = cut_at_stop(tokenizer, kept, stop, n_prefix=n_prefix)
-            finish: Finish = "stop" if stopped or len(kept) < len(tokens) else "length"
-            results[index] = Generated(text, ids, finish)
+            results[index] = asked.finished(tokens, stop, n_prefix)
     return [result for result in results if result is not None]
 
 
-def _seeds(rows: Sequence[Sequence[int]], seed: int) -> list[int]:
+def response_seeds(rows: Sequence[Sequence[int]], seed: int) -> list[int]:
     """Seed of every row; equal rows get the draws 0, 1, 2 and so on."""
     seen: Counter[tuple[int, ...]] = Counter()
     seeds = []
@@ -186,8 +185,15 @@ def _seeds(rows: Sequence[Sequence[int]], seed: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The model that responds, and which tokens it may write."""
+class Asked:
+    """The model that responds, and which tokens it may write.
+
+    Attributes:
+        hf, tokenizer, name, device: The transformers model, its tokenizer, its name in messages, and where its inputs go.
+        ends: Tokens that end a response.
+        n_embedded, n_token_ids: Number of ids with a row in the embedding, and of ids that may be written.
+        pad_id: Token that fills padding.
+    """
 
     hf: Any
     tokenizer: PreTrainedTokenizerBase
@@ -201,7 +207,8 @@ class _Asked:
     @classmethod
     def of(
         cls, model: PreTrainedModel | LanguageModel, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int] | None
-    ) -> "_Asked":
+    ) -> "Asked":
+        """A model with its tokenizer; ``end_ids`` are those of `generate`."""
         if isinstance(model, LanguageModel):
             hf, name, ends, limit = model.hf, model.name, model.end_ids, model.n_token_ids
         else:
@@ -211,9 +218,24 @@ class _Asked:
         known = min(limit, len(tokenizer))
         return cls(hf, tokenizer, name, ends, limit, known, pad_id_of(hf, tokenizer), input_device(hf))
 
+    def finished(self, tokens: Sequence[int], stop: Sequence[str], n_prefix: int = 0) -> Generated:
+        """The response with these tokens, which may go on after its end; ``n_prefix`` of them were forced."""
+        kept = list(takewhile(lambda token: token not in self.ends, tokens))
+        text, ids, stopped = cut_at_stop(self.tokenizer, kept, stop, n_prefix=n_prefix)
+        written = tokens[: len(kept) + 1]
+        if stopped:
+            ends = (
+                n
+                for n in range(len(ids), len(kept))
+                if cut_at_stop(self.tokenizer, kept[:n], stop, n_prefix=n_prefix)[2]
+            )
+            written = kept[: next(ends, len(kept))]
+        finish: Finish = "stop" if stopped or len(kept) < len(tokens) else "length"
+        return Generated(text, ids, finish, tuple(written))
+
 
 def _respond(
-    asked: _Asked,
+    asked: Asked,
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     n_prefix: int,

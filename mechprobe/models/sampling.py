@@ -43,12 +43,20 @@ class SeededSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]) -> Tensor:
         """Scores that are largest at the drawn token."""
+        return self.kept(input_ids, scores) + self.noise(scores)
+
+    def kept(self, input_ids: Tensor, scores: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
+        """Scores at the temperature, without the tokens that are never drawn."""
         for keep in self._filters:
             scores = keep(input_ids, scores)  # pyright: ignore[reportArgumentType]
-        waits = torch.empty_like(scores)
+        return scores
+
+    def noise(self, like: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+        """Noise of the next step of every row."""
+        waits = torch.empty_like(like)
         for row, generator in zip(waits, self._rows, strict=True):
             row.exponential_(generator=generator)
-        return scores - waits.log()
+        return -waits.log()
 
 
 class KnownTokens(LogitsProcessor):
@@ -149,9 +157,10 @@ class StopTexts(StoppingCriteria):
     def __call__(self, input_ids: Int[Tensor, "batch pos"], _scores: object, **_kwargs: object) -> Any:
         """Whether each row has ended, ``[batch]``."""
         rows = input_ids[:, self._start :].tolist()
-        return torch.tensor([self._ended(row) for row in rows], dtype=torch.bool, device=input_ids.device)
+        return torch.tensor([self.ended(row) for row in rows], dtype=torch.bool, device=input_ids.device)
 
-    def _ended(self, ids: list[int]) -> bool:
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether a response with these ids contains a stop text."""
         last = _decode(self._tokenizer, ids[-self._window :])
         if not any(text in last for text in self._stop):
             return False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.evals.stage import check_source
+from mechprobe.pipeline.dictionaries import plan_dictionary_seeds
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
 from mechprobe.run_layout import CHAIN
@@ -15,6 +16,8 @@ from mechprobe.stage_folder import Stage
 if TYPE_CHECKING:
     from mechprobe.evals.config import HarnessConfig
     from mechprobe.features.config import NullKind
+    from mechprobe.interventions.harness.stage import HarnessWork
+    from mechprobe.interventions.stage import Work
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ def plan_upstream(run: Run, stage: str, folder: Path) -> Plan | None:
     )
 
 
-def plan_run(run: Run) -> Plan:
-    """Models, tasks, and the size and time of the store."""
+def plan_run(run: Run, n_dictionaries: int | None = None) -> Plan:
+    """Models, tasks, the size and time of the store, and what several dictionaries add."""
     cache, tasks = plan_cache_stage(run), run.config.load_tasks()
     samples = {task.name: len(task.samples) for task in tasks}
     models = {model.name: str(model.path) for model in run.family}
@@ -64,6 +67,9 @@ def plan_run(run: Run) -> Plan:
         f"run folder   {run.folder}",
     ]
     data = {"stages": [place.name for place in CHAIN], "models": models, "tasks": samples, "cache": cache.data}
+    if n_dictionaries is not None:
+        line, data["dictionaries"] = plan_dictionary_seeds(run, n_dictionaries)
+        lines.insert(-1, f"dictionaries {line}")
     return Plan("run", run.folder, lines, data)
 
 
@@ -172,11 +178,9 @@ def plan_select(run: Run) -> Plan:
     """The rule, the ranking, and the samples that select."""
     config = run.config.select
     samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
-    line = (
-        f"{config.rule} by {config.ranking} from {sum(samples.values())} samples, with {config.n_controls} control sets"
-    )
+    line = f"{config.rule} by {config.ranked_by} from {sum(samples.values())} samples, with {config.n_controls} control sets"
     return Plan(
-        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranking, "samples": samples}
+        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranked_by, "samples": samples}
     )
 
 
@@ -194,6 +198,7 @@ def plan_intervene(run: Run) -> Plan:
     lines = [f"{len(chosen.features)} features{note}: {len(work.conditions)} conditions × {samples} samples"]
     kinds = Counter(condition.set_kind for condition in work.conditions)
     lines.append("conditions by kind: " + ", ".join(f"{kind} {n}" for kind, n in kinds.items()))
+    lines += _readout_lines(work)
     if work.runner.rivals:
         fits = sum(len(task.samples) for task in work.fitting)
         tuned = sum(c.how == "rival" and work.runner.rivals[c.features].tuned for c in work.conditions)
@@ -210,6 +215,16 @@ def plan_intervene(run: Run) -> Plan:
     return Plan("intervene", run.layout.interventions, lines, data)
 
 
+def _readout_lines(work: "Work | HarnessWork") -> list[str]:
+    """How the read-out of transplants will be chosen; empty where the settings name it, or nothing is transplanted."""
+    samples = sum(len(task.samples) for task in work.fitting)
+    if not work.runner.config.chooses_readout:
+        return []
+    return [
+        f"read-out of transplants: joint or swap, chosen on {samples} samples of the selection halves when the stage runs"
+    ]
+
+
 def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig") -> Plan:
     """Conditions × tasks of lm-evaluation-harness, with the refusals of `plan_intervene`."""
     from mechprobe.interventions.harness.result import truncated_sentence
@@ -217,7 +232,7 @@ def plan_harness(run: Run, tasks: Sequence[str | Path], settings: "HarnessConfig
 
     work = prepare_harness(**run.edits(), tasks=tasks, harness=settings)
     Stage.check(run.layout.harness, **work.stage, force=run.force)
-    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}"]
+    lines = [f"{len(work.conditions)} conditions × {', '.join(work.tasks.names)}", *_readout_lines(work)]
     lines += filter(None, [truncated_sentence(work.truncated)])
     data = {"conditions": len(work.conditions), "tasks": list(work.tasks.names), "truncated": work.truncated}
     return Plan("harness", run.layout.harness, lines, data)

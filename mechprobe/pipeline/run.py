@@ -270,12 +270,10 @@ class Run:
 
     def intervention(self) -> dict[str, Any]:
         """The arguments of `mechprobe.intervene` in this run."""
-        about = self.edits()  # refuses a selection that cannot be read, with its own words
-        pairs, texts = self.halves(read_manifest(self.layout.selection)["config"].get("seed")), self.collateral_texts()
-        return {**about, "tasks": [b for _, b in pairs], "selecting": [a for a, _ in pairs], "collateral": texts}
+        return {**self.edits(), "tasks": self.judging_halves(), "collateral": self.collateral_texts()}
 
     def edits(self) -> dict[str, Any]:
-        """Models, dictionary, features and settings of the edits.
+        """Models, dictionary, features and settings of the edits, and the selection halves.
 
         Raises:
             ArtifactError: The selection is unfinished, or was made from other outcomes than this run's.
@@ -288,6 +286,7 @@ class Run:
             "crosscoder": self.crosscoder(),
             "selection": Selection.load(folder),
             "config": self.config.intervene,
+            "selecting": [first for first, _ in self.halves(read_manifest(folder)["config"].get("seed"))],
             "table": self.table(),
             "inputs": {"crosscoder": self.layout.crosscoder, "selection": folder},
         }

@@ -231,6 +231,14 @@ class InterventionsSection(Result):
     n_conditions: int
 
 
+class DictionarySeedsSection(Result):
+    """The sets and verdicts of several dictionaries: a row per dictionary, then one with the spread of the effects."""
+
+    sentence: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
 class MissingStage(Result):
     """A stage that is not finished, and the command that runs it."""
 
@@ -266,6 +274,7 @@ class Report(Result):
     crosscoder: DictionarySection | None
     features: FeaturesSection | None
     interventions: InterventionsSection | None
+    dictionary_seeds: DictionarySeedsSection | None = None
     missing: list[MissingStage]
     provenance: list[ProvenanceRow]
     figures: list[str] = Field(default_factory=list)

@@ -13,7 +13,7 @@ from mechprobe.localization.result import SiteCeilings
 from mechprobe.records import read_jsonl
 from mechprobe.report.result import JsonObject
 from mechprobe.run_layout import CHAIN, RunLayout, StagePlace
-from mechprobe.stage_folder import MANIFEST, UNFINISHED
+from mechprobe.stage_folder import MANIFEST, UNFINISHED, read_manifest, recorded_hash
 
 
 class StageInfo(NamedTuple):
@@ -47,6 +47,10 @@ class RunFiles:
     evaluation: EvaluationSummary | None
     selection: JsonObject | None
     interventions: JsonObject | None
+    dictionary_seeds: JsonObject | None
+    """The verdict over several dictionaries."""
+    outdated: tuple[str, ...]
+    """Files that were made from earlier versions of finished stages; they are not read."""
     run: JsonObject
     """``run.json``; the report uses ``name``, ``notes`` and ``report``."""
 
@@ -64,6 +68,8 @@ class RunFiles:
         if not any(stage.manifest for stage in stages.values()):
             raise ArtifactError(f"{run_dir} contains no finished stage; run `mechprobe run --run {run_dir}` first.")
         training, labels, accuracy = layout.training_log, layout.labels, layout.accuracy
+        seeds = layout.dictionary_seeds
+        current = comparison_is_current(layout)
         return cls(
             layout=layout,
             stages=stages,
@@ -78,6 +84,8 @@ class RunFiles:
             evaluation=EvaluationSummary.load(accuracy) if accuracy.is_file() else None,
             selection=_optional(layout.selected),
             interventions=_optional(layout.results),
+            dictionary_seeds=_optional(seeds) if current else None,
+            outdated=(str(seeds.relative_to(layout.folder)),) if seeds.is_file() and not current else (),
             run=_optional(layout.run_file) or {},
         )
 
@@ -134,6 +142,15 @@ def _optional(path: Path) -> JsonObject | None:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is not a JSON object; run its stage again with --force.")
     return value
+
+
+def comparison_is_current(layout: RunLayout) -> bool:
+    """Whether there is a comparison of dictionaries, made from the interventions that the run holds now."""
+    made, own = layout.dictionary_seeds.with_name(MANIFEST), layout.interventions / MANIFEST
+    if not made.is_file() or not own.is_file():
+        return False
+    inputs = read_manifest(made.parent)["inputs"]
+    return recorded_hash(read_manifest(own.parent)) in inputs.values()
 
 
 def _nulls(folder: Path) -> dict[str, JsonObject]:

@@ -14,6 +14,7 @@ from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, engine_sentences, ordered_accuracy
+from mechprobe.report.sections.dictionary_seeds import dictionary_seeds_section
 from mechprobe.report.sections.features import dictionary_section, features_section
 from mechprobe.report.sections.findings import findings, missing_stages, provenance_rows, verdict, warnings
 from mechprobe.report.sections.interventions import interventions_section
@@ -40,6 +41,7 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
         crosscoder=dictionary_section(files),
         features=features_section(files, config),
         interventions=interventions_section(files),
+        dictionary_seeds=dictionary_seeds_section(files),
         missing=missing_stages(files),
         provenance=provenance_rows(files),
     )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from mechprobe.config import Comparison
 from mechprobe.errors import ConfigError
 from mechprobe.records import BASE_AT_MOST, TUNED_AT_LEAST
+from mechprobe.selection.rules import depends_on_tasks
 from mechprobe.types import ReadoutMode
 
 Ranking = Literal["joint", "score", "ig", "relie"]
@@ -32,8 +33,10 @@ class SelectConfig(Comparison):
     """Share of a task's maximum above which a feature counts for that task."""
     rule: str = "top50"
     """Specification of the features to select: top50, top:N, agnostic, rule:..., file:..., ids:... or random:N@SEED."""
-    ranking: Ranking = "joint"
-    """Values that rank: ``joint`` (J), ``score`` (arXiv 2604.25011), ``ig`` (integrated gradients) or ``relie``."""
+    ranking: Ranking | None = None
+    """Values that rank: ``ig`` (integrated gradients), ``joint`` (J), ``score`` (arXiv 2604.25011) or ``relie``. None takes ``ig``
+    where the rule ranks features. Features that are named outright need no ranking; None takes ``joint`` for them, which needs
+    neither gradients nor gained samples."""
     also: tuple[Attribution, ...] = ()
     """Further rankings by attribution to compute, for ``intervene --ranking`` and ``intervene.compare``."""
     readout: ReadoutMode = "swap"
@@ -56,9 +59,15 @@ class SelectConfig(Comparison):
     max_samples: int = Field(default=256, ge=1)
     """Samples of G_t that are read, per task."""
     batch_size: int = Field(default=64, ge=1)
-    """Sequences in one forward pass."""
+    """Sequences in one forward pass. A pass with gradients has fewer where they are long, see
+    `mechprobe.selection.rankings.gradients.GRADIENT_TOKENS`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split into halves, the random sets and the bootstrap."""
+
+    @property
+    def ranked_by(self) -> Ranking:
+        """The ranking, with None resolved by the rule."""
+        return self.ranking or ("ig" if depends_on_tasks(self.rule) else "joint")
 
     @model_validator(mode="after")
     def _check_shares(self) -> "SelectConfig":

@@ -41,8 +41,8 @@ class Covariates:
         density: Share of tokens on which each feature is active; 0 for a dead feature.
         decoder_norm: L2 norm in the models' own units, summed over models.
         mean_act: Mean activation over the tokens where each feature is active.
-        difference: J, the mean over tokens of the norm that a transplant of each feature writes; None for edits of one model,
-            which write the activation times the decoder norm.
+        difference: Mean over tokens of the norm that a transplant of each feature writes, which is J under the joint read-out;
+            None for edits of one model, which write the activation times the decoder norm.
     """
 
     density: Float[ndarray, " d_sae"]
@@ -62,7 +62,7 @@ class Covariates:
 
     @property
     def columns(self) -> dict[str, Float[ndarray, " d_sae"]]:
-        """The matched quantities by their names in result files: ``write`` is the contribution norm, ``difference`` is J."""
+        """The matched quantities by their names in result files: ``write`` is the contribution norm."""
         shared = {"density": self.density, "decoder_norm": self.decoder_norm}
         if self.difference is None:
             return {**shared, "write": self.contribution_norm}

@@ -66,7 +66,7 @@ def gained_samples(outcomes: Outcomes, config: SelectConfig, held_out: Mapping[s
     if found.ids:
         return found
     named = not depends_on_tasks(config.rule)
-    if named and not ({config.ranking, *config.also} & {"ig", "relie"}):
+    if named and not ({config.ranked_by, *config.also} & {"ig", "relie"}):
         return _ungained(outcomes, config, held_out, found.too_few)
     way_out = (
         ", or rank by joint or score" if named else ', or name the features: mechprobe select --features "ids:1,2,3"'

@@ -15,6 +15,7 @@ from mechprobe.selection.rules import depends_on_tasks, leave_one_task_out, reso
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import Stability
 from mechprobe.stage_folder import check_outputs, read_manifest
+from mechprobe.types import ReadoutMode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,8 @@ class Selection:
         left_out: Task → features that the same specification chooses from the other tasks. Empty if the specification
             names its features outright, or if only one task selects.
         control_match: How near the random sets come to the selection; None without random sets.
-        transplant_controls, transplant_match: The same for transplants, matched on density, decoder norm and J.
+        transplant_controls, transplant_match: The same for transplants, matched on density, decoder norm and J; `under` gives
+            those of another read-out.
         stability: How the selection depends on samples and threshold; None unless the ``select`` stage made it.
         outcomes_from: The engine that generated the responses, in a sentence; empty where transformers did so here.
     """
@@ -198,6 +200,22 @@ class Selection:
             table=table,
         )
         return replace(other, outcomes_from=self.outcomes_from)
+
+    def under(self, readout: ReadoutMode, *, seed: int = 0) -> "Selection":
+        """This selection with the random sets of its transplants matched on what a read-out writes.
+
+        Under ``joint`` they are matched on J and stay as they are, and so they do under ``single``, whose writes the ``select`` stage
+        does not measure. ``seed`` is the seed of new random sets.
+
+        Raises:
+            SelectionError: The selection does not hold what transplants write under ``swap``.
+        """
+        if readout != "swap" or not self.transplant_controls:
+            return self
+        covariates = self.scores.swap_covariates
+        sets = matched_random_sets(self.features, covariates, n_sets=len(self.transplant_controls), seed=seed)
+        match = match_quality(self.features, sets, covariates)
+        return replace(self, transplant_controls=tuple(map(tuple, sets)), transplant_match=match)
 
 
 def choose(  # noqa: PLR0913 - every setting is recorded in the result

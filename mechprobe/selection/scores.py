@@ -37,6 +37,8 @@ class Scores:
             the configured read-out of base or of the tuned model.
         ig: Integrated gradients; None if they were not computed.
         relie: Indirect effect in the tuned model, weighted by RelIE; None if it was not computed.
+        swap_write: Mean norm that a transplant of each feature writes under the ``swap`` read-out, as J is under ``joint``; None
+            if a model of another width forbids that read-out, or in a selection of an earlier version.
     """
 
     tasks: tuple[str, ...]
@@ -51,6 +53,7 @@ class Scores:
     fires: Bool[ndarray, "task d_sae"]
     ig: Float[ndarray, "task d_sae"] | None = None
     relie: Float[ndarray, "task d_sae"] | None = None
+    swap_write: Float[ndarray, "task d_sae"] | None = None
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
@@ -64,8 +67,26 @@ class Scores:
 
     @property
     def transplant_covariates(self) -> Covariates:
-        """The quantities on which the random sets of transplants are matched; J is the mean over the selection tasks."""
-        return Covariates(self.density, self.decoder_norm, self.mean_act, self.joint.mean(axis=0, dtype=np.float64))
+        """The quantities on which the random sets of transplants are matched under the joint read-out."""
+        return self._writing(self.joint)
+
+    @property
+    def swap_covariates(self) -> Covariates:
+        """The same under ``swap``.
+
+        Raises:
+            SelectionError: The selection does not hold what a transplant writes there.
+        """
+        if self.swap_write is None:
+            raise SelectionError(
+                "The selection does not hold what transplants write under the swap read-out, on which their random sets are "
+                "matched; run `mechprobe select --force` first, or set intervene.transplant_readout=joint."
+            )
+        return self._writing(self.swap_write)
+
+    def _writing(self, norm: Float[ndarray, "task d_sae"]) -> Covariates:
+        """Covariates with the norm that a transplant writes, the mean over the selection tasks."""
+        return Covariates(self.density, self.decoder_norm, self.mean_act, norm.mean(axis=0, dtype=np.float64))
 
     @property
     def live(self) -> Bool[ndarray, " d_sae"]:

@@ -75,11 +75,12 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     named = check_named(config.rule, crosscoder.d_sae, table)
     gained = gained_samples(outcomes, config, held_out or {})
     kinds: tuple[Attribution, ...] = ("ig", "relie")
-    kinds = tuple(kind for kind in kinds if kind == config.ranking or kind in config.also)
+    kinds = tuple(kind for kind in kinds if kind == config.ranked_by or kind in config.also)
     sequences = gained_sequences(family, outcomes, gained.ids, config)
     answers = right_answers(family, outcomes, gained.ids, config) if kinds else {}
     identity = {
         **config.model_dump(mode="json", exclude=None if _sampled(outcomes) else {"base_at_most", "tuned_at_least"}),
+        "ranking": config.ranked_by,
         "site": str(place),
         "crosscoder": crosscoder.fingerprint,
         "tokenizer": family.tokenizer_fingerprint,
@@ -99,8 +100,8 @@ def select_features(  # noqa: PLR0913 - the promised entry point
                 kind: attribute(kind, crosscoder, family, answers, site=place, config=config) for kind in kinds
             }
             scores = replace(scores, **{kind: found.samples.values() for kind, found in attributed.items()})
-            if config.ranking in attributed:
-                samples = attributed[config.ranking].samples
+            if config.ranked_by in attributed:
+                samples = attributed[config.ranked_by].samples
             selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
             note = "; ".join(filter(None, (selection.note, gained.note)))
             selection = replace(selection, note=note, outcomes_from=outcomes.engine)
@@ -130,7 +131,7 @@ def _chosen(
         config.rule,
         site=site,
         crosscoder=crosscoder,
-        ranking=config.ranking,
+        ranking=config.ranked_by,
         n_controls=config.n_controls,
         threshold=config.threshold,
         seed=config.seed,
@@ -142,7 +143,7 @@ def _chosen(
         bootstrap = bootstrap_selection(
             samples, config.rule, features, live=live, threshold=config.threshold, n_draws=config.n_bootstrap, seed=seed
         )
-    values, thresholds = scores.values(config.ranking), config.stability_thresholds
+    values, thresholds = scores.values(config.ranked_by), config.stability_thresholds
     stability = Stability(
         thresholds=threshold_stability(values, scores.tasks, features, live=live, thresholds=thresholds),
         bootstrap=bootstrap.summary(features, seed=seed) if bootstrap else None,

@@ -60,7 +60,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_stage_left_a_manifest_and_the_report(run_folder: Path) -> None:
+def test_every_stage_left_a_manifest_and_the_report(first_run: tuple[Path, str], run_folder: Path) -> None:
     for stage in STAGES:
         manifest = json.loads((run_folder / stage / "manifest.json").read_text())
         assert manifest["environment"]["packages"]["torch"]
@@ -72,6 +72,10 @@ def test_every_stage_left_a_manifest_and_the_report(run_folder: Path) -> None:
     assert "force THINK" in page or "forced" in page
     report = json.loads((run_folder / "report" / "report.json").read_text())
     results = json.loads((run_folder / "interventions" / "results.json").read_text())
+    choice = results["readout_choice"]
+    assert choice["sentence"] in first_run[1]
+    assert choice["sentence"] in (run_folder / "report" / "report.md").read_text()
+    assert set(choice["shares"]) == {"joint", "swap"}
     assert results["verdict"] in json.dumps(report, ensure_ascii=False)
 
 
@@ -277,7 +281,11 @@ def test_a_selection_beside_the_run(
     out = tmp_path / "i"
     call = ["intervene", "--run", str(run_folder), "--selection", str(top3), "--out", str(out)]
     assert main([*call, "--dry-run", "--set", "intervene.features=top:5"]) == 0
-    assert capsys.readouterr().out.startswith("5 features")
+    planned = capsys.readouterr().out
+    assert planned.startswith("5 features")
+    assert "read-out of transplants: joint or swap, chosen on" in planned
+    assert main([*call, "--dry-run", "--set", "intervene.transplant_readout=joint"]) == 0
+    assert "read-out of transplants" not in capsys.readouterr().out
     few = ["intervene.n_per_task=1", "intervene.max_new_tokens=1", "intervene.collateral_texts=0"]
     edits = ["--edits-base", "clamp:1,1e15", "--edits-tuned", "", "--n-random", "0"]
     assert main([*call, *edits, "--verbose", "--set", *few]) == 0
@@ -382,19 +390,26 @@ def test_intervene_on_a_task_of_the_harness(
 ) -> None:
     out = tmp_path / "h"
     call = ["intervene", "--run", str(run_folder), "--task", str(harness_task), "--limit", "4", "--out", str(out)]
-    call += ["--edits-tuned", "ablate", "--edits-base", "clamp:3.0"]
+    call += ["--edits-tuned", "ablate", "--edits-base", "transplant"]
     assert main([*call, "--dry-run"]) == 0
-    assert "5 conditions × calc" in capsys.readouterr().out
+    planned = capsys.readouterr().out
+    assert "5 conditions × calc" in planned
+    assert "read-out of transplants: joint or swap, chosen on" in planned
     assert not out.exists()
     assert main(call) == 0
     printed = capsys.readouterr()
     assert "Running generate_until" not in printed.err  # the harness' own bars
     assert "documents: calc 4" in printed.out
     assert "calc exact_match (answer)" in printed.out
-    rows = json.loads((out / "results.json").read_text())["conditions"]
+    results = json.loads((out / "results.json").read_text())
+    rows, choice = results["conditions"], results["readout_choice"]
     assert [row["name"] for row in rows] == [
-        "base|clean", "sft|clean", "rl|clean", "base|clamp:3.0|top:10", "rl|ablate|top:10",
+        "base|clean", "sft|clean", "rl|clean", "base|transplant|top:10", "rl|ablate|top:10",
     ]  # fmt: skip
+    assert rows[3]["readout"].startswith(choice["chosen"])
+    assert choice["n_tokens"] > 0
+    assert choice["sentence"] in printed.out
+    assert choice["sentence"] in (out / "table.md").read_text()
     before = (out / "manifest.json").stat().st_mtime_ns
     assert main([*call, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conditions"] == rows

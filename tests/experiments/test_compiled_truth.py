@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.lab import compiled_truth
-from experiments.lab.compiled_truth import checks, features_in, spanned
+from experiments.lab.compiled_truth import checks, counting, share_in, spanned
 from mechprobe.files import read_json
 
 AXES = np.eye(6)
@@ -17,9 +17,10 @@ def test_a_feature_is_causal_by_the_share_of_its_difference_and_by_what_it_write
     causal = AXES[:2]
     differences = np.stack([AXES[0], AXES[0] + 0.9 * AXES[3], AXES[1] + 1.1 * AXES[3], AXES[3], AXES[1], 0 * AXES[0]])
     mean_act = np.array([1.0, 1.0, 1.0, 9.0, 0.19, 1.0])
-    assert features_in(differences, mean_act, causal).tolist() == [True, True, False, False, False, False]
+    assert (share_in(differences, causal) > 0.5).tolist() == [True, True, False, False, True, False]
+    assert counting(differences, mean_act, causal).tolist() == [True, True, False, False, False, False]
     mean_act[4] = 0.21
-    assert features_in(differences, mean_act, causal).tolist() == [True, True, False, False, True, False]
+    assert counting(differences, mean_act, causal).tolist() == [True, True, False, False, True, False]
 
 
 def test_the_span_is_the_mean_squared_cosine_of_the_principal_angles() -> None:
@@ -36,7 +37,7 @@ def record(**truth: Any) -> dict[str, Any]:
     none = {"verdict": "refuted", "effect": [0.0, 0.0, 0.0]}
     shares = {"resid_post.0": [0.0, 0.0], "resid_post.1": [1.0, 1.0]}
     return {
-        "truth": {"precision": 1.0, "recall": 1.0, **truth},
+        "truth": {"precision": 1.0, "recall": 1.0, "ops_found": 1.0, **truth},
         "site": {"chosen": "resid_post.1", "shares": shares},
         "sets": {"causal": {"base": side, "rl": side}, "decoys": {"base": none, "rl": none}},
     }
@@ -46,6 +47,7 @@ def test_every_bar_can_be_missed() -> None:
     assert all(checks(record()).values())
     assert not checks(record(recall=0.94))["recall"]
     assert not checks(record(precision=0.94))["precision"]
+    assert not checks(record(ops_found=0.75))["ops found"]
     other = record()
     other["site"]["chosen"] = "resid_post.2"
     other["sets"]["causal"]["rl"] = {"verdict": "refuted", "effect": [0.1, 0.0, 0.2]}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments.lab import seeds, turned
+from experiments.lab import dictionaries, seeds, turned
 from experiments.paper_a import intervene
 from mechprobe.errors import SelectionError
 from mechprobe.files import read_json
@@ -76,6 +76,36 @@ def test_changes_of_equal_norm_are_those_of_the_study(
     assert f"{folder.parent.name}, into base" in capsys.readouterr().out
     assert turned.main(["--finished", "--out", str(tmp_path)]) == 0
     assert turned.main(["--finished", "--out", str(tmp_path / "none")]) == 2
+
+
+def test_other_dictionaries_go_through_the_same_stages(
+    measured: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = measured[1], tmp_path / "found.json"
+    given = [str(folder), "--sizes", "2", "4", "--tokens", "6144", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert dictionaries.main(given) == 0
+    printed, record = capsys.readouterr().out, read_json(out)
+    assert "difference, into rl" in printed
+    assert record["delta_coefficient"] > 1  # the models differ less than their activations vary
+    for kind in dictionaries.KINDS:
+        own = record["dictionaries"][kind]
+        assert {host: sorted(rows["sizes"]) for host, rows in own["hosts"].items()} == {
+            "base": ["2", "4"],
+            "rl": ["2", "4"],
+        }
+        settings = read_manifest(tmp_path / "work" / kind / "crosscoder")["config"]
+        assert settings["crosscoder"]["model_names"] == ["base", "rl"]
+        assert settings["crosscoder"].get("reads") == ("difference" if kind == "difference" else None)
+        assert settings["training"].get("delta_coefficient") == (
+            record["delta_coefficient"] if kind == "delta" else None
+        )
+        assert settings["training"]["n_tokens"] == 6144
+    explained = {kind: found["fve_of_difference"] for kind, found in record["dictionaries"].items()}
+    assert explained["difference"] > explained["crosscoder"]
+    assert explained["delta"] > explained["crosscoder"]
+    assert dictionaries.main(["--finished", "--out", str(out)]) == 0
+    assert dictionaries.main(["--finished", "--out", str(tmp_path / "none.json")]) == 2
+    assert dictionaries.main([]) == 2
 
 
 def test_an_empty_selection_is_a_result(measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:

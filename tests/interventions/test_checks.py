@@ -43,7 +43,19 @@ def scores(crosscoder: Crosscoder) -> Scores:
     values = torch.rand(2, crosscoder.d_sae, generator=generator, dtype=torch.float64).numpy()
     ones = torch.ones(crosscoder.d_sae, dtype=torch.float64).numpy()
     zeros = torch.zeros(32, dtype=torch.float64).numpy()
-    return Scores(("sum", "pair"), (4, 4), values, values[:, ::-1].copy(), ones, ones, ones, zeros, zeros, values > 0)
+    return Scores(
+        ("sum", "pair"),
+        (4, 4),
+        values,
+        values[:, ::-1].copy(),
+        ones,
+        ones,
+        ones,
+        zeros,
+        zeros,
+        values > 0,
+        swap_write=values,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """What is damage, also where the base has nothing to lose; what p-values are adjusted over; and what could have been found."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mechprobe.cli.summary import verdict_sentences
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import plan
@@ -14,7 +16,7 @@ from mechprobe.interventions.result_rows import Collateral, Verdict
 from mechprobe.interventions.verdicts.results import Measurements, intervention_results
 from mechprobe.interventions.verdicts.rule import draws_needed, reachable, rule_text
 from mechprobe.records import Sample
-from mechprobe.report.tables.interventions import sentences
+from mechprobe.report.tables.interventions import ranking_sentences, sentences
 from mechprobe.selection.result import Selection, choose
 from mechprobe.selection.scores import Scores
 from mechprobe.statistics import Interval
@@ -39,17 +41,24 @@ def selection() -> Selection:
 
 
 def run(
-    selection: Selection, edited: dict[str, Any], *, rise: float | None = None, **settings: Any
+    selection: Selection,
+    edited: dict[str, Any],
+    *,
+    rise: float | None = None,
+    related: bool = False,
+    others: dict[str, Selection] | None = None,
+    **settings: Any,
 ) -> InterventionResults:
     """Results where the ceilings exchange the models and no other condition than ``edited`` has an effect.
 
     ``edited`` maps conditions to codes: of every task, or by task. ``rise`` is the rise of the cross-entropy of unrelated text
-    under the edits of rl; the whole residual changes it by 0.2 nats.
+    under the edits of rl; the whole residual changes it by 0.2 nats. ``related`` says that it is text of the tasks. ``others`` are
+    sets by other rankings.
     """
     given = {"edits_base": ("transplant",), "edits_tuned": ("ablate",), "sizes": (), "doses": (), "trained": ("seen",)}
     config = InterveneConfig(**{**given, **settings})
     codes = {}
-    for c in (conditions := plan(selection, {}, config)):
+    for c in (conditions := plan(selection, others or {}, config)):
         clean = CLEAN[c.model] if c.set_kind != "ceiling" else CLEAN["rl" if c.model == "base" else "base"]
         found = edited.get(c.name, clean)
         codes[c.name] = {
@@ -62,7 +71,11 @@ def run(
         for name, value in ((ABLATED, rise), ("rl|patch|whole residual", 0.2)):
             cells = {"kl": Interval(1.0, 0.9, 1.1, 9), "ce_change": Interval(value, value - 0.02, value + 0.02, 9)}
             collateral[name] = Collateral.model_validate(cells)
-    texts = CollateralSource(source="texts", n_texts=9, n_tokens=9, fingerprint="x") if collateral else None
+    texts = (
+        CollateralSource(source="texts", related=related, n_texts=9, n_tokens=9, fingerprint="x")
+        if collateral
+        else None
+    )
     measured = Measurements(RelativeChanges(bound=10.0, n_tokens=0, far=[]), {}, texts, collateral)
     return intervention_results(selection, conditions, codes, TASKS, config, measured)
 
@@ -129,6 +142,28 @@ def test_unrelated_text_that_breaks_is_damage(selection: Selection, rise: float,
     found = row(run(selection, {ABLATED: CLEAN["base"]}, rise=rise))
     assert found.verdict == verdict
     assert ("0.50 nats" in found.damage) == (verdict == "damage")
+
+
+def test_text_of_the_tasks_is_not_unrelated_text(selection: Selection) -> None:
+    """An edit that does what it should changes the predictions on prompts of its tasks, too."""
+    assert row(run(selection, {ABLATED: CLEAN["base"]}, rise=0.5, related=True)).verdict == "supported"
+
+
+def test_results_say_where_a_set_by_another_ranking_does_more(selection: Selection) -> None:
+    others = {f"top:3 by {name}": replace(selection, features=(5, 6), ranking=name) for name in ("joint", "score")}
+    edited = {"base|transplant|top:3": "R" * 12 + "W" * 88, "base|transplant|top:3 by joint": CLEAN["rl"]}
+    found = run(selection, edited, others=others)
+    joint, score = found.other_rankings
+    assert (joint.features, joint.n_features, joint.n_selected) == ("top:3 by joint", 2, 3)
+    assert joint.effect.value == pytest.approx(0.78)
+    assert joint.difference.value == pytest.approx(-0.68)
+    assert (
+        "does 68 [61, 74] points more than that of top:3 (3); `mechprobe intervene --ranking joint`" in joint.sentence
+    )
+    assert (score.effect.value, score.difference.value) == (pytest.approx(0.0), pytest.approx(0.1))
+    assert not score.sentence
+    assert joint.sentence in ranking_sentences(found.to_dict())
+    assert joint.sentence in verdict_sentences(found.to_dict())
 
 
 def test_a_small_share_of_the_ceiling_is_support_in_part(selection: Selection) -> None:

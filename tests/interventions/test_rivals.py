@@ -1,6 +1,7 @@
 """Rivals of a selected set: each by hand, and against a planted cause of rank one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from mechprobe.evals.tasks import Task, split_halves
-from mechprobe.interventions.conditions.plan import Condition
+from mechprobe.interventions.conditions.fitting import fit_difference, fitting_tasks
+from mechprobe.interventions.conditions.plan import Condition, plan
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
@@ -28,7 +30,15 @@ from mechprobe.types import Site
 from sae_training import Crosscoder
 from tests.builders import build_family
 from tests.interventions.test_checks import scores
-from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
+from tests.planted import (
+    SITE,
+    answered_by_rl,
+    cause_and_decoy,
+    cause_in_the_difference,
+    plant,
+    saying,
+    whole_at_the_limit,
+)
 
 D = 32
 
@@ -82,10 +92,57 @@ def test_a_cause_of_rank_one_is_no_better_than_one_direction(results: Interventi
     assert effects["every feature but the set"].effect.value == 0
 
 
+def test_a_dictionary_of_the_difference_goes_the_same_way(planted: Any, tmp_path: Path) -> None:
+    family, others, _, halves = planted
+    direction = others.own_decoder("rl")[0] / others.own_decoder("rl")[0].norm()
+    dictionary = cause_in_the_difference(direction, 16)
+    from mechprobe.selection.result import choose
+
+    chosen = choose(scores(dictionary), "ids:0", site=SITE, crosscoder=dictionary.fingerprint, n_controls=2)
+    config = InterveneConfig(
+        features="ids:0", n_random=2, n_shuffled=1, n_per_task=16, edits_base=("transplant",), edits_tuned=("transplant", "ablate"),
+        sizes=(), doses=(), compare=(), leave_one_out=False, rival_samples=4, rivals=("pca", "coordinates"),
+    )  # fmt: skip
+    pair, judging = family.subset("base", "rl"), [second for _, second in halves]
+    found = intervene(
+        pair, dictionary, chosen, judging, tmp_path / "i", config, selecting=[first for first, _ in halves]
+    )
+    for host, edit in (("base", "transplant"), ("rl", "transplant"), ("rl", "ablate")):
+        row = found.condition(f"{host}|{edit}|ids:0")
+        ceiling = found.condition(f"{host}|patch|whole residual").accuracy_delta["pooled"]
+        assert row.accuracy_delta["pooled"].value == pytest.approx(ceiling.value)
+        assert abs(ceiling.value) > 0.4
+    # rl is base plus the reconstructed difference
+    for host in ("base", "rl"):
+        whole = found.condition(f"{host}|replace|reconstruction").accuracy_delta["pooled"]
+        assert whole.value == pytest.approx(0.0)
+
+    x = {name: torch.randn(2, 5, D, generator=torch.Generator().manual_seed(k)) for k, name in enumerate(pair.names)}
+    runner = Runner(pair, dictionary, chosen, [], config)
+    main = next(c for c in plan(chosen, {}, config) if c.name == "base|transplant|ids:0")
+    acts = dictionary.encode(torch.stack([x["base"], x["rl"]], dim=2).flatten(0, 1))[:, :1]
+    added = (acts * 2.0 * direction).reshape(2, 5, D)
+    torch.testing.assert_close(runner.rewrite(main)(x), x["base"] + added, rtol=1e-4, atol=1e-4)
+    turned = replace(main, model="rl", donor="base")
+    torch.testing.assert_close(runner.rewrite(turned)(x), x["rl"] - added, rtol=1e-4, atol=1e-4)
+    control = replace(main, how="shuffled", write_ids=(3,))
+    changed = runner.rewrite(control)(x) - x["base"]
+    torch.testing.assert_close(changed.norm(dim=-1), added.norm(dim=-1), rtol=1e-3, atol=1e-4)
+
+
+def test_coordinates_are_ranked_by_what_the_models_differ_in(planted: Any) -> None:
+    family, crosscoder, selection, halves = planted
+    runner = Runner(family, crosscoder, selection, [halves[0][1]], InterveneConfig(rival_samples=4))
+    fit = fit_difference(runner, fitting_tasks(runner, [halves[0][0]]))
+    planted_vector = crosscoder.own_decoder("rl")[0]
+    assert fit.coordinates[:8].tolist() == planted_vector.abs().argsort(descending=True)[:8].tolist()
+
+
 def test_curves_have_areas(results: InterventionResults) -> None:
     areas = {curve.kind: curve.area for curve in results.curves if curve.model == "base"}
     assert areas["features of the ranking"] == pytest.approx(1.0)
     assert areas["random features"] == pytest.approx(0.0)
+    assert set(areas) == {"features of the ranking", "principal components", "residual coordinates", "random features"}
     assert area_under([CurvePoint(1, 0.0), CurvePoint(2, 1.0), CurvePoint(4, 1.0)], 4) == pytest.approx(0.75)
     assert area_under([CurvePoint(2, 1.0), CurvePoint(4, 1.0)], 4) is None
 
@@ -191,11 +248,14 @@ def test_rivals_by_hand() -> None:
     fit = RivalFit(
         means={place: torch.arange(4.0) for place in ("every token", "last prompt token", "response tokens")},
         components=torch.eye(4),
+        coordinates=torch.tensor([2, 0, 1, 3]),
         centers={1: torch.tensor([[3.0, 0, 0, 0]])},
     )
     rivals = {
         rival.name: rival
-        for rival in rivals_of(("mean", "pca", "whole", "switched", "complement"), n_features=3, d_model=4)
+        for rival in rivals_of(
+            ("mean", "pca", "coordinates", "whole", "switched", "complement"), n_features=3, d_model=4
+        )
     }
     base, rl = torch.zeros(1, 2, 4), torch.tensor([[[3.0, 1.0, 2.0, 0.0], [0.5, 0.1, 0.0, 0.0]]])
     x = {"base": base, "rl": rl}
@@ -205,6 +265,13 @@ def test_rivals_by_hand() -> None:
     )
     assert torch.equal(built(rivals["PCA of the difference, rank 2"], fit)(x)[0, 0], torch.tensor([3.0, 1.0, 0.0, 0.0]))
     assert "PCA of the difference, rank 4" in rivals  # ranks beyond the width are the width
+    assert [name for name in rivals if "coordinates" in name] == [
+        f"residual coordinates, rank {rank}" for rank in (1, 2, 3, 4)
+    ]
+    two = built(rivals["residual coordinates, rank 2"], fit)(x)
+    assert torch.equal(two, torch.tensor([[[3.0, 0.0, 2.0, 0.0], [0.5, 0.0, 0.0, 0.0]]]))
+    assert torch.equal(built(rivals["residual coordinates, rank 2"], fit, "rl")(x), rl - two)
+    assert not base.any()  # the host's own residual is not written
     scaled = built(rivals["whole difference at the norm of the set"], fit)(x)
     assert torch.allclose(scaled.norm(dim=-1), torch.full((1, 2), 2.0))
     assert torch.allclose(torch.nn.functional.cosine_similarity(scaled, rl, dim=-1), torch.ones(1, 2))

@@ -26,6 +26,13 @@ def random_crosscoder(variant: str, widths: tuple[int, ...] = (5, 7, 4), d_sae: 
     return crosscoder
 
 
+def between(error: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens and over pairs of models of the squared difference of their errors."""
+    parts = [part * unit for part, unit in zip(error.chunk(len(units), dim=1), units.flatten(), strict=True)]
+    pairs = [(one - other).square().sum(dim=1).mean() for n, one in enumerate(parts) for other in parts[:n]]
+    return torch.stack(pairs).mean()
+
+
 def dense_loss(crosscoder: Crosscoder, x: torch.Tensor, l1: float, aux: float, aux_k: int, dead: torch.Tensor | None):
     """The loss of step.py's docstring, implemented without shared code, for autograd."""
     config = crosscoder.config
@@ -80,6 +87,24 @@ def test_loss_and_gradients_equal_autograd(variant: str, with_dead: bool, sparse
 
     torch.testing.assert_close(output.loss, expected.detach(), rtol=1e-12, atol=1e-12)
     assert torch.equal(output.active.column_count(), (kept > 0).sum(dim=0))
+    for name, gradient in zip(PARAMETERS, gradients, strict=True):
+        torch.testing.assert_close(getattr(crosscoder, name).grad, gradient, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("variant", ["batchtopk", "matryoshka"])
+def test_the_delta_loss_equals_autograd(variant: str, sparse: bool) -> None:
+    crosscoder = random_crosscoder(variant, widths=(5, 5, 5))
+    config, x = crosscoder.config, torch.randn(32, 15, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    units = torch.tensor([[0.8], [1.0], [1.2]], dtype=torch.float64)
+    plain, kept = dense_loss(crosscoder, x, 0.0, 0.0, 3, None)
+    errors = [kept[:, :end] @ crosscoder.decoder[:end] + crosscoder.b_dec_flat - x for end in config.prefix_ends]
+    expected = plain + 0.7 * torch.stack([between(error, units) for error in errors]).mean()
+    gradients = torch.autograd.grad(expected, [getattr(crosscoder, name) for name in PARAMETERS])
+    parameters = Parameters(*(getattr(crosscoder, name) for name in PARAMETERS), config.widths, config.prefix_ends)
+    weights = StepWeights(l1=0.0, aux=0.0, aux_k=3, delta=0.7, units=units)
+    output = loss_and_gradients(parameters, x, Selector(crosscoder.variant, config.k), weights, sparse=sparse)
+    torch.testing.assert_close(output.loss, expected.detach(), rtol=1e-12, atol=1e-12)
     for name, gradient in zip(PARAMETERS, gradients, strict=True):
         torch.testing.assert_close(getattr(crosscoder, name).grad, gradient, rtol=1e-11, atol=1e-12)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
+from mechprobe.selection.rankings import gradients
 from mechprobe.selection.rankings.attribution import weighted_effect
 from mechprobe.selection.rankings.gradients import SampleBatch
 from mechprobe.selection.rankings.ig import IntegratedGradients, integrated_gradients
@@ -20,6 +21,19 @@ MODELS = {f"m{index}": TinyModel(index) for index in range(3)}
 def attributed(crosscoder: Crosscoder, mode: ReadoutMode = "swap", **options: object) -> IntegratedGradients:
     given: dict[str, object] = {"base": "m0", "tuned": "m2", "readout": Readout(mode), "steps": 5, "batch_size": 2}
     return integrated_gradients(crosscoder, MODELS, SITE, samples(), **(given | options))  # type: ignore[arg-type]
+
+
+def test_long_samples_are_read_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass with gradients keeps what later blocks compute, so its tokens are limited; the values stay the same."""
+    crosscoder, seen = tiny_crosscoder(3), []
+    whole = attributed(crosscoder, batch_size=99)
+    longest = max(len(sample.ids) for sample in samples())
+    monkeypatch.setattr(gradients, "GRADIENT_TOKENS", 2 * longest + 1)
+    padded = gradients.pad_samples
+    monkeypatch.setattr(gradients, "pad_samples", lambda part, *a, **k: seen.append(len(part)) or padded(part, *a, **k))
+    assert np.allclose(attributed(crosscoder, batch_size=99).effect, whole.effect, atol=1e-6)
+    assert max(seen) == 2
+    assert sum(seen) == len(samples())
 
 
 def residuals(ids: tuple[int, ...]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from tests.builders import build_family
 from tests.planted import SITE, answered_by_rl, cause_and_decoy, plant, saying, whole_at_the_limit
 
 FORMS = {"sum": "{}+{}=", "pair": "x{}y{}", "list": "[{},{}]"}
-CONFIG = SelectConfig(rule="top:4", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
+CONFIG = SelectConfig(rule="top:4", ranking="joint", n_controls=5, n_bootstrap=100, steps=6, also=("ig", "relie"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,8 +134,10 @@ def test_sample_values_average_to_the_scores(
         np.testing.assert_allclose(samples.values(), scores.values(ranking), rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(scores.values(ranking), selection.scores.values(ranking))
         np.testing.assert_array_equal(scores.fires, selection.scores.fires)
+    assert scores.swap_write is not None
+    decoders = {name: crosscoder.own_decoder(name).double() for name in ("base", "rl")}
     for row, samples in enumerate(sequences.values()):
-        fires = np.zeros(48, dtype=bool)
+        fires, written = np.zeros(48, dtype=bool), []
         for sample in samples:  # one by one, without padding
             ids = torch.tensor([sample.ids])
             x = {
@@ -145,7 +147,14 @@ def test_sample_values_average_to_the_scores(
             for readout, name in ((Readout("joint"), "rl"), (Readout("swap"), "base"), (Readout("swap"), "rl")):
                 acts = readout.feature_acts(crosscoder, x, name)[0][torch.tensor(sample.kept)]
                 fires |= (acts > 0).any(0).numpy()
-            np.testing.assert_array_equal(scores.fires[row], fires)
+            acts = {
+                name: Readout("swap").feature_acts(crosscoder, x, name)[0].double()[torch.tensor(sample.kept)]
+                for name in decoders
+            }
+            change = acts["rl"][..., None] * decoders["rl"] - acts["base"][..., None] * decoders["base"]
+            written.append(change.norm(dim=-1).mean(0).numpy())
+        np.testing.assert_array_equal(scores.fires[row], fires)
+        np.testing.assert_allclose(scores.swap_write[row], np.mean(written, axis=0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +292,13 @@ def test_of_several_draws_the_first_right_one_is_read(
     assert read == gained_sequences(family, outcomes, gained.ids, config)
     with pytest.raises(SelectionError, match=r"sum: 0 gained; base has \d+ and rl \d+(\.\d+)? of"):
         gained_samples(of_two_draws(outcomes), CONFIG, {})
+
+
+def test_integrated_gradients_rank_by_default_and_named_features_need_none() -> None:
+    assert SelectConfig().ranked_by == SelectConfig(rule="agnostic").ranked_by == "ig"
+    assert SelectConfig(rule="ids:1,2").ranked_by == SelectConfig(rule="rule:density>0").ranked_by == "joint"
+    assert SelectConfig(rule="ids:1", ranking="ig").ranked_by == "ig"
+    assert SelectConfig(ranking="score").ranked_by == "score"
 
 
 def test_shares_that_need_no_gain_are_refused() -> None:

@@ -119,6 +119,7 @@ def plan_baselines(
     given = {name: Path(path) for name, path in config.saes.items()}
     settings = read_manifest(crosscoder)["config"]
     dictionary = Crosscoder.load(crosscoder, device)
+    dictionary.config.require_activations("mechprobe baselines")
     store = ActivationStore.open(cache, models=dictionary.model_names)
     site = store.resolve_site((quality or QualityConfig()).with_site(crosscoder, store).site)
     names = dictionary.model_names

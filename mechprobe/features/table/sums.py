@@ -97,7 +97,8 @@ class FeatureSums:
         targets = torch.empty(len(x), 2, *decoder.shape[1:], dtype=decoder.dtype, device=x.device)
         error, reconstruction = targets[:, 0], targets[:, 1]
         reconstruction.copy_(torch.sparse.mm(acts, decoder.flatten(1)).unflatten(1, decoder.shape[1:]))
-        torch.div(x.to(decoder.dtype), encoder.scale.unsqueeze(1), out=error)
+        target = encoder.crosscoder.unflatten(encoder.crosscoder.target(x))
+        torch.div(target.to(decoder.dtype), encoder.scale.unsqueeze(1), out=error)
         error -= reconstruction
         error -= encoder.crosscoder.b_dec.detach().to(decoder.dtype)
         pulled = torch.sparse.mm(acts.t(), targets.flatten(1)).unflatten(1, targets.shape[1:])

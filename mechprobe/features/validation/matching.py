@@ -2,12 +2,17 @@
 
 The order of features is arbitrary, so features of dictionaries trained apart are paired such that the sum of the cosines of
 their decoders is largest (Hungarian method; Kuhn 1955, scipy's ``linear_sum_assignment``). A feature counts as *found again*
-when the cosine of its pair reaches a threshold. The share that seeds of the same models find again is the ceiling of every
-other comparison.
+when the cosine of its pair reaches a threshold (Paulo and Belrose 2025, arXiv 2501.16615). The share that seeds of the same
+models find again is the ceiling of every other comparison.
+
+That method holds the cosines of all pairs, 8.6 GB for two dictionaries of 32,768 features. Above `DENSE_PAIRS` pairs only those
+that reach the threshold are candidates, at most `CANDIDATES` of each feature, and the matching of the largest sum is found among
+them (scipy's ``min_weight_full_bipartite_matching``). Pairs below the threshold, which find nothing again, are then not made.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +31,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+DENSE_PAIRS = 1 << 26
+"""Pairs up to which the cosines of all are held at once (0.5 GB)."""
+CANDIDATES = 64
+"""Candidates of each feature beyond that: those of the largest cosines."""
+_BLOCK = 1024
+_ROUNDING = 1e-5
+"""Candidates are found in float32; `Matching.found` compares cosines in float64."""
+Pairs = tuple[ndarray, ndarray, ndarray]
+"""Rows and columns that are paired, and the cosines of the pairs."""
+
+
 @dataclass(frozen=True)
 class Matching:
     """One-to-one pairs between the features of two dictionaries.
@@ -34,11 +50,15 @@ class Matching:
         partner: For each feature of the first, its partner in the second; -1 for none.
         cosine: Cosine of the pair; NaN without a partner.
         min_cosine: Smallest cosine at which a feature counts as found again.
+        alive: Features of the first that could be paired.
+        all_pairs: Whether pairs below ``min_cosine`` were made, too.
     """
 
     partner: Int[ndarray, " first"]
     cosine: Float[ndarray, " first"]
     min_cosine: float
+    alive: Bool[ndarray, " first"]
+    all_pairs: bool = True
 
     @property
     def found(self) -> Bool[ndarray, " first"]:
@@ -46,8 +66,8 @@ class Matching:
         return (self.partner >= 0) & (np.nan_to_num(self.cosine, nan=-1.0) >= self.min_cosine)
 
     def found_share(self, features: Sequence[int] | None = None) -> float:
-        """Share of ``features`` that are found again (None: of all that have a partner); NaN for no features."""
-        chosen = np.flatnonzero(self.partner >= 0) if features is None else np.asarray(features, dtype=int)
+        """Share of ``features`` that are found again (None: of all that could be paired); NaN for no features."""
+        chosen = np.flatnonzero(self.alive) if features is None else np.asarray(features, dtype=int)
         return float(self.found[chosen].mean()) if len(chosen) else float("nan")
 
     def translate(self, features: Sequence[int]) -> list[int | None]:
@@ -78,27 +98,64 @@ def match_features(
         >>> match_features(np.eye(3), np.eye(3)[[2, 0, 1]]).partner
         array([1, 2, 0])
     """
-    from scipy.optimize import linear_sum_assignment
-
     if first.shape[1] != second.shape[1]:
         raise ConfigError(
             f"The decoders have widths {first.shape[1]} and {second.shape[1]}; only dictionaries of the same models match."
         )
-    rows, columns = (
-        np.flatnonzero((np.linalg.norm(decoder, axis=1) > 0) & (True if alive is None else alive[side]))
+    live = [
+        (np.linalg.norm(decoder, axis=1) > 0) & (True if alive is None else alive[side])
         for side, decoder in enumerate((first, second))
-    )
+    ]
+    rows, columns = map(np.flatnonzero, live)
+    all_pairs = len(rows) * len(columns) <= DENSE_PAIRS
+    pair = _pair_all if all_pairs else partial(_pair_candidates, min_cosine=min_cosine)
+    chosen_rows, chosen_columns, found = pair(first[rows], second[columns])
     partner, cosine = np.full(len(first), -1), np.full(len(first), np.nan)
-    similarity = unit(first[rows]) @ unit(second[columns]).T
-    chosen_rows, chosen_columns = linear_sum_assignment(similarity, maximize=True)
     partner[rows[chosen_rows]] = columns[chosen_columns]
-    cosine[rows[chosen_rows]] = np.clip(similarity[chosen_rows, chosen_columns], -1.0, 1.0)
-    return Matching(partner, cosine, min_cosine)
+    cosine[rows[chosen_rows]] = np.clip(found, -1.0, 1.0)
+    return Matching(partner, cosine, min_cosine, live[0], all_pairs)
+
+
+def _pair_all(first: Float[ndarray, "row width"], second: Float[ndarray, "column width"]) -> Pairs:
+    """The pairs of the largest sum of cosines; every row or every column has one."""
+    from scipy.optimize import linear_sum_assignment
+
+    similarity = unit(first) @ unit(second).T
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    return rows, columns, similarity[rows, columns]
+
+
+def _pair_candidates(
+    first: Float[ndarray, "row width"], second: Float[ndarray, "column width"], *, min_cosine: float
+) -> Pairs:
+    """The pairs of the largest sum of cosines among those that reach ``min_cosine``; a row may have none.
+
+    The cosines of `_BLOCK` rows are held at a time. Every row has a column of its own beside the real ones, which stands for
+    having no partner, so that a full matching exists; 1 is added to all weights, because scipy takes 0 for a missing pair.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    n, width = len(first), len(second)
+    other = unit(second).astype(np.float32)
+    found: list[tuple[ndarray, ndarray, ndarray]] = [(np.arange(n), width + np.arange(n), np.ones(n))]
+    for start in range(0, n, _BLOCK):
+        cosine = unit(first[start : start + _BLOCK]).astype(np.float32) @ other.T
+        if width > CANDIDATES:
+            least = np.partition(cosine, width - CANDIDATES, axis=1)[:, width - CANDIDATES, None]
+            cosine[cosine < least] = -1.0
+        row, column = np.nonzero(cosine >= min_cosine - _ROUNDING)
+        found.append((row + start, column, 1.0 + cosine[row, column].astype(np.float64)))
+    row, column, weight = map(np.concatenate, zip(*found, strict=True))
+    graph = coo_array((weight, (row, column)), shape=(n, width + n)).tocsr()
+    rows, columns = min_weight_full_bipartite_matching(graph, maximize=True)
+    rows, columns = rows[columns < width], columns[columns < width]
+    return rows, columns, (unit(first[rows]) * unit(second[columns])).sum(axis=1)
 
 
 def match_dictionaries(first: TabledDictionary, second: TabledDictionary, min_cosine: float) -> Matching:
     """Match the live features of two dictionaries of the same models; decoders in scaled units, models side by side."""
-    decoders = [crosscoder.decoder.detach().double().cpu().numpy() for crosscoder, _ in (first, second)]
+    decoders = [crosscoder.decoder.detach().float().cpu().numpy() for crosscoder, _ in (first, second)]
     alive = (~first[1].dead, ~second[1].dead)
     return match_features(decoders[0], decoders[1], min_cosine=min_cosine, alive=alive)
 
@@ -161,11 +218,11 @@ def summarize(
     for name in dict.fromkeys(name for size in sizes for name in size if name != DEAD):
         counts = [size.get(name, 0) for size in sizes]
         classes[name] = _class_stability(frame, classes_of == name, n, counts, bootstrap_seed)
-    whole = classes[ALL]
+    whole, of = classes[ALL], "" if matchings[0].all_pairs else " of those found"
     share = whole.found_share
     sentence = (
         f"Other seeds: of {whole.n:,} live features {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] are found again at "
-        f"cosine ≥ {min_cosine:g} (mean over {n} further {'seed' if n == 1 else 'seeds'}; mean cosine "
+        f"cosine ≥ {min_cosine:g} (mean over {n} further {'seed' if n == 1 else 'seeds'}; mean cosine{of} "
         f"{whole.mean_cosine.value:.2f})."
     )
     return Stability(sentence=sentence, classes=classes, seeds=list(seeds), min_cosine=min_cosine)

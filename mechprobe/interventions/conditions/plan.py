@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 How = Literal["clean", "edit", "patch", "vector", "rescaled", "shuffled", "shifted", "prefix", "rival"]
-_TURNED = ("rescaled", "shuffled", "shifted")
+TURNED = ("rescaled", "shuffled", "shifted")
 """Controls that read features as the edit does, and whose change has the norm of the selected set's on every token."""
 N_RANDOM_HEADS = 3
 """Random sets whose first features are transplanted beside the first of the ranking."""
@@ -73,7 +73,7 @@ def readout_of(condition: Condition, config: InterveneConfig) -> Readout:
 def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapping[str, ChangeSize]) -> ConditionRow:
     """What results say of a condition before any outcome; ``change_of`` maps conditions to the sizes of their changes."""
     change = change_of.get(condition.name)
-    reads = condition.how in ("edit", *_TURNED) and Edit.parse(condition.edit).kind not in ("project", "steer")
+    reads = condition.how in ("edit", *TURNED) and Edit.parse(condition.edit).kind not in ("project", "steer")
     return ConditionRow(
         name=condition.name,
         model=condition.model,
@@ -91,7 +91,7 @@ def condition_row(condition: Condition, config: InterveneConfig, change_of: Mapp
 
 def other_readout(config: InterveneConfig) -> ReadoutMode:
     """The second read-out of the transplants, beside that of the verdict."""
-    return "swap" if config.transplant_readout == "joint" else "joint"
+    return "swap" if config.readout_of_transplants == "joint" else "joint"
 
 
 def under_readout(features: str, mode: ReadoutMode) -> str:
@@ -160,7 +160,7 @@ def plan(
     conditions += [_condition(base, dose, rule, "dose", ids=selection.features) for dose in doses]
     if config.force_prefix:
         conditions.append(_condition(base, "prefix", config.force_prefix, "baseline", "prefix"))
-    mode = config.transplant_readout
+    mode = config.readout_of_transplants
     if mode == "joint":
         return conditions
     return [replace(c, readout=c.readout or mode) if c.edit == "transplant" else c for c in conditions]

@@ -1,14 +1,11 @@
 """Runs conditions on loaded models, one after another or in several processes."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context, parent_process
 from operator import itemgetter
-from threading import Thread
 from typing import Any
 
 import torch
@@ -19,19 +16,19 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
-from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, Condition, readout_of
+from mechprobe.interventions.conditions.plan import LAST_PROMPT_TOKEN, TURNED, Condition, readout_of
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit, EditKind
 from mechprobe.interventions.edits.edit_functions import Rewrite, build_rewrite, read_models
-from mechprobe.interventions.hooks.attach import SiteEdit, edited_at
-from mechprobe.interventions.hooks.positions import PositionRule, Positions
-from mechprobe.interventions.hooks.rewriting import rewriting
+from mechprobe.interventions.hooks.attach import SiteEdit, edited_at, site_rewrite
+from mechprobe.interventions.hooks.positions import PositionMask, PositionRule, Positions, as_rule
+from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.interventions.rivals.rival import Rival, RivalFit, RivalInput, at_norm_of
 from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from mechprobe.selection.result import Selection
-from mechprobe.types import Site
+from mechprobe.types import ReadoutMode, Site
 from sae_training import Crosscoder
 
 _DIRECTION_EDITS: dict[EditKind, Edit] = {
@@ -64,10 +61,22 @@ class Runner:
         self.site = Site.parse(selection.site)
         self.rivals = {rival.name: rival for rival in rivals}
         self.fit: RivalFit | None = None
+        self._last_own: tuple[object, Rewrite] | None = None
+
+    def under(self, readout: ReadoutMode) -> "Runner":
+        """The same runner with another read-out of transplants, and with random sets that match it."""
+        changed = copy(self)
+        changed.config = self.config.replace(transplant_readout=readout)
+        changed.selection = self.selection.under(readout, seed=self.config.seed)
+        return changed
 
     def check(self, conditions: Sequence[Condition]) -> None:
-        """Build every edit once, so that `build_rewrite` raises its errors before a model is loaded."""
-        edits = [c for c in conditions if c.how in ("edit", "rescaled", "shuffled", "shifted")]
+        """Build every edit, so that `build_rewrite` raises its errors before a model is loaded.
+
+        Of the controls that turn the set's change, the first of each kind is built: their features are drawn among those that have
+        a direction.
+        """
+        edits = [c for c in conditions if c.how == "edit" or (c.how in TURNED and not c.draw)]
         with progress(len(edits), "checking edits", unit="edits") as advance:
             for condition in edits:
                 self.rewrite(condition)
@@ -85,16 +94,35 @@ class Runner:
             return self._rival(condition)
         readout, host, edit = readout_of(condition, self.config), condition.model, Edit.parse(condition.edit)
         build = partial(build_rewrite, self.crosscoder, host=host, readout=readout)
-        own = build(condition.norm_ids or condition.ids, edit, donor=condition.donor)
+        own = (
+            self._own(condition, readout)
+            if condition.how in TURNED
+            else build(condition.ids, edit, donor=condition.donor)
+        )
         if condition.how == "rescaled":
             return at_norm_of(own, build(condition.ids, edit, donor=condition.donor), host)
-        if condition.how == "shifted":
+        # in a dictionary of a difference, what a feature writes is its shift, and one of the models has no decoders
+        of_difference = self.crosscoder.config.reads == "difference" and edit.kind == "transplant"
+        if condition.how == "shifted" or (condition.how == "shuffled" and of_difference):
             turned = build(condition.ids, edit, donor=condition.donor, write_ids=condition.write_ids)
             return at_norm_of(own, turned, host)
         if condition.how == "shuffled":
             directions = _DIRECTION_EDITS.get(edit.kind, edit)
             return at_norm_of(own, build(condition.ids, directions, donor=None, write_ids=condition.write_ids), host)
         return own
+
+    def _own(self, condition: Condition, readout: Readout) -> Rewrite:
+        """The change of the set whose norm a control has; that of the last control serves the next."""
+        ids = condition.norm_ids or condition.ids
+        key = (condition.model, condition.edit, condition.donor, ids, readout)
+        if self._last_own is None or self._last_own[0] != key:
+            host, edit = condition.model, Edit.parse(condition.edit)
+            made = build_rewrite(self.crosscoder, ids, edit, host=host, donor=condition.donor, readout=readout)
+            self._last_own = key, made
+        return self._last_own[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last_own": None}  # functions do not go to other processes
 
     def _rival(self, condition: Condition) -> Rewrite:
         """The change of a rival; `mechprobe.interventions.conditions.fitting` must have fitted it."""
@@ -104,7 +132,7 @@ class Runner:
                 f"The rival '{rival.name}' was not fitted; pass the selection halves of the tasks to intervene."
             )
         every, chosen = range(self.crosscoder.d_sae), set(self.selection.features)
-        transplant, readout = Edit("transplant"), Readout(self.config.transplant_readout, self.config.near)
+        transplant, readout = Edit("transplant"), Readout(self.config.readout_of_transplants, self.config.near)
         build = partial(build_rewrite, self.crosscoder, edit=transplant, host=host, donor=donor, readout=readout)
         return rival.build(
             RivalInput(
@@ -121,7 +149,7 @@ class Runner:
     def reads(self, condition: Condition) -> list[str]:
         """The models other than the host whose residuals the edit reads."""
         if condition.how == "rival":
-            readout = Readout(self.config.transplant_readout, self.config.near)
+            readout = Readout(self.config.readout_of_transplants, self.config.near)
             own = read_models(
                 self.crosscoder, Edit("transplant"), host=condition.model, donor=condition.donor, readout=readout
             )
@@ -139,16 +167,23 @@ class Runner:
         models = self.family.fingerprints
         return {"name": name, "config": config, "inputs": inputs, "models": models, "remake": "refused"}
 
+    def tasks_of(self, condition: Condition) -> list[Task]:
+        """The tasks that a condition runs on."""
+        return [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
+
     @torch.no_grad()
-    def run(self, condition: Condition) -> dict[str, str]:
-        """Run one condition on its tasks.
+    def run(self, condition: Condition, tasks: Sequence[Task] | None = None) -> dict[str, str]:
+        """Run one condition, token by token.
+
+        Args:
+            condition: The condition.
+            tasks: Tasks; None takes those of the condition.
 
         Returns:
             Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
             they have the same seeds under every condition.
         """
-        model = self.family[condition.model]
-        tasks = [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
+        model, tasks = self.family[condition.model], self.tasks_of(condition) if tasks is None else tasks
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
         with self.in_force(condition):
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
@@ -181,87 +216,37 @@ class Runner:
                 yield
 
     def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
-        host = self.family[condition.model]
-        siblings: list[str] = []
+        host, change = self.family[condition.model], self.change(condition, where)
+        siblings = {name: self.family[name].hf for name in change.reads}
+        return rewriting_sites(host.hf, [change], host_name=host.name, siblings=siblings)
+
+    def change(self, condition: Condition, positions: Positions | None = None) -> SiteRewrite:
+        """What a condition does to its host's residual at the site; arguments as for `in_force`."""
+        host, where = self.family[condition.model], self.positions if positions is None else positions
+        special = list(host.tokenizer.all_special_ids)
+        if condition.how == "edit":
+            readout = readout_of(condition, self.config)
+            one = SiteEdit(self.crosscoder, condition.ids, condition.edit, self.site, condition.donor, readout, where)
+            return site_rewrite(one, host.name, self.family, special)
+        reads: list[str] = []
         leaves: TokenRule | None = self.leaves or None
         if condition.how == "patch" and condition.donor is not None:
-            siblings, where, leaves = [condition.donor], "all", None
+            reads, where, leaves = [condition.donor], "all", None
             rewrite: Rewrite = itemgetter(condition.donor)
-        elif condition.how == "rival":
-            siblings, rewrite = self.reads(condition), self.rewrite(condition)
-            where = self.rivals[condition.features].positions or where
         elif condition.how == "vector":
-            where = "prompt" if condition.features == LAST_PROMPT_TOKEN else where
+            where = "last_prompt_token" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            siblings, rewrite = self.reads(condition), self.rewrite(condition)
-        return rewriting(
-            host.hf,
-            self.site,
-            rewrite,
-            host_name=host.name,
-            siblings={name: self.family[name].hf for name in siblings},
-            positions=where,
-            special_ids=list(host.tokenizer.all_special_ids),
-            what=f"The condition '{condition.name}'",
-            leaves=leaves,
-        )
+            reads, rewrite = self.reads(condition), self.rewrite(condition)
+            where = (self.rivals[condition.features].positions if condition.how == "rival" else "") or where
+        what = f"The condition '{condition.name}'"
+        return SiteRewrite(self.site, rewrite, tuple(reads), PositionMask(as_rule(where), special), what, leaves)
 
     def _vector(self, condition: Condition) -> Rewrite:
-        """Add the mean residual difference to every position, or to the last prompt token (padding is on the left)."""
+        """Add the mean residual difference; that at the last prompt token is added there only."""
         scores, host = self.selection.scores, self.family[condition.model]
         last = condition.features == LAST_PROMPT_TOKEN
         sign = 1.0 if host.name == self.config.base else -1.0
         difference = scores.last_difference if last else scores.mean_difference
         vector = torch.as_tensor(sign * difference, device=host.device)
-
-        def rewrite(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            resid = x[host.name].clone()
-            resid[:, -1 if last else slice(None)] += vector.to(resid.dtype)
-            return resid
-
-        return rewrite
-
-
-_worker: dict[str, Runner] = {}
-
-
-def run_conditions(
-    runner: Runner, conditions: Sequence[Condition], *, workers: int = 1
-) -> Iterator[tuple[Condition, dict[str, str]]]:
-    """Yield each condition with its outcome codes when it finishes: in order with one worker, in any order with several.
-
-    Several ``workers`` are processes, each with its share of the threads.
-    """
-    if workers == 1 or len(conditions) < 2:
-        for condition in conditions:
-            yield condition, runner.run(condition)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, len(conditions)), get_context("spawn"), initializer=_start, initargs=(runner, threads)
-    )
-    try:
-        waiting = {pool.submit(_work, condition): condition for condition in conditions}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start(runner: Runner, threads: int) -> None:
-    Thread(target=_exit_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker["runner"] = runner
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent dies, because a killed parent cannot stop its workers."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(condition: Condition) -> dict[str, str]:
-    return _worker["runner"].run(condition)
+        return lambda x: x[host.name] + vector.to(x[host.name].dtype)

@@ -69,7 +69,7 @@ def read_models(crosscoder: Crosscoder, edit: Edit, *, host: str, donor: str | N
     if edit.kind in ("project", "steer"):
         return []
     models = {host, donor or host} if edit.kind == "transplant" else {host}
-    read = {source for model in models for source in readout.slots(crosscoder, model)}
+    read = {source for model in models for source in readout.slots(crosscoder, model)}  # of a difference, both
     return [name for name in crosscoder.model_names if name in read and name != host]
 
 
@@ -142,7 +142,14 @@ def _replacement(crosscoder: Crosscoder, ids: Tensor, host: str, readout: Readou
     read = FoldedEncoder(crosscoder, readout, host)
     directions, bias = crosscoder.own_decoder(host), crosscoder.own_bias(host)
     directions[ids] = 0.0
-    return lambda x: torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
+
+    def reconstructed(x: Mapping[str, Tensor]) -> Tensor:
+        return torch.addmm(bias, read(x), directions).reshape(x[host].shape).to(x[host])
+
+    if crosscoder.config.reads == "activations":
+        return reconstructed
+    first = crosscoder.model_names[0]  # the second model is the first plus the reconstructed difference
+    return lambda x: x[first].to(x[host]) + reconstructed(x)
 
 
 def _projection(directions: Tensor, host: str) -> Rewrite:

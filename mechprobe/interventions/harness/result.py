@@ -123,5 +123,6 @@ def markdown_table(results: HarnessResults) -> str:
     for label, cells in rows.items():
         lines.append("| " + " | ".join([markdown_cell(label), *(cells.get(c, "-") for c in columns)]) + " |")
     truncated = markdown_cell(truncated_sentence(results.truncated, results.n))
-    notes = [text for text in (truncated, results.silent.sentence, results.note) if text]
+    choice = results.readout_choice.sentence if results.readout_choice else ""
+    notes = [text for text in (truncated, results.silent.sentence, choice, results.note) if text]
     return "\n".join([*lines, "", "\n\n".join(notes), ""])

@@ -6,7 +6,7 @@ Changes are against the clean run of the same model on the same documents.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,19 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessRun
+from mechprobe.evals.stage import tasks_fingerprint
+from mechprobe.evals.tasks import Task
 from mechprobe.files import write_json, write_text
 from mechprobe.interventions.conditions.checks import check_belongs
+from mechprobe.interventions.conditions.fitting import fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, choose_sets, condition_row, plan
+from mechprobe.interventions.conditions.readout_choice import check_choice, choose_readout
 from mechprobe.interventions.conditions.relative_change import measure_changes
 from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.conditions.selection_tokens import SelectionTokens
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.harness.result import HarnessCondition, HarnessResults, MetricCell, markdown_table
+from mechprobe.interventions.readout_rows import ReadoutChoice
 from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.interventions.verdicts.results import edited_set
@@ -55,17 +61,25 @@ NOTE = "These are lm-eval's own numbers. Whether features cause a change is judg
 class HarnessWork:
     """What `evaluate_harness` will run, after every check that needs no weights.
 
-    ``truncated`` holds the number of documents of each task that do not fit the context. ``stage`` holds the arguments of `Stage.open` that identify the folder.
+    ``truncated`` holds the number of documents of each task that do not fit the context. On ``fitting`` the read-out of transplants
+    is chosen. ``stage`` holds the arguments of `Stage.open` that identify the folder.
     """
 
     runner: Runner
     tasks: HarnessTasks
     conditions: list[Condition]
     truncated: dict[str, int]
+    fitting: list[Task]
     stage: dict[str, Any]
+    choice: ReadoutChoice | None = None
+
+    def under(self, choice: ReadoutChoice) -> "HarnessWork":
+        """The same work with the read-out of transplants that was chosen."""
+        runner = self.runner.under(choice.chosen)
+        return replace(self, runner=runner, conditions=_planned(runner), choice=choice)
 
 
-def prepare_harness(
+def prepare_harness(  # noqa: PLR0913 - the arguments of `evaluate_harness`
     family: ModelFamily,
     crosscoder: Crosscoder,
     selection: Selection,
@@ -73,6 +87,7 @@ def prepare_harness(
     config: InterveneConfig | None = None,
     *,
     harness: HarnessConfig | None = None,
+    selecting: Sequence[Task] | None = None,
     table: "pd.DataFrame | None" = None,
     inputs: Mapping[str, Path | str] | None = None,
 ) -> HarnessWork:
@@ -84,17 +99,26 @@ def prepare_harness(
     asked = HarnessTasks(tasks, settings)
     planned = config.replace(n_random=settings.n_random, n_shuffled=1, compare=())
     chosen, _ = choose_sets(selection, planned, table)
-    conditions = [
-        Condition(f"{name}|clean", name, "clean", "none", "clean", "clean") for name in crosscoder.model_names
-    ]
-    conditions += [c for c in plan(chosen, {}, planned) if c.set_kind in ("selected", "random")]
-    runner = Runner(family, crosscoder, chosen, [], config)
+    chosen = chosen.under(config.readout_of_transplants, seed=config.seed)
+    runner = Runner(family, crosscoder, chosen, [], planned)
+    conditions, fitting = _planned(runner), fitting_tasks(runner, selecting or ())
     runner.check(conditions)
+    check_choice(runner, fitting)
     require_boundary(config.positions, asked.likelihood_names)
     used = {**config.model_dump(mode="json", include=_USED), **settings.model_dump(mode="json")}
     used |= {"lm_eval": asked.version, "tasks": asked.fingerprint}
+    if config.chooses_readout:
+        used |= {"transplant_readout": config.transplant_readout, "fitting": tasks_fingerprint(fitting)}
     truncated = asked.truncated(runner.family)
-    return HarnessWork(runner, asked, conditions, truncated, runner.stage_identity("harness", conditions, inputs, used))
+    identity = runner.stage_identity("harness", conditions, inputs, used)
+    return HarnessWork(runner, asked, conditions, truncated, fitting, identity)
+
+
+def _planned(runner: Runner) -> list[Condition]:
+    """Every model clean, and the main edits with their matched random sets."""
+    names = runner.crosscoder.model_names
+    clean = [Condition(f"{name}|clean", name, "clean", "none", "clean", "clean") for name in names]
+    return clean + [c for c in plan(runner.selection, {}, runner.config) if c.set_kind in ("selected", "random")]
 
 
 def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
@@ -106,6 +130,7 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     config: InterveneConfig | None = None,
     *,
     harness: HarnessConfig | None = None,
+    selecting: Sequence[Task] | None = None,
     table: "pd.DataFrame | None" = None,
     inputs: Mapping[str, Path | str] | None = None,
     force: bool = False,
@@ -113,8 +138,8 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
     """Run tasks of lm-evaluation-harness on every clean model, and on base and tuned under the edits of the selection.
 
     The arguments are those of `mechprobe.interventions.stage.intervene`, except that ``tasks`` are YAML files or names that
-    lm-eval knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one
-    number per document), ``table.md`` and the manifest.
+    lm-eval knows and ``harness`` holds its settings. The stage folder ``out`` gets ``results.json``, ``values.json`` (one number per
+    document), ``table.md`` and the manifest.
 
     Raises:
         DependencyError: lm-eval is not installed.
@@ -122,9 +147,13 @@ def evaluate_harness(  # noqa: PLR0913 - an entry point like `intervene`
         ConfigError: lm-eval has no such task, or its requests do not show the positions that the edits need.
         ArtifactError: The parts do not belong together (`check_belongs`), or ``out`` holds other work.
     """
-    work = prepare_harness(family, crosscoder, selection, tasks, config, harness=harness, table=table, inputs=inputs)
+    given = {"harness": harness, "selecting": selecting, "table": table, "inputs": inputs}
+    work = prepare_harness(family, crosscoder, selection, tasks, config, **given)
     with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
+            if work.runner.config.chooses_readout:
+                tokens = SelectionTokens(work.runner, work.fitting)
+                work = work.under(choose_readout(work.runner, tokens, stage.folder))
             found = _run_all(work, stage.folder)
             results = _results(work, found)
             results.save(stage.folder / RESULTS_FILE)
@@ -170,7 +199,7 @@ def _results(work: HarnessWork, found: Found) -> HarnessResults:
     prompts = [encoder.encode(Prompt("harness", text)) for text in work.tasks.prompts]
     changes, change_of = measure_changes(runner, work.conditions, prompts)
     return HarnessResults(
-        **dict(edited_set(runner.selection, runner.config)),
+        **edited_set(runner.selection, runner.config, work.choice).given(),
         note=NOTE,
         lm_eval=work.tasks.version,
         tasks=sorted(first.metrics),

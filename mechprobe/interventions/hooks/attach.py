@@ -128,7 +128,7 @@ def edited_at(
         special_ids = list(model.tokenizer.all_special_ids)
     module = plain_module(model)
     given = siblings or {}
-    rewrites = [_rewrite(one, name, given, special_ids) for one in edits]
+    rewrites = [site_rewrite(one, name, given, special_ids) for one in edits]
     plain = {other: plain_module(given[other]) for other in sorted({read for item in rewrites for read in item.reads})}
     for one in edits:
         _check_widths(one.crosscoder, {name: module, **plain})
@@ -136,7 +136,8 @@ def edited_at(
         yield module
 
 
-def _rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None) -> SiteRewrite:
+def site_rewrite(one: SiteEdit, host: str, siblings: Siblings, special_ids: Sequence[int] | None = None) -> SiteRewrite:
+    """The change that an edit makes of the residual of ``host``; arguments and errors as for `edited`."""
     crosscoder = one.crosscoder
     crosscoder.model_index(host)
     edit = one.edit if isinstance(one.edit, Edit) else Edit.parse(one.edit)

@@ -87,6 +87,7 @@ class CallTokens:
         past_length: Positions in the KV cache before the call.
         width: Number of new positions.
         before: Tokens of each row before the call, without padding; None where the call has no mask.
+        n_prompt: Tokens of each row that belong to its prompt; None where the first call is the prompt.
     """
 
     ids: Int[Tensor, "batch pos"] | None
@@ -94,6 +95,7 @@ class CallTokens:
     past_length: int
     width: int
     before: Int[Tensor, " batch"] | None = None
+    n_prompt: Int[Tensor, " batch"] | None = None
 
     @property
     def position(self) -> Int[Tensor, "#batch pos"]:
@@ -132,6 +134,8 @@ class PositionMask:
             ModelError: The rule needs token ids that the call lacks, or a later call brings several tokens.
         """
         rule = self.rule
+        if call.n_prompt is not None:
+            return self._within(call, call.n_prompt)
         if rule.needs_boundary:
             if not call.first and call.width > 1:
                 raise ModelError(
@@ -145,6 +149,17 @@ class PositionMask:
             return True if found is None else found
         of_class = self._of_class(call)
         return of_class if found is None else of_class & found.to(of_class.device)
+
+    def _within(self, call: CallTokens, n_prompt: Int[Tensor, " batch"]) -> Bool[Tensor, "#batch pos"] | bool:
+        """Where the edit acts in a call that may hold prompt and response."""
+        of_class = True if self._ids is None else self._of_class(call)
+        if not self.rule.needs_boundary:
+            return of_class
+        place, end = call.position, n_prompt[:, None]
+        in_part = {"prompt": place < end, "response": place >= end, "last_prompt_token": place == end - 1}[
+            self.rule.part
+        ]
+        return in_part if of_class is True else of_class & in_part.to(of_class.device)
 
     def _of_class(self, call: CallTokens) -> Bool[Tensor, "batch pos"]:
         if call.ids is None or self._ids is None:

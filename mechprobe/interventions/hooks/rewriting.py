@@ -218,23 +218,35 @@ class _Hooks:
                 "A submodule was called inside an edit that reads sibling models or acts on some positions only; call the "
                 "model itself instead."
             )
-        mask = True if self._call is None else item.positions.of(self._call)
-        if mask is False:
-            return resid
-        others = {name: self._found[name][item.site].to(resid.device) for name in item.reads}
-        residuals = {self._host_name: resid, **others}
-        changed = item.rewrite(residuals)
+        others = {name: self._found[name][item.site] for name in item.reads if name in self._found}
+        changed = rewritten(item, {self._host_name: resid, **others}, self._host_name, self._call)
         if changed is resid:
             return resid
-        if item.leaves and self._call is not None:
-            described = item.leaves.mask(self._call.position.to(resid.device), residuals)
-            mask = described if mask is True else described & mask.to(resid.device)
-        if isinstance(mask, Tensor):
-            changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
         self._finite.watch(item.what, resid, changed)
         if not self._in_call:
             self._finite.check()
         return changed
+
+
+def rewritten(item: SiteRewrite, residuals: Mapping[str, Tensor], host: str, call: CallTokens | None) -> Tensor:
+    """The host's residual ``[batch pos d_model]`` after a rewrite, which acts on some positions of a call; None acts on all.
+
+    Returns the host's own tensor where the rewrite does not act. ``residuals`` are those of the host and of the siblings.
+    """
+    resid = residuals[host]
+    mask = True if call is None else item.positions.of(call)
+    if mask is False:
+        return resid
+    read = {host: resid, **{name: residuals[name].to(resid.device) for name in item.reads}}
+    changed = item.rewrite(read)
+    if changed is resid:
+        return resid
+    if item.leaves and call is not None:
+        described = item.leaves.mask(call.position.to(resid.device), read)
+        mask = described if mask is True else described & mask.to(resid.device)
+    if isinstance(mask, Tensor):
+        changed = torch.where(mask.to(resid.device)[..., None], changed, resid)
+    return changed
 
 
 def _cache_of(given: Mapping[str, Any]) -> Cache | None:

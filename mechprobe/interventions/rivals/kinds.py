@@ -2,5 +2,5 @@
 
 from typing import Literal, get_args
 
-RivalKind = Literal["mean", "pca", "whole", "switched", "weights", "complement"]
+RivalKind = Literal["mean", "pca", "coordinates", "whole", "switched", "weights", "complement"]
 RIVAL_KINDS: tuple[RivalKind, ...] = get_args(RivalKind)

@@ -6,15 +6,12 @@ from functools import partial
 from torch import Tensor
 
 from mechprobe.interventions.edits.edit_functions import Rewrite
-from mechprobe.interventions.rivals.rival import Rival, RivalInput, placed
-
-RANKS = (1, 2, 5, 10)
+from mechprobe.interventions.rivals.rival import Rival, RivalInput, placed, ranks_of
 
 
 def pca_rivals(n_features: int, d_model: int) -> list[Rival]:
     """Ranks 1, 2, 5 and 10, and as many as the set has features."""
-    ranks = sorted({min(rank, d_model) for rank in (*RANKS, n_features) if rank <= max(n_features, max(RANKS))})
-    return [Rival(name_of(rank), rank, partial(_build, rank)) for rank in ranks]
+    return [Rival(name_of(rank), rank, partial(_build, rank)) for rank in ranks_of(n_features, d_model)]
 
 
 def name_of(rank: int) -> str:

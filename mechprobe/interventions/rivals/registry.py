@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from mechprobe.interventions.rivals.complement import complement_rivals
+from mechprobe.interventions.rivals.coordinates import coordinate_rivals
 from mechprobe.interventions.rivals.kinds import RivalKind
 from mechprobe.interventions.rivals.mean_difference import mean_rivals
 from mechprobe.interventions.rivals.pca import pca_rivals
@@ -14,6 +15,7 @@ from mechprobe.interventions.rivals.whole_difference import whole_rivals
 MAKERS: Mapping[RivalKind, Callable[[int, int], list[Rival]]] = {
     "mean": mean_rivals,
     "pca": pca_rivals,
+    "coordinates": coordinate_rivals,
     "whole": whole_rivals,
     "switched": switched_rivals,
     "weights": weight_rivals,

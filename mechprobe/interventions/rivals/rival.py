@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.interventions.edits.edit_functions import Rewrite
 from mechprobe.interventions.result_rows import SetKind
+
+RANKS = (1, 2, 5, 10)
+"""Ranks at which components and coordinates run, beside the size of the set."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,14 @@ class RivalFit:
     Attributes:
         means: Place (``every token``, ``last prompt token``, ``response tokens``) → mean difference ``[d_model]``.
         components: Uncentred principal components of the difference of a token, ``[component d_model]``, largest first.
+        coordinates: The coordinates of the residual, largest mean squared difference first.
         centers: Number of vectors → the vectors of switched steering, ``[vector d_model]``.
         doses: ``host|rival`` → multiple of the mean difference that did most.
     """
 
     means: Mapping[str, Float[Tensor, " d_model"]]
     components: Float[Tensor, "component d_model"]
+    coordinates: Int[Tensor, " d_model"]
     centers: Mapping[int, Float[Tensor, "vector d_model"]]
     doses: Mapping[str, float] = field(default_factory=dict)
 
@@ -81,6 +86,11 @@ class Rival:
         """Models other than the host whose residuals it reads; ``of_set`` are those that the transplant of the set reads."""
         names = [*(of_set if self.reads_set else ()), *([donor] if self.reads_donor else ())]
         return list(dict.fromkeys(names))
+
+
+def ranks_of(n_features: int, d_model: int) -> list[int]:
+    """`RANKS` and the size of the set, none beyond the width of the residual."""
+    return sorted({min(rank, d_model) for rank in (*RANKS, n_features) if rank > 0})
 
 
 def at_norm_of(own: Rewrite, other: Rewrite, host: str) -> Rewrite:

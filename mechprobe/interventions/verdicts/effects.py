@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from mechprobe.interventions.conditions.plan import Condition, condition_row
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.readout_rows import ReadoutChoice
 from mechprobe.interventions.result import CollateralSource, RelativeChanges
 from mechprobe.interventions.result_rows import ChangeSize, Collateral, ConditionResult, Effect, TaskEffects
 from mechprobe.statistics import Interval, clustered_interval, paired_change, paired_p, share_interval, wilson_interval
@@ -22,13 +23,17 @@ Right = dict[str, Bool[np.ndarray, "_sample _draw"]]
 
 
 class Measurements(NamedTuple):
-    """What is measured beside the outcomes: ``change_of`` and ``collateral_of`` by condition, ``doses`` by ``host|rival``."""
+    """What a run measures beside the outcomes.
+
+    ``change_of`` and ``collateral_of`` are by condition, ``doses`` by ``host|rival``; ``readout`` is None where none was chosen.
+    """
 
     changes: RelativeChanges
     change_of: Mapping[str, ChangeSize]
     texts: CollateralSource | None
     collateral_of: Mapping[str, Collateral]
     doses: Mapping[str, float] = MappingProxyType({})
+    readout: ReadoutChoice | None = None
 
 
 def sign_of(model: str, config: InterveneConfig) -> float:

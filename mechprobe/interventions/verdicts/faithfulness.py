@@ -1,4 +1,4 @@
-"""Faithfulness curves: the share of the ceiling by the size of a set, for the ranking, principal components and random sets.
+"""Faithfulness curves: the share of the ceiling by the size of a set, for the ranking and what rivals it.
 
 The area under a curve is its mean over log₂ of the size, from 1 to the size of the set, with straight lines between measured
 sizes. MIB (arXiv 2504.13151) integrates over the share of a circuit's edges; sizes of features have no such end, so the
@@ -12,10 +12,14 @@ import numpy as np
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.result_rows import ConditionResult
 from mechprobe.interventions.rival_rows import Curve, CurvePoint
-from mechprobe.interventions.rivals.pca import name_of
+from mechprobe.interventions.rivals import coordinates, pca
 from mechprobe.types import POOLED
 
-FEATURES, COMPONENTS, RANDOM = "features of the ranking", "principal components", "random features"
+FEATURES, COMPONENTS, COORDINATES, RANDOM = (
+    "features of the ranking", "principal components", "residual coordinates", "random features",
+)  # fmt: skip
+_NAMES = {COMPONENTS: pca.name_of, COORDINATES: coordinates.name_of}
+"""Kind of set → name of its rival of a rank."""
 
 
 def faithfulness_curves(conditions: Sequence[Condition], rows: Sequence[ConditionResult]) -> list[Curve]:
@@ -37,12 +41,14 @@ def faithfulness_curves(conditions: Sequence[Condition], rows: Sequence[Conditio
 
 def _points(main: Condition, conditions: Sequence[Condition]) -> Mapping[str, dict[int, list[str]]]:
     """Kind of set → size → names of the conditions of that size, in the host of ``main``."""
-    n, result = len(main.ids), {FEATURES: {len(main.ids): [main.name]}, COMPONENTS: {}, RANDOM: {}}
+    n = len(main.ids)
+    result: dict[str, dict[int, list[str]]] = {FEATURES: {n: [main.name]}, COMPONENTS: {}, COORDINATES: {}, RANDOM: {}}
     for c in (c for c in conditions if c.model == main.model):
         if c.set_kind == "size":
             result[FEATURES].setdefault(len(c.ids), []).append(c.name)
-        elif c.set_kind == "rival" and c.rank is not None and c.rank <= n and c.features == name_of(c.rank):
-            result[COMPONENTS].setdefault(c.rank, []).append(c.name)
+        elif c.set_kind == "rival" and c.rank is not None and c.rank <= n:
+            for kind in (kind for kind, name_of in _NAMES.items() if c.features == name_of(c.rank)):
+                result[kind].setdefault(c.rank, []).append(c.name)
         elif c.edit == "transplant" and c.set_kind in ("random", "random_size"):
             result[RANDOM].setdefault(len(c.ids), []).append(c.name)
     return result

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from mechprobe.interventions.conditions.plan import Condition, other_readout, under_readout
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.result_rows import ConditionResult, ReadoutAgreement, ReadoutDifference
+from mechprobe.interventions.readout_rows import ReadoutAgreement, ReadoutDifference
+from mechprobe.interventions.result_rows import ConditionResult
 from mechprobe.interventions.verdicts.effects import Right, measurable, sign_of
 from mechprobe.interventions.verdicts.paired import claimed
 from mechprobe.interventions.verdicts.verdict import UNTRAINED, points
@@ -37,7 +38,7 @@ def compare_readouts(
             model=main.model,
             edit=main.edit,
             features=main.features,
-            readout=config.transplant_readout,
+            readout=config.readout_of_transplants,
             other=other_readout(config),
             rows=[_difference(task, pair, right[main.name], right[other.name], config) for task in [*held_out, POOLED]],
             sentence="",

@@ -7,11 +7,13 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.readout_rows import ReadoutChoice
 from mechprobe.interventions.result import EditedSet, InterventionResults
 from mechprobe.interventions.result_rows import SmallestEffect
 from mechprobe.interventions.verdicts.effects import Measurements, condition_results
 from mechprobe.interventions.verdicts.faithfulness import faithfulness_curves
 from mechprobe.interventions.verdicts.leave_one_out import left_out_verdicts
+from mechprobe.interventions.verdicts.other_rankings import compare_rankings
 from mechprobe.interventions.verdicts.paired import ConditionOutcomes, OutcomeCodes, compare_mains
 from mechprobe.interventions.verdicts.readout_agreement import compare_readouts
 from mechprobe.interventions.verdicts.rivals import compare_rivals
@@ -31,8 +33,8 @@ def untrained(names: Sequence[str], config: InterveneConfig) -> list[str]:
     return left
 
 
-def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
-    """Which features are edited, at which site, and between which models."""
+def edited_set(selection: Selection, config: InterveneConfig, choice: ReadoutChoice | None = None) -> EditedSet:
+    """Which features are edited, at which site, and between which models; ``choice`` is that of the read-out, if a run chose one."""
     return EditedSet(
         site=selection.site,
         pair=(config.base, config.tuned),
@@ -40,6 +42,7 @@ def edited_set(selection: Selection, config: InterveneConfig) -> EditedSet:
         ranking=selection.ranking,
         features=list(selection.features),
         silent=selection.never_active,
+        **({} if choice is None else {"readout_choice": choice}),
     )
 
 
@@ -66,13 +69,14 @@ def intervention_results(
     rows = condition_results(conditions, right, codes, held_out, config, measured)
     pooled = {c.name: outcomes[c.name].with_pooled(held_out) for c in conditions if not c.tasks}
     compared = compare_mains(conditions, pooled, config)
-    judged = judge_edits(rows, names, config, compared, effective_draws_of(selection))
+    unrelated = measured.texts is not None and not measured.texts.related
+    judged = judge_edits(rows, names, config, compared, effective_draws_of(selection), unrelated_text=unrelated)
     pooled_right = {name: found.right for name, found in pooled.items()}
     comparisons = compare_rivals(conditions, pooled_right, rows, config, measured.doses)
     against = {(found.model, found.edit): found.verdict for found in comparisons}
     without_a_task = selection.left_out if config.leave_one_out else {}
     return InterventionResults(
-        **dict(edited_set(selection, config)),
+        **edited_set(selection, config, measured.readout).given(),
         note=selection.note,
         tasks=names,
         held_out=held_out,
@@ -82,7 +86,7 @@ def intervention_results(
         n_per_task=n_samples,
         samples={task.name: [sample.id for sample in task.samples] for task in tasks},
         readouts_of_edits={
-            "transplant": str(Readout(config.transplant_readout, config.near)),
+            "transplant": str(Readout(config.readout_of_transplants, config.near)),
             "ablate, clamp, scale": str(Readout(config.readout, config.near)),
         },
         positions=config.positions,
@@ -97,6 +101,7 @@ def intervention_results(
         left_out=left_out_verdicts(conditions, outcomes, rows, judged, config, chosen=without_a_task),
         sizes=smallest_sets(conditions, pooled_right, base=config.base, tuned=config.tuned),
         comparisons=comparisons,
+        other_rankings=compare_rankings(conditions, pooled_right, rows, config),
         curves=faithfulness_curves(conditions, rows),
         collateral=measured.texts,
         changes=measured.changes,

@@ -72,7 +72,7 @@ def _damage_text(config: InterveneConfig) -> str:
         f"does; in {config.base}, accuracy falls; the share of unparsed and cut responses exceeds those of both clean models by more "
         f"than {margin}; the same holds on a task that post-training saw, or accuracy there is below those of both clean models by "
         f"more than {margin}; or the cross-entropy of unrelated text rises by more than {COLLATERAL:g} nats per token above 0 and "
-        f"above the change that the whole residual makes. The pooled row is damage, too, where an edit of {config.tuned} takes more "
+        f"above the change that the whole residual makes (prompts of the tasks are not unrelated text). The pooled row is damage, too, where an edit of {config.tuned} takes more "
         f"on one of its tasks than the whole residual by more than {margin}, or where one of its tasks has the damage of a trained "
         "task."
     )

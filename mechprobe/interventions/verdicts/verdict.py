@@ -109,11 +109,14 @@ def judge_edits(
     config: InterveneConfig,
     compared: Mapping[str, Mapping[str, PairedComparison]],
     effective: Mapping[str, float] = MappingProxyType({}),
+    *,
+    unrelated_text: bool = True,
 ) -> list[Verdict]:
     """Effect, p-values and verdict of every main edit, on every task and on the pooled row.
 
     ``rows`` are the effects of all conditions, and ``compared`` maps main edits to their comparisons by task and pooled.
     ``effective`` gives the independent draws that the random sets are worth, for a ``transplant`` and for an ``other`` edit.
+    ``unrelated_text`` says whether collateral was measured on text that is not of the tasks; only then can it be damage.
     """
     gaps = clean_gaps(rows, tasks, config)
     mains = [row for row in rows if row.set_kind == "selected"]
@@ -128,7 +131,7 @@ def judge_edits(
     for main, over_all in zip(mains, pooled, strict=True):
         single = adjusted([found[main.name][task] for task in tasks])
         ceiling = next(row for row in rows if (row.model, row.set_kind) == (main.model, "ceiling"))
-        text = _damaged_text(main, ceiling)
+        text = _damaged_text(main, ceiling) if unrelated_text else ""
         outside = text or _damaged_task([row for row in single if row.task in config.trained], config)
         result += [judged(row, gaps[row.task], config, elsewhere=outside) for row in single]
         result.append(judged(over_all, gaps[POOLED], config, elsewhere=text or _damaged_task(single, config)))

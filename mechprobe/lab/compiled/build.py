@@ -65,6 +65,7 @@ lr = 3e-3
 [select]
 rule = "agnostic"
 ranking = "ig"
+threshold = 0.1  # where the dictionary splits an op in two, the smaller half has less than the default of 0.2
 
 [intervene]
 max_new_tokens = 5

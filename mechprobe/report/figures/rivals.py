@@ -24,6 +24,7 @@ from mechprobe.report.figures.style import (
 from mechprobe.types import POOLED
 
 _CONTROLS = {
+    "random_size": "random features",
     "random": "random sets, matched",
     "rescaled": "random sets at the set's norm",
     "shuffled": "equal norm, other decoders",
@@ -65,18 +66,19 @@ def _rows(comparison: Mapping[str, Any], results: Mapping[str, Any]) -> list[tup
         rank = "" if rival["rank"] is None or "rank" in name else f" (rank {rival['rank']})"
         found.append((kinds[rival["condition"]], name + rank, rival["effect"]))
     for kind, label in _CONTROLS.items():
-        if draws := _draws(comparison, results, kind):
-            found.append(("control", f"{label} ({len(draws)})", draws))
+        for n_features, draws in _draws(comparison, results, kind).items():
+            size = f", {n_features} of each" if kind == "random_size" else ""
+            found.append(("control", f"{label}{size} ({len(draws)})", draws))
     return found
 
 
-def _draws(comparison: Mapping[str, Any], results: Mapping[str, Any], kind: str) -> list[float]:
-    sign = _sign(comparison, results)
-    same = [
-        c for c in results["conditions"]
-        if (c["set_kind"], c["model"], c["edit"]) == (kind, comparison["model"], comparison["edit"])
-    ]  # fmt: skip
-    return [sign * number(c["accuracy_delta"][POOLED][0]) for c in same]
+def _draws(comparison: Mapping[str, Any], results: Mapping[str, Any], kind: str) -> dict[int, list[float]]:
+    """Number of features → effects of the draws of one kind of control, by size."""
+    sign, found = _sign(comparison, results), dict[int, list[float]]()
+    for c in results["conditions"]:
+        if (c["set_kind"], c["model"], c["edit"]) == (kind, comparison["model"], comparison["edit"]):
+            found.setdefault(c["n_features"], []).append(sign * number(c["accuracy_delta"][POOLED][0]))
+    return dict(sorted(found.items()))
 
 
 def _sign(comparison: Mapping[str, Any], results: Mapping[str, Any]) -> float:
@@ -114,17 +116,17 @@ def _panel(
 def faithfulness_figure(curves: Sequence[Mapping[str, Any]]) -> Figure:
     """Share of the pooled ceiling by the size of a set, one panel per host; the legend has the areas under the curves."""
     hosts = list(dict.fromkeys(curve["model"] for curve in curves))
-    colors = (BLUE, ORANGE, GREY)
+    kinds = list(dict.fromkeys(curve["kind"] for curve in curves))
+    colors = dict(zip(kinds, (BLUE, ORANGE, PURPLE, GREY), strict=False))
     with house_style():
         figure = new_figure(4.6 * len(hosts), 3.3)
         panels = figure.subplots(1, len(hosts), sharey=True, squeeze=False)[0]
         for axes, host in zip(panels, hosts, strict=True):
-            for color, curve in zip(colors, (c for c in curves if c["model"] == host), strict=False):
+            for curve in (c for c in curves if c["model"] == host):
                 sizes, shares = zip(*curve["points"], strict=True)
                 area = "" if curve["area"] is None else f" (area {curve['area']:.2f})"
-                axes.plot(
-                    sizes, 100 * np.array(shares), "o-", color=color, markersize=4, label=f"{curve['kind']}{area}"
-                )
+                label, color = f"{curve['kind']}{area}", colors[curve["kind"]]
+                axes.plot(sizes, 100 * np.array(shares), "o-", color=color, markersize=4, label=label)
             axes.set_xscale("log")
             axes.axhline(0, color=INK, linewidth=0.9)
             axes.axhline(100, color=INK, linewidth=0.9, linestyle=":")

@@ -29,6 +29,11 @@ def warnings(files: RunFiles) -> list[str]:
         found.append(f"These null comparisons failed: {listing(failed)}. The feature classes are therefore unreliable.")
     if files.ceilings and not files.ceilings.able:
         found.append(files.ceilings.reason)
+    found += [
+        f"{name} was made from other interventions than the run holds now and is left out; repeat `mechprobe run` with "
+        "--dictionary-seeds."
+        for name in files.outdated
+    ]
     return found
 
 
@@ -51,6 +56,8 @@ def findings(files: RunFiles) -> list[str]:
         pooled = [row for row in judged if row["task"] == POOLED]
         found += [str(row["sentence"]) for row in pooled or judged]
         found += [*control_sentences(files.interventions), *sentences(files.interventions)]
+    if files.dictionary_seeds:
+        found.append(str(files.dictionary_seeds["sentence"]))
     return [_capitalized(text, files.models) for text in found]
 
 

@@ -72,6 +72,19 @@ def comparison_sentences(interventions: Json) -> list[str]:
     return found
 
 
+def ranking_sentences(interventions: Json) -> list[str]:
+    """The transplants of the sets by other rankings, one sentence per host, and where one does more than the selected set."""
+    rows, by_host = interventions.get("other_rankings") or [], {}
+    for row in rows:
+        shown = f"{row['features']} (n = {row['n_features']}) {interval(row['effect'])}"
+        by_host.setdefault(f"{row['edit']} in {row['model']}", []).append(shown)
+    found = [
+        f"Sets by other rankings ({title}, points in the claimed direction): {listing(effects)}."
+        for title, effects in by_host.items()
+    ]
+    return found + [row["sentence"] for row in rows if row["sentence"]]
+
+
 def area_sentences(interventions: Json) -> list[str]:
     """Area under the curve of the share of the ceiling by size, one sentence per host."""
     by_host: dict[str, list[str]] = {}
@@ -265,13 +278,19 @@ def size_intervals(interventions: Json) -> dict[str, list[list[Any]]]:
     }
 
 
+def readout_sentence(interventions: Json) -> str:
+    """Which read-out transplants use, where a rule chose it; else empty."""
+    return (interventions.get("readout_choice") or {}).get("sentence", "")
+
+
 def sentences(interventions: Json) -> list[str]:
     """All sentences on the interventions except the pooled verdicts."""
     return [
         *comparison_sentences(interventions),
+        *ranking_sentences(interventions),
         *area_sentences(interventions),
         *never_active_sentences(interventions),
-        *filter(None, [smallest_sentence(interventions)]),
+        *filter(None, [smallest_sentence(interventions), readout_sentence(interventions)]),
         *(str(found["sentence"]) for found in interventions.get("readouts") or [] if found["sentence"]),
         *change_sentences(interventions),
         *task_verdict_sentences(interventions),

@@ -22,6 +22,9 @@ from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
+GRADIENT_TOKENS = 4096
+"""Tokens in one pass with gradients, padding included: it keeps the activations of every later block and the logits in float64."""
+
 
 @dataclass(frozen=True)
 class SampleBatch:
@@ -78,10 +81,12 @@ def residual_batches(
 ) -> Iterator[tuple[SampleBatch, dict[str, Float[Tensor, "sample pos d_model"]]]]:
     """Yield every batch of samples, in order, with the residuals of all models of a crosscoder at its site.
 
-    Positions that the crosscoder does not describe (`TokenRule`) are not kept.
+    A batch has at most ``batch_size`` samples and `GRADIENT_TOKENS` tokens. Positions that the crosscoder does not describe
+    (`TokenRule`) are not kept.
     """
     rule = TokenRule.of(crosscoder)
     answered = any(any(sample.response) for sample in samples)
+    batch_size = max(1, min(batch_size, GRADIENT_TOKENS // max((len(sample.ids) for sample in samples), default=1)))
     with progress(len(samples), description, unit="samples") as advance:
         for start in range(0, len(samples), batch_size):
             part = rule.without_first(samples[start : start + batch_size])

@@ -6,6 +6,8 @@ the prompt and the tuned model's response are pooled over positions, and then av
 * Score_k^t = mean (f_k^tuned − f_k^base), activations under the configured read-out (arXiv 2604.25011).
 * J_k^t = mean f_k ‖s_tuned W_dec[k, tuned] − s_base W_dec[k, base]‖₂, f under the joint read-out (specific to mechprobe):
   the contribution of feature k to the difference of the two residual streams.
+
+``swap_write`` is what J is for the ``swap`` read-out: mean ‖f_k^tuned s_tuned W_dec[k, tuned] − f_k^base s_base W_dec[k, base]‖₂.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,15 +47,15 @@ def score_features(
     Positions that the crosscoder does not describe (`TokenRule`) are left out, of the mean differences, too.
 
     Returns:
-        The scores, and the values of every sample under ``config.ranking`` if that is ``joint`` or ``score``.
+        The scores, and the values of every sample under ``config.ranked_by`` if that is ``joint`` or ``score``.
     """
     models = family.subset(*crosscoder.model_names)
     sums = _Sums(crosscoder, models, config, len(gained))
-    means: dict[str, list[Float[ndarray, " d_sae"]]] = {"score": [], "joint": []}
+    means: dict[str, list[Float[ndarray, " d_sae"]]] = {name: [] for name in sums.pooled}
     by_sample: list[Float[ndarray, "1 sample d_sae"]] = []
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
         for row, (task, samples) in enumerate(gained.items()):
-            pooled: dict[str, list[Tensor]] = {"score": [], "joint": []}
+            pooled: dict[str, list[Tensor]] = {name: [] for name in means}
             for x, mask, end in _residual_batches(models, sums.rule.without_first(samples), site, config):
                 for name, values in sums.add(row, x, mask, end).items():
                     pooled[name].append(values)
@@ -61,7 +63,7 @@ def score_features(
             for name, parts in pooled.items():
                 rows, shift = torch.cat(parts), sums.shift if name == "joint" else np.ones(1)
                 means[name].append(rows.double().mean(0).numpy() * shift)
-                if name == config.ranking:
+                if name == config.ranked_by:
                     by_sample.append((rows * torch.from_numpy(shift).float()).numpy()[None])
     counts = tuple(len(samples) for samples in gained.values())
     scores = Scores(
@@ -75,6 +77,7 @@ def score_features(
         mean_difference=(sums.difference / max(1, sums.n_positions)).numpy(),
         last_difference=(sums.last / max(1, sums.n_last)).numpy(),
         fires=sums.fires.numpy(),
+        swap_write=np.stack(means["swap_write"]) if "swap_write" in means else None,
     )
     return scores, SampleValues(tuple(by_sample)) if by_sample else None
 
@@ -85,6 +88,9 @@ class _Sums:
     def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig, n_tasks: int) -> None:
         self.crosscoder, self.config = crosscoder, config
         self.own = Readout(config.readout, config.near)
+        self.swap = _swap(crosscoder, config)
+        self.pooled = ("score", "joint", *(("swap_write",) if self.swap else ()))
+        self.decoders = [crosscoder.own_decoder(name) for name in (config.tuned, config.base)]
         self.shift = decoder_change_norm(crosscoder, base=config.base, tuned=config.tuned).numpy()
         self.active, self.total = torch.zeros(2, crosscoder.d_sae, dtype=torch.float64)
         self.difference, self.last = torch.zeros(2, models.d_model[config.tuned], dtype=torch.float64)
@@ -95,7 +101,7 @@ class _Sums:
     def add(
         self, task: int, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Int[Tensor, " sample"]
     ) -> dict[str, Float[Tensor, "sample d_sae"]]:
-        """Add samples of task number ``task``, pooled over ``mask``, and return their pooled values for Score and J.
+        """Add samples of task number ``task``, pooled over ``mask``, and return their pooled values by `pooled`.
 
         ``x`` holds the residuals ``[sample pos d_model]`` of every model, ``end`` the last prompt positions.
         """
@@ -117,7 +123,12 @@ class _Sums:
         self.last += last.double().sum(0).cpu()
         self.n_last += len(last)
         self.n_positions += int(mask.sum())
-        return {"score": _pool(own - other, mask, pooling).cpu(), "joint": _pool(joint, mask, pooling).cpu()}
+        values = {"score": own - other, "joint": joint}
+        if self.swap:
+            same = self.swap == self.own
+            acts = (own, other) if same else (self.swap.feature_acts(self.crosscoder, x, m) for m in (tuned, base))
+            values["swap_write"] = written_norm(*acts, *self.decoders)
+        return {name: _pool(found, mask, pooling).cpu() for name, found in values.items()}
 
 
 def decoder_change_norm(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
@@ -130,6 +141,29 @@ def decoder_change_norm(crosscoder: Crosscoder, *, base: str, tuned: str) -> Flo
     if first.shape != second.shape:
         raise ConfigError(f"Models {tuned} and {base} differ in width; joint attribution needs equal widths.")
     return (first - second).double().norm(dim=1).cpu()
+
+
+def written_norm(
+    acts_tuned: Float[Tensor, "*rows d_sae"],
+    acts_base: Float[Tensor, "*rows d_sae"],
+    tuned: Float[Tensor, "d_sae d_model"],
+    base: Float[Tensor, "d_sae d_model"],
+) -> Float[Tensor, "*rows d_sae"]:
+    """‖f_k^tuned W_k^tuned − f_k^base W_k^base‖₂ of every feature: what its transplant writes, for decoders in own units."""
+    turn, mean = tuned - base, (tuned + base) / 2  # in these, equal activations or decoders leave no rounding error
+    level, move = (acts_tuned + acts_base) / 2, acts_tuned - acts_base
+    squares = level**2 * (turn**2).sum(1) + move**2 * (mean**2).sum(1) + 2 * level * move * (turn * mean).sum(1)
+    return squares.clamp(min=0).sqrt()
+
+
+def _swap(crosscoder: Crosscoder, config: SelectConfig) -> Readout | None:
+    """The ``swap`` read-out; None where models of different widths would share slots, so that no transplant can use it."""
+    readout = Readout("swap", config.near)
+    try:
+        _ = [readout.slots(crosscoder, model) for model in (config.base, config.tuned)]
+    except ConfigError:
+        return None
+    return readout
 
 
 def _pool(

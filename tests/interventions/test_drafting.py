@@ -1,0 +1,163 @@
+"""Responses from drafts are those of plain generation inside the edit, whatever the drafts, the edits and the site."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from mechprobe.dictionary.readout import Readout
+from mechprobe.dictionary.token_rule import TokenRule
+from mechprobe.interventions.drafting.forward import DraftError
+from mechprobe.interventions.drafting.rules import Decoding, Tokens
+from mechprobe.interventions.drafting.together import Together
+from mechprobe.interventions.edits.edit import Edit
+from mechprobe.interventions.edits.edit_functions import build_rewrite, read_models
+from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
+from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
+from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import Asked, Generated, generate
+from mechprobe.types import Site
+from tests.interventions.conftest import random_crosscoder
+
+POSITIONS = ("all", "prompt", "response", "last_prompt_token", "response:not_tokens=5,6,7", "all:not_special")
+EDITS = ("ablate", "clamp:3", "scale:4", "transplant", "replace", "steer:2", "project")
+ENDS = tuple(range(4, 16))
+"""Tokens that end a response here, so that responses of a random model end early, late and not at all."""
+PROMPTS = ((1, 8, 9, 20), (1, 30), (1, 8, 9, 20), (1, 40, 41, 42, 43, 44, 45))
+
+
+def changes(family: ModelFamily, host: str, site: Site, seed: int, *, dropping: bool = False) -> list[SiteRewrite]:
+    """Edits of random features, one at every kind of position."""
+    crosscoder = random_crosscoder(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    leaves = TokenRule(1, {"base": 7.0, "rl": 8.0}) if dropping else None
+    donor = "rl" if host == "base" else "base"
+    found = []
+    for index, text in enumerate(EDITS):
+        edit = Edit.parse(text)
+        ids = torch.randperm(48, generator=generator)[:8].tolist()
+        readout = Readout("joint" if index % 2 else "swap")
+        rewrite = build_rewrite(crosscoder, ids, edit, host=host, donor=donor, readout=readout)
+        reads = tuple(read_models(crosscoder, edit, host=host, donor=donor, readout=readout))
+        mask = PositionMask(PositionRule.parse(POSITIONS[(index + seed) % len(POSITIONS)]), [0, 1, 2, 3])
+        found.append(SiteRewrite(site, rewrite, reads, mask, f"edit {text}", leaves))
+    return found
+
+
+def asked_of(family: ModelFamily, host: str) -> Asked:
+    return Asked.of(family[host], family.tokenizer, ENDS)
+
+
+def options(decoding: Decoding) -> dict[str, object]:
+    return {**vars(decoding), "end_ids": ENDS}
+
+
+def plain(family: ModelFamily, host: str, change: SiteRewrite | None, decoding: Decoding) -> list[Generated]:
+    """Token by token, inside the edit."""
+    model = family[host]
+    siblings = {name: family[name].hf for name in (change.reads if change else ())}
+    with rewriting_sites(model.hf, [change] if change else [], host_name=host, siblings=siblings):
+        return generate(model, family.tokenizer, PROMPTS, **options(decoding))  # pyright: ignore[reportArgumentType]
+
+
+def drafted(
+    family: ModelFamily,
+    host: str,
+    edits: Sequence[SiteRewrite],
+    drafts: Sequence[Sequence[Tokens]],
+    decoding: Decoding,
+    batch_size: int = 256,
+) -> list[list[Generated]]:
+    siblings = {name: family[name] for name in ("base", "sft", "rl") if name != host}
+    together = Together(family[host], edits[0].site, siblings)
+    return together.respond(edits, asked_of(family, host), PROMPTS, drafts, decoding, batch_size=batch_size)
+
+
+def clean(family: ModelFamily, host: str, decoding: Decoding) -> list[list[Tokens]]:
+    return [[one.written] for one in plain(family, host, None, decoding)]
+
+
+@pytest.mark.parametrize(("host", "layer", "seed"), [("base", 0, 0), ("rl", 1, 1), ("base", 2, 2), ("rl", 2, 3)])
+@pytest.mark.parametrize("decoding", [Decoding(9), Decoding(7, n=2, temperature=0.9, top_p=0.95, top_k=40, seed=3)])
+def test_drafted_responses_are_those_of_plain_generation(
+    family: ModelFamily, host: str, layer: int, seed: int, decoding: Decoding
+) -> None:
+    edits = changes(family, host, Site(layer), seed, dropping=seed % 2 == 1)
+    other = clean(family, "rl" if host == "base" else "base", decoding)
+    drafts = [own + donor for own, donor in zip(clean(family, host, decoding), other, strict=True)]
+    found = drafted(family, host, edits, drafts, decoding)
+    expected = [plain(family, host, edit, decoding) for edit in edits]
+    assert found == expected
+    assert found == drafted(family, host, edits, drafts, decoding, batch_size=3)
+    first = {tuple(one.written for one in of_edit) for of_edit in expected}
+    assert len(first) > 3, "edits that change nothing test nothing"
+    assert {one.finish for of_edit in expected for one in of_edit} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("family_name", ["qwen3_family", "neox_family"])
+def test_other_architectures(family_name: str, request: pytest.FixtureRequest) -> None:
+    family = ModelFamily.load(request.getfixturevalue(family_name))
+    decoding = Decoding(6)
+    for layer in (0, 2):
+        edits = changes(family, "base", Site(layer), 5)
+        found = drafted(family, "base", edits, clean(family, "base", decoding), decoding)
+        assert found == [plain(family, "base", edit, decoding) for edit in edits]
+
+
+@cache
+def expected_of(family: ModelFamily, stop: tuple[str, ...]) -> tuple[list[SiteRewrite], list[list[Generated]]]:
+    edits = changes(family, "base", Site(1), 4)
+    return edits, [plain(family, "base", edit, Decoding(8, stop)) for edit in edits]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), stop=st.sampled_from([(), ("a", "9b")]))
+def test_whatever_the_drafts_are(family: ModelFamily, data: st.DataObject, stop: tuple[str, ...]) -> None:
+    """Right, wrong at random places, empty, shorter and longer than the response, with stop texts and end tokens inside."""
+    edits, expected = expected_of(family, stop)
+    decoding = Decoding(8, stop)
+    token = st.integers(4, len(family.tokenizer) - 1)
+    drafts = clean(family, "base", decoding)
+    for row, known in enumerate(drafts):
+        for _ in range(data.draw(st.integers(0, 3))):
+            right = expected[data.draw(st.integers(0, len(edits) - 1))][row].written
+            end = data.draw(st.integers(0, len(right)))
+            known.append((*right[:end], *data.draw(st.lists(token, max_size=6))))
+    assert drafted(family, "base", edits, drafts, decoding) == expected
+
+
+def test_no_drafts_at_all(family: ModelFamily) -> None:
+    edits, expected = expected_of(family, ())
+    assert drafted(family, "base", edits, [[] for _ in PROMPTS], Decoding(8)) == expected
+
+
+def test_ties_are_decoded_token_by_token(tmp_path: Path, llama_family: dict[str, Path]) -> None:
+    """Every token has a twin with the same logit: no position is clear, and the responses are those of plain generation."""
+    family = ModelFamily.load(llama_family)
+    host = family["base"].hf
+    with torch.no_grad():
+        weight = host.get_output_embeddings().weight
+        weight[20:52] = weight[52:84]
+        weight[:20] = weight[20:40]
+    decoding = Decoding(6)
+    edits = changes(family, "base", Site(1), 6)
+    found = drafted(family, "base", edits, clean(family, "base", decoding), decoding)
+    assert found == [plain(family, "base", edit, decoding) for edit in edits]
+
+
+def test_hooks_and_blocks_are_left_as_they_were(family: ModelFamily) -> None:
+    decoding, model = Decoding(5), family["base"].hf
+    before = clean(family, "base", decoding)
+    drafted(family, "base", changes(family, "base", Site(1), 0), before, decoding)
+    assert not [name for name, module in model.named_modules() if module._forward_hooks or "forward" in vars(module)]
+    assert clean(family, "base", decoding) == before
+
+
+def test_a_model_that_contradicts_its_own_responses_is_refused(family: ModelFamily) -> None:
+    decoding = Decoding(5)
+    wrong = [[tuple(token + 1 for token in draft)] for (draft,) in clean(family, "base", decoding)]
+    with pytest.raises(DraftError, match="does not give its own responses"):
+        drafted(family, "base", changes(family, "base", Site(1), 0), wrong, decoding)
