@@ -72,7 +72,7 @@ def measure(
     return {
         "run": folder.name, "site": site, "rule": chain.config.select.rule, "delta_coefficient": weight,
         "n_tokens": settings[CROSSCODER].n_tokens,
-        "readout": config.transplant_readout, "dictionaries": found, "environment": environment(),
+        "readout": config.readout_of_transplants, "dictionaries": found, "environment": environment(),
     }  # fmt: skip
 
 

@@ -34,9 +34,9 @@ SETTINGS = [
     "intervene.edits_base=['transplant']", "intervene.edits_tuned=['transplant']", "intervene.compare=[]",
     "intervene.doses=[]", "intervene.leave_one_out=false", "intervene.collateral_texts=0", "intervene.workers=1",
     "intervene.n_random=25", "intervene.n_shuffled=25", "intervene.n_rescaled=0", "intervene.n_shifted=0",
-    "intervene.sizes=[]",
+    "intervene.sizes=[]", "select.ranking='joint'",
 ]  # fmt: skip
-"""Settings of the study: transplants only, and two kinds of controls. In these dictionaries 19 random sets of 50 features must
+"""Settings of the study: features by joint attribution, transplants only, and two kinds of controls. In these dictionaries 19 random sets of 50 features must
 share some, and are worth fewer than the 19 independent draws with which p can reach 0.05."""
 NULL = ["intervene.rivals=[]"]
 """Further settings on the null."""

@@ -11,6 +11,7 @@ from experiments.lab.compiled_truth import checks, counting, share_in, spanned
 from mechprobe.files import read_json
 
 AXES = np.eye(6)
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_feature_is_causal_by_the_share_of_its_difference_and_by_what_it_writes() -> None:
@@ -53,6 +54,11 @@ def test_every_bar_can_be_missed() -> None:
     other["sets"]["causal"]["rl"] = {"verdict": "refuted", "effect": [0.1, 0.0, 0.2]}
     other["sets"]["decoys"]["base"] = {"verdict": "not clear of 0", "effect": [0.02, 0.0, 0.04]}
     assert [name for name, passed in checks(other).items() if not passed] == ["site", "set supported", "decoys refused"]
+
+
+def test_stored_results_reach_every_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compiled_truth.main(["--finished", "--out", str(ROOT / "artifacts" / "compiled")]) == 0
+    assert capsys.readouterr().out.count("none\n") == 12
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
+from mechprobe.interventions.drafting.checking import DraftBlock
+from mechprobe.interventions.drafting.clean_states import PromptBatch
+from mechprobe.interventions.drafting.decoding import Begun, _Batch
 from mechprobe.interventions.drafting.forward import DraftError
 from mechprobe.interventions.drafting.rules import Decoding, Tokens
 from mechprobe.interventions.drafting.together import Together
@@ -161,3 +165,26 @@ def test_a_model_that_contradicts_its_own_responses_is_refused(family: ModelFami
     wrong = [[tuple(token + 1 for token in draft)] for (draft,) in clean(family, "base", decoding)]
     with pytest.raises(DraftError, match="does not give its own responses"):
         drafted(family, "base", changes(family, "base", Site(1), 0), wrong, decoding)
+
+
+class _Kept(DraftBlock):
+    """What a block is made of."""
+
+    def __init__(self, *parts: object) -> None:
+        self.parts = parts
+
+
+def test_what_is_read_after_the_recorded_responses_have_ended_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended rows stay in the batch until they are many, and calls without a recorded row follow."""
+    monkeypatch.setattr("mechprobe.interventions.drafting.decoding.DraftBlock", _Kept)
+    batch, prompts = _Batch.__new__(_Batch), PromptBatch.__new__(PromptBatch)
+    batch._wanted, batch._begun, batch._rows = [0], [Begun(0, 3, (), recorded=True)], torch.zeros(2, dtype=torch.int64)
+    batch._written = [[5, 6, 7], [5] * 9]
+    spans = [torch.full((1, width, 4), float(width)) for width in (1, 2, 3)]
+    batch._records = [*(([0], {"rl": span}) for span in spans), ([], {"rl": torch.zeros(0, 2, 4)})]
+    prompts.end = SimpleNamespace(clean={"rl": torch.zeros(4, 4)})  # type: ignore[assignment]
+    block = batch.recorded(prompts)
+    assert isinstance(block, _Kept)
+    _, rows, drafts, found = block.parts
+    assert (rows, drafts) == ([3], [(5, 6, 7)])
+    assert found["rl"][0, :, 0].tolist() == [1.0, 2.0]  # type: ignore[index]  # the last token is never read

@@ -321,7 +321,7 @@ def test_a_transplant_is_judged_under_the_configured_read_out(
     selection, halves = selected
     joint = InterveneConfig(
         features="ids:1", n_random=1, n_shuffled=1, n_per_task=4, sizes=(), doses=(), edits_tuned=("transplant",),
-        edits_base=("transplant",),
+        edits_base=("transplant",), transplant_readout="joint",
     )  # fmt: skip
     swap = joint.replace(transplant_readout="swap")
     runs = [

@@ -12,6 +12,7 @@ from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.interventions.conditions.fitting import fit_difference, fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, plan
 from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.conditions.selection_tokens import SelectionTokens
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.result_rows import Effect
@@ -133,7 +134,8 @@ def test_a_dictionary_of_the_difference_goes_the_same_way(planted: Any, tmp_path
 def test_coordinates_are_ranked_by_what_the_models_differ_in(planted: Any) -> None:
     family, crosscoder, selection, halves = planted
     runner = Runner(family, crosscoder, selection, [halves[0][1]], InterveneConfig(rival_samples=4))
-    fit = fit_difference(runner, fitting_tasks(runner, [halves[0][0]]))
+    tokens = SelectionTokens(runner, fitting_tasks(runner, [halves[0][0]]))
+    fit = fit_difference(runner, tokens)
     planted_vector = crosscoder.own_decoder("rl")[0]
     assert fit.coordinates[:8].tolist() == planted_vector.abs().argsort(descending=True)[:8].tolist()
 

@@ -201,6 +201,6 @@ class _Batch:
             index = torch.tensor([place_of[i] for i in members], dtype=torch.int64, device=self._rows.device)
             width = next(iter(kept.values())).shape[1]
             for name, resid in kept.items():
-                found[name][index, start : start + width] = resid[:, : longest - start]
+                found[name][index, start : start + width] = resid[:, : max(0, longest - start)]
             start += width
         return DraftBlock(prompts, [self._begun[i].row for i in self._wanted], drafts, found)

@@ -76,7 +76,7 @@ def ranking_sentences(interventions: Json) -> list[str]:
     """The transplants of the sets by other rankings, one sentence per host, and where one does more than the selected set."""
     rows, by_host = interventions.get("other_rankings") or [], {}
     for row in rows:
-        shown = f"{row['features']} (n = {row['n_features']}) {interval(row['effect'])}"
+        shown = f"{row['features']} ({row['n_features']} features) {interval(row['effect'])}"
         by_host.setdefault(f"{row['edit']} in {row['model']}", []).append(shown)
     found = [
         f"Sets by other rankings ({title}, points in the claimed direction): {listing(effects)}."

@@ -189,8 +189,8 @@ def test_further_seeds_are_matched_to_the_crosscoder(run: Path, tmp_path: Path) 
 def test_a_dictionary_finds_all_of_itself(null_folder: Path) -> None:
     table = FeatureTable.load(null_folder / "dictionary")
     partner = np.where(table.dead, -1, np.arange(len(table)))
-    itself = Matching(partner, np.where(table.dead, np.nan, 1.0), 0.7)
-    nothing = Matching(np.full(len(table), -1), np.full(len(table), np.nan), 0.7)
+    itself = Matching(partner, np.where(table.dead, np.nan, 1.0), 0.7, ~table.dead)
+    nothing = Matching(np.full(len(table), -1), np.full(len(table), np.nan), 0.7, ~table.dead)
     frame = found_again(table, [table, table], [itself, nothing])
     live = frame[frame["class"] != "dead"]
     assert (live["found_by"] == 1).all()
