@@ -4,8 +4,9 @@
 
 For every seed, the script builds the lab with its null (`mechprobe lab build --recipe mechanisms`) and runs the chain on both. It
 transplants the selected set both ways with controls, rivals, complements and both read-outs, and then heads of the ranking of up to
-400 features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. The script has no expected
-outcome on the labs: it prints what the verdicts say. It exits with 1 if a verdict calls a set causal on a null.
+400 features. A finished seed is one JSON file under ``--out``; an interrupted one resumes from ``--work``. A seed whose base fails a
+gate is judged, too. The script has no expected outcome on the labs: it prints what the verdicts say. It exits with 1 if a verdict
+calls a set causal on a null.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from mechprobe.files import read_json, write_json
 from mechprobe.interventions.rival_rows import Curve
 from mechprobe.interventions.verdicts.rule import IN_PART, SUPPORTED
 from mechprobe.lab.builder import build
+from mechprobe.lab.mechanisms.language import SKILLS
+from mechprobe.lab.mechanisms.recipe import MechanismsRecipe, mechanisms_recipe
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
 
@@ -43,6 +46,12 @@ NOTHING = "nothing to select"
 ARROWS = {"base": "base ← rl", "rl": "rl ← base"}
 RANKS = (1, 2, 5, 10)
 """Ranks whose best rival is printed; rivals of other ranks and complements are in the JSON."""
+
+
+def study_recipe(scale: str) -> MechanismsRecipe:
+    """The recipe without enforced gates, so that no seed is left out; bits are those of ``mechprobe lab build``."""
+    recipe = mechanisms_recipe(scale)
+    return recipe.replace(enforce_gates=False, pretrain=recipe.pretrain.replace(max_attempts=1))
 
 
 def measure(lab: Path, config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +132,7 @@ def study(seed: int, given: argparse.Namespace) -> dict[str, Any]:
             )
         return record
     started, work = time.monotonic(), given.work / f"{seed}"
-    results = build("mechanisms", work / "lab", seed=seed, scale=given.scale)["results"]
+    results = build(study_recipe(given.scale), work / "lab", seed=seed)["results"]
     accuracy = {
         model: {task: cell["accuracy"] for task, cell in row.items()}
         for model, row in {
@@ -134,7 +143,10 @@ def study(seed: int, given: argparse.Namespace) -> dict[str, Any]:
     record = {
         "seed": seed,
         "settings": settings,
-        "lab": {"accuracy": accuracy, "gates": results["gates"], "seeds_tried": results["pretraining"]["seeds_tried"]},
+        "lab": {
+            "accuracy": accuracy,
+            "gates": {name: results["gates"][name] for name in ("pretraining", "outcomes", "ceilings")},
+        },
         "main": measure(work / "lab", "run.toml", work / "run", given.set),
         "null": measure(work / "lab", "null.toml", work / "null", [*NULL, *given.set]),
         "environment": environment(),
@@ -155,7 +167,20 @@ def accuracies(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for model, row in record["lab"]["accuracy"].items()
         if "@" not in model
     }
-    return table_lines(rows, list(next(iter(rows.values()))), corner="seed, model")
+    columns = [name for name in SKILLS if name in next(iter(rows.values()))]
+    return table_lines(rows, columns, corner="seed, model")
+
+
+def failed_gates(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Gates of the base and of the outcome that a lab fails; one line per lab, ``none`` where there are none."""
+    lines = []
+    for record in records:
+        gates = record["lab"]["gates"]
+        failed = [
+            name for name, passed in {**gates["pretraining"]["checks"], **gates["outcomes"]}.items() if not passed
+        ]
+        lines.append(f"{record['seed']}  {', '.join(failed) or 'none'}")
+    return lines
 
 
 def verdicts(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -256,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for title, table in (
         ("Accuracy in %", accuracies),
+        ("Gates that failed", failed_gates),
         ("The set and its controls, in % of the ceiling", verdicts),
         ("Best rival of each rank that does no damage, and complements, in % of the ceiling", rivals),
         ("Share of the ceiling by size, in %", sizes),

@@ -72,6 +72,7 @@ def test_tables_show_shares_of_the_ceiling() -> None:
     table = mechanisms.accuracies([record()])
     assert len(table) == 3
     assert table[2].split() == ["7", "rl", "100", "99"]
+    assert mechanisms.failed_gates([record()]) == ["7  able"]
 
 
 def test_a_null_that_is_called_causal_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
