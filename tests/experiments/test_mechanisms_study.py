@@ -43,6 +43,11 @@ def record(verdict: str = "refuted") -> dict[str, Any]:
     null = copy.deepcopy(host)
     null["tasks"]["two"] = {**row, "verdict": verdict}
     null["tasks"]["pooled"] = {**row, "verdict": "this site cannot tell"}
+    gates = {
+        "pretraining": {"checks": {"head_room": True, "able": False}},
+        "outcomes": {"learns": True},
+        "ceilings": {},
+    }
     accuracy = {
         "base": {"run": 0.1, "two": 0.02},
         "rl@step_000010": {"run": 0.2, "two": 0.3},
@@ -50,7 +55,7 @@ def record(verdict: str = "refuted") -> dict[str, Any]:
     }
     return {
         "seed": 7,
-        "lab": {"accuracy": accuracy},
+        "lab": {"accuracy": accuracy, "gates": gates},
         "main": {"hosts": {"base": host}},
         "null": {"hosts": {"rl": null}},
     }
