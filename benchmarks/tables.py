@@ -56,6 +56,9 @@ GPU_WAYS = {
     "joint_transplant": "transplant, three models",
 }
 
+DRAFT_WAYS = {"drafted": "draws", "stacked": "draws_plain", "plain": "draws_plain"}
+"""Way to run conditions → the number of draws that it ran."""
+
 Report = Mapping[str, Any]
 
 
@@ -287,6 +290,33 @@ def _gib(n_bytes: int | None) -> str:
     return "–" if n_bytes is None else f"{n_bytes / 2**30:.1f} GiB"
 
 
+def drafts_tables(report: Report) -> list[str]:
+    """Conditions per CPU second of every kind of control, and what all draws cost beside the old twenty."""
+    found = report["results"]
+    rows = [
+        [
+            f"{row['edit']} in {row['model']}, {row['kind']}",
+            f"{row['draws']}",
+            *(f"{row[draws] / row[f'{way}_cpu_s']:.1f}" for way, draws in DRAFT_WAYS.items()),
+        ]
+        for row in found["groups"]
+    ]
+    header = ["controls", "draws", "from drafts, conditions/s", "without drafts", "one after another"]
+    summary, old = found["summary"], found["summary"]["old_cpu_s"]
+    both, every = summary["matched_and_equal_norm"], summary["all"]
+    compared, different = found["responses_compared"], found["different"]
+    gaps = ", ".join(f"{one['logit_difference']:.1e}" for one in different)
+    differ = f"{len(different)} differ, where the two logits lie {gaps} apart" if different else "none differs"
+    return [
+        *_table(header, rows),
+        "",
+        f"20 matched and 20 equal-norm draws of every main edit took {old:.0f} CPU seconds one after another. From drafts, "
+        f"{both['draws']} matched (`random`) and equal-norm (`shuffled`) draws take {both['drafted_cpu_s']:.0f} "
+        f"({both['share_of_old']:.2f} of that), and all {every['draws']} draws of the four kinds {every['drafted_cpu_s']:.0f} "
+        f"({every['share_of_old']:.2f}). Of {compared:,} responses that ran both ways, {differ}.",
+    ]
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
     "train": (
         "train_cpu.json",
@@ -325,6 +355,11 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]], str]] = {
         "intervene_cpu.json",
         intervene_tables,
         "python -m benchmarks.intervene --out artifacts/benchmarks/intervene_cpu.json",
+    ),
+    "drafts": (
+        "drafts_cpu.json",
+        drafts_tables,
+        "python -m benchmarks.drafts --run runs/lab --plain 3 --out artifacts/benchmarks/drafts_cpu.json",
     ),
     "gpu": ("gpu_*.json", gpu_tables, "python -m benchmarks.gpu_check"),
 }

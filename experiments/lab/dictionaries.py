@@ -4,9 +4,9 @@
 
 The script takes a finished run folder. On its store it trains three dictionaries of base and the tuned model, with the run's
 settings and seed: ``crosscoder``, ``delta`` (its loss has the delta loss of arXiv 2603.04426) and ``difference`` (an SAE on
-the difference between the models). Each selects by the run's rule and ranking, on the selection halves. The set and its first
-features are transplanted both ways, on the evaluation halves of the untrained tasks, by the read-out of the run. Everything
-is kept under ``--work``, and the results are one JSON file; ``--finished`` prints the existing file.
+the difference between the models). Each ranks its features as the run does, on the selection halves. Its first features are
+transplanted both ways, on the evaluation halves of the untrained tasks, by the read-out that the run's settings choose.
+Everything is kept under ``--work``, and the results are one JSON file; ``--finished`` prints the existing file.
 
 ``--delta`` is the weight of the delta loss. The default makes both terms of the loss equal for a dictionary that reconstructs
 the mean only, so neither term is negligible. The rule is ours; the paper's weight belongs to other units.
@@ -65,14 +65,14 @@ def measure(
 ) -> dict[str, Any]:
     """Train, select and transplant with every kind of dictionary."""
     chain = mp.Run(mp.RunConfig.of_run(folder), folder)
-    site, config = chain.trained_site(), chain.config.intervene
+    site = chain.trained_site()
     weight = balanced(chain, site) if delta is None else delta
     settings = {kind: settings_of(chain, kind, weight, tokens) for kind in KINDS}
     found = {kind: measure_kind(chain, settings[kind], work / kind, site, sizes) for kind in KINDS}
     return {
-        "run": folder.name, "site": site, "rule": chain.config.select.rule, "delta_coefficient": weight,
+        "run": chain.config.name or folder.name, "site": site, "ranking": chain.config.select.ranking, "delta_coefficient": weight,
         "n_tokens": settings[CROSSCODER].n_tokens,
-        "readout": config.readout_of_transplants, "dictionaries": found, "environment": environment(),
+        "dictionaries": found, "environment": environment(),
     }  # fmt: skip
 
 
@@ -95,11 +95,12 @@ def measure_kind(
     )  # fmt: skip
     config = chain.config.intervene.replace(
         features=None, ranking=None, compare=(), edits_base=("transplant",), edits_tuned=("transplant",), doses=(),
-        sizes=tuple(size for size in sizes if size < max(sizes)), leave_one_out=False, rivals=(), n_random=1, n_shuffled=1, n_rescaled=0, n_shifted=0,
+        sizes=tuple(size for size in sizes if size < max(sizes)), leave_one_out=False, rivals=(), n_random=1, n_shuffled=1, n_rescaled=0,
+        n_shifted=0, collateral_texts=0,
     )  # fmt: skip
     results = mp.intervene(
         family, dictionary, selection, [judging for _, judging in pairs], work / "interventions", config,
-        inputs={"crosscoder": work / "crosscoder", "selection": work / "selection"},
+        selecting=[selecting for selecting, _ in pairs], inputs={"crosscoder": work / "crosscoder", "selection": work / "selection"},
     )  # fmt: skip
     quality = held_out_metrics(store.kept, dictionary, site)
     return {
@@ -134,6 +135,7 @@ def rows_of(results: "mp.InterventionResults", host: str) -> dict[str, Any]:
         if row.set_kind == "compare":
             found["other_readout"] = {"readout": row.readout, **one}
         else:
+            found["readout"] = row.readout
             found["sizes"][str(row.n_features)] = one
     return found
 
@@ -147,6 +149,7 @@ def rows_printed(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
             rows[f"{kind}, into {host}"] = {
                 "FVE of the difference": f"{found['fve_of_difference']:.2f}",
                 "L0": f"{found['l0']:.1f}",
+                "read-out": own["readout"],
                 **{f"first {size}": share(one) for size, one in sizes},
                 f"{sizes[-1][0]}, other read-out": share(own["other_readout"]),
             }
@@ -168,7 +171,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--delta", type=float, help="Weight of the delta loss; balanced by default.")
     parser.add_argument("--tokens", type=int, help="Tokens to train each dictionary on; those of the run by default.")
     parser.add_argument("--work", type=Path, help="Folder of the dictionaries; RUN/dictionaries_compared by default.")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/lab_seeds/dictionaries.json"), help="Results.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("artifacts/lab_seeds/dictionaries/shipped.json"), help="Results."
+    )
     parser.add_argument("--finished", action="store_true", help="Print finished results only.")
     return parser.parse_args(argv)
 
@@ -187,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     rows = rows_printed(record)
-    print(f"run {record['run']}, {record['site']}, delta coefficient {record['delta_coefficient']:.1f}")
+    print(f"{record['run']}, {record['site']}, delta coefficient {record['delta_coefficient']:.1f}")
     print("\n".join(table_lines(rows, list(next(iter(rows.values()))), corner="dictionary and host")))
     return 0
 

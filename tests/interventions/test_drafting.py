@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
+from mechprobe.interventions.conditions.batches import DraftingRunner, batches, has_drafts, run_conditions
+from mechprobe.interventions.conditions.plan import plan
+from mechprobe.interventions.conditions.runner import Runner
+from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.drafting.checking import DraftBlock
 from mechprobe.interventions.drafting.clean_states import PromptBatch
 from mechprobe.interventions.drafting.decoding import Begun, _Batch
@@ -23,8 +27,11 @@ from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Asked, Generated, generate
+from mechprobe.selection.result import choose
 from mechprobe.types import Site
+from sae_training import Crosscoder
 from tests.interventions.conftest import random_crosscoder
+from tests.interventions.test_checks import TASK, scores
 
 POSITIONS = ("all", "prompt", "response", "last_prompt_token", "response:not_tokens=5,6,7", "all:not_special")
 EDITS = ("ablate", "clamp:3", "scale:4", "transplant", "replace", "steer:2", "project")
@@ -150,6 +157,46 @@ def test_ties_are_decoded_token_by_token(tmp_path: Path, llama_family: dict[str,
     edits = changes(family, "base", Site(1), 6)
     found = drafted(family, "base", edits, clean(family, "base", decoding), decoding)
     assert found == [plain(family, "base", edit, decoding) for edit in edits]
+
+
+def test_batches_give_the_responses_of_single_conditions(
+    family: ModelFamily, crosscoder: Crosscoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of condition of a run: sets, controls, vectors, reconstruction and ceilings."""
+    chosen = choose(scores(crosscoder), "top:3", n_controls=2, site="resid_post.1", crosscoder=crosscoder.fingerprint)
+    config = InterveneConfig(n_random=2, n_shuffled=2, sizes=(1,), positions="all:not_special")
+    runner = Runner(family, crosscoder, chosen, [TASK], config)
+    conditions = [condition for condition in plan(chosen, {}, config) if set(condition.tasks) <= {TASK.name}]
+    monkeypatch.setattr("mechprobe.interventions.conditions.batches.MOST_CONDITIONS", 7)
+    drafting, seen = DraftingRunner(runner), []
+    for batch in batches(runner, conditions):
+        assert len(batch) <= 7
+        seen += [condition.name for condition in batch]
+        if not has_drafts(runner, batch[0]):
+            continue
+        for condition, found in zip(batch, drafting.responses(batch), strict=True):
+            with runner.in_force(condition):
+                for asking in drafting.askings(runner.tasks_of(condition)):
+                    expected = asking.responses(runner.family[condition.model])
+                    assert found == asking.by_sample(expected), condition.name
+        assert drafting.run(batch) == [runner.run(condition) for condition in batch]
+    assert sorted(seen) == sorted(condition.name for condition in conditions)
+    assert {c.how for c in conditions if has_drafts(runner, c)} >= {"edit", "patch", "vector", "rescaled", "shuffled"}
+
+
+def test_an_interrupted_batch_runs_whole_again(family: ModelFamily, crosscoder: Crosscoder) -> None:
+    chosen = choose(scores(crosscoder), "top:3", n_controls=2, site="resid_post.1", crosscoder=crosscoder.fingerprint)
+    config = InterveneConfig(n_random=2, n_shuffled=1, sizes=(), edits_tuned=("ablate",), edits_base=(), doses=())
+    runner = Runner(family, crosscoder, chosen, [TASK], config)
+    conditions = [condition for condition in plan(chosen, {}, config) if set(condition.tasks) <= {TASK.name}]
+    whole = {condition.name: codes for condition, codes in run_conditions(runner, conditions)}
+    assert list(whole)
+    assert not list(run_conditions(runner, conditions, done=list(whole)))
+    missing = "rl|ablate|random 1"
+    again = {c.name: codes for c, codes in run_conditions(runner, conditions, done=[n for n in whole if n != missing])}
+    assert missing in again
+    assert "rl|ablate|random 0" in again
+    assert again.items() <= whole.items()
 
 
 def test_hooks_and_blocks_are_left_as_they_were(family: ModelFamily) -> None:

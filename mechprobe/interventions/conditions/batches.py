@@ -36,8 +36,11 @@ _Key = tuple[str, tuple[str, ...], tuple[str, ...]]
 def has_drafts(runner: Runner, condition: Condition) -> bool:
     """Whether responses of a condition can be checked in one pass: it changes the residual at one site, and the prompt is the clean one.
 
-    A change of weights changes the residuals below the site too, and a forced beginning makes other prompts.
+    A change of weights changes the residuals below the site too, and a forced beginning makes other prompts. Log-likelihoods of
+    options are no responses.
     """
+    if all(task.by_likelihood for task in runner.tasks_of(condition)):
+        return False
     if condition.how == "rival":
         return runner.rivals[condition.features].weight_rank is None
     return condition.how not in ("clean", "prefix")
@@ -99,21 +102,22 @@ class DraftingRunner:
             self._asked[key] = askings(self.runner.family.tokenizers, queries)
         return self._asked[key]
 
-    def run(self, batch: Sequence[Condition]) -> list[Codes]:
-        """Outcome codes of the conditions of a batch, see `Runner.run`."""
+    def run(self, batch: Sequence[Condition], changes: Sequence[SiteRewrite] | None = None) -> list[Codes]:
+        """Outcome codes of the conditions of a batch, see `Runner.run`; ``changes`` are theirs by default."""
         first, self._scored = batch[0], {}
         if first.how == "clean":
             return [self.codes(first, self.clean(first.model))]
         if not has_drafts(self.runner, first):
             return [self.runner.run(condition) for condition in batch]
         try:
-            responses = self.responses(batch)
+            responses = self.responses(batch, changes)
         except DraftError as error:
             tell_once(f"{error}; conditions run token by token.")
-            return [self.runner.run(condition) for condition in batch]
-        return [self.codes(condition, one) for condition, one in zip(batch, responses, strict=True)]
+            return [self.runner.run(condition, change=change) for condition, change in _paired(batch, changes)]
+        found = zip(_paired(batch, changes), responses, strict=True)
+        return [self.codes(condition, one, change) for (condition, change), one in found]
 
-    def codes(self, condition: Condition, responses: Responses) -> Codes:
+    def codes(self, condition: Condition, responses: Responses, change: SiteRewrite | None = None) -> Codes:
         """Outcome codes of a condition whose responses are known; equal responses of a batch are scored once."""
         tasks = self.runner.tasks_of(condition)
         found: Codes = {task.name: "" for task in tasks}
@@ -126,17 +130,17 @@ class DraftingRunner:
                     self._scored[key] = "".join(outcome.code for outcome in outcomes)
                 found[task.name] += self._scored[key]
         compared = [task for task in tasks if task.by_likelihood]
-        return found | (self.runner.run(condition, compared) if compared else {})
+        return found | (self.runner.run(condition, compared, change) if compared else {})
 
     @torch.no_grad()
-    def responses(self, batch: Sequence[Condition]) -> list[Responses]:
+    def responses(self, batch: Sequence[Condition], changes: Sequence[SiteRewrite] | None = None) -> list[Responses]:
         """Responses of the conditions of a batch, by task and sample.
 
         Raises:
             DraftError: The architecture does not allow drafts.
         """
         runner, first = self.runner, batch[0]
-        changes = [runner.change(condition) for condition in batch]
+        changes = [change or runner.change(condition) for condition, change in _paired(batch, changes)]
         together, found = self._of(first.model, changes), [Responses() for _ in batch]
         other = runner.config.tuned if first.model == runner.config.base else runner.config.base
         for asking in self.askings(runner.tasks_of(first)):
@@ -165,6 +169,12 @@ class DraftingRunner:
             siblings = {name: self.runner.family[name] for name in reads}
             self._together = {(host, reads): Together(self.runner.family[host], self.runner.site, siblings)}
         return self._together[host, reads]
+
+
+def _paired(
+    batch: Sequence[Condition], changes: Sequence[SiteRewrite] | None
+) -> list[tuple[Condition, SiteRewrite | None]]:
+    return list(zip(batch, changes or [None] * len(batch), strict=True))
 
 
 _worker: dict[str, DraftingRunner] = {}

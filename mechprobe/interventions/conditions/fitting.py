@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mechprobe.evals.tasks import Task
 from mechprobe.files import read_json, write_json
+from mechprobe.interventions.conditions.batches import DraftingRunner
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.conditions.selection_tokens import SelectionTokens
@@ -84,17 +85,20 @@ def best_doses(runner: Runner, rivals: Sequence[Condition], tasks: Sequence[Task
     tuning.tasks = list(tasks)
     wanted = [condition for condition in rivals if runner.rivals[condition.features].tuned]
     doses, found = sorted(config.rival_doses), dict[str, float]()
-    base = tuning.run(Condition("base", config.base, "clean", "none", "clean", "clean")) if wanted else {}
-    floor = _n_right(base)
+    drafting = DraftingRunner(tuning)
+    clean = Condition("base", config.base, "clean", "none", "clean", "clean")
+    floor = _n_right(drafting.run([clean])[0]) if wanted else 0
     with progress(len(wanted) * len(doses), "choosing doses", unit="doses") as advance:
         for condition in wanted:
-            key, misses = f"{condition.model}|{condition.features}", {}
+            key, changes = f"{condition.model}|{condition.features}", []
             for dose in doses:
                 tuning.fit = replace(fit, doses={key: dose})
-                n_right = _n_right(tuning.run(condition))
-                misses[dose] = -n_right if condition.model == config.base else abs(n_right - floor)
-                advance(1, rival=condition.features)
-            found[key] = min(misses, key=lambda dose: misses[dose])
+                changes.append(tuning.change(condition))
+            codes = drafting.run([condition] * len(doses), changes)
+            n_right = dict(zip(doses, map(_n_right, codes), strict=True))
+            gains = condition.model == config.base
+            found[key] = min(doses, key=lambda dose, n=n_right, up=gains: -n[dose] if up else abs(n[dose] - floor))
+            advance(len(doses), rival=condition.features)
     return found
 
 

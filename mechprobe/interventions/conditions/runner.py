@@ -172,12 +172,15 @@ class Runner:
         return [task for task in self.tasks if not condition.tasks or task.name in condition.tasks]
 
     @torch.no_grad()
-    def run(self, condition: Condition, tasks: Sequence[Task] | None = None) -> dict[str, str]:
+    def run(
+        self, condition: Condition, tasks: Sequence[Task] | None = None, change: SiteRewrite | None = None
+    ) -> dict[str, str]:
         """Run one condition, token by token.
 
         Args:
             condition: The condition.
             tasks: Tasks; None takes those of the condition.
+            change: What it does to the residual; None takes that of `change`.
 
         Returns:
             Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
@@ -185,7 +188,7 @@ class Runner:
         """
         model, tasks = self.family[condition.model], self.tasks_of(condition) if tasks is None else tasks
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
-        with self.in_force(condition):
+        with self.in_force(condition) if change is None else self._with(condition, change):
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
         codes: dict[str, str] = {task.name: "" for task in tasks}
         for outcome in outcomes:
@@ -216,7 +219,10 @@ class Runner:
                 yield
 
     def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
-        host, change = self.family[condition.model], self.change(condition, where)
+        return self._with(condition, self.change(condition, where))
+
+    def _with(self, condition: Condition, change: SiteRewrite) -> AbstractContextManager[None]:
+        host = self.family[condition.model]
         siblings = {name: self.family[name].hf for name in change.reads}
         return rewriting_sites(host.hf, [change], host_name=host.name, siblings=siblings)
 

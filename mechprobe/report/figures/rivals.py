@@ -119,19 +119,22 @@ def faithfulness_figure(curves: Sequence[Mapping[str, Any]]) -> Figure:
     kinds = list(dict.fromkeys(curve["kind"] for curve in curves))
     colors = dict(zip(kinds, (BLUE, ORANGE, PURPLE, GREY), strict=False))
     with house_style():
-        figure = new_figure(4.6 * len(hosts), 3.3)
+        figure = new_figure(4.6 * len(hosts), 3.9)
         panels = figure.subplots(1, len(hosts), sharey=True, squeeze=False)[0]
+        measured = sorted({size for curve in curves for size, _ in curve["points"]})
         for axes, host in zip(panels, hosts, strict=True):
             for curve in (c for c in curves if c["model"] == host):
                 sizes, shares = zip(*curve["points"], strict=True)
-                area = "" if curve["area"] is None else f" (area {curve['area']:.2f})"
+                area = "" if curve["area"] is None else f" (area {round(curve['area'], 2) + 0.0:.2f})"  # 0 keeps no minus sign
                 label, color = f"{curve['kind']}{area}", colors[curve["kind"]]
                 axes.plot(sizes, 100 * np.array(shares), "o-", color=color, markersize=4, label=label)
             axes.set_xscale("log")
+            axes.set_xticks(measured, [str(size) for size in measured])
+            axes.minorticks_off()
             axes.axhline(0, color=INK, linewidth=0.9)
             axes.axhline(100, color=INK, linewidth=0.9, linestyle=":")
             axes.set_title(title_of(f"transplants into {host}"))
             axes.set_xlabel("features or directions")
-            axes.legend(loc="best", fontsize=8)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
         panels[0].set_ylabel("share of the ceiling (%)")
         return figure
