@@ -124,7 +124,7 @@ def test_a_tiny_run_on_the_shipped_lab(tmp_path: Path, monkeypatch: pytest.Monke
     assert {name.partition("(")[0] for name in base["readouts"]} == {"swap", "joint"}
     assert {row["rank"] for row in base["rivals"]} >= {1, 2, 5, None}
     assert set(base["sizes"]) == {"features of the ranking"}
-    assert set(base["tasks"]) == {"two", "max", "ends", "list", "peek", "pooled"}
+    assert set(base["tasks"]) == {"run", "two", "max", "ends", "list", "peek", "pooled"}
     assert found["null"][mechanisms.NOTHING] == "On no task."
     assert not (tmp_path / "work" / "3" / "run" / "cache").exists()
 
