@@ -76,9 +76,9 @@ def measure(lab: Path, config: str, folder: Path, overrides: Sequence[str]) -> d
 def heads(chain: mp.Run, selection: mp.Selection, found: mp.InterventionResults) -> Sequence[Curve]:
     """Shares of the ceiling that heads of the ranking carry, under the read-out of the main transplants, without controls."""
     readout = "joint" if found.readouts_of_edits["transplant"] == "joint" else "swap"
-    n_live = int(selection.scores.live.sum())
+    most = int(selection.scores.live.sum()) // 2  # the control at equal norm needs as many other features
     config = chain.config.intervene.replace(
-        features=f"top:{min(LARGEST, n_live)}", sizes=SIZES, transplant_readout=readout, rivals=(), n_random=0, n_shuffled=1,
+        features=f"top:{min(LARGEST, most)}", sizes=SIZES, transplant_readout=readout, rivals=(), n_random=0, n_shuffled=1,
     )  # fmt: skip
     tasks = [task for task in chain.judging_halves() if task.name not in config.trained]
     given = chain.family, chain.crosscoder(), selection, tasks

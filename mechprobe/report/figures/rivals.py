@@ -125,7 +125,9 @@ def faithfulness_figure(curves: Sequence[Mapping[str, Any]]) -> Figure:
         for axes, host in zip(panels, hosts, strict=True):
             for curve in (c for c in curves if c["model"] == host):
                 sizes, shares = zip(*curve["points"], strict=True)
-                area = "" if curve["area"] is None else f" (area {round(curve['area'], 2) + 0.0:.2f})"  # 0 keeps no minus sign
+                area = (
+                    "" if curve["area"] is None else f" (area {round(curve['area'], 2) + 0.0:.2f})"
+                )  # 0 keeps no minus sign
                 label, color = f"{curve['kind']}{area}", colors[curve["kind"]]
                 axes.plot(sizes, 100 * np.array(shares), "o-", color=color, markersize=4, label=label)
             axes.set_xscale("log")
