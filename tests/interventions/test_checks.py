@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,13 @@ def test_the_random_conditions_of_a_default_run_are_the_stored_sets(crosscoder: 
     assert random == [*stored.controls, *stored.transplant_controls] * 2
     other, _ = choose_sets(stored, InterveneConfig(features="top:2"), None)
     assert len(other.controls[0]) == 2
+
+
+def test_a_set_that_leaves_too_few_features_for_controls_of_equal_norm(crosscoder: Crosscoder) -> None:
+    most = tuple(range(crosscoder.d_sae - 2))
+    made = choose(scores(crosscoder), "top:3", n_controls=0, site=SITE, crosscoder=crosscoder.fingerprint, seed=7)
+    with pytest.raises(ConfigError, match=f"{len(most)} features, and only .* select fewer features"):
+        plan(replace(made, features=most), {}, InterveneConfig(n_random=0))
 
 
 @pytest.mark.parametrize("edit", ["project", "replace", "ablate", "steer:2"])

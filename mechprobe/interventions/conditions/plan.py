@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mechprobe.dictionary.readout import Readout
+from mechprobe.errors import ConfigError
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.result_rows import ChangeSize, ConditionRow, SetKind
@@ -219,10 +220,19 @@ def _controls(
 
 
 def _shuffled_directions(selection: Selection, seed: int, draw: int) -> tuple[int, ...]:
-    """As many live features outside the selection as it has; an equal-norm control writes along their decoder directions."""
+    """As many live features outside the selection as it has; an equal-norm control writes along their decoder directions.
+
+    Raises:
+        ConfigError: There are too few.
+    """
     live = (selection.scores.density > 0) & (selection.scores.decoder_norm > 0)
     live[list(selection.features)] = False
     pool, rng = np.flatnonzero(live), np.random.default_rng([seed, 1, draw])
+    if len(pool) < len(selection.features):
+        raise ConfigError(
+            f"The set has {len(selection.features)} features, and only {len(pool)} other live features are left for its controls "
+            "of equal norm; select fewer features."
+        )
     return tuple(int(feature) for feature in rng.choice(pool, len(selection.features), replace=False))
 
 
