@@ -147,15 +147,20 @@ def test_a_family_is_drawn_from_seeds(tmp_path: Path) -> None:
 
 
 def test_the_expected_verdicts_are_compared(tmp_path: Path) -> None:
-    rows = [
-        {"model": name.split()[0], "edit": name.split()[1], "verdict": word} for name, word in lab.expected().items()
-    ]
+    rows: dict[str, list[dict[str, str]]] = {"verdicts": [], "comparisons": []}
+    for name, words in lab.expected().items():
+        model, edit = name.removesuffix(", rivals").split()
+        row = {"model": model, "edit": edit, "task": "pooled", "verdict": words[-1]}
+        rows["comparisons" if name.endswith(", rivals") else "verdicts"].append(row)
     (tmp_path / "interventions").mkdir()
-    manifest = tmp_path / "interventions" / "manifest.json"
-    manifest.write_text(json.dumps({"results": {"verdicts": rows}}))
+    results = tmp_path / "interventions" / "results.json"
+    results.write_text(json.dumps(rows))
     assert lab.main([str(tmp_path)]) == 0
-    rows[0]["verdict"] = "another"
-    manifest.write_text(json.dumps({"results": {"verdicts": rows}}))
+    for kind in rows:
+        told = {**rows, kind: [{**rows[kind][0], "verdict": "another"}, *rows[kind][1:]]}
+        results.write_text(json.dumps(told))
+        assert lab.main([str(tmp_path)]) == 1
+    results.write_text(json.dumps({**rows, "comparisons": []}))
     assert lab.main([str(tmp_path)]) == 1
 
 
