@@ -63,7 +63,7 @@ def test_two_ranks_give_the_bytes_of_one(llama_family: dict[str, Path], tmp_path
     expected = cache_activations(ModelFamily.load(paths), TEXTS, out=tmp_path / "one", config=CONFIG)
     assert len(expected.stream.shards) > 3
     command = torchrun(tmp_path, paths, TEXTS, CONFIG)
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Written to") == 1, "only the first process prints"
     assert contents(tmp_path / "cache") == contents(tmp_path / "one")
@@ -93,7 +93,7 @@ def test_a_dying_rank_ends_all_with_one_sentence_and_the_store_resumes(
     texts = [f"{index} {'abcdefgh'[: index % 8]}" for index in range(800)]
     out = tmp_path / "cache"
     process = subprocess.Popen(
-        torchrun(tmp_path, paths, texts, config), env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        torchrun(tmp_path, paths, texts, config), env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     try:
         deadline = time.monotonic() + 240
@@ -122,7 +122,7 @@ def test_a_dying_rank_ends_all_with_one_sentence_and_the_store_resumes(
 @pytest.mark.slow
 def test_a_mistake_is_reported_once(llama_family: dict[str, Path], tmp_path: Path) -> None:
     command = torchrun(tmp_path, {"base": llama_family["base"]}, ["x" * 90], CONFIG.replace(responses=()))
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert len(errors(done.stderr)) == 1, done.stderr
     assert "91 tokens" in errors(done.stderr)[0]
