@@ -131,7 +131,7 @@ def test_the_readme_says_what_its_terms_mean_where_they_first_stand() -> None:
     sentences = re.split(r"(?<=[.!])\s", re.sub(r"\s+", " ", prose(README)))
     for term, meaning in (
         ("ceiling", "replacing the whole residual"),
-        ("joint attribution", "difference between two models"),
+        ("integrated gradients", "effect on the right answer"),
         ("read-out", "activation in one model"),
         ("verdict", "outcome of a printed rule"),
     ):
