@@ -49,13 +49,17 @@ def samples_needed(effect: float, *, one_way: float = 0.9, alpha: float = 0.05, 
     Raises:
         ConfigError: No sample size can have such an effect, or more than `MOST_SAMPLES` are needed.
     """
-    if not 0.5 < one_way <= 1 or not 0 < effect <= 2 * one_way - 1:
+    if not 0 < alpha < 1 or not 0 < target < 1:
+        raise ConfigError(f"The level ({alpha:g}) and the power ({target:g}) must lie between 0 and 1.")
+    if not 0.5 < one_way <= 1:
+        raise ConfigError(
+            f"The share of changes in the direction of the effect ({one_way:g}) must be above 0.5 and at most 1."
+        )
+    if not 0 < effect <= 2 * one_way - 1:
         raise ConfigError(
             f"An effect of {100 * effect:g} points cannot come from changes of which {one_way:.0%} go one way; the effect lies "
             f"above 0 and at most at {100 * (2 * one_way - 1):g} points, and the share is above 50 %."
         )
-    if not 0 < alpha < 1 or not 0 < target < 1:
-        raise ConfigError(f"The level ({alpha:g}) and the power ({target:g}) must lie between 0 and 1.")
     high = 1
     while power(high, effect, one_way, alpha) < target:
         high *= 2

@@ -20,7 +20,7 @@ def build(
             help="shared-marker, all-weights, own-markers (the null), mechanisms, or compiled (no training).",
         ),
     ] = "shared-marker",
-    seed: Annotated[int, typer.Option("--seed", help="First pre-training seed that is tried.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="First pre-training seed that is tried.")] = 0,
     rank: Annotated[
         int | None, typer.Option("--rank", help="Mechanisms of a compiled lab, 1 to 10; 4 by default.")
     ] = None,

@@ -29,8 +29,11 @@ def plan_samples(
     The samples are those of the row that is judged: of one task, or of all untrained tasks together.
     """
     from mechprobe.cli.printing import say, say_json
+    from mechprobe.errors import ConfigError
     from mechprobe.power import samples_needed, smallest_flips
 
+    if not 0 < alpha < 1:
+        raise ConfigError(f"--alpha is {alpha:g}, but a level lies between 0 and 1.")
     n = samples_needed(effect / 100, one_way=one_way, alpha=alpha / tests, target=power)
     flips = smallest_flips(n, alpha / tests)
     if as_json:
@@ -38,7 +41,7 @@ def plan_samples(
         say_json({**given, "n": n, "smallest_flips": flips})
         return
     say(
-        f"{n:,} samples find an effect of {effect:g} points with probability {power:g}, if {100 * one_way:g} % of the changed "
+        f"{n:,} samples find an effect of {effect:g} points with probability {power:.10g}, if {100 * one_way:g} % of the changed "
         f"samples change in its direction (exact McNemar test at level {alpha:g}, Holm-adjusted over {tests})."
     )
     say(

@@ -79,8 +79,10 @@ class Shared:
 
     def _default_run(self) -> Path:
         """The run folder when none is given: every lab but the default one has its own."""
-        from mechprobe.lab.summary import DEFAULT_LAB
+        from mechprobe.lab.summary import DEFAULT_LAB, shipped_run_file
 
+        if self.lab is not None:
+            shipped_run_file(self.lab)  # refuses another name, which may be no name of a folder
         return DEFAULT_RUN if self.lab in (None, DEFAULT_LAB) else DEFAULT_RUN.with_name(self.lab)
 
     def _settings(self, run_file: Path, extra: dict[str, Any] | None, *, own_inputs: bool) -> "RunConfig":

@@ -61,7 +61,9 @@ class InterveneConfig(Comparison):
     rivals: tuple[RivalKind, ...] = RIVAL_KINDS
     """Rival explanations that run beside every transplant of the selected set, see `mechprobe.interventions.rivals`; empty for
     none."""
-    rival_doses: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 4.0, 8.0)
+    rival_doses: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=(1.0, 2.0, 4.0, 8.0), min_length=1
+    )
     """Multiples of the mean difference among which the selection half chooses, for every rival of one vector."""
     rival_samples: int = Field(default=32, ge=1)
     """Samples of each task's selection half on which rivals are fitted, and their doses and the read-out chosen."""

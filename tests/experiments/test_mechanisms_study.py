@@ -36,7 +36,7 @@ def record(verdict: str = "refuted") -> dict[str, Any]:
         "tasks": {"pooled": row, "two": row},
         "readouts": {"swap": 0.95, "joint": None},
         "main_readout": "swap",
-        "comparison": "better than any 2 directions",
+        "comparison": "better than any rival of up to 2 directions",
         "rivals": RIVALS,
         "sizes": {"features of the ranking": [[10, 0.3], [400, 0.9]], "principal components": [[1, 0.12]]},
     }
@@ -64,7 +64,7 @@ def record(verdict: str = "refuted") -> dict[str, Any]:
 def test_tables_show_shares_of_the_ceiling() -> None:
     rows = mechanisms.verdicts([record()])
     assert "swap read-out" in rows[0]
-    for cell in ("80 points", "95", "12, 25", "supported (swap)", "better than any 2 directions"):
+    for cell in ("80 points", "95", "12, 25", "supported (swap)", "better than any rival of up to 2 directions"):
         assert cell in rows[1]
     rows = mechanisms.rivals([record()])
     assert "12 pca 1" in rows[1]

@@ -102,7 +102,7 @@ def test_verdicts_and_effects_are_compared_with_the_first() -> None:
         judged("supported", 0.5, "no better than one direction"),
         judged("refuted", 0.1, "no better than one direction"),
         Judged(None, "No feature is above the threshold"),
-        judged("supported", 0.3, "better than any 5 directions"),
+        judged("supported", 0.3, "better than any rival of up to 5 directions"),
     ]
     own = rows[0].verdict("base", "transplant")
     assert own is not None
@@ -129,4 +129,7 @@ def test_verdicts_and_effects_are_compared_with_the_first() -> None:
         "The sets of seeds 5, 6 and 7 have 0 to 100 % of the 2 features of seed 4 again, by chance 0.0 to"
     )
     assert "transplant in base 2 of 4 (seed 5 refuted, seed 6 no verdict: No feature is above the threshold)" in text
-    assert "2 of 4 against rivals (seed 6 not compared, seed 7 better than any 5 directions), +30 [+10, +50]" in text
+    assert (
+        "2 of 4 against rivals (seed 6 not compared, seed 7 better than any rival of up to 5 directions), +30 [+10, +50]"
+        in text
+    )

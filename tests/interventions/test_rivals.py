@@ -218,11 +218,13 @@ def effect(rank: int | None, value: float, low: float, high: float, *, damages: 
     ("rivals", "verdict"),
     [
         ([effect(1, -0.02, -0.06, 0.02), effect(2, 0.0, 0.0, 0.0)], "no better than one direction"),
-        ([effect(1, 0.4, 0.3, 0.5), effect(2, 0.3, 0.2, 0.4), effect(5, 0.0, -0.1, 0.1)], "better than any 2 directions, no better than 5"),
-        ([effect(1, 0.4, 0.3, 0.5), effect(5, 0.2, 0.1, 0.3)], "better than any 5 directions"),
+        ([effect(1, 0.4, 0.3, 0.5), effect(2, 0.3, 0.2, 0.4), effect(5, 0.0, -0.1, 0.1)], "better than any rival of up to 2 directions, no better than 5"),
+        ([effect(1, 0.4, 0.3, 0.5), effect(5, -0.2, -0.3, -0.1)], "better than any rival of one direction, worse than 5"),
+        ([effect(1, -0.2, -0.3, -0.1)], "worse than one direction"),
+        ([effect(1, 0.4, 0.3, 0.5), effect(5, 0.2, 0.1, 0.3)], "better than any rival of up to 5 directions"),
         ([effect(1, 0.1, -0.1, 0.3)], "not clearly better than one direction"),
         ([effect(1, 0.4, 0.3, 0.5), effect(1, 0.01, -0.02, 0.04)], "no better than one direction"),
-        ([effect(1, 0.4, 0.3, 0.5), effect(1, -0.3, -0.4, -0.2, damages=True)], "better than any one direction"),
+        ([effect(1, 0.4, 0.3, 0.5), effect(1, -0.3, -0.4, -0.2, damages=True)], "better than any rival of one direction"),
         ([effect(128, -0.2, -0.3, -0.1), effect(None, -0.2, -0.3, -0.1)], ""),
     ],
 )  # fmt: skip

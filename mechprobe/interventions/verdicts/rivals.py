@@ -3,8 +3,8 @@
 Ranks count independent directions of a change over all tokens; the rank of a set is at most its number of features. The rivals
 of one host whose rank does not exceed the set's are compared with it, sample by sample, on the pooled tasks. The set *beats* a
 rival where the interval of the paired difference is above 0. A rival is *no worse* where it does at least as much, or where the
-interval ends below a tenth of the ceiling. The set is better than any k directions where it beats every rival of rank k or less,
-and no better than k directions where a rival of rank k is no worse. A rival that takes more from the tuned model than the whole
+interval ends below a tenth of the ceiling. The set is better than any rival of up to k directions where it beats every rival of
+rank k or less that ran, no better than k directions where a rival of rank k is no worse, and worse where it beats the set. A rival that takes more from the tuned model than the whole
 residual does is damage, as an edit would be, and is not compared. The rule is ours.
 """
 
@@ -95,20 +95,23 @@ def _comparison(main: Condition, rivals: Sequence[RivalEffect], effect: Effect, 
         verdict="",
         sentence="",
     )
-    verdict = _verdict(found, able=able)
+    worse = min((rival.rank or 0 for rival in compared if rival.difference.high < 0), default=None)
+    verdict = _verdict(found, worse, able=able)
     sentence = _sentence(found, best, verdict, n_compared=len(compared))
     return found.model_copy(update={"verdict": verdict, "sentence": sentence})
 
 
-def _verdict(found: Comparison, *, able: bool) -> str:
+def _verdict(found: Comparison, worse: int | None, *, able: bool) -> str:
+    """The comparison in words; ``worse`` is the smallest rank of a rival that beats the set."""
     if found.best is None or not able:
         return ""
     below, above = found.better_than or 0, found.no_better_than
+    word = "worse than" if above is not None and worse == above else "no better than"
     if above is not None and (not below or above < below):
-        return f"no better than {_directions(above)}"
-    better = f"better than any {_directions(below)}" if below else ""
+        return f"{word} {_directions(above)}"
+    better = f"better than any rival of {'up to ' if below > 1 else ''}{_directions(below)}" if below else ""
     if above is not None:
-        return f"{better}, no better than {above}"
+        return f"{better}, {word} {above}"
     return better or "not clearly better than one direction"
 
 
