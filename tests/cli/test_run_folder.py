@@ -56,6 +56,8 @@ def test_every_lab_has_a_run_folder_of_its_own(
     ("options", "message"),
     [
         (["--lab", "mechanism"], "--lab 'mechanism' is unknown; the labs are shared-marker, own-markers, mechanisms,"),
+        (["--lab", "../x"], "--lab '../x' is unknown"),
+        (["--lab", ""], "--lab '' is unknown"),
         (["--lab", "mechanisms", "--config", "run.toml"], "--lab names models, tasks and prompts"),
         (["--lab", "mechanisms", "--models", "base=a"], "--lab names models, tasks and prompts"),
     ],

@@ -38,7 +38,10 @@ def test_the_samples_needed_reach_the_power(effect: float, alpha: float) -> None
 
 
 def test_impossible_effects_are_refused() -> None:
-    for effect, one_way in ((0.9, 0.9), (0.0, 0.9), (0.1, 0.5), (-0.1, 1.0)):
+    for one_way in (0.5, 0.0, 1.2, float("nan")):
+        with pytest.raises(ConfigError, match=r"above 0\.5 and at most 1"):
+            samples_needed(0.1, one_way=one_way)
+    for effect, one_way in ((0.9, 0.9), (0.0, 0.9), (-0.1, 1.0), (float("nan"), 0.9)):
         with pytest.raises(ConfigError, match="points cannot come from"):
             samples_needed(effect, one_way=one_way)
     with pytest.raises(ConfigError, match="between 0 and 1"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mechprobe.errors import ConfigError
 from mechprobe.evals.tasks import Task, split_halves
 from mechprobe.interventions.conditions.fitting import fit_difference, fitting_tasks
 from mechprobe.interventions.conditions.plan import Condition, plan
@@ -303,3 +304,9 @@ def test_a_weight_change_of_full_rank_is_the_donor_and_is_taken_back(planted: An
             for name, value in changed[block].state_dict().items():
                 assert torch.equal(value, own[block].state_dict()[name])
     assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
+
+
+@pytest.mark.parametrize("doses", [(), (float("inf"),), (0.0,)])
+def test_doses_that_choose_nothing_are_refused(doses: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="rival_doses"):
+        InterveneConfig(rival_doses=doses)

@@ -64,7 +64,7 @@ def _rows(comparison: Mapping[str, Any], results: Mapping[str, Any]) -> list[tup
         dose = "" if rival["dose"] is None else f" ×{rival['dose']:g}"
         name = rival["name"].replace(", best dose", "") + dose
         rank = "" if rival["rank"] is None or "rank" in name else f" (rank {rival['rank']})"
-        broken = ", damage" if rival["damages"] else ""
+        broken = ", damage" if rival.get("damages") else ""
         found.append((kinds[rival["condition"]], name + rank + broken, rival["effect"]))
     for kind, label in _CONTROLS.items():
         for n_features, draws in _draws(comparison, results, kind).items():
