@@ -82,7 +82,7 @@ class InterveneConfig(Comparison):
     min_ceiling_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the gap between the clean models that the site's ceiling must reach for a verdict."""
     min_n: int = Field(default=20, ge=1)
-    """Samples that a row, pooled or of one task, needs for a verdict: the bootstrap interval of very few samples has no width."""
+    """Samples that a row, pooled or of one task, needs for a verdict."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Level of every test behind a verdict."""
     batch_size: int = Field(default=512, ge=1)

@@ -60,13 +60,8 @@ def batches(runner: Runner, conditions: Sequence[Condition]) -> list[list[Condit
 
 
 def _key(runner: Runner, condition: Condition) -> _Key:
-    if condition.how == "patch":
-        reads = [str(condition.donor)]
-    elif condition.how == "vector" or not (condition.ids or condition.how == "rival" or condition.edit == "replace"):
-        reads = []
-    else:
-        reads = runner.reads(condition)
-    return condition.model, tuple(reads), condition.tasks
+    nothing = condition.how == "edit" and not condition.ids and condition.edit != "replace"
+    return condition.model, () if nothing else tuple(runner.reads(condition)), condition.tasks
 
 
 class DraftingRunner:

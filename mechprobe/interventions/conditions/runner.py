@@ -1,4 +1,4 @@
-"""Runs conditions on loaded models, one after another or in several processes."""
+"""What a condition does to its host, and one condition run token by token; `mechprobe.interventions.conditions.batches` runs many."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -147,7 +147,11 @@ class Runner:
         )
 
     def reads(self, condition: Condition) -> list[str]:
-        """The models other than the host whose residuals the edit reads."""
+        """The models other than the host whose residuals the change reads."""
+        if condition.how == "patch":
+            return [str(condition.donor)]
+        if condition.how == "vector":
+            return []
         if condition.how == "rival":
             readout = Readout(self.config.readout_of_transplants, self.config.near)
             own = read_models(
@@ -210,16 +214,15 @@ class Runner:
             with weight_change(host.hf, donor.hf, self.site, rank):
                 yield
         elif condition.how == "edit":
-            edit, readout = condition.edit, readout_of(condition, self.config)
-            one = SiteEdit(self.crosscoder, condition.ids, edit, self.site, condition.donor, readout, where)
-            with edited_at(self.family[condition.model], [one], siblings=self.family):
+            with edited_at(self.family[condition.model], [self._site_edit(condition, where)], siblings=self.family):
                 yield
         else:
-            with self._rewritten(condition, where):
+            with self._with(condition, self.change(condition, where)):
                 yield
 
-    def _rewritten(self, condition: Condition, where: Positions) -> AbstractContextManager[None]:
-        return self._with(condition, self.change(condition, where))
+    def _site_edit(self, condition: Condition, where: Positions) -> SiteEdit:
+        readout = readout_of(condition, self.config)
+        return SiteEdit(self.crosscoder, condition.ids, condition.edit, self.site, condition.donor, readout, where)
 
     def _with(self, condition: Condition, change: SiteRewrite) -> AbstractContextManager[None]:
         host = self.family[condition.model]
@@ -231,19 +234,17 @@ class Runner:
         host, where = self.family[condition.model], self.positions if positions is None else positions
         special = list(host.tokenizer.all_special_ids)
         if condition.how == "edit":
-            readout = readout_of(condition, self.config)
-            one = SiteEdit(self.crosscoder, condition.ids, condition.edit, self.site, condition.donor, readout, where)
-            return site_rewrite(one, host.name, self.family, special)
-        reads: list[str] = []
+            return site_rewrite(self._site_edit(condition, where), host.name, self.family, special)
+        reads = self.reads(condition)
         leaves: TokenRule | None = self.leaves or None
-        if condition.how == "patch" and condition.donor is not None:
-            reads, where, leaves = [condition.donor], "all", None
-            rewrite: Rewrite = itemgetter(condition.donor)
+        if condition.how == "patch":
+            where, leaves = "all", None
+            rewrite: Rewrite = itemgetter(*reads)
         elif condition.how == "vector":
             where = "last_prompt_token" if condition.features == LAST_PROMPT_TOKEN else where
             rewrite = self._vector(condition)
         else:
-            reads, rewrite = self.reads(condition), self.rewrite(condition)
+            rewrite = self.rewrite(condition)
             where = (self.rivals[condition.features].positions if condition.how == "rival" else "") or where
         what = f"The condition '{condition.name}'"
         return SiteRewrite(self.site, rewrite, tuple(reads), PositionMask(as_rule(where), special), what, leaves)

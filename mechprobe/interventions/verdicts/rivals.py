@@ -4,8 +4,8 @@ Ranks count independent directions of a change over all tokens; the rank of a se
 of one host whose rank does not exceed the set's are compared with it, sample by sample, on the pooled tasks. The set *beats* a
 rival where the interval of the paired difference is above 0. A rival is *no worse* where it does at least as much, or where the
 interval ends below a tenth of the ceiling. The set is better than any rival of up to k directions where it beats every rival of
-rank k or less that ran, no better than k directions where a rival of rank k is no worse, and worse where it beats the set. A rival that takes more from the tuned model than the whole
-residual does is damage, as an edit would be, and is not compared. The rule is ours.
+rank k or less that ran. It is no better than k directions where a rival of rank k is no worse, and worse where that rival beats
+it. A rival that takes more from the tuned model than the whole residual does is damage and is not compared. The rule is ours.
 """
 
 from collections.abc import Mapping, Sequence
