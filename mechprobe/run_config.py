@@ -11,6 +11,9 @@ from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import HUB, PromptsConfig, TextConfig
 from mechprobe.dictionary.baselines.config import BaselinesConfig
 from mechprobe.dictionary.config import TrainSaeConfig
+from mechprobe.drift.divergence.config import DriftConfig
+from mechprobe.drift.probe.config import ProbeConfig
+from mechprobe.drift.weights.config import WeightsConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
@@ -93,6 +96,9 @@ class RunConfig(FrozenConfig):
     nulls: NullsConfig = NullsConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     emergence: EmergenceConfig = EmergenceConfig()
+    drift: DriftConfig = DriftConfig()
+    weights: WeightsConfig = WeightsConfig()
+    probe: ProbeConfig = ProbeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()

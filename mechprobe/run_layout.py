@@ -36,6 +36,9 @@ _FOLDERS = {place.folder: place.folder for place in CHAIN} | {
     "harness": "harness",  # intervene --task
     "baselines": "baselines",
     "emergence": "emergence",
+    "drift": "drift",
+    "weights": "weights",
+    "probe": "probe",
     "checkpoints": "checkpoints",  # store and dictionaries of emergence
     "dictionaries": "dictionaries",  # run --dictionary-seeds: a run folder per further dictionary
     "examples": "examples",  # contexts of the first selected features

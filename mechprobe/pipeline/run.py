@@ -8,11 +8,7 @@ from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.sources import as_prompts
-from mechprobe.dictionary.baselines.result import Baselines
-from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.dictionary.stage import train_crosscoder
-from mechprobe.emergence.result import Emergence
-from mechprobe.emergence.stage import emergence
 from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.stage import check_lengths, check_source, evaluate_outcomes, load_outcomes
@@ -27,10 +23,9 @@ from mechprobe.interventions.result import InterventionResults
 from mechprobe.interventions.stage import intervene
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.localization.stage import localize
-from mechprobe.models.family import ModelFamily
+from mechprobe.pipeline.side_stages import SideStages
 from mechprobe.records import Outcomes
-from mechprobe.run_config import RunConfig
-from mechprobe.run_layout import CHAIN, RunLayout
+from mechprobe.run_layout import CHAIN
 from mechprobe.selection.checks import check_selection_folder
 from mechprobe.selection.result import Selection
 from mechprobe.selection.rules import check_spec
@@ -46,29 +41,8 @@ N_EXPLAINED = 12
 """Selected features whose contexts the report shows."""
 
 
-class Run:
+class Run(SideStages):
     """The stages of one run folder, or of a `RunLayout` with some folders elsewhere; ``force`` makes finished ones again."""
-
-    def __init__(
-        self, config: RunConfig, folder: Path | str | RunLayout, *, force: bool = False, trust_remote_code: bool = False
-    ) -> None:
-        self.config = config
-        self.layout = folder if isinstance(folder, RunLayout) else RunLayout(Path(folder))
-        self.force = force
-        self.trust_remote_code = trust_remote_code
-        self._family: ModelFamily | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.layout.folder
-
-    @property
-    def family(self) -> ModelFamily:
-        """All models of the run."""
-        if self._family is None:
-            self._family = self.config.family(trust_remote_code=self.trust_remote_code)
-        return self._family
 
     def check(self) -> None:
         """Check models, tasks, prompts, names and sites before any work begins.
@@ -164,32 +138,6 @@ class Run:
             family=self.family if self.config.models else None,
             config=self.config.features,
             device=self.config.device,
-            force=self.force,
-        )
-
-    def baselines(self) -> Baselines:
-        """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
-        return measure_baselines(
-            self.layout.crosscoder,
-            self.layout.cache,
-            out=self.layout.baselines,
-            family=self.family if self.config.models else None,
-            config=self.config.baselines,
-            quality=self.config.features,
-            device=self.config.device,
-            force=self.force,
-        )
-
-    def emergence(self) -> Emergence:
-        """Follow features over the checkpoints among the models. It is not part of `mechprobe run`."""
-        return emergence(
-            self.family,
-            self.config.prompt_source(),
-            out=self.layout.emergence,
-            work=self.layout.checkpoints,
-            config=self.config.emergence,
-            cache=self.config.cache,
-            training=self.config.train_sae,
             force=self.force,
         )
 

@@ -19,6 +19,9 @@ _NEEDS = {
     "baselines": ("train-sae",),
     "evaluate": (),
     "emergence": (),
+    "drift": ("cache",),
+    "weights": (),
+    "probe": ("evaluate",),
     "select": ("features", "evaluate"),
     "intervene": ("select",),
 }
@@ -168,7 +171,17 @@ def require_run_folder(run: Run) -> None:
     """Raise `ArtifactError` if the run folder holds other files but no stage of a run."""
     if not run.folder.is_dir():
         return
-    known = {run.layout.run_file.name, *_FOLDERS.values(), "checkpoints", "emergence", "baselines", "nulls"}
+    known = {
+        run.layout.run_file.name,
+        *_FOLDERS.values(),
+        "checkpoints",
+        "emergence",
+        "drift",
+        "weights",
+        "probe",
+        "baselines",
+        "nulls",
+    }
     found = {path.name for path in run.folder.iterdir()}
     if found and not found & known:
         raise ArtifactError(f"{run.folder} is not empty and is not a run folder; give another --run.")

@@ -1,0 +1,1 @@
+"""Behaviour along post-training: skill profiles, their drift, and what it goes along with."""

@@ -1,0 +1,1 @@
+"""What post-training changed in the weights, tensor by tensor."""

@@ -1,0 +1,62 @@
+"""Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
+
+from pathlib import Path
+
+from mechprobe.dictionary.baselines.result import Baselines
+from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.emergence.result import Emergence
+from mechprobe.emergence.stage import emergence
+from mechprobe.models.family import ModelFamily
+from mechprobe.run_config import RunConfig
+from mechprobe.run_layout import RunLayout
+
+
+class SideStages:
+    """Settings, folders and models of a run, and the stages that are no part of the chain."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path | str | RunLayout, *, force: bool = False, trust_remote_code: bool = False
+    ) -> None:
+        self.config = config
+        self.layout = folder if isinstance(folder, RunLayout) else RunLayout(Path(folder))
+        self.force = force
+        self.trust_remote_code = trust_remote_code
+        self._family: ModelFamily | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.layout.folder
+
+    @property
+    def family(self) -> ModelFamily:
+        """All models of the run."""
+        if self._family is None:
+            self._family = self.config.family(trust_remote_code=self.trust_remote_code)
+        return self._family
+
+    def baselines(self) -> Baselines:
+        """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
+        return measure_baselines(
+            self.layout.crosscoder,
+            self.layout.cache,
+            out=self.layout.baselines,
+            family=self.family if self.config.models else None,
+            config=self.config.baselines,
+            quality=self.config.features,
+            device=self.config.device,
+            force=self.force,
+        )
+
+    def emergence(self) -> Emergence:
+        """Follow features over the checkpoints among the models. It is not part of `mechprobe run`."""
+        return emergence(
+            self.family,
+            self.config.prompt_source(),
+            out=self.layout.emergence,
+            work=self.layout.checkpoints,
+            config=self.config.emergence,
+            cache=self.config.cache,
+            training=self.config.train_sae,
+            force=self.force,
+        )
