@@ -31,6 +31,7 @@ from mechprobe.cli import (
     show,
     store,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -61,6 +62,7 @@ _COMMANDS = {
         "show": show.show,
         "emergence": emergence.emergence,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.drift.weights.result import WeightsResult
+from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
@@ -59,4 +61,11 @@ class SideStages:
             cache=self.config.cache,
             training=self.config.train_sae,
             force=self.force,
+        )
+
+    def weights(self) -> WeightsResult:
+        """Compare the weights of every model with base's, from their files. It is not part of `mechprobe run`."""
+        self.config.require_models()
+        return weight_statistics(
+            self.config.models, out=self.layout.weights, config=self.config.weights, force=self.force
         )
