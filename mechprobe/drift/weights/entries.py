@@ -41,10 +41,7 @@ class EntryTotals:
             power = power * update
             self.powers[place] += power.sum().item()
         tuned = weight + update
-        if self.visible_in is None:
-            same = update == 0
-        else:
-            same = tuned.to(self.visible_in) == weight.to(self.visible_in)
+        same = update == 0 if self.visible_in is None else tuned.to(self.visible_in) == weight.to(self.visible_in)
         self.unchanged += int(same.sum())
         self.below_bf16 += int((update.abs() < half_ulp(weight)).sum())
         self.flipped += int((torch.sign(weight) * torch.sign(tuned) < 0).sum())

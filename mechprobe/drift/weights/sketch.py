@@ -118,10 +118,10 @@ def _quadrature(
     which have no weight.
     """
     vectors = probes - away @ (away.T @ probes)
-    sizes = vectors.square().sum(dim=0)
-    basis = [vectors / sizes.sqrt()]
+    basis = [vectors / vectors.norm(dim=0)]
+    dimension = len(probes) - away.shape[1]  # probes of equal length vary less than Gaussian ones
     diagonal, beside = [], []
-    for _ in range(min(LANCZOS_STEPS, len(probes) - away.shape[1])):
+    for _ in range(min(LANCZOS_STEPS, dimension)):
         image = _normal(blocks, basis[-1])
         diagonal.append((basis[-1] * image).sum(dim=0))
         for _ in range(2):  # once is not enough in floating point
@@ -133,9 +133,9 @@ def _quadrature(
         beside.append(torch.where(spent, 0.0, length))
         basis.append(torch.where(spent, 0.0, image / length.clamp(min=torch.finfo(torch.float64).tiny)))
     found = []
-    for probe, size in enumerate(sizes):
+    for probe in range(probes.shape[1]):
         side = torch.stack(beside[:-1])[:, probe] if len(beside) > 1 else torch.zeros(0, dtype=torch.float64)
         tridiagonal = torch.diag(torch.stack(diagonal)[:, probe]) + torch.diag(side, 1) + torch.diag(side, -1)
         nodes, turn = torch.linalg.eigh(tridiagonal)
-        found.append((nodes.clamp(min=0).sqrt(), size * turn[0].square()))
+        found.append((nodes.clamp(min=0).sqrt(), dimension * turn[0].square()))
     return found

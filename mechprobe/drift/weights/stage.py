@@ -76,13 +76,17 @@ def _make(stage: Stage, compared: Comparison, config: WeightsConfig) -> None:
                 write_json(part, {"rows": found.rows, "pairs": found.pairs})
             advance(compared.view(name).n, tensor=name)
     read = [read_json(part) for part in parts.values()]
-    _write(stage, compared, config, *([_restored(row) for part in read for row in part[key]] for key in ("rows", "pairs")))
+    _write(
+        stage, compared, config, *([_restored(row) for part in read for row in part[key]] for key in ("rows", "pairs"))
+    )
     shutil.rmtree(stage.folder / _PARTS, ignore_errors=True)
 
 
 def _restored(row: Row) -> Row:
     """A row of a part; null stands for NaN, except in the columns that may be empty."""
-    return {key: float("nan") if value is None and key not in ("layer", "columns") else value for key, value in row.items()}
+    return {
+        key: float("nan") if value is None and key not in ("layer", "columns") else value for key, value in row.items()
+    }
 
 
 def _write(stage: Stage, compared: Comparison, config: WeightsConfig, rows: list[Row], pairs: list[Row]) -> None:
@@ -109,7 +113,9 @@ def _write(stage: Stage, compared: Comparison, config: WeightsConfig, rows: list
     frame = require("pandas", "The table of weights").DataFrame
     tables = {TABLE_FILE: frame(rows), PAIRS_FILE: frame(pairs)}
     for name, table in tables.items():
-        typed = table.astype({key: "Int64" for key in ("layer", "columns", "k", "pair_k", "null_draws") if key in table})
+        typed = table.astype(
+            {key: "Int64" for key in ("layer", "columns", "k", "pair_k", "null_draws") if key in table}
+        )
         write_bytes(stage.folder / name, typed.to_parquet(index=False))
     result.save(stage.folder / RESULT_FILE)
     stage.finish(

@@ -32,8 +32,8 @@ def model_update(kind: str, rows: Sequence[Row]) -> ModelUpdate:
     )
 
 
-def _cell_key(cell: tuple[int | None, str]) -> tuple[float, tuple[int, str]]:
-    return (math.inf if cell[0] is None else cell[0], sort_key(cell[1]))
+def _cell_key(cell: tuple[int | None, str]) -> tuple[bool, int, tuple[int, str]]:
+    return (cell[0] is None, cell[0] or 0, sort_key(cell[1]))
 
 
 def _by(rows: Iterable[Row], key: Callable[[Row], Any], order: Callable[[Any], Any]) -> list[tuple[Any, list[Row]]]:
@@ -60,7 +60,9 @@ def _group(rows: Sequence[Row], layer: int | None, kind: str) -> Group:
 
 def _against_null(rows: Sequence[Row], name: str) -> AgainstNull:
     columns = {"value": name, "null": f"{name}_null", "low": f"{name}_null_low", "high": f"{name}_null_high"}
-    return AgainstNull(**{key: _mean([row[column] for row in rows if column in row]) for key, column in columns.items()})
+    return AgainstNull(
+        **{key: _mean([row[column] for row in rows if column in row]) for key, column in columns.items()}
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
