@@ -1,11 +1,12 @@
 """All divisors of a number above a bound."""
 
 import random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mechprobe.evals.skills.family import Family
 
-BANDS = ((12, 60), (61, 120), (121, 240), (241, 480), (481, 960), (961, 1920))
+BANDS = ((12, 100), (101, 200), (201, 400), (401, 700), (701, 1100), (1101, 2000))
 """Range of the number, by level."""
 LONGEST = 40
 """Characters of the longest answer; numbers with more divisors are left out."""
@@ -71,15 +72,18 @@ class Divisors(Family):
         return int(problem.number**0.5)
 
     def guesses(self, problem: Divided) -> int:
-        """Number of sets of numbers above the bound that hold the number itself."""
-        return 2 ** (problem.number - problem.bound - 1)
+        """Number of sets that hold the number itself and any from the bound to its half."""
+        return 2 ** len(self._candidates(problem))
+
+    def _candidates(self, problem: Divided) -> range:
+        return range(problem.bound + 1, problem.number // 2 + 1)
 
     def guess(self, problem: Divided, rng: random.Random) -> str:
         """Draw such a set."""
-        return _written([*(d for d in range(problem.bound + 1, problem.number) if rng.random() < 0.5), problem.number])
+        return _written([*(d for d in self._candidates(problem) if rng.random() < 0.5), problem.number])
 
 
-def _written(numbers) -> str:
+def _written(numbers: Iterable[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 

@@ -4,7 +4,7 @@ import random
 from typing import NamedTuple
 
 from mechprobe.evals.skills.family import Family, rung
-from mechprobe.evals.skills.programs import Program, compact_text, python_text, run_on_stack
+from mechprobe.evals.skills.programs import WORDS, Program, compact_text, python_text, run_on_stack
 
 ROUNDS = (3, 4, 5, 6, 8, 10)
 MODULI = ((5, 9), (5, 12), (6, 15), (7, 20), (9, 30), (11, 40))
@@ -28,10 +28,10 @@ class Loop(NamedTuple):
 
 
 class LoopOutputs(Family):
-    """`PRINTED FOR i=2:5{OUT(i*3+1)%7}?`: `{0,3,6}`."""
+    """`PRINTED FOR i=2:5[OUT (i*3+1)%7]?`: `{0,3,6}`."""
 
     name, skill, domain = "loop_outputs", "enumeration", "coding"
-    keyword = "PRINTED"
+    keyword, words = "PRINTED", WORDS
     answer_form = "set"
     max_answer_chars = 32
     templates = (

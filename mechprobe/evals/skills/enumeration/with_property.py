@@ -55,7 +55,7 @@ class WithProperty(Family):
 
     def fields(self, problem: Boxes) -> dict[str, str]:
         """The text and the condition."""
-        sentences = (f"Box {name} holds {n} coins." for name, n in zip(problem.names, problem.coins, strict=True))
+        sentences = (f"Box {name} holds {n} coin{'s' if n != 1 else ''}." for name, n in zip(problem.names, problem.coins, strict=True))
         return {"text": " ".join(sentences), "condition": RELATIONS[problem.relation].format(bound=problem.bound)}
 
     def _found(self, problem: Boxes) -> list[tuple[str, int]]:

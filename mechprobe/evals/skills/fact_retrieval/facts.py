@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,7 +10,7 @@ from mechprobe.evals.skills.fact_retrieval.rules import Rule
 from mechprobe.evals.skills.family import Family
 from mechprobe.evals.skills.item import item_id
 
-BANDS = ((3, 12), (13, 30), (31, 60), (61, 120), (121, 300), (301, 900))
+BANDS = ((3, 9), (10, 40), (41, 300), (301, 999), (1000, 4000), (4001, 20000))
 """Range of the first number, by level; level 6 lies beyond the five."""
 
 
@@ -37,8 +38,9 @@ class Facts(Family):
     )
 
     def __init_subclass__(cls) -> None:
-        """The words of the compact rendering are the names of the rules and of what they answer."""
-        cls.words = tuple(dict.fromkeys(word for rule in cls.rules for word in (rule.word, rule.asks)))
+        """Collect the words of the compact rendering: names of the rules, what they answer, and what steps mention."""
+        texts = " ".join(f"{rule.word} {rule.asks} {rule.work}" for rule in cls.rules)
+        cls.words = tuple(dict.fromkeys(re.findall("[A-Z]+", texts)))
 
     def knobs(self, level: int) -> dict[str, int]:
         """Range of the first number."""
@@ -85,7 +87,7 @@ class Facts(Family):
 
     def chat_steps(self, problem: Fact) -> str:
         """Name the rule and apply it."""
-        return f"By {self.rule(problem).name}: {self.steps(problem)[1]}"
+        return f"This rests on: {self.rule(problem).name}.\n{self.steps(problem)[1]}"
 
     def guesses(self, problem: Fact) -> range:
         """The numbers from 0 to twice the answer and one, or to its negative."""

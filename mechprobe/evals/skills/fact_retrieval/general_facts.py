@@ -58,7 +58,7 @@ class GeneralFacts(Facts):
         Rule("a day has twenty-four hours", "DAY", "HOURS", "How many hours are {0} days and {1} hours?", pair(0, 23), lambda n, k: 24 * n + k,
              lambda n, k: sum(2 * 12 for _ in range(n)) + k, "24*{0}+{1}={answer}", ("24 hours in a day", "a day has 24 hours", "twenty-four hours in a day")),
         Rule("the atomic numbers of the elements", "ATOM", "PROTONS", "How many protons do {0} atoms of the element with the symbol '{1}' (written in lower case) have?",
-             _of(ELEMENTS), lambda n, z: n * (z + 1), lambda n, z: n * tuple(NUMBERS.values())[z], "{0}*Z={answer}",
+             _of(ELEMENTS), lambda n, z: n * (z + 1), lambda n, z: n * tuple(NUMBERS.values())[z], "{0}*PROTONS={answer}",
              ("atomic number", "atomic numbers", "atomic numbers of the elements"), _named(ELEMENTS)),
         Rule("the order of the alphabet", "ALPHABET", "PLACE", "Add {0} to the place of the letter '{1}' in the English alphabet (a has place 1). What is the sum?",
              _of(string.ascii_lowercase), lambda n, k: n + k + 1, lambda n, k: n + ord(string.ascii_lowercase[k]) - 96, "{0}+PLACE={answer}",

@@ -39,7 +39,7 @@ def _shifted(n: int, k: int) -> int:
 
 
 def _xor_by_digits(n: int, k: int) -> int:
-    bits = zip(f"{n:012b}", f"{k:012b}", strict=True)
+    bits = zip(f"{n:016b}", f"{k:016b}", strict=True)
     return int("".join("1" if x != y else "0" for x, y in bits), 2)
 
 

@@ -8,23 +8,31 @@ from mechprobe.evals.skills.fact_retrieval.facts import Facts
 from mechprobe.evals.skills.fact_retrieval.rules import Numbers, Rule
 
 
+LONGEST_LEG = 24_000
+
+
 @functools.cache
 def _legs() -> dict[int, list[int]]:
-    """Shorter or longer leg → the other legs that give a whole hypotenuse, up to 2000."""
+    """Shorter or longer leg → the other legs that give a whole hypotenuse."""
     legs: dict[int, list[int]] = {}
-    for m in range(2, 45):
+    for m in range(2, 150):
         for n in range(1 + m % 2, m, 2):
             if math.gcd(m, n) == 1:
                 a, b = m * m - n * n, 2 * m * n
-                for k in range(1, 2000 // max(a, b) + 1):
+                for k in range(1, LONGEST_LEG // max(a, b) + 1):
                     legs.setdefault(k * a, []).append(k * b)
                     legs.setdefault(k * b, []).append(k * a)
     return legs
 
 
 def _triangle(rng: random.Random, low: int, high: int) -> Numbers:
-    a = rng.choice([leg for leg in range(low, high + 1) if leg in _legs()])
-    return a, rng.choice(sorted(_legs()[a]))
+    a = rng.choice(_legs_between(low, high))
+    return a, rng.choice(_legs()[a])
+
+
+@functools.cache
+def _legs_between(low: int, high: int) -> list[int]:
+    return [leg for leg in range(low, high + 1) if leg in _legs()]
 
 
 def _hypotenuse_by_search(a: int, b: int) -> int:
@@ -82,8 +90,7 @@ def _regular_graph(rng: random.Random, low: int, high: int) -> Numbers:
 
 def _circulant_edges(n: int, k: int) -> int:
     """Edges of the graph that joins every vertex to its k // 2 next ones, and for odd k to the opposite one."""
-    edges = {frozenset((i, (i + step) % n)) for i in range(n) for step in range(1, k // 2 + 1)}
-    return len(edges | ({frozenset((i, (i + n // 2) % n)) for i in range(n)} if k % 2 else set()))
+    return sum(k // 2 for _ in range(n)) + (n // 2 if k % 2 else 0)
 
 
 def _sets(rng: random.Random, low: int, high: int) -> Numbers:
