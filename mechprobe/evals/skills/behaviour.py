@@ -45,15 +45,14 @@ _WRONG = (
 )
 _RIGHT = r"(?:right|correct|true|valid|consistent|fine|\w+ly\s+correct)"
 _NUMBER = r"[\s#*:]*(\d{1,4})\b"
-_STEPS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\b{_PART}{_NUMBER}[\s*,:]*(?:\([^()\n]*\)\s*)?(?:is|was|looks|must\s+be)\s+(?:\w+ly\s+)?{_WRONG}",
-        rf"\b{_PART}{_NUMBER}[\s*,:]*(?:(?:has|contains|makes)\s+{_WRONG}|contradicts)",
-        rf"\b(?:wrong|incorrect|erroneous|faulty|inconsistent)\s+{_PART}\s*(?:number|no\.?)?\s*(?:is|was|:|=)?\s*(?:{_PART})?{_NUMBER}",
-        rf"(?<!\bno\s)(?<!\bany\s)\b{_ERROR}\s+(?:(?!{_PART})\w+\s+){{0,2}}?(?:in|at|on|is)\s+(?:the\s+)?{_PART}{_NUMBER}",
-    )
-) + (re.compile(r"\bERR\s*(\d{1,4})\b"),)
+_SENTENCES = (
+    rf"\b{_PART}{_NUMBER}[\s*,:]*(?:\([^()\n]*\)\s*)?(?:is|was|looks|must\s+be)\s+(?:\w+ly\s+)?{_WRONG}",
+    rf"\b{_PART}{_NUMBER}[\s*,:]*(?:(?:has|contains|makes)\s+{_WRONG}|contradicts)",
+    rf"\b(?:wrong|incorrect|erroneous|faulty|inconsistent)\s+{_PART}\s*(?:number|no\.?)?\s*(?:is|was|:|=)?\s*(?:{_PART})?{_NUMBER}",
+    rf"(?<!\bno\s)(?<!\bany\s)\b{_ERROR}\s+(?:(?!{_PART})\w+\s+){{0,2}}?(?:in|at|on|is)\s+(?:the\s+)?{_PART}{_NUMBER}",
+)
+_STEPS = (*(re.compile(sentence, re.IGNORECASE) for sentence in _SENTENCES), re.compile(r"\bERR\s*(\d{1,4})\b"))
+_RIGHT_STEP = re.compile(rf"\b{_PART}{_NUMBER}\s+(?:has|contains|makes)\s+no\s+{_ERROR}s?", re.IGNORECASE)
 _NO_STEP = re.compile(
     rf"\b(?:no|none\s+of\s+the|not\s+one\s+of\s+the)\s+{_PART}s?\s+(?:is|are|was|were|has|have|contains?)\s+{_WRONG}"
     rf"|\b(?:no|not\s+any)\s+(?:{_ERROR}s?|inconsistencies)\b(?!\s+(?:in|at|on)\s+(?:the\s+)?{_PART}\s*\d)"
@@ -69,6 +68,7 @@ def named_step(text: str) -> int | str | None:
     Read are sentences such as "step 3 is wrong", "the error is in line 3", "Wrong step: 3", "no step is wrong" and "all
     claims are correct", and ``ERR 3`` or ``ERR none`` of the compact rendering.
     """
+    text = _RIGHT_STEP.sub(" ", text)
     steps = [(match.end(), int(match[1])) for pattern in _STEPS for match in pattern.finditer(text)]
     none = [(match.end(), "none") for match in _NO_STEP.finditer(text)]
     return max([*steps, *none], default=(0, None), key=lambda one: one[0])[1]

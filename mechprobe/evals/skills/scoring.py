@@ -9,26 +9,24 @@ for a rule or a step. How the behaviour is read is ours (`mechprobe.evals.skills
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from mechprobe.errors import InputError
 from mechprobe.evals.scorers.answer_part import answer_part
-from mechprobe.evals.scorers.rules import Scorer
-from mechprobe.evals.skills.behaviour import named_rule, named_step
-from mechprobe.evals.skills.item import SkillItem
-from mechprobe.evals.skills.reading import (
+from mechprobe.evals.scorers.final_answer import (
     NONE,
     Diagnosis,
     FinalAnswer,
-    canonical,
     final_answer,
     form_of,
     judge_answer,
     read_diagnosis,
 )
+from mechprobe.evals.skills.behaviour import named_rule, named_step
+from mechprobe.evals.skills.fact_retrieval import known_rules
+from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.summary import ItemScore, SkillScores, summarize
 from mechprobe.records import Outcome
-from mechprobe.types import Finish, OutcomeName
+from mechprobe.types import Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +86,7 @@ def _behaviour(item: SkillItem, text: str) -> bool | None:
         return named_step(text) == (NONE if gold.step is None else gold.step)
     if item.rule is None:
         return None
-    return named_rule(text, _rules(item.domain) | {item.rule: tuple(item.rule_aliases)}) == item.rule
-
-
-@lru_cache
-def _rules(domain: str) -> dict[str, tuple[str, ...]]:
-    from mechprobe.evals.skills.fact_retrieval.rules import rules
-
-    return rules(domain)
+    return named_rule(text, known_rules(item.domain) | {item.rule: tuple(item.rule_aliases)}) == item.rule
 
 
 def _diagnosis(item: SkillItem, found: FinalAnswer | None) -> dict[str, bool | None]:
@@ -131,27 +122,14 @@ def score_items(items_by_id: Mapping[str, SkillItem], outcomes: Iterable[Outcome
                 f"There is no skill item with the id '{outcome.sample_id}'; give the tasks file from which it was evaluated."
             )
         score = score_response(item, outcome.response, outcome.finish)
-        scored.append(ItemScore.of(item, score, outcome.draw))
+        scored.append(_labelled(item, score, outcome.draw))
     return summarize(scored)
 
 
-@dataclass(frozen=True)
-class SkillScorer(Scorer):
-    """The scorer ``skill``: reads and compares final answers as `mechprobe.evals.skills.reading` says."""
-
-    def judge(self, text: str, answer: str) -> OutcomeName:
-        """Right, wrong, or unparsed if no final answer can be read."""
-        found = final_answer(text)
-        verdict = None if found is None else judge_answer(found.text, answer, form_of(answer))
-        return "unparsed" if verdict is None else "right" if verdict else "wrong"
-
-    def answer(self, text: str) -> str | None:
-        """The final answer; equal numbers have one text."""
-        found = final_answer(text)
-        return None if found is None else canonical(found.text)
-
-    def check(self, answer: str) -> str | None:
-        """Whether the answer can be compared with itself."""
-        if judge_answer(answer, answer, form_of(answer)) is not True:
-            return f"the answer {answer!r} cannot be compared; write a number, a word, a list, a set, a diagnosis or an expression"
-        return None
+def _labelled(item: SkillItem, score: SkillScore, draw: int) -> ItemScore:
+    names = ("id", "skill", "domain", "family", "level", "split", "kind", "chance")
+    labels, verdicts = (
+        {name: getattr(item, name) for name in names},
+        {name: getattr(score, name) for name in score.__slots__},
+    )
+    return ItemScore(draw=draw, **labels, **verdicts)

@@ -10,9 +10,6 @@ from mechprobe.statistics import Interval, clustered_interval, wilson_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechprobe.evals.skills.item import SkillItem
-    from mechprobe.evals.skills.scoring import SkillScore
-
 Group = Literal["all", "skill", "domain", "cell", "level", "family", "split"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -38,13 +35,6 @@ class ItemScore(Result):
     detected: bool | None
     localized: bool | None
     corrected: bool | None
-
-    @classmethod
-    def of(cls, item: "SkillItem", score: "SkillScore", draw: int = 0) -> "ItemScore":
-        """Join an item and the score of a response to it."""
-        labels = {name: getattr(item, name) for name in ("id", "skill", "domain", "family", "level", "split", "kind", "chance")}
-        verdicts = {name: getattr(score, name) for name in score.__slots__}
-        return cls(draw=draw, **labels, **verdicts)
 
     @property
     def cell(self) -> str:
@@ -177,7 +167,8 @@ def share(scores: Iterable[ItemScore], verdict: Callable[[ItemScore], bool | Non
 def _above_chance(boxed: Interval, chance: float) -> Interval:
     if not chance < 1:
         return Interval(nan, nan, nan, boxed.n)
-    return Interval(*((end - chance) / (1 - chance) for end in boxed[:3]), boxed.n)
+    value, low, high = ((end - chance) / (1 - chance) for end in boxed[:3])
+    return Interval(value, low, high, boxed.n)
 
 
 def _diagnostic(scores: Sequence[ItemScore]) -> DiagnosticScores:

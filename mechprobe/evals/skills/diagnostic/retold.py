@@ -5,9 +5,9 @@ import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mechprobe.evals.scorers.final_answer import NONE
 from mechprobe.evals.skills.diagnostic.worked import CLEAN, ERR, KINDS
 from mechprobe.evals.skills.family import Family, rung
-from mechprobe.evals.skills.reading import NONE
 
 N_BOXES = (3, 4, 5, 7, 9, 11)
 """Boxes in the text, by level."""
@@ -53,7 +53,9 @@ class RetoldText(Family):
         claims, kind = rng.sample(text, len(text)), rng.choice(KINDS)
         said = {coins for _, coins in text}
         place = rng.randrange(len(claims))
-        if kind == NONE or rng.random() < 0.5 or kind == "inconsistent":  # so that a repeated box is no sign of an error
+        if (
+            kind == NONE or rng.random() < 0.5 or kind == "inconsistent"
+        ):  # so that a repeated box is no sign of an error
             place = rng.randrange(1, len(claims) + 1)
             claims.insert(place, rng.choice(claims[:place]))
         name, right = claims[place]

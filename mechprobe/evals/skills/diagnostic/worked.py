@@ -4,8 +4,8 @@ import random
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+from mechprobe.evals.scorers.final_answer import NONE
 from mechprobe.evals.skills.family import Family
-from mechprobe.evals.skills.reading import NONE
 
 KINDS = (NONE, NONE, "injected", "drift", "inconsistent")
 """Two of five items have no error; their kind is `clean`."""
@@ -119,7 +119,11 @@ class WorkedFamily(Family):
                 return None
             return Line(before, line.operation, self.result(before, line.operation))
         drifted = self.drifted(rng, line.operation)
-        return Line(line.before, drifted, self.result(line.before, drifted)) if self.allowed(line.before, drifted) else None
+        return (
+            Line(line.before, drifted, self.result(line.before, drifted))
+            if self.allowed(line.before, drifted)
+            else None
+        )
 
     def drifted(self, rng: random.Random, operation: str) -> str:
         """The operation with another constant at its end."""
@@ -134,7 +138,7 @@ class WorkedFamily(Family):
         """From the number of steps and the largest value."""
         n = len(problem.operations)
         values = [value for line in problem.lines for value in (line.before, line.after)]
-        if not all(0 <= value for value in (*values, problem.right)):
+        if not all(value >= 0 for value in (*values, problem.right)):
             return 0
         reached = max(*values, problem.start, problem.right)
         below = 0

@@ -28,7 +28,7 @@ class WorkedMotion(WorkedFamily):
         return f"{rng.choice('++-')}{rng.randint(1, 6)}*{rng.randint(2, 9)}"
 
     def result(self, value: int, operation: str) -> int:
-        """v + a t."""
+        """V + a t."""
         acceleration, duration = map(int, operation.split("*"))
         return value + acceleration * duration
 

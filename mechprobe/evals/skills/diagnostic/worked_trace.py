@@ -31,7 +31,13 @@ class WorkedTrace(WorkedFamily):
     def result(self, value: int, operation: str) -> int:
         """Evaluate the assignment."""
         sign, number = operation[0], int(operation[1:])
-        results = {"+": value + number, "-": value - number, "*": value * number, "/": value // number, "%": value % number}
+        results = {
+            "+": value + number,
+            "-": value - number,
+            "*": value * number,
+            "/": value // number,
+            "%": value % number,
+        }
         return results[sign]
 
     def check(self, value: int, operation: str) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from mechprobe.evals.skills.family import Family, rung
@@ -44,7 +44,9 @@ class LatticePaths(Family):
         """Draw the shorter side, which is at most two shorter, and the blocked points."""
         long, short = SIDES[level - 1], SIDES[level - 1] - rng.randint(0, 2)
         width, height = rng.choice(((long, short), (short, long)))
-        points = [(x, y) for x in range(width + 1) for y in range(height + 1) if (x, y) not in ((0, 0), (width, height))]
+        points = [
+            (x, y) for x in range(width + 1) for y in range(height + 1) if (x, y) not in ((0, 0), (width, height))
+        ]
         return Grid(width, height, tuple(sorted(rng.sample(points, BLOCKED[level - 1]))))
 
     def level_of(self, problem: Grid) -> int:
@@ -80,7 +82,7 @@ class LatticePaths(Family):
         for n in range(len(problem.blocked) + 1):
             for chain in combinations(problem.blocked, n):
                 stops = ((0, 0), *chain, end)
-                legs = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(stops, stops[1:], strict=False)]
+                legs = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(stops)]
                 paths = math.prod(math.comb(dx + dy, dx) if min(dx, dy) >= 0 else 0 for dx, dy in legs)
                 total += (-1) ** n * paths
         return str(total)

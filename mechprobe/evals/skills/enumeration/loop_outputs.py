@@ -48,7 +48,9 @@ class LoopOutputs(Family):
     def draw(self, rng: random.Random, level: int) -> Loop:
         """Draw the numbers of the loop."""
         start = rng.randint(0, 9)
-        return Loop(start, start + ROUNDS[level - 1], rng.randint(2, 9), rng.randint(0, 9), rng.randint(*MODULI[level - 1]))
+        return Loop(
+            start, start + ROUNDS[level - 1], rng.randint(2, 9), rng.randint(0, 9), rng.randint(*MODULI[level - 1])
+        )
 
     def level_of(self, problem: Loop) -> int:
         """From the rounds."""

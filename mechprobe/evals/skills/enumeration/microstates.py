@@ -5,10 +5,9 @@ import random
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
-from mechprobe.evals.skills.family import Family
+from mechprobe.evals.skills.family import Family, rung
 
-N_LEVELS = (5, 5, 6, 6, 7, 8)
-N_PARTICLES = (2, 3, 3, 4, 4, 4)
+SIZES: tuple[tuple[int, int], ...] = ((5, 2), (5, 3), (6, 3), (6, 4), (7, 4), (8, 4))
 """How many energy levels and how many particles, by level."""
 
 
@@ -38,19 +37,18 @@ class Microstates(Family):
 
     def knobs(self, level: int) -> dict[str, int]:
         """How many levels and particles."""
-        return {"levels": N_LEVELS[level - 1], "particles": N_PARTICLES[level - 1]}
+        return dict(zip(("levels", "particles"), SIZES[level - 1], strict=True))
 
     def draw(self, rng: random.Random, level: int) -> Ensemble:
         """Draw the energies from 0 to 9; the total is that of a drawn state, or differs by one."""
-        energies, n = sorted(rng.sample(range(10), N_LEVELS[level - 1])), N_PARTICLES[level - 1]
+        n_levels, n = SIZES[level - 1]
+        energies = sorted(rng.sample(range(10), n_levels))
         total = sum(rng.choices(energies, k=n)) + rng.choice((0, 0, 0, -1, 1))
         return Ensemble(tuple(energies), n, max(0, total))
 
     def level_of(self, problem: Ensemble) -> int:
         """From how many levels and particles there are."""
-        sizes = list(zip(N_LEVELS, N_PARTICLES, strict=True))
-        here = len(problem.energies), problem.particles
-        return sizes.index(here) + 1 if here in sizes else 0
+        return rung(SIZES, (len(problem.energies), problem.particles))
 
     def compact(self, problem: Ensemble) -> str:
         """Write the question, e.g. `STATES 2:0,1,3,4,6=4?`."""

@@ -8,7 +8,12 @@ from mechprobe.evals.skills.family import Family, rung
 
 N_BOXES = (4, 5, 6, 8, 10, 12)
 """Boxes in the text, by level."""
-RELATIONS = {">": "more than {bound}", "<": "fewer than {bound}", "=": "exactly {bound}", "!": "any number but {bound} of"}
+RELATIONS = {
+    ">": "more than {bound}",
+    "<": "fewer than {bound}",
+    "=": "exactly {bound}",
+    "!": "any number but {bound} of",
+}
 
 
 class Boxes(NamedTuple):
@@ -55,7 +60,10 @@ class WithProperty(Family):
 
     def fields(self, problem: Boxes) -> dict[str, str]:
         """The text and the condition."""
-        sentences = (f"Box {name} holds {n} coin{'s' if n != 1 else ''}." for name, n in zip(problem.names, problem.coins, strict=True))
+        sentences = (
+            f"Box {name} holds {n} coin{'s' if n != 1 else ''}."
+            for name, n in zip(problem.names, problem.coins, strict=True)
+        )
         return {"text": " ".join(sentences), "condition": RELATIONS[problem.relation].format(bound=problem.bound)}
 
     def _found(self, problem: Boxes) -> list[tuple[str, int]]:
@@ -74,7 +82,12 @@ class WithProperty(Family):
         ordered = sorted(zip(problem.coins, problem.names, strict=True))
         first = sum(coins < problem.bound for coins in problem.coins)
         last = first + problem.coins.count(problem.bound)
-        parts = {">": ordered[last:], "<": ordered[:first], "=": ordered[first:last], "!": ordered[:first] + ordered[last:]}
+        parts = {
+            ">": ordered[last:],
+            "<": ordered[:first],
+            "=": ordered[first:last],
+            "!": ordered[:first] + ordered[last:],
+        }
         return "{" + ",".join(sorted(name for _, name in parts[problem.relation])) + "}"
 
     def steps(self, problem: Boxes) -> tuple[str, ...]:

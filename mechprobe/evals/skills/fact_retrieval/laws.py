@@ -88,7 +88,7 @@ class Laws(Facts):
         Rule("Archimedes' principle", "ARCHIMEDES", "BUOYANCY", "A sealed body of {0} L is fully under a liquid of density {1} kg/L. With g = 10 m/s^2, what is the buoyant force on it, in newtons?",
              pair(1, 12), lambda v, d: 10 * v * d, lambda v, d: _added(v, 10 * d), "10*{0}*{1}={answer}", ("principle of Archimedes", "Archimedes's principle", "law of Archimedes")),
         Rule("the inverse-square law", "INVERSE", "INTENSITY", "At 1 m from a point source of light the intensity is {2} W/m^2. What is it at {1} m, in W/m^2?",
-             _distance, lambda i, k, start: start // (k * k), lambda i, k, start: _balanced(1, start, k * k), "{2}:({1}*{1})={answer}",
+             _distance, lambda _i, k, start: start // (k * k), lambda _i, k, start: _balanced(1, start, k * k), "{2}:({1}*{1})={answer}",
              ("inverse-square law", "inverse square law")),
         Rule("the first law of thermodynamics", "FIRST", "INTERNAL", "A gas takes up {0} J of heat and does {1} J of work. By how much does its internal energy grow, in joules?",
              _heat, lambda q, w: q - w, lambda q, w: next(u for u in range(q + 1) if u + w == q), "{0}-{1}={answer}",

@@ -1,6 +1,5 @@
 """The rules of the fact families: what each is called, and the questions that rest on it."""
 
-import functools
 import random
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,16 +33,6 @@ class Rule(NamedTuple):
     work: str
     aliases: tuple[str, ...] = ()
     shown: Callable[[Numbers], tuple[str, ...]] = lambda numbers: tuple(map(str, numbers))
-
-
-@functools.cache
-def rules(domain: str) -> dict[str, tuple[str, ...]]:
-    """The rules of all fact families of a domain with their aliases, among which a response must name the right one."""
-    from mechprobe.evals.skills.fact_retrieval import FAMILIES
-    from mechprobe.evals.skills.fact_retrieval.facts import Facts
-
-    own = [rule for family in FAMILIES if isinstance(family, Facts) and family.domain == domain for rule in family.rules]
-    return {rule.name: (*rule.aliases, rule.word) for rule in own}
 
 
 def pair(low: int, high: int) -> Callable[[random.Random, int, int], Numbers]:

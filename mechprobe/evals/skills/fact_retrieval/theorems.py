@@ -7,7 +7,6 @@ import random
 from mechprobe.evals.skills.fact_retrieval.facts import Facts
 from mechprobe.evals.skills.fact_retrieval.rules import Numbers, Rule
 
-
 LONGEST_LEG = 24_000
 
 
@@ -144,7 +143,7 @@ class Theorems(Facts):
              _triangle, lambda a, b: math.isqrt(a * a + b * b), _hypotenuse_by_search, "{0}*{0}+{1}*{1}={answer}*{answer}",
              ("Pythagorean theorem", "Pythagoras' theorem", "theorem of Pythagoras", "Pythagoras")),
         Rule("Vieta's formulas", "VIETA", "ROOTS", "What is the sum of the two roots of the equation x^2 - {0}x + {1} = 0, a double root counted twice?",
-             _roots, lambda total, product: total, _sum_of_roots, "SUM={answer}", ("Vieta's formula", "Vieta's theorem", "Viète's formulas", "Vieta")),
+             _roots, lambda total, _product: total, _sum_of_roots, "SUM={answer}", ("Vieta's formula", "Vieta's theorem", "Viète's formulas", "Vieta")),
         Rule("Euler's polyhedron formula", "POLYHEDRON", "FACES", "A convex polyhedron has {0} edges and {1} vertices. How many faces does it have?",
              _polyhedron, lambda edges, vertices: 2 - vertices + edges, _faces, "2-{1}+{0}={answer}",
              ("Euler's formula", "Euler's formula for polyhedra", "Euler characteristic", "Euler's polyhedral formula")),

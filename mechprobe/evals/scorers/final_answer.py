@@ -13,14 +13,17 @@ later. So the two renderings of an item have one reader. The text of the right a
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mechprobe.evals.scorers.answer_part import first_found
 from mechprobe.evals.scorers.numbers import last_boxed, only_number
-from mechprobe.evals.scorers.rules import boxed_scorer
-from mechprobe.evals.skills.item import AnswerForm
+from mechprobe.evals.scorers.rules import Scorer, boxed_scorer
+from mechprobe.types import OutcomeName
 
+AnswerForm = Literal["integer", "number", "word", "list", "set", "expression", "diagnosis"]
+"""How two answers are compared. The parts of a list or a set are separated by commas."""
 NONE = "none"
 """Answer of a diagnostic item without an error."""
 
@@ -52,7 +55,10 @@ class Diagnosis(NamedTuple):
 
 def form_of(answer: str) -> AnswerForm:
     """How answers are compared with a right answer, by its text alone."""
-    return next((form for form, pattern in _FORMS if pattern.fullmatch(answer.strip())), "expression")
+    for form, pattern in _FORMS:
+        if pattern.fullmatch(answer.strip()):
+            return form
+    return "expression"
 
 
 def final_answer(text: str) -> FinalAnswer | None:
@@ -101,7 +107,7 @@ def tolerance(answer: str) -> Fraction:
 def canonical(found: str) -> str:
     """The text of a final answer in which equal numbers are one text, for a majority over responses."""
     number = read_number(found)
-    return str(number) if number is not None else read_word(found) or found
+    return str(number) if number is not None else "".join(found.split()).casefold()
 
 
 _EQUALS = re.compile(r"=|≈|\\approx(?![a-z])")
@@ -170,3 +176,25 @@ _READERS: dict[str, Callable[[str], object]] = {
     "set": read_set,
     "diagnosis": read_diagnosis,
 }
+
+
+@dataclass(frozen=True)
+class SkillScorer(Scorer):
+    """The scorer ``skill``: reads and compares final answers as this module says."""
+
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """Right, wrong, or unparsed if no final answer can be read."""
+        found = final_answer(text)
+        verdict = None if found is None else judge_answer(found.text, answer, form_of(answer))
+        return "unparsed" if verdict is None else "right" if verdict else "wrong"
+
+    def answer(self, text: str) -> str | None:
+        """The final answer; equal numbers have one text."""
+        found = final_answer(text)
+        return None if found is None else canonical(found.text)
+
+    def check(self, answer: str) -> str | None:
+        """Whether the answer can be compared with itself."""
+        if judge_answer(answer, answer, form_of(answer)) is not True:
+            return f"the answer {answer!r} cannot be compared; write a number, a word, a list, a set, a diagnosis or an expression"
+        return None
