@@ -210,3 +210,13 @@ def draw_expression(
 def n_operations(expression: Expression) -> int:
     """Number of operations of an expression."""
     return 1 + n_operations(expression[1]) + n_operations(expression[2]) if isinstance(expression, tuple) else 0
+
+
+def reductions(expression: Expression, variables: Mapping[str, int]) -> list[str]:
+    """Every operation with its values, in the order of evaluation, e.g. `3+5=8`, `8*2=16`."""
+    if not isinstance(expression, tuple):
+        return []
+    symbol, left, right = expression
+    values = (evaluate(left, variables), evaluate(right, variables))
+    own = f"{expression_text((symbol, *values))}={evaluate(expression, variables)}"
+    return [*reductions(left, variables), *reductions(right, variables), own]
