@@ -26,6 +26,7 @@ from mechprobe.cli import (
     lab,
     localize,
     plan_samples,
+    probe,
     run,
     select,
     show,
@@ -60,6 +61,7 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "probe": probe.probe,
         "baselines": baselines.baselines,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,

@@ -4,11 +4,14 @@ from pathlib import Path
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.drift.probe.result import ProbeResult
+from mechprobe.drift.probe.stage import probe
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
+from mechprobe.stage_folder import MANIFEST
 
 
 class SideStages:
@@ -60,3 +63,20 @@ class SideStages:
             training=self.config.train_sae,
             force=self.force,
         )
+
+    def probe(self) -> ProbeResult:
+        """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""
+        return probe(
+            self.layout.evals,
+            self.family if self.config.models else None,
+            out=self.layout.probe,
+            config=self.config.probe,
+            **self.probe_inputs(),
+            force=self.force,
+        )
+
+    def probe_inputs(self) -> dict[str, Path | str | None]:
+        """What `probe` reads besides outcomes and models: the tasks file, and those of three stages that are finished."""
+        folders = {"crosscoder": self.layout.crosscoder, "drift": self.layout.drift, "weights": self.layout.weights}
+        found = {name: folder if (folder / MANIFEST).is_file() else None for name, folder in folders.items()}
+        return {"tasks_file": self.config.tasks.file or None, **found}

@@ -1,6 +1,6 @@
 """From scores of items to profiles, gains, courses of arms and transfer, all by one paired bootstrap over items."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
@@ -92,8 +92,8 @@ class Analysis:
         before, after = (np.rint(hits[row] * self.scores.n_draws).astype(int) for row in (0, model))
         return sign_flip_exact(before, after)
 
-    def norm(self, measure: "profile.Seminorm", drawn: Resampled) -> Norm:
-        """A seminorm of some profiles with its interval."""
+    def norm(self, measure: "profile.Sublinear", drawn: Resampled) -> Norm:
+        """A number of some profiles with its interval."""
         return norm_interval(measure, drawn.value, drawn.plain, drawn.smooth, self.n)
 
 
@@ -124,7 +124,7 @@ def _course(found: Analysis, arm: Arm) -> ArmCourse:
     drawn = found.drawn.columns([0, *(found.place(name) for name in arm.checkpoints)])
     points = []
     for column, name in enumerate(arm.checkpoints, start=1):
-        numbers = {key: found.norm(partial(measure, column=column), drawn) for key, measure in profile.SEMINORMS.items()}
+        numbers = {key: found.norm(partial(measure, column=column), drawn) for key, measure in profile.MEASURES.items()}
         points.append(Point(model=name, progress=arm.progress[column], entropy=_entropy(drawn, column, found.n), **numbers))
     path = found.norm(profile.path_length, drawn)
     return ArmCourse(
@@ -139,12 +139,16 @@ def _course(found: Analysis, arm: Arm) -> ArmCourse:
 
 
 def _entropy(drawn: Resampled, column: int, n: int) -> Interval:
-    """Entropy of the positive gains; NaN where no gain is above what noise alone gives at 95 % over all skills."""
-    gain = profile.gains(drawn.value, column)
-    if not (gain > np.quantile(profile.gains(drawn.smooth, column).max(axis=-1), 0.95)).any():
+    """Entropy of the positive gains; NaN where no gain is above what noise alone gives at 95 % over all skills.
+
+    Noise spreads the gains, so that draws lie above the value where few skills gain; the interval is widened to hold it.
+    """
+    gain, noise = profile.gains(drawn.value, column), profile.gains(drawn.smooth, column)
+    if not (gain > np.quantile(noise.max(axis=-1), 0.95)).any():
         return _NONE._replace(n=n)
-    ends = np.nanquantile(profile.gain_entropy(profile.gains(drawn.draws, column)), [0.025, 0.975])
-    return Interval(float(profile.gain_entropy(gain)), float(ends[0]), float(ends[1]), n)
+    value = float(profile.gain_entropy(gain))
+    low, high = np.nanquantile(profile.gain_entropy(gain + noise), [0.025, 0.975])
+    return Interval(value, min(value, float(low)), max(value, float(high)), n)
 
 
 def _wandering(path: Norm, net: Norm) -> Interval:
@@ -174,21 +178,23 @@ def _collapses(found: Analysis, arm: Arm, drawn: Resampled) -> tuple[Collapse, .
 
 
 def _contrast(found: Analysis, one: Arm, two: Arm) -> Contrast:
-    first, second = found.place(one.checkpoints[-1]), found.place(two.checkpoints[-1])
+    places = found.place(one.checkpoints[-1]), found.place(two.checkpoints[-1])
     value, smooth = found.drawn.value, found.drawn.smooth
-    lengths = [float(profile.distance(value[row] - value[0])) for row in (first, second)]
-    reach = sum(profile.distance(smooth[:, row] - smooth[:, 0]) for row in (first, second))
-    half, change = float(np.quantile(reach, 0.95)), lengths[0] - lengths[1]
     chances = found.scores.chances("skill").tolist()
     return Contrast(
         first=one.checkpoints[-1],
         second=two.checkpoints[-1],
-        drift=Interval(change, change - half, change + half, found.n),
+        drift=Interval(*profile.drift_difference(*_pair(value, places), *_pair(smooth, places)), found.n),
         gains={
-            skill: _scaled(found.difference(first, second, number), 1 / (1 - chances[number]))
+            skill: _scaled(found.difference(*places, number), 1 / (1 - chances[number]))
             for number, skill in enumerate(found.skills)
         },
     )
+
+
+def _pair(profiles: ndarray, places: tuple[int, int]) -> list[ndarray]:
+    """Gains of two models over base."""
+    return [profiles[..., place, :] - profiles[..., 0, :] for place in places]
 
 
 def _scaled(found: Interval, factor: float) -> Interval:
@@ -202,62 +208,69 @@ def _transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
     other = [number for number in range(len(tasks)) if number not in trained]
     if not other:
         return {}
-    drawn = resample(scores, "task", draws=config.draws, seed=config.seed)
-    value = scores.profile("task")
-    index = _Index(tasks, value, drawn, trained, other, scores.right.shape[1])
+    value, n = scores.profile("task"), scores.right.shape[1]
+    noise = resample(scores, "task", draws=config.draws, seed=config.seed).smooth * (1 - scores.chances("task"))
+    index = _Index(tasks, value, noise, trained, other, n)
     return {model: index.of(row) for row, model in enumerate(scores.models) if row}
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Raw scores by task, found and drawn, and which tasks were trained."""
+    """Raw scores by task with their noise, and which tasks were trained."""
 
     tasks: tuple[str, ...]
     value: Float[ndarray, "model task"]
-    drawn: Resampled
+    noise: Float[ndarray, "draw model task"]
     trained: list[int]
     other: list[int]
     n: int
 
     def of(self, row: int) -> Transfer:
         """The index of one model."""
-        reason = self._reason(row)
+        unclear = self._unclear_gain(row)
+        reason = self._small_base() or unclear
         each = {self.tasks[number]: _NONE if reason else self._interval(row, [number]) for number in self.other}
         return Transfer(
             trained=self._relative(row, self.trained),
             other=self._relative(row, self.other),
             index=_NONE if reason else self._interval(row, self.other),
             by_task=each,
+            absolute=_NONE if unclear else self._between(row, self._ratio_of_gains),
             reason=reason,
         )
 
-    def _reason(self, row: int) -> str:
-        low = [number for number in (*self.trained, *self.other) if self.value[0, number] < MIN_BASE]
-        if low:
-            number = low[0]
-            return (
-                f"base scores {self.value[0, number]:.3f} on {self.tasks[number]}, below {MIN_BASE:g}, so that gains relative to "
-                "it say nothing"
-            )
-        gain = self.value[row, self.trained] - self.value[0, self.trained]
-        noise = (self.drawn.smooth[:, row] - self.drawn.smooth[:, 0])[:, self.trained]
-        if abs(gain.mean()) <= Z * float(noise.mean(axis=1).std()):
-            return f"the gain on the trained tasks ({100 * gain.mean():+.1f} points) is not clear of 0"
-        return ""
+    def _small_base(self) -> str:
+        least = self.value[0] - Z * self.noise[:, 0].std(axis=0)
+        low = [number for number in (*self.trained, *self.other) if least[number] < MIN_BASE]
+        if not low:
+            return ""
+        task, score = self.tasks[low[0]], self.value[0, low[0]]
+        return f"base scores {score:.3f} on {task}, not clear of {MIN_BASE:g}, so that a gain relative to it says nothing"
+
+    def _unclear_gain(self, row: int) -> str:
+        gain = float((self.value[row] - self.value[0])[self.trained].mean())
+        noise = (self.noise[:, row] - self.noise[:, 0])[:, self.trained].mean(axis=1)
+        if abs(gain) > Z * float(noise.std()):
+            return ""
+        return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clear of 0"
+
+    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> ndarray:
+        gain = tuned - base
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 100 * gain[..., self.other].mean(axis=-1) / gain[..., self.trained].mean(axis=-1)
 
     def _relative(self, row: int, tasks: list[int]) -> Interval:
-        value = profile.relative_gain(self.value[0, tasks], self.value[row, tasks])
-        return _between(float(value), profile.relative_gain(self.drawn.raw[:, 0, tasks], self.drawn.raw[:, row, tasks]), self.n)
+        return self._between(row, lambda base, tuned: profile.relative_gain(base[..., tasks], tuned[..., tasks]))
 
     def _interval(self, row: int, other: list[int]) -> Interval:
-        over = partial(profile.transferability, trained=self.trained, other=other)
-        return _between(float(over(self.value[0], self.value[row])), over(self.drawn.raw[:, 0], self.drawn.raw[:, row]), self.n)
+        return self._between(row, lambda base, tuned: profile.transferability(base, tuned, self.trained, other))
 
-
-def _between(value: float, draws: Float[ndarray, " draw"], n: int) -> Interval:
-    """A value with the middle 95 % of its finite draws."""
-    finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or not len(finite):
-        return _NONE._replace(n=n)
-    low, high = np.quantile(finite, [0.025, 0.975])
-    return Interval(value, float(low), float(high), n)
+    def _between(self, row: int, measure: Callable[[ndarray, ndarray], ndarray]) -> Interval:
+        """A number of base's and a model's scores with the middle 95 % of its finite draws."""
+        value = float(measure(self.value[0], self.value[row]))
+        draws = measure(self.value[0] + self.noise[:, 0], self.value[row] + self.noise[:, row])
+        finite = draws[np.isfinite(draws)]
+        if not np.isfinite(value) or not len(finite):
+            return _NONE._replace(n=self.n)
+        low, high = np.quantile(finite, [0.025, 0.975])
+        return Interval(value, float(low), float(high), self.n)

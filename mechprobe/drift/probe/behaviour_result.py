@@ -49,6 +49,7 @@ class Point(Result):
         progress: Share of training done.
         drift_l1: Distance from base; ``drift_l2`` in the L2 norm.
         step_l1: Distance from the checkpoint before; ``step_l2`` in the L2 norm.
+        lost: Sum over the skills of how far each is below base.
         imbalance: Standard deviation of the gains over skills; ``gain_range`` is the largest minus the smallest.
         jaggedness: Mean distance of the gains from their mean.
         entropy: Normalized entropy of the positive gains with its bootstrap interval; NaN where no gain is clear of 0.
@@ -60,6 +61,7 @@ class Point(Result):
     drift_l2: NormNumbers
     step_l1: NormNumbers
     step_l2: NormNumbers
+    lost: NormNumbers
     imbalance: NormNumbers
     gain_range: NormNumbers
     jaggedness: NormNumbers
@@ -108,6 +110,8 @@ class Transfer(Result):
         trained: Mean relative gain of the trained tasks; ``other``: of the others.
         index: 100 · other / trained, with its bootstrap interval; NaN where ``reason`` says why there is none.
         by_task: The index of each task alone.
+        absolute: 100 · mean gain of the other tasks in points / that of the trained ones (ours), which a low score of base does
+            not spoil; NaN where the gain on the trained tasks is not clear of 0.
         reason: Why there is no index; empty where there is one.
     """
 
@@ -115,6 +119,7 @@ class Transfer(Result):
     other: IntervalNumbers
     index: IntervalNumbers
     by_task: dict[str, IntervalNumbers]
+    absolute: IntervalNumbers
     reason: str
 
 

@@ -39,6 +39,7 @@ class ProbeConfig(FrozenConfig):
         delta: Smallest fall below base that counts as a collapse, as a share of the distance between chance and 1.
         draws: Bootstrap draws of every interval.
         linear: Linear probes of skill and domain.
+        near: Models similar enough to share encoder slots under the ``swap`` read-out of a dictionary; None means all.
         seed: Seed of every random draw.
     """
 
@@ -48,4 +49,5 @@ class ProbeConfig(FrozenConfig):
     delta: float = Field(default=0.05, ge=0, lt=1)
     draws: int = Field(default=2000, ge=100)
     linear: LinearConfig = LinearConfig()
+    near: tuple[str, ...] | None = None
     seed: int = Field(default=0, ge=0)

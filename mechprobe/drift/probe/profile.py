@@ -3,11 +3,11 @@
 Profiles are arrays ``[... column skill]`` with base in column 0 and checkpoints in order of training after it. arXiv 2512.24063
 gives none of these formulas: all are specific to mechprobe, except where a source is named.
 
-**Norms of differences are never 0 by chance.** A distance between two noisy profiles is above 0 even if nothing changed. Each
-such number N is a seminorm of the profiles, so |N(found) − N(true)| ≤ N(noise). With q the 95 % quantile of N(noise) over
-bootstrap draws, [max(0, N − q), N + q] holds the true value in at least 95 % of cases, and its lower end is 0 where noise alone
-can give the number. N minus the mean of N(noise) is 0 on average where nothing changed, and else at most the true value on
-average.
+**A distance between noisy profiles is above 0 even if nothing changed.** Each number N of this kind is sublinear: N(a + b) ≤
+N(a) + N(b). So what is found and what is true differ by at most the larger of N(noise) and N(−noise). With q the 95 % quantile
+of this over bootstrap draws, [max(0, N − q), N + q] holds the true value in at least 95 % of cases, and its lower end is 0 where
+noise alone can give the number. N minus the mean of N(noise) is 0 on average where nothing changed, and otherwise on average at
+most the true value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ from mechprobe.results import Number
 
 Order = Literal[1, 2]
 Profile = Float[ndarray, "*lead column skill"]
-Seminorm = Callable[[ndarray], ndarray]
-"""Maps profiles ``[... column skill]`` to one number each, such that N(a + b) ≤ N(a) + N(b) and N(t a) = |t| N(a)."""
+Sublinear = Callable[[ndarray], ndarray]
+"""Maps profiles ``[... column skill]`` to one number each, such that N(a + b) ≤ N(a) + N(b), and N(t a) = t N(a) for t ≥ 0."""
 
 
 class Norm(NamedTuple):
@@ -46,13 +46,13 @@ class Norm(NamedTuple):
 
 
 def norm_interval(
-    measure: Seminorm,
+    measure: Sublinear,
     value: Float[ndarray, "column skill"],
     plain: Float[ndarray, "draw column skill"],
     smooth: Float[ndarray, "draw column skill"],
     n: int,
 ) -> Norm:
-    """`Norm` of a seminorm ``measure`` of profiles.
+    """`Norm` of a sublinear ``measure`` of profiles.
 
     Args:
         measure: Maps profiles ``[... column skill]`` to one number each.
@@ -61,7 +61,7 @@ def norm_interval(
         smooth: Their noise with that of few more items, for the interval (`mechprobe.drift.probe.scores.Resampled`).
         n: Items.
     """
-    found, null = float(measure(value)), float(np.quantile(measure(smooth), 0.95))
+    found, null = float(measure(value)), float(np.quantile(np.maximum(measure(smooth), measure(-smooth)), 0.95))
     mean = float(measure(plain).mean())
     return Norm(found, max(0.0, found - null), found + null, found - mean, null, n)
 
@@ -101,6 +101,16 @@ def gains(profiles: Profile, column: int) -> Float[ndarray, "*lead skill"]:
     return profiles[..., column, :] - profiles[..., 0, :]
 
 
+def loss(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+    """Sum over the skills of how far each falls below base; `drift` (L1) is this and the sum of the rises.
+
+    Example:
+        >>> float(loss(np.array([0.5, -0.25, -0.25])))
+        0.5
+    """
+    return np.clip(-gain, 0, None).sum(axis=-1)
+
+
 def imbalance(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
     """Standard deviation of the gains over the skills (with divisor n)."""
     return gain.std(axis=-1)
@@ -136,6 +146,27 @@ def gain_entropy(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]
     n = gain.shape[-1]
     found = -terms.sum(axis=-1) / np.log(n) if n > 1 else np.ones(gain.shape[:-1])
     return np.where(total[..., 0] > 0, found + 0.0, np.nan)
+
+
+def drift_difference(
+    first: Float[ndarray, " skill"],
+    second: Float[ndarray, " skill"],
+    noise_first: Float[ndarray, "draw skill"],
+    noise_second: Float[ndarray, "draw skill"],
+) -> tuple[float, float, float]:
+    """Drift (L1) of one model minus that of another, with the ends of an interval of at least 95 %, from gains and their noise.
+
+    The drift found is off by a sum over skills. Where a gain is clear of 0 (at 99.5 % over all skills of both), its sign is
+    known and its noise counts with this sign; elsewhere the error is at most the size of the noise.
+    """
+    limit = np.quantile(np.abs(np.concatenate([noise_first, noise_second], axis=1)).max(axis=1), 0.995)
+    known, unknown = np.zeros(len(noise_first)), np.zeros(len(noise_first))
+    for gain, noise, side in ((first, noise_first, 1.0), (second, noise_second, -1.0)):
+        clear = np.abs(gain) > limit
+        known += side * noise[:, clear] @ np.sign(gain[clear])
+        unknown += np.abs(noise[:, ~clear]).sum(axis=1)
+    value = float(distance(first) - distance(second))
+    return value, value - float(np.quantile(known + unknown, 0.975)), value + float(np.quantile(unknown - known, 0.975))
 
 
 PERSISTENT, TRANSIENT, AT_THE_END = "persistent", "transient", "at the end"
@@ -193,13 +224,14 @@ def transferability(
         )
 
 
-SEMINORMS: Mapping[str, Callable[..., ndarray]] = {
+MEASURES: Mapping[str, Callable[..., ndarray]] = {
     "drift_l1": lambda profiles, column: drift(profiles, column, 1),
     "drift_l2": lambda profiles, column: drift(profiles, column, 2),
     "step_l1": lambda profiles, column: step_drift(profiles, column, 1),
     "step_l2": lambda profiles, column: step_drift(profiles, column, 2),
+    "lost": lambda profiles, column: loss(gains(profiles, column)),
     "imbalance": lambda profiles, column: imbalance(gains(profiles, column)),
     "gain_range": lambda profiles, column: gain_range(gains(profiles, column)),
     "jaggedness": lambda profiles, column: jaggedness(gains(profiles, column)),
 }
-"""The numbers of one checkpoint that are seminorms of the profiles."""
+"""The numbers of one checkpoint that are sublinear in the profiles."""

@@ -122,14 +122,12 @@ class Resampled:
     Attributes:
         value: The profile itself.
         draws: The profile of each draw.
-        raw: The same draws without the correction for chance.
         smooth: Deviations of a draw from the profile, with the noise of `N_PSEUDO` further items in each group. They do not
             vanish where no item tells two models apart, because few items do not prove that no item does.
     """
 
     value: Float[ndarray, "model group"]
     draws: Float[ndarray, "draw model group"]
-    raw: Float[ndarray, "draw model group"]
     smooth: Float[ndarray, "draw model group"]
 
     @property
@@ -140,7 +138,7 @@ class Resampled:
     def columns(self, models: Sequence[int]) -> "Resampled":
         """The profiles of some models, in this order."""
         places = list(models)
-        return Resampled(self.value[places], self.draws[:, places], self.raw[:, places], self.smooth[:, places])
+        return Resampled(self.value[places], self.draws[:, places], self.smooth[:, places])
 
 
 def resample(scores: ItemScores, level: Level, *, draws: int, seed: int) -> Resampled:
@@ -169,7 +167,7 @@ def resample(scores: ItemScores, level: Level, *, draws: int, seed: int) -> Resa
     value, chance, raw = scores.profile(level), scores.chances(level), sums / counts
     flips = rng.binomial(N_PSEUDO, 0.5, shape) - N_PSEUDO / 2
     smooth = ((raw - value) * counts + flips) / (counts + N_PSEUDO) / (1 - chance)
-    return Resampled(corrected(value, chance), corrected(raw, chances / counts), raw, smooth)
+    return Resampled(corrected(value, chance), corrected(raw, chances / counts), smooth)
 
 
 def _weights(rng: np.random.Generator, draws: int, n: int) -> Float[ndarray, "draw cluster"]:

@@ -1,0 +1,3 @@
+from . import probe as probe
+from .probe.config import ProbeConfig as ProbeConfig
+from .probe.result import ProbeResult as ProbeResult
