@@ -19,6 +19,7 @@ from mechprobe.cli import (
     cache,
     crosscoder,
     doctor,
+    drift,
     emergence,
     evaluate,
     features,
@@ -61,6 +62,7 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "drift": drift.drift,
         "probe": probe.probe,
         "baselines": baselines.baselines,
         "plan-samples": plan_samples.plan_samples,

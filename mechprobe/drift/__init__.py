@@ -1,4 +1,7 @@
-"""What changed from base to each tuned model and checkpoint: distributions, weights and behaviour (arXiv 2512.24063)."""
+"""What changed from base to each tuned model and checkpoint: distributions, weights and behaviour (arXiv 2512.24063).
+
+``__init__.pyi`` lists the public names. They are imported on first use.
+"""
 
 import lazy_loader
 

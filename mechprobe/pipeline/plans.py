@@ -282,6 +282,14 @@ def plan_emergence(run: Run) -> Plan:
     return Plan("emergence", run.layout.emergence, lines, {**data, "store": asdict(plan)})
 
 
+def plan_drift(run: Run) -> Plan:
+    """Predicted tokens by model and source, memory and time."""
+    from mechprobe.drift.divergence.plan import DriftWork, plan_lines
+
+    work = DriftWork.of(run.family, run.layout.cache, run.config.drift)
+    models = {name: run.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
+    Stage.check(run.layout.drift, name="drift", config=work.identity, models=models, force=run.force)
+    return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
 def plan_probe(run: Run) -> Plan:
     """Items, arms, and what is read besides outcomes. What `probe` would refuse before it loads a model is refused here too."""
     from mechprobe.drift.probe.stage import prepare

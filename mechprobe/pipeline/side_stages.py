@@ -4,6 +4,8 @@ from pathlib import Path
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.drift.divergence.result import DivergenceResult
+from mechprobe.drift.divergence.stage import divergence
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.emergence.result import Emergence
@@ -62,6 +64,12 @@ class SideStages:
             cache=self.config.cache,
             training=self.config.train_sae,
             force=self.force,
+        )
+
+    def drift(self) -> DivergenceResult:
+        """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
+        return divergence(
+            self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
         )
 
     def probe(self) -> ProbeResult:
