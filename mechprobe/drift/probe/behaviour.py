@@ -254,7 +254,7 @@ class _Index:
             return ""
         return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clear of 0"
 
-    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> ndarray:
+    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> profile.Values:
         gain = tuned - base
         with np.errstate(invalid="ignore", divide="ignore"):
             return 100 * gain[..., self.other].mean(axis=-1) / gain[..., self.trained].mean(axis=-1)
@@ -265,10 +265,10 @@ class _Index:
     def _interval(self, row: int, other: list[int]) -> Interval:
         return self._between(row, lambda base, tuned: profile.transferability(base, tuned, self.trained, other))
 
-    def _between(self, row: int, measure: Callable[[ndarray, ndarray], ndarray]) -> Interval:
+    def _between(self, row: int, measure: Callable[[ndarray, ndarray], profile.Values]) -> Interval:
         """A number of base's and a model's scores with the middle 95 % of its finite draws."""
         value = float(measure(self.value[0], self.value[row]))
-        draws = measure(self.value[0] + self.noise[:, 0], self.value[row] + self.noise[:, row])
+        draws = np.asarray(measure(self.value[0] + self.noise[:, 0], self.value[row] + self.noise[:, row]))
         finite = draws[np.isfinite(draws)]
         if not np.isfinite(value) or not len(finite):
             return _NONE._replace(n=self.n)

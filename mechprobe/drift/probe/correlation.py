@@ -1,8 +1,11 @@
 """Rank correlation of behavioural drift with other numbers of the same checkpoints, with permutation tests.
 
 The unit is a checkpoint. The null hypothesis is that the numbers of the checkpoints of an arm are exchangeable; it is rejected by
-any two curves that rise with training, whether or not one follows the other. The detrended correlation therefore removes log
-progress from the ranks of both. Detrended residuals are exchangeable only approximately. (All of this is ours.)
+any two curves that rise with training, whether or not one follows the other. The detrended correlation is therefore Spearman's
+partial correlation given the step: a straight line in the rank of the step is removed from the ranks of both. (Ranks of log
+step are the same. A line in log step itself leaves a common bend in the ranks of two monotone curves.) Orders of the residuals
+are made free of the step again (Freedman & Lane 1983). Of pairs of curves that share a smooth trend alone, about 5 to 10 % are
+called correlated at 5 %; of those that share a jump, up to 20 %, because a line does not remove it. (All of this is ours.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,46 +64,77 @@ def associate(arms: Sequence[Points], *, detrend: bool, seed: int) -> Associatio
 
     Args:
         arms: The numbers by arm.
-        detrend: Whether the residuals of both ranks after a straight line in log progress are correlated instead.
+        detrend: Whether the residuals of both ranks after a straight line in the rank of the step are correlated instead.
         seed: Seed of drawn permutations.
     """
-    pairs = [_scores(arm, detrend=detrend) for arm in arms if len(arm.x) > 1 + detrend]
-    n = sum(len(x) for x, _ in pairs)
-    scale = np.sqrt(sum((x**2).sum() for x, _ in pairs) * sum((y**2).sum() for _, y in pairs)) if pairs else 0.0
-    if scale < 1e-9:
-        return Association(float("nan"), float("nan"), n, exact=False)
-    found = float(sum((x * y).sum() for x, y in pairs) / scale)
-    if n < MIN_CHECKPOINTS:
-        return Association(found, float("nan"), n, exact=False)
-    total = prod(factorial(len(x)) for x, _ in pairs)
+    sides = [_Sides.of(arm, detrend=detrend) for arm in arms if len(arm.x) > 1 + detrend]
+    n = sum(len(side.x) for side in sides)
+    if not sides:
+        return Association(float("nan"), float("nan"), 0, exact=False)
+    rho = float(_together([side.sums(side.y[None]) for side in sides])[0])
+    if not np.isfinite(rho) or n < MIN_CHECKPOINTS:
+        return Association(rho, float("nan"), n, exact=False)
+    total = prod(factorial(len(side.x)) for side in sides)
     exact = total <= MAX_EXACT
-    drawn = (_all_sums(pairs) if exact else _drawn_sums(pairs, seed)) / scale
-    extreme = int((np.abs(drawn) >= abs(found) - 1e-9).sum())
-    return Association(found, extreme / total if exact else (1 + extreme) / (1 + N_DRAWN), n, exact)
+    drawn = np.nan_to_num(_all(sides) if exact else _drawn(sides, seed))
+    extreme = int((np.abs(drawn) >= abs(rho) - 1e-9).sum())
+    return Association(rho, extreme / total if exact else (1 + extreme) / (1 + N_DRAWN), n, exact)
 
 
-def _scores(arm: Points, *, detrend: bool) -> tuple[ndarray, ndarray]:
-    """Centred ranks of both numbers, or their residuals."""
-    from scipy.stats import rankdata
-
-    n = len(arm.x)
-    ranks = np.stack([(rankdata(side) - (n + 1) / 2) / max(1.0, (n - 1) / 2) for side in (arm.x, arm.y)], axis=1)
-    if detrend:
-        design = np.stack([np.ones(n), np.log(arm.progress)], axis=1)
-        ranks = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
-        ranks[np.abs(ranks) < 1e-9] = 0.0
-    return ranks[:, 0], ranks[:, 1]
+Sums = tuple[ndarray, ndarray, ndarray]
+"""Σ x y, Σ x² and Σ y², by permutation."""
 
 
-def _all_sums(pairs: Sequence[tuple[ndarray, ndarray]]) -> Float[ndarray, " permutation"]:
-    """Σ x y under every permutation of y within its arm."""
-    each = [np.array(list(permutations(y))) @ x for x, y in pairs]
-    return reduce(np.add.outer, each).ravel()
+@dataclass(frozen=True)
+class _Sides:
+    """Centred ranks of one arm, or their residuals, and the design that both are free of."""
+
+    x: Float[ndarray, " checkpoint"]
+    y: Float[ndarray, " checkpoint"]
+    design: Float[ndarray, "checkpoint column"]
+
+    @classmethod
+    def of(cls, arm: Points, *, detrend: bool) -> "_Sides":
+        from scipy.stats import rankdata
+
+        n = len(arm.x)
+        ranks = np.stack([(rankdata(side) - (n + 1) / 2) / max(1.0, (n - 1) / 2) for side in (arm.x, arm.y)])
+        columns = [np.ones(n), *([rankdata(arm.progress)] if detrend else [])]
+        design = np.linalg.qr(np.stack(columns, axis=1))[0]
+        return cls(*(cls._free(side, design) for side in ranks), design)
+
+    @staticmethod
+    def _free(rows: ndarray, design: ndarray) -> ndarray:
+        left = rows - rows @ design @ design.T
+        return np.where(np.abs(left) < 1e-9, 0.0, left)
+
+    def sums(self, y: Float[ndarray, "permutation checkpoint"]) -> Sums:
+        """Sums with other orders of y, which are made free of the design again (Freedman & Lane 1983)."""
+        free = self._free(y, self.design)
+        return free @ self.x, np.full(len(y), self.x @ self.x), np.square(free).sum(axis=1)
 
 
-def _drawn_sums(pairs: Sequence[tuple[ndarray, ndarray]], seed: int) -> Float[ndarray, " permutation"]:
+def _correlation(xy: ndarray, xx: ndarray, yy: ndarray) -> ndarray:
+    scale = np.sqrt(xx * yy)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 1e-9, xy / scale, np.nan)
+
+
+def _all(sides: Sequence[_Sides]) -> Float[ndarray, " permutation"]:
+    """The correlation under every permutation of y within its arm."""
+    each = [side.sums(np.array(list(permutations(side.y)))) for side in sides]
+    return _correlation(*(reduce(np.add.outer, parts).ravel() for parts in zip(*each, strict=True)))
+
+
+def _drawn(sides: Sequence[_Sides], seed: int) -> Float[ndarray, " permutation"]:
     rng = np.random.default_rng(seed)
-    return np.sum([rng.permuted(np.tile(y, (N_DRAWN, 1)), axis=1) @ x for x, y in pairs], axis=0)
+    each = [side.sums(rng.permuted(np.tile(side.y, (N_DRAWN, 1)), axis=1)) for side in sides]
+    return _together(each)
+
+
+def _together(each: Sequence[Sums]) -> ndarray:
+    """The correlation over all arms, permutation by permutation."""
+    return _correlation(*(np.sum(parts, axis=0) for parts in zip(*each, strict=True)))
 
 
 POOLED = "pooled"

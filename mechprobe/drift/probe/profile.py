@@ -21,7 +21,9 @@ from mechprobe.results import Number
 
 Order = Literal[1, 2]
 Profile = Float[ndarray, "*lead column skill"]
-Sublinear = Callable[[ndarray], ndarray]
+Values = Float[ndarray, "*lead"] | np.float64
+"""One number for each index before the last one or two; a scalar where there is none."""
+Sublinear = Callable[[ndarray], Values]
 """Maps profiles ``[... column skill]`` to one number each, such that N(a + b) ≤ N(a) + N(b), and N(t a) = t N(a) for t ≥ 0."""
 
 
@@ -66,7 +68,7 @@ def norm_interval(
     return Norm(found, max(0.0, found - null), found + null, found - mean, null, n)
 
 
-def distance(change: Float[ndarray, "*lead skill"], order: Order = 1) -> Float[ndarray, "*lead"]:
+def distance(change: Float[ndarray, "*lead skill"], order: Order = 1) -> Values:
     """L1 or L2 norm over the skills.
 
     Example:
@@ -76,17 +78,17 @@ def distance(change: Float[ndarray, "*lead skill"], order: Order = 1) -> Float[n
     return np.abs(change).sum(axis=-1) if order == 1 else np.sqrt(np.square(change).sum(axis=-1))
 
 
-def drift(profiles: Profile, column: int, order: Order = 1) -> Float[ndarray, "*lead"]:
+def drift(profiles: Profile, column: int, order: Order = 1) -> Values:
     """Distance of a checkpoint from base: D_c = ‖p_c − p_base‖."""
     return distance(profiles[..., column, :] - profiles[..., 0, :], order)
 
 
-def step_drift(profiles: Profile, column: int, order: Order = 1) -> Float[ndarray, "*lead"]:
+def step_drift(profiles: Profile, column: int, order: Order = 1) -> Values:
     """Distance of a checkpoint from the one before it: ‖p_c − p_{c−1}‖."""
     return distance(profiles[..., column, :] - profiles[..., column - 1, :], order)
 
 
-def path_length(profiles: Profile, order: Order = 1) -> Float[ndarray, "*lead"]:
+def path_length(profiles: Profile, order: Order = 1) -> Values:
     """Sum of all `step_drift`; at least the `drift` of the last checkpoint.
 
     Example:
@@ -101,7 +103,7 @@ def gains(profiles: Profile, column: int) -> Float[ndarray, "*lead skill"]:
     return profiles[..., column, :] - profiles[..., 0, :]
 
 
-def loss(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+def loss(gain: Float[ndarray, "*lead skill"]) -> Values:
     """Sum over the skills of how far each falls below base; `drift` (L1) is this and the sum of the rises.
 
     Example:
@@ -111,17 +113,17 @@ def loss(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
     return np.clip(-gain, 0, None).sum(axis=-1)
 
 
-def imbalance(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+def imbalance(gain: Float[ndarray, "*lead skill"]) -> Values:
     """Standard deviation of the gains over the skills (with divisor n)."""
     return gain.std(axis=-1)
 
 
-def gain_range(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+def gain_range(gain: Float[ndarray, "*lead skill"]) -> Values:
     """Largest gain minus smallest gain."""
     return gain.max(axis=-1) - gain.min(axis=-1)
 
 
-def jaggedness(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+def jaggedness(gain: Float[ndarray, "*lead skill"]) -> Values:
     """Mean distance of the gains from their mean, mean_s |gain_s − mean gain|.
 
     Example:
@@ -131,7 +133,7 @@ def jaggedness(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
     return np.abs(gain - gain.mean(axis=-1, keepdims=True)).mean(axis=-1)
 
 
-def gain_entropy(gain: Float[ndarray, "*lead skill"]) -> Float[ndarray, "*lead"]:
+def gain_entropy(gain: Float[ndarray, "*lead skill"]) -> Values:
     """Entropy of the positive gains over that of equal gains: 1 if all skills gain alike, 0 if one skill has all; NaN without a gain.
 
     Example:
@@ -199,7 +201,7 @@ def collapse_kind(below: Sequence[bool]) -> str:
 
 def relative_gain(
     base: Float[ndarray, "*lead skill"], tuned: Float[ndarray, "*lead skill"]
-) -> Float[ndarray, "*lead"]:
+) -> Values:
     """Δ of a group of skills: the mean over them of (tuned − base) / base, from raw scores (arXiv 2507.00432)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return ((tuned - base) / base).mean(axis=-1)
@@ -210,7 +212,7 @@ def transferability(
     tuned: Float[ndarray, "*lead skill"],
     trained: Sequence[int],
     other: Sequence[int],
-) -> Float[ndarray, "*lead"]:
+) -> Values:
     """Transferability index TI = 100 Δ_other / Δ_trained, from raw scores (arXiv 2507.00432).
 
     Example:
@@ -224,7 +226,7 @@ def transferability(
         )
 
 
-MEASURES: Mapping[str, Callable[..., ndarray]] = {
+MEASURES: Mapping[str, Callable[..., Values]] = {
     "drift_l1": lambda profiles, column: drift(profiles, column, 1),
     "drift_l2": lambda profiles, column: drift(profiles, column, 2),
     "step_l1": lambda profiles, column: step_drift(profiles, column, 1),

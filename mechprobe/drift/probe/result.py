@@ -73,7 +73,7 @@ class Correlation(Result):
     Attributes:
         number: Name of the other number.
         arm: Name of the arm; ``pooled`` for all arms, with checkpoints permuted within their arm.
-        detrended: Whether log progress was removed from the ranks of both.
+        detrended: Whether the rank of the step was removed from the ranks of both.
         rho: Spearman's correlation.
         p: Permutation p-value; NaN where nothing is claimed.
         p_holm: ``p`` adjusted by Holm's method over the numbers.

@@ -104,7 +104,7 @@ class ItemScores:
         return [clustered_interval(row, counts)._replace(n=len(items)) for row in hits]
 
 
-def corrected(score: Float[ndarray, "*lead group"], chance: Float[ndarray, " group"]) -> Float[ndarray, "*lead group"]:
+def corrected(score: Float[ndarray, "*lead group"], chance: Float[ndarray, "*#lead group"]) -> Float[ndarray, "*lead group"]:
     """Scores on the scale on which a random answerer has 0 and an oracle 1: (score − chance) / (1 − chance)."""
     return (score - chance) / (1 - chance)
 
