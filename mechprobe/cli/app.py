@@ -33,6 +33,7 @@ from mechprobe.cli import (
     show,
     store,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -65,6 +66,7 @@ _COMMANDS = {
         "drift": drift.drift,
         "probe": probe.probe,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },

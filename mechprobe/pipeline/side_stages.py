@@ -8,6 +8,8 @@ from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.divergence.stage import divergence
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
+from mechprobe.drift.weights.result import WeightsResult
+from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
@@ -88,3 +90,10 @@ class SideStages:
         folders = {"crosscoder": self.layout.crosscoder, "drift": self.layout.drift, "weights": self.layout.weights}
         found = {name: folder if (folder / MANIFEST).is_file() else None for name, folder in folders.items()}
         return {"tasks_file": self.config.tasks.file or None, **found}
+
+    def weights(self) -> WeightsResult:
+        """Compare the weights of every model with base's, from their files. It is not part of `mechprobe run`."""
+        self.config.require_models()
+        return weight_statistics(
+            self.config.models, out=self.layout.weights, config=self.config.weights, force=self.force
+        )
