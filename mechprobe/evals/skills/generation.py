@@ -63,7 +63,10 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but the skill are
     for each in chosen:
         check_rendering(each, level, rendering)
     excluded = frozenset(exclude)
-    streams = [_draws(each, level, seed, split, excluded) for each in chosen]
+    streams = [
+        ((each, problem) for problem in problems(each, level, seed=seed, split=split, exclude=excluded))
+        for each in chosen
+    ]
     drawn = list(islice(_in_turns(streams), n))
     if len(drawn) < n:
         raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, len(excluded)))
@@ -79,10 +82,10 @@ def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = C
     return {name: list(islice(items, size)) for name, size in sizes.items()}
 
 
-def _draws(
-    family: Family, level: int, seed: int, split: str | None, excluded: Collection[str]
-) -> Iterator[tuple[Family, Any]]:
-    """Yield the different problems of a level and a split until no new one comes."""
+def problems(
+    family: Family, level: int, *, seed: int, split: str | None = None, exclude: Collection[str] = ()
+) -> Iterator[Any]:
+    """Yield the different problems of a level and a split, without those in ``exclude``, until no new one comes."""
     rng = random.Random(f"{family.stream(level)}/{seed}")
     capacity, seen, fruitless = family.capacity(level), set[str](), 0
     while len(seen) != capacity and fruitless < _PATIENCE + 40 * len(seen):
@@ -91,11 +94,11 @@ def _draws(
         if family.level_of(problem) != level or (identity := family.id(problem)) in seen:
             continue
         seen.add(identity)
-        if excluded and (identity in excluded or family.compact(problem) in excluded):
+        if exclude and (identity in exclude or family.compact(problem) in exclude):
             continue
         if split is None or split_of(family, problem, level) == split:
             fruitless = 0
-            yield family, problem
+            yield problem
 
 
 def _in_turns(streams: Iterable[Iterator[T]]) -> Iterator[T]:
