@@ -27,12 +27,14 @@ from mechprobe.cli import (
     lab,
     localize,
     plan_samples,
+    probe,
     run,
     select,
     show,
     skills,
     store,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -63,7 +65,9 @@ _COMMANDS = {
         "show": show.show,
         "emergence": emergence.emergence,
         "drift": drift.drift,
+        "probe": probe.probe,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },
