@@ -236,6 +236,7 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ("tasks", "file"),
         ("prompts", "file"),
         ("emergence", "checkpoints"),
+        ("drift", "lens_file"),
         ("intervene", "collateral_file"),
     ):
         own = data.get(section)
