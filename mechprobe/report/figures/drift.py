@@ -69,7 +69,7 @@ def divergence_figure(found: DivergenceResult) -> Figure:
         for axes, source in zip(panels, sources, strict=True):
             for index, model in enumerate(models):
                 cells = [kl_of(found, model, source, part) for part in parts]
-                values, errors = error_bars([cell or (None,) * 3 for cell in cells], scale=1)
+                values, errors = error_bars([cell or (None,) * 3 for cell in cells], scale=1.0)
                 x = np.arange(len(parts)) + (index - (len(models) - 1) / 2) * 0.16
                 axes.errorbar(
                     x, values, errors, color=looks[model].color, fmt=looks[model].mark, markersize=5.5, capsize=2.5, linewidth=1.3,
@@ -255,7 +255,7 @@ def scatter_figure(found: ProbeResult) -> Figure:
             for arm, course in arms.items():
                 models = [point.model for point in course.points if point.model in row]
                 if models:
-                    values, errors = error_bars([drift[model] for model in models], scale=1)
+                    values, errors = error_bars([drift[model] for model in models], scale=1.0)
                     drawn[plain(arm)] = axes.errorbar(
                         [row[model] for model in models], values, errors, color=looks[arm].color, marker=looks[arm].mark,
                         markersize=5, linewidth=0.8, elinewidth=0.8,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mechprobe.drift.divergence.result import DivergenceResult
+from mechprobe.drift.probe.profile import Norm
 from mechprobe.drift.probe.result import CLAIM_NOTE, ProbeResult
 from mechprobe.drift.weights.result import AgainstNull, WeightsResult
 from mechprobe.emergence.arms import arm_of, last_of_arms
@@ -296,7 +297,7 @@ def _pairs(found: WeightsResult) -> list[Table]:
         "with the range against random ones."
     )
     more = len(found.pairs) - len(shown)
-    notes = [note, *([f"{more} more pairs are in weights.json."] if more else [])]
+    notes = [note, *([f"Further pairs ({more}) are in weights.json."] if more else [])]
     return [Table("Pairs of updates", ["updates", "cosine", "overlap left %", "overlap right %"], rows, notes)]
 
 
@@ -333,8 +334,8 @@ def _share(item: Interval) -> str:
     return bracketed(item)
 
 
-def _norm(item: Sequence[float]) -> str:
-    value, low, high = item[:3]
+def _norm(item: Norm) -> str:
+    value, low, high = item.value, item.low, item.high
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else MISSING
 
 
