@@ -86,7 +86,7 @@ def test_the_behaviour_column_is_asked_where_the_paper_asks_and_needs_more_than_
 @FAMILIES
 def test_a_random_answerer_scores_its_chance_rate(family: Family) -> None:
     """Every item is answered several times; the number of right answers lies in the 99.9 % range of its binomial mixture."""
-    rng, n_items, n_draws = random.Random(11), 100, 20
+    rng, n_items, n_draws = random.Random(11), 50, 16
     problems = []
     while len(problems) < n_items:
         problem = family.draw(rng, 1)
