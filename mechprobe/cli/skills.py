@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.skill_scores import score
 
 if TYPE_CHECKING:
     from mechprobe.evals.skills.item import SkillItem
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make items of the atomic-skill benchmark, show some, or write its data sheet."
+    no_args_is_help=True,
+    help="Make items of the atomic-skill benchmark, show some, score responses, or write the data sheet.",
 )
+
+app.command()(score)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tasks.jsonl, prompts.jsonl and skills.json.")]
 Skills = Annotated[str, typer.Option("--skills", help="Skills, separated by commas. By default all five.")]
