@@ -46,7 +46,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(chat_family: ModuleType, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The family after a few steps, and a copy of its sft model that learns the sums by heart."""
     folder = tmp_path_factory.mktemp("models")
-    chat_family.build(folder, steps=55)
+    chat_family.build(folder, steps=20)
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(folder / "sft"),
         AutoTokenizer.from_pretrained(folder / "sft"),
@@ -56,10 +56,10 @@ def models(chat_family: ModuleType, tasks: Path, tmp_path_factory: pytest.TempPa
     def by_heart(rng: random.Random) -> tuple[str, str]:
         item = rng.choice(learned)
         turn, end = chat_family.TURN, chat_family.TURN_END
-        return f"{turn}user\n{item.prompt}{end}\n{turn}assistant\n", f"{item.trace}{end}"
+        return f"{turn}user\n{item.prompt}{end}\n{turn}assistant\n", f"\\boxed{{{item.answer}}}{end}"
 
-    loss = chat_family.train(model, tokenizer, by_heart, steps=90, lr=6e-3, seed=0)
-    assert loss < 0.2, loss
+    loss = chat_family.train(model, tokenizer, by_heart, steps=60, lr=6e-3, seed=0)
+    assert loss < 0.3, loss
     model.save_pretrained(folder / "learned")
     tokenizer.save_pretrained(folder / "learned")
     return folder
@@ -70,7 +70,7 @@ def test_the_chat_rendering_goes_from_make_to_scores(
 ) -> None:
     evals = tmp_path / "evals"
     named = [f"{name}={models / name}" for name in ("base", "learned")]
-    settings = ["--set", "text.chat_template=true", "--set", "tasks.max_new_tokens=60"]
+    settings = ["--set", "text.chat_template=true", "--set", "tasks.max_new_tokens=16"]
     call = ["evaluate", "--models", *named, "--tasks", str(tasks), "--scorer", "skill", "--out", str(evals)]
     assert main([*call, *settings]) == 0, capsys.readouterr().err
     capsys.readouterr()
