@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mechprobe.errors import DependencyError, InputError
+from mechprobe.evals.scorers.final_answer import AnswerForm
 from mechprobe.evals.skills.family import LEVELS
-from mechprobe.evals.skills.item import AnswerForm, SkillItem, item_id
+from mechprobe.evals.skills.item import SkillItem, item_id
 from mechprobe.evals.skills.registry import CHAT, check_choice
 from mechprobe.evals.skills.splits import SPLITS, TEST_IN, TRAIN
 
