@@ -1,4 +1,4 @@
-"""Generated skill families: questions with a checkable answer and a worked trace.
+"""The atomic-skill benchmark: questions of five skills in four domains, with checkable answers and worked traces.
 
 >>> from mechprobe.evals import skills
 >>> item = skills.generate("calculation", n=1, seed=3)[0]
@@ -6,7 +6,16 @@
 True
 """
 
+from mechprobe.evals.skills.family import LEVELS, Family
+from mechprobe.evals.skills.generation import generate, split
 from mechprobe.evals.skills.item import SkillItem
-from mechprobe.evals.skills.registry import DOMAINS, LEVELS, RENDERINGS, SKILLS, generate, split
+from mechprobe.evals.skills.labels import SkillLabels, labels
+from mechprobe.evals.skills.registry import DOMAINS, FAMILIES, RENDERINGS, SKILLS, families
+from mechprobe.evals.skills.scoring import SkillScore, score_items, score_response
+from mechprobe.evals.skills.splits import SPLITS
+from mechprobe.evals.skills.summary import SkillScores
 
-__all__ = ["DOMAINS", "LEVELS", "RENDERINGS", "SKILLS", "SkillItem", "generate", "split"]
+__all__ = [
+    "DOMAINS", "FAMILIES", "LEVELS", "RENDERINGS", "SKILLS", "SPLITS", "Family", "SkillItem", "SkillLabels", "SkillScore",
+    "SkillScores", "families", "generate", "labels", "score_items", "score_response", "split",
+]  # fmt: skip

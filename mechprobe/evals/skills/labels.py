@@ -1,0 +1,61 @@
+"""Skill, domain, family, level and split of samples, from their ids and from the lines of a tasks file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mechprobe.errors import InputError
+from mechprobe.evals.skills.item import SkillItem
+from mechprobe.evals.skills.registry import SKILLS, family_of
+from mechprobe.records import Sample, read_jsonl
+
+
+class SkillLabels(NamedTuple):
+    """The labels of one sample. ``level`` is None and ``split`` empty where only the id is known."""
+
+    skill: str
+    domain: str
+    family: str
+    level: int | None
+    split: str
+
+
+def labels(source: Path | str | Iterable[Sample | SkillItem]) -> dict[str, SkillLabels]:
+    """The labels of samples by their ids. A sample that no family made has no entry.
+
+    The id names the family, which is of one skill and one domain. Level and split stand in the lines of a tasks file. Lines
+    without them with ids of the lab's families are of level 1: the lab has no others.
+
+    Args:
+        source: A JSON-lines file of tasks or prompts, or samples.
+
+    Raises:
+        InputError: A line contradicts the registered family of its id.
+    """
+    if isinstance(source, Path | str):
+        path = Path(source)
+        found = ((line.get("id"), line, f"{path}:{number}") for number, line in read_jsonl(path))
+    else:
+        found = ((sample.id, _fields(sample), f"sample '{sample.id}'") for sample in source)
+    result = {str(identity): _labels(str(identity), fields, where) for identity, fields, where in found}
+    return {identity: label for identity, label in result.items() if label is not None}
+
+
+def _fields(sample: Sample | SkillItem) -> Mapping[str, Any]:
+    return sample.to_json() if isinstance(sample, SkillItem) else {}
+
+
+def _labels(identity: str, line: Mapping[str, Any], where: str) -> SkillLabels | None:
+    family = family_of(identity)
+    if family is None:
+        return None
+    for name, right in (("skill", family.skill), ("domain", family.domain), ("family", family.name)):
+        if line.get(name, right) != right:
+            raise InputError(
+                f"{where}: {name} is {line[name]!r}, but family '{family.name}' is of {right}; correct it."
+            )
+    of_lab = SKILLS[family.skill].family is family
+    level, split = line.get("level", 1 if of_lab else None), line.get("split", "")
+    if (level is not None and type(level) is not int) or not isinstance(split, str):
+        raise InputError(f"{where}: 'level' must be a whole number and 'split' a text; correct them.")
+    return SkillLabels(family.skill, family.domain, family.name, level, split)
