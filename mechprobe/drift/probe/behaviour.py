@@ -84,7 +84,9 @@ class Analysis:
         if scores.n_draws == 1 and len(scores.cluster_sums(items)) == len(items):
             return paired_difference(scores.right[second, items] > 0.5, scores.right[first, items] > 0.5)
         value = float((scores.right[first, items] - scores.right[second, items]).mean())
-        half = Z * float((self.drawn.smooth[:, first, skill] - self.drawn.smooth[:, second, skill]).std()) * (1 - chance)
+        half = (
+            Z * float((self.drawn.smooth[:, first, skill] - self.drawn.smooth[:, second, skill]).std()) * (1 - chance)
+        )
         return Interval(value, max(-1.0, value - half), min(1.0, value + half), len(items))
 
     def _p(self, model: int, skill: str) -> float:
@@ -107,7 +109,9 @@ def measure_behaviour(scores: ItemScores, arms: Sequence[Arm], config: ProbeConf
     """
     found = Analysis(scores, config)
     tuned = scores.models[1:]
-    counts = {level: {group: len(scores.items(level, group)) for group in scores.groups(level)} for level in ("skill", "cell")}
+    counts = {
+        level: {group: len(scores.items(level, group)) for group in scores.groups(level)} for level in ("skill", "cell")
+    }
     return Behaviour(
         skills=counts["skill"],
         cells=counts["cell"],
@@ -125,7 +129,9 @@ def _course(found: Analysis, arm: Arm) -> ArmCourse:
     points = []
     for column, name in enumerate(arm.checkpoints, start=1):
         numbers = {key: found.norm(partial(measure, column=column), drawn) for key, measure in profile.MEASURES.items()}
-        points.append(Point(model=name, progress=arm.progress[column], entropy=_entropy(drawn, column, found.n), **numbers))
+        points.append(
+            Point(model=name, progress=arm.progress[column], entropy=_entropy(drawn, column, found.n), **numbers)
+        )
     path = found.norm(profile.path_length, drawn)
     return ArmCourse(
         arm=arm.name,
@@ -179,12 +185,14 @@ def _collapses(found: Analysis, arm: Arm, drawn: Resampled) -> tuple[Collapse, .
 
 def _contrast(found: Analysis, one: Arm, two: Arm) -> Contrast:
     places = found.place(one.checkpoints[-1]), found.place(two.checkpoints[-1])
-    value, smooth = found.drawn.value, found.drawn.smooth
+    one_gain, two_gain = _gains(found.drawn.value, places)
+    one_noise, two_noise = _gains(found.drawn.smooth, places)
+    value, low, high = profile.drift_difference(one_gain, two_gain, one_noise, two_noise)
     chances = found.scores.chances("skill").tolist()
     return Contrast(
         first=one.checkpoints[-1],
         second=two.checkpoints[-1],
-        drift=Interval(*profile.drift_difference(*_pair(value, places), *_pair(smooth, places)), found.n),
+        drift=Interval(value, low, high, found.n),
         gains={
             skill: _scaled(found.difference(*places, number), 1 / (1 - chances[number]))
             for number, skill in enumerate(found.skills)
@@ -192,13 +200,14 @@ def _contrast(found: Analysis, one: Arm, two: Arm) -> Contrast:
     )
 
 
-def _pair(profiles: ndarray, places: tuple[int, int]) -> list[ndarray]:
+def _gains(profiles: ndarray, places: tuple[int, int]) -> tuple[ndarray, ndarray]:
     """Gains of two models over base."""
-    return [profiles[..., place, :] - profiles[..., 0, :] for place in places]
+    first, second = places
+    return profiles[..., first, :] - profiles[..., 0, :], profiles[..., second, :] - profiles[..., 0, :]
 
 
 def _scaled(found: Interval, factor: float) -> Interval:
-    return Interval(*(float(part * factor) for part in found[:3]), found.n)
+    return Interval(found.value * factor, found.low * factor, found.high * factor, found.n)
 
 
 def _transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
@@ -245,7 +254,9 @@ class _Index:
         if not low:
             return ""
         task, score = self.tasks[low[0]], self.value[0, low[0]]
-        return f"base scores {score:.3f} on {task}, not clear of {MIN_BASE:g}, so that a gain relative to it says nothing"
+        return (
+            f"base scores {score:.3f} on {task}, not clear of {MIN_BASE:g}, so that a gain relative to it says nothing"
+        )
 
     def _unclear_gain(self, row: int) -> str:
         gain = float((self.value[row] - self.value[0])[self.trained].mean())

@@ -135,7 +135,9 @@ def test_nothing_is_found_where_nothing_changed() -> None:
         others = [flipped(base, rng, up=0.15, down=0.15) for _ in RL]
         found = measured(scores_of(np.stack([base, *others]), ("base", *RL)), draws=200, seed=world)
         point = found.arms["rl"].points[-1]
-        clear.append([getattr(point, name).low > 0 for name in ("drift_l1", "drift_l2", "imbalance", "jaggedness", "lost")])
+        clear.append(
+            [getattr(point, name).low > 0 for name in ("drift_l1", "drift_l2", "imbalance", "jaggedness", "lost")]
+        )
         above.append(point.drift_l1.corrected)
         collapsed.append(bool(found.arms["rl"].collapses))
         confirmed.append(any(each.confirmed for each in found.arms["rl"].collapses))
@@ -172,7 +174,9 @@ def test_the_index_has_an_interval_that_holds_it() -> None:
     for world in range(60):
         base = rng.random((2, 200)) < 0.5
         tuned = np.stack([flipped(base[0], rng, up=0.6), flipped(base[1], rng, up=0.3)])
-        found = measured(scores_of(np.stack([base, tuned]), ("base", "rl")), draws=400, seed=world, trained=("calculation",))
+        found = measured(
+            scores_of(np.stack([base, tuned]), ("base", "rl")), draws=400, seed=world, trained=("calculation",)
+        )
         held.append(found.transfer["rl"].index.low <= 50 <= found.transfer["rl"].index.high)
     assert 0.9 <= np.mean(held) <= 1
 
