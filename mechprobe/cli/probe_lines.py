@@ -1,6 +1,5 @@
 """The main numbers of a probe stage as lines of text."""
 
-from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from mechprobe.drift.probe.behaviour_result import Behaviour
     from mechprobe.drift.probe.profile import Norm
     from mechprobe.drift.probe.result import ProbeResult
+    from mechprobe.statistics import Interval
 
 _MOST_MODELS = 14
 """Rows of the first table; of more models the last checkpoint of each arm is shown."""
@@ -101,19 +101,19 @@ def _transfer(behaviour: "Behaviour") -> list[str]:
         if (found := behaviour.transfer.get(model)) is None:
             continue
         shown = f"none, because {found.reason}" if found.reason else _index(found.index)
-        gains = f"relative gain {_signed(found.trained)} on trained tasks, {_signed(found.other)} on others"
+        gains = f"mean gain in points {_signed(found.trained)} on trained tasks, {_signed(found.other)} on others"
         if isfinite(found.absolute.value):
-            gains += f"; ratio of the gains in points {_index(found.absolute)}"
+            gains += f", the ratio {_index(found.absolute)}"
         lines.append(f"transferability index of {model}: {shown}; {gains} (n = {found.trained.n})")
     return lines
 
 
-def _index(item: Sequence[float]) -> str:
-    return f"{item[0]:.0f} % [{item[1]:.0f}, {item[2]:.0f}]"
+def _index(item: "Interval") -> str:
+    return f"{item.value:.0f} % [{item.low:.0f}, {item.high:.0f}]"
 
 
-def _signed(item: Sequence[float]) -> str:
-    return f"{100 * item[0]:+.0f} % [{100 * item[1]:+.0f}, {100 * item[2]:+.0f}]" if isfinite(item[0]) else MISSING
+def _signed(item: "Interval") -> str:
+    return f"{100 * item.value:+.0f} [{100 * item.low:+.0f}, {100 * item.high:+.0f}]"
 
 
 def _linear(found: "ProbeResult") -> list[str]:

@@ -118,13 +118,14 @@ def measure_behaviour(scores: ItemScores, arms: Sequence[Arm], config: ProbeConf
         profiles=found.profiles("skill"),
         cell_profiles=found.profiles("cell"),
         gains={model: found.gains(model) for model in tuned},
-        arms={arm.name: _course(found, arm) for arm in arms},
-        transfer=_transfers(scores, config) if set(config.trained) & set(scores.task) else {},
+        arms={arm.name: arm_course(found, arm) for arm in arms},
+        transfer=transfers(scores, config) if set(config.trained) & set(scores.task) else {},
         contrasts=tuple(_contrast(found, one, two) for one, two in combinations(arms, 2)),
     )
 
 
-def _course(found: Analysis, arm: Arm) -> ArmCourse:
+def arm_course(found: Analysis, arm: Arm) -> ArmCourse:
+    """The course of one arm."""
     drawn = found.drawn.columns([0, *(found.place(name) for name in arm.checkpoints)])
     points = []
     for column, name in enumerate(arm.checkpoints, start=1):
@@ -210,7 +211,7 @@ def _scaled(found: Interval, factor: float) -> Interval:
     return Interval(found.value * factor, found.low * factor, found.high * factor, found.n)
 
 
-def _transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
+def transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
     """The transferability index of every model but base."""
     tasks = scores.groups("task")
     trained = [number for number, task in enumerate(tasks) if task in config.trained]
@@ -240,8 +241,8 @@ class _Index:
         reason = self._small_base() or unclear
         each = {self.tasks[number]: _NONE if reason else self._interval(row, [number]) for number in self.other}
         return Transfer(
-            trained=self._relative(row, self.trained),
-            other=self._relative(row, self.other),
+            trained=self._gain(row, self.trained),
+            other=self._gain(row, self.other),
             index=_NONE if reason else self._interval(row, self.other),
             by_task=each,
             absolute=_NONE if unclear else self._between(row, self._ratio_of_gains),
@@ -259,19 +260,19 @@ class _Index:
         )
 
     def _unclear_gain(self, row: int) -> str:
-        gain = float((self.value[row] - self.value[0])[self.trained].mean())
-        noise = (self.noise[:, row] - self.noise[:, 0])[:, self.trained].mean(axis=1)
-        if abs(gain) > Z * float(noise.std()):
+        gain = float(_mean_gain(self.value[0], self.value[row], self.trained))
+        noise = _mean_gain(self.noise[:, 0], self.noise[:, row], self.trained)
+        if abs(gain) > Z * float(np.std(noise)):
             return ""
         return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clear of 0"
 
-    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> profile.Values:
-        gain = tuned - base
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return 100 * gain[..., self.other].mean(axis=-1) / gain[..., self.trained].mean(axis=-1)
+    def _gain(self, row: int, tasks: list[int]) -> Interval:
+        found = self._between(row, lambda base, tuned: _mean_gain(base, tuned, tasks))
+        return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
 
-    def _relative(self, row: int, tasks: list[int]) -> Interval:
-        return self._between(row, lambda base, tuned: profile.relative_gain(base[..., tasks], tuned[..., tasks]))
+    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> profile.Values:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 100 * _mean_gain(base, tuned, self.other) / _mean_gain(base, tuned, self.trained)
 
     def _interval(self, row: int, other: list[int]) -> Interval:
         return self._between(row, lambda base, tuned: profile.transferability(base, tuned, self.trained, other))
@@ -285,3 +286,7 @@ class _Index:
             return _NONE._replace(n=self.n)
         low, high = np.quantile(finite, [0.025, 0.975])
         return Interval(value, float(low), float(high), self.n)
+
+
+def _mean_gain(base: ndarray, tuned: ndarray, tasks: list[int]) -> profile.Values:
+    return (tuned - base)[..., tasks].mean(axis=-1)
