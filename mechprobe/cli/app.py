@@ -31,6 +31,7 @@ from mechprobe.cli import (
     run,
     select,
     show,
+    skills,
     store,
     train_sae,
     weights,
@@ -74,7 +75,7 @@ _COMMANDS = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
-for name, group in {"lab": lab.app, "store": store.app, "crosscoder": crosscoder.app}.items():
+for name, group in {"lab": lab.app, "skills": skills.app, "store": store.app, "crosscoder": crosscoder.app}.items():
     app.add_typer(group, name=name, rich_help_panel=_TOOLS)
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 from mechprobe.errors import InputError
@@ -63,10 +63,7 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but the skill are
     for each in chosen:
         check_rendering(each, level, rendering)
     excluded = frozenset(exclude)
-    streams = [
-        ((each, problem) for problem in problems(each, level, seed=seed, split=split, exclude=excluded))
-        for each in chosen
-    ]
+    streams = [zip(repeat(each), problems(each, level, seed=seed, split=split, exclude=excluded)) for each in chosen]
     drawn = list(islice(_in_turns(streams), n))
     if len(drawn) < n:
         raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, len(excluded)))

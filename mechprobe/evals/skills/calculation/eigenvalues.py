@@ -73,7 +73,7 @@ class Eigenvalues(Family):
         a, b, c, d = problem
         trace, determinant, (x, y) = a + d, a * d - b * c, _roots(problem)
         root = x - y
-        discriminant = f"{trace}*{trace}-4*{_signed(determinant)}={root}*{root}"
+        discriminant = f"{_signed(trace)}*{_signed(trace)}-4*{_signed(determinant)}={root}*{root}"
         return (
             f"t={a}+{_signed(d)}={trace}", f"d={a}*{_signed(d)}-{_signed(b)}*{_signed(c)}={determinant}",
             discriminant, f"({trace}+{root})/2={x}", f"({trace}-{root})/2={y}",

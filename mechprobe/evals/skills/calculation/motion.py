@@ -83,7 +83,7 @@ class Motion(Family):
         """Write speed and distance of every phase, e.g. `3+2*4=11`, `(3+11)*4/2=28`, then the sums, `28+55=83`."""
         steps, speed, before = [], problem.speed, 0
         for (acceleration, seconds), (after, distance, total) in zip(problem.phases, _distances(problem), strict=True):
-            steps += [f"{speed}+{acceleration}*{seconds}={after}", f"({speed}+{after})*{seconds}/2={distance}"]
+            steps += [f"{speed}{acceleration:+d}*{seconds}={after}", f"({speed}+{after})*{seconds}/2={distance}"]
             if before:
                 steps.append(f"{before}+{distance}={total}")
             speed, before = after, total

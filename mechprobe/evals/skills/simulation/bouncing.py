@@ -44,7 +44,7 @@ class Bouncing(Family):
         """Draw the track and the ball, which passes at most one wall in a second."""
         length = rng.choice(LENGTHS)
         speed = rng.randint(2, length - 1) * rng.choice((-1, 1))
-        return Ball(length, rng.randrange(length + 1), speed, N_SECONDS[level - 1])
+        return Ball(length, rng.randrange(1, length), speed, N_SECONDS[level - 1])
 
     def level_of(self, problem: Ball) -> int:
         """From the seconds."""

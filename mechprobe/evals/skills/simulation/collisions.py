@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mechprobe.evals.skills.family import Family, rung
 
-N_BALLS = (2, 3, 4, 5, 6, 7)
-N_SECONDS = (3, 4, 6, 8, 10, 12)
+N_BALLS = (3, 4, 5, 6, 7, 7)
+N_SECONDS = (4, 6, 8, 10, 12, 16)
 """Balls, and seconds to follow them, by level."""
 PLACES = range(0, 60, 2)
 """Positions in m; even, so that balls meet at whole seconds only."""
@@ -27,7 +27,7 @@ class Collisions(Family):
     name, skill, domain = "collisions", "simulation", "physics"
     keyword, alias = "BALLS", "BEADS"
     answer_form = "list"
-    max_answer_chars = 20
+    max_answer_chars = 27
     ask = "the positions in metres from left to right, separated by commas,"
     templates = (
         "On a frictionless line are {n} equal balls: {told}. They collide elastically, so that two balls that meet exchange "
@@ -49,9 +49,9 @@ class Collisions(Family):
         return Balls(positions, tuple(rng.choice((-1, 1)) for _ in range(n)), N_SECONDS[level - 1])
 
     def level_of(self, problem: Balls) -> int:
-        """From balls and seconds."""
-        level = rung(N_BALLS, len(problem.positions))
-        return level if level == rung(N_SECONDS, problem.seconds) else 0
+        """From balls and seconds; some balls must meet."""
+        level, free = rung(N_SECONDS, problem.seconds), _free(problem)
+        return level if level and len(free) == N_BALLS[level - 1] and free != sorted(free) else 0
 
     def compact(self, problem: Balls) -> str:
         """Write the question, e.g. `BALLS 4+,10-,16-:6?`."""
@@ -70,8 +70,7 @@ class Collisions(Family):
 
     def verify(self, problem: Balls) -> str:
         """Exchanging velocities looks like passing through each other: move freely and sort."""
-        balls = zip(problem.positions, problem.velocities, strict=True)
-        return ",".join(map(str, sorted(x + v * problem.seconds for x, v in balls)))
+        return ",".join(map(str, sorted(_free(problem))))
 
     def steps(self, problem: Balls) -> tuple[str, ...]:
         """Write all positions after every second, e.g. `5,9,15`, `6,8,14`."""
@@ -96,6 +95,11 @@ class Collisions(Family):
         for x in problem.positions:  # a set of positions as one number: how many balls are at each place
             sums = {s + (1 << 3 * (x + move + 20)) for s in sums for move in (-problem.seconds, problem.seconds)}
         return 1 / len(sums)
+
+
+def _free(problem: Balls) -> list[int]:
+    """The positions at the end if the balls passed through each other."""
+    return [x + v * problem.seconds for x, v in zip(problem.positions, problem.velocities, strict=True)]
 
 
 FAMILY = Collisions()
