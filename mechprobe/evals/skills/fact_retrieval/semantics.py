@@ -88,7 +88,7 @@ class Semantics(Facts):
         Rule("a left shift doubles", "SHIFT", "LEFT", "What is the value of {0} << {1} in Python?",
              pair(1, 6), lambda n, k: n * 2**k, _shifted, "{0}*2*{1}={answer}", ("left shift", "shift multiplies by a power of two", "bit shift")),
         Rule("the caret is bitwise exclusive or", "XOR", "CARET", "What is the value of {0} ^ {1} in Python?",
-             pair(1, 60), lambda n, k: n + k - 2 * (n & k), _xor_by_digits, "{0}:{1}={answer}", ("bitwise xor", "bitwise exclusive or", "exclusive or", "XOR operator")),
+             pair(1, 60), lambda n, k: n + k - 2 * (n & k), _xor_by_digits, "{0}:{1}={answer}", ("xor", "bitwise xor", "bitwise exclusive or", "exclusive or", "XOR operator")),
     )  # fmt: skip
 
 
