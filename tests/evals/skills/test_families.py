@@ -21,8 +21,8 @@ from mechprobe.evals.skills.vocabulary import MAX_TOKENS, tokens, vocabulary
 
 FAMILIES = pytest.mark.parametrize("family", skills.FAMILIES.values(), ids=list(skills.FAMILIES))
 ALL_LEVELS = (*LEVELS, BEYOND)
-N, FEW = 250, 60
-"""Problems of a level, for the comparison with the verifier and for everything else."""
+N, FEW = 300, 60
+"""Problems of a level, for verifier and work, and for everything else."""
 PINNED = Path(__file__).parent / "pinned"
 _DRAWN: dict[tuple[str, int], list[Any]] = {}
 
@@ -115,7 +115,7 @@ def test_knobs_never_fall_and_one_rises(family: Family) -> None:
 
 @FAMILIES
 def test_the_work_of_a_bounded_solver_rises_with_the_level(family: Family) -> None:
-    means = [statistics.mean(map(family.work, problems(family, level)[:FEW])) for level in ALL_LEVELS]
+    means = [statistics.mean(map(family.work, problems(family, level)[:N])) for level in ALL_LEVELS]
     rises = all(low < high for low, high in itertools.pairwise(means))
     assert rises or family.no_trend, means
 
