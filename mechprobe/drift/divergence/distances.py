@@ -131,7 +131,9 @@ def _rank(logits: Tensor, target: Tensor) -> Tensor:
     above = torch.zeros(n, dtype=torch.float64, device=logits.device)
     for start, stop in _blocks(n, logits.shape[1], logits.device.type):
         part = logits[:, start:stop]
-        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(1)  # faster than a sum of booleans
+        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(
+            1
+        )  # faster than a sum of booleans
     return above.long() + 1
 
 
