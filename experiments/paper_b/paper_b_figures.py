@@ -39,8 +39,8 @@ def profiles(found: Behaviour) -> Figure:
         score = found.profiles[base][skill].corrected
         axes.axhspan(100 * score.low, 100 * score.high, color=GREY, alpha=0.25, linewidth=0)
         for (arm, course), mark in zip(found.arms.items(), MARKS, strict=False):
-            scores = [found.profiles[point.model][skill].corrected for point in course.points]
-            places = [100 * point.progress for point in course.points]
+            scores = [score, *(found.profiles[point.model][skill].corrected for point in course.points)]
+            places = [0.0, *(100 * point.progress for point in course.points)]
             _bars(axes, places, scores, 100, color=colors[arm], marker=mark, label=arm)
         axes.set_title(skill)
         axes.set_xlabel("training done (%)")
