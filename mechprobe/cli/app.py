@@ -19,6 +19,7 @@ from mechprobe.cli import (
     cache,
     crosscoder,
     doctor,
+    drift,
     emergence,
     evaluate,
     features,
@@ -26,12 +27,14 @@ from mechprobe.cli import (
     lab,
     localize,
     plan_samples,
+    probe,
     run,
     select,
     show,
     skills,
     store,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -61,7 +64,10 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "drift": drift.drift,
+        "probe": probe.probe,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },
