@@ -67,7 +67,7 @@ class GeneralFacts(Facts):
     """`KNOW MONTH DAYS 3,apr?`: three Aprils have 90 days."""
 
     name, domain = "general_facts", "non_reasoning_qa"
-    keyword, kind = "KNOW", "fact"
+    keyword, alias, kind = "KNOW", "FACTS", "fact"
     rules = (
         Rule("the lengths of the months", "MONTH", "DAYS", "A machine makes {0} toys on every day of the month '{1}' of the year 2023. How many toys is that?",
              _of(MONTHS), lambda n, m: n * DAYS_IN[m], lambda n, m: n * calendar.monthrange(2023, m + 1)[1], "{0}*DAYS={answer}",

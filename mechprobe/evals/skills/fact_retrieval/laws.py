@@ -61,7 +61,7 @@ class Laws(Facts):
     """`LAW OHM VOLTAGE 3,4?`: 12."""
 
     name, domain = "laws", "physics"
-    keyword, kind = "LAW", "law or principle"
+    keyword, alias, kind = "LAW", "PRINCIPLE", "law or principle"
     rules = (
         Rule("Newton's second law", "NEWTON", "FORCE", "A body of {0} kg has an acceleration of {1} m/s^2. What is the net force on it, in newtons?",
              pair(2, 12), lambda m, a: m * a, _added, "{0}*{1}={answer}", ("second law of Newton", "Newton's second law of motion", "Newton's 2nd law")),

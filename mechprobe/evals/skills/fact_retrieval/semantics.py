@@ -47,7 +47,7 @@ class Semantics(Facts):
     """`PYTHON FLOOR DIVIDE 7,2?`: the value of -7 // 2, which is -4. The checks let Python evaluate the expression."""
 
     name, domain = "semantics", "coding"
-    keyword, kind = "PYTHON", "rule of the language"
+    keyword, alias, kind = "PYTHON", "LANGUAGE", "rule of the language"
     rules = (
         Rule("floor division rounds down", "FLOOR", "DIVIDE", "What is the value of -{0} // {1} in Python?",
              _not_divisible, lambda n, d: -((n + d - 1) // d), lambda n, d: -n // d, "DOWN={answer}",
