@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mechprobe.drift.divergence.metrics import METRICS
+from mechprobe.drift.divergence.sums_frame import sums_frame
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
@@ -16,7 +17,7 @@ from mechprobe.statistics import Interval
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT_FILE, SUMS_FILE, SEQUENCES_FILE = "divergence.json", "sums.safetensors", "sequences.json"
+RESULT_FILE = "divergence.json"
 
 
 class DivergenceRow(Result):
@@ -185,8 +186,6 @@ class DivergenceResult(Result):
 
         Sequences have their id, prompt, task, skill, domain, source and temperature, so that any other breakdown is exact.
         """
-        from mechprobe.drift.divergence.table import sums_frame
-
         return sums_frame(self.folder)
 
     @classmethod

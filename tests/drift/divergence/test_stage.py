@@ -193,7 +193,7 @@ def test_padding_rows_of_the_embedding_do_not_count(
 
 def test_what_is_refused(family: mp.ModelFamily, store: Path, tmp_path: Path, planted: dict[str, Path]) -> None:
     out = tmp_path / "drift"
-    with pytest.raises(ConfigError, match="drift.base is 'origin', but the models are base"):
+    with pytest.raises(ConfigError, match=r"drift\.base is 'origin', but the models are base"):
         mp.drift.divergence(family, store, out=out, config=CONFIG.replace(base="origin"))
     with pytest.raises(ConfigError, match="base is the only model"):
         mp.drift.divergence(family.subset("base"), store, out=out, config=CONFIG)
