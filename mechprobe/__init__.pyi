@@ -13,7 +13,6 @@ from .dictionary.quality import measure_quality as measure_quality
 from .dictionary.readout import Readout as Readout
 from .dictionary.result import Quality as Quality
 from .dictionary.stage import train_crosscoder as train_crosscoder
-from . import drift as drift
 from .emergence.config import EmergenceConfig as EmergenceConfig, TrajectoryThresholds as TrajectoryThresholds
 from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence
