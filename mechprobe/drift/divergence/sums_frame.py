@@ -66,8 +66,10 @@ def paired_difference(
     Raises:
         ArtifactError: The models have no such prompt in common.
     """
-    chosen = np.logical_and.reduce([frame[column] == value for column, value in cells.items()])
-    parts = [frame[chosen & (frame["model"] == model)].groupby("prompt_id")[list(COLUMNS)].sum() for model in models]
+    given: Any = frame
+    for column, value in cells.items():
+        given = given[given[column] == value]
+    parts: list[Any] = [given[given["model"] == model].groupby("prompt_id")[list(COLUMNS)].sum() for model in models]
     shared = parts[0].index.intersection(parts[1].index)
     if not len(shared):
         raise ArtifactError(
