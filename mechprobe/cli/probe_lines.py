@@ -1,6 +1,5 @@
 """The main numbers of a probe stage as lines of text."""
 
-from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from mechprobe.drift.probe.behaviour_result import Behaviour
     from mechprobe.drift.probe.profile import Norm
     from mechprobe.drift.probe.result import ProbeResult
+    from mechprobe.statistics import Interval
 
 _MOST_MODELS = 14
 """Rows of the first table; of more models the last checkpoint of each arm is shown."""
@@ -32,7 +32,23 @@ def _profiles(found: "ProbeResult", behaviour: "Behaviour") -> list[str]:
     rows = {
         name: {skill: bracketed(score.corrected) for skill, score in behaviour.profiles[name].items()} for name in names
     }
-    return [f"Score in %, chance-corrected, with 95 % interval (n: {n})", *table_lines(rows, list(behaviour.skills), corner="model")]
+    strict = [line for name in ("behaviour", "strict") if name in found.behaviour for line in _other_score(found, name)]
+    return [
+        f"Score in %, chance-corrected, with 95 % interval (n: {n})",
+        *table_lines(rows, list(behaviour.skills), corner="model"),
+        *strict,
+    ]
+
+
+def _other_score(found: "ProbeResult", name: str) -> list[str]:
+    """Another score at base and the last checkpoints, in one line each."""
+    behaviour = found.behaviour[name]
+    what = {"behaviour": "rule or step named", "strict": "right, with the rule or step named"}[name]
+    lines = []
+    for model in (found.base, *(course.points[-1].model for course in behaviour.arms.values())):
+        cells = ", ".join(f"{skill} {bracketed(score.raw)}" for skill, score in behaviour.profiles[model].items())
+        lines.append(f"{name} ({what}) of {model}, in %: {cells}")
+    return lines
 
 
 def _drift(behaviour: "Behaviour") -> list[str]:
@@ -52,8 +68,14 @@ def _drift(behaviour: "Behaviour") -> list[str]:
     lines += table_lines(rows, columns, corner="model")
     for name, course in behaviour.arms.items():
         if len(course.points) > 1:
-            net = MISSING if not isfinite(course.wandering.value) else f"{course.wandering.value:.2f} [{course.wandering.low:.2f}, {course.wandering.high:.2f}]"
-            lines.append(f"path of {name}: {norm_text(course.path_l1)} over {len(course.points)} checkpoints; path over net drift {net}")
+            net = (
+                MISSING
+                if not isfinite(course.wandering.value)
+                else f"{course.wandering.value:.2f} [{course.wandering.low:.2f}, {course.wandering.high:.2f}]"
+            )
+            lines.append(
+                f"path of {name}: {norm_text(course.path_l1)} over {len(course.points)} checkpoints; path over net drift {net}"
+            )
     return lines
 
 
@@ -79,19 +101,19 @@ def _transfer(behaviour: "Behaviour") -> list[str]:
         if (found := behaviour.transfer.get(model)) is None:
             continue
         shown = f"none, because {found.reason}" if found.reason else _index(found.index)
-        gains = f"relative gain {_signed(found.trained)} on trained tasks, {_signed(found.other)} on others"
+        gains = f"mean gain in points {_signed(found.trained)} on trained tasks, {_signed(found.other)} on others"
         if isfinite(found.absolute.value):
-            gains += f"; ratio of the gains in points {_index(found.absolute)}"
+            gains += f", the ratio {_index(found.absolute)}"
         lines.append(f"transferability index of {model}: {shown}; {gains} (n = {found.trained.n})")
     return lines
 
 
-def _index(item: Sequence[float]) -> str:
-    return f"{item[0]:.0f} % [{item[1]:.0f}, {item[2]:.0f}]"
+def _index(item: "Interval") -> str:
+    return f"{item.value:.0f} % [{item.low:.0f}, {item.high:.0f}]"
 
 
-def _signed(item: Sequence[float]) -> str:
-    return f"{100 * item[0]:+.0f} % [{100 * item[1]:+.0f}, {100 * item[2]:+.0f}]" if isfinite(item[0]) else MISSING
+def _signed(item: "Interval") -> str:
+    return f"{100 * item.value:+.0f} [{100 * item.low:+.0f}, {100 * item.high:+.0f}]"
 
 
 def _linear(found: "ProbeResult") -> list[str]:
@@ -100,7 +122,11 @@ def _linear(found: "ProbeResult") -> list[str]:
         of_target = [each for each in found.linear if each.target == target]
         best = max(of_target, key=lambda each: each.selectivity)
         here = {each.model: each for each in of_target if (each.site, each.position) == (best.site, best.position)}
-        shown = [name for name in (found.base, *(c.points[-1].model for c in found.behaviour["right"].arms.values())) if name in here]
+        shown = [
+            name
+            for name in (found.base, *(c.points[-1].model for c in found.behaviour["right"].arms.values()))
+            if name in here
+        ]
         cells = ", ".join(f"{name} {bracketed(here[name].accuracy)}" for name in shown)
         lines.append(
             f"probe of {target} at {best.site}, balanced accuracy in %: {cells}; shuffled labels {100 * best.control.value:.0f}, "
@@ -126,7 +152,9 @@ def _correlations(found: "ProbeResult") -> list[str]:
     if not rows:
         return ["No claim on correlations: no arm has 6 checkpoints."]
     rows = sorted(rows, key=lambda each: each.p)[:4]
-    head = [f"drift correlates most with (of {len(found.numbers)} numbers, Spearman, permutation p, Holm over the numbers):"]
+    head = [
+        f"drift correlates most with (of {len(found.numbers)} numbers, Spearman, permutation p, Holm over the numbers):"
+    ]
     return head + [
         f"  {each.number}, {each.arm}{', detrended' if each.detrended else ''}: {each.rho:+.2f}, p = {p_value(each.p)}, "
         f"Holm {p_value(each.p_holm)} (n = {each.n} checkpoints)"

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.skill_scores import score
 
 if TYPE_CHECKING:
     from mechprobe.evals.skills.item import SkillItem
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make items of the atomic-skill benchmark, show some, or write its data sheet."
+    no_args_is_help=True,
+    help="Make items of the atomic-skill benchmark, show some, score responses, or write the data sheet.",
 )
+
+app.command()(score)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tasks.jsonl, prompts.jsonl and skills.json.")]
 Skills = Annotated[str, typer.Option("--skills", help="Skills, separated by commas. By default all five.")]
@@ -27,6 +31,10 @@ Split = Annotated[
 Rendering = Annotated[str, typer.Option("--rendering", help="compact (closed vocabulary) or chat (answer in a box).")]
 Number = Annotated[int, typer.Option("--n", min=1, help="Items of every cell and level.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")]
+ReasoningGym = Annotated[
+    str,
+    typer.Option("--reasoning-gym", help="Also n items a level of these tasks of reasoning-gym, separated by commas."),
+]
 LmEval = Annotated[bool, typer.Option("--lm-eval", help="Also write the folder lm_eval/ with tasks for lm-eval.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace other items in the folder.")]
 
@@ -42,6 +50,7 @@ def make(
     rendering: Rendering = "compact",
     n: Number = 20,
     seed: Seed = 0,
+    reasoning_gym: ReasoningGym = "",
     lm_eval: LmEval = False,
     force: Force = False,
     as_json: options.Json = False,
@@ -52,8 +61,9 @@ def make(
     from mechprobe.evals.skills.harness_tasks import write_harness_tasks
 
     wanted = Wanted(
-        _names(skills), _names(domains), _levels(levels), family, None if split == "all" else split, rendering, n, seed
-    )
+        _names(skills), _names(domains), _levels(levels), family, None if split == "all" else split, rendering, n, seed,
+        _names(reasoning_gym),
+    )  # fmt: skip
     items = wanted.items()
     write_items(out, wanted, items, force=force)
     tasks = write_harness_tasks(out / "lm_eval", items) if lm_eval else []
@@ -85,17 +95,11 @@ def show(
     """Print some items of a cell in both renderings."""
     from mechprobe.cli.printing import say, say_json
     from mechprobe.evals.skills import generate
-    from mechprobe.evals.skills.registry import FAMILIES
-    from mechprobe.evals.skills.splits import TEST_OUT_FAMILY
 
-    held_out = family in FAMILIES and FAMILIES[str(family)].held_out
     drawn = {
-        rendering: generate(
-            skill, domain=domain, level=level, family=family, n=n, seed=seed, rendering=rendering,
-            split=TEST_OUT_FAMILY if held_out else None,
-        )
+        rendering: generate(skill, domain=domain, level=level, family=family, n=n, seed=seed, rendering=rendering)
         for rendering in ("compact", "chat")
-    }  # fmt: skip
+    }
     if as_json:
         say_json([item.to_json() for items in drawn.values() for item in items])
         return

@@ -70,7 +70,7 @@ def _model_cells(group: "Group") -> dict[str, str]:
     return cells
 
 
-def against(item: "AgainstNull | None", factor: float = 1.0) -> str:
+def against(item: "AgainstNull | None", factor: int = 1) -> str:
     """A number with the range of its null: ``3.1 [40, 42]``."""
     from mechprobe.formatting import MISSING
 

@@ -99,10 +99,6 @@ def divergences(
     sums, groups = _sums(log_p, log_q)
     kl, kl_reverse, js, tv, entropy, entropy_base, shift = sums
     of_target = [part.gather(1, target[:, None]) for part in (log_p, log_q)]
-    ranks = [
-        (part > own).sum(1) + 1
-        for part, own in zip((tuned[:, :n_ids], base[:, :n_ids]), _own(tuned, base, target), strict=True)
-    ]
     ends = [_most(log_p, log_q, groups[side], min(top, n_ids), sign) for side, sign in ((0, 1.0), (1, -1.0))]
     center = (shift / n_ids)[:, None]
     return PositionDivergences(
@@ -115,8 +111,8 @@ def divergences(
         entropy_base=entropy_base,
         log_prob=of_target[0][:, 0].double(),
         log_prob_base=of_target[1][:, 0].double(),
-        rank=ranks[0],
-        rank_base=ranks[1],
+        rank=_rank(tuned[:, :n_ids], target),
+        rank_base=_rank(base[:, :n_ids], target),
         raised_ids=ends[0][0],
         raised=ends[0][1] - center,
         lowered_ids=ends[1][0],
@@ -129,8 +125,14 @@ def divergences(
 _LOG_2 = 0.6931471805599453
 
 
-def _own(tuned: Tensor, base: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return tuned.gather(1, target[:, None]), base.gather(1, target[:, None])
+def _rank(logits: Tensor, target: Tensor) -> Tensor:
+    """One more than the number of logits above that of the target."""
+    n, own = len(logits), logits.gather(1, target[:, None])
+    above = torch.zeros(n, dtype=torch.float64, device=logits.device)
+    for start, stop in _blocks(n, logits.shape[1], logits.device.type):
+        part = logits[:, start:stop]
+        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(1)  # faster than a sum of booleans
+    return above.long() + 1
 
 
 def _restricted(logits: Tensor, n_ids: int) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,9 @@ class Analysis:
         if scores.n_draws == 1 and len(scores.cluster_sums(items)) == len(items):
             return paired_difference(scores.right[second, items] > 0.5, scores.right[first, items] > 0.5)
         value = float((scores.right[first, items] - scores.right[second, items]).mean())
-        half = Z * float((self.drawn.smooth[:, first, skill] - self.drawn.smooth[:, second, skill]).std()) * (1 - chance)
+        half = (
+            Z * float((self.drawn.smooth[:, first, skill] - self.drawn.smooth[:, second, skill]).std()) * (1 - chance)
+        )
         return Interval(value, max(-1.0, value - half), min(1.0, value + half), len(items))
 
     def _p(self, model: int, skill: str) -> float:
@@ -107,25 +109,30 @@ def measure_behaviour(scores: ItemScores, arms: Sequence[Arm], config: ProbeConf
     """
     found = Analysis(scores, config)
     tuned = scores.models[1:]
-    counts = {level: {group: len(scores.items(level, group)) for group in scores.groups(level)} for level in ("skill", "cell")}
+    counts = {
+        level: {group: len(scores.items(level, group)) for group in scores.groups(level)} for level in ("skill", "cell")
+    }
     return Behaviour(
         skills=counts["skill"],
         cells=counts["cell"],
         profiles=found.profiles("skill"),
         cell_profiles=found.profiles("cell"),
         gains={model: found.gains(model) for model in tuned},
-        arms={arm.name: _course(found, arm) for arm in arms},
-        transfer=_transfers(scores, config) if set(config.trained) & set(scores.task) else {},
+        arms={arm.name: arm_course(found, arm) for arm in arms},
+        transfer=transfers(scores, config) if set(config.trained) & set(scores.task) else {},
         contrasts=tuple(_contrast(found, one, two) for one, two in combinations(arms, 2)),
     )
 
 
-def _course(found: Analysis, arm: Arm) -> ArmCourse:
+def arm_course(found: Analysis, arm: Arm) -> ArmCourse:
+    """The course of one arm."""
     drawn = found.drawn.columns([0, *(found.place(name) for name in arm.checkpoints)])
     points = []
     for column, name in enumerate(arm.checkpoints, start=1):
         numbers = {key: found.norm(partial(measure, column=column), drawn) for key, measure in profile.MEASURES.items()}
-        points.append(Point(model=name, progress=arm.progress[column], entropy=_entropy(drawn, column, found.n), **numbers))
+        points.append(
+            Point(model=name, progress=arm.progress[column], entropy=_entropy(drawn, column, found.n), **numbers)
+        )
     path = found.norm(profile.path_length, drawn)
     return ArmCourse(
         arm=arm.name,
@@ -179,12 +186,14 @@ def _collapses(found: Analysis, arm: Arm, drawn: Resampled) -> tuple[Collapse, .
 
 def _contrast(found: Analysis, one: Arm, two: Arm) -> Contrast:
     places = found.place(one.checkpoints[-1]), found.place(two.checkpoints[-1])
-    value, smooth = found.drawn.value, found.drawn.smooth
+    one_gain, two_gain = _gains(found.drawn.value, places)
+    one_noise, two_noise = _gains(found.drawn.smooth, places)
+    value, low, high = profile.drift_difference(one_gain, two_gain, one_noise, two_noise)
     chances = found.scores.chances("skill").tolist()
     return Contrast(
         first=one.checkpoints[-1],
         second=two.checkpoints[-1],
-        drift=Interval(*profile.drift_difference(*_pair(value, places), *_pair(smooth, places)), found.n),
+        drift=Interval(value, low, high, found.n),
         gains={
             skill: _scaled(found.difference(*places, number), 1 / (1 - chances[number]))
             for number, skill in enumerate(found.skills)
@@ -192,16 +201,17 @@ def _contrast(found: Analysis, one: Arm, two: Arm) -> Contrast:
     )
 
 
-def _pair(profiles: ndarray, places: tuple[int, int]) -> list[ndarray]:
+def _gains(profiles: ndarray, places: tuple[int, int]) -> tuple[ndarray, ndarray]:
     """Gains of two models over base."""
-    return [profiles[..., place, :] - profiles[..., 0, :] for place in places]
+    first, second = places
+    return profiles[..., first, :] - profiles[..., 0, :], profiles[..., second, :] - profiles[..., 0, :]
 
 
 def _scaled(found: Interval, factor: float) -> Interval:
-    return Interval(*(float(part * factor) for part in found[:3]), found.n)
+    return Interval(found.value * factor, found.low * factor, found.high * factor, found.n)
 
 
-def _transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
+def transfers(scores: ItemScores, config: ProbeConfig) -> dict[str, Transfer]:
     """The transferability index of every model but base."""
     tasks = scores.groups("task")
     trained = [number for number, task in enumerate(tasks) if task in config.trained]
@@ -231,8 +241,8 @@ class _Index:
         reason = self._small_base() or unclear
         each = {self.tasks[number]: _NONE if reason else self._interval(row, [number]) for number in self.other}
         return Transfer(
-            trained=self._relative(row, self.trained),
-            other=self._relative(row, self.other),
+            trained=self._gain(row, self.trained),
+            other=self._gain(row, self.other),
             index=_NONE if reason else self._interval(row, self.other),
             by_task=each,
             absolute=_NONE if unclear else self._between(row, self._ratio_of_gains),
@@ -245,22 +255,24 @@ class _Index:
         if not low:
             return ""
         task, score = self.tasks[low[0]], self.value[0, low[0]]
-        return f"base scores {score:.3f} on {task}, not clear of {MIN_BASE:g}, so that a gain relative to it says nothing"
+        return (
+            f"base scores {score:.3f} on {task}, not clear of {MIN_BASE:g}, so that a gain relative to it says nothing"
+        )
 
     def _unclear_gain(self, row: int) -> str:
-        gain = float((self.value[row] - self.value[0])[self.trained].mean())
-        noise = (self.noise[:, row] - self.noise[:, 0])[:, self.trained].mean(axis=1)
-        if abs(gain) > Z * float(noise.std()):
+        gain = float(_mean_gain(self.value[0], self.value[row], self.trained))
+        noise = _mean_gain(self.noise[:, 0], self.noise[:, row], self.trained)
+        if abs(gain) > Z * float(np.std(noise)):
             return ""
         return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clear of 0"
 
-    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> profile.Values:
-        gain = tuned - base
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return 100 * gain[..., self.other].mean(axis=-1) / gain[..., self.trained].mean(axis=-1)
+    def _gain(self, row: int, tasks: list[int]) -> Interval:
+        found = self._between(row, lambda base, tuned: _mean_gain(base, tuned, tasks))
+        return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
 
-    def _relative(self, row: int, tasks: list[int]) -> Interval:
-        return self._between(row, lambda base, tuned: profile.relative_gain(base[..., tasks], tuned[..., tasks]))
+    def _ratio_of_gains(self, base: ndarray, tuned: ndarray) -> profile.Values:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 100 * _mean_gain(base, tuned, self.other) / _mean_gain(base, tuned, self.trained)
 
     def _interval(self, row: int, other: list[int]) -> Interval:
         return self._between(row, lambda base, tuned: profile.transferability(base, tuned, self.trained, other))
@@ -274,3 +286,7 @@ class _Index:
             return _NONE._replace(n=self.n)
         low, high = np.quantile(finite, [0.025, 0.975])
         return Interval(value, float(low), float(high), self.n)
+
+
+def _mean_gain(base: ndarray, tuned: ndarray, tasks: list[int]) -> profile.Values:
+    return (tuned - base)[..., tasks].mean(axis=-1)

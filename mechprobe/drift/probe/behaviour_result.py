@@ -107,11 +107,12 @@ class Transfer(Result):
     """The transferability index of one model (arXiv 2507.00432), in percent.
 
     Attributes:
-        trained: Mean relative gain of the trained tasks; ``other``: of the others.
-        index: 100 · other / trained, with its bootstrap interval; NaN where ``reason`` says why there is none.
+        trained: Mean gain of the trained tasks, raw; ``other``: of the others.
+        index: 100 · mean relative gain of the others / that of the trained tasks, with its bootstrap interval; NaN where
+            ``reason`` says why there is none.
         by_task: The index of each task alone.
-        absolute: 100 · mean gain of the other tasks in points / that of the trained ones (ours), which a low score of base does
-            not spoil; NaN where the gain on the trained tasks is not clear of 0.
+        absolute: 100 · ``other`` / ``trained`` (ours), which a low score of base does not spoil; NaN where the gain on the trained
+            tasks is not clear of 0.
         reason: Why there is no index; empty where there is one.
     """
 

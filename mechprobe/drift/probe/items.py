@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from mechprobe.drift.probe.scores import ItemScores
 from mechprobe.errors import ConfigError
+from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.labels import SkillLabels, labels
+from mechprobe.evals.skills.scoring import score_response
 from mechprobe.evals.summary import FORCED
 from mechprobe.records import Outcomes, Sample, read_jsonl
 
@@ -24,6 +28,7 @@ class Items:
         chance: Share of right answers of a random answerer to each; 0 where no line says it.
         cluster: Samples with one name depend on each other: the forms of one question.
         labelled: Whether every sample has a label.
+        asked: Skill items by id, where a behaviour is asked beside the answer: the rule of a fact, the step of an error.
     """
 
     samples: tuple[Sample, ...]
@@ -31,6 +36,7 @@ class Items:
     chance: tuple[float, ...]
     cluster: tuple[str, ...]
     labelled: bool
+    asked: Mapping[str, SkillItem]
 
     @classmethod
     def of(cls, outcomes: Outcomes, tasks_file: Path | str | None = None) -> "Items":
@@ -50,31 +56,62 @@ class Items:
             tuple(_chance(lines.get(sample.id, {})) for sample in samples),
             tuple(str(lines.get(sample.id, {}).get("pair") or sample.id) for sample in samples),
             all(sample.id in known for sample in samples),
+            {name: item for name, line in lines.items() if (item := _asked(line)) is not None},
         )
 
-    def scores(self, outcomes: Outcomes, models: Sequence[str]) -> ItemScores:
-        """The share of right responses of some models to every item.
+    def all_scores(self, outcomes: Outcomes, models: Sequence[str]) -> dict[str, ItemScores]:
+        """The scores of some models by name.
+
+        ``right`` is the verdict of the scorer. Where items ask for a behaviour, ``strict`` needs it beside the right answer, and
+        ``behaviour`` counts it alone, on these items only (`mechprobe.evals.skills.scoring`).
 
         Raises:
             InputError: A sample was not evaluated on a model, or samples of one task have different numbers of responses.
         """
-        draws = [outcomes.right_draws(models[0], task).shape[1] for task in outcomes.tasks]
+        draws = {task: outcomes.right_draws(models[0], task).shape[1] for task in outcomes.tasks}
         right = [[share for task in outcomes.tasks for share in outcomes.share_right(model, task)] for model in models]
+        found = {"right": self._scores(models, np.array(right), max(draws.values()))}
+        places = [place for place, sample in enumerate(self.samples) if sample.id in self.asked]
+        if places:
+            verdicts = np.array([[self._verdicts(outcomes, model, place) for place in places] for model in models])
+            strict = np.array(right)
+            strict[:, places] = verdicts[:, :, 1]
+            found["strict"] = self._scores(models, strict, max(draws.values()))
+            shown = np.zeros_like(strict)
+            shown[:, places] = verdicts[:, :, 0]
+            found["behaviour"] = self._scores(models, shown, max(draws.values())).without_chance().take(places)
+        return found
+
+    def _verdicts(self, outcomes: Outcomes, model: str, place: int) -> tuple[float, float]:
+        """Shares of the responses of a model to one item that show the behaviour, and that are right with it."""
+        sample = self.samples[place]
+        found = [
+            score_response(self.asked[sample.id], each.response, each.finish)
+            for each in outcomes.draws(model, sample.task, sample.id)
+        ]
+        return sum(bool(each.behaviour_ok) for each in found) / len(found), sum(each.strict for each in found) / len(
+            found
+        )
+
+    def _scores(self, models: Sequence[str], right: Float[ndarray, "model item"], n_draws: int) -> ItemScores:
         return ItemScores(
             models=tuple(models),
-            right=np.array(right),
+            right=right,
             skill=tuple(label.skill for label in self.labels),
             domain=tuple(label.domain for label in self.labels),
             task=tuple(sample.task for sample in self.samples),
             cluster=self.cluster,
             chance=np.array(self.chance),
-            n_draws=max(draws),
+            n_draws=n_draws,
         )
 
 
-    def all_scores(self, outcomes: Outcomes, models: Sequence[str]) -> dict[str, ItemScores]:
-        """The scores by name: ``right``, the verdict of the scorer."""
-        return {"right": self.scores(outcomes, models)}
+def _asked(line: Mapping[str, Any]) -> SkillItem | None:
+    """The skill item of a line if it asks for a behaviour beside its answer."""
+    needed = {"id", "skill", "prompt", "answer", "trace"}
+    if not needed <= line.keys() or (line.get("rule") is None and line.get("answer_form") != "diagnosis"):
+        return None
+    return SkillItem.from_json(line)
 
 
 def _chance(line: Mapping[str, Any]) -> float:

@@ -113,7 +113,9 @@ def probe_labels(
     )
 
 
-def predictions(x: Float[ndarray, "item d_model"], classes: Sequence[str], fold: Int[ndarray, " item"], c: float) -> ndarray:
+def predictions(
+    x: Float[ndarray, "item d_model"], classes: Sequence[str], fold: Int[ndarray, " item"], c: float
+) -> ndarray:
     """The class that a probe of the other folds gives to each item; empty for an item whose fold leaves a single class."""
     require("sklearn", "The linear probes of `mechprobe probe`")
     from sklearn.linear_model import LogisticRegression

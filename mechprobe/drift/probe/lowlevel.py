@@ -41,7 +41,9 @@ def _same_base(result: _Found, base: str) -> _Found:
 def _of_divergence(result: DivergenceResult) -> Numbers:
     rows = result.find(metric="kl", by="all", group="all")
     found: Numbers = {}
-    for row in sorted(rows, key=lambda row: row.temperature or 0.0, reverse=True):  # the lowest temperature is written last
+    for row in sorted(
+        rows, key=lambda row: row.temperature or 0.0, reverse=True
+    ):  # the lowest temperature is written last
         found.setdefault(f"KL on {row.source} text", {})[row.model] = row.value
     deepest = max((row.layer for row in result.layers), default=0)
     distances = {row.model: row.value for row in result.layers if row.metric == "distance" and row.layer == deepest}

@@ -11,6 +11,7 @@ most the true value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -192,16 +193,14 @@ def collapse_kind(below: Sequence[bool]) -> str:
         ('persistent', 'transient', 'at the end')
     """
     flags = list(map(bool, below))
-    if any(one and two for one, two in zip(flags, flags[1:], strict=False)):
+    if any(one and two for one, two in pairwise(flags)):
         return PERSISTENT
     if flags and flags[-1]:
         return AT_THE_END
     return TRANSIENT if any(flags) else ""
 
 
-def relative_gain(
-    base: Float[ndarray, "*lead skill"], tuned: Float[ndarray, "*lead skill"]
-) -> Values:
+def relative_gain(base: Float[ndarray, "*lead skill"], tuned: Float[ndarray, "*lead skill"]) -> Values:
     """Δ of a group of skills: the mean over them of (tuned − base) / base, from raw scores (arXiv 2507.00432)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return ((tuned - base) / base).mean(axis=-1)

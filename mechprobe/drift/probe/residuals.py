@@ -35,7 +35,9 @@ def prompt_residuals(
     tokens = max(max(lengths), batch_size * sum(lengths) // len(lengths))
     for start in range(0, len(sites), room):
         chosen = list(sites[start : start + room])
-        found = {(site, place): np.empty((len(prompts), model.d_model), np.float32) for site in chosen for place in positions}
+        found: dict[tuple[Site, Position], ndarray] = {
+            (site, place): np.empty((len(prompts), model.d_model), np.float32) for site in chosen for place in positions
+        }
         for batch in forward_batches(lengths, tokens):
             ids, mask = padded([prompts[index] for index in batch], model.pad_id)
             residuals = residuals_plain(model, ids.to(model.input_device), mask, chosen)

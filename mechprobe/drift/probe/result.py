@@ -100,7 +100,7 @@ class ProbeResult(Result):
         n_items: Number of items.
         labelled: Whether every item has labels; otherwise task names stand for skills.
         behaviour: Score of the items → profiles, drift and transfer. ``right`` is the verdict of the scorer (the boxed answer of
-            skill items). ``strict`` also asks for the behaviour that the skill is about, where items have one.
+            skill items). Where items ask for a behaviour beside the answer, ``behaviour`` counts it and ``strict`` needs both.
         linear: Linear probes by model, site and target.
         use: Use of features by model and skill; empty without a dictionary.
         numbers: Name → model → number of divergence or weights with which drift is correlated.

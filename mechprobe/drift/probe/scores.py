@@ -6,7 +6,7 @@ cluster, such as the guided and the unguided form of one question, are drawn tog
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -62,12 +62,16 @@ class ItemScores:
         keys = [(*label, *column) for label, column in zip(labels, self.right.T.tolist(), strict=True)]
         return self.take(sorted(range(len(keys)), key=keys.__getitem__))
 
+    def without_chance(self) -> "ItemScores":
+        """The scores with chance rates of 0: what is counted cannot be guessed as the answer can."""
+        return replace(self, chance=np.zeros_like(self.chance))
+
     def take(self, items: Sequence[int]) -> "ItemScores":
         """The scores on some items."""
         places = list(items)
         labels = ("skill", "domain", "task", "cluster")
         parts = {name: tuple(getattr(self, name)[place] for place in places) for name in labels}
-        return ItemScores(self.models, self.right[:, places], **parts, chance=self.chance[places], n_draws=self.n_draws)
+        return replace(self, right=self.right[:, places], chance=self.chance[places], **parts)
 
     def profile(self, level: Level) -> Float[ndarray, "model group"]:
         """Mean score of every model on the items of each group."""
@@ -104,7 +108,9 @@ class ItemScores:
         return [clustered_interval(row, counts)._replace(n=len(items)) for row in hits]
 
 
-def corrected(score: Float[ndarray, "*lead group"], chance: Float[ndarray, "*#lead group"]) -> Float[ndarray, "*lead group"]:
+def corrected(
+    score: Float[ndarray, "*lead group"], chance: Float[ndarray, "*#lead group"]
+) -> Float[ndarray, "*lead group"]:
     """Scores on the scale on which a random answerer has 0 and an oracle 1: (score − chance) / (1 − chance)."""
     return (score - chance) / (1 - chance)
 

@@ -1,6 +1,6 @@
 """``mechprobe probe``: skill profiles over checkpoints, what the models hold inside, and what the drift goes along with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Work:
         return self.prompts is not None and self.prompts.config.linear.items > 0 and bool(targets_of(self.items))
 
 
-def prepare(  # noqa: PLR0913 - the inputs of the stage
+def prepare(
     evals: Path | str,
     family: ModelFamily | None,
     config: ProbeConfig,
@@ -68,7 +68,9 @@ def prepare(  # noqa: PLR0913 - the inputs of the stage
     items = Items.of(outcomes, tasks_file)
     unknown = [task for task in config.trained if task not in outcomes.tasks]
     if unknown:
-        raise ConfigError(f"probe.trained names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}.")
+        raise ConfigError(
+            f"probe.trained names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}."
+        )
     lacking = [name for name in models if family is not None and name not in family]
     if lacking:
         raise ConfigError(f"{evals} has outcomes of {lacking[0]}, which is not among the models; give it too.")
@@ -77,7 +79,7 @@ def prepare(  # noqa: PLR0913 - the inputs of the stage
     notes = _notes(items, config, prompts)
     dictionary = None
     if prompts is not None:
-        dictionary, note = _dictionary(crosscoder, models)
+        dictionary, note = _dictionary(crosscoder)
         notes += [note] if note else []
         if config.linear.items and targets_of(items):
             _ = prompts.sites
@@ -126,9 +128,7 @@ def probe(  # noqa: PLR0913 - the promised entry point; all but the first two ar
     config = config or ProbeConfig()
     work = prepare(evals, family, config, tasks_file=tasks_file, crosscoder=crosscoder, drift=drift, weights=weights)
     settings, fingerprints = config.model_dump(mode="json"), family.fingerprints if family is not None else {}
-    with Stage.open(
-        out, name="probe", config=settings, inputs=work.inputs, models=fingerprints, force=force
-    ) as stage:
+    with Stage.open(out, name="probe", config=settings, inputs=work.inputs, models=fingerprints, force=force) as stage:
         if not stage.done:
             _write(stage, work, config)
     return ProbeResult.load(out)
@@ -192,7 +192,7 @@ def _notes(items: Items, config: ProbeConfig, prompts: Prompts | None) -> list[s
     return notes
 
 
-def _dictionary(folder: Path | str | None, models: Sequence[str]) -> tuple[Path | None, str]:
+def _dictionary(folder: Path | str | None) -> tuple[Path | None, str]:
     """The dictionary whose features are followed, or the sentence why there is none."""
     if folder is None:
         return None, "No use of features: the run has no dictionary; `mechprobe train-sae` makes one."

@@ -53,7 +53,12 @@ def count_active(
         kept[:, : crosscoder.config.drop_first_positions] = False
         row = np.repeat(batch, kept.sum(dim=1).numpy())
         tokens[batch] = kept.sum(dim=1).numpy()
-        x = {name: _kept(residuals_plain(family[name], ids.to(family[name].input_device), mask, [site])[site], kept, crosscoder) for name in names}
+        x = {
+            name: _kept(
+                residuals_plain(family[name], ids.to(family[name].input_device), mask, [site])[site], kept, crosscoder
+            )
+            for name in names
+        }
         for name, encoder in encoders.items():
             with torch.no_grad():
                 fired = (encoder(x) > 0).cpu().numpy()
@@ -61,7 +66,9 @@ def count_active(
     return {name: Counts(rows, tokens) for name, rows in active.items()}
 
 
-def _kept(residual: torch.Tensor, kept: Bool[torch.Tensor, "batch pos"], crosscoder: Crosscoder) -> Float[torch.Tensor, "row d_model"]:
+def _kept(
+    residual: torch.Tensor, kept: Bool[torch.Tensor, "batch pos"], crosscoder: Crosscoder
+) -> Float[torch.Tensor, "row d_model"]:
     return residual[kept.to(residual.device)].float().to(crosscoder.device)
 
 

@@ -57,27 +57,31 @@ class Adapter:
     embeddings: set[str] = field(default_factory=set)
     whole: dict[str, View] = field(default_factory=dict)
 
-    def factors(self, module: str, shape: tuple[int, ...], name: str) -> Factors:
-        """The update of a module's matrix of the given shape.
+    def check(self, module: str, shape: tuple[int, ...], name: str) -> None:
+        """Raise `ModelError` if a module's factors do not give a matrix of the shape that its base has."""
+        product = self._product(module)
+        if shape not in (product, product[::-1]):
+            raise ModelError(
+                f"Model {self.role}: the adapter in {self.path} changes {name} by a matrix of {list(product)}, but its base has "
+                f"{list(shape)} there; give the base that it was trained on as base_model_name_or_path."
+            )
 
-        Raises:
-            ModelError: The factors do not have that shape.
-        """
-        pair = self.pairs[module]
-        a, b = (_whole(pair[side]) for side in "AB")
+    def factors(self, module: str, shape: tuple[int, ...]) -> Factors:
+        """The update of a module's matrix of the given shape."""
+        a, b = (_whole(self.pairs[module][side]) for side in "AB")
         b = b * self._scaling(module, len(a))
-        product = (len(b), a.shape[1])
+        product = self._product(module)
         transposed = module in self.embeddings or bool(self.config.get("fan_in_fan_out"))
-        if transposed and product[::-1] == shape:
+        if product != shape or (
+            transposed and product[::-1] == shape
+        ):  # old versions of peft did not record it for Conv1D
             return Factors(a.T, b.T)
-        if product == shape:
-            return Factors(b, a)
-        if product[::-1] == shape:  # Conv1D, for which old versions of peft did not record it
-            return Factors(a.T, b.T)
-        raise ModelError(
-            f"Model {self.role}: the adapter in {self.path} changes {name} by a matrix of {list(product)}, but its base has "
-            f"{list(shape)} there; give the base that it was trained on as base_model_name_or_path."
-        )
+        return Factors(b, a)
+
+    def _product(self, module: str) -> tuple[int, ...]:
+        """Shape of B A, from the headers; () if they do not belong together."""
+        a, b = (self.pairs[module][side].shape for side in "AB")
+        return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else ()
 
     def _scaling(self, module: str, rank: int) -> float:
         alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config.get("lora_alpha", 8))

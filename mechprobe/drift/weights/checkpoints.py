@@ -72,7 +72,7 @@ class Checkpoint:
             if whole is not None:
                 view, factors = whole, None
             else:
-                factors = adapter.factors(module, view.shape, name).plus(factors)
+                factors = adapter.factors(module, view.shape).plus(factors)
         return Weight(view, factors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -91,6 +91,8 @@ class Checkpoint:
                     f"Model {self.role}: the adapter in {adapter.path} changes {wanted}, which its base does not have; give the "
                     "base that it was trained on as base_model_name_or_path."
                 )
+            if whole is None:
+                adapter.check(module, self.shape(name), name)
             self._changed.setdefault(name, []).append((adapter, module, whole))
 
     def _untied(self, wanted: str) -> str | None:

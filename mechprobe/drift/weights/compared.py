@@ -1,5 +1,6 @@
 """Which weights of the models belong together, and why models cannot be compared."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,4 +173,4 @@ def _same_shapes(base: Checkpoint, model: Checkpoint) -> None:
 
 def _order(name: str) -> tuple[bool, int, str]:
     place: Place = place_of(name)
-    return (place.layer is None, place.layer or 0, name)
+    return (place.layer is None, place.layer or 0, re.sub(r"\d+", lambda number: number[0].zfill(9), name))

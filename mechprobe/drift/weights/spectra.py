@@ -86,9 +86,7 @@ def spectrum_numbers(values: Float[Tensor, " value"]) -> dict[str, float]:
     """
     first, total = values[0].item(), values.sum().item()
     if not first:
-        return dict.fromkeys(("spectral_norm", "nuclear_norm"), 0.0) | dict.fromkeys(
-            ("stable_rank", "effective_rank"), math.nan
-        )
+        return {"spectral_norm": 0.0, "stable_rank": math.nan, "effective_rank": math.nan, "nuclear_norm": 0.0}
     shares = values[values > 0] / total
     return {
         "spectral_norm": first,

@@ -5,7 +5,7 @@ later. So the two renderings of an item have one reader. The text of the right a
 
 * ``132``: an integer. Units, thousands separators, LaTeX and all kinds of minus signs are read; 132.0 is equal.
 * ``9.81``: a number. Right is what differs by at most half a unit of the last decimal. ``3/4`` is exact.
-* ``heap``: a word; case, blanks and markup do not count.
+* ``heap``: a word; case, blanks and markup do not count. So are dates such as ``2024-03-01`` and digits that begin with 0.
 * ``2,3,3``: an ordered list. ``{2,3}``: a set, whose order and repetitions do not count.
 * ``4:56``: a diagnosis, step 4 and its right value; ``none`` if no step is wrong.
 * anything else: an expression, which math-verify compares.
@@ -31,11 +31,11 @@ _ANS = re.compile(r"\bANS\b[ \t]*:?")
 _BOX = re.compile(r"\\boxed\s+\{")
 _FORMS: tuple[tuple[AnswerForm, re.Pattern[str]], ...] = (
     ("diagnosis", re.compile(rf"{NONE}|\d+:\S.*")),
-    ("integer", re.compile(r"[-+]?\d+")),
+    ("integer", re.compile(r"[-+]?(?:0|[1-9]\d*)")),
     ("number", re.compile(r"[-+]?(?:\d*\.\d+|\d+/\d+)")),
     ("set", re.compile(r"\{.*\}")),
     ("list", re.compile(r"\[.*\]|[^,(]+(?:,[^,)]+)+")),
-    ("word", re.compile(r"[A-Za-z][A-Za-z '-]*")),
+    ("word", re.compile(r"[A-Za-z][A-Za-z '-]*|0\d+|\d{4}-\d\d-\d\d")),
 )
 
 
@@ -89,6 +89,8 @@ def judge_answer(found: str, answer: str, form: AnswerForm) -> bool | None:
     """Whether a final answer is right; None if it cannot be read as an answer of this form."""
     if form == "expression":
         return {"right": True, "wrong": False}.get(boxed_scorer("boxed").judge(f"\\boxed{{{found}}}", answer))
+    if form == "integer" and _LEADING_ZERO.fullmatch(found.strip(" $.{}")):
+        return False
     read = _READERS[form]
     value, gold = read(found), read(answer)
     if value is None:
@@ -114,7 +116,10 @@ _EQUALS = re.compile(r"=|≈|\\approx(?![a-z])")
 _UNITS = re.compile(r"\\(?:Omega|mu|ohm)(?![a-zA-Z])|[ΩΩµμ]")
 _LATEX = re.compile(r"\\(?:left|right|text|textbf|textit|mathrm|mathbf|mathit|texttt|mathtt|operatorname)(?![a-zA-Z])")
 _SPACES = re.compile(r"\\[,;:! ]|\\quad(?![a-z])|[~\u2009\u00a0]")
+_DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2212", "-----")
 _EMPTY = frozenset({"", "none", "empty", "emptyset", "\\emptyset", "\\varnothing", "∅", "theemptyset"})
+_LEADING_ZERO = re.compile(r"0\d+")
+"""Digits that are no number, for example a row of bits."""
 _STEP = re.compile(r"(?i)\D{0,24}?(\d{1,4})(?!\d)\s*(?:\)|\])?\s*(?:(?:[:;,=|]|->|→|\\to\b|\\rightarrow\b|\s)\s*(.+))?")
 _NO_STEP = re.compile(
     r"(?i)none|nothing|no(?:\s*(?:wrong|incorrect))?\s*(?:error|mistake|step|line|claim|statement)s?(?:\s*(?:is|are)\s*wrong)?"
@@ -131,7 +136,7 @@ def read_number(found: str) -> Fraction | None:
 
 def read_word(found: str) -> str | None:
     """A word without case, blanks and markup."""
-    return re.sub(r"[\s${}()\[\]\"'`*_.,;:!“”‘’\\]", "", _LATEX.sub("", found)).casefold() or None
+    return re.sub(r"[\s${}()\[\]\"'`*_.,;:!“”‘’\\]", "", _LATEX.sub("", found).translate(_DASHES)).casefold() or None
 
 
 def read_list(found: str) -> tuple[Fraction | str, ...] | None:

@@ -1,15 +1,16 @@
 """Items of several cells at once, and the files that `mechprobe skills make` writes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mechprobe.errors import ArtifactError, InputError
+from mechprobe.evals.skills import reasoning_gym
 from mechprobe.evals.skills.family import BEYOND, LEVELS
 from mechprobe.evals.skills.generation import generate
 from mechprobe.evals.skills.item import SkillItem
-from mechprobe.evals.skills.registry import COMPACT, DOMAINS, FAMILIES, SKILLS, check_choice, families, family_named
+from mechprobe.evals.skills.registry import CHAT, COMPACT, DOMAINS, SKILLS, check_choice, families, family_named
 from mechprobe.evals.skills.splits import SPLITS, TEST_OUT_FAMILY, TEST_OUT_PARAM
 from mechprobe.files import dump_json, sha256_bytes, write_text
 
@@ -29,6 +30,7 @@ class Wanted(NamedTuple):
         rendering: Name of the rendering.
         n: Items of every cell and level.
         seed: Seed of the draw.
+        reasoning_gym: Tasks of reasoning-gym to add, n items of each at every level.
     """
 
     skills: tuple[str, ...] = ()
@@ -39,6 +41,7 @@ class Wanted(NamedTuple):
     rendering: str = COMPACT
     n: int = 20
     seed: int = 0
+    reasoning_gym: tuple[str, ...] = ()
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -82,14 +85,21 @@ class Wanted(NamedTuple):
         Raises:
             InputError: A choice is unknown, or there are too few items.
         """
-        drawn: list[SkillItem] = []
+        foreign, drawn = list(self._of_reasoning_gym()), list[SkillItem]()
         for skill, domain in self.cells:
             for level in dict.fromkeys(self.all_levels):
                 drawn += generate(
                     skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
                     family=self.family, split=self.split,
                 )  # fmt: skip
-        return drawn
+        return [*drawn, *foreign]
+
+    def _of_reasoning_gym(self) -> Iterator[SkillItem]:
+        if self.reasoning_gym and self.rendering != CHAT:
+            raise InputError(f"Tasks of reasoning-gym have the rendering {CHAT} only, not {self.rendering}.")
+        for task in self.reasoning_gym:
+            for level in dict.fromkeys(self.all_levels):
+                yield from reasoning_gym.items(task, n=self.n, seed=self.seed, level=level, split=self.split)
 
 
 def write_items(folder: Path, wanted: Wanted, items: Sequence[SkillItem], *, force: bool = False) -> None:
@@ -105,7 +115,7 @@ def write_items(folder: Path, wanted: Wanted, items: Sequence[SkillItem], *, for
     texts[RECORD] = dump_json(
         {
             "settings": wanted._asdict(),
-            "families": {name: FAMILIES[name].version for name in sorted({item.family for item in items})},
+            "families": {item.family: item.version for item in sorted(items, key=lambda item: item.family)},
             "n": len(items),
             "sha256": {name: sha256_bytes(text.encode()) for name, text in texts.items()},
         }

@@ -3,7 +3,7 @@
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mechprobe.evals.scorers.final_answer import AnswerForm
@@ -152,3 +152,8 @@ class Family(ABC):
 def rung(ladder: Sequence[Any], value: Any) -> int:
     """The level whose knob has a value, from 1; 0 if none has."""
     return ladder.index(value) + 1 if value in ladder else 0
+
+
+def set_text(members: Iterable[object]) -> str:
+    """An answer of the form "set", e.g. `{2,3}`."""
+    return "{" + ",".join(map(str, members)) + "}"

@@ -62,11 +62,14 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but the skill are
     check_choice("rendering", rendering, RENDERINGS)
     for each in chosen:
         check_rendering(each, level, rendering)
-    excluded = frozenset(exclude)
+    sizes, excluded = [each.capacity(level) for each in chosen], frozenset(exclude)
+    known = sum(size for size in sizes if size is not None)
+    if None not in sizes and n > known:  # without drawing them all
+        raise InputError(_too_few(skill, domain, level, None, known, n, chosen))
     streams = [zip(repeat(each), problems(each, level, seed=seed, split=split, exclude=excluded)) for each in chosen]
     drawn = list(islice(_in_turns(streams), n))
     if len(drawn) < n:
-        raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, len(excluded)))
+        raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, excluded=bool(excluded)))
     return [make_item(each, problem, level, rendering) for each, problem in drawn]
 
 
@@ -126,12 +129,19 @@ def _families(skill: str, domain: str, name: str | None, split: str | None) -> l
         found = [SKILLS[skill].family]
     else:
         found = families(skill, domain, held_out=split == TEST_OUT_FAMILY)
-    if not found or any(each.held_out != (split == TEST_OUT_FAMILY) for each in found if split is not None):
-        held_out = ", ".join(each.name for each in families(held_out=True)) or "none"
+    if not found:
+        held_out = ", ".join(f"{each.skill}/{each.domain}" for each in families(held_out=True)) or "none"
         raise InputError(
-            f"{skill}/{domain} has no items in the split {split or 'of all'}; held-out families, which alone are in "
-            f"{TEST_OUT_FAMILY}: {held_out}."
+            f"{skill}/{domain} has no items in the split {split or 'of all'}; cells with a held-out family: {held_out}."
         )
+    for each in found:
+        if split is not None and each.held_out != (split == TEST_OUT_FAMILY):
+            where = (
+                f"is held out: all its items are in the split {TEST_OUT_FAMILY}" if each.held_out else "is not held out"
+            )
+            raise InputError(
+                f"Family '{each.name}' {where}, so it has none in {split}; choose another split or family."
+            )
     return found
 
 
@@ -147,12 +157,20 @@ def _level(level: int | None, split: str | None) -> int:
 
 
 def _too_few(
-    skill: str, domain: str, level: int, split: str | None, found: int, n: int, chosen: list[Family], n_excluded: int
+    skill: str,
+    domain: str,
+    level: int,
+    split: str | None,
+    found: int,
+    n: int,
+    chosen: list[Family],
+    *,
+    excluded: bool = False,
 ) -> str:
     where = (
         f"of level {level}"
         + (f" in the split {split}" if split else "")
-        + (", without those excluded," if n_excluded else "")
+        + (", without those excluded," if excluded else "")
     )
     names = ", ".join(each.name for each in chosen)
     return f"{skill}/{domain} has {found} items {where} ({names}), so {n} cannot be drawn; ask for fewer."

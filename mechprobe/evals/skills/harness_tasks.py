@@ -14,7 +14,7 @@ from mechprobe.evals.skills.registry import CHAT
 from mechprobe.files import write_text
 
 GROUP = "mechprobe_skills"
-_BOXED, _FINAL = r"\\boxed\s*\{([^{}]*)\}", rf"{ANSWER_MARKER}\s+([^\n]*)"
+_BOXED, _FINAL = r"\\boxed\s*\{([^{}]*)\}", rf"{ANSWER_MARKER}\s+((?:(?!{ANSWER_MARKER})[^\n])*)"
 _MAX_TOKENS = {True: 1024, False: 160}
 """Limit of a response for chat and for compact items."""
 _TASK = """\

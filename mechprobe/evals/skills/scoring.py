@@ -9,6 +9,7 @@ for a rule or a step. How the behaviour is read is ours (`mechprobe.evals.skills
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mechprobe.errors import InputError
 from mechprobe.evals.scorers.answer_part import answer_part
@@ -25,7 +26,7 @@ from mechprobe.evals.skills.behaviour import named_rule, named_step
 from mechprobe.evals.skills.fact_retrieval import known_rules
 from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.summary import ItemScore, SkillScores, summarize
-from mechprobe.records import Outcome
+from mechprobe.records import Outcome, read_jsonl
 from mechprobe.types import Finish
 
 
@@ -102,6 +103,27 @@ def _diagnosis(item: SkillItem, found: FinalAnswer | None) -> dict[str, bool | N
         "localized": located if has_error else None,
         "corrected": located and said == gold if gold.value is not None else None,
     }
+
+
+def read_items(path: Path | str) -> dict[str, SkillItem]:
+    """The items of a tasks file by id.
+
+    Raises:
+        InputError: The file cannot be read, or a line is no skill item; the message names file and line.
+    """
+    items: dict[str, SkillItem] = {}
+    for number, line in read_jsonl(path):
+        missing = [
+            name
+            for name in ("id", "skill", "domain", "prompt", "answer", "trace")
+            if not isinstance(line.get(name), str)
+        ]
+        if missing:
+            raise InputError(
+                f"{path}:{number} is no skill item: '{missing[0]}' is missing or no text; give a file of `mechprobe skills make`."
+            )
+        items[line["id"]] = SkillItem.from_json(line)
+    return items
 
 
 def score_items(items_by_id: Mapping[str, SkillItem], outcomes: Iterable[Outcome]) -> SkillScores:

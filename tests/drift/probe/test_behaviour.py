@@ -1,11 +1,12 @@
 """Profiles with intervals: planted drift, collapse and transfer; nothing where nothing changed; coverage."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mechprobe.drift.probe.behaviour import measure_behaviour
+from mechprobe.drift.probe.behaviour import Analysis, arm_course, measure_behaviour, transfers
 from mechprobe.drift.probe.behaviour_result import Behaviour
 from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.profile import drift_difference
@@ -50,7 +51,7 @@ def test_planted_drift_collapse_and_transfer_are_found() -> None:
     assert gain.raw.low > 0.4
     assert gain.p_holm < 1e-10
     transfer = found.transfer["rl"]
-    assert (transfer.trained.value, transfer.other.value) == pytest.approx((1.0, -0.25))
+    assert (transfer.trained.value, transfer.other.value) == pytest.approx((0.5, -0.125))
     assert transfer.index.value == transfer.absolute.value == pytest.approx(-25)
     assert transfer.index.low < -25 < transfer.index.high < 0
     assert transfer.by_task["simulation"].value == pytest.approx(-100)
@@ -82,7 +83,7 @@ def test_a_base_near_zero_gives_no_relative_index_but_a_ratio_of_points() -> Non
     assert np.isnan(found.index.value)
     assert np.isnan(found.by_task["diagnostic"].value)
     assert found.absolute.value == pytest.approx(50)
-    assert found.trained.value == pytest.approx(10)
+    assert found.trained.value == pytest.approx(0.5)
 
 
 def test_the_order_of_the_items_changes_nothing() -> None:
@@ -126,54 +127,57 @@ def test_the_forms_of_one_question_are_drawn_together() -> None:
     assert paired.gains["rl"]["calculation"].p > single.gains["rl"]["calculation"].p
 
 
+def worlds(n: int, size: int, seed: int, **flips: np.ndarray) -> Iterator[tuple[np.random.Generator, ItemScores]]:
+    """Base and a model whose items flip with the given probabilities by skill."""
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        base = rng.random((len(flips["up"]), size)) < 0.5
+        tuned = np.where(
+            base, rng.random(base.shape) >= flips["down"][:, None], rng.random(base.shape) < flips["up"][:, None]
+        )
+        yield rng, scores_of(np.stack([base, tuned]), ("base", "rl"))
+
+
 def test_nothing_is_found_where_nothing_changed() -> None:
     """Items flip both ways alike: drift is no larger than its null in 95 % of worlds, and 0 on average without the noise."""
-    rng = np.random.default_rng(5)
-    clear, collapsed, above, confirmed = [], [], [], []
-    for world in range(60):
-        base = rng.random((5, 64)) < 0.5
-        others = [flipped(base, rng, up=0.15, down=0.15) for _ in RL]
-        found = measured(scores_of(np.stack([base, *others]), ("base", *RL)), draws=200, seed=world)
-        point = found.arms["rl"].points[-1]
-        clear.append([getattr(point, name).low > 0 for name in ("drift_l1", "drift_l2", "imbalance", "jaggedness", "lost")])
+    clear, above, confirmed = [], [], []
+    for number, (_, scores) in enumerate(worlds(50, 48, 5, up=np.full(5, 0.15), down=np.full(5, 0.15))):
+        found = Analysis(scores, ProbeConfig(draws=100, seed=number))
+        course = arm_course(found, all_arms(scores.models, "base", {})[0])
+        point = course.points[-1]
+        clear.append(
+            [getattr(point, name).low > 0 for name in ("drift_l1", "drift_l2", "imbalance", "jaggedness", "lost")]
+        )
         above.append(point.drift_l1.corrected)
-        collapsed.append(bool(found.arms["rl"].collapses))
-        confirmed.append(any(each.confirmed for each in found.arms["rl"].collapses))
+        confirmed.append(any(each.confirmed for each in course.collapses))
         assert point.drift_l1.value > 0
     assert np.mean(clear, axis=0).max() <= 0.1
     assert np.mean(confirmed) <= 0.1
     assert abs(np.mean(above)) < 3 * np.std(above) / len(above) ** 0.5
 
 
-@pytest.mark.parametrize("sizes", [(0.0, 0.0, 0.0, 0.0, 0.0), (0.5, 0.2, 0.0, -0.2, -0.4)])
-def test_intervals_hold_the_truth(sizes: tuple[float, ...]) -> None:
-    """In at least 95 % of worlds, with room for the luck of 60 worlds."""
-    rng = np.random.default_rng(7)
-    truth, size = np.array(sizes), np.array(sizes)[:, None]
-    held = []
-    for world in range(60):
-        base = rng.random((5, 80)) < 0.5
-        tuned = flipped(base, rng, up=np.clip(2 * size, 0.1, 1), down=np.clip(-2 * size, 0.1, 1))  # type: ignore[arg-type]
-        found = measured(scores_of(np.stack([base, tuned]), ("base", "rl")), draws=200, seed=world)
-        point = found.arms["rl"].points[0]
-        real = 0.5 * (np.clip(2 * truth, 0.1, 1) - np.clip(-2 * truth, 0.1, 1))
+@pytest.mark.parametrize("change", [(0.0, 0.0, 0.0), (0.4, 0.0, -0.3)])
+def test_intervals_hold_the_truth(change: tuple[float, ...]) -> None:
+    """In at least 95 % of worlds, with room for the luck of 50 worlds."""
+    up, down = (np.clip(side * 2 * np.array(change), 0.1, 1) for side in (1, -1))
+    real, held = 0.5 * (up - down), []
+    for number, (_, scores) in enumerate(worlds(50, 60, 7, up=up, down=down)):
+        found = Analysis(scores, ProbeConfig(draws=100, seed=number))
+        point = arm_course(found, all_arms(scores.models, "base", {})[0]).points[0]
         held.append([
             point.drift_l1.low <= np.abs(real).sum() <= point.drift_l1.high,
             point.lost.low <= np.clip(-real, 0, None).sum() <= point.lost.high,
             point.jaggedness.low <= np.abs(real - real.mean()).mean() <= point.jaggedness.high,
-            *(gain.raw.low <= value <= gain.raw.high for gain, value in zip(found.gains["rl"].values(), real, strict=True)),
+            *(gain.raw.low <= value <= gain.raw.high for gain, value in zip(found.gains("rl").values(), real, strict=True)),
         ])  # fmt: skip
     assert np.mean(held, axis=0).min() >= 0.9
 
 
 def test_the_index_has_an_interval_that_holds_it() -> None:
-    rng = np.random.default_rng(9)
     held = []
-    for world in range(60):
-        base = rng.random((2, 200)) < 0.5
-        tuned = np.stack([flipped(base[0], rng, up=0.6), flipped(base[1], rng, up=0.3)])
-        found = measured(scores_of(np.stack([base, tuned]), ("base", "rl")), draws=400, seed=world, trained=("calculation",))
-        held.append(found.transfer["rl"].index.low <= 50 <= found.transfer["rl"].index.high)
+    for number, (_, scores) in enumerate(worlds(60, 200, 9, up=np.array([0.6, 0.3]), down=np.zeros(2))):
+        index = transfers(scores, ProbeConfig(draws=200, seed=number, trained=("calculation",)))["rl"].index
+        held.append(index.low <= 50 <= index.high)
     assert 0.9 <= np.mean(held) <= 1
 
 

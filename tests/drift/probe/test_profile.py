@@ -58,7 +58,13 @@ def test_collapse_needs_delta_and_two_errors() -> None:
 
 @pytest.mark.parametrize(
     ("below", "kind"),
-    [([0, 0], ""), ([0, 1, 1, 0], "persistent"), ([1, 0, 0], "transient"), ([1, 0, 1], "at the end"), ([1], "at the end")],
+    [
+        ([0, 0], ""),
+        ([0, 1, 1, 0], "persistent"),
+        ([1, 0, 0], "transient"),
+        ([1, 0, 1], "at the end"),
+        ([1], "at the end"),
+    ],
 )
 def test_kinds_of_collapse(below: list[int], kind: str) -> None:
     assert profile.collapse_kind([bool(each) for each in below]) == kind
@@ -68,4 +74,4 @@ def test_transferability_is_the_ratio_of_mean_relative_gains() -> None:
     base, tuned = np.array([0.5, 0.2, 0.4]), np.array([0.75, 0.3, 0.3])
     assert profile.transferability(base, tuned, [0], [1, 2]) == pytest.approx(100 * ((0.5 - 0.25) / 2) / 0.5)
     assert profile.transferability(base, tuned, [0], [2]) == pytest.approx(-50)
-    assert np.isinf(profile.transferability(base, base + [0, 0.1, 0], [0], [1]))
+    assert np.isinf(profile.transferability(base, np.array([0.5, 0.3, 0.4]), [0], [1]))

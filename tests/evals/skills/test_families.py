@@ -120,7 +120,9 @@ def test_the_work_of_a_bounded_solver_rises_with_the_level(family: Family) -> No
 
 
 @FAMILIES
-def test_there_are_a_thousand_questions_of_every_level_or_their_number_is_stated(family: Family) -> None:
+def test_there_are_a_thousand_questions_of_every_level_or_their_number_is_stated(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for level in ALL_LEVELS:
         capacity, found = family.capacity(level), problems(family, level)
         assert len(found) == min(1000, capacity or 1000)

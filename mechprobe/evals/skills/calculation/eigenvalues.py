@@ -4,7 +4,7 @@ import math
 import random
 from typing import NamedTuple
 
-from mechprobe.evals.skills.family import Family
+from mechprobe.evals.skills.family import Family, set_text
 
 LARGEST = (5, 10, 20, 40, 70, 120)
 """Bound of the absolute value of the larger eigenvalue, by level; the bound of the level below is exceeded."""
@@ -26,7 +26,7 @@ class Eigenvalues(Family):
     name, skill, domain = "eigenvalues", "calculation", "mathematics"
     keyword, alias = "EIGEN", "SPECTRUM"
     answer_form = "set"
-    max_answer_chars = 7
+    max_answer_chars = 9
     ask = "both eigenvalues, separated by a comma,"
     templates = (
         "Find the eigenvalues of the matrix [[{a}, {b}], [{c}, {d}]].",
@@ -60,13 +60,13 @@ class Eigenvalues(Family):
 
     def answer(self, problem: Matrix) -> str:
         """Solve the characteristic polynomial."""
-        return ",".join(map(str, sorted(_roots(problem))))
+        return set_text(sorted(_roots(problem)))
 
     def verify(self, problem: Matrix) -> str:
         """Try every integer up to the largest row sum, which bounds the eigenvalues."""
         a, b, c, d = problem
         bound = max(abs(a) + abs(b), abs(c) + abs(d))
-        return ",".join(str(x) for x in range(-bound, bound + 1) if (a - x) * (d - x) == b * c)
+        return set_text(x for x in range(-bound, bound + 1) if (a - x) * (d - x) == b * c)
 
     def steps(self, problem: Matrix) -> tuple[str, ...]:
         """Write trace, determinant, discriminant, its root and the eigenvalues."""
@@ -86,7 +86,7 @@ class Eigenvalues(Family):
     def guess(self, problem: Matrix, rng: random.Random) -> str:
         """Draw such a pair."""
         bound = LARGEST[self.level_of(problem) - 1]
-        return ",".join(map(str, sorted(rng.sample(range(-bound, bound + 1), 2))))
+        return set_text(sorted(rng.sample(range(-bound, bound + 1), 2)))
 
 
 def _roots(problem: Matrix) -> tuple[int, int]:

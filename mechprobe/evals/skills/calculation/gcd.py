@@ -37,10 +37,10 @@ class Gcd(Family):
         return {"digits": N_DIGITS[level - 1]}
 
     def draw(self, rng: random.Random, level: int) -> Pair:
-        """Draw a divisor of up to half of the digits, and two multiples of it."""
+        """Draw a divisor below 50, 500 or 5,000, which is all there are for two digits, and two multiples of it."""
         n_digits = N_DIGITS[level - 1]
         low, high = 10 ** (n_digits - 1), 10**n_digits - 1
-        divisor = rng.randint(2, 10 ** ((n_digits + 1) // 2))
+        divisor = rng.randint(2, 5 * 10 ** (n_digits // 2) - 1)
         x, y = (divisor * rng.randint(-(-low // divisor), high // divisor) for _ in range(2))
         return Pair(max(x, y), min(x, y))
 

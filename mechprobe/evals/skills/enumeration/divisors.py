@@ -1,10 +1,9 @@
 """All divisors of a number above a bound."""
 
 import random
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from mechprobe.evals.skills.family import Family
+from mechprobe.evals.skills.family import Family, set_text
 
 BANDS = ((12, 100), (101, 200), (201, 400), (401, 700), (701, 1100), (1101, 2000))
 """Range of the number, by level."""
@@ -56,11 +55,11 @@ class Divisors(Family):
         """Every pair of factors gives up to two divisors."""
         small = [d for d in range(1, int(problem.number**0.5) + 1) if problem.number % d == 0]
         found = {*small, *(problem.number // d for d in small)}
-        return _written(d for d in sorted(found) if d > problem.bound)
+        return set_text(d for d in sorted(found) if d > problem.bound)
 
     def verify(self, problem: Divided) -> str:
         """Try every number above the bound."""
-        return _written(d for d in range(problem.bound + 1, problem.number + 1) if problem.number % d == 0)
+        return set_text(d for d in range(problem.bound + 1, problem.number + 1) if problem.number % d == 0)
 
     def steps(self, problem: Divided) -> tuple[str, ...]:
         """Write every pair of factors, e.g. `1*36`, `2*18`."""
@@ -80,11 +79,7 @@ class Divisors(Family):
 
     def guess(self, problem: Divided, rng: random.Random) -> str:
         """Draw such a set."""
-        return _written([*(d for d in self._candidates(problem) if rng.random() < 0.5), problem.number])
-
-
-def _written(numbers: Iterable[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
+        return set_text([*(d for d in self._candidates(problem) if rng.random() < 0.5), problem.number])
 
 
 FAMILY = Divisors()

@@ -3,7 +3,7 @@
 import random
 from typing import NamedTuple
 
-from mechprobe.evals.skills.family import Family, rung
+from mechprobe.evals.skills.family import Family, rung, set_text
 from mechprobe.evals.skills.programs import WORDS, Program, compact_text, python_text, run_on_stack
 
 ROUNDS = (3, 4, 5, 6, 8, 10)
@@ -73,11 +73,11 @@ class LoopOutputs(Family):
 
     def answer(self, problem: Loop) -> str:
         """Collect the values."""
-        return _written(set(self._printed(problem)))
+        return set_text(sorted(set(self._printed(problem))))
 
     def verify(self, problem: Loop) -> str:
         """Run the program on the stack machine."""
-        return _written(set(run_on_stack(problem.program).printed))
+        return set_text(sorted(set(run_on_stack(problem.program).printed)))
 
     def steps(self, problem: Loop) -> tuple[str, ...]:
         """Write every printed value, e.g. `0`, `3`, `6`."""
@@ -90,11 +90,7 @@ class LoopOutputs(Family):
     def guess(self, problem: Loop, rng: random.Random) -> str:
         """Draw such a set."""
         bits = rng.randint(1, 2**problem.modulus - 1)
-        return _written({value for value in range(problem.modulus) if bits >> value & 1})
-
-
-def _written(values: set[int]) -> str:
-    return "{" + ",".join(map(str, sorted(values))) + "}"
+        return set_text(value for value in range(problem.modulus) if bits >> value & 1)
 
 
 FAMILY = LoopOutputs()

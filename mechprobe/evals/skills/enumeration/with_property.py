@@ -4,7 +4,7 @@ import random
 import string
 from typing import NamedTuple
 
-from mechprobe.evals.skills.family import Family, rung
+from mechprobe.evals.skills.family import Family, rung, set_text
 
 N_BOXES = (4, 5, 6, 8, 10, 12)
 """Boxes in the text, by level."""
@@ -75,7 +75,7 @@ class WithProperty(Family):
 
     def answer(self, problem: Boxes) -> str:
         """Test every box; the letters are sorted."""
-        return "{" + ",".join(sorted(name for name, _ in self._found(problem))) + "}"
+        return set_text(sorted(name for name, _ in self._found(problem)))
 
     def verify(self, problem: Boxes) -> str:
         """Sort the boxes by their coins, and take those behind, before, in or outside the run with the bound."""
@@ -88,7 +88,7 @@ class WithProperty(Family):
             "=": ordered[first:last],
             "!": ordered[:first] + ordered[last:],
         }
-        return "{" + ",".join(sorted(name for _, name in parts[problem.relation])) + "}"
+        return set_text(sorted(name for _, name in parts[problem.relation]))
 
     def steps(self, problem: Boxes) -> tuple[str, ...]:
         """Write the boxes that fit, e.g. `a7`, `d9`."""
@@ -105,7 +105,7 @@ class WithProperty(Family):
     def guess(self, problem: Boxes, rng: random.Random) -> str:
         """Draw such a set."""
         bits = rng.randint(1, 2 ** len(problem.names) - 2)
-        return "{" + ",".join(sorted(name for i, name in enumerate(problem.names) if bits >> i & 1)) + "}"
+        return set_text(sorted(name for i, name in enumerate(problem.names) if bits >> i & 1))
 
 
 FAMILY = WithProperty()

@@ -2,10 +2,10 @@
 
 import functools
 
-from mechprobe.evals.skills.fact_retrieval import general_facts, lab_world, laws, semantics, theorems
+from mechprobe.evals.skills.fact_retrieval import general_facts, lab_world, laws, orders, semantics, theorems
 from mechprobe.evals.skills.fact_retrieval.facts import Facts
 
-FACTS: tuple[Facts, ...] = (theorems.FAMILY, laws.FAMILY, semantics.FAMILY, general_facts.FAMILY)
+FACTS: tuple[Facts, ...] = (theorems.FAMILY, laws.FAMILY, semantics.FAMILY, general_facts.FAMILY, orders.FAMILY)
 FAMILIES = (lab_world.FAMILY, *FACTS)
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from mechprobe.evals.skills.fact_retrieval.rules import Rule
@@ -89,7 +89,7 @@ class Facts(Family):
         """Name the rule and apply it."""
         return f"This rests on: {self.rule(problem).name}.\n{self.steps(problem)[1]}"
 
-    def guesses(self, problem: Fact) -> range:
+    def guesses(self, problem: Fact) -> Sequence[str] | range | int:
         """The numbers from 0 to twice the answer and one, or to its negative."""
         right = self.rule(problem).answer(*problem.numbers)
         return range(2 * right + 2) if right >= 0 else range(2 * right - 1, 1)
