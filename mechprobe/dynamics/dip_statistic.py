@@ -24,7 +24,9 @@ SINGLE = 3.0
 """Further weight of a stretch of one checkpoint; every stretch has weight 1."""
 SHOULDER = 0.3
 """Share of stretches with a shoulder, on each side."""
-UP = 0.2
+AFTER_UP = 0.65
+"""Share of dips after which the scores are above base, instead of at base."""
+UP = 0.26
 """Weight of the gains to any heights from one checkpoint on; the flat curve has weight 1."""
 PLATEAUS = {1.5: 0.02, 2.0: 0.03}
 """Height of a plateau in standard errors of the difference → weight of the gains to it from one checkpoint on."""
@@ -59,9 +61,27 @@ class Noise:
 
 
 def dip_statistic(curves: Float[ndarray, "curve score"], noise: Noise) -> Float[ndarray, " curve"]:
-    """The logarithm of the likelihood with a dip over the likelihood without; base is the first score of each curve."""
-    parts = [_log_ratio(part, noise) for part in np.array_split(curves, max(1, -(-len(curves) // _ROWS)))]
-    return np.concatenate(parts)
+    """The logarithm of the mean likelihood with a dip over that without; base is the first score of each curve."""
+    lasting, over, without = _likelihoods(curves, noise)
+    n = len(noise.checkpoints)
+    stretches = n * (n + 1) / 2 + SINGLE * n
+    return np.log((lasting + over) / stretches + _TINY) - np.log(without + _TINY)
+
+
+def recovery_statistic(curves: Float[ndarray, "curve score"], noise: Noise) -> Float[ndarray, " curve"]:
+    """The logarithm of the likelihood of all stretches that end before the last checkpoint over that of all that last.
+
+    Above 0 the last scores are likelier at base or above it than below.
+    """
+    lasting, over, _ = _likelihoods(curves, noise)
+    return np.log(over + _TINY) - np.log(lasting + _TINY)
+
+
+def _likelihoods(curves: Float[ndarray, "curve score"], noise: Noise) -> tuple[ndarray, ndarray, ndarray]:
+    """Likelihoods ``[curve]`` of lasting stretches, of stretches that end, and without one."""
+    parts = np.array_split(curves, max(1, -(-len(curves) // _ROWS)))
+    lasting, over, without = zip(*(_part(part, noise) for part in parts), strict=True)
+    return np.concatenate(lasting), np.concatenate(over), np.concatenate(without)
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,7 @@ def _states(curves: Float[ndarray, "curve score"], base: Float[ndarray, "curve b
     return found
 
 
-def _log_ratio(curves: Float[ndarray, "curve score"], noise: Noise) -> Float[ndarray, " curve"]:
+def _part(curves: Float[ndarray, "curve score"], noise: Noise) -> tuple[ndarray, ndarray, ndarray]:
     n = len(noise.checkpoints)
     grid, weight = _true_base(curves, noise)
     states = _states(curves, grid, noise)
@@ -116,27 +136,39 @@ def _log_ratio(curves: Float[ndarray, "curve score"], noise: Noise) -> Float[nda
     for place in reversed(range(n)):
         base, up = base * states.base[place], up * states.up[place]
         plateaus = {height: rest * states.plateaus[place][height] for height, rest in plateaus.items()}
-        after[place] = (base + up) / 2
+        after[place] = (1 - AFTER_UP) * base + AFTER_UP * up
         if place:
             weights = FIRST_PLATEAUS if place == 1 else PLATEAUS
             gains = UP * up + sum(weights[height] * rest for height, rest in plateaus.items())
             without = without + (before[place] * gains).sum(axis=1)
-    return np.log(_dips(states, before, after) + _TINY) - np.log(without + _TINY)
+    return *_dips(states, before, after), without
 
 
-def _dips(states: _States, before: list[ndarray], after: list[ndarray]) -> Float[ndarray, " curve"]:
-    """Mean likelihood over all stretches below base."""
+def _dips(states: _States, before: list[ndarray], after: list[ndarray]) -> tuple[ndarray, ndarray]:
+    """Summed likelihood of the stretches below base that last to the end, and of those that do not.
+
+    A stretch whose shoulder is the last checkpoint lasts.
+    """
     n = len(states.base)
-    total, count, longer = np.zeros(len(before[0])), 0.0, np.zeros_like(before[0])
+    lasting, over = np.zeros((2, len(before[0])))
+    longer = {"lasting": np.zeros_like(before[0]), "over": np.zeros_like(before[0])}
     for place in reversed(range(n)):
         begin = before[place]
         if place:
             begin = (1 - SHOULDER) * begin + SHOULDER * before[place - 1] * states.shoulder[place - 1]
-        end = after[place + 1]
-        if place + 1 < n:
-            end = (1 - SHOULDER) * end + SHOULDER * states.shoulder[place + 1] * after[place + 2]
-        single = states.below[place] * end
-        longer = single + states.below[place] * longer
-        total = total + (begin * (longer + SINGLE * single)).sum(axis=1)
-        count += n - place + SINGLE
-    return total / count
+        single = {name: states.below[place] * end for name, end in _ends(states, after, place).items()}
+        longer = {name: single[name] + states.below[place] * longer[name] for name in longer}
+        lasting = lasting + (begin * (longer["lasting"] + SINGLE * single["lasting"])).sum(axis=1)
+        over = over + (begin * (longer["over"] + SINGLE * single["over"])).sum(axis=1)
+    return lasting, over
+
+
+def _ends(states: _States, after: list[ndarray], place: int) -> dict[str, ndarray]:
+    """Likelihood of everything after a stretch whose last checkpoint is ``place``."""
+    n = len(states.base)
+    nothing = np.zeros_like(after[n])
+    if place == n - 1:
+        return {"lasting": after[n], "over": nothing}
+    sloped = SHOULDER * states.shoulder[place + 1] * after[place + 2]
+    at_once = (1 - SHOULDER) * after[place + 1]
+    return {"lasting": sloped, "over": at_once} if place == n - 2 else {"lasting": nothing, "over": at_once + sloped}

@@ -58,3 +58,47 @@ def _simulated(noise: Noise, draws: int, seed: int) -> Calibration:
             mean = np.concatenate([np.zeros(1 + start), height * noise.differences[start:]])
             gains.append(np.sort(dip_statistic(errors[:draws] + mean, noise)))
     return Calibration(np.sort(dip_statistic(errors, noise)), tuple(gains))
+
+
+@dataclass(frozen=True, eq=False)
+class CurveTester:
+    """The simulated tests of curves with one noise.
+
+    Attributes:
+        permuted: Flat curves from permuted items, whose p-values count beside those of the simulation; None without items.
+    """
+
+    noise: Noise
+    calibration: Calibration
+    permuted: Float[ndarray, "draw score"] | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(
+        cls, noise: Noise, *, draws: int, seed: int, permuted: Float[ndarray, "draw score"] | None = None
+    ) -> "CurveTester":
+        """Simulate for a noise."""
+        return cls(noise, calibrate(noise, draws=draws, seed=seed), permuted, seed)
+
+    def dips(self, curves: Float[ndarray, "curve score"]) -> Float[ndarray, " curve"]:
+        """p-values of a stretch below base."""
+        found = dip_statistic(curves, self.noise)
+        simulated = self.calibration.p_values(found)
+        if self.permuted is None:
+            return simulated
+        return np.maximum(simulated, _p(np.sort(dip_statistic(self.permuted, self.noise)), found))
+
+    def gains(self, curves: Float[ndarray, "curve score"]) -> Float[ndarray, " curve"]:
+        """p-values of a stretch above base: `dips` of the curves turned upside down."""
+        upside_down = None if self.permuted is None else -self.permuted
+        return CurveTester(self.noise, self.calibration, upside_down).dips(-curves)
+
+    def late_declines(self, curves: Float[ndarray, "curve score"]) -> Float[ndarray, " curve"]:
+        """p-values of max_t (s_t − s_T) / √(SE_t² + SE_T²) over checkpoints t before the last one, T, against flat curves."""
+        draws = self.noise.draw(np.random.default_rng(self.seed), len(self.calibration.flat))
+        return _p(np.sort(_late(draws, self.noise)), _late(curves, self.noise))
+
+
+def _late(curves: Float[ndarray, "curve score"], noise: Noise) -> Float[ndarray, " curve"]:
+    errors = np.hypot(noise.checkpoints[:-1], noise.checkpoints[-1])
+    return ((curves[:, 1:-1] - curves[:, -1:]) / errors).max(axis=1)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mechprobe.dynamics.dip_statistic import Noise
+from mechprobe.dynamics.dip_statistic import Noise, recovery_statistic
 from mechprobe.results import Number, Result
 from mechprobe.statistics import holm
 
@@ -22,13 +22,15 @@ Label = Literal[
     "unresolved",
 ]
 LABELS: tuple[str, ...] = get_args(Label)
+POOLED = 0.25
+"""Level of the tests of equality before scores are averaged, as Bancroft (1964) recommends for pooling."""
 MEANING: Mapping[str, str] = {
     "no_change": "neither a dip nor a gain is shown",
     "monotone_gain": "a gain without a dip",
     "dip_recover_exceed": "a dip; the end is above base",
-    "dip_recover_to_base": "a dip; the end is not shown to differ from base",
-    "dip_partial": "a dip; the end is above the middle between trough and base, and below base, or is not shown to be either",
-    "dip_no_recovery": "a dip; the end is below base, and not above the middle between trough and base",
+    "dip_recover_to_base": "a dip; the end is likelier at base than below, and not shown to be above",
+    "dip_partial": "a dip; the end is likelier below base, and above the middle between trough and base",
+    "dip_no_recovery": "a dip; the end is likelier below base, and not shown to be above that middle",
     "overfit_decline": "a gain, and a decline to the end",
     "unresolved": "a decline whose lowest score is the last: the training may be too short to recover",
 }
@@ -37,15 +39,17 @@ MEANING: Mapping[str, str] = {
 class CurveTests(Result):
     """What the class of a curve rests on.
 
-    z-values are one-sided normal tests. The *end* is the longest run of last checkpoints, after the trough if there is a dip, whose
-    scores a χ² test of equality does not tell apart; its level is their mean, weighted by precision.
+    z-values are one-sided normal tests. The *end* is the longest run of last checkpoints after the trough whose scores a χ² test of
+    equality does not tell apart (at level `POOLED`); its level is their mean, weighted by precision.
 
     Attributes:
         dip_p: p-value of a stretch below base (`mechprobe.dynamics.dip_test`).
         gain_p: p-value of a stretch above base: the same test of the curve turned upside down.
         late_p: p-value of the decline from the highest score to the last.
         early_gain_p: p-value of the highest score before the trough against base, Bonferroni-adjusted; 1 without one.
-        end_z: End against base; above 0 it is higher.
+        above_z: End − base.
+        recovery: Logarithm of a likelihood ratio: above 0 the last scores are likelier at base or above than below
+            (`mechprobe.dynamics.dip_statistic.recovery_statistic`).
         middle_z: End against the middle between trough and base.
         trough_last: Whether the lowest score is the last.
         end_low: Whether the end reaches back to the trough, so that it is not shown to differ from it.
@@ -55,7 +59,8 @@ class CurveTests(Result):
     gain_p: Number
     late_p: Number
     early_gain_p: Number
-    end_z: Number
+    above_z: Number
+    recovery: Number
     middle_z: Number
     trough_last: bool
     end_low: bool
@@ -76,10 +81,10 @@ def _dip(tests: CurveTests, alpha: float) -> Label:
         return "overfit_decline"
     if tests.trough_last:
         return "unresolved"
-    if tests.end_z > limit:
+    if tests.above_z > limit:
         return "dip_recover_exceed"
-    if tests.end_z >= -limit:
-        return "dip_recover_to_base" if tests.middle_z > 0 else "dip_partial"
+    if tests.recovery > 0:
+        return "dip_recover_to_base"
     return "dip_partial" if tests.middle_z > limit else "dip_no_recovery"
 
 
@@ -90,45 +95,50 @@ def critical(alpha: float) -> float:
     return float(ndtri(1 - alpha))
 
 
-def shape(curve: Float[ndarray, " score"], noise: Noise, alpha: float) -> dict[str, float | bool]:
+def shape(curve: Float[ndarray, " score"], noise: Noise) -> dict[str, float | bool]:
     """The fields of `CurveTests` that need no simulation."""
-    from scipy.special import ndtr
-
-    base, scores = float(curve[0]), curve[1:]
-    errors = np.array(noise.checkpoints)
+    base, scores, errors = float(curve[0]), curve[1:], np.array(noise.checkpoints)
     trough, last = int(scores.argmin()), len(scores) - 1
-    start = _end(scores, errors, alpha)
-    end = slice(min(max(start, trough + 1), last), None)
-    weights = errors[end] ** -2.0
-    level, error = float(weights @ scores[end] / weights.sum()), float(weights.sum() ** -0.5)
+    run = _equal_run(scores[::-1], errors[::-1])
+    end, end_error = _level(scores[::-1], errors[::-1], max(1, min(run, last - trough)))
     middle = (base + float(scores[trough])) / 2
-    middle_error = float(np.sqrt(error**2 + (noise.base**2 + errors[trough] ** 2) / 4))
-    early = 1.0
-    if trough:
-        highest = float(((scores[:trough] - base) / noise.differences[:trough]).max())
-        early = min(1.0, trough * float(ndtr(-highest)))
+    middle_error = float(np.sqrt(end_error**2 + (noise.base**2 + errors[trough] ** 2) / 4))
     return {
-        "early_gain_p": early,
-        "end_z": (level - base) / float(np.hypot(error, noise.base)),
-        "middle_z": (level - middle) / middle_error,
+        "early_gain_p": _early_gain(curve[: trough + 1], noise),
+        "above_z": (end - base) / float(np.hypot(end_error, noise.base)),
+        "recovery": float(recovery_statistic(curve[None], noise)[0]),
+        "middle_z": (end - middle) / middle_error,
         "trough_last": trough == last,
-        "end_low": start <= trough,
+        "end_low": run >= last - trough + 1,
     }
 
 
-def _end(scores: Float[ndarray, " checkpoint"], errors: Float[ndarray, " checkpoint"], alpha: float) -> int:
-    """The first checkpoint of the longest run of last ones that a χ² test of equality does not tell apart."""
+def _early_gain(curve: Float[ndarray, " score"], noise: Noise) -> float:
+    """Bonferroni-adjusted p-value of the highest of the first scores against base; 1 without one."""
+    from scipy.special import ndtr
+
+    n = len(curve) - 1
+    return min(1.0, n * float(ndtr(-((curve[1:] - curve[0]) / noise.differences[:n]).max()))) if n else 1.0
+
+
+def _equal_run(scores: Float[ndarray, " score"], errors: Float[ndarray, " score"]) -> int:
+    """Length of the longest run of first scores that a χ² test of equality does not tell apart."""
     from scipy.special import chdtrc
 
-    start = len(scores) - 1
-    while start:
-        weights = errors[start - 1 :] ** -2.0
-        run = scores[start - 1 :]
-        spread = float(weights @ (run - weights @ run / weights.sum()) ** 2)
-        if chdtrc(len(run) - 1, spread) <= alpha:
+    length = 1
+    while length < len(scores):
+        level, _ = _level(scores, errors, length + 1)
+        spread = float((((scores[: length + 1] - level) / errors[: length + 1]) ** 2).sum())
+        if chdtrc(length, spread) <= POOLED:
             break
-        start -= 1
-    return start
+        length += 1
+    return length
+
+
+def _level(scores: Float[ndarray, " score"], errors: Float[ndarray, " score"], length: int) -> tuple[float, float]:
+    """Mean of the first scores, weighted by precision, and its standard error."""
+    weights = errors[:length] ** -2.0
+    return float(weights @ scores[:length] / weights.sum()), float(weights.sum() ** -0.5)
 
 
 def adjusted(tests: list[CurveTests]) -> list[CurveTests]:
