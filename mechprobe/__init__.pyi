@@ -1,4 +1,4 @@
-from . import drift as drift
+from . import drift as drift, dynamics as dynamics
 from .cache.config import CacheConfig as CacheConfig, StoreSubset as StoreSubset
 from .cache.harvest.live import LiveActivations as LiveActivations
 from .cache.harvest.plan import plan_cache as plan_cache
@@ -13,7 +13,6 @@ from .dictionary.quality import measure_quality as measure_quality
 from .dictionary.readout import Readout as Readout
 from .dictionary.result import Quality as Quality
 from .dictionary.stage import train_crosscoder as train_crosscoder
-from . import drift as drift
 from .emergence.config import EmergenceConfig as EmergenceConfig, TrajectoryThresholds as TrajectoryThresholds
 from .emergence.result import Emergence as Emergence
 from .emergence.stage import emergence as emergence

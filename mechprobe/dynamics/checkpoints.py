@@ -28,7 +28,10 @@ def arm_steps(arm: Arm, base: str, arms: EmergenceConfig) -> ArmSteps:
     if arm.spaced_by == "checkpoints":
         return ArmSteps(models, tuple(float(place + 1) for place in range(len(arm.checkpoints))), "checkpoints")
     known = [arms.final_steps.get(name) for name in arm.checkpoints]
-    steps = [step if step is not None else int(name.rpartition("_")[2]) for name, step in zip(arm.checkpoints, known, strict=True)]
+    steps = [
+        step if step is not None else int(name.rpartition("_")[2])
+        for name, step in zip(arm.checkpoints, known, strict=True)
+    ]
     return ArmSteps(models, tuple(map(float, steps)), "steps")
 
 
@@ -40,10 +43,7 @@ def run_curves(
     Raises:
         ConfigError: There are no checkpoints, or a task has no outcomes.
     """
-    tasks = outcomes.tasks if config.tasks is None else list(config.tasks)
-    unknown = [task for task in tasks if task not in outcomes.tasks]
-    if unknown:
-        raise ConfigError(f"dynamics.tasks names '{unknown[0]}', but the tasks are {', '.join(outcomes.tasks)}.")
+    tasks = _tasks(outcomes, config)
     found, spaced = {}, {}
     for arm in find_arms(outcomes.models, arms):
         course = arm_steps(arm, arms.base, arms)
@@ -51,6 +51,24 @@ def run_curves(
         for task in tasks:
             found[f"{arm.name}/{task}"] = _curve(outcomes, course, task, config)
     return found, spaced
+
+
+def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], list[str]]:
+    """What would be classified, and the names of the curves; raises as `run_curves`."""
+    tasks, found = _tasks(outcomes, config), find_arms(outcomes.models, arms)
+    curves = [f"{arm.name}/{task}" for arm in found for task in tasks]
+    return [
+        *(f"arm {arm.name}: {arms.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in found),
+        f"{len(curves)} curves of {', '.join(tasks)}, each with {config.draws:,} simulated curves of each kind without a dip",
+    ], curves
+
+
+def _tasks(outcomes: Outcomes, config: DynamicsConfig) -> list[str]:
+    tasks = outcomes.tasks if config.tasks is None else list(config.tasks)
+    unknown = [task for task in tasks if task not in outcomes.tasks]
+    if unknown:
+        raise ConfigError(f"dynamics.tasks names '{unknown[0]}', but the tasks are {', '.join(outcomes.tasks)}.")
+    return tasks
 
 
 def _curve(outcomes: Outcomes, course: ArmSteps, task: str, config: DynamicsConfig) -> DipResult:
@@ -67,4 +85,3 @@ def _curve(outcomes: Outcomes, course: ArmSteps, task: str, config: DynamicsConf
         return found
     length = length_course(course.steps, lengths.mean(axis=2), found.scores, found.base_score, alpha=config.alpha)
     return found.model_copy(update={"length": length})
-

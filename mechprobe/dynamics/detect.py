@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.dynamics.dip_statistic import Noise
 from mechprobe.dynamics.dip_test import CurveTester
-from mechprobe.dynamics.evidence import Evidence
+from mechprobe.dynamics.evidence import Evidence, ItemScores
 from mechprobe.dynamics.labels import CurveTests, adjusted, classify, critical, shape
 from mechprobe.dynamics.result import CutCourse, DipResult
 from mechprobe.dynamics.scores import Scores, check_steps, read_scores
@@ -64,7 +64,9 @@ def dip_and_recovery(
     tester = _tester(read.evidence, config)
     tests = _tests(read.evidence.curve[None], tester)[0]
     result = _result(found, read, tests, config.alpha)
-    return result.model_copy(update={"resampled_labels": _resampled(read.evidence, tester, config), "cut": _cut(read, config)})
+    return result.model_copy(
+        update={"resampled_labels": _resampled(read.evidence, tester, config), "cut": _cut(read, config)}
+    )
 
 
 def adjust_labels(results: Mapping[str, DipResult]) -> dict[str, DipResult]:
@@ -90,9 +92,7 @@ def _tester(evidence: Evidence, config: DynamicsConfig) -> CurveTester:
 def _tests(curves: Float[ndarray, "curve score"], tester: CurveTester) -> list[CurveTests]:
     p = zip(tester.dips(curves), tester.gains(curves), tester.late_declines(curves), strict=True)
     return [
-        CurveTests.model_validate(
-            {"dip_p": dip, "gain_p": gain, "late_p": late} | shape(curve, tester.noise)
-        )
+        CurveTests.model_validate({"dip_p": dip, "gain_p": gain, "late_p": late} | shape(curve, tester.noise))
         for curve, (dip, gain, late) in zip(curves, p, strict=True)
     ]
 
@@ -119,7 +119,7 @@ def _result(steps: tuple[float, ...], read: Scores, tests: CurveTests, alpha: fl
         unit=read.unit,
         n=read.evidence.n,
         responses=read.responses,
-        items=read.evidence.permuted(np.random.default_rng(0), 1) is not None,
+        items=isinstance(read.evidence, ItemScores),
         errors=tuple((noise.all * scale).tolist()),
         alpha=alpha,
         label=classify(tests, alpha),

@@ -21,8 +21,10 @@ _CELLS = 1 << 22
 class Evidence(Protocol):
     """Scores of base and of every checkpoint, as shares or in the unit of the standard errors."""
 
-    n: int | None
-    """Problems; None where standard errors were given instead."""
+    @property
+    def n(self) -> int | None:
+        """Problems; None where standard errors were given instead."""
+        ...
 
     @property
     def curve(self) -> Float[ndarray, " score"]:

@@ -44,9 +44,20 @@ def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
     base, error = curve.base_score, curve.errors[0]
     panel.axhspan(base - error, base + error, color=_BASE, alpha=0.12, linewidth=0)
     panel.axhline(base, color=_BASE, linewidth=1, linestyle="--", label=f"base, n = {curve.n}" if curve.n else "base")
-    panel.errorbar(steps, curve.scores, yerr=curve.errors[1:], color=_SCORE, marker="o", markersize=3.5, linewidth=1.4, label="score ± SE")
+    panel.errorbar(
+        steps,
+        curve.scores,
+        yerr=curve.errors[1:],
+        color=_SCORE,
+        marker="o",
+        markersize=3.5,
+        linewidth=1.4,
+        label="score ± SE",
+    )
     if curve.cut is not None:
-        panel.plot(steps, curve.cut.ended_scores[1:], color=_ENDED, linewidth=1, linestyle=":", label="of ended responses")
+        panel.plot(
+            steps, curve.cut.ended_scores[1:], color=_ENDED, linewidth=1, linestyle=":", label="of ended responses"
+        )
     if curve.dipped:
         lowest = min(curve.scores)
         panel.plot([curve.trough_step], [lowest], "v", color=_TROUGH, markersize=8, label="trough")

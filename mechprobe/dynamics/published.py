@@ -61,7 +61,7 @@ def _json(text: str, path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path} is no JSON ({error}); write an object of steps and curves.") from None
     curves = data.get("curves") if isinstance(data, dict) else None
     if not isinstance(curves, dict):
-        raise InputError(f"{path} has no object 'curves'; write {{\"steps\": [...], \"curves\": {{name: {{...}}}}}}.")
+        raise InputError(f'{path} has no object \'curves\'; write {{"steps": [...], "curves": {{name: {{...}}}}}}.')
     found = {}
     for name, values in curves.items():
         if not isinstance(values, dict) or not {"base", "scores"} <= set(values):
@@ -83,13 +83,17 @@ def _csv(lines: list[str], path: Path) -> dict[str, dict[str, Any]]:
     rows = list(csv.reader(lines))
     head = [cell.strip() for cell in rows[0]] if rows else []
     if not head or head[0] != "step" or len(set(head)) < len(head):
-        raise InputError(f"The first line of {path} must be step and different names of curves, such as step,MATH500,GPQA.")
+        raise InputError(
+            f"The first line of {path} must be step and different names of curves, such as step,MATH500,GPQA."
+        )
     table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows[1:]}
     if len(table) < len(rows) - 1 or any(len(row) != len(head) for row in rows):
         raise InputError(f"{path} has a step twice, or a line without {len(head)} cells; write one line for each step.")
     missing = [name for name in ("base", "n") if name not in table]
     if missing:
-        raise InputError(f"{path} has no line '{missing[0]}'; write base and its scores, and n and the number of problems.")
+        raise InputError(
+            f"{path} has no line '{missing[0]}'; write base and its scores, and n and the number of problems."
+        )
     return {name: _column(table, place, name, path) for place, name in enumerate(head[1:])}
 
 

@@ -15,7 +15,6 @@ from mechprobe.stage_folder import read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 RESULT_FILE = "dynamics.json"
 
@@ -171,12 +170,6 @@ class DipResult(Result):
         }  # fmt: skip
         return {**super().to_dict(), **derived}
 
-    def plot(self) -> "Figure":
-        """The curve, with base, trough and recovery."""
-        from mechprobe.dynamics.figure import draw_curves
-
-        return draw_curves({"": self})
-
 
 _DERIVED = ("dipped", "recovered", "cut_explains", "label_share")
 
@@ -206,9 +199,22 @@ class Dynamics(Result):
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per curve: label, depth, steps, gains and p-values."""
-        names = ("label", "depth", "trough_step", "recovery_step", "final_gain", "peak_gain", "recovered_share", "late_decline")
+        names = (
+            "label",
+            "depth",
+            "trough_step",
+            "recovery_step",
+            "final_gain",
+            "peak_gain",
+            "recovered_share",
+            "late_decline",
+        )
         rows = [
-            {"curve": name, **{key: getattr(curve, key) for key in (*names, "cut_explains", "n")}, "dip_p": curve.tests.dip_p}
+            {
+                "curve": name,
+                **{key: getattr(curve, key) for key in (*names, "cut_explains", "n")},
+                "dip_p": curve.tests.dip_p,
+            }
             for name, curve in self.curves.items()
         ]
         return require("pandas", "The table of curves").DataFrame(rows)
@@ -216,12 +222,6 @@ class Dynamics(Result):
     def to_dict(self) -> dict[str, Any]:
         """The content of ``dynamics.json``."""
         return {**super().to_dict(), "curves": {name: curve.to_dict() for name, curve in self.curves.items()}}
-
-    def plot(self) -> "Figure":
-        """All curves."""
-        from mechprobe.dynamics.figure import draw_curves
-
-        return draw_curves(self.curves)
 
     @classmethod
     def load(cls, path: Path | str) -> "Dynamics":

@@ -1,6 +1,7 @@
 """Reading the scores that a caller gives: published shares, scores with standard errors, or right and wrong of every item."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,11 +38,15 @@ def check_steps(steps: Sequence[float], n_scores: int) -> tuple[float, ...]:
     """The steps as numbers; `InputError` unless there are two or more, one to each score, positive and rising."""
     found = tuple(float(step) for step in steps)
     if len(found) != n_scores:
-        raise InputError(f"There are {len(found)} steps and {n_scores} scores; give one score to each step, base apart.")
+        raise InputError(
+            f"There are {len(found)} steps and {n_scores} scores; give one score to each step, base apart."
+        )
     if len(found) < MIN_CHECKPOINTS:
         raise InputError(f"A curve needs {MIN_CHECKPOINTS} checkpoints or more beside base; {len(found)} was given.")
-    if found[0] <= 0 or any(after <= before for before, after in zip(found, found[1:], strict=False)):
-        raise InputError(f"The steps ({', '.join(f'{step:g}' for step in found)}) must be positive and rise; order them.")
+    if found[0] <= 0 or any(after <= before for before, after in pairwise(found)):
+        raise InputError(
+            f"The steps ({', '.join(f'{step:g}' for step in found)}) must be positive and rise; order them."
+        )
     return found
 
 
@@ -57,7 +62,9 @@ def read_scores(
         )
     if values.ndim > 1:
         if base.shape != values.shape[1:]:
-            raise InputError(f"base_score has the shape {base.shape} and each checkpoint {values.shape[1:]}; make them equal.")
+            raise InputError(
+                f"base_score has the shape {base.shape} and each checkpoint {values.shape[1:]}; make them equal."
+            )
         return _items(np.concatenate([base[None], values]), cut)
     curve = np.concatenate([base[None], values])
     if se is not None:
@@ -69,7 +76,9 @@ def _numbers(values: ArrayLike, name: str) -> ndarray:
     try:
         found = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        raise InputError(f"{name} holds something else than numbers, or rows of different lengths; give numbers.") from None
+        raise InputError(
+            f"{name} holds something else than numbers, or rows of different lengths; give numbers."
+        ) from None
     if not np.isfinite(found).all():
         raise InputError(f"{name} holds a missing or infinite value; leave that checkpoint out, or measure it.")
     return found
@@ -88,7 +97,9 @@ def _items(right: ndarray, cut: Any) -> Scores:
         return Scores(scores, "share", responses, None, None)
     was_cut = _numbers(cut, "cut").astype(float)
     if was_cut.shape != right.shape:
-        raise InputError(f"cut has the shape {was_cut.shape} and the scores with base first {right.shape}; make them equal.")
+        raise InputError(
+            f"cut has the shape {was_cut.shape} and the scores with base first {right.shape}; make them equal."
+        )
     was_cut = was_cut if was_cut.ndim == 3 else was_cut[..., None]
     ended = 1 - was_cut
     among = ItemScores((draws * ended).mean(axis=2), ended.mean(axis=2))

@@ -42,13 +42,19 @@ def dynamics(
         InputError: A file of scores cannot be used.
     """
     source, config, arms = Path(source), config or DynamicsConfig(), arms or EmergenceConfig()
-    settings = {**config.model_dump(mode="json"), **arms.model_dump(mode="json", include={"base", "arms", "final_steps"})}
+    settings = {
+        **config.model_dump(mode="json"),
+        **arms.model_dump(mode="json", include={"base", "arms", "final_steps"}),
+    }
     if source.is_dir():
         read_manifest(source)
-    else:
-        curves = published_curves(source, config)  # refuses before anything is written
+    curves = {} if source.is_dir() else published_curves(source, config)  # refuses before anything is written
     with Stage.open(
-        Path(out), name="dynamics", config=settings, inputs={"evals" if source.is_dir() else "scores": source}, force=force
+        Path(out),
+        name="dynamics",
+        config=settings,
+        inputs={"evals" if source.is_dir() else "scores": source},
+        force=force,
     ) as stage:
         if not stage.done:
             spaced = {}
