@@ -1,7 +1,8 @@
 """Dip-and-recovery: whether a score falls below base during training and comes back (arXiv 2604.06628; the tests are ours)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,14 +21,14 @@ from mechprobe.statistics import Interval
 
 
 def dip_and_recovery(
-    steps: Sequence[float],
-    scores: ArrayLike,
-    base_score: ArrayLike,
-    n: int | Sequence[int] | None = None,
+    steps: Iterable[float | int],
+    scores: Sequence[Any] | ArrayLike,
+    base_score: float | int | Sequence[Any] | ArrayLike,
+    n: int | Sequence[int] | ArrayLike | None = None,
     *,
     responses: int = 1,
-    se: float | Sequence[float] | None = None,
-    cut: ArrayLike | None = None,
+    se: float | int | Sequence[Any] | ArrayLike | None = None,
+    cut: Sequence[Any] | ArrayLike | None = None,
     config: DynamicsConfig | None = None,
 ) -> DipResult:
     """Class and numbers of one curve of scores over checkpoints.

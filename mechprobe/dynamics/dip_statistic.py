@@ -24,14 +24,17 @@ SINGLE = 3.0
 """Further weight of a stretch of one checkpoint; every stretch has weight 1."""
 SHOULDER = 0.3
 """Share of stretches with a shoulder, on each side."""
-AFTER_UP = 0.65
+AFTER_UP = 0.6
 """Share of dips after which the scores are above base, instead of at base."""
-UP = 0.26
+UP = 0.24
 """Weight of the gains to any heights from one checkpoint on; the flat curve has weight 1."""
+UP_AT_ONCE = 0.1
+"""Weight of the gains to any heights from the first checkpoint on: a curve that rises at once and returns to base is no dip."""
 PLATEAUS = {1.5: 0.02, 2.0: 0.03}
 """Height of a plateau in standard errors of the difference → weight of the gains to it from one checkpoint on."""
 FIRST_PLATEAUS = {1.5: 0.0, 2.0: 0.01}
-"""The same where only the first checkpoint is at base."""
+"""The same where only the first checkpoint is at base; from the first on a plateau is a flat curve above a base measured low."""
+NO_PLATEAUS = dict.fromkeys(PLATEAUS, 0.0)
 _WIDTH = 4.0
 """Range of *up* and of *anywhere below*, in standard errors of the difference."""
 _ROWS = 4000
@@ -137,10 +140,10 @@ def _part(curves: Float[ndarray, "curve score"], noise: Noise) -> tuple[ndarray,
         base, up = base * states.base[place], up * states.up[place]
         plateaus = {height: rest * states.plateaus[place][height] for height, rest in plateaus.items()}
         after[place] = (1 - AFTER_UP) * base + AFTER_UP * up
-        if place:
-            weights = FIRST_PLATEAUS if place == 1 else PLATEAUS
-            gains = UP * up + sum(weights[height] * rest for height, rest in plateaus.items())
-            without = without + (before[place] * gains).sum(axis=1)
+        weights = (NO_PLATEAUS, FIRST_PLATEAUS)[place] if place < 2 else PLATEAUS
+        gains = (UP if place else UP_AT_ONCE) * up
+        gains = gains + sum(weight * plateaus[height] for height, weight in weights.items())
+        without = without + (before[place] * gains).sum(axis=1)
     return *_dips(states, before, after), without
 
 

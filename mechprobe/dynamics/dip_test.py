@@ -25,7 +25,7 @@ class Calibration:
     """
 
     flat: Float[ndarray, " draw"]
-    gains: tuple[Float[ndarray, " draw"], ...]
+    gains: tuple[Float[ndarray, " gain_draw"], ...]
 
     def p_values(self, statistics: Float[ndarray, " curve"]) -> Float[ndarray, " curve"]:
         """The largest p-value over flat curves and gains, (1 + #{draws as large}) / (1 + #draws)."""

@@ -7,7 +7,7 @@ differences. Smoothing of both is ours.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from mechprobe.dynamics.dip_statistic import Noise
 _CELLS = 1 << 22
 
 
+@runtime_checkable
 class Evidence(Protocol):
     """Scores of base and of every checkpoint, as shares or in the unit of the standard errors."""
 

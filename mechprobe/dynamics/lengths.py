@@ -1,6 +1,7 @@
 """Response length beside the score: surge, contraction and late rise (arXiv 2604.06628 describes them; the definitions are ours)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -14,7 +15,12 @@ RISE = 1.1
 
 
 def length_course(
-    steps: Sequence[float], lengths: ArrayLike, scores: ArrayLike, base_score: float, *, alpha: float = 0.05
+    steps: Iterable[float | int],
+    lengths: Sequence[Any] | ArrayLike,
+    scores: Sequence[Any] | ArrayLike,
+    base_score: float | int,
+    *,
+    alpha: float = 0.05,
 ) -> LengthCourse:
     """How response length moves beside the score.
 
@@ -28,7 +34,7 @@ def length_course(
     Raises:
         InputError: The lengths do not fit the steps, or are not positive.
     """
-    each = np.asarray(lengths, dtype=float)
+    each, steps = np.asarray(lengths, dtype=float), tuple(map(float, steps))
     curve = np.array([base_score, *np.asarray(scores, dtype=float)])
     if len(each) != len(steps) + 1 or len(curve) != len(steps) + 1:
         raise InputError(
@@ -44,12 +50,12 @@ def length_course(
     return LengthCourse(
         lengths=tuple(means.tolist()),
         surge_ratio=float(means[1 + surge] / means[0]),
-        surge_step=float(steps[surge]),
+        surge_step=steps[surge],
         contraction_ratio=float(means[-1] / means[1 + surge]),
         rise_ratio=rise,
         late_rerise=bool(rise >= RISE if np.isnan(p) else p <= alpha),
         rerise_p=p,
-        lag=float(steps[int(curve[1:].argmin())]) - float(steps[surge]),
+        lag=steps[int(curve[1:].argmin())] - steps[surge],
         spearman=rank_correlation(means, curve),
     )
 

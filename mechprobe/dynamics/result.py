@@ -152,6 +152,8 @@ class DipResult(Result):
             f"dip_p={self.tests.dip_p:.2g}, n={self.n})"
         )
 
+    __str__ = __repr__
+
     def to_pandas(self) -> "pd.DataFrame":
         """One row per score: ``step`` (0 for base), ``score``, ``error``, and ``cut``, ``ended_score``, ``length`` where known."""
         columns: dict[str, tuple[float, ...]] = {
@@ -196,6 +198,8 @@ class Dynamics(Result):
 
     def __repr__(self) -> str:
         return f"Dynamics({len(self.curves)} curves of {self.source}: {self.labels})"
+
+    __str__ = __repr__
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per curve: label, depth, steps, gains and p-values."""

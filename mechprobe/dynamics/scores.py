@@ -1,12 +1,11 @@
 """Reading the scores that a caller gives: published shares, scores with standard errors, or right and wrong of every item."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import ArrayLike
 
 from mechprobe.dynamics.dip_statistic import Noise
 from mechprobe.dynamics.evidence import Evidence, ItemScores, PublishedShares, ScoresWithErrors
@@ -34,7 +33,7 @@ class Scores(NamedTuple):
         return 100.0 if self.unit == "percent" else 1.0
 
 
-def check_steps(steps: Sequence[float], n_scores: int) -> tuple[float, ...]:
+def check_steps(steps: Iterable[float | int], n_scores: int) -> tuple[float, ...]:
     """The steps as numbers; `InputError` unless there are two or more, one to each score, positive and rising."""
     found = tuple(float(step) for step in steps)
     if len(found) != n_scores:
@@ -50,9 +49,7 @@ def check_steps(steps: Sequence[float], n_scores: int) -> tuple[float, ...]:
     return found
 
 
-def read_scores(
-    scores: ArrayLike, base_score: ArrayLike, *, n: Any, responses: int, se: Any, cut: Any, scale: str
-) -> Scores:
+def read_scores(scores: Any, base_score: Any, *, n: Any, responses: int, se: Any, cut: Any, scale: str) -> Scores:
     """The evidence of a curve; the arguments are those of `mechprobe.dynamics.dip_and_recovery`."""
     values, base = _numbers(scores, "scores"), _numbers(base_score, "base_score")
     if base.ndim != values.ndim - 1:
@@ -72,7 +69,7 @@ def read_scores(
     return _published(curve, n, responses, cut, scale)
 
 
-def _numbers(values: ArrayLike, name: str) -> ndarray:
+def _numbers(values: Any, name: str) -> ndarray:
     try:
         found = np.asarray(values, dtype=float)
     except (TypeError, ValueError):

@@ -8,6 +8,7 @@ from mechprobe.dynamics.detect import adjust_labels
 from mechprobe.dynamics.published import published_curves
 from mechprobe.dynamics.result import RESULT_FILE, Dynamics
 from mechprobe.emergence.config import EmergenceConfig
+from mechprobe.errors import ArtifactError
 from mechprobe.files import write_bytes
 from mechprobe.records import Outcomes, read_outcomes
 from mechprobe.stage_folder import Stage, read_manifest
@@ -46,8 +47,8 @@ def dynamics(
         **config.model_dump(mode="json"),
         **arms.model_dump(mode="json", include={"base", "arms", "final_steps"}),
     }
-    if source.is_dir():
-        read_manifest(source)
+    if source.is_dir() and read_manifest(source)["stage"] != "evaluate":
+        raise ArtifactError(f"{source} is not an evaluate stage; give the folder of `mechprobe evaluate`.")
     curves = {} if source.is_dir() else published_curves(source, config)  # refuses before anything is written
     with Stage.open(
         Path(out),

@@ -1,0 +1,190 @@
+"""How often `mechprobe.dynamics` calls a curve a dip: on flat scores and gains, where there is none, and on planted dips.
+
+Scores have normal noise of known size; those of *items* are right and wrong of 300 items that all models share, and those of
+*published sizes* are binomial, with the standard errors estimated from the scores. Planted dips are 3 standard errors of the
+difference from base deep. The bound is the power of the most powerful test that knows place, depth and shape of the dip and calls flat
+curves and gains a dip in at most 5 % (Elliott, Müller & Watson 2015): no detector can exceed it. `--tables FILE` resamples published
+curves (`mechprobe dynamics --table`) with their sizes. Prints only.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mechprobe.dynamics import DynamicsConfig, dip_and_recovery
+from mechprobe.dynamics.dip_statistic import Noise
+from mechprobe.dynamics.dip_test import CurveTester
+from mechprobe.dynamics.published import published_curves
+
+CHECKPOINTS = 8
+SHAPES = {
+    "one checkpoint, the first": (-3, 0, 0, 0, 0, 0, 0, 0),
+    "one checkpoint, the second": (0, -3, 0, 0, 0, 0, 0, 0),
+    "one checkpoint, the fourth": (0, 0, 0, -3, 0, 0, 0, 0),
+    "one checkpoint, the sixth": (0, 0, 0, 0, 0, -3, 0, 0),
+    "one checkpoint, the last": (0, 0, 0, 0, 0, 0, 0, -3),
+    "triangle from the first": (-1.5, -3, -1.5, 0, 0, 0, 0, 0),
+    "triangle from the third": (0, 0, -1.5, -3, -1.5, 0, 0, 0),
+    "two checkpoints": (0, -3, -3, 0, 0, 0, 0, 0),
+    "one checkpoint, then above base": (0, 0, -3, 3, 3, 3, 3, 3),
+    "triangle, then above base": (0, -1.5, -3, 1.5, 3, 3, 3, 3),
+    "slow, then above base": (0, -1.5, -3, -1.5, 0, 1.5, 3, 4),
+    "partial recovery": (0, -3, -3, -1.5, -1.5, -1.5, -1.5, -1.5),
+    "decline at the third": (0, 0, -1.5, -3, -3, -3, -3, -3),
+    "decline at once": (-3, -3, -3, -3, -3, -3, -3, -3),
+    "slow decline": tuple(-3 * step / CHECKPOINTS for step in range(1, CHECKPOINTS + 1)),
+}
+"""Mean of each checkpoint minus base, in standard errors of the difference."""
+GAINS = (1.2, 2.0, 3.0, 4.0, 6.0, 20.0)
+LEVEL = 0.05
+
+
+def gains(n: int) -> dict[str, Sequence[float]]:
+    """Monotone gains: steps from every checkpoint on, and slow ones."""
+    steps = {
+        f"{height:g} from checkpoint {start + 1}": [0.0] * start + [height] * (n - start)
+        for height in GAINS
+        for start in range(n)
+    }
+    slow = {f"slowly to {height:g}": [height * (place + 1) / n for place in range(n)] for height in GAINS}
+    return steps | slow
+
+
+def returns(n: int) -> dict[str, Sequence[float]]:
+    """Curves that rise by 3 or 20 and then lie exactly at base for a while or to the end."""
+    return {
+        f"{height:g}, at base from checkpoint {start + 1} to {end}": [
+            0.0 if start <= place < end else height for place in range(n)
+        ]
+        for height in (3.0, 20.0)
+        for start in range(1, n)
+        for end in (start + 1, start + 3, n)
+        if end <= n
+    }
+
+
+def rates(tester: CurveTester, means: Sequence[float], draws: int, seed: int) -> float:
+    """Share of curves with these means, in standard errors of the difference, that are called a dip."""
+    curves = tester.noise.draw(np.random.default_rng([seed, 7]), draws)
+    curves[:, 1:] += np.array(means) * tester.noise.differences
+    return float((tester.dips(curves) <= LEVEL).mean())
+
+
+def bound(means: Sequence[float], noise: Noise, *, draws: int, seed: int, rounds: int = 250) -> float:
+    """Power of the test that is best against one curve, among tests of size 5 % over flat curves and gains (a grid of them)."""
+    rng, n, unit = np.random.default_rng([seed, 3]), len(noise.checkpoints), noise.differences
+    covariance = np.diag(np.array(noise.checkpoints) ** 2) + noise.base**2
+    inverse, factor = np.linalg.inv(covariance), np.linalg.cholesky(covariance)
+    nulls = (
+        np.array([[0.0] * n, *([0.0] * k + [g] * (n - k) for g in (0.75, 1.25, 1.75, 2.5, 3.5, 8.0) for k in range(n))])
+        * unit
+    )
+
+    def logs(rows: Float[ndarray, "row checkpoint"], centers: Float[ndarray, "center checkpoint"]) -> ndarray:
+        return rows @ inverse @ centers.T - 0.5 * np.einsum("ij,jk,ik->i", centers, inverse, centers)
+
+    def ratio(rows: ndarray) -> tuple[ndarray, ndarray]:
+        to_nulls = logs(rows, nulls)
+        top = to_nulls.max(axis=1, keepdims=True)
+        return np.exp(to_nulls - top), (logs(rows, target) - top)[:, 0]
+
+    target = np.array([means]) * unit
+    rows = np.concatenate([rng.normal(size=(draws, n)) @ factor.T + mean for mean in nulls])
+    densities, against = ratio(rows)
+    weights = densities / (densities.sum(axis=1, keepdims=True) * draws)
+    logarithms = np.full(len(nulls), -np.log(len(nulls)))
+    for place in range(rounds):  # the least favourable mixture of the nulls
+        size = weights[against > np.log(densities @ np.exp(logarithms))].sum(axis=0)
+        logarithms = np.maximum(logarithms + np.clip(size / LEVEL - 1, -1, 1) / (1 + place / 40), -30)
+    found, against = ratio(rng.normal(size=(20_000, n)) @ factor.T + target[0])
+    return float((against > np.log(found @ np.exp(logarithms))).mean())
+
+
+def dips(curves: int, made: Callable[[np.random.Generator], dict], seed: int) -> float:
+    """Share of dips among simulated results of the whole of `dip_and_recovery`."""
+    rng = np.random.default_rng([seed, 5])
+    config = DynamicsConfig(draws=500, resamples=0)
+    return sum(dip_and_recovery(**made(rng), config=config).dipped for _ in range(curves)) / curves
+
+
+def items(means: Sequence[float], n: int = 300) -> Callable[[np.random.Generator], dict]:
+    """Outcomes on shared items whose difficulty is uniform; every probability falls or rises by the same factor."""
+
+    def made(rng: np.random.Generator) -> dict:
+        chance = rng.beta(1, 1, n)
+        error = np.sqrt(2 * (chance * (1 - chance)).mean() / n) / chance.mean()
+        right = np.array([rng.random(n) < np.clip(chance * (1 + error * mean), 0, 1) for mean in (0.0, *means)]).astype(
+            float
+        )
+        return {"steps": range(1, len(means) + 1), "scores": right[1:], "base_score": right[0]}
+
+    return made
+
+
+def published(means: Sequence[float], share: float, n: int) -> Callable[[np.random.Generator], dict]:
+    """Binomial scores around one share."""
+
+    def made(rng: np.random.Generator) -> dict:
+        error = np.sqrt(2 * share * (1 - share) / n)
+        scores = rng.binomial(n, np.clip(share + error * np.array([0.0, *means]), 0, 1)) / n
+        return {"steps": range(1, len(means) + 1), "scores": scores[1:], "base_score": scores[0], "n": n}
+
+    return made
+
+
+def main() -> None:
+    """Print the tables of docs/dynamics.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=10_000, help="Curves of each kind.")
+    parser.add_argument("--whole", type=int, default=200, help="Curves of each kind for the whole of dip_and_recovery.")
+    parser.add_argument("--tables", type=Path, nargs="*", default=[], help="Published scores.")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for n, errors in (
+        (CHECKPOINTS, (1.0,) * CHECKPOINTS),
+        (4, (1.0,) * 4),
+        (16, (1.0,) * 16),
+        (CHECKPOINTS, (0.6, 1.4) * 4),
+    ):
+        tester = CurveTester.of(Noise(1.0, errors), draws=8000, seed=args.seed)
+        flat = rates(tester, [0.0] * n, 4 * args.draws, args.seed)
+        found = {name: max((rates(tester, mean, args.draws, args.seed), text) for text, mean in kind.items())
+                 for name, kind in (("gains", gains(n)), ("returns", returns(n)))}  # fmt: skip
+        print(
+            f"{n} checkpoints, errors {errors[:2]}: flat {flat:.3f}, worst gain {found['gains']}, worst return {found['returns']}"
+        )
+        single = [
+            rates(tester, [-3.0 if place == low else 0.0 for place in range(n)], args.draws, args.seed)
+            for low in range(n)
+        ]
+        print(f"  one checkpoint, by place: {np.round(single, 3).tolist()}, mean {np.mean(single):.3f}", flush=True)
+    tester = CurveTester.of(Noise(1.0, (1.0,) * CHECKPOINTS), draws=8000, seed=args.seed)
+    print("| planted dip | found | bound |\n|---|---|---|")
+    for name, mean in SHAPES.items():
+        best = bound(mean, tester.noise, draws=1000, seed=args.seed)
+        print(f"| {name} | {rates(tester, mean, args.draws, args.seed):.3f} | {best:.2f} |", flush=True)
+    kinds: dict[str, Callable[[Sequence[float]], Callable[[np.random.Generator], dict]]] = {
+        "items": items, "share 0.06 of 300": lambda means: published(means, 0.06, 300),
+        "share 0.5 of 1,000": lambda means: published(means, 0.5, 1000),
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        shown = {label: dips(args.whole, kind(mean), args.seed) for label, mean in (
+            ("flat", (0,) * 8), ("one, the fourth", SHAPES["one checkpoint, the fourth"]), ("triangle", SHAPES["triangle from the third"]),
+            ("two", SHAPES["two checkpoints"]))}  # fmt: skip
+        print(name, shown, flush=True)
+    for path in args.tables:
+        for name, curve in published_curves(path, DynamicsConfig(resamples=2000, seed=args.seed)).items():
+            total = Counter(curve.resampled_labels)
+            dipped = sum(count for label, count in total.items() if label.startswith("dip") or label == "unresolved")
+            back = total["dip_recover_exceed"] + total["dip_recover_to_base"]
+            print(f"{path.stem} {name}: {curve.label}, p {curve.tests.dip_p:.4f}; of {sum(total.values())}: {dict(total)}; "
+                  f"same {total[curve.label] / total.total():.3f}, dip {dipped / total.total():.3f}, recovers {back / total.total():.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
