@@ -137,53 +137,72 @@ def published(means: Sequence[float], share: float, n: int) -> Callable[[np.rand
     return made
 
 
+def print_levels(draws: int, seed: int) -> None:
+    """How often flat curves, gains and returns are called a dip, and dips of one checkpoint at every place."""
+    for n, errors in ((CHECKPOINTS, (1.0,)), (4, (1.0,)), (16, (1.0,)), (CHECKPOINTS, (0.6, 1.4))):
+        tester = CurveTester.of(Noise(1.0, errors * (n // len(errors))), draws=8000, seed=seed)
+        flat = rates(tester, [0.0] * n, 4 * draws, seed)
+        gain = max((rates(tester, mean, draws, seed), name) for name, mean in gains(n).items())
+        back = max((rates(tester, mean, draws, seed), name) for name, mean in returns(n).items())
+        print(f"{n} checkpoints, errors {errors}: flat {flat:.3f}, worst gain {gain}, worst return {back}")
+        single = [rates(tester, [-3.0 if place == low else 0.0 for place in range(n)], draws, seed) for low in range(n)]
+        print(f"  one checkpoint, by place: {np.round(single, 3).tolist()}, mean {np.mean(single):.3f}", flush=True)
+
+
+def print_power(draws: int, seed: int) -> None:
+    """Planted dips that are found, and the bound."""
+    tester = CurveTester.of(Noise(1.0, (1.0,) * CHECKPOINTS), draws=8000, seed=seed)
+    print("| planted dip | found | bound |\n|---|---|---|")
+    for name, mean in SHAPES.items():
+        best = bound(mean, tester.noise, draws=1000, seed=seed)
+        print(f"| {name} | {rates(tester, mean, draws, seed):.3f} | {best:.2f} |", flush=True)
+
+
+def print_whole(curves: int, seed: int) -> None:
+    """The same for the whole of `dip_and_recovery`, with estimated standard errors."""
+    kinds: dict[str, Callable[[Sequence[float]], Callable[[np.random.Generator], dict]]] = {
+        "items": items,
+        "share 0.06 of 300": lambda means: published(means, 0.06, 300),
+        "share 0.5 of 1,000": lambda means: published(means, 0.5, 1000),
+    }
+    shapes = {
+        "flat": (0,) * CHECKPOINTS,
+        **{name: SHAPES[name] for name in ("one checkpoint, the fourth", "triangle from the third", "two checkpoints")},
+    }
+    for name, kind in kinds.items():
+        print(name, {label: round(dips(curves, kind(mean), seed), 3) for label, mean in shapes.items()}, flush=True)
+
+
+def print_tables(path: Path, seed: int) -> None:
+    """Labels of published curves, and of the curves drawn again from their sizes."""
+    for name, curve in published_curves(path, DynamicsConfig(resamples=2000, seed=seed)).items():
+        labels = Counter(curve.resampled_labels)
+        dipped = sum(count for label, count in labels.items() if label.startswith("dip") or label == "unresolved")
+        back = labels["dip_recover_exceed"] + labels["dip_recover_to_base"]
+        shares = [f"{count / labels.total():.3f}" for count in (labels[curve.label], dipped, back)]
+        print(f"| {path.stem} | {name} | {curve.label} | {curve.tests.dip_p:.4f} | {' | '.join(shares)} |", flush=True)
+
+
 def main() -> None:
     """Print the tables of docs/dynamics.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10_000, help="Curves of each kind.")
-    parser.add_argument("--whole", type=int, default=200, help="Curves of each kind for the whole of dip_and_recovery.")
+    parser.add_argument("--whole", type=int, default=400, help="Curves of each kind for the whole of dip_and_recovery.")
+    parser.add_argument(
+        "--only", choices=("levels", "power", "whole", "tables"), nargs="*", help="Parts; all if left out."
+    )
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="Published scores.")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for n, errors in (
-        (CHECKPOINTS, (1.0,) * CHECKPOINTS),
-        (4, (1.0,) * 4),
-        (16, (1.0,) * 16),
-        (CHECKPOINTS, (0.6, 1.4) * 4),
-    ):
-        tester = CurveTester.of(Noise(1.0, errors), draws=8000, seed=args.seed)
-        flat = rates(tester, [0.0] * n, 4 * args.draws, args.seed)
-        found = {name: max((rates(tester, mean, args.draws, args.seed), text) for text, mean in kind.items())
-                 for name, kind in (("gains", gains(n)), ("returns", returns(n)))}  # fmt: skip
-        print(
-            f"{n} checkpoints, errors {errors[:2]}: flat {flat:.3f}, worst gain {found['gains']}, worst return {found['returns']}"
-        )
-        single = [
-            rates(tester, [-3.0 if place == low else 0.0 for place in range(n)], args.draws, args.seed)
-            for low in range(n)
-        ]
-        print(f"  one checkpoint, by place: {np.round(single, 3).tolist()}, mean {np.mean(single):.3f}", flush=True)
-    tester = CurveTester.of(Noise(1.0, (1.0,) * CHECKPOINTS), draws=8000, seed=args.seed)
-    print("| planted dip | found | bound |\n|---|---|---|")
-    for name, mean in SHAPES.items():
-        best = bound(mean, tester.noise, draws=1000, seed=args.seed)
-        print(f"| {name} | {rates(tester, mean, args.draws, args.seed):.3f} | {best:.2f} |", flush=True)
-    kinds: dict[str, Callable[[Sequence[float]], Callable[[np.random.Generator], dict]]] = {
-        "items": items, "share 0.06 of 300": lambda means: published(means, 0.06, 300),
-        "share 0.5 of 1,000": lambda means: published(means, 0.5, 1000),
-    }  # fmt: skip
-    for name, kind in kinds.items():
-        shown = {label: dips(args.whole, kind(mean), args.seed) for label, mean in (
-            ("flat", (0,) * 8), ("one, the fourth", SHAPES["one checkpoint, the fourth"]), ("triangle", SHAPES["triangle from the third"]),
-            ("two", SHAPES["two checkpoints"]))}  # fmt: skip
-        print(name, shown, flush=True)
-    for path in args.tables:
-        for name, curve in published_curves(path, DynamicsConfig(resamples=2000, seed=args.seed)).items():
-            total = Counter(curve.resampled_labels)
-            dipped = sum(count for label, count in total.items() if label.startswith("dip") or label == "unresolved")
-            back = total["dip_recover_exceed"] + total["dip_recover_to_base"]
-            print(f"{path.stem} {name}: {curve.label}, p {curve.tests.dip_p:.4f}; of {sum(total.values())}: {dict(total)}; "
-                  f"same {total[curve.label] / total.total():.3f}, dip {dipped / total.total():.3f}, recovers {back / total.total():.3f}")  # fmt: skip
+    parts = args.only or ("levels", "power", "whole", "tables")
+    if "levels" in parts:
+        print_levels(args.draws, args.seed)
+    if "power" in parts:
+        print_power(args.draws, args.seed)
+    if "whole" in parts:
+        print_whole(args.whole, args.seed)
+    for path in args.tables if "tables" in parts else ():
+        print_tables(path, args.seed)
 
 
 if __name__ == "__main__":
