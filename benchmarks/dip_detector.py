@@ -44,7 +44,7 @@ GAINS = (1.2, 2.0, 3.0, 4.0, 6.0, 20.0)
 LEVEL = 0.05
 
 
-def gains(n: int) -> dict[str, Sequence[float]]:
+def gains(n: int) -> dict[str, list[float]]:
     """Monotone gains: steps from every checkpoint on, and slow ones."""
     steps = {
         f"{height:g} from checkpoint {start + 1}": [0.0] * start + [height] * (n - start)
@@ -55,7 +55,7 @@ def gains(n: int) -> dict[str, Sequence[float]]:
     return steps | slow
 
 
-def returns(n: int) -> dict[str, Sequence[float]]:
+def returns(n: int) -> dict[str, list[float]]:
     """Curves that rise by 3 or 20 and then lie exactly at base for a while or to the end."""
     return {
         f"{height:g}, at base from checkpoint {start + 1} to {end}": [

@@ -45,7 +45,7 @@ def run_curves(
     """
     tasks = _tasks(outcomes, config)
     found, spaced = {}, {}
-    for arm in find_arms(outcomes.models, arms):
+    for arm in _arms(outcomes, arms):
         course = arm_steps(arm, arms.base, arms)
         spaced[arm.name] = course.spaced_by
         for task in tasks:
@@ -55,12 +55,21 @@ def run_curves(
 
 def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], list[str]]:
     """What would be classified, and the names of the curves; raises as `run_curves`."""
-    tasks, found = _tasks(outcomes, config), find_arms(outcomes.models, arms)
+    tasks, found = _tasks(outcomes, config), _arms(outcomes, arms)
     curves = [f"{arm.name}/{task}" for arm in found for task in tasks]
     return [
         *(f"arm {arm.name}: {arms.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in found),
         f"{len(curves)} curves of {', '.join(tasks)}, each with {config.draws:,} simulated curves of each kind without a dip",
     ], curves
+
+
+def _arms(outcomes: Outcomes, arms: EmergenceConfig) -> list[Arm]:
+    if not arms.arms and not any("@step_" in name for name in outcomes.models):
+        raise ConfigError(
+            f"There is no checkpoint among the evaluated models ({', '.join(outcomes.models)}); evaluate models named like "
+            "rl@step_000040, or set emergence.arms."
+        )
+    return find_arms(outcomes.models, arms)
 
 
 def _tasks(outcomes: Outcomes, config: DynamicsConfig) -> list[str]:

@@ -37,6 +37,8 @@ FIRST_PLATEAUS = {1.5: 0.0, 2.0: 0.01}
 NO_PLATEAUS = dict.fromkeys(PLATEAUS, 0.0)
 _WIDTH = 4.0
 """Range of *up* and of *anywhere below*, in standard errors of the difference."""
+_SCALE = 4.0
+"""Factor of every likelihood; ratios do not feel it, and products over many checkpoints stay in range."""
 _ROWS = 4000
 _TINY = 1e-300
 
@@ -114,12 +116,12 @@ def _states(curves: Float[ndarray, "curve score"], base: Float[ndarray, "curve b
         unit = difference / error
 
         def at(height: float, above: ndarray = above, unit: float = unit) -> ndarray:
-            return np.exp(-0.5 * (above - height * unit) ** 2) / np.sqrt(2 * np.pi)
+            return _SCALE * np.exp(-0.5 * (above - height * unit) ** 2) / np.sqrt(2 * np.pi)
 
-        up = ndtr(above)
+        up, wide = ndtr(above), _SCALE / (_WIDTH * unit)
         found.base.append(at(0.0))
-        found.up.append(up / (_WIDTH * unit))
-        found.below.append((at(-DEPTH) + (1 - up) / (_WIDTH * unit)) / 2)
+        found.up.append(up * wide)
+        found.below.append((at(-DEPTH) + (1 - up) * wide) / 2)
         found.shoulder.append(at(-DEPTH / 2))
         found.plateaus.append({height: at(height) for height in PLATEAUS})
     return found

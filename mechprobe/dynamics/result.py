@@ -137,9 +137,9 @@ class DipResult(Result):
 
     @property
     def label_share(self) -> float:
-        """Share of resampled curves that have the most frequent of the resampled labels; NaN without resampling."""
+        """Share of resampled curves, each for itself, that have the label; NaN without resampling."""
         total = sum(self.resampled_labels.values())
-        return max(self.resampled_labels.values()) / total if total else float("nan")
+        return self.resampled_labels.get(self.label, 0) / total if total else float("nan")
 
     @property
     def words(self) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mechprobe.dynamics.checkpoints import run_curves
+from mechprobe.dynamics.checkpoints import plan_lines, run_curves
 from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.dynamics.detect import adjust_labels
 from mechprobe.dynamics.published import published_curves
@@ -49,7 +49,10 @@ def dynamics(
     }
     if source.is_dir() and read_manifest(source)["stage"] != "evaluate":
         raise ArtifactError(f"{source} is not an evaluate stage; give the folder of `mechprobe evaluate`.")
-    curves = {} if source.is_dir() else published_curves(source, config)  # refuses before anything is written
+    outcomes = Outcomes(read_outcomes(source / "outcomes.jsonl")) if source.is_dir() else None
+    if outcomes is not None:  # all refusals come before anything is written
+        plan_lines(outcomes, config, arms)
+    curves = published_curves(source, config) if outcomes is None else {}
     with Stage.open(
         Path(out),
         name="dynamics",
@@ -59,8 +62,7 @@ def dynamics(
     ) as stage:
         if not stage.done:
             spaced = {}
-            if source.is_dir():
-                outcomes = Outcomes(read_outcomes(source / "outcomes.jsonl"))
+            if outcomes is not None:
                 curves, spaced = run_curves(outcomes, config, arms)
             _write(stage, Dynamics(
                 folder=stage.folder, source=str(source), alpha=config.alpha, curves=adjust_labels(curves), spaced_by=spaced

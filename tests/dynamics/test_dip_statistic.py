@@ -94,6 +94,15 @@ def test_deeper_is_larger_and_extreme_curves_stay_finite() -> None:
     assert np.isfinite(dip_statistic(curves * -1000, EIGHT)).all()
 
 
+def test_hundreds_of_checkpoints_stay_in_range() -> None:
+    noise = Noise(1.0, (1.0,) * 400)
+    curves = np.random.default_rng(0).normal(size=(2, 401))
+    curves[1, 200:220] -= 5
+    flat, dip = dip_statistic(curves, noise)
+    assert -20 < flat < 5
+    assert 20 < dip < 600
+
+
 def test_level_on_flat_curves_and_gains_and_power_on_dips() -> None:
     tester = CurveTester.of(EIGHT, draws=2000, seed=1)
     noise = EIGHT.draw(np.random.default_rng(2), 3000)

@@ -9,7 +9,7 @@ from mechprobe.cli import main
 from mechprobe.dynamics import Dynamics, DynamicsConfig, draw_curves, dynamics
 from mechprobe.dynamics.published import read_published
 from mechprobe.emergence.config import EmergenceConfig
-from mechprobe.errors import ArtifactError, InputError
+from mechprobe.errors import ArtifactError, ConfigError, InputError
 from tests.dynamics.curves import PUBLISHED, QUICK, evaluated
 
 DIP = {"base": 0.9, "rl@step_000010": 0.88, "rl@step_000020": 0.6, "rl@step_000040": 0.75, "rl": 0.9}
@@ -116,6 +116,15 @@ def test_unusable_files_are_refused_before_anything_is_written(
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         dynamics(tmp_path / name, out=tmp_path / "d", config=FAST)
+    assert not (tmp_path / "d").exists()
+
+
+def test_outcomes_without_checkpoints_or_task_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    evals = evaluated(tmp_path / "evals", {"base": 0.5, "rl": 0.6}, n=5)
+    with pytest.raises(ConfigError, match="no checkpoint among the evaluated models"):
+        dynamics(evals, out=tmp_path / "d", config=FAST)
+    with pytest.raises(ConfigError, match=r"dynamics\.tasks names 'other'"):
+        dynamics(evals, out=tmp_path / "d", config=DynamicsConfig(tasks=("other",)))
     assert not (tmp_path / "d").exists()
 
 
