@@ -97,7 +97,9 @@ class Pair:
         """The tuned model against kept hidden states of base."""
         for row, base_hidden in zip(self.ids, self.kept, strict=True):
             hidden, target = self._hidden(1, row), row.roll(-1)
-            found = hidden_divergences(self.heads[1], self.heads[0], hidden, base_hidden, target, n_ids=self.setting.vocab)
+            found = hidden_divergences(
+                self.heads[1], self.heads[0], hidden, base_hidden, target, n_ids=self.setting.vocab
+            )
             zeros = np.zeros(len(row), dtype=np.int64)
             CellSums.of(found, zeros, zeros, zeros)
             TokenCounts.of(found, target.cpu().numpy())

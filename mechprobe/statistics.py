@@ -174,7 +174,9 @@ def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: i
     return Interval(float(sums.sum() / sizes.sum()), float(low), float(high), total)
 
 
-def cluster_draws(cluster: Int[ndarray, " item"], *, draws: int, seed: int | Sequence[int]) -> Float[ndarray, "draw item"]:
+def cluster_draws(
+    cluster: Int[ndarray, " item"], *, draws: int, seed: int | Sequence[int]
+) -> Float[ndarray, "draw item"]:
     """How often each item counts in each bootstrap draw of whole clusters; no draw for fewer than two clusters.
 
     Items of one cluster, such as positions of one sequence, depend on each other, so clusters are resampled.

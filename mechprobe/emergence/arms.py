@@ -99,6 +99,25 @@ def all_arms(names: Sequence[str], base: str, final_steps: Mapping[str, int]) ->
     return sorted(arms, key=lambda arm: min(others.index(name) for name in arm.checkpoints))
 
 
+def arm_of(model: str) -> str:
+    """The arm of a model: the part of its name before ``@step_``, or the whole name."""
+    match = _CHECKPOINT.fullmatch(model)
+    return match["arm"] if match else model
+
+
+def last_of_arms(names: Sequence[str]) -> list[str]:
+    """The last model of every arm, the one named like the arm, else its last step; arms of SFT come first.
+
+    Example:
+        >>> last_of_arms(["rl@step_2", "rl", "dpo@step_9", "dpo@step_10", "sft"])
+        ['sft', 'dpo@step_10', 'rl']
+    """
+    arms = dict.fromkeys(map(arm_of, names))
+    ordered = sorted(arms, key=lambda arm: (not arm.startswith("sft"), arm))
+    steps = _grouped(names)
+    return [arm if arm in names else steps[arm][-1] for arm in ordered]
+
+
 def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Checkpoints by the part of the name before ``@``, by step; the model named like the arm comes last."""
     found: dict[str, list[tuple[int, str]]] = {}

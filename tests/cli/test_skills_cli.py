@@ -50,6 +50,27 @@ def test_the_same_command_writes_the_same_bytes_and_another_one_needs_force(
     assert (tmp_path / "a" / "tasks.jsonl").read_bytes() != before
 
 
+def test_a_folder_with_foreign_bytes_or_that_is_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "tasks.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "b").write_text("a file")
+    for name, message in (("a", "holds other items"), ("b", "cannot be written")):
+        assert make(tmp_path / name, "--n", "1", "--skills", "calculation", "--levels", "1") == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["tasks.jsonl"]
+
+
+def test_harness_tasks_of_an_earlier_command_do_not_stay(tmp_path: Path) -> None:
+    few = ("--levels", "1", "--n", "1", "--lm-eval", "--force", "--skills", "calculation", "--domains")
+    assert make(tmp_path, *few, "physics,coding") == 0
+    assert make(tmp_path, *few, "coding") == 0
+    assert sorted(path.name for path in (tmp_path / "lm_eval").iterdir()) == [
+        "mechprobe_skills.yaml", "mechprobe_skills_calculation_coding.jsonl", "mechprobe_skills_calculation_coding.yaml",
+    ]  # fmt: skip
+
+
 def test_splits_that_need_no_level_and_only_some_cells(tmp_path: Path) -> None:
     assert make(tmp_path / "param", "--split", "test_out_param", "--n", "1") == 0
     assert {line["level"] for line in read(tmp_path / "param" / "tasks.jsonl")} == {6}

@@ -24,8 +24,10 @@ _GROUP = 64
 """Neighbouring ids of which only the largest is compared at first; the ids of the largest groups are then compared."""
 _BLOCK_VALUES = {"cpu": 1 << 18}
 """Values of a block of positions × ids, so that it stays in the cache of a CPU; a GPU takes large blocks."""
-_CHUNK_VALUES = 1 << 24
-"""Logits of one model that exist at a time, positions × vocabulary (64 MiB in float32)."""
+_CHUNK_VALUES = 1 << 25
+"""Logits of one model that exist at a time, positions × vocabulary (128 MiB in float32)."""
+_LEAST = -80.0
+"""Smaller log-probabilities count as this one (e⁻⁸⁰ = 2e-35), because a CPU is many times slower with subnormal numbers."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def _rank(logits: Tensor, target: Tensor) -> Tensor:
     above = torch.zeros(n, dtype=torch.float64, device=logits.device)
     for start, stop in _blocks(n, logits.shape[1], logits.device.type):
         part = logits[:, start:stop]
-        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(1)  # faster than a sum of booleans
+        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(
+            1
+        )  # faster than a sum of booleans
     return above.long() + 1
 
 
@@ -152,7 +156,7 @@ def _sums(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, list[Tensor]]:
     ends: list[list[Tensor]] = [[], []]
     for start, stop in _blocks(n, n_ids, log_p.device.type):
         lp, lq = log_p[:, start:stop], log_q[:, start:stop]
-        p, q, d = lp.exp(), lq.exp(), lp - lq
+        p, q, d = lp.clamp_min(_LEAST).exp(), lq.clamp_min(_LEAST).exp(), lp - lq
         for largest, side in zip(_group_ends(d), ends, strict=True):
             side.append(largest)
         moved, size = q - p, d.abs()

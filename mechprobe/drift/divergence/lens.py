@@ -45,11 +45,13 @@ def lens_texts(family: ModelFamily, stream: TokenStream, config: DriftConfig, n_
             raise InputError(f"{config.lens_file} holds a token without an embedding in every model; remove that text.")
         return texts, found.source
     tokenizer = family.tokenizer
-    bos = tokenizer.bos_token_id
+    bos: Any = tokenizer.bos_token_id
     begins = (bos,) if bos is not None and stream.sequences[0].ids[0] == bos else ()
     known = np.array(sorted(set(tokenizer.get_vocab().values()) - set(special_token_ids(tokenizer))))
-    drawn = np.random.default_rng([config.seed, 2]).choice(known[known < n_ids], (config.lens_texts, length))
-    return [(*begins, *row)[:length] for row in drawn.tolist()], f"{config.lens_texts} random token sequences"
+    drawn: list[list[int]] = (
+        np.random.default_rng([config.seed, 2]).choice(known[known < n_ids], (config.lens_texts, length)).tolist()
+    )
+    return [(*begins, *row)[:length] for row in drawn], f"{config.lens_texts} random token sequences"
 
 
 @torch.no_grad()

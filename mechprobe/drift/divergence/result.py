@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mechprobe.drift.divergence.metrics import METRICS
+from mechprobe.drift.divergence.sums_frame import paired_difference, sums_frame
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
@@ -16,7 +17,7 @@ from mechprobe.statistics import Interval
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT_FILE, SUMS_FILE, SEQUENCES_FILE = "divergence.json", "sums.safetensors", "sequences.json"
+RESULT_FILE = "divergence.json"
 
 
 class DivergenceRow(Result):
@@ -175,6 +176,28 @@ class DivergenceResult(Result):
             )
         return min(found, key=lambda row: row.temperature or 0.0).interval
 
+    def difference(
+        self,
+        first: str,
+        second: str,
+        metric: str = "kl",
+        *,
+        source: str = "base",
+        by: str = "all",
+        group: str = "all",
+        draws: int = 1000,
+        seed: int = 0,
+    ) -> Interval:
+        """A metric of one tuned model minus that of another, with a bootstrap over the prompts that both have; n counts them.
+
+        In the sources ``base``, ``gold`` and ``prompt`` both read the same tokens. Their own continuations differ.
+
+        Raises:
+            ArtifactError: They have no such prompt in common.
+        """
+        cells = {"source": source} | ({} if by == "all" else {by: group})
+        return paired_difference(self.sums(), (first, second), metric, cells, draws=draws, seed=seed)
+
     def to_pandas(self) -> "pd.DataFrame":
         """The divergences, one row per number; `layers` and `tokens` are tables of the same form."""
         pandas = require("pandas", "A table of divergences")
@@ -185,8 +208,6 @@ class DivergenceResult(Result):
 
         Sequences have their id, prompt, task, skill, domain, source and temperature, so that any other breakdown is exact.
         """
-        from mechprobe.drift.divergence.table import sums_frame
-
         return sums_frame(self.folder)
 
     @classmethod

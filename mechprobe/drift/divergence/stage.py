@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.stream import TokenStream
@@ -17,17 +16,9 @@ from mechprobe.drift.divergence.metrics import METRICS
 from mechprobe.drift.divergence.parts import LAYER
 from mechprobe.drift.divergence.plan import DriftWork
 from mechprobe.drift.divergence.representation import METRIC_RULE, shifts_of_layers
-from mechprobe.drift.divergence.result import (
-    RESULT_FILE,
-    SEQUENCES_FILE,
-    SUMS_FILE,
-    DivergenceResult,
-    DivergenceRow,
-    LayerRow,
-    LensRow,
-    TokenRow,
-)
+from mechprobe.drift.divergence.result import RESULT_FILE, DivergenceResult, DivergenceRow, LayerRow, LensRow, TokenRow
 from mechprobe.drift.divergence.sums import KINDS, CellSums, TokenCounts, of_arrays
+from mechprobe.drift.divergence.sums_frame import SEQUENCES_FILE, SUMS_FILE
 from mechprobe.drift.divergence.table import divergence_rows
 from mechprobe.drift.divergence.texts import BUCKET_RULE, CLASS_RULE, DriftTexts, labels_of
 from mechprobe.features.examples.promoted import token_text
@@ -118,7 +109,9 @@ def _write(stage: Stage, work: DriftWork, measured: Measurement) -> None:
         f"{name}/{kind}": np.ascontiguousarray(getattr(sums[name], kind)) for name in sums for kind in ("keys", "sums")
     }
     write_bytes(stage.folder / SUMS_FILE, save(arrays))
-    write_json(stage.folder / SEQUENCES_FILE, {"models": list(texts.models), "sequences": sequences})
+    write_json(
+        stage.folder / SEQUENCES_FILE, {"base": texts.base, "models": list(texts.models), "sequences": sequences}
+    )
     stage.finish(
         outputs=[RESULT_FILE, SUMS_FILE, SEQUENCES_FILE],
         counts={
@@ -180,11 +173,10 @@ def _layer_rows(measured: Measurement) -> tuple[list[LayerRow], dict[str, tuple[
     rows: list[LayerRow] = []
     explained: dict[str, tuple[float, ...]] = {}
     for name in texts.models:
-        pair: list[Iterator[tuple[int, ndarray]]] = [
-            files.layers(windows, model, n_layers) for model in (texts.base, name)
-        ]
-        for layer, found in shifts_of_layers(*pair, cluster, draws=config.draws, seed=config.seed).items():
-            explained.setdefault(str(layer), found.explained)
+        base, tuned = (files.layers(windows, model, n_layers) for model in (texts.base, name))
+        for layer, found in shifts_of_layers(base, tuned, cluster, draws=config.draws, seed=config.seed).items():
+            if found.explained:
+                explained[str(layer)] = found.explained
             rows += [
                 LayerRow(model=name, layer=layer, metric=metric, n_sequences=n_clusters, **value._asdict())
                 for metric, value in found.values.items()

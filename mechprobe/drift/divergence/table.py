@@ -1,8 +1,7 @@
 """The flat tables of a drift stage: sums of cells become numbers with intervals by bootstrap over sequences."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,13 +9,8 @@ from numpy import ndarray
 
 from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, COLUMNS
 from mechprobe.drift.divergence.metrics import metrics_in, metrics_of
-from mechprobe.drift.divergence.result import SEQUENCES_FILE, SUMS_FILE, DivergenceRow
-from mechprobe.environment import require
-from mechprobe.files import read_json
+from mechprobe.drift.divergence.result import DivergenceRow
 from mechprobe.statistics import cluster_draws
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _DRAWS = 100
 """Bootstrap draws that are in memory at a time."""
@@ -132,30 +126,3 @@ def _quantiles(values: Float[ndarray, "draw group"]) -> tuple[ndarray, ndarray]:
         finite = values[np.isfinite(values[:, group]), group]
         ends[:, group] = np.quantile(finite, [0.025, 0.975])
     return ends[0], ends[1]
-
-
-def sums_frame(folder: Path) -> "pd.DataFrame":
-    """`mechprobe.drift.DivergenceResult.sums`."""
-    from safetensors.numpy import load_file
-
-    pandas = require("pandas", "A table of sums")
-    described = read_json(folder / SEQUENCES_FILE)
-    arrays = load_file(folder / SUMS_FILE)
-    frames = []
-    for name in described["models"]:
-        keys, sums = arrays[f"{name}/keys"], arrays[f"{name}/sums"]
-        columns: dict[str, Any] = {"model": name}
-        entries = [described["sequences"][str(sequence)] for sequence in keys[:, 0].tolist()]
-        columns |= {field: [entry[field] for entry in entries] for field in _fields(entries)}
-        columns |= {"token_class": _named(CLASSES, keys[:, 1]), "bucket": _named(BUCKETS, keys[:, 2])}
-        columns |= {column: sums[:, index] for index, column in enumerate(COLUMNS)}
-        frames.append(pandas.DataFrame(columns))
-    return pandas.concat(frames, ignore_index=True)
-
-
-def _fields(entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    return entries[0] if entries else ()
-
-
-def _named(names: Sequence[str], indices: ndarray) -> list[str]:
-    return [names[index] for index in indices.tolist()]

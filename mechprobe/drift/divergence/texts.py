@@ -19,7 +19,9 @@ from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import TokenSequence, special_token_ids
 from mechprobe.drift.divergence.columns import BUCKETS, CLASSES
 from mechprobe.drift.divergence.config import DriftConfig
+from mechprobe.evals.skills.labels import labels
 from mechprobe.features.examples.promoted import token_text
+from mechprobe.records import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -168,5 +170,7 @@ def _class(tokenizer: Any, index: int, special: set[int], words: set[str], opera
 
 
 def labels_of(sequence: TokenSequence) -> tuple[str, str]:
-    """Skill and domain of a sequence; without a skill family, the task and no domain."""
-    return sequence.task or "", ""
+    """Skill and domain of the family that made a prompt, from its id; the task and no domain where no family did."""
+    prompt = Sample(sequence.prompt_id, sequence.task or "", "", "")
+    found = labels([prompt]).get(sequence.prompt_id)
+    return (found.skill, found.domain) if found else (sequence.task or "", "")

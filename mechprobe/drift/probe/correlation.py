@@ -148,7 +148,7 @@ def correlations(
     Args:
         drift: Model → drift (L1).
         arms: Arms; those of fewer than three checkpoints are left out.
-        numbers: Name → model → number.
+        numbers: Name → model → number; one that fewer than three checkpoints have is left out.
         seed: Seed of drawn permutations.
     """
     x = {model: norm.value for model, norm in drift.items()}
@@ -165,6 +165,7 @@ def correlations(
                 )
                 for number, values in numbers.items()
             }
+            tested = {number: each for number, each in tested.items() if each.n > 2}
             adjusted = holm([each.p for each in tested.values()]) if tested else []
             found += [
                 Correlation(number=number, arm=name, detrended=detrend, p_holm=p_holm, **vars(each))

@@ -74,7 +74,7 @@ class Correlation(Result):
         number: Name of the other number.
         arm: Name of the arm; ``pooled`` for all arms, with checkpoints permuted within their arm.
         detrended: Whether the rank of the step was removed from the ranks of both.
-        rho: Spearman's correlation.
+        rho: Spearman's correlation; NaN where a side does not vary, such as a number that rises at every step, given the step.
         p: Permutation p-value; NaN where nothing is claimed.
         p_holm: ``p`` adjusted by Holm's method over the numbers.
         n: Checkpoints.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _DENIED = re.compile(r"(?:\bnot(?: by| use| from)?|\brather than|\binstead of|\bunlike)\s+(?:the\s+)?$", re.IGNORECASE)
+_QUOTES_AND_DASHES = str.maketrans("\u2018\u2019\u2010\u2011\u2013\u2014", "''----")
 _LOOK_BACK = 24
 _LAST = 64
 """Number of names, from the end of a response, among which the last one is searched."""
@@ -23,7 +24,7 @@ def named_rule(text: str, rules: Mapping[str, Sequence[str]]) -> str | None:
         text: The response without its final answer.
         rules: Rule → aliases.
     """
-    plain = text.replace("\u2019", "'").replace("\u2018", "'")
+    plain = text.translate(_QUOTES_AND_DASHES)
     found: list[tuple[int, int, str]] = []
     for rule, aliases in rules.items():
         for alias in (rule, *aliases):

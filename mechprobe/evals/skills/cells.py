@@ -122,7 +122,7 @@ def write_items(folder: Path, wanted: Wanted, items: Sequence[SkillItem], *, for
     )
     for name, text in texts.items():
         path = folder / name
-        if not force and path.is_file() and path.read_text(encoding="utf-8") != text:
+        if not force and path.is_file() and path.read_bytes() != text.encode():
             raise ArtifactError(f"{path} holds other items; give another --out, or --force to replace them.")
     for name, text in texts.items():
         write_text(folder / name, text)

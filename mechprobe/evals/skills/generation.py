@@ -57,6 +57,8 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but the skill are
     Raises:
         InputError: A choice is unknown or contradicts another, or there are fewer than n such items.
     """
+    if n < 0:
+        raise InputError(f"{n} items cannot be drawn; ask for 0 or more.")
     chosen = _families(skill, domain, family, split)
     level = _level(level, split)
     check_choice("rendering", rendering, RENDERINGS)

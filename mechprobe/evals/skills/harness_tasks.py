@@ -44,7 +44,7 @@ metadata: {{version: {version}}}
 
 
 def write_harness_tasks(folder: Path, items: Sequence[SkillItem]) -> list[str]:
-    """Write one task for every cell and a group of all; returns the names of the tasks.
+    """Write one task for every cell and a group of all, in place of earlier ones; returns the names of the tasks.
 
     Raises:
         ArtifactError: The folder cannot be written.
@@ -52,6 +52,9 @@ def write_harness_tasks(folder: Path, items: Sequence[SkillItem]) -> list[str]:
     cells: dict[str, list[SkillItem]] = {}
     for item in items:
         cells.setdefault(f"{GROUP}_{item.skill}_{item.domain}", []).append(item)
+    for earlier in folder.glob(f"{GROUP}_*"):  # the harness would list the tasks of an earlier command, too
+        if earlier.stem not in cells and earlier.suffix in (".yaml", ".jsonl"):
+            earlier.unlink()
     for task, members in cells.items():
         data = folder / f"{task}.jsonl"
         write_text(data, json_lines([_document(item) for item in members]))

@@ -25,6 +25,7 @@ from mechprobe.evals.scorers.final_answer import (
 from mechprobe.evals.skills.behaviour import named_rule, named_step
 from mechprobe.evals.skills.fact_retrieval import known_rules
 from mechprobe.evals.skills.item import SkillItem
+from mechprobe.evals.skills.registry import CHAT
 from mechprobe.evals.skills.summary import ItemScore, SkillScores, summarize
 from mechprobe.records import Outcome, read_jsonl
 from mechprobe.types import Finish
@@ -87,7 +88,10 @@ def _behaviour(item: SkillItem, text: str) -> bool | None:
         return named_step(text) == (NONE if gold.step is None else gold.step)
     if item.rule is None:
         return None
-    return named_rule(text, known_rules(item.domain) | {item.rule: tuple(item.rule_aliases)}) == item.rule
+    rules = known_rules(item.domain) | {item.rule: item.rule_aliases}
+    if item.rendering == CHAT:  # in prose, an upper-case OR or STEP is no rule
+        rules = {rule: [alias for alias in aliases if not alias.isupper()] for rule, aliases in rules.items()}
+    return named_rule(text, rules) == item.rule
 
 
 def _diagnosis(item: SkillItem, found: FinalAnswer | None) -> dict[str, bool | None]:

@@ -21,7 +21,8 @@ from mechprobe.evals.skills.vocabulary import MAX_TOKENS, tokens, vocabulary
 
 FAMILIES = pytest.mark.parametrize("family", skills.FAMILIES.values(), ids=list(skills.FAMILIES))
 ALL_LEVELS = (*LEVELS, BEYOND)
-N = 200
+N, FEW = 300, 60
+"""Problems of a level, for verifier and work, and for everything else."""
 PINNED = Path(__file__).parent / "pinned"
 _DRAWN: dict[tuple[str, int], list[Any]] = {}
 
@@ -34,9 +35,9 @@ def problems(family: Family, level: int) -> list[Any]:
     return _DRAWN[family.name, level]
 
 
-def everything(family: Family) -> list[tuple[int, Any]]:
+def everything(family: Family, n: int = FEW) -> list[tuple[int, Any]]:
     """Some problems of every level."""
-    return [(level, problem) for level in ALL_LEVELS for problem in problems(family, level)[:N]]
+    return [(level, problem) for level in ALL_LEVELS for problem in problems(family, level)[:n]]
 
 
 def items(family: Family, level: int, n: int, **options: object) -> list[SkillItem]:
@@ -48,7 +49,7 @@ def items(family: Family, level: int, n: int, **options: object) -> list[SkillIt
 
 @FAMILIES
 def test_generator_and_verifier_agree_on_every_item(family: Family) -> None:
-    for level, problem in everything(family):
+    for level, problem in everything(family, N):
         assert family.answer(problem) == family.verify(problem), (level, problem)
 
 
@@ -79,7 +80,7 @@ def test_compact_texts_stay_in_the_closed_vocabulary_and_are_short(family: Famil
 def test_chat_prompts_differ_by_template_and_name_the_box(family: Family) -> None:
     n = len(family.templates)
     assert n >= 2
-    for _, problem in everything(family)[:: N // 10]:
+    for _, problem in everything(family)[:: FEW // 6]:
         texts = [family.chat(problem, template) for template in range(n)]
         assert len(set(texts)) == n
         assert family.chat(problem, -1) == texts[-1]

@@ -87,6 +87,7 @@ def test_the_symbolic_domain_is_the_family_of_the_lab() -> None:
         ({"split": "train", "level": 6}, "train has no items of level 6"),
         ({"split": "test_out_param", "level": 2}, "test_out_param has no items of level 2"),
         ({"family": "gcd", "n": 1554}, "has 1553 items of level 1 .gcd., so 1554 cannot be drawn"),
+        ({"n": -1}, "-1 items cannot be drawn"),
         ({"level": 0}, "level 0.*1, 2, 3, 4, 5, 6"),
         ({"rendering": "compact-own-markers"}, "only for the lab's family 'calculation'"),
     ],

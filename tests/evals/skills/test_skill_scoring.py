@@ -10,7 +10,8 @@ from mechprobe.errors import InputError
 from mechprobe.evals import skills
 from mechprobe.evals.scorers.final_answer import form_of
 from mechprobe.evals.skills.behaviour import named_rule, named_step
-from mechprobe.evals.skills.fact_retrieval import known_rules
+from mechprobe.evals.skills.fact_retrieval import FACTS, known_rules
+from mechprobe.evals.skills.fact_retrieval.facts import Facts
 from mechprobe.evals.skills.family import Family
 from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.scoring import score_items, score_response
@@ -176,7 +177,7 @@ def test_the_step_that_a_text_calls_wrong(text: str, step: int | str | None) -> 
     [
         ("By Ohm's law, U = RI.", "Ohm's law"), ("by ohm\u2019s law", "Ohm's law"), ("OHM;3*4=12", "Ohm's law"),
         ("Newton's second law of motion", "Newton's second law"), ("not by Ohm's law but by Hooke's law", "Hooke's law"),
-        ("Hooke's law, rather than Ohm's law", "Hooke's law"), ("the law of the\nlever", "the law of the lever"),
+        ("Hooke's law, rather than Ohm's law", "Hooke's law"), ("the law of the\nlever", "the law of the lever"), ("Boyle\u2013Mariotte law", "Boyle's law"),
         ("Ohm's law, or Hooke's law?", "Hooke's law"), ("the first thing", None), ("ohm", None), ("the wave", None), ("", None),
     ],
 )  # fmt: skip
@@ -196,6 +197,23 @@ def test_no_two_rules_of_a_domain_share_a_name_and_a_list_of_all_is_right_by_cha
     found = items(family, 300)
     share = sum(score_response(item, f"{listed} \\boxed{{{item.answer}}}").strict for item in found) / len(found)
     assert share < 0.25
+
+
+@pytest.mark.parametrize("family", FACTS, ids=lambda family: family.name)
+def test_unguided_prompts_name_no_rule_and_guided_ones_the_right_one(family: Facts) -> None:
+    for rendering in ("compact", "chat"):
+        for item in items(family, 150, rendering=rendering):
+            assert score_response(item, item.prompt).behaviour_ok == item.guided, item.prompt
+
+
+def test_upper_case_words_name_rules_in_the_compact_rendering_only() -> None:
+    found = {
+        rendering: items(skills.FAMILIES["semantics"], 300, rendering=rendering) for rendering in ("compact", "chat")
+    }
+    for rendering, drawn in found.items():
+        item = next(item for item in drawn if item.rule == "or returns the first true operand")
+        assert score_response(item, f"OR;0 ANS {item.answer}").strict == (rendering == "compact")
+        assert score_response(item, f"Or returns the first truthy operand. \\boxed{{{item.answer}}}").strict
 
 
 def test_guided_and_unguided_forms_of_a_question_share_pair_answer_and_split() -> None:

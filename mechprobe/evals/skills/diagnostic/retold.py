@@ -32,7 +32,7 @@ class RetoldText(Family):
     """
 
     name, skill, domain = "retold_text", "diagnostic", "non_reasoning_qa"
-    keyword, words = "RETOLD", (ERR,)
+    keyword, alias, words = "RETOLD", "SUMMARY", (ERR,)
     answer_form = "diagnosis"
     max_answer_chars = 4
     ask = "the number of the wrong claim and the right number of coins, as claim:coins (the word none if every claim is right),"

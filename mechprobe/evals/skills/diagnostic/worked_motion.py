@@ -9,7 +9,7 @@ class WorkedMotion(WorkedFamily):
     """`MOTION 3+2*4-1*2:3+2*4=11;11-1*2=8?`: velocity, then acceleration times duration; `2:9`."""
 
     name, domain = "worked_motion", "physics"
-    keyword = "MOTION"
+    keyword, alias = "MOTION", "DRIVE"
     n_steps = (2, 2, 3, 3, 4, 4)
     largest = (20, 40, 40, 60, 60, 99)
     largest_start = 9

@@ -11,7 +11,7 @@ class WorkedSums(WorkedFamily):
     """`MENDS 7+5*3:7+5=12;12*3=35?`: the statement is applied from left to right; `2:36`."""
 
     name, domain = "worked_sums", "mathematics"
-    keyword = "MENDS"
+    keyword, alias = "MENDS", "REPAIR"
     n_steps = (2, 3, 3, 4, 4, 5)
     largest = (20, 20, 50, 50, 99, 99)
     templates = (

@@ -11,7 +11,7 @@ class WorkedTrace(WorkedFamily):
     """`TRACED 7*5%9/2:7*5=35;35%9=8;8/2=4?`: `/` rounds down; `none`."""
 
     name, domain = "worked_trace", "coding"
-    keyword = "TRACED"
+    keyword, alias = "TRACED", "DEBUG"
     n_steps = (2, 3, 3, 4, 4, 5)
     largest = (20, 20, 50, 50, 99, 99)
     templates = (

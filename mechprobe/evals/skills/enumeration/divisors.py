@@ -22,7 +22,7 @@ class Divisors(Family):
     """`DIVISORS 36>5?`: `{6,9,12,18,36}`."""
 
     name, skill, domain = "divisors", "enumeration", "mathematics"
-    keyword = "DIVISORS"
+    keyword, alias = "DIVISORS", "FACTORS"
     answer_form = "set"
     max_answer_chars = LONGEST
     templates = (

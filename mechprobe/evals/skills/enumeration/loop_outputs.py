@@ -31,7 +31,7 @@ class LoopOutputs(Family):
     """`PRINTED FOR i=2:5[OUT (i*3+1)%7]?`: `{0,3,6}`."""
 
     name, skill, domain = "loop_outputs", "enumeration", "coding"
-    keyword, words = "PRINTED", WORDS
+    keyword, alias, words = "PRINTED", "SHOWN", WORDS
     answer_form = "set"
     max_answer_chars = 32
     templates = (

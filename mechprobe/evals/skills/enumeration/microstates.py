@@ -23,7 +23,7 @@ class Microstates(Family):
     """`STATES 2:0,1,3,4,6=4?`: two particles can share the energy 4 in two ways."""
 
     name, skill, domain = "microstates", "enumeration", "physics"
-    keyword = "STATES"
+    keyword, alias = "STATES", "MICRO"
     answer_form = "integer"
     max_answer_chars = 3
     templates = (

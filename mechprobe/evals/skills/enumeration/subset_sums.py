@@ -25,7 +25,7 @@ class SubsetSums(Family):
     """`CHOOSE 2:1,4,5,8=9?`: two subsets of two numbers add up to 9."""
 
     name, skill, domain = "subset_sums", "enumeration", "mathematics"
-    keyword = "CHOOSE"
+    keyword, alias = "CHOOSE", "SELECT"
     answer_form = "integer"
     max_answer_chars = 3
     templates = (

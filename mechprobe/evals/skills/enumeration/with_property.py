@@ -29,7 +29,7 @@ class WithProperty(Family):
     """`WHICH b4a7c2d9>5?`: `{a,d}`."""
 
     name, skill, domain = "with_property", "enumeration", "non_reasoning_qa"
-    keyword = "WHICH"
+    keyword, alias = "WHICH", "LETTERS"
     answer_form = "set"
     max_answer_chars = 30
     templates = (

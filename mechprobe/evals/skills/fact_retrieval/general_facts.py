@@ -67,7 +67,7 @@ class GeneralFacts(Facts):
     """`KNOW MONTH DAYS 3,apr?`: three Aprils have 90 days."""
 
     name, domain = "general_facts", "non_reasoning_qa"
-    keyword, kind = "KNOW", "fact"
+    keyword, alias, kind = "KNOW", "FACTS", "fact"
     rules = (
         Rule("the lengths of the months", "MONTH", "DAYS", "A machine makes {0} toys on every day of the month '{1}' of the year 2023. How many toys is that?",
              _of(MONTHS), lambda n, m: n * DAYS_IN[m], lambda n, m: n * calendar.monthrange(2023, m + 1)[1], "{0}*DAYS={answer}",
@@ -88,7 +88,7 @@ class GeneralFacts(Facts):
              lambda n, k: len(range(0, 12 * n + k)), "12*{0}+{1}={answer}", ("a dozen is 12", "twelve in a dozen", "12 in a dozen", "dozen equals 12")),
         Rule("the numbers of legs of animals", "LEGS", "FEET", "How many legs do {0} animals of the kind '{1}' have in all, if none has lost one?",
              _of(tuple(LEGS)), lambda n, a: n * tuple(LEGS.values())[a], _pairs_of_legs, "{0}*LEGS={answer}",
-             ("number of legs", "numbers of legs", "how many legs"), _named(tuple(LEGS))),
+             ("number of legs", "numbers of legs"), _named(tuple(LEGS))),
         Rule("the numbers of sides of polygons", "SIDES", "EDGES", "How many sides do {0} separate figures of the kind '{1}' have in all?",
              _of(tuple(SIDES)), lambda n, s: n * tuple(SIDES.values())[s], _corners, "{0}*SIDES={answer}", ("number of sides", "numbers of sides"), _named(tuple(SIDES))),
         Rule("the values of the coins of the United States", "COINS", "CENTS", "How many cents are {0} pieces of the kind '{1}' worth in the money of the United States?",

@@ -61,7 +61,7 @@ class Laws(Facts):
     """`LAW OHM VOLTAGE 3,4?`: 12."""
 
     name, domain = "laws", "physics"
-    keyword, kind = "LAW", "law or principle"
+    keyword, alias, kind = "LAW", "PRINCIPLE", "law or principle"
     rules = (
         Rule("Newton's second law", "NEWTON", "FORCE", "A body of {0} kg has an acceleration of {1} m/s^2. What is the net force on it, in newtons?",
              pair(2, 12), lambda m, a: m * a, _added, "{0}*{1}={answer}", ("second law of Newton", "Newton's second law of motion", "Newton's 2nd law")),
@@ -78,11 +78,11 @@ class Laws(Facts):
              pair(1, 12), lambda m, h: m * h * 10, lambda m, h: _added(h, m * 10), "{0}*{1}*10={answer}",
              ("gravitational potential energy", "potential energy formula", "formula for potential energy")),
         Rule("Boyle's law", "BOYLE", "PRESSURE", "A gas at the pressure {0} kPa has a volume of {1} L. It is compressed to {2} L at constant temperature. What is its pressure now, in kPa?",
-             _ratio, lambda p, v, w: p * v // w, _balanced, "{0}*{1}:{2}={answer}", ("law of Boyle", "Boyle-Mariotte law", "Boyle–Mariotte law")),
+             _ratio, lambda p, v, w: p * v // w, _balanced, "{0}*{1}:{2}={answer}", ("law of Boyle", "Boyle-Mariotte law")),
         Rule("the wave equation", "WAVE", "SPEED", "A wave has the frequency {0} Hz and the wavelength {1} m. How fast does it travel, in m/s?",
              pair(2, 12), lambda f, w: f * w, _added, "{0}*{1}={answer}", ("wave equation", "wave speed equation", "wave speed formula", "wave formula")),
         Rule("Joule's first law", "JOULE", "POWER", "A current of {1} A flows through a resistor of {0} ohms. How much power becomes heat, in watts?",
-             pair(2, 12), lambda r, i: i * i * r, lambda r, i: (r * i) * i, "{1}*{1}*{0}={answer}", ("Joule's law", "Joule heating", "Joule–Lenz law")),
+             pair(2, 12), lambda r, i: i * i * r, lambda r, i: (r * i) * i, "{1}*{1}*{0}={answer}", ("Joule's law", "Joule heating", "Joule-Lenz law")),
         Rule("the law of the lever", "LEVER", "BALANCE", "A force of {0} N acts on one side of a lever, {1} m from its pivot. Which force {2} m from the pivot on the other side balances it, in newtons?",
              _ratio, lambda f, d, e: f * d // e, _balanced, "{0}*{1}:{2}={answer}", ("law of the lever", "lever law", "principle of the lever", "principle of moments", "lever principle")),
         Rule("Archimedes' principle", "ARCHIMEDES", "BUOYANCY", "A sealed body of {0} L is fully under a liquid of density {1} kg/L. With g = 10 m/s^2, what is the buoyant force on it, in newtons?",

@@ -46,7 +46,7 @@ class Orders(Facts):
         _rule("the order of the weekdays", "WEEKDAYS", "LATER", "Which weekday is {0} days after a {1}?", "order of the weekdays", "order of the days of the week"),
         _rule("the order of the months", "MONTHS", "AFTER", "Which month is {0} months after {1}?", "order of the months"),
         _rule("the order of the compass points", "COMPASS", "TURN", "Someone faces {1} and makes {0} turns of 45 degrees to the right. Which of the eight points of the compass does the person face?",
-              "order of the compass points", "points of the compass", "compass rose"),
+              "order of the compass points", "compass rose"),
         _rule("the order of the notes", "NOTES", "HIGHER", "Which note of the scale c, d, e and so on is {0} notes above {1}?", "order of the notes", "musical scale"),
         _rule("the order of the zodiac", "ZODIAC", "SIGN", "Which sign of the zodiac is {0} signs after {1}?", "order of the zodiac", "signs of the zodiac"),
     )  # fmt: skip

@@ -47,7 +47,7 @@ class Semantics(Facts):
     """`PYTHON FLOOR DIVIDE 7,2?`: the value of -7 // 2, which is -4. The checks let Python evaluate the expression."""
 
     name, domain = "semantics", "coding"
-    keyword, kind = "PYTHON", "rule of the language"
+    keyword, alias, kind = "PYTHON", "LANGUAGE", "rule of the language"
     rules = (
         Rule("floor division rounds down", "FLOOR", "DIVIDE", "What is the value of -{0} // {1} in Python?",
              _not_divisible, lambda n, d: -((n + d - 1) // d), lambda n, d: -n // d, "DOWN={answer}",
@@ -88,7 +88,7 @@ class Semantics(Facts):
         Rule("a left shift doubles", "SHIFT", "LEFT", "What is the value of {0} << {1} in Python?",
              pair(1, 6), lambda n, k: n * 2**k, _shifted, "{0}*2*{1}={answer}", ("left shift", "shift multiplies by a power of two", "bit shift")),
         Rule("the caret is bitwise exclusive or", "XOR", "CARET", "What is the value of {0} ^ {1} in Python?",
-             pair(1, 60), lambda n, k: n + k - 2 * (n & k), _xor_by_digits, "{0}:{1}={answer}", ("bitwise xor", "bitwise exclusive or", "exclusive or", "XOR operator")),
+             pair(1, 60), lambda n, k: n + k - 2 * (n & k), _xor_by_digits, "{0}:{1}={answer}", ("xor", "bitwise xor", "bitwise exclusive or", "exclusive or", "XOR operator")),
     )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ class Theorems(Facts):
     """`THEOREM PYTHAGORAS HYPOT 6,8?`: 10."""
 
     name, domain = "theorems", "mathematics"
-    keyword, kind = "THEOREM", "theorem or formula"
+    keyword, alias, kind = "THEOREM", "RULE", "theorem or formula"
     rules = (
         Rule("the Pythagorean theorem", "PYTHAGORAS", "HYPOT", "The legs of a right triangle are {0} and {1} long. How long is its hypotenuse?",
              _triangle, lambda a, b: math.isqrt(a * a + b * b), _hypotenuse_by_search, "{0}*{0}+{1}*{1}={answer}*{answer}",
