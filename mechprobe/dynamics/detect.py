@@ -44,7 +44,7 @@ def dip_and_recovery(
         n: Number of problems behind every published score, or behind each, base first.
         responses: Responses to each problem, the k of avg@k.
         se: Standard error of every score, or of each, base first, instead of ``n``.
-        cut: Share of cut responses, base first, in the unit of the scores or as shares; for items, whether each response was cut, in the shape
+        cut: Share of cut responses, base first, in the unit of the scores; for items, whether each response was cut, in the shape
             of the scores with base as the first row. A cut response counts as wrong.
         config: Level, draws and seed; the defaults if None.
 

@@ -62,6 +62,8 @@ def read_scores(scores: Any, base_score: Any, *, n: Any, responses: int, se: Any
             raise InputError(
                 f"base_score has the shape {base.shape} and each checkpoint {values.shape[1:]}; make them equal."
             )
+        if se is not None or (n is not None and (np.ndim(n) or n != values.shape[1])):
+            raise InputError(f"Scores of {values.shape[1]} items bring their own n and errors; leave n and se out.")
         return _items(np.concatenate([base[None], values]), cut)
     curve = np.concatenate([base[None], values])
     if se is not None:
@@ -131,7 +133,7 @@ def _published(curve: ndarray, n: Any, responses: int, cut: Any, scale: str) -> 
     unit: Unit = "percent" if percent else "share"
     if cut is None:
         return Scores(whole, unit, responses, None, None)
-    cuts = _numbers(cut, "cut") / (limit if percent and np.max(cut) > 1 else 1.0)
+    cuts = _numbers(cut, "cut") / limit
     if cuts.shape != curve.shape or cuts.min() < 0 or (cuts >= 1).any() or (shares > 1 - cuts + 1e-9).any():
         raise InputError(
             "cut must hold the share of cut responses of base and of each checkpoint, below 1, and no more responses may be "

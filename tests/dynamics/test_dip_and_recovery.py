@@ -219,5 +219,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(change: dict, message: s
 def test_unequal_items_and_one_checkpoint_are_refused() -> None:
     with pytest.raises(InputError, match="shape"):
         dip_and_recovery([1, 2], np.ones((2, 5)), np.ones(4), config=FAST)
+    with pytest.raises(InputError, match="own n and errors"):
+        dip_and_recovery([1, 2], np.ones((2, 5)), np.ones(5), n=7, config=FAST)
     with pytest.raises(InputError, match="2 checkpoints"):
         dip_and_recovery([1], [50], 50, n=10, config=FAST)
