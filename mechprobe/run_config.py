@@ -14,6 +14,7 @@ from mechprobe.dictionary.config import TrainSaeConfig
 from mechprobe.drift.divergence.config import DriftConfig
 from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.weights.config import WeightsConfig
+from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
@@ -97,6 +98,7 @@ class RunConfig(FrozenConfig):
     baselines: BaselinesConfig = BaselinesConfig()
     emergence: EmergenceConfig = EmergenceConfig()
     drift: DriftConfig = DriftConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
     weights: WeightsConfig = WeightsConfig()
     probe: ProbeConfig = ProbeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -37,6 +37,7 @@ _FOLDERS = {place.folder: place.folder for place in CHAIN} | {
     "baselines": "baselines",
     "emergence": "emergence",
     "drift": "drift",
+    "dynamics": "dynamics",
     "weights": "weights",
     "probe": "probe",
     "checkpoints": "checkpoints",  # store and dictionaries of emergence

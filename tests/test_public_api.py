@@ -10,7 +10,7 @@ import sae_training
 
 PROMISED = {
     "mechprobe": [
-        "ActivationStore", "FeatureTable", "ModelFamily", "cache_activations", "edited", "evaluate_outcomes",
+        "ActivationStore", "FeatureTable", "ModelFamily", "cache_activations", "dynamics", "edited", "evaluate_outcomes",
         "feature_table", "intervene", "localize", "report", "select_features", "skills", "train_crosscoder",
     ],
     "sae_training": ["Crosscoder", "CrosscoderConfig", "TrainConfig", "evaluate", "train"],

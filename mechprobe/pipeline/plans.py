@@ -293,6 +293,16 @@ def plan_drift(run: Run) -> Plan:
     return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
 
 
+def plan_dynamics(run: Run) -> Plan:
+    """Curves, checkpoints and simulated curves."""
+    from mechprobe.dynamics.checkpoints import plan_lines
+    from mechprobe.records import Outcomes, read_outcomes
+
+    outcomes = Outcomes(read_outcomes(run.layout.evals / "outcomes.jsonl"))
+    lines, curves = plan_lines(outcomes, run.config.dynamics, run.config.emergence)
+    return Plan("dynamics", run.layout.dynamics, lines, {"curves": curves})
+
+
 def plan_probe(run: Run) -> Plan:
     """Items, arms, and what is read besides outcomes. What `probe` would refuse before it loads a model is refused here too."""
     from mechprobe.drift.probe.stage import prepare

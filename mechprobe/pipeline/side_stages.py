@@ -10,6 +10,8 @@ from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
+from mechprobe.dynamics.result import Dynamics
+from mechprobe.dynamics.stage import dynamics
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
@@ -72,6 +74,16 @@ class SideStages:
         """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
         return divergence(
             self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
+        )
+
+    def dynamics(self) -> Dynamics:
+        """Classify the scores of checkpoints on every task: dips and recoveries. It is not part of `mechprobe run`."""
+        return dynamics(
+            self.layout.evals,
+            out=self.layout.dynamics,
+            config=self.config.dynamics,
+            arms=self.config.emergence,
+            force=self.force,
         )
 
     def probe(self) -> ProbeResult:

@@ -1,0 +1,122 @@
+"""``mechprobe dynamics``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mechprobe.cli.shared_options import DEFAULT_RUN, Shared, takes_shared_options
+
+if TYPE_CHECKING:
+    from mechprobe.dynamics.result import DipResult, Dynamics
+    from mechprobe.pipeline.run import Run
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
+Table = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", help="Published scores (CSV or JSON with n), instead of the outcomes of a run's checkpoints."
+    ),
+]
+Evals = Annotated[Path | None, typer.Option("--evals", help="Finished evaluate stage, instead of the run's.")]
+_MOST_ROWS = 24
+
+
+@takes_shared_options
+def dynamics(shared: Shared, out: Out = None, table: Table = None, evals: Evals = None) -> None:
+    """Classify scores over training checkpoints: do they dip below base, and do they recover?"""
+    from mechprobe.cli.printing import say_json
+    from mechprobe.cli.stage_command import carry_out, say_result
+    from mechprobe.environment import require
+    from mechprobe.errors import ConfigError
+    from mechprobe.pipeline.plans import plan_dynamics
+
+    require("matplotlib", "The figure of curves")
+    if table is not None and evals is not None:
+        raise ConfigError("--table and --evals are two sources; give one of them.")
+    if table is not None:
+        out = out or (shared.run or DEFAULT_RUN.with_name(table.stem)) / "dynamics"
+    run = shared.start(own_inputs=table is not None or evals is not None, dynamics=out, evals=evals)
+    folder = run.layout.dynamics
+    if table is not None:
+        found = _published(shared, run, table)
+    else:
+        found = carry_out(shared, run, "dynamics", folder=folder, plan=lambda: plan_dynamics(run), work=run.dynamics)
+    if found is None:
+        return
+    if shared.as_json:
+        say_json({"folder": str(folder), **found.to_dict()})
+        return
+    say_result(dynamics_lines(found), folder)
+
+
+def _published(shared: Shared, run: "Run", table: Path) -> "Dynamics | None":
+    """The result of a file of scores; None after ``--dry-run``, which reads the file."""
+    from mechprobe.cli.stage_command import say_plan
+    from mechprobe.dynamics.published import read_published
+    from mechprobe.dynamics.stage import dynamics as classify
+    from mechprobe.pipeline.plans import Plan
+
+    config, folder = run.config.dynamics, run.layout.dynamics
+    if not shared.dry_run:
+        return classify(table, out=folder, config=config, force=shared.force)
+    curves = read_published(table)
+    lines = [f"{name}: {len(values['steps'])} checkpoints, n = {values.get('n')}" for name, values in curves.items()]
+    say_plan(Plan("dynamics", folder, lines, {"curves": list(curves)}), as_json=shared.as_json)
+    return None
+
+
+def dynamics_lines(found: "Dynamics") -> list[str]:
+    """A row for each curve, what the labels mean, and how length moves."""
+    from mechprobe.cli.printing import table_lines
+    from mechprobe.dynamics.labels import MEANING
+
+    shown = dict(list(found.curves.items())[:_MOST_ROWS])
+    columns = ["label", "dip p", "depth", "trough", "back at", "final gain", "n", "stable"]
+    more = (
+        [f"... and {len(found.curves) - len(shown)} more curves in dynamics.json"]
+        if len(found.curves) > len(shown)
+        else []
+    )
+    labels = list(dict.fromkeys(curve.label for curve in shown.values()))
+    even = [arm for arm, spaced in found.spaced_by.items() if spaced == "checkpoints"]
+    return [
+        f"Scores over checkpoints; p-values adjusted over {len(found.curves)} curves (Holm), level {found.alpha:g}",
+        *table_lines({name: _row(curve) for name, curve in shown.items()}, columns),
+        *more,
+        *(f"{label}: {MEANING[label]}" for label in labels),
+        *(
+            [f"A step of {', '.join(even)} is unknown, so its checkpoints count 1, 2, 3... (emergence.final_steps)"]
+            if even
+            else []
+        ),
+        *_length_lines(shown),
+    ]
+
+
+def _row(curve: "DipResult") -> dict[str, str]:
+    from mechprobe.formatting import p_value
+
+    digits = 3 if curve.unit == "share" else 1
+    gain = curve.final_gain_interval
+    return {
+        "label": curve.words,
+        "dip p": p_value(curve.tests.dip_p),
+        "depth": f"{curve.depth:.{digits}f}",
+        "trough": f"{curve.trough_step:g}",
+        "back at": "-" if curve.recovery_step is None else f"{curve.recovery_step:g}",
+        "final gain": f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]",
+        "n": "-" if curve.n is None else f"{curve.n}" + (f" × {curve.responses}" if curve.responses > 1 else ""),
+        "stable": f"{100 * curve.label_share:.0f} %" if curve.resampled_labels else "-",
+    }
+
+
+def _length_lines(curves: dict[str, "DipResult"]) -> list[str]:
+    """One line for each curve whose response lengths are known, at most six."""
+    found = [(name, curve.length) for name, curve in curves.items() if curve.length is not None]
+    return [
+        f"Length in {name}: ×{length.surge_ratio:.2f} of base at step {length.surge_step:g}, then ×{length.contraction_ratio:.2f}"
+        + (", rises again at the end" if length.late_rerise else "")
+        + f"; trough − peak {length.lag:+g} steps; Spearman with the score {length.spearman:+.2f}"
+        for name, length in found[:6]
+    ]

@@ -1,0 +1,7 @@
+from .config import DynamicsConfig as DynamicsConfig
+from .detect import adjust_labels as adjust_labels, dip_and_recovery as dip_and_recovery
+from .figure import draw_curves as draw_curves
+from .labels import LABELS as LABELS, MEANING as MEANING
+from .lengths import length_course as length_course
+from .result import DipResult as DipResult, Dynamics as Dynamics, LengthCourse as LengthCourse
+from .stage import dynamics as dynamics

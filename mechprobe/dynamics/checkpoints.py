@@ -1,0 +1,96 @@
+"""Curves of a run: the outcomes of base and of the checkpoints of every arm, task by task."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mechprobe.dynamics.config import DynamicsConfig
+from mechprobe.dynamics.detect import dip_and_recovery
+from mechprobe.dynamics.lengths import length_course
+from mechprobe.dynamics.result import DipResult
+from mechprobe.emergence.arms import Arm, find_arms
+from mechprobe.emergence.config import EmergenceConfig
+from mechprobe.errors import ConfigError
+from mechprobe.records import Outcomes
+
+
+class ArmSteps(NamedTuple):
+    """The models of one arm, base first, and the step of each checkpoint."""
+
+    models: tuple[str, ...]
+    steps: tuple[float, ...]
+    spaced_by: Literal["steps", "checkpoints"]
+
+
+def arm_steps(arm: Arm, base: str, arms: EmergenceConfig) -> ArmSteps:
+    """Steps from the models' names or ``emergence.final_steps``; 1, 2, 3... where one is unknown."""
+    models = (base, *arm.checkpoints)
+    if arm.spaced_by == "checkpoints":
+        return ArmSteps(models, tuple(float(place + 1) for place in range(len(arm.checkpoints))), "checkpoints")
+    known = [arms.final_steps.get(name) for name in arm.checkpoints]
+    steps = [
+        step if step is not None else int(name.rpartition("_")[2])
+        for name, step in zip(arm.checkpoints, known, strict=True)
+    ]
+    return ArmSteps(models, tuple(map(float, steps)), "steps")
+
+
+def run_curves(
+    outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig
+) -> tuple[dict[str, DipResult], dict[str, Literal["steps", "checkpoints"]]]:
+    """``arm/task`` → result, each for itself, and how the checkpoints of every arm are spaced.
+
+    Raises:
+        ConfigError: There are no checkpoints, or a task has no outcomes.
+    """
+    tasks = _tasks(outcomes, config)
+    found, spaced = {}, {}
+    for arm in _arms(outcomes, arms):
+        course = arm_steps(arm, arms.base, arms)
+        spaced[arm.name] = course.spaced_by
+        for task in tasks:
+            found[f"{arm.name}/{task}"] = _curve(outcomes, course, task, config)
+    return found, spaced
+
+
+def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], list[str]]:
+    """What would be classified, and the names of the curves; raises as `run_curves`."""
+    tasks, found = _tasks(outcomes, config), _arms(outcomes, arms)
+    curves = [f"{arm.name}/{task}" for arm in found for task in tasks]
+    return [
+        *(f"arm {arm.name}: {arms.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in found),
+        f"{len(curves)} curves of {', '.join(tasks)}, each with {config.draws:,} simulated curves of each kind without a dip",
+    ], curves
+
+
+def _arms(outcomes: Outcomes, arms: EmergenceConfig) -> list[Arm]:
+    if not arms.arms and not any("@step_" in name for name in outcomes.models):
+        raise ConfigError(
+            f"There is no checkpoint among the evaluated models ({', '.join(outcomes.models)}); evaluate models named like "
+            "rl@step_000040, or set emergence.arms."
+        )
+    return find_arms(outcomes.models, arms)
+
+
+def _tasks(outcomes: Outcomes, config: DynamicsConfig) -> list[str]:
+    tasks = outcomes.tasks if config.tasks is None else list(config.tasks)
+    unknown = [task for task in tasks if task not in outcomes.tasks]
+    if unknown:
+        raise ConfigError(f"dynamics.tasks names '{unknown[0]}', but the tasks are {', '.join(outcomes.tasks)}.")
+    return tasks
+
+
+def _curve(outcomes: Outcomes, course: ArmSteps, task: str, config: DynamicsConfig) -> DipResult:
+    ids = outcomes.sample_ids(task)
+    right = np.stack([outcomes.right_draws(model, task, ids) for model in course.models]).astype(float)
+    draws = [[outcomes.draws(model, task, sample) for sample in ids] for model in course.models]
+    cut = np.array([[[record.cut for record in problem] for problem in model] for model in draws], dtype=float)
+    generated = all(record.finish for model in draws for problem in model for record in problem)
+    found = dip_and_recovery(
+        course.steps, right[1:], right[0], cut=cut if generated and cut.any() else None, config=config
+    )
+    lengths = np.array([[[r.n_response_tokens for r in problem] for problem in model] for model in draws], dtype=float)
+    if not generated or not (lengths.mean(axis=(1, 2)) > 0).all():
+        return found
+    length = length_course(course.steps, lengths.mean(axis=2), found.scores, found.base_score, alpha=config.alpha)
+    return found.model_copy(update={"length": length})

@@ -1,0 +1,143 @@
+"""Reading the scores that a caller gives: published shares, scores with standard errors, or right and wrong of every item."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from mechprobe.dynamics.dip_statistic import Noise
+from mechprobe.dynamics.evidence import Evidence, ItemScores, PublishedShares, ScoresWithErrors
+from mechprobe.errors import InputError
+
+Unit = Literal["share", "percent", "score"]
+MIN_CHECKPOINTS = 2
+
+
+class Scores(NamedTuple):
+    """Evidence of a curve, of its ended responses and its cut shares, and the unit of the scores.
+
+    ``scale`` is what a share of 1 is in that unit.
+    """
+
+    evidence: Evidence
+    unit: Unit
+    responses: int
+    ended: Evidence | None
+    cut: Evidence | None
+
+    @property
+    def scale(self) -> float:
+        """100 for percent, otherwise 1."""
+        return 100.0 if self.unit == "percent" else 1.0
+
+
+def check_steps(steps: Iterable[float | int], n_scores: int) -> tuple[float, ...]:
+    """The steps as numbers; `InputError` unless there are two or more, one to each score, positive and rising."""
+    found = tuple(float(step) for step in steps)
+    if len(found) != n_scores:
+        raise InputError(
+            f"There are {len(found)} steps and {n_scores} scores; give one score to each step, base apart."
+        )
+    if len(found) < MIN_CHECKPOINTS:
+        raise InputError(f"A curve needs {MIN_CHECKPOINTS} checkpoints or more beside base; {len(found)} was given.")
+    if found[0] <= 0 or any(after <= before for before, after in pairwise(found)):
+        raise InputError(
+            f"The steps ({', '.join(f'{step:g}' for step in found)}) must be positive and rise; order them."
+        )
+    return found
+
+
+def read_scores(scores: Any, base_score: Any, *, n: Any, responses: int, se: Any, cut: Any, scale: str) -> Scores:
+    """The evidence of a curve; the arguments are those of `mechprobe.dynamics.dip_and_recovery`."""
+    values, base = _numbers(scores, "scores"), _numbers(base_score, "base_score")
+    if base.ndim != values.ndim - 1:
+        raise InputError(
+            f"base_score has {base.ndim} axes and scores {values.ndim}; give one number and a list, or items [item] and "
+            "[checkpoint, item], or [item, response] and [checkpoint, item, response]."
+        )
+    if values.ndim > 1:
+        if base.shape != values.shape[1:]:
+            raise InputError(
+                f"base_score has the shape {base.shape} and each checkpoint {values.shape[1:]}; make them equal."
+            )
+        if se is not None or (n is not None and (np.ndim(n) or n != values.shape[1])):
+            raise InputError(f"Scores of {values.shape[1]} items bring their own n and errors; leave n and se out.")
+        return _items(np.concatenate([base[None], values]), cut)
+    curve = np.concatenate([base[None], values])
+    if se is not None:
+        return _with_errors(curve, se, cut)
+    return _published(curve, n, responses, cut, scale)
+
+
+def _numbers(values: Any, name: str) -> ndarray:
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} holds something else than numbers, or rows of different lengths; give numbers."
+        ) from None
+    if not np.isfinite(found).all():
+        raise InputError(f"{name} holds a missing or infinite value; leave that checkpoint out, or measure it.")
+    return found
+
+
+def _items(right: ndarray, cut: Any) -> Scores:
+    if right.min() < 0 or right.max() > 1:
+        raise InputError("Scores of items must be between 0 (wrong) and 1 (right).")
+    if right.shape[1] < 2:
+        raise InputError("There is one item; give two or more, or a published score with n.")
+    draws = right if right.ndim == 3 else right[..., None]
+    responses = draws.shape[2]
+    whole = np.ones(draws.shape[:2])
+    scores = ItemScores(draws.mean(axis=2), whole)
+    if cut is None:
+        return Scores(scores, "share", responses, None, None)
+    was_cut = _numbers(cut, "cut").astype(float)
+    if was_cut.shape != right.shape:
+        raise InputError(
+            f"cut has the shape {was_cut.shape} and the scores with base first {right.shape}; make them equal."
+        )
+    was_cut = was_cut if was_cut.ndim == 3 else was_cut[..., None]
+    ended = 1 - was_cut
+    among = ItemScores((draws * ended).mean(axis=2), ended.mean(axis=2))
+    return Scores(scores, "share", responses, among, ItemScores(was_cut.mean(axis=2), whole))
+
+
+def _with_errors(curve: ndarray, se: Any, cut: Any) -> Scores:
+    if cut is not None:
+        raise InputError("cut needs right and wrong responses; leave it out with se.")
+    errors = np.broadcast_to(_numbers(se, "se"), curve.shape)
+    if (errors <= 0).any():
+        raise InputError("se must be positive; give the standard error of each score.")
+    noise = Noise(float(errors[0]), tuple(errors[1:].tolist()))
+    return Scores(ScoresWithErrors(curve, noise), "score", 1, None, None)
+
+
+def _published(curve: ndarray, n: Any, responses: int, cut: Any, scale: str) -> Scores:
+    if n is None:
+        raise InputError("Published scores need n, the number of problems, or se, their standard errors.")
+    sizes = np.broadcast_to(_numbers(n, "n"), curve.shape)
+    if (sizes < 1).any() or responses < 1:
+        raise InputError("n and responses must be 1 or more: n problems, and the k of avg@k.")
+    percent = scale == "percent" or (scale == "auto" and curve.max() > 1)
+    limit = 100.0 if percent else 1.0
+    if curve.min() < 0 or curve.max() > limit:
+        raise InputError(
+            f"A score of {curve.max() if curve.max() > limit else curve.min():g} is no {'percentage' if percent else 'share'}; "
+            "shares lie between 0 and 1, percentages between 0 and 100. Give se for scores of another kind."
+        )
+    shares, sizes = curve / limit, sizes * responses
+    whole, problems = PublishedShares(shares, sizes, int(sizes.max() // responses)), int(sizes.max() // responses)
+    unit: Unit = "percent" if percent else "share"
+    if cut is None:
+        return Scores(whole, unit, responses, None, None)
+    cuts = _numbers(cut, "cut") / limit
+    if cuts.shape != curve.shape or cuts.min() < 0 or (cuts >= 1).any() or (shares > 1 - cuts + 1e-9).any():
+        raise InputError(
+            "cut must hold the share of cut responses of base and of each checkpoint, below 1, and no more responses may be "
+            "right than ended."
+        )
+    ended = PublishedShares(np.minimum(1.0, shares / (1 - cuts)), sizes * (1 - cuts), problems)
+    return Scores(whole, unit, responses, ended, PublishedShares(cuts, sizes, problems))
