@@ -1,0 +1,248 @@
+"""What both trainers share: TRL's arguments, the callback that watches a training, and the run from seed to last step.
+
+TRL trains: its loss of SFT is a mean over the tokens of the whole step, and its states resume to the same bytes, which the tests
+of this room check for the version at hand.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import ConfigError, DependencyError
+from mechprobe.posttrain.config import PosttrainConfig
+from mechprobe.random_state import isolated_random_state
+
+_KEPT_LOGS = (
+    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "kl", "mean_token_accuracy",
+    "completions/mean_length", "completions/clipped_ratio",
+)  # fmt: skip
+_STATE, _WHOLE = "checkpoint-", "whole"
+"""Beginning of the folder of a state, whose step follows, and name of the file that is written into it last."""
+
+Frozen = Callable[[str], bool]
+"""Whether a parameter stays fixed, from its name."""
+
+
+@dataclass
+class Watch:
+    """Functions that a trainer calls while it runs, and its log.
+
+    Attributes:
+        checkpoints: Steps at which ``keep`` is called.
+        keep: Function that receives the model and the step.
+        on_step: Function that is called after every step.
+        resumed: Function that receives the number of finished steps when a training begins or goes on.
+        enough: Function that receives the model and the step, and says whether the training ends there.
+        curve: Log of the trainer, one entry per logged step.
+    """
+
+    checkpoints: Sequence[int] = ()
+    keep: Callable[[Any, int], object] = lambda _model, _step: None
+    on_step: Callable[[], object] = lambda: None
+    resumed: Callable[[int], object] = lambda _step: None
+    enough: Callable[[Any, int], bool] = lambda _model, _step: False
+    curve: list[dict[str, float | int]] = field(default_factory=list)
+
+    def callback(self) -> Any:
+        """Create the callback for a transformers Trainer."""
+        from transformers import TrainerCallback
+
+        watch = self
+
+        class _Callback(TrainerCallback):
+            def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+                watch.curve[:] = [row for row in map(_kept, state.log_history) if row]
+                watch.resumed(state.global_step)
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+                watch.on_step()
+                if state.global_step in watch.checkpoints:
+                    watch.keep(kwargs["model"], state.global_step)
+                if watch.enough(kwargs["model"], state.global_step):
+                    control.should_training_stop = True
+
+            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+                if state.is_world_process_zero:
+                    (Path(args.output_dir) / f"{_STATE}{state.global_step}" / _WHOLE).touch()
+
+            def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+                row = _kept({**(kwargs.get("logs") or {}), "step": state.global_step})
+                if row:
+                    watch.curve.append(row)
+
+        return _Callback()
+
+
+def _kept(logs: dict[str, Any]) -> dict[str, float | int]:
+    """The entry of the curve for what a trainer logged; empty for its summary of the whole training."""
+    row = {name: float(logs[name]) for name in _KEPT_LOGS if name in logs}
+    return {"step": logs["step"], **row} if "loss" in row else {}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs and keeps its state.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        processes: Number of processes that train together.
+        state: Folder of the states; None keeps none.
+    """
+
+    device: str = "cpu"
+    processes: int = 1
+    state: Path | None = None
+
+    def latest(self) -> Path | None:
+        """The newest whole state; older and torn ones are removed."""
+        if self.state is None or not self.state.is_dir():
+            return None
+        found = sorted(self.state.glob(f"{_STATE}*"), key=lambda path: int(path.name.removeprefix(_STATE)))
+        whole = [path for path in found if (path / _WHOLE).is_file()]
+        return whole[-1] if whole else None
+
+
+def arguments(config: PosttrainConfig, n_steps: int, n_responses: int, *, place: Place, seed: int) -> dict[str, Any]:
+    """Arguments of TRL that both trainers share.
+
+    Args:
+        config: Settings.
+        n_steps: Number of optimizer steps.
+        n_responses: Number of responses in a step, over all processes.
+        place: Where the training runs.
+        seed: Seed.
+
+    Raises:
+        ConfigError: Micro-batches and processes do not divide a step.
+    """
+    own, rest = divmod(n_responses, place.processes)
+    micro = min(config.micro_batch_size or max(own, 1), max(own, 1))
+    if rest or own % micro:
+        raise ConfigError(
+            f"A step has {n_responses} responses, which {place.processes} process(es) with micro_batch_size = {micro} do not "
+            "share evenly; change prompts_per_step or micro_batch_size."
+        )
+    names = {"constant": "constant_with_warmup"}
+    return {
+        "seed": seed,
+        "use_cpu": place.device == "cpu",
+        "ddp_backend": "gloo" if place.device == "cpu" and place.processes > 1 else None,
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "max_grad_norm": config.max_grad_norm,
+        "weight_decay": config.weight_decay,
+        "learning_rate": config.lr,
+        "lr_scheduler_type": names.get(config.schedule, config.schedule),
+        "warmup_steps": config.warmup_steps(n_steps),
+        "max_steps": n_steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": own // micro,
+        "save_strategy": "no" if place.state is None else "steps",
+        "save_steps": config.state_every,
+        "save_total_limit": 2,
+        "report_to": [],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+
+
+def run(
+    load: Callable[[], Any],
+    make: Callable[[str, Any], Any],
+    *,
+    seed: int,
+    place: Place,
+    frozen: Frozen = lambda _name: False,
+) -> Any:
+    """Load a model, fix its frozen parts, and train it from the newest state to the last step.
+
+    Args:
+        load: Loads the model with all parameters trainable, which may draw from the seeded generators.
+        make: Makes the trainer from its folder and the model.
+        seed: Seed of Python's, NumPy's and torch's generators.
+        place: Where the training runs.
+        frozen: Which parameters stay fixed.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    from transformers import PrinterCallback
+
+    with _folder(place.state) as folder, isolated_random_state(seed), quiet():
+        model = load()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not frozen(name))
+        trainer = make(folder, model)
+        trainer.remove_callback(PrinterCallback)
+        trainer.create_model_card = lambda **_: None
+        state = place.latest()
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    return model.eval()
+
+
+@contextmanager
+def _folder(state: Path | None) -> Iterator[str]:
+    if state is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+        return
+    yield str(state)
+
+
+def clean(place: Place) -> None:
+    """Remove states that a killed process left torn, so that rotation never removes a whole one for them."""
+    newest = place.latest()
+    for path in () if place.state is None else place.state.glob(f"{_STATE}*"):
+        if path != newest:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide progress bars, notices and deprecation warnings of transformers, datasets and TRL inside the ``with`` block."""
+    import warnings
+
+    import datasets
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    dataset_bars = not datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if dataset_bars:
+            datasets.enable_progress_bars()
+
+
+def n_processes() -> tuple[int, int]:
+    """Index of this process, and number of processes, as a launcher such as torchrun set them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_trl(user: str) -> tuple[Any, Any]:
+    """Import TRL and datasets.
+
+    Raises:
+        DependencyError: One of them is not installed.
+    """
+    try:
+        import datasets
+        import trl
+    except ImportError:
+        raise DependencyError(
+            f"{user} requires TRL, which is not installed; run `pip install 'mechprobe[posttrain]'`."
+        ) from None
+    return trl, datasets
