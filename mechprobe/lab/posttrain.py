@@ -19,7 +19,7 @@ from mechprobe.posttrain.examples import Row
 from mechprobe.posttrain.reinforcement import train_grpo as run_grpo
 from mechprobe.posttrain.reward import Rewards
 from mechprobe.posttrain.supervised import train_sft as run_sft
-from mechprobe.posttrain.training import Watch
+from mechprobe.posttrain.training import Session, Watch
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -52,8 +52,8 @@ def train_sft(
     traces = tokenizer([item.trace for item in items], add_special_tokens=False).input_ids
     end = int(str(tokenizer.eos_token_id))
     rows = [Row(tuple(p), (*t, end)) for p, t in zip(prompts, traces, strict=True)]
-    train = partial(run_sft, _load(base), tokenizer, rows, settings, n_steps=n_steps(config, len(items)))
-    return _checked(base, train(order=None, seed=seed, watch=watch, frozen=frozen, user=_USER), frozen)
+    session = Session(n_steps(config, len(items)), None, seed, watch, frozen=frozen, user=_USER)
+    return _checked(base, run_sft(_load(base), tokenizer, rows, settings, session), frozen)
 
 
 def train_grpo(
@@ -82,8 +82,8 @@ def train_grpo(
     )
     rewards = Rewards(scorer(f"final:{ANSWER_MARKER}"), [item.answer for item in items], score_cut=True)
     prompts = tokenizer([item.prompt for item in items]).input_ids
-    train = partial(run_grpo, _load(base), tokenizer, prompts, rewards, settings, n_steps=config.steps)
-    return _checked(base, train(order=None, seed=seed, watch=watch, frozen=frozen, user=_USER), frozen)
+    session = Session(config.steps, None, seed, watch, frozen=frozen, user=_USER)
+    return _checked(base, run_grpo(_load(base), tokenizer, prompts, rewards, settings, session), frozen)
 
 
 def _load(base: Path) -> Any:

@@ -1,11 +1,14 @@
 """Settings of ``mechprobe posttrain``: what both arms share, and what SFT and GRPO have of their own."""
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mechprobe.config import FrozenConfig
+from mechprobe.config import FrozenConfig, read_toml, with_overrides
 from mechprobe.data.config import PromptsConfig, TextConfig
+from mechprobe.errors import ConfigError
 
 FIRST_CHECKPOINT = 10
 """First of the log-spaced checkpoints; each further one is twice the one before (arXiv 2604.06628 begins 10, 20, 40, 80)."""
@@ -154,3 +157,54 @@ class GrpoConfig(PosttrainConfig):
     """Divide advantages by the standard deviation of the rewards of their prompt, as in GRPO; without it as in Dr. GRPO."""
     score_cut: bool = False
     """Also score responses that were cut at ``max_new_tokens``; otherwise their reward is 0."""
+
+
+def read_settings(
+    kind: type[PosttrainConfig],
+    file: Path | None,
+    overrides: Iterable[str] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> tuple[str | None, PosttrainConfig]:
+    """The base and the settings of an arm from a TOML file that both arms share.
+
+    The file holds the settings of both arms, ``base``, and tables ``[sft]`` and ``[grpo]`` with what one arm has of its own. Paths
+    in it are relative to it.
+
+    Args:
+        kind: `SftConfig` or `GrpoConfig`.
+        file: The file; None starts from the defaults.
+        overrides: ``key=value`` or ``section.key=value``, which replace settings of the file.
+        extra: Settings that replace these.
+
+    Raises:
+        ConfigError: The file is unusable, or a setting is unknown or wrong.
+    """
+    data = {} if file is None else _relative_to(file.parent, read_toml(file))
+    own = {"sft": data.pop("sft", {}), "grpo": data.pop("grpo", {})}
+    for name, table in own.items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{file}: {name} must be a table [{name}].")
+    data = merged(data, own["sft" if kind is SftConfig else "grpo"])
+    base = data.pop("base", None)
+    data = merged(with_overrides(data, overrides), extra or {})
+    return base, kind(**data)
+
+
+def merged(data: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with the entries of ``further``, table by table."""
+    both = {
+        key: merged(data[key], value) if isinstance(value, Mapping) and isinstance(data.get(key), Mapping) else value
+        for key, value in further.items()
+    }
+    return {**data, **both}
+
+
+def _relative_to(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose paths (prompts.file, match_kl.run, base) are made relative to the working directory."""
+    result = dict(data)
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            result[key] = _relative_to(folder, value)
+        elif key in ("file", "run", "base") and isinstance(value, str) and (folder / value).exists():
+            result[key] = str(folder / value)
+    return result

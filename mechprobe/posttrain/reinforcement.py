@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.posttrain.config import GrpoConfig
 from mechprobe.posttrain.supervised import Visits
-from mechprobe.posttrain.training import Frozen, Place, Watch, arguments, require_trl, run
+from mechprobe.posttrain.training import Session, arguments, require_trl, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,14 +22,7 @@ def train_grpo(
     prompts: Sequence[Sequence[int]],
     rewards: Callable[..., list[float]],
     config: GrpoConfig,
-    *,
-    n_steps: int,
-    order: Sequence[int] | None,
-    seed: int,
-    watch: Watch,
-    place: Place | None = None,
-    frozen: Frozen = lambda _name: False,
-    user: str = "Post-training",
+    session: Session,
 ) -> Any:
     """Train a model with GRPO.
 
@@ -39,21 +32,15 @@ def train_grpo(
         prompts: Token ids of every prompt.
         rewards: The reward function, see `mechprobe.posttrain.reward.Rewards`.
         config: Settings.
-        n_steps: Number of optimizer steps.
-        order: Index of the prompt of every visit, ``n_steps * prompts_per_step`` in all; None lets TRL shuffle by the seed.
-        seed: Seed.
-        watch: What is called while it trains.
-        place: Where it trains.
-        frozen: Which parameters stay fixed.
-        user: The work, for the message if TRL is missing.
+        session: The training.
 
     Raises:
         DependencyError: TRL is not installed.
         ConfigError: Micro-batches and processes do not divide a step.
     """
-    trl, datasets = require_trl(user)
-    place = place or Place()
-    shared = arguments(config, n_steps, config.prompts_per_step * config.n_generations, place=place, seed=seed)
+    trl, datasets = require_trl(session.user)
+    shared = arguments(config, session, config.prompts_per_step * config.n_generations)
+    order, encoded = session.order, prompts
 
     class Trainer(trl.GRPOTrainer):
         def _get_train_sampler(self, *given: Any) -> Any:
@@ -64,7 +51,6 @@ def train_grpo(
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return [list(encoded[int(name)]) for name in prompts], None, {}
 
-    encoded = prompts
     rows = [{"prompt": str(index), "index": index} for index in range(len(prompts))]
 
     def make(folder: str, model: Any) -> Any:
@@ -79,12 +65,10 @@ def train_grpo(
             loss_type="dapo",
         )
         data = datasets.Dataset.from_list(rows)
-        callbacks = [watch.callback()]
-        return Trainer(
-            model, rewards, args=args, train_dataset=data, processing_class=tokenizer, callbacks=callbacks
-        )
+        callbacks = [session.watch.callback()]
+        return Trainer(model, rewards, args=args, train_dataset=data, processing_class=tokenizer, callbacks=callbacks)
 
-    return run(load, make, seed=seed, place=place, frozen=frozen)
+    return run(session, load, make)
 
 
 def _repeated(order: Sequence[int], config: GrpoConfig, repeats: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import stdev
 from typing import Any, get_args
 
 import numpy as np
@@ -56,6 +57,15 @@ def reward(judge: Scorer, response: str, answer: str) -> float:
     )
 
 
+def _clustered_se(rewards: Sequence[float], prompts: Sequence[int]) -> float:
+    """Standard error of the mean reward over prompts, whose responses depend on each other; NaN for one prompt."""
+    groups: dict[int, list[float]] = {}
+    for value, prompt in zip(rewards, prompts, strict=True):
+        groups.setdefault(prompt, []).append(value)
+    means = [sum(values) / len(values) for values in groups.values()]
+    return stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+
+
 class Rewards:
     """The reward function of one GRPO training, as TRL calls it.
 
@@ -76,13 +86,16 @@ class Rewards:
         self._answers, self._score_cut, self._end_ids = answers, score_cut, frozenset(end_ids)
 
     def __call__(
-        self, completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any
+        self, completions: list[str], completion_ids: list[list[int]], index: list[int], **tools: Any
     ) -> list[float]:
-        """Rewards of responses to the prompts with these indices."""
-        return [
+        """Rewards of responses to the prompts with these indices; the standard error of their mean, over prompts, is logged."""
+        found = [
             self._one(text, ids, self._answers[place])
             for text, ids, place in zip(completions, completion_ids, index, strict=True)
         ]
+        if log := tools.get("log_metric"):
+            log("reward_se", _clustered_se(found, index))
+        return found
 
     def _one(self, text: str, ids: list[int], answer: str) -> float:
         if not self._score_cut and (not ids or ids[-1] not in self._end_ids):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.posttrain.config import SftConfig
 from mechprobe.posttrain.examples import Row
-from mechprobe.posttrain.training import Frozen, Place, Watch, arguments, require_trl, run
+from mechprobe.posttrain.training import Session, arguments, require_trl, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,14 +22,7 @@ def train_sft(
     tokenizer: "PreTrainedTokenizerBase",
     rows: Sequence[Row],
     config: SftConfig,
-    *,
-    n_steps: int,
-    order: Sequence[int] | None,
-    seed: int,
-    watch: Watch,
-    place: Place | None = None,
-    frozen: Frozen = lambda _name: False,
-    user: str = "Post-training",
+    session: Session,
 ) -> Any:
     """Fine-tune a model on responses.
 
@@ -38,21 +31,15 @@ def train_sft(
         tokenizer: Its tokenizer.
         rows: Sequences of token ids.
         config: Settings.
-        n_steps: Number of optimizer steps.
-        order: Index of the row of every visit, ``n_steps * prompts_per_step`` in all; None lets TRL shuffle by the seed.
-        seed: Seed.
-        watch: What is called while it trains.
-        place: Where it trains.
-        frozen: Which parameters stay fixed.
-        user: The work, for the message if TRL is missing.
+        session: The training.
 
     Raises:
         DependencyError: TRL is not installed.
         ConfigError: Micro-batches and processes do not divide a step.
     """
-    trl, datasets = require_trl(user)
-    place = place or Place()
-    shared = arguments(config, n_steps, config.prompts_per_step, place=place, seed=seed)
+    trl, datasets = require_trl(session.user)
+    shared = arguments(config, session, config.prompts_per_step)
+    order = session.order
     data = [
         {
             "input_ids": [*row.prompt_ids, *row.response_ids],
@@ -68,9 +55,11 @@ def train_sft(
     def make(folder: str, model: Any) -> Any:
         args = trl.SFTConfig(output_dir=folder, **shared, max_length=None)
         set_ = datasets.Dataset.from_list(data)
-        return Trainer(model, args, train_dataset=set_, processing_class=tokenizer, callbacks=[watch.callback()])
+        return Trainer(
+            model, args, train_dataset=set_, processing_class=tokenizer, callbacks=[session.watch.callback()]
+        )
 
-    return run(load, make, seed=seed, place=place, frozen=frozen)
+    return run(session, load, make)
 
 
 class Visits:

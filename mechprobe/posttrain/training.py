@@ -18,7 +18,7 @@ from mechprobe.posttrain.config import PosttrainConfig
 from mechprobe.random_state import isolated_random_state
 
 _KEPT_LOGS = (
-    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "kl", "mean_token_accuracy",
+    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "reward_se", "kl", "mean_token_accuracy",
     "completions/mean_length", "completions/clipped_ratio",
 )  # fmt: skip
 _STATE, _WHOLE = "checkpoint-", "whole"
@@ -107,19 +107,36 @@ class Place:
         return whole[-1] if whole else None
 
 
-def arguments(config: PosttrainConfig, n_steps: int, n_responses: int, *, place: Place, seed: int) -> dict[str, Any]:
-    """Arguments of TRL that both trainers share.
+@dataclass(frozen=True)
+class Session:
+    """One training.
 
-    Args:
-        config: Settings.
+    Attributes:
         n_steps: Number of optimizer steps.
-        n_responses: Number of responses in a step, over all processes.
-        place: Where the training runs.
-        seed: Seed.
+        order: Index of the row of every visit, ``n_steps * prompts_per_step`` in all; None lets TRL shuffle by the seed.
+        seed: Seed of Python's, NumPy's and torch's generators.
+        watch: What is called while it runs.
+        place: Where it runs.
+        frozen: Which parameters stay fixed.
+        user: The work, for the message if TRL is missing.
+    """
+
+    n_steps: int
+    order: Sequence[int] | None
+    seed: int
+    watch: Watch
+    place: Place = field(default_factory=Place)
+    frozen: Frozen = lambda _name: False
+    user: str = "Post-training"
+
+
+def arguments(config: PosttrainConfig, session: Session, n_responses: int) -> dict[str, Any]:
+    """Arguments of TRL that both trainers share, for steps of ``n_responses`` responses over all processes.
 
     Raises:
         ConfigError: Micro-batches and processes do not divide a step.
     """
+    place = session.place
     own, rest = divmod(n_responses, place.processes)
     micro = min(config.micro_batch_size or max(own, 1), max(own, 1))
     if rest or own % micro:
@@ -129,7 +146,7 @@ def arguments(config: PosttrainConfig, n_steps: int, n_responses: int, *, place:
         )
     names = {"constant": "constant_with_warmup"}
     return {
-        "seed": seed,
+        "seed": session.seed,
         "use_cpu": place.device == "cpu",
         "ddp_backend": "gloo" if place.device == "cpu" and place.processes > 1 else None,
         "bf16": config.bf16,
@@ -138,8 +155,8 @@ def arguments(config: PosttrainConfig, n_steps: int, n_responses: int, *, place:
         "weight_decay": config.weight_decay,
         "learning_rate": config.lr,
         "lr_scheduler_type": names.get(config.schedule, config.schedule),
-        "warmup_steps": config.warmup_steps(n_steps),
-        "max_steps": n_steps,
+        "warmup_steps": config.warmup_steps(session.n_steps),
+        "max_steps": session.n_steps,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": own // micro,
         "save_strategy": "no" if place.state is None else "steps",
@@ -151,36 +168,27 @@ def arguments(config: PosttrainConfig, n_steps: int, n_responses: int, *, place:
     }
 
 
-def run(
-    load: Callable[[], Any],
-    make: Callable[[str, Any], Any],
-    *,
-    seed: int,
-    place: Place,
-    frozen: Frozen = lambda _name: False,
-) -> Any:
+def run(session: Session, load: Callable[[], Any], make: Callable[[str, Any], Any]) -> Any:
     """Load a model, fix its frozen parts, and train it from the newest state to the last step.
 
     Args:
+        session: The training.
         load: Loads the model with all parameters trainable, which may draw from the seeded generators.
         make: Makes the trainer from its folder and the model.
-        seed: Seed of Python's, NumPy's and torch's generators.
-        place: Where the training runs.
-        frozen: Which parameters stay fixed.
 
     Returns:
         The model in evaluation mode.
     """
     from transformers import PrinterCallback
 
-    with _folder(place.state) as folder, isolated_random_state(seed), quiet():
+    with _folder(session.place.state) as folder, isolated_random_state(session.seed), quiet():
         model = load()
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and not frozen(name))
+            parameter.requires_grad_(parameter.requires_grad and not session.frozen(name))
         trainer = make(folder, model)
         trainer.remove_callback(PrinterCallback)
         trainer.create_model_card = lambda **_: None
-        state = place.latest()
+        state = session.place.latest()
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     return model.eval()
 

@@ -14,8 +14,8 @@ from mechprobe.files import write_bytes, write_json, write_text
 from mechprobe.lab.compiled.design import DIGITS, N_STEPS, OPS, ORDERS, SITE, TRAINED, Design
 from mechprobe.lab.compiled.weights import build_model
 from mechprobe.lab.tokenizer import build_tokenizer
-from mechprobe.posttrain.training import quiet
 from mechprobe.models.family import ModelFamily
+from mechprobe.posttrain.training import quiet
 from mechprobe.records import Sample, write_jsonl
 from mechprobe.stage_folder import Stage
 
