@@ -153,21 +153,22 @@ def train(arm: Arm, *, force: bool = False) -> PosttrainResult:
 def _opened(arm: Arm, force: bool) -> Iterator[tuple[Stage | None, bool]]:
     """The stage, which only the first process has, and whether it is finished, which all processes are told."""
     index, count = n_processes()
-    if count > 1:
-        from accelerate import PartialState
-        from accelerate.utils import broadcast_object_list
+    if count == 1:
+        with Stage.open(arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force) as stage:
+            yield stage, stage.done
+        return
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
-        state = PartialState(cpu=arm.base.device == "cpu")
-        if index:
-            yield None, broadcast_object_list([None])[0]
-            state.wait_for_everyone()
-            return
-    with Stage.open(arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force) as stage:
-        if count > 1:
+    state = PartialState(cpu=arm.base.device == "cpu")
+    if index == 0:
+        with Stage.open(arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force) as stage:
             broadcast_object_list([stage.done])
-        yield stage, stage.done
-        if count > 1:
-            state.wait_for_everyone()
+            yield stage, stage.done
+    else:
+        found: list[Any] = broadcast_object_list([None])
+        yield None, bool(found[0])
+    state.wait_for_everyone()  # until the first process has written the result
 
 
 @dataclass
@@ -262,6 +263,7 @@ class _Training:
         if isinstance(config, SftConfig):
             return train_sft(load, tokenizer, rows, config, session)
         assert isinstance(config, GrpoConfig)
+        assert arm.judge is not None, "GRPO always has a scorer"
         rewards = Rewards(arm.judge, arm.answers, score_cut=config.score_cut, end_ids=arm.base.own_end_ids)
         return train_grpo(load, tokenizer, [item.prompt_ids for item in arm.examples], rewards, config, session)
 
