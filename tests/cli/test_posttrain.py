@@ -62,7 +62,7 @@ def test_an_arm_from_the_command_line(given: list[str], tmp_path: Path, capsys: 
     ("words", "message"),
     [
         (["--out", "o"], "No base is given; give --base PATH"),
-        (["--out", "o", "--base", "gone/", "--prompts", "p"], "does not exist"),
+        (["--out", "o", "--base", "./gone", "--prompts", "p"], "does not exist"),
         (["--out", "o", "--checkpoints", "1,x"], "write steps with commas"),
         (["--out", "o", "--set", "lrr=1"], "unknown key 'lrr'; did you mean 'lr'"),
         (["--out", "o", "--base", "BASE"], "No prompts are given"),
