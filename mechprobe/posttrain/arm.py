@@ -65,6 +65,10 @@ class Arm:
         if base.architecture is not None:
             check_patterns(list(parameter_names(base)), config.freeze)
         sampled = isinstance(config, GrpoConfig) or (isinstance(config, SftConfig) and config.on_policy is not None)
+        if isinstance(config, GrpoConfig) and config.beta and base.folder.base is not None and config.lora is None:
+            raise ConfigError(
+                "beta needs the base a second time, which TRL cannot load from an adapter; merge it, or set lora."
+            )
         used = scorer(config.scorer if judge is None else judge) if sampled else None
         examples = read_examples(base, config)
         arm = cls(name, out, base, config, examples, used, processes, _matched(base, config))

@@ -61,6 +61,8 @@ def sft(  # noqa: PLR0913 - the promised entry point; all but four are keyword o
         ArtifactError: The folder holds other work, or an arm beside this one saw other prompts.
         DependencyError: TRL or peft is not installed.
     """
+    if config is not None and not isinstance(config, SftConfig):
+        raise ConfigError(f"sft takes an SftConfig, not a {type(config).__name__}; give its settings in one.")
     return train(
         plan(base, prompts, out, config or SftConfig(), arm=arm, scorer=scorer, device=device, trust=trust_remote_code),
         force=force,
@@ -128,10 +130,22 @@ def plan(
     if prompts is not None:
         config = config.model_copy(update={"prompts": prompts})
     require_trl("Post-training")
+    _check_devices(device)
     model = LanguageModel("base", base, device=device, trust_remote_code=trust)
     found = Arm.read(arm or default_name(config), Path(out), model, config, scorer, n_processes()[1])
     found.check_beside()
     return found
+
+
+def _check_devices(device: str) -> None:
+    """Refuse several visible GPUs in one process, over which TRL's trainers would spread a step in another way."""
+    import torch
+
+    if device == "cuda" and n_processes()[1] == 1 and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0, or start with "
+            "torchrun --nproc-per-node."
+        )
 
 
 def default_name(config: PosttrainConfig) -> str:
@@ -154,7 +168,9 @@ def _opened(arm: Arm, force: bool) -> Iterator[tuple[Stage | None, bool]]:
     """The stage, which only the first process has, and whether it is finished, which all processes are told."""
     index, count = n_processes()
     if count == 1:
-        with Stage.open(arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force) as stage:
+        with Stage.open(
+            arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force, remake="refused"
+        ) as stage:
             yield stage, stage.done
         return
     from accelerate import PartialState
@@ -162,7 +178,9 @@ def _opened(arm: Arm, force: bool) -> Iterator[tuple[Stage | None, bool]]:
 
     state = PartialState(cpu=arm.base.device == "cpu")
     if index == 0:
-        with Stage.open(arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force) as stage:
+        with Stage.open(
+            arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force, remake="refused"
+        ) as stage:
             broadcast_object_list([stage.done])
             yield stage, stage.done
     else:
@@ -273,6 +291,9 @@ class _Training:
         kept = tuple(
             step for step in watch.checkpoints if step < self.done and (stage.folder / step_name(step)).is_dir()
         )
+        for place in stage.folder.glob("step_*"):
+            if place.name not in map(step_name, kept):  # the step at which matched SFT stopped
+                shutil.rmtree(place)
         sizes = parameter_names(arm.base)
         trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         left_out = sum(item.ids is None for item in self.drawn)

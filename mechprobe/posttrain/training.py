@@ -4,6 +4,7 @@ TRL trains: its loss of SFT is a mean over the tokens of the whole step, and its
 of this room check for the version at hand.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import ConfigError, DependencyError
+from mechprobe.errors import ConfigError, DependencyError, ModelError
 from mechprobe.posttrain.config import PosttrainConfig
 from mechprobe.random_state import isolated_random_state
 
@@ -73,6 +74,7 @@ class Watch:
             def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
                 row = _kept({**(kwargs.get("logs") or {}), "step": state.global_step})
                 if row:
+                    _check_finite(row)
                     watch.curve.append(row)
 
         return _Callback()
@@ -82,6 +84,16 @@ def _kept(logs: dict[str, Any]) -> dict[str, float | int]:
     """The entry of the curve for what a trainer logged; empty for its summary of the whole training."""
     row = {name: float(logs[name]) for name in _KEPT_LOGS if name in logs}
     return {"step": logs["step"], **row} if "loss" in row else {}
+
+
+def _check_finite(row: dict[str, float | int]) -> None:
+    """Raise `ModelError` for a loss or a gradient that is NaN or infinite, which a trainer would go on with."""
+    wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(row.get(name, 0.0))]
+    if wrong:
+        raise ModelError(
+            f"The {wrong[-1].replace('grad_norm', 'gradient')} is not finite at step {row['step']}; lower lr, or check the "
+            "weights of the base."
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,7 @@ def arguments(config: PosttrainConfig, session: Session, n_responses: int) -> di
         "save_total_limit": 2,
         "report_to": [],
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "disable_tqdm": True,
     }
 

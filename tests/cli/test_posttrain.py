@@ -54,7 +54,7 @@ def test_an_arm_from_the_command_line(given: list[str], tmp_path: Path, capsys: 
     assert len(shown.splitlines()) <= 40
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["models"]) == ["rl@step_000001", "rl"]
+    assert list(found["models"]) == ["rl", "rl@step_000001"]
     assert found["prompts"]["n"] == 24
 
 

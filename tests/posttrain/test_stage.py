@@ -204,6 +204,23 @@ def test_what_cannot_work_is_refused_before_the_training(
     assert not list(tmp_path.glob("out/*/manifest.json"))
 
 
+def test_a_training_that_diverges_ends_with_the_reason(base: Path, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is not finite at step \d+; lower lr"):
+        sft(base, prompts, tmp_path, SFT.replace(lr=1e30, warmup=0))
+    assert not (tmp_path / "sft/manifest.json").exists()
+    result = sft(base, prompts, tmp_path, SFT.replace(steps=1))  # the corrected command needs no --force
+    assert result.steps == 1
+
+
+def test_the_kl_term_of_grpo_holds_the_arm_near_the_base(base: Path, prompts: Path, tmp_path: Path) -> None:
+    config = GRPO.replace(steps=3, lr=1e-2, warmup=0)
+    free = grpo(base, prompts, tmp_path, config, arm="free", scorer=digit_share)
+    held = grpo(base, prompts, tmp_path, config.replace(beta=10.0), arm="held", scorer=digit_share)
+    assert "kl" not in free.curve[-1]
+    assert held.curve[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert held.curve[-1]["kl"] > 0
+
+
 def test_a_prompt_without_an_answer_is_refused_for_grpo(base: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "1+1?", "response": "2"}\n')
