@@ -19,7 +19,8 @@ from mechprobe.posttrain.examples import Row
 from mechprobe.posttrain.reinforcement import train_grpo as run_grpo
 from mechprobe.posttrain.reward import Rewards
 from mechprobe.posttrain.supervised import train_sft as run_sft
-from mechprobe.posttrain.training import Session, Watch
+from mechprobe.posttrain.training import Session
+from mechprobe.posttrain.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

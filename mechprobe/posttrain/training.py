@@ -1,10 +1,9 @@
-"""What both trainers share: TRL's arguments, the callback that watches a training, and the run from seed to last step.
+"""What both trainers share: TRL's arguments, and the run from seed to last step.
 
 TRL trains: its loss of SFT is a mean over the tokens of the whole step, and its states resume to the same bytes, which the tests
 of this room check for the version at hand.
 """
 
-import math
 import os
 import shutil
 import tempfile
@@ -14,86 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import ConfigError, DependencyError, ModelError
+from mechprobe.errors import ConfigError, DependencyError
 from mechprobe.posttrain.config import PosttrainConfig
+from mechprobe.posttrain.watch import STATE, WHOLE, Watch
 from mechprobe.random_state import isolated_random_state
-
-_KEPT_LOGS = (
-    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "reward_se", "kl", "mean_token_accuracy",
-    "completions/mean_length", "completions/clipped_ratio",
-)  # fmt: skip
-_STATE, _WHOLE = "checkpoint-", "whole"
-"""Beginning of the folder of a state, whose step follows, and name of the file that is written into it last."""
 
 Frozen = Callable[[str], bool]
 """Whether a parameter stays fixed, from its name."""
-
-
-@dataclass
-class Watch:
-    """Functions that a trainer calls while it runs, and its log.
-
-    Attributes:
-        checkpoints: Steps at which ``keep`` is called.
-        keep: Function that receives the model and the step.
-        on_step: Function that is called after every step.
-        resumed: Function that receives the number of finished steps when a training begins or goes on.
-        enough: Function that receives the model and the step, and says whether the training ends there.
-        curve: Log of the trainer, one entry per logged step.
-    """
-
-    checkpoints: Sequence[int] = ()
-    keep: Callable[[Any, int], object] = lambda _model, _step: None
-    on_step: Callable[[], object] = lambda: None
-    resumed: Callable[[int], object] = lambda _step: None
-    enough: Callable[[Any, int], bool] = lambda _model, _step: False
-    curve: list[dict[str, float | int]] = field(default_factory=list)
-
-    def callback(self) -> Any:
-        """Create the callback for a transformers Trainer."""
-        from transformers import TrainerCallback
-
-        watch = self
-
-        class _Callback(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                watch.curve[:] = [row for row in map(_kept, state.log_history) if row]
-                watch.resumed(state.global_step)
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                watch.on_step()
-                if state.global_step in watch.checkpoints:
-                    watch.keep(kwargs["model"], state.global_step)
-                if watch.enough(kwargs["model"], state.global_step):
-                    control.should_training_stop = True
-
-            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                if state.is_world_process_zero:
-                    (Path(args.output_dir) / f"{_STATE}{state.global_step}" / _WHOLE).touch()
-
-            def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                row = _kept({**(kwargs.get("logs") or {}), "step": state.global_step})
-                if row:
-                    _check_finite(row)
-                    watch.curve.append(row)
-
-        return _Callback()
-
-
-def _kept(logs: dict[str, Any]) -> dict[str, float | int]:
-    """The entry of the curve for what a trainer logged; empty for its summary of the whole training."""
-    row = {name: float(logs[name]) for name in _KEPT_LOGS if name in logs}
-    return {"step": logs["step"], **row} if "loss" in row else {}
-
-
-def _check_finite(row: dict[str, float | int]) -> None:
-    """Raise `ModelError` for a loss or a gradient that is NaN or infinite, which a trainer would go on with."""
-    wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(row.get(name, 0.0))]
-    if wrong:
-        raise ModelError(
-            f"The {wrong[-1].replace('grad_norm', 'gradient')} is not finite at step {row['step']}; lower lr, or check the "
-            "weights of the base."
-        )
 
 
 @dataclass(frozen=True)
@@ -114,8 +40,8 @@ class Place:
         """The newest whole state; older and torn ones are removed."""
         if self.state is None or not self.state.is_dir():
             return None
-        found = sorted(self.state.glob(f"{_STATE}*"), key=lambda path: int(path.name.removeprefix(_STATE)))
-        whole = [path for path in found if (path / _WHOLE).is_file()]
+        found = sorted(self.state.glob(f"{STATE}*"), key=lambda path: int(path.name.removeprefix(STATE)))
+        whole = [path for path in found if (path / WHOLE).is_file()]
         return whole[-1] if whole else None
 
 
@@ -218,7 +144,7 @@ def _folder(state: Path | None) -> Iterator[str]:
 def clean(place: Place) -> None:
     """Remove states that a killed process left torn, so that rotation never removes a whole one for them."""
     newest = place.latest()
-    for path in () if place.state is None else place.state.glob(f"{_STATE}*"):
+    for path in () if place.state is None else place.state.glob(f"{STATE}*"):
         if path != newest:
             shutil.rmtree(path, ignore_errors=True)
 

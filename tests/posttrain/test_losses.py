@@ -159,7 +159,7 @@ def test_grpo_advantages_and_loss_by_hand(
         log_probs = model(input_ids=torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         said = log_probs.gather(1, response[:, None])[:, 0]
         loss = loss - advantage * (said - said.detach() + 1).sum() / n_tokens
-    assert sum(value for _, value, _ in seen) == pytest.approx(float(loss), abs=1e-5)
+    assert sum(value for _, value, _ in seen) == pytest.approx(float(loss.detach()), abs=1e-5)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     for place, gradient in enumerate(gradients):
         assert torch.allclose(sum(parts[place] for _, _, parts in seen), gradient, atol=1e-5)

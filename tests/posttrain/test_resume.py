@@ -12,7 +12,7 @@ import pytest
 
 from mechprobe.files import sha256_file
 from mechprobe.posttrain import GrpoConfig, LoraConfig, PosttrainResult, SftConfig, grpo, sft
-from mechprobe.posttrain.training import Watch
+from mechprobe.posttrain.watch import Watch
 from tests.sums import digit_share
 
 SFT = SftConfig(lr=3e-3, prompts_per_step=8, steps=8, checkpoints=(2, 5), state_every=3, micro_batch_size=4)
@@ -22,8 +22,7 @@ GRPO = GrpoConfig(
 )  # fmt: skip
 CASES = {
     "sft": SFT,
-    "grpo": GRPO,
-    "grpo in micro-batches": GRPO.replace(micro_batch_size=6),
+    "grpo": GRPO.replace(micro_batch_size=6),
     "lora": SFT.replace(lora=LoraConfig(rank=2, dropout=0.1)),
 }
 
