@@ -81,8 +81,7 @@ class Rewards:
     def __init__(
         self, judge: AnyScorer, answers: Sequence[str], *, score_cut: bool = False, end_ids: Sequence[int] = ()
     ) -> None:
-        # Tests and users may pass any object with ``score``, as the scorers of the lab do.
-        self._judge: Any = judge if hasattr(judge, "score") else scorer(judge)
+        self._judge = scorer(judge)
         self._answers, self._score_cut, self._end_ids = answers, score_cut, frozenset(end_ids)
 
     def __call__(
@@ -100,6 +99,4 @@ class Rewards:
     def _one(self, text: str, ids: list[int], answer: str) -> float:
         if not self._score_cut and (not ids or ids[-1] not in self._end_ids):
             return 0.0
-        if isinstance(self._judge, Scorer):
-            return reward(self._judge, text, answer)
-        return float(self._judge.score(text, answer) == "right")
+        return reward(self._judge, text, answer)
