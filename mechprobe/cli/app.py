@@ -19,6 +19,7 @@ from mechprobe.cli import (
     cache,
     crosscoder,
     doctor,
+    drift,
     emergence,
     evaluate,
     features,
@@ -27,11 +28,14 @@ from mechprobe.cli import (
     localize,
     plan_samples,
     posttrain,
+    probe,
     run,
     select,
     show,
+    skills,
     store,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -61,7 +65,10 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "drift": drift.drift,
+        "probe": probe.probe,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },
@@ -72,6 +79,7 @@ for panel, commands in _COMMANDS.items():
 for name, group in {
     "lab": lab.app,
     "posttrain": posttrain.app,
+    "skills": skills.app,
     "store": store.app,
     "crosscoder": crosscoder.app,
 }.items():
