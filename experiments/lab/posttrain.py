@@ -1,11 +1,12 @@
 """Post-train the lab's base again with ``mechprobe posttrain``, and compare the accuracies with those of the shipped lab.
 
-    python experiments/lab/posttrain.py [--out runs/posttrain] [--arms sft sft_instyle rl]
+    python experiments/lab/posttrain.py [--out runs/posttrain] [--arms sft sft_instyle rl] [--further]
     python experiments/lab/posttrain.py --finished      # prints artifacts/benchmarks/posttrain_lab.json and computes nothing
 
 Every arm has the settings of the recipe ``shared-marker``. The order of the prompts and the sampling differ from those of the
 shipped lab, so the bytes do, too. The script exits with 1 if an accuracy differs by more than 3 standard errors of the difference,
-√(se₁² + se₂²), on any skill. Finished arms are reused, and killed ones resume.
+√(se₁² + se₂²), on any skill. ``--further`` trains arms that the lab has not: SFT that stops at RL's divergence from base, on
+off-policy and on in-style traces, and SFT on right samples of the base. Finished arms are reused, and killed ones resume.
 """
 
 import argparse
@@ -27,6 +28,7 @@ LAB = "shared-marker"
 RESULT = Path("artifacts/benchmarks/posttrain_lab.json")
 FROZEN = ("model.embed_tokens.*", "model.norm.*", "lm_head.*")
 LIMIT = 3.0
+FURTHER = ("matched_off", "matched_in", "onpolicy")
 
 
 def write_prompts(file: Path, items: list[SkillItem]) -> Path:
@@ -56,18 +58,20 @@ def train(arm: str, recipe: Recipe, base: Path, out: Path) -> mp.posttrain.Postt
             score_cut=True,
         )
         return mp.posttrain.grpo(base, write_prompts(out / "prompts.jsonl", items.posttrain), out, config, arm=arm)
-    chosen = recipe.sft if arm == "sft" else recipe.sft_instyle
+    chosen = recipe.sft if arm in ("sft", "matched_off") else recipe.sft_instyle
     assert isinstance(chosen, SftConfig)
     traces = items.posttrain_off_policy if chosen.style == "off-policy" else items.posttrain
+    prompts = write_prompts(out / f"prompts_{chosen.style}.jsonl", traces)
     settings = mp.posttrain.SftConfig(
-        **shared,
-        epochs=chosen.epochs,
-        prompts_per_step=chosen.batch_size,
-        lr=chosen.lr,
-        warmup=0,
-        checkpoints=chosen.checkpoints,
+        **shared, epochs=chosen.epochs, prompts_per_step=chosen.batch_size, lr=chosen.lr, warmup=0
     )
-    return mp.posttrain.sft(base, write_prompts(out / f"prompts_{arm}.jsonl", traces), out, settings, arm=arm)
+    if arm not in FURTHER:
+        settings = settings.replace(checkpoints=chosen.checkpoints)
+    elif arm == "onpolicy":
+        settings = settings.replace(on_policy={"n": 8}, scorer=SCORER, max_new_tokens=recipe.rl.max_new_tokens)
+    else:
+        settings = settings.replace(match_kl={"run": str(out / "rl")}, max_new_tokens=recipe.rl.max_new_tokens)
+    return mp.posttrain.sft(base, prompts, out, settings, arm=arm)
 
 
 def cells(arm: str, base: Path, tasks: Path, out: Path) -> dict[str, list[float]]:
@@ -91,7 +95,7 @@ def in_se(ours: list[float], theirs: dict[str, float]) -> float:
 
 
 def show(result: dict[str, Any]) -> int:
-    """Print the table, and return 1 if a difference is beyond the limit."""
+    """Print the tables, and return 1 if a difference is beyond the limit."""
     rows, worst = {}, 0.0
     for arm, skills in result["arms"].items():
         for skill, cell in skills.items():
@@ -105,7 +109,24 @@ def show(result: dict[str, Any]) -> int:
     lines = table_lines(rows, ["shipped", "posttrain", "n", "difference in SE"])
     print("Greedy accuracy on held-out items, in %", *lines, sep="\n")
     print(f"Largest difference: {worst:.2f} standard errors (limit {LIMIT:g})")
+    further = {
+        arm: {skill: f"{100 * share:.0f}" for skill, (share, _) in found["accuracy"].items()}
+        | {"steps": str(found["steps"]), "KL": " ".join(f"{value:.4f}" for value in (found["kl"] or [])[:3])}
+        for arm, found in result.get("further", {}).items()
+    }
+    if further:
+        print("\nArms that the lab has not; KL from base with interval", end="\n")
+        print(*table_lines(further, ["steps", "KL", *next(iter(result["arms"].values()))]), sep="\n")
     return int(worst > LIMIT)
+
+
+def further_arm(arm: str, recipe: Recipe, lab: Path, out: Path) -> dict[str, Any]:
+    """Steps, divergence from base and accuracies of an arm that the lab has not."""
+    result = train(arm, recipe, lab / "base", out)
+    kl = None if result.kl is None else list(result.kl.course[-1][1])
+    target = None if result.kl is None else list(result.kl.target)
+    accuracy = cells(arm, lab / "base", lab / "tasks.jsonl", out)
+    return {"steps": result.steps, "kl": kl, "target": target, "accuracy": accuracy}
 
 
 def main() -> int:
@@ -113,6 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/posttrain"))
     parser.add_argument("--arms", nargs="+", default=["sft", "sft_instyle", "rl"])
+    parser.add_argument("--further", action="store_true")
     parser.add_argument("--finished", action="store_true")
     options = parser.parse_args()
     if options.finished:
@@ -133,7 +155,9 @@ def main() -> int:
             }
             for skill, cell in cells(arm, lab / "base", lab / "tasks.jsonl", options.out).items()
         }
-        RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if options.further:
+        result["further"] = {arm: further_arm(arm, recipe, lab, options.out) for arm in FURTHER}
+    RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return show(result)
 
 

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from mechprobe.posttrain.arm import Arm
     from mechprobe.posttrain.config import PosttrainConfig
-    from mechprobe.posttrain.result import PosttrainResult
+    from mechprobe.posttrain.result import KlMatch, PosttrainResult
 
 app = typer.Typer(no_args_is_help=True, help="Post-train a base with checkpoints: SFT or GRPO, on the same prompts.")
 
@@ -243,14 +243,20 @@ def result_lines(result: "PosttrainResult") -> list[str]:
         )
     if result.curve:
         lines += [_course(result, name) for name in ("loss", "reward") if name in result.curve[0]]
-    if result.kl:
-        kl, last = result.kl, result.kl.course[-1][1] if result.kl.course else None
-        own = "-" if last is None else f"{last.value:.4f} [{last.low:.4f}, {last.high:.4f}]"
-        lines.append(
-            f"KL from base  {own} nats a token (n = {kl.n_prompts} prompts), {kl.run}: {kl.target.value:.4f} "
-            f"[{kl.target.low:.4f}, {kl.target.high:.4f}]"
-            + ("" if kl.reached else "; not reached, so all steps were trained")
-        )
+    return lines + ([] if result.kl is None else _kl_lines(result.kl))
+
+
+def _kl_lines(kl: "KlMatch") -> list[str]:
+    """Where matched SFT stopped, the step before, and what to do where it did not come near."""
+    course = [f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}] at step {step}" for step, value in kl.course[-2:]]
+    lines = [
+        f"KL from base in nats a token, on {kl.n_prompts} prompts: {', '.join(course) or 'not measured'}; {kl.run} "
+        f"{kl.target.value:.4f} [{kl.target.low:.4f}, {kl.target.high:.4f}]"
+    ]
+    if not kl.reached:
+        lines.append("The divergence was not reached, so all steps were trained.")
+    elif kl.course[-1][1].low > kl.target.high:
+        lines.append("One measurement went past the divergence; lower lr, or match_kl.every, for a nearer match.")
     return lines
 
 

@@ -4,7 +4,7 @@ KL(π ‖ base) per token = Σ_t KL(π(· | y_<t) ‖ base(· | y_<t)) / number 
 position t of responses y that π samples at temperature 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechprobe.drift.divergence.distances import divergences
 from mechprobe.models.generation import generate
 from mechprobe.statistics import Interval, bootstrap_ratio
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 64
+_ROWS, _TOKENS = 64, 4096
+"""Most responses that are sampled at a time, and most tokens of a forward pass, padding included."""
 
 
 @dataclass(frozen=True)
@@ -53,43 +55,33 @@ class KlProbe:
                 max_new_tokens=self.max_new_tokens,
                 temperature=1.0,
                 seed=self.seed,
-                batch_size=_BATCH,
+                batch_size=_ROWS,
             )
             written = [response.written for response in found]
-            sums = [
-                float(value)
-                for start in range(0, len(written), _BATCH)
-                for value in self._sums(inner, self.prompts[start : start + _BATCH], written[start : start + _BATCH])
-            ]
+            sums = list(self._sums(inner, written))
         finally:
             inner.train(training)
         return bootstrap_ratio(sums, [len(row) for row in written], seed=self.seed)
 
-    def _sums(
-        self, model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> list[Float[Tensor, ""]]:
-        """Sum of the divergence over the response tokens of each row."""
-        rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        width = max(map(len, rows))
-        ids = torch.zeros((len(rows), width), dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
-        log_p, log_q = (self._log_probs(each, ids, mask) for each in (model, self.base))
-        starts = [(len(prompt) - 1, len(row) - 1) for prompt, row in zip(prompts, rows, strict=True)]
-        return [
-            kl_divergence(log_p[place, start:end], log_q[place, start:end]).sum()
-            for place, (start, end) in enumerate(starts)
-        ]
-
-    @staticmethod
-    def _log_probs(model: Any, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch pos vocab"]:
-        device = next(model.parameters()).device
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        return logits.float().log_softmax(dim=-1).cpu()
+    def _sums(self, model: Any, responses: Sequence[Sequence[int]]) -> Iterator[float]:
+        """Sum of the divergence over the tokens of each response."""
+        rows = [(len(prompt), [*prompt, *said]) for prompt, said in zip(self.prompts, responses, strict=True)]
+        size = max(1, _TOKENS // max(len(ids) for _, ids in rows))
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            both = [_logits(each, [ids for _, ids in batch]) for each in (model, self.base)]
+            for place, (n_prompt, ids) in enumerate(batch):
+                ours, theirs = (logits[place, n_prompt - 1 : len(ids) - 1] for logits in both)
+                said = torch.tensor(ids[n_prompt:], device=ours.device)
+                yield float(divergences(ours, theirs.to(ours.device), said, top=1).kl.sum())
 
 
-def kl_divergence(log_p: Float[Tensor, "pos vocab"], log_q: Float[Tensor, "pos vocab"]) -> Float[Tensor, " pos"]:
-    """KL(p ‖ q) at every position in nats. The terms p − q sum to 0 and keep small values exact in float32."""
-    p, q = log_p.exp(), log_q.exp()
-    return (p * (log_p - log_q) - p + q).sum(dim=-1)
+def _logits(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, "batch pos rows"]:
+    """Logits after every token of the rows, which are padded on the right."""
+    width = max(map(len, rows))
+    ids = torch.zeros((len(rows), width), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
+    device = next(model.parameters()).device
+    return model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits.float()

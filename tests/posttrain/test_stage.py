@@ -11,6 +11,7 @@ from mechprobe import ModelFamily
 from mechprobe.emergence.arms import find_arms, with_checkpoints
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError, InputError, ModelError
+from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.posttrain import (
     GrpoConfig,
@@ -22,7 +23,7 @@ from mechprobe.posttrain import (
     grpo,
     sft,
 )
-from mechprobe.posttrain.kl import KlProbe, kl_divergence
+from mechprobe.posttrain.kl import KlProbe
 from mechprobe.stage_folder import read_manifest
 from tests.sums import N_PROMPTS, digit_share, even_length, write_prompts
 
@@ -162,13 +163,21 @@ def test_the_matched_arm_must_have_seen_the_same_prompts(
         sft(base, fewer, tmp_path / "out", SFT.replace(match_kl=match, max_new_tokens=8))
 
 
-def test_divergence_is_zero_for_the_base_and_equals_a_sum_by_hand(base: Path, tmp_path: Path) -> None:
-    model = LanguageModel("base", base)
+def test_divergence_is_zero_for_the_base_and_equals_a_sum_by_hand(
+    base: Path, arms: tuple[Path, dict[str, PosttrainResult]]
+) -> None:
+    model, tuned = LanguageModel("base", base), LanguageModel("sft", arms[0] / "sft")
     probe = KlProbe(model.hf, model.tokenizer, [[1, 5, 6], [1, 7]], 6, 0)
     assert probe.measure(model.hf).value == pytest.approx(0, abs=1e-6)
-    p, q = torch.tensor([[0.5, 0.3, 0.2]]).double(), torch.tensor([[0.2, 0.2, 0.6]]).double()
-    by_hand = float((p * (p / q).log()).sum())
-    assert float(kl_divergence(p.log(), q.log())) == pytest.approx(by_hand)
+    total, n = 0.0, 0
+    said = generate(tuned.hf, model.tokenizer, [[1, 5, 6], [1, 7]], max_new_tokens=6, temperature=1.0, seed=0)
+    for prompt, response in zip([[1, 5, 6], [1, 7]], said, strict=True):
+        ids = torch.tensor([[*prompt, *response.written]])
+        p, q = (each.hf(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for each in (tuned, model))
+        total, n = total + float((p.exp() * (p - q)).sum()), n + len(response.written)
+    found = probe.measure(tuned.hf)
+    assert (found.value, found.n) == (pytest.approx(total / n, rel=1e-4), n)
+    assert found.value > 0.01
 
 
 def test_adapters_are_saved_for_the_family(base: Path, prompts: Path, tmp_path: Path) -> None:
