@@ -33,7 +33,9 @@ Set = Annotated[
 ]
 ScorerSpec = Annotated[
     str | None,
-    typer.Option("--scorer", help="exact, numeric, letter, boxed, final:<MARKER> or python:<MODULE>:<FUNCTION>."),
+    typer.Option(
+        "--scorer", help="exact, numeric, letter, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>."
+    ),
 ]
 Checkpoints = Annotated[
     str | None,

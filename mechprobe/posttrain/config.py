@@ -62,7 +62,7 @@ class PosttrainConfig(FrozenConfig):
     lora: LoraConfig | None = None
     """Train adapters; None trains the weights."""
     scorer: str = "exact"
-    """What judges a response: exact, numeric, letter, boxed, final:<MARKER> or python:<MODULE>:<FUNCTION>."""
+    """What judges a response: exact, numeric, letter, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest response that a model writes while it is trained or sampled."""
     temperature: float = Field(default=1.0, gt=0)

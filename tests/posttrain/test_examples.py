@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from mechprobe.errors import InputError
+from mechprobe.evals import skills
+from mechprobe.evals.scorers.parse import scorer
 from mechprobe.models.load import LanguageModel
 from mechprobe.posttrain.config import SftConfig
 from mechprobe.posttrain.examples import fitted, given_rows, prompts_hash, read_examples
+from mechprobe.posttrain.reward import reward
 from tests.sums import N_PROMPTS, write_prompts
 
 
@@ -49,6 +52,15 @@ def test_a_table_keeps_its_answers(model: LanguageModel, tmp_path: Path) -> None
     table = arrow.table({"id": ["a", "b"], "prompt": ["1+1?", "2+2?"], "gold": [2, 4], "other": [0, 0]})
     parquet.write_table(table, tmp_path / "p.parquet")
     assert [item.answer for item in read(model, tmp_path / "p.parquet", answer_field="gold")] == ["2", "4"]
+
+
+def test_items_of_the_skill_benchmark_are_prompts(model: LanguageModel, tmp_path: Path) -> None:
+    items = skills.generate("calculation", n=3, seed=0)
+    file = lines(tmp_path / "tasks.jsonl", *(item.to_json() for item in items))
+    found = read_examples(model, SftConfig(prompts={"file": str(file), "response_field": "trace"}))
+    assert [item.answer for item in found] == [item.answer for item in items]
+    assert [model.tokenizer.decode(item.response_ids) for item in found] == [item.trace for item in items]
+    assert reward(scorer("skill"), items[0].trace, items[0].answer) == 1
 
 
 @pytest.mark.parametrize(
