@@ -18,7 +18,7 @@ from mechprobe.posttrain.supervised import train_sft
 from mechprobe.posttrain.training import Place, Session, clean
 from mechprobe.posttrain.watch import Watch
 from mechprobe.posttrain.weights import frozen_by, load_trainable, parameter_names, save, save_into, stored_dtype
-from mechprobe.progress import progress
+from mechprobe.progress import progress, tell_once
 from mechprobe.stage_folder import Stage
 
 _STATE = "state"
@@ -84,6 +84,8 @@ class ArmTraining:
     def _watch(self, n_steps: int, stop: KlStop | None, advance: Any) -> Watch:
         def resumed(step: int) -> None:
             self.done = step
+            if step and self.stage is not None:
+                tell_once(f"Arm {self.arm.name} goes on after step {step}.")
             if stop is not None:
                 stop.resume(step)
             advance(step)
