@@ -1,6 +1,7 @@
 """Reading the prompts of an arm: token ids, answers, the hash that arms share, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,28 @@ def test_a_table_keeps_its_answers(model: LanguageModel, tmp_path: Path) -> None
     table = arrow.table({"id": ["a", "b"], "prompt": ["1+1?", "2+2?"], "gold": [2, 4], "other": [0, 0]})
     parquet.write_table(table, tmp_path / "p.parquet")
     assert [item.answer for item in read(model, tmp_path / "p.parquet", answer_field="gold")] == ["2", "4"]
+
+
+def test_conversations_are_rendered_by_the_template_and_end_with_the_end_token(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(base, folder)
+    plain = LanguageModel("base", folder).tokenizer
+    plain.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    plain.save_pretrained(folder)
+    chat = LanguageModel("base", folder)
+    said = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    file = lines(tmp_path / "p.jsonl", {"messages": said, "answer": 2}, {"messages": said[:1], "response": "2"})
+    examples = read(chat, file, text={"chat_template": True})
+    first, second = given_rows(examples, chat.tokenizer.eos_token_id)
+    assert first == second
+    assert chat.tokenizer.decode(first.prompt_ids) == "<bos>[user]1+1?[assistant]"
+    assert chat.tokenizer.decode(first.response_ids) == "2<eos>"
+    assert [item.answer for item in examples] == ["2", None]
+    with pytest.raises(InputError, match=r"p\.jsonl:1.* is a list of messages; set text\.chat_template=true"):
+        read(chat, file)
 
 
 def test_items_of_the_skill_benchmark_are_prompts(model: LanguageModel, tmp_path: Path) -> None:
