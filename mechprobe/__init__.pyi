@@ -1,4 +1,4 @@
-from . import drift as drift, dynamics as dynamics
+from . import drift as drift, dynamics as dynamics, posttrain as posttrain
 from .cache.config import CacheConfig as CacheConfig, StoreSubset as StoreSubset
 from .cache.harvest.live import LiveActivations as LiveActivations
 from .cache.harvest.plan import plan_cache as plan_cache

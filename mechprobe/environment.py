@@ -11,7 +11,7 @@ from typing import Any
 from mechprobe.errors import DependencyError
 
 _PACKAGES = (
-    "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "lm-eval", "math-verify",
+    "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "peft", "lm-eval", "math-verify",
 )  # fmt: skip
 
 _PROJECTS = {"sklearn": "scikit-learn"}

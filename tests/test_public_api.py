@@ -11,7 +11,7 @@ import sae_training
 PROMISED = {
     "mechprobe": [
         "ActivationStore", "FeatureTable", "ModelFamily", "cache_activations", "dynamics", "edited", "evaluate_outcomes",
-        "feature_table", "intervene", "localize", "report", "select_features", "skills", "train_crosscoder",
+        "feature_table", "intervene", "localize", "posttrain", "report", "select_features", "skills", "train_crosscoder",
     ],
     "sae_training": ["Crosscoder", "CrosscoderConfig", "TrainConfig", "evaluate", "train"],
 }  # fmt: skip

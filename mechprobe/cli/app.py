@@ -28,6 +28,7 @@ from mechprobe.cli import (
     lab,
     localize,
     plan_samples,
+    posttrain,
     probe,
     run,
     select,
@@ -77,7 +78,13 @@ _COMMANDS = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
-for name, group in {"lab": lab.app, "skills": skills.app, "store": store.app, "crosscoder": crosscoder.app}.items():
+for name, group in {
+    "lab": lab.app,
+    "posttrain": posttrain.app,
+    "skills": skills.app,
+    "store": store.app,
+    "crosscoder": crosscoder.app,
+}.items():
     app.add_typer(group, name=name, rich_help_panel=_TOOLS)
 
 

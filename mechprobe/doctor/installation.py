@@ -21,7 +21,7 @@ _OPTIONAL = {
     "matplotlib": "the figures of the report",
     "datasets": "prompts and tasks from datasets of the hub",
     "accelerate": "a device_map",
-    "trl": "mechprobe lab build (install mechprobe[posttrain])",
+    "trl": "mechprobe posttrain and lab build (install mechprobe[posttrain])",
     "peft": "models that are adapters (install mechprobe[adapters])",
     "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
     "math-verify": "the scorer 'boxed' (install mechprobe[evals])",

@@ -1,66 +1,31 @@
-"""Post-training with TRL: supervised fine-tuning on traces, and GRPO with an exact-match reward.
+"""The post-trainings of a lab: calls of `mechprobe.posttrain` with the settings of a recipe.
 
 Every arm starts from the same base and sees the same prompts of one skill. The recipe says which weights stay fixed: embeddings,
-final norm and unembedding, or more, or none. TRL writes to a temporary folder; `Watch.keep` receives the checkpoints.
+final norm and unembedding, or more, or none.
 """
 
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import DependencyError
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.skills import SkillItem
 from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.lab.recipe import GrpoConfig, SftConfig
-from mechprobe.lab.tokenizer import CONTEXT
-from mechprobe.lab.weights import Frozen, frozen_equal, is_head, load_model, quiet_transformers
-from mechprobe.random_state import isolated_random_state
+from mechprobe.lab.weights import Frozen, frozen_equal, is_head, load_model
+from mechprobe.posttrain import config as room
+from mechprobe.posttrain.examples import Row
+from mechprobe.posttrain.reinforcement import train_grpo as run_grpo
+from mechprobe.posttrain.reward import Rewards
+from mechprobe.posttrain.supervised import train_sft as run_sft
+from mechprobe.posttrain.training import Session
+from mechprobe.posttrain.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-Keep = Callable[["LlamaForCausalLM", int], object]
-_KEPT_LOGS = ("loss", "learning_rate", "entropy", "reward", "kl", "mean_token_accuracy", "completions/mean_length")
-
-
-@dataclass
-class Watch:
-    """Functions that a trainer calls while it runs, and its log.
-
-    Attributes:
-        checkpoints: Steps at which ``keep`` is called.
-        keep: Function that receives the model and the step.
-        on_step: Function that is called after every step.
-        curve: Log of the trainer, one entry per logged step.
-    """
-
-    checkpoints: Sequence[int] = ()
-    keep: Keep = lambda _model, _step: None
-    on_step: Callable[[], object] = lambda: None
-    curve: list[dict[str, float | int]] = field(default_factory=list)
-
-    def callback(self) -> Any:
-        """Create the callback for a transformers Trainer."""
-        from transformers import TrainerCallback
-
-        watch = self
-
-        class _Callback(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                watch.on_step()
-                if state.global_step in watch.checkpoints:
-                    watch.keep(kwargs["model"], state.global_step)
-
-            def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                logs = kwargs.get("logs") or {}
-                row = {name: float(logs[name]) for name in _KEPT_LOGS if name in logs}
-                if "loss" in row:
-                    watch.curve.append({"step": state.global_step, **row})
-
-        return _Callback()
+_USER = "Building a lab"
 
 
 def n_steps(config: GrpoConfig | SftConfig, n_items: int) -> int:
@@ -83,24 +48,13 @@ def train_sft(
     Raises:
         DependencyError: TRL is not installed.
     """
-    trl, datasets = _trl()
-    rows = [{"prompt": item.prompt, "completion": item.trace} for item in items]
-
-    def make(folder: str, model: "LlamaForCausalLM") -> Any:
-        args = trl.SFTConfig(
-            **_shared_arguments(folder, seed),
-            learning_rate=config.lr,
-            lr_scheduler_type="cosine",
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            completion_only_loss=True,
-            max_length=CONTEXT,
-            eos_token=tokenizer.eos_token,
-        )
-        data = datasets.Dataset.from_list(rows)
-        return trl.SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()])
-
-    return _run(base, make, seed, frozen)
+    settings = room.SftConfig(prompts_per_step=config.batch_size, lr=config.lr, schedule="cosine", warmup=0)
+    prompts = tokenizer([item.prompt for item in items]).input_ids
+    traces = tokenizer([item.trace for item in items], add_special_tokens=False).input_ids
+    end = int(str(tokenizer.eos_token_id))
+    rows = [Row(tuple(p), (*t, end)) for p, t in zip(prompts, traces, strict=True)]
+    session = Session(n_steps(config, len(items)), None, seed, watch, frozen=frozen, user=_USER)
+    return _checked(base, run_sft(_load(base), tokenizer, rows, settings, session), frozen)
 
 
 def train_grpo(
@@ -118,75 +72,25 @@ def train_grpo(
     Raises:
         DependencyError: TRL is not installed.
     """
-    trl, datasets = _trl()
-    rows = [{"prompt": item.prompt, "answer": item.answer} for item in items]
-    judge = scorer(f"final:{ANSWER_MARKER}")
-
-    def exact_match(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        pairs = zip(completions, answer, strict=True)
-        return [float(judge.score(text, right) == "right") for text, right in pairs]
-
-    def make(folder: str, model: "LlamaForCausalLM") -> Any:
-        args = trl.GRPOConfig(
-            **_shared_arguments(folder, seed),
-            learning_rate=config.lr,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=config.warmup_steps,
-            max_steps=config.steps,
-            per_device_train_batch_size=config.n_prompts * config.n_generations,
-            num_generations=config.n_generations,
-            max_completion_length=config.max_new_tokens,
-            temperature=1.0,
-            beta=0.0,
-            loss_type="dapo",
-        )
-        data = datasets.Dataset.from_list(rows)
-        return trl.GRPOTrainer(
-            model, exact_match, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watch.callback()]
-        )
-
-    return _run(base, make, seed, frozen)
+    settings = room.GrpoConfig(
+        prompts_per_step=config.n_prompts,
+        n_generations=config.n_generations,
+        lr=config.lr,
+        schedule="constant",
+        warmup=config.warmup_steps,
+        max_new_tokens=config.max_new_tokens,
+        score_cut=True,
+    )
+    rewards = Rewards(scorer(f"final:{ANSWER_MARKER}"), [item.answer for item in items], score_cut=True)
+    prompts = tokenizer([item.prompt for item in items]).input_ids
+    session = Session(config.steps, None, seed, watch, frozen=frozen, user=_USER)
+    return _checked(base, run_grpo(_load(base), tokenizer, prompts, rewards, settings, session), frozen)
 
 
-def _shared_arguments(folder: str, seed: int) -> dict[str, Any]:
-    """Arguments of both trainers: CPU, float32, no saved files and no reports."""
-    return {
-        "output_dir": folder,
-        "seed": seed,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_grad_norm": 1.0,
-        "weight_decay": 0.0,
-        "save_strategy": "no",
-        "report_to": [],
-        "logging_steps": 1,
-        "disable_tqdm": True,
-    }
+def _load(base: Path) -> Any:
+    return partial(load_model, base)
 
 
-def _run(base: Path, make: "Callable[[str, LlamaForCausalLM], Any]", seed: int, frozen: Frozen) -> "LlamaForCausalLM":
-    """Load the base, freeze its fixed parts, train, and check that they are unchanged."""
-    from transformers import PrinterCallback
-
-    with tempfile.TemporaryDirectory() as folder, isolated_random_state(seed), quiet_transformers():
-        model = load_model(base)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not frozen(name))
-        trainer = make(folder, model)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+def _checked(base: Path, model: "LlamaForCausalLM", frozen: Frozen) -> "LlamaForCausalLM":
     assert frozen_equal(model, load_model(base), frozen), "post-training changed frozen parameters"
-    return model.eval()
-
-
-def _trl() -> tuple[Any, Any]:
-    """Import TRL and datasets; raise `DependencyError` if they are not installed."""
-    try:
-        import datasets
-        import trl
-    except ImportError:
-        raise DependencyError(
-            "Building a lab requires TRL, which is not installed; run `pip install 'mechprobe[posttrain]'`."
-        ) from None
-    return trl, datasets
+    return model

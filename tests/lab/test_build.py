@@ -50,17 +50,16 @@ def test_every_arm_trains_its_blocks_and_keeps_the_rest_bit_equal(lab: Path) -> 
 
 def test_rl_trains_the_blocks_if_some_responses_are_right(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mechprobe.lab.posttrain as posttrain
+    from mechprobe.evals.scorers.parse import function_scorer
     from mechprobe.lab.tokenizer import build_tokenizer
 
-    class EvenLength:
+    def even_length(response: str, answer: str) -> bool:
         """Replacement for the scorer, because the small base never answers right."""
-
-        def score(self, response: str, answer: str) -> str:
-            assert answer.isdigit()
-            return "right" if len(response.split()) % 2 == 0 else "wrong"
+        assert answer.isdigit()
+        return len(response.split()) % 2 == 0
 
     recipe = get_recipe("shared-marker", "small")
-    monkeypatch.setattr(posttrain, "scorer", lambda spec: EvenLength())
+    monkeypatch.setattr(posttrain, "scorer", lambda _spec: function_scorer(even_length))
     watch = posttrain.Watch()
     model = posttrain.train_grpo(
         lab / "base", build_tokenizer(), build_items(recipe).posttrain, recipe.rl, seed=0, watch=watch

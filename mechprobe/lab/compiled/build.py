@@ -14,8 +14,8 @@ from mechprobe.files import write_bytes, write_json, write_text
 from mechprobe.lab.compiled.design import DIGITS, N_STEPS, OPS, ORDERS, SITE, TRAINED, Design
 from mechprobe.lab.compiled.weights import build_model
 from mechprobe.lab.tokenizer import build_tokenizer
-from mechprobe.lab.weights import quiet_transformers
 from mechprobe.models.family import ModelFamily
+from mechprobe.posttrain.training import quiet
 from mechprobe.records import Sample, write_jsonl
 from mechprobe.stage_folder import Stage
 
@@ -99,7 +99,7 @@ def _build(stage: Stage, design: Design, n_items: int, n_prompts: int) -> dict[s
     tokenizer, folder = build_tokenizer(), stage.folder
     arms = (("base", design.base_readings), ("rl", design.tuned_readings))
     for name, readings in arms:
-        with quiet_transformers():
+        with quiet():
             build_model(design, readings, decoys=name == "rl").save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
     tasks = items(design, n_items, contested=True)
