@@ -30,6 +30,7 @@ from mechprobe.cli import (
     select,
     show,
     store,
+    sweep,
     train_sae,
 )
 
@@ -60,6 +61,7 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "sweep": sweep.sweep,
         "baselines": baselines.baselines,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,

@@ -10,7 +10,9 @@ from mechprobe.cli.shared_options import Shared, takes_shared_options
 Tasks = Annotated[Path | None, typer.Option("--tasks", help="JSON lines of id, task, prompt, answer (and options).")]
 Scorer = Annotated[
     str | None,
-    typer.Option("--scorer", help="exact, numeric, letter, boxed, final:<MARKER> or python:<MODULE>:<FUNCTION>."),
+    typer.Option(
+        "--scorer", help="exact, numeric, letter, yes_no, boxed, final:<MARKER> or python:<MODULE>:<FUNCTION>."
+    ),
 ]
 Sites = Annotated[str | None, typer.Option("--sites", help="all, or resid_post.0,resid_post.1 ...")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]

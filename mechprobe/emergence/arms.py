@@ -51,7 +51,7 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
         raise ConfigError(
             f"emergence.base is '{config.base}', but the models are {', '.join(names)}; name one of them."
         )
-    grouped = config.arms or _grouped(names)
+    grouped = config.arms or checkpoints_by_arm(names)
     arms = []
     for name, checkpoints in grouped.items():
         missing = [model for model in checkpoints if model not in names]
@@ -76,7 +76,13 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
     return arms
 
 
-def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def step_of(name: str) -> int | None:
+    """The training step in the name of a checkpoint; None where it has none."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match["step"]) if match else None
+
+
+def checkpoints_by_arm(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Checkpoints by the part of the name before ``@``, by step; the model named like the arm comes last."""
     found: dict[str, list[tuple[int, str]]] = {}
     for name in names:

@@ -280,3 +280,27 @@ def plan_emergence(run: Run) -> Plan:
     ]
     data = {"arms": {arm.name: list(arm.checkpoints) for arm in arms}, "dictionaries": [job.name for job in jobs]}
     return Plan("emergence", run.layout.emergence, lines, {**data, "store": asdict(plan)})
+
+
+def plan_sweep(run: Run) -> Plan:
+    """Cells, those that are finished, and the responses of the others."""
+    from mechprobe.sweep.stage import Cells, prepare
+
+    config = run.config.sweep
+    family = run.family if run.config.models else None
+    found = prepare(family, config, text=run.config.text, think=run.config.tasks.think)
+    cells = Cells(run.layout.benchmarks, found, family, force=run.force)
+    cells.check()
+    total, done = sum(len(benchmark.models) for benchmark in found), cells.n_finished()
+    lines = [f"{total} cells ({len(cells.models)} models × {len(found)} benchmarks), {done} of them finished"]
+    lines += [
+        f"{each.info.name}: {each.info.n_items} items × {each.info.n_draws}, {each.info.metric}, scored by {each.info.scoring}"
+        for each in found
+    ]
+    data = {
+        "cells": total,
+        "finished": done,
+        "models": cells.models,
+        "benchmarks": [each.info.to_dict() for each in found],
+    }
+    return Plan("sweep", run.layout.sweep, lines, data)

@@ -22,6 +22,7 @@ _NEEDS = {
     "drift": ("cache",),
     "weights": (),
     "probe": ("evaluate",),
+    "sweep": (),
     "select": ("features", "evaluate"),
     "intervene": ("select",),
 }
@@ -179,6 +180,8 @@ def require_run_folder(run: Run) -> None:
         "drift",
         "weights",
         "probe",
+        "sweep",
+        "benchmarks",
         "baselines",
         "nulls",
     }

@@ -154,6 +154,7 @@ def scorer(spec: AnyScorer) -> Scorer:
     * ``exact``: the whole answer, without surrounding whitespace.
     * ``numeric``: the number that it gives (`mechprobe.evals.scorers.numbers.answered_number`), compared as a number.
     * ``letter``: the option letter that it gives (`mechprobe.evals.scorers.letters.option_letter`).
+    * ``yes_no``: the last word that is yes or no.
     * ``boxed``: the last ``\boxed{...}``, compared as mathematics.
     * ``final:<MARKER>``: the line after the last MARKER, without whitespace; numbers are compared as numbers.
     * ``python:<module>:<function>``: the result of a function of response and answer.
@@ -167,13 +168,13 @@ def scorer(spec: AnyScorer) -> Scorer:
     if not isinstance(spec, str):
         return function_scorer(spec)
     kind, _, rest = spec.partition(":")
-    if spec in ("exact", "numeric", "letter") or (kind == "final" and rest.strip()):
+    if spec in ("exact", "numeric", "letter", "yes_no") or (kind == "final" and rest.strip()):
         return RuleScorer(spec)
     if spec == "boxed":
         return boxed_scorer(spec)
     if kind == PREFIX:
         return named_scorer(spec)
     raise ConfigError(
-        f"Scorer '{spec}' is unknown; write exact, numeric, letter, boxed, final:<MARKER> or "
+        f"Scorer '{spec}' is unknown; write exact, numeric, letter, yes_no, boxed, final:<MARKER> or "
         f"{PREFIX}:<MODULE>:<FUNCTION>."
     )
