@@ -160,7 +160,9 @@ class FinishedBenchmark(Benchmark):
             key: metric_value(metric, list(found.values.get(key, {}).values()), found.n, self.seed)
             for key, metric in found.metrics.items()
         }
-        values = {item: [number] for item, number in found.values.get(self.main, {}).items()}
+        values: dict[str, list[float | None]] = {
+            item: [number] for item, number in found.values.get(self.main, {}).items()
+        }
         rest = {key: value for key, value in named.items() if key != self.main}
         return CellResult(benchmark=self.info, model=model, value=named[self.main], metrics=rest, values=values)
 

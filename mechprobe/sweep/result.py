@@ -140,6 +140,7 @@ class SweepResults(Result):
     Attributes:
         base: The model that the others are compared with.
         arms: Arm → its models in order of training, without base.
+        order: Benchmarks in the order of the settings.
         steps: Model → training step, 0 for base; None where the name has none.
         benchmarks: Name → benchmark.
         cells: Benchmark → model → cell, without the values of items, which stand in the cell's own file.
@@ -150,6 +151,7 @@ class SweepResults(Result):
 
     base: str
     arms: dict[str, list[str]]
+    order: list[str]
     steps: dict[str, int | None]
     benchmarks: dict[str, BenchmarkInfo]
     cells: dict[str, dict[str, CellResult]]
@@ -176,7 +178,9 @@ class SweepResults(Result):
 
         pandas = require("pandas", "A table as a frame")
         arm_of = {model: arm for arm, models in self.arms.items() for model in models}
-        rows = [self._row(name, model, arm_of) for name, cells in self.cells.items() for model in cells]
+        rows = [
+            self._row(name, model, arm_of) for name in self.order for model in self.models if model in self.cells[name]
+        ]
         return pandas.DataFrame(rows)
 
     def _row(self, name: str, model: str, arm_of: dict[str, str]) -> dict[str, Any]:

@@ -262,6 +262,7 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
     return SweepResults(
         base=config.base,
         arms=arms_of(models, config.base),
+        order=list(found),
         steps={model: 0 if model == config.base else step_of(model) for model in models},
         benchmarks={name: next(iter(row.values())).benchmark for name, row in found.items()},
         cells={

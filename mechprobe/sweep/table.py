@@ -1,11 +1,12 @@
 """The table over all cells, as text and as Markdown. A stand-in has its full name wherever it appears."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mechprobe.formatting import markdown_cell
 from mechprobe.sweep.result import SweepResults
 
+Value = TypeVar("Value")
 _MOST_LINES, _MOST_COLUMNS = 34, 5
 """Lines of all tables in the terminal, and checkpoints in one; what does not fit stands in ``table.md``."""
 
@@ -36,7 +37,7 @@ def _arm_table(results: SweepResults, arm: str, models: Sequence[str]) -> ArmTab
     shown = {_label(results, models[place], models): models[place] for place in places}
     rows = _rows(results, {results.base: results.base, **shown})
     change = f"{list(shown)[-1]} − {results.base}"
-    for name, compared in results.comparisons.items():
+    for name, compared in _in_order(results.comparisons, results):
         if models[-1] in compared:
             rows[heading(results, name)][change] = _change(results, name, models[-1])
     return ArmTable(f"arm {arm}", [results.base, *shown, change], rows)
@@ -47,7 +48,7 @@ def _models_table(results: SweepResults, title: str, models: Sequence[str]) -> A
     for model in models:
         change = f"{model} − {results.base}"
         columns += [model, change]
-        for name, compared in results.comparisons.items():
+        for name, compared in _in_order(results.comparisons, results):
             if model in compared:
                 rows[heading(results, name)][change] = _change(results, name, model)
     return ArmTable(title, columns, rows)
@@ -56,7 +57,7 @@ def _models_table(results: SweepResults, title: str, models: Sequence[str]) -> A
 def _rows(results: SweepResults, shown: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {
         heading(results, name): {label: cells[model].text for label, model in shown.items() if model in cells}
-        for name, cells in results.cells.items()
+        for name, cells in _in_order(results.cells, results)
     }
 
 
@@ -68,9 +69,18 @@ def _label(results: SweepResults, model: str, models: Sequence[str]) -> str:
 def _by_model(results: SweepResults) -> dict[str, dict[str, str]]:
     """Model → benchmark → its value with interval; base first, then arm after arm."""
     return {
-        model: {heading(results, name): cells[model].text for name, cells in results.cells.items() if model in cells}
+        model: {
+            heading(results, name): cells[model].text
+            for name, cells in _in_order(results.cells, results)
+            if model in cells
+        }
         for model in results.models
     }
+
+
+def _in_order(found: Mapping[str, Value], results: SweepResults) -> list[tuple[str, Value]]:
+    """The items of a mapping by benchmark, in the order of the settings; JSON keeps keys sorted."""
+    return [(name, found[name]) for name in results.order if name in found]
 
 
 def heading(results: SweepResults, name: str) -> str:
@@ -91,7 +101,7 @@ def _change(results: SweepResults, name: str, model: str) -> str:
 
 def markdown_table(results: SweepResults) -> str:
     """All cells, then the differences from base of every checkpoint, then lengths and endings, with notes."""
-    columns = [heading(results, name) for name in results.cells]
+    columns = [heading(results, name) for name in results.order]
     lines = [
         f"Values with 95 % intervals clustered by item; shares in %. Base is {markdown_cell(results.base)}.",
         "",
@@ -116,7 +126,7 @@ _ENDINGS = ["n", "draws", "cut", "median tokens", "mean tokens", "repeated 4-gra
 
 def _endings(results: SweepResults) -> dict[str, dict[str, str]]:
     rows = {}
-    for name, cells in results.cells.items():
+    for name, cells in _in_order(results.cells, results):
         info = results.benchmarks[name]
         for model in (model for model in results.models if model in cells):
             cell = cells[model]
@@ -141,7 +151,7 @@ def _all_changes(results: SweepResults) -> dict[str, dict[str, str]]:
     return {
         model: {
             heading(results, name): _change(results, name, model)
-            for name, compared in results.comparisons.items()
+            for name, compared in _in_order(results.comparisons, results)
             if model in compared
         }
         for model in results.models

@@ -94,8 +94,8 @@ class FunctionJudge(Judge):
     @classmethod
     def of(cls, function: Callable[[str, str], Any], config: JudgeConfig | None = None) -> "FunctionJudge":
         """The judge of a function; ``config`` says how its verdicts are read."""
-        spec = {"function": function_scorer(function).spec}
-        return cls(JudgeConfig(**spec) if config is None else config.replace(**spec), function)
+        spec = function_scorer(function).spec
+        return cls(JudgeConfig(function=spec) if config is None else config.replace(function=spec), function)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class ModelJudge(Judge):
         ids = [self._encoder.encode(prompt) for prompt in prompts]
         for prompt, row in zip(prompts, ids, strict=True):
             self._check(prompt, len(row) + self.config.max_new_tokens)
-        options = {"max_new_tokens": self.config.max_new_tokens, "batch_size": self.config.batch_size}
-        written = generate(self.model, self._encoder.tokenizer, ids, **options)
+        limit, size = self.config.max_new_tokens, self.config.batch_size
+        written = generate(self.model, self._encoder.tokenizer, ids, max_new_tokens=limit, batch_size=size)
         return [
             read_verdict(one.text, self.config.reads, self.config.scale, cut=one.finish == "length") for one in written
         ]

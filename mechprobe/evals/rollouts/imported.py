@@ -67,7 +67,7 @@ def read_rollouts(
         sampling={task.name: sampling_of(task) for task in tasks},
         prompts=reader.prompts.hash(tasks),
         n_tokenized=sum(question in reader.tokenized for question in wanted),
-        files={Path(path).name: sha256_file(path) for path in paths},
+        files={Path(path).name: sha256_file(Path(path)) for path in paths},
         said=reader.said,
     )
     return Answers({question: reader.found[question] for question in wanted}, engine)
