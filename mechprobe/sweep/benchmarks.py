@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.environment import require
+from mechprobe.errors import InputError
 from mechprobe.evals.answering import encoders_of, prompt_of, run_tasks
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged
@@ -200,7 +201,10 @@ def item_benchmark(
     """
     from mechprobe.evals.judging.judges import judge_of
 
-    check_lengths(family, [task])
+    try:
+        check_lengths(family, [task])
+    except InputError as error:
+        raise InputError(str(error).replace("tasks.max_new_tokens", "max_new_tokens of the benchmark")) from None
     first = next(iter(family))
     placed = {"device": first.device, "trust_remote_code": first.trust_remote_code}
     reward = None

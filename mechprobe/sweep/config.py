@@ -19,7 +19,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class SkillItemsConfig(FrozenConfig):
     """Items of the skills benchmark (`mechprobe.evals.skills.generate`)."""
 
-    skill: str
+    skill: str = ""
+    """Name of the skill; that of the registry for a stand-in."""
     domain: str = "symbolic"
     level: int = Field(default=1, ge=1, le=6)
     split: str = ""

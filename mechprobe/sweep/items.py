@@ -41,7 +41,7 @@ def task_of(name: str, config: BenchmarkConfig, sweep: SweepConfig, asked: Asked
         ConfigError: The benchmark has no scorer, or its scorer does not suit the items.
         InputError: The items are unusable.
     """
-    settings = config.skill or (_standin_items(name) if name.startswith(STANDIN) else None)
+    settings = _standin_items(name, config.skill) if name.startswith(STANDIN) else config.skill
     if settings is not None:
         return _drawn(name, config, settings, sweep, asked)
     limit = config.max_new_tokens or (SLOTS[name].max_new_tokens if name in SLOTS else 64)
@@ -95,10 +95,15 @@ def _sampling(name: str, config: BenchmarkConfig, sweep: SweepConfig) -> Samplin
     return given if "seed" in given.model_fields_set else given.replace(seed=sweep.seed)
 
 
-def _standin_items(name: str) -> SkillItemsConfig:
-    cell = STANDINS[name].standin
+def _standin_items(name: str, given: SkillItemsConfig | None) -> SkillItemsConfig:
+    """The items of a stand-in; size, seed, level and rendering may be set, but not the skill."""
+    cell, given = STANDINS[name].standin, given or SkillItemsConfig()
     assert cell is not None, "STANDINS holds the slots that have one"
-    return SkillItemsConfig(skill=cell.skill, domain=cell.domain, level=cell.level)
+    fixed = given.model_fields_set & {"skill", "domain"}
+    if fixed:
+        raise ConfigError(f"'{name}' is drawn from {cell.skill}/{cell.domain}; remove skill.{min(fixed)}.")
+    level = given.level if "level" in given.model_fields_set else cell.level
+    return given.replace(skill=cell.skill, domain=cell.domain, level=level)
 
 
 def _drawn(name: str, config: BenchmarkConfig, settings: SkillItemsConfig, sweep: SweepConfig, asked: Asked) -> Task:
