@@ -33,11 +33,13 @@ class Benchmark(ABC):
     Attributes:
         info: What it is.
         models: The models that it has or can have cells of.
+        cheap: Whether a cell is only read from files, so that changed files make it again without ``--force``.
         deferred: Whether scoring waits until all responses are there, so that models and scorer are not in memory together.
     """
 
     info: BenchmarkInfo
     models: Sequence[str]
+    cheap = False
     deferred = False
 
     @abstractmethod
@@ -96,6 +98,7 @@ class ItemBenchmark(Benchmark):
 
     def __post_init__(self) -> None:
         self.models = self.family.names
+        self.cheap = self.answers is not None and self.judge is None
         self.deferred = self.judge is not None or self.reward is not None
 
     def identity(self, model: str) -> dict[str, Any]:

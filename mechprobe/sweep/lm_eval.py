@@ -20,8 +20,13 @@ from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.numbers import metric_interval
 from mechprobe.sweep.result import BenchmarkInfo, CellResult
 
+_NO_SHARES = ("perplexity", "bits_per_byte", "loss", "bleu", "rouge", "chrf")
 _Z = 1.959963984540054
-_SAME_SETTINGS = ("generation_kwargs", "num_fewshot", "repeats", "output_type", "doc_to_text", "description", "version")
+_SAME_SETTINGS = (
+    "generation_kwargs", "gen_kwargs", "num_fewshot", "repeats", "output_type", "doc_to_text", "description", "version",
+    "chat_template_sha", "fewshot_as_multiturn", "system_instruction_sha", "limit",
+)  # fmt: skip
+"""What must be equal for the results of two models to be compared."""
 
 
 def chosen_metric(metrics: Mapping[str, HarnessMetric], wanted: str, where: str) -> str:
@@ -82,7 +87,11 @@ class HarnessBenchmark(Benchmark):
         main = chosen_metric(metrics, self.config.metric, f"Task {task}")
         values, n = found.values.get(task, {}), found.n[task]
         named = {key: metric_value(each, values.get(key, ()), n, self.sweep.seed) for key, each in metrics.items()}
-        info = self.info.model_copy(update={"metric": main, "n_items": n, "share": _is_share(named[main])})
+        told: dict[str, Any] = {"metric": main, "n_items": n, "share": is_share(main, named[main].value)}
+        higher = found.higher_is_better.get(task, {}).get(main.partition(",")[0])
+        if higher is not None and self.config.higher_is_better is None:
+            told["higher_is_better"] = higher
+        info = self.info.model_copy(update=told)
         return CellResult(
             benchmark=info,
             model=model,
@@ -93,8 +102,9 @@ class HarnessBenchmark(Benchmark):
         )
 
 
-def _is_share(value: Interval) -> bool:
-    return 0.0 <= value.value <= 1.0
+def is_share(metric: str, value: float | None) -> bool:
+    """Whether a metric is a share: by its name no loss and no score of its own scale, and between 0 and 1."""
+    return value is not None and 0.0 <= value <= 1.0 and not any(word in metric for word in _NO_SHARES)
 
 
 def harness_benchmark(
@@ -145,6 +155,8 @@ class FinishedBenchmark(Benchmark):
     main: str
     seed: int
 
+    cheap = True
+
     def __post_init__(self) -> None:
         self.models = list(self.found)
 
@@ -181,7 +193,7 @@ def finished_benchmark(name: str, config: BenchmarkConfig, sweep: SweepConfig) -
     main = chosen_metric(first.metrics, config.metric, f"{first.file}: the task of benchmark {name}")
     for model, other in found.items():
         chosen_metric(other.metrics, main, f"{other.file} (model {model})")
-    shares = all(0.0 <= (each.metrics[main].value or 0.0) <= 1.0 for each in found.values())
+    shares = all(is_share(main, each.metrics[main].value) for each in found.values())
     rest = {
         "metric": main,
         "scoring": f"lm-eval {first.version}",
@@ -197,11 +209,13 @@ def finished_benchmark(name: str, config: BenchmarkConfig, sweep: SweepConfig) -
 
 def _check_same(first_model: str, first: _Finished, model: str, other: _Finished) -> None:
     """Refuse results that cannot be compared."""
-    changed = [key for key in first.settings if first.settings[key] != other.settings.get(key)]
-    if changed:
+    keys = [*first.settings, *(key for key in other.settings if key not in first.settings)]
+    changed = next((key for key in keys if first.settings.get(key) != other.settings.get(key)), None)
+    if changed is not None:
+        theirs, ours = (json.dumps(each.settings.get(changed))[:60] for each in (other, first))
         raise InputError(
-            f"{other.file} ({model}) and {first.file} ({first_model}) were made with different {changed[0]} "
-            f"({json.dumps(other.settings.get(changed[0]))[:60]} and {json.dumps(first.settings[changed[0]])[:60]}); evaluate both alike."
+            f"{other.file} ({model}) and {first.file} ({first_model}) were made with different {changed} ({theirs} and {ours}); "
+            "evaluate both alike."
         )
     if first.n != other.n or (first.items and other.items and first.items != other.items):
         raise InputError(
@@ -230,8 +244,8 @@ def _read(place: Path, task: str, name: str) -> _Finished:
     if not metrics:
         raise InputError(f"{file} has no metric for {task}; it is not a result of lm-eval 0.4 or later.")
     settings = data.get("configs", {}).get(task, {})
-    versions = {"version": data.get("versions", {}).get(task)}
-    own = {key: value for key in _SAME_SETTINGS if (value := {**settings, **versions}.get(key)) is not None}
+    asked = {**data.get("config", {}), **data, **settings, "version": data.get("versions", {}).get(task)}
+    own = {key: asked[key] for key in _SAME_SETTINGS if asked.get(key) is not None}
     counts = data.get("n-samples", {}).get(task, {})
     found = _Finished(
         file=file,

@@ -178,7 +178,8 @@ class Cells:
 
     def _work_of(self, benchmark: Benchmark, model: str) -> dict[str, Any]:
         config = {"benchmark": benchmark.info.name, "model": model, **benchmark.identity(model)}
-        return {"name": "sweep-cell", "config": config, "models": benchmark.fingerprint(model), "remake": "refused"}
+        remake = True if benchmark.cheap else "refused"
+        return {"name": "sweep-cell", "config": config, "models": benchmark.fingerprint(model), "remake": remake}
 
     def make(self) -> None:
         """Make every cell that is not finished: all responses first, then what judges and reward models say of them."""
