@@ -1,3 +1,4 @@
+from . import drift as drift
 from .cache.config import CacheConfig as CacheConfig, StoreSubset as StoreSubset
 from .cache.harvest.live import LiveActivations as LiveActivations
 from .cache.harvest.plan import plan_cache as plan_cache

@@ -14,12 +14,15 @@ _PACKAGES = (
     "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "lm-eval", "math-verify",
 )  # fmt: skip
 
+_PROJECTS = {"sklearn": "scikit-learn"}
+"""Modules whose distribution has another name."""
+
 
 def require(package: str, user: str) -> Any:
     """Import a package that only a part of mechprobe needs.
 
     Args:
-        package: Name of the module, which is also the name of the distribution with ``-`` in place of ``_``.
+        package: Name of the module, which is also the name of the distribution with ``-`` in place of ``_``, or in `_PROJECTS`.
         user: The part that needs it, for the message.
 
     Raises:
@@ -28,7 +31,7 @@ def require(package: str, user: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        name = package.replace("_", "-")
+        name = _PROJECTS.get(package, package.replace("_", "-"))
         because = "" if getattr(error, "name", None) == package else f" ({error})"
         raise DependencyError(
             f"{user} needs the package {name}, which cannot be imported{because}; run `pip install {name}`."

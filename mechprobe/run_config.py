@@ -164,6 +164,11 @@ class RunConfig(FrozenConfig):
         """Read the configuration of a run folder; raise `ArtifactError` if it has none."""
         return cls.build(None, start=read_run_file(folder))
 
+    def require_models(self) -> None:
+        """Raise `ConfigError` if no models are configured."""
+        if not self.models:
+            raise ConfigError("No models are given; write --models base=PATH sft=PATH rl=PATH, or --config FILE.")
+
     def family(self, *, trust_remote_code: bool = False) -> ModelFamily:
         """Find and check the models.
 
@@ -171,8 +176,7 @@ class RunConfig(FrozenConfig):
             ConfigError: No models are configured.
             ModelError: One cannot be used.
         """
-        if not self.models:
-            raise ConfigError("No models are given; write --models base=PATH sft=PATH rl=PATH, or --config FILE.")
+        self.require_models()
         return ModelFamily.load(
             self.models,
             device=self.device,
@@ -235,6 +239,7 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ("prompts", "file"),
         ("emergence", "checkpoints"),
         ("sweep", "checkpoints"),
+        ("drift", "lens_file"),
         ("intervene", "collateral_file"),
     ):
         own = data.get(section)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
@@ -172,6 +172,20 @@ def bootstrap_ratio(totals: ArrayLike, counts: ArrayLike, *, seed: int, draws: i
     drawn = [sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in _resampled(len(sums), draws, rng)]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return Interval(float(sums.sum() / sizes.sum()), float(low), float(high), total)
+
+
+def cluster_draws(
+    cluster: Int[ndarray, " item"], *, draws: int, seed: int | Sequence[int]
+) -> Float[ndarray, "draw item"]:
+    """How often each item counts in each bootstrap draw of whole clusters; no draw for fewer than two clusters.
+
+    Items of one cluster, such as positions of one sequence, depend on each other, so clusters are resampled.
+    """
+    _, place = np.unique(cluster, return_inverse=True)
+    n = int(place.max()) + 1 if len(place) else 0
+    rows = _resampled(n, draws, np.random.default_rng(seed)) if n > 1 else iter(())
+    counted = [np.bincount(row, minlength=n).astype(np.float64) for part in rows for row in part]
+    return np.stack(counted)[:, place] if counted else np.zeros((0, len(place)))
 
 
 def paired_bootstrap(before: ArrayLike, after: ArrayLike, *, seed: int, draws: int = 2000) -> Interval:

@@ -25,7 +25,7 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     ROOT / "artifacts" / "README.md",
 ]
-GROUPS = ("lab", "store", "crosscoder")
+GROUPS = ("lab", "store", "crosscoder", "skills")
 SMALLER_RUN = """["localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",
 "features.ce_samples=8", "evaluate.n_per_task=24", "select.n_controls=2", "select.min_gained=2", "select.rule=top:10",
 "intervene.features=top:10", "intervene.n_random=2", "intervene.n_shuffled=1", "intervene.n_per_task=2", "intervene.doses=[]",

@@ -206,7 +206,7 @@ def build(folder: Path, *, steps: int = 1000, seed: int = 0) -> None:
     base: Any = AutoModelForCausalLM.from_config(
         Qwen3Config(
             vocab_size=len(plain), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, max_position_embeddings=128, tie_word_embeddings=False,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, tie_word_embeddings=False,
             bos_token_id=None, eos_token_id=end, pad_token_id=pad,
         )
     )  # fmt: skip

@@ -19,6 +19,7 @@ from mechprobe.cli import (
     cache,
     crosscoder,
     doctor,
+    drift,
     emergence,
     evaluate,
     features,
@@ -26,12 +27,15 @@ from mechprobe.cli import (
     lab,
     localize,
     plan_samples,
+    probe,
     run,
     select,
     show,
+    skills,
     store,
     sweep,
     train_sae,
+    weights,
 )
 
 INTERRUPTED = 130
@@ -62,7 +66,10 @@ _COMMANDS = {
         "show": show.show,
         "emergence": emergence.emergence,
         "sweep": sweep.sweep,
+        "drift": drift.drift,
+        "probe": probe.probe,
         "baselines": baselines.baselines,
+        "weights": weights.weights,
         "plan-samples": plan_samples.plan_samples,
         "doctor": doctor.doctor,
     },
@@ -70,7 +77,7 @@ _COMMANDS = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
-for name, group in {"lab": lab.app, "store": store.app, "crosscoder": crosscoder.app}.items():
+for name, group in {"lab": lab.app, "skills": skills.app, "store": store.app, "crosscoder": crosscoder.app}.items():
     app.add_typer(group, name=name, rich_help_panel=_TOOLS)
 
 

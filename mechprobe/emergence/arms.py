@@ -51,7 +51,7 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
         raise ConfigError(
             f"emergence.base is '{config.base}', but the models are {', '.join(names)}; name one of them."
         )
-    grouped = config.arms or checkpoints_by_arm(names)
+    grouped = config.arms or _grouped(names)
     arms = []
     for name, checkpoints in grouped.items():
         missing = [model for model in checkpoints if model not in names]
@@ -76,13 +76,55 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
     return arms
 
 
-def step_of(name: str) -> int | None:
-    """The training step in the name of a checkpoint; None where it has none."""
+def step_of(name: str, final_steps: Mapping[str, int]) -> int | None:
+    """The training step of a model, from its name or from ``final_steps``; None where neither says it."""
     match = _CHECKPOINT.fullmatch(name)
-    return int(match["step"]) if match else None
+    return int(match["step"]) if match else final_steps.get(name)
 
 
-def checkpoints_by_arm(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def all_arms(names: Sequence[str], base: str, final_steps: Mapping[str, int]) -> list[Arm]:
+    """The arms among some models, in order of appearance; a model that has no checkpoints is an arm of one.
+
+    Args:
+        names: Names of the models.
+        base: Name of the model before post-training, which is in no arm.
+        final_steps: Model → training step, for models without a step in their name.
+
+    Raises:
+        ConfigError: Steps do not rise.
+
+    Example:
+        >>> [(arm.name, arm.checkpoints) for arm in all_arms(["base", "rl@step_000002", "rl", "sft"], "base", {})]
+        [('rl', ('rl@step_000002', 'rl')), ('sft', ('sft',))]
+    """
+    config, others = EmergenceConfig(base=base, final_steps=dict(final_steps)), [name for name in names if name != base]
+    found = _grouped(others)
+    inside = {name for checkpoints in found.values() for name in checkpoints}
+    found |= {name: (name,) for name in others if name not in inside}
+    arms = [Arm(name, checkpoints, *_progress(name, checkpoints, config)) for name, checkpoints in found.items()]
+    return sorted(arms, key=lambda arm: min(others.index(name) for name in arm.checkpoints))
+
+
+def arm_of(model: str) -> str:
+    """The arm of a model: the part of its name before ``@step_``, or the whole name."""
+    match = _CHECKPOINT.fullmatch(model)
+    return match["arm"] if match else model
+
+
+def last_of_arms(names: Sequence[str]) -> list[str]:
+    """The last model of every arm, the one named like the arm, else its last step; arms of SFT come first.
+
+    Example:
+        >>> last_of_arms(["rl@step_2", "rl", "dpo@step_9", "dpo@step_10", "sft"])
+        ['sft', 'dpo@step_10', 'rl']
+    """
+    arms = dict.fromkeys(map(arm_of, names))
+    ordered = sorted(arms, key=lambda arm: (not arm.startswith("sft"), arm))
+    steps = _grouped(names)
+    return [arm if arm in names else steps[arm][-1] for arm in ordered]
+
+
+def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Checkpoints by the part of the name before ``@``, by step; the model named like the arm comes last."""
     found: dict[str, list[tuple[int, str]]] = {}
     for name in names:

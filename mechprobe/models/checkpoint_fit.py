@@ -166,7 +166,7 @@ def refuse_misfit(
     where = f"Model {role}: {path}"
     missing, unused = sorted(info["missing_keys"], key=_numbers), sorted(info["unexpected_keys"], key=_numbers)
     if missing:
-        raise ModelError(f"{where} lacks {_named(missing)}{_why(missing, unused, set(stored))}.")
+        raise ModelError(f"{where} lacks {named_tensors(missing)}{why_missing(missing, unused, set(stored))}.")
     mismatched = sorted(info.get("mismatched_keys", ()))
     if mismatched:
         name, found, expected = mismatched[0]
@@ -184,7 +184,7 @@ def refuse_misfit(
         )
     if inside:
         raise ModelError(
-            f"{where} holds {_named(inside)}, which config.json has no place for and which would be left out; give the "
+            f"{where} holds {named_tensors(inside)}, which config.json has no place for and which would be left out; give the "
             "config.json that belongs to these weights."
         )
     return tuple(unused)
@@ -199,7 +199,7 @@ def _is_inside(name: str, modules: set[str]) -> bool:
     return place is not None and ".".join(parents[:place]) in modules
 
 
-def _why(missing: list[str], unused: list[str], stored: set[str]) -> str:
+def why_missing(missing: list[str], unused: list[str], stored: set[str]) -> str:
     """Why tensors are missing, and the mend."""
     for part, reason in _PREFIXES.items():
         if any(part in name for name in unused) and {name.replace(part, "") for name in unused} & set(missing):
@@ -216,7 +216,7 @@ def _why(missing: list[str], unused: list[str], stored: set[str]) -> str:
     return f" and holds {kept} tensors that fit; save the whole model again with save_pretrained"
 
 
-def _named(names: list[str]) -> str:
+def named_tensors(names: list[str]) -> str:
     """``3 tensors (a, b and 1 more)``."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(names[:3])}{rest})"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.evals.stage import check_source
+from mechprobe.formatting import byte_size
 from mechprobe.pipeline.dictionaries import plan_dictionary_seeds
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
@@ -283,24 +284,51 @@ def plan_emergence(run: Run) -> Plan:
 
 
 def plan_sweep(run: Run) -> Plan:
-    """Cells, those that are finished, and the responses of the others."""
+    """Cells, those that are finished, and what the benchmarks are. What `sweep` would refuse before it asks is refused here too."""
     from mechprobe.sweep.stage import Cells, prepare
 
-    config = run.config.sweep
-    family = run.family if run.config.models else None
+    config, family = run.config.sweep, run.family if run.config.models else None
     found = prepare(family, config, text=run.config.text, think=run.config.tasks.think)
-    cells = Cells(run.layout.benchmarks, found, family, force=run.force)
-    cells.check()
-    total, done = sum(len(benchmark.models) for benchmark in found), cells.n_finished()
-    lines = [f"{total} cells ({len(cells.models)} models × {len(found)} benchmarks), {done} of them finished"]
-    lines += [
-        f"{each.info.name}: {each.info.n_items} items × {each.info.n_draws}, {each.info.metric}, scored by {each.info.scoring}"
-        for each in found
+    return Plan("sweep", run.layout.sweep, *Cells(run.layout.benchmarks, found, family, force=run.force).plan())
+
+
+def plan_drift(run: Run) -> Plan:
+    """Predicted tokens by model and source, memory and time."""
+    from mechprobe.drift.divergence.plan import DriftWork, plan_lines
+
+    work = DriftWork.of(run.family, run.layout.cache, run.config.drift)
+    models = {name: run.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
+    Stage.check(run.layout.drift, name="drift", config=work.identity, models=models, force=run.force)
+    return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
+
+
+def plan_probe(run: Run) -> Plan:
+    """Items, arms, and what is read besides outcomes. What `probe` would refuse before it loads a model is refused here too."""
+    from mechprobe.drift.probe.stage import prepare
+
+    family = run.family if run.config.models else None
+    work = prepare(run.layout.evals, family, run.config.probe, **run.probe_inputs())
+    lines = [f"{len(work.models)} models × {len(work.items.samples)} items, {run.config.probe.draws} bootstrap draws"]
+    lines += [f"arm {arm.name}: {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in work.arms]
+    if work.probed and work.prompts is not None:
+        chosen, sites = len(work.prompts.chosen), [str(site) for site in work.prompts.sites]
+        lines.append(f"linear probes: {len(work.models)} models × {len(sites)} sites × {chosen} items")
+    data = {"models": list(work.models), "arms": {arm.name: list(arm.checkpoints) for arm in work.arms}}
+    return Plan("probe", run.layout.probe, [*lines, *work.notes], data)
+
+
+def plan_weights(run: Run) -> Plan:
+    """Sizes of the models, matrices by method, time and memory. Headers are read, and heads that may be embeddings."""
+    from mechprobe.drift.weights.compared import compare
+    from mechprobe.drift.weights.plan import plan_weights as plan
+
+    run.config.require_models()
+    compared, config = compare(run.config.models, run.config.weights.base), run.config.weights
+    found = plan(compared, config)
+    lines = [
+        ", ".join(f"{name} {byte_size(size)}" for name, size in found.bytes.items()),
+        f"{found.weights:,} weights with {found.parameters:,} parameters; singular values of {found.exact:,} matrices exact, of "
+        f"{found.estimated:,} (smaller side beyond {config.exact_up_to}) estimated",
+        f"about {max(found.seconds / 60, 0.1):,.1f} minutes and {byte_size(found.memory)} of memory beside the program",
     ]
-    data = {
-        "cells": total,
-        "finished": done,
-        "models": cells.models,
-        "benchmarks": [each.info.to_dict() for each in found],
-    }
-    return Plan("sweep", run.layout.sweep, lines, data)
+    return Plan("weights", run.layout.weights, lines, asdict(found))

@@ -4,11 +4,18 @@ from pathlib import Path
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
+from mechprobe.drift.divergence.result import DivergenceResult
+from mechprobe.drift.divergence.stage import divergence
+from mechprobe.drift.probe.result import ProbeResult
+from mechprobe.drift.probe.stage import probe
+from mechprobe.drift.weights.result import WeightsResult
+from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
+from mechprobe.stage_folder import MANIFEST
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
 
@@ -73,4 +80,34 @@ class SideStages:
             text=self.config.text,
             think=self.config.tasks.think,
             force=self.force,
+        )
+
+    def drift(self) -> DivergenceResult:
+        """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
+        return divergence(
+            self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
+        )
+
+    def probe(self) -> ProbeResult:
+        """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""
+        return probe(
+            self.layout.evals,
+            self.family if self.config.models else None,
+            out=self.layout.probe,
+            config=self.config.probe,
+            **self.probe_inputs(),
+            force=self.force,
+        )
+
+    def probe_inputs(self) -> dict[str, Path | str | None]:
+        """What `probe` reads besides outcomes and models: the tasks file, and those of three stages that are finished."""
+        folders = {"crosscoder": self.layout.crosscoder, "drift": self.layout.drift, "weights": self.layout.weights}
+        found = {name: folder if (folder / MANIFEST).is_file() else None for name, folder in folders.items()}
+        return {"tasks_file": self.config.tasks.file or None, **found}
+
+    def weights(self) -> WeightsResult:
+        """Compare the weights of every model with base's, from their files. It is not part of `mechprobe run`."""
+        self.config.require_models()
+        return weight_statistics(
+            self.config.models, out=self.layout.weights, config=self.config.weights, force=self.force
         )

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mechprobe.drift.divergence.result import DivergenceResult
+from mechprobe.drift.probe.result import ProbeResult
+from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.features.examples.labels import Labels
@@ -24,6 +27,38 @@ class StageInfo(NamedTuple):
     """``done``, ``unfinished`` or ``missing``."""
     manifest: dict[str, Any]
     """Empty unless the stage is done."""
+
+
+class DriftFiles(NamedTuple):
+    """Results of the stages of behaviour and drift, which are beside the chain; None where a stage is not finished."""
+
+    divergence: DivergenceResult | None
+    probe: ProbeResult | None
+    weights: WeightsResult | None
+
+    @classmethod
+    def read(cls, layout: RunLayout) -> "DriftFiles":
+        """Read the finished stages of a run."""
+
+        def done(folder: Path) -> bool:
+            return (folder / MANIFEST).is_file()
+
+        return cls(
+            DivergenceResult.load(layout.drift) if done(layout.drift) else None,
+            ProbeResult.load(layout.probe) if done(layout.probe) else None,
+            WeightsResult.load(layout.weights) if done(layout.weights) else None,
+        )
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Stage → folder of what was read."""
+        names = ("drift", "probe", "weights")
+        return {name: found.folder for name, found in zip(names, self, strict=True) if found is not None}
+
+    @property
+    def base(self) -> str:
+        """Name of the model that the others are compared with; empty if nothing was read."""
+        return next((found.base for found in self if found is not None), "")
 
 
 @dataclass(frozen=True)
@@ -49,6 +84,7 @@ class RunFiles:
     interventions: JsonObject | None
     dictionary_seeds: JsonObject | None
     """The verdict over several dictionaries."""
+    drift: DriftFiles
     outdated: tuple[str, ...]
     """Files that were made from earlier versions of finished stages; they are not read."""
     run: JsonObject
@@ -65,7 +101,8 @@ class RunFiles:
         if not layout.folder.is_dir():
             raise ArtifactError(f"{run_dir} does not exist; give the folder of `mechprobe run`.")
         stages = {place.name: _stage(layout, place) for place in CHAIN if place.name != "report"}
-        if not any(stage.manifest for stage in stages.values()):
+        drift = DriftFiles.read(layout)
+        if not any(stage.manifest for stage in stages.values()) and not drift.folders:
             raise ArtifactError(f"{run_dir} contains no finished stage; run `mechprobe run --run {run_dir}` first.")
         training, labels, accuracy = layout.training_log, layout.labels, layout.accuracy
         seeds = layout.dictionary_seeds
@@ -85,6 +122,7 @@ class RunFiles:
             selection=_optional(layout.selected),
             interventions=_optional(layout.results),
             dictionary_seeds=_optional(seeds) if current else None,
+            drift=drift,
             outdated=(str(seeds.relative_to(layout.folder)),) if seeds.is_file() and not current else (),
             run=_optional(layout.run_file) or {},
         )

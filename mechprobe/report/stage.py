@@ -9,6 +9,7 @@ from mechprobe.environment import require
 from mechprobe.errors import DependencyError
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
+from mechprobe.report.pages.drift import drift_page
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
 from mechprobe.report.result import Report
@@ -48,7 +49,7 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 
 
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
-    """Write the report of a run: ``index.html``, ``examples.html``, ``report.md``, ``report.json`` and ``figures/*.png``.
+    """Write the report of a run: ``index.html``, ``examples.html``, ``drift.html``, ``report.md``, ``report.json``, ``figures/*.png``.
 
     Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
     has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
@@ -66,11 +67,14 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config)
     pictures = _pictures(files, content)
     content = content.model_copy(update={"figures": sorted(pictures)})
-    pages = {"index.html": _html(content, pictures), "report.md": _markdown(content)}
+    pages = {"index.html": _html(content, pictures, drift=bool(files.drift.folders)), "report.md": _markdown(content)}
     if by_example := examples_page(files):
         pages["examples.html"] = by_example
+    if by_drift := drift_page(files, _embedded(pictures)):
+        pages["drift.html"] = by_drift
     finished = [info.place for info in files.stages.values() if info.manifest]
-    inputs, settings = {name: files.layout.folder / folder for name, folder in finished}, config.model_dump(mode="json")
+    inputs = {name: files.layout.folder / folder for name, folder in finished} | files.drift.folders
+    settings = config.model_dump(mode="json")
     with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
         for name, data in pictures.items():
             write_bytes(stage.folder / name, data)
@@ -86,9 +90,15 @@ def report_markdown(run_dir: Path | str) -> str:
     return _markdown(build_report(RunFiles.read(run_dir), ReportConfig()))
 
 
-def _html(content: Report, pictures: dict[str, bytes]) -> str:
-    embedded = {Path(name).stem: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
-    return environment().get_template("report.html.j2").render(content.to_dict(), figures=embedded)
+def _html(content: Report, pictures: dict[str, bytes], *, drift: bool) -> str:
+    return (
+        environment().get_template("report.html.j2").render(content.to_dict(), figures=_embedded(pictures), drift=drift)
+    )
+
+
+def _embedded(pictures: dict[str, bytes]) -> dict[str, str]:
+    """Name of a figure → base64 of its PNG."""
+    return {Path(name).stem: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
 
 
 def _markdown(content: Report) -> str:
@@ -111,6 +121,7 @@ def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
     """Every figure whose data exist, by name."""
     from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure
     from mechprobe.report.figures.dictionary import shares_figure, training_figure
+    from mechprobe.report.figures.drift import draw_drift
 
     figures = {}
     if files.evaluation:
@@ -122,7 +133,7 @@ def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
         figures["training"] = training_figure(files.training, gate=gate)
     if files.features:
         figures["shares"] = shares_figure(files.features)
-    return figures | _intervention_figures(files, content)
+    return figures | _intervention_figures(files, content) | draw_drift(*files.drift)
 
 
 def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":

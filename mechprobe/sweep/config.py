@@ -114,6 +114,8 @@ class SweepConfig(FrozenConfig):
     """Folder of further models, ``<arm>/step_<n>/``."""
     base: str = "base"
     """Name of the model with which the others are compared."""
+    final_steps: dict[str, int] = Field(default_factory=dict)
+    """Model → training step, for models without a step in their name."""
     generation: Literal["hf", "endpoint"] = "hf"
     """Where responses come from, unless a benchmark has rollouts."""
     endpoint: EndpointConfig = EndpointConfig()

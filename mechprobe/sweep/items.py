@@ -1,7 +1,7 @@
 """The items of a benchmark as a task: from the user's file, or drawn from the skills benchmark."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ from mechprobe.evals.config import SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import LaterScorer
 from mechprobe.evals.skills.item import ANSWER_MARKER
+from mechprobe.evals.skills.registry import COMPACT, LAB
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.records import Sample
 from mechprobe.sweep.config import BenchmarkConfig, SkillItemsConfig, SweepConfig
@@ -109,16 +110,18 @@ def _standin_items(name: str, given: SkillItemsConfig | None) -> SkillItemsConfi
 def _drawn(name: str, config: BenchmarkConfig, settings: SkillItemsConfig, sweep: SweepConfig, asked: Asked) -> Task:
     """A task of drawn items."""
     rendering = rendering_of(settings, asked)
+    of_lab = name.startswith(STANDIN) and rendering == COMPACT
     items = skills.generate(
         settings.skill,
-        domain=settings.domain,
+        domain=LAB if of_lab else settings.domain,
         level=settings.level,
         split=settings.split or None,
         n=settings.n,
         seed=settings.seed,
         rendering=rendering,
     )
-    compact = rendering == "compact"
+    compact = rendering == COMPACT
+    _check_known(name, items, asked)
     judge = _drawn_scorer(name, config, compact=compact)
     return Task(
         name=name,
@@ -141,7 +144,19 @@ def _drawn_scorer(name: str, config: BenchmarkConfig, *, compact: bool) -> AnySc
         return config.scorer
     if name == _FORM:
         return compact_form_kept if compact else boxed_form_kept
-    return f"final:{ANSWER_MARKER}" if compact else "boxed"
+    return "skill"
+
+
+def _check_known(name: str, items: Sequence[skills.SkillItem], asked: Asked) -> None:
+    """Refuse items with characters or words that the tokenizer does not have."""
+    tokenizer = next(iter(asked.tokenizers.values()))
+    unknown = tokenizer.unk_token_id
+    for item in items:
+        if unknown is not None and unknown in tokenizer(item.prompt, add_special_tokens=False).input_ids:
+            raise ConfigError(
+                f"The tokenizer of the models lacks a token of item {item.id} of benchmark {name} ({item.prompt[:60]!r}); set another "
+                'skill.rendering, or skill.domain = "symbolic" for the families of the lab.'
+            )
 
 
 def rendering_of(settings: SkillItemsConfig, asked: Asked) -> str:

@@ -14,7 +14,7 @@ STANDIN = "standin:"
 
 
 class SkillCell(NamedTuple):
-    """Where the items of a stand-in come from."""
+    """Where the items of a stand-in come from. In the compact rendering they are of the lab's family, whatever the domain."""
 
     skill: str
     domain: str
@@ -65,13 +65,13 @@ _SLOTS = (
     Slot("livecodebench_v2", "LiveCodeBench v2", "ood_reasoning", "avg@3", "rule", "execution of the program", 3,
          standin=SkillCell("simulation", "coding", 1)),
     Slot("gpqa_diamond", "GPQA-Diamond", "ood_reasoning", "avg@3", "rule", "option letter", 3,
-         scorer="letter", standin=SkillCell("simulation", "coding", 2)),
+         scorer="letter", standin=SkillCell("simulation", "physics", 2)),
     Slot("mmlu_pro", "MMLU-Pro", "ood_reasoning", "pass@1", "rule", "option letter",
-         scorer="letter", standin=SkillCell("enumeration", "mathematics", 1)),
+         scorer="letter", standin=SkillCell("enumeration", "non_reasoning_qa", 1)),
     Slot("ifeval", "IFEval", "general", "accuracy", "rule", "strict and loose, by prompt and by instruction",
          standin=SkillCell("enumeration", "mathematics", 1)),
     Slot("alpaca_eval2", "AlpacaEval 2.0", "general", "reward mean", "reward_model", "raw logit of a reward model",
-         max_new_tokens=16_384, standin=SkillCell("enumeration", "mathematics", 1)),
+         max_new_tokens=16_384, standin=SkillCell("enumeration", "coding", 1)),
     Slot("halueval", "HaluEval", "general", "accuracy", "rule", "last yes or no", scorer="yes_no",
          standin=SkillCell("diagnostic", "coding", 1)),
     Slot("truthfulqa", "TruthfulQA", "general", "share truthful", "judge", "a judge for truth, another for information",

@@ -10,13 +10,13 @@ from typing import Any
 
 from mechprobe.config import read_toml
 from mechprobe.data.config import TextConfig
-from mechprobe.emergence.arms import checkpoints_by_arm, step_of
+from mechprobe.emergence.arms import all_arms, step_of
 from mechprobe.errors import ConfigError
 from mechprobe.evals.judging.judge import FunctionJudge, Judge
 from mechprobe.files import write_text
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import Advance, progress
-from mechprobe.stage_folder import Stage
+from mechprobe.stage_folder import MANIFEST, Stage
 from mechprobe.sweep.benchmarks import Benchmark, item_benchmark
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig, anchored
 from mechprobe.sweep.items import Asked, task_of
@@ -171,10 +171,19 @@ class Cells:
             for model in benchmark.models:
                 Stage.check(self.folder(benchmark, model), force=self.force, **self._work_of(benchmark, model))
 
-    def n_finished(self) -> int:
-        """Number of cells that are finished already."""
+    def plan(self) -> tuple[list[str], dict[str, Any]]:
+        """What would be made, as lines and as a JSON value; errors are those of `check`."""
+        self.check()
         pairs = [(benchmark, model) for benchmark in self.benchmarks for model in benchmark.models]
-        return 0 if self.force else sum((self.folder(*pair) / "manifest.json").is_file() for pair in pairs)
+        done = 0 if self.force else sum((self.folder(*pair) / MANIFEST).is_file() for pair in pairs)
+        infos = [benchmark.info for benchmark in self.benchmarks]
+        lines = [f"{len(pairs)} cells ({len(self.models)} models × {len(infos)} benchmarks), {done} of them finished"]
+        lines += [
+            f"{info.name}: {info.n_items} items × {info.n_draws}, {info.metric}, scored by {info.scoring}"
+            for info in infos
+        ]
+        data = {"cells": len(pairs), "finished": done, "models": self.models}
+        return lines, {**data, "benchmarks": [info.to_dict() for info in infos]}
 
     def _work_of(self, benchmark: Benchmark, model: str) -> dict[str, Any]:
         config = {"benchmark": benchmark.info.name, "model": model, **benchmark.identity(model)}
@@ -220,7 +229,7 @@ def _finish(stage: Stage, cell: CellResult) -> None:
     results = {"value": list(cell.value), "metric": cell.benchmark.metric, "standin": cell.benchmark.standin}
     stage.finish(outputs=kept, counts={"items": len(cell.values)}, results=results)
     for path in stage.folder.iterdir():
-        if path.name not in (*kept, "manifest.json"):
+        if path.name not in (*kept, MANIFEST):
             path.unlink()
 
 
@@ -236,7 +245,7 @@ def _collect(cells: Cells, config: SweepConfig, out: Path, *, force: bool) -> Sw
         for benchmark in cells.benchmarks
         for model in benchmark.models
     }
-    settings = {"base": config.base, "seed": config.seed, "models": cells.models}
+    settings = {"base": config.base, "seed": config.seed, "models": cells.models, "final_steps": config.final_steps}
     with Stage.open(out, name="sweep", config=settings, inputs=inputs, force=force, remake=True) as stage:
         if not stage.done:
             results = _results(cells, config)
@@ -262,9 +271,9 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
     models = cells.models
     return SweepResults(
         base=config.base,
-        arms=arms_of(models, config.base),
+        arms={arm.name: list(arm.checkpoints) for arm in all_arms(models, config.base, config.final_steps)},
         order=list(found),
-        steps={model: 0 if model == config.base else step_of(model) for model in models},
+        steps={m: 0 if m == config.base else step_of(m, config.final_steps) for m in models},
         benchmarks={name: next(iter(row.values())).benchmark for name, row in found.items()},
         cells={
             name: {m: cell.model_copy(update={"values": {}}) for m, cell in row.items()} for name, row in found.items()
@@ -278,15 +287,6 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
         },
         notes=_notes(found),
     )
-
-
-def arms_of(models: Sequence[str], base: str) -> dict[str, list[str]]:
-    """Arm → its models in order of training. A model without checkpoints is an arm of its own."""
-    others = [model for model in models if model != base]
-    grouped = checkpoints_by_arm(others)
-    found = {arm: list(members) for arm, members in grouped.items()}
-    placed = {model for members in found.values() for model in members}
-    return found | {model: [model] for model in others if model not in placed}
 
 
 def _notes(found: Mapping[str, Mapping[str, CellResult]]) -> list[str]:

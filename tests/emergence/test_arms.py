@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mechprobe.emergence.arms import checkpoint_folders, find_arms, with_checkpoints
+from mechprobe.emergence.arms import all_arms, checkpoint_folders, find_arms, with_checkpoints
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
 
@@ -19,6 +19,18 @@ def test_arms_are_read_from_names() -> None:
     (named,) = find_arms(["base", "a", "b"], EmergenceConfig(arms={"x": ("a", "b")}))
     assert [named.label(name) for name in named.checkpoints] == ["a", "end"]
     assert (sft.progress, sft.spaced_by) == ((0.0, 0.5, 1.0), "checkpoints")
+
+
+def test_models_without_checkpoints_are_arms_of_one() -> None:
+    arms = all_arms(["base", "other", "rl", "rl@step_000004", "sft@step_000002"], "base", {"rl": 8})
+    assert [(arm.name, arm.checkpoints) for arm in arms] == [
+        ("other", ("other",)),
+        ("rl", ("rl@step_000004", "rl")),
+        ("sft", ("sft@step_000002",)),
+    ]
+    assert [arm.progress for arm in arms] == [(0.0, 1.0), (0.0, 0.5, 1.0), (0.0, 1.0)]
+    assert [arm.spaced_by for arm in arms] == ["checkpoints", "steps", "steps"]
+    assert all_arms(["base"], "base", {}) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from mechprobe.errors import ConfigError
+from mechprobe.evals.scorers.final_answer import SkillScorer
 from mechprobe.evals.scorers.rules import RuleScorer, Scorer, boxed_scorer
 from mechprobe.files import sha256_bytes
 from mechprobe.types import OutcomeName
@@ -156,6 +157,7 @@ def scorer(spec: AnyScorer) -> Scorer:
     * ``letter``: the option letter that it gives (`mechprobe.evals.scorers.letters.option_letter`).
     * ``yes_no``: the last word that is yes or no.
     * ``boxed``: the last ``\boxed{...}``, compared as mathematics.
+    * ``skill``: the final answer to an item of the skill benchmark, boxed or behind ANS (`mechprobe.evals.scorers.final_answer`).
     * ``final:<MARKER>``: the line after the last MARKER, without whitespace; numbers are compared as numbers.
     * ``python:<module>:<function>``: the result of a function of response and answer.
 
@@ -172,9 +174,11 @@ def scorer(spec: AnyScorer) -> Scorer:
         return RuleScorer(spec)
     if spec == "boxed":
         return boxed_scorer(spec)
+    if spec == "skill":
+        return SkillScorer(spec)
     if kind == PREFIX:
         return named_scorer(spec)
     raise ConfigError(
-        f"Scorer '{spec}' is unknown; write exact, numeric, letter, yes_no, boxed, final:<MARKER> or "
+        f"Scorer '{spec}' is unknown; write exact, numeric, letter, yes_no, boxed, skill, final:<MARKER> or "
         f"{PREFIX}:<MODULE>:<FUNCTION>."
     )

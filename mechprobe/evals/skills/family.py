@@ -3,10 +3,11 @@
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from mechprobe.evals.skills.item import AnswerForm, item_id
+from mechprobe.evals.scorers.final_answer import AnswerForm
+from mechprobe.evals.skills.item import item_id
 
 LEVELS = (1, 2, 3, 4, 5)
 BEYOND = 6
@@ -148,6 +149,11 @@ class Family(ABC):
         return 1 / (space if isinstance(space, int) else len(space))
 
 
-def rung(ladder: Sequence[int], value: int) -> int:
+def rung(ladder: Sequence[Any], value: Any) -> int:
     """The level whose knob has a value, from 1; 0 if none has."""
     return ladder.index(value) + 1 if value in ladder else 0
+
+
+def set_text(members: Iterable[object]) -> str:
+    """An answer of the form "set", e.g. `{2,3}`."""
+    return "{" + ",".join(map(str, members)) + "}"

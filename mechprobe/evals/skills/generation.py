@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 from mechprobe.errors import InputError
@@ -57,16 +57,21 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but the skill are
     Raises:
         InputError: A choice is unknown or contradicts another, or there are fewer than n such items.
     """
+    if n < 0:
+        raise InputError(f"{n} items cannot be drawn; ask for 0 or more.")
     chosen = _families(skill, domain, family, split)
     level = _level(level, split)
     check_choice("rendering", rendering, RENDERINGS)
     for each in chosen:
         check_rendering(each, level, rendering)
-    excluded = frozenset(exclude)
-    streams = [_draws(each, level, seed, split, excluded) for each in chosen]
+    sizes, excluded = [each.capacity(level) for each in chosen], frozenset(exclude)
+    known = sum(size for size in sizes if size is not None)
+    if None not in sizes and n > known:  # without drawing them all
+        raise InputError(_too_few(skill, domain, level, None, known, n, chosen))
+    streams = [zip(repeat(each), problems(each, level, seed=seed, split=split, exclude=excluded)) for each in chosen]
     drawn = list(islice(_in_turns(streams), n))
     if len(drawn) < n:
-        raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, len(excluded)))
+        raise InputError(_too_few(skill, domain, level, split, len(drawn), n, chosen, excluded=bool(excluded)))
     return [make_item(each, problem, level, rendering) for each, problem in drawn]
 
 
@@ -79,10 +84,10 @@ def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = C
     return {name: list(islice(items, size)) for name, size in sizes.items()}
 
 
-def _draws(
-    family: Family, level: int, seed: int, split: str | None, excluded: Collection[str]
-) -> Iterator[tuple[Family, Any]]:
-    """Yield the different problems of a level and a split until no new one comes."""
+def problems(
+    family: Family, level: int, *, seed: int, split: str | None = None, exclude: Collection[str] = ()
+) -> Iterator[Any]:
+    """Yield the different problems of a level and a split, without those in ``exclude``, until no new one comes."""
     rng = random.Random(f"{family.stream(level)}/{seed}")
     capacity, seen, fruitless = family.capacity(level), set[str](), 0
     while len(seen) != capacity and fruitless < _PATIENCE + 40 * len(seen):
@@ -91,11 +96,11 @@ def _draws(
         if family.level_of(problem) != level or (identity := family.id(problem)) in seen:
             continue
         seen.add(identity)
-        if excluded and (identity in excluded or family.compact(problem) in excluded):
+        if exclude and (identity in exclude or family.compact(problem) in exclude):
             continue
         if split is None or split_of(family, problem, level) == split:
             fruitless = 0
-            yield family, problem
+            yield problem
 
 
 def _in_turns(streams: Iterable[Iterator[T]]) -> Iterator[T]:
@@ -126,12 +131,19 @@ def _families(skill: str, domain: str, name: str | None, split: str | None) -> l
         found = [SKILLS[skill].family]
     else:
         found = families(skill, domain, held_out=split == TEST_OUT_FAMILY)
-    if not found or any(each.held_out != (split == TEST_OUT_FAMILY) for each in found if split is not None):
-        held_out = ", ".join(each.name for each in families(held_out=True)) or "none"
+    if not found:
+        held_out = ", ".join(f"{each.skill}/{each.domain}" for each in families(held_out=True)) or "none"
         raise InputError(
-            f"{skill}/{domain} has no items in the split {split or 'of all'}; held-out families, which alone are in "
-            f"{TEST_OUT_FAMILY}: {held_out}."
+            f"{skill}/{domain} has no items in the split {split or 'of all'}; cells with a held-out family: {held_out}."
         )
+    for each in found:
+        if split is not None and each.held_out != (split == TEST_OUT_FAMILY):
+            where = (
+                f"is held out: all its items are in the split {TEST_OUT_FAMILY}" if each.held_out else "is not held out"
+            )
+            raise InputError(
+                f"Family '{each.name}' {where}, so it has none in {split}; choose another split or family."
+            )
     return found
 
 
@@ -147,12 +159,20 @@ def _level(level: int | None, split: str | None) -> int:
 
 
 def _too_few(
-    skill: str, domain: str, level: int, split: str | None, found: int, n: int, chosen: list[Family], n_excluded: int
+    skill: str,
+    domain: str,
+    level: int,
+    split: str | None,
+    found: int,
+    n: int,
+    chosen: list[Family],
+    *,
+    excluded: bool = False,
 ) -> str:
     where = (
         f"of level {level}"
         + (f" in the split {split}" if split else "")
-        + (", without those excluded," if n_excluded else "")
+        + (", without those excluded," if excluded else "")
     )
     names = ", ".join(each.name for each in chosen)
     return f"{skill}/{domain} has {found} items {where} ({names}), so {n} cannot be drawn; ask for fewer."

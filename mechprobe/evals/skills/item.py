@@ -3,15 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 ANSWER_MARKER = "ANS"
 """Word before every final answer; the scorer `final:ANS` extracts the text after the last one."""
 SHARED_MARKER = "THINK"
 """Word that opens a worked response in the renderings with one marker for all skills."""
-
-AnswerForm = Literal["integer", "number", "word", "list", "set", "expression", "diagnosis"]
-"""How the scorer compares two answers. The parts of a list or a set are separated by commas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mechprobe.errors import InputError
 from mechprobe.evals.skills.item import SkillItem
-from mechprobe.evals.skills.registry import SKILLS, family_of
+from mechprobe.evals.skills.registry import DOMAINS, SKILLS, family_of
 from mechprobe.records import Sample, read_jsonl
 
 
@@ -21,16 +21,17 @@ class SkillLabels(NamedTuple):
 
 
 def labels(source: Path | str | Iterable[Sample | SkillItem]) -> dict[str, SkillLabels]:
-    """The labels of samples by their ids. A sample that no family made has no entry.
+    """The labels of samples by their ids. A sample that no family made and whose line names no cell has no entry.
 
     The id names the family, which is of one skill and one domain. Level and split stand in the lines of a tasks file. Lines
-    without them with ids of the lab's families are of level 1: the lab has no others.
+    without them with ids of the lab's families are of level 1: the lab has no others. A line with another id may name skill,
+    domain and family itself.
 
     Args:
         source: A JSON-lines file of tasks or prompts, or samples.
 
     Raises:
-        InputError: A line contradicts the registered family of its id.
+        InputError: A line contradicts the registered family of its id, or names an unknown cell.
     """
     if isinstance(source, Path | str):
         path = Path(source)
@@ -47,15 +48,22 @@ def _fields(sample: Sample | SkillItem) -> Mapping[str, Any]:
 
 def _labels(identity: str, line: Mapping[str, Any], where: str) -> SkillLabels | None:
     family = family_of(identity)
-    if family is None:
+    if family is None and not {"skill", "domain", "family"} <= line.keys():
         return None
-    for name, right in (("skill", family.skill), ("domain", family.domain), ("family", family.name)):
-        if line.get(name, right) != right:
+    if family is None:  # items of other makers, such as reasoning-gym, say all of it themselves
+        own = (line["skill"], line["domain"], line["family"])
+        if own[0] not in SKILLS or own[1] not in DOMAINS or not isinstance(own[2], str):
             raise InputError(
-                f"{where}: {name} is {line[name]!r}, but family '{family.name}' is of {right}; correct it."
+                f"{where}: skill {own[0]!r} and domain {own[1]!r} are no cell of the benchmark; skills: {', '.join(SKILLS)}; "
+                f"domains: {', '.join(DOMAINS)}."
             )
-    of_lab = SKILLS[family.skill].family is family
+    else:
+        own = (family.skill, family.domain, family.name)
+    for name, right in zip(("skill", "domain", "family"), own, strict=True):
+        if line.get(name, right) != right:
+            raise InputError(f"{where}: {name} is {line[name]!r}, but the id '{identity}' is of {right}; correct it.")
+    of_lab = family is not None and SKILLS[family.skill].family is family
     level, split = line.get("level", 1 if of_lab else None), line.get("split", "")
     if (level is not None and type(level) is not int) or not isinstance(split, str):
         raise InputError(f"{where}: 'level' must be a whole number and 'split' a text; correct them.")
-    return SkillLabels(family.skill, family.domain, family.name, level, split)
+    return SkillLabels(*own, level, split)

@@ -1,0 +1,12 @@
+"""Names of the sums that are kept, and of the cells that they are kept for. This module needs no torch."""
+
+CLASSES = ("digits", "operators", "procedural", "special", "other")
+BUCKETS = ("prompt", "first", "middle", "answer")
+
+SUMMED = (
+    "n", "kl", "kl_reverse", "js", "tv", "top1_agreement", "entropy", "entropy_base", "log_ratio", "k3", "outside",
+    "outside_base",
+)  # fmt: skip
+RANK_BINS = (*range(1, 11), 11, 101, 1001)
+"""Lowest rank of each bin; ranks up to 10 have a bin of their own."""
+COLUMNS = (*SUMMED, *(f"rank_base_{low}" for low in RANK_BINS), *(f"rank_{low}" for low in RANK_BINS))

@@ -1,0 +1,138 @@
+"""Items of several cells at once, and the files that `mechprobe skills make` writes."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mechprobe.errors import ArtifactError, InputError
+from mechprobe.evals.skills import reasoning_gym
+from mechprobe.evals.skills.family import BEYOND, LEVELS
+from mechprobe.evals.skills.generation import generate
+from mechprobe.evals.skills.item import SkillItem
+from mechprobe.evals.skills.registry import CHAT, COMPACT, DOMAINS, SKILLS, check_choice, families, family_named
+from mechprobe.evals.skills.splits import SPLITS, TEST_OUT_FAMILY, TEST_OUT_PARAM
+from mechprobe.files import dump_json, sha256_bytes, write_text
+
+TASKS, PROMPTS, RECORD = "tasks.jsonl", "prompts.jsonl", "skills.json"
+_LABELS = ("skill", "domain", "family", "level", "split")
+
+
+class Wanted(NamedTuple):
+    """Which items to draw.
+
+    Attributes:
+        skills: Names of skills; empty takes all.
+        domains: Names of domains; empty takes all.
+        levels: Levels; empty takes 1 to 5, and 6 for the split `test_out_param`.
+        family: Name of the only family; None takes those of the cells.
+        split: Split of the items; None takes all.
+        rendering: Name of the rendering.
+        n: Items of every cell and level.
+        seed: Seed of the draw.
+        reasoning_gym: Tasks of reasoning-gym to add, n items of each at every level.
+    """
+
+    skills: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    family: str | None = None
+    split: str | None = "test_in"
+    rendering: str = COMPACT
+    n: int = 20
+    seed: int = 0
+    reasoning_gym: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Skill and domain of every cell that is asked for and has items in the split.
+
+        Raises:
+            InputError: A name is unknown, or no cell is left.
+        """
+        for kind, given, known in (("skill", self.skills, SKILLS), ("domain", self.domains, DOMAINS)):
+            for name in given:
+                check_choice(kind, name, known)
+        if self.split is not None:
+            check_choice("split", self.split, SPLITS)
+        asked = [(s, d) for s in self.skills or SKILLS for d in self.domains or DOMAINS]
+        if self.family is not None:
+            own = family_named(self.family)
+            asked = [cell for cell in asked if cell == (own.skill, own.domain)]
+            if not asked:
+                raise InputError(
+                    f"Family '{own.name}' belongs to {own.skill}/{own.domain}, which is not among the cells asked for; "
+                    "leave out --skills and --domains."
+                )
+            return asked
+        found = [cell for cell in asked if families(*cell, held_out=self.split == TEST_OUT_FAMILY)]
+        if not found:
+            held_out = ", ".join(f"{each.skill}/{each.domain}" for each in families(held_out=True))
+            raise InputError(
+                f"None of these cells has items in the split {self.split}; cells with a family in {TEST_OUT_FAMILY}: "
+                f"{held_out or 'none'}."
+            )
+        return found
+
+    @property
+    def all_levels(self) -> tuple[int, ...]:
+        """The levels to draw."""
+        return self.levels or ((BEYOND,) if self.split == TEST_OUT_PARAM else LEVELS)
+
+    def items(self) -> list[SkillItem]:
+        """Draw the items, cell by cell and level by level.
+
+        Raises:
+            InputError: A choice is unknown, or there are too few items.
+        """
+        foreign, drawn = list(self._of_reasoning_gym()), list[SkillItem]()
+        for skill, domain in self.cells:
+            for level in dict.fromkeys(self.all_levels):
+                drawn += generate(
+                    skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
+                    family=self.family, split=self.split,
+                )  # fmt: skip
+        return [*drawn, *foreign]
+
+    def _of_reasoning_gym(self) -> Iterator[SkillItem]:
+        if self.reasoning_gym and self.rendering != CHAT:
+            raise InputError(f"Tasks of reasoning-gym have the rendering {CHAT} only, not {self.rendering}.")
+        for task in self.reasoning_gym:
+            for level in dict.fromkeys(self.all_levels):
+                yield from reasoning_gym.items(task, n=self.n, seed=self.seed, level=level, split=self.split)
+
+
+def write_items(folder: Path, wanted: Wanted, items: Sequence[SkillItem], *, force: bool = False) -> None:
+    """Write tasks, prompts with gold responses, and a record of how both were drawn.
+
+    The same items may be written again. ``tasks.jsonl`` has whole items; the lines of ``prompts.jsonl`` have the worked
+    trace as their response.
+
+    Raises:
+        ArtifactError: The folder has other items and ``force`` is false, or it cannot be written.
+    """
+    texts = {TASKS: json_lines([item.to_json() for item in items]), PROMPTS: json_lines(list(map(_prompt_line, items)))}
+    texts[RECORD] = dump_json(
+        {
+            "settings": wanted._asdict(),
+            "families": {item.family: item.version for item in sorted(items, key=lambda item: item.family)},
+            "n": len(items),
+            "sha256": {name: sha256_bytes(text.encode()) for name, text in texts.items()},
+        }
+    )
+    for name, text in texts.items():
+        path = folder / name
+        if not force and path.is_file() and path.read_bytes() != text.encode():
+            raise ArtifactError(f"{path} holds other items; give another --out, or --force to replace them.")
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
+def json_lines(records: Sequence[dict[str, Any]]) -> str:
+    """Records as JSON lines."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _prompt_line(item: SkillItem) -> dict[str, Any]:
+    line = {"id": item.id, "task": item.task, "prompt": item.prompt, "response": item.trace}
+    return line | {name: getattr(item, name) for name in _LABELS}

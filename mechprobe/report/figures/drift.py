@@ -1,0 +1,287 @@
+"""The figures of the drift page: divergence by skill, profiles over checkpoints, updates of weights, and drift against both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from mechprobe.drift.divergence.result import DivergenceResult, DivergenceRow
+from mechprobe.drift.probe.behaviour_result import ArmCourse, Behaviour
+from mechprobe.drift.probe.result import ProbeResult
+from mechprobe.drift.weights.result import Group, WeightsResult
+from mechprobe.emergence.arms import arm_of, last_of_arms
+from mechprobe.report.figures.style import (
+    GREY,
+    INK,
+    LIGHT,
+    MARKS,
+    error_bars,
+    house_style,
+    labels,
+    model_colors,
+    new_figure,
+    percent_axis,
+    plain,
+)
+
+_SHOWN_ARMS = 6
+_SOURCES = {"own": "on each model's own text", "gold": "on reference responses", "base": "on text of base"}
+_NUMBERS = {
+    "stable_rank": "stable rank of ΔW",
+    "sv_change": "change of σ(W)",
+    "angle_left": "principal angle of W, left (°)",
+}
+_RANKS = (("stable_rank", "stable rank of ΔW", 1), ("inside", "ΔW inside base's top subspaces (%)", 100))
+
+
+def _in_order(arms: Mapping[str, ArmCourse]) -> dict[str, ArmCourse]:
+    """The arms of a figure in the order of `last_of_arms`, so that an arm has one mark in all figures."""
+    return {name: arms[name] for name in last_of_arms(list(arms))[:_SHOWN_ARMS]}
+
+
+class _Look(NamedTuple):
+    color: str
+    mark: str
+
+
+def _looks(models: Sequence[str]) -> dict[str, _Look]:
+    """Model → color and mark of its arm; ``sft`` and ``rl`` look alike in every figure."""
+    arms = list(dict.fromkeys(map(arm_of, models)))
+    colors, known = model_colors(arms), {"sft": MARKS[0], "rl": MARKS[1]}
+    others = [arm for arm in arms if arm not in known]
+    marks = {arm: known.get(arm) or MARKS[2 + others.index(arm) % (len(MARKS) - 2)] for arm in arms}
+    return {model: _Look(colors[arm_of(model)], marks[arm_of(model)]) for model in models}
+
+
+def divergence_figure(found: DivergenceResult) -> Figure:
+    """KL from base by skill, for the last model of every arm, with 95 % intervals; one panel per kind of text."""
+    models = last_of_arms(found.models)[:_SHOWN_ARMS]
+    parts = skills_of(found)
+    sources = [source for source in _SOURCES if found.find(metric="kl", source=source)][:2]
+    looks = _looks(models)
+    with house_style():
+        figure = new_figure(max(6.5, 1.1 * len(parts) * len(sources) + 1.5), 3.5)
+        panels = np.atleast_1d(figure.subplots(1, len(sources), sharey=True))
+        for axes, source in zip(panels, sources, strict=True):
+            for index, model in enumerate(models):
+                cells = [kl_of(found, model, source, part) for part in parts]
+                values, errors = error_bars([cell or (None,) * 3 for cell in cells], scale=1.0)
+                x = np.arange(len(parts)) + (index - (len(models) - 1) / 2) * 0.16
+                axes.errorbar(
+                    x, values, errors, color=looks[model].color, fmt=looks[model].mark, markersize=5.5, capsize=2.5, linewidth=1.3,
+                    label=plain(model),
+                )  # fmt: skip
+            axes.set_yscale("log")
+            axes.set_title(_SOURCES[source])
+            axes.set_xticks(range(len(parts)), labels(list(parts), width=12))
+        panels[0].set_ylabel("KL(tuned ‖ base), nats per token")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        return figure
+
+
+def skills_of(found: DivergenceResult) -> tuple[str, ...]:
+    """Parts of the text that the figure and the table show: all, then every skill; tasks where no sample has a skill."""
+    for by in ("skill", "task"):
+        groups = dict.fromkeys(row.group for row in found.find(metric="kl", by=by) if row.group)
+        if groups:
+            return ("all", *sorted(groups))
+    return ("all",)
+
+
+def kl_of(found: DivergenceResult, model: str, source: str, part: str) -> tuple[float, float, float] | None:
+    """KL with its interval, at the lowest temperature; None if it was not measured."""
+    rows = found.find(metric="kl", model=model, source=source, by="all") if part == "all" else [
+        row for by in ("skill", "task") for row in found.find(metric="kl", model=model, source=source, by=by, group=part)
+    ]  # fmt: skip
+    chosen: DivergenceRow | None = min(rows, key=lambda row: row.temperature or 0.0, default=None)
+    return None if chosen is None else (chosen.value, chosen.low, chosen.high)
+
+
+def profiles_figure(behaviour: Behaviour, base: str) -> Figure:
+    """Score of every skill over training, one line per arm with its interval; base is the first point of all."""
+    skills, arms = list(behaviour.skills), _in_order(behaviour.arms)
+    looks, columns = _looks(list(arms)), min(3, len(skills))
+    rows = -(-len(skills) // columns)
+    with house_style():
+        figure = new_figure(max(6.5, 3.1 * columns), 2.7 * rows + 0.5)
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes, skill, title in zip(panels, skills, labels(skills, width=28), strict=False):
+            for arm, course in arms.items():
+                _draw_course(axes, behaviour, base, course, skill, looks[arm])
+            axes.set_title(title)
+            axes.axhline(0, color=INK, linewidth=0.8)
+        for axes in panels[len(skills) :]:
+            axes.set_visible(False)
+        for place in range(len(skills)):
+            if place % columns == 0:
+                percent_axis(panels[place], "score above chance (%)", low=None, high=104.0)
+            if place + columns >= len(skills):
+                panels[place].set_xlabel("training done (%)")
+                panels[place].tick_params(labelbottom=True)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(arms))
+        return figure
+
+
+def _draw_course(axes: Axes, behaviour: Behaviour, base: str, course: ArmCourse, skill: str, look: _Look) -> None:
+    """The line of an arm from base on, with a band; a model without checkpoints before it is one mark with a bar."""
+    single = len(course.points) == 1
+    models = [*([] if single else [base]), *(point.model for point in course.points)]
+    x = 100 * np.array([*([] if single else [0.0]), *(point.progress for point in course.points)])
+    values, errors = error_bars([behaviour.profiles[model][skill].corrected for model in models])
+    shape: dict[str, Any] = {"color": look.color, "marker": look.mark, "label": plain(course.arm)}
+    if single:
+        axes.errorbar(x, values, errors, markersize=5.5, capsize=2.5, linestyle="none", **shape)
+        return
+    axes.fill_between(x, values - errors[0], values + errors[1], color=look.color, alpha=0.15, linewidth=0)
+    axes.plot(x, values, markersize=4.5, linewidth=1.6, **shape)
+
+
+def updates_figure(found: WeightsResult) -> Figure:
+    """Relative norm of the update by layer and module type, one matrix per arm's last model."""
+    models = last_of_arms(found.names)[:_SHOWN_ARMS]
+    groups = {model: _in_layers(found.models[model].cells) for model in models}
+    kinds = list(dict.fromkeys(kind for cells in groups.values() for _, kind in cells))
+    layers = sorted({layer for cells in groups.values() for layer, _ in cells})
+    values = {
+        model: np.array([[_cell(cells, layer, kind) for kind in kinds] for layer in layers])
+        for model, cells in groups.items()
+    }
+    top = max((float(np.nanmax(each)) for each in values.values() if np.isfinite(each).any()), default=1.0) or 1.0
+    columns = min(3, len(models))
+    rows, high = -(-len(models) // columns), max(1.6, 0.28 * len(layers) + 1.1)
+    with house_style():
+        figure = new_figure(max(6.5, columns * max(2.6, 0.5 * len(kinds) + 0.9)), rows * high + 0.4)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        image = None
+        for axes, model in zip(panels, models, strict=False):
+            image = axes.imshow(values[model], vmin=0, vmax=top, cmap="Blues", aspect="auto")
+            _write_cells(axes, values[model], top)
+            axes.set_title(plain(model))
+            axes.set_xticks(range(len(kinds)), labels(kinds, width=10), rotation=90 if len(kinds) > 10 else 0)
+            axes.set_yticks(range(len(layers)), map(str, layers))
+            axes.set_ylabel("layer")
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+        for axes in panels[len(models) :]:
+            axes.set_visible(False)
+        if image is not None:
+            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)")
+        return figure
+
+
+def _in_layers(cells: Sequence[Group]) -> dict[tuple[int, str], Group]:
+    return {(cell.layer, cell.type): cell for cell in cells if cell.layer is not None}
+
+
+def _cell(cells: Mapping[tuple[int, str], Group], layer: int, kind: str) -> float:
+    found = cells.get((layer, kind))
+    return float("nan") if found is None else 100 * found.relative_norm
+
+
+def _write_cells(axes: Axes, values: Float[ndarray, "layer kind"], top: float) -> None:
+    """Write the numbers into the cells of a matrix that is small enough."""
+    if values.size > 120:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            color = "white" if value > 0.6 * top else INK
+            axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7.5, color=color)
+
+
+def ranks_figure(found: WeightsResult) -> Figure:
+    """Stable rank and share inside base's top subspaces by module type, each over the range of random updates of equal norm."""
+    models = last_of_arms(found.names)[:_SHOWN_ARMS]
+    looks = _looks(models)
+    kinds = list(dict.fromkeys(
+        group.type for model in models for group in found.models[model].types if group.spectral
+    ))  # fmt: skip
+    with house_style():
+        figure = new_figure(max(6.5, 2 * (0.55 * len(kinds) + 1.6)), 3.4)
+        for axes, (name, title, factor) in zip(figure.subplots(1, 2), _RANKS, strict=True):
+            _draw_null(axes, found, models, kinds, name, factor)
+            for index, model in enumerate(models):
+                groups = {group.type: group.spectral for group in found.models[model].types if name in group.spectral}
+                places = [place for place, kind in enumerate(kinds) if kind in groups]
+                x = np.array(places) + (index - (len(models) - 1) / 2) * 0.17
+                values = [factor * groups[kinds[place]][name].value for place in places]
+                look = looks[model]
+                axes.plot(
+                    x, values, color=look.color, marker=look.mark, markersize=5.5, linestyle="none", label=plain(model)
+                )
+            axes.set_yscale("log")
+            axes.set_title(title)
+            axes.set_xticks(range(len(kinds)), labels(kinds, width=10))
+            axes.margins(y=0.12)
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=min(4, len(models) + 1))
+        return figure
+
+
+def _draw_null(
+    axes: Axes, found: WeightsResult, models: Sequence[str], kinds: Sequence[str], name: str, factor: int
+) -> None:
+    """For every module type, the mean of the random updates and the band of all their draws."""
+    for place, kind in enumerate(kinds):
+        cells = [
+            group.spectral[name]
+            for model in models
+            for group in found.models[model].types
+            if group.type == kind and name in group.spectral
+        ]
+        edges = [place - 0.4, place + 0.4]
+        low, high = min(cell.low for cell in cells), max(cell.high for cell in cells)
+        axes.fill_between(edges, factor * low, factor * high, color=LIGHT, linewidth=0)
+        mean = factor * sum(cell.null for cell in cells) / len(cells)
+        label = None if place else "random updates of equal norm"
+        axes.plot(edges, [mean, mean], color=GREY, linewidth=1.8, label=label)
+
+
+def scatter_figure(found: ProbeResult) -> Figure:
+    """Drift of the skill profile of every checkpoint against each number of divergence and weights."""
+    behaviour = found.behaviour["right"]
+    drift = {point.model: point.drift_l1 for course in behaviour.arms.values() for point in course.points}
+    numbers = {name: row for name, row in found.numbers.items() if any(model in drift for model in row)}
+    arms = _in_order(behaviour.arms)
+    looks, columns = _looks(list(arms)), min(3, len(numbers))
+    rows = -(-len(numbers) // columns)
+    with house_style():
+        figure, drawn = new_figure(max(6.5, 3.1 * columns), 2.8 * rows + 0.5), dict[str, Any]()
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for axes, (name, row) in zip(panels, numbers.items(), strict=False):
+            for arm, course in arms.items():
+                models = [point.model for point in course.points if point.model in row]
+                if models:
+                    values, errors = error_bars([drift[model] for model in models], scale=1.0)
+                    drawn[plain(arm)] = axes.errorbar(
+                        [row[model] for model in models], values, errors, color=looks[arm].color, marker=looks[arm].mark,
+                        markersize=5, linewidth=0.8, elinewidth=0.8,
+                    )  # fmt: skip
+            axes.set_xlabel(labels([_NUMBERS.get(name, name)], width=34)[0])
+        for axes in panels[len(numbers) :]:
+            axes.set_visible(False)
+        for place in range(0, len(numbers), columns):
+            panels[place].set_ylabel("drift from base (L1 of scores)")
+        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=max(1, len(drawn)))
+        return figure
+
+
+def draw_drift(
+    divergence: DivergenceResult | None, probe: ProbeResult | None, weights: WeightsResult | None
+) -> dict[str, Any]:
+    """Every figure whose data exist, by name."""
+    figures: dict[str, Any] = {}
+    if divergence is not None:
+        figures["divergence"] = divergence_figure(divergence)
+    if probe is not None:
+        figures["profiles"] = profiles_figure(probe.behaviour["right"], probe.base)
+        if any(probe.numbers.values()):
+            figures["drift_against"] = scatter_figure(probe)
+    if weights is not None:
+        figures["updates"] = updates_figure(weights)
+        if any(group.spectral for update in weights.models.values() for group in update.types):
+            figures["update_ranks"] = ranks_figure(weights)
+    return figures

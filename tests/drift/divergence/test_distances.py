@@ -1,0 +1,153 @@
+"""Distances of next-token distributions: hand numbers, float64 references, inequalities, and independence of chunks."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+
+from mechprobe.drift import PositionDivergences, divergences
+from mechprobe.drift.divergence import distances
+
+
+def pair(n: int, n_ids: int, seed: int, scale: float = 3.0, apart: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Asymmetric logits: base is narrow, tuned is wide and shifted; and realised tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    base = scale * torch.randn(n, n_ids, generator=generator)
+    tuned = 1.3 * base + apart * torch.randn(n, n_ids, generator=generator) + 17.0
+    return tuned, base, torch.randint(n_ids, (n,), generator=generator)
+
+
+def reference(tuned: Tensor, base: Tensor) -> dict[str, Tensor]:
+    """Direct formulas in float64."""
+    p, q = (logits.double().softmax(-1) for logits in (tuned, base))
+    m = (p + q) / 2
+    terms = lambda a, b: (a * (a / b).log()).nan_to_num(0).sum(-1)  # noqa: E731
+    return {
+        "kl": kl_divergence(Categorical(logits=tuned.double()), Categorical(logits=base.double())),
+        "kl_reverse": kl_divergence(Categorical(logits=base.double()), Categorical(logits=tuned.double())),
+        "js": (terms(p, m) + terms(q, m)) / 2,
+        "tv": (p - q).abs().sum(-1) / 2,
+        "entropy": Categorical(logits=tuned.double()).entropy(),
+        "entropy_base": Categorical(logits=base.double()).entropy(),
+    }
+
+
+def test_by_hand() -> None:
+    tuned, base = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.0, 0.0]])  # p = (1/4, 3/4), q = (1/2, 1/2)
+    found = divergences(tuned, base, torch.tensor([1]), top=1)
+    kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert float(found.kl[0]) == pytest.approx(kl, abs=1e-7)
+    assert float(found.kl_reverse[0]) == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(2 / 3), abs=1e-7)
+    assert float(found.tv[0]) == pytest.approx(0.25, abs=1e-7)
+    assert float(found.entropy_base[0]) == pytest.approx(math.log(2.0), abs=1e-7)
+    assert float(found.log_prob[0]) == pytest.approx(math.log(0.75), abs=1e-6)
+    assert (int(found.rank[0]), int(found.rank_base[0])) == (1, 1)  # equal logits share the best rank
+    assert bool(found.agree[0]) is False
+    assert (int(found.raised_ids[0, 0]), int(found.lowered_ids[0, 0])) == (1, 0)
+    assert float(found.raised[0, 0]) == pytest.approx(math.log(3.0) / 2, abs=1e-6)
+    assert float(found.lowered[0, 0]) == pytest.approx(-math.log(3.0) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_ids", "scale", "apart"),
+    [(2, 1.0, 1.0), (97, 3.0, 1.0), (640, 3.0, 0.01), (4_096, 8.0, 4.0), (50_257, 2.0, 0.3), (50_257, 0.1, 0.0)],
+)
+def test_equals_float64_references(n_ids: int, scale: float, apart: float) -> None:
+    tuned, base, target = pair(5, n_ids, seed=n_ids, scale=scale, apart=apart)
+    found = divergences(tuned, base, target)
+    for name, expected in reference(tuned, base).items():
+        torch.testing.assert_close(
+            getattr(found, name), expected, atol=1e-6, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    for logits, rank, log_prob in ((tuned, found.rank, found.log_prob), (base, found.rank_base, found.log_prob_base)):
+        own = logits.gather(1, target[:, None])
+        assert rank.tolist() == (1 + (logits > own).sum(1)).tolist()
+        torch.testing.assert_close(
+            log_prob, logits.double().log_softmax(-1).gather(1, target[:, None])[:, 0], atol=2e-6, rtol=1e-6
+        )
+    assert found.agree.tolist() == (tuned.argmax(1) == base.argmax(1)).tolist()
+
+
+def test_small_distances_keep_their_digits() -> None:
+    _, base, target = pair(4, 5_000, seed=1)
+    noise = 1e-3 * torch.randn(4, 5_000, generator=torch.Generator().manual_seed(2))
+    tuned = base + noise
+    found = divergences(tuned, base, target)
+    for name in ("kl", "kl_reverse", "js"):
+        expected = reference(tuned, base)[name]
+        assert float(expected.max()) < 1e-5
+        torch.testing.assert_close(getattr(found, name), expected, atol=0, rtol=5e-2)
+
+
+def test_the_logits_that_change_most() -> None:
+    tuned, base, target = pair(6, 1_000, seed=3)
+    found = divergences(tuned, base, target, top=7)
+    change = (tuned - base).double()
+    change -= change.mean(1, keepdim=True)
+    most, least = change.topk(7), (-change).topk(7)
+    assert torch.equal(found.raised_ids, most.indices)
+    assert torch.equal(found.lowered_ids, least.indices)
+    torch.testing.assert_close(found.raised, most.values, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.lowered, -least.values, atol=1e-4, rtol=1e-5)
+
+
+def test_rows_beyond_the_ids_are_left_out() -> None:
+    tuned, base, target = pair(3, 64, seed=4)
+    padded = torch.cat([tuned, torch.full((3, 5), float(tuned.max()))], dim=1)
+    found, expected = divergences(padded, base, target, n_ids=64), divergences(tuned, base, target)
+    torch.testing.assert_close(found.kl, expected.kl)
+    torch.testing.assert_close(found.outside, padded.double().softmax(1)[:, 64:].sum(1), atol=1e-6, rtol=1e-5)
+    assert found.outside_base.tolist() == [0.0] * 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_ids=st.integers(2, 300),
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([0.1, 1.0, 10.0, 60.0]),
+    apart=st.sampled_from([0.0, 1e-3, 1.0, 30.0]),
+)
+def test_inequalities(n_ids: int, seed: int, scale: float, apart: float) -> None:
+    tuned, base, target = pair(3, n_ids, seed, scale, apart)
+    found, swapped = divergences(tuned, base, target), divergences(base, tuned, target)
+    assert bool((found.kl >= 0).all())
+    assert bool((found.js >= 0).all())
+    assert bool((found.js <= math.log(2.0)).all())
+    assert bool(((found.tv >= 0) & (found.tv <= 1)).all())
+    assert bool((found.tv <= (found.kl / 2).sqrt() + 1e-6).all())  # Pinsker
+    assert bool((found.js <= found.tv * math.log(2.0) + 1e-6).all())
+    torch.testing.assert_close(found.js, swapped.js, atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(found.kl, swapped.kl_reverse, atol=1e-9, rtol=1e-6)
+    same = divergences(tuned, tuned.clone(), target)
+    for name in ("kl", "kl_reverse", "js", "tv"):
+        assert getattr(same, name).tolist() == [0.0] * 3
+    moved = tuned.clone()
+    moved[:, 0] += 1.0
+    probable = tuned.softmax(1)[:, 0]
+    open_ = (probable > 1e-3) & (probable < 1 - 1e-3)
+    assert bool((divergences(moved, tuned, target).kl[open_] > 0).all())
+
+
+def test_blocks_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned, base, target = pair(9, 1_000, seed=5)
+    whole = divergences(tuned, base, target)
+    monkeypatch.setitem(distances._BLOCK_VALUES, "cpu", 9 * 64)
+    small = divergences(tuned, base, target)
+    single = PositionDivergences.joined(
+        [divergences(tuned[i : i + 1], base[i : i + 1], target[i : i + 1]) for i in range(9)]
+    )
+    for other in (small, single):
+        for name in whole.__dataclass_fields__:
+            torch.testing.assert_close(getattr(other, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_not_finite_shows_in_the_entropy(wrong: float) -> None:
+    tuned, base, target = pair(2, 50, seed=6)
+    tuned[1, 7] = wrong
+    found = divergences(tuned, base, target)
+    assert torch.isfinite(found.entropy).tolist() == [True, False]
+    assert torch.isfinite(found.entropy_base).tolist() == [True, True]
