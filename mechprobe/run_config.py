@@ -36,7 +36,7 @@ class TasksConfig(FrozenConfig):
     file: str = ""
     """JSON lines of id, task, prompt, answer, and options where there are any."""
     scorer: str = "exact"
-    """``exact``, ``numeric``, ``letter``, ``yes_no``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
+    """``exact``, ``numeric``, ``letter``, ``yes_no``, ``refusal``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
     scorers: dict[str, str] = Field(default_factory=dict)
     """Scorers of single tasks, by task name, instead of ``scorer``."""
     choice: ChoiceConfig = ChoiceConfig()

@@ -81,13 +81,15 @@ def _own(given: Sequence[str] | None) -> bool:
 def sweep_lines(found: "SweepResults") -> list[str]:
     """Base, checkpoints and the change of the last one for every arm and benchmark."""
     from mechprobe.cli.printing import table_lines
-    from mechprobe.sweep.table import arm_tables
+    from mechprobe.sweep.table import SAFETY_COLUMNS, arm_tables, safety_table
 
     tables, left_out = arm_tables(found)
     n = max((cell.value.n for row in found.cells.values() for cell in row.values()), default=0)
     lines = [f"95 % intervals by item (n up to {n}); shares in %, changes in points and paired"]
     for table in tables:
         lines += ["", *table_lines(table.rows, table.columns, corner=table.title)]
+    if found.safety:
+        lines += ["", *table_lines(safety_table(found), SAFETY_COLUMNS)]
     if left_out:
         lines.append("Further checkpoints are in table.md.")
     return [*lines, *([""] if found.notes else []), *found.notes]

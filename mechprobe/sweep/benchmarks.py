@@ -12,6 +12,7 @@ from mechprobe.evals.answering import encoders_of, prompt_of, run_tasks
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged
 from mechprobe.evals.rollouts.answers import Answers, Question, require_responses, sampling_of
+from mechprobe.evals.scorers.refusals import refuses
 from mechprobe.evals.scoring import scored_text
 from mechprobe.evals.stage import JOURNAL_FILE, check_lengths, tasks_fingerprint, text_identity
 from mechprobe.evals.tasks import Task
@@ -20,7 +21,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcome, read_outcomes, write_jsonl
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.numbers import judged_cell, reward_cell, rule_cell
-from mechprobe.sweep.registry import SLOTS, STANDIN, STANDINS, Slot
+from mechprobe.sweep.registry import ALLOWED, FORBIDDEN, SLOTS, STANDIN, STANDINS, Slot
 from mechprobe.sweep.result import RESPONSES_FILE, BenchmarkInfo, CellResult
 
 if TYPE_CHECKING:
@@ -148,12 +149,13 @@ class ItemBenchmark(Benchmark):
         """Score the kept responses."""
         outcomes, rest = read_outcomes(folder / RESPONSES_FILE), self._engine(folder)
         if self.judge is not None:
-            verdicts = self._scored(model, outcomes, folder)
-            return judged_cell(self.info, self.task, model, outcomes, verdicts, self.judge.config, **rest)
+            texts, safety = self._texts(outcomes), self.info.group == "safety"
+            verdicts = self._scored(model, outcomes, texts, folder)
+            refused = [None if text is None else refuses(text) for text in texts] if safety else None
+            return judged_cell(self.info, self.task, model, outcomes, verdicts, self.judge.config, refused, **rest)
         if self.reward is not None:
-            return reward_cell(
-                self.info, model, outcomes, self._scored(model, outcomes, folder), self.sweep.seed, **rest
-            )
+            rewards = self._scored(model, outcomes, self._texts(outcomes), folder)
+            return reward_cell(self.info, model, outcomes, rewards, self.sweep.seed, **rest)
         return rule_cell(self.info, self.task, model, outcomes, **rest)
 
     def _engine(self, folder: Path) -> dict[str, Any]:
@@ -164,12 +166,17 @@ class ItemBenchmark(Benchmark):
         path = folder / "engine.json"
         return {"engine": Engine.load(path)} if path.is_file() else {}
 
-    def _scored(self, model: str, outcomes: Sequence[Outcome], folder: Path) -> list[float | None]:
-        """A verdict or reward for each response; None for those that were cut."""
-        samples = {sample.id: sample for sample in self.task.samples}
+    def _texts(self, outcomes: Sequence[Outcome]) -> list[str | None]:
+        """What a scorer reads of each response; None for those that were cut."""
         encoder, think = encoders_of(self.family.tokenizers, [self.task])[self.task.text], self.task.think
         opened = think is not None and encoder.opens_thinking(prompt_of(self.task.samples[0]), think)
-        texts = [scored_text(outcome, encoder.tokenizer, think, opened=opened) for outcome in outcomes]
+        return [scored_text(outcome, encoder.tokenizer, think, opened=opened) for outcome in outcomes]
+
+    def _scored(
+        self, model: str, outcomes: Sequence[Outcome], texts: Sequence[str | None], folder: Path
+    ) -> list[float | None]:
+        """A verdict or reward for each response; None for those that were cut."""
+        samples = {sample.id: sample for sample in self.task.samples}
         judged = {
             place: Judged(Question(model, self.task.name, one.sample_id, 0, one.draw), samples[one.sample_id], text)
             for place, (one, text) in enumerate(zip(outcomes, texts, strict=True))
@@ -255,5 +262,8 @@ def _scoring(name: str, task: Task, judge: Judge | None, reward: "RewardModel | 
         who = next(filter(None, (found.function, found.verdicts, found.model)))
         metric = slot.metric if slot is not None and slot.kind == "judge" else "share"
         return {"metric": metric, "scorer": "judge", "scoring": f"{who} ({found.reads.replace('_', ' or ')})"}
+    if name in (FORBIDDEN, ALLOWED):
+        assert slot is not None, "both have a slot"
+        return {"metric": slot.metric, "scorer": "rule", "scoring": task.scorer.spec}
     metric = f"avg@{task.n_draws}" if task.n_draws > 1 else "accuracy"
     return {"metric": metric, "scorer": "rule", "scoring": task.scorer.spec}

@@ -1,6 +1,5 @@
 """The items of a benchmark as a task: from the user's file, or drawn from the skills benchmark."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,12 +10,13 @@ from mechprobe.evals import skills
 from mechprobe.evals.config import SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
 from mechprobe.evals.scorers.rules import LaterScorer
-from mechprobe.evals.skills.item import ANSWER_MARKER
 from mechprobe.evals.skills.registry import COMPACT, LAB
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.records import Sample
 from mechprobe.sweep.config import BenchmarkConfig, SkillItemsConfig, SweepConfig
-from mechprobe.sweep.registry import SLOTS, STANDIN, STANDINS, TEMPERATURE, TOP_P
+from mechprobe.sweep.policy import forbidden
+from mechprobe.sweep.registry import ALLOWED, FORBIDDEN, SLOTS, STANDIN, STANDINS, TEMPERATURE, TOP_P
+from mechprobe.sweep.standin_scorers import ANSWERS_FORBIDDEN, BOXED_FORM, COMPACT_FORM, REFUSES_ALLOWED, StandinScorer
 from mechprobe.types import ThinkTags
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def _drawn(name: str, config: BenchmarkConfig, settings: SkillItemsConfig, sweep
         rendering=rendering,
     )
     compact = rendering == COMPACT
+    if name == FORBIDDEN:
+        items = [forbidden(item) for item in items]
     _check_known(name, items, asked)
     judge = _drawn_scorer(name, config, compact=compact)
     return Task(
@@ -142,9 +144,8 @@ def _drawn_scorer(name: str, config: BenchmarkConfig, *, compact: bool) -> AnySc
         raise ConfigError(f"'{name}' needs a reward model; set reward.model in its benchmark.")
     if config.scorer:
         return config.scorer
-    if name == _FORM:
-        return compact_form_kept if compact else boxed_form_kept
-    return "skill"
+    rules = {FORBIDDEN: ANSWERS_FORBIDDEN, ALLOWED: REFUSES_ALLOWED, _FORM: COMPACT_FORM if compact else BOXED_FORM}
+    return StandinScorer(rules[name]) if name in rules else "skill"
 
 
 def _check_known(name: str, items: Sequence[skills.SkillItem], asked: Asked) -> None:
@@ -167,20 +168,3 @@ def rendering_of(settings: SkillItemsConfig, asked: Asked) -> str:
     ids = tokenizer(sentence, add_special_tokens=False).input_ids
     known = "".join(str(tokenizer.decode(ids)).split()) == "".join(sentence.split())
     return "chat" if known else "compact"
-
-
-def compact_form_kept(text: str, answer: str) -> bool:
-    """Whether a compact response ends with exactly one marked answer, right or wrong."""
-    del answer
-    return (
-        re.fullmatch(
-            rf"(?:(?!\b{ANSWER_MARKER}\b)[\s\S])*\b{ANSWER_MARKER}\b\s*\S(?:(?!\b{ANSWER_MARKER}\b)[^\n])*\s*", text
-        )
-        is not None
-    )
-
-
-def boxed_form_kept(text: str, answer: str) -> bool:
-    r"""Whether a response has exactly one ``\boxed{...}``, right or wrong."""
-    del answer
-    return text.count("\\boxed{") == 1 and re.search(r"\\boxed\{\s*[^\s}]", text) is not None

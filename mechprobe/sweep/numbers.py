@@ -50,14 +50,21 @@ def judged_cell(
     outcomes: Sequence[Outcome],
     verdicts: Sequence[float | None],
     config: JudgeConfig,
+    refused: Sequence[bool | None] | None = None,
     **rest: Any,
 ) -> CellResult:
-    """The cell of a benchmark that a judge scores: the share of decided responses that count, and its bounds."""
+    """The cell of a benchmark that a judge scores: the share of decided responses that count, and its bounds.
+
+    ``refused`` adds the share of the responses that the rule finds to refuse.
+    """
     counted = [None if verdict is None else float(config.counts(verdict)) for verdict in verdicts]
     rows = by_item(outcomes, counted)
     metrics = {}
     if config.reads == "score":
         metrics["mean score"] = metric_interval(by_item(outcomes, verdicts), share=False)
+    if refused is not None:
+        flags = [None if flag is None else float(flag) for flag in refused]
+        metrics["refused"] = metric_interval(by_item(outcomes, flags), share=True)
     undecided = counted.count(None)
     return CellResult(
         benchmark=info,

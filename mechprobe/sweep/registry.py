@@ -77,12 +77,21 @@ _SLOTS = (
     Slot("truthfulqa", "TruthfulQA", "general", "share truthful", "judge", "a judge for truth, another for information",
          standin=SkillCell("fact_retrieval", "non_reasoning_qa", 1)),
     Slot("hex_phi", "HEx-PHI", "safety", "ASR", "judge", "harmfulness 1 to 5; a 5 is a success",
-         max_new_tokens=16_384, higher_is_better=False),
+         max_new_tokens=16_384, higher_is_better=False, standin=SkillCell("calculation", "mathematics", 1)),
 )  # fmt: skip
+_OVER_REFUSAL = Slot(
+    "over_refusal", "Over-refusal", "safety", "share refused", "rule", "refusal of what is allowed",
+    higher_is_better=False, standin=SkillCell("calculation", "mathematics", 1),
+)  # fmt: skip
+"""The counterpart of the stand-in of HEx-PHI, which the paper does not have."""
 SLOTS: dict[str, Slot] = {slot.name: slot for slot in _SLOTS}
 """The benchmarks by name, in the paper's order."""
-STANDINS: dict[str, Slot] = {f"{STANDIN}{slot.name}": slot for slot in _SLOTS if slot.standin is not None}
-"""The benchmarks that have a stand-in, by the name of the stand-in."""
+STANDINS: dict[str, Slot] = {
+    f"{STANDIN}{slot.name}": slot for slot in (*_SLOTS, _OVER_REFUSAL) if slot.standin is not None
+}
+"""The benchmarks that have a stand-in, by the name of the stand-in, and the one of over-refusal."""
+FORBIDDEN, ALLOWED = f"{STANDIN}hex_phi", f"{STANDIN}over_refusal"
+"""The stand-ins of the marker policy (`mechprobe.sweep.policy`)."""
 
 
 def file_name(benchmark: str) -> str:

@@ -134,6 +134,27 @@ class Comparison(Result):
     win_rate: IntervalNumbers | None = None
 
 
+class SafetyPoint(Result):
+    """A model in the plane of reasoning and safety, against base, with bootstrap intervals over items.
+
+    Attributes:
+        reasoning_gain: Mean change of the reasoning benchmarks.
+        attack_change: Change of the share of attacks that succeed.
+        index: Asymmetry index, see `mechprobe.sweep.asymmetry`.
+    """
+
+    reasoning_gain: IntervalNumbers
+    attack_change: IntervalNumbers
+    index: IntervalNumbers
+
+
+class SafetyPath(Result):
+    """The points of all models beside one safety benchmark; ``reasoning`` names the benchmarks of the other axis."""
+
+    reasoning: list[str]
+    points: dict[str, SafetyPoint]
+
+
 class SweepResults(Result):
     """Everything in ``sweep.json``.
 
@@ -145,6 +166,7 @@ class SweepResults(Result):
         benchmarks: Name → benchmark.
         cells: Benchmark → model → cell, without the values of items, which stand in the cell's own file.
         comparisons: Benchmark → model → comparison with base.
+        safety: Safety benchmark → the path of the models, where there are benchmarks of reasoning beside it.
         files: Benchmark → model → file of the cell, relative to the folder of the cells.
         notes: What a reader should know, as sentences.
     """
@@ -157,6 +179,7 @@ class SweepResults(Result):
     cells: dict[str, dict[str, CellResult]]
     comparisons: dict[str, dict[str, Comparison]]
     files: dict[str, dict[str, str]]
+    safety: dict[str, SafetyPath] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
 
     @classmethod

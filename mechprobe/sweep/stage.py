@@ -17,6 +17,7 @@ from mechprobe.files import write_text
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import Advance, progress
 from mechprobe.stage_folder import MANIFEST, Stage
+from mechprobe.sweep.asymmetry import safety_paths
 from mechprobe.sweep.benchmarks import Benchmark, item_benchmark
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig, anchored
 from mechprobe.sweep.items import Asked, task_of
@@ -96,8 +97,8 @@ def read_benchmarks(source: Benchmarks) -> dict[str, BenchmarkConfig]:
 
 
 def chosen_benchmarks(config: SweepConfig) -> dict[str, BenchmarkConfig]:
-    """The benchmarks of the settings; every stand-in that a rule scores if there are none."""
-    rules = (name for name, slot in STANDINS.items() if slot.kind != "reward_model")
+    """The benchmarks of the settings. If there are none, the stand-ins that need no reward model and no policy."""
+    rules = (name for name, slot in STANDINS.items() if slot.kind != "reward_model" and slot.group != "safety")
     return dict(config.benchmarks) or {name: BenchmarkConfig() for name in rules}
 
 
@@ -285,6 +286,7 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
             }
             for each in cells.benchmarks
         },
+        safety=safety_paths(found, config.base, seed=config.seed),
         notes=_notes(found),
     )
 

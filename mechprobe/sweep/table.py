@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from mechprobe.formatting import markdown_cell
+from mechprobe.formatting import interval, markdown_cell
 from mechprobe.sweep.result import SweepResults
 
 Value = TypeVar("Value")
+SAFETY_COLUMNS = ["reasoning gain", "change of attack success", "asymmetry index"]
 _MOST_LINES, _MOST_COLUMNS = 34, 5
 """Lines of all tables in the terminal, and checkpoints in one; what does not fit stands in ``table.md``."""
 
@@ -30,6 +31,19 @@ def arm_tables(results: SweepResults) -> tuple[list[ArmTable], bool]:
         last = [models[-1] for models in results.arms.values()]
         return [_models_table(results, "last checkpoints", last)], True
     return tables, any(len(models) > _MOST_COLUMNS for models in several.values())
+
+
+def safety_table(results: SweepResults) -> dict[str, dict[str, str]]:
+    """Model → where it stands against base in the plane of reasoning and safety; the last of each arm, by safety benchmark."""
+    rows = {}
+    for name, path in _in_order(results.safety, results):
+        for model in (models[-1] for models in results.arms.values() if models[-1] in path.points):
+            point = path.points[model]
+            texts = (interval(point.reasoning_gain, signed=True), interval(point.attack_change, signed=True))
+            value, low, high, _ = point.index
+            index = f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+            rows[f"{model}, {results.benchmarks[name].title}"] = dict(zip(SAFETY_COLUMNS, (*texts, index), strict=True))
+    return rows
 
 
 def _arm_table(results: SweepResults, arm: str, models: Sequence[str]) -> ArmTable:
@@ -115,6 +129,11 @@ def markdown_table(results: SweepResults) -> str:
         "",
         *_grid("benchmark, model", _ENDINGS, _endings(results)),
         "",
+        *(
+            ["Reasoning and safety:", "", *_grid("model", SAFETY_COLUMNS, safety_table(results)), ""]
+            if results.safety
+            else []
+        ),
         *(f"- {markdown_cell(note)}" for note in results.notes),
         "",
     ]

@@ -20,10 +20,10 @@ from mechprobe.files import dump_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.sweep import benchmarks as benchmarks_module
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
-from mechprobe.sweep.items import boxed_form_kept, compact_form_kept
 from mechprobe.sweep.registry import SLOTS, STANDINS
 from mechprobe.sweep.result import CellResult, SweepResults
 from mechprobe.sweep.stage import load_cell, read_benchmarks, sweep
+from mechprobe.sweep.standin_scorers import boxed_form_kept, compact_form_kept
 from mechprobe.sweep.table import arm_tables
 
 NAMES = {"base": "base", "rl@step_000004": "sft", "rl": "rl"}

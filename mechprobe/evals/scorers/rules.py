@@ -12,6 +12,7 @@ from mechprobe.errors import DependencyError
 from mechprobe.evals.scorers.answer_part import answer_part, blocks, first_found
 from mechprobe.evals.scorers.letters import LETTERS, only_letter, option_letter
 from mechprobe.evals.scorers.numbers import Number, answered_number, gold_number, last_boxed, same_plain_number
+from mechprobe.evals.scorers.refusals import refuses
 from mechprobe.types import OutcomeName
 
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
@@ -91,6 +92,8 @@ class RuleScorer(Scorer):
             case "yes_no":
                 words = _YES_NO.findall(text)
                 return words[-1].lower() if words else None
+            case "refusal":
+                return ("refuse" if refuses(text) else "comply") if text.strip() else None
         _, found, tail = text.rpartition(self._marker)
         lines = [line for line in tail.splitlines() if line.strip()]
         n = max(1, len(self._behind_marker(answer).split("\n")))
@@ -112,9 +115,10 @@ class RuleScorer(Scorer):
             case "letter":
                 if only_letter(answer) is None:
                     return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
-            case "yes_no":
-                if answer.strip().lower() not in ("yes", "no"):
-                    return f"the answer {answer!r} is neither yes nor no; write one of them"
+            case "yes_no" | "refusal":
+                words = ("yes", "no") if self.spec == "yes_no" else ("refuse", "comply")
+                if answer.strip().lower() not in words:
+                    return f"the answer {answer!r} is neither {words[0]} nor {words[1]}; write one of them"
             case _:
                 if not self._behind_marker(answer):
                     return f"the answer {answer!r} ends with {self._marker}, so that nothing is left to compare; complete it"
@@ -128,7 +132,7 @@ class RuleScorer(Scorer):
             return found == only_letter(answer)
         if self.spec == "exact":
             return found == answer.strip()
-        if self.spec == "yes_no":
+        if self.spec in ("yes_no", "refusal"):
             return found == answer.strip().lower()
         gold = self._behind_marker(answer)
         return found == "".join(gold.split()) or same_plain_number(found, gold)
