@@ -25,7 +25,9 @@ from mechprobe.evals import skills
 from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import write_json
 from mechprobe.formatting import bracketed, p_value
-from mechprobe.records import write_jsonl
+from mechprobe.lab.items import build_items
+from mechprobe.lab.recipe import RECIPES
+from mechprobe.records import read_jsonl, write_jsonl
 
 HERE = Path(__file__).parent
 LEVELS = (2, 3, 4, 5)
@@ -42,6 +44,15 @@ def arguments() -> argparse.Namespace:
         "--per-level", type=int, default=64, help="Items of each family and level beyond the first; 0 for none."
     )
     return parser.parse_args()
+
+
+def with_chance(tasks: str, path: Path) -> Path:
+    """Write the lab's tasks again with what their items say beside prompt and answer, the chance rate among it."""
+    known = {item.id: item for items in build_items(RECIPES["shared-marker"]).eval.values() for item in items}
+    lines = [line for _, line in read_jsonl(tasks)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(path, [known[line["id"]].to_json() | line if line["id"] in known else line for line in lines])
+    return path
 
 
 def level_items(path: Path, n: int, seed: int) -> Path:
@@ -73,6 +84,16 @@ def behaviour_lines(found: Behaviour, where: str) -> list[str]:
     for model in (next(iter(found.profiles)), *(course.points[-1].model for course in found.arms.values())):
         cells = [f"{skill} {bracketed(score.corrected)}" for skill, score in found.profiles[model].items()]
         lines.append(f"  {model}, score in %: {', '.join(cells)}")
+    for model, transfer in found.transfer.items():
+        if isfinite(transfer.absolute.value) and model in LAST:
+            gains = ", ".join(
+                f"{100 * part.value:+.0f} [{100 * part.low:+.0f}, {100 * part.high:+.0f}]"
+                for part in (transfer.trained, transfer.other)
+            )
+            ratio = transfer.absolute
+            lines.append(
+                f"  {model}, mean gain in points on trained and on other tasks: {gains}; ratio {ratio.value:.0f} % [{ratio.low:.0f}, {ratio.high:.0f}]; index: {transfer.reason or round(transfer.index.value)}"
+            )
     for name, course in found.arms.items():
         last = course.points[-1]
         lines.append(
@@ -157,9 +178,7 @@ def weights_lines(table: Mapping[str, Any]) -> list[str]:
 
 def correlation_lines(found: ProbeResult) -> list[str]:
     """One line per arm and kind of correlation, with what is not claimed."""
-    lines = [
-        "Does drift (L1) go along with divergence or weights? Spearman over checkpoints, permutation p, Holm's in brackets"
-    ]
+    lines = ["Does drift (L1) go along with divergence or weights? Spearman over checkpoints, permutation p and Holm's"]
     for arm, detrended in dict.fromkeys((each.arm, each.detrended) for each in found.correlations):
         rows = [each for each in found.correlations if (each.arm, each.detrended) == (arm, detrended)]
         cells = [f"{each.number} {each.rho:+.2f}{_test(each)}" for each in rows if isfinite(each.rho)]
@@ -174,14 +193,14 @@ def correlation_lines(found: ProbeResult) -> list[str]:
 
 
 def _test(found: Correlation) -> str:
-    return f", p = {p_value(found.p)} ({p_value(found.p_holm)})" if isfinite(found.p) else ", no claim"
+    return f" (p {p_value(found.p)}, Holm {p_value(found.p_holm)})" if isfinite(found.p) else " (no claim)"
 
 
 def main() -> None:
     """Run, print and draw."""
     given = arguments()
-    config = mp.RunConfig.build(given.config, given.set)
-    run = mp.Run(config, given.out)
+    tasks = with_chance(mp.RunConfig.build(given.config).tasks.file, given.out.absolute() / "items" / "tasks.jsonl")
+    run = mp.Run(mp.RunConfig.build(given.config, [*given.set, f"tasks.file={tasks}"]), given.out)
     run.save_config()
     run.evaluate()
     run.cache()

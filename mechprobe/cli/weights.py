@@ -66,22 +66,18 @@ def _model_cells(group: "Group") -> dict[str, str]:
         ("angle °", "angle_left"), ("in top-k %", "inside"),
     ):  # fmt: skip
         factor = 100 if label.endswith("%") else 1
-        cells[label] = against(group.spectral.get(name), factor)
+        cells[label] = _against(group.spectral.get(name), factor)
     return cells
 
 
-def against(item: "AgainstNull | None", factor: int = 1) -> str:
-    """A number with the range of its null: ``3.1 [40, 42]``."""
+def _against(item: "AgainstNull | None", factor: int = 1) -> str:
     from mechprobe.formatting import MISSING
 
-    if item is None:
-        return MISSING
-    value, low, high = (f"{factor * part:.3g}" for part in (item.value, item.low, item.high))
-    return f"{value} [{low}]" if low == high else f"{value} [{low}, {high}]"
+    return MISSING if item is None else item.text(factor)
 
 
 def _rank(group: "Group") -> str:
-    return against(group.spectral["stable_rank"]) if "stable_rank" in group.spectral else ""
+    return _against(group.spectral["stable_rank"]) if "stable_rank" in group.spectral else ""
 
 
 def _percent(share: float) -> str:
@@ -99,8 +95,8 @@ def _pair_lines(found: "WeightsResult") -> list[str]:
     rows = {
         f"{pair.first}, {pair.second}": {
             "cosine": f"{pair.cosine:.3g} [±{pair.cosine_null:.1g}]",
-            "overlap left %": against(pair.overlap.get("left"), 100),
-            "overlap right %": against(pair.overlap.get("right"), 100),
+            "overlap left %": _against(pair.overlap.get("left"), 100),
+            "overlap right %": _against(pair.overlap.get("right"), 100),
         }
         for pair in chosen
     }

@@ -55,7 +55,7 @@ def test_the_wheel_holds_stubs_templates_and_two_labs_without_checkpoints(wheel:
         wanted = {"run.toml", "tasks.jsonl", "prompts.jsonl", "manifest.json", *more}
         wanted |= {f"{model}/model.safetensors" for model in ("base", "sft", "rl")}
         assert {f"{lab}/{name}" for name in wanted} <= files
-    assert not any("checkpoints" in name or "own-markers" in name for name in names)
+    assert not any("/checkpoints/" in name or "own-markers" in name for name in names)
     assert {"mechprobe/__init__.pyi", "sae_training/__init__.pyi", "mechprobe/report/templates/report.md.j2"} <= names
     assert wheel.stat().st_size <= 14 * 10**6
 

@@ -68,7 +68,7 @@ class DriftWork:
     def of(
         cls, family: ModelFamily, store: "Path | str | ActivationStore | TokenStream", config: DriftConfig
     ) -> "DriftWork":
-        """Check the arguments; no weights are loaded.
+        """Check the arguments; weights are loaded only where the architecture has to be measured.
 
         Raises:
             ConfigError: Base is not among the models, or is the only one.

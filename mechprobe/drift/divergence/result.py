@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mechprobe.drift.divergence.metrics import METRICS
-from mechprobe.drift.divergence.sums_frame import sums_frame
+from mechprobe.drift.divergence.sums_frame import paired_difference, sums_frame
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
@@ -175,6 +175,28 @@ class DivergenceResult(Result):
                 f"{self.folder} has no {metric} of {model} in {source}, {by} {group}; the metrics are {', '.join(METRICS)}."
             )
         return min(found, key=lambda row: row.temperature or 0.0).interval
+
+    def difference(
+        self,
+        first: str,
+        second: str,
+        metric: str = "kl",
+        *,
+        source: str = "base",
+        by: str = "all",
+        group: str = "all",
+        draws: int = 1000,
+        seed: int = 0,
+    ) -> Interval:
+        """A metric of one tuned model minus that of another, with a bootstrap over the prompts that both have; n counts them.
+
+        In the sources ``base``, ``gold`` and ``prompt`` both read the same tokens. Their own continuations differ.
+
+        Raises:
+            ArtifactError: They have no such prompt in common.
+        """
+        cells = {"source": source} | ({} if by == "all" else {by: group})
+        return paired_difference(self.sums(), (first, second), metric, cells, draws=draws, seed=seed)
 
     def to_pandas(self) -> "pd.DataFrame":
         """The divergences, one row per number; `layers` and `tokens` are tables of the same form."""

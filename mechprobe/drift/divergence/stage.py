@@ -109,7 +109,9 @@ def _write(stage: Stage, work: DriftWork, measured: Measurement) -> None:
         f"{name}/{kind}": np.ascontiguousarray(getattr(sums[name], kind)) for name in sums for kind in ("keys", "sums")
     }
     write_bytes(stage.folder / SUMS_FILE, save(arrays))
-    write_json(stage.folder / SEQUENCES_FILE, {"models": list(texts.models), "sequences": sequences})
+    write_json(
+        stage.folder / SEQUENCES_FILE, {"base": texts.base, "models": list(texts.models), "sequences": sequences}
+    )
     stage.finish(
         outputs=[RESULT_FILE, SUMS_FILE, SEQUENCES_FILE],
         counts={
@@ -173,7 +175,8 @@ def _layer_rows(measured: Measurement) -> tuple[list[LayerRow], dict[str, tuple[
     for name in texts.models:
         base, tuned = (files.layers(windows, model, n_layers) for model in (texts.base, name))
         for layer, found in shifts_of_layers(base, tuned, cluster, draws=config.draws, seed=config.seed).items():
-            explained.setdefault(str(layer), found.explained)
+            if found.explained:
+                explained[str(layer)] = found.explained
             rows += [
                 LayerRow(model=name, layer=layer, metric=metric, n_sequences=n_clusters, **value._asdict())
                 for metric, value in found.values.items()

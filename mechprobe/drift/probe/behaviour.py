@@ -262,9 +262,9 @@ class _Index:
     def _unclear_gain(self, row: int) -> str:
         gain = float(_mean_gain(self.value[0], self.value[row], self.trained))
         noise = _mean_gain(self.noise[:, 0], self.noise[:, row], self.trained)
-        if abs(gain) > Z * float(np.std(noise)):
+        if gain > Z * float(np.std(noise)):
             return ""
-        return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clear of 0"
+        return f"the gain on the trained tasks ({100 * gain:+.1f} points) is not clearly above 0"
 
     def _gain(self, row: int, tasks: list[int]) -> Interval:
         found = self._between(row, lambda base, tuned: _mean_gain(base, tuned, tasks))

@@ -112,7 +112,7 @@ class Transfer(Result):
             ``reason`` says why there is none.
         by_task: The index of each task alone.
         absolute: 100 · ``other`` / ``trained`` (ours), which a low score of base does not spoil; NaN where the gain on the trained
-            tasks is not clear of 0.
+            tasks is not clearly above 0.
         reason: Why there is no index; empty where there is one.
     """
 

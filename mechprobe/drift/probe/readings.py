@@ -17,7 +17,6 @@ from mechprobe.drift.probe.linear import probe_labels
 from mechprobe.drift.probe.residuals import prompt_residuals
 from mechprobe.drift.probe.result import FeatureUse, LinearProbe
 from mechprobe.drift.probe.usage import count_active, density, use_drift
-from mechprobe.errors import ConfigError
 from mechprobe.evals.answering import prompt_of
 from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
@@ -126,18 +125,10 @@ def dictionary_site(folder: Path | str) -> str | None:
 
 
 def feature_use(prompts: Prompts, folder: Path | str) -> tuple[FeatureUse, ...]:
-    """The use of a dictionary's features by its models on the prompts of each skill.
-
-    Raises:
-        ConfigError: The dictionary lacks base, or has models that the family lacks.
-    """
+    """The use of a dictionary's features by its models, base and others of the run, on the prompts of each skill."""
     crosscoder, config = Crosscoder.load(folder, next(iter(prompts.family)).device), prompts.config
     site = dictionary_site(folder)
     assert site is not None, "checked by the stage"
-    missing = [name for name in crosscoder.model_names if name not in prompts.family]
-    if missing or config.base not in crosscoder.model_names:
-        lacks = f"has the model {missing[0]}, which the run lacks" if missing else f"lacks {config.base}"
-        raise ConfigError(f"The dictionary {folder} {lacks}; give the models that it was trained on.")
     near = None if config.near is None else tuple(name for name in config.near if name in crosscoder.model_names)
     counts = count_active(crosscoder, prompts.family, Site.parse(site), prompts.ids, Readout("swap", near))
     skills, found = np.array(prompts.classes("skill")), []

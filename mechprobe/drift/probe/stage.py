@@ -10,7 +10,7 @@ from mechprobe.drift.probe.behaviour_result import Behaviour
 from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.correlation import correlations
 from mechprobe.drift.probe.items import Items, models_of
-from mechprobe.drift.probe.lowlevel import numbers_of
+from mechprobe.drift.probe.lowlevel import Numbers, numbers_of
 from mechprobe.drift.probe.readings import PART, Prompts, dictionary_site, feature_use, linear_probes, targets_of
 from mechprobe.drift.probe.result import RESULT_FILE, FeatureUse, LinearProbe, ProbeResult
 from mechprobe.emergence.arms import Arm, all_arms
@@ -21,6 +21,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
+from sae_training.storage import read_config
 
 _NO_MODELS = "No linear probes and no use of features: no models were given."
 
@@ -36,6 +37,7 @@ class Work:
     prompts: Prompts | None
     dictionary: Path | None
     inputs: Mapping[str, Path | str]
+    numbers: Numbers
     notes: tuple[str, ...]
 
     @property
@@ -79,7 +81,7 @@ def prepare(
     notes = _notes(items, config, prompts)
     dictionary = None
     if prompts is not None:
-        dictionary, note = _dictionary(crosscoder)
+        dictionary, note = _dictionary(crosscoder, prompts.family, config.base)
         notes += [note] if note else []
         if config.linear.items and targets_of(items):
             _ = prompts.sites
@@ -88,7 +90,8 @@ def prepare(
         if folder is None:
             notes.append(f"No correlation with numbers of `mechprobe {name}`: run it, then `mechprobe probe --force`.")
     given = {name: path for name, path in inputs.items() if path is not None}
-    return Work(outcomes, items, models, arms, prompts, dictionary, given, tuple(notes))
+    numbers = numbers_of(drift, weights, config.base)
+    return Work(outcomes, items, models, arms, prompts, dictionary, given, numbers, tuple(notes))
 
 
 def probe(  # noqa: PLR0913 - the promised entry point; all but the first two are keyword options
@@ -145,7 +148,6 @@ def _write(stage: Stage, work: Work, config: ProbeConfig) -> None:
         linear = linear_probes(work.prompts, work.models, stage.folder)
     if work.prompts is not None and work.dictionary is not None:
         use = feature_use(work.prompts, work.dictionary)
-    numbers = numbers_of(work.inputs.get("drift"), work.inputs.get("weights"), config.base)
     result = ProbeResult(
         folder=stage.folder,
         base=config.base,
@@ -155,8 +157,8 @@ def _write(stage: Stage, work: Work, config: ProbeConfig) -> None:
         behaviour=behaviour,
         linear=linear,
         use=use,
-        numbers=numbers,
-        correlations=correlations(_drifts(behaviour["right"]), work.arms, numbers, config.seed),
+        numbers=work.numbers,
+        correlations=correlations(_drifts(behaviour["right"]), work.arms, work.numbers, config.seed),
         notes=work.notes,
     )
     result.save(stage.folder / RESULT_FILE)
@@ -192,12 +194,16 @@ def _notes(items: Items, config: ProbeConfig, prompts: Prompts | None) -> list[s
     return notes
 
 
-def _dictionary(folder: Path | str | None) -> tuple[Path | None, str]:
+def _dictionary(folder: Path | str | None, family: ModelFamily, base: str) -> tuple[Path | None, str]:
     """The dictionary whose features are followed, or the sentence why there is none."""
     if folder is None:
         return None, "No use of features: the run has no dictionary; `mechprobe train-sae` makes one."
-    site = dictionary_site(folder)
+    left_out, site = f"No use of features: the dictionary {folder} ", dictionary_site(folder)
+    names = read_config(Path(folder)).model_names
+    missing = [name for name in names if name not in family]
     if site is None:
-        return None, f"No use of features: the dictionary {folder} reads several sites."
-    Site.parse(site)
+        return None, f"{left_out}reads several sites."
+    if missing or base not in names:
+        return None, left_out + (f"has the model {missing[0]}, which the run lacks." if missing else f"lacks {base}.")
+    Site.parse(site).check(family.n_layers)
     return Path(folder), ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechprobe.drift.weights.adapters import Adapter, Factors, matching, read_adapter
 from mechprobe.drift.weights.naming import place_of
-from mechprobe.drift.weights.stored import View, read_block, spans, views
+from mechprobe.drift.weights.stored import View, read_block, views
 from mechprobe.errors import ModelError
 from mechprobe.models.checkpoint import StoredTensor, read_header, weight_files
 from mechprobe.models.folder import ModelFolder, find_model
@@ -190,7 +190,7 @@ def refuse_non_finite(checkpoint: Checkpoint, known: set[View]) -> None:
         if view in known:
             continue
         known.add(view)
-        for start, stop in spans(view):
+        for start, stop in view.spans:
             block = read_block(view, start, stop)
             # The sum is finite for nearly every tensor of finite weights, and needs no memory for a mask.
             if not (torch.isfinite(block.sum(dtype=torch.float32)) or torch.isfinite(block).all()):
@@ -205,5 +205,5 @@ def equal_weights(first: Weight, second: Weight) -> bool:
     if first.stored.shape != second.stored.shape:
         return False
     return all(
-        torch.equal(read_block(first.stored, *span), read_block(second.stored, *span)) for span in spans(first.stored)
+        torch.equal(read_block(first.stored, *span), read_block(second.stored, *span)) for span in first.stored.spans
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechprobe.drift.weights.checkpoints import Checkpoint, Weight, equal_weights, open_checkpoint
 from mechprobe.drift.weights.naming import Place, place_of
-from mechprobe.drift.weights.stored import View, spans
+from mechprobe.drift.weights.stored import View
 from mechprobe.errors import ConfigError, ModelError
 from mechprobe.models.checkpoint_fit import named_tensors, why_missing
 
@@ -43,7 +43,7 @@ class Update:
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor]]:
         """All blocks in order."""
-        for start, stop in spans(self.base.stored):
+        for start, stop in self.base.stored.spans:
             yield self.block(start, stop, dtype)
 
 

@@ -20,7 +20,7 @@ from mechprobe.drift.weights.spectra import (
     singular_values,
     spectrum_numbers,
 )
-from mechprobe.drift.weights.stored import View, spans
+from mechprobe.drift.weights.stored import View
 
 HELD = 1 << 25
 """Entries of the largest matrix that stays in memory, in float32, while its singular values are estimated."""
@@ -69,7 +69,7 @@ class Exact:
         return self._geometry(self._drawn(random)[0].times(norm), k)[0]
 
     def _weights(self) -> Iterator[Tensor]:
-        for start, stop in spans(self.view):
+        for start, stop in self.view.spans:
             yield self.weight.block(start, stop, torch.float64)
 
     def _grams(self, update: Update) -> Grams:
@@ -100,7 +100,7 @@ class Estimated:
 
     def __init__(self, view: View, base: Weight, k: int, seed: int) -> None:
         self.view, self.k, self.seed = view, k, seed
-        self._weights = self._kept(lambda: (base.block(*span, torch.float32) for span in spans(view)))
+        self._weights = self._kept(lambda: (base.block(*span, torch.float32) for span in view.spans))
         self.base = self._top(self._weights, "base")
         self.errors: Numbers = {}
         self._update: tuple[Update, Blocks] | None = None

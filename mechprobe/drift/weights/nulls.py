@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.drift.weights.stored import BLOCK
+from mechprobe.drift.weights.stored import spans
 
 MANY_DRAWS_UP_TO = 512
 """Largest smaller side with several draws; a larger random matrix hardly differs from the next."""
@@ -43,10 +43,9 @@ class RandomUpdate:
 
     def _drawn(self) -> Iterator[Tensor]:
         long, short = self.shape
-        step = max(1, BLOCK // short)
-        for start in range(0, long, step):
+        for start, stop in spans(long, short):
             generator = generator_of("null", self.seed, self.draw, long, short, start)
-            yield torch.randn(min(step, long - start), short, generator=generator, dtype=torch.float32).double()
+            yield torch.randn(stop - start, short, generator=generator, dtype=torch.float32).double()
 
     @cached_property
     def _scale(self) -> float:

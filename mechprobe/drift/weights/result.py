@@ -1,5 +1,6 @@
 """The result of the ``weights`` stage: the typed content of ``weights.json``, and the tables of single weights beside it."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from pydantic import Field
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
+from mechprobe.formatting import MISSING
 from mechprobe.results import Number, Result
 from mechprobe.stage_folder import read_manifest
 
@@ -31,6 +33,13 @@ class AgainstNull(Result):
     null: Number
     low: Number
     high: Number
+
+    def text(self, factor: int = 1) -> str:
+        """The number times a factor with the range of its null: ``3.1 [40, 42]``."""
+        if not isfinite(self.value):
+            return MISSING
+        value, low, high = (f"{factor * part:.3g}" for part in (self.value, self.low, self.high))
+        return f"{value} [{low}]" if low == high else f"{value} [{low}, {high}]"
 
 
 class Group(Result):

@@ -17,6 +17,11 @@ from mechprobe.files import read_json, write_bytes, write_json
 from mechprobe.progress import progress
 from mechprobe.stage_folder import Stage
 
+_FIRST = (
+    "model", "first", "second", "tensor", "layer", "type", "rows", "columns", "n", "base_dtype", "dtype", "norm", "base_norm",
+    "relative_norm", "max_abs", "unchanged", "below_bf16", "sign_flips", "kurtosis", "method", "k", "null_draws", "cosine",
+)  # fmt: skip
+"""First columns of the tables; the others follow by name."""
 _PARTS = "parts"
 """Folder of the weights that are measured, one file each, until the stage is finished."""
 
@@ -110,13 +115,9 @@ def _write(stage: Stage, compared: Comparison, config: WeightsConfig, rows: list
         },
         pairs=update_pairs(pairs),
     )
-    frame = require("pandas", "The table of weights").DataFrame
-    tables = {TABLE_FILE: frame(rows), PAIRS_FILE: frame(pairs)}
-    for name, table in tables.items():
-        typed = table.astype(
-            {key: "Int64" for key in ("layer", "columns", "k", "pair_k", "null_draws") if key in table}
-        )
-        write_bytes(stage.folder / name, typed.to_parquet(index=False))
+    tables = {TABLE_FILE: _table(rows), PAIRS_FILE: _table(pairs)}
+    for name, content in tables.items():
+        write_bytes(stage.folder / name, content)
     result.save(stage.folder / RESULT_FILE)
     stage.finish(
         outputs=[RESULT_FILE, *tables],
@@ -124,3 +125,11 @@ def _write(stage: Stage, compared: Comparison, config: WeightsConfig, rows: list
         results={role: update.total.relative_norm for role, update in result.models.items()},
         seed=config.seed,
     )
+
+
+def _table(rows: list[Row]) -> bytes:
+    """Rows as a Parquet file; whole numbers that a row may lack stay whole numbers."""
+    table = require("pandas", "The table of weights").DataFrame(rows)
+    whole = {key: "Int64" for key in ("layer", "columns", "k", "pair_k", "null_draws") if key in table}
+    first = [key for key in _FIRST if key in table]
+    return table.astype(whole)[[*first, *(key for key in table if key not in first)]].to_parquet(index=False)

@@ -58,6 +58,11 @@ class View:
         """The larger side."""
         return max(self.shape)
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The blocks in which it is read, see `spans`."""
+        return spans(self.long, self.short)
+
 
 def views(file: Path, name: str, stored: StoredTensor) -> list[View]:
     """The vectors and matrices of a stored tensor.
@@ -73,10 +78,10 @@ def views(file: Path, name: str, stored: StoredTensor) -> list[View]:
     return [View(name, file, name, flat or (1,), stored.dtype)]
 
 
-def spans(view: View, entries: int = BLOCK) -> list[tuple[int, int]]:
-    """First and last place of every block along the longer side."""
-    step = max(1, entries // view.short)
-    return [(start, min(start + step, view.long)) for start in range(0, view.long, step)]
+def spans(long: int, short: int) -> list[tuple[int, int]]:
+    """First and last place of every block of a matrix along its longer side; the smaller side of a vector is 1."""
+    step = max(1, BLOCK // short)
+    return [(start, min(start + step, long)) for start in range(0, long, step)]
 
 
 def read_block(view: View, start: int, stop: int) -> Tensor:

@@ -107,6 +107,17 @@ def test_positions_are_apart_and_add_up(found: DivergenceResult, store: Path) ->
     assert len(found.to_pandas()) == len(found.rows)
 
 
+def test_two_models_are_compared_on_the_same_prompts(found: DivergenceResult) -> None:
+    for source, by, group in (("base", "all", "all"), ("prompt", "task", "add"), ("own", "bucket", "answer")):
+        pair = [found.interval(name, "kl", source=source, by=by, group=group) for name in ("sft", "rl")]
+        both = found.difference("sft", "rl", source=source, by=by, group=group)
+        assert both.value == pytest.approx(pair[0].value - pair[1].value)
+        assert both.low <= both.value <= both.high
+    assert found.difference("rl", "rl") == (0.0, 0.0, 0.0, 16)
+    with pytest.raises(ArtifactError, match="no prompt in common"):
+        found.difference("rl", "rl@step_000002", source="own")
+
+
 def test_missing_responses_are_named(found: DivergenceResult) -> None:
     assert any("no responses of rl@step_000002," in note for note in found.notes)
     assert "rl against base" in repr(found)

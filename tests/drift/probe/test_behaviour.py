@@ -70,7 +70,7 @@ def test_a_model_equal_to_base_has_no_drift_but_an_upper_end() -> None:
     assert 0 < point.drift_l1.high < 0.2
     assert np.isnan(point.entropy.value)
     assert not found.arms["sft"].collapses
-    assert "not clear of 0" in found.transfer["sft"].reason
+    assert "not clearly above 0" in found.transfer["sft"].reason
     assert np.isnan(found.transfer["sft"].index.value)
     assert np.isnan(found.arms["sft"].wandering.value)
 

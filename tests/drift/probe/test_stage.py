@@ -14,11 +14,14 @@ from mechprobe.drift.probe import readings
 from mechprobe.drift.probe.config import LinearConfig, ProbeConfig
 from mechprobe.drift.probe.items import Items
 from mechprobe.drift.probe.result import ProbeResult
+from mechprobe.drift.probe.stage import _dictionary
 from mechprobe.errors import ConfigError
 from mechprobe.evals import skills
 from mechprobe.evals.stage import load_outcomes
 from mechprobe.lab.summary import shipped
 from mechprobe.records import Outcome, Outcomes, Sample, write_jsonl
+from mechprobe.stage_folder import Stage
+from tests.small_dictionaries import make_crosscoder
 
 LAB = shipped("shared-marker")
 MODELS = {
@@ -209,3 +212,23 @@ def test_the_behaviour_that_a_skill_asks_for_is_counted_apart(tmp_path: Path) ->
     assert found["strict"].right.mean(axis=1).tolist() == [0, 1]
     assert found["behaviour"].right.mean(axis=1).tolist() == [0, 1]
     assert not found["behaviour"].chance.any()
+
+
+def test_a_dictionary_that_does_not_fit_is_left_out_with_a_sentence(run: Path, tmp_path: Path) -> None:
+    """It is no reason to refuse the rest."""
+    family = mp.ModelFamily.load(MODELS)
+    for names, sentence in ((("base", "rl", "other"), "has the model other"), (("sft", "rl"), "lacks base")):
+        folder = tmp_path / "-".join(names)
+        with Stage.open(folder, name="train-sae", config={"site": "resid_post.2"}) as stage:
+            make_crosscoder(names=names, d_model=128).save(folder)
+            stage.finish(outputs=[path.name for path in folder.iterdir() if path.name != "unfinished.json"])
+        _, note = _dictionary(folder, family, "base")
+        assert sentence in note
+    assert _dictionary(None, family, "base")[0] is None
+
+
+def test_outcomes_of_another_place_are_read(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--evals", str(run / "evals"), "--out", str(tmp_path / "p"), "--run", str(tmp_path / "new"), "--dry-run"]
+    models = [f"{name}={path}" for name, path in MODELS.items()]
+    assert main(["probe", *words, "--models", *models]) == 0
+    assert "4 models × 40 items" in capsys.readouterr().out

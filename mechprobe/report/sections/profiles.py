@@ -1,0 +1,107 @@
+"""The sections on skill profiles, and on what drift goes along with, of the page of behaviour and drift."""
+
+import math
+
+from mechprobe.drift.probe.profile import Norm
+from mechprobe.drift.probe.result import CLAIM_NOTE, ProbeResult
+from mechprobe.formatting import MISSING, bracketed, decimal, p_value, points
+from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
+
+
+def profiles_section(found: ProbeResult | None) -> Section:
+    """Scores and drift of every checkpoint, collapses, linear probes and the use of features."""
+    title = "2. Behaviour: skill profiles over checkpoints"
+    if found is None:
+        return absent(title, "mechprobe probe")
+    behaviour = found.behaviour["right"]
+    n = ", ".join(f"{skill} {count:,}" for skill, count in behaviour.skills.items())
+    scores = Table(
+        "Scores in %, chance-corrected, with 95 % intervals",
+        ["model", *behaviour.skills],
+        [[model, *(bracketed(score.corrected) for score in row.values())] for model, row in behaviour.profiles.items()],
+        [f"n: {n} items."],
+    )
+    checkpoints = [(arm, point) for arm, course in behaviour.arms.items() for point in course.points]
+    drift = Table(
+        "Distance from base, L1 over skills",
+        ["model", "training done %", "drift", "noise alone", "skills lost", "imbalance", "jaggedness"],
+        [
+            [
+                point.model, f"{100 * point.progress:.0f}", norm_text(point.drift_l1), f"< {point.drift_l1.null:.2f}",
+                norm_text(point.lost), norm_text(point.imbalance), norm_text(point.jaggedness),
+            ]
+            for _, point in checkpoints
+        ],
+        [
+            "Intervals cover at least 95 %; the lower end is 0 where noise alone can give the number. Skills lost: sum over the skills "
+            "of how far each is below base. Imbalance: standard deviation of the gains; jaggedness: their mean distance from their mean."
+        ],
+    )  # fmt: skip
+    collapses = [
+        f"{arm}: {item.skill} falls below base ({item.kind}: {', '.join(item.checkpoints)})"
+        + ("." if item.confirmed else "; not confirmed over all skills and checkpoints at once.")
+        for arm, course in behaviour.arms.items()
+        for item in course.collapses
+    ]
+    caption = "Score above chance of every skill over training, with 95 % intervals over items. All arms begin at base."
+    pictures = [Picture("profiles", "Skill profiles over checkpoints", caption)]
+    text = collapses or ["No skill falls below base by more than delta and two standard errors."]
+    return Section(title, "", [*text, CLAIM_NOTE], pictures, [scores, drift, *_probes(found)])
+
+
+def _probes(found: ProbeResult) -> list[Table]:
+    """Linear probes and the use of features, where they were measured."""
+    tables = []
+    if found.linear:
+        rows = [
+            [item.model, item.site, item.position, item.target, bracketed(item.accuracy), bracketed(item.control), points(item.selectivity), item.held_out]
+            for item in found.linear
+        ]  # fmt: skip
+        head = [
+            "model",
+            "site",
+            "position",
+            "target",
+            "balanced accuracy %",
+            "shuffled labels %",
+            "selectivity",
+            "held out",
+        ]
+        tables.append(Table("Linear probes of the residual stream", head, rows, folded=True))
+    if found.use:
+        rows = [
+            [item.model, item.skill, f"{100 * item.density:.2g} %", f"{item.n_features:,}", norm_text(item.drift), decimal(item.across), decimal(item.split_half)]
+            for item in found.use
+        ]  # fmt: skip
+        head = ["model", "skill", "density", "active features", "drift of use", "between halves", "base between halves"]
+        tables.append(Table("Use of crosscoder features", head, rows, folded=True))
+    return tables
+
+
+def together_section(found: ProbeResult | None) -> Section:
+    """Drift against every number of divergence and weights, with rank correlations."""
+    title = "4. Does behaviour drift along with divergence or weights?"
+    if found is None:
+        return absent(title, "mechprobe probe")
+    caption = "Every mark is a checkpoint, joined in order of training. Bars: intervals of the drift of at least 95 %."
+    pictures = [Picture("drift_against", "Drift against divergence and weights", caption)]
+    rows = [
+        [item.number, item.arm, "step removed" if item.detrended else "as it is", decimal(item.rho), p_value(item.p), p_value(item.p_holm), str(item.n)]
+        for item in found.correlations
+    ]  # fmt: skip
+    head = ["number", "arm", "step", "Spearman", "p", "p (Holm)", "checkpoints"]
+    note = "Permutation p. Everything grows with the step, so the rows with the step removed are the ones to read. Fewer than 6 checkpoints: no claim."
+    tables = [Table("Correlation of drift with each number", head, rows, [note])] if rows else []
+    text = [*found.notes]
+    if not any(found.numbers.values()):
+        text.append(
+            "Neither `mechprobe drift` nor `mechprobe weights` had run when `mechprobe probe` did, so nothing is correlated."
+        )
+    return Section(title, "", text, pictures, tables)
+
+
+def norm_text(item: Norm) -> str:
+    """``0.52 [0.31, 0.72]``."""
+    if not math.isfinite(item.value):
+        return MISSING
+    return f"{item.value:.2f} [{item.low:.2f}, {item.high:.2f}]"
