@@ -11,6 +11,7 @@ from mechprobe.errors import InputError
 from mechprobe.evals.answering import encoders_of, prompt_of, run_tasks
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged
+from mechprobe.evals.judging.server_judge import check_key, settings_named
 from mechprobe.evals.rollouts.answers import Answers, Question, require_responses, sampling_of
 from mechprobe.evals.scorers.refusals import refuses
 from mechprobe.evals.scoring import scored_text
@@ -112,7 +113,7 @@ class ItemBenchmark(Benchmark):
         }
         found |= text_identity(self.family, [self.task]) | self.family.subset(model).identity
         if scorer is not None:
-            found["scorer"] = scorer.identity
+            found["scorer"] = scorer.identity_for(model) if isinstance(scorer, Judge) else scorer.identity
         if self.judge is not None:
             found["counts"] = self.judge.config.model_dump(mode="json", include={"success", "invert", "scale"})
         if self.answers is not None:
@@ -140,10 +141,11 @@ class ItemBenchmark(Benchmark):
         write_jsonl(path, outcomes)
 
     def _asked_on_server(self, model: str, folder: Path) -> Answers:
-        require("httpx2", "An inference server")
         from mechprobe.evals.rollouts.endpoint import ask_endpoint
 
-        return ask_endpoint(self.sweep.endpoint, self.family, [self.task], [(model, model, "")], folder / JOURNAL_FILE)
+        run = [(model, model, "")]
+        with settings_named("sweep.endpoint"):
+            return ask_endpoint(self.sweep.endpoint, self.family, [self.task], run, folder / JOURNAL_FILE)
 
     def cell(self, model: str, folder: Path) -> CellResult:
         """Score the kept responses."""
@@ -226,7 +228,9 @@ def item_benchmark(
         reward = RewardModel(config.reward, **placed)
     answers = _imported(config, family, task)
     if answers is None and sweep.generation == "endpoint":
+        require("httpx2", "An inference server")
         require_responses([task], "endpoint")
+        check_key(sweep.endpoint, "sweep.endpoint")
     info = BenchmarkInfo(
         **common_info(name, config),
         **_scoring(name, task, judge, reward),
@@ -266,4 +270,6 @@ def _scoring(name: str, task: Task, judge: Judge | None, reward: "RewardModel | 
         assert slot is not None, "both have a slot"
         return {"metric": slot.metric, "scorer": "rule", "scoring": task.scorer.spec}
     metric = f"avg@{task.n_draws}" if task.n_draws > 1 else "accuracy"
+    if name in SLOTS and SLOTS[name].n == task.n_draws and SLOTS[name].kind == "rule":
+        metric = SLOTS[name].metric
     return {"metric": metric, "scorer": "rule", "scoring": task.scorer.spec}

@@ -112,6 +112,9 @@ def test_verdicts_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     config = verdict_file(path, first, second)
     assert judge_of(config).verdicts(judged("a", "b"), tmp_path) == [1.0, None]
+    before = judge_of(config).identity_for("rl")
+    verdict_file(path, first, second, {"id": "q0", "verdict": "no", "model": "sft"})
+    assert judge_of(config).identity_for("rl") == before
     with pytest.raises(InputError, match=r"verdicts.jsonl:1 judges the response 'a'"):
         judge_of(config).verdicts(judged("other", "b"), tmp_path)
     with pytest.raises(InputError, match="no verdict on the response of model rl on sample q2"):
@@ -165,7 +168,7 @@ def test_a_judge_is_exactly_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
         JudgeConfig(model="m", template="{prompt}")
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     endpoint = EndpointConfig(base_url="http://localhost:1/v1", api_key_env="NO_SUCH_KEY")
-    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+    with pytest.raises(ConfigError, match=r"NO_SUCH_KEY is not set.*judge\.endpoint\.api_key_env"):
         judge_of(JudgeConfig(model="m", endpoint=endpoint))
 
 

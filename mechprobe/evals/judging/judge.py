@@ -44,6 +44,11 @@ class Judge(ABC):
     def identity(self) -> dict[str, Any]:
         """The JSON value on which verdicts depend besides the responses."""
 
+    def identity_for(self, model: str) -> dict[str, Any]:
+        """The same for the responses of one model."""
+        del model
+        return self.identity
+
     @abstractmethod
     def verdicts(self, judged: Sequence[Judged], folder: Path) -> list[Verdict]:
         """The verdicts in the given order. A judge that is asked over a network keeps its answers in ``folder``.

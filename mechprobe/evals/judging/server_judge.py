@@ -2,14 +2,35 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mechprobe.environment import require
+from mechprobe.errors import ConfigError, EndpointError
+from mechprobe.evals.config import EndpointConfig
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged, Verdict, filled, read_verdict
 
 JOURNAL_FILE = "verdicts.jsonl"
+
+
+@contextmanager
+def settings_named(section: str) -> Iterator[None]:
+    """Name the settings of a server in errors by ``section``; the functions that ask know them as ``evaluate.endpoint``."""
+    try:
+        yield
+    except (ConfigError, EndpointError) as error:
+        kind = ConfigError if isinstance(error, ConfigError) else EndpointError
+        raise kind(str(error).replace("evaluate.endpoint", section)) from None
+
+
+def check_key(endpoint: EndpointConfig, section: str) -> None:
+    """Raise `ConfigError` if the environment variable of the key is not set, before any work."""
+    from mechprobe.evals.rollouts.client import key_of
+
+    with settings_named(section):
+        key_of(endpoint)
 
 
 class ServerJudge(Judge):
@@ -19,9 +40,7 @@ class ServerJudge(Judge):
         super().__init__(config)
         assert config.endpoint is not None, "a judge on a server has its address"
         require("httpx2", "A judge on a server")
-        from mechprobe.evals.rollouts.client import key_of
-
-        key_of(config.endpoint)
+        check_key(config.endpoint, "judge.endpoint")
         self._endpoint = config.endpoint
 
     @property
@@ -34,7 +53,8 @@ class ServerJudge(Judge):
         """The verdicts; an answer without a single verdict is undecided."""
         from mechprobe.evals.rollouts.endpoint import run_to_end
 
-        answers = run_to_end(self._ask_all(judged, folder / JOURNAL_FILE))
+        with settings_named("judge.endpoint"):
+            answers = run_to_end(self._ask_all(judged, folder / JOURNAL_FILE))
         return [
             read_verdict(found["text"], self.config.reads, self.config.scale, cut=found["cut"]) for found in answers
         ]

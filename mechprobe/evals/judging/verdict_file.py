@@ -7,7 +7,7 @@ from typing import Any
 from mechprobe.errors import InputError
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged, Verdict, checked_verdict
-from mechprobe.files import sha256_file
+from mechprobe.files import dump_json, sha256_bytes, sha256_file
 from mechprobe.json_fields import text_field
 from mechprobe.records import read_jsonl
 
@@ -45,6 +45,13 @@ class FileJudge(Judge):
     def identity(self) -> dict[str, Any]:
         """sha256 of the file."""
         return {"verdicts": sha256_file(self._path), "reads": self.config.reads}
+
+    def identity_for(self, model: str) -> dict[str, Any]:
+        """sha256 of the verdicts on one model, so that those on further models change nothing."""
+        mine = [
+            [list(key), verdict, text] for key, (verdict, text, _) in sorted(self._found.items()) if key[0] == model
+        ]
+        return {"verdicts": sha256_bytes(dump_json(mine).encode()), "reads": self.config.reads}
 
     def verdicts(self, judged: Sequence[Judged], folder: Path) -> list[Verdict]:
         """The verdicts; `InputError` where one is missing, or is on another response."""
