@@ -285,7 +285,8 @@ def plan_emergence(run: Run) -> Plan:
 
 def plan_sweep(run: Run) -> Plan:
     """Cells, those that are finished, and what the benchmarks are. What `sweep` would refuse before it asks is refused here too."""
-    from mechprobe.sweep.stage import Cells, prepare
+    from mechprobe.sweep.cells import Cells
+    from mechprobe.sweep.stage import prepare
 
     config, family = run.config.sweep, run.family if run.config.models else None
     found = prepare(family, config, text=run.config.text, think=run.config.tasks.think)

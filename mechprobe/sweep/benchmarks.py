@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,18 @@ from mechprobe.evals.judging.judge import Judge, Judged
 from mechprobe.evals.judging.server_judge import check_key, settings_named
 from mechprobe.evals.rollouts.answers import Answers, Question, require_responses, sampling_of
 from mechprobe.evals.scorers.refusals import refuses
+from mechprobe.evals.scorers.rules import LaterScorer, Scorer
 from mechprobe.evals.scoring import scored_text
 from mechprobe.evals.stage import JOURNAL_FILE, check_lengths, tasks_fingerprint, text_identity
 from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.generation import Generated
 from mechprobe.records import Outcome, read_outcomes, write_jsonl
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.numbers import judged_cell, reward_cell, rule_cell
 from mechprobe.sweep.registry import ALLOWED, FORBIDDEN, SLOTS, STANDIN, STANDINS, Slot
-from mechprobe.sweep.result import RESPONSES_FILE, BenchmarkInfo, CellResult
+from mechprobe.sweep.result import ENGINE_FILE, RESPONSES_FILE, BenchmarkInfo, CellResult
 
 if TYPE_CHECKING:
     from mechprobe.evals.judging.reward import RewardModel
@@ -55,6 +57,10 @@ class Benchmark(ABC):
 
     def ask(self, model: str, folder: Path) -> None:
         """Make what needs the model, and keep it in the folder of the cell; nothing where the numbers come with the answers."""
+        del model, folder
+
+    def judge_again(self, model: str, folder: Path) -> None:
+        """Judge the kept responses in the folder of a cell by a rule that has changed."""
         del model, folder
 
     @abstractmethod
@@ -104,22 +110,23 @@ class ItemBenchmark(Benchmark):
         self.deferred = self.judge is not None or self.reward is not None
 
     def identity(self, model: str) -> dict[str, Any]:
-        """Items, decoding, scorer, and the responses where they were imported."""
-        scorer = self.judge or self.reward
-        found: dict[str, Any] = {
-            "tasks": tasks_fingerprint([self.task]),
-            "info": self.info.to_dict(),
-            "seed": self.sweep.seed,
-        }
-        found |= text_identity(self.family, [self.task]) | self.family.subset(model).identity
-        if scorer is not None:
-            found["scorer"] = scorer.identity_for(model) if isinstance(scorer, Judge) else scorer.identity
-        if self.judge is not None:
-            found["counts"] = self.judge.config.model_dump(mode="json", include={"success", "invert", "scale"})
+        """What was asked, with the responses where they were imported, and how it is scored."""
+        scorer, task = self.judge or self.reward, self.task
+        if isinstance(task.scorer, Scorer):  # orders of options are asked as their judge says
+            blank = tuple(replace(sample, answer="") for sample in task.samples)
+            task = replace(task, samples=blank, scorer=LaterScorer())
+        asked: dict[str, Any] = {"tasks": tasks_fingerprint([task]), "source": self.info.source}
+        asked |= text_identity(self.family, [task]) | self.family.subset(model).identity
         if self.answers is not None:
             mine = [[list(q), asdict(one)] for q, one in sorted(self.answers.found.items()) if q.model == model]
-            found["responses"] = sha256_bytes(dump_json(mine).encode())
-        return found
+            asked["responses"] = sha256_bytes(dump_json(mine).encode())
+        scored: dict[str, Any] = {"info": self.info.to_dict(), "tasks": tasks_fingerprint([self.task])}
+        scored["seed"] = self.sweep.seed
+        if scorer is not None:
+            scored["scorer"] = scorer.identity_for(model) if isinstance(scorer, Judge) else scorer.identity
+        if self.judge is not None:
+            scored["counts"] = self.judge.config.model_dump(mode="json", include={"success", "invert", "scale"})
+        return {"asked": asked, "scored": scored}
 
     def fingerprint(self, model: str) -> dict[str, str]:
         """The model's own fingerprint."""
@@ -137,7 +144,7 @@ class ItemBenchmark(Benchmark):
         size = self.config.batch_size or self.sweep.batch_size
         outcomes = run_tasks(self.family[model], [self.task], batch_size=size, respond=respond)
         if answers is not None and answers is not self.answers:
-            answers.engine.save(folder / "engine.json")
+            answers.engine.save(folder / ENGINE_FILE)
         write_jsonl(path, outcomes)
 
     def _asked_on_server(self, model: str, folder: Path) -> Answers:
@@ -146,6 +153,17 @@ class ItemBenchmark(Benchmark):
         run = [(model, model, "")]
         with settings_named("sweep.endpoint"):
             return ask_endpoint(self.sweep.endpoint, self.family, [self.task], run, folder / JOURNAL_FILE)
+
+    def judge_again(self, model: str, folder: Path) -> None:
+        """Let the rule of the task judge the kept responses."""
+        if self.deferred or not isinstance(self.task.scorer, Scorer):
+            return
+        path, by_sample = folder / RESPONSES_FILE, dict[str, list[Generated]]()
+        for one in read_outcomes(path):
+            finish = "length" if one.finish == "length" else "stop"
+            by_sample.setdefault(one.sample_id, []).append(Generated(one.response, one.response_ids, finish))
+        respond = lambda _model, _task, sample: by_sample[sample.id]  # noqa: E731 - a Responder of one line
+        write_jsonl(path, run_tasks(self.family[model], [self.task], respond=respond))
 
     def cell(self, model: str, folder: Path) -> CellResult:
         """Score the kept responses."""
@@ -165,7 +183,7 @@ class ItemBenchmark(Benchmark):
 
         if self.answers is not None:
             return {"engine": self.answers.engine}
-        path = folder / "engine.json"
+        path = folder / ENGINE_FILE
         return {"engine": Engine.load(path)} if path.is_file() else {}
 
     def _texts(self, outcomes: Sequence[Outcome]) -> list[str | None]:

@@ -14,7 +14,8 @@ from mechprobe.sweep.registry import Group, ScorerKind
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT_FILE, CELL_FILE, RESPONSES_FILE, TABLE_FILE = "sweep.json", "result.json", "responses.jsonl", "table.md"
+RESULT_FILE, TABLE_FILE = "sweep.json", "table.md"
+CELL_FILE, RESPONSES_FILE, ENGINE_FILE = "result.json", "responses.jsonl", "engine.json"
 
 
 class BenchmarkInfo(Result):

@@ -11,7 +11,8 @@ from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.harness import HarnessTasks
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
-from mechprobe.sweep.stage import load_cell, sweep
+from mechprobe.sweep.cells import load_cell
+from mechprobe.sweep.stage import sweep
 
 N = 8
 YAML = """

@@ -11,8 +11,9 @@ from mechprobe.errors import ConfigError, EndpointError
 from mechprobe.evals.config import EndpointConfig
 from mechprobe.evals.rollouts import client as client_module
 from mechprobe.models.family import ModelFamily
+from mechprobe.sweep.cells import load_cell
 from mechprobe.sweep.config import SweepConfig
-from mechprobe.sweep.stage import load_cell, sweep
+from mechprobe.sweep.stage import sweep
 
 
 def test_a_server_answers_and_is_asked_only_for_what_is_missing(

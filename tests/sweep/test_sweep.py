@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import dump_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.records import read_outcomes
 from mechprobe.sweep import benchmarks as benchmarks_module
+from mechprobe.sweep.cells import load_cell
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.registry import SLOTS, STANDINS
 from mechprobe.sweep.result import CellResult, SweepResults
-from mechprobe.sweep.stage import load_cell, read_benchmarks, sweep
+from mechprobe.sweep.stage import read_benchmarks, sweep
 from mechprobe.sweep.standin_scorers import boxed_form_kept, compact_form_kept
 from mechprobe.sweep.table import arm_tables
 
@@ -168,6 +171,45 @@ def test_finished_cells_are_kept_when_benchmarks_and_models_are_added(
     asked.clear()
     sweep(family, {"a": {**own, "max_new_tokens": 4}}, out=tmp_path / "sweep", force=True)
     assert len(asked) == 3
+
+
+def test_another_scorer_scores_the_kept_responses(
+    family: ModelFamily,
+    questions: Path,
+    toy_reward: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"file": str(questions), "max_new_tokens": 5, "stop": list(ENDS)}
+    sweep(family, {"a": own, "b": own}, out=tmp_path / "first" / "sweep", judges={"b": shorter})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("b/*/responses.jsonl")}
+
+    def generating(model: Any, tasks: Any, **options: Any) -> Any:
+        assert options.get("respond") is not None, "responses were generated again"
+        return run_tasks(model, tasks, **options)
+
+    monkeypatch.setattr(benchmarks_module, "run_tasks", generating)
+    changed = {
+        "a": {**own, "scorer": f"python:{__name__}:not_empty"},
+        "b": {**own, "reward": {"model": str(toy_reward())}},
+    }
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    found = sweep(family, changed, out=tmp_path / "first" / "sweep")
+    outcomes = read_outcomes(tmp_path / "first" / "benchmarks" / "a" / "rl" / "responses.jsonl")
+    assert [one.outcome for one in outcomes] == [
+        "unparsed" if one.cut else "right" if one.response else "wrong" for one in outcomes
+    ]
+    assert found.cells["a"]["rl"].value.value == sum(one.outcome == "right" for one in outcomes) / 6
+    assert found.benchmarks["b"].metric == "reward mean"
+    assert {path: path.read_bytes() for path in before} == before
+    with pytest.raises(ArtifactError, match="other settings"):
+        sweep(family, {"a": {**changed["a"], "stop": []}}, out=tmp_path / "first" / "sweep")
+
+
+def not_empty(text: str, answer: str) -> bool:
+    """A rule of a user."""
+    del answer
+    return bool(text)
 
 
 def _killed(n: int, models: dict[str, str], given: dict[str, Any], out: Path) -> None:
