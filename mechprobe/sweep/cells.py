@@ -8,10 +8,12 @@ from typing import Any
 from mechprobe.files import dump_json, read_json, write_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import Advance, progress
+from mechprobe.records import Outcome, Outcomes, read_outcomes
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.sweep.benchmarks import Benchmark
+from mechprobe.sweep.numbers import decided
 from mechprobe.sweep.registry import file_name
-from mechprobe.sweep.result import CELL_FILE, ENGINE_FILE, RESPONSES_FILE, CellResult
+from mechprobe.sweep.result import CELL_FILE, ENGINE_FILE, RESPONSES_FILE, CellResult, SweepResults
 
 _RESPONSES = (RESPONSES_FILE, ENGINE_FILE)
 """What scoring reads."""
@@ -134,3 +136,27 @@ def _finish(stage: Stage, cell: CellResult) -> None:
 def load_cell(work: Path | str, benchmark: str, model: str) -> CellResult:
     """A finished cell of a sweep with the values of its items; ``work`` is the folder of the cells."""
     return CellResult.load(Path(work) / file_name(benchmark) / model / CELL_FILE)
+
+
+def outcomes_of(results: SweepResults, work: Path | str) -> Outcomes:
+    """The outcomes of every cell that a rule or a judge scored and whose responses are kept; benchmarks are their tasks.
+
+    A response that a judge did not decide is ``unparsed``. These are what `mechprobe evaluate` gives for its tasks, so that whatever
+    reads the outcomes of a run can read those of a sweep.
+
+    Args:
+        results: The sweep.
+        work: Folder of its cells.
+    """
+    records: list[Outcome] = []
+    for name in results.order:
+        for model in (model for model in results.models if model in results.files[name]):
+            folder = (Path(work) / results.files[name][model]).parent
+            if results.benchmarks[name].scorer == "reward_model" or not (folder / RESPONSES_FILE).is_file():
+                continue
+            kept = read_outcomes(folder / RESPONSES_FILE)
+            if results.benchmarks[name].scorer == "judge":
+                values = CellResult.load(folder / CELL_FILE).values
+                kept = decided(kept, [values[one.sample_id][one.draw] for one in kept])
+            records += kept
+    return Outcomes(records)

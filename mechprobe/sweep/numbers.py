@@ -1,6 +1,7 @@
 """From the responses of one model to its numbers on a benchmark, and from two models to their comparison."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from statistics import fmean, median
 from typing import Any
@@ -72,7 +73,7 @@ def judged_cell(
         value=metric_interval(rows, share=True),
         bounds=_bounds(rows, 0.0, 1.0) if undecided else None,
         undecided=undecided,
-        sampled=_sampled(task, _decided(outcomes, counted)),
+        sampled=_sampled(task, decided(outcomes, counted)),
         metrics=metrics,
         **_lengths(outcomes),
         **_ended(outcomes, rows),
@@ -116,13 +117,13 @@ def metric_interval(rows: Rows, *, share: bool, seed: int = 0) -> Interval:
     A share has `share_interval` where every response is decided and `clustered_interval` else; other numbers have a bootstrap
     over items.
     """
-    decided = [[value for value in row if value is not None] for row in rows.values()]
-    decided = [row for row in decided if row]
+    known = [[value for value in row if value is not None] for row in rows.values()]
+    known = [row for row in known if row]
     if not share:
-        return bootstrap_mean([fmean(row) for row in decided], seed=seed)
-    if len(decided) == len(rows) and rows and len({len(row) for row in decided}) == 1 and _complete(rows):
-        return share_interval(np.array(decided, dtype=bool))
-    return clustered_interval([fmean(row) for row in decided])
+        return bootstrap_mean([fmean(row) for row in known], seed=seed)
+    if len(known) == len(rows) and rows and len({len(row) for row in known}) == 1 and _complete(rows):
+        return share_interval(np.array(known, dtype=bool))
+    return clustered_interval([fmean(row) for row in known])
 
 
 def _complete(rows: Rows) -> bool:
@@ -138,10 +139,8 @@ def _bounds(rows: Rows, low: float, high: float) -> tuple[float, float]:
     return low_mean, high_mean
 
 
-def _decided(outcomes: Sequence[Outcome], counted: Sequence[float | None]) -> list[Outcome]:
+def decided(outcomes: Sequence[Outcome], counted: Sequence[float | None]) -> list[Outcome]:
     """Outcomes as a judge decided them: right where the response counts."""
-    from dataclasses import replace
-
     names = {None: "unparsed", 0.0: "wrong", 1.0: "right"}
     return [replace(outcome, outcome=names[value]) for outcome, value in zip(outcomes, counted, strict=True)]
 

@@ -21,7 +21,7 @@ from mechprobe.files import dump_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import read_outcomes
 from mechprobe.sweep import benchmarks as benchmarks_module
-from mechprobe.sweep.cells import load_cell
+from mechprobe.sweep.cells import load_cell, outcomes_of
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.registry import SLOTS, STANDINS
 from mechprobe.sweep.result import CellResult, SweepResults
@@ -98,6 +98,12 @@ def test_every_model_on_every_benchmark(
     frame = found.to_pandas()
     assert len(frame) == 12
     assert set(frame.loc[frame.standin, "benchmark"]) == {"standin:math500"}
+    outcomes = outcomes_of(found, tmp_path / "benchmarks")
+    assert outcomes.tasks == ["standin:math500", "sums", "truthfulqa"]
+    for name in ("sums", "truthfulqa"):
+        shares = outcomes.right_draws("rl", name).mean(axis=1).tolist()
+        rows = load_cell(tmp_path / "benchmarks", name, "rl").values.values()
+        assert shares == [sum(value or 0.0 for value in row) / 2 for row in rows]
     tables, left_out = arm_tables(found)
     assert not left_out
     assert tables[0].columns == ["base", "step 4", "end", "end − base"]
