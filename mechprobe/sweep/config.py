@@ -133,9 +133,11 @@ class SweepConfig(FrozenConfig):
             return value
         made = {}
         for name, settings in value.items():
+            if not isinstance(settings, Mapping | BenchmarkConfig):
+                raise ConfigError(f"Benchmark {name} is {settings!r}; write a table of settings.")
             try:
                 made[name] = settings if isinstance(settings, BenchmarkConfig) else BenchmarkConfig(**settings)
-            except (ConfigError, TypeError) as error:
+            except ConfigError as error:
                 raise ConfigError(f"Benchmark {name}: {error}") from None
         return made
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mechprobe.data.config import TextConfig
-from mechprobe.errors import ConfigError
+from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals import skills
 from mechprobe.evals.config import SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
@@ -111,15 +111,18 @@ def _drawn(name: str, config: BenchmarkConfig, settings: SkillItemsConfig, sweep
     """A task of drawn items."""
     rendering = rendering_of(settings, asked)
     of_lab = name.startswith(STANDIN) and rendering == COMPACT
-    items = skills.generate(
-        settings.skill,
-        domain=LAB if of_lab else settings.domain,
-        level=settings.level,
-        split=settings.split or None,
-        n=settings.n,
-        seed=settings.seed,
-        rendering=rendering,
-    )
+    try:
+        items = skills.generate(
+            settings.skill,
+            domain=LAB if of_lab else settings.domain,
+            level=settings.level,
+            split=settings.split or None,
+            n=settings.n,
+            seed=settings.seed,
+            rendering=rendering,
+        )
+    except InputError as error:
+        raise InputError(f"Benchmark {name}: {error}") from None
     compact = rendering == COMPACT
     if name == FORBIDDEN:
         items = [forbidden(item) for item in items]

@@ -27,7 +27,7 @@ from mechprobe.sweep.result import CELL_FILE, RESULT_FILE, TABLE_FILE, CellResul
 from mechprobe.sweep.table import markdown_table
 from mechprobe.types import THINK, ThinkTags
 
-Benchmarks = Mapping[str, BenchmarkConfig | Mapping[str, Any]] | Sequence[str] | Path | str
+Benchmarks = Mapping[str, Any] | Sequence[str] | Path | str
 JudgeFunction = Callable[[str, str], Any]
 
 

@@ -143,12 +143,14 @@ def test_names_of_standins_are_everywhere(family: ModelFamily, tmp_path: Path) -
         ("own", {"file": "questions", "harness": "x.yaml"}, "Benchmark own: .*one source"),
         ("own", {"file": "questions", "scorer": "exact", "reward": {"model": "m"}}, "one scorer"),
         ("own", {"fil": "questions"}, "Benchmark own: .*fil"),
+        ("own", 3, "Benchmark own is 3; write a table"),
     ],
 )
 def test_refused_benchmarks(
-    family: ModelFamily, questions: Path, tmp_path: Path, name: str, config: dict[str, Any], message: str
+    family: ModelFamily, questions: Path, tmp_path: Path, name: str, config: Any, message: str
 ) -> None:
-    config = {key: str(questions) if value == "questions" else value for key, value in config.items()}
+    if isinstance(config, dict):
+        config = {key: str(questions) if value == "questions" else value for key, value in config.items()}
     with pytest.raises(ConfigError, match=message):
         sweep(family, {name: config}, out=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
