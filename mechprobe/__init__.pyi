@@ -68,4 +68,7 @@ from .run_layout import RunLayout as RunLayout
 from .selection.config import SelectConfig as SelectConfig
 from .selection.result import Selection as Selection
 from .selection.stage import select_features as select_features
+from .sweep.config import BenchmarkConfig as BenchmarkConfig, SweepConfig as SweepConfig
+from .sweep.result import CellResult as CellResult, SweepResults as SweepResults
+from .sweep.stage import sweep as sweep
 from .types import Site as Site

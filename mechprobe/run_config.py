@@ -27,6 +27,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.report.config import ReportConfig
 from mechprobe.run_layout import RUN_FILE
 from mechprobe.selection.config import SelectConfig
+from mechprobe.sweep.config import SweepConfig, anchored
 from mechprobe.types import THINK, ThinkTags
 
 
@@ -36,7 +37,7 @@ class TasksConfig(FrozenConfig):
     file: str = ""
     """JSON lines of id, task, prompt, answer, and options where there are any."""
     scorer: str = "exact"
-    """``exact``, ``numeric``, ``letter``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
+    """``exact``, ``numeric``, ``letter``, ``yes_no``, ``refusal``, ``boxed``, ``final:<MARKER>`` or ``python:<module>:<function>``."""
     scorers: dict[str, str] = Field(default_factory=dict)
     """Scorers of single tasks, by task name, instead of ``scorer``."""
     choice: ChoiceConfig = ChoiceConfig()
@@ -101,6 +102,7 @@ class RunConfig(FrozenConfig):
     dynamics: DynamicsConfig = DynamicsConfig()
     weights: WeightsConfig = WeightsConfig()
     probe: ProbeConfig = ProbeConfig()
+    sweep: SweepConfig = SweepConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     select: SelectConfig = SelectConfig()
     intervene: InterveneConfig = InterveneConfig()
@@ -238,6 +240,7 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ("tasks", "file"),
         ("prompts", "file"),
         ("emergence", "checkpoints"),
+        ("sweep", "checkpoints"),
         ("drift", "lens_file"),
         ("intervene", "collateral_file"),
     ):
@@ -245,6 +248,10 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         value = own.get(key) if isinstance(own, dict) else None
         if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
             result[section] = {**own, key: _anchored_path(value, folder)}
+    own = result.get("sweep")
+    if isinstance(own, dict) and isinstance(own.get("benchmarks"), dict):
+        benchmarks = {name: anchored(value, folder) for name, value in own["benchmarks"].items()}
+        result["sweep"] = {**own, "benchmarks": benchmarks}
     own = data.get("evaluate")
     if isinstance(own, dict) and isinstance(own.get("imports"), list):
         paths = [_anchored_path(value, folder) if isinstance(value, str) else value for value in own["imports"]]

@@ -40,6 +40,8 @@ _FOLDERS = {place.folder: place.folder for place in CHAIN} | {
     "dynamics": "dynamics",
     "weights": "weights",
     "probe": "probe",
+    "sweep": "sweep",
+    "benchmarks": "benchmarks",  # cells of the sweep, a stage folder each
     "checkpoints": "checkpoints",  # store and dictionaries of emergence
     "dictionaries": "dictionaries",  # run --dictionary-seeds: a run folder per further dictionary
     "examples": "examples",  # contexts of the first selected features

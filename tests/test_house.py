@@ -23,6 +23,7 @@ STAGES = (
     "interventions",
     "posttrain",
     "report",
+    "sweep",
 )
 
 

@@ -216,7 +216,7 @@ def test_named_modules_and_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     if page.name == "CHANGELOG.md":  # names what was removed, too
         return
-    for dotted in re.findall(r"\b(?:mechprobe|sae_training|benchmarks)(?:\.[A-Za-z_]\w*)+", text):
+    for dotted in re.findall(r"(?<!\[)\b(?:mechprobe|sae_training|benchmarks)(?:\.[A-Za-z_]\w*)+", text):
         assert dotted.endswith((".toml", ".md", ".py")) or exists(dotted), dotted
     for name in re.findall(r"\bmp\.(\w+)", text):
         assert hasattr(mp, name), f"mp.{name}"

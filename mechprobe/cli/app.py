@@ -35,6 +35,7 @@ from mechprobe.cli import (
     show,
     skills,
     store,
+    sweep,
     train_sae,
     weights,
 )
@@ -66,6 +67,7 @@ _COMMANDS = {
     _TOOLS: {
         "show": show.show,
         "emergence": emergence.emergence,
+        "sweep": sweep.sweep,
         "drift": drift.drift,
         "dynamics": dynamics.dynamics,
         "probe": probe.probe,

@@ -11,7 +11,8 @@ Tasks = Annotated[Path | None, typer.Option("--tasks", help="JSON lines of id, t
 Scorer = Annotated[
     str | None,
     typer.Option(
-        "--scorer", help="exact, numeric, letter, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>."
+        "--scorer",
+        help="exact, numeric, letter, yes_no, refusal, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>.",
     ),
 ]
 Sites = Annotated[str | None, typer.Option("--sites", help="all, or resid_post.0,resid_post.1 ...")]

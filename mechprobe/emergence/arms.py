@@ -76,6 +76,12 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
     return arms
 
 
+def step_of(name: str, final_steps: Mapping[str, int]) -> int | None:
+    """The training step of a model, from its name or from ``final_steps``; None where neither says it."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match["step"]) if match else final_steps.get(name)
+
+
 def all_arms(names: Sequence[str], base: str, final_steps: Mapping[str, int]) -> list[Arm]:
     """The arms among some models, in order of appearance; a model that has no checkpoints is an arm of one.
 

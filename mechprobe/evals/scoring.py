@@ -16,7 +16,7 @@ from mechprobe.models.generation import Generated
 from mechprobe.records import Outcome, Sample
 from mechprobe.types import Finish, OutcomeName, ThinkTags
 
-__all__ = ["SplitResponse", "response_outcome", "scorer", "split_response"]
+__all__ = ["SplitResponse", "response_outcome", "scored_text", "scorer", "split_response"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,16 @@ def split_response(
     if response.finish == "length":
         return SplitResponse(None, "length", n_thinking)
     return SplitResponse(answer, response.finish if answer is not None else "unfinished", n_thinking)
+
+
+def scored_text(
+    outcome: Outcome, tokenizer: PreTrainedTokenizerBase, think: ThinkTags | None, *, opened: bool = False
+) -> str | None:
+    """The part of a kept response that a scorer reads; None if it was cut or never left its thinking block."""
+    if outcome.cut:
+        return None
+    response = Generated(outcome.response, outcome.response_ids, "stop")
+    return split_response(response, tokenizer, think, opened=opened).answer
 
 
 def _has_special(tokenizer: PreTrainedTokenizerBase, tags: ThinkTags) -> bool:

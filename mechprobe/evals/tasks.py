@@ -14,7 +14,7 @@ from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.choice import ChoiceItem, MultipleChoice, choice_item
 from mechprobe.evals.config import ChoiceConfig, SamplingConfig
 from mechprobe.evals.scorers.parse import AnyScorer, scorer
-from mechprobe.evals.scorers.rules import Scorer
+from mechprobe.evals.scorers.rules import LaterScorer, Scorer
 from mechprobe.json_fields import name_field, text_field
 from mechprobe.records import Sample, read_jsonl
 from mechprobe.types import POOLED, THINK, ThinkTags
@@ -114,7 +114,7 @@ def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path ar
     default, settings = scorer(scorer_spec), choice or ChoiceConfig()
     if text.chat_template and "delimiter" not in settings.model_fields_set:
         settings = settings.replace(delimiter="")  # a response to a rendered prompt begins without a blank
-    by_task = _read_lines(path, settings)
+    by_task = _read_lines(path, settings, answers=not isinstance(default, LaterScorer))
     for name in [*(names or ()), *(scorers or ())]:
         if name not in by_task:
             raise ConfigError(f"{path} has no task '{name}'; it has {', '.join(by_task)}.")
@@ -131,12 +131,14 @@ def load_tasks(  # noqa: PLR0913 - the promised entry point; all but the path ar
     return [task.take(n_per_task) for task in tasks]
 
 
-def _read_lines(path: Path, choice: ChoiceConfig) -> dict[str, list[_Line]]:
+def _read_lines(path: Path, choice: ChoiceConfig, *, answers: bool) -> dict[str, list[_Line]]:
     by_task: dict[str, list[_Line]] = {}
     seen: dict[str, int] = {}
     for number, fields in read_jsonl(path):
         where = f"{path}:{number}"
         task = name_field(fields, "task", where, default=path.stem)
+        if not answers:
+            fields = {"answer": "-", **fields}
         line = _line(fields, task, name_field(fields, "id", where, default=f"{path.stem}-{number}"), where, choice)
         if task == POOLED:
             raise InputError(

@@ -283,6 +283,16 @@ def plan_emergence(run: Run) -> Plan:
     return Plan("emergence", run.layout.emergence, lines, {**data, "store": asdict(plan)})
 
 
+def plan_sweep(run: Run) -> Plan:
+    """Cells, those that are finished, and what the benchmarks are. What `sweep` would refuse before it asks is refused here too."""
+    from mechprobe.sweep.cells import Cells
+    from mechprobe.sweep.stage import prepare
+
+    config, family = run.config.sweep, run.family if run.config.models else None
+    found = prepare(family, config, text=run.config.text, think=run.config.tasks.think)
+    return Plan("sweep", run.layout.sweep, *Cells(run.layout.benchmarks, found, family, force=run.force).plan())
+
+
 def plan_drift(run: Run) -> Plan:
     """Predicted tokens by model and source, memory and time."""
     from mechprobe.drift.divergence.plan import DriftWork, plan_lines

@@ -18,6 +18,8 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST
+from mechprobe.sweep.result import SweepResults
+from mechprobe.sweep.stage import sweep
 
 
 class SideStages:
@@ -67,6 +69,18 @@ class SideStages:
             config=self.config.emergence,
             cache=self.config.cache,
             training=self.config.train_sae,
+            force=self.force,
+        )
+
+    def sweep(self) -> SweepResults:
+        """Evaluate every model on every benchmark. It is not part of `mechprobe run`."""
+        return sweep(
+            self.family if self.config.models else None,
+            out=self.layout.sweep,
+            work=self.layout.benchmarks,
+            config=self.config.sweep,
+            text=self.config.text,
+            think=self.config.tasks.think,
             force=self.force,
         )
 

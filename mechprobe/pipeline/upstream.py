@@ -23,6 +23,7 @@ _NEEDS = {
     "dynamics": ("evaluate",),
     "weights": (),
     "probe": ("evaluate",),
+    "sweep": (),
     "select": ("features", "evaluate"),
     "intervene": ("select",),
 }
@@ -181,6 +182,8 @@ def require_run_folder(run: Run) -> None:
         "dynamics",
         "weights",
         "probe",
+        "sweep",
+        "benchmarks",
         "baselines",
         "nulls",
     }

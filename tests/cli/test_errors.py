@@ -148,7 +148,9 @@ def test_a_file_that_is_no_crosscoder(fails: Fails, tmp_path: Path, prompts: Pat
 def test_tasks(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], tasks: Path) -> None:
     call = ["evaluate", *models(llama_family)]
     assert "No tasks are given" in fails(*call)
-    assert "exact, numeric, letter, boxed, skill, final" in fails(*call, "--tasks", tasks, "--scorer", "fuzzy")
+    assert "exact, numeric, letter, yes_no, refusal, boxed, skill, final" in fails(
+        *call, "--tasks", tasks, "--scorer", "fuzzy"
+    )
     (tmp_path / "empty.jsonl").write_text("")
     assert "holds no samples" in fails(*call, "--tasks", tmp_path / "empty.jsonl")
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "7" * 70, "answer": "1"}) + "\n")

@@ -92,13 +92,16 @@ class Client:
                 await sleep(wait)  # a server may drop a connection after an error
         raise AssertionError("the last attempt returns or raises")
 
-    async def ask(self, body: dict[str, Any], parse: Callable[[Any], Parsed], *, name: str) -> Parsed:
-        """Post a completion request and parse its answer; faults that pass are repeated.
+    async def ask(
+        self, body: dict[str, Any], parse: Callable[[Any], Parsed], *, name: str, place: str = "completions"
+    ) -> Parsed:
+        """Post a request and parse its answer; faults that pass are repeated.
 
         Args:
             body: The request.
             parse: Takes the JSON value of the answer; a `BadAnswerError` counts as a fault that may pass.
             name: What is asked, for messages, and the seed of the random part of the waits.
+            place: Where to post it, below the address of the server.
 
         Raises:
             EndpointError: The server refuses the request, or every repetition failed.
@@ -108,7 +111,7 @@ class Client:
         for attempt in range(self.settings.max_retries + 1):
             asked_wait = 0.0
             try:
-                response = await self._http.post(f"{self.settings.base_url}/completions", json=body)
+                response = await self._http.post(f"{self.settings.base_url}/{place}", json=body)
                 self._refuse(response)
                 if response.status_code == 200:
                     return parse(_json(response))

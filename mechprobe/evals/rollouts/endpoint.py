@@ -86,10 +86,10 @@ def ask_endpoint(
         for question, prompt in questions_of(label, task, sample)
     ]
     names = {model: settings.models.get(model, model) for model, _, _ in runs}
-    return _run(_Asker(settings, family, tasks, names, journal, PromptReader(family)).ask_all(questions))
+    return run_to_end(_Asker(settings, family, tasks, names, journal, PromptReader(family)).ask_all(questions))
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
+def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end, in a thread of its own where this one already runs an event loop, as notebooks do."""
     try:
         asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """Reads files of finished rollouts, and checks them against the tasks, the models and the tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mechprobe.evals.rollouts.fields import (
     response_text,
     token_ids,
 )
+from mechprobe.evals.rollouts.inspect_logs import InspectLog
 from mechprobe.evals.tasks import Task
 from mechprobe.files import sha256_file
 from mechprobe.json_fields import text_field
@@ -31,7 +32,7 @@ from mechprobe.records import Sample, read_jsonl
 
 
 def read_rollouts(
-    paths: Sequence[Path | str],
+    paths: Sequence[Path | str | InspectLog],
     family: ModelFamily,
     tasks: Sequence[Task],
     known: Sequence[Task],
@@ -40,7 +41,7 @@ def read_rollouts(
     """Read rollouts of every model on every sample.
 
     Args:
-        paths: JSON-lines files. One file may hold several models, and one model may be in several files.
+        paths: JSON-lines files, or logs of Inspect. One file may hold several models, and one model may be in several files.
         family: The models, for their tokenizer and end tokens.
         tasks: The tasks, of which every response must be there.
         known: The tasks with samples that are not evaluated; their responses may be there and are checked alike.
@@ -51,7 +52,7 @@ def read_rollouts(
             message names file and line.
     """
     reader = _Reader(PromptReader(family), family.tokenizer, tuple(family.end_token_ids), _by_id(known), labels)
-    for path in map(Path, paths):
+    for path in paths:
         reader.read(path)
     reader.require_one_engine()
     wanted = [
@@ -66,10 +67,14 @@ def read_rollouts(
         sampling={task.name: sampling_of(task) for task in tasks},
         prompts=reader.prompts.hash(tasks),
         n_tokenized=sum(question in reader.tokenized for question in wanted),
-        files={Path(path).name: sha256_file(path) for path in paths},
+        files={Path(path).name: sha256_file(Path(path)) for path in paths},
         said=reader.said,
     )
     return Answers({question: reader.found[question] for question in wanted}, engine)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((f"{path}:{number}", item) for number, item in read_jsonl(path))
 
 
 def _by_id(tasks: Sequence[Task]) -> dict[str, list[tuple[Task, Sample]]]:
@@ -97,13 +102,14 @@ class _Reader:
     said: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
-    def read(self, path: Path) -> None:
+    def read(self, source: Path | str | InspectLog) -> None:
         """Read a file; its first line may be a header, an object with ``engine`` and without ``id``."""
+        path = Path(source)
         self.files.append(str(path))
         header: dict[str, Any] = {}
         n_lines = 0
-        for number, item in read_jsonl(path):
-            where = f"{path}:{number}"
+        lines = source.lines() if isinstance(source, InspectLog) else _lines(path)
+        for where, item in lines:
             if n_lines == 0 and not header and "engine" in item and "id" not in item:
                 header = item
                 self.said.append(header)

@@ -155,6 +155,8 @@ def scorer(spec: AnyScorer) -> Scorer:
     * ``exact``: the whole answer, without surrounding whitespace.
     * ``numeric``: the number that it gives (`mechprobe.evals.scorers.numbers.answered_number`), compared as a number.
     * ``letter``: the option letter that it gives (`mechprobe.evals.scorers.letters.option_letter`).
+    * ``yes_no``: the last word that is yes or no.
+    * ``refusal``: ``refuse`` or ``comply``, whether the response begins with a refusal (`mechprobe.evals.scorers.refusals`).
     * ``boxed``: the last ``\boxed{...}``, compared as mathematics.
     * ``skill``: the final answer to an item of the skill benchmark, boxed or behind ANS (`mechprobe.evals.scorers.final_answer`).
     * ``final:<MARKER>``: the line after the last MARKER, without whitespace; numbers are compared as numbers.
@@ -169,7 +171,7 @@ def scorer(spec: AnyScorer) -> Scorer:
     if not isinstance(spec, str):
         return function_scorer(spec)
     kind, _, rest = spec.partition(":")
-    if spec in ("exact", "numeric", "letter") or (kind == "final" and rest.strip()):
+    if spec in ("exact", "numeric", "letter", "yes_no", "refusal") or (kind == "final" and rest.strip()):
         return RuleScorer(spec)
     if spec == "boxed":
         return boxed_scorer(spec)
@@ -178,6 +180,6 @@ def scorer(spec: AnyScorer) -> Scorer:
     if kind == PREFIX:
         return named_scorer(spec)
     raise ConfigError(
-        f"Scorer '{spec}' is unknown; write exact, numeric, letter, boxed, skill, final:<MARKER> or "
+        f"Scorer '{spec}' is unknown; write exact, numeric, letter, yes_no, refusal, boxed, skill, final:<MARKER> or "
         f"{PREFIX}:<MODULE>:<FUNCTION>."
     )

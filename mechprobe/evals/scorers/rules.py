@@ -1,5 +1,6 @@
 """Scorers that extract the answer by a fixed rule, and the base class of all scorers."""
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from mechprobe.errors import DependencyError
 from mechprobe.evals.scorers.answer_part import answer_part, blocks, first_found
 from mechprobe.evals.scorers.letters import LETTERS, only_letter, option_letter
 from mechprobe.evals.scorers.numbers import Number, answered_number, gold_number, last_boxed, same_plain_number
+from mechprobe.evals.scorers.refusals import refuses
 from mechprobe.types import OutcomeName
+
+_YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,21 @@ class Scorer(ABC):
 
 
 @dataclass(frozen=True)
+class LaterScorer(Scorer):
+    """Stands for a judge or a reward model that reads the responses when all are there; its outcomes are ``unparsed``.
+
+    Such tasks need no right answers.
+    """
+
+    spec: str = "later"
+
+    def judge(self, text: str, answer: str) -> OutcomeName:
+        """Always ``unparsed``."""
+        del text, answer
+        return "unparsed"
+
+
+@dataclass(frozen=True)
 class RuleScorer(Scorer):
     """Extracts the answer from a response by a fixed rule and compares it with the right answer."""
 
@@ -70,6 +89,11 @@ class RuleScorer(Scorer):
                 return number if number and number.value is not None else None
             case "letter":
                 return option_letter(text)
+            case "yes_no":
+                words = _YES_NO.findall(text)
+                return words[-1].lower() if words else None
+            case "refusal":
+                return ("refuse" if refuses(text) else "comply") if text.strip() else None
         _, found, tail = text.rpartition(self._marker)
         lines = [line for line in tail.splitlines() if line.strip()]
         n = max(1, len(self._behind_marker(answer).split("\n")))
@@ -91,6 +115,10 @@ class RuleScorer(Scorer):
             case "letter":
                 if only_letter(answer) is None:
                     return f"the answer {answer!r} is not an option letter; write a letter from {LETTERS[0]} to {LETTERS[-1]}"
+            case "yes_no" | "refusal":
+                words = ("yes", "no") if self.spec == "yes_no" else ("refuse", "comply")
+                if answer.strip().lower() not in words:
+                    return f"the answer {answer!r} is neither {words[0]} nor {words[1]}; write one of them"
             case _:
                 if not self._behind_marker(answer):
                     return f"the answer {answer!r} ends with {self._marker}, so that nothing is left to compare; complete it"
@@ -104,6 +132,8 @@ class RuleScorer(Scorer):
             return found == only_letter(answer)
         if self.spec == "exact":
             return found == answer.strip()
+        if self.spec in ("yes_no", "refusal"):
+            return found == answer.strip().lower()
         gold = self._behind_marker(answer)
         return found == "".join(gold.split()) or same_plain_number(found, gold)
 

@@ -1,0 +1,1 @@
+"""Scorers that read finished responses: judges, and reward models."""
