@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for package in ("mechprobe", "sae_training") for path in (ROOT / package).rglob("*.py"))
 BANNED_NAMES = {"utils", "helpers", "common", "misc"}
 LONGEST_FILE, MEDIAN_FILE, FUNCTION_P90 = 350, 150, 25
-STAGES = ("localization", "cache", "dictionary", "features", "evals", "selection", "interventions", "report")
+STAGES = (
+    *("localization", "cache", "dictionary", "features", "evals", "selection", "interventions", "report"),
+    *("drift/divergence", "drift/weights", "drift/probe"),
+)
 
 
 def _lines(path: Path) -> int:
