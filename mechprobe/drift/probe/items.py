@@ -126,13 +126,13 @@ def _read(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, SkillItem
         name = name_field(line, "id", where, default=f"{path.stem}-{number}")
         if name in lines:
             raise InputError(f"{where}: the id '{name}' is used by an earlier line; ids must be unique.")
-        if line.get("chance") is not None and not is_chance(line["chance"]):
-            raise InputError(f"{where}: 'chance' must be a number from 0 to below 1; correct it.")
         lines[name] = line
         if line.keys() >= {*NEEDED}:
             item = SkillItem.from_json(line, where)
             if item.rule is not None or item.answer_form == "diagnosis":
                 asked[name] = item
+        elif line.get("chance") is not None and not is_chance(line["chance"]):
+            raise InputError(f"{where}: 'chance' must be a number from 0 to below 1; correct it.")
     return lines, asked
 
 
