@@ -52,7 +52,7 @@ def _labels(identity: str, line: Mapping[str, Any], where: str) -> SkillLabels |
         return None
     if family is None:  # items of other makers, such as reasoning-gym, say all of it themselves
         own = (line["skill"], line["domain"], line["family"])
-        if own[0] not in SKILLS or own[1] not in DOMAINS or not isinstance(own[2], str):
+        if own[0] not in [*SKILLS] or own[1] not in DOMAINS or not isinstance(own[2], str):
             raise InputError(
                 f"{where}: skill {own[0]!r} and domain {own[1]!r} are no cell of the benchmark; skills: {', '.join(SKILLS)}; "
                 f"domains: {', '.join(DOMAINS)}."
