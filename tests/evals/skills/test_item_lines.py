@@ -73,7 +73,7 @@ def test_a_wrong_field_is_refused_with_file_and_line(
     path = changed(tmp_path / "tasks.jsonl", item, fields)
     readers = (read_items, lambda path: Items.of(outcomes_of(FACT, SUM, ERROR), path))
     for read in readers:
-        with pytest.raises(InputError, match="tasks.jsonl:3") as error:
+        with pytest.raises(InputError, match=r"tasks\.jsonl:3") as error:
             read(path)
         assert words in str(error.value)
 
