@@ -1,7 +1,6 @@
 """Lines of a tasks file that are no skill items are refused in one sentence with file and line, before anything is written."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ BAD: list[tuple[SkillItem, dict[str, Any], str]] = [
 NAMES = [f"{'-'.join(fields)}-{number}" for number, (_, fields, _) in enumerate(BAD)]
 
 
-def changed(path: Path, item: SkillItem, fields: Mapping[str, Any]) -> Path:
+def changed(path: Path, item: SkillItem, fields: dict[str, Any]) -> Path:
     """A tasks file with two good lines, then a changed one."""
     good = [each.to_json() for each in (FACT, SUM, ERROR) if each is not item]
     write_jsonl(path, [*good, item.to_json() | fields])
@@ -73,7 +72,7 @@ def test_a_wrong_field_is_refused_with_file_and_line(
     path = changed(tmp_path / "tasks.jsonl", item, fields)
     readers = (read_items, lambda path: Items.of(outcomes_of(FACT, SUM, ERROR), path))
     for read in readers:
-        with pytest.raises(InputError, match="tasks.jsonl:3") as error:
+        with pytest.raises(InputError, match=r"tasks\.jsonl:3") as error:
             read(path)
         assert words in str(error.value)
 
