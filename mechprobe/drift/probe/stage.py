@@ -71,7 +71,8 @@ def prepare(
     unknown = [task for task in config.trained if task not in outcomes.tasks]
     if unknown:
         raise ConfigError(
-            f"probe.trained names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}."
+            f"tasks.trained (or probe.trained) names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}; set it to tasks "
+            "among these, or to [] if post-training saw none of them."
         )
     lacking = [name for name in models if family is not None and name not in family]
     if lacking:

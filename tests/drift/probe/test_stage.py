@@ -144,7 +144,7 @@ def test_a_dry_run_writes_nothing_and_names_what_is_read(run: Path, capsys: pyte
     ("settings", "message"),
     [
         (["probe.base=nobody"], "probe.base is 'nobody'"),
-        (["probe.trained=['singing']"], "probe.trained names 'singing'"),
+        (["probe.trained=['singing']"], "tasks.trained (or probe.trained) names 'singing'"),
         (["probe.linear.sites=['resid_post.9']"], "resid_post.9 does not exist"),
         (["probe.linear.c=0"], "LinearConfig: c = 0 is not accepted"),
     ],
