@@ -37,19 +37,21 @@ def same_decimals(value: float, low: float, high: float, *, decimals: int | None
     There are three significant digits in the largest, or ``decimals``, and as many more as it takes to tell the number from each
     end and from 0: 0.9990 with the ends 0.9985 and 0.9995. Numbers below 1e-4 or from 1e6 on are written with an exponent.
     """
-    parts = (value, low, high)
-    largest = max(map(abs, parts))
-    if largest == 0:
-        return tuple(f"{0.0:.{decimals or 0}f}" for _ in parts)
+    largest = max(abs(value), abs(low), abs(high))
+    plain = decimals is not None or largest == 0 or 1e-4 <= largest < 1e6
+    first = 2
+    if decimals is not None or largest == 0:
+        first = decimals or 0
+    elif plain:
+        first = max(0, 2 - math.floor(math.log10(largest)))
     apart = [
         other for other in (low, high, 0.0) if not math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-9 * largest)
     ]
-    plain = decimals is not None or 1e-4 <= largest < 1e6
-    first = decimals if decimals is not None else max(0, 2 - math.floor(math.log10(largest))) if plain else 2
     for digits in range(first, first + 7):
-        if all(_fixed(value, digits, plain) != _fixed(other, digits, plain) for other in apart):
-            return tuple(_fixed(part, digits, plain) for part in parts)
-    return tuple(_fixed(part, 2, plain=False) for part in parts)
+        shown = _fixed(value, digits, plain)
+        if all(shown != _fixed(other, digits, plain) for other in apart):
+            return shown, _fixed(low, digits, plain), _fixed(high, digits, plain)
+    return _fixed(value, 2, False), _fixed(low, 2, False), _fixed(high, 2, False)
 
 
 def _fixed(value: float, digits: int, plain: bool) -> str:
