@@ -12,7 +12,7 @@ from numpy import ndarray
 from mechprobe.drift.probe.scores import ItemScores
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.skills.item import NEEDED, SkillItem, is_chance
-from mechprobe.evals.skills.labels import SkillLabels, labels
+from mechprobe.evals.skills.labels import SkillLabels, labels, read_item
 from mechprobe.evals.skills.scoring import score_response
 from mechprobe.evals.summary import FORCED
 from mechprobe.json_fields import name_field
@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, SkillItem
             raise InputError(f"{where}: the id '{name}' is used by an earlier line; ids must be unique.")
         lines[name] = line
         if line.keys() >= {*NEEDED}:
-            item = SkillItem.from_json(line, where)
+            item = read_item(line, where)
             if item.rule is not None or item.answer_form == "diagnosis":
                 asked[name] = item
         elif line.get("chance") is not None and not is_chance(line["chance"]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from mechprobe.errors import InputError
-from mechprobe.evals.scorers.final_answer import AnswerForm, form_of, read_diagnosis
+from mechprobe.evals.scorers.final_answer import AnswerForm
 from mechprobe.json_fields import json_kind
 
 ANSWER_MARKER = "ANS"
@@ -81,14 +81,14 @@ class SkillItem:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any], where: str = "The line") -> "SkillItem":
-        """The item of a line that `to_json` wrote.
+        """The item of a line that `to_json` wrote; `mechprobe.evals.skills.labels.read_item` also compares its fields.
 
         Args:
             line: The fields; further ones are left out.
             where: Place of the line for messages.
 
         Raises:
-            InputError: A field is missing, of a wrong type, or out of its range, or two fields contradict each other.
+            InputError: A field is missing, of a wrong type, or out of its range.
         """
         missing = [name for name in NEEDED if not isinstance(line.get(name), str)]
         if missing:
@@ -104,10 +104,7 @@ class SkillItem:
             raise InputError(f"{where}: '{wrong[0]}' must be {_FIELDS[wrong[0]]}, not {shown[:80]}; correct it.")
         for name in ("steps", "rule_aliases"):
             values[name] = tuple(values.get(name, ()))
-        item = cls(**values)
-        if problem := _contradiction(item):
-            raise InputError(f"{where}: {problem}; correct it.")
-        return item
+        return cls(**values)
 
 
 NEEDED = ("id", "skill", "domain", "prompt", "answer", "trace")
@@ -178,26 +175,6 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
 def _fits(name: str, value: object) -> bool:
     kind = _FIELDS[name]
     return _CHECKS[kind](value) or (value is None and "null" in kind)
-
-
-def _contradiction(item: SkillItem) -> str | None:
-    """Why an item cannot be, as a clause: an unknown cell, another family than that of its id, an answer that is no diagnosis."""
-    from mechprobe.evals.skills.registry import DOMAINS, SKILLS, family_of  # the families make items
-
-    for kind, value, known in (("skill", item.skill, (*SKILLS,)), ("domain", item.domain, DOMAINS)):
-        if value not in known:
-            return f"the {kind} {value!r} is unknown; known are {', '.join(known)}"
-    family = family_of(item.id)
-    for name in ("skill", "domain", "family") if family is not None else ():
-        right, stated = getattr(family, "name" if name == "family" else name), getattr(item, name)
-        if stated not in (right, ""):
-            return f"{name} is {stated!r}, but the id '{item.id}' is of {right}"
-    diagnostic, asked = item.skill == "diagnostic", item.answer_form == "diagnosis"
-    if asked and not diagnostic:
-        return f"the answer_form is 'diagnosis', but the skill is {item.skill}"
-    if diagnostic and (read_diagnosis(item.answer) is None or (asked and form_of(item.answer) != "diagnosis")):
-        return f"the answer {item.answer[:80]!r} is no diagnosis such as '4:56' or 'none'"
-    return None
 
 
 def item_id(family: str, content: str) -> str:

@@ -25,6 +25,7 @@ from mechprobe.evals.scorers.final_answer import (
 from mechprobe.evals.skills.behaviour import named_rule, named_step
 from mechprobe.evals.skills.fact_retrieval import known_rules
 from mechprobe.evals.skills.item import SkillItem
+from mechprobe.evals.skills.labels import read_item
 from mechprobe.evals.skills.registry import CHAT
 from mechprobe.evals.skills.summary import ItemScore, SkillScores, summarize
 from mechprobe.records import Outcome, Sample, read_jsonl
@@ -117,7 +118,7 @@ def read_items(path: Path | str) -> dict[str, SkillItem]:
     """
     items: dict[str, SkillItem] = {}
     for number, line in read_jsonl(path):
-        item = SkillItem.from_json(line, f"{path}:{number}")
+        item = read_item(line, f"{path}:{number}")
         if item.id in items:
             raise InputError(f"{path}:{number}: the id '{item.id}' is used by an earlier line; ids must be unique.")
         items[item.id] = item
