@@ -31,6 +31,56 @@ def told_apart(first: float, second: float) -> tuple[str, str]:
     return f"{first:.3g}", f"{second:.3g}"
 
 
+def same_decimals(value: float, low: float, high: float, *, decimals: int | None = None) -> tuple[str, str, str]:
+    """A number and the ends of its interval, or of its null, with one number of decimals.
+
+    There are three significant digits in the largest, or ``decimals``, and as many more as it takes to tell the number from each
+    end and from 0: 0.9990 with the ends 0.9985 and 0.9995. Numbers below 1e-4 or from 1e6 on are written with an exponent.
+    """
+    largest = max(abs(value), abs(low), abs(high))
+    plain = decimals is not None or largest == 0 or 1e-4 <= largest < 1e6
+    first = 2
+    if decimals is not None or largest == 0:
+        first = decimals or 0
+    elif plain:
+        first = max(0, 2 - math.floor(math.log10(largest)))
+    apart = [
+        other for other in (low, high, 0.0) if not math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-9 * largest)
+    ]
+    for digits in range(first, first + 7):
+        shown = _fixed(value, digits, plain)
+        if all(shown != _fixed(other, digits, plain) for other in apart):
+            return shown, _fixed(low, digits, plain), _fixed(high, digits, plain)
+    return _fixed(value, 2, False), _fixed(low, 2, False), _fixed(high, 2, False)
+
+
+def _fixed(value: float, digits: int, plain: bool) -> str:
+    """A number with fixed decimals, or with an exponent; never -0.00."""
+    return f"{round(value, digits) + 0.0:.{digits}f}" if plain else f"{value + 0.0:.{digits}e}"
+
+
+def estimate(
+    item: Sequence[Any] | None, *, factor: int = 1, decimals: int | None = None, signed: bool = False, unit: str = ""
+) -> str:
+    """``[value, low, high, ...]`` times a factor, see `same_decimals`: 0.988 [0.985, 0.991]. The unit follows the value."""
+    if not item or not math.isfinite(number(item[0])):
+        return MISSING
+    value, *ends = _parts(item, factor, decimals, signed)
+    return f"{value}{unit}" + (f" [{ends[0]}, {ends[1]}]" if ends else "")
+
+
+def _parts(item: Sequence[Any], factor: int, decimals: int | None, signed: bool = False) -> tuple[str, ...]:
+    """The texts of a finite value and of its ends, or of the value alone where an end is missing."""
+    value, *ends = (factor * number(part) for part in item[:3])
+    whole = len(ends) == 2 and all(map(math.isfinite, ends))
+    texts = same_decimals(value, *(ends if whole else (value, value)), decimals=decimals)
+    return tuple(map(_with_sign, texts) if signed else texts)[: 3 if whole else 1]
+
+
+def _with_sign(text: str) -> str:
+    return text if text.startswith("-") or not text.strip("0.") else f"+{text}"
+
+
 def percent(value: Any, digits: int = 0) -> str:
     """A share in percent, without the sign: 83 for 0.834."""
     value = number(value)
@@ -50,18 +100,13 @@ def interval(item: Sequence[Any] | None, *, signed: bool = False) -> str:
     """``[value, low, high, ...]`` in percent, such as 83 (75 to 89); in points, +10 (-2 to +20), if ``signed``."""
     if not item or not math.isfinite(number(item[0])):
         return MISSING
-    form = points if signed else percent
-    if len(item) < 3 or not math.isfinite(number(item[1])):
-        return form(item[0])
-    return f"{form(item[0])} ({form(item[1])} to {form(item[2])})"
+    value, *ends = _parts(item, 100, 0, signed)
+    return f"{value} ({ends[0]} to {ends[1]})" if ends else value
 
 
 def bracketed(item: Sequence[Any] | None) -> str:
     """``[value, low, high, ...]`` in percent, in the short form of terminal tables: 54 [42, 66]."""
-    if not item or not math.isfinite(number(item[0])):
-        return MISSING
-    value, low, high = (percent(part) for part in item[:3])
-    return f"{value} [{low}, {high}]"
+    return estimate(item, factor=100, decimals=0)
 
 
 def remark(*, cut: float | None = 0.0, unparsed: float | None = 0.0) -> str:
@@ -81,11 +126,11 @@ def scored_remark(accuracy: Sequence[Any], cut: float | None, unparsed: float | 
 
 
 def nats(item: Sequence[Any] | None) -> str:
-    """``[value, low, high, ...]`` in nats with three significant digits: 0.0123 (0.01 to 0.015)."""
+    """``[value, low, high, ...]`` in nats, see `same_decimals`: 0.0123 (0.0100 to 0.0150)."""
     if not item or not math.isfinite(number(item[0])):
         return MISSING
-    value, low, high = (f"{number(part):.3g}" for part in item[:3])
-    return f"{value} ({low} to {high})"
+    value, *ends = _parts(item, 1, None)
+    return f"{value} ({ends[0]} to {ends[1]})" if ends else value
 
 
 def spread(values: Iterable[float]) -> str:

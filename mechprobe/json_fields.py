@@ -1,7 +1,7 @@
 """Checks of single fields of records: kinds of JSON values, texts, names, and valid Unicode. Errors name the place."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mechprobe.errors import InputError
 
@@ -95,3 +95,14 @@ def printable_name(text: str, name: str, where: str) -> str:
     if control is not None:
         raise InputError(f"{where}: '{name}' has the control character {control!a}, but it is a name; remove it.")
     return text
+
+
+def printable_models(names: Iterable[str], where: str) -> None:
+    """Refuse names of models with control or direction characters, on which a terminal acts.
+
+    Raises:
+        InputError: A name has one; the message begins with ``where`` and spells the name out.
+    """
+    for name in names:
+        if not name.isprintable():
+            raise InputError(f"{where}: the name {name!a} has a character that cannot be printed; rename the model.")

@@ -22,6 +22,7 @@ from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
 from mechprobe.files import read_json
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.json_fields import printable_models
 from mechprobe.localization.config import LocalizeConfig
 from mechprobe.models.family import ModelFamily
 from mechprobe.report.config import ReportConfig
@@ -158,6 +159,7 @@ class RunConfig(FrozenConfig):
             raise ConfigError("cache.text cannot be set alone, because tasks use the same rule; set the section text.")
         cls(**{name: data[name] for name in SHARED if name in data})  # an error names the key that was given
         made = cls(**_with_shared(data))
+        printable_models(made.models, "models")
         made._given.update(data)
         return made
 

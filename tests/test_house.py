@@ -14,16 +14,8 @@ FILES = sorted(path for package in ("mechprobe", "sae_training") for path in (RO
 BANNED_NAMES = {"utils", "helpers", "common", "misc"}
 LONGEST_FILE, MEDIAN_FILE, FUNCTION_P90 = 350, 150, 25
 STAGES = (
-    "localization",
-    "cache",
-    "dictionary",
-    "features",
-    "evals",
-    "selection",
-    "interventions",
-    "posttrain",
-    "report",
-    "sweep",
+    *("localization", "cache", "dictionary", "features", "evals", "selection", "interventions", "report"),
+    *("drift/divergence", "drift/weights", "drift/probe", "dynamics", "posttrain", "sweep"),
 )
 
 

@@ -18,13 +18,13 @@ from paper_b_figures import draw_all
 import mechprobe as mp
 from mechprobe.cli.probe_lines import norm_text
 from mechprobe.drift.divergence.result import DivergenceResult
-from mechprobe.drift.probe.behaviour_result import Behaviour
+from mechprobe.drift.probe.behaviour_result import NO_FALL, Behaviour
 from mechprobe.drift.probe.result import CLAIM_NOTE, Correlation, ProbeResult
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.evals import skills
 from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import write_json
-from mechprobe.formatting import bracketed, p_value
+from mechprobe.formatting import bracketed, estimate, p_value, same_decimals
 from mechprobe.lab.items import build_items
 from mechprobe.lab.recipe import RECIPES
 from mechprobe.records import read_jsonl, write_jsonl
@@ -87,12 +87,11 @@ def behaviour_lines(found: Behaviour, where: str) -> list[str]:
     for model, transfer in found.transfer.items():
         if isfinite(transfer.absolute.value) and model in LAST:
             gains = ", ".join(
-                f"{100 * part.value:+.0f} [{100 * part.low:+.0f}, {100 * part.high:+.0f}]"
-                for part in (transfer.trained, transfer.other)
+                estimate(part, factor=100, decimals=0, signed=True) for part in (transfer.trained, transfer.other)
             )
-            ratio = transfer.absolute
+            ratio = estimate(transfer.absolute, decimals=0, unit=" %")
             lines.append(
-                f"  {model}, mean gain in points on trained and on other tasks: {gains}; ratio {ratio.value:.0f} % [{ratio.low:.0f}, {ratio.high:.0f}]; index: {transfer.reason or round(transfer.index.value)}"
+                f"  {model}, mean gain in points on trained and on other tasks: {gains}; ratio {ratio}; index: {transfer.reason or round(transfer.index.value)}"
             )
     for name, course in found.arms.items():
         last = course.points[-1]
@@ -100,16 +99,12 @@ def behaviour_lines(found: Behaviour, where: str) -> list[str]:
             f"  {name}: drift at the end {norm_text(last.drift_l1)} (noise alone < {last.drift_l1.null:.2f}), of it lost "
             f"{norm_text(last.lost)}; imbalance {norm_text(last.imbalance)}, jaggedness {norm_text(last.jaggedness)}"
         )
-        fallen = [f"{each.skill} ({each.kind})" for each in course.collapses if each.confirmed]
-        lines.append(f"    falls below base, confirmed: {', '.join(fallen) or 'nothing'}")
+        lines += [f"    {line}" for line in course.falls() or [NO_FALL]]
     for contrast in found.contrasts:
-        value, low, high, _ = contrast.drift
-        lines.append(
-            f"  drift of {contrast.first} minus that of {contrast.second}: {value:+.2f} [{low:+.2f}, {high:+.2f}]"
-        )
+        drift = estimate(contrast.drift, decimals=2, signed=True)
+        lines.append(f"  drift of {contrast.first} minus that of {contrast.second}: {drift}")
         gains = [
-            f"{skill} {100 * g.value:+.0f} [{100 * g.low:+.0f}, {100 * g.high:+.0f}]"
-            for skill, g in contrast.gains.items()
+            f"{skill} {estimate(gain, factor=100, decimals=0, signed=True)}" for skill, gain in contrast.gains.items()
         ]
         lines.append(f"    score, in points: {', '.join(gains)}")
     return lines
@@ -131,7 +126,7 @@ def divergence_lines(table: Mapping[str, Mapping[str, Mapping[str, list[float]]]
     lines = ["KL(tuned ‖ base), nats per token"]
     for source, groups in table.items():
         for group, models in groups.items():
-            cells = ", ".join(f"{name} {v[0]:.3g} [{v[1]:.3g}, {v[2]:.3g}]" for name, v in models.items())
+            cells = ", ".join(f"{name} {estimate(v)}" for name, v in models.items())
             lines.append(f"  {source} text, {group}: {cells} (n = {max(v[3] for v in models.values()):.0f} sequences)")
     return lines
 
@@ -161,19 +156,21 @@ def weights_lines(table: Mapping[str, Any]) -> list[str]:
     lines = ["Weight updates (random update of equal norm in brackets)"]
     for name in LAST:
         numbers = table["updates"].get(name, {})
-        spectral = [
-            f"{key} {value[0]:.3g} ({value[1]:.3g})" for key, value in numbers.items() if isinstance(value, list)
-        ]
+        spectral = [f"{key} {_beside(*value)}" for key, value in numbers.items() if isinstance(value, list)]
         if numbers:
             lines.append(f"  {name}: ‖ΔW‖/‖W‖ {numbers['relative_norm']:.3g}, {', '.join(spectral)}")
     for pair in table["pairs"]:
-        overlap = ", ".join(
-            f"{key} {value[0]:.3f} ({value[1]:.3f})" for key, value in pair.items() if isinstance(value, list)
-        )
+        overlap = ", ".join(f"{key} {_beside(*value)}" for key, value in pair.items() if isinstance(value, list))
         lines.append(
             f"  {pair['first']} and {pair['second']}: cosine {pair['cosine']:+.3f} (± {pair['cosine_null']:.4f}), {overlap}"
         )
     return lines
+
+
+def _beside(value: float, null: float) -> str:
+    """A number with its null in brackets."""
+    shown, beside, _ = same_decimals(value, null, null)
+    return f"{shown} ({beside})"
 
 
 def correlation_lines(found: ProbeResult) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mechprobe.errors import ConfigError
+from mechprobe.json_fields import printable_models
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Make this stage again.")]
@@ -68,6 +69,7 @@ def parse_models(pairs: Sequence[str], *, option: str = "--models") -> dict[str,
         if name in models:
             raise ConfigError(f"{option} names '{name}' twice; give each model one name.")
         models[name] = path
+    printable_models(models, option)
     return models
 
 

@@ -4,7 +4,8 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from mechprobe.cli.printing import table_lines
-from mechprobe.formatting import MISSING, bracketed, decimal, p_value
+from mechprobe.drift.probe.behaviour_result import NO_FALL
+from mechprobe.formatting import bracketed, decimal, estimate, p_value
 
 if TYPE_CHECKING:
     from mechprobe.drift.probe.behaviour_result import Behaviour
@@ -68,11 +69,7 @@ def _drift(behaviour: "Behaviour") -> list[str]:
     lines += table_lines(rows, columns, corner="model")
     for name, course in behaviour.arms.items():
         if len(course.points) > 1:
-            net = (
-                MISSING
-                if not isfinite(course.wandering.value)
-                else f"{course.wandering.value:.2f} [{course.wandering.low:.2f}, {course.wandering.high:.2f}]"
-            )
+            net = estimate(course.wandering, decimals=2)
             lines.append(
                 f"path of {name}: {norm_text(course.path_l1)} over {len(course.points)} checkpoints; path over net drift {net}"
             )
@@ -81,17 +78,12 @@ def _drift(behaviour: "Behaviour") -> list[str]:
 
 def norm_text(norm: "Norm") -> str:
     """``0.52 [0.31, 0.72]``."""
-    return f"{norm.value:.2f} [{norm.low:.2f}, {norm.high:.2f}]"
+    return estimate(norm, decimals=2)
 
 
 def _collapses(behaviour: "Behaviour") -> list[str]:
-    lines = [
-        f"{name}: {item.skill} falls below base ({item.kind}; {', '.join(item.checkpoints)})"
-        + ("" if item.confirmed else "; not confirmed over all skills and checkpoints at once")
-        for name, course in behaviour.arms.items()
-        for item in course.collapses
-    ]
-    return ["", *(lines or ["No skill falls below base by more than delta and two standard errors."])]
+    lines = [line for course in behaviour.arms.values() for line in course.falls()]
+    return ["", *(lines or [NO_FALL])]
 
 
 def _transfer(behaviour: "Behaviour") -> list[str]:
@@ -109,11 +101,11 @@ def _transfer(behaviour: "Behaviour") -> list[str]:
 
 
 def _index(item: "Interval") -> str:
-    return f"{item.value:.0f} % [{item.low:.0f}, {item.high:.0f}]"
+    return estimate(item, decimals=0, unit=" %")
 
 
 def _signed(item: "Interval") -> str:
-    return f"{100 * item.value:+.0f} [{100 * item.low:+.0f}, {100 * item.high:+.0f}]"
+    return estimate(item, factor=100, decimals=0, signed=True)
 
 
 def _linear(found: "ProbeResult") -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mechprobe.formatting import MISSING, decimal, percent, told_apart
+from mechprobe.formatting import MISSING, decimal, estimate, percent, told_apart
 
 if TYPE_CHECKING:
     from mechprobe.selection.controls import ControlMatch
@@ -45,11 +45,11 @@ def _listed(values: Mapping[str, object]) -> str:
 def _stability_lines(summary: "SelectionSummary") -> list[str]:
     lines, stability = [], summary.stability
     if stability and stability.bootstrap:
-        found, (middle, low, high) = stability.bootstrap, stability.bootstrap.jaccard
+        found = stability.bootstrap
         lines.append(
             f"Of {len(found.frequency)} features, {found.n_in_95_percent} are chosen in 95 % of {found.n_draws} bootstrap draws and "
             f"{found.n_in_half} in half of them, as are {found.n_outside_in_half} others. The draws overlap the selection by "
-            f"{middle:.2f} [{low:.2f}, {high:.2f}] (Jaccard)."
+            f"{estimate(found.jaccard, decimals=2)} (Jaccard)."
         )
     if stability and (at := stability.thresholds).sizes:
         sizes = ", ".join(f"{row.all_tasks} at {percent(row.threshold)} %" for row in at.sizes)

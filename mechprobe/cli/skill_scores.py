@@ -20,9 +20,9 @@ def score(
     as_json: options.Json = False,
 ) -> None:
     """Score answers and behaviour apart, with intervals, above chance; detection and correction for the skill diagnostic."""
-    from mechprobe.cli.printing import say, say_json, table_lines
+    from mechprobe.cli.printing import note, say, say_json, table_lines
     from mechprobe.evals.skills.registry import check_choice
-    from mechprobe.evals.skills.scoring import read_items, score_items
+    from mechprobe.evals.skills.scoring import n_asked_otherwise, read_items, score_items
     from mechprobe.evals.skills.summary import GROUPS
     from mechprobe.evals.stage import load_outcomes
 
@@ -32,6 +32,11 @@ def score(
         model: score_items(items, [record for record in outcomes.records if record.model == model])
         for model in outcomes.models
     }
+    if n := n_asked_otherwise(items, outcomes.samples.values()):
+        note(
+            f"{n} of {len(outcomes.samples)} evaluated items have another prompt than in {tasks} (another rendering?); rules and "
+            "steps may be read wrongly, so give the file that was evaluated."
+        )
     if as_json:
         say_json({model: scores.to_dict() for model, scores in found.items()})
         return

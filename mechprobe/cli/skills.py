@@ -22,11 +22,13 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tasks.jsonl, 
 Skills = Annotated[str, typer.Option("--skills", help="Skills, separated by commas. By default all five.")]
 Domains = Annotated[str, typer.Option("--domains", help="Domains, separated by commas. By default all four.")]
 Levels = Annotated[
-    str, typer.Option("--levels", help="Levels, such as 1-3,5. By default 1-5, and 6 for the split test_out_param.")
+    str,
+    typer.Option("--levels", help="Levels, such as 1-3,5. By default all of the split: 1-5, or 6 for test_out_param."),
 ]
 Family = Annotated[str | None, typer.Option("--family", help="Only this family.")]
 Split = Annotated[
-    str, typer.Option("--split", help="train, test_in, test_out_param, test_out_template, test_out_family, or all.")
+    str,
+    typer.Option("--split", help="train, test_in, test_out_param, test_out_template, test_out_family, or all (five)."),
 ]
 Rendering = Annotated[str, typer.Option("--rendering", help="compact (closed vocabulary) or chat (answer in a box).")]
 Number = Annotated[int, typer.Option("--n", min=1, help="Items of every cell and level.")]
@@ -61,8 +63,8 @@ def make(
     from mechprobe.evals.skills.harness_tasks import write_harness_tasks
 
     wanted = Wanted(
-        _names(skills), _names(domains), _levels(levels), family, None if split == "all" else split, rendering, n, seed,
-        _names(reasoning_gym),
+        _named("--skills", skills), _named("--domains", domains), _levels(levels), family, None if split == "all" else split, rendering, n, seed,
+        _named("--reasoning-gym", reasoning_gym),
     )  # fmt: skip
     items = wanted.items()
     write_items(out, wanted, items, force=force)
@@ -129,8 +131,16 @@ def card(
     say(f"Data sheet: {out}")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+def _named(option: str, text: str) -> tuple[str, ...]:
+    """Names between commas, without repetitions; `ConfigError` for commas or blanks without a name."""
+    from mechprobe.errors import ConfigError
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if text and not names:
+        raise ConfigError(
+            f"{option} {text!r} names nothing; write names or numbers with commas between, or leave it out."
+        )
+    return names
 
 
 def _levels(text: str) -> tuple[int, ...]:
@@ -138,7 +148,7 @@ def _levels(text: str) -> tuple[int, ...]:
     from mechprobe.errors import ConfigError
 
     found: list[int] = []
-    for part in _names(text):
+    for part in _named("--levels", text):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigError(f"--levels {text!r} cannot be read; write numbers and ranges, for example 1-3,5.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError
+from mechprobe.json_fields import printable_models
 from mechprobe.models.devices import DeviceMap
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.tokenizers import Item, SharedTokenizer
@@ -74,6 +75,7 @@ class ModelFamily:
             DependencyError: A model is an adapter and peft is not installed.
         """
         loaded = {}
+        printable_models(models, "models")
         for name, path in models.items():
             if unusable_name(name):
                 raise ModelError(f"A model cannot be named '{name}': stores name a folder after it; rename the model.")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import mechprobe as mp
 from mechprobe.cli import main
 from mechprobe.cli.stage_command import next_step
+from mechprobe.errors import InputError
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig
 from tests.builders import build_family, swap_letters
@@ -65,6 +67,20 @@ def test_usage(fails: Fails, capsys: pytest.CaptureFixture[str]) -> None:
     assert "write section.key=value" in fails("cache", "--set", "nothing")
     assert "write NAME=PATH" in fails("cache", "--models", "somewhere")
     assert "names 'base' twice" in fails("cache", "--models", "base=a", "base=b")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\u202eb"])
+@pytest.mark.parametrize("command", ["weights", "drift", "probe", "cache", "evaluate", "baselines", "emergence"])
+def test_names_of_models_that_a_terminal_acts_on(fails: Fails, tmp_path: Path, command: str, name: str) -> None:
+    said = fails(command, "--models", "base=x", f"{name}=y", "--run", tmp_path / "run")
+    assert f"the name {name!a} has a character that cannot be printed; rename the model" in said
+    config = tmp_path / "run.toml"
+    config.write_text(f'[models]\nbase = "x"\n{json.dumps(name)} = "y"\n')
+    assert said.partition("the name")[2] in fails(command, "--config", config, "--run", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for call in (mp.ModelFamily.load, mp.drift.weight_statistics):
+        with pytest.raises(InputError, match="cannot be printed"):
+            call({"base": "x", name: "y"})
 
 
 def test_settings(fails: Fails, tmp_path: Path, llama_family: dict[str, Path], prompts: Path) -> None:

@@ -1,11 +1,14 @@
 """`mechprobe skills make|show|card`: files, bytes, lm-evaluation-harness tasks, chat prompts, bad input."""
 
 import json
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from mechprobe.cli import main
+from mechprobe.evals.skills.splits import SPLITS
 from mechprobe.evals.tasks import load_tasks
 
 
@@ -78,9 +81,27 @@ def test_splits_that_need_no_level_and_only_some_cells(tmp_path: Path) -> None:
     assert {line["family"] for line in read(tmp_path / "family" / "tasks.jsonl")} == {"prime_factors"}
 
 
+def test_all_splits_are_all_five(tmp_path: Path) -> None:
+    assert make(tmp_path / "a", "--split", "all", "--n", "12", "--skills", "enumeration,calculation") == 0
+    lines = read(tmp_path / "a" / "tasks.jsonl")
+    assert {line["split"] for line in lines} == set(SPLITS)
+    assert {line["level"] for line in lines} == {1, 2, 3, 4, 5, 6}
+    held_out = [line for line in lines if line["split"] == "test_out_family"]
+    assert len(held_out) == 2 * 6 * 12
+    assert len({line["id"] for line in lines}) == len(lines) == (2 + 8) * 6 * 12
+    assert make(tmp_path / "b", "--split", "all", "--n", "1", "--family", "prime_factors", "--levels", "1,6") == 0
+    assert [line["level"] for line in read(tmp_path / "b" / "tasks.jsonl")] == [1, 6]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--levels", ","), "--levels ',' names nothing"),
+        (("--levels", " "), "names nothing"),
+        (("--skills", ", ,"), "--skills ', ,' names nothing"),
+        (("--domains", ","), "--domains ',' names nothing"),
+        (("--reasoning-gym", ",", "--rendering", "chat"), "--reasoning-gym ',' names nothing"),
+        (("--rendering", "xml"), "choose one of: compact, chat."),
         (("--skills", "chess"), "Unknown skill 'chess'"),
         (("--domains", "chemistry"), "Unknown domain 'chemistry'"),
         (("--levels", "7"), "levels are 1 to 6"),
@@ -121,9 +142,10 @@ def test_show_prints_one_item_in_both_renderings(capsys: pytest.CaptureFixture[s
 
 def test_the_card_names_every_family_with_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.evals import skills
-    from mechprobe.evals.skills import card
+    from mechprobe.evals.skills import card, generation
 
     monkeypatch.setattr(card, "N_SAMPLED", 5)
+    monkeypatch.setattr(card, "N_ANSWERS", 50)
     assert main(["skills", "card", "--out", str(tmp_path / "CARD.md")]) == 0
     text = (tmp_path / "CARD.md").read_text()
     for family in skills.FAMILIES.values():
@@ -143,6 +165,13 @@ def test_the_card_names_every_family_with_its_sizes(tmp_path: Path, monkeypatch:
         capacity = family.capacity(1)
         assert ("more than 1,000" if capacity is None else f"{capacity:,}") in rows[2]
     assert "What is ours" in text
+    assert "among up to\n50 items" in text
+    section = text.partition("### worked_sums: ")[2]
+    header, _, first = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][:3]
+    drawn = islice(generation.problems(skills.FAMILIES["worked_sums"], 1, seed=0), 50)
+    answers = Counter(map(skills.FAMILIES["worked_sums"].answer, drawn))
+    assert answers.most_common(1)[0][0] == "none"
+    assert dict(zip(header, first, strict=True))["constant"] == f"{answers['none'] / 50:.2g}"
 
 
 class TestHarness:

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from mechprobe.errors import ConfigError
-from mechprobe.evals.scorers.final_answer import final_answer, form_of, judge_answer
+from mechprobe.evals.scorers.final_answer import SkillScorer, final_answer, form_of, judge_answer
+from mechprobe.evals.scorers.numbers import boxes, last_boxed
 from mechprobe.evals.scorers.parse import scorer
+from mechprobe.evals.scorers.rules import boxed_scorer
 from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.scoring import score_response
 
@@ -163,3 +165,35 @@ def test_every_integer_is_read_with_units_and_separators(number: int, unit: str)
     for written in (f"{number}", f"{number:,}", f"{number}".replace("-", "\u2212"), f"x = {number}"):
         assert JUDGE.score(f"so \\boxed{{{written}{unit}}} ok", str(number)) == "right"
     assert JUDGE.score(f"\\boxed{{{number + 1}{unit}}}", str(number)) == "wrong"
+
+
+@given(st.lists(st.sampled_from(["\\boxed{", "{", "}", "1", " "]), max_size=40).map("".join))
+def test_boxes_are_found_in_one_pass_as_by_their_definition(text: str) -> None:
+    box = "\\boxed{"
+
+    def end_of(start: int) -> int | None:
+        depth = 0
+        for place in range(start + len(box) - 1, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return place + 1
+        return None
+
+    starts = [place for place in range(len(text)) if text.startswith(box, place)]
+    right = [(start, end) for start in starts if (end := end_of(start)) is not None]
+    assert sorted(boxes(text)) == right
+    assert last_boxed(text) == (text[right[-1][0] + len(box) : right[-1][1] - 1] if right else None)
+
+
+def test_a_box_in_a_box_goes_with_the_outer_one() -> None:
+    found = final_answer(r"a \boxed{1 \boxed{2}} b \boxed{3} c")
+    assert found is not None
+    assert (found.text, found.rest) == ("3", "a   b   c")
+
+
+def test_an_answer_that_is_too_long_is_not_parsed() -> None:
+    assert judge_answer("1" * 1001, "12", "integer") is None
+    assert judge_answer("1" * 3000, "1" * 3000, "integer") is True
+    assert SkillScorer("skill").answer(f"\\boxed{{{'1' * 2000}}}") == "1" * 2000
+    pytest.importorskip("math_verify")
+    assert boxed_scorer("boxed").judge(f"\\boxed{{{'1+' * 600}1}}", "601") == "wrong"

@@ -19,6 +19,7 @@ from mechprobe.errors import ArtifactError, DependencyError
 from mechprobe.report.figures.drift import draw_drift, kl_of, skills_of
 from mechprobe.report.figures.style import to_png
 from mechprobe.report.run_files import DriftFiles
+from mechprobe.report.sections.divergence import divergence_section
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval
@@ -166,14 +167,37 @@ def test_the_page_holds_the_numbers_of_the_results(whole: Path) -> None:
     text = re.sub(r"<[^>]+>", " ", page_of(whole))
     found = WeightsResult.load(whole / "weights")
     rank = found.models["rl"].total.spectral["stable_rank"]
-    assert f"{rank.value:.3g} [{rank.low:.3g}, {rank.high:.3g}]" in text
+    assert rank.text().replace(", ", ",\u00a0") in text
     assert f"{100 * found.models['sft'].total.relative_norm:.3g}" in text
-    assert "0.125 [0.1, 0.15]" in text  # KL of sft
-    assert "20 [15, 25]" in text  # base on every skill
-    assert "1.40 [1.26, 1.54]" in text  # drift of rl
+    assert "0.125 [0.100,\u00a00.150]" in text  # KL of sft
+    assert "20 [15,\u00a025]" in text  # base on every skill
+    assert "1.40 [1.26,\u00a01.54]" in text  # drift of rl
     assert all(number in text for number in ("0.88", "0.012", "0.025"))
     assert "Further pairs (1) are in weights.json" in text  # that of sft with the checkpoint of rl
     assert "One training run of each kind says nothing" in text
+
+
+def test_notes_follow_the_figure_and_falls_are_told_by_what_confirms_them(whole: Path) -> None:
+    page = page_of(whole)
+    assert page.index("data:image/png;base64,") < page.index("a note") < page.index("On own continuations")
+    assert "sft: below base at single comparisons only (not confirmed): " in page
+    assert "falls below base" not in page
+    sure = [Collapse(skill=skill, kind="transient", checkpoints=("sft",), confirmed=skill != "b") for skill in "abc"]
+    course = (
+        ProbeResult.load(whole / "probe").behaviour["right"].arms["sft"].model_copy(update={"collapses": tuple(sure)})
+    )
+    assert course.falls() == [
+        "sft: falls below base, confirmed over all skills and checkpoints at once: a (transient; sft); c (transient; sft).",
+        "sft: below base at single comparisons only (not confirmed): b (transient; sft).",
+    ]
+
+
+def test_models_without_any_value_have_no_row_by_token_class(whole: Path) -> None:
+    found = DivergenceResult.load(whole / "drift")
+    rows = tuple(row for row in found.rows if row.source != "own" or row.model == "rl")
+    section = divergence_section(found.model_copy(update={"rows": rows}))
+    table = next(table for table in section.tables if table.title.startswith("KL by token class"))
+    assert [row[0] for row in table.rows] == ["rl"]
 
 
 def test_text_of_models_and_data_is_harmless(whole: Path) -> None:

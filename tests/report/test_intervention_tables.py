@@ -61,10 +61,14 @@ def test_collateral_names_its_texts_and_the_tasks_that_did_not_select() -> None:
         "trained": ["t"],
     }
     [line] = tables.collateral_rows(found)
-    assert (line["kl"], line["ce"], line["cells"]) == ("0.2 (0.1 to 0.3)", "0 (-0.1 to 0.1)", ["-20 (-30 to -10)"])
+    assert (line["kl"], line["ce"], line["cells"]) == (
+        "0.200 (0.100 to 0.300)",
+        "0.000 (-0.100 to 0.100)",
+        ["-20 (-30 to -10)"],
+    )
     kl, other = tables.collateral_sentences(found)
     assert all(
-        fact in kl for fact in ("texts of corpus.txt", "9 texts", "n = 900", "clamp:3.0 in base 0.2 (0.1 to 0.3)")
+        fact in kl for fact in ("texts of corpus.txt", "9 texts", "n = 900", "clamp:3.0 in base 0.200 (0.100 to 0.300)")
     )
     assert all(
         fact in other for fact in ("task t", "post-training saw it", "n = 40", "clamp:3.0 in base -20 (-30 to -10)")

@@ -188,7 +188,9 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
         _warn_once(f"{error} The plain reader is used without a comparison of its bits with the bridge.")
         return ModelReader("plain")
     except ModelError as error:
-        logger.warning("%s The plain reader is used, and its bits could not be compared with the bridge.", error)
+        _ = model.hf  # weights that cannot be used end here, with one message
+        text = "Model %s: residuals are read by hooks on the transformers model, because TransformerBridge cannot run it. %s"
+        logger.warning(text, model.name, error)
         return ModelReader("plain")
     finally:
         model.release("bridge")
@@ -206,7 +208,9 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
             'depend on the reader; set reader = "bridge" or "auto".'
         )
     logger.warning(
-        "Model %s: the plain reader differs from TransformerBridge by up to %.2g; the bridge is used.", model.name, most
+        "Model %s: residuals are read through TransformerBridge, because those of the transformers model alone differ by up to %.2g.",
+        model.name,
+        most,
     )
     return ModelReader("bridge")
 

@@ -7,7 +7,14 @@ With p and q the distributions of the tuned model and of base, r = q / p, d = lo
 * JS = ½ KL(p ‖ m) + ½ KL(q ‖ m) = ½ Σ [(p + q) log(2 / (1 + e^−|d|)) − min(p, q) |d|].
 * total variation = ½ Σ |p − q|.
 
-log p and log q are a float32 log-softmax. Sums run over blocks of the vocabulary in float32, and over blocks in float64.
+Values of single ids are float32, and sums over the vocabulary are float64. The log of the normalization, log Z, is float64,
+because its rounding would shift the log-probabilities of a position all alike. It is a float32 part c and a float64 rest ε. With
+l = logit − c, P = eˡ, Q the same of base, D = l − l_base and t = ε_base − ε, and so p = e^−ε P and d = D + t:
+
+* KL(p ‖ q) = e^−ε Σ (P D − P + Q) − (eᵗ − 1 − t), where Q − P = ±(1 − e^−|D|) max(P, Q), so that no term is negative and
+  rounding of P is relative to D.
+* Entropy of p = −e^−ε Σ P l + ε.
+* JS takes D for d, since it has no term of first order in t.
 """
 
 from collections.abc import Iterator
@@ -16,8 +23,8 @@ from dataclasses import dataclass, fields
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
+from mechprobe.errors import InputError
 from mechprobe.models.head import ModelHead
 
 _GROUP = 64
@@ -26,6 +33,8 @@ _BLOCK_VALUES = {"cpu": 1 << 18}
 """Values of a block of positions × ids, so that it stays in the cache of a CPU; a GPU takes large blocks."""
 _CHUNK_VALUES = 1 << 25
 """Logits of one model that exist at a time, positions × vocabulary (128 MiB in float32)."""
+_STEP = 2.0**-20
+"""c is a multiple of it, as are all logits above 8, so that their float32 difference is exact while it is below 16."""
 _LEAST = -80.0
 """Smaller log-probabilities count as this one (e⁻⁸⁰ = 2e-35), because a CPU is many times slower with subnormal numbers."""
 
@@ -76,6 +85,13 @@ class PositionDivergences:
         """Some of the positions."""
         return PositionDivergences(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
+    def not_finite(self) -> tuple[int, int] | None:
+        """Model (0 tuned, 1 base) and position of the first logit that is NaN or infinite, if there is one."""
+        of_model = ((self.entropy, self.outside), (self.entropy_base, self.outside_base))
+        wrong = torch.stack([~(entropy + outside).isfinite() for entropy, outside in of_model])
+        first = wrong.T.nonzero()[:1].tolist()
+        return (first[0][1], first[0][0]) if first else None
+
 
 @torch.no_grad()
 def divergences(
@@ -92,35 +108,57 @@ def divergences(
         tuned: Logits of the tuned model.
         base: Logits of base at the same positions.
         target: The realised next token of each position, below ``n_ids``.
-        n_ids: Number of ids that are compared; both distributions are restricted to them. By default all ids of both.
+        n_ids: Number of ids that are compared; both distributions are restricted to them. By default the ids below the
+            smaller of both widths, ``min(rows, base_rows)``.
         top: Number of logits that rise most, and of those that fall most.
+
+    Raises:
+        InputError: A logit is NaN or infinite. Logits of −∞ are taken only where ids from ``n_ids`` on have them.
     """
     n_ids = min(tuned.shape[1], base.shape[1]) if n_ids is None else n_ids
-    log_p, outside = _restricted(tuned, n_ids)
-    log_q, outside_base = _restricted(base, n_ids)
-    sums, groups = _sums(log_p, log_q)
+    found = compared(tuned, base, target, n_ids=n_ids, top=top)
+    wrong = found.not_finite()
+    if wrong is not None:
+        side, position = wrong
+        raise InputError(_where(("base" if side else "tuned"), (base if side else tuned)[position], position, n_ids))
+    return found
+
+
+def _where(name: str, row: Tensor, position: int, n_ids: int) -> str:
+    """The sentence about logits of a position that are not finite."""
+    start = f"Logits of the {name} model are not finite at position {position}"
+    bad = ~row.float().isfinite()
+    bad[n_ids:] &= row[n_ids:] != -torch.inf
+    wrong = torch.nonzero(bad).flatten().tolist()
+    place = f", id {wrong[0]} ({float(row[wrong[0]])})" if wrong else " (they lie more than 3e38 apart)"
+    return f"{start}{place}; give the logits before any mask, or leave ids out by n_ids."
+
+
+def compared(tuned: Tensor, base: Tensor, target: Tensor, *, n_ids: int, top: int) -> PositionDivergences:
+    """`divergences` without the error: a position with a logit that is not finite has an entropy that is not finite."""
+    p, q = _Side.of(tuned, n_ids), _Side.of(base, n_ids)
+    sums, groups = _sums(p, q)
     kl, kl_reverse, js, tv, entropy, entropy_base, shift = sums
-    of_target = [part.gather(1, target[:, None]) for part in (log_p, log_q)]
-    ends = [_most(log_p, log_q, groups[side], min(top, n_ids), sign) for side, sign in ((0, 1.0), (1, -1.0))]
+    ends = [_most(p, q, groups[side], min(top, n_ids), sign) for side, sign in ((0, 1.0), (1, -1.0))]
     center = (shift / n_ids)[:, None]
     return PositionDivergences(
         kl=kl.clamp_min(0),
         kl_reverse=kl_reverse.clamp_min(0),
         js=(js / 2).clamp(0, _LOG_2),
         tv=(tv / 2).clamp(0, 1),
-        agree=tuned[:, :n_ids].argmax(1) == base[:, :n_ids].argmax(1),
+        agree=p.logits.argmax(1) == q.logits.argmax(1),
         entropy=entropy,
         entropy_base=entropy_base,
-        log_prob=of_target[0][:, 0].double(),
-        log_prob_base=of_target[1][:, 0].double(),
-        rank=_rank(tuned[:, :n_ids], target),
-        rank_base=_rank(base[:, :n_ids], target),
+        log_prob=p.log_prob(target[:, None])[:, 0],
+        log_prob_base=q.log_prob(target[:, None])[:, 0],
+        rank=_rank(p.logits, target),
+        rank_base=_rank(q.logits, target),
         raised_ids=ends[0][0],
         raised=ends[0][1] - center,
         lowered_ids=ends[1][0],
         lowered=ends[1][1] - center,
-        outside=outside,
-        outside_base=outside_base,
+        outside=p.outside,
+        outside_base=q.outside,
     )
 
 
@@ -139,35 +177,92 @@ def _rank(logits: Tensor, target: Tensor) -> Tensor:
     return above.long() + 1
 
 
-def _restricted(logits: Tensor, n_ids: int) -> tuple[Tensor, Tensor]:
-    """Log-softmax over the first ``n_ids`` ids, and the probability of the others."""
-    log_prob = log_softmax(logits[:, :n_ids].float(), dim=-1)
-    outside = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
-    if logits.shape[1] > n_ids:
-        inside = (logits[:, :1].float() - log_prob[:, :1])[:, 0].double()
-        outside = (logits[:, n_ids:].double().logsumexp(1) - inside).sigmoid()
-    return log_prob, outside
+@dataclass(frozen=True)
+class _Side:
+    """Logits of the ids that are compared, and what normalizes them.
+
+    Attributes:
+        logits: Logits ``[position id]``.
+        c, rest: The float32 part of log Z and the float64 rest.
+        outside: Probability of the other ids.
+    """
+
+    logits: Tensor
+    c: Tensor
+    rest: Tensor
+    outside: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, n_ids: int) -> "_Side":
+        inside, beyond = logits[:, :n_ids], logits[:, n_ids:]
+        log_z = _log_sum_exp(inside)
+        c = (log_z.div(_STEP).round() * _STEP).float()
+        outside = torch.zeros_like(log_z)
+        if beyond.shape[1]:
+            other = beyond.double().logsumexp(1)
+            outside = (other - log_z).sigmoid().masked_fill(other == torch.inf, torch.nan)
+        return cls(inside, c, log_z - c.double(), outside)
+
+    def log_prob(self, ids: Tensor) -> Tensor:
+        """Log-probabilities of some ids ``[position id]`` in float64."""
+        return self.logits.gather(1, ids).double() - (self.c.double() + self.rest)[:, None]
+
+    def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The l and eˡ of a range of ids."""
+        shifted = self.logits[:, start:stop].float() - self.c[:, None]
+        return shifted, shifted.clamp_min(_LEAST).exp_()
+
+    @property
+    def scale(self) -> Tensor:
+        """e^−ε in float64."""
+        return self.rest.neg().exp()
 
 
-def _sums(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    """The log Σ eˣ of each position in float64."""
+    n, n_ids = logits.shape
+    most = logits.amax(1, keepdim=True).float()
+    total = torch.zeros(n, dtype=torch.float64, device=logits.device)
+    for start, stop in _blocks(n, n_ids, logits.device.type):
+        total += _total((logits[:, start:stop].float() - most).clamp_min_(_LEAST).exp_())
+    return most[:, 0].double() + total.log()
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sums of the rows in float64; those of `_GROUP` neighbours are float32, which is several times faster."""
+    whole = values.shape[1] // _GROUP * _GROUP
+    rest = values[:, whole:].double().sum(1)
+    return values[:, :whole].unflatten(1, (-1, _GROUP)).sum(-1).double().sum(1) + rest if whole else rest
+
+
+def _sums(p_side: _Side, q_side: _Side) -> tuple[Tensor, list[Tensor]]:
     """Sums over the vocabulary ``[7 position]``, and the largest and the smallest d of each group of ids ``[position group]``."""
-    n, n_ids = log_p.shape
-    sums = torch.zeros(7, n, dtype=torch.float64, device=log_p.device)
+    n, n_ids = p_side.logits.shape
+    sums = torch.zeros(7, n, dtype=torch.float64, device=p_side.c.device)
     ends: list[list[Tensor]] = [[], []]
-    for start, stop in _blocks(n, n_ids, log_p.device.type):
-        lp, lq = log_p[:, start:stop], log_q[:, start:stop]
-        p, q, d = lp.clamp_min(_LEAST).exp(), lq.clamp_min(_LEAST).exp(), lp - lq
+    scales = [side.scale.float()[:, None] for side in (p_side, q_side)]
+    for start, stop in _blocks(n, n_ids, p_side.c.device.type):
+        (lp, p), (lq, q) = p_side.block(start, stop), q_side.block(start, stop)
+        d = lp - lq
         for largest, side in zip(_group_ends(d), ends, strict=True):
             side.append(largest)
-        moved, size = q - p, d.abs()
-        wide = -torch.log1p(torch.expm1(-size).div_(2))
-        sums[2] += wide.mul_(p + q).sub_(size.mul_(torch.minimum(p, q))).sum(1)
-        sums[3] += moved.abs().sum(1)
-        sums[4] -= lp.mul(p).sum(1)
-        sums[5] -= lq.mul(q).sum(1)
-        sums[6] += d.sum(1)
-        sums[0] += p.mul_(d).add_(moved).sum(1)
-        sums[1] -= q.mul_(d).add_(moved).sum(1)
+        size = d.abs()
+        less = torch.expm1(-size)
+        moved = torch.maximum(p, q).mul_(less).copysign_(d).neg_()  # Q - P, without the rounding of exp
+        sums[0] += _total((p * d).add_(moved))
+        sums[1] -= _total((q * d).add_(moved))
+        sums[4] -= _total(lp.mul_(p))
+        sums[5] -= _total(lq.mul_(q))
+        sums[6] += _total(d)
+        p, q, wide = p.mul_(scales[0]), q.mul_(scales[1]), less.div_(2).log1p_().neg_()
+        sums[2] += _total(wide.mul_(p + q).sub_(size.mul_(torch.minimum(p, q))))
+        sums[3] += _total(q.sub_(p).abs_())
+    t = q_side.rest - p_side.rest
+    sums[0] = sums[0] * p_side.scale - (t.expm1() - t)
+    sums[1] = sums[1] * q_side.scale - ((-t).expm1() + t)
+    sums[4] = sums[4] * p_side.scale + p_side.rest
+    sums[5] = sums[5] * q_side.scale + q_side.rest
+    sums[6] += t * n_ids
     return sums, [torch.cat(side, dim=1) for side in ends]
 
 
@@ -187,15 +282,15 @@ def _group_ends(d: Tensor) -> tuple[Tensor, Tensor]:
     return most, least
 
 
-def _most(log_p: Tensor, log_q: Tensor, ends: Tensor, top: int, sign: float) -> tuple[Tensor, Tensor]:
+def _most(p: _Side, q: _Side, ends: Tensor, top: int, sign: float) -> tuple[Tensor, Tensor]:
     """Ids and values of the ``top`` largest ``sign`` × (log p − log q) of each position."""
-    n_ids = log_p.shape[1]
+    n_ids = p.logits.shape[1]
     groups = (sign * ends).topk(min(top, ends.shape[1])).indices
-    ids = (groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=log_p.device)).flatten(1)
+    ids = (groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=ends.device)).flatten(1)
     known = ids.clamp_max(n_ids - 1)
-    value = sign * (log_p.gather(1, known) - log_q.gather(1, known))
+    value = sign * (p.log_prob(known) - q.log_prob(known))
     found = value.masked_fill(ids >= n_ids, -torch.inf).topk(top)
-    return ids.gather(1, found.indices), (sign * found.values).double()
+    return ids.gather(1, found.indices), sign * found.values
 
 
 def chunks(n: int, n_rows: int, values: int = _CHUNK_VALUES) -> Iterator[slice]:
@@ -218,12 +313,12 @@ def hidden_divergences(
 ) -> PositionDivergences:
     """`divergences` from the inputs of both unembeddings; the logits of at most ``chunk_values`` / ``n_ids`` positions exist at a time.
 
-    The result is on the CPU.
+    The result is on the CPU. No logit is refused; ask `PositionDivergences.not_finite`.
     """
     parts = []
     for part in chunks(len(target), n_ids, chunk_values):
         logits = tuned.logits(hidden[part])
         reference = base.logits(base_hidden[part]).to(logits.device)
-        found = divergences(logits, reference, target[part].to(logits.device), n_ids=n_ids, top=top)
+        found = compared(logits, reference, target[part].to(logits.device), n_ids=n_ids, top=top)
         parts.append(PositionDivergences(**{field.name: getattr(found, field.name).cpu() for field in fields(found)}))
     return PositionDivergences.joined(parts)

@@ -183,12 +183,12 @@ class Measurement:
             tokens.setdefault(str(source), []).append(part)
 
     def _require_finite(self, found: PositionDivergences, name: str, picked: "_Picked") -> None:
-        for model, entropy in ((self.texts.base, found.entropy_base), (name, found.entropy)):
-            wrong = torch.nonzero(~torch.isfinite(entropy)).flatten()
-            if len(wrong):
-                sequence = self.texts.stream.sequences[int(picked.sequence[int(wrong[0])])].id
-                error = str(not_finite(model, self.family[model].hf.dtype)).rstrip(".")
-                raise ModelError(f"{error} (sequence {sequence!r}).")
+        wrong = found.not_finite()
+        if wrong is not None:
+            model = self.texts.base if wrong[0] else name
+            sequence = self.texts.stream.sequences[int(picked.sequence[wrong[1]])].id
+            error = str(not_finite(model, self.family[model].hf.dtype)).rstrip(".")
+            raise ModelError(f"{error} (sequence {sequence!r}).")
 
     def _write_lens(self, head: ModelHead, base_model: LanguageModel) -> None:
         if self._base_lens is None:

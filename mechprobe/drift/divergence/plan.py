@@ -80,7 +80,7 @@ class DriftWork:
             raise ConfigError(
                 f"drift.base is '{config.base}', but the models are {', '.join(names)}; name one of them."
             )
-        tuned = [name for name in names if name != config.base]
+        tuned = sorted(name for name in names if name != config.base)  # one order of the rows, as in run.json
         if not tuned:
             raise ConfigError(
                 f"{config.base} is the only model, so there is none to compare it with; give another with --models."

@@ -68,6 +68,10 @@ class Point(Result):
     entropy: IntervalNumbers
 
 
+NO_FALL = "No skill falls below base by more than delta and two standard errors."
+"""What is said of arms whose `ArmCourse.falls` is empty."""
+
+
 class Collapse(Result):
     """A skill that falls below base.
 
@@ -101,6 +105,18 @@ class ArmCourse(Result):
     path_l2: NormNumbers
     wandering: IntervalNumbers
     collapses: tuple[Collapse, ...]
+
+    def falls(self) -> list[str]:
+        """What falls below base, as sentences: the confirmed skills, then those of single comparisons; empty without any."""
+        titles = {
+            True: "falls below base, confirmed over all skills and checkpoints at once",
+            False: "below base at single comparisons only (not confirmed)",
+        }
+        found = {
+            sure: [f"{c.skill} ({c.kind}; {', '.join(c.checkpoints)})" for c in self.collapses if c.confirmed is sure]
+            for sure in titles
+        }
+        return [f"{self.arm}: {titles[sure]}: {'; '.join(skills)}." for sure, skills in found.items() if skills]
 
 
 class Transfer(Result):

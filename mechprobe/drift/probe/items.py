@@ -10,11 +10,12 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mechprobe.drift.probe.scores import ItemScores
-from mechprobe.errors import ConfigError
-from mechprobe.evals.skills.item import SkillItem
-from mechprobe.evals.skills.labels import SkillLabels, labels
+from mechprobe.errors import ConfigError, InputError
+from mechprobe.evals.skills.item import NEEDED, SkillItem, is_chance
+from mechprobe.evals.skills.labels import SkillLabels, labels, read_item
 from mechprobe.evals.skills.scoring import score_response
 from mechprobe.evals.summary import FORCED
+from mechprobe.json_fields import name_field
 from mechprobe.records import Outcomes, Sample, read_jsonl
 
 
@@ -29,6 +30,7 @@ class Items:
         cluster: Samples with one name depend on each other: the forms of one question.
         labelled: Whether every sample has a label.
         asked: Skill items by id, where a behaviour is asked beside the answer: the rule of a fact, the step of an error.
+        n_absent: Number of samples that the tasks file does not have; None without a file.
     """
 
     samples: tuple[Sample, ...]
@@ -37,26 +39,32 @@ class Items:
     cluster: tuple[str, ...]
     labelled: bool
     asked: Mapping[str, SkillItem]
+    n_absent: int | None
 
     @classmethod
     def of(cls, outcomes: Outcomes, tasks_file: Path | str | None = None) -> "Items":
         """The items of outcomes; level, split, chance rate and pair stand in the lines of ``tasks_file``.
 
         Raises:
-            InputError: The file is unusable, or a line contradicts the family of its id.
+            InputError: The file is unusable, has none of the ids, or a line contradicts the family of its id.
         """
         samples = tuple(outcomes.samples[name] for task in outcomes.tasks for name in outcomes.sample_ids(task))
-        known, lines = labels(samples), dict[str, Mapping[str, Any]]()
+        known, lines, asked = labels(samples), dict[str, Mapping[str, Any]](), dict[str, SkillItem]()
         if tasks_file is not None:
+            lines, asked = _read(Path(tasks_file))
             known |= labels(tasks_file)
-            lines = {str(line.get("id")): line for _, line in read_jsonl(tasks_file)}
+            if not lines.keys() & outcomes.samples.keys():
+                raise InputError(
+                    f"No id of the evaluated items is in {tasks_file}; give the tasks file that was evaluated."
+                )
         return cls(
             samples,
             tuple(known.get(sample.id) or SkillLabels(sample.task, "", sample.task, None, "") for sample in samples),
             tuple(_chance(lines.get(sample.id, {})) for sample in samples),
             tuple(str(lines.get(sample.id, {}).get("pair") or sample.id) for sample in samples),
             all(sample.id in known for sample in samples),
-            {name: item for name, line in lines.items() if (item := _asked(line)) is not None},
+            asked,
+            None if tasks_file is None else sum(sample.id not in lines for sample in samples),
         )
 
     def all_scores(self, outcomes: Outcomes, models: Sequence[str]) -> dict[str, ItemScores]:
@@ -106,19 +114,33 @@ class Items:
         )
 
 
-def _asked(line: Mapping[str, Any]) -> SkillItem | None:
-    """The skill item of a line if it asks for a behaviour beside its answer."""
-    needed = {"id", "skill", "prompt", "answer", "trace"}
-    if not needed <= line.keys() or (line.get("rule") is None and line.get("answer_form") != "diagnosis"):
-        return None
-    return SkillItem.from_json(line)
+def _read(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, SkillItem]]:
+    """The lines of a tasks file by id, and the skill items of it that ask for a behaviour beside their answer.
+
+    Raises:
+        InputError: The file is unusable, an id is used twice, or a field is wrong; the message names file and line.
+    """
+    lines, asked = dict[str, Mapping[str, Any]](), dict[str, SkillItem]()
+    for number, line in read_jsonl(path):
+        where = f"{path}:{number}"
+        name = name_field(line, "id", where, default=f"{path.stem}-{number}")
+        if name in lines:
+            raise InputError(f"{where}: the id '{name}' is used by an earlier line; ids must be unique.")
+        lines[name] = line
+        if line.keys() >= {*NEEDED}:
+            item = read_item(line, where)
+            if item.rule is not None or item.answer_form == "diagnosis":
+                asked[name] = item
+        elif line.get("chance") is not None and not is_chance(line["chance"]):
+            raise InputError(f"{where}: 'chance' must be a number from 0 to below 1; correct it.")
+    return lines, asked
 
 
 def _chance(line: Mapping[str, Any]) -> float:
     """The chance rate that a line states; that of its options where it has some; 0 otherwise."""
-    stated, options = line.get("chance"), line.get("options")
-    if isinstance(stated, int | float) and 0 <= stated < 1:
-        return float(stated)
+    options = line.get("options")
+    if line.get("chance") is not None:
+        return float(line["chance"])
     return 1 / len(options) if isinstance(options, list | dict) and len(options) > 1 else 0.0
 
 

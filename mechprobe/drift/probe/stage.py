@@ -71,7 +71,8 @@ def prepare(
     unknown = [task for task in config.trained if task not in outcomes.tasks]
     if unknown:
         raise ConfigError(
-            f"probe.trained names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}."
+            f"tasks.trained (or probe.trained) names '{unknown[0]}', but the evaluated tasks are {', '.join(outcomes.tasks)}; set it to tasks "
+            "among these, or to [] if post-training saw none of them."
         )
     lacking = [name for name in models if family is not None and name not in family]
     if lacking:
@@ -182,7 +183,14 @@ def _notes(items: Items, config: ProbeConfig, prompts: Prompts | None) -> list[s
     notes = []
     if not items.labelled:
         notes.append("Some items have no label of a skill; the name of their task stands for it.")
-    if not any(items.chance):
+    if items.n_absent:
+        n = len(items.samples)
+        notes.append(
+            f"The tasks file lacks {items.n_absent} of the {n} evaluated items, whose chance rates are unknown."
+        )
+    if items.n_absent is None:
+        notes.append("No tasks file was given, so that scores are not corrected for chance.")
+    elif not any(items.chance):
         notes.append("No item states a chance rate, so that scores are not corrected for chance.")
     if prompts is None:
         notes.append(_NO_MODELS)

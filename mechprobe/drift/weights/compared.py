@@ -12,6 +12,7 @@ from mechprobe.drift.weights.checkpoints import Checkpoint, Weight, equal_weight
 from mechprobe.drift.weights.naming import Place, place_of
 from mechprobe.drift.weights.stored import View
 from mechprobe.errors import ConfigError, ModelError
+from mechprobe.json_fields import printable_models
 from mechprobe.models.checkpoint_fit import named_tensors, why_missing
 
 
@@ -82,6 +83,7 @@ def compare(models: Mapping[str, str | Path], base: str) -> Comparison:
         ConfigError: ``base`` is not among the models, or there is no other.
         ModelError: A model cannot be used, or its weights are not those of base.
     """
+    printable_models(models, "models")
     if base not in models:
         raise ConfigError(f"weights.base is '{base}', but the models are {', '.join(models)}; name one of them.")
     if len(models) < 2:

@@ -9,7 +9,7 @@ from pydantic import Field
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
-from mechprobe.formatting import MISSING
+from mechprobe.formatting import MISSING, same_decimals
 from mechprobe.results import Number, Result
 from mechprobe.stage_folder import read_manifest
 
@@ -35,10 +35,10 @@ class AgainstNull(Result):
     high: Number
 
     def text(self, factor: int = 1) -> str:
-        """The number times a factor with the range of its null: ``3.1 [40, 42]``."""
+        """The number times a factor with the range of its null: ``3.1 [40.2, 42.0]``."""
         if not isfinite(self.value):
             return MISSING
-        value, low, high = (f"{factor * part:.3g}" for part in (self.value, self.low, self.high))
+        value, low, high = same_decimals(factor * self.value, factor * self.low, factor * self.high)
         return f"{value} [{low}]" if low == high else f"{value} [{low}, {high}]"
 
 

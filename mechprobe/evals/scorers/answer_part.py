@@ -18,7 +18,7 @@ _TURN = re.compile(
     r"<(?:start|end)_of_turn>|\[/?INST\]"
 )
 _QUESTION = re.compile(
-    r"^[ \t]*(?:[#>*_]+[ \t]*)?(?:(?:question|problem|exercise|human|user|instructions?)[ \t]*(?:no\.?[ \t]*)?#?\d*|q\d*|问题|题目|问)"
+    r"^[ \t]*(?:[#>*_]+[ \t]*)?(?:(?:question|problem|exercise|human|user|instructions?)[ \t]*+(?:no\.?[ \t]*+)?#?\d*|q\d*|问题|题目|问)"
     r"[*_]*[ \t]*(?::|：)|^[ \t]*(?:[*_]+)?q\d+[ \t]*[.)]",
     re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip

@@ -12,14 +12,14 @@ later. So the two renderings of an item have one reader. The text of the right a
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from mechprobe.evals.scorers.answer_part import first_found
-from mechprobe.evals.scorers.numbers import last_boxed, only_number
-from mechprobe.evals.scorers.rules import Scorer, boxed_scorer
+from mechprobe.evals.scorers.numbers import boxes, only_number
+from mechprobe.evals.scorers.rules import LONGEST_ANSWER, Scorer, boxed_scorer
 from mechprobe.types import OutcomeName
 
 AnswerForm = Literal["integer", "number", "word", "list", "set", "expression", "diagnosis"]
@@ -67,26 +67,32 @@ def final_answer(text: str) -> FinalAnswer | None:
 
 
 def _final_answer(text: str) -> FinalAnswer | None:
-    content = last_boxed(text) or ""
-    box = f"\\boxed{{{content}}}"
-    start = text.rfind(box) if content.strip() else -1
-    marked = [found for found in _ANS.finditer(text) if found.start() > start]
+    found = boxes(text)
+    start, end = max(found, default=(-1, -1))
+    content = text[start + len("\\boxed{") : end - 1].strip() if found else ""
+    start = start if content else -1
+    marked = [mark for mark in _ANS.finditer(text) if mark.start() > start]
     if marked:
         line = text[marked[-1].end() :].lstrip().partition("\n")[0]
         if line.strip():
             return FinalAnswer("".join(line.split()), text[: marked[-1].start()])
-    return FinalAnswer(content.strip(), _without_boxes(text)) if start >= 0 else None
+    return FinalAnswer(content, _without(text, found)) if start >= 0 else None
 
 
-def _without_boxes(text: str) -> str:
-    """The text without the content of its boxes, so that nothing in a box counts as said outside of it."""
-    while (content := last_boxed(text)) is not None:
-        text = text.replace(f"\\boxed{{{content}}}", " ")
-    return text
+def _without(text: str, found: Iterable[tuple[int, int]]) -> str:
+    """The text with a blank in place of each of its boxes, so that nothing in a box counts as said outside of it."""
+    parts, place = [], 0
+    for start, end in sorted(found):
+        if start >= place:  # a box in a box goes with the outer one
+            parts.append(text[place:start])
+            place = end
+    return " ".join([*parts, text[place:]])
 
 
 def judge_answer(found: str, answer: str, form: AnswerForm) -> bool | None:
-    """Whether a final answer is right; None if it cannot be read as an answer of this form."""
+    """Whether a final answer is right; None if it cannot be read as an answer of this form, or is too long for any."""
+    if len(found) > max(LONGEST_ANSWER, 4 * len(answer)):
+        return None
     if form == "expression":
         return {"right": True, "wrong": False}.get(boxed_scorer("boxed").judge(f"\\boxed{{{found}}}", answer))
     if form == "integer" and _LEADING_ZERO.fullmatch(found.strip(" $.{}")):
@@ -108,7 +114,7 @@ def tolerance(answer: str) -> Fraction:
 
 def canonical(found: str) -> str:
     """The text of a final answer in which equal numbers are one text, for a majority over responses."""
-    number = read_number(found)
+    number = read_number(found) if len(found) <= LONGEST_ANSWER else None
     return str(number) if number is not None else "".join(found.split()).casefold()
 
 

@@ -166,19 +166,25 @@ def same_plain_number(text: str, other: str) -> bool:
 
 _MARKED = re.compile(r"^[ \t]*####[ \t]*([^A-Za-z\n]*\d.*)$", re.MULTILINE)
 _BOX = "\\boxed{"
+_BRACES = re.compile(r"\\boxed\{|[{}]")
+
+
+def boxes(text: str) -> list[tuple[int, int]]:
+    r"""``(start, end)`` of every ``\boxed{...}`` with balanced braces, in the order in which they end; one pass over the text."""
+    opened, found = list[tuple[int, bool]](), list[tuple[int, int]]()
+    for brace in _BRACES.finditer(text):
+        if brace[0] != "}":
+            opened.append((brace.start(), brace[0] == _BOX))
+        elif opened:
+            start, is_box = opened.pop()
+            found += [(start, brace.end())] if is_box else []
+    return found
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last ``\boxed{...}`` with balanced braces, or None."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 1
-        for place in range(start + len(_BOX), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[start + len(_BOX) : place]
-        start = text.rfind(_BOX, 0, start)
-    return None
+    start, end = max(boxes(text), default=(-1, -1))
+    return text[start + len(_BOX) : end - 1] if start >= 0 else None
 
 
 _DECORATION = re.compile(

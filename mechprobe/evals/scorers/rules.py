@@ -148,6 +148,8 @@ class RuleScorer(Scorer):
 
 SECONDS = 5
 """Time limit of math-verify for parsing or comparing one answer; a comparison that exceeds it counts as unequal."""
+LONGEST_ANSWER = 1000
+"""Characters of a final answer that is parsed as mathematics; a longer one is not right, because parsing takes too long."""
 _BOX = "\\boxed{"
 
 
@@ -166,6 +168,8 @@ class BoxedScorer(Scorer):
         content = self.answer(text)
         if content is None:
             return "unparsed"
+        if len(content) > max(LONGEST_ANSWER, 4 * len(answer)):
+            return "wrong"
         found, gold = _parsed(f"{_BOX}{content}}}"), _gold(answer)
         return "right" if found and math_verify.verify(gold, found, timeout_seconds=_seconds()) else "wrong"
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _DENIED = re.compile(r"(?:\bnot(?: by| use| from)?|\brather than|\binstead of|\bunlike)\s+(?:the\s+)?$", re.IGNORECASE)
+_BLANKS = re.compile(r"\s+")
 _QUOTES_AND_DASHES = str.maketrans("\u2018\u2019\u2010\u2011\u2013\u2014", "''----")
 _LOOK_BACK = 24
 _LAST = 64
@@ -24,7 +25,7 @@ def named_rule(text: str, rules: Mapping[str, Sequence[str]]) -> str | None:
         text: The response without its final answer.
         rules: Rule → aliases.
     """
-    plain = text.translate(_QUOTES_AND_DASHES)
+    plain = _plain(text.translate(_QUOTES_AND_DASHES))
     found: list[tuple[int, int, str]] = []
     for rule, aliases in rules.items():
         for alias in (rule, *aliases):
@@ -36,6 +37,11 @@ def named_rule(text: str, rules: Mapping[str, Sequence[str]]) -> str | None:
     found = sorted(found)[-_LAST:]
     outer = [one for one in found if not any(o[0] <= one[0] and one[1] <= o[1] and o[:2] != one[:2] for o in found)]
     return max(outer, default=(0, 0, None), key=lambda one: one[:2])[2]
+
+
+def _plain(text: str) -> str:
+    """The text with one blank or line end in place of each run of blanks, so that no pattern can split a run in many ways."""
+    return _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", text)
 
 
 _PART = r"(?:step|line|claim|statement|entry)"
@@ -69,7 +75,7 @@ def named_step(text: str) -> int | str | None:
     Read are sentences such as "step 3 is wrong", "the error is in line 3", "Wrong step: 3", "no step is wrong" and "all
     claims are correct", and ``ERR 3`` or ``ERR none`` of the compact rendering.
     """
-    text = _RIGHT_STEP.sub(" ", text)
+    text = _RIGHT_STEP.sub(" ", _plain(text))
     steps = [(match.end(), int(match[1])) for pattern in _STEPS for match in pattern.finditer(text)]
     none = [(match.end(), "none") for match in _NO_STEP.finditer(text)]
     return max([*steps, *none], default=(0, None), key=lambda one: one[0])[1]

@@ -1,6 +1,7 @@
 """The data sheet of the benchmark, as Markdown."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -14,6 +15,8 @@ from mechprobe.evals.skills.vocabulary import MAX_TOKENS, tokens, vocabulary
 
 N_SAMPLED = 100
 """Items of a level from which chance, lengths and work are measured."""
+N_ANSWERS = 1000
+"""Items of a level from which the most frequent answer is counted, or all where a level has fewer."""
 _INTRODUCTION = """\
 # The atomic-skill benchmark: data sheet
 
@@ -35,12 +38,19 @@ A question is in one split, whatever the seed: by the hash of its content, 70 % 
 the range of the levels, is `test_out_param`. Held-out families are `test_out_family`. The two forms of a guided and unguided
 pair are in one split.
 """
+_COLUMNS = """\
+## Columns of the tables
+
+`chance` is the mean probability that a random answerer is right. `constant` is the rate of the most frequent answer among up to
+{n} items of the level: the score of an answerer that always gives this answer. It can be above chance.
+"""
 
 
 def card() -> str:
     """The data sheet: cells, splits, vocabulary, and for every family knobs, sizes, chance rates and examples."""
     n_cells = sum(bool(families(skill, domain)) for skill in SKILLS for domain in DOMAINS)
     parts = [_INTRODUCTION.format(n_families=len(FAMILIES), n_cells=n_cells), *_cells(), _SPLITS, *_vocabulary()]
+    parts.append(_COLUMNS.format(n=f"{N_ANSWERS:,}"))
     for skill in SKILLS:
         parts.append(f"## {skill.replace('_', ' ').capitalize()}\n")
         for domain in DOMAINS:
@@ -86,8 +96,10 @@ def _family(family: Family) -> Iterator[str]:
         + "\n"
     )
     knobs = list(family.knobs(1))
-    yield _row(["level", *knobs, "different items", "chance", "longest compact", "longest trace", "mean work"])
-    yield _row(["---"] * (6 + len(knobs)))
+    yield _row(
+        ["level", *knobs, "different items", "chance", "constant", "longest compact", "longest trace", "mean work"]
+    )
+    yield _row(["---"] * (7 + len(knobs)))
     for level in (*LEVELS, BEYOND):
         yield _row(_level(family, level))
     yield ""
@@ -95,14 +107,15 @@ def _family(family: Family) -> Iterator[str]:
 
 
 def _level(family: Family, level: int) -> Sequence[str]:
-    drawn = list(islice(problems(family, level, seed=0), N_SAMPLED))
+    many = list(islice(problems(family, level, seed=0), N_ANSWERS))
+    drawn, constant = many[:N_SAMPLED], Counter(map(family.answer, many)).most_common(1)[0][1] / len(many)
     capacity = family.capacity(level)
     direct = [len(tokens(f"{family.compact(p)} {direct_response(family.answer(p))}")) for p in drawn]
     traces = [len(tokens(family.scratch(problem))) for problem in drawn]
     chance, work = statistics.mean(map(family.chance, drawn)), statistics.mean(map(family.work, drawn))
     size = "more than 1,000" if capacity is None else f"{capacity:,}"
     name = f"{level} (beyond)" if level == BEYOND else str(level)
-    return [name, *map(str, family.knobs(level).values()), size, f"{chance:.2g}", f"{max(direct)}", f"{max(traces)}", f"{work:.0f}"]  # fmt: skip
+    return [name, *map(str, family.knobs(level).values()), size, f"{chance:.2g}", f"{constant:.2g}", f"{max(direct)}", f"{max(traces)}", f"{work:.0f}"]  # fmt: skip
 
 
 def _example(family: Family) -> Iterator[str]:

@@ -24,9 +24,9 @@ class Wanted(NamedTuple):
     Attributes:
         skills: Names of skills; empty takes all.
         domains: Names of domains; empty takes all.
-        levels: Levels; empty takes 1 to 5, and 6 for the split `test_out_param`.
+        levels: Levels; empty takes all of the split: 6 for `test_out_param`, 1 to 6 for all splits, else 1 to 5.
         family: Name of the only family; None takes those of the cells.
-        split: Split of the items; None takes all.
+        split: Split of the items; None takes all five, so level 6 and held-out families, too.
         rendering: Name of the rendering.
         n: Items of every cell and level.
         seed: Seed of the draw.
@@ -65,40 +65,52 @@ class Wanted(NamedTuple):
                     "leave out --skills and --domains."
                 )
             return asked
-        found = [cell for cell in asked if families(*cell, held_out=self.split == TEST_OUT_FAMILY)]
+        held_out = None if self.split is None else self.split == TEST_OUT_FAMILY
+        found = [cell for cell in asked if families(*cell, held_out=held_out)]
         if not found:
-            held_out = ", ".join(f"{each.skill}/{each.domain}" for each in families(held_out=True))
+            known = ", ".join(f"{each.skill}/{each.domain}" for each in families(held_out=True))
             raise InputError(
                 f"None of these cells has items in the split {self.split}; cells with a family in {TEST_OUT_FAMILY}: "
-                f"{held_out or 'none'}."
+                f"{known or 'none'}."
             )
         return found
 
     @property
     def all_levels(self) -> tuple[int, ...]:
         """The levels to draw."""
+        if self.split is None:
+            return self.levels or (*LEVELS, BEYOND)
         return self.levels or ((BEYOND,) if self.split == TEST_OUT_PARAM else LEVELS)
 
     def items(self) -> list[SkillItem]:
-        """Draw the items, cell by cell and level by level.
+        """Draw the items, cell by cell and level by level; of all splits, held-out families add n items of their own.
 
         Raises:
             InputError: A choice is unknown, or there are too few items.
         """
+        check_choice("rendering", self.rendering, (COMPACT, CHAT))
         foreign, drawn = list(self._of_reasoning_gym()), list[SkillItem]()
         for skill, domain in self.cells:
             for level in dict.fromkeys(self.all_levels):
-                drawn += generate(
-                    skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
-                    family=self.family, split=self.split,
-                )  # fmt: skip
+                for split in self._splits_of(skill, domain):
+                    drawn += generate(
+                        skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
+                        family=self.family, split=split,
+                    )  # fmt: skip
         return [*drawn, *foreign]
+
+    def _splits_of(self, skill: str, domain: str) -> list[str | None]:
+        """What `generate` is asked for: the split; of all splits, None for the usual families and also the held-out ones."""
+        if self.split is not None or self.family is not None:
+            return [self.split]
+        asked: tuple[tuple[str | None, bool], ...] = ((None, False), (TEST_OUT_FAMILY, True))
+        return [split for split, held_out in asked if families(skill, domain, held_out=held_out)]
 
     def _of_reasoning_gym(self) -> Iterator[SkillItem]:
         if self.reasoning_gym and self.rendering != CHAT:
             raise InputError(f"Tasks of reasoning-gym have the rendering {CHAT} only, not {self.rendering}.")
         for task in self.reasoning_gym:
-            for level in dict.fromkeys(self.all_levels):
+            for level in dict.fromkeys(self.levels or LEVELS if self.split is None else self.all_levels):
                 yield from reasoning_gym.items(task, n=self.n, seed=self.seed, level=level, split=self.split)
 
 

@@ -41,6 +41,7 @@ class Family(ABC):
         max_answer_chars: Bound of the length of an answer at level 5.
         templates: Wordings of the chat prompt, with the names of `fields` in braces; the last one is held out.
         ask: What the last sentence of the chat prompt asks for; empty takes the phrase of the answer form.
+        kinds: Kinds of problems whose shares are stated, each as often as it stands here; `draw` then takes a kind, too.
         no_trend: Why the work does not rise with the level; empty where it does.
     """
 
@@ -56,6 +57,7 @@ class Family(ABC):
     max_answer_chars: ClassVar[int]
     templates: ClassVar[tuple[str, ...]]
     ask: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, ...]] = ()
     no_trend: ClassVar[str] = ""
 
     @abstractmethod

@@ -87,12 +87,17 @@ def split(skill: str, sizes: Mapping[str, int], *, seed: int, rendering: str = C
 def problems(
     family: Family, level: int, *, seed: int, split: str | None = None, exclude: Collection[str] = ()
 ) -> Iterator[Any]:
-    """Yield the different problems of a level and a split, without those in ``exclude``, until no new one comes."""
+    """Yield the different problems of a level and a split, without those in ``exclude``, until no new one comes.
+
+    A draw that is rejected is repeated with the same kind, so rejections do not shift the shares of kinds.
+    """
     rng = random.Random(f"{family.stream(level)}/{seed}")
-    capacity, seen, fruitless = family.capacity(level), set[str](), 0
+    capacity, seen, fruitless, kind = family.capacity(level), set[str](), 0, ()
     while len(seen) != capacity and fruitless < _PATIENCE + 40 * len(seen):
+        if family.kinds and fruitless == 0:
+            kind = (rng.choice(family.kinds),)
         fruitless += 1
-        problem = family.draw(rng, level)
+        problem = family.draw(rng, level, *kind)
         if family.level_of(problem) != level or (identity := family.id(problem)) in seen:
             continue
         seen.add(identity)

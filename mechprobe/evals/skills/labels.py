@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mechprobe.errors import InputError
+from mechprobe.evals.scorers.final_answer import form_of, read_diagnosis
 from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.registry import DOMAINS, SKILLS, family_of
 from mechprobe.records import Sample, read_jsonl
@@ -52,7 +53,7 @@ def _labels(identity: str, line: Mapping[str, Any], where: str) -> SkillLabels |
         return None
     if family is None:  # items of other makers, such as reasoning-gym, say all of it themselves
         own = (line["skill"], line["domain"], line["family"])
-        if own[0] not in SKILLS or own[1] not in DOMAINS or not isinstance(own[2], str):
+        if own[0] not in [*SKILLS] or own[1] not in DOMAINS or not isinstance(own[2], str):
             raise InputError(
                 f"{where}: skill {own[0]!r} and domain {own[1]!r} are no cell of the benchmark; skills: {', '.join(SKILLS)}; "
                 f"domains: {', '.join(DOMAINS)}."
@@ -67,3 +68,33 @@ def _labels(identity: str, line: Mapping[str, Any], where: str) -> SkillLabels |
     if (level is not None and type(level) is not int) or not isinstance(split, str):
         raise InputError(f"{where}: 'level' must be a whole number and 'split' a text; correct them.")
     return SkillLabels(*own, level, split)
+
+
+def read_item(line: Mapping[str, Any], where: str) -> SkillItem:
+    """The skill item of a line of a tasks file.
+
+    Raises:
+        InputError: A field is missing or wrong, or two fields contradict each other; the message begins with ``where``.
+    """
+    item = SkillItem.from_json(line, where)
+    if problem := _contradiction(item):
+        raise InputError(f"{where}: {problem}; correct it.")
+    return item
+
+
+def _contradiction(item: SkillItem) -> str | None:
+    """Why an item cannot be, as a clause: an unknown cell, another family than that of its id, an answer that is no diagnosis."""
+    for kind, value, known in (("skill", item.skill, (*SKILLS,)), ("domain", item.domain, DOMAINS)):
+        if value not in known:
+            return f"the {kind} {value!r} is unknown; known are {', '.join(known)}"
+    family = family_of(item.id)
+    for name in ("skill", "domain", "family") if family is not None else ():
+        right, stated = getattr(family, "name" if name == "family" else name), getattr(item, name)
+        if stated not in (right, ""):
+            return f"{name} is {stated!r}, but the id '{item.id}' is of {right}"
+    diagnostic, asked = item.skill == "diagnostic", item.answer_form == "diagnosis"
+    if asked and not diagnostic:
+        return f"the answer_form is 'diagnosis', but the skill is {item.skill}"
+    if diagnostic and (read_diagnosis(item.answer) is None or (asked and form_of(item.answer) != "diagnosis")):
+        return f"the answer {item.answer[:80]!r} is no diagnosis such as '4:56' or 'none'"
+    return None

@@ -25,9 +25,10 @@ from mechprobe.evals.scorers.final_answer import (
 from mechprobe.evals.skills.behaviour import named_rule, named_step
 from mechprobe.evals.skills.fact_retrieval import known_rules
 from mechprobe.evals.skills.item import SkillItem
+from mechprobe.evals.skills.labels import read_item
 from mechprobe.evals.skills.registry import CHAT
 from mechprobe.evals.skills.summary import ItemScore, SkillScores, summarize
-from mechprobe.records import Outcome, read_jsonl
+from mechprobe.records import Outcome, Sample, read_jsonl
 from mechprobe.types import Finish
 
 
@@ -113,20 +114,14 @@ def read_items(path: Path | str) -> dict[str, SkillItem]:
     """The items of a tasks file by id.
 
     Raises:
-        InputError: The file cannot be read, or a line is no skill item; the message names file and line.
+        InputError: The file cannot be read, a line is no skill item, or an id is used twice; the message names file and line.
     """
     items: dict[str, SkillItem] = {}
     for number, line in read_jsonl(path):
-        missing = [
-            name
-            for name in ("id", "skill", "domain", "prompt", "answer", "trace")
-            if not isinstance(line.get(name), str)
-        ]
-        if missing:
-            raise InputError(
-                f"{path}:{number} is no skill item: '{missing[0]}' is missing or no text; give a file of `mechprobe skills make`."
-            )
-        items[line["id"]] = SkillItem.from_json(line)
+        item = read_item(line, f"{path}:{number}")
+        if item.id in items:
+            raise InputError(f"{path}:{number}: the id '{item.id}' is used by an earlier line; ids must be unique.")
+        items[item.id] = item
     return items
 
 
@@ -150,6 +145,11 @@ def score_items(items_by_id: Mapping[str, SkillItem], outcomes: Iterable[Outcome
         score = score_response(item, outcome.response, outcome.finish)
         scored.append(_labelled(item, score, outcome.draw))
     return summarize(scored)
+
+
+def n_asked_otherwise(items_by_id: Mapping[str, SkillItem], samples: Iterable[Sample]) -> int:
+    """Number of the samples that were asked with another prompt than their item has, for example in another rendering."""
+    return sum(sample.id in items_by_id and sample.prompt != items_by_id[sample.id].prompt for sample in samples)
 
 
 def _labelled(item: SkillItem, score: SkillScore, draw: int) -> ItemScore:

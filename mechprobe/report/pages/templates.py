@@ -14,7 +14,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"cell": markdown_cell, "opacity": opacity, "visible": visible, "inert": inert}
+    made.filters |= {
+        "cell": markdown_cell,
+        "opacity": opacity,
+        "visible": visible,
+        "inert": inert,
+        "unbroken": unbroken,
+    }
     return made
 
 
@@ -26,6 +32,15 @@ def opacity(activation: float, largest: float) -> str:
 def visible(token: str) -> str:
     """A token with visible spaces, line breaks, tabs and control characters; an empty one is ∅."""
     return inert(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "\u00a0")) or "∅"
+
+
+def unbroken(cell: str) -> str:
+    """A cell whose only line break can be before the interval in brackets; longer text can break at every space."""
+    value, bracket, ends = cell.partition(" [")
+    return f"{value}{bracket}{ends.replace(' ', _FIXED)}" if bracket else cell
+
+
+_FIXED = "\u00a0"
 
 
 def inert(text: str) -> str:

@@ -26,7 +26,7 @@ def divergence_section(found: DivergenceResult | None) -> Section:
     tables = [_divergence_table(found, source, temperature) for source, temperature in order]
     tables += [table for table in (_by_class(found), _layers(found), _lens(found)) if table.rows]
     picture = Picture("divergence", "KL from base by skill and arm", caption)
-    return Section(title, "", [*found.notes], [picture], tables)
+    return Section(title, "", [], [picture], tables, found.notes)
 
 
 def _divergence_table(found: DivergenceResult, source: str, temperature: float | None) -> Table:
@@ -36,7 +36,7 @@ def _divergence_table(found: DivergenceResult, source: str, temperature: float |
         cells = {row.metric: row for row in found.find(model=model, source=source, temperature=temperature)}
         if not cells:
             continue
-        n = max((cell.n for cell in cells.values()), default=0)
+        n = max(cell.n for cell in cells.values())
         rows.append(
             [model, f"{n:,}", *(interval_text(cells[m].interval) if m in cells else MISSING for m in _DIVERGENCES)]
         )
@@ -75,7 +75,8 @@ def _by_class(found: DivergenceResult) -> Table:
                     if matching
                     else MISSING
                 )
-        rows.append([model, *cells])
+        if set(cells) - {MISSING}:
+            rows.append([model, *cells])
     head = ["model", *(group for names in groups.values() for group in names)]
     notes = [found.rules[name] for name in ("token_classes", "buckets") if name in found.rules]
     return Table(f"KL by token class and place ({source} text)", head, rows if len(head) > 1 else [], notes)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mechprobe.drift.weights.result import AgainstNull
-from mechprobe.formatting import MISSING
+from mechprobe.formatting import MISSING, estimate
 from mechprobe.statistics import Interval
 
 
@@ -28,13 +28,14 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section; ``command`` makes its stage where that has not run, and is empty otherwise."""
+    """A section; ``command`` makes its stage where that has not run, and is empty otherwise. ``notes`` follow the figures."""
 
     title: str
     command: str
     paragraphs: list[str]
     pictures: list[Picture]
     tables: list[Table]
+    notes: Sequence[str] = ()
 
 
 def absent(title: str, command: str) -> Section:
@@ -43,11 +44,8 @@ def absent(title: str, command: str) -> Section:
 
 
 def interval_text(item: Interval) -> str:
-    """``0.153 [0.13, 0.18]``."""
-    if not math.isfinite(item.value):
-        return MISSING
-    ends = f" [{item.low:.2g}, {item.high:.2g}]" if math.isfinite(item.low) else ""
-    return f"{item.value:.3g}{ends}"
+    """``0.153 [0.128, 0.178]``."""
+    return estimate(item)
 
 
 def null_text(item: AgainstNull | None, factor: int = 1) -> str:

@@ -1,10 +1,9 @@
 """The sections on skill profiles, and on what drift goes along with, of the page of behaviour and drift."""
 
-import math
-
+from mechprobe.drift.probe.behaviour_result import NO_FALL
 from mechprobe.drift.probe.profile import Norm
 from mechprobe.drift.probe.result import CLAIM_NOTE, ProbeResult
-from mechprobe.formatting import MISSING, bracketed, decimal, p_value, points
+from mechprobe.formatting import bracketed, decimal, estimate, p_value, points
 from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
 
 
@@ -37,16 +36,10 @@ def profiles_section(found: ProbeResult | None) -> Section:
             "of how far each is below base. Imbalance: standard deviation of the gains; jaggedness: their mean distance from their mean."
         ],
     )  # fmt: skip
-    collapses = [
-        f"{arm}: {item.skill} falls below base ({item.kind}: {', '.join(item.checkpoints)})"
-        + ("." if item.confirmed else "; not confirmed over all skills and checkpoints at once.")
-        for arm, course in behaviour.arms.items()
-        for item in course.collapses
-    ]
+    collapses = [line for course in behaviour.arms.values() for line in course.falls()]
     caption = "Score above chance of every skill over training, with 95 % intervals over items. All arms begin at base."
     pictures = [Picture("profiles", "Skill profiles over checkpoints", caption)]
-    text = collapses or ["No skill falls below base by more than delta and two standard errors."]
-    return Section(title, "", [*text, CLAIM_NOTE], pictures, [scores, drift, *_probes(found)])
+    return Section(title, "", [*(collapses or [NO_FALL]), CLAIM_NOTE], pictures, [scores, drift, *_probes(found)])
 
 
 def _probes(found: ProbeResult) -> list[Table]:
@@ -102,6 +95,4 @@ def together_section(found: ProbeResult | None) -> Section:
 
 def norm_text(item: Norm) -> str:
     """``0.52 [0.31, 0.72]``."""
-    if not math.isfinite(item.value):
-        return MISSING
-    return f"{item.value:.2f} [{item.low:.2f}, {item.high:.2f}]"
+    return estimate(item, decimals=2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,19 @@ def test_models_in_memory(llama_family: dict[str, Path], tmp_path: Path, h5_hash
         kept[choice] = ["hf" in family[name].__dict__ for name in names]
     assert kept == {"one": [False, False], "all": [True, True]}
     assert h5_hashes(stores["one"]) == h5_hashes(stores["all"])
+
+
+def test_weights_that_are_not_finite_are_told_once_and_no_reader_is_named(
+    llama_family: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(llama_family["base"])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] = float("nan")
+    folder = tmp_path / "model"
+    shutil.copytree(llama_family["base"], folder)
+    model.save_pretrained(folder)
+    with caplog.at_level(logging.WARNING), pytest.raises(ModelError, match="not finite"):
+        cache_activations(ModelFamily.load({"base": folder}), PROMPTS, out=tmp_path / "c", config=CONFIG)
+    assert not [record for record in caplog.records if "read" in record.getMessage()]

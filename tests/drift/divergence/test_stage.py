@@ -120,7 +120,7 @@ def test_two_models_are_compared_on_the_same_prompts(found: DivergenceResult) ->
 
 def test_missing_responses_are_named(found: DivergenceResult) -> None:
     assert any("no responses of rl@step_000002," in note for note in found.notes)
-    assert "rl against base" in repr(found)
+    assert "rl, rl@step_000002, sft against base" in repr(found)
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object], after: int) -> None:
@@ -161,6 +161,15 @@ def test_interrupted_and_resumed_it_gives_the_same_bytes(
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.raises(ArtifactError, match=r"made with other settings .*seed"):
         mp.drift.divergence(family, store, out=out, config=CONFIG.replace(seed=1))
+
+
+def test_the_order_in_which_models_are_given_changes_no_byte(
+    found: DivergenceResult, planted: dict[str, Path], store: Path, tmp_path: Path
+) -> None:
+    turned = mp.ModelFamily.load(dict(reversed(planted.items())))
+    again = mp.drift.divergence(turned, store, out=tmp_path / "drift", config=CONFIG)
+    assert (again.folder / "divergence.json").read_bytes() == (found.folder / "divergence.json").read_bytes()
+    assert again.models == ("rl", "rl@step_000002", "sft")
 
 
 def test_a_store_that_keeps_a_subset_gives_its_whole_stream(

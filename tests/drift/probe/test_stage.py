@@ -144,7 +144,7 @@ def test_a_dry_run_writes_nothing_and_names_what_is_read(run: Path, capsys: pyte
     ("settings", "message"),
     [
         (["probe.base=nobody"], "probe.base is 'nobody'"),
-        (["probe.trained=['singing']"], "probe.trained names 'singing'"),
+        (["probe.trained=['singing']"], "tasks.trained (or probe.trained) names 'singing'"),
         (["probe.linear.sites=['resid_post.9']"], "resid_post.9 does not exist"),
         (["probe.linear.c=0"], "LinearConfig: c = 0 is not accepted"),
     ],
@@ -157,6 +157,18 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "probe").exists()
+
+
+def test_a_bad_or_other_tasks_file_is_refused_before_anything_is_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    item = skills.generate("diagnostic", domain="mathematics", family="worked_sums", n=1, seed=1)[0]
+    for fields, message in (({"answer": "heap"}, "tasks.jsonl:1: the answer 'heap'"), ({}, "No id of the evaluated")):
+        write_jsonl(file, [item.to_json() | fields])
+        assert main(["probe", "--run", str(run), "--out", str(tmp_path / "p"), "--set", f"tasks.file={file}"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "p").exists()
 
 
 def test_a_model_without_outcomes_and_outcomes_without_a_model_are_told(run: Path, tmp_path: Path) -> None:

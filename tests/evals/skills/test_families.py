@@ -6,11 +6,13 @@ import json
 import random
 import re
 import statistics
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binom
 
 from mechprobe.evals import skills
 from mechprobe.evals.skills import generation
@@ -191,3 +193,54 @@ def test_every_cell_has_a_family_that_is_not_held_out() -> None:
         if not skills.families(skill, domain, held_out=False)
     ]
     assert not empty
+
+
+def _binomial_range(n: int, share: float) -> tuple[float, float]:
+    """The central 99.9 % of the counts of a share."""
+    low, high = binom.interval(0.999, n, share)
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("split", [None, "test_in"])
+@pytest.mark.parametrize("name", [family.name for family in skills.FAMILIES.values() if family.kinds])
+def test_kinds_have_the_stated_shares_whatever_is_rejected(name: str, split: str | None) -> None:
+    family = skills.FAMILIES[name]
+    if family.held_out and split:
+        split = TEST_OUT_FAMILY
+    counts = Counter[str]()
+    for level in LEVELS:
+        counts.update(problem.kind for problem in islice(generation.problems(family, level, seed=5, split=split), 600))
+    assert sum(counts.values()) == 3000
+    for kind, n in Counter(family.kinds).items():
+        low, high = _binomial_range(3000, n / len(family.kinds))
+        assert low <= counts[kind] <= high, counts
+
+
+def test_all_diagnostic_families_with_clean_items_state_their_kinds() -> None:
+    found = {family.name for family in skills.FAMILIES.values() if family.kinds}
+    with_clean = {
+        family.name
+        for family in skills.families("diagnostic")
+        if any(family.extras(problem).get("kind") == "clean" for problem in problems(family, 1)[:FEW])
+    }
+    assert found == with_clean
+    assert {family.kinds for family in map(skills.FAMILIES.__getitem__, found)} == {
+        ("clean", "clean", "injected", "drift", "inconsistent")
+    }
+
+
+@pytest.mark.parametrize("name", ["subset_sums", "microstates"])
+def test_no_count_is_much_more_frequent_than_a_random_one(name: str) -> None:
+    family = skills.FAMILIES[name]
+    for level in ALL_LEVELS:
+        drawn = problems(family, level)
+        ((_, most),) = Counter(map(family.answer, drawn)).most_common(1)
+        assert most / len(drawn) <= 2.1 * family.chance(drawn[0]), level
+
+
+def test_conditions_on_coins_are_grammatical() -> None:
+    family = skills.FAMILIES["with_property"]
+    texts = {family.chat(problem, template) for _, problem in everything(family, N) for template in range(3)}
+    assert not [text for text in texts if re.search(r"\b1 coins|any number but|\b(?:0|[2-9]) coin\b", text)]
+    assert any("exactly 1 coin" in text for text in texts)
+    assert any("a number of coins other than 3" in text for text in texts)

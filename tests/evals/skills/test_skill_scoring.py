@@ -1,6 +1,7 @@
 """Scores of skill items: oracle, random answerer, behaviour columns, diagnostic scores, counts and intervals."""
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,38 @@ def test_the_interval_of_a_mean_of_two_shares() -> None:
     assert both.value == pytest.approx(0.55)
     assert both.low == pytest.approx(0.55 - ((0.8 - first.low) ** 2 + (0.3 - second.low) ** 2) ** 0.5 / 2)
     assert mean_of_shares(first, Interval(float("nan"), 0, 1, 0)).value != both.value
+
+
+LONG = 200_000
+HOSTILE = {
+    "blanks behind words": "wrong step" + " " * LONG,
+    "stars behind words": "wrong step " + "* " * (LONG // 2),
+    "unclosed boxes": "\\boxed{" * (LONG // 7),
+    "backslashes": "\\" * LONG,
+    "nested boxes": "\\boxed{" * (LONG // 8) + "1" + "}" * (LONG // 8),
+    "different boxes": "".join(f"\\boxed{{{number}}}" for number in range(LONG // 12)),
+    "question with blanks": "Question" + " " * LONG + "x",
+    "question with number and blanks": "Question no." + " " * LONG + "x",
+    "long number": "\\boxed{" + "9" * LONG + "}",
+    "long list": "\\boxed{" + "1," * (LONG // 2) + "}",
+    "long formula": "\\boxed{" + "\\sqrt{" * (LONG // 7) + "2" + "}" * (LONG // 7) + "}",
+    "sentences": "step 1 is wrong " * (LONG // 16),
+    "step with blanks before its number": "step" + " " * LONG + "1",
+}
+
+
+def test_hostile_responses_are_scored_in_linear_time() -> None:
+    found = [skills.generate(skill, n=1, seed=1, domain="mathematics", rendering="chat")[0] for skill in skills.SKILLS]
+    found = [*found, *skills.generate("calculation", n=1, seed=1, domain="physics", family="circuit", level=4)]
+    assert {item.answer_form for item in found} >= {"integer", "expression"}
+    start = time.process_time()
+    for name, response in HOSTILE.items():
+        for item in [*found, diagnostic_item("2:36")]:
+            assert not score_response(item, response).boxed_correct, name
+    assert time.process_time() - start < 20  # each of the first five takes longer where it is quadratic
+
+
+def test_runs_of_blanks_change_no_verdict() -> None:
+    assert named_step("wrong   step\n\n  number :\t 3") == 3
+    assert named_rule("by   Ohm's  \n law", {"Ohm's law": ()}) == "Ohm's law"
+    assert score_response(diagnostic_item("2:36"), "Step  2\n\nis  wrong. \\boxed{2:36}").strict

@@ -33,6 +33,8 @@ class RetoldText(Family):
 
     name, skill, domain = "retold_text", "diagnostic", "non_reasoning_qa"
     keyword, alias, words = "RETOLD", "SUMMARY", (ERR,)
+    kinds = KINDS
+    version = 2
     answer_form = "diagnosis"
     max_answer_chars = 4
     ask = "the number of the wrong claim and the right number of coins, as claim:coins (the word none if every claim is right),"
@@ -46,24 +48,28 @@ class RetoldText(Family):
         """Boxes in the text."""
         return {"boxes": N_BOXES[level - 1]}
 
-    def draw(self, rng: random.Random, level: int) -> Retold:
-        """Draw the text, the order of the claims, and the error."""
-        names = rng.sample(string.ascii_lowercase, N_BOXES[level - 1])
+    def draw(self, rng: random.Random, level: int, kind: str = "") -> Retold:
+        """Draw the text, the order of the claims, and the error, until the kind of error is possible."""
+        kind = kind or rng.choice(KINDS)
+        while True:
+            problem = self._drawn(rng, N_BOXES[level - 1], kind)
+            if problem is not None:
+                return problem
+
+    def _drawn(self, rng: random.Random, n: int, kind: str) -> Retold | None:
+        names = rng.sample(string.ascii_lowercase, n)
         text = tuple((name, rng.randrange(10)) for name in names)
-        claims, kind = rng.sample(text, len(text)), rng.choice(KINDS)
-        said = {coins for _, coins in text}
+        claims, said = rng.sample(text, len(text)), {coins for _, coins in text}
         place = rng.randrange(len(claims))
-        if (
-            kind == NONE or rng.random() < 0.5 or kind == "inconsistent"
-        ):  # so that a repeated box is no sign of an error
+        if kind in (CLEAN, "inconsistent") or rng.random() < 0.5:  # so that a repeated box is no sign of an error
             place = rng.randrange(1, len(claims) + 1)
             claims.insert(place, rng.choice(claims[:place]))
+        if kind == CLEAN:
+            return Retold(text, tuple(claims), CLEAN, 0)
         name, right = claims[place]
         wrong = {"injected": set(range(10)) - said, "drift": said - {right}}.get(kind, set(range(10)) - {right})
-        if kind == NONE:
-            return Retold(text, tuple(claims), CLEAN, 0)
         if not wrong or (kind != "inconsistent" and [n for n, _ in claims[:place]].count(name)):
-            return self.draw(rng, level)
+            return None
         claims[place] = name, rng.choice(sorted(wrong))
         return Retold(text, tuple(claims), kind, place + 1)
 

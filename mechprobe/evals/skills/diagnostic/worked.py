@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 from mechprobe.evals.scorers.final_answer import NONE
 from mechprobe.evals.skills.family import Family
 
-KINDS = (NONE, NONE, "injected", "drift", "inconsistent")
-"""Two of five items have no error; their kind is `clean`."""
 CLEAN = "clean"
+KINDS = (CLEAN, CLEAN, "injected", "drift", "inconsistent")
+"""Two of five items have no error."""
 ERR = "ERR"
 """Word of the compact traces before the wrong step, or before `none`."""
 
@@ -53,6 +53,8 @@ class WorkedFamily(Family):
     answer_form = "diagnosis"
     max_answer_chars = 5
     words = (ERR,)
+    kinds = KINDS
+    version = 2
     ask = "the number of the wrong step and its right result, as step:result (the word none if every step is right),"
     n_steps: ClassVar[tuple[int, ...]]
     largest: ClassVar[tuple[int, ...]]
@@ -79,15 +81,16 @@ class WorkedFamily(Family):
         """Steps and the largest value."""
         return {"steps": self.n_steps[level - 1], "largest": self.largest[level - 1]}
 
-    def draw(self, rng: random.Random, level: int) -> Worked:
-        """Draw a chain and its error until every value is in the range of the level."""
+    def draw(self, rng: random.Random, level: int, kind: str = "") -> Worked:
+        """Draw a chain and its error until the kind of error is possible and every value is in the range of the level."""
+        kind = kind or rng.choice(KINDS)
         n, largest = self.n_steps[level - 1], self.largest[level - 1]
         while True:
-            problem = self._drawn(rng, n, largest)
+            problem = self._drawn(rng, n, largest, kind)
             if problem is not None and self.level_of(problem) == level:
                 return problem
 
-    def _drawn(self, rng: random.Random, n: int, largest: int) -> Worked | None:
+    def _drawn(self, rng: random.Random, n: int, largest: int, kind: str) -> Worked | None:
         start = rng.randint(2, min(self.largest_start, 2 + largest // 2))
         operations, value = list[str](), start
         for _ in range(n):
@@ -95,8 +98,7 @@ class WorkedFamily(Family):
             value = self.result(value, operations[-1])
             if not 0 <= value <= largest:
                 return None
-        kind = rng.choice(KINDS)
-        step = 0 if kind == NONE else rng.randint(2 if kind == "inconsistent" else 1, n)
+        step = 0 if kind == CLEAN else rng.randint(2 if kind == "inconsistent" else 1, n)
         lines, right, value = list[Line](), 0, start
         for number, operation in enumerate(operations, 1):
             line = Line(value, operation, self.result(value, operation))
@@ -107,7 +109,7 @@ class WorkedFamily(Family):
                 line = wrong
             lines.append(line)
             value = line.after
-        return Worked(start, tuple(operations), tuple(lines), CLEAN if step == 0 else kind, step, right)
+        return Worked(start, tuple(operations), tuple(lines), kind, step, right)
 
     def _wrong(self, rng: random.Random, kind: str, line: Line, largest: int) -> Line | None:
         """The line with the smallest error of a kind; None where there is none."""

@@ -1,7 +1,9 @@
 """Microstates of identical bosons on given energy levels with a given total energy."""
 
+import functools
 import math
 import random
+from collections import Counter, defaultdict
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ class Microstates(Family):
     """`STATES 2:0,1,3,4,6=4?`: two particles can share the energy 4 in two ways."""
 
     name, skill, domain = "microstates", "enumeration", "physics"
+    version = 2
     keyword, alias = "STATES", "MICRO"
     answer_form = "integer"
     max_answer_chars = 3
@@ -40,11 +43,16 @@ class Microstates(Family):
         return dict(zip(("levels", "particles"), SIZES[level - 1], strict=True))
 
     def draw(self, rng: random.Random, level: int) -> Ensemble:
-        """Draw the energies from 0 to 9; the total is that of a drawn state, or differs by one."""
+        """Draw the energies from 0 to 9, then one of the answers that they can have, then one of the totals with that answer.
+
+        So no answer is much more frequent than others. A total with the answer 0 is within the range of the totals.
+        """
         n_levels, n = SIZES[level - 1]
         energies = sorted(rng.sample(range(10), n_levels))
-        total = sum(rng.choices(energies, k=n)) + rng.choice((0, 0, 0, -1, 1))
-        return Ensemble(tuple(energies), n, max(0, total))
+        found, totals = Counter(map(sum, combinations_with_replacement(energies, n))), defaultdict[int, list[int]](list)
+        for total in range(min(found), max(found) + 1):
+            totals[found[total]].append(total)
+        return Ensemble(tuple(energies), n, rng.choice(totals[rng.choice(sorted(totals))]))
 
     def level_of(self, problem: Ensemble) -> int:
         """From how many levels and particles there are."""
@@ -85,8 +93,13 @@ class Microstates(Family):
         return math.comb(len(problem.energies) + problem.particles - 1, problem.particles)
 
     def guesses(self, problem: Ensemble) -> range:
-        """From none to all states."""
-        return range(self.work(problem) + 1)
+        """From none to the most states of one energy: those of the energies 0, 1, 2, ... have most (Stanley 1980)."""
+        return range(_most(len(problem.energies), problem.particles) + 1)
+
+
+@functools.cache
+def _most(n_levels: int, particles: int) -> int:
+    return max(Counter(map(sum, combinations_with_replacement(range(n_levels), particles))).values())
 
 
 FAMILY = Microstates()

@@ -1,16 +1,19 @@
 """Subsets of a given size with a given sum."""
 
+import functools
 import itertools
 import math
 import random
+from collections import Counter
 from typing import NamedTuple
 
 from mechprobe.evals.skills.family import Family, rung
 
 N_NUMBERS = (4, 5, 6, 7, 8, 9)
 SIZES = (2, 2, 3, 3, 4, 4)
-LARGEST = (9, 10, 12, 14, 16, 18)
-"""How many numbers, how many of them are chosen, and the largest number, by level."""
+LARGEST = (14, 14, 14, 14, 16, 18)
+MOST = (2, 2, 3, 4, 6, 9)
+"""How many numbers, how many of them are chosen, the largest number, and the largest answer that is drawn, by level."""
 
 
 class Chosen(NamedTuple):
@@ -25,6 +28,7 @@ class SubsetSums(Family):
     """`CHOOSE 2:1,4,5,8=9?`: two subsets of two numbers add up to 9."""
 
     name, skill, domain = "subset_sums", "enumeration", "mathematics"
+    version = 2
     keyword, alias = "CHOOSE", "SELECT"
     answer_form = "integer"
     max_answer_chars = 3
@@ -40,10 +44,17 @@ class SubsetSums(Family):
         return {"numbers": N_NUMBERS[level - 1], "size": SIZES[level - 1], "largest": LARGEST[level - 1]}
 
     def draw(self, rng: random.Random, level: int) -> Chosen:
-        """Draw the numbers; the sum is that of a drawn subset, or within two of it."""
-        numbers = sorted(rng.sample(range(1, LARGEST[level - 1] + 1), N_NUMBERS[level - 1]))
-        total = sum(rng.sample(numbers, SIZES[level - 1])) + rng.choice((0, 0, 0, -2, -1, 1, 2))
-        return Chosen(tuple(numbers), SIZES[level - 1], total)
+        """Draw the answer, then numbers that have such a sum, and one of their sums with that answer.
+
+        So no answer is much more frequent than others. A sum with the answer 0 is within the range of the sums.
+        """
+        wanted, size = rng.randint(0, MOST[level - 1]), SIZES[level - 1]
+        while True:
+            numbers = sorted(rng.sample(range(1, LARGEST[level - 1] + 1), N_NUMBERS[level - 1]))
+            found = Counter(map(sum, itertools.combinations(numbers, size)))
+            totals = [total for total in range(min(found), max(found) + 1) if found[total] == wanted]
+            if totals:
+                return Chosen(tuple(numbers), size, rng.choice(totals))
 
     def level_of(self, problem: Chosen) -> int:
         """From how many numbers there are."""
@@ -82,8 +93,13 @@ class SubsetSums(Family):
         return math.comb(len(problem.numbers), problem.size)
 
     def guesses(self, problem: Chosen) -> range:
-        """From none to all subsets of the size."""
-        return range(math.comb(len(problem.numbers), problem.size) + 1)
+        """From none to the most subsets of the size that can have one sum: that of 1, 2, 3, ... has most (Stanley 1980)."""
+        return range(_most(len(problem.numbers), problem.size) + 1)
+
+
+@functools.cache
+def _most(n: int, size: int) -> int:
+    return max(Counter(map(sum, itertools.combinations(range(n), size))).values())
 
 
 FAMILY = SubsetSums()

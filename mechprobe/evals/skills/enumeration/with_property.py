@@ -9,10 +9,10 @@ from mechprobe.evals.skills.family import Family, rung, set_text
 N_BOXES = (4, 5, 6, 8, 10, 12)
 """Boxes in the text, by level."""
 RELATIONS = {
-    ">": "more than {bound}",
-    "<": "fewer than {bound}",
-    "=": "exactly {bound}",
-    "!": "any number but {bound} of",
+    ">": "more than {coins}",
+    "<": "fewer than {coins}",
+    "=": "exactly {coins}",
+    "!": "a number of coins other than {bound}",
 }
 
 
@@ -29,13 +29,14 @@ class WithProperty(Family):
     """`WHICH b4a7c2d9>5?`: `{a,d}`."""
 
     name, skill, domain = "with_property", "enumeration", "non_reasoning_qa"
+    version = 2
     keyword, alias = "WHICH", "LETTERS"
     answer_form = "set"
     max_answer_chars = 30
     templates = (
-        "{text} Which boxes hold {condition} coins? List their letters.",
-        "Read the text and name all boxes that hold {condition} coins. {text}",
-        "{text} Go through the text and collect the letter of every box with {condition} coins in it.",
+        "{text} Which boxes hold {condition}? List their letters.",
+        "Read the text and name all boxes that hold {condition}. {text}",
+        "{text} Go through the text and collect the letter of every box that holds {condition}.",
     )
 
     def knobs(self, level: int) -> dict[str, int]:
@@ -60,11 +61,9 @@ class WithProperty(Family):
 
     def fields(self, problem: Boxes) -> dict[str, str]:
         """The text and the condition."""
-        sentences = (
-            f"Box {name} holds {n} coin{'s' if n != 1 else ''}."
-            for name, n in zip(problem.names, problem.coins, strict=True)
-        )
-        return {"text": " ".join(sentences), "condition": RELATIONS[problem.relation].format(bound=problem.bound)}
+        sentences = (f"Box {name} holds {_coins(n)}." for name, n in zip(problem.names, problem.coins, strict=True))
+        condition = RELATIONS[problem.relation].format(bound=problem.bound, coins=_coins(problem.bound))
+        return {"text": " ".join(sentences), "condition": condition}
 
     def _found(self, problem: Boxes) -> list[tuple[str, int]]:
         """The boxes in the order of the text."""
@@ -106,6 +105,10 @@ class WithProperty(Family):
         """Draw such a set."""
         bits = rng.randint(1, 2 ** len(problem.names) - 2)
         return set_text(sorted(name for i, name in enumerate(problem.names) if bits >> i & 1))
+
+
+def _coins(n: int) -> str:
+    return f"{n} coin{'s' if n != 1 else ''}"
 
 
 FAMILY = WithProperty()
