@@ -79,6 +79,15 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
+def require_stage(folder: Path | str, name: str) -> dict[str, Any]:
+    """The manifest of a finished folder of the stage ``name``; `ArtifactError` if it is another stage's or not finished."""
+    manifest = read_manifest(folder)
+    if manifest["stage"] != name:
+        article = "an" if name[0] in "aeiou" else "a"
+        raise ArtifactError(f"{folder} is not {article} {name} stage; give the folder of `mechprobe {name}`.")
+    return manifest
+
+
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """sha256 of a manifest without its key ``digest``, where this value is kept."""
     return sha256_bytes(dump_json({key: value for key, value in manifest.items() if key != "digest"}).encode())

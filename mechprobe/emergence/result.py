@@ -11,7 +11,7 @@ from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.results import IntervalNumbers, Number, Result
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import require_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,8 +220,7 @@ class Emergence(Result):
             ArtifactError: The folder is missing, unfinished or another stage's, or its file is damaged.
         """
         folder = Path(path)
-        if read_manifest(folder)["stage"] != "emergence":
-            raise ArtifactError(f"{folder} is not an emergence stage; give the folder of `mechprobe emergence`.")
+        require_stage(folder, "emergence")
         data = read_json(folder / RESULT_FILE)
         stored = {key: value for key, value in data.items() if key not in ("over_seeds", "interval_notes")}
         return cls.checked({**stored, "folder": folder}, folder / RESULT_FILE)

@@ -11,7 +11,7 @@ from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.results import Number, Result
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import require_stage
 from mechprobe.statistics import Interval
 
 if TYPE_CHECKING:
@@ -218,6 +218,5 @@ class DivergenceResult(Result):
             ArtifactError: The folder is missing, unfinished or another stage's, or its file is damaged.
         """
         folder = Path(path)
-        if read_manifest(folder)["stage"] != "drift":
-            raise ArtifactError(f"{folder} is not a drift stage; give the folder of `mechprobe drift`.")
+        require_stage(folder, "drift")
         return cls.checked({**read_json(folder / RESULT_FILE), "folder": folder}, folder / RESULT_FILE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, COLUMNS
+from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, COLUMNS, cell_source
 from mechprobe.drift.divergence.metrics import metrics_of
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
@@ -34,7 +34,7 @@ def sums_frame(folder: Path) -> "pd.DataFrame":
         entries = [described["sequences"][str(sequence)] for sequence in keys[:, 0].tolist()]
         columns |= {field: [entry[field] for entry in entries] for field in _fields(entries)}
         columns["source"] = [
-            _source(entry, bucket, described["base"])
+            cell_source(entry["writer"], described["base"], bucket)
             for entry, bucket in zip(entries, keys[:, 2].tolist(), strict=True)
         ]
         columns |= {"token_class": _named(CLASSES, keys[:, 1]), "bucket": _named(BUCKETS, keys[:, 2])}
@@ -49,13 +49,6 @@ def _fields(entries: list[dict[str, Any]]) -> list[str]:
 
 def _named(names: Sequence[str], indices: ndarray) -> list[str]:
     return [str(names[index]) for index in indices.tolist()]
-
-
-def _source(entry: dict[str, Any], bucket: int, base: str) -> str:
-    """Source of a cell, as in the table."""
-    if bucket == BUCKETS.index("prompt"):
-        return "prompt"
-    return "gold" if not entry["writer"] else "base" if entry["writer"] == base else "own"
 
 
 def paired_difference(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, COLUMNS
+from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, COLUMNS, cell_source
 from mechprobe.drift.divergence.metrics import metrics_in, metrics_of
 from mechprobe.drift.divergence.result import DivergenceRow
 from mechprobe.statistics import cluster_draws
@@ -44,9 +44,8 @@ def _sources(base: str, keys: ndarray, sequences: Sequences) -> list[tuple[str, 
     found: list[tuple[str, float | None]] = []
     for sequence, _, bucket in keys.tolist():
         entry = sequences[sequence]
-        writer = entry["writer"]
-        name = "gold" if not writer else "base" if writer == base else "own"
-        found.append(("prompt", None) if bucket == BUCKETS.index("prompt") else (name, entry["temperature"]))
+        name = cell_source(entry["writer"], base, bucket)
+        found.append((name, None if name == "prompt" else entry["temperature"]))
     return found
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import TokenSequence, special_token_ids
-from mechprobe.drift.divergence.columns import BUCKETS, CLASSES
+from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, Source, source_of
 from mechprobe.drift.divergence.config import DriftConfig
 from mechprobe.evals.skills.labels import labels
 from mechprobe.features.examples.promoted import token_text
@@ -26,7 +26,6 @@ from mechprobe.records import Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Source = Literal["own", "base", "gold", "prompt"]
 """Where a continuation comes from: the model itself, base, or the prompts file; ``prompt`` are the prompts themselves."""
 
 CLASS_RULE = (
@@ -94,8 +93,7 @@ class DriftTexts:
 
     def source(self, index: int) -> Source:
         """Source of the continuation in a sequence, for each of its readers."""
-        writer = self.origins[index].model
-        return "gold" if writer == "" else "base" if writer == self.base else "own"
+        return source_of(self.origins[index].model, self.base)
 
     def label(self, index: int) -> str:
         """Source and temperature of the continuation in a sequence as one word: ``own@1.0``, ``gold``."""

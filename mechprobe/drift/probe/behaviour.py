@@ -22,8 +22,9 @@ from mechprobe.drift.probe.behaviour_result import (
 )
 from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.profile import Norm, norm_interval
-from mechprobe.drift.probe.scores import ItemScores, Level, Resampled, corrected_interval, resample
+from mechprobe.drift.probe.scores import ItemScores, Level, Resampled, resample
 from mechprobe.emergence.arms import Arm
+from mechprobe.evals.skills.summary import above_chance
 from mechprobe.score_intervals import Z
 from mechprobe.statistics import Interval, holm, paired_difference, sign_flip_exact
 
@@ -63,7 +64,7 @@ class Analysis:
         found: dict[str, dict[str, Score]] = {model: {} for model in self.scores.models}
         for group, chance in zip(self.scores.groups(level), self.scores.chances(level).tolist(), strict=True):
             for model, raw in zip(self.scores.models, self.scores.intervals(level, group), strict=True):
-                found[model][group] = Score(raw=raw, corrected=corrected_interval(raw, chance), chance=chance)
+                found[model][group] = Score(raw=raw, corrected=above_chance(raw, float(chance)), chance=chance)
         return found
 
     def gains(self, model: str) -> dict[str, Gain]:

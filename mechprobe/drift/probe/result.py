@@ -7,10 +7,9 @@ from pydantic import Field
 
 from mechprobe.drift.probe.behaviour_result import Behaviour, NormNumbers
 from mechprobe.environment import require
-from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.results import IntervalNumbers, Number, Result
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import require_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +143,6 @@ class ProbeResult(Result):
             ArtifactError: The folder is missing, unfinished or another stage's, or its file is damaged.
         """
         folder = Path(path)
-        if read_manifest(folder)["stage"] != "probe":
-            raise ArtifactError(f"{folder} is not a probe stage; give the folder of `mechprobe probe`.")
+        require_stage(folder, "probe")
         data: dict[str, Any] = read_json(folder / RESULT_FILE)
         return cls.checked({**data, "folder": folder}, folder / RESULT_FILE)

@@ -115,12 +115,6 @@ def corrected(
     return (score - chance) / (1 - chance)
 
 
-def corrected_interval(found: Interval, chance: float) -> Interval:
-    """`corrected` of a score with its interval."""
-    value, low, high = (float((part - chance) / (1 - chance)) for part in found[:3])
-    return Interval(value, low, high, found.n)
-
-
 @dataclass(frozen=True)
 class Resampled:
     """Profiles of bootstrap draws, chance-corrected.

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mechprobe.environment import require
-from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.formatting import MISSING, same_decimals
 from mechprobe.results import Number, Result
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import require_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,6 +173,5 @@ class WeightsResult(Result):
             ArtifactError: The folder is missing, unfinished or another stage's, or its file is damaged.
         """
         folder = Path(path)
-        if read_manifest(folder)["stage"] != "weights":
-            raise ArtifactError(f"{folder} is not a weights stage; give the folder of `mechprobe weights`.")
+        require_stage(folder, "weights")
         return cls.checked({**read_json(folder / RESULT_FILE), "folder": folder}, folder / RESULT_FILE)

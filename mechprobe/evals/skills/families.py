@@ -1,6 +1,7 @@
 """The lab's five skills: level 1 of one family each, with an opening word of their own and with wrong answers."""
 
 import random
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from mechprobe.evals.skills.calculation import sums
@@ -19,7 +20,7 @@ from mechprobe.evals.skills.simulation.digit_machine import OPERATIONS, Run, sta
 __all__ = ["Chain", "Claim", "Count", "LabSkill", "Run", "Sum", "single_facts", "states", "world"]
 
 
-class LabSkill:
+class LabSkill(ABC):
     """A skill of the lab: problems of level 1 of one family.
 
     Attributes:
@@ -53,9 +54,9 @@ class LabSkill:
         """Write the worked steps, without marker and answer."""
         return self.family.scratch(problem)
 
+    @abstractmethod
     def wrong_answer(self, problem: Any, rng: random.Random) -> str:
         """Draw a wrong answer in the same format."""
-        raise NotImplementedError
 
 
 class Calculation(LabSkill):

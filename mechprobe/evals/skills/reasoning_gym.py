@@ -4,7 +4,6 @@ Only tasks with one short right answer are taken. reasoning-gym states no chance
 and the trace is the boxed answer. Questions overlap between seeds there; here the id hashes the question.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from mechprobe.evals.scorers.final_answer import AnswerForm
 from mechprobe.evals.skills.family import LEVELS
 from mechprobe.evals.skills.item import SkillItem, item_id
 from mechprobe.evals.skills.registry import CHAT, check_choice
-from mechprobe.evals.skills.splits import SPLITS, TEST_IN, TRAIN
+from mechprobe.evals.skills.splits import SPLITS, TEST_IN, TRAIN, TRAIN_PERCENT, bucket_of
 
 TASKS: dict[str, tuple[str, str, AnswerForm]] = {
     "gcd": ("calculation", "mathematics", "integer"),
@@ -33,7 +32,6 @@ TASKS: dict[str, tuple[str, str, AnswerForm]] = {
 """Task of reasoning-gym → skill, domain and form of the answer. The assignment to cells is ours."""
 PREFIX = "rg_"
 """Begins the family of every item."""
-_TRAIN_PERCENT = 70
 
 
 def items(task: str, *, n: int, seed: int, level: int = 1, split: str | None = None) -> list[SkillItem]:
@@ -88,12 +86,11 @@ def _draw(task: str, size: int, seed: int, level: int) -> Iterator[SkillItem]:
 def _item(task: str, question: str, answer: str, level: int) -> SkillItem:
     skill, domain, form = TASKS[task]
     identity = item_id(PREFIX + task, question)
-    bucket = int(hashlib.sha256(identity.encode()).hexdigest(), 16) % 100
     boxed = f"\\boxed{{{answer}}}"
     return SkillItem(
         id=identity, skill=skill, prompt=f"{question}\nGive the final answer in \\boxed{{}}.", answer=answer,
         trace=f"The answer is {boxed}.", domain=domain, family=PREFIX + task, level=level,
-        split=TRAIN if bucket < _TRAIN_PERCENT else TEST_IN, rendering=CHAT, answer_form=form,
+        split=TRAIN if bucket_of(identity) < TRAIN_PERCENT else TEST_IN, rendering=CHAT, answer_form=form,
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ TEST_OUT_TEMPLATE, TEST_OUT_FAMILY = "test_out_template", "test_out_family"
 SPLITS = (TRAIN, TEST_IN, TEST_OUT_PARAM, TEST_OUT_TEMPLATE, TEST_OUT_FAMILY)
 """`train` and `test_in` share levels, wording and families. The others hold out one of these: the range of the parameters
 (level 6), the wording (and the compact keyword, where a family has another), or the whole family."""
-_SHARES = ((70, TRAIN), (85, TEST_IN), (100, TEST_OUT_TEMPLATE))
+TRAIN_PERCENT = 70
+_SHARES = ((TRAIN_PERCENT, TRAIN), (85, TEST_IN), (100, TEST_OUT_TEMPLATE))
 """Upper bounds of the hash bucket, 0 to 99."""
 
 
@@ -20,9 +21,13 @@ def split_of(family: Family, problem: Any, level: int) -> str:
         return TEST_OUT_FAMILY
     if level == BEYOND:
         return TEST_OUT_PARAM
-    key = family.extras(problem).get("pair") or family.id(problem)
-    bucket = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100
+    bucket = bucket_of(family.extras(problem).get("pair") or family.id(problem))
     return next(name for bound, name in _SHARES if bucket < bound)
+
+
+def bucket_of(key: str) -> int:
+    """A number from 0 to 99 by the hash of an id."""
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100
 
 
 def template_of(family: Family, identity: str, split: str) -> int:

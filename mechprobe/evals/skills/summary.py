@@ -148,7 +148,7 @@ def _row(by: Group, name: str, scores: Sequence[ItemScore]) -> SkillRow:
         unparsed=sum(not score.parsed and not score.cut for score in scores),
         cut=sum(score.cut for score in scores),
         chance=chance,
-        corrected=_above_chance(boxed, chance),
+        corrected=above_chance(boxed, chance),
         diagnostic=_diagnostic(diagnostic) if diagnostic else None,
     )
 
@@ -164,11 +164,12 @@ def share(scores: Iterable[ItemScore], verdict: Callable[[ItemScore], bool | Non
     return clustered_interval([sum(values) for values in found.values()], [len(values) for values in found.values()])
 
 
-def _above_chance(boxed: Interval, chance: float) -> Interval:
+def above_chance(found: Interval, chance: float) -> Interval:
+    """A score on the scale on which a random answerer has 0 and an oracle 1: (score − chance) / (1 − chance); NaN for chance 1."""
     if not chance < 1:
-        return Interval(nan, nan, nan, boxed.n)
-    value, low, high = ((end - chance) / (1 - chance) for end in boxed[:3])
-    return Interval(value, low, high, boxed.n)
+        return Interval(nan, nan, nan, found.n)
+    value, low, high = (float((end - chance) / (1 - chance)) for end in found[:3])
+    return Interval(value, low, high, found.n)
 
 
 def _diagnostic(scores: Sequence[ItemScore]) -> DiagnosticScores:

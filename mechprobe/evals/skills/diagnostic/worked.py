@@ -1,6 +1,7 @@
 """Worked solutions as chains of steps, in which one step may be wrong: what the diagnostic families of numbers share."""
 
 import random
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -61,21 +62,21 @@ class WorkedFamily(Family):
     """Steps, and the largest value, by level."""
     largest_start: ClassVar[int] = 99
 
+    @abstractmethod
     def operation(self, rng: random.Random, value: int) -> str:
         """Draw an operation that can follow on a value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, value: int, operation: str) -> int:
         """Apply an operation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, value: int, operation: str) -> int:
         """Apply an operation by another algorithm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spelled(self, operation: str) -> str:
         """An operation of the statement, in words."""
-        raise NotImplementedError
 
     def knobs(self, level: int) -> dict[str, int]:
         """Steps and the largest value."""
