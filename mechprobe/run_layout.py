@@ -101,6 +101,11 @@ class RunLayout:
         """One folder per null, beside the features."""
         return self.features.absolute().parent / "nulls"
 
+    @property
+    def contexts(self) -> Path:
+        """What every live feature reads and promotes, beside the features."""
+        return self.features.absolute().parent / "contexts"
+
 
 def holds_stages(folder: Path) -> bool:
     """Whether a folder holds at least one stage of the chain."""

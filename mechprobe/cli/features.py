@@ -84,6 +84,7 @@ def _measured(run: "Run", kinds: "list[NullKind]", seeds: int | None) -> Any:
     from mechprobe.features.validation.stage import finished_nulls, finished_stability, measure_null, measure_stability
 
     analysis = run.features()
+    run.contexts()
     shared: dict[str, Any] = {
         "crosscoder": run.layout.crosscoder, "cache": run.layout.cache, "config": run.config.features,
         "nulls": run.config.nulls, "device": run.config.device, "force": run.force,

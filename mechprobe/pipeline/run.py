@@ -13,6 +13,7 @@ from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.stage import check_lengths, check_source, evaluate_outcomes, load_outcomes
 from mechprobe.evals.tasks import Task, split_tasks
+from mechprobe.features.contexts.stage import collect_contexts
 from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable, require_table_packages
@@ -194,6 +195,23 @@ class Run(SideStages):
             device=self.config.device,
         )
 
+    def contexts(self) -> Path | None:
+        """Write contexts and promoted tokens of every live feature to ``contexts/``, which the explorer shows.
+
+        None without models, whose tokenizer and unembeddings are needed.
+        """
+        if not self.config.models:
+            return None
+        return collect_contexts(
+            crosscoder=self.layout.crosscoder,
+            cache=self.layout.cache,
+            features=self.layout.features,
+            family=self.family,
+            out=self.layout.contexts,
+            config=self.config.features,
+            device=self.config.device,
+        )
+
     def label(self, labeler: Labeler, *, name: str | None = None) -> Labels:
         """Label every feature that has examples with your function, and keep the labels in ``labels.json``.
 
@@ -260,9 +278,11 @@ class Run(SideStages):
         )
 
     def report(self) -> Path:
-        """Write the report page."""
+        """Write the report and the feature explorer."""
         from mechprobe.report.stage import report
 
+        if (self.layout.features / MANIFEST).is_file():
+            self.contexts()
         if (self.layout.selection / MANIFEST).is_file() and (self.layout.features / MANIFEST).is_file():
             self.examples()
         return report(self.folder)

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from mechprobe.dictionary.readout import model_scale
@@ -19,6 +20,12 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.unembedding import unembedding
 from sae_training import Crosscoder
+
+Ends = tuple[Int[ndarray, "feature n"], Float[ndarray, "feature n"]]
+"""Ids of tokens, and their effects."""
+_CHUNK = 256
+"""Directions that are unembedded at a time; each has one logit per token."""
+_SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,44 @@ def promoted_tokens(
     Raises:
         ModelError: The model's final norm or unembedding has an unknown form.
     """
-    logits = unembedding(model).logits(directions, norm=final_norm == "scale")[:, : len(tokenizer)].cpu()
-    return [PromotedTokens(_ends(row, tokenizer, n, 1), _ends(row, tokenizer, n, -1)) for row in logits]
+    both = promoted_ids(model, directions, len(tokenizer), n=n, final_norm=final_norm)
+    promoted, suppressed = ([_effects(tokenizer, *row) for row in zip(*ends, strict=True)] for ends in both)
+    return [PromotedTokens(*ends) for ends in zip(promoted, suppressed, strict=True)]
+
+
+def _effects(tokenizer: Any, ids: Int[ndarray, " n"], values: Float[ndarray, " n"]) -> tuple[TokenEffect, ...]:
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return tuple(TokenEffect(token_text(tokenizer, token), token, round(value, 4)) for token, value in pairs)
+
+
+def promoted_ids(
+    model: LanguageModel,
+    directions: Float[Tensor, "feature d_model"],
+    n_tokens: int,
+    *,
+    n: int = 8,
+    final_norm: FinalNorm = "scale",
+) -> tuple[Ends, Ends]:
+    """Ids and effects of the tokens that `promoted_tokens` gives, promoted and suppressed, as arrays.
+
+    Args:
+        model, directions, n, final_norm: As there.
+        n_tokens: Ids from this number on are no tokens.
+    """
+    unembed = unembedding(model)
+    ends: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
+    for chunk in directions.split(_CHUNK):
+        logits = unembed.logits(chunk, norm=final_norm == "scale")[:, :n_tokens].cpu()
+        for sign, end in zip((1, -1), ends, strict=True):
+            ids = _strongest(logits * sign, n)
+            end.append((ids, logits.gather(1, ids)))
+    promoted, suppressed = ([torch.cat(part).numpy() for part in zip(*end, strict=True)] for end in ends)
+    return (promoted[0], promoted[1]), (suppressed[0], suppressed[1])
 
 
 def check_unembedding(model: LanguageModel) -> None:
     """Raise `ModelError` where the unembedding of a model cannot be used; called before hours of other work."""
-    with _unloaded_afterwards(model):
+    with unloaded_afterwards(model):
         unembedding(model)
 
 
@@ -86,7 +124,7 @@ def promoted_by_features(
     scale = model_scale(crosscoder).detach()
     for index, name in enumerate(crosscoder.model_names):
         directions = crosscoder.W_dec[list(features), index].detach() * scale[index]
-        with _unloaded_afterwards(family[name]) as model:
+        with unloaded_afterwards(family[name]) as model:
             by_model[name] = promoted_tokens(model, directions, family.tokenizer, n=n, final_norm=final_norm)
     return [
         {"final_norm": final_norm, "models": {name: asdict(found[index]) for name, found in by_model.items()}}
@@ -95,7 +133,7 @@ def promoted_by_features(
 
 
 @contextmanager
-def _unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
+def unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
     """Release weights that are loaded inside the block."""
     loaded = "hf" in model.__dict__
     try:
@@ -105,9 +143,17 @@ def _unloaded_afterwards(model: LanguageModel) -> Iterator[LanguageModel]:
             model.release()
 
 
-def _ends(logits: Float[Tensor, " vocab"], tokenizer: Any, n: int, sign: int) -> tuple[TokenEffect, ...]:
-    ids = torch.argsort(logits * sign, descending=True, stable=True)[:n].tolist()
-    return tuple(TokenEffect(token_text(tokenizer, token), token, round(float(logits[token]), 4)) for token in ids)
+def _strongest(logits: Float[Tensor, "feature vocab"], n: int) -> Int[Tensor, "feature n"]:
+    """Ids of the ``n`` largest logits of each row, largest first; of equal ones the lower id comes first."""
+    spare = min(n + _SPARE, logits.shape[1])
+    ids = logits.topk(spare).indices.sort(dim=1).values
+    values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    found = ids.gather(1, order)[:, :n]
+    # topk may leave out the lower ids of a tie that goes on behind its end.
+    tied = values[:, min(n, spare) - 1] == values[:, -1] if spare < logits.shape[1] else torch.zeros(0, dtype=torch.bool)
+    for row in tied.nonzero().flatten().tolist():
+        found[row] = torch.argsort(logits[row], descending=True, stable=True)[:n]
+    return found
 
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"

@@ -7,6 +7,7 @@ the samples of disjoint rows merge into the sample of their union. Cut at its qu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ class RandomRows:
         Their numbers of active rows differ by at most one. Rows of equal activation are ordered by row, so each row is in one
         quantile.
         """
-        kept = self.index == self.features.index(feature)
+        place = self._places[feature]
+        kept = slice(*np.searchsorted(self.index, (place, place + 1)))
         row, value, priority = self.row[kept], self.value[kept], self.priority[kept]
         order = np.lexsort((row, value))
         found, n = [], min(n, len(order))
@@ -90,6 +92,11 @@ class RandomRows:
             smallest, largest = float(value[part[0]]), float(value[part[-1]])
             found.append(Quantile(number / n, (number + 1) / n, smallest, largest, tuple(row[drawn].tolist())))
         return found
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Index of every feature in ``features``."""
+        return {feature: place for place, feature in enumerate(self.features)}
 
     def _priority(self, index: Int[ndarray, " entry"], row: Int[ndarray, " entry"]) -> ndarray:
         feature = np.asarray(self.features, dtype=np.uint64)
@@ -108,13 +115,18 @@ class RandomRows:
 
 @torch.no_grad()
 def collect_random_rows(
-    crosscoder: Crosscoder, store: RowStore, features: Sequence[int], config: FeaturesConfig
+    crosscoder: Crosscoder,
+    store: RowStore,
+    features: Sequence[int],
+    config: FeaturesConfig,
+    *,
+    size: int = POOL_ROWS,
 ) -> RandomRows:
-    """Sample rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
+    """Sample ``size`` rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
 
     The sequences of a store are in random order, so its first rows are a random part of it.
     """
-    sample = RandomRows.empty(features, seed=config.quantile_seed)
+    sample = RandomRows.empty(features, seed=config.quantile_seed, size=size)
     limits = [store.n_rows, *(n for n in (config.max_rows, config.quantile_rows) if n is not None)]
     for rows, x in row_batches(store, config, groups=[range(min(limits))], label="random contexts"):
         acts = crosscoder.encode(x.to(crosscoder.device))[:, list(features)]

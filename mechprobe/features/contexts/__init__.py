@@ -1,0 +1,1 @@
+"""Contexts and promoted tokens of every live feature as Parquet files."""
