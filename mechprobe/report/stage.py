@@ -9,6 +9,7 @@ from mechprobe.environment import require
 from mechprobe.errors import DependencyError
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
+from mechprobe.report.explorer.pages import write_explorer
 from mechprobe.report.pages.drift import drift_page
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
+EXPLORER = "features"
+"""Folder of the explorer inside the report."""
 
 
 def build_report(files: RunFiles, config: ReportConfig) -> Report:
@@ -81,7 +84,8 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
         for name, text in pages.items():
             write_text(stage.folder / name, text)
         content.save(stage.folder / "report.json")
-        stage.finish(outputs=[*pages, "report.json", *pictures])
+        explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
+        stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
 
 

@@ -72,7 +72,7 @@ def examples_page(files: RunFiles) -> str | None:
         return None
     selected = [feature for feature in files.selected if feature in files.examples]
     order = [*selected, *(feature for feature in files.examples if feature not in selected)]
-    labels, n_stale = _current_labels(files)
+    labels, n_stale = current_labels(files)
     return (
         environment()
         .get_template("examples.html.j2")
@@ -92,7 +92,7 @@ def examples_page(files: RunFiles) -> str | None:
     )
 
 
-def _current_labels(files: RunFiles) -> tuple[dict[int, str], int]:
+def current_labels(files: RunFiles) -> tuple[dict[int, str], int]:
     """Labels of the current examples, and the number of labels of other examples."""
     found = files.labels
     if found is None:
