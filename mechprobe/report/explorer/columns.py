@@ -58,9 +58,8 @@ def feature_columns(files: RunFiles, summary: Mapping[str, Any]) -> FeatureColum
         raise ArtifactError(f"{path} cannot be read ({error}); make it again with --force.") from None
     frame = frame.loc[~frame["dead"]].reset_index(drop=True)
     details = {name: _numbers(frame[name]) for name in frame if str(name).startswith(_OF_FEATURE)}
-    found = _table_columns(summary["models"], summary["base"])
-    values = {key: details[key] for key, _, _ in found}
-    scores = _scores(files)
+    first, last = _table_columns(summary["models"], summary["base"])
+    scores, ranked, values = _scores(files), [], {}
     ids = frame["feature"].to_numpy()
     for name in scores.rankings if scores else ():
         of_tasks = scores.values(name)  # pyright: ignore[reportOptionalMemberAccess]
@@ -68,26 +67,29 @@ def feature_columns(files: RunFiles, summary: Mapping[str, Any]) -> FeatureColum
         if name in ("joint", (files.selection or {}).get("ranking")):
             title = RANKING_NAMES[name]
             values[name] = relative_values(of_tasks).min(axis=0)[ids]
-            found.append((name, title, f"Smallest over the tasks of {title} as a share of the task's largest value"))
+            ranked.append((name, title, f"Smallest over the tasks of {title} as a share of the task's largest value"))
+    values |= {key: details[key] for key, _, _ in (*first, *last)}
+    found = (*first, *ranked, *last)
     return FeatureColumns(
         frame, [{"key": key, "title": title, "help": text} for key, title, text in found], values, details
     )
 
 
-def _table_columns(models: list[str], base: str) -> list[tuple[str, str, str]]:
-    """Key, title and explanation of the columns that come from the feature table."""
+def _table_columns(models: list[str], base: str) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """Key, title and explanation of the columns before those of the rankings, and after them."""
     tuned = [name for name in models if name != base]
-    columns = [
+    first = [
         (f"nrn_{name}", f"NRN {name}", f"Decoder norm in {name} over the sum of those in {base} and {name}")
         for name in tuned
     ]
-    columns.append(("density_joint", "density", "Share of tokens on which the feature is active (joint read-out)"))
-    for kind in ("error", "reconstruction"):
-        columns += [
-            (f"nu_{kind}_{name}", f"ν {kind[:3]}. {name}", f"Latent scaling on the {kind}: {base} over {name}")
-            for name in tuned
-        ]
-    return columns + [(f"mas_{name}", f"MAS {name}", f"Share of {name} in the sum of decoder norms") for name in models]
+    first.append(("density_joint", "density", "Share of tokens on which the feature is active (joint read-out)"))
+    last = [
+        (f"nu_{kind}_{name}", f"ν {kind[:3]}. {name}", f"Latent scaling on the {kind}: {base} over {name}")
+        for kind in ("error", "reconstruction")
+        for name in tuned
+    ]
+    last += [(f"mas_{name}", f"MAS {name}", f"Share of {name} in the sum of decoder norms") for name in models]
+    return first, last
 
 
 def _numbers(column: Any) -> Float[ndarray, " live"]:

@@ -125,6 +125,7 @@ async function openFeatures() {
   document.body.classList.toggle("opened", open >= 0);
   pane.hidden = open < 0;
   if (open < 0) {
+    document.body.classList.remove("two");
     pane.replaceChildren();
     return;
   }
@@ -151,7 +152,7 @@ function showFeatures() {
   };
   const waiting = app.state.pin >= 0 && app.features.length === 1;
   const pane = document.getElementById("pane");
-  pane.classList.toggle("two", app.features.length > 1);
+  document.body.classList.toggle("two", app.features.length > 1);
   pane.replaceChildren(...(waiting ? [el("p.soft.hint", { role: "status" }, "Choose another feature in the table to compare.")] : []), ...app.features.map((feature) => featurePage(feature, { difference: Boolean(app.difference), pinned: feature.place === app.state.pin, actions })));
 }
 
@@ -252,6 +253,7 @@ explorer.started = () => {
     app.update(before);
   });
   document.body.dataset.ready = "yes";
+  requestAnimationFrame(() => requestAnimationFrame((now) => (document.body.dataset.painted = now)));
 };
 
 startTheme();

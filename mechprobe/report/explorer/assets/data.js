@@ -81,6 +81,7 @@ async function readFeature(place) {
     details,
     contexts: shard.contexts ? readContexts(shard.contexts, local) : [],
     promoted: shard.promoted ? readPromoted(shard.promoted, local) : [],
+    courses: (shard.courses && shard.courses[table.feature[place]]) || [],
   };
 }
 

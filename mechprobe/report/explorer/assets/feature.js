@@ -54,11 +54,45 @@ function editsOf(feature) {
   return rank < 0 ? [] : explorer.table.edits.filter(({ size }) => rank < size).sort((a, b) => a.size - b.size);
 }
 
+function setOf({ set, size }) {
+  return size === 1 ? "this feature alone" : set.endsWith(String(size)) ? inert(set) : `${inert(set)} (${size} features)`;
+}
+
 function editTable(edits) {
   const { tasks } = explorer.table;
   const named = tasks.filter((task) => edits.some((edit) => edit.tasks[task]));
-  const rows = edits.map((edit) => el("tr", {}, el("th", { scope: "row" }, inert(edit.title)), el("td", {}, edit.size === 1 ? "this feature alone" : `${inert(edit.set)} (${edit.size})`), el("td", {}, edit.pooled, edit.n ? el("span.soft", {}, ` n = ${edit.n}`) : ""), named.map((task) => el("td", {}, edit.tasks[task] || "–"))));
+  const rows = edits.map((edit) => el("tr", {}, el("th", { scope: "row" }, inert(edit.title)), el("td", {}, setOf(edit)), el("td", {}, edit.pooled.replaceAll("-", "−"), edit.n ? el("span.soft", {}, ` n = ${edit.n}`) : ""), named.map((task) => el("td", {}, (edit.tasks[task] || "–").replaceAll("-", "−")))));
   return scrolled("Edits", el("table.numbers", {}, headRow("edit", "set", "pooled", ...named), el("tbody", {}, rows)));
+}
+
+// Decoder norms of the matched feature of the dictionary over checkpoints, and its cosine to base's decoder.
+function courseSection({ arm, matched, cosine, progress, models, norms, cosines }) {
+  const [width, height, left, top] = [520, 150, 44, 12];
+  const chart = (values, highest, name, color) => {
+    const x = (i) => left + (width - left - 14) * progress[i];
+    const y = (value) => top + (height - top - 26) * (1 - value / highest);
+    const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "chart", "aria-label": `${name} by checkpoint: ${models.map((model, i) => `${inert(model)} ${number(values[i])}`).join(", ")}` });
+    for (const tick of [0, highest / 2, highest]) {
+      drawn.append(svg("line", { x1: left, x2: width - 14, y1: y(tick), y2: y(tick), class: "rule" }));
+      const text = svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" });
+      text.textContent = number(tick);
+      drawn.append(text);
+    }
+    drawn.append(svg("polyline", { points: values.map((value, i) => `${x(i)},${y(value)}`).join(" "), class: "course", stroke: color }));
+    values.forEach((value, i) => {
+      const title = svg("title");
+      title.textContent = `${inert(models[i])}: ${number(value)}`;
+      drawn.append(svg("circle", { cx: x(i), cy: y(value), r: 3.5, fill: color }, title));
+    });
+    for (const [i, anchor] of [[0, "start"], [models.length - 1, "end"]]) {
+      const text = svg("text", { x: x(i), y: height - 6, "text-anchor": anchor });
+      text.textContent = inert(models[i]);
+      drawn.append(text);
+    }
+    return el("figure", {}, el("figcaption.soft", {}, name), drawn);
+  };
+  const color = modelColor(arm);
+  return el("div.charts", {}, el("p.soft", {}, `Arm ${inert(arm)}: feature ${matched} of the dictionary over checkpoints, whose decoder in base has the cosine ${number(cosine)} with this feature's.`), chart(norms, Math.max(...norms) * 1.05, "decoder norm (L1)", color), chart(cosines.map((value) => Math.max(0, value)), 1, "cosine to base's decoder", color));
 }
 
 function section(title, note, ...content) {
@@ -66,10 +100,9 @@ function section(title, note, ...content) {
 }
 
 function factsLine(feature) {
-  const { selection, base } = explorer.table;
+  const { selection } = explorer.table;
   const facts = [el("span.class", {}, el("i.dot", { "--dot": classColor(feature.class) }), inert(feature.class))];
   if (feature.rank >= 0) facts.push(el("span", {}, `selected, ${feature.rank + 1} of ${selection.n}`));
-  for (const name of explorer.table.tuned) facts.push(el("span", {}, `NRN ${inert(name)} ${number(feature.details[`nrn_${name}`])}, cosine to ${inert(base)} ${number(pairOf(feature.details, "cosine", base, name))}`));
   facts.push(el("span", {}, `active on ${percent(feature.details.density_joint)} of tokens`));
   return el("p.facts", {}, facts);
 }
@@ -81,14 +114,14 @@ function featurePage(feature, { difference, pinned, actions }) {
   return el(
     "article.feature",
     { "aria-label": `Feature ${feature.id}`, tabindex: -1 },
-    el("div.title", {}, el("h2", {}, `Feature ${feature.id}`), el("span.fill"), el("button", { type: "button", title: "Put another feature beside this one (c)", "aria-pressed": String(pinned), onclick: () => actions.pin(feature.place) }, "Compare"), el("button", { type: "button", onclick: () => copy(markdownOf(feature)) }, "Copy as Markdown"), el("button", { type: "button", "aria-label": "Close feature", title: "Close (Escape)", onclick: () => actions.close(feature.place) }, "✕")),
+    el("div.title", {}, el("h2", {}, `Feature ${feature.id}`), el("span.fill"), el("button", { type: "button", title: "Put another feature beside this one (c)", "aria-pressed": String(pinned), onclick: () => actions.pin(feature.place) }, "Compare"), el("button", { type: "button", title: "Copy as Markdown", onclick: () => copy(markdownOf(feature)) }, "Copy"), el("button", { type: "button", "aria-label": "Close feature", title: "Close (Escape)", onclick: () => actions.close(feature.place) }, "✕")),
     feature.label ? el("p.label", {}, inert(feature.label), el("span.soft", {}, ` label by ${inert(table.labeler)}, not verified`)) : null,
     factsLine(feature),
     section("Models", null, modelTable(feature)),
-    feature.course ? courseSection(feature.course) : null,
-    table.tasks.length ? section("Attribution per task", "Over the samples that base gets wrong and the tuned model gets right. Bars compare the tasks of a column.", attributionTable(feature)) : null,
-    edits.length ? section("Edits", "Changes of accuracy in points (95 % interval) when sets with this feature were edited.", editTable(edits)) : null,
+    feature.courses.length ? section("Checkpoints", null, feature.courses.map(courseSection)) : null,
     feature.promoted.length ? section("Promoted tokens", "The decoder through each model's unembedding. Later blocks are skipped. Underlined tokens are not among those of base.", promotedTable(feature)) : null,
+    table.tasks.length ? section("Attribution per task", "Over the samples that base gets wrong and the tuned model gets right. Bars compare the tasks of a column.", attributionTable(feature)) : null,
+    edits.length ? section("Edits", null, el("details", {}, el("summary", {}, `${edits.length} edits of sets that contain this feature`), el("p.soft", {}, "Changes of accuracy in points, with 95 % intervals."), editTable(edits))) : null,
     el("section", {}, el("div.title", {}, el("h3", {}, "Contexts"), el("span.fill"), feature.contexts.length ? el("div.choice", { role: "group", "aria-label": "Contexts show" }, toggle("Activation", false), toggle(`Difference from ${inert(table.base)}`, true)) : null), feature.contexts.length ? el("p.soft", {}, difference ? "Blue tokens are more active than in base, orange ones less. " : "The shade is the activation as a share of the largest in the context. ", `Read-out of single models: ${inert(table.readout)}. A bar marks where a response begins.`) : el("p.soft", {}, "No contexts were kept. ", el("code", {}, "mechprobe features"), " with the models writes them; then make the report again."), contextSections(feature, difference)),
   );
 }
@@ -109,7 +142,7 @@ function markdownOf(feature) {
   ];
   if (table.tasks.length) parts.push(tableMarkdown(["task", ...names.map((name) => table.rankings[name])], table.tasks.map((task) => [escaped(task), ...names.map((name) => number(feature.details[`${name}.${task}`]))])));
   const edits = editsOf(feature);
-  if (edits.length) parts.push(tableMarkdown(["edit", "set", "pooled change in points"], edits.map((edit) => [escaped(edit.title), `${escaped(edit.set)} (${edit.size})`, edit.pooled])));
+  if (edits.length) parts.push(tableMarkdown(["edit", "set", "pooled change in points"], edits.map((edit) => [escaped(edit.title), escaped(setOf(edit)), edit.pooled])));
   for (const { model, promoted, suppressed } of feature.promoted) {
     parts.push(`- ${escaped(model)} promotes ${promoted.map(({ text }) => code(text)).join(" ")}; suppresses ${suppressed.map(({ text }) => code(text)).join(" ")}`);
   }

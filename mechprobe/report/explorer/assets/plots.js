@@ -1,7 +1,7 @@
 // Scatter plots of all live features on a canvas, with a brush, and the triangle of three models' MAS.
 "use strict";
 
-const EDGE = { left: 46, right: 12, top: 10, bottom: 34 };
+const EDGE = { left: 58, right: 12, top: 10, bottom: 34 };
 const NEAR = 9;
 
 class Plot {
@@ -175,7 +175,7 @@ function nrnPlot(name, controls, brushed) {
     for (let power = lowest; power <= 0; power++) {
       const [x, y] = plot.toPixel(0, scale(10 ** power));
       line(context, x, y, x + box.width, y);
-      context.fillText(power === 0 ? "100 %" : power > -4 ? `${+(100 * 10 ** power).toPrecision(1)} %` : `1e${power}`, x - 6, y);
+      context.fillText(percentOf(power), x - 6, y);
     }
     context.textAlign = "center";
     context.textBaseline = "top";
@@ -184,7 +184,7 @@ function nrnPlot(name, controls, brushed) {
       if (tick === 0.5) line(context, x, y, x, y - box.height);
       context.fillText(String(tick), x, y + 5);
     }
-    context.fillText(inert(`← ${table.base} · NRN ${name} · ${name} →`), box.left + box.width / 2, box.top + box.height + 19);
+    context.fillText(inert(`${table.base} only ←   NRN ${name}   → ${name} only`), box.left + box.width / 2, box.top + box.height + 19);
   };
   const plot = new Plot({
     title: "NRN and density",
@@ -197,6 +197,11 @@ function nrnPlot(name, controls, brushed) {
   });
   plot.scale = scale;
   return plot;
+}
+
+// 10 to some power, in percent.
+function percentOf(power) {
+  return power < -5 ? `1e${power + 2} %`.replace("-", "−") : `${power < -2 ? (100 * 10 ** power).toFixed(-2 - power) : 100 * 10 ** power} %`;
 }
 
 function line(context, x0, y0, x1, y1) {

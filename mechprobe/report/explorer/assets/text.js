@@ -34,16 +34,16 @@ function visible(token) {
   return inert(token.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")) || "∅";
 }
 
-// Three digits; small numbers as 1.2e-5.
+// Three digits; small numbers as 1.2e−5.
 function number(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size === 0) return "0";
-  if (size < 0.001) return value.toExponential(1);
-  return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : size >= 0.1 ? value.toFixed(2) : value.toFixed(3);
+  const digits = size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 ? 2 : 3;
+  const text = size === 0 ? "0" : size < 0.001 ? value.toExponential(1) : value.toFixed(digits);
+  return text.replaceAll("-", "−");
 }
 
-const signed = (value) => (value > 0 ? "+" : "") + number(value).replace("-", "−");
+const signed = (value) => (value > 0 ? "+" : "") + number(value);
 const percent = (value) => (Number.isFinite(value) ? `${number(100 * value)} %` : "–");
 const thousands = (value) => value.toLocaleString("en-US");
 
