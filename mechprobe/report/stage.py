@@ -9,7 +9,7 @@ from mechprobe.environment import require
 from mechprobe.errors import DependencyError
 from mechprobe.files import write_bytes, write_text
 from mechprobe.report.config import ReportConfig
-from mechprobe.report.explorer.pages import write_explorer
+from mechprobe.report.explorer.pages import has_explorer, write_explorer
 from mechprobe.report.pages.drift import drift_page
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
@@ -54,7 +54,7 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run: ``index.html``, ``examples.html``, ``drift.html``, ``report.md``, ``report.json``, ``figures/*.png``.
 
-    Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
+    ``features/index.html`` is the feature explorer. Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
     has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
 
     Args:
@@ -70,7 +70,8 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config)
     pictures = _pictures(files, content)
     content = content.model_copy(update={"figures": sorted(pictures)})
-    pages = {"index.html": _html(content, pictures, drift=bool(files.drift.folders)), "report.md": _markdown(content)}
+    links = {"drift": bool(files.drift.folders), "explorer": has_explorer(files)}
+    pages = {"index.html": _html(content, pictures, links), "report.md": _markdown(content)}
     if by_example := examples_page(files):
         pages["examples.html"] = by_example
     if by_drift := drift_page(files, _embedded(pictures)):
@@ -94,10 +95,8 @@ def report_markdown(run_dir: Path | str) -> str:
     return _markdown(build_report(RunFiles.read(run_dir), ReportConfig()))
 
 
-def _html(content: Report, pictures: dict[str, bytes], *, drift: bool) -> str:
-    return (
-        environment().get_template("report.html.j2").render(content.to_dict(), figures=_embedded(pictures), drift=drift)
-    )
+def _html(content: Report, pictures: dict[str, bytes], links: dict[str, bool]) -> str:
+    return environment().get_template("report.html.j2").render(content.to_dict(), figures=_embedded(pictures), **links)
 
 
 def _embedded(pictures: dict[str, bytes]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The numbers of every live feature that the explorer shows: the columns of its table, and those of a feature's page."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ class FeatureColumns:
         return self.frame["feature"].to_numpy()
 
 
-def feature_columns(files: RunFiles, summary: Mapping[str, Any]) -> FeatureColumns:
+def feature_columns(files: RunFiles) -> FeatureColumns:
     """Read the feature table, and the scores where features were selected.
 
     Raises:
@@ -58,7 +57,7 @@ def feature_columns(files: RunFiles, summary: Mapping[str, Any]) -> FeatureColum
         raise ArtifactError(f"{path} cannot be read ({error}); make it again with --force.") from None
     frame = frame.loc[~frame["dead"]].reset_index(drop=True)
     details = {name: _numbers(frame[name]) for name in frame if str(name).startswith(_OF_FEATURE)}
-    first, last = _table_columns(summary["models"], summary["base"])
+    first, last = _table_columns((files.features or {})["models"], files.base)
     scores, ranked, values = _scores(files), [], {}
     ids = frame["feature"].to_numpy()
     for name in scores.rankings if scores else ():

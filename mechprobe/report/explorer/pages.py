@@ -35,9 +35,9 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
     Raises:
         ArtifactError: A result file cannot be read.
     """
-    if files.features is None or not (files.layout.features / "table.parquet").is_file():
+    if not has_explorer(files):
         return []
-    found, contexts, index = feature_columns(files, files.features), current_contexts(files), TokenIndex()
+    found, contexts, index = feature_columns(files), current_contexts(files), TokenIndex()
     written = []
 
     def write(name: str, text: str) -> None:
@@ -54,6 +54,11 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
     page = environment().get_template("explorer.html.j2")
     write(PAGE, page.render(name=files.name, trusted=files.trusted, scripts=(*SCRIPTS, TABLE_DATA), style=STYLE))
     return written
+
+
+def has_explorer(files: RunFiles) -> bool:
+    """Whether a run has a feature table, which the explorer needs."""
+    return files.features is not None and (files.layout.features / "table.parquet").is_file()
 
 
 def current_contexts(files: RunFiles) -> Path | None:

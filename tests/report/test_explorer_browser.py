@@ -1,0 +1,339 @@
+"""The explorer in a browser without network, from the file system: what a reader does, and that nothing runs that should not."""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.browser import BROWSER, browser_page, browser_path
+from benchmarks.explorer import made_up_run
+from mechprobe.files import write_json
+from mechprobe.report import stage as render
+from mechprobe.report.stage import report
+from mechprobe.stage_folder import Stage
+from tests.report.conftest import interventions
+from tests.report.test_explorer import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.skipif(
+    browser_path() is None and BROWSER not in os.environ, reason=f"no chromium is installed, and {BROWSER} names none"
+)
+ROWS = "#grid .body .row"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explorer") / "run"
+    made_up_run(folder, n_features=200, n_contexts=11, words=tuple(f" w{k}" for k in range(300)) + HOSTILE)
+    write_json(folder / "run.json", {"name": "run " + HOSTILE[0]})
+    with Stage.open(folder / "interventions", name="intervene", config={}) as stage:
+        write_json(stage.folder / "results.json", {**interventions(), "features": list(range(50))})
+        stage.finish(outputs=["results.json"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "draw_figures", lambda files, content: {})
+        report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frame(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "features" / "table.parquet").query("~dead").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Page]":
+    with browser_page(color_scheme="light", permissions=["clipboard-read", "clipboard-write"]) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser: "Page", run: Path) -> "Iterator[Page]":
+    problems: list[str] = []
+
+    def console(message: Any) -> None:
+        problems.append(f"{message.type}: {message.text}")
+
+    def error(found: Any) -> None:
+        problems.append(str(found))
+
+    browser.on("console", console)
+    browser.on("pageerror", error)
+    show(browser, run)
+    yield browser
+    browser.remove_listener("console", console)
+    browser.remove_listener("pageerror", error)
+    assert not problems
+    assert browser.title() == "run </script><script>document.title='owned'</script>: feature explorer"
+
+
+def show(page: "Page", run: Path, fragment: str = "") -> None:
+    page.goto("about:blank")
+    page.goto((run / "report" / "features" / "index.html").as_uri() + fragment)
+    page.wait_for_function("document.body.dataset.ready")
+
+
+def listed(page: "Page") -> list[int]:
+    return page.evaluate("Array.from(app.order, place => explorer.table.feature[place])")
+
+
+def first_rows(page: "Page", n: int) -> list[int]:
+    rows = page.evaluate(f"Array.from(document.querySelectorAll('{ROWS}'), row => [+row.ariaRowIndex, +row.children[0].textContent])")
+    return [feature for _, feature in sorted(rows)[:n]]
+
+
+def opened(page: "Page") -> list[int]:
+    page.wait_for_function("document.getElementById('pane').hidden || document.querySelector('.feature h2')")
+    return page.evaluate("Array.from(document.querySelectorAll('.feature h2'), title => +title.textContent.split(' ')[1])")
+
+
+def wait_open(page: "Page", *features: int) -> None:
+    page.wait_for_function(
+        "wanted => JSON.stringify(Array.from(document.querySelectorAll('.feature h2'), t => +t.textContent.split(' ')[1])) === JSON.stringify(wanted)",
+        arg=list(features),
+    )
+
+
+def test_search_sort_and_filter(page: "Page", frame: pd.DataFrame) -> None:
+    assert first_rows(page, 3) == [0, 1, 2]  # the selected ones come first
+    page.fill("#search", "W12")
+    found = listed(page)
+    texts = page.evaluate(
+        "Array.from(app.order, p => ['peaks', 'promoted'].flatMap(k => { const {start, token} = explorer.table.tokens[k]; return Array.from(token.subarray(start[p], start[p + 1]), t => explorer.table.tokens.texts[t]); }))"
+    )
+    assert 0 < len(found) < len(frame)
+    assert all(any("w12" in text for text in mine) or feature == 12 for feature, mine in zip(found, texts, strict=True))
+    page.fill("#search", "77")
+    assert 77 in listed(page)
+    page.fill("#search", "")
+    page.click("[data-key='nrn_rl'] button")
+    assert listed(page) == frame.sort_values("nrn_rl", ascending=False, kind="stable")["feature"].tolist()
+    assert page.get_attribute("[data-key='nrn_rl']", "aria-sort") == "descending"
+    page.click("[data-key='nrn_rl'] button")
+    assert listed(page) == frame.sort_values("nrn_rl", kind="stable")["feature"].tolist()
+    page.click(".chips [data-class='rl-only']")
+    assert set(listed(page)) == set(frame.loc[frame["class"] == "rl-only", "feature"])
+    page.click("#reset")
+    page.click("summary")
+    page.fill("input[data-key='density_joint'][data-end='0']", "0.01")
+    page.press("input[data-key='density_joint'][data-end='0']", "Enter")
+    assert set(listed(page)) == set(frame.loc[frame["density_joint"].astype("float32") >= 0.01, "feature"])
+    page.click("#selected")
+    assert set(listed(page)) <= set(range(50))
+    shown = page.inner_text("#count")
+    assert shown.startswith(f"{len(listed(page))} of {len(frame)} live features")
+
+
+def test_brush_and_click_in_the_plots(page: "Page", frame: pd.DataFrame) -> None:
+    for plot, keys in (("ternary", ()), ("nrn", ("nrn_rl", "density_joint"))):
+        box = page.evaluate(
+            f"(() => {{ const p = app.plots.find(p => p.kind === '{plot}'); const b = p.canvas.getBoundingClientRect(); const i = p.box; return [b.left + i.left, b.top + i.top, i.width, i.height]; }})()"
+        )
+        left, top, width, height = box
+        page.mouse.move(left + 0.2 * width, top + 0.3 * height)
+        page.mouse.down()
+        page.mouse.move(left + 0.5 * width, top + 0.7 * height, steps=4)
+        page.mouse.up()
+        found = set(listed(page))
+        assert 0 < len(found) < len(frame)
+        if keys:
+            ranges = page.evaluate("app.state.ranges")
+            inside = np.logical_and.reduce([frame[key].astype("float32").between(*ranges[key]) for key in keys])
+            assert found == set(frame.loc[inside, "feature"])
+            assert ranges["nrn_rl"] == pytest.approx([0.2, 0.5], abs=0.01)
+            assert page.input_value("input[data-key='nrn_rl'][data-end='1']") == str(ranges["nrn_rl"][1])
+        page.click("text=Clear brush")
+        assert len(listed(page)) == len(frame)
+    feature = page.evaluate("explorer.table.feature[5]")
+    spot = page.evaluate(
+        "(() => { const p = app.plots.find(p => p.kind === 'nrn'); const b = p.canvas.getBoundingClientRect(); const [x, y] = p.toPixel(p.x[5], p.y[5]); return [b.left + x, b.top + y]; })()"
+    )
+    page.mouse.click(*spot)
+    [shown] = opened(page)
+    near = page.evaluate("Array.from(app.plots.find(p => p.kind === 'nrn').x)")
+    assert abs(near[page.evaluate(f"explorer.table.place.get({shown})")] - near[5]) < 0.05, feature
+
+
+def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> None:
+    show(page, run, "#f=1")
+    assert opened(page) == [1]
+    contexts = pd.read_parquet(run / "contexts" / "contexts.parquet").query("feature == 1")
+    assert page.locator(".context").count() == len(contexts)
+    assert page.locator(".part h4").all_inner_texts()[0] == "Highest activations"
+    assert "75 to 100 %" in page.locator(".part h4").all_inner_texts()[1]
+    first = contexts.iloc[0]
+    line = page.evaluate("Array.from(document.querySelector('.context .tokens').childNodes, n => n.textContent).join('')")
+    assert line == page.evaluate("tokens => tokens.map(visible).join('')", [str(token) for token in first["tokens"]])
+    peak = page.locator(".context .peak").first
+    assert peak.get_attribute("title").startswith(page.evaluate("value => number(value)", float(max(first["act_joint"]))))
+    assert "same as joint: base" in page.locator(".context .about").first.inner_text()
+    assert "selected, 2 of 50" in page.inner_text(".facts")
+    models = page.inner_text(".feature [aria-label='Models']")
+    assert all(name in models for name in ("joint", "base", "sft", "rl", "NRN", "cosine"))
+    assert "calculation" in page.inner_text("[aria-label='Attribution per task']")
+    assert page.locator("[aria-label='Promoted tokens'] tbody tr").count() == 3
+    page.click(".feature summary")
+    edits = page.inner_text("[aria-label='Edits']")
+    assert "first 2" in edits
+    assert "this feature alone" not in edits
+    page.click("text=Difference from base")
+    assert "sft − base" in page.inner_text(".context .lines >> nth=0")
+    value = float(first["act_sft"][first["peak"]]) - float(first["act_base"][first["peak"]])
+    shown = page.evaluate("context => document.querySelectorAll('.context')[0].querySelectorAll('.line')[1].innerHTML", None)
+    assert ("cold" in shown) or ("hot" in shown) or value == 0
+
+
+def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
+    page.keyboard.press("j")
+    wait_open(page, 0)
+    page.keyboard.press("j")
+    wait_open(page, 1)
+    page.keyboard.press("k")
+    wait_open(page, 0)
+    page.keyboard.press("c")
+    page.keyboard.press("j")
+    wait_open(page, 0, 1)
+    assert page.evaluate("location.hash") == "#f=1&with=0"
+    page.go_back()
+    wait_open(page, 0)
+    page.keyboard.press("Escape")
+    wait_open(page)
+    page.keyboard.press("/")
+    page.keyboard.type("w3")
+    assert page.evaluate("location.hash") == "#q=w3"
+    found = listed(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.is_visible("#keys")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#keys")
+    show(page, run, "#q=w3&class=shared&sort=-mas_base&nrn_sft=0.2..0.9&f=5&selected=1")
+    assert opened(page) == [5]
+    assert set(listed(page)) <= set(found) & set(range(50))
+    assert page.input_value("#search") == "w3"
+    show(page, run, "#f=99999&class=none&sort=nothing&nrn_sft=x..y&mas=1,2&with=a")  # what is not there is left out
+    assert page.evaluate("app.state.open") == -1
+    assert len(listed(page)) == page.evaluate("explorer.table.feature.length")
+
+
+def test_theme_is_kept(page: "Page", run: Path) -> None:
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.keyboard.press("t")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 27)"
+    show(page, run)
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.click("#theme")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_hostile_texts_are_shown_as_text(page: "Page", run: Path) -> None:
+    owner = page.evaluate(
+        "(() => { const t = explorer.table.tokens; const k = t.texts.findIndex(text => text.startsWith('</script>')); for (let p = 0; p < explorer.table.feature.length; p++) for (const kind of ['peaks', 'promoted']) if (t[kind].token.subarray(t[kind].start[p], t[kind].start[p + 1]).includes(k)) return explorer.table.feature[p]; return -1; })()"
+    )
+    assert owner >= 0
+    show(page, run, f"#f={owner}")
+    assert opened(page) == [owner]
+    names = set(page.evaluate("Array.from(document.querySelectorAll('#list *, #pane *'), node => node.localName)"))
+    assert not names & {"script", "img", "iframe", "object", "base", "form"}
+    assert not page.evaluate("Array.from(document.querySelectorAll('*')).some(node => Array.from(node.attributes).some(a => a.name.startsWith('on')))")
+    text = page.evaluate("document.body.textContent")
+    assert not {"\u202e", "\x1b", "\u2028"} & set(text)
+    assert "\\x202e" in page.evaluate("visible('a\\u202eb')")
+
+
+def test_the_policy_forbids_network_and_eval(browser: "Page", run: Path) -> None:
+    show(browser, run)  # without the listeners: the browser reports what it forbids
+    refused = "async () => { try { await fetch('data.js'); return 'fetched'; } catch { return 'refused'; } }"
+    assert browser.evaluate(refused) == "refused"
+    blocked = """() => new Promise(done => {
+      document.addEventListener('securitypolicyviolation', event => done(event.effectiveDirective), {once: true});
+      const image = new Image(); image.src = 'https://example.org/x.png'; document.body.append(image);
+    })"""
+    assert browser.evaluate(blocked) == "img-src"
+    run_text = """() => new Promise(done => {
+      document.addEventListener('securitypolicyviolation', event => done(event.blockedURI), {once: true});
+      const script = document.createElement('script'); script.textContent = 'document.title = 1'; document.head.append(script);
+    })"""
+    assert browser.evaluate(run_text) == "inline"
+    evaluate = """() => new Promise(done => {
+      document.addEventListener('securitypolicyviolation', event => done(event.blockedURI), {once: true});
+      setTimeout('document.title = 2', 0);
+    })"""
+    assert browser.evaluate(evaluate) == "eval"
+
+
+def test_copy_and_export(page: "Page", run: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
+    show(page, run, "#f=1&sort=-nrn_rl&class=shared")
+    opened(page)
+    page.click(".feature button:has-text('Copy')")
+    page.wait_for_function("document.getElementById('said').textContent === 'Copied.'")
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert text.startswith("## Feature 1\n")
+    assert "| model | decoder norm |" in text
+    assert "top, " in text
+    with page.expect_download() as download:
+        page.click("#csv")
+    download.value.save_as(tmp_path / "features.csv")
+    with (tmp_path / "features.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = frame.loc[frame["class"] == "shared"].sort_values("nrn_rl", ascending=False, kind="stable")
+    assert [int(row["feature"]) for row in rows] == wanted["feature"].tolist()
+    assert [float(row["nrn_rl"]) for row in rows] == pytest.approx(wanted["nrn_rl"].tolist(), rel=1e-6)
+    assert not [row for row in rows if row["active_at"][:1] in ("=", "+", "-", "@")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: "Page", run: Path, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    for fragment in ("", "#f=1", "#f=1&with=2&class=shared"):
+        show(page, run, fragment)
+        if page.evaluate("document.documentElement.dataset.theme") != scheme:
+            page.keyboard.press("t")
+        opened(page)
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        # The policy of the page forbids scripts that are added to it, so axe runs through the debugger.
+        found = page.evaluate(f"{Axe().axe_script}; axe.run()")
+        serious = [item for item in found["violations"] if item["impact"] in ("serious", "critical")]
+        assert not [(item["id"], [node["html"][:160] for node in item["nodes"][:3]]) for item in serious]
+    if scheme == "dark":
+        page.keyboard.press("t")
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_nothing_is_clipped(run: Path, browser: "Page", width: int) -> None:
+    browser.set_viewport_size({"width": width, "height": 844})
+    for fragment in ("", "#f=1", "#f=1&with=2"):
+        show(browser, run, fragment)
+        opened(browser)
+        assert browser.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        outside = browser.evaluate(
+            "Array.from(document.querySelectorAll('button, input, select, h1, h2, h3, figure'), n => n.getBoundingClientRect())"
+            ".filter((b) => b.width && !document.querySelector('.frame').contains(document.elementFromPoint(b.x, b.y)) && b.right > innerWidth + 1).length"
+        )
+        assert outside == 0
+    browser.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_without_scripts_the_page_says_where_to_look(run: Path) -> None:
+    with browser_page(java_script_enabled=False) as page:
+        page.goto((run / "report" / "features" / "index.html").as_uri())
+        assert "needs scripts" in page.inner_text("body")
+        assert page.locator("noscript a").count() == 2
+
+
+def test_a_missing_shard_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "report" / "features", copy)
+    (copy / "data" / "shard_1.js").unlink()
+    with browser_page() as page:
+        page.goto((copy / "index.html").as_uri() + "#f=100")
+        page.wait_for_selector("#pane .warn")
+        assert page.inner_text("#pane .warn") == "data/shard_1.js cannot be read; make the report again."
