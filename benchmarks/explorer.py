@@ -104,7 +104,11 @@ def shown(page: Path) -> dict[str, Any]:
         first = tab.evaluate("performance.getEntriesByType('paint')[0].startTime")
         tab.wait_for_function("document.body.dataset.painted")
         table = tab.evaluate("Number(document.body.dataset.painted)")
-        result: dict[str, Any] = {"first_paint_ms": round(first), "table_painted_ms": round(table), "load_cpu_ms": round(cpu())}
+        result: dict[str, Any] = {
+            "first_paint_ms": round(first),
+            "table_painted_ms": round(table),
+            "load_cpu_ms": round(cpu()),
+        }
         n = tab.evaluate("explorer.table.feature.length")
         works = {
             "filter": [f"() => app.change({{query: '{word}'}})" for word in ("w1", "w12", "w123", "w2", "w44")],
@@ -158,7 +162,9 @@ def _frame(rng: np.random.Generator, n: int, models: Sequence[str]) -> pd.DataFr
     norms = rng.gamma(8.0, size=(n, len(models)))
     share = norms / norms.sum(axis=1, keepdims=True)
     dead = np.arange(n) % 97 == 96
-    classes = np.where(share.max(axis=1) > 0.5, np.array([f"{name}-only" for name in models])[share.argmax(axis=1)], "shared")
+    classes = np.where(
+        share.max(axis=1) > 0.5, np.array([f"{name}-only" for name in models])[share.argmax(axis=1)], "shared"
+    )
     columns: dict[str, Any] = {"feature": np.arange(n), "class": np.where(dead, "dead", classes), "dead": dead}
     for name in ("joint", *models):
         columns |= {f"density_{name}": 10 ** rng.normal(-2.5, 0.7, n).clip(-5, 0), f"mean_active_{name}": rng.gamma(2.0, size=n), f"max_{name}": rng.gamma(8.0, size=n)}  # fmt: skip
@@ -166,8 +172,15 @@ def _frame(rng: np.random.Generator, n: int, models: Sequence[str]) -> pd.DataFr
         columns |= {f"mas_{name}": share[:, place], f"norm_l1_{name}": norms[:, place]}
         if place:
             nrn = norms[:, place] / (norms[:, 0] + norms[:, place])
-            columns |= {f"nrn_{name}": nrn, f"shift_{name}": rng.random(n), f"cosine_{models[0]}_{name}": rng.uniform(-1, 1, n)}
-            columns |= {f"nu_error_{name}": rng.normal(0.5, 0.5, n), f"nu_reconstruction_{name}": rng.normal(0.8, 0.3, n)}
+            columns |= {
+                f"nrn_{name}": nrn,
+                f"shift_{name}": rng.random(n),
+                f"cosine_{models[0]}_{name}": rng.uniform(-1, 1, n),
+            }
+            columns |= {
+                f"nu_error_{name}": rng.normal(0.5, 0.5, n),
+                f"nu_reconstruction_{name}": rng.normal(0.8, 0.3, n),
+            }
     return pd.DataFrame(columns)
 
 

@@ -3,12 +3,14 @@
 import base64
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks.explorer import made_up_run
 from mechprobe.errors import ArtifactError
@@ -68,7 +70,7 @@ def test_the_data_are_those_of_the_run(tmp_path: Path) -> None:
     here = contexts.loc[contexts["feature"].isin(frame["feature"][64:128])]
     offset, strings = decoded(shard["contexts"]["offset"], "u4"), shard["contexts"]["strings"]
     token = np.frombuffer(base64.b64decode(shard["contexts"]["token"]), "<u2")
-    tokens = [[strings[k] for k in token[a:b]] for a, b in zip(offset, offset[1:], strict=False)]
+    tokens = [[strings[k] for k in token[a:b]] for a, b in pairwise(offset)]
     assert tokens == [list(row) for row in here["tokens"]]
     acts = shard["contexts"]["acts"]
     assert acts["base"] == "joint"
@@ -123,7 +125,9 @@ def test_hostile_texts_are_inert_in_every_file(tmp_path: Path) -> None:
     assert "Content-Security-Policy" in page
     assert not re.search(r"https?:|unsafe-|\son\w+=|<style|style=", page)
     for path in folder.glob("*.js"):
-        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|fetch\(|XMLHttp", path.read_text())
+        assert not re.search(
+            r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|fetch\(|XMLHttp", path.read_text()
+        )
 
 
 def test_the_outputs_are_in_the_manifest_and_made_again(tmp_path: Path) -> None:
@@ -165,12 +169,60 @@ def test_contexts_of_other_features_are_refused(tmp_path: Path) -> None:
 
 def test_labels_are_shown_for_the_examples_they_describe(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
-    entries = [{"feature": 5, "examples": [], "quantiles": [], "promoted": None, "statistics": {}, "n_active": 0, "n_random_rows": 0}]
+    entries = [
+        {
+            "feature": 5,
+            "examples": [],
+            "quantiles": [],
+            "promoted": None,
+            "statistics": {},
+            "n_active": 0,
+            "n_random_rows": 0,
+        }
+    ]
     write_json(run / "features" / "examples.json", {"features": entries})
     label_features(entries, lambda _: HOSTILE[0], name="by hand", out=run / "labels.json")
     table = data_of(explorer_of(run), "table.js")
     assert table["labels"] == {"5": HOSTILE[0]}
     assert table["labeler"] == "by hand"
+
+
+def test_courses_over_checkpoints_are_those_of_the_matched_feature(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
+    models = ("base", "rl@step_000002", "rl")
+    own, order = rng.normal(size=(70, 3, 16)).astype(np.float32), rng.permutation(70)
+    other = np.concatenate([own[order] + 0.05 * rng.normal(size=own.shape), rng.normal(size=(5, 3, 16))]).astype(
+        np.float32
+    )
+    write_dictionary(run / "crosscoder", own, ("base", "sft", "rl"))
+    write_dictionary(run / "checkpoints" / "together_seed3", other, models)
+    frame = pd.DataFrame({"feature": np.arange(75), "alive": np.arange(75) != 2})
+    for place, name in enumerate(models):
+        frame[f"norm_{name}"] = np.abs(other[:, place]).sum(axis=1)
+    config = {"site": "resid_post.1", "base": "base", "min_cosine": 0.7}
+    course = {"seed": 3, "checkpoints": models[1:], "progress": [0.0, 0.5, 1.0]}
+    with Stage.open(run / "emergence", name="emergence", config=config) as stage:
+        frame.to_parquet(stage.folder / "features_rl_seed3.parquet")
+        write_json(stage.folder / "emergence.json", {"layout": "together", "arms": {"rl": [course]}})
+        stage.finish(outputs=["emergence.json", "features_rl_seed3.parquet"])
+    folder = explorer_of(run)
+    found = data_of(folder, "shard_0.js")["courses"] | data_of(folder, "shard_1.js")["courses"]
+    assert set(found) == {str(feature) for feature in range(70) if feature != order[2]}
+    for feature, [got] in found.items():
+        matched = int(np.flatnonzero(order == int(feature))[0])
+        assert got["matched"] == matched
+        assert got["models"] == list(models)
+        assert got["norms"] == pytest.approx(np.abs(other[matched]).sum(axis=1), abs=1e-3)
+        unit = other[matched] / np.linalg.norm(other[matched], axis=1, keepdims=True)
+        assert got["cosines"] == pytest.approx(unit @ unit[0], abs=1e-3)
+
+
+def write_dictionary(folder: Path, decoder: np.ndarray, models: tuple[str, ...]) -> None:
+    with Stage.open(folder, name="train-sae", config={"site": "resid_post.1"}) as stage:
+        write_json(stage.folder / "config.json", {"config": {"model_names": models}})
+        save_file({"W_dec": decoder}, stage.folder / "weights.safetensors")
+        stage.finish(outputs=["config.json", "weights.safetensors"])
 
 
 def test_a_run_without_a_table_has_no_explorer(run: Path) -> None:

@@ -85,13 +85,17 @@ def listed(page: "Page") -> list[int]:
 
 
 def first_rows(page: "Page", n: int) -> list[int]:
-    rows = page.evaluate(f"Array.from(document.querySelectorAll('{ROWS}'), row => [+row.ariaRowIndex, +row.children[0].textContent])")
+    rows = page.evaluate(
+        f"Array.from(document.querySelectorAll('{ROWS}'), row => [+row.ariaRowIndex, +row.children[0].textContent])"
+    )
     return [feature for _, feature in sorted(rows)[:n]]
 
 
 def opened(page: "Page") -> list[int]:
     page.wait_for_function("document.getElementById('pane').hidden || document.querySelector('.feature h2')")
-    return page.evaluate("Array.from(document.querySelectorAll('.feature h2'), title => +title.textContent.split(' ')[1])")
+    return page.evaluate(
+        "Array.from(document.querySelectorAll('.feature h2'), title => +title.textContent.split(' ')[1])"
+    )
 
 
 def wait_open(page: "Page", *features: int) -> None:
@@ -169,10 +173,14 @@ def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> 
     assert page.locator(".part h4").all_inner_texts()[0] == "Highest activations"
     assert "75 to 100 %" in page.locator(".part h4").all_inner_texts()[1]
     first = contexts.iloc[0]
-    line = page.evaluate("Array.from(document.querySelector('.context .tokens').childNodes, n => n.textContent).join('')")
+    line = page.evaluate(
+        "Array.from(document.querySelector('.context .tokens').childNodes, n => n.textContent).join('')"
+    )
     assert line == page.evaluate("tokens => tokens.map(visible).join('')", [str(token) for token in first["tokens"]])
     peak = page.locator(".context .peak").first
-    assert peak.get_attribute("title").startswith(page.evaluate("value => number(value)", float(max(first["act_joint"]))))
+    assert peak.get_attribute("title").startswith(
+        page.evaluate("value => number(value)", float(max(first["act_joint"])))
+    )
     assert "same as joint: base" in page.locator(".context .about").first.inner_text()
     assert "selected, 2 of 50" in page.inner_text(".facts")
     models = page.inner_text(".feature [aria-label='Models']")
@@ -186,7 +194,9 @@ def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> 
     page.click("text=Difference from base")
     assert "sft − base" in page.inner_text(".context .lines >> nth=0")
     value = float(first["act_sft"][first["peak"]]) - float(first["act_base"][first["peak"]])
-    shown = page.evaluate("context => document.querySelectorAll('.context')[0].querySelectorAll('.line')[1].innerHTML", None)
+    shown = page.evaluate(
+        "context => document.querySelectorAll('.context')[0].querySelectorAll('.line')[1].innerHTML", None
+    )
     assert ("cold" in shown) or ("hot" in shown) or value == 0
 
 
@@ -242,7 +252,9 @@ def test_hostile_texts_are_shown_as_text(page: "Page", run: Path) -> None:
     assert opened(page) == [owner]
     names = set(page.evaluate("Array.from(document.querySelectorAll('#list *, #pane *'), node => node.localName)"))
     assert not names & {"script", "img", "iframe", "object", "base", "form"}
-    assert not page.evaluate("Array.from(document.querySelectorAll('*')).some(node => Array.from(node.attributes).some(a => a.name.startsWith('on')))")
+    assert not page.evaluate(
+        "Array.from(document.querySelectorAll('*')).some(node => Array.from(node.attributes).some(a => a.name.startsWith('on')))"
+    )
     text = page.evaluate("document.body.textContent")
     assert not {"\u202e", "\x1b", "\u2028"} & set(text)
     assert "\\x202e" in page.evaluate("visible('a\\u202eb')")

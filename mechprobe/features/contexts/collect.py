@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -62,7 +62,7 @@ def all_contexts(
     names = crosscoder.model_names
     by_name = {"joint": acts[0]} | {name: acts[0 if same[name] is None else same[name]] for name in names}
 
-    @lru_cache(maxsize=None)
+    @cache
     def text(token: int) -> str:
         return token_text(tokenizer, token)
 

@@ -92,9 +92,7 @@ def promoted_ids(
 ) -> tuple[Ends, Ends]:
     """Ids and effects of the tokens that `promoted_tokens` gives, promoted and suppressed, as arrays.
 
-    Args:
-        model, directions, n, final_norm: As there.
-        n_tokens: Ids from this number on are no tokens.
+    The arguments are as there; ids from ``n_tokens`` on are no tokens.
     """
     unembed = unembedding(model)
     ends: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
@@ -150,7 +148,9 @@ def _strongest(logits: Float[Tensor, "feature vocab"], n: int) -> Int[Tensor, "f
     values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
     found = ids.gather(1, order)[:, :n]
     # topk may leave out the lower ids of a tie that goes on behind its end.
-    tied = values[:, min(n, spare) - 1] == values[:, -1] if spare < logits.shape[1] else torch.zeros(0, dtype=torch.bool)
+    tied = (
+        values[:, min(n, spare) - 1] == values[:, -1] if spare < logits.shape[1] else torch.zeros(0, dtype=torch.bool)
+    )
     for row in tied.nonzero().flatten().tolist():
         found[row] = torch.argsort(logits[row], descending=True, stable=True)[:n]
     return found

@@ -115,12 +115,7 @@ class RandomRows:
 
 @torch.no_grad()
 def collect_random_rows(
-    crosscoder: Crosscoder,
-    store: RowStore,
-    features: Sequence[int],
-    config: FeaturesConfig,
-    *,
-    size: int = POOL_ROWS,
+    crosscoder: Crosscoder, store: RowStore, features: Sequence[int], config: FeaturesConfig, *, size: int = POOL_ROWS
 ) -> RandomRows:
     """Sample ``size`` rows of some features under the joint read-out, from the first ``config.quantile_rows`` of a store.
 

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RANKING_NAMES = {"joint": "J", "score": "Score", "ig": "IG", "relie": "RelIE"}
-_OF_FEATURE = ("density_", "mean_active_", "max_", "mas_", "nrn_", "norm_l1_", "shift_", "cosine_", "nu_", "correlation_")
+_OF_FEATURE = (
+    "density_",
+    "mean_active_",
+    "max_",
+    "mas_",
+    "nrn_",
+    "norm_l1_",
+    "shift_",
+    "cosine_",
+    "nu_",
+    "correlation_",
+)
 """Columns of the feature table on the page of a feature."""
 
 

@@ -11,6 +11,7 @@ from mechprobe.features.contexts.files import GROUP_FEATURES
 from mechprobe.files import write_text
 from mechprobe.formatting import edit_title, interval
 from mechprobe.report.explorer.columns import RANKING_NAMES, FeatureColumns, feature_columns
+from mechprobe.report.explorer.courses import feature_courses
 from mechprobe.report.explorer.script_data import call, packed
 from mechprobe.report.explorer.shards import TokenIndex, shards
 from mechprobe.report.pages.examples import current_labels
@@ -38,13 +39,14 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
     if not has_explorer(files):
         return []
     found, contexts, index = feature_columns(files), current_contexts(files), TokenIndex()
+    courses = feature_courses(files, found.features)
     written = []
 
     def write(name: str, text: str) -> None:
         write_text(folder / name, text)
         written.append(name)
 
-    for number, shard in enumerate(shards(found.features, found.details, contexts, index)):
+    for number, shard in enumerate(shards(found.features, found.details, contexts, courses, index)):
         write(f"data/shard_{number}.js", call("receiveShard", number, shard))
     about = _about(files, found, has_contexts=contexts is not None)
     write(TABLE_DATA, call("receiveTable", about | {"tokens": index.to_dict()}))

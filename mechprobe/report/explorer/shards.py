@@ -19,6 +19,7 @@ from mechprobe.features.contexts.files import (
     read_contexts,
     read_promoted,
 )
+from mechprobe.report.explorer.courses import Course
 from mechprobe.report.explorer.script_data import packed
 
 _FEW = 3
@@ -68,6 +69,7 @@ def shards(
     features: Int[ndarray, " live"],
     details: Mapping[str, Float[ndarray, " live"]],
     contexts: Path | None,
+    courses: Sequence[Course],
     index: TokenIndex,
 ) -> Iterator[dict[str, Any]]:
     """Yield every shard, and add its tokens to the index.
@@ -76,6 +78,7 @@ def shards(
         features: Live features, by rising id.
         details: Numbers of a feature's page.
         contexts: Folder of the stage ``contexts``; None if there is none for these features.
+        courses: Courses over checkpoints.
         index: Gets the tokens.
 
     Raises:
@@ -97,7 +100,16 @@ def shards(
             shard["contexts"] = _packed_contexts(group, part)
         if tokens is not None:
             shard["promoted"] = _packed_promoted(tokens)
+        if courses:
+            shard["courses"] = _of_features(courses, part)
         yield shard
+
+
+def _of_features(courses: Sequence[Course], features: Int[ndarray, " feature"]) -> dict[str, list[dict[str, Any]]]:
+    """The courses of the features that have one."""
+    found = {str(feature): [course.of(feature) for course in courses] for feature in features.tolist()}
+    matched = {feature: [one for one in several if one is not None] for feature, several in found.items()}
+    return {feature: several for feature, several in matched.items() if several}
 
 
 def _packed_contexts(group: ContextGroup, features: Int[ndarray, " feature"]) -> dict[str, Any]:
@@ -129,7 +141,9 @@ def _packed_acts(acts: Mapping[str, Float[ndarray, " token"]]) -> dict[str, Any]
 
 def _packed_promoted(group: PromotedGroup) -> dict[str, Any]:
     models = {
-        name: {end: {"token": packed(token, "<u4"), "value": packed(value, "<f4")} for end, (token, value) in ends.items()}
+        name: {
+            end: {"token": packed(token, "<u4"), "value": packed(value, "<f4")} for end, (token, value) in ends.items()
+        }
         for name, ends in group.models.items()
     }
     return {"size": len(group.feature), "strings": list(group.strings), "models": models}

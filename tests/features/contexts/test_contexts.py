@@ -32,7 +32,9 @@ def made(run: Path, folder: Path, family: ModelFamily, **settings: Any) -> tuple
     config = CONFIG.replace(**settings)
     inputs = {"crosscoder": run / "crosscoder", "cache": run / "cache"}
     analyze_features(**inputs, out=folder / "features", config=config)
-    out = collect_contexts(**inputs, features=folder / "features", family=family, out=folder / "contexts", config=config)
+    out = collect_contexts(
+        **inputs, features=folder / "features", family=family, out=folder / "contexts", config=config
+    )
     return out, config.with_site(run / "crosscoder", ActivationStore.open(run / "cache"))
 
 
@@ -71,7 +73,10 @@ def test_every_live_feature_has_the_contexts_of_its_example_entry(
     compared = 0
     for entry in expected:
         own = found[entry["feature"]]
-        parts = [(TOP, entry["examples"]), *((number, part["examples"]) for number, part in enumerate(entry["quantiles"]))]
+        parts = [
+            (TOP, entry["examples"]),
+            *((number, part["examples"]) for number, part in enumerate(entry["quantiles"])),
+        ]
         wanted = [{"part": number, **example} for number, examples in parts for example in examples]
         if entry["n_active"] > collect.POOL_ROWS:  # random contexts come from another sample of the active rows
             own, wanted = ([c for c in contexts if c["part"] == TOP] for contexts in (own, wanted))
@@ -94,7 +99,9 @@ def test_promoted_tokens_are_those_of_the_example_entries(
     [group] = read_promoted(out / files.PROMOTED_FILE)
     dictionary, source = Crosscoder.load(run / "crosscoder"), ActivationStore.open(run / "cache")
     table = FeatureTable.load(tmp_path / "features")
-    expected = feature_examples(dictionary, source, family.tokenizer, table, group.feature.tolist(), config, family=family)
+    expected = feature_examples(
+        dictionary, source, family.tokenizer, table, group.feature.tolist(), config, family=family
+    )
     for place, entry in enumerate(expected):
         for name, ends in entry["promoted"]["models"].items():
             for end, tokens in ends.items():
@@ -125,7 +132,11 @@ def test_a_changed_table_makes_the_contexts_again(run: Path, llama_family: dict[
     inputs = {"crosscoder": run / "crosscoder", "cache": run / "cache"}
     analyze_features(**inputs, out=tmp_path / "features", config=CONFIG.replace(n_examples=1), force=True)
     collect_contexts(
-        **inputs, features=tmp_path / "features", family=family, out=out, config=CONFIG.replace(n_promoted=0, n_examples=1)
+        **inputs,
+        features=tmp_path / "features",
+        family=family,
+        out=out,
+        config=CONFIG.replace(n_promoted=0, n_examples=1),
     )
     assert read_manifest(out)["counts"]["contexts"] < before["counts"]["contexts"]
 
