@@ -5,3 +5,4 @@ from .labels import LABELS as LABELS, MEANING as MEANING
 from .lengths import length_course as length_course
 from .result import DipResult as DipResult, Dynamics as Dynamics, LengthCourse as LengthCourse
 from .stage import dynamics as dynamics
+from .swept import sweep as sweep

@@ -59,8 +59,7 @@ def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
             steps, curve.cut.ended_scores[1:], color=_ENDED, linewidth=1, linestyle=":", label="of ended responses"
         )
     if curve.dipped:
-        lowest = min(curve.scores)
-        panel.plot([curve.trough_step], [lowest], "v", color=_TROUGH, markersize=8, label="trough")
+        panel.plot([curve.trough_step], [curve.trough_score], "v", color=_TROUGH, markersize=8, label="trough")
     if curve.length is not None:
         beside = panel.twinx()
         beside.plot(steps, curve.length.lengths[1:], color=_LENGTH, linewidth=1, alpha=0.8)
@@ -70,7 +69,9 @@ def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
     panel.set_xticks(steps, [f"{step:g}" for step in steps], fontsize=7)
     panel.minorticks_off()
     panel.set_xlabel("step", fontsize=8)
-    panel.set_ylabel(unit, fontsize=8)
+    panel.set_ylabel(unit if curve.higher_is_better else f"{unit}, lower is better", fontsize=8)
+    if not curve.higher_is_better:
+        panel.invert_yaxis()
     panel.tick_params(axis="y", labelsize=7)
     panel.set_title(f"{name}: {curve.words}".removeprefix(": ").replace("$", r"\$"), fontsize=9)
     panel.legend(fontsize=6, frameon=False)

@@ -305,12 +305,10 @@ def plan_drift(run: Run) -> Plan:
 
 def plan_dynamics(run: Run) -> Plan:
     """Curves, checkpoints and simulated curves."""
-    from mechprobe.dynamics.checkpoints import plan_lines
-    from mechprobe.records import Outcomes, read_outcomes
+    from mechprobe.dynamics.stage import open_source
 
-    outcomes = Outcomes(read_outcomes(run.layout.evals / "outcomes.jsonl"))
-    lines, curves = plan_lines(outcomes, run.config.dynamics, run.config.emergence)
-    return Plan("dynamics", run.layout.dynamics, lines, {"curves": curves})
+    found = open_source(run.scores, run.layout.benchmarks, run.config.dynamics, run.config.emergence)
+    return Plan("dynamics", run.layout.dynamics, found.lines, {"curves": found.names})
 
 
 def plan_probe(run: Run) -> Plan:

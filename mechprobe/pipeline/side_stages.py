@@ -12,6 +12,7 @@ from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
+from mechprobe.dynamics.swept import holds_checkpoints
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
@@ -90,11 +91,19 @@ class SideStages:
             self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
         )
 
+    @property
+    def scores(self) -> Path:
+        """What `dynamics` reads: the sweep where it is finished and holds checkpoints, else the outcomes of evaluate."""
+        given = dict(self.layout.elsewhere)
+        swept = "sweep" in given or ("evals" not in given and holds_checkpoints(self.layout.sweep))
+        return self.layout.sweep if swept else self.layout.evals
+
     def dynamics(self) -> Dynamics:
-        """Classify the scores of checkpoints on every task: dips and recoveries. It is not part of `mechprobe run`."""
+        """Classify the scores of checkpoints on every task or benchmark: dips and recoveries. It is not part of `mechprobe run`."""
         return dynamics(
-            self.layout.evals,
+            self.scores,
             out=self.layout.dynamics,
+            work=self.layout.benchmarks,
             config=self.config.dynamics,
             arms=self.config.emergence,
             force=self.force,

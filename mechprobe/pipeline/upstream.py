@@ -35,7 +35,8 @@ def missing_stages(run: Run, stage: str) -> list[str]:
     """The stages that have to be made before ``stage``, in order. A stage whose folder the user gave counts as made."""
     given = {name for name, _ in run.layout.elsewhere}
     found: list[str] = []
-    for need in _NEEDS[stage]:
+    needs = () if stage == "dynamics" and run.scores == run.layout.sweep else _NEEDS[stage]
+    for need in needs:
         folder = _FOLDERS[need]
         made = folder in given or (getattr(run.layout, folder) / MANIFEST).is_file()
         if need == "localize" and (run.config.cache.sites or not run.config.tasks.file):
