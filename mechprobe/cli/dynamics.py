@@ -65,8 +65,7 @@ def dynamics(
 def _published(shared: Shared, run: "Run", table: Path) -> "Dynamics | None":
     """The result of a file of scores; None after ``--dry-run``, which reads the file."""
     from mechprobe.cli.stage_command import say_plan
-    from mechprobe.dynamics.stage import dynamics as classify
-    from mechprobe.dynamics.stage import open_source
+    from mechprobe.dynamics.stage import dynamics as classify, open_source
     from mechprobe.pipeline.plans import Plan
 
     config, folder = run.config.dynamics, run.layout.dynamics
@@ -134,8 +133,9 @@ def _row(curve: "DipResult") -> dict[str, str]:
 
 
 def _length_lines(curves: dict[str, "DipResult"]) -> list[str]:
-    """One line for each curve whose response lengths are known, at most six."""
-    found = [(name, curve.length) for name, curve in curves.items() if curve.length is not None]
+    """One line for each curve whose response lengths are known, those that dip first, at most six."""
+    dips_first = sorted(curves.items(), key=lambda named: not named[1].dipped)
+    found = [(name, curve.length) for name, curve in dips_first if curve.length is not None]
     return [
         f"Length in {name}: ×{length.surge_ratio:.2f} of base at step {length.surge_step:g}, then ×{length.contraction_ratio:.2f}"
         + (", rises again at the end" if length.late_rerise else "")

@@ -20,7 +20,7 @@ from mechprobe.score_intervals import Z
 from mechprobe.statistics import Interval
 
 
-def dip_and_recovery(
+def dip_and_recovery(  # noqa: PLR0913 - the promised entry point; all but four are keyword options
     steps: Iterable[float | int],
     scores: Sequence[Any] | ArrayLike,
     base_score: float | int | Sequence[Any] | ArrayLike,

@@ -111,7 +111,7 @@ def _write(stage: Stage, result: Dynamics, seed: int) -> None:
     from mechprobe.dynamics.figure import picture
 
     result.save(stage.folder / RESULT_FILE)
-    write_bytes(stage.folder / FIGURE_FILE, picture(result.curves))
+    write_bytes(stage.folder / FIGURE_FILE, picture(result.curves, result.spaced_by))
     stage.finish(
         outputs=[RESULT_FILE, FIGURE_FILE],
         counts={"curves": len(result.curves)},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -149,6 +150,10 @@ def _plan(results: SweepResults, benchmarks: Sequence[str], arms: EmergenceConfi
         models = [model for model in results.models if model in results.cells[name]]
         if results.base not in models:
             notes.append(f"{name} has no cell of {results.base}, so it has no curves.")
+            continue
+        unknown = next((m for m in models if isnan(results.cells[name][m].value.low)), None)
+        if unknown is not None:
+            notes.append(f"The value of {unknown} on {name} has no interval, so {name} has no curves.")
             continue
         for arm in find_arms(models, asked) if asked.arms else all_arms(models, results.base, asked.final_steps):
             if len(arm.checkpoints) >= MIN_CHECKPOINTS:

@@ -149,11 +149,28 @@ class SafetyPoint(Result):
     index: IntervalNumbers
 
 
+class SafetyContrast(SafetyPoint):
+    """A model against one of another arm on the same items: the differences of reasoning, attack success and index.
+
+    Attributes:
+        model, against: The models; differences are the first minus the second.
+        step: The step of both, or None for the last models of their arms.
+    """
+
+    model: str
+    against: str
+    step: int | None = None
+
+
 class SafetyPath(Result):
-    """The points of all models beside one safety benchmark; ``reasoning`` names the benchmarks of the other axis."""
+    """The points of all models beside one safety benchmark, and the contrasts of arms.
+
+    ``reasoning`` names the benchmarks of the other axis.
+    """
 
     reasoning: list[str]
     points: dict[str, SafetyPoint]
+    contrasts: list[SafetyContrast] = Field(default_factory=list)
 
 
 class SweepResults(Result):
