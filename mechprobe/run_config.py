@@ -243,6 +243,7 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ("prompts", "file"),
         ("emergence", "checkpoints"),
         ("sweep", "checkpoints"),
+        ("drift", "checkpoints"),
         ("drift", "lens_file"),
         ("intervene", "collateral_file"),
     ):

@@ -297,8 +297,8 @@ def plan_drift(run: Run) -> Plan:
     """Predicted tokens by model and source, memory and time."""
     from mechprobe.drift.divergence.plan import DriftWork, plan_lines
 
-    work = DriftWork.of(run.family, run.layout.cache, run.config.drift)
-    models = {name: run.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
+    work = DriftWork.of(run.compared, run.layout.cache, run.config.drift)
+    models = {name: work.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
     Stage.check(run.layout.drift, name="drift", config=work.identity, models=models, force=run.force)
     return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
 

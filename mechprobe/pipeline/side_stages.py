@@ -13,6 +13,7 @@ from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
 from mechprobe.dynamics.swept import holds_checkpoints
+from mechprobe.emergence.arms import with_checkpoints
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
@@ -85,10 +86,18 @@ class SideStages:
             force=self.force,
         )
 
+    @property
+    def compared(self) -> ModelFamily:
+        """The models that `drift` compares: those of the run, of which the store is made, and its checkpoints."""
+        models = with_checkpoints(self.config.models, self.config.drift.checkpoints)
+        if models == self.config.models:
+            return self.family
+        return self.config.model_copy(update={"models": models}).family(trust_remote_code=self.trust_remote_code)
+
     def drift(self) -> DivergenceResult:
         """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
         return divergence(
-            self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
+            self.compared, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
         )
 
     @property

@@ -104,7 +104,7 @@ class DriftWork:
     def identity(self) -> Mapping[str, Any]:
         """What the result depends on beside the weights."""
         return {
-            **self.config.model_dump(mode="json", exclude={"text", "lens_file"}),
+            **self.config.model_dump(mode="json", exclude={"text", "lens_file", "checkpoints"}),
             "models": list(self.texts.models),
             "stream": self.texts.stream.hash,
             "n_ids": self.n_ids,
