@@ -130,7 +130,8 @@ def train(arm: str, design: Design, base: Path, seed: int, places: Sequence[int]
         for p in places
     ]
     prompts = write_rows(out / f"{arm}.jsonl", rows)
-    chosen: dict[str, Any] = {"checkpoints": design.checkpoints, "seed": seed}
+    steps = design.grpo["steps"] if arm == "rl" else design.sft["steps"]
+    chosen: dict[str, Any] = {"checkpoints": tuple(step for step in design.checkpoints if step < steps), "seed": seed}
     if arm == "rl":
         limits = {"max_new_tokens": 32, "score_cut": True, "scorer": SCORER, "schedule": "constant"}
         rl = mp.posttrain.GrpoConfig(**design.grpo, **chosen, **limits)

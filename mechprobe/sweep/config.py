@@ -12,6 +12,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.config import ChoiceConfig, EndpointConfig, SamplingConfig
 from mechprobe.evals.judging.config import JudgeConfig, RewardConfig
 from mechprobe.sweep.registry import SLOTS, STANDIN, STANDINS, Group
+from sae_training.config import unusable_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -100,6 +101,9 @@ class BenchmarkConfig(FrozenConfig):
             raise ConfigError(
                 f"A task of lm-evaluation-harness has its own metrics, so {given} cannot be set beside it."
             )
+        unusable = next((name for name in (*self.results, *self.inspect) if unusable_name(name)), None)
+        if unusable is not None:
+            raise ConfigError(f"A model cannot be named '{unusable}': cells name a folder after it; rename the model.")
         if self.rollouts and self.inspect:
             raise ConfigError("Responses come from rollouts or from inspect; give one of them.")
         return self

@@ -144,6 +144,8 @@ def test_names_of_standins_are_everywhere(family: ModelFamily, tmp_path: Path) -
         ("own", {"file": "questions", "scorer": "exact", "reward": {"model": "m"}}, "one scorer"),
         ("own", {"fil": "questions"}, "Benchmark own: .*fil"),
         ("own", 3, "Benchmark own is 3; write a table"),
+        ("own", {"results": {"base": "x", "../../rl": "y"}}, r"Benchmark own: A model cannot be named '../../rl'"),
+        ("own", {"file": "questions", "inspect": {"": "y"}}, "A model cannot be named ''"),
     ],
 )
 def test_refused_benchmarks(
