@@ -24,7 +24,7 @@ def test_the_judge_tells_refusals_silence_and_answers_apart() -> None:
 
 def test_the_interval_over_seeds_has_both_variances() -> None:
     same = [[0.3, 0.2, 0.4, 100]] * 3
-    value, low, high, n = safety.over_seeds(same, 0.95)
+    value, _, high, n = safety.over_seeds(same, 0.95)
     assert (value, n) == (pytest.approx(0.3), 3)
     assert high - value == pytest.approx(4.302653 * 0.1 / 1.959964, rel=1e-5)
     apart = [[0.1, 0.0, 0.2, 100], [0.3, 0.2, 0.4, 100], [0.5, 0.4, 0.6, 100]]
