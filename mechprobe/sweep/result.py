@@ -126,12 +126,15 @@ class Comparison(Result):
     """A model against base on the same items.
 
     Attributes:
-        difference: The metric minus that of base, over the items that both have, with its paired interval.
+        difference: The metric minus that of base, over the items that both have, with its paired interval. For finished results
+            without numbers of single documents, the interval is that of two independent samples.
+        bounds: The smallest and the largest difference that undecided responses of both could make; None where there are none.
         win_rate: Reward models: probability that a response of the model has a higher reward than one of base to the same prompt,
             ties half, with its interval over prompts.
     """
 
     difference: IntervalNumbers
+    bounds: tuple[Number, Number] | None = None
     win_rate: IntervalNumbers | None = None
 
 

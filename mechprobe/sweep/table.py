@@ -114,6 +114,9 @@ def heading(results: SweepResults, name: str) -> str:
 def _change(results: SweepResults, name: str, model: str) -> str:
     compared, info = results.comparisons[name][model], results.benchmarks[name]
     text = info.text(compared.difference, signed=True)
+    if compared.bounds is not None:
+        low, high = (100 * end for end in compared.bounds)
+        text += f" (undecided: {low:+.0f} to {high:+.0f})"
     if compared.win_rate is None:
         return text
     value, low, high, _ = compared.win_rate
