@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from mechprobe.drift import PositionDivergences, divergences
+from mechprobe.drift.divergence import distances
 from mechprobe.errors import InputError
 from mechprobe.models import next_token
 
