@@ -1,5 +1,6 @@
 """``mechprobe logprobs``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,7 @@ def _row(found: "LogprobsResult", model: str, source: str) -> dict[str, str]:
     }
 
 
-def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str) -> tuple[float, ...]:
+def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str) -> Sequence[float]:
     rows = found.find(model=model, source=source, metric="delta", reference="base", by=by, group=group)
     return rows[0].interval if rows else (float("nan"),) * 4
 

@@ -56,7 +56,7 @@ class Backtracking:
     """Words of one class in the responses of evaluated models. Prompts are resampled, the same in every model."""
 
     def __init__(self, outcomes: Outcomes, models: Sequence[str], config: LogprobsConfig) -> None:
-        pattern = word_pattern(config.classes[config.backtrack])
+        pattern = word_pattern(config.lists[config.backtrack])
         generated = [record for record in outcomes.records if record.finish and record.model in models]
         self.prompts = sorted({(record.task, record.sample_id) for record in generated})
         self.models = [model for model in models if any(record.model == model for record in generated)]

@@ -53,15 +53,15 @@ class TokenClasses:
             ConfigError: A word that the user listed cannot be written by the tokenizer, or the class of backtracking is unknown.
         """
         self.names = config.class_names
-        if config.backtrack not in config.classes:
+        if config.backtrack not in config.lists:
             raise ConfigError(
-                f"logprobs.backtrack is '{config.backtrack}', which is none of the classes {', '.join(config.classes)}; name one of them."
+                f"logprobs.backtrack is '{config.backtrack}', which is none of the classes {', '.join(config.lists)}; name one of them."
             )
         _require_writable(tokenizer, config)
         self._tokenizer = tokenizer
         self._special = set(special_token_ids(tokenizer))
         self._operators = set(config.operators)
-        self._patterns = [word_pattern(words) for words in config.classes.values()]
+        self._patterns = [word_pattern(words) for words in config.lists.values()]
         self._pieces: dict[int, str] = {}
         self._kinds: dict[int, int] = {}
         anchor = tokenizer("a", add_special_tokens=False).input_ids[-1:]
@@ -100,7 +100,7 @@ class TokenClasses:
 
 def _require_writable(tokenizer: "PreTrainedTokenizerBase", config: LogprobsConfig) -> None:
     unknown = tokenizer.unk_token_id
-    for name, words in config.classes.items():
+    for name, words in config.lists.items():
         for word in words if unknown is not None and words != LISTED.get(name) else ():
             if unknown in tokenizer(word, add_special_tokens=False).input_ids:
                 raise ConfigError(

@@ -32,7 +32,8 @@ class LogprobsConfig(FrozenConfig):
         max_prompts: Prompts to draw by seed, each with all its traces; None takes all.
         end_token: Whether the end token of a response that ended counts as its last token.
         too_long: Whether a trace beyond the context is refused or dropped.
-        classes: Classes of tokens that are lists of words or phrases, in any case; a token in several belongs to the first.
+        classes: Classes of tokens that are lists of words or phrases, in any case; a token in several belongs to the first. Given ones
+            go before the defaults ``backtrack`` and ``procedural``, which an empty list leaves out.
         backtrack: The class whose words are counted in generated text.
         operators: Characters of the token class ``operators``.
         clip: (low, high): r counts as clipped below 1 − low and above 1 + high.
@@ -71,15 +72,20 @@ class LogprobsConfig(FrozenConfig):
     @field_validator("classes")
     @classmethod
     def _names(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """The given classes, then those of the defaults that are not given."""
         taken = next((name for name in value if name in POSITIONAL or not name.strip()), None)
         if taken is not None:
             raise ValueError(f"the class name '{taken}' is taken or empty; use another than {', '.join(POSITIONAL)}")
-        empty = next((name for name, words in value.items() if not any(word.strip() for word in words)), None)
-        if empty is not None:
-            raise ValueError(f"the class '{empty}' has no words; list some, or leave it out")
-        return value
+        if blank := next((name for name, words in value.items() if not all(word.strip() for word in words)), None):
+            raise ValueError(f"the class '{blank}' holds a blank word; remove it")
+        return {**value, **{name: words for name, words in LISTED.items() if name not in value}}
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The classes that have words; an empty list leaves a class out."""
+        return {name: words for name, words in self.classes.items() if words}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """All classes: those with lists first, then the others."""
-        return (*self.classes, *POSITIONAL)
+        return (*self.lists, *POSITIONAL)

@@ -1,10 +1,14 @@
 """The figure of a stage: Δ of the token classes over training, their excess over matched controls, and backtracking, by arm."""
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mechprobe.dynamics.logprobs.result import LearningRow, LogprobsResult
 from mechprobe.environment import require
+from mechprobe.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +31,7 @@ def draw_log_probs(found: LogprobsResult, source: str | None = None) -> "Figure"
     source = source or found.sources[-1]
     rows = 3 if found.backtracking else 2
     figure = Figure(figsize=(5.0 * len(found.arms), 3.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, len(found.arms), squeeze=False, sharey="row")
+    panels = figure.subplots(rows, len(found.arms), squeeze=False)
     for column, arm in enumerate(found.arms):
         axis = _axis(found, arm)
         _classes(panels[0][column], found, arm, source, axis)
@@ -52,7 +56,8 @@ def picture(found: LogprobsResult) -> bytes:
 def _axis(found: LogprobsResult, arm: str) -> list[float]:
     """Place of base and of every checkpoint: their steps, or 1, 2, 3... where one is unknown."""
     row = next((row for row in found.learning if row.arm == arm), None)
-    return [0.0, *(row.steps if row is not None else range(1, len(found.arms[arm]) + 1))]
+    steps = row.steps if row is not None else range(1, len(found.arms[arm]) + 1)
+    return [0.0, *map(float, steps)]
 
 
 def _color(found: LogprobsResult, group: str) -> str:
@@ -63,44 +68,40 @@ def _classes(panel: "Axes", found: LogprobsResult, arm: str, source: str, axis: 
     """Mean Δ of each class at base (0) and every checkpoint, and its half step."""
     halves = {row.group: row for row in found.learning if (row.arm, row.source) == (arm, source)}
     for group in found.classes:
-        rows = {
-            r.model: r for r in found.find(source=source, by="class", group=group, metric="delta", reference="base")
-        }
-        points = [rows.get(model) for model in found.arms[arm]]
-        if not any(points):
-            continue
-        values = [0.0, *(row.value if row else float("nan") for row in points)]
-        low, high = (
-            [0.0, *(r.low if r else float("nan") for r in points)],
-            [0.0, *(r.high if r else float("nan") for r in points)],
-        )
-        panel.plot(axis, values, marker="o", markersize=3, linewidth=1.3, color=_color(found, group), label=group)
-        panel.fill_between(axis, low, high, color=_color(found, group), alpha=0.15, linewidth=0)
+        rows = found.find(source=source, by="class", group=group, metric="delta", reference="base")
+        _curve(panel, found, arm, group, axis, {row.model: row.interval for row in rows})
         _half_step(panel, halves.get(group), _color(found, group))
     _finish(panel, axis, f"{arm}: Δ against {found.base}", "mean Δ log p (nats)")
-
-
-def _half_step(panel: "Axes", row: LearningRow | None, color: str) -> None:
-    if row is not None and row.half_step is not None:
-        panel.plot(
-            [row.half_step.value], [row.curve[-1] / 2], marker="D", markersize=6, markerfacecolor="none", color=color
-        )
 
 
 def _excess(panel: "Axes", found: LogprobsResult, arm: str, source: str, axis: list[float]) -> None:
     """Class tokens minus matched controls."""
     for group in found.classes:
         rows = {row.model: row.excess for row in found.excess if (row.source, row.group) == (source, group)}
-        points = [rows.get(model) for model in found.arms[arm]]
-        if not any(points):
-            continue
-        nan = float("nan")
-        panel.plot(
-            axis, [0.0, *(p.value if p else nan for p in points)], marker="o", markersize=3, color=_color(found, group)
-        )
-        low, high = [0.0, *(p.low if p else nan for p in points)], [0.0, *(p.high if p else nan for p in points)]
-        panel.fill_between(axis, low, high, color=_color(found, group), alpha=0.15, linewidth=0)
+        _curve(panel, found, arm, group, axis, rows)
     _finish(panel, axis, f"{arm}: class − matched controls", "excess Δ log p (nats)")
+
+
+def _curve(
+    panel: "Axes", found: LogprobsResult, arm: str, group: str, axis: list[float], values: Mapping[str, Interval]
+) -> None:
+    """Values and intervals of the models of an arm from 0 at base on; straight in steps, which the axis compresses."""
+    points = [values.get(model) for model in found.arms[arm]]
+    if not any(points):
+        return
+    missing, color = Interval(*(float("nan"),) * 3, 0), _color(found, group)
+    rows = np.array([[0.0] * 3, *([p.value, p.low, p.high] for p in (point or missing for point in points))])
+    fine = np.union1d(axis, np.linspace(axis[0], axis[-1], 400))
+    value, low, high = (np.interp(fine, axis, column) for column in rows.T)
+    panel.plot(fine, value, linewidth=1.3, color=color)
+    panel.plot(axis, rows[:, 0], marker="o", markersize=3, linestyle="none", color=color, label=group)
+    panel.fill_between(fine, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _half_step(panel: "Axes", row: LearningRow | None, color: str) -> None:
+    if row is not None and row.half_step is not None:
+        place = [row.half_step.value], [row.curve[-1] / 2]
+        panel.plot(*place, marker="D", markersize=6, markerfacecolor="none", color=color)
 
 
 def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[float]) -> None:
@@ -111,11 +112,9 @@ def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[flo
     ]
     if places:
         x, rows = [place for place, _ in places], [row for _, row in places]
-        low, high = (
-            [max(0.0, r.per_1k.value - r.per_1k.low) for r in rows],
-            [max(0.0, r.per_1k.high - r.per_1k.value) for r in rows],
-        )
-        panel.errorbar(x, [r.per_1k.value for r in rows], yerr=[low, high], marker="o", markersize=3.5, color="#b3261e")
+        words = np.array([[row.per_1k.value, row.per_1k.low, row.per_1k.high] for row in rows])
+        apart = np.abs(words[:, 1:] - words[:, :1]).T
+        panel.errorbar(x, words[:, 0], yerr=apart, marker="o", markersize=3.5, color="#b3261e")
         beside = panel.twinx()
         beside.plot(x, [row.accuracy.value for row in rows], linestyle="--", linewidth=1, color="#444444")
         beside.set_ylim(0, 1)
@@ -127,7 +126,8 @@ def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[flo
 
 def _finish(panel: "Axes", axis: list[float], title: str, label: str) -> None:
     panel.axhline(0, color="#999999", linewidth=0.6)
-    panel.set_xscale("symlog", linthresh=max(1.0, axis[1] if len(axis) > 1 else 1.0))
+    panel.set_xscale("symlog", linthresh=axis[1])
+    panel.set_xlim(-0.1 * axis[1], 1.15 * axis[-1])
     panel.set_xticks(axis, [f"{step:g}" for step in axis], fontsize=7, rotation=45 if len(axis) > 6 else 0)
     panel.minorticks_off()
     panel.set_title(title.replace("$", r"\$"), fontsize=9)

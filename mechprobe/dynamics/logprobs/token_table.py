@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from mechprobe.dynamics.logprobs.classes import TokenClasses
 from mechprobe.dynamics.logprobs.measure import token_starts
@@ -104,10 +105,11 @@ class Prompts:
         return cluster_draws(np.arange(self.n), draws=draws, seed=[seed, 1])
 
 
-def ratio(totals: ndarray, counts: ndarray) -> ndarray:
+def ratio(totals: ArrayLike, counts: ArrayLike) -> ndarray:
     """``totals / counts``, NaN where nothing is counted."""
+    total, count = np.asarray(totals), np.asarray(counts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, totals / counts, np.nan)
+        return np.where(count > 0, total / count, np.nan)
 
 
 def ends(drawn: Float[ndarray, "draw *rest"]) -> tuple[ndarray, ndarray]:
@@ -127,5 +129,5 @@ def ends(drawn: Float[ndarray, "draw *rest"]) -> tuple[ndarray, ndarray]:
 
 def interval(value: float, drawn: Float[ndarray, " draw"], n: int) -> Interval:
     """A value with the percentile interval of its draws."""
-    low, high = ends(drawn)
+    (low,), (high,) = ends(drawn[:, None])
     return Interval(float(value), float(low), float(high), n)
