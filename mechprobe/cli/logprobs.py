@@ -1,6 +1,5 @@
 """``mechprobe logprobs``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
     from mechprobe.dynamics.logprobs.result import LogprobsResult
+    from mechprobe.statistics import Interval
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Traces = Annotated[
@@ -105,9 +105,11 @@ def _row(found: "LogprobsResult", model: str, source: str) -> dict[str, str]:
     }
 
 
-def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str) -> Sequence[float]:
+def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str) -> "Interval":
+    from mechprobe.statistics import Interval
+
     rows = found.find(model=model, source=source, metric="delta", reference="base", by=by, group=group)
-    return rows[0].interval if rows else (float("nan"),) * 4
+    return rows[0].interval if rows else Interval(*(float("nan"),) * 3, 0)
 
 
 def _teacher_lines(found: "LogprobsResult", models: list[str], source: str) -> list[str]:

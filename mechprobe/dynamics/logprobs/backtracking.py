@@ -11,10 +11,12 @@ A model may only *imitate* the words, or use them (*internalisation*). The label
 
 P(right | word) − P(right | none) is taken within each task and weighted by its responses with a word, so that tasks in which models
 check more do not decide. Within a task the two kinds of responses still answer different prompts, and models check hard prompts
-more, so the difference describes and is no effect. Words, rule and thresholds are ours.
+more, so the difference describes and is no effect. Accuracies and their change have `clustered_interval` and `clustered_difference`,
+which do not shrink to nothing where all responses are alike; the other intervals are bootstraps over prompts. Words, rule and
+thresholds are ours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +29,12 @@ from mechprobe.dynamics.logprobs.config import LogprobsConfig
 from mechprobe.dynamics.logprobs.result import BacktrackLabel, BacktrackRow, BacktrackVerdict
 from mechprobe.dynamics.logprobs.token_table import interval, ratio
 from mechprobe.records import Outcomes
-from mechprobe.statistics import Interval, cluster_draws
+from mechprobe.statistics import Interval, cluster_draws, clustered_difference, clustered_interval
 
 LEAST = 10
 """Fewest responses with a word, and fewest without, from which their accuracies are compared (ours)."""
+LEAST_PROMPTS = 30
+"""Fewest prompts from which an arm has another label than ``cannot be told`` (ours)."""
 _TASK_COLUMNS = 4
 """Of each task: responses with a word, right ones among them, responses without one, right ones among them."""
 
@@ -78,14 +82,13 @@ class Backtracking:
     def rows(self) -> Iterator[BacktrackRow]:
         """The numbers of every model."""
         for model, counts in self._counts.items():
-            per_1k, accuracy = self._frequency(model), self._accuracy(model)
             yield BacktrackRow(
                 model=model,
                 words=int(counts.words.sum()),
                 responses=int(counts.n.sum()),
                 with_word=int(counts.marked.sum()),
-                per_1k=self._interval(per_1k, int(counts.tokens.sum())),
-                accuracy=self._interval(accuracy, len(self.prompts)),
+                per_1k=self._interval(self._frequency(model), int(counts.tokens.sum())),
+                accuracy=clustered_interval(counts.right, counts.n),
                 right_with=self._given(model, 0),
                 right_without=self._given(model, 2),
                 difference=self._difference(model),
@@ -97,7 +100,8 @@ class Backtracking:
         if base not in self.models or not known:
             return None
         last = known[-1]
-        frequency, accuracy = (self._change(number, base, last) for number in (self._frequency, self._accuracy))
+        frequency = self._interval(self._frequency(last) - self._frequency(base), len(self.prompts))
+        accuracy = self._gain(base, last)
         difference = self._difference(last)
         label, reason = self._label(base, last, frequency, accuracy, difference)
         return BacktrackVerdict(
@@ -108,6 +112,11 @@ class Backtracking:
     def _label(
         self, base: str, last: str, frequency: Interval, accuracy: Interval, difference: Interval
     ) -> tuple[BacktrackLabel, str]:
+        if accuracy.n < LEAST_PROMPTS:
+            return (
+                "cannot be told",
+                f"{accuracy.n} prompts were answered by both models, and {LEAST_PROMPTS} are needed",
+            )
         if not any(self._counts[model].words.sum() for model in (base, last)):
             return "no rise", f"no response of {base} or {last} has such a word"
         if frequency.high <= 0:
@@ -135,9 +144,11 @@ class Backtracking:
         counts = self._counts[model]
         return 1000 * self._ratio(counts.words, counts.tokens)
 
-    def _accuracy(self, model: str) -> ndarray:
-        counts = self._counts[model]
-        return self._ratio(counts.right, counts.n)
+    def _gain(self, base: str, last: str) -> Interval:
+        """Change of the share of right responses over the prompts that both models answered."""
+        one, two = self._counts[base], self._counts[last]
+        both = (one.n > 0) & (two.n > 0)
+        return clustered_difference(one.right[both] / one.n[both], two.right[both] / two.n[both])
 
     def _ratio(self, totals: ndarray, counts: ndarray) -> ndarray:
         """Value and draws of a ratio of sums over prompts."""
@@ -146,7 +157,7 @@ class Backtracking:
     def _given(self, model: str, start: int) -> Interval:
         """Share of right responses among those with a word (0) or without one (2)."""
         part = self._counts[model].by_task[..., start : start + 2].sum(axis=1)
-        return self._interval(self._ratio(part[:, 1], part[:, 0]), int(part[:, 0].sum()))
+        return clustered_interval(part[:, 1], part[:, 0])
 
     def _difference(self, model: str) -> Interval:
         """P(right | word) − P(right | none) within tasks; NaN with too few responses of either kind."""
@@ -159,9 +170,6 @@ class Backtracking:
         drawn = (self._weights @ cells.reshape(len(cells), -1)).reshape(-1, *whole.shape)
         values = _within(np.concatenate([whole[None], drawn]))
         return self._interval(values, int(n_with))
-
-    def _change(self, number: Callable[[str], ndarray], base: str, last: str) -> Interval:
-        return self._interval(number(last) - number(base), len(self.prompts))
 
     def _interval(self, values: ndarray, n: int) -> Interval:
         return interval(values[0], values[1:], n)

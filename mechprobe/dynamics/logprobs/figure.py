@@ -115,6 +115,7 @@ def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[flo
         words = np.array([[row.per_1k.value, row.per_1k.low, row.per_1k.high] for row in rows])
         apart = np.abs(words[:, 1:] - words[:, :1]).T
         panel.errorbar(x, words[:, 0], yerr=apart, marker="o", markersize=3.5, color="#b3261e")
+        panel.set_ylim(0, max(1.0, 1.1 * float(words.max())))
         beside = panel.twinx()
         beside.plot(x, [row.accuracy.value for row in rows], linestyle="--", linewidth=1, color="#444444")
         beside.set_ylim(0, 1)

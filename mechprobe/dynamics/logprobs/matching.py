@@ -25,6 +25,8 @@ from mechprobe.dynamics.logprobs.rows import SourceTable
 from mechprobe.dynamics.logprobs.token_table import interval, ratio
 
 CONTROLS = ("digits", "operators", "other")
+_ALWAYS_LAST = "special"
+"""End tokens, for which no control stands as late."""
 _FREQUENCY = 2
 """A stratum holds tokens whose counts differ by at most 2**2."""
 LEAST_CONTROLS = 5
@@ -95,9 +97,9 @@ class Strata:
         return value, ratio(total, n.sum(axis=-1))
 
     def classes(self) -> list[str]:
-        """Classes of the source that have tokens and are no controls."""
-        present = self.counts.sum(axis=(0, 2))
-        return [name for name, n in zip(self.source.table.names, present, strict=True) if n and name not in CONTROLS]
+        """Classes of the source that have tokens and can have controls."""
+        present = zip(self.source.table.names, self.counts.sum(axis=(0, 2)), strict=True)
+        return [name for name, n in present if n and name not in (*CONTROLS, _ALWAYS_LAST)]
 
 
 def _cells(source: SourceTable, stratum: ndarray, n: int, values: ndarray) -> ndarray:

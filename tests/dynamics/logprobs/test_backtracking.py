@@ -78,6 +78,9 @@ def test_what_cannot_be_told_is_said(base: tuple, last: tuple, label: str, reaso
 
 def test_few_responses_tell_nothing() -> None:
     assert planted((0.1, 0.5), (0.5, 0.5, 0.5), n=40).label == "cannot be told"
+    few = planted((0.0, 1.1), (1.1, 1.1, 1.1), n=29)  # all alike, so that a bootstrap has no width
+    assert few.label == "cannot be told"
+    assert "29 prompts" in few.reason
 
 
 def test_tasks_that_check_more_do_not_decide() -> None:

@@ -171,7 +171,7 @@ def test_command_end_to_end(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "Mean Δ log p against base" in said
-    assert "Backtracking in rl: no rise" in said
+    assert "Backtracking in rl: cannot be told (4 prompts" in said
     assert str(run / "logprobs") in said
     assert len(said.splitlines()) <= 40
     found = LogprobsResult.load(run / "logprobs")
