@@ -34,7 +34,7 @@ def logprobs(
     from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.emergence.arms import with_checkpoints
     from mechprobe.environment import require
-    from mechprobe.pipeline.plans import plan_logprobs
+    from mechprobe.pipeline.plans import Plan
 
     require("matplotlib", "The figure of log-probabilities")
     section: dict[str, Any] = {"traces": {"file": str(traces)}} if traces else {}
@@ -44,7 +44,12 @@ def logprobs(
     run.config = run.config.model_copy(update={"models": models})
     folder = run.layout.logprobs
     found: LogprobsResult | None = carry_out(
-        shared, run, "logprobs", folder=folder, plan=lambda: plan_logprobs(run), work=run.logprobs
+        shared,
+        run,
+        "logprobs",
+        folder=folder,
+        plan=lambda: Plan("logprobs", folder, *run.plan_logprobs()),
+        work=run.logprobs,
     )
     if found is None:
         return
@@ -109,7 +114,7 @@ def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str
     from mechprobe.statistics import Interval
 
     rows = found.find(model=model, source=source, metric="delta", reference="base", by=by, group=group)
-    return rows[0].interval if rows else Interval(*(float("nan"),) * 3, 0)
+    return rows[0].interval if rows else Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def _teacher_lines(found: "LogprobsResult", models: list[str], source: str) -> list[str]:

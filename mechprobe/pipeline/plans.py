@@ -313,17 +313,6 @@ def plan_dynamics(run: Run) -> Plan:
     return Plan("dynamics", run.layout.dynamics, lines, {"curves": curves})
 
 
-def plan_logprobs(run: Run) -> Plan:
-    """Models, traces and token classes. What `log_probs` would refuse before it loads a model is refused here too."""
-    from mechprobe.dynamics.logprobs.work import LogprobsWork
-
-    inputs = run.logprobs_inputs()
-    work = LogprobsWork.of(run.family, inputs["traces"], run.config.logprobs, inputs["arms"], inputs["generated"])
-    models = {name: run.family[name].fingerprint for name in work.models}
-    Stage.check(run.layout.logprobs, name="logprobs", config=work.identity, models=models, force=run.force)
-    return Plan("logprobs", run.layout.logprobs, *work.plan())
-
-
 def plan_probe(run: Run) -> Plan:
     """Items, arms, and what is read besides outcomes. What `probe` would refuse before it loads a model is refused here too."""
     from mechprobe.drift.probe.stage import prepare

@@ -13,6 +13,7 @@ from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.dynamics.logprobs.result import LogprobsResult
 from mechprobe.dynamics.logprobs.stage import log_probs
+from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
 from mechprobe.emergence.result import Emergence
@@ -20,7 +21,7 @@ from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, Stage
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
 
@@ -112,6 +113,12 @@ class SideStages:
             **self.logprobs_inputs(),
             force=self.force,
         )
+
+    def plan_logprobs(self) -> tuple[list[str], dict[str, Any]]:
+        """Models, traces and token classes as lines and JSON values. What `logprobs` would refuse before it loads a model is refused."""
+        work = LogprobsWork.of(self.family, config=self.config.logprobs, **self.logprobs_inputs())
+        Stage.check(self.layout.logprobs, **work.stage, force=self.force)
+        return work.plan()
 
     def logprobs_inputs(self) -> dict[str, Any]:
         """What `log_probs` reads besides models and settings: the file of traces or the outcomes, the outcomes if there are any, arms."""

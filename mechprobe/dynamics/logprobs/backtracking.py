@@ -176,7 +176,8 @@ class Backtracking:
 
 
 def _empty(n_prompts: int, n_tasks: int) -> _Counts:
-    return _Counts(*(np.zeros(n_prompts) for _ in range(5)), np.zeros((n_prompts, n_tasks, _TASK_COLUMNS)))
+    words, tokens, right, n, marked = np.zeros((5, n_prompts))
+    return _Counts(words, tokens, right, n, marked, np.zeros((n_prompts, n_tasks, _TASK_COLUMNS)))
 
 
 def _within(cells: Float[ndarray, "draw task column"]) -> Float[ndarray, " draw"]:

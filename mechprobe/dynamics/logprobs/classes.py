@@ -65,7 +65,7 @@ class TokenClasses:
         self._pieces: dict[int, str] = {}
         self._kinds: dict[int, int] = {}
         anchor = tokenizer("a", add_special_tokens=False).input_ids[-1:]
-        self._anchor = (anchor, tokenizer.decode(anchor, skip_special_tokens=False))
+        self._anchor = (anchor, self._decoded(anchor))
 
     def of(self, ids: Sequence[int], answer: str | None = None) -> Int[ndarray, " token"]:
         """Index in `names` of every token of a response."""
@@ -85,10 +85,13 @@ class TokenClasses:
         """The text that a token adds to a text, with the blank that stands before its word."""
         if token not in self._pieces:
             ids, before = self._anchor
-            whole = self._tokenizer.decode([*ids, token], skip_special_tokens=False)
+            whole = self._decoded([*ids, token])
             alone = whole.removeprefix(before) if whole.startswith(before) else ""
-            self._pieces[token] = alone or self._tokenizer.decode([token], skip_special_tokens=False)
+            self._pieces[token] = alone or self._decoded([token])
         return self._pieces[token]
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _kind(self, token: int) -> int:
         """The class of a token that no list and no answer covers."""

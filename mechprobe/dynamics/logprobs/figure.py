@@ -89,7 +89,7 @@ def _curve(
     points = [values.get(model) for model in found.arms[arm]]
     if not any(points):
         return
-    missing, color = Interval(*(float("nan"),) * 3, 0), _color(found, group)
+    missing, color = Interval(float("nan"), float("nan"), float("nan"), 0), _color(found, group)
     rows = np.array([[0.0] * 3, *([p.value, p.low, p.high] for p in (point or missing for point in points))])
     fine = np.union1d(axis, np.linspace(axis[0], axis[-1], 400))
     value, low, high = (np.interp(fine, axis, column) for column in rows.T)

@@ -68,8 +68,7 @@ def log_probs(
         ArtifactError: ``out`` holds other work.
     """
     work = LogprobsWork.of(family, traces, config or LogprobsConfig(), arms or EmergenceConfig(), generated)
-    models = {name: family[name].fingerprint for name in work.models}
-    with Stage.open(out, name="logprobs", config=work.identity, models=models, force=force) as stage:
+    with Stage.open(out, **work.stage, force=force) as stage:
         if not stage.done:
             files = TokenFiles(stage.folder)
             sampler = _score(work, files)

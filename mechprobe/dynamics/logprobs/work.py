@@ -49,7 +49,7 @@ class LogprobsWork:
         traces: "Path | str | Outcomes | Sequence[Trace] | None",
         config: LogprobsConfig,
         arms: EmergenceConfig,
-        generated: "Path | str | Outcomes | None",
+        generated: "Path | str | Outcomes | None" = None,
     ) -> "LogprobsWork":
         """Check the arguments; no weights are loaded. Errors are those of `log_probs`."""
         if arms.base not in family:
@@ -95,6 +95,12 @@ class LogprobsWork:
     def courses(self) -> dict[str, ArmSteps]:
         """Arm → its models and steps."""
         return {arm.name: arm_steps(arm, self.base, self.settings) for arm in self.arms}
+
+    @property
+    def stage(self) -> dict[str, Any]:
+        """Arguments of `mechprobe.stage_folder.Stage.open`."""
+        models = {name: self.family[name].fingerprint for name in self.models}
+        return {"name": "logprobs", "config": self.identity, "models": models}
 
     @property
     def identity(self) -> dict[str, Any]:
