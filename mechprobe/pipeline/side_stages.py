@@ -1,6 +1,7 @@
 """Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
 
 from pathlib import Path
+from typing import Any
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
@@ -10,6 +11,9 @@ from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.dynamics.logprobs.stage import log_probs
+from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
 from mechprobe.dynamics.swept import holds_checkpoints
@@ -19,7 +23,7 @@ from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, Stage
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
 
@@ -117,6 +121,28 @@ class SideStages:
             arms=self.config.emergence,
             force=self.force,
         )
+
+    def logprobs(self) -> LogprobsResult:
+        """Score the tokens of fixed traces under every model. It is not part of `mechprobe run`."""
+        return log_probs(
+            self.family,
+            out=self.layout.logprobs,
+            config=self.config.logprobs,
+            **self.logprobs_inputs(),
+            force=self.force,
+        )
+
+    def plan_logprobs(self) -> tuple[list[str], dict[str, Any]]:
+        """Models, traces and token classes as lines and JSON values. What `logprobs` would refuse before it loads a model is refused."""
+        work = LogprobsWork.of(self.family, config=self.config.logprobs, **self.logprobs_inputs())
+        Stage.check(self.layout.logprobs, **work.stage, force=self.force)
+        return work.plan()
+
+    def logprobs_inputs(self) -> dict[str, Any]:
+        """What `log_probs` reads besides models and settings: the file of traces or the outcomes, the outcomes if there are any, arms."""
+        evals = self.layout.evals if (self.layout.evals / MANIFEST).is_file() else None
+        traces = None if self.config.logprobs.traces.file else self.layout.evals
+        return {"traces": traces, "generated": evals, "arms": self.config.emergence}
 
     def probe(self) -> ProbeResult:
         """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""

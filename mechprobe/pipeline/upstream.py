@@ -21,6 +21,7 @@ _NEEDS = {
     "emergence": (),
     "drift": ("cache",),
     "dynamics": ("evaluate",),
+    "logprobs": ("evaluate",),
     "weights": (),
     "probe": ("evaluate",),
     "sweep": (),
@@ -41,6 +42,8 @@ def missing_stages(run: Run, stage: str) -> list[str]:
         made = folder in given or (getattr(run.layout, folder) / MANIFEST).is_file()
         if need == "localize" and (run.config.cache.sites or not run.config.tasks.file):
             continue  # the site is given, or no task can choose one
+        if stage == "logprobs" and run.config.logprobs.traces.file:
+            continue  # the traces are given
         if not made:
             found += [name for name in [*missing_stages(run, need), need] if name not in found]
     return found
@@ -181,6 +184,7 @@ def require_run_folder(run: Run) -> None:
         "emergence",
         "drift",
         "dynamics",
+        "logprobs",
         "weights",
         "probe",
         "sweep",
