@@ -40,7 +40,7 @@ NO_CHANGE, ONE_CHECKPOINT = "its change is not clear of 0", "there is one checkp
 _NAN = float("nan")
 
 
-def log_axis(step: ArrayLike, first: float) -> Float[ndarray, "*step"]:
+def log_axis(step: ArrayLike | float, first: float | int) -> Float[ndarray, "*step"]:
     """Place of a step on an axis that is linear from base at 0 to the ``first`` checkpoint, at 1, and logarithmic after it.
 
     Example:
@@ -51,10 +51,10 @@ def log_axis(step: ArrayLike, first: float) -> Float[ndarray, "*step"]:
     return np.where(share > 1, 1 + np.log(np.maximum(share, 1)), share)
 
 
-def steps_at(place: ArrayLike, first: float) -> Float[ndarray, "*place"]:
+def steps_at(place: ArrayLike | float, first: float | int) -> Float[ndarray, "*place"]:
     """The inverse of `log_axis`."""
     place = np.asarray(place, dtype=np.float64)
-    return first * np.where(place > 1, np.exp(np.maximum(place, 1) - 1), place)
+    return np.asarray(first * np.where(place > 1, np.exp(np.maximum(place, 1) - 1), place))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Order(Result):
         return [{pair.first, pair.second}.difference({name}).pop() for pair in self.pairs if pair.first_moved == name]
 
 
-def half_change(course: Course, *, first: float | None = None) -> HalfChange:
+def half_change(course: Course, *, first: float | int | None = None) -> HalfChange:
     """The step at which half of the change is reached, with its interval.
 
     Args:
@@ -207,7 +207,7 @@ def half_change(course: Course, *, first: float | None = None) -> HalfChange:
     return HalfChange(name=course.name, change=course.change, step=interval, crossings=crossings)
 
 
-def lead_lag(one: Course, two: Course, *, first: float | None = None) -> LeadLag:
+def lead_lag(one: Course, two: Course, *, first: float | int | None = None) -> LeadLag:
     """The lag of ``two`` behind ``one``, and which is shown to come first; ``p_holm`` is ``p``."""
     halves = half_change(one, first=first), half_change(two, first=first)
     untold = next((f"{half.name}: {half.untold}" for half in halves if half.untold), "")

@@ -1,25 +1,33 @@
 """Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.divergence.stage import divergence
+from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
+from mechprobe.emergence.arms import with_recorded
+from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST
+from mechprobe.sweep.config import SweepConfig
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
+
+Dated = TypeVar("Dated", EmergenceConfig, ProbeConfig, SweepConfig)
+"""Settings with steps of models."""
 
 
 class SideStages:
@@ -45,6 +53,11 @@ class SideStages:
         if self._family is None:
             self._family = self.config.family(trust_remote_code=self.trust_remote_code)
         return self._family
+
+    def dated(self, settings: Dated) -> Dated:
+        """Settings with the steps that the models' folders record, for models without one; steps that are given stay."""
+        known = with_recorded(settings.final_steps, self.config.models.items(), settings.base)
+        return settings.replace(final_steps=known)
 
     def baselines(self) -> Baselines:
         """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
@@ -78,7 +91,7 @@ class SideStages:
             self.family if self.config.models else None,
             out=self.layout.sweep,
             work=self.layout.benchmarks,
-            config=self.config.sweep,
+            config=self.dated(self.config.sweep),
             text=self.config.text,
             think=self.config.tasks.think,
             force=self.force,
@@ -96,7 +109,7 @@ class SideStages:
             self.layout.evals,
             out=self.layout.dynamics,
             config=self.config.dynamics,
-            arms=self.config.emergence,
+            arms=self.dated(self.config.emergence),
             force=self.force,
         )
 
@@ -106,7 +119,7 @@ class SideStages:
             self.layout.evals,
             self.family if self.config.models else None,
             out=self.layout.probe,
-            config=self.config.probe,
+            config=self.dated(self.config.probe),
             **self.probe_inputs(),
             force=self.force,
         )

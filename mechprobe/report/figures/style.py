@@ -176,7 +176,7 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     axes.set_ylim(low, high)
 
 
-def step_scale(axes: Axes, first: float, last: float) -> None:
+def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
     """Make the x axis one of steps: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
 
     It is the axis on which `mechprobe.dynamics.order` interpolates. Ticks are base, the first step, and its doublings, thinned to

@@ -7,19 +7,20 @@ import numpy as np
 
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.records import Outcome, Outcomes, read_outcomes
-from mechprobe.report.timeline.measured import Measured, mean_of, of_items
+from mechprobe.report.timeline.measured import Measured, Unit, mean_of, of_items
 from mechprobe.statistics import Interval, share_interval
 from mechprobe.sweep.result import RESPONSES_FILE, BenchmarkInfo, CellResult, SweepResults
 
 SKILLS, BENCHMARKS, SAFETY, LENGTH, BEHAVIOUR = (
-    "skills: right", "benchmarks", "safety", "response length", "behaviour drift",
+    "skills", "benchmarks", "safety", "response length", "behaviour drift",
 )  # fmt: skip
+OUTCOMES_FILE = "outcomes.jsonl"
 NO_ITEMS = "values of single items are not kept"
 
 
 def of_outcomes(folder: Path) -> list[Measured]:
     """Right responses by task, their mean over the tasks, and the mean length of all responses."""
-    outcomes = Outcomes(read_outcomes(folder / "outcomes.jsonl"))
+    outcomes = Outcomes(read_outcomes(folder / OUTCOMES_FILE))
     tasks, lengths = [], []
     for task in outcomes.tasks:
         ids = outcomes.sample_ids(task)
@@ -28,16 +29,16 @@ def of_outcomes(folder: Path) -> list[Measured]:
         right = {m: np.array([[r.outcome == "right" for r in row] for row in rows]) for m, rows in kept.items()}
         points = {model: share_interval(flags) for model, flags in right.items()}
         rows = {model: flags.mean(axis=1) for model, flags in right.items()}
-        tasks.append(of_items(f"right: {task}", SKILLS, f"task {task}", rows, share=True, points=points))
+        tasks.append(of_items(f"right, {task}", SKILLS, f"task {task}", rows, unit="percent", points=points))
         if all(record.finish for records in kept.values() for row in records for record in row):
             tokens = {m: np.array([np.mean([r.n_response_tokens for r in row]) for row in rows]) for m, rows in kept.items()}
-            lengths.append(of_items(f"length: {task}", LENGTH, f"task {task}", tokens, share=False))
+            lengths.append(of_items(f"length, {task}", LENGTH, f"task {task}", tokens, unit="tokens"))
     found = [*tasks]
     usable = [task for task in tasks if task.draws]
     if usable:
-        found.insert(0, mean_of(usable, "right: mean of tasks", headline=True))
+        found.insert(0, mean_of(usable, "right, mean of tasks", headline=True))
     if lengths and all(each.draws for each in lengths):
-        found.append(mean_of(lengths, "length: mean of tasks", headline=True))
+        found.append(mean_of(lengths, "length, mean of tasks", headline=True))
     return found
 
 
@@ -80,11 +81,11 @@ def _benchmark(info: BenchmarkInfo, cells: Mapping[str, CellResult]) -> Measured
     points = {model: cell.value for model, cell in cells.items()}
     means = {model: cell.per_item for model, cell in cells.items()}
     shared = [item for item in next(iter(means.values()), {}) if all(item in row for row in means.values())]
+    unit: Unit = "percent" if info.share else "plain"
     if len(shared) < 2:
-        unit = "percent" if info.share else "plain"
         return Measured(info.name, panel, points, unit=unit, unranked=NO_ITEMS)
     rows = {model: np.array([row[item] for item in shared]) for model, row in means.items()}
-    made = of_items(info.name, panel, f"benchmark {info.name}", rows, share=info.share)
+    made = of_items(info.name, panel, f"benchmark {info.name}", rows, unit=unit)
     if any(len(row) != len(shared) for row in means.values()):  # undecided responses: other items in other models
         points = made.points
     return Measured(
@@ -97,7 +98,7 @@ def _refusals(info: BenchmarkInfo, cells: Mapping[str, CellResult]) -> list[Meas
     points = {model: cell.metrics["refused"] for model, cell in cells.items() if "refused" in cell.metrics}
     if info.group != "safety" or not points:
         return []
-    return [Measured(f"refused: {info.name}", SAFETY, points, unit="percent", unranked=NO_ITEMS)]
+    return [Measured(f"refused, {info.name}", SAFETY, points, unit="percent", unranked=NO_ITEMS)]
 
 
 def lengths_of_sweep(found: SweepResults, work: Path) -> list[Measured]:
@@ -116,8 +117,8 @@ def lengths_of_sweep(found: SweepResults, work: Path) -> list[Measured]:
         shared = [item for item in next(iter(rows.values()), {}) if all(item in row for row in rows.values())]
         if len(shared) > 1:
             values = {model: np.array([row[item] for item in shared]) for model, row in rows.items()}
-            parts.append(of_items(f"length: {name}", LENGTH, f"benchmark {name}", values, share=False))
-    return [mean_of(parts, "length: mean of benchmarks", headline=True), *parts] if parts else []
+            parts.append(of_items(f"length, {name}", LENGTH, f"benchmark {name}", values, unit="tokens"))
+    return [mean_of(parts, "length, mean of benchmarks", headline=True), *parts] if parts else []
 
 
 def of_probe(found: ProbeResult) -> list[Measured]:

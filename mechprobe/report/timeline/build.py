@@ -13,7 +13,7 @@ from mechprobe.emergence.arms import Arm, all_arms, find_arms, with_recorded
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.errors import ConfigError
-from mechprobe.report.timeline.behaviour import LENGTH, lengths_of_sweep, of_outcomes, of_probe, of_sweep
+from mechprobe.report.timeline.behaviour import LENGTH, OUTCOMES_FILE, lengths_of_sweep, of_outcomes, of_probe, of_sweep
 from mechprobe.report.timeline.inside import of_drift, of_emergence, of_weights
 from mechprobe.report.timeline.measured import N_DRAWS, Measured
 from mechprobe.report.timeline.result import ArmTimeline, Dip, Series, Timeline
@@ -33,9 +33,12 @@ SINGLE = "it has one checkpoint"
 
 
 def stage_folders(layout: RunLayout) -> dict[str, Path]:
-    """The finished stages that the timeline reads."""
+    """The finished stages that the timeline reads; an imported evaluation may hold no outcomes of single samples."""
     folders = {stage: getattr(layout, name) for stage, name in STAGES.items()}
-    return {stage: folder for stage, folder in folders.items() if (folder / MANIFEST).is_file()}
+    finished = {stage: folder for stage, folder in folders.items() if (folder / MANIFEST).is_file()}
+    if "evaluate" in finished and not (finished["evaluate"] / OUTCOMES_FILE).is_file():
+        del finished["evaluate"]
+    return finished
 
 
 def build_timeline(layout: RunLayout, run: Mapping[str, Any], base: str) -> Timeline | None:

@@ -9,13 +9,14 @@ from mechprobe.drift.divergence.metrics import metrics_of
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.emergence.result import ArmCourse, Emergence
-from mechprobe.errors import DependencyError
+from mechprobe.errors import ArtifactError, DependencyError
 from mechprobe.report.timeline.measured import Measured, around, item_weights
 from mechprobe.statistics import Interval
 
 DIVERGENCE, WEIGHTS, FEATURES, OVERLAP = "divergence", "weights", "features", "feature overlap"
 _SOURCES = ("base", "gold", "prompt", "own")
 _NAMES = {"base": "text of base", "gold": "reference responses", "prompt": "prompts", "own": "own text"}
+REACHED = "change of decoder norms reached"
 _ZERO = Interval(0.0, 0.0, 0.0, 0)
 
 
@@ -33,9 +34,10 @@ def of_drift(found: DivergenceResult) -> list[Measured]:
     name = f"KL from base, {_NAMES[source]}"
     try:
         draws, n = _kl_draws(found, source, [model for model in points if model != found.base])
-    except DependencyError as error:
-        return [Measured(name, DIVERGENCE, points, headline=True, unranked=str(error))]
-    return [Measured(name, DIVERGENCE, points, draws, n, "prompts", headline=True, unranked="" if n > 1 else "one prompt")]
+    except (ArtifactError, DependencyError) as error:  # no sums beside the table, or no pandas to read them
+        return [Measured(name, DIVERGENCE, points, unit="nats", headline=True, unranked=str(error))]
+    why = "" if draws else "models have fewer than two prompts in common"
+    return [Measured(name, DIVERGENCE, points, draws, n, "prompts", "nats", headline=True, unranked=why)]
 
 
 def _kl_draws(
@@ -69,18 +71,25 @@ def of_emergence(found: Emergence) -> list[Measured]:
 
 
 def _of_arm(found: Emergence, course: ArmCourse) -> list[Measured]:
-    frame = found.table(course.name)
-    frame = frame[frame["alive"].to_numpy(dtype=bool)]
     names = (course.base, *course.checkpoints)
-    norms = frame[[f"norm_{name}" for name in names]].to_numpy(dtype=np.float64)
-    weights = item_weights("features", len(frame))
-    parts = [_reached(course, names, norms, weights), _begun(course, names, frame["onset"].tolist(), weights)]
     kept = dict(zip(course.checkpoints[1:], course.curves["adjacent_overlap"], strict=False))
     why = "base has no set of highest NRN"
     overlap = Measured(
         f"top {course.top} kept from the checkpoint before", OVERLAP, kept, {}, course.n_alive, "features", "percent", True, why,
         course.name,
     )  # fmt: skip
+    try:
+        frame = found.table(course.name)
+    except DependencyError as error:
+        points = dict(zip(names, course.curves["reached_norm"], strict=True))
+        return [
+            Measured(REACHED, FEATURES, points, {}, course.n_alive, "features", "percent", True, str(error), course.name),
+            overlap,
+        ]
+    frame = frame[frame["alive"].to_numpy(dtype=bool)]
+    norms = frame[[f"norm_{name}" for name in names]].to_numpy(dtype=np.float64)
+    weights = item_weights("features", len(frame))
+    parts = [_reached(course, names, norms, weights), _begun(course, names, frame["onset"].tolist(), weights)]
     return [*(part for part in parts if part is not None), overlap]
 
 
@@ -96,8 +105,7 @@ def _reached(
     drawn = weights @ products
     draws = dict(zip(names, (drawn / drawn[:, -1:]).T, strict=True))
     points = dict(zip(names, course.curves["reached_norm"], strict=True))
-    name = "change of decoder norms reached"
-    return Measured(name, FEATURES, points, draws, len(norms), "features", "percent", headline=True, arm=course.name)
+    return Measured(REACHED, FEATURES, points, draws, len(norms), "features", "percent", headline=True, arm=course.name)
 
 
 def _begun(

@@ -15,7 +15,8 @@ N_DRAWS, SEED = 1000, 0
 N_PSEUDO = 4
 """Items with a coin flip for each model whose noise is added to a share, as in `mechprobe.drift.probe.scores`: few equal items do
 not prove that all are."""
-Unit = Literal["percent", "plain"]
+Unit = Literal["percent", "tokens", "nats", "plain"]
+"""Unit of a quantity; ``percent`` is that of shares."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Measured:
         draws: Model → its value in each bootstrap draw; row i of all quantities with the same samples comes from the same draw. Empty for
             a quantity without draws.
         n: Units that are resampled, named ``units``; 0 for a quantity that is known exactly.
-        unit: ``percent`` for shares, which tables and figures show times 100.
+        unit: Unit of the values; shares, whose unit is ``percent``, are shown times 100.
         headline: Whether it stands for its panel in the comparison of panels.
         unranked: Why it is not compared with others; empty if it is.
         arm: The only arm that has it; empty for all.
@@ -85,17 +86,16 @@ def of_items(
     sample: str,
     rows: Mapping[str, Float[ndarray, " item"]],
     *,
-    share: bool,
+    unit: Unit,
     points: Mapping[str, Interval] | None = None,
 ) -> Measured:
-    """The mean over items of every model; ``sample`` names the items, and quantities of one name share their draws."""
-    drawn = item_draws(sample, np.stack(list(rows.values())), share=share)
+    """The mean over items of every model; ``sample`` names the items, and quantities of one sample share their draws."""
+    drawn = item_draws(sample, np.stack(list(rows.values())), share=unit == "percent")
     n = len(next(iter(rows.values())))
     draws = dict(zip(rows, drawn, strict=True)) if n > 1 else {}
     found = points or {m: around(float(row.mean()), draws.get(m), n) for m, row in rows.items()}
     return Measured(
-        name, panel, found, draws, n, "items", "percent" if share else "plain",
-        unranked="" if draws else "one item has no interval",
+        name, panel, found, draws, n, "items", unit, unranked="" if draws else "one item has no interval"
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ class Series(Result):
         steps: Their steps, 0 for base.
         values: Their values with 95 % intervals, in the unit of the stage.
         n: Units that are resampled, named ``units``; 0 for a quantity that is known exactly.
-        unit: ``percent`` for shares, which the page shows times 100.
+        unit: Unit of the values; the page shows shares, whose unit is ``percent``, times 100.
         headline: Whether it stands for its panel.
         unranked: Why it is not compared with others; empty if it is.
     """
