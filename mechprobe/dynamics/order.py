@@ -213,15 +213,11 @@ def lead_lag(one: Course, two: Course, *, first: float | int | None = None) -> L
     untold = next((f"{half.name}: {half.untold}" for half in halves if half.untold), "")
     if untold:
         nothing = Interval(_NAN, _NAN, _NAN, 0)
-        return LeadLag(
-            first=one.name, second=two.name, lag=nothing, p=_NAN, p_holm=_NAN, first_moved="", untold=untold
-        )
+        return LeadLag(first=one.name, second=two.name, lag=nothing, p=_NAN, p_holm=_NAN, first_moved="", untold=untold)
     forth, back = _p_order(one, two), _p_order(two, one)
     p = min(1.0, 4 * min(forth, back))
     moved = (one.name if forth < back else two.name) if p <= ALPHA else ""
-    return LeadLag(
-        first=one.name, second=two.name, lag=_lag(one, two, *halves), p=p, p_holm=p, first_moved=moved
-    )
+    return LeadLag(first=one.name, second=two.name, lag=_lag(one, two, *halves), p=p, p_holm=p, first_moved=moved)
 
 
 def moved_first(courses: Sequence[Course]) -> Order:
@@ -246,9 +242,7 @@ def moved_first(courses: Sequence[Course]) -> Order:
 def _adjusted(pair: LeadLag, p_holm: float | None) -> LeadLag:
     if p_holm is None:
         return pair
-    return pair.model_copy(
-        update={"p_holm": float(p_holm), "first_moved": pair.first_moved if p_holm <= ALPHA else ""}
-    )
+    return pair.model_copy(update={"p_holm": float(p_holm), "first_moved": pair.first_moved if p_holm <= ALPHA else ""})
 
 
 class _Ends(NamedTuple):

@@ -160,7 +160,9 @@ def _arm(name: str, checkpoints: Sequence[str], final_steps: Mapping[str, int]) 
     return Arm(name, tuple(checkpoints), (0.0, *(step / known[-1] for step in known)), "steps", tuple(known))
 
 
-def with_recorded(final_steps: Mapping[str, int], models: Iterable[tuple[str, Path | str]], base: str) -> dict[str, int]:
+def with_recorded(
+    final_steps: Mapping[str, int], models: Iterable[tuple[str, Path | str]], base: str
+) -> dict[str, int]:
     """``final_steps``, and for further models the steps that their folders record.
 
     A folder ``step_<n>`` is a checkpoint, and the manifest of an arm (`mechprobe posttrain`, `mechprobe lab`) says how many steps

@@ -52,11 +52,12 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 
 
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
-    """Write the report of a run: ``index.html``, ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``,
-    ``report.json``, ``timeline.json``, ``figures/*.png``.
+    """Write the report of a run and return the path of ``index.html``.
 
-    Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
-    has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
+    Beside it are ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``, ``report.json``, ``timeline.json`` and
+    ``figures/*.png``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither
+    torch nor the models are needed. If a stage has not run, its section names the command that runs it. ``report.json`` holds a
+    `mechprobe.report.result.Report`, ``timeline.json`` a `mechprobe.report.timeline.result.Timeline`.
 
     Args:
         run_dir: Run folder.

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy import ndarray
 
 from mechprobe.dynamics.order import (
@@ -59,13 +58,18 @@ def test_what_cannot_be_told_is_said() -> None:
 
 def test_a_course_that_passes_half_again_has_a_wide_interval() -> None:
     values = np.array([0.0, 0.9, 0.1, 1, 1])
-    found = half_change(Course("a", STEPS[:4], values, values + np.random.default_rng(0).normal(0, 0.01, (500, 5)), 100))
+    found = half_change(
+        Course("a", STEPS[:4], values, values + np.random.default_rng(0).normal(0, 0.01, (500, 5)), 100)
+    )
     assert found.crossings == 3
     assert found.step[1:3] == (0, 40)
 
 
 def test_exact_quantities_are_ordered_by_the_checkpoints_between_them() -> None:
-    early, late = Course("a", STEPS[:4], np.array([0.0, 1, 1, 1, 1])), Course("b", STEPS[:4], np.array([0.0, 0, 0, 0, 1]))
+    early, late = (
+        Course("a", STEPS[:4], np.array([0.0, 1, 1, 1, 1])),
+        Course("b", STEPS[:4], np.array([0.0, 0, 0, 0, 1])),
+    )
     found = lead_lag(early, late)
     assert (found.first_moved, found.p) == ("a", 0)
     assert found.lag[1:3] == (30, 80)
@@ -100,7 +104,7 @@ def test_courses_that_cannot_be_are_refused() -> None:
         ([10, 5], [0, 1, 2], None, 0), ([0, 5], [0, 1, 2], None, 0), ([5], [0, 1, 2], None, 0), ([5], [0, np.nan], None, 0),
         ([5], [0, 1], np.zeros((3, 2)), 1),
     ):  # fmt: skip
-        with pytest.raises(InputError, match="^bad: "):
+        with pytest.raises(InputError, match=r"^bad: "):
             Course("bad", np.array(steps, float), np.array(values, float), draws, n)
 
 
@@ -137,7 +141,7 @@ def test_the_interval_of_half_holds_the_true_step(error: float, half: float, wid
     true, held = half_of(rise), 0
     for _ in range(300):
         found = half_change(simulated(rise, error, rng))
-        held += bool(found.untold) or found.step.low <= true * 1.001 and true * 0.999 <= found.step.high
+        held += bool(found.untold) or (found.step.low <= true * 1.001 and true * 0.999 <= found.step.high)
     assert held / 300 >= 0.935
 
 

@@ -61,7 +61,7 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
     halves = {half.name: half for half in found.arms[arm].panels.halves}
     number = list(found.arms).index(arm)
     for series in shown:
-        factor = 100 if series.unit == "percent" else 1
+        factor = 100.0 if series.unit == "percent" else 1.0
         values, errors = error_bars(series.values, scale=factor)
         strong = series.headline or len(shown) == 1
         axes.plot(
@@ -69,10 +69,12 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
             alpha=1.0 if strong else 0.45, zorder=3 if strong else 2,
         )  # fmt: skip
         if strong:
-            axes.fill_between(series.steps, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0)
+            axes.fill_between(
+                series.steps, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0
+            )
         half = halves.get(series.name)
         if half is not None and not half.untold:
-            _mark_half(axes, half, color, 0.03 + 0.055 * number)
+            _mark_half(axes, half, color, 0.06 + 0.055 * number)
 
 
 def _mark_half(axes: Axes, half: HalfChange, color: str, height: float) -> None:
@@ -88,7 +90,7 @@ def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
     unit = f" ({', '.join(units)})" if units else ""
     detail = f": {', '.join(strong)}" if strong else ""
     axes.set_title(plain(_short(f"{panel}{detail}{unit}")))
-    axes.margins(y=0.16)
+    axes.margins(y=0.2)
 
 
 def _short(text: str, width: int = 105) -> str:

@@ -1,6 +1,7 @@
 """The sections of the timeline page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
 from mechprobe.formatting import MISSING, decimal, estimate, p_value
@@ -33,9 +34,7 @@ def timeline_sections(found: Timeline) -> list[Section]:
         else:
             tables = [table for arm, course in found.arms.items() if (table := _values(arm, course, panels)).rows]
             sections.append(Section(title, "", [], [], tables))
-    return [
-        section._replace(title=f"{number}. {section.title}") for number, section in enumerate(sections, start=1)
-    ]
+    return [section._replace(title=f"{number}. {section.title}") for number, section in enumerate(sections, start=1)]
 
 
 def _course(found: Timeline) -> Section:
@@ -94,7 +93,14 @@ def _halves(title: str, order: Order, course: ArmTimeline, *, noted: bool = Fals
 def _half_row(half: HalfChange, order: Order, series: Series) -> list[str]:
     step = f"{CANNOT}: {half.untold}" if half.untold else step_text(half.step)
     later = order.before(half.name)
-    return [half.name, n_text(series), change_text(half.change, series), step, str(half.crossings), ", ".join(later) or MISSING]
+    return [
+        half.name,
+        n_text(series),
+        change_text(half.change, series),
+        step,
+        str(half.crossings),
+        ", ".join(later) or MISSING,
+    ]
 
 
 def _lags(title: str, pairs: Sequence[LeadLag], *, noted: bool = False) -> Table:
@@ -161,10 +167,14 @@ def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:
         name = series.name if series.unit == "plain" else f"{series.name} ({'%' if percent else series.unit})"
         rows.append([name, n_text(series) if series.n or not series.unranked else MISSING, *cells])
     head = ["quantity", "n", "base", *(f"{step:,}" for step in course.steps)]
-    notes = [f"{each.name} is not compared with others: {each.unranked}." for each in course.series if each.unranked and each.panel in panels]
+    notes = [
+        f"{each.name} is not compared with others: {each.unranked}."
+        for each in course.series
+        if each.unranked and each.panel in panels
+    ]
     return Table(f"Values by step: {arm}", head, rows, notes, folded=True)
 
 
-def _shown(value: Interval | None, series: Series) -> Sequence[float] | None:
+def _shown(value: Interval | None, series: Series) -> Sequence[Any] | None:
     """A value with its interval; an exact value alone."""
     return value if value is None or series.n or series.unranked else (value.value,)

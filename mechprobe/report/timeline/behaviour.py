@@ -29,16 +29,18 @@ def of_outcomes(folder: Path) -> list[Measured]:
         right = {m: np.array([[r.outcome == "right" for r in row] for row in rows]) for m, rows in kept.items()}
         points = {model: share_interval(flags) for model, flags in right.items()}
         rows = {model: flags.mean(axis=1) for model, flags in right.items()}
-        tasks.append(of_items(f"right, {task}", SKILLS, f"task {task}", rows, unit="percent", points=points))
+        tasks.append(of_items(f"right ({task})", SKILLS, f"task {task}", rows, unit="percent", points=points))
         if all(record.finish for records in kept.values() for row in records for record in row):
-            tokens = {m: np.array([np.mean([r.n_response_tokens for r in row]) for row in rows]) for m, rows in kept.items()}
-            lengths.append(of_items(f"length, {task}", LENGTH, f"task {task}", tokens, unit="tokens"))
+            tokens = {
+                m: np.array([np.mean([r.n_response_tokens for r in row]) for row in rows]) for m, rows in kept.items()
+            }
+            lengths.append(of_items(f"length ({task})", LENGTH, f"task {task}", tokens, unit="tokens"))
     found = [*tasks]
     usable = [task for task in tasks if task.draws]
     if usable:
-        found.insert(0, mean_of(usable, "right, mean of tasks", headline=True))
+        found.insert(0, mean_of(usable, "right (mean of tasks)", headline=True))
     if lengths and all(each.draws for each in lengths):
-        found.append(mean_of(lengths, "length, mean of tasks", headline=True))
+        found.append(mean_of(lengths, "length (mean of tasks)", headline=True))
     return found
 
 
@@ -98,7 +100,7 @@ def _refusals(info: BenchmarkInfo, cells: Mapping[str, CellResult]) -> list[Meas
     points = {model: cell.metrics["refused"] for model, cell in cells.items() if "refused" in cell.metrics}
     if info.group != "safety" or not points:
         return []
-    return [Measured(f"refused, {info.name}", SAFETY, points, unit="percent", unranked=NO_ITEMS)]
+    return [Measured(f"refused ({info.name})", SAFETY, points, unit="percent", unranked=NO_ITEMS)]
 
 
 def lengths_of_sweep(found: SweepResults, work: Path) -> list[Measured]:
@@ -117,8 +119,8 @@ def lengths_of_sweep(found: SweepResults, work: Path) -> list[Measured]:
         shared = [item for item in next(iter(rows.values()), {}) if all(item in row for row in rows.values())]
         if len(shared) > 1:
             values = {model: np.array([row[item] for item in shared]) for model, row in rows.items()}
-            parts.append(of_items(f"length, {name}", LENGTH, f"benchmark {name}", values, unit="tokens"))
-    return [mean_of(parts, "length, mean of benchmarks", headline=True), *parts] if parts else []
+            parts.append(of_items(f"length ({name})", LENGTH, f"benchmark {name}", values, unit="tokens"))
+    return [mean_of(parts, "length (mean of benchmarks)", headline=True), *parts] if parts else []
 
 
 def of_probe(found: ProbeResult) -> list[Measured]:

@@ -26,9 +26,7 @@ STAGES: dict[str, str] = {
     "dynamics": "dynamics",
 }  # fmt: skip
 """Stage → its folder in a run."""
-UNKNOWN = (
-    "the optimizer step of a checkpoint is unknown; set emergence.final_steps, or give a model folder that mechprobe posttrain made"
-)
+UNKNOWN = "the optimizer step of a checkpoint is unknown; set emergence.final_steps, or give a model folder that mechprobe posttrain made"
 SINGLE = "it has one checkpoint"
 
 
@@ -113,7 +111,11 @@ def _arms(
 def _final_steps(run: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, int]:
     sections = ("emergence", "sweep", "probe")
     given = [(run.get(name) or {}).get("final_steps") or {} for name in sections]
-    used = [read_manifest(folders[name])["config"].get("final_steps") or {} for name in (*sections, "dynamics") if name in folders]
+    used = [
+        read_manifest(folders[name])["config"].get("final_steps") or {}
+        for name in (*sections, "dynamics")
+        if name in folders
+    ]
     found: dict[str, int] = {}
     for source in (*given, *used):
         found = {**source, **found}

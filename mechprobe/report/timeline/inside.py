@@ -1,5 +1,7 @@
 """Quantities inside the models: divergence of `mechprobe drift`, weights of `mechprobe weights`, features of `mechprobe emergence`."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -31,7 +33,7 @@ def of_drift(found: DivergenceResult) -> list[Measured]:
     points = {found.base: _ZERO} | {
         model: found.interval(model, "kl", source=source) for model in found.models if model in models[source]
     }
-    name = f"KL from base, {_NAMES[source]}"
+    name = f"KL from base ({_NAMES[source]})"
     try:
         draws, n = _kl_draws(found, source, [model for model in points if model != found.base])
     except (ArtifactError, DependencyError) as error:  # no sums beside the table, or no pandas to read them
@@ -44,12 +46,12 @@ def _kl_draws(
     found: DivergenceResult, source: str, models: list[str]
 ) -> tuple[dict[str, Float[ndarray, " draw"]], int]:
     """KL of every model in each draw of the prompts that all have, at the lowest temperature; base is 0."""
-    frame = found.sums()
+    frame: Any = found.sums()
     frame = frame[(frame["source"] == source) & frame["model"].isin(models)]
     known = frame["temperature"].dropna()
     if source in ("base", "own") and len(known):
         frame = frame[frame["temperature"] == known.min()]
-    sums = {model: part.groupby("prompt_id")[list(COLUMNS)].sum() for model, part in frame.groupby("model")}
+    sums: dict[str, Any] = {str(model): part.groupby("prompt_id")[list(COLUMNS)].sum() for model, part in frame.groupby("model")}
     shared = sorted(set.intersection(*(set(part.index) for part in sums.values()))) if len(sums) == len(models) else []
     if len(shared) < 2:
         return {}, len(shared)
@@ -79,11 +81,13 @@ def _of_arm(found: Emergence, course: ArmCourse) -> list[Measured]:
         course.name,
     )  # fmt: skip
     try:
-        frame = found.table(course.name)
+        frame: Any = found.table(course.name)
     except DependencyError as error:
         points = dict(zip(names, course.curves["reached_norm"], strict=True))
         return [
-            Measured(REACHED, FEATURES, points, {}, course.n_alive, "features", "percent", True, str(error), course.name),
+            Measured(
+                REACHED, FEATURES, points, {}, course.n_alive, "features", "percent", True, str(error), course.name
+            ),
             overlap,
         ]
     frame = frame[frame["alive"].to_numpy(dtype=bool)]
@@ -94,7 +98,10 @@ def _of_arm(found: Emergence, course: ArmCourse) -> list[Measured]:
 
 
 def _reached(
-    course: ArmCourse, names: tuple[str, ...], norms: Float[ndarray, "feature column"], weights: Float[ndarray, "draw feature"]
+    course: ArmCourse,
+    names: tuple[str, ...],
+    norms: Float[ndarray, "feature column"],
+    weights: Float[ndarray, "draw feature"],
 ) -> Measured | None:
     """`reached_norm` of `mechprobe.emergence.curves` with its draws over features; None where no norm changes or few features live."""
     change = norms - norms[:, :1]

@@ -57,7 +57,7 @@ class Measured:
         if not np.isfinite(values).all():
             return None
         draws = np.stack([self.draws[model] for model in columns], axis=1) if self.draws else None
-        return Course(self.name, np.array([steps[model] for model in shown]), values, draws, self.n)
+        return Course(self.name, np.array([steps[model] for model in shown], dtype=np.float64), values, draws, self.n)
 
 
 def item_weights(name: str, n: int) -> Float[ndarray, "draw item"]:
@@ -66,9 +66,7 @@ def item_weights(name: str, n: int) -> Float[ndarray, "draw item"]:
     return rng.multinomial(n, np.full(n, 1 / n), size=N_DRAWS).astype(np.float64)
 
 
-def item_draws(
-    name: str, values: Float[ndarray, "model item"], *, share: bool
-) -> Float[ndarray, "model draw"]:
+def item_draws(name: str, values: Float[ndarray, "model item"], *, share: bool) -> Float[ndarray, "model draw"]:
     """The mean of every model in each draw of the items called ``name``; shares have the noise of `N_PSEUDO` further items."""
     n = values.shape[1]
     mean = values.mean(axis=1, keepdims=True)
@@ -105,8 +103,7 @@ def mean_of(parts: Sequence[Measured], name: str, **changes: object) -> Measured
     draws = {model: np.mean([part.draws[model] for part in parts], axis=0) for model in models}
     n = sum(part.n for part in parts)
     points = {
-        model: around(float(np.mean([part.points[model].value for part in parts])), draws[model], n)
-        for model in models
+        model: around(float(np.mean([part.points[model].value for part in parts])), draws[model], n) for model in models
     }
     return Measured(name, parts[0].panel, points, draws, n, parts[0].units, parts[0].unit, **changes)  # type: ignore[arg-type]
 
