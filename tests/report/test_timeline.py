@@ -55,7 +55,9 @@ def weighed(run: Path) -> None:
     base, change = tensors(d=16, ff=24), tensors(d=16, ff=24, seed=1)
     sizes = dict(zip(MODELS, (0, 1.0, 1.1, 1.2, 1.3), strict=True))
     paths = {
-        name: save(run.parent / "models" / name, {key: value + 0.01 * size * change[key] for key, value in base.items()})
+        name: save(
+            run.parent / "models" / name, {key: value + 0.01 * size * change[key] for key, value in base.items()}
+        )
         for name, size in sizes.items()
     }
     mp.drift.weight_statistics(paths, out=run / "weights", config=mp.drift.WeightsConfig(top_k=4))
@@ -68,7 +70,11 @@ def swept(run: Path) -> None:
             standin=True, source="here", decoding={}, items="0", n_items=N, n_draws=1,
         )  # fmt: skip
 
-    infos = [info("standin:x", "general", rising=True), info("standin:y", "own", rising=True), info("standin:asr", "safety", rising=False)]
+    infos = [
+        info("standin:x", "general", rising=True),
+        info("standin:y", "own", rising=True),
+        info("standin:asr", "safety", rising=False),
+    ]
     cells: dict[str, dict[str, CellResult]] = {}
     files: dict[str, dict[str, str]] = {}
     for one in infos:
@@ -76,7 +82,13 @@ def swept(run: Path) -> None:
         for model, share in RIGHT.items():
             values = {f"i{item}": [float(item / N < share)] for item in range(N)}
             refused = {"refused": Interval(1 - share, 0.0, 1.0, N)} if one.group == "safety" else {}
-            cell = CellResult(benchmark=one, model=model, value=Interval(share, share - 0.1, share + 0.1, N), values=values, metrics=refused)
+            cell = CellResult(
+                benchmark=one,
+                model=model,
+                value=Interval(share, share - 0.1, share + 0.1, N),
+                values=values,
+                metrics=refused,
+            )
             place = f"{one.name.replace(':', '-')}/{model}/result.json"
             (run / "benchmarks" / place).parent.mkdir(parents=True)
             cell.save(run / "benchmarks" / place)
@@ -124,7 +136,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weighed(run)
     emerged(run, (10, 20, 40, 80))
     dynamics(
-        run / "evals", out=run / "dynamics", config=DynamicsConfig(draws=300, resamples=0), arms=EmergenceConfig(final_steps={"rl": 80})
+        run / "evals",
+        out=run / "dynamics",
+        config=DynamicsConfig(draws=300, resamples=0),
+        arms=EmergenceConfig(final_steps={"rl": 80}),
     )
     write_json(run / "run.json", {"name": f"run {EVIL}", "emergence": {"final_steps": {"rl": 80}}})
     mp.report(run)
@@ -145,7 +160,9 @@ def test_a_planted_order_is_found(whole: Path) -> None:
     assert halves["standin:asr"].step[1:3] == (20, 40)
     assert halves["‖ΔW‖ / ‖W‖"].step[1:3] == (0, 10)
     assert halves["change of decoder norms reached"].step[1:3] == (10, 40)  # half of the features change at either step
-    assert set(arm.panels.before("‖ΔW‖ / ‖W‖")) == set(halves) & {half.name for half in arm.panels.halves} - {"‖ΔW‖ / ‖W‖"}
+    assert set(arm.panels.before("‖ΔW‖ / ‖W‖")) == set(halves) & {half.name for half in arm.panels.halves} - {
+        "‖ΔW‖ / ‖W‖"
+    }
     assert "right (mean of tasks)" in arm.panels.before("length (mean of tasks)")
     assert arm.panels.before("right (mean of tasks)") == []
 
@@ -159,11 +176,18 @@ def test_every_number_of_the_page_is_in_the_json(whole: Path) -> None:
     assert "Lags: rl" in page
     assert {dip.curve for dip in found.dips} == {"rl/sums", f"rl/{EVIL}"}
     assert all(label in page for label in (dip.label for dip in found.dips))
-    assert read_json(whole / "report/manifest.json")["outputs"].keys() >= {"timeline.html", "timeline.json", "figures/timeline.png"}
+    assert read_json(whole / "report/manifest.json")["outputs"].keys() >= {
+        "timeline.html",
+        "timeline.json",
+        "figures/timeline.png",
+    }
 
 
 def test_stages_that_have_not_run_name_their_command(whole: Path, tmp_path: Path) -> None:
-    assert re.findall(r"Run (mechprobe \w+)", text_of(whole).replace("<code>", "")) == ["mechprobe drift", "mechprobe probe"]
+    assert re.findall(r"Run (mechprobe \w+)", text_of(whole).replace("<code>", "")) == [
+        "mechprobe drift",
+        "mechprobe probe",
+    ]
     weighed(tmp_path / "run")
     write_json(tmp_path / "run/run.json", {"emergence": {"final_steps": {"rl": 80}}})
     mp.report(tmp_path / "run")

@@ -10,7 +10,8 @@ INTRO = (
     "Every quantity that this run measured along post-training, on one axis of optimizer steps, arm by arm, and which of them moved "
     "first. The formulas are ours; mechprobe.dynamics.order states them.",
     "One training run of each kind describes these runs, and no kind of training: another seed could differ as much. What comes "
-    "first need not be the cause.",
+    "first need not be the cause. A quantity that grows with the square of another, as KL does for small changes, reaches half of its "
+    "change later for that reason alone.",
 )
 
 

@@ -51,7 +51,9 @@ def _kl_draws(
     known = frame["temperature"].dropna()
     if source in ("base", "own") and len(known):
         frame = frame[frame["temperature"] == known.min()]
-    sums: dict[str, Any] = {str(model): part.groupby("prompt_id")[list(COLUMNS)].sum() for model, part in frame.groupby("model")}
+    sums: dict[str, Any] = {
+        str(model): part.groupby("prompt_id")[list(COLUMNS)].sum() for model, part in frame.groupby("model")
+    }
     shared = sorted(set.intersection(*(set(part.index) for part in sums.values()))) if len(sums) == len(models) else []
     if len(shared) < 2:
         return {}, len(shared)
