@@ -16,7 +16,9 @@ FREE_DENSITY = ("jumprelu", "l1")
 def unusable_name(name: str) -> bool:
     """Whether a model name cannot name a file or folder, as exports and stores need."""
     too_long = len(name.encode()) > _LONGEST_NAME
-    return too_long or not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
+    return (
+        too_long or not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
+    )
 
 
 _LONGEST_NAME = 200

@@ -1,12 +1,13 @@
 """Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.divergence.stage import divergence
+from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
@@ -17,15 +18,20 @@ from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
 from mechprobe.dynamics.swept import holds_checkpoints
-from mechprobe.emergence.arms import with_checkpoints
+from mechprobe.emergence.arms import with_checkpoints, with_recorded
+from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST, Stage
+from mechprobe.sweep.config import SweepConfig
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
+
+Dated = TypeVar("Dated", EmergenceConfig, ProbeConfig, SweepConfig)
+"""Settings with steps of models."""
 
 
 class SideStages:
@@ -51,6 +57,11 @@ class SideStages:
         if self._family is None:
             self._family = self.config.family(trust_remote_code=self.trust_remote_code)
         return self._family
+
+    def dated(self, settings: Dated) -> Dated:
+        """Settings with the steps that the models' folders record, for models without one; steps that are given stay."""
+        known = with_recorded(settings.final_steps, self.config.models.items(), settings.base)
+        return settings.replace(final_steps=known)
 
     def baselines(self) -> Baselines:
         """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
@@ -84,7 +95,7 @@ class SideStages:
             self.family if self.config.models else None,
             out=self.layout.sweep,
             work=self.layout.benchmarks,
-            config=self.config.sweep,
+            config=self.dated(self.config.sweep),
             text=self.config.text,
             think=self.config.tasks.think,
             force=self.force,
@@ -118,7 +129,7 @@ class SideStages:
             out=self.layout.dynamics,
             work=self.layout.benchmarks,
             config=self.config.dynamics,
-            arms=self.config.emergence,
+            arms=self.dated(self.config.emergence),
             force=self.force,
         )
 
@@ -142,7 +153,7 @@ class SideStages:
         """What `log_probs` reads besides models and settings: the file of traces or the outcomes, the outcomes if there are any, arms."""
         evals = self.layout.evals if (self.layout.evals / MANIFEST).is_file() else None
         traces = None if self.config.logprobs.traces.file else self.layout.evals
-        return {"traces": traces, "generated": evals, "arms": self.config.emergence}
+        return {"traces": traces, "generated": evals, "arms": self.dated(self.config.emergence)}
 
     def probe(self) -> ProbeResult:
         """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""
@@ -150,7 +161,7 @@ class SideStages:
             self.layout.evals,
             self.family if self.config.models else None,
             out=self.layout.probe,
-            config=self.config.probe,
+            config=self.dated(self.config.probe),
             **self.probe_inputs(),
             force=self.force,
         )

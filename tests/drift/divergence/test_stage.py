@@ -202,7 +202,9 @@ def test_after_a_kill_no_finished_part_is_made_again_and_results_are_equal_to_th
     monkeypatch.setattr(parts.PartFiles, "write", counting)
     mp.drift.divergence(mp.ModelFamily.load(planted), store, out=out, config=CONFIG)
     assert written
-    assert not {name for name in written if "base" not in name} & kept  # base waits in memory for the models of its window
+    assert (
+        not {name for name in written if "base" not in name} & kept
+    )  # base waits in memory for the models of its window
     for name in FILES:
         assert (out / name).read_bytes() == (found.folder / name).read_bytes(), name
 
