@@ -33,7 +33,7 @@ _DECODED = {"f4": "<f4", "u4": "<u4", "i4": "<i4", "u1": "u1"}
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "draw_figures", lambda files, content: {})
+    monkeypatch.setattr(render, "draw_figures", lambda *_: {})
 
 
 def explorer_of(run: Path) -> Path:
