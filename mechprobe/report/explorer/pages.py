@@ -23,7 +23,17 @@ from mechprobe.stage_folder import MANIFEST, read_manifest, recorded_hash
 from mechprobe.types import POOLED
 
 PAGE = "index.html"
-SCRIPTS = ("data.js", "text.js", "grid.js", "plots.js", "contexts.js", "feature.js", "filters.js", "app.js")
+SCRIPTS = (
+    "data.js",
+    "text.js",
+    "grid.js",
+    "plots.js",
+    "contexts.js",
+    "feature.js",
+    "filters.js",
+    "controls.js",
+    "app.js",
+)
 STYLE = "explorer.css"
 TABLE_DATA = "data/table.js"
 _SHOWN_SETS = ("selected", "size", "dose")

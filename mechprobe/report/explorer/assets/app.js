@@ -1,9 +1,15 @@
-// What is on the page, and what changes with the state; keys and theme.
+// What changes with the state; features that are open, export, theme and keys.
 "use strict";
 
 const KEYS = [
-  ["j, k", "next and previous feature of the table"], ["Enter", "open the marked feature"], ["/", "search"], ["c", "put the next feature beside the open one"],
-  ["d", "contexts: activation, or difference from base"], ["t", "light or dark"], ["Escape", "close the feature, or leave the search"], ["?", "this list"],
+  ["j, k", "next and previous feature of the table"],
+  ["Enter", "open the marked feature"],
+  ["/", "search"],
+  ["c", "put the next feature beside the open one"],
+  ["d", "contexts: activation, or difference from base"],
+  ["t", "light or dark"],
+  ["Escape", "close the feature, or leave the search"],
+  ["?", "this list"],
 ];
 const TERMS = [
   ["NRN", "normalized relative norm: 0 if only base has the feature, 1 if only the tuned model has it"],
@@ -13,83 +19,7 @@ const TERMS = [
   ["joint", "the activation that all models share; lines of models are their own read-outs"],
 ];
 
-// ---- what is on the page
-
-function firstTokens(place) {
-  const { texts, peaks } = explorer.table.tokens;
-  return Array.from(peaks.token.subarray(peaks.start[place], Math.min(peaks.start[place] + 4, peaks.start[place + 1])), (token) => texts[token]);
-}
-
-function gridColumns() {
-  const table = explorer.table;
-  const text = (key, title, width, read, help) => ({ key, title, help, width, text_column: true, text: read, node: null });
-  const columns = [
-    { key: "feature", title: "feature", help: "Feature number", width: 84, text: (place) => String(table.feature[place]) },
-    { ...text("class", "class", 132, (place) => inert(table.classes[table.class[place]]), "Models that have the feature, confirmed by latent scaling"), node: (place) => el("span", {}, el("i.dot", { "--dot": classColor(table.classes[table.class[place]]) }), inert(table.classes[table.class[place]])) },
-  ];
-  if (table.selection.n) columns.push({ key: "rank", title: "selected", help: `Place in the selection ${inert(table.selection.rule)}`, width: 88, text: (place) => (table.rank[place] < 0 ? "" : String(table.rank[place] + 1)) });
-  columns.push({ ...text("tokens", "active at", 190, () => "", "First tokens of the contexts"), node: (place) => el("span.tokens", {}, firstTokens(place).map((token) => el("span.chip", {}, visible(token)))) });
-  if (Object.keys(table.labels).length) columns.push(text("label", "label", 180, (place) => inert(table.labels[table.feature[place]] || ""), "Labels are not verified"));
-  for (const { key, title, help } of table.columns) columns.push({ key, title, help: inert(help), width: Math.max(86, 14 + 8.2 * title.length), text: (place) => (key.startsWith("density") ? percent(table.values[key][place]) : number(table.values[key][place])) });
-  return columns;
-}
-
-function buildFilters() {
-  const table = explorer.table;
-  const counts = table.classes.map((_, number) => table.class.reduce((n, found) => n + (found === number), 0));
-  const chips = table.classes.map((name, number) => counts[number] && el("button.chip.class", { type: "button", "aria-pressed": "false", "data-class": name, onclick: () => app.change({ classes: app.state.classes.includes(name) ? app.state.classes.filter((other) => other !== name) : [...app.state.classes, name] }) }, el("i.dot", { "--dot": classColor(name) }), `${inert(name)} `, el("span.soft", {}, thousands(counts[number]))));
-  const selected = table.selection.n ? el("button.chip", { type: "button", id: "selected", "aria-pressed": "false", onclick: () => app.change({ selected: !app.state.selected }) }, "selected ", el("span.soft", {}, thousands(table.selection.n))) : 0;
-  const limits = table.columns.map(({ key, title, help }) => {
-    const input = (end, name) => el("input", { type: "number", step: "any", "data-key": key, "data-end": end, "aria-label": `${inert(title)}, ${name}`, placeholder: name, onchange: (event) => setLimit(key, end, event.target.value) });
-    return el("div.limit", { title: inert(help) }, el("span", {}, inert(title)), input(0, "least"), input(1, "most"));
-  });
-  const box = document.getElementById("filters");
-  box.replaceChildren(el("div.chips", { role: "group", "aria-label": "Classes" }, [...chips, selected].filter((chip) => chip)), el("details", {}, el("summary", {}, "Ranges"), el("div.limits", {}, limits)));
-}
-
-function setLimit(key, end, text) {
-  const range = [...(app.state.ranges[key] || [NaN, NaN])];
-  range[end] = text === "" ? NaN : Number(text);
-  const { [key]: _, ...others } = app.state.ranges;
-  app.change({ ranges: range.some(Number.isFinite) ? { ...others, [key]: range } : others });
-}
-
-function chooser(label, names, value, chosen) {
-  return el("select", { "aria-label": label, onchange: (event) => chosen(event.target.value) }, names.map((name) => el("option", { value: name, selected: name === value }, inert(name))));
-}
-
-function buildPlots() {
-  const { tuned, models } = explorer.table;
-  const { model, corners } = app.state;
-  app.plots = [];
-  if (models.length >= 3) {
-    const names = corners.length ? corners : [models[0], models[1], models[models.length - 1]];
-    const controls = models.length > 3 ? names.map((name, i) => chooser(`Corner ${i + 1}`, models, name, (chosen) => app.change({ corners: names.map((old, k) => (k === i ? chosen : old)), ternary: null }))) : [];
-    const plot = ternaryPlot(names, controls, (rect) => app.change({ ternary: rect }));
-    plot.kind = "ternary";
-    app.plots.push(plot);
-  }
-  const name = model || tuned[tuned.length - 1];
-  const key = `nrn_${name}`;
-  const controls = tuned.length > 1 ? [chooser("Tuned model", tuned, name, (chosen) => app.change({ model: chosen }))] : [];
-  const plot = nrnPlot(name, controls, (found) => {
-    const { [key]: _, density_joint: __, ...others } = app.state.ranges;
-    app.change({ ranges: found ? { ...others, [key]: found.nrn.map((v) => +v.toFixed(4)), density_joint: found.density.map((v) => +v.toPrecision(4)) } : others });
-  });
-  plot.kind = "nrn";
-  plot.key = key;
-  app.plots.push(plot);
-  document.getElementById("plots").replaceChildren(...app.plots.map(({ node }) => node));
-}
-
-function brushOf(plot) {
-  if (plot.kind === "ternary") return app.state.ternary;
-  const [nrn, density] = [app.state.ranges[plot.key], app.state.ranges.density_joint];
-  if (!nrn && !density) return null;
-  const end = (range, side, missing) => (range && Number.isFinite(range[side]) ? range[side] : missing);
-  const [low, high] = [plot.scale(end(density, 0, 0)), plot.scale(end(density, 1, 1))];
-  return [end(nrn, 0, 0), Math.max(0, low), end(nrn, 1, 1), high];
-}
+// ---- what changes with the state
 
 app.update = (before) => {
   const { state } = app;
@@ -98,24 +28,14 @@ app.update = (before) => {
   if (changed("query", "classes", "selected", "sort", "ranges", "ternary", "model", "corners")) {
     applyFilters(state);
     const { n_features: all } = explorer.table;
-    document.getElementById("count").textContent = `${thousands(app.order.length)} of ${thousands(explorer.table.feature.length)} live features (${thousands(all)} in all)`;
+    document.getElementById("count").textContent =
+      `${thousands(app.order.length)} of ${thousands(explorer.table.feature.length)} live features (${thousands(all)} in all)`;
     app.grid.show(app.order, state.sort);
     showFilters(state);
   }
   for (const plot of app.plots) plot.show(app.shown, brushOf(plot), state.open);
   if (changed("open", "pin")) openFeatures();
 };
-
-function showFilters(state) {
-  for (const chip of document.querySelectorAll("[data-class]")) chip.setAttribute("aria-pressed", String(state.classes.includes(chip.dataset.class)));
-  document.getElementById("selected")?.setAttribute("aria-pressed", String(state.selected));
-  const search = document.getElementById("search");
-  if (search.value !== state.query) search.value = state.query;
-  for (const input of document.querySelectorAll("[data-end]")) {
-    const value = state.ranges[input.dataset.key]?.[Number(input.dataset.end)];
-    input.value = Number.isFinite(value) ? value : "";
-  }
-}
 
 async function openFeatures() {
   const { open, pin } = app.state;
@@ -153,13 +73,25 @@ function showFeatures() {
   const waiting = app.state.pin >= 0 && app.features.length === 1;
   const pane = document.getElementById("pane");
   document.body.classList.toggle("two", app.features.length > 1);
-  pane.replaceChildren(...(waiting ? [el("p.soft.hint", { role: "status" }, "Choose another feature in the table to compare.")] : []), ...app.features.map((feature) => featurePage(feature, { difference: Boolean(app.difference), pinned: feature.place === app.state.pin, actions })));
+  pane.replaceChildren(
+    ...(waiting ? [el("p.soft.hint", { role: "status" }, "Choose another feature in the table to compare.")] : []),
+    ...app.features.map((feature) =>
+      featurePage(feature, { difference: Boolean(app.difference), pinned: feature.place === app.state.pin, actions }),
+    ),
+  );
 }
 
 function exportTable() {
   const table = explorer.table;
   const titles = ["feature", "class", "selected", ...table.columns.map(({ key }) => key), "active_at", "label"];
-  const rows = Array.from(app.order, (place) => [table.feature[place], table.classes[table.class[place]], table.rank[place] < 0 ? NaN : table.rank[place] + 1, ...table.columns.map(({ key }) => table.values[key][place]), firstTokens(place).join(" "), table.labels[table.feature[place]] || ""]);
+  const rows = Array.from(app.order, (place) => [
+    table.feature[place],
+    table.classes[table.class[place]],
+    table.rank[place] < 0 ? NaN : table.rank[place] + 1,
+    ...table.columns.map(({ key }) => table.values[key][place]),
+    firstTokens(place).join(" "),
+    table.labels[table.feature[place]] || "",
+  ]);
   const text = [titles, ...rows].map((row) => row.map(field).join(",")).join("\r\n");
   const link = el("a", { href: URL.createObjectURL(new Blob([`${text}\r\n`], { type: "text/csv" })), download: "features.csv" });
   link.click();
@@ -200,8 +132,24 @@ function toggleTheme() {
 
 function showKeys() {
   const dialog = document.getElementById("keys");
-  const list = (pairs, tag) => el("dl", {}, pairs.flatMap(([name, text]) => [el("dt", {}, el(tag, {}, name)), el("dd", {}, text)]));
-  dialog.replaceChildren(el("div.title", {}, el("h2", { id: "keys-title" }, "Keys and terms"), el("span.fill"), el("button", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "✕")), list(KEYS, "kbd"), list(TERMS, "b"), el("p.soft", {}, "Drag in a plot to select features; the address of the page keeps what is shown."));
+  const list = (pairs, tag) =>
+    el(
+      "dl",
+      {},
+      pairs.flatMap(([name, text]) => [el("dt", {}, el(tag, {}, name)), el("dd", {}, text)]),
+    );
+  dialog.replaceChildren(
+    el(
+      "div.title",
+      {},
+      el("h2", { id: "keys-title" }, "Keys and terms"),
+      el("span.fill"),
+      el("button", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "✕"),
+    ),
+    list(KEYS, "kbd"),
+    list(TERMS, "b"),
+    el("p.soft", {}, "Drag in a plot to select features; the address of the page keeps what is shown."),
+  );
   dialog.showModal();
 }
 
@@ -224,8 +172,10 @@ function pressed(event) {
     Escape: () => app.state.open >= 0 && app.change({ open: -1, pin: -1 }),
   };
   const moves = { ArrowDown: 1, ArrowUp: -1 };
-  if (event.target.classList.contains("frame") && moves[event.key]) actions[event.key] = () => app.grid.mark(app.grid.beside(moves[event.key]));
-  if (event.target.classList.contains("frame") && event.key === "Enter") actions.Enter = () => app.grid.current >= 0 && app.open(app.grid.current);
+  if (event.target.classList.contains("frame") && moves[event.key])
+    actions[event.key] = () => app.grid.mark(app.grid.beside(moves[event.key]));
+  if (event.target.classList.contains("frame") && event.key === "Enter")
+    actions.Enter = () => app.grid.current >= 0 && app.open(app.grid.current);
   if (actions[event.key]) {
     event.preventDefault();
     actions[event.key]();
@@ -241,7 +191,11 @@ explorer.started = () => {
   buildFilters();
   app.update(null);
   document.getElementById("search").addEventListener("input", (event) => app.change({ query: event.target.value }));
-  document.getElementById("reset").addEventListener("click", () => app.change({ ...EMPTY, open: app.state.open, pin: app.state.pin, model: app.state.model, corners: app.state.corners }));
+  document
+    .getElementById("reset")
+    .addEventListener("click", () =>
+      app.change({ ...EMPTY, open: app.state.open, pin: app.state.pin, model: app.state.model, corners: app.state.corners }),
+    );
   document.getElementById("csv").addEventListener("click", exportTable);
   document.getElementById("theme").addEventListener("click", toggleTheme);
   document.getElementById("help").addEventListener("click", showKeys);

@@ -10,7 +10,14 @@ function contextSections(feature, difference) {
   }
   return [...parts.keys()]
     .sort((a, b) => (a < 0 ? -1 : b < 0 ? 1 : b - a))
-    .map((part) => el("section.part", {}, el("h4", {}, partTitle(part, parts.get(part)[0])), parts.get(part).map((context) => contextBlock(context, difference))));
+    .map((part) =>
+      el(
+        "section.part",
+        {},
+        el("h4", {}, partTitle(part, parts.get(part)[0])),
+        parts.get(part).map((context) => contextBlock(context, difference)),
+      ),
+    );
 }
 
 function partTitle(part, { range: [low, high, smallest, largest] }) {
@@ -27,15 +34,37 @@ function contextBlock(context, difference) {
     const values = context.values[name];
     if (!values) continue;
     if (difference) {
-      if (name !== base) lines.push(contextLine(`${name} − ${base}`, context, values.map((value, i) => value - context.values[base][i]), largest, { difference: true }));
+      if (name !== base)
+        lines.push(
+          contextLine(
+            `${name} − ${base}`,
+            context,
+            values.map((value, i) => value - context.values[base][i]),
+            largest,
+            { difference: true },
+          ),
+        );
     } else if (values.every((value, i) => value === context.values.joint[i])) same.push(name);
     else lines.push(contextLine(name, context, values, largest, {}));
   }
   return el(
     "div.context",
     {},
-    el("div.lines", { tabindex: 0, role: "group", "aria-label": `Context of sample ${context.sample}, token ${inert(context.tokens[context.peak])}` }, lines),
-    el("p.soft.about", {}, `sample ${context.sample}, row ${context.row}`, same.length ? ` · same as joint: ${same.map(inert).join(", ")}` : ""),
+    el(
+      "div.lines",
+      {
+        tabindex: 0,
+        role: "group",
+        "aria-label": `Context of sample ${context.sample}, token ${inert(context.tokens[context.peak])}`,
+      },
+      lines,
+    ),
+    el(
+      "p.soft.about",
+      {},
+      `sample ${context.sample}, row ${context.row}`,
+      same.length ? ` · same as joint: ${same.map(inert).join(", ")}` : "",
+    ),
   );
 }
 
@@ -55,13 +84,21 @@ function contextLine(name, context, values, largest, { peak = false, difference 
     }
     flush();
     const classes = ["t", value > 0 && "hot", value < 0 && "cold", isPeak && "peak", begins && "response"].filter(Boolean);
-    const title = [value ? (difference ? signed(value) : number(value)) : "", begins ? "the response begins" : ""].filter(Boolean).join(", ");
+    const title = [value ? (difference ? signed(value) : number(value)) : "", begins ? "the response begins" : ""]
+      .filter(Boolean)
+      .join(", ");
     const share = largest ? Math.min(1, Math.abs(value) / largest) : 0;
     runs.push(el(`span.${classes.join(".")}`, { title, "--a": value ? (0.14 + 0.5 * share).toFixed(2) : 0 }, visible(token)));
   });
   flush();
   const end = difference ? extreme(values) : Math.max(...values);
-  return el("div.line", {}, el("span.who", { title: inert(name) }, inert(name)), el("span.tokens", {}, runs), el("span.soft.end", {}, difference ? signed(end) : number(end)));
+  return el(
+    "div.line",
+    {},
+    el("span.who", { title: inert(name) }, inert(name)),
+    el("span.tokens", {}, runs),
+    el("span.soft.end", {}, difference ? signed(end) : number(end)),
+  );
 }
 
 // The value that is farthest from 0.
@@ -75,12 +112,40 @@ function promotedTable(feature) {
   const known = (end) => new Set((base ? base[end] : []).map(({ text }) => text));
   const cell = (model, end, tokens) => {
     const others = known(end);
-    return el("td", {}, tokens.map(({ text, value }) => {
-      const fresh = base && model !== base.model && !others.has(text);
-      return el(`span.chip${fresh ? ".fresh" : ""}`, { title: `${signed(value)}${fresh ? `, not among those of ${inert(base.model)}` : ""}` }, visible(text));
-    }));
+    return el(
+      "td",
+      {},
+      tokens.map(({ text, value }) => {
+        const fresh = base && model !== base.model && !others.has(text);
+        return el(
+          `span.chip${fresh ? ".fresh" : ""}`,
+          { title: `${signed(value)}${fresh ? `, not among those of ${inert(base.model)}` : ""}` },
+          visible(text),
+        );
+      }),
+    );
   };
-  return scrolled("Promoted tokens", el("table", {}, headRow("model", "promoted", "suppressed"), el("tbody", {}, feature.promoted.map(({ model, promoted, suppressed }) => el("tr", {}, el("th", { scope: "row" }, inert(model)), cell(model, "promoted", promoted), cell(model, "suppressed", suppressed))))));
+  return scrolled(
+    "Promoted tokens",
+    el(
+      "table",
+      {},
+      headRow("model", "promoted", "suppressed"),
+      el(
+        "tbody",
+        {},
+        feature.promoted.map(({ model, promoted, suppressed }) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, inert(model)),
+            cell(model, "promoted", promoted),
+            cell(model, "suppressed", suppressed),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function scrolled(label, table) {
@@ -88,5 +153,13 @@ function scrolled(label, table) {
 }
 
 function headRow(...titles) {
-  return el("thead", {}, el("tr", {}, titles.map((title) => (title instanceof Node ? title : el("th", { scope: "col" }, inert(title))))));
+  return el(
+    "thead",
+    {},
+    el(
+      "tr",
+      {},
+      titles.map((title) => (title instanceof Node ? title : el("th", { scope: "col" }, inert(title)))),
+    ),
+  );
 }

@@ -2,14 +2,25 @@
 "use strict";
 
 const app = { state: null, order: new Uint32Array(0), shown: null, plots: [], grid: null, opening: 0 };
-const EMPTY = { open: -1, pin: -1, query: "", classes: [], selected: false, sort: "", ranges: {}, ternary: null, model: "", corners: [] };
+const EMPTY = {
+  open: -1,
+  pin: -1,
+  query: "",
+  classes: [],
+  selected: false,
+  sort: "",
+  ranges: {},
+  ternary: null,
+  model: "",
+  corners: [],
+};
 
 // ---- state and fragment
 
 function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
   const table = explorer.table;
-  const place = (name) => (given.has(name) ? table.place.get(Number(given.get(name))) ?? -1 : -1);
+  const place = (name) => (given.has(name) ? (table.place.get(Number(given.get(name))) ?? -1) : -1);
   const ranges = {};
   for (const { key } of table.columns) {
     const [low, high] = (given.get(key) || "").split("..").map((part) => (part === "" ? NaN : Number(part)));
@@ -18,9 +29,16 @@ function readFragment() {
   const ternary = (given.get("mas") || "").split(",").map(Number);
   const corners = (given.get("corners") || "").split("|").filter((name) => table.models.includes(name));
   return {
-    open: place("f"), pin: place("with"), query: given.get("q") || "", classes: (given.get("class") || "").split(",").filter((name) => table.classes.includes(name)),
-    selected: given.get("selected") === "1", sort: given.get("sort") || "", ranges, ternary: ternary.length === 4 && ternary.every(Number.isFinite) ? ternary : null,
-    model: table.tuned.includes(given.get("model")) ? given.get("model") : "", corners: corners.length === 3 ? corners : [],
+    open: place("f"),
+    pin: place("with"),
+    query: given.get("q") || "",
+    classes: (given.get("class") || "").split(",").filter((name) => table.classes.includes(name)),
+    selected: given.get("selected") === "1",
+    sort: given.get("sort") || "",
+    ranges,
+    ternary: ternary.length === 4 && ternary.every(Number.isFinite) ? ternary : null,
+    model: table.tuned.includes(given.get("model")) ? given.get("model") : "",
+    corners: corners.length === 3 ? corners : [],
   };
 }
 
@@ -33,7 +51,8 @@ function fragmentOf(state) {
   if (state.classes.length) given.set("class", state.classes.join(","));
   if (state.selected) given.set("selected", "1");
   if (state.sort) given.set("sort", state.sort);
-  for (const [key, [low, high]] of Object.entries(state.ranges)) given.set(key, [low, high].map((value) => (Number.isFinite(value) ? String(value) : "")).join(".."));
+  for (const [key, [low, high]] of Object.entries(state.ranges))
+    given.set(key, [low, high].map((value) => (Number.isFinite(value) ? String(value) : "")).join(".."));
   if (state.ternary) given.set("mas", state.ternary.map((value) => value.toFixed(4)).join(","));
   if (state.model) given.set("model", state.model);
   if (state.corners.length) given.set("corners", state.corners.join("|"));
@@ -64,7 +83,11 @@ function matching(query) {
     for (let i = start[place]; i < start[place + 1]; i++) if (hit[token[i]]) return true;
     return false;
   };
-  return (place) => String(feature[place]) === wanted || any(tokens.peaks, place) || any(tokens.promoted, place) || (labels[feature[place]] || "").toLowerCase().includes(wanted);
+  return (place) =>
+    String(feature[place]) === wanted ||
+    any(tokens.peaks, place) ||
+    any(tokens.promoted, place) ||
+    (labels[feature[place]] || "").toLowerCase().includes(wanted);
 }
 
 function applyFilters(state) {
@@ -104,7 +127,9 @@ function sorted(order, sort) {
   const [key, sign] = sort.startsWith("-") ? [sort.slice(1), -1] : [sort, 1];
   const last = (value) => (Number.isNaN(value) ? Infinity : value);
   const ranked = (place) => (table.rank[place] < 0 ? Infinity : table.rank[place]);
-  const by = { "": ranked, rank: ranked, feature: (place) => place, class: (place) => table.class[place] }[key] || (table.values[key] ? (place) => sign * last(sign * table.values[key][place]) : () => 0);
+  const by =
+    { "": ranked, rank: ranked, feature: (place) => place, class: (place) => table.class[place] }[key] ||
+    (table.values[key] ? (place) => sign * last(sign * table.values[key][place]) : () => 0);
   const keys = new Float64Array(table.feature.length);
   for (const place of order) keys[place] = last(sign * by(place));
   return order.slice().sort((a, b) => keys[a] - keys[b] || a - b);

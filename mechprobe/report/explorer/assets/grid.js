@@ -8,11 +8,21 @@ class Grid {
   // columns: [{key, title, help, width, text(place), node?(place)}]; handlers: sort(key), open(place).
   constructor(holder, columns, handlers) {
     Object.assign(this, { columns, handlers, order: new Uint32Array(0), current: -1, sort: "", rows: new Map() });
-    this.head = el("div.row.head", { role: "row", "aria-rowindex": 1 }, columns.map((column, index) => this.header(column, index)));
+    this.head = el(
+      "div.row.head",
+      { role: "row", "aria-rowindex": 1 },
+      columns.map((column, index) => this.header(column, index)),
+    );
     this.body = el("div.body", { role: "rowgroup" });
     this.frame = el(
       "div.frame",
-      { role: "grid", tabindex: 0, "aria-label": "Features", "aria-colcount": columns.length, "--columns": columns.map((c) => `${c.width}px`).join(" ") },
+      {
+        role: "grid",
+        tabindex: 0,
+        "aria-label": "Features",
+        "aria-colcount": columns.length,
+        "--columns": columns.map((c) => `${c.width}px`).join(" "),
+      },
       el("div", { role: "rowgroup", class: "heads" }, this.head),
       this.body,
     );
@@ -22,8 +32,17 @@ class Grid {
   }
 
   header(column, index) {
-    const button = el("button", { type: "button", title: column.help, tabindex: -1, onclick: () => this.handlers.sort(column.key) }, inert(column.title), el("span.arrow", { "aria-hidden": "true" }));
-    return el(`div.cell${index ? "" : ".first"}${column.text_column ? ".left" : ""}`, { role: "columnheader", "aria-colindex": index + 1, "aria-sort": "none", "data-key": column.key }, button);
+    const button = el(
+      "button",
+      { type: "button", title: column.help, tabindex: -1, onclick: () => this.handlers.sort(column.key) },
+      inert(column.title),
+      el("span.arrow", { "aria-hidden": "true" }),
+    );
+    return el(
+      `div.cell${index ? "" : ".first"}${column.text_column ? ".left" : ""}`,
+      { role: "columnheader", "aria-colindex": index + 1, "aria-sort": "none", "data-key": column.key },
+      button,
+    );
   }
 
   show(order, sort) {
@@ -65,9 +84,22 @@ class Grid {
   row(index) {
     const place = this.order[index];
     const cells = this.columns.map((column, number) =>
-      el(`div.cell${number ? "" : ".first"}${column.text_column ? ".left" : ""}`, { role: "gridcell", "aria-colindex": number + 1 }, column.node ? column.node(place) : column.text(place)),
+      el(
+        `div.cell${number ? "" : ".first"}${column.text_column ? ".left" : ""}`,
+        { role: "gridcell", "aria-colindex": number + 1 },
+        column.node ? column.node(place) : column.text(place),
+      ),
     );
-    const row = el("div.row", { role: "row", "aria-rowindex": index + 2, "aria-selected": place === this.current ? "true" : "false", onclick: () => this.handlers.open(place) }, cells);
+    const row = el(
+      "div.row",
+      {
+        role: "row",
+        "aria-rowindex": index + 2,
+        "aria-selected": place === this.current ? "true" : "false",
+        onclick: () => this.handlers.open(place),
+      },
+      cells,
+    );
     row.style.transform = `translateY(${index * ROW}px)`;
     this.rows.set(index, row);
     return row;

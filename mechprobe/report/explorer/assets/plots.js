@@ -10,7 +10,12 @@ class Plot {
     Object.assign(this, { x, y, axes, describe, brushed, edge, shown: null, rect: null, drag: null });
     this.canvas = el("canvas", { role: "img" });
     this.clearing = el("button.small", { type: "button", hidden: true, onclick: () => this.brushed(null) }, "Clear brush");
-    this.node = el("figure.plot", {}, el("figcaption", {}, el("b", {}, title), ...controls, el("span.fill"), this.clearing), this.canvas);
+    this.node = el(
+      "figure.plot",
+      {},
+      el("figcaption", {}, el("b", {}, title), ...controls, el("span.fill"), this.clearing),
+      this.canvas,
+    );
     this.canvas.addEventListener("pointerdown", (event) => this.begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
     this.canvas.addEventListener("pointerup", (event) => this.end(event));
@@ -72,11 +77,14 @@ class Plot {
       context.fillStyle = fill;
       context.globalAlpha = alpha;
       for (let i = 0; i < this.x.length; i++) {
-        if (wanted(i)) context.fillRect(left + this.x[i] * width - size / 2, top + (1 - this.y[i]) * height - size / 2, size, size);
+        if (wanted(i))
+          context.fillRect(left + this.x[i] * width - size / 2, top + (1 - this.y[i]) * height - size / 2, size, size);
       }
     };
     paint(faint, 1, (i) => !this.shown[i]);
-    table.classes.forEach((name, number) => paint(classColor(name), name === "shared" ? 0.6 : 0.95, (i) => this.shown[i] && table.class[i] === number));
+    table.classes.forEach((name, number) =>
+      paint(classColor(name), name === "shared" ? 0.6 : 0.95, (i) => this.shown[i] && table.class[i] === number),
+    );
     context.globalAlpha = 1;
   }
 
@@ -147,8 +155,14 @@ class Plot {
 function showTip(event, place) {
   const tip = document.getElementById("tip");
   const table = explorer.table;
-  const lines = table.columns.slice(0, table.tuned.length + 1).map(({ key, title }) => `${title} ${number(table.values[key][place])}`);
-  tip.replaceChildren(el("b", {}, `Feature ${table.feature[place]}`), el("div", {}, inert(table.classes[table.class[place]])), ...lines.map((line) => el("div", {}, inert(line))));
+  const lines = table.columns
+    .slice(0, table.tuned.length + 1)
+    .map(({ key, title }) => `${title} ${number(table.values[key][place])}`);
+  tip.replaceChildren(
+    el("b", {}, `Feature ${table.feature[place]}`),
+    el("div", {}, inert(table.classes[table.class[place]])),
+    ...lines.map((line) => el("div", {}, inert(line))),
+  );
   tip.hidden = false;
   const [width, height] = [tip.offsetWidth, tip.offsetHeight];
   tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, innerWidth - width - 4))}px`;
@@ -163,7 +177,14 @@ function hideTip() {
 function nrnPlot(name, controls, brushed) {
   const table = explorer.table;
   const [nrn, density] = [table.values[`nrn_${name}`], table.values.density_joint];
-  const lowest = Math.floor(Math.log10(Math.max(1e-9, density.reduce((least, value) => (value > 0 && value < least ? value : least), 1))));
+  const lowest = Math.floor(
+    Math.log10(
+      Math.max(
+        1e-9,
+        density.reduce((least, value) => (value > 0 && value < least ? value : least), 1),
+      ),
+    ),
+  );
   const scale = (value) => (Math.log10(Math.max(value, 1e-12)) - lowest) / -lowest;
   const axes = (context, plot, color) => {
     const box = plot.box;
@@ -184,7 +205,11 @@ function nrnPlot(name, controls, brushed) {
       if (tick === 0.5) line(context, x, y, x, y - box.height);
       context.fillText(String(tick), x, y + 5);
     }
-    context.fillText(inert(`${table.base} only ←   NRN ${name}   → ${name} only`), box.left + box.width / 2, box.top + box.height + 19);
+    context.fillText(
+      inert(`${table.base} only ←   NRN ${name}   → ${name} only`),
+      box.left + box.width / 2,
+      box.top + box.height + 19,
+    );
   };
   const plot = new Plot({
     title: "NRN and density",
@@ -192,8 +217,10 @@ function nrnPlot(name, controls, brushed) {
     x: nrn,
     y: density.map(scale),
     axes,
-    brushed: (rect) => brushed(rect && { nrn: [rect[0], rect[2]], density: [rect[1], rect[3]].map((part) => 10 ** (lowest - lowest * part)) }),
-    describe: () => `NRN of ${inert(name)} from 0 to 1 against density on a logarithmic scale; ${countText()}. The table has the same values.`,
+    brushed: (rect) =>
+      brushed(rect && { nrn: [rect[0], rect[2]], density: [rect[1], rect[3]].map((part) => 10 ** (lowest - lowest * part)) }),
+    describe: () =>
+      `NRN of ${inert(name)} from 0 to 1 against density on a logarithmic scale; ${countText()}. The table has the same values.`,
   });
   plot.scale = scale;
   return plot;
@@ -201,7 +228,9 @@ function nrnPlot(name, controls, brushed) {
 
 // 10 to some power, in percent.
 function percentOf(power) {
-  return power < -5 ? `1e${power + 2} %`.replace("-", "−") : `${power < -2 ? (100 * 10 ** power).toFixed(-2 - power) : 100 * 10 ** power} %`;
+  return power < -5
+    ? `1e${power + 2} %`.replace("-", "−")
+    : `${power < -2 ? (100 * 10 ** power).toFixed(-2 - power) : 100 * 10 ** power} %`;
 }
 
 function line(context, x0, y0, x1, y1) {
@@ -253,7 +282,8 @@ function ternaryPlot(names, controls, brushed) {
     axes,
     brushed,
     edge: { left: 14, right: 14, top: 24, bottom: 24 },
-    describe: () => `MAS as a triangle with the corners ${names.map(inert).join(", ")}; ${countText()}. The table has the same values.`,
+    describe: () =>
+      `MAS as a triangle with the corners ${names.map(inert).join(", ")}; ${countText()}. The table has the same values.`,
   });
   // The triangle keeps equal sides: the box is as wide as its height allows.
   Object.defineProperty(plot, "box", {

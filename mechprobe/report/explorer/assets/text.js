@@ -84,7 +84,13 @@ async function copy(text) {
 
 // Colors of models, as in the figures of the report; the second is for dark pages.
 const KNOWN = { base: ["#5a5a5a", "#b4b8bf"], sft: ["#E69F00", "#E69F00"], rl: ["#0072B2", "#56B4E9"] };
-const CYCLE = [["#009E73", "#2cc79b"], ["#CC79A7", "#d995bb"], ["#2a8ac4", "#7cc6f0"], ["#D55E00", "#f0803c"], ["#9a8f00", "#F0E442"]];
+const CYCLE = [
+  ["#009E73", "#2cc79b"],
+  ["#CC79A7", "#d995bb"],
+  ["#2a8ac4", "#7cc6f0"],
+  ["#D55E00", "#f0803c"],
+  ["#9a8f00", "#F0E442"],
+];
 
 function modelColor(name) {
   const dark = document.documentElement.dataset.theme === "dark" ? 1 : 0;
