@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -37,3 +38,12 @@ def browser_page(**options: Any) -> Iterator[Page]:
         context.set_default_navigation_timeout(_TIMEOUT_MS)
         yield context.new_page()
         browser.close()
+
+
+def wait_until(page: Page, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true in the page, whose policy forbids Playwright's own way to wait for one."""
+    deadline = time.monotonic() + _TIMEOUT_MS / 1000
+    while not page.evaluate(expression, argument):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"never true: {expression}")
+        page.wait_for_timeout(20)

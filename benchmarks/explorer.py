@@ -89,7 +89,7 @@ def written(run: Path) -> dict[str, float]:
 
 def shown(page: Path) -> dict[str, Any]:
     """Milliseconds in the browser: median, and all rounds."""
-    from benchmarks.browser import browser_page
+    from benchmarks.browser import browser_page, wait_until
 
     with browser_page() as tab:
         session = tab.context.new_cdp_session(tab)
@@ -100,9 +100,9 @@ def shown(page: Path) -> dict[str, Any]:
             return 1000 * next(item["value"] for item in found if item["name"] == "TaskDuration")
 
         tab.goto(page.resolve().as_uri(), wait_until="commit")
-        tab.wait_for_function("document.body && document.body.dataset.ready")
+        wait_until(tab, "document.body && document.body.dataset.ready")
         first = tab.evaluate("performance.getEntriesByType('paint')[0].startTime")
-        tab.wait_for_function("document.body.dataset.painted")
+        wait_until(tab, "document.body.dataset.painted")
         table = tab.evaluate("Number(document.body.dataset.painted)")
         result: dict[str, Any] = {
             "first_paint_ms": round(first),

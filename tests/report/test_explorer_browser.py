@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.browser import BROWSER, browser_page, browser_path
+from benchmarks.browser import BROWSER, browser_page, browser_path, wait_until
 from benchmarks.explorer import made_up_run
 from mechprobe.files import write_json
 from mechprobe.report import stage as render
@@ -77,7 +77,7 @@ def page(browser: "Page", run: Path) -> "Iterator[Page]":
 def show(page: "Page", run: Path, fragment: str = "") -> None:
     page.goto("about:blank")
     page.goto((run / "report" / "features" / "index.html").as_uri() + fragment)
-    page.wait_for_function("document.body.dataset.ready")
+    wait_until(page, "document.body.dataset.ready")
 
 
 def listed(page: "Page") -> list[int]:
@@ -92,16 +92,17 @@ def first_rows(page: "Page", n: int) -> list[int]:
 
 
 def opened(page: "Page") -> list[int]:
-    page.wait_for_function("document.getElementById('pane').hidden || document.querySelector('.feature h2')")
+    wait_until(page, "document.getElementById('pane').hidden || document.querySelector('.feature h2')")
     return page.evaluate(
         "Array.from(document.querySelectorAll('.feature h2'), title => +title.textContent.split(' ')[1])"
     )
 
 
 def wait_open(page: "Page", *features: int) -> None:
-    page.wait_for_function(
+    wait_until(
+        page,
         "wanted => JSON.stringify(Array.from(document.querySelectorAll('.feature h2'), t => +t.textContent.split(' ')[1])) === JSON.stringify(wanted)",
-        arg=list(features),
+        list(features),
     )
 
 
@@ -285,7 +286,7 @@ def test_copy_and_export(page: "Page", run: Path, frame: pd.DataFrame, tmp_path:
     show(page, run, "#f=1&sort=-nrn_rl&class=shared")
     opened(page)
     page.click(".feature button:has-text('Copy')")
-    page.wait_for_function("document.getElementById('said').textContent === 'Copied.'")
+    wait_until(page, "document.getElementById('said').textContent === 'Copied.'")
     text = page.evaluate("navigator.clipboard.readText()")
     assert text.startswith("## Feature 1\n")
     assert "| model | decoder norm |" in text

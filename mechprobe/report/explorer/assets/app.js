@@ -126,7 +126,7 @@ function toggleTheme() {
   app.grid.clear();
   app.grid.draw();
   showFilters(app.state);
-  for (const plot of app.plots) plot.draw();
+  for (const plot of app.plots) plot.refresh();
   if (app.state.open >= 0 && app.features) showFeatures();
 }
 

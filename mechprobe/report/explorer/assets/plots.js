@@ -7,7 +7,7 @@ const NEAR = 9;
 class Plot {
   // x, y: positions in the unit square, NaN for none; axes(context, box): draws the frame; describe(): the text alternative.
   constructor({ title, x, y, axes, describe, brushed, edge = EDGE, controls = [] }) {
-    Object.assign(this, { x, y, axes, describe, brushed, edge, shown: null, rect: null, drag: null });
+    Object.assign(this, { x, y, axes, describe, brushed, edge, shown: null, rect: null, drag: null, layer: null });
     this.canvas = el("canvas", { role: "img" });
     this.clearing = el("button.small", { type: "button", hidden: true, onclick: () => this.brushed(null) }, "Clear brush");
     this.node = el(
@@ -20,11 +20,12 @@ class Plot {
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
     this.canvas.addEventListener("pointerup", (event) => this.end(event));
     this.canvas.addEventListener("pointerleave", () => hideTip());
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => this.refresh()).observe(this.canvas);
   }
 
   // Marks the features in `shown` (1 by place), a brushed rectangle of the unit square, and one open feature.
   show(shown, rect, open) {
+    if (shown !== this.shown) this.layer = null;
     Object.assign(this, { shown, rect, open });
     this.clearing.hidden = !rect;
     this.canvas.setAttribute("aria-label", this.describe());
@@ -46,18 +47,35 @@ class Plot {
     return [(event.clientX - bounds.left - box.left) / box.width, 1 - (event.clientY - bounds.top - box.top) / box.height];
   }
 
+  // Draw everything again: the features that are shown, the size, or the colors have changed.
+  refresh() {
+    this.layer = null;
+    this.draw();
+  }
+
+  // Axes and points are kept as a picture, so that a brush or an opened feature costs no more than copying it.
   draw() {
-    if (!this.shown || !this.canvas.clientWidth) return;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!this.shown || !width) return;
     const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = this.canvas.clientWidth * ratio;
-    this.canvas.height = this.canvas.clientHeight * ratio;
-    const context = this.canvas.getContext("2d");
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const style = getComputedStyle(document.documentElement);
     const color = (name) => style.getPropertyValue(name).trim();
-    context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
-    this.axes(context, this, color);
-    this.points(context, color("--faint"));
+    const begin = (canvas) => {
+      canvas.width = width * ratio;
+      canvas.height = height * ratio;
+      const context = canvas.getContext("2d");
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      return context;
+    };
+    if (!this.layer) {
+      this.layer = document.createElement("canvas");
+      const context = begin(this.layer);
+      context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+      this.axes(context, this, color);
+      this.points(context, color("--faint"));
+    }
+    const context = begin(this.canvas);
+    context.drawImage(this.layer, 0, 0, width, height);
     if (this.rect) this.frame(context, this.rect, color("--blue"));
     if (this.open >= 0 && Number.isFinite(this.x[this.open] + this.y[this.open])) {
       const [x, y] = this.toPixel(this.x[this.open], this.y[this.open]);
