@@ -154,7 +154,7 @@ def test_brush_and_click_in_the_plots(page: "Page", frame: pd.DataFrame) -> None
             assert found == set(frame.loc[inside, "feature"])
             assert ranges["nrn_rl"] == pytest.approx([0.2, 0.5], abs=0.01)
             assert page.input_value("input[data-key='nrn_rl'][data-end='1']") == str(ranges["nrn_rl"][1])
-        page.click("text=Clear brush >> visible=true")
+        page.click(".plot button >> visible=true")
         assert len(listed(page)) == len(frame)
     feature = page.evaluate("explorer.table.feature[5]")
     spot = page.evaluate(

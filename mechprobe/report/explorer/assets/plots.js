@@ -9,7 +9,7 @@ class Plot {
   constructor({ title, x, y, axes, describe, brushed, edge = EDGE, controls = [] }) {
     Object.assign(this, { x, y, axes, describe, brushed, edge, shown: null, rect: null, drag: null, layer: null });
     this.canvas = el("canvas", { role: "img" });
-    this.clearing = el("button.small", { type: "button", hidden: true, onclick: () => this.brushed(null) }, "Clear brush");
+    this.clearing = el("button.small", { type: "button", title: "Clear the brush", hidden: true, onclick: () => this.brushed(null) }, "Clear");
     this.node = el(
       "figure.plot",
       {},
