@@ -187,7 +187,7 @@ def _frame(rng: np.random.Generator, n: int, models: Sequence[str]) -> pd.DataFr
 def _summary(frame: pd.DataFrame, models: Sequence[str]) -> dict[str, Any]:
     counts = {str(name): int(count) for name, count in frame["class"].value_counts().items()}
     return {
-        "models": list(models), "base": models[0], "n_features": len(frame), "n_alive": int((~frame["dead"]).sum()),
+        "models": list(models), "base": models[0], "n_features": len(frame), "n_alive": int(np.sum(~frame["dead"].to_numpy())),
         "n_rows": 10**6, "readout": "swap", "class_counts": counts, "class_by_norm_counts": counts, "histograms": {}, "quantiles": {},
         "thresholds": {"absent_below": 0.5, "nu_error_max": 0.2, "nu_reconstruction_max": 0.5, "dead_density": 0.0},
     }  # fmt: skip
@@ -211,7 +211,7 @@ def _contexts(
         by_name = {"joint": acts[0]} | {name: acts[k + 1] if k % 2 else acts[0] for k, name in enumerate(models)}
         yield ContextGroup(
             np.repeat(features, n), ranges, low, high, low * 8, high * 8, row // 40, row, peak, np.arange(size + 1) * LENGTH,
-            [words[index] for index in used], rng.integers(0, len(used), size * LENGTH), np.tile(np.arange(LENGTH) > 9, size), by_name,
+            [words[int(index)] for index in used], rng.integers(0, len(used), size * LENGTH), np.tile(np.arange(LENGTH) > 9, size), by_name,
         )  # fmt: skip
 
 

@@ -65,3 +65,5 @@ def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
     for item in content["missing"]:
         say(f"Missing: {item['name']}; `{item['command']}` makes it")
     say(f"\nWritten to {page} (with report.md, report.json and figures/)")
+    if (explorer := page.parent / "features" / "index.html").is_file():
+        say(f"Every live feature: {explorer}")

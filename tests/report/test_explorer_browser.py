@@ -148,6 +148,9 @@ def test_brush_and_click_in_the_plots(page: "Page", frame: pd.DataFrame) -> None
         page.mouse.up()
         found = set(listed(page))
         assert 0 < len(found) < len(frame)
+        alternative = page.get_attribute("canvas >> nth=0", "aria-label")
+        mas = frame.loc[frame["feature"].isin(found), "mas_sft"].astype("float32").sort_values().iloc[len(found) // 2]
+        assert f"MAS sft {page.evaluate('value => number(value)', float(mas))}" in alternative
         if keys:
             ranges = page.evaluate("app.state.ranges")
             inside = np.logical_and.reduce([frame[key].astype("float32").between(*ranges[key]) for key in keys])

@@ -58,9 +58,7 @@ def all_contexts(
     """
     features = np.flatnonzero(~table.dead)
     wanted = _wanted(crosscoder, store, table, features, config)
-    acts, same = _activations(crosscoder, store, wanted, config)
-    names = crosscoder.model_names
-    by_name = {"joint": acts[0]} | {name: acts[0 if same[name] is None else same[name]] for name in names}
+    by_name = _activations(crosscoder, store, wanted, config)
 
     @cache
     def text(token: int) -> str:
@@ -167,13 +165,9 @@ class _Spans:
 
 def _activations(
     crosscoder: Crosscoder, store: RowStore, wanted: _Wanted, config: FeaturesConfig
-) -> tuple[list[Float[ndarray, " token"]], dict[str, int | None]]:
-    """Activations at every token under each different read-out, joint first, and the place of each model's in that list.
-
-    None stands for a model whose read-out is the joint one. Rows that the store drops have 0.
-    """
+) -> dict[str, Float[ndarray, " token"]]:
+    """Activations at every token, joint and by model, and 0 at rows that the store drops. Equal read-outs share an array."""
     encoder = AllReadouts(crosscoder, Readout(config.readout, config.near))
-    names = crosscoder.model_names
     own = [place for place, same in enumerate(encoder.same_as_joint) if not same]
     rows, features = wanted.token_rows, wanted.token_features
     values = np.zeros((1 + len(own), len(rows)), dtype=np.float32)
@@ -192,5 +186,6 @@ def _activations(
                 for line, readout in enumerate([0, *(model + 1 for model in own)]):
                     values[line, here] = found[readout][at].float().cpu().numpy()
             advance(stop - start)
-    places = {name: 1 + own.index(place) if place in own else None for place, name in enumerate(names)}
-    return list(values), places
+    models = enumerate(crosscoder.model_names)
+    by_model = {name: values[1 + own.index(place) if place in own else 0] for place, name in models}
+    return {"joint": values[0], **by_model}

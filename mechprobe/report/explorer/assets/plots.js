@@ -9,7 +9,11 @@ class Plot {
   constructor({ title, x, y, axes, describe, brushed, edge = EDGE, controls = [] }) {
     Object.assign(this, { x, y, axes, describe, brushed, edge, shown: null, rect: null, drag: null, layer: null });
     this.canvas = el("canvas", { role: "img" });
-    this.clearing = el("button.small", { type: "button", title: "Clear the brush", hidden: true, onclick: () => this.brushed(null) }, "Clear");
+    this.clearing = el(
+      "button.small",
+      { type: "button", title: "Clear the brush", hidden: true, onclick: () => this.brushed(null) },
+      "Clear",
+    );
     this.node = el(
       "figure.plot",
       {},
@@ -238,7 +242,10 @@ function nrnPlot(name, controls, brushed) {
     brushed: (rect) =>
       brushed(rect && { nrn: [rect[0], rect[2]], density: [rect[1], rect[3]].map((part) => 10 ** (lowest - lowest * part)) }),
     describe: () =>
-      `NRN of ${inert(name)} from 0 to 1 against density on a logarithmic scale; ${countText()}. The table has the same values.`,
+      `NRN of ${inert(name)} from 0 to 1 against density on a logarithmic scale; ${countText()}. ${medians([
+        [`NRN ${inert(name)}`, nrn],
+        ["density", density],
+      ])} The table has the same values.`,
   });
   plot.scale = scale;
   return plot;
@@ -301,7 +308,7 @@ function ternaryPlot(names, controls, brushed) {
     brushed,
     edge: { left: 14, right: 14, top: 24, bottom: 24 },
     describe: () =>
-      `MAS as a triangle with the corners ${names.map(inert).join(", ")}; ${countText()}. The table has the same values.`,
+      `MAS as a triangle with the corners ${names.map(inert).join(", ")}; ${countText()}. ${medians(names.map((name, i) => [`MAS ${inert(name)}`, mas[i]]))} The table has the same values.`,
   });
   // The triangle keeps equal sides: the box is as wide as its height allows.
   Object.defineProperty(plot, "box", {
@@ -313,6 +320,15 @@ function ternaryPlot(names, controls, brushed) {
     },
   });
   return plot;
+}
+
+// The medians of the features that are shown, for the text alternatives.
+function medians(named) {
+  const parts = named.map(([name, values]) => {
+    const shown = values.filter((value, i) => app.shown[i] && Number.isFinite(value)).sort();
+    return `${name} ${number(shown[Math.floor(shown.length / 2)])}`;
+  });
+  return `Medians: ${parts.join(", ")}.`;
 }
 
 function countText() {
