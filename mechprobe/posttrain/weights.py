@@ -95,7 +95,7 @@ def trained_sizes(base: LanguageModel, config: PosttrainConfig) -> dict[str, int
     _check_patterns(list(parameter_names(base)), config.freeze)
     model, frozen = _empty(base), frozen_by(config.freeze)
     if config.lora is not None:
-        with isolated_random_state(config.seed):
+        with isolated_random_state(config.seed), quiet():
             model = _adapted(copy.deepcopy(model), base, config.lora)
     names = {name: value.numel() for name, value in model.named_parameters() if not config.lora or value.requires_grad}
     found = {name: size for name, size in names.items() if not frozen(name)}

@@ -30,7 +30,9 @@ def test_a_plan_writes_nothing(given: list[str], tmp_path: Path, capsys: pytest.
     assert "3 (steps 10, 20 and the last)" in shown
     assert shown.endswith("Nothing was written.\n")
     assert main(["posttrain", "grpo", *given, "--out", str(out), "--lora", "4", "--dry-run", "--json"]) == 0
-    planned = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    planned = json.loads(printed.out)
     assert (planned["arm"], planned["steps"], planned["responses_per_step"]) == ("rl", 3, 64)
     assert planned["trained"] < planned["parameters"]
     assert main(["posttrain", "sft", *given, "--out", str(out), "--set", "steps=2", "--dry-run"]) == 0
