@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from experiments.paper_c.traces import DATA
 from mechprobe.config import FrozenConfig, read_toml
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json
-
-from experiments.paper_c.traces import DATA
 
 HERE = Path(__file__).parent
 SHIPPED = "lab"
@@ -91,6 +90,10 @@ class ClaimConfig(FrozenConfig):
     model: str = ""
     """The paper's model behind these numbers."""
 
+    def arms_of(self, style: str) -> tuple[str, str]:
+        """The names of ``arm`` and ``against``."""
+        return self.arm.format(style=style), self.against.format(style=style)
+
 
 class Experiment(FrozenConfig):
     """All of one experiment."""
@@ -108,16 +111,15 @@ class Experiment(FrozenConfig):
     """What differs between seeds."""
     n_per_task: int = 128
     arms: dict[str, ArmConfig]
-    sizes: dict[str, SizeConfig] = {}
+    sizes: dict[str, SizeConfig] = Field(default_factory=dict)
     claims: tuple[ClaimConfig, ...]
-    figure: Literal["scores", "lengths"] = "scores"
 
     @model_validator(mode="after")
     def _known_arms(self) -> "Experiment":
-        for claim, style in ((claim, style) for style in self.styles for claim in self.claims_of(style)):
-            for name in (claim.arm.format(style=style), claim.against.format(style=style)):
+        for style in self.styles:
+            for name in (name for claim in self.claims_of(style) for name in claim.arms_of(style)):
                 if name != "base" and name not in self.arms:
-                    raise ValueError(f"the claim '{claim.text}' names the arm '{name}', which does not exist")
+                    raise ValueError(f"a claim names the arm '{name}', which does not exist")
         for arm in self.arms.values():
             if arm.base != SHIPPED and arm.base not in self.sizes:
                 raise ValueError(f"the base '{arm.base}' is no size")

@@ -7,11 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mechprobe.report.figures.style import GREY, MARKS, house_style, model_colors, new_figure, to_png
-
 from experiments.paper_c.design import Experiment
 from experiments.paper_c.training import Run
 from experiments.paper_c.verdicts import other_tasks, tasks_of
+from mechprobe.report.figures.style import GREY, MARKS, house_style, model_colors, new_figure, to_png
 
 STATUS_MARK = {"supported": "o", "open": "s", "opposed": "X"}
 Runs = Mapping[str, Mapping[str, Run]]
@@ -25,7 +24,7 @@ def draw(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> bytes:
 
 def _figure(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> Figure:
     n_claims = sum(len(found) for found in result["claims"].values())
-    figure = new_figure(11, 5.4 + 0.27 * n_claims)
+    figure = new_figure(11.0, 5.4 + 0.27 * n_claims)
     grid = figure.add_gridspec(2, 3, height_ratios=[3.4, 0.6 + 0.27 * n_claims])
     colors = model_colors(list(runs))
     panels = [figure.add_subplot(grid[0, place]) for place in range(3)]

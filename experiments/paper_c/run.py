@@ -14,13 +14,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mechprobe.files import read_json, write_bytes, write_json
-
 from experiments.paper_c import verdicts
-from experiments.paper_c.design import ArmConfig, Experiment, load, load_selection, names
+from experiments.paper_c.design import Experiment, load, load_selection, names
 from experiments.paper_c.figure import draw
 from experiments.paper_c.tables import lines
 from experiments.paper_c.training import Run, do_run
+from mechprobe.files import read_json, write_bytes, write_json
 
 RESULTS, FIGURES = Path("artifacts/paper_c"), Path("docs/figures")
 QUICK_LR = 4e-4
@@ -30,9 +29,7 @@ def select(out: Path, results: Path) -> None:
     """Choose the learning rate on dev items of the trained skill."""
     design, found = load_selection(), {}
     for lr in design.lrs:
-        runs = {
-            name: do_run(arm, design.seed, lr, out, n_per_task=256, dev=True) for name, arm in design.arms.items()
-        }
+        runs = {name: do_run(arm, design.seed, lr, out, n_per_task=256, dev=True) for name, arm in design.arms.items()}
         found[lr] = {name: float(run.scores("dev")[-1].mean()) for name, run in runs.items()}
         print(f"lr {lr:g}, accuracy on dev items: {found[lr]}", flush=True)
     chosen = choose(found, design.within)
@@ -86,7 +83,7 @@ def read_runs(result: dict[str, Any]) -> dict[str, dict[str, Run]]:
 def quick(design: Experiment) -> Experiment:
     """Two seeds, 16 items and 12 steps an arm, for a test that everything runs."""
     tiny = {"n_items": 16, "prompts_per_step": 4, "epochs": 3}
-    arms = {name: ArmConfig(**(arm.model_dump() | tiny)) for name, arm in design.arms.items()}
+    arms = {name: arm.model_copy(update=tiny) for name, arm in design.arms.items()}
     sizes = {name: size.model_copy(update={"steps": 4, "batch_size": 8}) for name, size in design.sizes.items()}
     return design.model_copy(update={"arms": arms, "sizes": sizes, "seeds": (0, 1), "n_per_task": 4})
 

@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from mechprobe.cli.printing import table_lines
-from mechprobe.lab.recipe import TRAINED_SKILL
-
 from experiments.paper_c.design import ClaimConfig, Experiment
 from experiments.paper_c.training import Run
 from experiments.paper_c.verdicts import (
@@ -19,6 +16,8 @@ from experiments.paper_c.verdicts import (
     seed_interval,
     tasks_of,
 )
+from mechprobe.cli.printing import table_lines
+from mechprobe.lab.recipe import TRAINED_SKILL
 
 LEVEL = 0.95
 NOT_FOUND = "NOT FOUND"

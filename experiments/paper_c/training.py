@@ -1,5 +1,6 @@
 """One run: train an arm with ``mechprobe posttrain``, and evaluate base and every checkpoint on the same items."""
 
+import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,14 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 import mechprobe as mp
+from experiments.paper_c.design import SHIPPED, ArmConfig, SizeConfig
+from experiments.paper_c.traces import GAME, GAMES, held_out_games, item_sets, training_set, write_examples
 from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.tasks import Task
 from mechprobe.lab.measure import SCORER
 from mechprobe.lab.summary import shipped
 from mechprobe.records import write_jsonl
 from mechprobe.results import Result
-
-from experiments.paper_c.design import SHIPPED, ArmConfig, SizeConfig
-from experiments.paper_c.traces import GAME, GAMES, held_out_games, item_sets, training_set, write_examples
 
 LAB = "shared-marker"
 MAX_NEW_TOKENS = 64
@@ -59,13 +59,23 @@ def digits(rows: Sequence[str]) -> Bool[ndarray, "model item"]:
 
 
 def do_run(
-    arm: ArmConfig, seed: int, lr: float, out: Path, *, n_per_task: int, size: SizeConfig | None = None, dev: bool = False
+    arm: ArmConfig,
+    seed: int,
+    lr: float,
+    out: Path,
+    *,
+    n_per_task: int,
+    size: SizeConfig | None = None,
+    dev: bool = False,
 ) -> Run:
-    """Train and evaluate, or read what an earlier call has finished."""
+    """Train and evaluate, or read what an earlier call has finished; another process that makes the same run is waited for."""
     folder = out / "runs" / arm.key(lr, seed, size and size.model_dump(mode="json"))
     file = folder / f"{'dev' if dev else 'run'}_{n_per_task}.json"
-    if not file.is_file():
-        _train_and_evaluate(arm, seed, lr, out, folder, file, n_per_task, size, dev)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.is_file():
+            _train_and_evaluate(arm, seed, lr, out, folder, file, n_per_task, size, dev)
     return Run.load(file)
 
 
