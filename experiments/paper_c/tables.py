@@ -7,15 +7,7 @@ import numpy as np
 
 from experiments.paper_c.design import ClaimConfig, Experiment
 from experiments.paper_c.training import Run
-from experiments.paper_c.verdicts import (
-    Found,
-    Value,
-    crossed_interval,
-    final_scores,
-    other_tasks,
-    seed_interval,
-    tasks_of,
-)
+from experiments.paper_c.verdicts import Found, Value, crossed_interval, final_scores, other_tasks, tasks_of
 from mechprobe.cli.printing import table_lines
 from mechprobe.lab.recipe import TRAINED_SKILL
 
@@ -120,6 +112,3 @@ def lines(design: Experiment, runs: Mapping[str, Mapping[str, Run]], result: Map
         "Classes of the curves over training (several: seeds differ):",
         *label_lines(result),
     ]
-
-
-__all__ = ["LEVEL", "claim_lines", "lines", "paper_text", "percent", "score", "seed_interval"]

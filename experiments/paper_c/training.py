@@ -75,30 +75,15 @@ def do_run(
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.is_file():
-            _train_and_evaluate(arm, seed, lr, out, folder, file, n_per_task, size, dev)
+            base = base_of(arm, seed, size, out)
+            prompts = write_examples(folder / "prompts.jsonl", training_set(arm.data, arm.n_items, seed))
+            trained = mp.posttrain.sft(base, prompts, folder, settings(arm, seed, lr, dev), arm="arm")
+            family = mp.ModelFamily.load({"base": str(base), **trained.models(folder / "arm")})
+            tasks = dev_tasks(folder) if dev else eval_tasks(folder, arm.data in GAMES)
+            evals = folder / file.stem.replace("run", "evals")
+            outcomes = mp.evaluate_outcomes(family, tasks, evals, EvaluateConfig(n_per_task=n_per_task))
+            read_run(outcomes, trained).save(file)
     return Run.load(file)
-
-
-def _train_and_evaluate(  # noqa: PLR0913 - the arguments of one run
-    arm: ArmConfig,
-    seed: int,
-    lr: float,
-    out: Path,
-    folder: Path,
-    file: Path,
-    n_per_task: int,
-    size: SizeConfig | None,
-    dev: bool,
-) -> None:
-    base = base_of(arm, seed, size, out)
-    prompts = write_examples(folder / "prompts.jsonl", training_set(arm.data, arm.n_items, seed))
-    trained = mp.posttrain.sft(base, prompts, folder, settings(arm, seed, lr, dev), arm="arm")
-    family = mp.ModelFamily.load({"base": str(base), **trained.models(folder / "arm")})
-    tasks = dev_tasks(folder) if dev else eval_tasks(folder, arm.data in GAMES)
-    outcomes = mp.evaluate_outcomes(
-        family, tasks, folder / file.stem.replace("run", "evals"), EvaluateConfig(n_per_task=n_per_task)
-    )
-    read_run(outcomes, trained).save(file)
 
 
 def settings(arm: ArmConfig, seed: int, lr: float, dev: bool = False) -> mp.posttrain.SftConfig:
