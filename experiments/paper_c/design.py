@@ -153,7 +153,7 @@ class Selection(FrozenConfig):
     lrs: tuple[float, ...]
     seed: int
     within: float
-    """The lowest learning rate is taken whose mean accuracy on the dev items is this near to the best."""
+    """The highest learning rate is taken whose mean accuracy on the dev items is this near to the best."""
 
 
 def load_selection() -> Selection:

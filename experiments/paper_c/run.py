@@ -14,10 +14,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.paper_c import verdicts
 from experiments.paper_c.design import Experiment, load, load_selection, names
 from experiments.paper_c.figure import draw
 from experiments.paper_c.tables import lines
+from experiments.paper_c.traces import N_DEV_PER_SKILL
 from experiments.paper_c.training import Run, do_run
 from mechprobe.files import read_json, write_bytes, write_json
 
@@ -26,21 +29,27 @@ QUICK_LR = 4e-4
 
 
 def select(out: Path, results: Path) -> None:
-    """Choose the learning rate on dev items of the trained skill."""
-    design, found = load_selection(), {}
+    """Choose the learning rate on the dev items of all skills."""
+    design, found, skills = load_selection(), {}, {}
     for lr in design.lrs:
-        runs = {name: do_run(arm, design.seed, lr, out, n_per_task=256, dev=True) for name, arm in design.arms.items()}
-        found[lr] = {name: float(run.scores("dev")[-1].mean()) for name, run in runs.items()}
-        print(f"lr {lr:g}, accuracy on dev items: {found[lr]}", flush=True)
+        runs = {
+            name: do_run(arm, design.seed, lr, out, n_per_task=N_DEV_PER_SKILL, dev=True)
+            for name, arm in design.arms.items()
+        }
+        skills[f"{lr:g}"] = {
+            name: {skill: float(run.scores(skill)[-1].mean()) for skill in run.right} for name, run in runs.items()
+        }
+        found[lr] = {name: float(np.mean(list(scores.values()))) for name, scores in skills[f"{lr:g}"].items()}
+        print(f"lr {lr:g}, mean accuracy on dev items: {found[lr]}", flush=True)
     chosen = choose(found, design.within)
     print(f"chosen: {chosen:g}")
-    write_json(results / "select.json", {"lr": chosen, "dev_accuracy": {f"{lr:g}": row for lr, row in found.items()}})
+    write_json(results / "select.json", {"lr": chosen, "dev_accuracy": skills})
 
 
 def choose(found: dict[float, dict[str, float]], within: float) -> float:
-    """The lowest learning rate whose mean accuracy is within the given distance of the best."""
+    """The highest learning rate whose mean accuracy is within the given distance of the best, so that training is not cut short."""
     means = {lr: sum(scores.values()) / len(scores) for lr, scores in found.items()}
-    return min(lr for lr, mean in means.items() if mean >= max(means.values()) - within)
+    return max(lr for lr, mean in means.items() if mean >= max(means.values()) - within)
 
 
 def measure(design: Experiment, lr: float, out: Path) -> dict[str, dict[str, Run]]:

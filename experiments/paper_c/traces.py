@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mechprobe.evals.skills import SkillItem, split
+from mechprobe.evals.skills import SKILLS, SkillItem, split
 from mechprobe.evals.skills.item import ANSWER_MARKER, SHARED_MARKER, direct_response, worked_response
 from mechprobe.lab.items import ITEM_SEED
 from mechprobe.lab.recipe import TRAINED_SKILL
@@ -31,6 +31,15 @@ class Example(NamedTuple):
     prompt: str
     answer: str
     response: str
+
+
+N_DEV_PER_SKILL = 64
+
+
+def dev_items() -> list[SkillItem]:
+    """Items of all five skills on which settings are chosen; none is in the lab's tasks file."""
+    sizes = {"eval": N_EVAL, "dev": N_DEV_PER_SKILL}
+    return [item for skill in SKILLS for item in split(skill, sizes, seed=ITEM_SEED)["dev"]]
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 import mechprobe as mp
 from experiments.paper_c.design import SHIPPED, ArmConfig, SizeConfig
-from experiments.paper_c.traces import GAME, GAMES, held_out_games, item_sets, training_set, write_examples
+from experiments.paper_c.traces import GAME, GAMES, dev_items, held_out_games, training_set, write_examples
 from mechprobe.evals.config import EvaluateConfig
 from mechprobe.evals.tasks import Task
 from mechprobe.lab.measure import SCORER
@@ -126,17 +126,17 @@ def read_run(outcomes: Any, trained: mp.posttrain.PosttrainResult) -> Run:
 def eval_tasks(folder: Path, game: bool) -> list[Task]:
     """The held-out items of the lab's five skills, which pre-training never saw, and those of the game where it is trained."""
     tasks = mp.load_tasks(shipped(LAB) / "tasks.jsonl", scorer_spec=SCORER, max_new_tokens=MAX_NEW_TOKENS)
-    return [*tasks, *(_written(folder, GAME, held_out_games()) if game else [])]
+    return [*tasks, *(_written(folder, [(GAME, game) for game in held_out_games()]) if game else [])]
 
 
 def dev_tasks(folder: Path) -> list[Task]:
-    """The dev items of the trained skill."""
-    return _written(folder, "dev", item_sets()["dev"])
+    """The dev items of all five skills."""
+    return _written(folder, [(item.skill, item) for item in dev_items()])
 
 
-def _written(folder: Path, task: str, items: Sequence[Any]) -> list[Task]:
-    file = folder / f"{task}.jsonl"
-    write_jsonl(file, [{"id": i.id, "task": task, "prompt": i.prompt, "answer": i.answer} for i in items])
+def _written(folder: Path, items: Sequence[tuple[str, Any]]) -> list[Task]:
+    file = folder / "items.jsonl"
+    write_jsonl(file, [{"id": i.id, "task": task, "prompt": i.prompt, "answer": i.answer} for task, i in items])
     return mp.load_tasks(file, scorer_spec=SCORER, max_new_tokens=MAX_NEW_TOKENS)
 
 
