@@ -10,9 +10,22 @@ from matplotlib.figure import Figure
 from experiments.paper_c.design import Experiment
 from experiments.paper_c.training import Run
 from experiments.paper_c.verdicts import other_tasks, tasks_of
-from mechprobe.report.figures.style import GREY, MARKS, house_style, model_colors, new_figure, to_png
+from mechprobe.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    MARKS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    house_style,
+    new_figure,
+    to_png,
+)
 
 STATUS_MARK = {"supported": "o", "open": "s", "opposed": "X"}
+COLORS, STYLES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED), ("-", "--", ":")
 Runs = Mapping[str, Mapping[str, Run]]
 
 
@@ -24,16 +37,15 @@ def draw(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> bytes:
 
 def _figure(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> Figure:
     n_claims = sum(len(found) for found in result["claims"].values())
-    figure = new_figure(11.0, 5.4 + 0.27 * n_claims)
-    grid = figure.add_gridspec(2, 3, height_ratios=[3.4, 0.6 + 0.27 * n_claims])
-    colors = model_colors(list(runs))
-    panels = [figure.add_subplot(grid[0, place]) for place in range(3)]
-    _curves(panels[0], runs, colors, lambda run: 100 * _mean(run, "id"), "trained skill (%)")
-    _curves(panels[1], runs, colors, lambda run: 100 * _mean(run, "ood"), "mean of the other skills (%)")
-    _curves(panels[2], runs, colors, lambda run: run.mean_lengths(other_tasks(run)), "response length, other skills")
+    figure = new_figure(11.0, 5.0 + 0.25 * n_claims)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.8, 1.2 + 0.25 * n_claims])
+    panels = top.subplots(1, 3)
+    _curves(panels[0], runs, lambda run: 100 * _mean(run, "id"), "trained skill (%)")
+    _curves(panels[1], runs, lambda run: 100 * _mean(run, "ood"), "mean of the other skills (%)")
+    _curves(panels[2], runs, lambda run: run.mean_lengths(other_tasks(run)), "tokens, other skills")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)))
-    _forest(figure.add_subplot(grid[1, :]), design, result)
+    top.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)))
+    _forest(bottom.subplots(), design, result)
     return figure
 
 
@@ -41,14 +53,17 @@ def _mean(run: Run, on: str) -> np.ndarray:
     return np.mean([run.scores(task).mean(axis=1) for task in tasks_of(run, on)], axis=0)
 
 
-def _curves(axes: Axes, runs: Runs, colors: Mapping[str, str], of: Any, title: str) -> None:
+def _curves(axes: Axes, runs: Runs, of: Any, title: str) -> None:
     """Mean over seeds against the step; the band is from the lowest to the highest seed; base is drawn at the left."""
-    for (name, by_seed), mark in zip(runs.items(), MARKS * 3, strict=False):
+    for place, (name, by_seed) in enumerate(runs.items()):
+        color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS)]
         steps = next(iter(by_seed.values())).steps
         rows = np.stack([of(run) for run in by_seed.values()])
         places = [steps[0] / 2, *steps]
-        axes.plot(places, rows.mean(axis=0), color=colors[name], marker=mark, markersize=3.5, label=name)
-        axes.fill_between(places, rows.min(axis=0), rows.max(axis=0), color=colors[name], alpha=0.15, linewidth=0)
+        axes.plot(
+            places, rows.mean(axis=0), style, color=color, marker=MARKS[place % len(MARKS)], markersize=3.5, label=name
+        )
+        axes.fill_between(places, rows.min(axis=0), rows.max(axis=0), color=color, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("step (leftmost: base)")
     axes.set_title(title)
@@ -57,8 +72,8 @@ def _curves(axes: Axes, runs: Runs, colors: Mapping[str, str], of: Any, title: s
 def _forest(axes: Axes, design: Experiment, result: Mapping[str, Any]) -> None:
     """Every claim as a point with its interval."""
     place, ticks = 0, []
-    for style, found in result["claims"].items():
-        for claim, each in zip(design.claims_of(style), found, strict=True):
+    for style in design.styles:
+        for claim, each in zip(design.claims_of(style), result["claims"][style], strict=True):
             value, low, high = (np.nan if part is None else 100 * part for part in each["value"][:3])
             mark = STATUS_MARK[each["status"]]
             if np.isfinite(low) and claim.kind != "dip":
