@@ -237,7 +237,9 @@ def test_the_highest_learning_rate_near_the_best_is_chosen() -> None:
     assert min(rows) < committed["lr"] < max(rows), "the choice is inside the grid"
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "dip" else ()) for path in RESULTS]
+)
 def test_committed_verdicts_follow_from_the_committed_outcomes(path: Path) -> None:
     result = read_json(path)
     assert result["design"] == json.loads(json.dumps(designs.load(path.stem).model_dump(mode="json")))
