@@ -297,20 +297,18 @@ def plan_drift(run: Run) -> Plan:
     """Predicted tokens by model and source, memory and time."""
     from mechprobe.drift.divergence.plan import DriftWork, plan_lines
 
-    work = DriftWork.of(run.family, run.layout.cache, run.config.drift)
-    models = {name: run.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
+    work = DriftWork.of(run.compared, run.layout.cache, run.config.drift)
+    models = {name: work.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
     Stage.check(run.layout.drift, name="drift", config=work.identity, models=models, force=run.force)
     return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
 
 
 def plan_dynamics(run: Run) -> Plan:
     """Curves, checkpoints and simulated curves."""
-    from mechprobe.dynamics.checkpoints import plan_lines
-    from mechprobe.records import Outcomes, read_outcomes
+    from mechprobe.dynamics.stage import open_source
 
-    outcomes = Outcomes(read_outcomes(run.layout.evals / "outcomes.jsonl"))
-    lines, curves = plan_lines(outcomes, run.config.dynamics, run.dated(run.config.emergence))
-    return Plan("dynamics", run.layout.dynamics, lines, {"curves": curves})
+    found = open_source(run.scores, run.layout.benchmarks, run.config.dynamics, run.dated(run.config.emergence))
+    return Plan("dynamics", run.layout.dynamics, found.lines, {"curves": found.names})
 
 
 def plan_probe(run: Run) -> Plan:

@@ -1,7 +1,7 @@
 """Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
@@ -12,16 +12,20 @@ from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.dynamics.logprobs.stage import log_probs
+from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
-from mechprobe.emergence.arms import with_recorded
+from mechprobe.dynamics.swept import holds_checkpoints
+from mechprobe.emergence.arms import with_checkpoints, with_recorded
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, Stage
 from mechprobe.sweep.config import SweepConfig
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
@@ -97,21 +101,59 @@ class SideStages:
             force=self.force,
         )
 
+    @property
+    def compared(self) -> ModelFamily:
+        """The models that `drift` compares: those of the run, of which the store is made, and its checkpoints."""
+        models = with_checkpoints(self.config.models, self.config.drift.checkpoints)
+        if models == self.config.models:
+            return self.family
+        return self.config.model_copy(update={"models": models}).family(trust_remote_code=self.trust_remote_code)
+
     def drift(self) -> DivergenceResult:
         """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
         return divergence(
-            self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
+            self.compared, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
         )
 
+    @property
+    def scores(self) -> Path:
+        """What `dynamics` reads: the sweep where it is finished and holds checkpoints, else the outcomes of evaluate."""
+        given = dict(self.layout.elsewhere)
+        swept = "sweep" in given or ("evals" not in given and holds_checkpoints(self.layout.sweep))
+        return self.layout.sweep if swept else self.layout.evals
+
     def dynamics(self) -> Dynamics:
-        """Classify the scores of checkpoints on every task: dips and recoveries. It is not part of `mechprobe run`."""
+        """Classify the scores of checkpoints on every task or benchmark: dips and recoveries. It is not part of `mechprobe run`."""
         return dynamics(
-            self.layout.evals,
+            self.scores,
             out=self.layout.dynamics,
+            work=self.layout.benchmarks,
             config=self.config.dynamics,
             arms=self.dated(self.config.emergence),
             force=self.force,
         )
+
+    def logprobs(self) -> LogprobsResult:
+        """Score the tokens of fixed traces under every model. It is not part of `mechprobe run`."""
+        return log_probs(
+            self.family,
+            out=self.layout.logprobs,
+            config=self.config.logprobs,
+            **self.logprobs_inputs(),
+            force=self.force,
+        )
+
+    def plan_logprobs(self) -> tuple[list[str], dict[str, Any]]:
+        """Models, traces and token classes as lines and JSON values. What `logprobs` would refuse before it loads a model is refused."""
+        work = LogprobsWork.of(self.family, config=self.config.logprobs, **self.logprobs_inputs())
+        Stage.check(self.layout.logprobs, **work.stage, force=self.force)
+        return work.plan()
+
+    def logprobs_inputs(self) -> dict[str, Any]:
+        """What `log_probs` reads besides models and settings: the file of traces or the outcomes, the outcomes if there are any, arms."""
+        evals = self.layout.evals if (self.layout.evals / MANIFEST).is_file() else None
+        traces = None if self.config.logprobs.traces.file else self.layout.evals
+        return {"traces": traces, "generated": evals, "arms": self.dated(self.config.emergence)}
 
     def probe(self) -> ProbeResult:
         """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""
