@@ -31,7 +31,7 @@ def supervised_tokens(
     return tuple(TokensSeen(step=step, n=n[step * per_step], n_loss=n_loss[step * per_step]) for step in steps)
 
 
-def sampled_tokens(  # noqa: PLR0913 - what decides the number
+def sampled_tokens(
     prompts: Sequence[Sequence[int]],
     order: Sequence[int],
     per_step: int,
