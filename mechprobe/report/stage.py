@@ -123,16 +123,17 @@ def _pictures(files: RunFiles, content: Report, timeline: Timeline | None) -> di
         logger.warning("%s The report is written without figures.", error)
         return {}
     from mechprobe.report.figures.style import to_png
+    from mechprobe.report.figures.timeline import draw_timeline
 
-    return {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content, timeline).items()}
+    figures = draw_figures(files, content) | (draw_timeline(timeline) if timeline is not None else {})
+    return {f"figures/{name}.png": to_png(figure) for name, figure in figures.items()}
 
 
-def draw_figures(files: RunFiles, content: Report, timeline: Timeline | None = None) -> "dict[str, Figure]":
+def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
     """Every figure whose data exist, by name."""
     from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure
     from mechprobe.report.figures.dictionary import shares_figure, training_figure
     from mechprobe.report.figures.drift import draw_drift
-    from mechprobe.report.figures.timeline import draw_timeline
 
     figures = {}
     if files.evaluation:
@@ -144,8 +145,7 @@ def draw_figures(files: RunFiles, content: Report, timeline: Timeline | None = N
         figures["training"] = training_figure(files.training, gate=gate)
     if files.features:
         figures["shares"] = shares_figure(files.features)
-    over_steps = draw_timeline(timeline) if timeline is not None else {}
-    return figures | _intervention_figures(files, content) | draw_drift(*files.drift) | over_steps
+    return figures | _intervention_figures(files, content) | draw_drift(*files.drift)
 
 
 def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
