@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from mechprobe.data.config import PromptsConfig
+from mechprobe.drift.probe.config import LinearConfig, ProbeConfig
 from mechprobe.drift.probe.stage import prepare
 from mechprobe.dynamics.checkpoints import run_curves
+from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.emergence.arms import find_arms, recorded_tokens, with_checkpoints
 from mechprobe.emergence.stage import recorded_final_steps
@@ -14,7 +17,7 @@ from mechprobe.evals.stage import load_outcomes
 from mechprobe.lab.summary import shipped
 from mechprobe.pipeline import side_stages
 from mechprobe.pipeline.run import Run
-from mechprobe.records import Outcome, write_jsonl
+from mechprobe.records import Outcome, Sample, write_jsonl
 from mechprobe.run_config import RunConfig
 from mechprobe.stage_folder import Stage
 from mechprobe.sweep.config import SweepConfig
@@ -27,11 +30,15 @@ def run(tmp_path: Path) -> Run:
     """A run of the lab with its checkpoints, of which no section has ``final_steps``, and outcomes of two items."""
     lab = shipped("shared-marker")
     models = with_checkpoints({name: str(lab / name) for name in ("base", "sft", "rl")}, lab / "checkpoints")
-    config = RunConfig(models=models, dynamics={"draws": 200, "resamples": 0}, probe={"linear": None})  # pyright: ignore[reportArgumentType]
+    dynamics = DynamicsConfig(draws=1000, resamples=0)
+    prompts = PromptsConfig(file=str(lab / "prompts.jsonl"))
+    config = RunConfig(
+        models=models, prompts=prompts, dynamics=dynamics, probe=ProbeConfig(linear=LinearConfig(items=0))
+    )
     assert not any(part.final_steps for part in (config.emergence, config.probe, config.sweep))
     records = [
         Outcome(
-            sample_id=f"i{item}", task="calculation", model=model, outcome="right", response="ANS 4", prompt="SIM 7ntnt?",
+            sample_id=f"i{item}", task="calculation", model=model, outcome="right", response="ANS 4",
             n_response_tokens=2, finish="stop",
         )
         for model in models
@@ -39,7 +46,11 @@ def run(tmp_path: Path) -> Run:
     ]  # fmt: skip
     with Stage.open(tmp_path / "run/evals", name="evaluate", config={}) as stage:
         write_jsonl(stage.folder / "outcomes.jsonl", records)
-        stage.finish(outputs=["outcomes.jsonl"])
+        write_jsonl(
+            stage.folder / "samples.jsonl",
+            [Sample(f"i{item}", "calculation", "SIM 7ntnt?", "4").to_json() for item in range(2)],
+        )
+        stage.finish(outputs=["outcomes.jsonl", "samples.jsonl"])
     return Run(config, tmp_path / "run")
 
 
