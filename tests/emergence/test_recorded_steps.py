@@ -1,5 +1,6 @@
 """All stages of a run agree on the steps of last checkpoints, which the folders of the shipped lab record."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,28 @@ def run(tmp_path: Path) -> Run:
     return Run(config, tmp_path / "run")
 
 
+class KeptError(Exception):
+    """A stage was called, and its arguments are kept."""
+
+
+def _kept(given: dict[str, Any], name: str) -> Callable[..., Any]:
+    """A stand-in of a stage that keeps its arguments."""
+
+    def stage(*args: Any, **kwargs: Any) -> Any:
+        given[name] = (args, kwargs)
+        raise KeptError
+
+    return stage
+
+
 def test_all_stages_read_the_same_final_steps(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    for name in ("emergence", "dynamics", "sweep", "probe", "log_probs"):
-        monkeypatch.setattr(side_stages, name, lambda *args, name=name, **kwargs: given.update({name: (args, kwargs)}))
-    for stage in (run.emergence, run.dynamics, run.sweep, run.probe, run.logprobs):
-        stage()
+    for name, stage in (
+        ("emergence", run.emergence), ("dynamics", run.dynamics), ("sweep", run.sweep), ("probe", run.probe), ("log_probs", run.logprobs),
+    ):  # fmt: skip
+        monkeypatch.setattr(side_stages, name, _kept(given, name))
+        with pytest.raises(KeptError):
+            stage()
     found: dict[str, dict[str, tuple[float, ...]]] = {}
 
     family, config = given["emergence"][0][0], given["emergence"][1]["config"]
