@@ -114,7 +114,7 @@ def test_classes_of_tokens_are_dated_and_ordered(tmp_path: Path) -> None:
     timeline = build_timeline(RunLayout(tmp_path / "run"), {}, "base")
     assert timeline is not None
     halves = {half.name: half for half in timeline.arms["rl"].everything.halves}
-    digits, other = (f"log-probability of {name} tokens (reference responses)" for name in ("digits", "other"))
+    digits, other = (f"log p of {name} tokens (reference responses)" for name in ("digits", "other"))
     assert halves[digits].step[1:3] == (10, 20)
     assert halves[other].step[1:3] == (20, 40)
     assert halves[digits].change.value == pytest.approx(2, abs=0.1)

@@ -43,7 +43,7 @@ def _measured(
     points = {model: found.interval(model, "log_prob", source=source, by=by, group=group) for model in found.models}
     n = points[found.base].n
     text = "reference responses" if source == "gold" else f"text of {source}"
-    name = f"log-probability of {'all' if group == ALL else group} tokens ({text})"
+    name = f"log p of {'all' if group == ALL else group} tokens ({text})"
     stands = group in HEADLINES or (group == ALL and not set(HEADLINES) & set(found.classes))
     if n < 2 and not why:
         why = "fewer than two prompts hold such tokens"
