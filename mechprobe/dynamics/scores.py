@@ -1,5 +1,6 @@
 """Reading the scores that a caller gives: published shares, scores with standard errors, or right and wrong of every item."""
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,8 @@ from mechprobe.errors import InputError
 
 Unit = Literal["share", "percent", "score"]
 MIN_CHECKPOINTS = 2
+MOST = 10**9
+"""Largest number of problems or responses."""
 
 
 class Scores(NamedTuple):
@@ -46,6 +49,8 @@ class Scores(NamedTuple):
 def check_steps(steps: Iterable[float | int], n_scores: int) -> tuple[float, ...]:
     """The steps as numbers; `InputError` unless there are two or more, one to each score, positive and rising."""
     found = tuple(float(step) for step in steps)
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"The steps ({', '.join(f'{step:g}' for step in found)}) must be finite numbers.")
     if len(found) != n_scores:
         raise InputError(
             f"There are {len(found)} steps and {n_scores} scores; give one score to each step, base apart."
@@ -155,9 +160,14 @@ def _with_errors(curve: ndarray, se: Any, cut: Any, *, turned: bool) -> Scores:
 def _published(curve: ndarray, n: Any, responses: int, cut: Any, scale: str, *, turned: bool) -> Scores:
     if n is None:
         raise InputError("Published scores need n, the number of problems, or se, their standard errors.")
-    sizes = np.broadcast_to(_numbers(n, "n"), curve.shape)
-    if (sizes < 1).any() or responses < 1:
-        raise InputError("n and responses must be 1 or more: n problems, and the k of avg@k.")
+    problems = _numbers(n, "n")
+    if problems.shape not in ((), curve.shape):
+        raise InputError(
+            f"n has the shape {problems.shape}; give one number of problems, or one for base and each checkpoint."
+        )
+    sizes = np.broadcast_to(problems, curve.shape)
+    if not all((count >= 1).all() and (count <= MOST).all() for count in (sizes, np.asarray(responses))):
+        raise InputError(f"n and responses must lie between 1 and {MOST:,}: n problems, and the k of avg@k.")
     percent = scale == "percent" or (scale == "auto" and curve.max() > 1)
     limit = 100.0 if percent else 1.0
     if curve.min() < 0 or curve.max() > limit:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mechprobe.dynamics.checkpoints import plan_lines, run_curves
 from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.dynamics.detect import adjust_labels
-from mechprobe.dynamics.published import published_curves, read_published
+from mechprobe.dynamics.published import published_curves, read_published, split_untested
 from mechprobe.dynamics.result import RESULT_FILE, DipResult, Dynamics
 from mechprobe.dynamics.swept import Swept
 from mechprobe.emergence.config import EmergenceConfig
@@ -87,9 +87,9 @@ def open_source(source: Path | str, work: Path | str | None, config: DynamicsCon
     """Check a source and plan its curves; arguments and errors are those of `dynamics`."""
     source = Path(source)
     if not source.is_dir():
-        table = read_published(source)
+        table, notes = split_untested(read_published(source))
         lines = [f"{name}: {len(each['steps'])} checkpoints, n = {each.get('n')}" for name, each in table.items()]
-        return Source("scores", lines, list(table), lambda: (published_curves(source, config), {}))
+        return Source("scores", lines, list(table), lambda: (published_curves(source, config), {}), notes)
     stage = read_manifest(source)["stage"]
     if stage == "sweep":
         swept = Swept.open(source, work, config, arms)

@@ -1,5 +1,6 @@
 """The result of one arm: the typed content of ``posttrain.json``."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,6 +67,20 @@ class KlMatch(Result):
     n_prompts: int
 
 
+class TokensSeen(Result):
+    """Tokens that an arm has read after a step, over all processes and without padding; a repeated token counts each time.
+
+    Attributes:
+        step: Number of finished optimizer steps.
+        n: Tokens of prompts and responses, as TRL's ``num_tokens``.
+        n_loss: Tokens of responses, end token included, over which the loss is a mean.
+    """
+
+    step: int
+    n: int
+    n_loss: int
+
+
 class PosttrainResult(Result):
     """One arm of post-training.
 
@@ -80,6 +95,7 @@ class PosttrainResult(Result):
         curve: What the trainer logged at every step.
         on_policy: Where the responses of on-policy SFT come from.
         kl: Where matched SFT stopped.
+        tokens: Tokens read at every checkpoint and at the last step; empty in results of earlier versions.
     """
 
     arm: str
@@ -93,6 +109,7 @@ class PosttrainResult(Result):
     curve: tuple[dict[str, Number], ...]
     on_policy: OnPolicy | None = None
     kl: KlMatch | None = None
+    tokens: tuple[TokensSeen, ...] = ()
 
     @classmethod
     def load(cls, path: Path | str) -> "PosttrainResult":
@@ -116,6 +133,10 @@ class PosttrainResult(Result):
     def to_pandas(self) -> "pd.DataFrame":
         """The curve, one row for each step."""
         return require("pandas", "A data frame").DataFrame(list(self.curve))
+
+
+CHECKPOINT = re.compile(r"step_\d+")
+"""Names of the folders of checkpoints, as `step_name` makes them."""
 
 
 def step_name(step: int) -> str:

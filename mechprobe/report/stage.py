@@ -73,7 +73,7 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     files = RunFiles.read(run_dir)
     config = config or ReportConfig(**files.run.get("report", {}))
     content = build_report(files, config)
-    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base)
+    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
     pictures = _pictures(files, content, timeline)
     content = content.model_copy(update={"figures": sorted(pictures)})
     links = {"drift": bool(files.drift.folders), "timeline": timeline is not None, "explorer": has_explorer(files)}
@@ -128,16 +128,17 @@ def _pictures(files: RunFiles, content: Report, timeline: Timeline | None) -> di
         logger.warning("%s The report is written without figures.", error)
         return {}
     from mechprobe.report.figures.style import to_png
+    from mechprobe.report.figures.timeline import draw_timeline
 
-    return {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content, timeline).items()}
+    figures = draw_figures(files, content) | (draw_timeline(timeline) if timeline is not None else {})
+    return {f"figures/{name}.png": to_png(figure) for name, figure in figures.items()}
 
 
-def draw_figures(files: RunFiles, content: Report, timeline: Timeline | None = None) -> "dict[str, Figure]":
+def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":
     """Every figure whose data exist, by name."""
     from mechprobe.report.figures.behaviour import accuracy_figure, ceilings_figure
     from mechprobe.report.figures.dictionary import shares_figure, training_figure
     from mechprobe.report.figures.drift import draw_drift
-    from mechprobe.report.figures.timeline import draw_timeline
 
     figures = {}
     if files.evaluation:
@@ -149,8 +150,7 @@ def draw_figures(files: RunFiles, content: Report, timeline: Timeline | None = N
         figures["training"] = training_figure(files.training, gate=gate)
     if files.features:
         figures["shares"] = shares_figure(files.features)
-    over_steps = draw_timeline(timeline) if timeline is not None else {}
-    return figures | _intervention_figures(files, content) | draw_drift(*files.drift) | over_steps
+    return figures | _intervention_figures(files, content) | draw_drift(*files.drift)
 
 
 def _intervention_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":

@@ -17,8 +17,8 @@ from mechprobe.sweep.stage import sweep
 from tests.dynamics.curves import item_curves, swept
 
 MODELS = ("base", "rl@step_000010", "rl@step_000020", "rl@step_000040")
-FAST = DynamicsConfig(draws=200, resamples=0)
-SET = ["--set", "dynamics.draws=200", "--set", "dynamics.resamples=0"]
+FAST = DynamicsConfig(draws=1000, resamples=0)
+SET = ["--set", "dynamics.draws=1000", "--set", "dynamics.resamples=0"]
 DIP, RISE = [0.9, 0.88, 0.4, 0.92], [0.3, 0.32, 0.8, 0.85]
 
 

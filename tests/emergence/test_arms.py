@@ -91,5 +91,5 @@ def test_steps_are_read_from_the_folders_of_models(tmp_path: Path) -> None:
 
 
 def test_the_shipped_lab_records_its_steps() -> None:
-    lab = Path("artifacts/lab/shared-marker")
+    lab = Path(__file__).parents[2] / "artifacts/lab/shared-marker"
     assert {name: recorded_step(lab / name) for name in ("rl", "sft", "base")} == {"rl": 60, "sft": 512, "base": None}

@@ -48,7 +48,7 @@ class StepAxis(NamedTuple):
 
     def places(self, course: ArmCourse) -> Float[ndarray, " column"]:
         """Where base and the checkpoints of an arm are drawn."""
-        return np.array([0, *course.steps]) if self.first else np.arange(len(course.progress), dtype=np.float64)
+        return np.array([0.0, *course.steps]) if self.first else np.arange(len(course.progress), dtype=np.float64)
 
     def prepare(self, axes: Axes) -> None:
         """Set scale, ticks and label."""

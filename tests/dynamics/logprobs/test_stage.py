@@ -1,6 +1,9 @@
 """``mechprobe logprobs`` end to end: traces of a file and of a run, a teacher, resumption, and one sentence for each bad input."""
 
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,39 @@ def test_an_interrupted_stage_scores_no_model_twice(
     assert (tmp_path / "a/tokens/base.safetensors").stat().st_mtime_ns == before
     for name in ("logprobs.json", "logprobs.png", "tokens/rl.safetensors", "tokens/traces.safetensors", "traces.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def _killed(paths: dict[str, Path], traces: Path, out: Path) -> None:
+    """Score in a process of its own, which dies before the third model."""
+    scored = []
+
+    def dying(model: Any, *args: Any, **options: Any) -> Any:
+        if len(scored) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        scored.append(model.name)
+        return measure.model_tokens(model, *args, **options)
+
+    stage.model_tokens = dying
+    log_probs(mp.ModelFamily.load(paths), traces, out=out, config=settings())
+
+
+def test_after_a_kill_no_model_is_scored_again_and_results_are_equal_to_the_byte(
+    checkpoint_family: dict[str, Path], traces: Path, tmp_path: Path
+) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=_killed, args=(checkpoint_family, traces, tmp_path / "a")
+    )
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a/tokens").glob("*.safetensors")}
+    assert [path.stem for path in sorted(kept)] == ["base", "rl@step_000002"]
+    for name in ("a", "b"):
+        log_probs(mp.ModelFamily.load(checkpoint_family), traces, out=tmp_path / name, config=settings())
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    for path in (tmp_path / "b").rglob("*"):
+        if path.is_file() and path.name != "manifest.json":
+            assert path.read_bytes() == (tmp_path / "a" / path.relative_to(tmp_path / "b")).read_bytes(), path
 
 
 def outcomes(writers: tuple[str, ...] = ("base", "rl@step_000002", "rl")) -> Outcomes:
