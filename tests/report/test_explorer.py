@@ -221,8 +221,8 @@ def test_courses_over_checkpoints_are_those_of_the_matched_feature(tmp_path: Pat
 
 def write_dictionary(folder: Path, decoder: np.ndarray, models: tuple[str, ...]) -> None:
     with Stage.open(folder, name="train-sae", config={"site": "resid_post.1"}) as stage:
-        write_json(stage.folder / "config.json", {"config": {"model_names": models}})
-        save_file({"W_dec": decoder}, stage.folder / "weights.safetensors")
+        write_json(stage.folder / "config.json", {"config": {"model_names": models, "d_model": decoder.shape[2]}})
+        save_file({"W_dec": decoder.reshape(len(decoder), -1)}, stage.folder / "weights.safetensors")
         stage.finish(outputs=["config.json", "weights.safetensors"])
 
 

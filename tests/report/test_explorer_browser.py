@@ -204,6 +204,18 @@ def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> 
     assert ("cold" in shown) or ("hot" in shown) or value == 0
 
 
+def test_courses_over_checkpoints_are_charts_with_a_text_alternative(page: "Page") -> None:
+    course = {"arm": "rl", "matched": 7, "cosine": 0.91, "progress": [0, 0.5, 1], "models": ["base", "<b>", "rl"],
+              "norms": [2, 3, 4.5], "cosines": [1, 0.8, 0.6]}  # fmt: skip
+    page.evaluate("course => document.getElementById('filters').append(section('Checkpoints', null, [course, course].map(courseSection)))", course)  # fmt: skip
+    charts = page.locator("#filters svg.chart")
+    assert charts.count() == 4
+    assert charts.first.get_attribute("aria-label") == "decoder norm (L1) by checkpoint: base 2.00, <b> 3.00, rl 4.50"
+    heights = [float(circle.get_attribute("cy")) for circle in charts.nth(1).locator("circle").all()]
+    assert heights == sorted(heights)
+    assert page.locator("#filters b").count() == 0
+
+
 def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
     page.keyboard.press("j")
     wait_open(page, 0)

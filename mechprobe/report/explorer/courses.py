@@ -115,8 +115,11 @@ class Decoders:
     """The decoders of a trained crosscoder, one model at a time."""
 
     def __init__(self, folder: Path) -> None:
+        config = read_json(folder / "config.json")["config"]
         self.path = folder / "weights.safetensors"
-        self.models: Sequence[str] = read_json(folder / "config.json")["config"]["model_names"]
+        self.models: Sequence[str] = config["model_names"]
+        width = config["d_model"]
+        self.widths = [width] * len(self.models) if isinstance(width, int) else list(width)
 
     def of(self, model: str) -> Float[ndarray, "d_sae d_model"]:
         """The decoder of a model, each feature at length 1 (0 where it has none).
@@ -124,9 +127,11 @@ class Decoders:
         Raises:
             ArtifactError: The weights cannot be read.
         """
+        place = self.models.index(model)
+        start = sum(self.widths[:place])
         try:
             with safe_open(str(self.path), framework="numpy") as file:
-                decoder = file.get_slice("W_dec")[:, self.models.index(model)].astype(np.float32)
+                decoder = file.get_slice("W_dec")[:, start : start + self.widths[place]].astype(np.float32)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{self.path} cannot be read ({error}); train the dictionary again.") from None
         length = np.linalg.norm(decoder, axis=1, keepdims=True)

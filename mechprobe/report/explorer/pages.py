@@ -58,7 +58,7 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
 
     for number, shard in enumerate(shards(found.features, found.details, contexts, courses, index)):
         write(f"data/shard_{number}.js", call("receiveShard", number, shard))
-    about = _about(files, found, has_contexts=contexts is not None)
+    about = _about(files, found) | {"has_contexts": contexts is not None, "arms": [course.arm for course in courses]}
     write(TABLE_DATA, call("receiveTable", about | {"tokens": index.to_dict()}))
     assets = package_files("mechprobe.report.explorer") / "assets"
     for name in (*SCRIPTS, STYLE):
@@ -82,7 +82,7 @@ def current_contexts(files: RunFiles) -> Path | None:
     return folder if made_from == recorded_hash(read_manifest(features)) else None
 
 
-def _about(files: RunFiles, found: FeatureColumns, *, has_contexts: bool) -> JsonObject:
+def _about(files: RunFiles, found: FeatureColumns) -> JsonObject:
     """Everything about the live features together, and the columns of the table."""
     summary, selection = files.features or {}, files.selection or {}
     classes = [name for name in ordered_classes(summary["class_counts"], summary["models"]) if name != "dead"]
@@ -98,7 +98,6 @@ def _about(files: RunFiles, found: FeatureColumns, *, has_contexts: bool) -> Jso
         "n_features": summary["n_features"],
         "n_rows": summary["n_rows"],
         "shard_features": GROUP_FEATURES,
-        "has_contexts": has_contexts,
         "classes": classes,
         "tasks": tasks,
         "rankings": {name: RANKING_NAMES[name] for name in RANKING_NAMES if any(f"{name}.{t}" in found.details for t in tasks)},

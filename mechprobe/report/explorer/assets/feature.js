@@ -116,6 +116,8 @@ function editTable(edits) {
   return scrolled("Edits", el("table.numbers", {}, headRow("edit", "set", "pooled", ...named), el("tbody", {}, rows)));
 }
 
+const NO_MATCH = "No feature of the dictionaries over checkpoints has a decoder in base like this one's.";
+
 // Decoder norms of the matched feature of the dictionary over checkpoints, and its cosine to base's decoder.
 function courseSection({ arm, matched, cosine, progress, models, norms, cosines }) {
   const [width, height, left, top] = [520, 150, 44, 12];
@@ -218,7 +220,9 @@ function featurePage(feature, { difference, pinned, actions }) {
       : null,
     factsLine(feature),
     section("Models", null, modelTable(feature)),
-    feature.courses.length ? section("Checkpoints", null, feature.courses.map(courseSection)) : null,
+    table.arms.length
+      ? section("Checkpoints", feature.courses.length ? null : NO_MATCH, feature.courses.map(courseSection))
+      : null,
     feature.promoted.length
       ? section(
           "Promoted tokens",

@@ -11,7 +11,7 @@ function el(name, attributes = {}, ...children) {
     else if (key.startsWith("--")) made.style.setProperty(key, value);
     else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== false && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== false && child !== undefined));
   return made;
 }
 
