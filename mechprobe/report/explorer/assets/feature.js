@@ -120,7 +120,7 @@ const NO_MATCH = "No feature of the dictionaries over checkpoints has a decoder 
 
 // Decoder norms of the matched feature of the dictionary over checkpoints, and its cosine to base's decoder.
 function courseSection({ arm, matched, cosine, progress, models, norms, cosines }) {
-  const [width, height, left, top] = [520, 150, 44, 12];
+  const [width, height, left, top] = [330, 130, 44, 12];
   const chart = (values, highest, name, color) => {
     const x = (i) => left + (width - left - 14) * progress[i];
     const y = (value) => top + (height - top - 26) * (1 - value / highest);
