@@ -148,9 +148,9 @@ def test_brush_and_click_in_the_plots(page: "Page", frame: pd.DataFrame) -> None
         page.mouse.up()
         found = set(listed(page))
         assert 0 < len(found) < len(frame)
-        alternative = page.get_attribute("canvas >> nth=0", "aria-label")
         mas = frame.loc[frame["feature"].isin(found), "mas_sft"].astype("float32").sort_values().iloc[len(found) // 2]
-        assert f"MAS sft {page.evaluate('value => number(value)', float(mas))}" in alternative
+        text = f"MAS sft {page.evaluate('value => number(value)', float(mas))}"
+        wait_until(page, "text => document.querySelector('canvas').ariaLabel.includes(text)", text)
         if keys:
             ranges = page.evaluate("app.state.ranges")
             inside = np.logical_and.reduce([frame[key].astype("float32").between(*ranges[key]) for key in keys])
@@ -206,13 +206,14 @@ def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> 
 
 def test_courses_over_checkpoints_are_charts_with_a_text_alternative(page: "Page") -> None:
     course = {"arm": "rl", "matched": 7, "cosine": 0.91, "progress": [0, 0.5, 1], "models": ["base", "<b>", "rl"],
-              "norms": [2, 3, 4.5], "cosines": [1, 0.8, 0.6]}  # fmt: skip
+              "norms": [2, 3, 4.5], "cosines": [1, 0.8, -0.6]}  # fmt: skip
     page.evaluate("course => document.getElementById('filters').append(section('Checkpoints', null, [course, course].map(courseSection)))", course)  # fmt: skip
     charts = page.locator("#filters svg.chart")
     assert charts.count() == 4
     assert charts.first.get_attribute("aria-label") == "decoder norm (L1) by checkpoint: base 2.00, <b> 3.00, rl 4.50"
     heights = [float(circle.get_attribute("cy")) for circle in charts.nth(1).locator("circle").all()]
     assert heights == sorted(heights)
+    assert charts.nth(1).locator("text").first.text_content() == "−1.00"
     assert page.locator("#filters b").count() == 0
 
 

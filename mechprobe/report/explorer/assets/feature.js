@@ -121,16 +121,16 @@ const NO_MATCH = "No feature of the dictionaries over checkpoints has a decoder 
 // Decoder norms of the matched feature of the dictionary over checkpoints, and its cosine to base's decoder.
 function courseSection({ arm, matched, cosine, progress, models, norms, cosines }) {
   const [width, height, left, top] = [330, 130, 44, 12];
-  const chart = (values, highest, name, color) => {
+  const chart = (values, lowest, highest, name, color) => {
     const x = (i) => left + (width - left - 14) * progress[i];
-    const y = (value) => top + (height - top - 26) * (1 - value / highest);
+    const y = (value) => top + (height - top - 26) * (1 - (value - lowest) / (highest - lowest));
     const drawn = svg("svg", {
       viewBox: `0 0 ${width} ${height}`,
       role: "img",
       class: "chart",
       "aria-label": `${name} by checkpoint: ${models.map((model, i) => `${inert(model)} ${number(values[i])}`).join(", ")}`,
     });
-    for (const tick of [0, highest / 2, highest]) {
+    for (const tick of [lowest, (lowest + highest) / 2, highest]) {
       drawn.append(svg("line", { x1: left, x2: width - 14, y1: y(tick), y2: y(tick), class: "rule" }));
       const text = svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" });
       text.textContent = number(tick);
@@ -163,13 +163,8 @@ function courseSection({ arm, matched, cosine, progress, models, norms, cosines 
       {},
       `Arm ${inert(arm)}: feature ${matched} of the dictionary over checkpoints, whose decoder in base has the cosine ${number(cosine)} with this feature's.`,
     ),
-    chart(norms, Math.max(...norms) * 1.05, "decoder norm (L1)", color),
-    chart(
-      cosines.map((value) => Math.max(0, value)),
-      1,
-      "cosine to base's decoder",
-      color,
-    ),
+    chart(norms, 0, Math.max(...norms) * 1.05, "decoder norm (L1)", color),
+    chart(cosines, cosines.some((value) => value < 0) ? -1 : 0, 1, "cosine to base's decoder", color),
   );
 }
 

@@ -32,8 +32,12 @@ class Plot {
     if (shown !== this.shown) this.layer = null;
     Object.assign(this, { shown, rect, open });
     this.clearing.hidden = !rect;
-    this.canvas.setAttribute("aria-label", this.describe());
     this.draw();
+    // The text alternative counts and sorts, so it follows when the reader rests.
+    const describe = () => this.canvas.setAttribute("aria-label", this.describe());
+    clearTimeout(this.describing);
+    if (this.canvas.hasAttribute("aria-label")) this.describing = setTimeout(describe, 250);
+    else describe();
   }
 
   get box() {
