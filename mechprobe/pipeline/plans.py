@@ -149,6 +149,8 @@ def plan_features(run: Run, kinds: "Sequence[NullKind]", seeds: int | None) -> P
     n_rows = min(store.n_rows, run.config.features.max_rows or store.n_rows)
     loss = "with" if run.config.models else "without"
     lines = [f"{n_rows:,} rows × {len(names) + 1} read-outs, {loss} the spliced loss"]
+    if run.config.models:
+        lines.append("Contexts and promoted tokens of every live feature: a second pass over the rows around them.")
     wanted = {f"--null {kind}": N_DICTIONARIES[kind] for kind in kinds}
     if seeds is not None:
         wanted[f"--seeds {seeds}"] = seeds
