@@ -207,6 +207,7 @@ def test_command_end_to_end(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "Mean Δ log p against base" in said
+    assert said.splitlines()[1].split()[-3:] == ["rank", "1", "words/1k"]  # a mean of r is that of a few tokens
     assert "Backtracking in rl: cannot be told (4 prompts" in said
     assert str(run / "logprobs") in said
     assert len(said.splitlines()) <= 40
@@ -237,6 +238,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
             ["--traces", str(traces), "--set", 'logprobs.classes.backtrack=["wait", "日本"]'],
             "lists '日本', which the tokenizer",
         ),
+        (
+            ["--traces", str(traces), "--set", 'logprobs.writers=["rl"]'],
+            "logprobs.writers (rl) chooses evaluated responses",
+        ),
+        (["--traces", str(traces), "--evals", str(tmp_path / "nope")], "nope does not exist"),
         (["--traces", str(traces), "--set", "logprobs.draws=1"], "LogprobsConfig: draws = 1"),
         (["--traces", str(traces), "--set", "emergence.base=nobody"], "emergence.base is 'nobody'"),
     ):
@@ -246,3 +252,20 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         assert len(said.err.strip().splitlines()) == 1
         assert said.out == ""
         assert not out.exists()
+
+
+def test_the_figure_joins_checkpoints_by_straight_lines_and_says_that_no_word_was_written(
+    checkpoint_family: dict[str, Path], tmp_path: Path
+) -> None:
+    family = mp.ModelFamily.load(checkpoint_family)
+    found = log_probs(family, outcomes(), out=tmp_path, config=settings(), arms=EmergenceConfig(final_steps={"rl": 8}))
+    axes = draw_log_probs(found).axes
+    curves, words, of_sft = axes[0], axes[4], axes[5]
+    classes = {line.get_label(): line for line in curves.lines if line.get_label() in found.classes}
+    assert {len(line.get_xdata()) for line in classes.values()} == {3}
+    assert curves.get_xlabel() == "step (linear to 2, then logarithmic)"
+    assert axes[1].get_xlabel() == "checkpoint"
+    assert words.lines[0].get_color() not in {line.get_color() for line in classes.values()}
+    assert not words.texts
+    assert [text.get_text() for text in of_sft.texts] == ["no such word"]
+    assert len(of_sft.get_yticks()) == 1
