@@ -22,7 +22,7 @@ Evals = Annotated[Path | None, typer.Option("--evals", help="Finished evaluate s
 Checkpoints = Annotated[
     Path | None, typer.Option("--checkpoints", help="Folder of further models, <arm>/step_<n>/ (rl/step_000040/).")
 ]
-_MOST_MODELS, _MOST_CLASSES, _MOST_ORDER = 13, 5, 6
+_MOST_MODELS, _MOST_CLASSES, _MOST_ORDER, _MOST_ARMS = 13, 5, 6, 4
 
 
 @takes_shared_options
@@ -82,7 +82,10 @@ def logprobs_lines(found: "LogprobsResult") -> list[str]:
         *_teacher_lines(found, shown, source),
         *_contrast_lines(found, source),
         *_order_lines(found, source),
-        *(f"Backtracking in {verdict.arm}: {verdict.label} ({verdict.reason})" for verdict in found.verdicts[:4]),
+        *(
+            f"Backtracking in {verdict.arm}: {verdict.label} ({verdict.reason})"
+            for verdict in found.verdicts[:_MOST_ARMS]
+        ),
         *(
             f"Sampler of {row.model} at temperature {row.temperature:g}: largest difference {row.largest:.2g} over {row.n:,} tokens"
             for row in found.sampler[:3]
@@ -149,7 +152,7 @@ def _contrast_lines(found: "LogprobsResult", source: str) -> list[str]:
 
 
 def _order_lines(found: "LogprobsResult", source: str) -> list[str]:
-    """Two lines for each arm: the checkpoints between which every class reaches half of its final Δ, and the shown order."""
+    """One line for each arm: the checkpoints between which every class reaches half of its final Δ, and the shown order."""
     lines = []
     for arm in found.arms:
         rows = [row for row in found.learning if (row.arm, row.source) == (arm, source) and row.group != "all"]
@@ -158,21 +161,17 @@ def _order_lines(found: "LogprobsResult", source: str) -> list[str]:
             continue
         unit = "steps" if rows[0].spaced_by == "steps" else "checkpoints"
         parts = [f"{group} [{low:g}, {high:g}]" for low, high, group in sorted(told)]
-        lines.append(f"Half of the final Δ in {arm} is reached between {unit}: {', '.join(parts)}")
-        lines += _first_lines(found, arm, source)
-    return lines
+        order = _shown_order(found, arm, source) if len(told) > 1 else ""
+        lines.append(f"Half of the final Δ in {arm} is reached between {unit}: {', '.join(parts)}{order}")
+    return lines[:_MOST_ARMS]
 
 
-def _first_lines(found: "LogprobsResult", arm: str, source: str) -> list[str]:
-    """Which classes are shown to come before which; that none is, where there are two."""
-    pairs = [pair for pair in found.order if (pair.arm, pair.source) == (arm, source)]
-    if not pairs:
-        return []
+def _shown_order(found: "LogprobsResult", arm: str, source: str) -> str:
+    """Which classes are shown to come before which."""
     before: dict[str, list[str]] = {}
-    for pair in pairs:
-        if pair.first_moved:
-            before.setdefault(pair.first_moved, []).append(
-                pair.second if pair.first_moved == pair.first else pair.first
-            )
-    said = "; ".join(f"{first} before {', '.join(later)}" for first, later in before.items())
-    return [f"Order of classes in {arm}: {said or 'cannot be told between any two'}"]
+    for pair in found.order:
+        if (pair.arm, pair.source) == (arm, source) and pair.first_moved:
+            later = pair.second if pair.first_moved == pair.first else pair.first
+            before.setdefault(pair.first_moved, []).append(later)
+    said = [f"{first} comes before {', '.join(later)}" for first, later in before.items()]
+    return f"; {'; '.join(said) or 'the order cannot be told'}"

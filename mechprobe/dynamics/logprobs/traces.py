@@ -124,7 +124,8 @@ def _drawn(traces: Sequence[Trace], config: LogprobsConfig) -> list[Trace]:
 def _unknown(family: ModelFamily) -> int | None:
     """The token of characters that the tokenizer lacks; None where it is also an end token or there is none."""
     token = family.tokenizer.unk_token_id
-    return None if token in {*family.end_token_ids, family.tokenizer.eos_token_id} else token
+    ends = (*family.end_token_ids, family.tokenizer.eos_token_id)
+    return token if isinstance(token, int) and token not in ends else None
 
 
 def end_token(family: ModelFamily) -> int | None:
