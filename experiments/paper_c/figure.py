@@ -41,7 +41,8 @@ def draw(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> bytes:
 def _figure(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> Figure:
     n_claims = sum(len(found) for found in result["claims"].values())
     figure = new_figure(11.0, 5.0 + 0.25 * n_claims)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.8, 1.2 + 0.25 * n_claims])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[3.8, 1.2 + 0.25 * n_claims])
+    top, bottom = parts
     panels = top.subplots(1, 3)
     _curves(panels[0], runs, lambda run: 100 * _mean(run, "id"), "trained skill (%)")
     _curves(panels[1], runs, lambda run: 100 * _mean(run, "ood"), "mean of the other skills (%)")

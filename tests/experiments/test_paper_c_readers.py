@@ -63,6 +63,13 @@ def test_verdicts_of_the_readme_are_those_of_the_results() -> None:
         assert line == tables.verdict_name(result["verdict"]) + (f" ({notes})" if notes else "")
 
 
+def test_no_claim_of_new_traces_without_a_column_is_supported() -> None:
+    assert "Where *new* has no column, none of its claims is supported." in README
+    for name, shown in STYLES.items():
+        for each in RESULTS[name]["claims"].get("new", ()) if "new" not in shown else ():
+            assert each["status"] != "supported"
+
+
 def mean(name: str, arm: str, skill: str, step: int | None = None) -> str:
     """Mean over seeds of a score in %; no step is base, and -1 the last."""
     runs = script.read_runs({"runs": {arm: RESULTS[name]["runs"][arm]}})[arm]
@@ -211,7 +218,8 @@ def test_figures_name_the_arms_as_the_readme_does_and_base_apart_from_the_steps(
         assert ticks[0] == "base"
         assert not any("cot" in each for each in names), "names of the TOML files are not those of the README"
         assert not any(text.get_text().startswith("cot:") for text in bottom.axes[0].get_yticklabels())
-        assert all(min(line.get_xdata()) >= 8 for line in top.axes[0].lines if len(line.get_xdata()) > 2)
+        courses = [np.asarray(line.get_xdata()) for line in top.axes[0].lines]
+        assert all(places.min() >= 8 for places in courses if places.size > 2)
         warm_up = top.get_supxlabel()
         assert (warm_up == WARM_UP) == (len({arm.steps for arm in design.arms.values()}) > 1)
     assert {"longer (1,024 steps)"} <= set(_legend("cot"))
