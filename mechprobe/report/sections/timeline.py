@@ -1,6 +1,7 @@
 """The sections of the timeline page."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
@@ -151,15 +152,23 @@ def _dips(found: Timeline) -> Section:
         return absent(title, found.missing["dynamics"])
     rows = [
         [
-            dip.curve, dip.label, decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
+            dip.curve, dip.label, _stable(dip.label_share), decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
             decimal(dip.recovery_step, 0), estimate(dip.final_gain, factor=100 if dip.unit == "share" else 1, decimals=1, signed=True),
             MISSING if dip.n is None else f"{dip.n:,}",
         ]
         for dip in found.dips
     ]  # fmt: skip
-    head = ["curve", "class", "depth", "trough at step", "recovery at step", "final gain", "n"]
-    note = "Depth and gain in points for shares. The classes and their tests are those of mechprobe dynamics."
+    head = ["curve", "class", "stable", "depth", "trough at step", "recovery at step", "final gain", "n"]
+    note = (
+        "Stable: share of resampled curves, each for itself, that have the class; below 50 % the class is unstable. Depth and gain in "
+        "points for shares. The classes and their tests are those of mechprobe dynamics."
+    )
     return Section(title, "", [], [], [Table("Curves", head, rows, [note])])
+
+
+def _stable(share: float) -> str:
+    """``92 %``, or ``14 %, unstable``; a dash without resampling."""
+    return f"{decimal(100 * share, 0)} %{', unstable' if share < 0.5 else ''}" if isfinite(share) else MISSING
 
 
 def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:

@@ -172,7 +172,7 @@ def _dips(folder: Path | None) -> tuple[Dip, ...]:
         return ()
     return tuple(
         Dip(
-            curve=name, label=curve.words, depth=curve.depth, trough_step=curve.trough_step, recovery_step=curve.recovery_step,
+            curve=name, label=curve.words, label_share=curve.label_share, depth=curve.depth, trough_step=curve.trough_step, recovery_step=curve.recovery_step,
             final_gain=curve.final_gain_interval, unit=curve.unit, n=curve.n,
         )
         for name, curve in Dynamics.load(folder).curves.items()

@@ -59,6 +59,8 @@ class Dip(Result):
 
     curve: str
     label: str
+    label_share: Number
+    """Share of resampled curves, each for itself, that have the label; NaN without resampling."""
     depth: Number
     trough_step: Number
     recovery_step: Number | None
