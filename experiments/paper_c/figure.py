@@ -21,12 +21,26 @@ from mechprobe.report.figures.style import (
     SKY,
     house_style,
     new_figure,
+    step_scale,
     to_png,
 )
 
 STATUS_MARK = {"supported": "o", "open": "s", "opposed": "X"}
 COLORS, STYLES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED), ("-", "--", ":")
+LATER = "Arms with more steps have later checkpoints, so that their first movement is seen later."
+NAMES = {
+    "nocot": "none",
+    "game_new": "game, new opening",
+    "game_cot": "game, known opening",
+    "game_none": "game, answers alone",
+}
+"""Arms whose name in the README does not follow from the style of their traces."""
 Runs = Mapping[str, Mapping[str, Run]]
+
+
+def arm_name(arm: str) -> str:
+    """The arm as the README calls it: ``long`` for ``cot_long``, ``full, long`` for ``full_long``."""
+    return NAMES.get(arm) or arm.removeprefix("cot_").replace("_", ", ")
 
 
 def draw(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> bytes:
@@ -45,6 +59,8 @@ def _figure(design: Experiment, runs: Runs, result: Mapping[str, Any]) -> Figure
     _curves(panels[2], runs, lambda run: run.mean_lengths(other_tasks(run)), "tokens, other skills")
     handles, names = panels[0].get_legend_handles_labels()
     top.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)))
+    if len({each.steps for by_seed in runs.values() for each in by_seed.values()}) > 1:
+        top.supxlabel(LATER, fontsize=8.5)
     _forest(bottom.subplots(), design, result)
     return figure
 
@@ -54,18 +70,28 @@ def _mean(run: Run, on: str) -> np.ndarray:
 
 
 def _curves(axes: Axes, runs: Runs, of: Any, title: str) -> None:
-    """Mean over seeds against the step; the band is from the lowest to the highest seed; base is drawn at the left."""
+    """Mean over seeds against the step; the band is from the lowest to the highest seed.
+
+    The axis is linear from base at 0 to the first checkpoint of all arms, and logarithmic after it.
+    """
+    every = [run.steps for by_seed in runs.values() for run in by_seed.values()]
     for place, (name, by_seed) in enumerate(runs.items()):
         color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS)]
         steps = next(iter(by_seed.values())).steps
         rows = np.stack([of(run) for run in by_seed.values()])
-        places = [steps[0] / 2, *steps]
+        places = [0, *steps]
         axes.plot(
-            places, rows.mean(axis=0), style, color=color, marker=MARKS[place % len(MARKS)], markersize=3.5, label=name
+            places,
+            rows.mean(axis=0),
+            style,
+            color=color,
+            marker=MARKS[place % len(MARKS)],
+            markersize=3.5,
+            label=arm_name(name),
         )
         axes.fill_between(places, rows.min(axis=0), rows.max(axis=0), color=color, alpha=0.15, linewidth=0)
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("step (leftmost: base)")
+    step_scale(axes, min(steps[0] for steps in every), max(steps[-1] for steps in every))
+    axes.set_xlabel("step (base at 0)")
     axes.set_title(title)
 
 
@@ -80,7 +106,8 @@ def _forest(axes: Axes, design: Experiment, result: Mapping[str, Any]) -> None:
                 axes.plot([low, high], [place, place], color=GREY, linewidth=1.4)
             axes.plot([value], [place], mark, color="#222222", markersize=5)
             axes.plot([100 * each["than"]], [place], "|", color="#D55E00", markersize=10)
-            ticks.append(f"{style}: {claim.text}" if style else claim.text)
+            group = arm_name(f"game_{style}") if f"game_{style}" in design.arms else style
+            ticks.append(f"{group}: {claim.text}" if style else claim.text)
             place += 1
     axes.set_yticks(range(place), ticks)
     axes.set_ylim(place - 0.4, -0.6)

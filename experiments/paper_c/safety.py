@@ -306,7 +306,7 @@ def show(result: dict[str, Any]) -> list[str]:
 
 def draw(result: dict[str, Any]) -> bytes:
     """ASR, over-refusal and the path in the plane of reasoning gain and change of ASR; points are means over seeds."""
-    from mechprobe.report.figures.style import MARKS, house_style, model_colors, new_figure, to_png
+    from mechprobe.report.figures.style import MARKS, house_style, model_colors, new_figure, step_scale, to_png
 
     seeds, arms = list(result["seeds"].values()), result["design"]["arms"]
     with house_style():
@@ -316,7 +316,7 @@ def draw(result: dict[str, Any]) -> bytes:
             names = ["base", *seeds[0]["arms"][arm]]
             row = lambda key, names=names: [[_number(found["models"][n], key) for n in names] for found in seeds]  # noqa: E731
             steps = [seeds[0]["models"][name]["step"] for name in names]
-            places = [steps[1] / 2, *steps[1:]]
+            places = [0, *steps[1:]]
             for panel, key in ((panels[0], "asr"), (panels[1], "over_refusal")):
                 values = [[100 * value for value in each] for each in row(key)]
                 means = [fmean(each) for each in zip(*values, strict=True)]
@@ -334,8 +334,9 @@ def draw(result: dict[str, Any]) -> bytes:
         ):
             panel.set_title(title)
         for panel in panels[:2]:
-            panel.set_xscale("log", base=2)
-            panel.set_xlabel("step (leftmost: base)")
+            trained = [each["step"] for name, each in seeds[0]["models"].items() if name != "base"]
+            step_scale(panel, min(trained), max(trained))
+            panel.set_xlabel("step (base at 0)")
             panel.set_ylim(-4, 104)
         panels[2].axhline(0, color="#999999", linewidth=0.8)
         panels[2].axvline(0, color="#999999", linewidth=0.8)

@@ -38,7 +38,9 @@ def draw_curves(curves: Mapping[str, DipResult], spaced_by: Mapping[str, str] | 
         panel.set_title(_title(name, curve), fontsize=9)
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
-    known = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    known = {
+        label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
         list(known.values()), list(known), fontsize=8, frameon=False, ncols=2 * columns, loc="outside lower center"
     )
@@ -76,7 +78,9 @@ def _draw(panel: "Axes", curve: DipResult, counted: str) -> None:
         panel.plot([curve.trough_step], [curve.trough_score], "v", color=_TROUGH, markersize=8, label="trough")
     if curve.length is not None:
         beside = panel.twinx()
-        beside.plot(steps, curve.length.lengths, color=_LENGTH, linewidth=1, alpha=0.8, label="response tokens (right axis)")
+        beside.plot(
+            steps, curve.length.lengths, color=_LENGTH, linewidth=1, alpha=0.8, label="response tokens (right axis)"
+        )
         beside.set_ylabel("response tokens", color=_LENGTH, fontsize=8)
         beside.tick_params(labelsize=7, colors=_LENGTH)
     _steps(panel, steps)

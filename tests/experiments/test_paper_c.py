@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from experiments.paper_c import design as designs, run as script, traces, verdicts
 from experiments.paper_c.design import ArmConfig, ClaimConfig
+from experiments.paper_c.figure import LATER, _figure, arm_name
 from experiments.paper_c.training import Run
 from mechprobe.files import read_json
 from mechprobe.lab.summary import shipped
@@ -273,6 +275,17 @@ def test_one_tiny_experiment_from_base_to_figure(tmp_path: Path, capsys: pytest.
     assert script.measure(design, script.QUICK_LR, tmp_path) == runs
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run_4.json")} == before
     assert "seed 1 is finished" in capsys.readouterr().out
+
+
+def test_figures_call_arms_as_the_readme_does_and_base_stands_at_0() -> None:
+    named = [arm_name(arm) for arm in ("cot_long", "nocot", "full_long", "game_cot", "S1")]
+    assert named == ["long", "none", "full, long", "game, known opening", "S1"]
+    result = read_json(ROOT / "artifacts/paper_c/cot.json")
+    figure = _figure(designs.load("cot"), script.read_runs(result), result)
+    panel = figure.axes[0]
+    assert [line.get_label() for line in panel.lines] == ["known", "long", "longer", "new", "none"]
+    assert all(line.get_xdata()[0] == 0 for line in panel.lines)
+    assert LATER in {text.get_text() for text in figure.findobj(Text)}
 
 
 def test_a_wrong_design_is_refused() -> None:

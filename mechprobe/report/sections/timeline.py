@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
-from mechprobe.formatting import MISSING, decimal, estimate, p_value
+from mechprobe.formatting import MISSING, decimal, estimate, p_value, short_list
 from mechprobe.report.config import Axis
 from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
 from mechprobe.report.timeline.behaviour import BEHAVIOUR, BENCHMARKS, LENGTH, SAFETY, SKILLS
@@ -51,7 +51,24 @@ def _course(found: Timeline) -> Section:
     texts = [found.axis_note] if found.axis_note else []
     texts += [f"{arm}: {found.base} and the steps {_places(found, course)}." for arm, course in found.arms.items()]
     texts += [f"{arm} is left out: {why}." for arm, why in found.left_out.items()]
+    texts += _gaps(found)
     return Section("Course", "", texts, [Picture("timeline", "All quantities over training", caption)], [])
+
+
+def _gaps(found: Timeline) -> list[str]:
+    """One sentence for each panel and arm whose quantities lack checkpoints, and how to add them."""
+    stages = {panel: stage for stage, (_, panels) in PARTS.items() for panel in panels}
+    stages |= {LENGTH: "evaluate" if "evaluate" in found.stages else "sweep"}
+    texts: dict[str, None] = {}
+    for arm, course in found.arms.items():
+        for each in course.series:
+            lacking = course.lacking(each)
+            if lacking:
+                texts[
+                    f"{arm}, {each.panel}: there are no values at {short_list(lacking)}, and the line is dotted. Add these models to "
+                    f"[models] of the configuration, or give all models with --models, and run mechprobe {stages[each.panel]} --force."
+                ] = None
+    return list(texts)
 
 
 def _places(found: Timeline, course: ArmTimeline) -> str:

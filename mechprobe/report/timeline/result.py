@@ -53,6 +53,14 @@ class ArmTimeline(Result):
     panels: Order
     everything: Order
 
+    def lacking(self, series: Series) -> list[str]:
+        """The checkpoints without a value of the quantity, after the first step at which it has one."""
+        return [
+            name
+            for name, step in zip(self.checkpoints, self.steps, strict=True)
+            if step > series.steps[0] and name not in series.models
+        ]
+
 
 class Dip(Result):
     """One row of `mechprobe dynamics`: label, steps and numbers of a curve."""
