@@ -112,7 +112,15 @@ def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None
         axes = figure.subplots()
         for place, (kind, color) in enumerate(zip(kinds, (BLUE, ORANGE, GREEN, PURPLE), strict=False)):
             values = [number(found.get(kind)) for found in fve.values()]
-            axes.plot(values, range(len(fve)), linestyle="none", marker=MARKS[place], color=color, label=plain(kind))
+            axes.plot(
+                values,
+                range(len(fve)),
+                linestyle="none",
+                marker=MARKS[place],
+                markersize=9 - 2 * place,
+                color=color,
+                label=plain(kind),
+            )
         if gate is not None:
             axes.axvline(gate, color=INK, linestyle=":", linewidth=1, label="gate")
         axes.set_yticks(range(len(fve)), list(map(plain, fve)))

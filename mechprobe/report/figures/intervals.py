@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mechprobe.formatting import number
-from mechprobe.report.figures.style import BLUE, GREY, INK, error_bars, house_style, labels, new_figure, title_of
+from mechprobe.report.figures.style import BLUE, GREY, INK, error_bars, house_style, labels, new_figure
 
 _IN_A_ROW = 3
 
@@ -39,7 +39,7 @@ def intervals_figure(
             axes.set_yticks(y, labels([_with_n(label, cell) for label, cell in found.items()], width=28, lines=2))
             axes.set_ylim(len(found) - 0.4, -0.6)
             axes.grid(axis="x")
-            axes.set_title(title_of(title))
+            axes.set_title(labels([title], width=30)[0])
             axes.set_xlabel(unit)
         for axes in panels[len(groups) :]:
             axes.set_visible(False)

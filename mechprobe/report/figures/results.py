@@ -135,7 +135,7 @@ def _(found: Selection) -> Figure:
         {f"{found.rule} at {found.site}": lines},
         np.arange(1, len(ids) + 1),
         x_label="rank of the feature",
-        unit=found.ranking,
+        unit=f"{found.ranking} of the feature",
     )
 
 
