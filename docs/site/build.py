@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+
 from tutorial import NOTEBOOK, page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +102,11 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
+def source(path: Path) -> str:
+    """The source of a module as mkdocstrings, which imports nothing, reads it: it knows ``Examples``, but not ``Example``."""
+    return re.sub(r"^( +)Example:$", r"\1Examples:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def build(folder: Path) -> Path:
     """Build the site in ``folder`` and return its first page.
 
@@ -109,8 +115,9 @@ def build(folder: Path) -> Path:
     """
     shutil.rmtree(folder, ignore_errors=True)
     collect(folder / "pages")
-    for name in ("mechprobe", "sae_training"):  # mkdocstrings reads the sources and imports nothing
-        (folder / name).symlink_to(ROOT / name)
+    for path in (path for name in ("mechprobe", "sae_training") for path in (ROOT / name).rglob("*.py*")):
+        if path.suffix in (".py", ".pyi"):
+            _place(folder / path.relative_to(ROOT)).write_text(source(path), encoding="utf-8")
     shutil.copy(OWN / "zensical.toml", folder)
     run = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False
@@ -136,4 +143,4 @@ def make_local(site: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(build(ROOT / "build" / "site"))  # noqa: T201
+    print(build(ROOT / "build" / "site"))
