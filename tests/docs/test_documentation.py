@@ -102,30 +102,42 @@ def site() -> Iterator[Any]:
     sys.path.remove(str(SITE))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the checkout, with the files that the pages call the user's own."""
-    folder = tmp_path_factory.mktemp("documentation")
+USERS_MODELS = {
+    "base": "base", "path/to/base": "base", "path/to/tuned": "rl", "path/to/sft": "sft", "models/base": "base", "models/sft": "sft",
+    "models/rl": "rl", "models/rl40": "rl", "PATH": "rl",
+}  # fmt: skip
+"""Places of models on the pages → model of the lab that stands there."""
+
+
+def furnish(folder: Path) -> None:
+    """Make a folder look like the checkout, with the files that the pages call the user's own."""
     for name in ("artifacts", "experiments", "benchmarks", "docs", "tests"):
         (folder / name).symlink_to(ROOT / name)
-    for place, model in {"path/to/base": "base", "path/to/tuned": "rl", "path/to/sft": "sft", "models/base": "base",
-                         "models/sft": "sft", "models/rl": "rl", "models/rl40": "rl", "PATH": "rl"}.items():  # fmt: skip
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).symlink_to(LAB / model)
+    for name, model in USERS_MODELS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(LAB / model)
     with (LAB / "prompts.jsonl").open() as lines:
-        prompts = "".join(islice(lines, 60))
-    for name in ("prompts.jsonl", "corpus.jsonl"):
-        (folder / name).write_text(prompts)
-    shutil.copy(LAB / "tasks.jsonl", folder / "tasks.jsonl")
+        (folder / "prompts.jsonl").write_text("".join(islice(lines, 60)))
+    for name in ("tasks.jsonl", "math.jsonl"):
+        shutil.copy(LAB / "tasks.jsonl", folder / name)
     for name in ("corpus.txt", "texts.txt"):
         (folder / name).write_text("CALC 8+3?\nSIM 7ntnt?\n")
-    settings = (
-        (LAB / "run.toml")
-        .read_text()
-        .replace('"base"\nsft = "sft"\nrl = "rl"', f'"{LAB}/base"\nsft = "{LAB}/sft"\nrl = "{LAB}/rl"')
-    )
+    models = "\n".join(f'{name} = "{LAB / name}"' for name in ("base", "sft", "rl"))
+    settings = re.sub(r"\[models\].*?\n\n", f"[models]\n{models}\n\n", (LAB / "run.toml").read_text(), flags=re.DOTALL)
     for name in ("mine.toml", "my_run.toml", "run.toml"):
         (folder / name).write_text(settings)
+
+
+def settle(folder: Path) -> None:
+    """Give the run of the tutorial the names that the pages use."""
+    (folder / "runs" / "lab").symlink_to("tutorial")
+    (folder / "cache").symlink_to("runs/lab/cache")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documentation")
+    furnish(folder)
     return folder
 
 
@@ -133,9 +145,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def notebook(site: Any, place: Path) -> Any:
     """The tutorial with the output of its code; its run is ``runs/lab`` of the other pages."""
     made = site.tutorial.executed(place)
-    (place / "runs" / "lab").symlink_to("tutorial")
-    shutil.copytree(place / "runs" / "tutorial", place / "runs" / "mine")
-    (place / "cache").symlink_to("runs/lab/cache")
+    settle(place)
     return made
 
 

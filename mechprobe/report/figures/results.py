@@ -13,6 +13,9 @@ from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.dynamics.figure import draw_curves
+from mechprobe.dynamics.logprobs.figure import draw_log_probs
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.dynamics.order import HalfChange, LeadLag, Order
 from mechprobe.dynamics.result import DipResult, Dynamics, LengthCourse
 from mechprobe.emergence.result import Emergence
 from mechprobe.errors import InputError
@@ -55,6 +58,7 @@ figure_of.register(SiteCeilings, ceilings_figure)
 figure_of.register(DivergenceResult, divergence_figure)
 figure_of.register(WeightsResult, updates_figure)
 figure_of.register(Emergence, curves_figure)
+figure_of.register(LogprobsResult, draw_log_probs)
 
 
 @figure_of.register
@@ -224,7 +228,24 @@ def _(found: ProbeResult) -> Figure:
 
 @figure_of.register
 def _(found: Dynamics) -> Figure:
-    return draw_curves(_given(found, found.curves))
+    return draw_curves(_given(found, found.curves), found.spaced_by)
+
+
+@figure_of.register
+def _(found: Order) -> Figure:
+    rows = {half.name: half.step for half in found.halves}
+    return intervals_figure(_given(found, {"half of the change": rows}), unit="step", scale=1)
+
+
+@figure_of.register
+def _(found: HalfChange) -> Figure:
+    return intervals_figure({"half of the change": {found.name: found.step}}, unit="step", scale=1)
+
+
+@figure_of.register
+def _(found: LeadLag) -> Figure:
+    rows = {f"{found.second} after {found.first}": found.lag}
+    return intervals_figure({"steps between the halves of the changes": rows}, unit="steps", scale=1, marked=(0,))
 
 
 @figure_of.register
