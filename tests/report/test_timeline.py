@@ -138,7 +138,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dynamics(
         run / "evals",
         out=run / "dynamics",
-        config=DynamicsConfig(draws=300, resamples=0),
+        config=DynamicsConfig(draws=1000, resamples=0),
         arms=EmergenceConfig(final_steps={"rl": 80}),
     )
     write_json(run / "run.json", {"name": f"run {EVIL}", "emergence": {"final_steps": {"rl": 80}}})
@@ -187,12 +187,13 @@ def test_stages_that_have_not_run_name_their_command(whole: Path, tmp_path: Path
     assert re.findall(r"Run (mechprobe \w+)", text_of(whole).replace("<code>", "")) == [
         "mechprobe drift",
         "mechprobe probe",
+        "mechprobe logprobs",
     ]
     weighed(tmp_path / "run")
     write_json(tmp_path / "run/run.json", {"emergence": {"final_steps": {"rl": 80}}})
     mp.report(tmp_path / "run")
     page = text_of(tmp_path / "run")
-    assert page.count("This stage has not run") == 6
+    assert page.count("This stage has not run") == 7
     assert "exact" in page
 
 
