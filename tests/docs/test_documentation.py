@@ -63,7 +63,11 @@ OTHER_PLACES = {
 """Pattern of a command or of a block of code → what it needs, for those that are not run."""
 STAND_INS = {"org/name@revision": "PATH", "resid_post.10": "resid_post.1", "resid_post.18": "resid_post.2"}
 """A model on the hub and sites of deep models → what stands for them here."""
-SLOW_PAGES = ("interventions", "selection", "weights", "lab", "reading-a-verdict", "run", "drift", "design", "glossary")
+SLOW_PAGES = {
+    *(f"docs/{name}.md" for name in ("interventions", "selection", "weights", "lab", "reading-a-verdict", "run", "drift", "design",
+                                     "glossary", "skills", "logprobs", "timeline", "examples", "sweep", "dynamics")),
+    "experiments/paper_a/README.md",
+}  # fmt: skip
 """Pages that `make test-all` runs and `make test` does not: they repeat ``mechprobe run``, or compute for long."""
 CODE_AT_ITS_SIZE = (
     "mp.emergence(", "mp.analyze_features(", "mp.dictionary_seeds(", "mp.posttrain.", "mp.sweep(", "mp.skills.read_items(",
@@ -96,11 +100,11 @@ def needs(text: str) -> str | None:
 
 
 def names(pages: list[Path]) -> list[Any]:
+    """The pages as parameters; the slow ones are marked."""
+    paths = {page: page.relative_to(ROOT).as_posix() for page in pages}
     return [
-        pytest.param(
-            page, id=page.relative_to(ROOT).as_posix(), marks=[pytest.mark.slow] if page.stem in SLOW_PAGES else []
-        )
-        for page in pages
+        pytest.param(page, id=path, marks=[pytest.mark.slow] if path in SLOW_PAGES else [])
+        for page, path in paths.items()
     ]
 
 
