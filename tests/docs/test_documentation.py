@@ -274,6 +274,15 @@ def test_what_is_not_run_is_there() -> None:
     assert not [part for part in CODE_AT_ITS_SIZE if part not in code]
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (SITE / "zensical.toml").read_text(encoding="utf-8")
+    assert not [
+        page.name
+        for page in PAGES
+        if f'"{page.relative_to(ROOT).as_posix()}"' not in navigation and page.parent != ROOT
+    ]
+
+
 def test_the_site_builds_without_a_warning_and_without_the_network(site: Any, tmp_path: Path) -> None:
     first = site.build.build(tmp_path / "site")
     html = first.parent
