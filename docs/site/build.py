@@ -23,7 +23,7 @@ SHIM = "https://unpkg.com/iframe-worker/shim"
 COPIED = (
     "docs/*.md",
     "docs/figures/*",
-    "experiments/*/README.md",
+    "experiments/*/*.md",
     "benchmarks/README.md",
     "artifacts/README.md",
     "CHANGELOG.md",

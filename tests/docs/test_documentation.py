@@ -66,7 +66,7 @@ STAND_INS = {"org/name@revision": "PATH", "resid_post.10": "resid_post.1", "resi
 SLOW_PAGES = {
     *(f"docs/{name}.md" for name in ("interventions", "selection", "weights", "lab", "reading-a-verdict", "run", "drift", "design",
                                      "glossary", "skills", "logprobs", "timeline", "examples", "sweep", "dynamics")),
-    "experiments/paper_a/README.md",
+    "README.md", "experiments/paper_a/README.md",
 }  # fmt: skip
 """Pages that `make test-all` runs and `make test` does not: they repeat ``mechprobe run``, or compute for long."""
 CODE_AT_ITS_SIZE = (
