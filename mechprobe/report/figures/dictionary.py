@@ -16,6 +16,7 @@ from mechprobe.report.figures.style import (
     ORANGE,
     PURPLE,
     house_style,
+    log_y,
     model_colors,
     new_figure,
     plain,
@@ -70,7 +71,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
         left, middle, right = figure.subplots(1, 3)
         _draw_fve(left, lines, tokens / unit, gate)
         middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
-        middle.set_yscale("log")
+        log_y(middle)
         middle.set_title("training loss")
         right.plot(tokens / unit, [100 * number(line.get("dead_frac")) for line in lines], color=INK, linewidth=1.6)
         right.set_ylim(0, 100)

@@ -23,6 +23,9 @@ DPI = 160
 NOT_MEASURED = (None, None, None)
 """Interval of a task that was not measured."""
 
+NOTHING = "no number above 0 to draw"
+"""What a logarithmic panel without any number above 0 says."""
+
 INK = "#222222"
 GREY = "#8a8a8a"
 LIGHT = "#d5d5d5"
@@ -174,6 +177,14 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     """Label a y axis in percent and set its limits."""
     axes.set_ylabel(label)
     axes.set_ylim(low, high)
+
+
+def log_y(axes: Axes) -> None:
+    """Make the y axis of a drawn panel logarithmic; a panel without a number above 0 says so and stays linear."""
+    if np.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
 def step_scale(axes: Axes, first: float | int, last: float | int) -> None:

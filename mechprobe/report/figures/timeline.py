@@ -66,7 +66,7 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
         strong = series.headline or len(shown) == 1
         axes.plot(
             series.at, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
-            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2,
+            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2, linestyle=":" if found.arms[arm].lacking(series) else "-",
         )  # fmt: skip
         if strong:
             axes.fill_between(series.at, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0)
@@ -87,12 +87,8 @@ def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
     units = list(dict.fromkeys("%" if each.unit == "percent" else each.unit for each in series if each.unit != "plain"))
     unit = f" ({', '.join(units)})" if units else ""
     detail = f": {', '.join(strong)}" if strong else ""
-    axes.set_title(plain(_short(f"{panel}{detail}{unit}")))
+    axes.set_title(labels([f"{panel}{detail}{unit}"], width=105)[0])
     axes.margins(y=0.2)
-
-
-def _short(text: str, width: int = 105) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _axis(axes: Axes, found: Timeline) -> None:

@@ -1,10 +1,11 @@
 """The sections of the timeline page."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
-from mechprobe.formatting import MISSING, decimal, estimate, p_value
+from mechprobe.formatting import MISSING, decimal, estimate, p_value, short_list
 from mechprobe.report.config import Axis
 from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
 from mechprobe.report.timeline.behaviour import BEHAVIOUR, BENCHMARKS, LENGTH, SAFETY, SKILLS
@@ -50,7 +51,24 @@ def _course(found: Timeline) -> Section:
     texts = [found.axis_note] if found.axis_note else []
     texts += [f"{arm}: {found.base} and the steps {_places(found, course)}." for arm, course in found.arms.items()]
     texts += [f"{arm} is left out: {why}." for arm, why in found.left_out.items()]
+    texts += _gaps(found)
     return Section("Course", "", texts, [Picture("timeline", "All quantities over training", caption)], [])
+
+
+def _gaps(found: Timeline) -> list[str]:
+    """One sentence for each panel and arm whose quantities lack checkpoints, and how to add them."""
+    stages = {panel: stage for stage, (_, panels) in PARTS.items() for panel in panels}
+    stages |= {LENGTH: "evaluate" if "evaluate" in found.stages else "sweep"}
+    texts: dict[str, None] = {}
+    for arm, course in found.arms.items():
+        for each in course.series:
+            lacking = course.lacking(each)
+            if lacking:
+                texts[
+                    f"{arm}, {each.panel}: there are no values at {short_list(lacking)}, and the line is dotted. Add these models to "
+                    f"[models] of the configuration, or give all models with --models, and run mechprobe {stages[each.panel]} --force."
+                ] = None
+    return list(texts)
 
 
 def _places(found: Timeline, course: ArmTimeline) -> str:
@@ -151,15 +169,23 @@ def _dips(found: Timeline) -> Section:
         return absent(title, found.missing["dynamics"])
     rows = [
         [
-            dip.curve, dip.label, decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
+            dip.curve, dip.label, _stable(dip.label_share), decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
             decimal(dip.recovery_step, 0), estimate(dip.final_gain, factor=100 if dip.unit == "share" else 1, decimals=1, signed=True),
             MISSING if dip.n is None else f"{dip.n:,}",
         ]
         for dip in found.dips
     ]  # fmt: skip
-    head = ["curve", "class", "depth", "trough at step", "recovery at step", "final gain", "n"]
-    note = "Depth and gain in points for shares. The classes and their tests are those of mechprobe dynamics."
+    head = ["curve", "class", "stable", "depth", "trough at step", "recovery at step", "final gain", "n"]
+    note = (
+        "Stable: share of resampled curves, each for itself, that have the class; below 50 % the class is unstable. Depth and gain in "
+        "points for shares. The classes and their tests are those of mechprobe dynamics."
+    )
     return Section(title, "", [], [], [Table("Curves", head, rows, [note])])
+
+
+def _stable(share: float) -> str:
+    """``92 %``, or ``14 %, unstable``; a dash without resampling."""
+    return f"{decimal(100 * share, 0)} %{', unstable' if share < 0.5 else ''}" if isfinite(share) else MISSING
 
 
 def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:

@@ -14,6 +14,7 @@ from mechprobe.emergence.arms import Arm, all_arms, find_arms, with_recorded
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.errors import ConfigError
+from mechprobe.evals.summary import FORCED
 from mechprobe.report.config import Axis
 from mechprobe.report.timeline.axis import model_folders, read_tokens
 from mechprobe.report.timeline.behaviour import LENGTH, OUTCOMES_FILE, lengths_of_sweep, of_outcomes, of_probe, of_sweep
@@ -59,7 +60,8 @@ def build_timeline(layout: RunLayout, run: Mapping[str, Any], base: str, axis: A
     """
     folders = stage_folders(layout)
     measured = _measured(folders, layout)
-    models = list(dict.fromkeys(model for part in measured for model in part.points if model != base))
+    forced = FORCED.format(model=base)  # base with the forced beginning of the response: no trained model
+    models = list(dict.fromkeys(m for part in measured for m in part.points if m not in (base, forced)))
     paths = model_folders(run)
     steps, arms = _arms(models, base, run, folders, paths)
     if not any(len(arm.checkpoints) > 1 for arm in arms):
@@ -172,7 +174,7 @@ def _dips(folder: Path | None) -> tuple[Dip, ...]:
         return ()
     return tuple(
         Dip(
-            curve=name, label=curve.words, depth=curve.depth, trough_step=curve.trough_step, recovery_step=curve.recovery_step,
+            curve=name, label=curve.words, label_share=curve.label_share, depth=curve.depth, trough_step=curve.trough_step, recovery_step=curve.recovery_step,
             final_gain=curve.final_gain_interval, unit=curve.unit, n=curve.n,
         )
         for name, curve in Dynamics.load(folder).curves.items()

@@ -53,12 +53,22 @@ class ArmTimeline(Result):
     panels: Order
     everything: Order
 
+    def lacking(self, series: Series) -> list[str]:
+        """The checkpoints without a value of the quantity, after the first step at which it has one."""
+        return [
+            name
+            for name, step in zip(self.checkpoints, self.steps, strict=True)
+            if step > series.steps[0] and name not in series.models
+        ]
+
 
 class Dip(Result):
     """One row of `mechprobe dynamics`: label, steps and numbers of a curve."""
 
     curve: str
     label: str
+    label_share: Number
+    """Share of resampled curves, each for itself, that have the label; NaN without resampling."""
     depth: Number
     trough_step: Number
     recovery_step: Number | None
