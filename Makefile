@@ -16,7 +16,7 @@ DEVICE ?= cuda
 SIZE ?= full
 CHECK_PYTHON = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 
-.PHONY: demo test test-all kills check lint types lab gpu-check gpu-wheels clean
+.PHONY: demo test test-all kills check lint types lab docs gpu-check gpu-wheels clean
 
 demo: .venv/.run
 	$(BIN)/mechprobe run --out $(OUT) $(ARGS)
@@ -42,6 +42,10 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/basedpyright
+
+# The documentation site, in build/site/html; it opens from the file system. A warning is an error.
+docs: .venv/.dev
+	$(BIN)/python docs/site/build.py
 
 lab: .venv/.dev
 	$(BIN)/mechprobe lab build --out runs/lab-built $(ARGS)

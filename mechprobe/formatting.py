@@ -186,3 +186,8 @@ def markdown_cell(value: object) -> str:
     for mark in ("\\", "`", "*", "_", "[", "]", "|"):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
+
+
+def inert(text: str) -> str:
+    r"""Text with its control and direction characters spelled out, as in ``\x1b[31m``, so that they have no effect."""
+    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)

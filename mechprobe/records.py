@@ -5,16 +5,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from mechprobe.display import Displayed
+from mechprobe.environment import require
 from mechprobe.errors import InputError
 from mechprobe.files import write_text
 from mechprobe.json_fields import check_unicode, json_kind
 from mechprobe.types import Finish, OutcomeName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_LINE_CHARS = 8_000_000
 
@@ -177,7 +182,7 @@ BASE_AT_MOST, TUNED_AT_LEAST = 0.25, 0.75
 """Shares of right responses between which a sample is gained; our choice. One greedy response has a share of 0 or 1."""
 
 
-class Outcomes:
+class Outcomes(Displayed):
     """Outcomes of several models on the same samples: one for each, or several where responses were sampled.
 
     Attributes:
@@ -200,6 +205,15 @@ class Outcomes:
         self._index: dict[tuple[str, str, str], dict[int, Outcome]] = {}
         for record in self.records:
             self._index.setdefault((record.model, record.task, record.sample_id), {})[record.draw] = record
+
+    def _in_short(self) -> str:
+        return f"{len(self.records):,} responses of {', '.join(self.models)} to {', '.join(self.tasks)}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per response: model, task, sample, draw, outcome, how it ended, its length and its text."""
+        names = ("model", "task", "sample_id", "draw", "outcome", "finish", "n_response_tokens", "response")
+        rows = [{name: getattr(record, name) for name in names} for record in self.records]
+        return require("pandas", "The table of outcomes").DataFrame(rows, columns=list(names))
 
     @property
     def models(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapSerializer
 
+from mechprobe.display import Displayed
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json
 from mechprobe.statistics import Interval
@@ -42,7 +43,7 @@ OrEmpty = Annotated[Part | None, BeforeValidator(_none_for_empty), WrapSerialize
 """A part that a result may lack: None in Python, ``{}`` in JSON."""
 
 
-class Result(BaseModel):
+class Result(Displayed, BaseModel):
     """A frozen record of a result file. Unknown keys are errors.
 
     Subclasses declare one typed field per JSON key. NaN is written as null; a field of type `Number` reads null as NaN.

@@ -48,7 +48,7 @@ _load("zoo")
 
 
 LONG = (
-    "cli/test_end_to_end.py", "cache/harvest/test_live.py", "interventions/test_planted.py", "lab/test_build.py",
+    "docs/test_documentation.py", "cli/test_end_to_end.py", "cache/harvest/test_live.py", "interventions/test_planted.py", "lab/test_build.py",
     "test_readme.py", "experiments/test_lab_studies.py", "experiments/test_paper_a_cost.py", "emergence/test_stage.py",
     "cache/harvest/test_ranks.py", "cache/test_resume.py", "cache/store/test_disk.py", "cache/test_kills.py",
     "features/table/test_planted_classes.py", "cli/test_run_folder.py", "posttrain/test_stage.py",

@@ -8,6 +8,7 @@ import numpy as np
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import LARGEST_CODE, STORED_AS, row_bytes
+from mechprobe.display import Displayed
 from mechprobe.errors import StoreError
 from mechprobe.formatting import byte_size
 from sae_training.weights import FAR
@@ -16,8 +17,8 @@ _MARGIN = 1.02
 """Size of a store relative to its activations: headers and the token stream add about 2 %."""
 
 
-@dataclass(frozen=True)
-class CachePlan:
+@dataclass(frozen=True, repr=False)
+class CachePlan(Displayed):
     """Size of a store before it is made: rows × models × sites × width × bytes.
 
     Attributes:
@@ -59,6 +60,9 @@ class CachePlan:
         return {**asdict(self), "n_bytes": self.n_bytes()}
 
     def __str__(self) -> str:
+        return self._in_short()
+
+    def _in_short(self) -> str:
         rows = f"{self.n_rows:,}" if self.n_rows == self.most_rows else f"{self.n_rows:,} to {self.most_rows:,}"
         size = byte_size(self.n_bytes())
         if self.n_rows != self.most_rows:

@@ -1,13 +1,17 @@
 """What the stages of this room write: ``quality.json`` and ``metrics.json``."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AliasChoices, Field, model_serializer, model_validator
 
 from mechprobe.dictionary.config import QualityGate
+from mechprobe.environment import require
 from mechprobe.formatting import percent
 from mechprobe.results import Number, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ALIASES = AliasChoices("dead_share", "dead_frac")
 DeadFrac = Annotated[Number, Field(validation_alias=_ALIASES, serialization_alias="dead_share")]
@@ -99,6 +103,16 @@ class Quality(Result):
     gate: QualityGate
     failures: tuple[str, ...]
     trusted: bool
+
+    def _in_short(self) -> str:
+        fve = ", ".join(f"{name} {found.fve_readout:.3f}" for name, found in self.models.items())
+        state = "passes the gate" if self.trusted else f"fails the gate: {' '.join(self.failures)}"
+        return f"FVE {fve}; L0 {self.l0:.1f}; {percent(self.dead_frac)} % dead; {state}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per model, with the keys of ``quality.json``."""
+        rows = [{"model": name, **found.to_dict()} for name, found in self.models.items()]
+        return require("pandas", "The table of quality").DataFrame(rows)
 
 
 class HeldOutMetrics(Result):

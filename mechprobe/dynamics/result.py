@@ -161,13 +161,11 @@ class DipResult(Result):
         """The label, and whether cut responses make the dip."""
         return f"{self.label} (cut responses)" if self.cut_explains else self.label
 
-    def __repr__(self) -> str:
+    def _in_short(self) -> str:
         return (
-            f"DipResult({self.words}, depth={self.depth:.4g} at step {self.trough_step:g}, final_gain={self.final_gain:.4g}, "
-            f"dip_p={self.tests.dip_p:.2g}, n={self.n})"
+            f"{self.words}, depth={self.depth:.4g} at step {self.trough_step:g}, final_gain={self.final_gain:.4g}, "
+            f"dip_p={self.tests.dip_p:.2g}, n={self.n}"
         )
-
-    __str__ = __repr__
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per score: ``step`` (0 for base), ``score``, ``error``, and ``cut``, ``ended_score``, ``length`` where known."""
@@ -214,10 +212,8 @@ class Dynamics(Result):
         """Label → curves."""
         return dict(Counter(curve.label for curve in self.curves.values()))
 
-    def __repr__(self) -> str:
-        return f"Dynamics({len(self.curves)} curves of {self.source}: {self.labels})"
-
-    __str__ = __repr__
+    def _in_short(self) -> str:
+        return f"{len(self.curves)} curves of {self.source}: {self.labels}"
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per curve: label, depth, steps, gains and p-values."""

@@ -160,6 +160,11 @@ class Emergence(Result):
     quality: dict[str, DictionaryQuality]
     claim: Claim | None
 
+    def _in_short(self) -> str:
+        arms = ", ".join(f"{name} ({len(found[0].checkpoints)} checkpoints)" for name, found in self.arms.items())
+        seeds = max((len(found) for found in self.arms.values()), default=0)
+        return f"{str(self.folder)!r}: {arms}; {seeds} seed{'s' * (seeds != 1)}, {self.layout}"
+
     def table(self, arm: str, seed: int | None = None) -> "pd.DataFrame":
         """One row per feature of an arm's dictionary (of the first seed if None).
 

@@ -142,6 +142,9 @@ class EvaluationSummary(Result):
     sampled: dict[str, dict[str, SampledOutcomes]] = Field(default_factory=dict)
     """Model → task → what several responses say, for tasks that are sampled more than once; ``accuracy`` is then avg@n."""
 
+    def _in_short(self) -> str:
+        return f"{', '.join(self.accuracy)} on {', '.join(self.tasks)}"
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON value of the result, without the parts that only some tasks have and none has here."""
         value = super().to_dict()

@@ -1,11 +1,17 @@
 """What the features stage and its validation write: ``summary.json``, ``null.json`` and ``stability.json``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mechprobe.display import columns_of
+from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.features.config import ClassThresholds, NullKind
 from mechprobe.files import read_json
 from mechprobe.results import IntervalNumbers, Number, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ClassIntervals(Result):
@@ -65,6 +71,10 @@ class FeatureSummary(Result):
     quantiles: dict[str, dict[str, Number]]
     n_top_rows: int
 
+    def _in_short(self) -> str:
+        counts = ", ".join(f"{name} {count:,}" for name, count in self.class_counts.items() if count)
+        return f"{self.n_features:,} features of {', '.join(self.models)} on {self.n_rows:,} rows: {counts}"
+
 
 class SpecificCounts(Result):
     """How many features of a null's dictionary are falsely called specific to some models; see also `FeatureSummary`.
@@ -94,6 +104,9 @@ class NullResult(Result):
     kind: NullKind
     passed: bool
     sentence: str
+
+    def _in_short(self) -> str:
+        return f"{self.kind}, {'passed' if self.passed else 'failed'}: {self.sentence}"
 
 
 class IdenticalNull(NullResult, SpecificCounts):
@@ -191,3 +204,16 @@ class Stability(Result):
     classes: dict[str, ClassStability]
     seeds: list[int]
     min_cosine: float
+
+    def _in_short(self) -> str:
+        return self.sentence
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per class: how many of its features further seeds find, with intervals."""
+        names = ("found_share", "found_by_all", "same_class_share", "mean_cosine")
+        rows: list[dict[str, float | str]] = []
+        for name, found in self.classes.items():
+            rows.append({"class": name, "n": found.n})
+            for each in names:
+                rows[-1] |= columns_of(each, getattr(found, each))
+        return require("pandas", "The table of classes").DataFrame(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.quality import held_out_quality
 from mechprobe.dictionary.result import Quality
+from mechprobe.display import Displayed
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
 from mechprobe.features.examples.promoted import check_unembedding
@@ -19,13 +20,16 @@ from sae_training import Crosscoder
 QUALITY_FILE = "quality.json"
 
 
-@dataclass(frozen=True)
-class FeatureAnalysis:
+@dataclass(frozen=True, repr=False)
+class FeatureAnalysis(Displayed):
     """The result of the features stage: its folder, its table, and the quality of the crosscoder on held-out rows."""
 
     folder: Path
     table: FeatureTable
     quality: Quality
+
+    def _in_short(self) -> str:
+        return f"{str(self.folder)!r}, {'trusted' if self.trusted else 'untrusted'}: {self.table}"
 
     @property
     def trusted(self) -> bool:

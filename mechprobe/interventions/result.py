@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import AliasChoices, Field
 
+from mechprobe.display import columns_of
+from mechprobe.environment import require
 from mechprobe.errors import ConfigError
 from mechprobe.files import dump_json, read_json
 from mechprobe.interventions.readout_rows import ReadoutAgreement, ReadoutChoice
@@ -26,6 +28,9 @@ from mechprobe.selection.controls import ControlMatch
 from mechprobe.selection.never_active import NeverActive
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import POOLED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULTS_FILE = "results.json"
 
@@ -174,6 +179,21 @@ class InterventionResults(EditedSet):
     collateral: CollateralSource | None
     changes: RelativeChanges
     outcomes_from: str = ""
+
+    def _in_short(self) -> str:
+        return f"{self.rule_of_features} at {self.site}, {len(self.conditions)} conditions; {self.verdict}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per verdict: edit, host, task, effect with its interval, share of the ceiling, controls and verdict."""
+        plain = ("model", "edit", "features", "task", "n", "verdict", "ceiling", "random_mean", "n_random", "p_random")
+        rows = [
+            {name: getattr(row, name) for name in plain[:6]}
+            | columns_of("effect", row.effect)
+            | columns_of("share", row.share_interval)
+            | {name: getattr(row, name) for name in (*plain[6:], "p_mcnemar_holm")}
+            for row in self.verdicts
+        ]
+        return require("pandas", "The table of verdicts").DataFrame(rows)
 
     @property
     def pooled_verdicts(self) -> list[Verdict]:

@@ -1,11 +1,16 @@
 """Typed records of what the ``localize`` stage writes to ``ceilings.json``."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from mechprobe.display import columns_of
+from mechprobe.environment import require
 from mechprobe.interventions.result import StageResult
 from mechprobe.results import IntervalNumbers, Number, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CEILINGS_FILE = "ceilings.json"
 
@@ -63,3 +68,17 @@ class SiteCeilings(StageResult):
     able: bool
     reason: str
     clean_cut: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+    def _in_short(self) -> str:
+        return f"{self.pair[0]} and {self.pair[1]} at {len(self.sites)} sites; {self.reason}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per site and task: the accuracies under both patches with their intervals."""
+        rows = [
+            {"site": site, "task": task, "n": self.n[task]}
+            | columns_of("sufficiency", found.sufficiency[task])
+            | columns_of("necessity", found.necessity[task])
+            for site, found in self.sites.items()
+            for task in self.tasks
+        ]
+        return require("pandas", "The table of ceilings").DataFrame(rows)

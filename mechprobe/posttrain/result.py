@@ -121,8 +121,8 @@ class PosttrainResult(Result):
         place = Path(path)
         return super().load(place / RESULT_FILE if place.is_dir() else place)
 
-    def __repr__(self) -> str:
-        return f"PosttrainResult({self.arm!r}, {self.method}, {self.steps} steps, checkpoints {self.checkpoints})"
+    def _in_short(self) -> str:
+        return f"{self.arm!r}, {self.method}, {self.steps} steps, checkpoints {self.checkpoints}"
 
     def models(self, folder: Path | str) -> dict[str, str]:
         """Name and folder of every model of the arm in ``folder``, as `ModelFamily.load` takes them."""

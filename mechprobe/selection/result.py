@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechprobe.display import Displayed
+from mechprobe.environment import require
 from mechprobe.errors import SelectionError
 from mechprobe.results import Number, OrEmpty, Result
 from mechprobe.selection.agnostic import AgnosticCounts, agnostic_features
@@ -92,8 +94,8 @@ class SelectionSummary(Result):
     outcomes_from: str = ""
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, repr=False)
+class Selection(Displayed):
     """A set of features, the values it was chosen from, and the random sets that match it.
 
     Attributes:
@@ -135,6 +137,21 @@ class Selection:
     transplant_match: ControlMatch | None = None
     stability: Stability | None = None
     outcomes_from: str = ""
+
+    def _in_short(self) -> str:
+        first = ", ".join(map(str, self.features[:5])) + ", …" * (len(self.features) > 5)
+        return (
+            f"{len(self.features)} features at {self.site} by {self.rule} ({self.ranking}): {first}; "
+            f"{len(self.controls)} random sets"
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per selected feature, best first, with its value on every task under the ranking."""
+        values = self.scores.values(self.ranking)
+        ids = list(self.features)
+        columns = {"feature": ids, "agnostic": [feature in self.agnostic for feature in ids]}
+        columns |= {task: values[row, ids] for row, task in enumerate(self.scores.tasks)}
+        return require("pandas", "The table of features").DataFrame(columns)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Selection":

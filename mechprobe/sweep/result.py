@@ -101,6 +101,9 @@ class CellResult(Result):
     engine: Engine | None = None
     values: dict[str, list[float | None]] = Field(default_factory=dict)
 
+    def _in_short(self) -> str:
+        return f"{self.model} on {self.benchmark.title}: {self.benchmark.metric} {self.text}, n = {self.value.n}"
+
     @property
     def per_item(self) -> dict[str, float]:
         """Item → mean over its decided responses; items without any are left out."""
@@ -202,6 +205,9 @@ class SweepResults(Result):
     files: dict[str, dict[str, str]]
     safety: dict[str, SafetyPath] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
+
+    def _in_short(self) -> str:
+        return f"{', '.join(self.order)} by {', '.join(self.models)}; base is {self.base}"
 
     @classmethod
     def load(cls, path: Path | str) -> "SweepResults":

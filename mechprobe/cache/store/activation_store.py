@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,10 +24,15 @@ from mechprobe.cache.store.token_file import read_tokens
 from mechprobe.cache.store.verify import Problem, verify_store
 from mechprobe.data.stream import TokenStream
 from mechprobe.data.tokens import Document
+from mechprobe.display import Displayed
+from mechprobe.environment import require
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json
 from mechprobe.stage_folder import MANIFEST, read_manifest
 from mechprobe.types import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MAX_MAPS = 1024
 """Maximum number of shard files that are mapped at once."""
@@ -62,7 +67,7 @@ class StoredSequence:
     documents: tuple[Document, ...] = ()
 
 
-class ActivationStore(RowSource):
+class ActivationStore(Displayed, RowSource):
     """A finished activation store. Use `ActivationStore.open`.
 
     Attributes:
@@ -121,9 +126,20 @@ class ActivationStore(RowSource):
         indices = [_read_index(folder, name, manifest, stream) for name in names]
         return cls(folder, stream, indices, manifest, order=order, scale_rows=scale_rows)
 
-    def __repr__(self) -> str:
+    def _in_short(self) -> str:
         sites = ", ".join(str(site) for site in self.sites)
-        return f"ActivationStore({str(self.folder)!r}: {self.n_rows:,} rows of {', '.join(self.models)} at {sites})"
+        return f"{str(self.folder)!r}: {self.n_rows:,} rows of {', '.join(self.models)} at {sites}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per model and site: norms of its rows, far rows and massive dimensions; none in a store of an earlier release."""
+        found = self.norms.models if self.norms else {}
+        names = ("median", "q99", "largest", "n_far", "n_massive")
+        rows = [
+            {"model": model, "site": site, "n_rows": self.n_rows, **{name: getattr(one, name) for name in names}}
+            for model, sites in found.items()
+            for site, one in sites.items()
+        ]
+        return require("pandas", "The table of norms").DataFrame(rows, columns=["model", "site", "n_rows", *names])
 
     @property
     def kept(self) -> "ActivationStore":

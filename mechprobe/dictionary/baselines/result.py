@@ -1,12 +1,16 @@
 """What the baselines stage writes: ``baselines.json``."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_serializer
 
 from mechprobe.dictionary.result import DeadFrac
+from mechprobe.environment import require
 from mechprobe.results import Number, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Reconstruction(Result):
@@ -56,3 +60,19 @@ class Baselines(Result):
     site: str
     held_out_rows: int
     ce_note: str | None
+
+    def _in_short(self) -> str:
+        found = "; ".join(
+            f"{model} FVE " + ", ".join(f"{name} {one.fve:.3f}" for name, one in kinds.items())
+            for model, kinds in self.models.items()
+        )
+        return f"{self.site}, {self.held_out_rows:,} held-out rows; {found}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per model and dictionary."""
+        rows = [
+            {"model": model, "dictionary": name, **one.to_dict()}
+            for model, kinds in self.models.items()
+            for name, one in kinds.items()
+        ]
+        return require("pandas", "The table of baselines").DataFrame(rows)

@@ -150,11 +150,9 @@ class DivergenceResult(Result):
     rules: dict[str, str]
     notes: tuple[str, ...]
 
-    def __repr__(self) -> str:
+    def _in_short(self) -> str:
         sources = ", ".join(dict.fromkeys(row.source for row in self.rows))
-        return f"DivergenceResult({str(self.folder)!r}: {', '.join(self.models)} against {self.base} on {sources})"
-
-    __str__ = __repr__
+        return f"{str(self.folder)!r}: {', '.join(self.models)} against {self.base} on {sources}"
 
     def find(self, **fields: Any) -> list[DivergenceRow]:
         """The rows with the given fields, such as ``model="rl", metric="kl", by="skill"``; without ``by`` those of ``all``."""

@@ -119,8 +119,8 @@ class ProbeResult(Result):
     correlations: tuple[Correlation, ...]
     notes: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        return f"ProbeResult({len(self.models)} models, {self.n_items} items, {self.folder})"
+    def _in_short(self) -> str:
+        return f"{len(self.models)} models, {self.n_items} items, {self.folder}"
 
     def to_pandas(self, score: str = "right") -> "pd.DataFrame":
         """One row per model and skill: score, gain and interval ends, chance-corrected."""

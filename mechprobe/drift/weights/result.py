@@ -147,10 +147,8 @@ class WeightsResult(Result):
     models: dict[str, ModelUpdate]
     pairs: tuple[UpdatePair, ...]
 
-    def __repr__(self) -> str:
-        return f"WeightsResult({self.folder}: {self.n_weights} weights of {', '.join(self.names)} against {self.base})"
-
-    __str__ = __repr__
+    def _in_short(self) -> str:
+        return f"{self.folder}: {self.n_weights} weights of {', '.join(self.names)} against {self.base}"
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per model and weight.

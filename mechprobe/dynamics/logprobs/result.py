@@ -193,13 +193,11 @@ class LogprobsResult(Result):
     rules: dict[str, str]
     notes: tuple[str, ...]
 
-    def __repr__(self) -> str:
+    def _in_short(self) -> str:
         return (
-            f"LogprobsResult({str(self.folder)!r}: {len(self.models)} models on {self.n_tokens:,} tokens of {self.n_traces:,} traces "
-            f"of {', '.join(self.sources)})"
+            f"{str(self.folder)!r}: {len(self.models)} models on {self.n_tokens:,} tokens of {self.n_traces:,} traces "
+            f"of {', '.join(self.sources)}"
         )
-
-    __str__ = __repr__
 
     def find(self, **fields: Any) -> list[LogprobRow]:
         """The rows with the given fields, such as ``model="rl", metric="delta", by="class"``; without ``by`` those of ``all``."""

@@ -90,10 +90,10 @@ class SkillScores(Result):
     rows: list[SkillRow]
     items: list[ItemScore]
 
-    def __repr__(self) -> str:
+    def _in_short(self) -> str:
         first = self.rows[0] if self.rows else None
         share = f", {first.boxed.value:.1%} boxed, {first.strict.value:.1%} strict" if first else ""
-        return f"SkillScores({len(self.items)} responses{share})"
+        return f"{len(self.items)} responses{share}"
 
     def by(self, group: Group) -> dict[str, SkillRow]:
         """The rows of one kind of group by name, e.g. ``by("cell")["calculation/physics"]``."""

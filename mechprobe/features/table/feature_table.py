@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from mechprobe.dictionary.readout import Readout, model_scale
+from mechprobe.display import Displayed
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.features.config import ClassThresholds, FeaturesConfig
@@ -34,8 +35,8 @@ N_BINS = 50
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-@dataclass(frozen=True)
-class FeatureTable:
+@dataclass(frozen=True, repr=False)
+class FeatureTable(Displayed):
     """What is known of every feature without a causal experiment.
 
     The attributes that `FeatureSummary` shares are explained there.
@@ -57,6 +58,9 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def _in_short(self) -> str:
+        return self.summary()._in_short()
 
     @property
     def tuned(self) -> tuple[str, ...]:

@@ -1,12 +1,17 @@
 """Typed records of ``dictionary_seeds.json``; effects are those of `mechprobe.interventions.result_rows`."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from mechprobe.display import columns_of
+from mechprobe.environment import require
 from mechprobe.interventions.result import StageResult
 from mechprobe.interventions.result_rows import Change
 from mechprobe.results import IntervalNumbers, Number, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEEDS_FILE = "dictionary_seeds.json"
 
@@ -110,3 +115,17 @@ class DictionarySeeds(StageResult):
     found_again: list[FoundAgain]
     edits: list[EditOverSeeds] = Field(default_factory=list)
     sentence: str = ""
+
+    def _in_short(self) -> str:
+        return f"{len(self.dictionaries)} dictionaries at {self.site}; {self.sentence}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per main edit and dictionary: the verdict, and the pooled effect with its interval."""
+        rows = [
+            {"model": row.model, "edit": row.edit, "seed": found.seed, "n_features": found.n_features, "n": row.n}
+            | columns_of("effect", effect)
+            | {"verdict": verdict}
+            for row in self.edits
+            for found, effect, verdict in zip(self.dictionaries, row.effects, row.verdicts, strict=True)
+        ]
+        return require("pandas", "The table of dictionaries").DataFrame(rows)

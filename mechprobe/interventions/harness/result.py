@@ -1,13 +1,19 @@
 """Typed records of what the ``harness`` stage writes to ``results.json``, and their table."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from mechprobe.display import columns_of
+from mechprobe.environment import require
 from mechprobe.formatting import listing, markdown_cell
 from mechprobe.interventions.result import EditedSet, RelativeChanges, named_row
 from mechprobe.interventions.result_rows import ConditionRow
 from mechprobe.results import IntervalNumbers, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class MetricCell(Result):
@@ -55,6 +61,21 @@ class HarnessResults(EditedSet):
     higher_is_better: dict[str, dict[str, bool | None]]
     conditions: list[HarnessCondition]
     changes: RelativeChanges
+
+    def _in_short(self) -> str:
+        return f"{len(self.conditions)} conditions of {self.rule_of_features} at {self.site} on {', '.join(self.tasks)}"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row per condition, task and metric: the value, its standard error, and the change against the clean host."""
+        nothing = (float("nan"),) * 3
+        rows = [
+            {"model": row.model, "edit": row.edit, "features": row.features, "task": task, "metric": key, "n": cell.n}
+            | {"value": cell.value, "stderr": cell.stderr, **columns_of("change", cell.change or nothing)}
+            for row in self.conditions
+            for task, metrics in row.metrics.items()
+            for key, cell in metrics.items()
+        ]
+        return require("pandas", "The table of metrics").DataFrame(rows)
 
     def condition(self, name: str) -> HarnessCondition:
         """The record of one condition, for example ``rl|ablate|top50``; `ConfigError` where there is none."""

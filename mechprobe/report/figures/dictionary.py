@@ -8,7 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mechprobe.formatting import number
-from mechprobe.report.figures.style import INK, MARKS, house_style, log_y, model_colors, new_figure, plain
+from mechprobe.report.figures.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MARKS,
+    ORANGE,
+    PURPLE,
+    house_style,
+    log_y,
+    model_colors,
+    new_figure,
+    plain,
+)
 
 Line = Mapping[str, Any]
 
@@ -91,3 +103,30 @@ def _lower_limit(lines: Sequence[Line], models: Sequence[str]) -> float:
     values = [number(line["fve"][name]) for line in lines[len(lines) // 10 :] for name in models]
     finite = [value for value in values if np.isfinite(value)]
     return 0.05 * np.floor((min(finite) - 0.02) / 0.05) if finite else 0.0
+
+
+def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None = None) -> Figure:
+    """FVE on held-out rows: model → dictionary or read-out → value, as points, with the FVE that the gate requires."""
+    kinds = list(dict.fromkeys(kind for found in fve.values() for kind in found))
+    with house_style():
+        figure = new_figure(6.5, 0.4 * len(fve) + 1.5)
+        axes = figure.subplots()
+        for place, (kind, color) in enumerate(zip(kinds, (BLUE, ORANGE, GREEN, PURPLE), strict=False)):
+            values = [number(found.get(kind)) for found in fve.values()]
+            axes.plot(
+                values,
+                range(len(fve)),
+                linestyle="none",
+                marker=MARKS[place],
+                markersize=9 - 2 * place,
+                color=color,
+                label=plain(kind),
+            )
+        if gate is not None:
+            axes.axvline(gate, color=INK, linestyle=":", linewidth=1, label="gate")
+        axes.set_yticks(range(len(fve)), list(map(plain, fve)))
+        axes.set_ylim(len(fve) - 0.5, -0.5)
+        axes.grid(axis="x")
+        axes.set_xlabel("FVE on held-out rows")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1)
+        return figure

@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from mechprobe.formatting import markdown_cell
+from mechprobe.formatting import inert, markdown_cell
 
 
 def environment() -> Environment:
@@ -41,8 +41,3 @@ def unbroken(cell: str) -> str:
 
 
 _FIXED = "\u00a0"
-
-
-def inert(text: str) -> str:
-    r"""Text with its control and direction characters spelled out, as in ``\x1b[31m``, so that they have no effect."""
-    return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)
