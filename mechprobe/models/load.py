@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mechprobe.memory import free_memory, is_out_of_memory
 from mechprobe.environment import require
 from mechprobe.errors import MechprobeError, ModelError, first_line
 from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
@@ -18,9 +19,7 @@ from mechprobe.models.devices import (
     DeviceMap,
     check_device,
     check_device_map,
-    free_memory,
     input_device,
-    is_out_of_memory,
 )
 from mechprobe.models.folder import ModelFolder, find_model
 from mechprobe.models.tokenizers import load_tokenizer

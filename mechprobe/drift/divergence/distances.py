@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechprobe.errors import InputError
-from mechprobe.models.head import ModelHead
+from mechprobe.models.head import Head
 
 _GROUP = 64
 """Neighbouring ids of which only the largest is compared at first; the ids of the largest groups are then compared."""
@@ -301,8 +301,8 @@ def chunks(n: int, n_rows: int, values: int = _CHUNK_VALUES) -> Iterator[slice]:
 
 @torch.no_grad()
 def hidden_divergences(
-    tuned: ModelHead,
-    base: ModelHead,
+    tuned: Head,
+    base: Head,
     hidden: Float[Tensor, "position width"],
     base_hidden: Float[Tensor, "position base_width"],
     target: Int[Tensor, " position"],

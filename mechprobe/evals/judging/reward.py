@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from mechprobe.memory import free_memory, is_out_of_memory
 from mechprobe.errors import InputError, ModelError, first_line
 from mechprobe.evals.judging.config import RewardConfig
 from mechprobe.evals.judging.judge import Judged
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import quietly, refuse_misfit, refuse_non_finite
-from mechprobe.models.devices import free_memory, is_out_of_memory
 from mechprobe.models.folder import find_model
 from mechprobe.models.generation import length_batches
 from mechprobe.models.load import context_of

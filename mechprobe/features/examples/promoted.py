@@ -15,8 +15,10 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import model_scale
 from mechprobe.features.config import FinalNorm
+from mechprobe.memory import even_ranges
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
+from mechprobe.models.log_probs import CHUNK_VALUES
 from mechprobe.models.unembedding import unembedding
 from sae_training import Crosscoder
 
@@ -65,8 +67,11 @@ def promoted_tokens(
     Raises:
         ModelError: The model's final norm or unembedding has an unknown form.
     """
-    logits = unembedding(model).logits(directions, norm=final_norm == "scale")[:, : len(tokenizer)].cpu()
-    return [PromotedTokens(_ends(row, tokenizer, n, 1), _ends(row, tokenizer, n, -1)) for row in logits]
+    head, found = unembedding(model), list[PromotedTokens]()
+    for part in even_ranges(len(directions), max(1, CHUNK_VALUES // len(head.weight))):
+        logits = head.logits(directions[part], norm=final_norm == "scale")[:, : len(tokenizer)].cpu()
+        found += [PromotedTokens(_ends(row, tokenizer, n, 1), _ends(row, tokenizer, n, -1)) for row in logits]
+    return found
 
 
 def check_unembedding(model: LanguageModel) -> None:
