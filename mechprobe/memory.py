@@ -9,6 +9,7 @@ of one token on.
 import gc
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TypeVar
 
 from mechprobe.errors import OutOfMemoryError, first_line
@@ -70,7 +71,9 @@ def in_parts(
         if not reason:
             start += size
             if failed:
-                tell_once(f"{what}: memory ran out, so {_most[what]} {unit} are taken at a time; results stay the same.")
+                tell_once(
+                    f"{what}: memory ran out, so {_most[what]} {unit} are taken at a time; results stay the same."
+                )
             failed = False
             continue
         free_memory()  # outside the except block, the error's frames no longer hold the tensors of the failed pass
@@ -89,7 +92,7 @@ def even_ranges(n: int, most: int) -> Iterator[slice]:
     """
     parts = math.ceil(n / most)
     borders = [math.ceil(n * part / parts) for part in range(parts + 1)] if parts else []
-    return (slice(start, stop) for start, stop in zip(borders, borders[1:], strict=False))
+    return (slice(start, stop) for start, stop in pairwise(borders))
 
 
 def forget_limits() -> None:

@@ -95,7 +95,9 @@ def spliced_losses(
         # The last model is still loaded.
         sums = {name: work.sums(name) for name in reversed(names)}
     models.release()
-    return {name: _loss((sums[name] / n_predictions).tolist(), n_predictions, len(sequences), targets) for name in names}
+    return {
+        name: _loss((sums[name] / n_predictions).tolist(), n_predictions, len(sequences), targets) for name in names
+    }
 
 
 def _loss(means: Sequence[float], n_predictions: int, n_samples: int, targets: str) -> SplicedLoss:
@@ -178,7 +180,7 @@ class _Splicing:
     def reconstruct(self) -> None:
         """Write what replaces the residuals of all models: the reconstruction, and zero for what it describes."""
         names, device = self.crosscoder.model_names, str(self.crosscoder.device)
-        for number, batch in enumerate(self.batches):
+        for number in range(len(self.batches)):
             own = [self.files.read(number, name, "clean", device=device)["resid"].float() for name in names]
             x = torch.stack(own, dim=1)
             described = TokenRule.of(self.crosscoder).by_norm(dict(zip(names, own, strict=True)))

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mechprobe.memory import is_out_of_memory
 from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
+from mechprobe.memory import is_out_of_memory
 from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel

@@ -96,9 +96,7 @@ class _TokenLogProbs(torch.autograd.Function):
         found = []
         for chunk, logits in _chunks(head, hidden):
             wanted = target[chunk, None].to(logits.device)
-            found += [
-                logits[rows].double().log_softmax(-1).gather(1, wanted[rows])[:, 0] for rows in _blocks(logits)
-            ]
+            found += [logits[rows].double().log_softmax(-1).gather(1, wanted[rows])[:, 0] for rows in _blocks(logits)]
         return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float64)
 
     @staticmethod

@@ -74,14 +74,19 @@ class KlProbe:
         heads = [Head(each) for each in (model, self.base)]
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            both = [_states(head, each, [ids for _, ids in batch]) for head, each in zip(heads, (model, self.base), strict=True)]
+            both = [
+                _states(head, each, [ids for _, ids in batch])
+                for head, each in zip(heads, (model, self.base), strict=True)
+            ]
             for place, (n_prompt, ids) in enumerate(batch):
                 ours, theirs = (states[place, n_prompt - 1 : len(ids) - 1] for states in both)
                 n_ids = min(head.n_logits(states.shape[-1]) for head, states in zip(heads, both, strict=True))
                 said = torch.tensor(ids[n_prompt:])
                 found = hidden_divergences(*heads, ours, theirs, said, n_ids=n_ids, top=1)
                 if found.not_finite() is not None:
-                    raise ModelError("Logits are not finite where the divergence from base is measured; lower the learning rate.")
+                    raise ModelError(
+                        "Logits are not finite where the divergence from base is measured; lower the learning rate."
+                    )
                 yield float(found.kl.sum())
 
 

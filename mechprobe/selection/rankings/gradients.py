@@ -47,7 +47,6 @@ class SampleBatch:
     kept: Bool[Tensor, "sample pos"]
     scored: Bool[Tensor, "sample pos"]
 
-
     def rows(self, part: slice) -> "SampleBatch":
         """Some of the samples, padded as in the whole batch."""
         return SampleBatch(self.ids[part], self.attention[part], self.kept[part], self.scored[part])

@@ -27,8 +27,15 @@ from torch import Tensor, nn
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import SelectionError
-from mechprobe.selection.rankings.gradients import CleanPasses, Metric, Residuals, ResidualPath, SampleBatch, mean_log_prob
 from mechprobe.progress import progress
+from mechprobe.selection.rankings.gradients import (
+    CleanPasses,
+    Metric,
+    ResidualPath,
+    Residuals,
+    SampleBatch,
+    mean_log_prob,
+)
 from mechprobe.types import Site
 from sae_training import Crosscoder
 

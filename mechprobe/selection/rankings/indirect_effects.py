@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
 from mechprobe.progress import progress
-from mechprobe.selection.rankings.gradients import CleanPasses, Metric, Residuals, ResidualPath, SampleBatch, mean_log_prob
+from mechprobe.selection.rankings.gradients import (
+    CleanPasses,
+    Metric,
+    ResidualPath,
+    Residuals,
+    SampleBatch,
+    mean_log_prob,
+)
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -40,7 +47,7 @@ class SampleEffects:
     """Sums over the samples of the error's effect, of the metric, and of the metric without features and error."""
 
 
-def sample_effects(
+def sample_effects(  # noqa: PLR0913 - a path, a metric and its steps
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
