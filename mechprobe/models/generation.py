@@ -36,6 +36,9 @@ from mechprobe.models.sampling import (
 from mechprobe.models.tokenizers import require_ids
 from mechprobe.types import Finish
 
+_MOST_LOGITS = 1 << 26
+"""Logits of last positions that exist at a time (256 MiB in float32); transformers keeps a few copies of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -172,7 +175,8 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
             choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
             return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
 
-        parts = in_parts(respond, len(batch), what="Generation", unit="responses")
+        most = max(1, _MOST_LOGITS // asked.n_embedded)
+        parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
         for index, tokens in zip(batch, chain.from_iterable(parts), strict=True):
             results[index] = asked.finished(tokens, stop, n_prefix)
     return [result for result in results if result is not None]
@@ -323,4 +327,5 @@ def forced_log_probs(
             raise not_finite(model.name, model.hf.dtype)
         return reader.found()
 
-    return list(chain.from_iterable(in_parts(read, len(rows), what="Log-likelihoods", unit="prompts")))
+    most = max(1, _MOST_LOGITS // n_embedding_rows(model.hf))
+    return list(chain.from_iterable(in_parts(read, len(rows), most=most, what="Log-likelihoods", unit="prompts")))
