@@ -6,6 +6,7 @@ for each row, and the results keep their bits wherever a kernel does not look at
 of one token on.
 """
 
+import errno
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ T = TypeVar("T")
 _OUT_OF_MEMORY = (
     "not enough memory",
     "can't allocate memory",
+    "Cannot allocate memory",
     "bad_alloc",
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -35,6 +37,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error)
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
