@@ -15,6 +15,7 @@ from mechprobe.drift.divergence.config import DriftConfig
 from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.weights.config import WeightsConfig
 from mechprobe.dynamics.config import DynamicsConfig
+from mechprobe.dynamics.logprobs.config import LogprobsConfig
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
@@ -101,6 +102,7 @@ class RunConfig(FrozenConfig):
     emergence: EmergenceConfig = EmergenceConfig()
     drift: DriftConfig = DriftConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
+    logprobs: LogprobsConfig = LogprobsConfig()
     weights: WeightsConfig = WeightsConfig()
     probe: ProbeConfig = ProbeConfig()
     sweep: SweepConfig = SweepConfig()
@@ -243,6 +245,9 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ("prompts", "file"),
         ("emergence", "checkpoints"),
         ("sweep", "checkpoints"),
+        ("drift", "checkpoints"),
+        ("logprobs", "checkpoints"),
+        ("logprobs", "teacher_tokenizer"),
         ("drift", "lens_file"),
         ("intervene", "collateral_file"),
     ):
@@ -250,6 +255,11 @@ def _anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         value = own.get(key) if isinstance(own, dict) else None
         if isinstance(own, dict) and isinstance(value, str) and value and not value.startswith(HUB):
             result[section] = {**own, key: _anchored_path(value, folder)}
+    own = result.get("logprobs")
+    if isinstance(own, dict) and isinstance(own.get("traces"), dict) and isinstance(own["traces"].get("file"), str):
+        value = own["traces"]["file"]
+        place = value if not value or value.startswith(HUB) else _anchored_path(value, folder)
+        result["logprobs"] = {**own, "traces": {**own["traces"], "file": place}}
     own = result.get("sweep")
     if isinstance(own, dict) and isinstance(own.get("benchmarks"), dict):
         benchmarks = {name: anchored(value, folder) for name, value in own["benchmarks"].items()}

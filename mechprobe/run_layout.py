@@ -38,6 +38,7 @@ _FOLDERS = {place.folder: place.folder for place in CHAIN} | {
     "emergence": "emergence",
     "drift": "drift",
     "dynamics": "dynamics",
+    "logprobs": "logprobs",
     "weights": "weights",
     "probe": "probe",
     "sweep": "sweep",

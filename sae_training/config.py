@@ -15,7 +15,14 @@ FREE_DENSITY = ("jumprelu", "l1")
 
 def unusable_name(name: str) -> bool:
     """Whether a model name cannot name a file or folder, as exports and stores need."""
-    return not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
+    too_long = len(name.encode()) > _LONGEST_NAME
+    return (
+        too_long or not name.strip() or name.startswith(".") or not name.isprintable() or bool({"/", "\\"} & set(name))
+    )
+
+
+_LONGEST_NAME = 200
+"""Bytes; file systems allow 255, and files get suffixes."""
 
 
 class CrosscoderConfig(FrozenConfig):

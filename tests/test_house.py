@@ -15,7 +15,7 @@ BANNED_NAMES = {"utils", "helpers", "common", "misc"}
 LONGEST_FILE, MEDIAN_FILE, FUNCTION_P90 = 350, 150, 25
 STAGES = (
     *("localization", "cache", "dictionary", "features", "evals", "selection", "interventions", "report"),
-    *("drift/divergence", "drift/weights", "drift/probe", "dynamics", "posttrain", "sweep"),
+    *("drift/divergence", "drift/weights", "drift/probe", "dynamics", "dynamics/logprobs", "posttrain", "sweep"),
 )
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Activation store, instead of the run's.")]
+Checkpoints = Annotated[
+    Path | None, typer.Option("--checkpoints", help="Folder of further models, <arm>/step_<n>/ (rl/step_000040/).")
+]
 
 _COLUMNS = {
     "KL(·‖base)": "kl", "KL(base‖·)": "kl_reverse", "kl_mc": "kl_mc", "JS": "js", "same top-1": "top1_agreement",
@@ -21,13 +24,14 @@ _MOST_ROWS = 28
 
 
 @takes_shared_options
-def drift(shared: Shared, out: Out = None, cache: Cache = None) -> None:
+def drift(shared: Shared, out: Out = None, cache: Cache = None, checkpoints: Checkpoints = None) -> None:
     """Compare the next-token distributions and residual streams of every model with those of base, on the store's tokens."""
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, say_result
     from mechprobe.pipeline.plans import plan_drift
 
-    run = shared.start(own_inputs=cache is not None, drift=out, cache=cache)
+    extra = {"drift": {"checkpoints": str(checkpoints)}} if checkpoints else None
+    run = shared.start(extra, own_inputs=cache is not None, drift=out, cache=cache)
     folder = run.layout.drift
     found = carry_out(shared, run, "drift", folder=folder, plan=lambda: plan_drift(run), work=run.drift)
     if found is None:

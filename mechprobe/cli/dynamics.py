@@ -19,11 +19,17 @@ Table = Annotated[
     ),
 ]
 Evals = Annotated[Path | None, typer.Option("--evals", help="Finished evaluate stage, instead of the run's.")]
+Sweep = Annotated[Path | None, typer.Option("--sweep", help="Finished sweep, instead of the run's.")]
+Work = Annotated[
+    Path | None, typer.Option("--work", help="Folder of the sweep's cells. By default benchmarks/ beside it.")
+]
 _MOST_ROWS = 24
 
 
 @takes_shared_options
-def dynamics(shared: Shared, out: Out = None, table: Table = None, evals: Evals = None) -> None:
+def dynamics(
+    shared: Shared, out: Out = None, table: Table = None, evals: Evals = None, sweep: Sweep = None, work: Work = None
+) -> None:
     """Classify scores over training checkpoints: do they dip below base, and do they recover?"""
     from mechprobe.cli.printing import say_json
     from mechprobe.cli.stage_command import carry_out, say_result
@@ -32,11 +38,17 @@ def dynamics(shared: Shared, out: Out = None, table: Table = None, evals: Evals 
     from mechprobe.pipeline.plans import plan_dynamics
 
     require("matplotlib", "The figure of curves")
-    if table is not None and evals is not None:
-        raise ConfigError("--table and --evals are two sources; give one of them.")
+    given = [f"--{name}" for name, path in (("table", table), ("evals", evals), ("sweep", sweep)) if path is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are {len(given)} sources; give one of them.")
+    if work is not None and sweep is None and shared.run is None:
+        raise ConfigError("--work is the folder of a sweep's cells; give --sweep, too.")
     if table is not None:
         out = out or (shared.run or DEFAULT_RUN.with_name(table.stem)) / "dynamics"
-    run = shared.start(own_inputs=table is not None or evals is not None, dynamics=out, evals=evals)
+    cells = work or (None if sweep is None else sweep.parent / "benchmarks")
+    if sweep is not None:
+        out = out or (shared.run or sweep.parent) / "dynamics"
+    run = shared.start(own_inputs=bool(given), dynamics=out, evals=evals, sweep=sweep, benchmarks=cells)
     folder = run.layout.dynamics
     if table is not None:
         found = _published(shared, run, table)
@@ -53,16 +65,14 @@ def dynamics(shared: Shared, out: Out = None, table: Table = None, evals: Evals 
 def _published(shared: Shared, run: "Run", table: Path) -> "Dynamics | None":
     """The result of a file of scores; None after ``--dry-run``, which reads the file."""
     from mechprobe.cli.stage_command import say_plan
-    from mechprobe.dynamics.published import read_published
-    from mechprobe.dynamics.stage import dynamics as classify
+    from mechprobe.dynamics.stage import dynamics as classify, open_source
     from mechprobe.pipeline.plans import Plan
 
     config, folder = run.config.dynamics, run.layout.dynamics
     if not shared.dry_run:
         return classify(table, out=folder, config=config, force=shared.force)
-    curves = read_published(table)
-    lines = [f"{name}: {len(values['steps'])} checkpoints, n = {values.get('n')}" for name, values in curves.items()]
-    say_plan(Plan("dynamics", folder, lines, {"curves": list(curves)}), as_json=shared.as_json)
+    found = open_source(table, None, config, run.config.emergence)
+    say_plan(Plan("dynamics", folder, found.lines, {"curves": found.names}), as_json=shared.as_json)
     return None
 
 
@@ -79,6 +89,9 @@ def dynamics_lines(found: "Dynamics") -> list[str]:
         else []
     )
     labels = list(dict.fromkeys(curve.label for curve in shown.values()))
+    turned = list(
+        dict.fromkeys(name.partition("/")[2] or name for name, each in shown.items() if not each.higher_is_better)
+    )
     even = [arm for arm, spaced in found.spaced_by.items() if spaced == "checkpoints"]
     return [
         f"Scores over checkpoints; p-values adjusted over {len(found.curves)} curves (Holm), level {found.alpha:g}",
@@ -86,11 +99,19 @@ def dynamics_lines(found: "Dynamics") -> list[str]:
         *more,
         *(f"{label}: {MEANING[label]}" for label in labels),
         *(
+            [
+                f"Lower is better in {', '.join(turned)}: a dip is a rise above base, and depth and gain count what is better"
+            ]
+            if turned
+            else []
+        ),
+        *(
             [f"A step of {', '.join(even)} is unknown, so its checkpoints count 1, 2, 3... (emergence.final_steps)"]
             if even
             else []
         ),
         *_length_lines(shown),
+        *found.notes[:4],
     ]
 
 
@@ -112,8 +133,9 @@ def _row(curve: "DipResult") -> dict[str, str]:
 
 
 def _length_lines(curves: dict[str, "DipResult"]) -> list[str]:
-    """One line for each curve whose response lengths are known, at most six."""
-    found = [(name, curve.length) for name, curve in curves.items() if curve.length is not None]
+    """One line for each curve whose response lengths are known, those that dip first, at most six."""
+    dips_first = sorted(curves.items(), key=lambda named: not named[1].dipped)
+    found = [(name, curve.length) for name, curve in dips_first if curve.length is not None]
     return [
         f"Length in {name}: ×{length.surge_ratio:.2f} of base at step {length.surge_step:g}, then ×{length.contraction_ratio:.2f}"
         + (", rises again at the end" if length.late_rerise else "")

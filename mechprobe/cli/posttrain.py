@@ -1,5 +1,7 @@
 """``mechprobe posttrain``: train an arm from a base, SFT or GRPO."""
 
+import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,13 +36,17 @@ Set = Annotated[
 ScorerSpec = Annotated[
     str | None,
     typer.Option(
-        "--scorer", help="exact, numeric, letter, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>."
+        "--scorer",
+        help="What judges responses: exact, numeric, letter, yes_no, refusal, boxed, skill, final:<MARKER> or "
+        "python:<MODULE>:<FUNCTION>.",
     ),
 ]
 Checkpoints = Annotated[
     str | None,
     typer.Option(
-        "--checkpoints", metavar="STEPS", help="Steps to keep, such as 10,20,40; 10, 20, 40, 80 ... by default."
+        "--checkpoints",
+        metavar="STEPS",
+        help="Steps to keep besides the last, such as 5,50,500. The default is 10, then twice the step before.",
     ),
 ]
 Lora = Annotated[int | None, typer.Option("--lora", metavar="RANK", help="Train adapters of this rank (peft).")]
@@ -64,7 +70,11 @@ def sft(
     arm: Name = None,
     on_policy: Annotated[
         int | None,
-        typer.Option("--on-policy", metavar="N", help="Train on right ones of N samples of the base a prompt."),
+        typer.Option(
+            "--on-policy",
+            metavar="N",
+            help="Train on right ones of N samples of the base for each prompt; a number from python: is right from 1 on.",
+        ),
     ] = None,
     match_kl: Annotated[
         str | None, typer.Option("--match-kl", metavar="RUN", help="Stop at the divergence from base of this arm.")
@@ -110,7 +120,7 @@ def grpo(
     force: Force = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """GRPO with a verifiable reward: 1 for a response that the scorer calls right."""
+    """GRPO with a verifiable reward: 1 for a response that the scorer calls right, or the number that python: returns."""
     from mechprobe.posttrain.config import GrpoConfig
 
     extra = _extra(prompts, scorer, checkpoints, lora, freeze, seed)
@@ -170,7 +180,7 @@ def _run(
         raise ConfigError('No base is given; give --base PATH, or base = "..." in the file of --config.')
     found = plan(base or named or "", None, out, settings, arm=arm, device=device, trust=trust)
     if dry_run:
-        Stage.check(found.folder, force=force, name=STAGE, config=found.identity, models=found.models)
+        Stage.check(found.folder, force=force, remake="refused", name=STAGE, config=found.identity, models=found.models)
         planned = plan_of(found)
         say_json(planned) if as_json else say("\n".join([*plan_lines(found, planned), "Nothing was written."]))
         return
@@ -186,13 +196,10 @@ def _run(
 
 def plan_of(arm: "Arm") -> dict[str, Any]:
     """What a training would do, as JSON."""
-    from mechprobe.posttrain.config import GrpoConfig
-    from mechprobe.posttrain.weights import frozen_by, parameter_names, stored_dtype
+    from mechprobe.posttrain.weights import parameter_names, stored_dtype, trained_sizes
 
-    config, sizes = arm.config, parameter_names(arm.base)
-    frozen = frozen_by(config.freeze)
-    n_all, n_steps = sum(sizes.values()), arm.n_steps
-    per_prompt = config.n_generations if isinstance(config, GrpoConfig) else 1
+    config, n_steps = arm.config, arm.n_steps
+    n_all = sum(parameter_names(arm.base).values())
     longest = max(len(item.prompt_ids) + (len(item.response_ids) or config.max_new_tokens) for item in arm.examples)
     width = stored_dtype(arm.base).itemsize
     return {
@@ -201,28 +208,30 @@ def plan_of(arm: "Arm") -> dict[str, Any]:
         "folder": str(arm.folder),
         "prompts": arm.seen.to_dict(),
         "steps": n_steps,
-        "responses_per_step": config.prompts_per_step * per_prompt,
+        "responses_per_step": config.responses_per_step,
         "checkpoints": list(config.kept(n_steps)),
         "parameters": n_all,
-        "trained": None if config.lora else sum(n for name, n in sizes.items() if not frozen(name)),
+        "trained": sum(trained_sizes(arm.base, config).values()),
         "longest_sequence": longest,
         "saved_bytes": None if config.lora else n_all * width * (1 + len(config.kept(n_steps))),
         "state_bytes": None if config.lora else n_all * 4 * 3 * 2,
-        "flops": 6 * n_all * longest * config.prompts_per_step * per_prompt * n_steps,
+        "flops": 6 * n_all * longest * config.responses_per_step * n_steps,
     }
 
 
 def plan_lines(arm: "Arm", planned: dict[str, Any]) -> list[str]:
     """What a training would do, as text."""
     seen = arm.seen
-    trained = f"adapters of rank {arm.config.lora.rank}" if arm.config.lora else f"{planned['trained']:,} of"
-    size = "" if arm.config.lora else f", {planned['saved_bytes'] / 1e6:,.0f} MB"
+    lora = arm.config.lora
+    trained = f"{planned['trained']:,} parameters " + (f"in adapters of rank {lora.rank}, beside" if lora else "of")
+    steps = ", ".join(map(str, planned["checkpoints"]))
+    size = "" if lora else f", {planned['saved_bytes'] / 1e6:,.0f} MB"
     return [
         f"{arm.method.upper()} of {arm.base.path}, arm '{arm.name}' in {arm.folder}",
         f"prompts      {seen.n:,} from {seen.file} (sha256 {seen.sha256[:16]}, order {seen.order_sha256[:16]})",
         f"steps        {planned['steps']:,} of {seen.per_step} prompts, {planned['responses_per_step']:,} responses each",
-        f"trained      {trained} {planned['parameters']:,} parameters, seed {arm.config.seed}",
-        f"models kept  {len(planned['checkpoints']) + 1} (steps {', '.join(map(str, planned['checkpoints']))} and the last){size}",
+        f"trained      {trained} {planned['parameters']:,} of the base, seed {arm.config.seed}",
+        f"models kept  {len(planned['checkpoints']) + 1} ({f'steps {steps} and ' if steps else ''}the last){size}",
         f"cost         at most {planned['flops']:.1e} floating-point operations (6 × parameters × tokens), "
         f"longest sequence {planned['longest_sequence']} tokens",
     ]
@@ -264,11 +273,10 @@ def _kl_lines(kl: "KlMatch") -> list[str]:
 
 def _course(result: "PosttrainResult", name: str) -> str:
     """First, and last value of a number of the curve; of a reward with its interval over prompts."""
-    from mechprobe.statistics import Z
 
     def shown(row: dict[str, float]) -> str:
-        se = row.get("reward_se") if name == "reward" else None
-        return f"{row[name]:.3f}" + ("" if se is None else f" [{row[name] - Z * se:.3f}, {row[name] + Z * se:.3f}]")
+        low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+        return f"{row[name]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if math.isfinite(low + high) else "")
 
     first, last = result.curve[0], result.curve[-1]
     n = f"  (n = {result.prompts.per_step} prompts a step)"
@@ -277,8 +285,7 @@ def _course(result: "PosttrainResult", name: str) -> str:
 
 def closing_lines(result: "PosttrainResult", arm: "Arm") -> list[str]:
     """Where the models are, and the next command."""
-    kept = ", ".join(map(str, result.checkpoints)) or "none"
-    return [
-        f"\nWritten to {arm.folder} (checkpoints at steps {kept})",
-        f"Next: mechprobe evaluate --models base={arm.base.path} {result.arm}={arm.folder} --tasks FILE --run RUN",
-    ]
+    steps = ", ".join(map(str, result.checkpoints))
+    kept = f"checkpoints at steps {steps}" if steps else "no checkpoints besides the last step"
+    models = shlex.join([f"base={arm.base.path}", f"{result.arm}={arm.folder}"])
+    return [f"\nWritten to {arm.folder} ({kept})", f"Next: mechprobe evaluate --models {models} --tasks FILE --run RUN"]

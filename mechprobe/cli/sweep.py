@@ -24,7 +24,7 @@ Benchmarks = Annotated[
         "--benchmarks",
         "-b",
         metavar="FILE.toml|NAME",
-        help="Benchmarks from a file, or a stand-in by its name. May be repeated. By default all stand-ins.",
+        help="Benchmarks from a file, or a stand-in by its name. May be repeated. By default the stand-ins, without those of the reward model and of safety.",
     ),
 ]
 

@@ -29,8 +29,8 @@ class Record:
     fields: Mapping[str, Any]
 
 
-def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> list[str]:
-    """Columns of a table that contain fields of prompts.
+def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str, also: Sequence[str] = ()) -> list[str]:
+    """Columns of a table that contain fields of prompts, and those of ``also`` that it has.
 
     Raises:
         InputError: A required column is missing, or the name of a column is not unique.
@@ -41,7 +41,7 @@ def columns_to_read(config: PromptsConfig, known: Sequence[str], name: str) -> l
         if column and column not in known:
             found = ", ".join(sorted(known)) or "none"
             raise InputError(f"{name} has no column '{column}' (it has {found}); set prompts.{needed}_field.")
-    found = [column for column in columns.values() if column in known]
+    found = [column for column in dict.fromkeys([*columns.values(), *also]) if column in known]
     for column in found:
         if list(known).count(column) > 1:
             raise InputError(f"{name} has {list(known).count(column)} columns named '{column}'; rename all but one.")

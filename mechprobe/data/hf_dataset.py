@@ -5,7 +5,7 @@ The `datasets` library no longer supports loading scripts, so no code of a datas
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _OF_LINES = (".csv", ".json", ".jsonl", ".txt")
 _FAILED_FILE = re.compile(r"Failed to read file '(?P<file>.+?)' with error")
 
 
-def records(config: PromptsConfig) -> Iterator[Record]:
+def records(config: PromptsConfig, also: Sequence[str] = ()) -> Iterator[Record]:
     """Yield every row of the chosen split, numbered from 1.
 
     Saved datasets and hub datasets are memory-mapped; data files are streamed without a copy.
@@ -29,7 +29,7 @@ def records(config: PromptsConfig) -> Iterator[Record]:
     with _translate_errors(config, name):
         rows = _chosen_split(_load(config, name), config, name)
         if rows.column_names is not None:
-            rows = rows.select_columns(columns_to_read(config, list(rows.column_names), name))
+            rows = rows.select_columns(columns_to_read(config, list(rows.column_names), name, also))
     number, iterator = 0, iter(rows)
     while True:
         with _translate_errors(config, name, after=number):

@@ -1,6 +1,6 @@
 """Readers of prompt sources. Each yields the records of a source in order, with at most one batch of them in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mechprobe.data import hf_dataset
@@ -12,8 +12,10 @@ from mechprobe.records import MAX_LINE_CHARS, read_jsonl, read_lines
 _BATCH_ROWS = 256
 
 
-def read_records(config: PromptsConfig) -> Iterator[Record]:
+def read_records(config: PromptsConfig, also: Sequence[str] = ()) -> Iterator[Record]:
     """Yield the records of a source in order, numbered from 1 by line or row.
+
+    A table is read by columns: those of the fields of prompts, and those of ``also`` that it has.
 
     Raises:
         ConfigError: The format is unknown.
@@ -30,9 +32,9 @@ def read_records(config: PromptsConfig) -> Iterator[Record]:
         case "paragraphs":
             yield from _paragraphs(path, config.prompt_field)
         case "parquet":
-            yield from _parquet(path, config)
+            yield from _parquet(path, config, also)
         case _:
-            yield from hf_dataset.records(config)
+            yield from hf_dataset.records(config, also)
 
 
 def _paragraphs(path: Path, field: str) -> Iterator[Record]:
@@ -52,7 +54,7 @@ def _paragraphs(path: Path, field: str) -> Iterator[Record]:
         yield Record(f"{path}:{first}", first, {field: "\n".join(held)})
 
 
-def _parquet(path: Path, config: PromptsConfig) -> Iterator[Record]:
+def _parquet(path: Path, config: PromptsConfig, also: Sequence[str]) -> Iterator[Record]:
     """Yield every row of a Parquet file, of which only the needed columns are read."""
     try:
         import pyarrow as arrow
@@ -64,7 +66,7 @@ def _parquet(path: Path, config: PromptsConfig) -> Iterator[Record]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            columns = columns_to_read(config, file.schema_arrow.names, str(path))
+            columns = columns_to_read(config, file.schema_arrow.names, str(path), also)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
                 for fields in batch.to_pylist():
                     number += 1

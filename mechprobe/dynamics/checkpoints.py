@@ -1,5 +1,7 @@
 """Curves of a run: the outcomes of base and of the checkpoints of every arm, task by task."""
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ from mechprobe.dynamics.result import DipResult
 from mechprobe.emergence.arms import Arm, find_arms
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
-from mechprobe.records import Outcomes
+from mechprobe.records import Outcome, Outcomes
 
 
 class ArmSteps(NamedTuple):
@@ -89,8 +91,26 @@ def _curve(outcomes: Outcomes, course: ArmSteps, task: str, config: DynamicsConf
     found = dip_and_recovery(
         course.steps, right[1:], right[0], cut=cut if generated and cut.any() else None, config=config
     )
-    lengths = np.array([[[r.n_response_tokens for r in problem] for problem in model] for model in draws], dtype=float)
-    if not generated or not (lengths.mean(axis=(1, 2)) > 0).all():
+    return length_beside(found, [[one for problem in model for one in problem] for model in draws], config.alpha)
+
+
+def length_beside(found: DipResult, outcomes: Sequence[Sequence[Outcome]], alpha: float) -> DipResult:
+    """The result with the lengths of the responses of base and of every checkpoint, where all were generated and have any."""
+    if not all(own and all(one.finish for one in own) for own in outcomes):
         return found
-    length = length_course(course.steps, lengths.mean(axis=2), found.scores, found.base_score, alpha=config.alpha)
+    items = list(dict.fromkeys(one.sample_id for one in outcomes[0]))
+    means = np.array([_mean_lengths(own, items) for own in outcomes])
+    if not (means.mean(axis=1) > 0).all():
+        return found
+    turn = 1 if found.higher_is_better else -1
+    scores = [turn * score for score in found.scores]
+    length = length_course(found.steps, means, scores, turn * found.base_score, alpha=alpha)
     return found.model_copy(update={"length": length})
+
+
+def _mean_lengths(outcomes: Sequence[Outcome], items: Sequence[str]) -> list[float]:
+    """Mean response tokens of each item."""
+    lengths: dict[str, list[int]] = {item: [] for item in items}
+    for one in outcomes:
+        lengths[one.sample_id].append(one.n_response_tokens)
+    return [fmean(lengths[item]) for item in items]

@@ -20,7 +20,7 @@ from mechprobe.score_intervals import Z
 from mechprobe.statistics import Interval
 
 
-def dip_and_recovery(
+def dip_and_recovery(  # noqa: PLR0913 - the promised entry point; all but four are keyword options
     steps: Iterable[float | int],
     scores: Sequence[Any] | ArrayLike,
     base_score: float | int | Sequence[Any] | ArrayLike,
@@ -29,6 +29,7 @@ def dip_and_recovery(
     responses: int = 1,
     se: float | int | Sequence[Any] | ArrayLike | None = None,
     cut: Sequence[Any] | ArrayLike | None = None,
+    higher_is_better: bool = True,
     config: DynamicsConfig | None = None,
 ) -> DipResult:
     """Class and numbers of one curve of scores over checkpoints.
@@ -46,6 +47,7 @@ def dip_and_recovery(
         se: Standard error of every score, or of each, base first, instead of ``n``.
         cut: Share of cut responses, base first, in the unit of the scores; for items, whether each response was cut, in the shape
             of the scores with base as the first row. A cut response counts as wrong.
+        higher_is_better: False for scores such as the share of attacks that succeed: a dip is then a rise above base, and a gain a fall.
         config: Level, draws and seed; the defaults if None.
 
     Returns:
@@ -60,7 +62,21 @@ def dip_and_recovery(
         ('dip_recover_to_base', 20.0, 16.2)
     """
     config = config or DynamicsConfig()
-    read = read_scores(scores, base_score, n=n, responses=responses, se=se, cut=cut, scale=config.scale)
+    read = read_scores(
+        scores,
+        base_score,
+        n=n,
+        responses=responses,
+        se=se,
+        cut=cut,
+        scale=config.scale,
+        higher_is_better=higher_is_better,
+    )
+    return classify_curve(steps, read, config)
+
+
+def classify_curve(steps: Iterable[float | int], read: Scores, config: DynamicsConfig) -> DipResult:
+    """Class and numbers of one curve whose scores are read; arguments and errors are those of `dip_and_recovery`."""
     found = check_steps(steps, len(read.evidence.curve) - 1)
     tester = _tester(read.evidence, config)
     tests = _tests(read.evidence.curve[None], tester)[0]
@@ -113,10 +129,12 @@ def _result(steps: tuple[float, ...], read: Scores, tests: CurveTests, alpha: fl
     trough, peak = int(values.argmin()), int(values.argmax())
     depth, gain = base - float(values[trough]), float(values[-1]) - base
     n = read.evidence.n or 0
+    given = read.given(read.evidence.curve)
     return DipResult(
         steps=steps,
-        scores=tuple(values.tolist()),
-        base_score=base,
+        scores=tuple(given[1:].tolist()),
+        base_score=float(given[0]),
+        higher_is_better=not read.turned,
         unit=read.unit,
         n=read.evidence.n,
         responses=read.responses,
@@ -159,7 +177,7 @@ def _cut(read: Scores, config: DynamicsConfig) -> CutCourse | None:
     rise = (cut[1 + trough] - cut[0]) / read.cut.noise.differences[trough]
     return CutCourse(
         share=tuple(cut.tolist()),
-        ended_scores=tuple((ended * read.scale).tolist()),
+        ended_scores=tuple(read.given(ended).tolist()),
         ended_depth=float(ended[0] - ended[1:].min()) * read.scale,
         ended_dip_p=float(_tester(read.ended, config).dips(ended[None])[0]),
         cut_rise_p=float(ndtr(-rise)),

@@ -16,8 +16,8 @@ _DPI, _WIDE = 160, 3
 _SCORE, _ENDED, _LENGTH, _BASE, _TROUGH = "#1f5fa8", "#c26a15", "#8a8a8a", "#444444", "#b3261e"
 
 
-def draw_curves(curves: Mapping[str, DipResult]) -> "Figure":
-    """One panel per curve, at most three in a row."""
+def draw_curves(curves: Mapping[str, DipResult], spaced_by: Mapping[str, str] | None = None) -> "Figure":
+    """One panel per curve, at most three in a row; ``spaced_by`` names what the checkpoints of an arm are counted in."""
     require("matplotlib", "The figure of curves")
     from matplotlib.figure import Figure
 
@@ -26,20 +26,21 @@ def draw_curves(curves: Mapping[str, DipResult]) -> "Figure":
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (name, curve) in zip(panels, curves.items(), strict=False):
-        _draw(panel, name, curve)
+        unit = (spaced_by or {}).get(name.partition("/")[0], "steps")
+        _draw(panel, name, curve, unit.removesuffix("s"))
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
     return figure
 
 
-def picture(curves: Mapping[str, DipResult]) -> bytes:
+def picture(curves: Mapping[str, DipResult], spaced_by: Mapping[str, str] | None = None) -> bytes:
     """The figure as PNG."""
     content = io.BytesIO()
-    draw_curves(curves).savefig(content, format="png", dpi=_DPI, metadata={"Software": None})
+    draw_curves(curves, spaced_by).savefig(content, format="png", dpi=_DPI, metadata={"Software": None})
     return content.getvalue()
 
 
-def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
+def _draw(panel: "Axes", name: str, curve: DipResult, counted: str) -> None:
     steps, unit = list(curve.steps), {"share": "score (share)", "percent": "score (%)", "score": "score"}[curve.unit]
     base, error = curve.base_score, curve.errors[0]
     panel.axhspan(base - error, base + error, color=_BASE, alpha=0.12, linewidth=0)
@@ -59,8 +60,7 @@ def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
             steps, curve.cut.ended_scores[1:], color=_ENDED, linewidth=1, linestyle=":", label="of ended responses"
         )
     if curve.dipped:
-        lowest = min(curve.scores)
-        panel.plot([curve.trough_step], [lowest], "v", color=_TROUGH, markersize=8, label="trough")
+        panel.plot([curve.trough_step], [curve.trough_score], "v", color=_TROUGH, markersize=8, label="trough")
     if curve.length is not None:
         beside = panel.twinx()
         beside.plot(steps, curve.length.lengths[1:], color=_LENGTH, linewidth=1, alpha=0.8)
@@ -69,8 +69,10 @@ def _draw(panel: "Axes", name: str, curve: DipResult) -> None:
     panel.set_xscale("log")
     panel.set_xticks(steps, [f"{step:g}" for step in steps], fontsize=7)
     panel.minorticks_off()
-    panel.set_xlabel("step", fontsize=8)
-    panel.set_ylabel(unit, fontsize=8)
+    panel.set_xlabel(counted, fontsize=8)
+    panel.set_ylabel(unit if curve.higher_is_better else f"{unit}, lower is better", fontsize=8)
+    if not curve.higher_is_better:
+        panel.invert_yaxis()
     panel.tick_params(axis="y", labelsize=7)
     panel.set_title(f"{name}: {curve.words}".removeprefix(": ").replace("$", r"\$"), fontsize=9)
     panel.legend(fontsize=6, frameon=False)

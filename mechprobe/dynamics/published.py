@@ -10,7 +10,9 @@ from mechprobe.dynamics.config import DynamicsConfig
 from mechprobe.dynamics.detect import dip_and_recovery
 from mechprobe.dynamics.lengths import length_course
 from mechprobe.dynamics.result import DipResult
+from mechprobe.dynamics.scores import MIN_CHECKPOINTS, MOST
 from mechprobe.errors import InputError, MechprobeError
+from mechprobe.json_fields import printable_name
 from mechprobe.records import read_lines
 
 _ROWS = ("base", "n", "responses")
@@ -32,12 +34,29 @@ def read_published(path: Path | str) -> dict[str, dict[str, Any]]:
     found = _json("\n".join(lines), path) if path.suffix.lower() == ".json" else _csv(lines, path)
     if not found:
         raise InputError(f"{path} holds no curve; give a column, or an entry of curves, for each benchmark.")
+    for name in found:
+        if not printable_name(name, "curve", str(path)).strip():
+            raise InputError(f"{path} has a curve without a name; name every curve.")
     return found
 
 
+def split_untested(table: Mapping[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The curves with enough checkpoints to be tested, and a sentence on each of the others; `InputError` if there are only others."""
+    tested = {name: values for name, values in table.items() if len(values["steps"]) >= MIN_CHECKPOINTS}
+    notes = tuple(
+        f"{name} is not tested: checkpoints beside base: {len(values['steps'])}, and a curve needs {MIN_CHECKPOINTS}."
+        for name, values in table.items()
+        if name not in tested
+    )
+    if not tested:
+        raise InputError(" ".join(notes))
+    return tested, notes
+
+
 def published_curves(path: Path | str, config: DynamicsConfig) -> dict[str, DipResult]:
-    """The result of every curve of a file, each for itself; `InputError` names the curve that cannot be used."""
-    return {name: _curve(f"{path}, curve {name}", values, config) for name, values in read_published(path).items()}
+    """The result of every curve of a file that can be tested, each for itself; `InputError` names a curve that cannot be used."""
+    tested, _ = split_untested(read_published(path))
+    return {name: _curve(f"{path}, curve {name}", values, config) for name, values in tested.items()}
 
 
 def _curve(place: str, values: Mapping[str, Any], config: DynamicsConfig) -> DipResult:
@@ -56,7 +75,7 @@ def _curve(place: str, values: Mapping[str, Any], config: DynamicsConfig) -> Dip
 
 def _json(text: str, path: Path) -> dict[str, dict[str, Any]]:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}); write an object of steps and curves.") from None
     curves = data.get("curves") if isinstance(data, dict) else None
@@ -71,11 +90,25 @@ def _json(text: str, path: Path) -> dict[str, dict[str, Any]]:
                 f"{path}: curve {name} has the unknown key '{min(set(values) - _KEYS)}'; the keys are {', '.join(sorted(_KEYS))}."
             )
         steps = values.get("steps", data.get("steps"))
-        if not isinstance(steps, list) or not all(isinstance(step, int | float) for step in steps):
+        if not isinstance(steps, list) or not all(type(step) in (int, float) for step in steps):
             raise InputError(f"{path}: curve {name} has no list of steps; write steps beside curves.")
-        if not isinstance(values.get("responses", 1), int):
+        n = values.get("n")
+        if n is not None and not all(type(count) is int for count in (n if isinstance(n, list) else [n])):
+            raise InputError(f"{path}: n of curve {name} must be a whole number, or one for base and each checkpoint.")
+        if type(values.get("responses", 1)) is not int:
             raise InputError(f"{path}: responses of curve {name} must be a whole number.")
+        if values.get("n") is not None and values.get("se") is not None:
+            raise InputError(f"{path}: curve {name} has n and se; give the number of problems or the standard errors.")
         found[str(name)] = {**values, "steps": steps}
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs; `ValueError` where a key comes twice, of which JSON readers keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} comes twice")
     return found
 
 
@@ -90,6 +123,10 @@ def _csv(lines: list[str], path: Path) -> dict[str, dict[str, Any]]:
     if len(table) < len(rows) - 1 or any(len(row) != len(head) for row in rows):
         raise InputError(f"{path} has a step twice, or a line without {len(head)} cells; write one line for each step.")
     missing = [name for name in ("base", "n") if name not in table]
+    if missing == ["base"] and "0" in table:
+        raise InputError(
+            f"{path} has the step 0 and no line 'base'; name that line base if it is the model before training."
+        )
     if missing:
         raise InputError(
             f"{path} has no line '{missing[0]}'; write base and its scores, and n and the number of problems."
@@ -102,13 +139,19 @@ def _column(table: Mapping[str, list[str]], place: int, name: str, path: Path) -
         try:
             return float(text)
         except ValueError:
-            raise InputError(f"{path}: '{text}' in line {row}, column {name}, is no number.") from None
+            raise InputError(f"{path}: '{text}' in the line '{row}', column {name}, is no number.") from None
+
+    def whole(row: str) -> int:
+        found = number(row, table[row][place])
+        if not (1 <= found <= MOST and found == int(found)):
+            raise InputError(f"{path}: {row} of {name} is {table[row][place]}; give a whole number from 1 to {MOST:,}.")
+        return int(found)
 
     steps = {row: cells[place] for row, cells in table.items() if row not in _ROWS and cells[place]}
     return {
         "steps": [number(row, row) for row in steps],
         "scores": [number(row, text) for row, text in steps.items()],
         "base": number("base", table["base"][place]),
-        "n": int(number("n", table["n"][place])),
-        "responses": int(number("responses", table["responses"][place])) if "responses" in table else 1,
+        "n": whole("n"),
+        "responses": whole("responses") if "responses" in table else 1,
     }

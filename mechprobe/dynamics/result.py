@@ -50,7 +50,8 @@ class LengthCourse(Result):
             for its choice, where lengths of items are known, and otherwise whether ``rise_ratio`` reaches 1.1 (no test is possible).
         rerise_p: The p-value; NaN without lengths of items.
         lag: Trough step − surge step; above 0 the length peaks first.
-        spearman: Rank correlation of length and score over base and checkpoints; NaN where one is constant.
+        spearman: Rank correlation of length and score over base and checkpoints, with the score turned where lower is better; NaN
+            where one is constant.
     """
 
     lengths: tuple[Number, ...]
@@ -67,8 +68,11 @@ class LengthCourse(Result):
 class DipResult(Result):
     """One curve of scores over training, see `mechprobe.dynamics.dip_and_recovery`. Scores are in the unit in which they were given.
 
+    Where lower scores are better, depths and gains count in the direction of better: a depth above 0 is a score above base.
+
     Attributes:
         steps: Step of each checkpoint; ``scores`` are theirs.
+        higher_is_better: Direction of the scores.
         unit: ``share``, ``percent``, or ``score`` for scores with standard errors of their own.
         n: Problems; None where standard errors were given. ``responses`` to each.
         items: Whether the test used right and wrong of every item.
@@ -109,10 +113,16 @@ class DipResult(Result):
     recovered_share: Number
     late_decline: Number
     tests: CurveTests
+    higher_is_better: bool = True
     adjusted_over: int = 1
     resampled_labels: dict[str, int] = Field(default_factory=dict)
     cut: CutCourse | None = None
     length: LengthCourse | None = None
+
+    @property
+    def trough_score(self) -> float:
+        """The worst score of a checkpoint."""
+        return self.scores[self.steps.index(self.trough_step)]
 
     @property
     def dipped(self) -> bool:
@@ -183,6 +193,7 @@ class Dynamics(Result):
         source: Folder of outcomes or file of published scores.
         curves: ``arm/task``, or the name of a published curve → its result. Labels are Holm-adjusted over all.
         spaced_by: Arm → ``steps``, or ``checkpoints`` where a step is unknown and checkpoints count 1, 2, 3...
+        notes: What was left out, as sentences.
     """
 
     folder: Path = Field(exclude=True)
@@ -190,6 +201,7 @@ class Dynamics(Result):
     alpha: Number
     curves: dict[str, DipResult]
     spaced_by: dict[str, Literal["steps", "checkpoints"]] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> dict[str, int]:

@@ -1,15 +1,18 @@
 """Arms of training: which checkpoints belong to each, in which order, and how much of training is done at each."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
+from mechprobe.stage_folder import MANIFEST
 
 _CHECKPOINT = re.compile(r"(?P<arm>.+)@step_(?P<step>\d+)")
+_STEP_FOLDER = re.compile(r"step_(?P<step>\d+)")
 
 Spacing = Literal["steps", "checkpoints"]
 
@@ -22,12 +25,19 @@ class Arm:
         checkpoints: Model names in order of training.
         progress: Share of training done at base (0) and at each checkpoint, up to 1.
         spaced_by: ``steps`` if every step is known; ``checkpoints`` if they count as evenly spaced.
+        steps: Optimizer step of each checkpoint; empty if one is unknown.
     """
 
     name: str
     checkpoints: tuple[str, ...]
     progress: tuple[float, ...]
     spaced_by: Spacing
+    steps: tuple[int, ...] = ()
+
+    @property
+    def dated(self) -> tuple[float, ...]:
+        """`progress` where every step is known, otherwise NaN: checkpoints that count as evenly spaced date nothing."""
+        return self.progress if self.spaced_by == "steps" else (float("nan"),) * len(self.progress)
 
     def label(self, checkpoint: str) -> str:
         """A short name for an axis: the step if the name has one, ``end`` for the last model, otherwise the name."""
@@ -67,8 +77,7 @@ def find_arms(names: Sequence[str], config: EmergenceConfig) -> list[Arm]:
             raise ConfigError(
                 f"Arm {name} has {len(checkpoints)} checkpoint and needs two or more; give further checkpoints."
             )
-        progress, spaced_by = _progress(name, checkpoints, config)
-        arms.append(Arm(name, tuple(checkpoints), progress, spaced_by))
+        arms.append(_arm(name, checkpoints, config.final_steps))
     if not arms:
         raise ConfigError(
             "There is no checkpoint among the models; give --checkpoints FOLDER, or name models like rl@step_000040."
@@ -97,11 +106,11 @@ def all_arms(names: Sequence[str], base: str, final_steps: Mapping[str, int]) ->
         >>> [(arm.name, arm.checkpoints) for arm in all_arms(["base", "rl@step_000002", "rl", "sft"], "base", {})]
         [('rl', ('rl@step_000002', 'rl')), ('sft', ('sft',))]
     """
-    config, others = EmergenceConfig(base=base, final_steps=dict(final_steps)), [name for name in names if name != base]
+    others = [name for name in names if name != base]
     found = _grouped(others)
     inside = {name for checkpoints in found.values() for name in checkpoints}
     found |= {name: (name,) for name in others if name not in inside}
-    arms = [Arm(name, checkpoints, *_progress(name, checkpoints, config)) for name, checkpoints in found.items()]
+    arms = [_arm(name, checkpoints, final_steps) for name, checkpoints in found.items()]
     return sorted(arms, key=lambda arm: min(others.index(name) for name in arm.checkpoints))
 
 
@@ -136,19 +145,59 @@ def _grouped(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _progress(arm: str, checkpoints: Sequence[str], config: EmergenceConfig) -> tuple[tuple[float, ...], Spacing]:
-    """Share of training done at base and at each checkpoint, and what it is measured by."""
-    matches = [(_CHECKPOINT.fullmatch(name), name) for name in checkpoints]
-    steps = [int(match["step"]) if match else config.final_steps.get(name) for match, name in matches]
+def _arm(name: str, checkpoints: Sequence[str], final_steps: Mapping[str, int]) -> Arm:
+    """An arm with the steps of its checkpoints, from their names or ``final_steps``."""
+    steps = [step_of(model, final_steps) for model in checkpoints]
     known = [step for step in steps if step is not None]
     if len(known) < len(steps):
         n = len(checkpoints)
-        return tuple(index / n for index in range(n + 1)), "checkpoints"
+        return Arm(name, tuple(checkpoints), tuple(index / n for index in range(n + 1)), "checkpoints")
     if sorted(set(known)) != known or known[0] <= 0:
         raise ConfigError(
-            f"The steps of arm {arm} ({', '.join(map(str, known))}) must be positive and rise; order its checkpoints."
+            f"The steps of arm {name} ({', '.join(map(str, known))}) must be positive and rise; order its checkpoints, or set "
+            "final_steps."
         )
-    return (0.0, *(step / known[-1] for step in known)), "steps"
+    return Arm(name, tuple(checkpoints), (0.0, *(step / known[-1] for step in known)), "steps", tuple(known))
+
+
+def with_recorded(
+    final_steps: Mapping[str, int], models: Iterable[tuple[str, Path | str]], base: str
+) -> dict[str, int]:
+    """``final_steps``, and for further models the steps that their folders record.
+
+    A folder ``step_<n>`` is a checkpoint, and the manifest of an arm (`mechprobe posttrain`, `mechprobe lab`) says how many steps
+    were trained. Names with a step, ``base`` and models that are no folders are left out.
+
+    Args:
+        final_steps: Model → step, as given; it wins.
+        models: Names and folders.
+        base: Name of the model before post-training.
+    """
+    found = {
+        name: step
+        for name, path in models
+        if name != base and not _CHECKPOINT.fullmatch(name) and (step := recorded_step(path)) is not None
+    }
+    return found | dict(final_steps)
+
+
+def recorded_step(path: Path | str) -> int | None:
+    """The optimizer step of a model's folder, see `with_recorded`; None where it records none."""
+    place = Path(path)
+    if not place.is_dir():
+        return None
+    named = _STEP_FOLDER.fullmatch(place.name)
+    if named:
+        return int(named["step"])
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or not str(manifest.get("stage", "")).startswith(("posttrain", "lab-")):
+        return None
+    results = manifest.get("results")
+    steps = results.get("steps") if isinstance(results, dict) else None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None
 
 
 def checkpoint_folders(folder: Path | str) -> dict[str, str]:

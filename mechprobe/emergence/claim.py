@@ -5,6 +5,7 @@ so the unit is a training run from its own seed: features of one dictionary, and
 how another run would differ. With fewer than three runs on a side nothing is claimed.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +23,11 @@ RULE = (
     "1/3 and latent scaling call specific at the end (above 0). Restrained: mean |NRN - 1/2| at the end (above 0). Continuing: the "
     "overlap of the sets of highest NRN at the last two checkpoints (above 0). A word holds if the 95 % interval of the difference "
     "(Welch t over training seeds) is clear of 0 on that side in the dictionary of every seed. With fewer than "
-    f"{MIN_SEEDS} training seeds of each kind, nothing is claimed."
+    f"{MIN_SEEDS} training seeds of each kind, nothing is claimed. Progress is the optimizer step over the last one; where a step is "
+    "unknown, early is not judged."
 )
+UNDATED = "the optimizer step of a checkpoint is unknown"
+"""Why a word about time is not judged."""
 _CLAUSES = (
     ("early", "half_norm", -1),
     ("specialized", "last_confirmed", 1),
@@ -40,7 +44,8 @@ class Clause(Result):
         sft: Its mean over SFT's training runs, first seed of the dictionary; ``rl`` over those of RL.
         differences: SFT − RL with its interval over training runs, per seed of the dictionary; ends are NaN with fewer than two
             runs of a kind.
-        holds: Whether every interval is clear of 0 on the claimed side; None where there are too few training seeds for a claim.
+        holds: Whether every interval is clear of 0 on the claimed side; None where there are too few training seeds for a claim, and
+            for ``early`` where an optimizer step is unknown.
     """
 
     word: str
@@ -89,8 +94,9 @@ def _clause(
     differences = tuple(welch_difference(one, other) for one, other in zip(sides[0].T, sides[1].T, strict=True))
     clear = all((item.low if sign > 0 else -item.high) > 0 for item in differences)
     means = [float(side[:, 0].mean()) for side in sides]
+    judged = enough and all(math.isfinite(item.value) for item in differences)
     return Clause(
-        word=word, number=number, sft=means[0], rl=means[1], differences=differences, holds=clear if enough else None
+        word=word, number=number, sft=means[0], rl=means[1], differences=differences, holds=clear if judged else None
     )
 
 
@@ -105,9 +111,9 @@ def _too_few(arms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 def _sentences(clauses: Sequence[Clause], arms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     early, specialized, restrained, continuing = clauses
     sft, rl = arms
+    half = f"it reaches half of its change at {_pct(early.sft)} of training, {rl} at {_pct(early.rl)}"
     first = (
-        f"{sft} is {_word(early)} (it reaches half of its change at {_pct(early.sft)} of training, {rl} at "
-        f"{_pct(early.rl)}) and {_word(specialized)} ({_pct(specialized.sft, 1)} of the live features are confirmed specific, "
+        f"{sft} is {_word(early)} ({half if early.holds is not None else UNDATED}) and {_word(specialized)} ({_pct(specialized.sft, 1)} of the live features are confirmed specific, "
         f"{_pct(specialized.rl, 1)} in {rl}): {_verdict(early, specialized)}."
     )
     second = (
@@ -120,6 +126,8 @@ def _sentences(clauses: Sequence[Clause], arms: Mapping[str, Sequence[str]]) -> 
 
 
 def _word(clause: Clause) -> str:
+    if clause.holds is None:
+        return f"not judged as {clause.word}"
     return clause.word if clause.holds else f"not shown to be {clause.word}"
 
 

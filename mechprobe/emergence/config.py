@@ -28,8 +28,9 @@ class EmergenceConfig(FrozenConfig):
         arms: Arm → its checkpoints in order of training. If empty, the models' names define the arms:
             ``rl@step_000040`` is a checkpoint of ``rl``, and ``rl`` its last one.
         checkpoints: Folder of further models, ``<arm>/step_<n>/``.
-        final_steps: Model → training step, for models without a step in their name. If a step is unknown, the checkpoints
-            of the arm count as evenly spaced.
+        final_steps: Model → optimizer step, for models without a step in their name. For others it is read from the folder of
+            the model, if `mechprobe posttrain` or `mechprobe lab` made it. If a step stays unknown, the checkpoints of the arm are
+            drawn evenly spaced, and nothing is dated.
         site: Site of the dictionaries; None takes the only site of the store.
         layout: ``together`` trains one dictionary over base and all checkpoints, so that arms are compared on the same
             features. ``arms`` trains one over base and the checkpoints of each arm.

@@ -97,6 +97,7 @@ class Measurement:
             labels=tuple(arm.label(name) for name in arm.checkpoints),
             progress=arm.progress,
             spaced_by=arm.spaced_by,
+            steps=arm.steps,
             n_alive=len(alive),
             kinds={name: kind.count(name) for name in KINDS},
             curves=curves.intervals(),

@@ -29,7 +29,8 @@ class ArmCourse(Result):
         checkpoints: Model names in order of training.
         labels: Short names of the checkpoints.
         progress: Share of training done at base and at each checkpoint.
-        spaced_by: ``steps``, or ``checkpoints`` if a step is unknown.
+        spaced_by: ``steps``, or ``checkpoints`` if a step is unknown; nothing is dated then.
+        steps: Optimizer step of each checkpoint; empty if one is unknown.
         n_alive: Features that fire.
         kinds: Kind → features of that kind, see `mechprobe.emergence.trajectories`.
         curves: The numbers of `mechprobe.emergence.curves`, with intervals over features.
@@ -47,6 +48,7 @@ class ArmCourse(Result):
     labels: tuple[str, ...]
     progress: tuple[float, ...]
     spaced_by: Literal["steps", "checkpoints"]
+    steps: tuple[int, ...] = ()
     n_alive: int
     kinds: dict[str, int]
     curves: dict[str, tuple[IntervalNumbers, ...]]

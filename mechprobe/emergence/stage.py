@@ -1,12 +1,14 @@
 """``mechprobe emergence``: a store of base and all checkpoints, dictionaries over it, and the course of every feature."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.data.sources import PromptInput
 from mechprobe.dictionary.config import TrainSaeConfig
-from mechprobe.emergence.arms import find_arms
+from mechprobe.emergence.arms import Arm, find_arms, with_recorded
 from mechprobe.emergence.claim import judge
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.curves import Curves
@@ -21,6 +23,8 @@ from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 CLAIMED_ARMS = ("sft", "rl")
 
@@ -62,7 +66,9 @@ def emergence(
     config, out = config or EmergenceConfig(), Path(out)
     work = out.parent / "checkpoints" if work is None else Path(work)
     cache, training = cache or CacheConfig(), training or TrainSaeConfig()
+    config = config.replace(final_steps=recorded_final_steps(family, config))
     arms = find_arms(family.names, config)
+    _warn_of_spacing(arms)
     family = family.subset(*dict.fromkeys([config.base, *(name for arm in arms for name in arm.checkpoints)]))
     if len(set(family.d_model.values())) > 1:
         raise ConfigError(f"The checkpoints have different widths ({family.d_model}); give those of one base model.")
@@ -79,6 +85,22 @@ def emergence(
         if not stage.done:
             _write(stage, Measurement(config, arms, family, work, site, dictionaries))
     return Emergence.load(out)
+
+
+def recorded_final_steps(family: ModelFamily, config: EmergenceConfig) -> dict[str, int]:
+    """``final_steps``, with the steps that the folders of further checkpoints record."""
+    known = with_recorded(config.final_steps, ((model.name, model.path) for model in family), config.base)
+    used = {name for arm in find_arms(family.names, config.replace(final_steps=known)) for name in arm.checkpoints}
+    return {name: step for name, step in known.items() if name in used or name in config.final_steps}
+
+
+def _warn_of_spacing(arms: Sequence[Arm]) -> None:
+    even = [arm.name for arm in arms if arm.spaced_by == "checkpoints"]
+    if even:
+        logger.warning(
+            "The optimizer steps of %s are unknown: checkpoints are drawn evenly spaced, and nothing is dated. Set emergence.final_steps.",
+            ", ".join(even),
+        )
 
 
 def _write(stage: Stage, measured: Measurement) -> None:

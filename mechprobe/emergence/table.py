@@ -34,7 +34,7 @@ def arm_numbers(crosscoder: Crosscoder, table: FeatureTable, arm: Arm, config: E
         norms=arm_columns(table, arm, config.base)[alive],
         decoder=decoder[alive],
         confirmed=confirmed_absences(table, arm, config)[alive],
-        progress=np.array(arm.progress),
+        progress=np.array(arm.dated),
         top=config.top,
         specific_nrn=config.thresholds.specific_nrn,
     )
@@ -69,7 +69,7 @@ def feature_frame(table: FeatureTable, arm: Arm, config: EmergenceConfig) -> "pd
     names = (config.base, *arm.checkpoints)
     dead = table.dead
     norms = np.nan_to_num(arm_columns(table, arm, config.base))
-    found = trajectories(norms, dead, np.array(arm.progress), config.thresholds)
+    found = trajectories(norms, dead, np.array(arm.dated), config.thresholds)
     confirmed, share = confirmed_absences(table, arm, config), shares(norms)
     columns: dict[str, Any] = {"feature": np.arange(len(table)), "alive": ~dead, **vars(found)}
     for name in ("onset", "peak"):

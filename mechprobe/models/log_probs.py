@@ -19,7 +19,8 @@ from mechprobe.memory import even_ranges
 from mechprobe.models.head import Head
 
 CHUNK_VALUES = 1 << 24
-"""Logits that exist at a time, positions × vocabulary: 64 MiB in float32."""
+"""Logits that exist at a time, positions × vocabulary: 64 MiB in float32. The backward pass has as large a slope, and the work of the
+unembedding beside it."""
 BLOCK_VALUES = {"cpu": 1 << 18}
 """Values of a block of rows in float64, at least one row; they stay in the cache of a CPU. A GPU takes `_LARGE_BLOCK`."""
 _LARGE_BLOCK = 1 << 22

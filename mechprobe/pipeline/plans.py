@@ -263,7 +263,7 @@ def plan_emergence(run: Run) -> Plan:
     from mechprobe.emergence.arms import find_arms
     from mechprobe.emergence.dictionaries import all_jobs
 
-    settings, chosen = run.config, run.config.emergence
+    settings, chosen = run.config, run.dated(run.config.emergence)
     arms = find_arms(run.family.names, chosen)
     models = dict.fromkeys([chosen.base, *(name for arm in arms for name in arm.checkpoints)])
     plan = plan_cache(
@@ -297,20 +297,18 @@ def plan_drift(run: Run) -> Plan:
     """Predicted tokens by model and source, memory and time."""
     from mechprobe.drift.divergence.plan import DriftWork, plan_lines
 
-    work = DriftWork.of(run.family, run.layout.cache, run.config.drift)
-    models = {name: run.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
+    work = DriftWork.of(run.compared, run.layout.cache, run.config.drift)
+    models = {name: work.family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
     Stage.check(run.layout.drift, name="drift", config=work.identity, models=models, force=run.force)
     return Plan("drift", run.layout.drift, *plan_lines(work, run.layout.drift))
 
 
 def plan_dynamics(run: Run) -> Plan:
     """Curves, checkpoints and simulated curves."""
-    from mechprobe.dynamics.checkpoints import plan_lines
-    from mechprobe.records import Outcomes, read_outcomes
+    from mechprobe.dynamics.stage import open_source
 
-    outcomes = Outcomes(read_outcomes(run.layout.evals / "outcomes.jsonl"))
-    lines, curves = plan_lines(outcomes, run.config.dynamics, run.config.emergence)
-    return Plan("dynamics", run.layout.dynamics, lines, {"curves": curves})
+    found = open_source(run.scores, run.layout.benchmarks, run.config.dynamics, run.dated(run.config.emergence))
+    return Plan("dynamics", run.layout.dynamics, found.lines, {"curves": found.names})
 
 
 def plan_probe(run: Run) -> Plan:
@@ -318,7 +316,7 @@ def plan_probe(run: Run) -> Plan:
     from mechprobe.drift.probe.stage import prepare
 
     family = run.family if run.config.models else None
-    work = prepare(run.layout.evals, family, run.config.probe, **run.probe_inputs())
+    work = prepare(run.layout.evals, family, run.dated(run.config.probe), **run.probe_inputs())
     lines = [f"{len(work.models)} models × {len(work.items.samples)} items, {run.config.probe.draws} bootstrap draws"]
     lines += [f"arm {arm.name}: {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in work.arms]
     if work.probed and work.prompts is not None:

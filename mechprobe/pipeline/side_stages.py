@@ -1,25 +1,37 @@
 """Stages beside the chain of ``mechprobe run``, and what all stages of a run share."""
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mechprobe.dictionary.baselines.result import Baselines
 from mechprobe.dictionary.baselines.stage import measure_baselines
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.divergence.stage import divergence
+from mechprobe.drift.probe.config import ProbeConfig
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.probe.stage import probe
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.drift.weights.stage import weight_statistics
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.dynamics.logprobs.stage import log_probs
+from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.dynamics.result import Dynamics
 from mechprobe.dynamics.stage import dynamics
+from mechprobe.dynamics.swept import holds_checkpoints
+from mechprobe.emergence.arms import with_checkpoints, with_recorded
+from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, Stage
+from mechprobe.sweep.config import SweepConfig
 from mechprobe.sweep.result import SweepResults
 from mechprobe.sweep.stage import sweep
+
+Dated = TypeVar("Dated", EmergenceConfig, ProbeConfig, SweepConfig)
+"""Settings with steps of models."""
 
 
 class SideStages:
@@ -45,6 +57,11 @@ class SideStages:
         if self._family is None:
             self._family = self.config.family(trust_remote_code=self.trust_remote_code)
         return self._family
+
+    def dated(self, settings: Dated) -> Dated:
+        """Settings with the steps that the models' folders record, for models without one; steps that are given stay."""
+        known = with_recorded(settings.final_steps, self.config.models.items(), settings.base)
+        return settings.replace(final_steps=known)
 
     def baselines(self) -> Baselines:
         """Train an SAE of each model for comparison. It is not part of `mechprobe run`."""
@@ -78,27 +95,65 @@ class SideStages:
             self.family if self.config.models else None,
             out=self.layout.sweep,
             work=self.layout.benchmarks,
-            config=self.config.sweep,
+            config=self.dated(self.config.sweep),
             text=self.config.text,
             think=self.config.tasks.think,
             force=self.force,
         )
 
+    @property
+    def compared(self) -> ModelFamily:
+        """The models that `drift` compares: those of the run, of which the store is made, and its checkpoints."""
+        models = with_checkpoints(self.config.models, self.config.drift.checkpoints)
+        if models == self.config.models:
+            return self.family
+        return self.config.model_copy(update={"models": models}).family(trust_remote_code=self.trust_remote_code)
+
     def drift(self) -> DivergenceResult:
         """Compare the distributions of every model with those of base on the store's tokens. It is not part of `mechprobe run`."""
         return divergence(
-            self.family, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
+            self.compared, self.layout.cache, out=self.layout.drift, config=self.config.drift, force=self.force
         )
 
+    @property
+    def scores(self) -> Path:
+        """What `dynamics` reads: the sweep where it is finished and holds checkpoints, else the outcomes of evaluate."""
+        given = dict(self.layout.elsewhere)
+        swept = "sweep" in given or ("evals" not in given and holds_checkpoints(self.layout.sweep))
+        return self.layout.sweep if swept else self.layout.evals
+
     def dynamics(self) -> Dynamics:
-        """Classify the scores of checkpoints on every task: dips and recoveries. It is not part of `mechprobe run`."""
+        """Classify the scores of checkpoints on every task or benchmark: dips and recoveries. It is not part of `mechprobe run`."""
         return dynamics(
-            self.layout.evals,
+            self.scores,
             out=self.layout.dynamics,
+            work=self.layout.benchmarks,
             config=self.config.dynamics,
-            arms=self.config.emergence,
+            arms=self.dated(self.config.emergence),
             force=self.force,
         )
+
+    def logprobs(self) -> LogprobsResult:
+        """Score the tokens of fixed traces under every model. It is not part of `mechprobe run`."""
+        return log_probs(
+            self.family,
+            out=self.layout.logprobs,
+            config=self.config.logprobs,
+            **self.logprobs_inputs(),
+            force=self.force,
+        )
+
+    def plan_logprobs(self) -> tuple[list[str], dict[str, Any]]:
+        """Models, traces and token classes as lines and JSON values. What `logprobs` would refuse before it loads a model is refused."""
+        work = LogprobsWork.of(self.family, config=self.config.logprobs, **self.logprobs_inputs())
+        Stage.check(self.layout.logprobs, **work.stage, force=self.force)
+        return work.plan()
+
+    def logprobs_inputs(self) -> dict[str, Any]:
+        """What `log_probs` reads besides models and settings: the file of traces or the outcomes, the outcomes if there are any, arms."""
+        evals = self.layout.evals if (self.layout.evals / MANIFEST).is_file() else None
+        traces = None if self.config.logprobs.traces.file else self.layout.evals
+        return {"traces": traces, "generated": evals, "arms": self.dated(self.config.emergence)}
 
     def probe(self) -> ProbeResult:
         """Follow skill profiles over the checkpoints among the models. It is not part of `mechprobe run`."""
@@ -106,7 +161,7 @@ class SideStages:
             self.layout.evals,
             self.family if self.config.models else None,
             out=self.layout.probe,
-            config=self.config.probe,
+            config=self.dated(self.config.probe),
             **self.probe_inputs(),
             force=self.force,
         )

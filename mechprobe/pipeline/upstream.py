@@ -21,6 +21,7 @@ _NEEDS = {
     "emergence": (),
     "drift": ("cache",),
     "dynamics": ("evaluate",),
+    "logprobs": ("evaluate",),
     "weights": (),
     "probe": ("evaluate",),
     "sweep": (),
@@ -35,11 +36,14 @@ def missing_stages(run: Run, stage: str) -> list[str]:
     """The stages that have to be made before ``stage``, in order. A stage whose folder the user gave counts as made."""
     given = {name for name, _ in run.layout.elsewhere}
     found: list[str] = []
-    for need in _NEEDS[stage]:
+    needs = () if stage == "dynamics" and run.scores == run.layout.sweep else _NEEDS[stage]
+    for need in needs:
         folder = _FOLDERS[need]
         made = folder in given or (getattr(run.layout, folder) / MANIFEST).is_file()
         if need == "localize" and (run.config.cache.sites or not run.config.tasks.file):
             continue  # the site is given, or no task can choose one
+        if stage == "logprobs" and run.config.logprobs.traces.file:
+            continue  # the traces are given
         if not made:
             found += [name for name in [*missing_stages(run, need), need] if name not in found]
     return found
@@ -180,6 +184,7 @@ def require_run_folder(run: Run) -> None:
         "emergence",
         "drift",
         "dynamics",
+        "logprobs",
         "weights",
         "probe",
         "sweep",

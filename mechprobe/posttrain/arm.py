@@ -12,11 +12,12 @@ from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.files import dump_json, read_json, sha256_bytes
 from mechprobe.models.load import LanguageModel
 from mechprobe.posttrain.config import GrpoConfig, PosttrainConfig, SftConfig
-from mechprobe.posttrain.examples import Example, prompts_hash, read_examples, require_room
+from mechprobe.posttrain.examples import Example, Row, fitted, given_rows, prompts_hash, read_examples, require_room
 from mechprobe.posttrain.order import order_hash
-from mechprobe.posttrain.result import PromptsSeen
+from mechprobe.posttrain.result import CHECKPOINT, PromptsSeen
 from mechprobe.posttrain.reward import require_answers
-from mechprobe.posttrain.weights import check_patterns, parameter_names
+from mechprobe.posttrain.training import micro_batches
+from mechprobe.posttrain.weights import trained_sizes
 from mechprobe.stage_folder import MANIFEST, UNFINISHED
 from sae_training.config import unusable_name
 
@@ -60,22 +61,19 @@ class Arm:
             InputError: A prompt is unusable.
             ModelError: The base is.
         """
-        if unusable_name(name) or name == base.name:
-            raise ConfigError(f"An arm cannot be named '{name}', which names its folder; give another --arm.")
-        if base.architecture is not None:
-            check_patterns(list(parameter_names(base)), config.freeze)
-        sampled = isinstance(config, GrpoConfig) or (isinstance(config, SftConfig) and config.on_policy is not None)
-        if isinstance(config, GrpoConfig) and config.beta and base.folder.base is not None and config.lora is None:
-            raise ConfigError(
-                "beta needs the base a second time, which TRL cannot load from an adapter; merge it, or set lora."
-            )
-        used = scorer(config.scorer if judge is None else judge) if sampled else None
-        examples = read_examples(base, config)
-        arm = cls(name, out, base, config, examples, used, processes, _matched(base, config))
-        if used is not None:
-            require_answers(examples, used, config.answer_field)
+        _check_name(name, base)
+        _check_training(base, config, processes)
+        given = isinstance(config, SftConfig) and config.on_policy is None
+        used = None if given else scorer(config.scorer if judge is None else judge)
+        arm = cls(name, out, base, config, read_examples(base, config), used, processes, _matched(base, config))
+        if used is None:
+            assert arm.given, "an arm has at least one prompt"
+        else:
+            require_answers(arm.examples, used, config.answer_field)
         if used is not None or arm.matched is not None:
-            require_room(examples, base, config.max_new_tokens)
+            require_room(arm.examples, base.max_context, config.max_new_tokens)
+        if isinstance(config, SftConfig) and used is not None and config.too_long == "refuse":
+            require_room(arm.examples, arm.longest, config.max_new_tokens)
         beyond = [step for step in config.checkpoints or () if step > arm.n_steps]
         if beyond:
             raise ConfigError(f"checkpoints names step {beyond[0]}, but the training has {arm.n_steps}; leave it out.")
@@ -95,6 +93,19 @@ class Arm:
     def n_steps(self) -> int:
         """Number of steps over all prompts."""
         return self.config.n_steps(len(self.examples))
+
+    @property
+    def longest(self) -> int:
+        """Longest prompt with response that SFT trains on, in tokens."""
+        limit = self.config.max_length if isinstance(self.config, SftConfig) else None
+        return min(limit or self.base.max_context, self.base.max_context)
+
+    @cached_property
+    def given(self) -> list[Row]:
+        """The sequences of SFT on the responses of the file; `InputError` where one is missing or too long."""
+        assert isinstance(self.config, SftConfig)
+        rows = given_rows(self.examples, int(str(self.base.tokenizer.eos_token_id)))
+        return fitted(rows, self.examples, self.longest, cut=self.config.too_long == "cut")
 
     @property
     def answers(self) -> list[str]:
@@ -140,22 +151,23 @@ class Arm:
         """Refuse another base or other prompts than those of the arms in the same folder.
 
         Raises:
-            ArtifactError: An arm beside this one has another base, other prompts, or another order of them.
+            ArtifactError: An arm beside this one has another base, other prompts, or another order of them, or its manifest
+                does not say.
         """
         places = [] if self.matched is None else [self.matched.path]
         for other in (*sorted(self.out.glob("*/")), *places):
             record = next((other / name for name in (MANIFEST, UNFINISHED) if (other / name).is_file()), None)
-            found = None if record is None or other == self.folder else read_json(record)
-            if isinstance(found, dict) and found.get("stage") == STAGE:
-                self.check_same(found, other)
+            found = None if record is None or other == self.folder else _read(record)
+            if found is not None:
+                self._check_same(*found, other)
 
-    def check_same(self, found: dict[str, Any], place: Path) -> None:
-        """Refuse an arm that has another base, other prompts, or another order of them; ``found`` is its manifest."""
-        own, theirs = self.identity["prompts"], found["config"].get("prompts", {})
+    def _check_same(self, models: dict[str, Any], theirs: dict[str, Any], place: Path) -> None:
+        """Refuse an arm that has another base, other prompts, or another order of them."""
+        own = self.identity["prompts"]
         different = [
             what
             for what, same in (
-                ("another base", found["models"].get("base") == self.base.fingerprint),
+                ("another base", models.get("base") == self.base.fingerprint),
                 ("other prompts", theirs.get("sha256") == own["sha256"]),
                 ("another order of the prompts", theirs.get("order_sha256") == own["order_sha256"]),
             )
@@ -166,6 +178,47 @@ class Arm:
                 f"The arm in {place} has {' and '.join(different)}, and arms that are compared share them; give the same "
                 "base, prompts, shuffle and order_seed, or another --out."
             )
+
+
+def _read(record: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Models and prompts in the manifest of an arm; None for that of another stage."""
+    try:
+        found = read_json(record)
+    except (RecursionError, ValueError) as error:  # lists in lists without end, a number of 5,000 digits
+        raise ArtifactError(f"{record} cannot be read ({error}); remove its folder, or give another --out.") from None
+    if not isinstance(found, dict) or found.get("stage") != STAGE:
+        return None
+    config = found.get("config")
+    models, prompts = found.get("models"), config.get("prompts") if isinstance(config, dict) else None
+    if not isinstance(models, dict) or not isinstance(prompts, dict):
+        raise ArtifactError(
+            f"{record} does not say from which base and prompts its arm was trained; remove its folder, or give another --out."
+        )
+    return models, prompts
+
+
+def _check_name(name: str, base: LanguageModel) -> None:
+    """Refuse a name that cannot be that of a folder and of the models in it, as ``--models NAME=FOLDER`` names them."""
+    if unusable_name(name) or name.startswith("-") or {"=", "@"} & set(name):
+        raise ConfigError(
+            f"An arm cannot be named {name!r}, which names its folder and its models; give another --arm, of letters, digits, "
+            "- and _."
+        )
+    if name == base.name or CHECKPOINT.fullmatch(name):
+        raise ConfigError(f"An arm cannot be named {name!r}, as the base and checkpoints are; give another --arm.")
+
+
+def _check_training(base: LanguageModel, config: PosttrainConfig, processes: int) -> None:
+    """Refuse settings that the model or the trainer would refuse, before anything is trained."""
+    _ = base.architecture  # raises where the tensors of the base are not those of its architecture
+    trained_sizes(base, config)
+    micro_batches(config, processes)
+    if base.tokenizer.eos_token_id is None:
+        raise ModelError(f"The tokenizer of {base.path} has no end token, with which responses end; set its eos_token.")
+    if isinstance(config, GrpoConfig) and config.beta and base.folder.base is not None and config.lora is None:
+        raise ConfigError(
+            "beta needs the base a second time, which TRL cannot load from an adapter; merge it, or set lora."
+        )
 
 
 def _matched(base: LanguageModel, config: PosttrainConfig) -> LanguageModel | None:

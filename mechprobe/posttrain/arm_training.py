@@ -7,7 +7,7 @@ from typing import Any
 
 from mechprobe.posttrain.arm import Arm
 from mechprobe.posttrain.config import GrpoConfig, SftConfig
-from mechprobe.posttrain.examples import Row, fitted, given_rows
+from mechprobe.posttrain.examples import Row, fitted
 from mechprobe.posttrain.matching import KlStop, kl_stop
 from mechprobe.posttrain.order import visits
 from mechprobe.posttrain.reinforcement import train_grpo
@@ -19,7 +19,7 @@ from mechprobe.posttrain.training import Place, Session, clean
 from mechprobe.posttrain.watch import Watch
 from mechprobe.posttrain.weights import frozen_by, load_trainable, parameter_names, save, save_into, stored_dtype
 from mechprobe.progress import progress, tell_once
-from mechprobe.stage_folder import Stage
+from mechprobe.stage_folder import UNFINISHED, Stage
 
 _STATE = "state"
 
@@ -42,10 +42,23 @@ class ArmTraining:
 
     def run(self) -> None:
         """Train, save the last model and the result, and finish the stage."""
-        arm = self.arm
-        place = Place(arm.base.device, arm.processes, arm.folder / _STATE)
+        place = Place(self.arm.base.device, self.arm.processes, self.arm.folder / _STATE)
         if self.stage is not None:
             clean(place)
+        try:
+            self._run(place)
+        except BaseException:
+            if self.stage is not None and place.latest() is None:
+                self._leave_nothing()
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Remove the folder of a training that ended before it kept anything, so that other settings may follow."""
+        if all(path.name in (UNFINISHED, _STATE) for path in self.arm.folder.glob("*")):
+            shutil.rmtree(self.arm.folder, ignore_errors=True)
+
+    def _run(self, place: Place) -> None:
+        arm = self.arm
         rows, chosen = self._rows() if arm.method == "sft" else ([], list(range(len(arm.examples))))
         n_steps = arm.config.n_steps(len(chosen))
         order = self._order(chosen, n_steps)
@@ -62,17 +75,14 @@ class ArmTraining:
         """The sequences of SFT, and the index of the example of each; on-policy SFT has none where no sample is right."""
         arm, config = self.arm, self.arm.config
         assert isinstance(config, SftConfig)
-        end = int(str(arm.base.tokenizer.eos_token_id))
-        longest = min(config.max_length or arm.base.max_context, arm.base.max_context)
         if config.on_policy is None:
-            rows, chosen = given_rows(arm.examples, end), list(range(len(arm.examples)))
-        else:
-            assert arm.judge is not None
-            self.drawn = draw_responses(arm.base, arm.examples, arm.answers, arm.judge, config, arm.folder)
-            chosen = [index for index, found in enumerate(self.drawn) if found.ids is not None]
-            rows = [Row(arm.examples[index].prompt_ids, self.drawn[index].ids or ()) for index in chosen]
+            return arm.given, list(range(len(arm.examples)))
+        assert arm.judge is not None
+        self.drawn = draw_responses(arm.base, arm.examples, arm.answers, arm.judge, config, arm.folder)
+        chosen = [index for index, found in enumerate(self.drawn) if found.ids is not None]
+        rows = [Row(arm.examples[index].prompt_ids, self.drawn[index].ids or ()) for index in chosen]
         examples = [arm.examples[index] for index in chosen]
-        return fitted(rows, examples, longest, cut=config.too_long == "cut"), chosen
+        return fitted(rows, examples, arm.longest, cut=config.too_long == "cut"), chosen
 
     def _order(self, chosen: Sequence[int], n_steps: int) -> list[int]:
         """Index of the row of every visit: the order of all prompts, without those that have no row."""

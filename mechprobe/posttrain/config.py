@@ -62,7 +62,8 @@ class PosttrainConfig(FrozenConfig):
     lora: LoraConfig | None = None
     """Train adapters; None trains the weights."""
     scorer: str = "exact"
-    """What judges a response: exact, numeric, letter, boxed, skill, final:<MARKER> or python:<MODULE>:<FUNCTION>."""
+    """What judges a response: exact, numeric, letter, yes_no, refusal, boxed, skill, final:<MARKER> or
+    python:<MODULE>:<FUNCTION>."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest response that a model writes while it is trained or sampled."""
     temperature: float = Field(default=1.0, gt=0)
@@ -90,6 +91,11 @@ class PosttrainConfig(FrozenConfig):
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(f"warmup = {self.warmup} is neither a share below 1 nor a whole number of steps")
         return self
+
+    @property
+    def responses_per_step(self) -> int:
+        """Number of responses of one optimizer step, over all processes."""
+        return self.prompts_per_step
 
     def n_steps(self, n_prompts: int) -> int:
         """Number of optimizer steps for this many prompts."""
@@ -157,6 +163,11 @@ class GrpoConfig(PosttrainConfig):
     """Divide advantages by the standard deviation of the rewards of their prompt, as in GRPO; without it as in Dr. GRPO."""
     score_cut: bool = False
     """Also score responses that were cut at ``max_new_tokens``; otherwise their reward is 0."""
+
+    @property
+    def responses_per_step(self) -> int:
+        """Number of responses of one optimizer step, over all processes."""
+        return self.prompts_per_step * self.n_generations
 
 
 def read_settings(

@@ -127,12 +127,12 @@ def fitted(rows: Sequence[Row], examples: Sequence[Example], longest: int, *, cu
     return found
 
 
-def require_room(examples: Sequence[Example], base: LanguageModel, max_new_tokens: int) -> None:
-    """Raise `InputError` where the context has no room for a prompt and a response."""
-    room = base.max_context - max_new_tokens
+def require_room(examples: Sequence[Example], longest: int, max_new_tokens: int) -> None:
+    """Raise `InputError` where ``longest`` tokens have no room for a prompt and a response of ``max_new_tokens``."""
+    room = longest - max_new_tokens
     for item in examples:
         if len(item.prompt_ids) > room:
             raise InputError(
-                f"{item.prompt} has {len(item.prompt_ids)} tokens, and the context of {base.max_context} has room for {room} "
+                f"{item.prompt} has {len(item.prompt_ids)} tokens, and a sequence of {longest} has room for {max(0, room)} "
                 f"beside a response of {max_new_tokens}; shorten it, or lower max_new_tokens."
             )

@@ -39,7 +39,7 @@ def train_grpo(
         ConfigError: Micro-batches and processes do not divide a step.
     """
     trl, datasets = require_trl(session.user)
-    shared = arguments(config, session, config.prompts_per_step * config.n_generations)
+    shared = arguments(config, session)
     order, encoded = session.order, prompts
 
     class Trainer(trl.GRPOTrainer):

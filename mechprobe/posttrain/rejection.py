@@ -66,6 +66,7 @@ def draw_responses(
             advance(len(examples[part]), with_right=sum(item.ids is not None for item in found))
     base.release("hf")
     if not any(item.ids for item in found):
+        _remove_parts(folder)
         raise ModelError(
             f"None of the {config.on_policy.n} samples of any prompt is right, so on-policy SFT has no response; raise "
             "on_policy.n or max_new_tokens, or check the scorer."
@@ -113,5 +114,9 @@ def write_responses(examples: Sequence[Example], drawn: Sequence[Drawn], folder:
                 {"id": prompt.id, **said, "answer": item.answer, "response": found.text, "n_right": found.n_right}
             )
     write_jsonl(folder / RESPONSES_FILE, lines)
+    _remove_parts(folder)
+
+
+def _remove_parts(folder: Path) -> None:
     for part in folder.glob("samples-*.json"):
-        part.unlink()
+        part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The result of one arm: the typed content of ``posttrain.json``."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -116,6 +117,10 @@ class PosttrainResult(Result):
     def to_pandas(self) -> "pd.DataFrame":
         """The curve, one row for each step."""
         return require("pandas", "A data frame").DataFrame(list(self.curve))
+
+
+CHECKPOINT = re.compile(r"step_\d+")
+"""Names of the folders of checkpoints, as `step_name` makes them."""
 
 
 def step_name(step: int) -> str:

@@ -12,6 +12,7 @@ from mechprobe.evals.scorers.answer_part import answer_part
 from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.posttrain.examples import Example
+from mechprobe.statistics import Z, clustered_interval
 from mechprobe.types import OutcomeName
 
 
@@ -44,25 +45,64 @@ def reward(judge: Scorer, response: str, answer: str) -> float:
         return 0.0
     try:
         value = judge.function(text, answer)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"Scorer '{judge.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
         ) from error
     if isinstance(value, str) and value in get_args(OutcomeName):
         return float(value == "right")
-    if isinstance(value, bool | int | float | np.bool_ | np.number) and math.isfinite(float(value)):
-        return float(value)
-    raise ConfigError(
-        f"Scorer '{judge.spec}' returned {value!r}; it must return True, False, an outcome, or a finite number."
-    )
+    number = _finite(value)
+    if number is None:
+        raise ConfigError(
+            f"Scorer '{judge.spec}' returned {_shown(value)}; it must return True, False, an outcome, or a finite number."
+        )
+    return number
+
+
+def _finite(value: Any) -> float | None:
+    """A number as a finite float; None for anything else, also for a whole number beyond all floats."""
+    if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(value: Any) -> str:
+    """The beginning of what a function returned, on one line, or its type where it cannot be shown."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - a type of the user, or a number of 5,000 digits
+        return f"a value of {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
+
+
+def reward_interval(rewards: Sequence[float], prompts: Sequence[int]) -> tuple[float, float]:
+    """Two-sided 95 % interval of the mean reward over prompts, whose responses depend on each other.
+
+    Where all rewards lie in [0, 1] it is `clustered_interval`, which does not leave them. Otherwise it is the mean
+    ± 1.96 standard errors; NaN for one prompt.
+    """
+    if all(0 <= value <= 1 for value in rewards):
+        groups = _by_prompt(rewards, prompts)
+        found = clustered_interval([sum(values) for values in groups], [len(values) for values in groups])
+        return found.low, found.high
+    mean, half = sum(rewards) / len(rewards), Z * _clustered_se(rewards, prompts)
+    return mean - half, mean + half
+
+
+def _by_prompt(rewards: Sequence[float], prompts: Sequence[int]) -> list[list[float]]:
+    groups: dict[int, list[float]] = {}
+    for value, prompt in zip(rewards, prompts, strict=True):
+        groups.setdefault(prompt, []).append(value)
+    return list(groups.values())
 
 
 def _clustered_se(rewards: Sequence[float], prompts: Sequence[int]) -> float:
     """Standard error of the mean reward over prompts, whose responses depend on each other; NaN for one prompt."""
-    groups: dict[int, list[float]] = {}
-    for value, prompt in zip(rewards, prompts, strict=True):
-        groups.setdefault(prompt, []).append(value)
-    means = [sum(values) / len(values) for values in groups.values()]
+    means = [sum(values) / len(values) for values in _by_prompt(rewards, prompts)]
     return stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
 
 
@@ -87,13 +127,15 @@ class Rewards:
     def __call__(
         self, completions: list[str], completion_ids: list[list[int]], index: list[int], **tools: Any
     ) -> list[float]:
-        """Rewards of responses to the prompts with these indices; the standard error of their mean, over prompts, is logged."""
+        """Rewards of responses to the prompts with these indices; standard error and interval of their mean are logged."""
         found = [
             self._one(text, ids, self._answers[place])
             for text, ids, place in zip(completions, completion_ids, index, strict=True)
         ]
         if log := tools.get("log_metric"):
-            log("reward_se", _clustered_se(found, index))
+            low, high = reward_interval(found, index)
+            for name, value in (("reward_se", _clustered_se(found, index)), ("reward_low", low), ("reward_high", high)):
+                log(name, value)
         return found
 
     def _one(self, text: str, ids: list[int], answer: str) -> float:

@@ -120,7 +120,7 @@ def plan(
     require_trl("Post-training")
     _check_devices(device)
     model = LanguageModel("base", base, device=device, trust_remote_code=trust)
-    found = Arm.read(arm or default_name(config), Path(out), model, config, scorer, n_processes()[1])
+    found = Arm.read(default_name(config) if arm is None else arm, Path(out), model, config, scorer, n_processes()[1])
     found.check_beside()
     return found
 

@@ -38,7 +38,7 @@ def train_sft(
         ConfigError: Micro-batches and processes do not divide a step.
     """
     trl, datasets = require_trl(session.user)
-    shared = arguments(config, session, config.prompts_per_step)
+    shared = arguments(config, session)
     order = session.order
     data = [
         {

@@ -68,20 +68,30 @@ class Session:
     user: str = "Post-training"
 
 
-def arguments(config: PosttrainConfig, session: Session, n_responses: int) -> dict[str, Any]:
-    """Arguments of TRL that both trainers share, for steps of ``n_responses`` responses over all processes.
+def micro_batches(config: PosttrainConfig, processes: int) -> tuple[int, int]:
+    """Responses of a forward pass, and number of forward passes of a step, in each of the processes.
+
+    Raises:
+        ConfigError: Micro-batches and processes do not divide a step.
+    """
+    own, rest = divmod(config.responses_per_step, processes)
+    micro = min(config.micro_batch_size or max(own, 1), max(own, 1))
+    if rest or own % micro:
+        raise ConfigError(
+            f"A step has {config.responses_per_step} responses, which {processes} process(es) with micro_batch_size = {micro} "
+            "do not share evenly; change prompts_per_step or micro_batch_size."
+        )
+    return micro, own // micro
+
+
+def arguments(config: PosttrainConfig, session: Session) -> dict[str, Any]:
+    """Arguments of TRL that both trainers share.
 
     Raises:
         ConfigError: Micro-batches and processes do not divide a step.
     """
     place = session.place
-    own, rest = divmod(n_responses, place.processes)
-    micro = min(config.micro_batch_size or max(own, 1), max(own, 1))
-    if rest or own % micro:
-        raise ConfigError(
-            f"A step has {n_responses} responses, which {place.processes} process(es) with micro_batch_size = {micro} do not "
-            "share evenly; change prompts_per_step or micro_batch_size."
-        )
+    micro, passes = micro_batches(config, place.processes)
     names = {"constant": "constant_with_warmup"}
     return {
         "seed": session.seed,
@@ -96,7 +106,7 @@ def arguments(config: PosttrainConfig, session: Session, n_responses: int) -> di
         "warmup_steps": config.warmup_steps(session.n_steps),
         "max_steps": session.n_steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": own // micro,
+        "gradient_accumulation_steps": passes,
         "save_strategy": "no" if place.state is None else "steps",
         "save_steps": config.state_every,
         "save_total_limit": 2,

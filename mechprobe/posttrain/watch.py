@@ -9,8 +9,8 @@ from typing import Any
 from mechprobe.errors import ModelError
 
 _KEPT_LOGS = (
-    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "reward_se", "kl", "mean_token_accuracy",
-    "completions/mean_length", "completions/clipped_ratio",
+    "loss", "learning_rate", "grad_norm", "entropy", "reward", "reward_std", "reward_se", "reward_low", "reward_high", "kl",
+    "mean_token_accuracy", "completions/mean_length", "completions/clipped_ratio",
 )  # fmt: skip
 STATE, WHOLE = "checkpoint-", "whole"
 """Beginning of the folder of a state, whose step follows, and name of the file that is written into it last."""

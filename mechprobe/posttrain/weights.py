@@ -17,6 +17,7 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.models.weights import load_weights
 from mechprobe.posttrain.config import LoraConfig, PosttrainConfig
 from mechprobe.posttrain.training import Frozen, quiet
+from mechprobe.random_state import isolated_random_state
 from sae_training.atomic import PARTIAL
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def load_trainable(base: LanguageModel, config: PosttrainConfig) -> Any:
 def _adapted(model: Any, base: LanguageModel, lora: LoraConfig) -> Any:
     peft = require("peft", "posttrain.lora")
     targets = lora.targets[0] if lora.targets == ("all-linear",) else list(lora.targets)
+    _check_targets(model, [] if isinstance(targets, str) else targets)
     settings = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -52,8 +54,23 @@ def _adapted(model: Any, base: LanguageModel, lora: LoraConfig) -> Any:
         raise ConfigError(
             f"lora.targets = {list(lora.targets)} do not fit the model ({str(error).splitlines()[0]})."
         ) from None
-    adapted.peft_config["default"].base_model_name_or_path = str(base.path.resolve())
+    used = adapted.peft_config["default"]
+    used.base_model_name_or_path = str(base.path.resolve())
+    for name, value in vars(used).items():
+        if isinstance(value, set):  # peft would write it in an order that differs between processes
+            setattr(used, name, sorted(value))
     return adapted.train()
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """Raise `ConfigError` where a name fits no module, which peft skips in silence beside one that fits."""
+    modules = [f".{name}" for name, _ in model.named_modules() if name]
+    for target in targets:
+        if not target or not any(name.endswith(f".{target}") for name in modules):
+            raise ConfigError(
+                f"lora.targets = {list(targets)} do not fit the model (no module is named '{target}'; the last is "
+                f"{modules[-1][1:]})."
+            )
 
 
 def frozen_by(patterns: Sequence[str]) -> Frozen:
@@ -68,29 +85,46 @@ def frozen_by(patterns: Sequence[str]) -> Frozen:
     return frozen
 
 
-def check_patterns(names: Sequence[str], patterns: Sequence[str]) -> None:
-    """Check patterns of frozen parts against the names of a model's parameters.
+def trained_sizes(base: LanguageModel, config: PosttrainConfig) -> dict[str, int]:
+    """Name and size of every parameter that is trained: those of the base, or of its adapters, that are not frozen.
 
     Raises:
-        ConfigError: A pattern names no parameter, or together they leave nothing to train.
+        ConfigError: A pattern of ``freeze`` names no parameter, they leave nothing to train, or ``lora.targets`` do not fit.
+        DependencyError: Adapters are asked for and peft is not installed.
     """
+    _check_patterns(list(parameter_names(base)), config.freeze)
+    model, frozen = _empty(base), frozen_by(config.freeze)
+    if config.lora is not None:
+        with isolated_random_state(config.seed), quiet():
+            model = _adapted(copy.deepcopy(model), base, config.lora)
+    names = {name: value.numel() for name, value in model.named_parameters() if not config.lora or value.requires_grad}
+    found = {name: size for name, size in names.items() if not frozen(name)}
+    if not found:
+        what = "adapter" if config.lora else "parameter"
+        raise ConfigError(f"freeze leaves no {what} to train; remove a pattern.")
+    return found
+
+
+def _check_patterns(names: Sequence[str], patterns: Sequence[str]) -> None:
+    """Raise `ConfigError` where a pattern of frozen parts names no parameter."""
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ConfigError(
                 f"freeze names '{pattern}', but no parameter has such a name; the model has {names[0]} to {names[-1]} "
                 "(tied weights have one name)."
             )
-    if all(map(frozen_by(patterns), names)):
-        raise ConfigError("freeze leaves no parameter to train; remove a pattern.")
 
 
 def parameter_names(base: LanguageModel) -> dict[str, int]:
-    """Name and size of every parameter of the base, from its config and headers; no weights are read."""
+    """Name and size of every parameter of the base. No weights are read unless its code cannot run without them."""
+    return {name: parameter.numel() for name, parameter in _empty(base).named_parameters()}
+
+
+def _empty(base: LanguageModel) -> Any:
     from mechprobe.models.checkpoint_fit import empty_model
 
     empty = empty_model(base.config, trust_remote_code=base.trust_remote_code)
-    model = empty if empty is not None else base.hf
-    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return base.hf if empty is None else empty
 
 
 def stored_dtype(base: LanguageModel) -> torch.dtype:

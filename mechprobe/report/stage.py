@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from mechprobe.environment import require
 from mechprobe.errors import DependencyError
-from mechprobe.files import write_bytes, write_text
+from mechprobe.files import dump_json, write_bytes, write_text
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.pages.drift import drift_page
 from mechprobe.report.pages.examples import examples_page
 from mechprobe.report.pages.templates import environment
+from mechprobe.report.pages.timeline import timeline_page
 from mechprobe.report.result import Report
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, engine_sentences, ordered_accuracy
@@ -20,6 +21,8 @@ from mechprobe.report.sections.features import dictionary_section, features_sect
 from mechprobe.report.sections.findings import findings, missing_stages, provenance_rows, verdict, warnings
 from mechprobe.report.sections.interventions import interventions_section
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral
+from mechprobe.report.timeline.build import build_timeline, stage_folders
+from mechprobe.report.timeline.result import Timeline
 from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
@@ -49,10 +52,12 @@ def build_report(files: RunFiles, config: ReportConfig) -> Report:
 
 
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
-    """Write the report of a run: ``index.html``, ``examples.html``, ``drift.html``, ``report.md``, ``report.json``, ``figures/*.png``.
+    """Write the report of a run and return the path of ``index.html``.
 
-    Returns the path of ``index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage
-    has not run, its section names the command that runs it. ``report.json`` holds a `mechprobe.report.result.Report`.
+    Beside it are ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``, ``report.json``, ``timeline.json`` and
+    ``figures/*.png``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither
+    torch nor the models are needed. If a stage has not run, its section names the command that runs it. ``report.json`` holds a
+    `mechprobe.report.result.Report`, ``timeline.json`` a `mechprobe.report.timeline.result.Timeline`.
 
     Args:
         run_dir: Run folder.
@@ -65,15 +70,21 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     files = RunFiles.read(run_dir)
     config = config or ReportConfig(**files.run.get("report", {}))
     content = build_report(files, config)
-    pictures = _pictures(files, content)
+    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base)
+    pictures = _pictures(files, content, timeline)
     content = content.model_copy(update={"figures": sorted(pictures)})
-    pages = {"index.html": _html(content, pictures, drift=bool(files.drift.folders)), "report.md": _markdown(content)}
+    links = {"drift": bool(files.drift.folders), "timeline": timeline is not None}
+    pages = {"index.html": _html(content, pictures, links), "report.md": _markdown(content)}
     if by_example := examples_page(files):
         pages["examples.html"] = by_example
     if by_drift := drift_page(files, _embedded(pictures)):
         pages["drift.html"] = by_drift
+    if timeline is not None:
+        pages["timeline.html"] = timeline_page(files.name, timeline, _embedded(pictures))
+        pages["timeline.json"] = dump_json(timeline.to_dict())
     finished = [info.place for info in files.stages.values() if info.manifest]
     inputs = {name: files.layout.folder / folder for name, folder in finished} | files.drift.folders
+    inputs |= stage_folders(files.layout) if timeline is not None else {}
     settings = config.model_dump(mode="json")
     with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
         for name, data in pictures.items():
@@ -90,10 +101,9 @@ def report_markdown(run_dir: Path | str) -> str:
     return _markdown(build_report(RunFiles.read(run_dir), ReportConfig()))
 
 
-def _html(content: Report, pictures: dict[str, bytes], *, drift: bool) -> str:
-    return (
-        environment().get_template("report.html.j2").render(content.to_dict(), figures=_embedded(pictures), drift=drift)
-    )
+def _html(content: Report, pictures: dict[str, bytes], links: dict[str, bool]) -> str:
+    """``links`` says which further pages there are."""
+    return environment().get_template("report.html.j2").render(content.to_dict(), figures=_embedded(pictures), **links)
 
 
 def _embedded(pictures: dict[str, bytes]) -> dict[str, str]:
@@ -106,15 +116,17 @@ def _markdown(content: Report) -> str:
     return environment().get_template("report.md.j2").render(content.to_dict(), figures=names)
 
 
-def _pictures(files: RunFiles, content: Report) -> dict[str, bytes]:
+def _pictures(files: RunFiles, content: Report, timeline: Timeline | None) -> dict[str, bytes]:
     try:
         require("matplotlib", "A figure")
     except DependencyError as error:
         logger.warning("%s The report is written without figures.", error)
         return {}
     from mechprobe.report.figures.style import to_png
+    from mechprobe.report.figures.timeline import draw_timeline
 
-    return {f"figures/{name}.png": to_png(figure) for name, figure in draw_figures(files, content).items()}
+    figures = draw_figures(files, content) | (draw_timeline(timeline) if timeline is not None else {})
+    return {f"figures/{name}.png": to_png(figure) for name, figure in figures.items()}
 
 
 def draw_figures(files: RunFiles, content: Report) -> "dict[str, Figure]":

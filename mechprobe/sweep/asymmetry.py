@@ -3,9 +3,13 @@
 The index is h(reasoning) − h(safety). h is Cohen's h, 2 arcsin √p₁ − 2 arcsin √p₀ (Cohen 1988): of the accuracy, averaged over the
 reasoning benchmarks, and of the share of attacks that fail. It is positive where reasoning gains more than safety does, for
 example where reasoning rises and safety falls. arXiv 2604.06628 claims the direction only; the index is ours.
+
+The contrast of two arms is the difference of their indices on the same items. Base cancels in it, so it is the index of one model with
+the other in the place of base, and it has an interval over items that is paired.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +18,31 @@ from numpy import ndarray
 
 from mechprobe.statistics import Interval
 from mechprobe.sweep.registry import ALLOWED
-from mechprobe.sweep.result import BenchmarkInfo, CellResult, SafetyPath, SafetyPoint
+from mechprobe.sweep.result import BenchmarkInfo, CellResult, SafetyContrast, SafetyPath, SafetyPoint
 
 _DRAWS = 2000
 Cells = Mapping[str, CellResult]
 """Model → its cell on one benchmark."""
 
 
-def safety_paths(found: Mapping[str, Cells], base: str, *, seed: int) -> dict[str, SafetyPath]:
+def safety_paths(
+    found: Mapping[str, Cells],
+    base: str,
+    *,
+    seed: int,
+    arms: Mapping[str, Sequence[str]] | None = None,
+    steps: Mapping[str, int | None] | None = None,
+) -> dict[str, SafetyPath]:
     """Safety benchmark → path, for those whose metric is the share of attacks that succeed, beside at least one of reasoning.
 
     A stand-in is set beside stand-ins only, and real data beside real data.
+
+    Args:
+        found: Benchmark → model → cell.
+        base: Model before post-training.
+        seed: Seed of the bootstrap.
+        arms: Arm → its models in order, for the contrasts between arms.
+        steps: Model → step, so that arms are compared at equal steps, too.
     """
     infos = {name: next(iter(row.values())).benchmark for name, row in found.items()}
     paths = {}
@@ -43,8 +61,26 @@ def safety_paths(found: Mapping[str, Cells], base: str, *, seed: int) -> dict[st
             points = {
                 model: _point([found[other] for other in reasoning], found[name], base, model, seed) for model in models
             }
-            paths[name] = SafetyPath(reasoning=reasoning, points=points)
+            beside = [found[other] for other in reasoning]
+            contrasts = [
+                SafetyContrast(
+                    model=one, against=other, step=step, **_point(beside, found[name], other, one, seed).model_dump()
+                )
+                for one, other, step in _pairs(points, arms or {}, steps or {})
+            ]
+            paths[name] = SafetyPath(reasoning=reasoning, points=points, contrasts=contrasts)
     return paths
+
+
+def _pairs(
+    models: Mapping[str, SafetyPoint], arms: Mapping[str, Sequence[str]], steps: Mapping[str, int | None]
+) -> Iterator[tuple[str, str, int | None]]:
+    """The pairs of models of two arms: those at equal steps, and the last ones (without a step)."""
+    kept = {arm: [model for model in own if model in models] for arm, own in arms.items()}
+    for first, second in combinations((own for own in kept.values() if own), 2):
+        at = {steps[model]: model for model in second[:-1] if steps.get(model)}
+        yield from ((model, at[steps[model]], steps[model]) for model in first[:-1] if steps.get(model) in at)
+        yield first[-1], second[-1], None
 
 
 def _is_reasoning(info: BenchmarkInfo, safety: BenchmarkInfo) -> bool:

@@ -81,7 +81,7 @@ def common_info(name: str, config: BenchmarkConfig) -> dict[str, Any]:
     """The fields of `BenchmarkInfo` that follow from name and settings."""
     slot, standin = slot_of(name), name.startswith(STANDIN)
     higher = config.higher_is_better
-    title = config.title or (slot.title if slot else name)
+    title = " ".join(config.title.split()) or (slot.title if slot else name)
     return {
         "name": name,
         "title": name if standin else title,

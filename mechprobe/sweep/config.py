@@ -11,7 +11,8 @@ from mechprobe.config import FrozenConfig
 from mechprobe.errors import ConfigError
 from mechprobe.evals.config import ChoiceConfig, EndpointConfig, SamplingConfig
 from mechprobe.evals.judging.config import JudgeConfig, RewardConfig
-from mechprobe.sweep.registry import SLOTS, STANDIN, STANDINS, Group
+from mechprobe.sweep.registry import SLOTS, STANDIN, STANDINS, Group, real_name
+from sae_training.config import unusable_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -100,6 +101,11 @@ class BenchmarkConfig(FrozenConfig):
             raise ConfigError(
                 f"A task of lm-evaluation-harness has its own metrics, so {given} cannot be set beside it."
             )
+        unusable = next((name for name in (*self.results, *self.inspect) if unusable_name(name)), None)
+        if unusable is not None:
+            raise ConfigError(f"A model cannot be named '{unusable}': cells name a folder after it; rename the model.")
+        if not self.title.isprintable():
+            raise ConfigError(f"The title {self.title!a} has a character that cannot be printed; remove it.")
         if self.rollouts and self.inspect:
             raise ConfigError("Responses come from rollouts or from inspect; give one of them.")
         return self
@@ -179,10 +185,11 @@ def check_name(name: str, config: BenchmarkConfig) -> None:
         raise ConfigError(f"The benchmark '{name}' would be taken for a stand-in; rename it.")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"A benchmark cannot be named '{name}'; use letters, digits, '_', '-' and '.'.")
-    if name in SLOTS and config.skill is not None:
+    real = real_name(name, config.title)
+    if real is not None and config.skill is not None:
         raise ConfigError(
-            f"'{name}' is the name of a real benchmark, and items of the skills benchmark cannot go by it; name them "
-            f"{STANDIN}{name}, or give them a name of their own."
+            f"Benchmark {name} would be taken for {real}, and items of the skills benchmark cannot go by its name; take "
+            f"the stand-in '{STANDIN}…', or give them a name and a title of their own."
         )
     if not (config.file or config.skill or config.harness or config.results):
         title = f"the items of {SLOTS[name].title}" if name in SLOTS else "its items"

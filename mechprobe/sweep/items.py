@@ -15,7 +15,7 @@ from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.records import Sample
 from mechprobe.sweep.config import BenchmarkConfig, SkillItemsConfig, SweepConfig
 from mechprobe.sweep.policy import forbidden
-from mechprobe.sweep.registry import ALLOWED, FORBIDDEN, SLOTS, STANDIN, STANDINS, TEMPERATURE, TOP_P
+from mechprobe.sweep.registry import ALLOWED, FORBIDDEN, SLOTS, STANDIN, STANDINS, TEMPERATURE, TOP_P, real_name
 from mechprobe.sweep.standin_scorers import ANSWERS_FORBIDDEN, BOXED_FORM, COMPACT_FORM, REFUSES_ALLOWED, StandinScorer
 from mechprobe.types import ThinkTags
 
@@ -65,6 +65,12 @@ def task_of(name: str, config: BenchmarkConfig, sweep: SweepConfig, asked: Asked
     if tasks[0].by_likelihood and (config.judge or config.reward):
         raise ConfigError(
             f"Benchmark {name} has options, whose log-likelihoods decide; remove judge and reward, or the options."
+        )
+    real = real_name(name, config.title)
+    if real is not None and len(skills.labels(tasks[0].samples)) == len(tasks[0].samples):
+        raise ConfigError(
+            f"{config.file} holds items of the skills benchmark, and benchmark {name} would be taken for {real}; give it a name "
+            "and a title of its own."
         )
     return replace(tasks[0], name=name)
 

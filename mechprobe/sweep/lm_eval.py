@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,17 @@ from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessMetric
-from mechprobe.files import dump_json, sha256_bytes, sha256_file
+from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.models.family import ModelFamily
-from mechprobe.records import read_jsonl
 from mechprobe.statistics import Interval
 from mechprobe.sweep.benchmarks import Benchmark, common_info
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
+from mechprobe.sweep.lm_eval_files import Finished, read_finished
 from mechprobe.sweep.numbers import metric_interval
 from mechprobe.sweep.result import BenchmarkInfo, CellResult
 
 _NO_SHARES = ("perplexity", "bits_per_byte", "loss", "bleu", "rouge", "chrf")
 _Z = 1.959963984540054
-_SAME_SETTINGS = (
-    "generation_kwargs", "gen_kwargs", "num_fewshot", "repeats", "output_type", "doc_to_text", "description", "version",
-    "chat_template_sha", "fewshot_as_multiturn", "system_instruction_sha", "limit",
-)  # fmt: skip
-"""What must be equal for the results of two models to be compared."""
 
 
 def chosen_metric(metrics: Mapping[str, HarnessMetric], wanted: str, where: str) -> str:
@@ -130,28 +125,11 @@ def harness_benchmark(
 
 
 @dataclass
-class _Finished:
-    """What the finished results of one model hold about one task."""
-
-    file: Path
-    metrics: dict[str, HarnessMetric]
-    higher: Mapping[str, Any]
-    n: int
-    settings: dict[str, Any]
-    version: str
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Metric → document → its number."""
-    items: dict[str, str] = field(default_factory=dict)
-    """Document → hash of its content."""
-    hashes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
 class FinishedBenchmark(Benchmark):
     """Finished results of lm-evaluation-harness, one file for each model."""
 
     info: BenchmarkInfo
-    found: dict[str, _Finished]
+    found: dict[str, Finished]
     main: str
     seed: int
 
@@ -186,13 +164,15 @@ def finished_benchmark(name: str, config: BenchmarkConfig, sweep: SweepConfig) -
         InputError: A file is missing or unusable, or the models were asked other documents or under other settings.
         ConfigError: The metric is missing, or the task is not named where there are several.
     """
-    found = {model: _read(Path(place), config.task, name) for model, place in config.results.items()}
+    found = {model: read_finished(Path(place), config.task, name) for model, place in config.results.items()}
     first_model, first = next(iter(found.items()))
     for model, other in found.items():
         _check_same(first_model, first, model, other)
     main = chosen_metric(first.metrics, config.metric, f"{first.file}: the task of benchmark {name}")
     for model, other in found.items():
         chosen_metric(other.metrics, main, f"{other.file} (model {model})")
+        if other.metrics[main].value is None:
+            raise InputError(f"{other.file} (model {model}): {main} is not a number; evaluate the task again.")
     shares = all(is_share(main, each.metrics[main].value) for each in found.values())
     rest = {
         "metric": main,
@@ -207,7 +187,7 @@ def finished_benchmark(name: str, config: BenchmarkConfig, sweep: SweepConfig) -
     return FinishedBenchmark(info, found, main, sweep.seed)
 
 
-def _check_same(first_model: str, first: _Finished, model: str, other: _Finished) -> None:
+def _check_same(first_model: str, first: Finished, model: str, other: Finished) -> None:
     """Refuse results that cannot be compared."""
     keys = [*first.settings, *(key for key in other.settings if key not in first.settings)]
     changed = next((key for key in keys if first.settings.get(key) != other.settings.get(key)), None)
@@ -222,97 +202,3 @@ def _check_same(first_model: str, first: _Finished, model: str, other: _Finished
             f"{other.file} ({model}) and {first.file} ({first_model}) hold other documents ({other.n} and {first.n}); evaluate both "
             "on the same ones."
         )
-
-
-def _read(place: Path, task: str, name: str) -> _Finished:
-    """The results in a file or folder."""
-    file = _results_file(place, task, name)
-    data = _json(file)
-    results = data["results"]
-    if not task:
-        if len(results) != 1:
-            raise ConfigError(
-                f"{file} has the tasks {', '.join(results)}; name that of benchmark {name} in its 'task'."
-            )
-        task = next(iter(results))
-    row = results[task]
-    keys = [key for key in row if "," in key and not key.partition(",")[0].endswith("_stderr")]
-    metrics = {
-        key: HarnessMetric(value=_number(row[key]), stderr=_number(row.get(key.replace(",", "_stderr,", 1))))
-        for key in keys
-    }
-    if not metrics:
-        raise InputError(f"{file} has no metric for {task}; it is not a result of lm-eval 0.4 or later.")
-    settings = data.get("configs", {}).get(task, {})
-    asked = {**data.get("config", {}), **data, **settings, "version": data.get("versions", {}).get(task)}
-    own = {key: asked[key] for key in _SAME_SETTINGS if asked.get(key) is not None}
-    counts = data.get("n-samples", {}).get(task, {})
-    found = _Finished(
-        file=file,
-        metrics=metrics,
-        higher=data.get("higher_is_better", {}).get(task) or {},
-        n=int(counts.get("effective", 0)),
-        settings=own,
-        version=str(data.get("lm_eval_version", "")),
-        hashes={file.name: sha256_file(file)},
-    )
-    samples = file.with_name(f"samples_{task}_{file.stem.removeprefix('results_')}.jsonl")
-    if samples.is_file():
-        found.hashes[samples.name] = sha256_file(samples)
-        _read_samples(samples, found)
-        found.n = found.n or len(found.items)
-    return found
-
-
-def _results_file(place: Path, task: str, name: str) -> Path:
-    """The one file of results in a place that has the task."""
-    if place.is_file():
-        return place
-    if not place.exists():
-        raise InputError(f"{place} does not exist; give the folder or file of results of benchmark {name}.")
-    files = [file for file in sorted(place.rglob("results_*.json")) if not task or task in _json(file)["results"]]
-    if not files:
-        raise InputError(
-            f"{place} holds no results_*.json of lm-eval{f' with the task {task}' if task else ''}; give its output folder."
-        )
-    if len(files) > 1:
-        raise InputError(
-            f"{place} holds several results ({', '.join(file.name for file in files[:3])}); give the file itself."
-        )
-    return files[0]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); give a results file of lm-eval.") from None
-    if not isinstance(data, dict) or not isinstance(data.get("results"), dict) or not data["results"]:
-        raise InputError(f"{file} has no 'results'; give a results file of lm-eval.")
-    return data
-
-
-def _read_samples(path: Path, found: _Finished) -> None:
-    """Add the number of every document under every metric that has one for each."""
-    incomplete: set[str] = set()
-    for number, line in read_jsonl(path):
-        if "doc_id" not in line:
-            raise InputError(f"{path}:{number} has no doc_id; give the samples file that lm-eval wrote.")
-        document = str(line["doc_id"])
-        found.items[document] = str(line.get("doc_hash") or sha256_bytes(dump_json(line.get("doc")).encode()))
-        for key in found.metrics:
-            metric, _, kind = key.partition(",")
-            if line.get("filter", kind) != kind or metric not in line:
-                continue
-            value = _number(line[metric])
-            if value is None:
-                incomplete.add(key)
-            else:
-                found.values.setdefault(key, {})[document] = value
-    found.values = {
-        key: rows for key, rows in found.values.items() if key not in incomplete and len(rows) == len(found.items)
-    }
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None

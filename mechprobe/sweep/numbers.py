@@ -191,10 +191,24 @@ def compare(base: CellResult, cell: CellResult, *, seed: int) -> Comparison:
     else:
         difference = clustered_difference(first, second)
     if not shared:  # lm-evaluation-harness gave no number for each document
-        nan = float("nan")
-        difference = Interval(cell.value.value - base.value.value, nan, nan, 0)
+        difference = _unpaired(base.value, cell.value)
     win_rate = _win_rate(base, cell, shared) if cell.benchmark.scorer == "reward_model" else None
-    return Comparison(difference=difference, win_rate=win_rate)
+    return Comparison(difference=difference, bounds=_difference_bounds(base, cell), win_rate=win_rate)
+
+
+def _unpaired(base: Interval, value: Interval) -> Interval:
+    """The difference of two values as if of independent samples; wider than a paired interval on the same documents."""
+    half = np.hypot(base.high - base.low, value.high - value.low) / 2
+    difference = value.value - base.value
+    return Interval(difference, difference - half, difference + half, min(base.n, value.n))
+
+
+def _difference_bounds(base: CellResult, cell: CellResult) -> tuple[float, float] | None:
+    """The ends of the difference over all that undecided responses could be; None if every response is decided."""
+    if base.bounds is None and cell.bounds is None:
+        return None
+    lows, highs = zip(*(each.bounds or (each.value.value,) * 2 for each in (base, cell)), strict=True)
+    return lows[1] - highs[0], highs[1] - lows[0]
 
 
 def _win_rate(base: CellResult, cell: CellResult, shared: Sequence[str]) -> Interval:

@@ -94,6 +94,16 @@ FORBIDDEN, ALLOWED = f"{STANDIN}hex_phi", f"{STANDIN}over_refusal"
 """The stand-ins of the marker policy (`mechprobe.sweep.policy`)."""
 
 
+def real_name(*names: str) -> str | None:
+    """The title of the real benchmark that one of some names is, or would be taken for: case and punctuation aside."""
+    known = {_bare(text): slot.title for slot in _SLOTS for text in (slot.name, slot.title)}
+    return next((known[_bare(name)] for name in names if _bare(name) in known), None)
+
+
+def _bare(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
 def file_name(benchmark: str) -> str:
     """The name of a benchmark's folder: without characters that some file systems or servers refuse."""
     return benchmark.replace(":", "-")

@@ -126,12 +126,15 @@ class Comparison(Result):
     """A model against base on the same items.
 
     Attributes:
-        difference: The metric minus that of base, over the items that both have, with its paired interval.
+        difference: The metric minus that of base, over the items that both have, with its paired interval. For finished results
+            without numbers of single documents, the interval is that of two independent samples.
+        bounds: The smallest and the largest difference that undecided responses of both could make; None where there are none.
         win_rate: Reward models: probability that a response of the model has a higher reward than one of base to the same prompt,
             ties half, with its interval over prompts.
     """
 
     difference: IntervalNumbers
+    bounds: tuple[Number, Number] | None = None
     win_rate: IntervalNumbers | None = None
 
 
@@ -149,11 +152,28 @@ class SafetyPoint(Result):
     index: IntervalNumbers
 
 
+class SafetyContrast(SafetyPoint):
+    """A model against one of another arm on the same items: the differences of reasoning, attack success and index.
+
+    Attributes:
+        model, against: The models; differences are the first minus the second.
+        step: The step of both, or None for the last models of their arms.
+    """
+
+    model: str
+    against: str
+    step: int | None = None
+
+
 class SafetyPath(Result):
-    """The points of all models beside one safety benchmark; ``reasoning`` names the benchmarks of the other axis."""
+    """The points of all models beside one safety benchmark, and the contrasts of arms.
+
+    ``reasoning`` names the benchmarks of the other axis.
+    """
 
     reasoning: list[str]
     points: dict[str, SafetyPoint]
+    contrasts: list[SafetyContrast] = Field(default_factory=list)
 
 
 class SweepResults(Result):

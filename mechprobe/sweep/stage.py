@@ -177,11 +177,13 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
         for name, row in found.items()
     }
     models = cells.models
+    arms = {arm.name: list(arm.checkpoints) for arm in all_arms(models, config.base, config.final_steps)}
+    steps = {m: 0 if m == config.base else step_of(m, config.final_steps) for m in models}
     return SweepResults(
         base=config.base,
-        arms={arm.name: list(arm.checkpoints) for arm in all_arms(models, config.base, config.final_steps)},
+        arms=arms,
         order=list(found),
-        steps={m: 0 if m == config.base else step_of(m, config.final_steps) for m in models},
+        steps=steps,
         benchmarks={name: next(iter(row.values())).benchmark for name, row in found.items()},
         cells={
             name: {m: cell.model_copy(update={"values": {}}) for m, cell in row.items()} for name, row in found.items()
@@ -193,7 +195,7 @@ def _results(cells: Cells, config: SweepConfig) -> SweepResults:
             }
             for each in cells.benchmarks
         },
-        safety=safety_paths(found, config.base, seed=config.seed),
+        safety=safety_paths(found, config.base, seed=config.seed, arms=arms, steps=steps),
         notes=_notes(found),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from mechprobe.formatting import interval, markdown_cell
-from mechprobe.sweep.result import SweepResults
+from mechprobe.sweep.result import SafetyPoint, SweepResults
 
 Value = TypeVar("Value")
 SAFETY_COLUMNS = ["reasoning gain", "change of attack success", "asymmetry index"]
@@ -34,16 +34,23 @@ def arm_tables(results: SweepResults) -> tuple[list[ArmTable], bool]:
 
 
 def safety_table(results: SweepResults) -> dict[str, dict[str, str]]:
-    """Model → where it stands against base in the plane of reasoning and safety; the last of each arm, by safety benchmark."""
+    """Model → where it stands against base in the plane of reasoning and safety; the last of each arm, by safety benchmark.
+
+    Below them is the difference of each two arms.
+    """
     rows = {}
     for name, path in _in_order(results.safety, results):
-        for model in (models[-1] for models in results.arms.values() if models[-1] in path.points):
-            point = path.points[model]
-            texts = (interval(point.reasoning_gain, signed=True), interval(point.attack_change, signed=True))
-            value, low, high, _ = point.index
-            index = f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
-            rows[f"{model}, {results.benchmarks[name].title}"] = dict(zip(SAFETY_COLUMNS, (*texts, index), strict=True))
+        last = [models[-1] for models in results.arms.values() if models[-1] in path.points]
+        found: dict[str, SafetyPoint] = {model: path.points[model] for model in last}
+        found |= {f"{each.model} − {each.against}": each for each in path.contrasts if each.step is None}
+        rows |= {f"{label}, {results.benchmarks[name].title}": _safety_row(point) for label, point in found.items()}
     return rows
+
+
+def _safety_row(point: SafetyPoint) -> dict[str, str]:
+    value, low, high, _ = point.index
+    texts = (interval(point.reasoning_gain, signed=True), interval(point.attack_change, signed=True))
+    return dict(zip(SAFETY_COLUMNS, (*texts, f"{value:+.2f} ({low:+.2f} to {high:+.2f})"), strict=True))
 
 
 def _arm_table(results: SweepResults, arm: str, models: Sequence[str]) -> ArmTable:
@@ -107,6 +114,9 @@ def heading(results: SweepResults, name: str) -> str:
 def _change(results: SweepResults, name: str, model: str) -> str:
     compared, info = results.comparisons[name][model], results.benchmarks[name]
     text = info.text(compared.difference, signed=True)
+    if compared.bounds is not None:
+        low, high = (100 * end for end in compared.bounds)
+        text += f" (undecided: {low:+.0f} to {high:+.0f})"
     if compared.win_rate is None:
         return text
     value, low, high, _ = compared.win_rate

@@ -121,7 +121,7 @@ def test_several_responses_to_each_item() -> None:
 
 
 def test_flat_items_are_seldom_a_dip() -> None:
-    config = DynamicsConfig(draws=300, resamples=0)
+    config = DynamicsConfig(draws=1000, resamples=0)
     curves = [item_curves([0.8] * 6, 120, seed) for seed in range(20)]
     dips = sum(dip_and_recovery(range(1, 6), curve[1:], curve[0], config=config).dipped for curve in curves)
     assert dips <= 3  # 20 × 0.05 and two standard errors
@@ -166,7 +166,7 @@ def test_adjusted_over_curves_a_weak_dip_among_many_flat_curves_is_no_dip() -> N
 
 
 def test_same_seed_same_result_and_it_is_read_back(tmp_path) -> None:
-    config = DynamicsConfig(draws=300, resamples=50, seed=4)
+    config = DynamicsConfig(draws=1000, resamples=50, seed=4)
     first, second = (dip_and_recovery(**published("4B", "IFEval"), config=config) for _ in range(2))
     assert first == second
     assert 0 < first.label_share <= 1
@@ -181,7 +181,7 @@ def test_same_seed_same_result_and_it_is_read_back(tmp_path) -> None:
 def test_any_scores_have_a_label_and_consistent_numbers(scores: list[int], n: int) -> None:
     base, *rest = [score / 100 for score in scores]
     found = dip_and_recovery(
-        range(1, len(rest) + 1), rest, base, n=n, config=DynamicsConfig(draws=200, resamples=5, scale="share")
+        range(1, len(rest) + 1), rest, base, n=n, config=DynamicsConfig(draws=1000, resamples=5, scale="share")
     )
     assert found.label in LABELS
     assert found.depth == pytest.approx(base - min(rest))
@@ -199,7 +199,7 @@ def test_any_scores_have_a_label_and_consistent_numbers(scores: list[int], n: in
         ({"steps": [1, 3, 2]}, "rise"),
         ({"steps": [0, 1, 2]}, "positive"),
         ({"n": None}, "need n"),
-        ({"n": 0}, "1 or more"),
+        ({"n": 0}, "between 1 and"),
         ({"scores": [50, 120, 50]}, "percentage"),
         ({"scores": [50, -1, 50]}, "percentage"),
         ({"scores": [50, float("nan"), 50]}, "missing"),

@@ -14,7 +14,7 @@ from tests.dynamics.curves import PUBLISHED, QUICK, evaluated
 
 DIP = {"base": 0.9, "rl@step_000010": 0.88, "rl@step_000020": 0.6, "rl@step_000040": 0.75, "rl": 0.9}
 FAST = DynamicsConfig(**QUICK)
-SET = ["--set", "dynamics.draws=300", "--set", "dynamics.resamples=20"]
+SET = ["--set", "dynamics.draws=1000", "--set", "dynamics.resamples=20"]
 
 
 def test_published_file_becomes_a_stage(tmp_path: Path) -> None:
@@ -99,7 +99,36 @@ def test_json_file_with_cut_and_lengths(tmp_path: Path) -> None:
         ("a.csv", "step,A,A\nbase,1,1\n", "different names"),
         ("a.csv", "step,A\nn,10\n1,50\n", "no line 'base'"),
         ("a.csv", "step,A\nbase,50\n1,50\n", "no line 'n'"),
-        ("a.csv", "step,A\nbase,50\nn,10\n1,x\n2,5\n", "'x' in line 1, column A"),
+        ("a.csv", "step,A\nbase,50\nn,10\n1,x\n2,5\n", "'x' in the line '1', column A"),
+        ("a.csv", "step,A\n0,50\nn,10\n1,50\n2,5\n", "has the step 0 and no line 'base'"),
+        ("a.csv", "step,A\nbase,50\nn,nan\n1,50\n2,5\n", "n of A is nan; give a whole number"),
+        ("a.csv", "step,A\nbase,50\nn,inf\n1,50\n2,5\n", "n of A is inf"),
+        ("a.csv", "step,A\nbase,50\nn,1e30\n1,50\n2,5\n", "n of A is 1e30"),
+        ("a.csv", "step,A\nbase,50\nn,500.7\n1,50\n2,5\n", r"n of A is 500\.7"),
+        ("a.csv", "step,A\nbase,50\nn,10\nresponses,inf\n1,50\n2,5\n", "responses of A is inf"),
+        ("a.csv", "step,A\nbase,50\nn,10\nnan,50\n2,5\n", r"steps \(nan, 2\) must be finite"),
+        ("a.csv", "step,A\nbase,50\nn,10\n1,50\n", "A is not tested: checkpoints beside base: 1, and a curve needs 2"),
+        ("a.csv", "step,\nbase,50\nn,10\n1,50\n2,5\n", "curve without a name"),
+        ("a.csv", "step,A\x1b[31m\nbase,50\nn,10\n1,50\n2,5\n", "control character"),
+        ("a.json", '{"steps": [1, 1e999], "curves": {"A": {"base": 1, "scores": [1, 1], "n": 9}}}', "must be finite"),
+        ("a.json", '{"steps": [true, 2], "curves": {"A": {"base": 1, "scores": [1, 1], "n": 9}}}', "no list of steps"),
+        ("a.json", '{"steps": [1, 2], "curves": {"A": {"base": 1, "scores": [1, 1], "n": [9]}}}', "n has the shape"),
+        (
+            "a.json",
+            '{"steps": [1, 2], "curves": {"A": {"base": 1, "scores": [1, 1], "n": 1e30}}}',
+            "n of curve A must be a whole number",
+        ),
+        (
+            "a.json",
+            '{"steps": [1, 2], "curves": {"A": {"base": 1, "scores": [1, 1], "n": 9, "responses": true}}}',
+            "whole number",
+        ),
+        (
+            "a.json",
+            '{"steps": [1, 2], "curves": {"A": {"base": 1, "scores": [1, 1], "n": 9, "se": 1}}}',
+            "has n and se",
+        ),
+        ("a.json", '{"steps": [1, 2], "curves": {"A": {}, "A": {}}}', "'A' comes twice"),
         ("a.csv", "step,A\nbase,50\nn,10\n1,50\n1,50\n", "twice"),
         ("a.csv", "step\nbase\nn\n1\n2\n", "no curve"),
         ("a.csv", "step,A\nbase,50\nn,10\n1,500\n2,50\n", "curve A: A score of 500"),
@@ -134,6 +163,14 @@ def test_an_empty_cell_leaves_the_step_out(tmp_path: Path) -> None:
     assert found["A"]["steps"] == [10, 40]
     assert found["B"]["scores"] == [41, 42, 43]
     assert found["B"]["n"] == 20
+
+
+def test_a_curve_with_one_checkpoint_is_named_and_the_others_are_tested(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("step,A,B\nbase,50,40\nn,10,20\n10,50,\n20,48,42\n40,51,\n")
+    found = dynamics(tmp_path / "a.csv", out=tmp_path / "d", config=FAST)
+    assert list(found.curves) == ["A"]
+    assert found.notes == ("B is not tested: checkpoints beside base: 1, and a curve needs 2.",)
+    assert Dynamics.load(tmp_path / "d").notes == found.notes
 
 
 def test_folders_of_other_stages_are_refused(tmp_path: Path) -> None:

@@ -1,11 +1,20 @@
 """Arms and checkpoints from model names, settings and folders."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mechprobe.emergence.arms import all_arms, checkpoint_folders, find_arms, with_checkpoints
+from mechprobe.emergence.arms import (
+    all_arms,
+    checkpoint_folders,
+    find_arms,
+    recorded_step,
+    with_checkpoints,
+    with_recorded,
+)
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
 
@@ -15,6 +24,9 @@ def test_arms_are_read_from_names() -> None:
     rl, sft = find_arms(names, EmergenceConfig(final_steps={"rl": 40}))
     assert (rl.name, rl.checkpoints) == ("rl", ("rl@step_000004", "rl@step_000020", "rl"))
     assert (rl.progress, rl.spaced_by) == ((0.0, 0.1, 0.5, 1.0), "steps")
+    assert (rl.steps, rl.dated) == ((4, 20, 40), rl.progress)
+    assert sft.steps == ()
+    assert all(map(math.isnan, sft.dated))  # checkpoints that only count as evenly spaced date nothing
     assert [rl.label(name) for name in rl.checkpoints] == ["4", "20", "end"]
     (named,) = find_arms(["base", "a", "b"], EmergenceConfig(arms={"x": ("a", "b")}))
     assert [named.label(name) for name in named.checkpoints] == ["a", "end"]
@@ -57,3 +69,27 @@ def test_checkpoint_folders_are_found(tmp_path: Path) -> None:
     assert with_checkpoints({"base": "b"}, "") == {"base": "b"}
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         checkpoint_folders(tmp_path / "rl")
+
+
+def test_steps_are_read_from_the_folders_of_models(tmp_path: Path) -> None:
+    """From ``step_<n>`` and from the manifest of an arm; given ones win, and whatever is no such manifest is no step."""
+    manifests = {
+        "rl": {"stage": "posttrain", "results": {"steps": 60}}, "sft": {"stage": "lab-sft", "results": {"steps": 512}},
+        "base": {"stage": "posttrain", "results": {"steps": 9}}, "odd": {"stage": "cache", "results": {"steps": 9}},
+        "bool": {"stage": "posttrain", "results": {"steps": True}}, "list": ["posttrain"], "bare": {"stage": "posttrain"},
+    }  # fmt: skip
+    for name, manifest in manifests.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/manifest.json").write_text("{", encoding="utf-8")
+    (tmp_path / "step_000040").mkdir()
+    models = {name: tmp_path / name for name in (*manifests, "broken", "absent")}
+    models |= {"mid": tmp_path / "step_000040", "rl@step_000012": tmp_path / "rl", "hub": Path("org/name")}
+    assert with_recorded({}, models.items(), "base") == {"rl": 60, "sft": 512, "mid": 40}
+    assert with_recorded({"rl": 8, "odd": 3}, models.items(), "base") == {"rl": 8, "sft": 512, "mid": 40, "odd": 3}
+
+
+def test_the_shipped_lab_records_its_steps() -> None:
+    lab = Path(__file__).parents[2] / "artifacts/lab/shared-marker"
+    assert {name: recorded_step(lab / name) for name in ("rl", "sft", "base")} == {"rl": 60, "sft": 512, "base": None}

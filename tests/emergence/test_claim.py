@@ -4,12 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from numpy import ndarray
 
 from mechprobe.emergence.claim import judge
 from mechprobe.emergence.curves import ArmNumbers, Curves, measure_curves
 
+PROGRESS = np.array([0, 0.3, 0.6, 1])
 
-def claimed_arm(size: float, reached: list[float], churned: bool, seed: int = 0) -> ArmNumbers:
+
+def claimed_arm(
+    size: float, reached: list[float], churned: bool, seed: int = 0, progress: ndarray = PROGRESS
+) -> ArmNumbers:
     """Features whose norms change by about ``size``, with the given share of the change at each checkpoint."""
     rng = np.random.default_rng(seed)
     base = rng.uniform(1, 2, size=300)
@@ -18,7 +23,7 @@ def claimed_arm(size: float, reached: list[float], churned: bool, seed: int = 0)
     if churned:
         norms[:, -1] = base * np.exp(size * rng.normal(size=300))
     decoder = norms[:, :, None] * np.ones((1, 1, 4)) / 4
-    return ArmNumbers(norms, decoder, np.ones((300, 3), bool), np.array([0, 0.3, 0.6, 1]), 50, 2 / 3)
+    return ArmNumbers(norms, decoder, np.ones((300, 3), bool), progress, 50, 2 / 3)
 
 
 QUICK, SLOW = ([0, 0.8, 0.95, 1], False), ([0, 0.1, 0.2, 1], True)
@@ -80,3 +85,17 @@ def test_a_word_must_hold_in_the_dictionary_of_every_seed() -> None:
     claim = judge(other, ("sft", "rl"))
     assert claim is not None
     assert not any(clause.holds for clause in claim.clauses)
+
+
+def test_without_steps_early_is_not_judged() -> None:
+    """Evenly spaced checkpoints say nothing about time: 300 runs a side could be made early or late by the choice of checkpoints."""
+    even = np.full(4, np.nan)
+    undated = {
+        f"rl{suffix}": [measure_curves(claimed_arm(0.1, *SLOW, seed=10 + place, progress=even), draws=100, seed=(0, 0))]
+        for place, suffix in enumerate(("", "-seed1", "-seed2"))
+    }
+    claim = judge({**runs("sft", 0.8, QUICK, 3), **undated}, ("sft", "rl"))
+    assert claim is not None
+    assert [clause.holds for clause in claim.clauses] == [None, True, True, True]
+    assert claim.sentences[0].startswith("sft is not judged as early (the optimizer step of a checkpoint is unknown)")
+    assert "nan" not in " ".join(claim.sentences)

@@ -14,7 +14,7 @@ from mechprobe.emergence.curves import measure_curves
 from mechprobe.emergence.result import RESULT_FILE, ArmCourse, DictionaryQuality, PairCourse, PairOverlap
 from mechprobe.errors import ArtifactError
 from mechprobe.files import dump_json, read_json, write_json
-from mechprobe.report.figures.emergence import overlap_figure
+from mechprobe.report.figures.emergence import curves_figure, overlap_figure
 from mechprobe.report.pages import emergence as emergence_page
 from mechprobe.selection.rankings.relie import IndirectEffects, group_draws
 from mechprobe.stage_folder import Stage
@@ -46,6 +46,7 @@ def result_folder(folder: Path, seeds: int) -> mp.Emergence:
                 labels=("1", "end"),
                 progress=arm.progress,
                 spaced_by="steps",
+                steps=(30, 60),
                 n_alive=20,
                 kinds={"steady": 20},
                 curves=curves,
@@ -125,3 +126,20 @@ def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
     write_json(found.folder / RESULT_FILE, data)
     with pytest.raises(ArtifactError, match="n_groups"):
         mp.Emergence.load(found.folder)
+
+
+def test_axes_and_tables_are_in_steps_or_say_evenly_spaced(tmp_path: Path) -> None:
+    found = result_folder(tmp_path / "emergence", 1)
+    half = found.arms["rl"][0].curves["half_norm"][0]
+    said = "\n".join(emergence_lines(found))
+    assert f"{60 * half.value:.1f} [{60 * half.low:.1f}, {60 * half.high:.1f}]" in said
+    assert "EVENLY SPACED" not in said
+    figure = curves_figure(found)
+    assert {axes.get_xlabel() for axes in figure.axes} == {"optimizer step"}
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [0, 30, 60])
+    course = found.arms["rl"][0].model_copy(update={"steps": (), "spaced_by": "checkpoints"})
+    even = found.model_copy(update={"arms": {"rl": (course,)}})
+    said = "\n".join(emergence_lines(even))
+    assert "EVENLY SPACED: the optimizer steps of rl are unknown" in said
+    assert "steps unknown" in said
+    assert all("EVENLY SPACED" in axes.get_xlabel() for axes in curves_figure(even).axes)

@@ -24,6 +24,8 @@ from mechprobe.posttrain import (
     sft,
 )
 from mechprobe.posttrain.kl import KlProbe
+from mechprobe.posttrain.stage import plan
+from mechprobe.posttrain.weights import trained_sizes
 from mechprobe.stage_folder import read_manifest
 from tests.sums import N_PROMPTS, digit_share, even_length, write_prompts
 
@@ -185,6 +187,10 @@ def test_adapters_are_saved_for_the_family(base: Path, prompts: Path, tmp_path: 
     result = sft(base, prompts, tmp_path, config)
     assert (tmp_path / "sft/adapter_model.safetensors").is_file()
     assert not (tmp_path / "sft/model.safetensors").exists()
+    for folder in (tmp_path / "sft", tmp_path / "sft/step_000002"):
+        targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+        assert targets == sorted(targets), "the order of a set differs between processes"
+    assert result.n_trained == sum(trained_sizes(LanguageModel("base", base), config).values())
     family = ModelFamily.load({"base": base, **result.models(tmp_path / "sft")})
     plain = {name: value.clone() for name, value in family["base"].hf.named_parameters()}
     moved = {name for name, value in family["sft"].hf.named_parameters() if not torch.equal(plain[name], value)}
@@ -211,6 +217,88 @@ def test_what_cannot_work_is_refused_before_the_training(
     with pytest.raises(error, match=message):
         (sft if isinstance(config, SftConfig) else grpo)(base, prompts, tmp_path / "out", config)  # type: ignore[arg-type]
     assert not list(tmp_path.glob("out/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        (SFT.replace(lora=LoraConfig(), freeze=("model.layers.*",)), ConfigError, "leaves no adapter to train"),
+        (
+            SFT.replace(lora=LoraConfig(targets=("q_proj", "no"))),
+            ConfigError,
+            r"\['q_proj', 'no'\] do not fit the model",
+        ),
+        (SFT.replace(lora=LoraConfig(targets=("norm",))), ConfigError, r"lora\.targets = \['norm'\] do not fit"),
+        (SFT.replace(micro_batch_size=3), ConfigError, r"micro_batch_size = 3 do not share evenly"),
+        (GRPO.replace(micro_batch_size=3), ConfigError, r"16 responses, .* micro_batch_size = 3 do not share evenly"),
+        (SFT.replace(prompts={"response_field": "said"}), InputError, "has no response; add it"),
+        (SFT.replace(max_length=8), InputError, "but 8 are allowed"),
+        (
+            SFT.replace(max_length=8, on_policy=OnPolicyConfig(), max_new_tokens=6),
+            InputError,
+            "a sequence of 8 has room for 2 beside a response of 6",
+        ),
+    ],
+)
+def test_a_plan_refuses_what_the_training_would(
+    base: Path, prompts: Path, tmp_path: Path, config: SftConfig | GrpoConfig, error: type[Exception], message: str
+) -> None:
+    config = config.replace(prompts=config.prompts.replace(file=str(prompts)))
+    with pytest.raises(error, match=message):
+        plan(base, None, tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b", "..", "base", "step_1", "step_000010", "-x", "a=b", "rl@2", "\x1b[31m"]
+)
+def test_an_arm_has_the_name_of_a_model(base: Path, prompts: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="An arm cannot be named") as told:
+        plan(base, prompts, tmp_path, SFT, arm=name)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"stage": "posttrain"}',
+        '{"stage": "posttrain", "config": [], "models": {}}',
+        '{"stage": "posttrain", "config": {"prompts": 1}, "models": {}}',
+        '{"stage": "posttrain", "config": {"prompts": {}}, "models": "base"}',
+        "[" * 100_000,
+        "1" * 5_000,
+        "garbage",
+    ],
+)
+def test_a_manifest_of_something_else_beside_an_arm_is_told(
+    base: Path, prompts: Path, tmp_path: Path, written: str
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/manifest.json").write_text(written)
+    with pytest.raises(ArtifactError, match=r"bad/manifest\.json (does not say|cannot be read|is not readable)"):
+        plan(base, prompts, tmp_path, SFT)
+
+
+def fails_at_first(response: str, answer: str) -> bool:
+    raise SystemExit(response + answer)
+
+
+@pytest.mark.parametrize(
+    ("config", "scorer", "error"),
+    [
+        (GRPO, fails_at_first, ConfigError),
+        (GRPO, lambda _response, _answer: 10**400, ConfigError),
+        (SFT.replace(lr=1e30, warmup=0), None, ModelError),
+        (SFT.replace(on_policy=OnPolicyConfig(n=2), max_new_tokens=6), lambda _response, _answer: False, ModelError),
+        (SFT.replace(on_policy=OnPolicyConfig(n=2), max_new_tokens=40), fails_at_first, ConfigError),
+    ],
+    ids=["exit", "huge", "lr", "none-right", "on-policy-exit"],
+)
+def test_a_training_that_ends_before_it_kept_anything_leaves_no_folder(
+    base: Path, prompts: Path, tmp_path: Path, config: SftConfig | GrpoConfig, scorer: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        (sft if isinstance(config, SftConfig) else grpo)(base, prompts, tmp_path, config, scorer=scorer)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_training_that_diverges_ends_with_the_reason(base: Path, prompts: Path, tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from mechprobe.evals.config import EndpointConfig
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import FunctionJudge, Judged, filled, read_verdict
 from mechprobe.evals.judging.judges import judge_of
+from mechprobe.evals.judging.model_judge import ModelJudge
+from mechprobe.evals.judging.verdict_file import FileJudge
 from mechprobe.evals.rollouts import client as client_module
 from mechprobe.evals.rollouts.answers import Question
 from mechprobe.evals.scorers.parse import scorer
 from mechprobe.evals.tasks import Task
 from mechprobe.models.load import LanguageModel
 from mechprobe.records import Outcome, Sample
-from mechprobe.sweep.numbers import judged_cell
+from mechprobe.sweep.numbers import compare, judged_cell
 from mechprobe.sweep.result import BenchmarkInfo
 
 
@@ -125,6 +127,40 @@ def test_verdicts_come_from_a_file(tmp_path: Path) -> None:
         judge_of(verdict_file(path, {"id": "q0", "verdict": "maybe"}))
 
 
+def test_a_file_without_verdicts_and_a_response_that_is_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no verdict"):
+        FileJudge(verdict_file(tmp_path / "none.jsonl"))
+    with pytest.raises(InputError, match=r"five.jsonl:1.*'response'"):
+        FileJudge(verdict_file(tmp_path / "five.jsonl", {"model": "rl", "id": "a", "verdict": 1, "response": 5}))
+
+
+def leaves(prompt: str, response: str) -> bool:
+    raise SystemExit(3)
+
+
+ODD: list[Any] = [np.array([1, 2]), 10**400, 10**5000, float("nan"), "perhaps", [1]]
+
+
+@pytest.mark.parametrize("place", range(len(ODD)))
+def test_what_is_no_verdict_is_one_short_sentence(place: int, tmp_path: Path) -> None:
+    judge = FunctionJudge.of(lambda prompt, response: ODD[place])
+    with pytest.raises(InputError, match=r"returned .{1,80}; a verdict is yes or no, or null where it is undecided\.$"):
+        judge.verdicts(judged("x"), tmp_path)
+
+
+def test_a_judge_may_return_the_numbers_of_numpy_and_may_not_leave(tmp_path: Path) -> None:
+    assert FunctionJudge.of(lambda prompt, response: np.bool_(True)).verdicts(judged("x"), tmp_path) == [1.0]
+    with pytest.raises(ConfigError, match=r"failed on the response 'x' \(SystemExit: 3\)"):
+        FunctionJudge.of(leaves).verdicts(judged("x"), tmp_path)
+    with pytest.raises(ConfigError, match="Judge 'python:no_such_module:f'"):
+        FunctionJudge(JudgeConfig(function="python:no_such_module:f"))
+
+
+def test_two_words_of_the_same_tokens_are_refused_before_anything_runs(llama_family: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="have the same tokens"):
+        ModelJudge(JudgeConfig(model=str(llama_family["base"]), yes=" yes", no=" yes"))
+
+
 def server_config(httpserver: HTTPServer, **settings: Any) -> JudgeConfig:
     endpoint = EndpointConfig(base_url=httpserver.url_for("/v1"), max_retries=2, concurrency=2, api_key_env="TOY_KEY")
     return JudgeConfig(model="toy-judge", endpoint=endpoint, template="{response}", **settings)
@@ -201,6 +237,9 @@ def test_undecided_verdicts_move_the_bounds_and_not_the_mean() -> None:
     assert cell.bounds == (0.25, 0.75)
     assert "2 undecided: 25 to 75" in cell.text
     assert "25 % cut" in cell.text
+    difference = compare(whole, cell, seed=0)
+    assert difference.bounds == (-0.25, 0.25)
+    assert compare(whole, whole, seed=0).bounds is None
     lowered = config.replace(success=4.0)
     assert judged_cell(info(), task, "rl", outcomes(4), [5.0, 1.0, 4.0, 5.0], lowered).value.value == 0.75
     assert np.isnan(judged_cell(info(), task, "rl", outcomes(2), [None, None], config).value.value)

@@ -161,3 +161,57 @@ def test_results_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results_x.json").write_text("[]")
     refused(str(tmp_path / "results_x.json"), "has no 'results'")
     assert not (tmp_path / "sweep").exists()
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "a row that is a list": {"results": {"quiz": ["acc,none"]}},
+    "a row that is null": {"results": {"quiz": None}},
+    "configs that are a list": {"configs": [1]},
+    "a config that is a list": {"configs": {"quiz": [1]}},
+    "a config that is text": {"config": "x"},
+    "versions that are a list": {"versions": [1]},
+    "counts that are a list": {"n-samples": [1]},
+    "a count that is text": {"n-samples": {"quiz": {"effective": "abc"}}},
+    "a count that is null": {"n-samples": {"quiz": {"effective": None}}},
+    "a negative count": {"n-samples": {"quiz": {"effective": -5}}},
+    "directions that are a list": {"higher_is_better": {"quiz": [1]}},
+    "a direction that is text": {"higher_is_better": {"quiz": {"acc": "perhaps"}}},
+    "a value that is text": {"results": {"quiz": {"acc,none": "abc"}}},
+    "a value that is not finite": {"results": {"quiz": {"acc,none": float("nan")}}},
+    "a huge value": {"results": {"quiz": {"acc,none": 10**400}}},
+    "an accuracy above 1": {"results": {"quiz": {"acc,none": 250.0}}},
+    "an accuracy below 0": {"results": {"quiz": {"acc,none": -3.0}}},
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_file_that_lm_eval_did_not_write_is_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    place = results_folder(tmp_path / "a", [1.0, 0.0], **changes)
+    with pytest.raises(InputError, match=r"results_2026.*\.$"):
+        sweep(None, {"quiz": {"results": {"base": place}}}, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_file_of_deep_lists_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "results_deep.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        sweep(None, {"quiz": {"results": {"base": str(tmp_path / "results_deep.json")}}}, out=tmp_path / "sweep")
+
+
+def test_a_document_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    place = Path(results_folder(tmp_path / "a", [1.0, 0.0]))
+    samples = next(place.glob("samples_*"))
+    samples.write_text(samples.read_text() + samples.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=r"jsonl:3 has document 0 again under acc,none"):
+        sweep(None, {"quiz": {"results": {"base": str(place)}}}, out=tmp_path / "sweep")
+
+
+def test_documents_whose_mean_is_not_the_metric_give_no_paired_interval(tmp_path: Path) -> None:
+    """The metric then is no mean over documents, so its difference is that of two independent samples."""
+    metrics = {"results": {"quiz": {"acc,none": 0.9, "acc_stderr,none": 0.03}}}
+    places = {name: results_folder(tmp_path / name, [1.0, 0.0, 0.0], **metrics) for name in ("base", "rl")}
+    found = sweep(None, {"quiz": {"results": places}}, out=tmp_path / "sweep")
+    difference = found.comparisons["quiz"]["rl"].difference
+    assert (difference.value, difference.n) == (0.0, 3)
+    assert difference.high == pytest.approx(1.96 * 2**0.5 * 0.03, abs=1e-4)
+    assert load_cell(tmp_path / "benchmarks", "quiz", "rl").values == {}

@@ -125,6 +125,32 @@ def test_the_index_is_positive_where_reasoning_rises_and_safety_falls() -> None:
     assert safety_paths(found, "base", seed=0) == safety_paths(found, "base", seed=0)
 
 
+def test_two_arms_are_contrasted_on_the_same_items() -> None:
+    maths, attacks = info("maths", "id_reasoning"), info("attacks", "safety", higher=False)
+    shares = {
+        "base": (0.5, 0.1), "cot@step_000008": (0.5, 0.3), "cot": (0.8, 0.6),
+        "nocot@step_000008": (0.5, 0.3), "nocot@step_000016": (0.5, 0.1), "nocot": (0.6, 0.2),
+    }  # fmt: skip
+    found = {
+        about.name: {model: cell(about, model, row[place]) for model, row in shares.items()}
+        for place, about in enumerate((maths, attacks))
+    }
+    arms = {arm: [name for name in shares if name.partition("@")[0] == arm] for arm in ("cot", "nocot")}
+    steps = {name: int(name.rpartition("_")[2]) if "@" in name else None for name in shares}
+    path = safety_paths(found, "base", seed=0, arms=arms, steps=steps)["attacks"]
+    assert [(c.model, c.against, c.step) for c in path.contrasts] == [
+        ("cot@step_000008", "nocot@step_000008", 8), ("cot", "nocot", None)
+    ]  # fmt: skip
+    same, last = path.contrasts
+    assert same.index.value == same.index.low == same.index.high == 0.0
+    assert last.index.value == pytest.approx(path.points["cot"].index.value - path.points["nocot"].index.value)
+    assert last.attack_change.value == pytest.approx(0.4)
+    assert last.reasoning_gain.value == pytest.approx(0.2)
+    apart = np.hypot(*(path.points[m].index.high - path.points[m].index.low for m in ("cot", "nocot")))
+    assert last.index.high - last.index.low < apart  # the items are paired, so their difficulty cancels
+    assert safety_paths(found, "base", seed=0)["attacks"].contrasts == []
+
+
 def test_standins_and_real_data_share_no_path() -> None:
     maths, attacks = info("standin:math500", "id_reasoning", standin=True), info("attacks", "safety", higher=False)
     found = {about.name: {model: cell(about, model, 0.5) for model in ("base", "rl")} for about in (maths, attacks)}

@@ -16,6 +16,7 @@ from mechprobe.errors import ArtifactError, ConfigError, InputError
 from mechprobe.evals.answering import run_tasks
 from mechprobe.evals.config import SamplingConfig
 from mechprobe.evals.scorers.parse import scorer
+from mechprobe.evals.skills import generate
 from mechprobe.evals.tasks import load_tasks
 from mechprobe.files import dump_json
 from mechprobe.models.family import ModelFamily
@@ -130,7 +131,11 @@ def test_names_of_standins_are_everywhere(family: ModelFamily, tmp_path: Path) -
     ("name", "config", "message"),
     [
         ("math500", {}, "mechprobe does not hold the items of MATH500.*standin:math500"),
-        ("math500", {"skill": {"skill": "calculation"}}, "cannot go by it"),
+        ("math500", {"skill": {"skill": "calculation"}}, "would be taken for MATH500"),
+        ("MATH-500", {"skill": {"skill": "calculation"}}, "would be taken for MATH500"),
+        ("own", {"skill": {"skill": "calculation"}, "title": "Math 500"}, "would be taken for MATH500"),
+        ("LiveCodeBench_v2", {"file": "skills"}, "holds items of the skills benchmark"),
+        ("own", {"file": "questions", "title": "a\x1b[31m"}, "cannot be printed"),
         ("standin:math500", {"file": "x.jsonl"}, "file cannot be set"),
         ("standin:math500", {"skill": {"skill": "enumeration"}}, "drawn from calculation/mathematics"),
         ("standin:nothing", {}, "no stand-in 'standin:nothing'"),
@@ -144,13 +149,18 @@ def test_names_of_standins_are_everywhere(family: ModelFamily, tmp_path: Path) -
         ("own", {"file": "questions", "scorer": "exact", "reward": {"model": "m"}}, "one scorer"),
         ("own", {"fil": "questions"}, "Benchmark own: .*fil"),
         ("own", 3, "Benchmark own is 3; write a table"),
+        ("own", {"results": {"base": "x", "../../rl": "y"}}, r"Benchmark own: A model cannot be named '../../rl'"),
+        ("own", {"file": "questions", "inspect": {"": "y"}}, "A model cannot be named ''"),
     ],
 )
 def test_refused_benchmarks(
     family: ModelFamily, questions: Path, tmp_path: Path, name: str, config: Any, message: str
 ) -> None:
     if isinstance(config, dict):
-        config = {key: str(questions) if value == "questions" else value for key, value in config.items()}
+        drawn = tmp_path / "skills.jsonl"
+        drawn.write_text("".join(f"{json.dumps(item.to_json())}\n" for item in generate("calculation", n=4, seed=0)))
+        files = {"questions": str(questions), "skills": str(drawn)}
+        config = {key: files.get(value, value) if key == "file" else value for key, value in config.items()}
     with pytest.raises(ConfigError, match=message):
         sweep(family, {name: config}, out=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()

@@ -19,6 +19,7 @@ class DriftConfig(FrozenConfig):
 
     Attributes:
         base: Name of the model before post-training, with which every other model is compared.
+        checkpoints: Folder of further models, ``<arm>/step_<n>/``.
         max_prompts: Number of prompts to draw by seed, each with all its continuations; None takes all.
         operators: Characters of the token class ``operators``.
         procedural: Words of the token class ``procedural``, in any case.
@@ -34,6 +35,7 @@ class DriftConfig(FrozenConfig):
     """
 
     base: str = "base"
+    checkpoints: str = ""
     max_prompts: int | None = Field(default=None, ge=1)
     operators: str = OPERATORS
     procedural: tuple[str, ...] = PROCEDURAL

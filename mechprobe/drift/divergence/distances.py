@@ -17,7 +17,6 @@ l = logit − c, P = eˡ, Q the same of base, D = l − l_base and t = ε_base �
 * JS takes D for d, since it has no term of first order in t.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,17 +25,7 @@ from torch import Tensor
 
 from mechprobe.errors import InputError
 from mechprobe.models.head import Head
-
-_GROUP = 64
-"""Neighbouring ids of which only the largest is compared at first; the ids of the largest groups are then compared."""
-_BLOCK_VALUES = {"cpu": 1 << 18}
-"""Values of a block of positions × ids, so that it stays in the cache of a CPU; a GPU takes large blocks."""
-_CHUNK_VALUES = 1 << 25
-"""Logits of one model that exist at a time, positions × vocabulary (128 MiB in float32)."""
-_STEP = 2.0**-20
-"""c is a multiple of it, as are all logits above 8, so that their float32 difference is exact while it is below 16."""
-_LEAST = -80.0
-"""Smaller log-probabilities count as this one (e⁻⁸⁰ = 2e-35), because a CPU is many times slower with subnormal numbers."""
+from mechprobe.models.next_token import CHUNK_VALUES, GROUP, NextToken, chunks, id_blocks, rank_of, row_totals
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ def _where(name: str, row: Tensor, position: int, n_ids: int) -> str:
 
 def compared(tuned: Tensor, base: Tensor, target: Tensor, *, n_ids: int, top: int) -> PositionDivergences:
     """`divergences` without the error: a position with a logit that is not finite has an entropy that is not finite."""
-    p, q = _Side.of(tuned, n_ids), _Side.of(base, n_ids)
+    p, q = NextToken.of(tuned, n_ids), NextToken.of(base, n_ids)
     sums, groups = _sums(p, q)
     kl, kl_reverse, js, tv, entropy, entropy_base, shift = sums
     ends = [_most(p, q, groups[side], min(top, n_ids), sign) for side, sign in ((0, 1.0), (1, -1.0))]
@@ -151,8 +140,8 @@ def compared(tuned: Tensor, base: Tensor, target: Tensor, *, n_ids: int, top: in
         entropy_base=entropy_base,
         log_prob=p.log_prob(target[:, None])[:, 0],
         log_prob_base=q.log_prob(target[:, None])[:, 0],
-        rank=_rank(p.logits, target),
-        rank_base=_rank(q.logits, target),
+        rank=rank_of(p.logits, target),
+        rank_base=rank_of(q.logits, target),
         raised_ids=ends[0][0],
         raised=ends[0][1] - center,
         lowered_ids=ends[1][0],
@@ -165,83 +154,13 @@ def compared(tuned: Tensor, base: Tensor, target: Tensor, *, n_ids: int, top: in
 _LOG_2 = 0.6931471805599453
 
 
-def _rank(logits: Tensor, target: Tensor) -> Tensor:
-    """One more than the number of logits above that of the target."""
-    n, own = len(logits), logits.gather(1, target[:, None])
-    above = torch.zeros(n, dtype=torch.float64, device=logits.device)
-    for start, stop in _blocks(n, logits.shape[1], logits.device.type):
-        part = logits[:, start:stop]
-        above += torch.gt(part, own, out=torch.empty(part.shape, device=logits.device)).sum(
-            1
-        )  # faster than a sum of booleans
-    return above.long() + 1
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Logits of the ids that are compared, and what normalizes them.
-
-    Attributes:
-        logits: Logits ``[position id]``.
-        c, rest: The float32 part of log Z and the float64 rest.
-        outside: Probability of the other ids.
-    """
-
-    logits: Tensor
-    c: Tensor
-    rest: Tensor
-    outside: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, n_ids: int) -> "_Side":
-        inside, beyond = logits[:, :n_ids], logits[:, n_ids:]
-        log_z = _log_sum_exp(inside)
-        c = (log_z.div(_STEP).round() * _STEP).float()
-        outside = torch.zeros_like(log_z)
-        if beyond.shape[1]:
-            other = beyond.double().logsumexp(1)
-            outside = (other - log_z).sigmoid().masked_fill(other == torch.inf, torch.nan)
-        return cls(inside, c, log_z - c.double(), outside)
-
-    def log_prob(self, ids: Tensor) -> Tensor:
-        """Log-probabilities of some ids ``[position id]`` in float64."""
-        return self.logits.gather(1, ids).double() - (self.c.double() + self.rest)[:, None]
-
-    def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The l and eˡ of a range of ids."""
-        shifted = self.logits[:, start:stop].float() - self.c[:, None]
-        return shifted, shifted.clamp_min(_LEAST).exp_()
-
-    @property
-    def scale(self) -> Tensor:
-        """e^−ε in float64."""
-        return self.rest.neg().exp()
-
-
-def _log_sum_exp(logits: Tensor) -> Tensor:
-    """The log Σ eˣ of each position in float64."""
-    n, n_ids = logits.shape
-    most = logits.amax(1, keepdim=True).float()
-    total = torch.zeros(n, dtype=torch.float64, device=logits.device)
-    for start, stop in _blocks(n, n_ids, logits.device.type):
-        total += _total((logits[:, start:stop].float() - most).clamp_min_(_LEAST).exp_())
-    return most[:, 0].double() + total.log()
-
-
-def _total(values: Tensor) -> Tensor:
-    """Sums of the rows in float64; those of `_GROUP` neighbours are float32, which is several times faster."""
-    whole = values.shape[1] // _GROUP * _GROUP
-    rest = values[:, whole:].double().sum(1)
-    return values[:, :whole].unflatten(1, (-1, _GROUP)).sum(-1).double().sum(1) + rest if whole else rest
-
-
-def _sums(p_side: _Side, q_side: _Side) -> tuple[Tensor, list[Tensor]]:
+def _sums(p_side: NextToken, q_side: NextToken) -> tuple[Tensor, list[Tensor]]:
     """Sums over the vocabulary ``[7 position]``, and the largest and the smallest d of each group of ids ``[position group]``."""
     n, n_ids = p_side.logits.shape
     sums = torch.zeros(7, n, dtype=torch.float64, device=p_side.c.device)
     ends: list[list[Tensor]] = [[], []]
     scales = [side.scale.float()[:, None] for side in (p_side, q_side)]
-    for start, stop in _blocks(n, n_ids, p_side.c.device.type):
+    for start, stop in id_blocks(n, n_ids, p_side.c.device.type):
         (lp, p), (lq, q) = p_side.block(start, stop), q_side.block(start, stop)
         d = lp - lq
         for largest, side in zip(_group_ends(d), ends, strict=True):
@@ -249,14 +168,14 @@ def _sums(p_side: _Side, q_side: _Side) -> tuple[Tensor, list[Tensor]]:
         size = d.abs()
         less = torch.expm1(-size)
         moved = torch.maximum(p, q).mul_(less).copysign_(d).neg_()  # Q - P, without the rounding of exp
-        sums[0] += _total((p * d).add_(moved))
-        sums[1] -= _total((q * d).add_(moved))
-        sums[4] -= _total(lp.mul_(p))
-        sums[5] -= _total(lq.mul_(q))
-        sums[6] += _total(d)
+        sums[0] += row_totals((p * d).add_(moved))
+        sums[1] -= row_totals((q * d).add_(moved))
+        sums[4] -= row_totals(lp.mul_(p))
+        sums[5] -= row_totals(lq.mul_(q))
+        sums[6] += row_totals(d)
         p, q, wide = p.mul_(scales[0]), q.mul_(scales[1]), less.div_(2).log1p_().neg_()
-        sums[2] += _total(wide.mul_(p + q).sub_(size.mul_(torch.minimum(p, q))))
-        sums[3] += _total(q.sub_(p).abs_())
+        sums[2] += row_totals(wide.mul_(p + q).sub_(size.mul_(torch.minimum(p, q))))
+        sums[3] += row_totals(q.sub_(p).abs_())
     t = q_side.rest - p_side.rest
     sums[0] = sums[0] * p_side.scale - (t.expm1() - t)
     sums[1] = sums[1] * q_side.scale - ((-t).expm1() + t)
@@ -266,15 +185,9 @@ def _sums(p_side: _Side, q_side: _Side) -> tuple[Tensor, list[Tensor]]:
     return sums, [torch.cat(side, dim=1) for side in ends]
 
 
-def _blocks(n: int, n_ids: int, device: str) -> Iterator[tuple[int, int]]:
-    """Ranges of ids; every border is a multiple of the group size."""
-    width = max(1, _BLOCK_VALUES.get(device, 1 << 26) // max(1, n) // _GROUP) * _GROUP
-    return ((start, min(start + width, n_ids)) for start in range(0, n_ids, width))
-
-
 def _group_ends(d: Tensor) -> tuple[Tensor, Tensor]:
-    whole = d.shape[1] // _GROUP * _GROUP
-    grouped = d[:, :whole].unflatten(1, (-1, _GROUP)) if whole else d[:, :0, None]
+    whole = d.shape[1] // GROUP * GROUP
+    grouped = d[:, :whole].unflatten(1, (-1, GROUP)) if whole else d[:, :0, None]
     most, least = grouped.amax(-1), grouped.amin(-1)
     if whole < d.shape[1]:
         most = torch.cat([most, d[:, whole:].amax(1, keepdim=True)], dim=1)
@@ -282,21 +195,15 @@ def _group_ends(d: Tensor) -> tuple[Tensor, Tensor]:
     return most, least
 
 
-def _most(p: _Side, q: _Side, ends: Tensor, top: int, sign: float) -> tuple[Tensor, Tensor]:
+def _most(p: NextToken, q: NextToken, ends: Tensor, top: int, sign: float) -> tuple[Tensor, Tensor]:
     """Ids and values of the ``top`` largest ``sign`` × (log p − log q) of each position."""
     n_ids = p.logits.shape[1]
     groups = (sign * ends).topk(min(top, ends.shape[1])).indices
-    ids = (groups[:, :, None] * _GROUP + torch.arange(_GROUP, device=ends.device)).flatten(1)
+    ids = (groups[:, :, None] * GROUP + torch.arange(GROUP, device=ends.device)).flatten(1)
     known = ids.clamp_max(n_ids - 1)
     value = sign * (p.log_prob(known) - q.log_prob(known))
     found = value.masked_fill(ids >= n_ids, -torch.inf).topk(top)
     return ids.gather(1, found.indices), sign * found.values
-
-
-def chunks(n: int, n_rows: int, values: int = _CHUNK_VALUES) -> Iterator[slice]:
-    """Ranges of positions whose logits over ``n_rows`` ids have at most ``values`` values."""
-    size = max(1, values // n_rows)
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 @torch.no_grad()
@@ -309,7 +216,7 @@ def hidden_divergences(
     *,
     n_ids: int,
     top: int = 10,
-    chunk_values: int = _CHUNK_VALUES,
+    chunk_values: int = CHUNK_VALUES,
 ) -> PositionDivergences:
     """`divergences` from the inputs of both unembeddings; the logits of at most ``chunk_values`` / ``n_ids`` positions exist at a time.
 

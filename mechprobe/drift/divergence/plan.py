@@ -13,7 +13,7 @@ from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
 from mechprobe.data.stream import TokenStream
 from mechprobe.drift.divergence.config import DriftConfig
-from mechprobe.drift.divergence.distances import _CHUNK_VALUES, hidden_divergences
+from mechprobe.drift.divergence.distances import hidden_divergences
 from mechprobe.drift.divergence.lens import Texts, lens_texts
 from mechprobe.drift.divergence.measure import Measurement
 from mechprobe.drift.divergence.parts import WINDOW_BYTES, PartFiles, windows_of
@@ -23,6 +23,7 @@ from mechprobe.files import sha256_bytes
 from mechprobe.formatting import byte_size
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.head import ModelHead
+from mechprobe.models.next_token import CHUNK_VALUES
 
 _PROBE_TOKENS = 256
 
@@ -104,7 +105,7 @@ class DriftWork:
     def identity(self) -> Mapping[str, Any]:
         """What the result depends on beside the weights."""
         return {
-            **self.config.model_dump(mode="json", exclude={"text", "lens_file"}),
+            **self.config.model_dump(mode="json", exclude={"text", "lens_file", "checkpoints"}),
             "models": list(self.texts.models),
             "stream": self.texts.stream.hash,
             "n_ids": self.n_ids,
@@ -146,7 +147,7 @@ def plan_lines(work: DriftWork, folder: Path) -> tuple[list[str], dict[str, Any]
         * 4
         * work.family[work.config.base].d_model,
     )
-    memory = 2 * weights + hidden + 5 * 4 * min(_CHUNK_VALUES, _PROBE_TOKENS * work.n_ids)
+    memory = 2 * weights + hidden + 5 * 4 * min(CHUNK_VALUES, _PROBE_TOKENS * work.n_ids)
     counts = work.counts()
     lines = [
         f"{len(work.texts.chosen):,} sequences over {work.n_ids:,} ids; {work.config.base} runs once, and {len(counts)} models against it",

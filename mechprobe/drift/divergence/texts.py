@@ -153,18 +153,20 @@ def token_classes(tokenizer: "PreTrainedTokenizerBase", n_ids: int, config: Drif
     """Index in `CLASSES` of every id below ``n_ids``."""
     special, words = set(special_token_ids(tokenizer)), {word.casefold() for word in config.procedural}
     operators = set(config.operators)
-    return np.array([_class(tokenizer, index, special, words, operators) for index in range(n_ids)], dtype=np.int64)
+    found = (token_class(tokenizer, index, special, words, operators) for index in range(n_ids))
+    return np.array([CLASSES.index(name) for name in found], dtype=np.int64)
 
 
-def _class(tokenizer: Any, index: int, special: set[int], words: set[str], operators: set[str]) -> int:
+def token_class(tokenizer: Any, index: int, special: set[int], words: set[str], operators: set[str]) -> str:
+    """Name in `CLASSES` of one id; ``words`` are in lower case."""
     if index in special:
-        return CLASSES.index("special")
+        return "special"
     text = token_text(tokenizer, index).strip() if index < len(tokenizer) else ""
     if text.isdigit():
-        return CLASSES.index("digits")
+        return "digits"
     if text and set(text) <= operators:
-        return CLASSES.index("operators")
-    return CLASSES.index("procedural" if text.casefold() in words else "other")
+        return "operators"
+    return "procedural" if text.casefold() in words else "other"
 
 
 def labels_of(sequence: TokenSequence) -> tuple[str, str]:

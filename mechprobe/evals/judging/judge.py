@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.judging.config import JudgeConfig, Reads
 from mechprobe.evals.rollouts.answers import Question
@@ -94,7 +96,7 @@ class FunctionJudge(Judge):
 
     def __init__(self, config: JudgeConfig, function: Callable[[str, str], Any] | None = None) -> None:
         super().__init__(config)
-        self._scorer = named_scorer(config.function) if function is None else function_scorer(function)
+        self._scorer = named_scorer(config.function, "Judge") if function is None else function_scorer(function)
 
     @classmethod
     def of(cls, function: Callable[[str, str], Any], config: JudgeConfig | None = None) -> "FunctionJudge":
@@ -115,23 +117,33 @@ class FunctionJudge(Judge):
     def _verdict(self, judged: Judged) -> Verdict:
         try:
             value = self._scorer.function(judged.sample.prompt, judged.text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"Judge '{self.config.function}' failed on the response {judged.text[:60]!r} ({type(error).__name__}: {error}); "
                 "fix the function."
             ) from error
-        return checked_verdict(value, self.config, f"Judge '{self.config.function}' returned {value!r}")
+        return checked_verdict(value, self.config, f"Judge '{self.config.function}' returned {short(value)}")
+
+
+def short(value: Any) -> str:
+    """A value in a message: its representation on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of thousands of digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def checked_verdict(value: Any, config: JudgeConfig, said: str) -> Verdict:
     """A verdict as a number; `InputError`, which begins with ``said``, if the value is none."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None:
         return None
     if isinstance(value, str) and value.lower() in ("yes", "no") and config.reads == "yes_no":
         return float(value.lower() == "yes")
     low, high = config.ends
-    whole = config.reads == "score" or value in (0, 1)
-    if isinstance(value, bool | int | float) and low <= value <= high and whole:
+    if isinstance(value, bool | int | float) and low <= value <= high and (config.reads == "score" or value in (0, 1)):
         return float(value)
     wanted = "yes or no" if config.reads == "yes_no" else f"a number from {low:g} to {high:g}"
     raise InputError(f"{said}; a verdict is {wanted}, or null where it is undecided.")

@@ -21,10 +21,12 @@ class ModelJudge(Judge):
     def __init__(self, config: JudgeConfig, *, device: str = "cpu", trust_remote_code: bool = False) -> None:
         super().__init__(config)
         self.model = LanguageModel(
-            "the judge", config.model, device=device, dtype=config.dtype, trust_remote_code=trust_remote_code
+            "judge", config.model, device=device, dtype=config.dtype, trust_remote_code=trust_remote_code
         )
         rule = TextConfig(chat_template=True) if config.chat_template else TextConfig()
         self._encoder = PromptEncoder.of(self.model.tokenizers, rule)
+        if config.by == "logits":
+            self._words(Prompt("The template of the judge", config.template))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -43,13 +45,18 @@ class ModelJudge(Judge):
     def _by_logits(self, prompts: Sequence[Prompt]) -> list[Verdict]:
         pairs: list[tuple[Ids, Ids]] = []
         for prompt in prompts:
-            both = [self._encoder.encode_pair(prompt, word) for word in (self.config.yes, self.config.no)]
-            if both[0][1] == both[1][1]:
-                raise ConfigError("judge.yes and judge.no have the same tokens for this judge; change one of them.")
+            both = self._words(prompt)
             self._check(prompt, max(len(context) + len(rest) for context, rest in both))
             pairs += both
         found = log_likelihoods(self.model, pairs, batch_size=self.config.batch_size)
         return [None if yes == no else float(yes > no) for yes, no in zip(found[::2], found[1::2], strict=True)]
+
+    def _words(self, prompt: Prompt) -> list[tuple[Ids, Ids]]:
+        """Token ids of a text and of each of the two words behind it."""
+        both = [self._encoder.encode_pair(prompt, word) for word in (self.config.yes, self.config.no)]
+        if both[0][1] == both[1][1]:
+            raise ConfigError("judge.yes and judge.no have the same tokens for this judge; change one of them.")
+        return both
 
     def _by_word(self, prompts: Sequence[Prompt]) -> list[Verdict]:
         ids = [self._encoder.encode(prompt) for prompt in prompts]

@@ -15,7 +15,7 @@ from mechprobe.models.generation import length_batches
 from mechprobe.models.load import context_of
 from mechprobe.models.tokenizers import load_tokenizer
 
-ROLE = "the reward model"
+ROLE = "reward"
 _SAME = 1e-5
 """Largest difference of a reward with and without padding, as a share of 1 + its size."""
 

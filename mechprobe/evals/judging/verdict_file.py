@@ -6,7 +6,7 @@ from typing import Any
 
 from mechprobe.errors import InputError
 from mechprobe.evals.judging.config import JudgeConfig
-from mechprobe.evals.judging.judge import Judge, Judged, Verdict, checked_verdict
+from mechprobe.evals.judging.judge import Judge, Judged, Verdict, checked_verdict, short
 from mechprobe.files import dump_json, sha256_bytes, sha256_file
 from mechprobe.json_fields import text_field
 from mechprobe.records import read_jsonl
@@ -28,9 +28,11 @@ class FileJudge(Judge):
         self._found: dict[_Key, _Line] = {}
         for number, item in read_jsonl(self._path):
             self._line(item, f"{self._path}:{number}")
+        if not self._found:
+            raise InputError(f"{self._path} holds no verdict; give one JSON object a line.")
 
     def _line(self, item: dict[str, Any], where: str) -> None:
-        draw, response = item.get("draw", 0), item.get("response")
+        draw = item.get("draw", 0)
         if type(draw) is not int or draw < 0:
             raise InputError(f"{where}: 'draw' is {draw!r}; number the responses to one prompt from 0.")
         if "verdict" not in item:
@@ -38,8 +40,9 @@ class FileJudge(Judge):
         key = (text_field(item, "model", where), text_field(item, "id", where), draw)
         if key in self._found:
             raise InputError(f"{where} is a second verdict on one response, after {self._found[key][2]}; remove one.")
-        verdict = checked_verdict(item["verdict"], self.config, f"{where}: the verdict is {item['verdict']!r}")
-        self._found[key] = (verdict, response if isinstance(response, str) else None, where)
+        verdict = checked_verdict(item["verdict"], self.config, f"{where}: the verdict is {short(item['verdict'])}")
+        response = text_field(item, "response", where) if item.get("response") is not None else None
+        self._found[key] = (verdict, response, where)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class FunctionScorer(Scorer):
         """
         try:
             result = self.function(text, answer)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"Scorer '{self.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
             ) from error
@@ -94,28 +94,30 @@ def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
     return FunctionScorer(spec, function, sha256_bytes(f"{source}\n{state}".encode()))
 
 
-def named_scorer(spec: str) -> FunctionScorer:
+def named_scorer(spec: str, kind: str = "Scorer") -> FunctionScorer:
     """The scorer of ``python:<module>:<function>``. The working directory is searched last for the module.
+
+    ``kind`` is its name in messages.
 
     Raises:
         ConfigError: The module or the function does not exist.
     """
     parts = spec.split(":")
     if len(parts) != 3 or not all(parts):
-        raise ConfigError(f"Scorer '{spec}' is malformed; write {PREFIX}:<MODULE>:<FUNCTION>.")
+        raise ConfigError(f"{kind} '{spec}' is malformed; write {PREFIX}:<MODULE>:<FUNCTION>.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # worker processes inherit this path
     try:
         found: Any = importlib.import_module(parts[1])
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything
         raise ConfigError(
-            f"Scorer '{spec}': module {parts[1]} cannot be imported ({type(error).__name__}: {error})."
+            f"{kind} '{spec}': module {parts[1]} cannot be imported ({type(error).__name__}: {error})."
         ) from None
     for part in parts[2].split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise ConfigError(f"Scorer '{spec}': module {parts[1]} has no function {parts[2]}.")
+        raise ConfigError(f"{kind} '{spec}': module {parts[1]} has no function {parts[2]}.")
     return function_scorer(found, spec)
 
 

@@ -1,7 +1,7 @@
 """The figures of an emergence report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
-from mechprobe.report.figures.style import INK, MARKS, house_style, model_colors, new_figure, plain
+from mechprobe.report.figures.style import INK, MARKS, house_style, model_colors, new_figure, plain, step_scale
 from mechprobe.statistics import Interval
 
 Row = tuple[str, Mapping[str, str]]
@@ -29,9 +29,39 @@ _CAUSAL_PANELS = (
 )
 
 
+class StepAxis(NamedTuple):
+    """The x axis: optimizer steps, logarithmic from the first checkpoint on, with base at 0; or numbers of checkpoints.
+
+    Attributes:
+        first: First step of any arm, up to which the axis is linear; 0 where a step is unknown.
+        last: Last step of any arm.
+    """
+
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, found: Emergence) -> "StepAxis":
+        """The axis of all arms."""
+        steps = [courses[0].steps for courses in found.arms.values()]
+        return cls(min(map(min, steps)), max(map(max, steps))) if all(steps) else cls(0, 0)
+
+    def places(self, course: ArmCourse) -> Float[ndarray, " column"]:
+        """Where base and the checkpoints of an arm are drawn."""
+        return np.array([0.0, *course.steps]) if self.first else np.arange(len(course.progress), dtype=np.float64)
+
+    def prepare(self, axes: Axes) -> None:
+        """Set scale, ticks and label."""
+        if self.first:
+            step_scale(axes, self.first, self.last)
+            axes.set_xlabel("optimizer step")
+        else:
+            axes.set_xlabel("checkpoint number: EVENLY SPACED, steps unknown")
+
+
 def curves_figure(found: Emergence) -> Figure:
     """Emergence curves of every arm over training: the first seed with 95 % intervals, further seeds as thin lines."""
-    colors = model_colors(list(found.arms))
+    colors, axis = model_colors(list(found.arms)), StepAxis.of(found)
     with house_style():
         figure = new_figure(9.5, 6.2)
         panels = figure.subplots(2, 2).ravel()
@@ -39,15 +69,14 @@ def curves_figure(found: Emergence) -> Figure:
             for (arm, courses), mark in zip(found.arms.items(), MARKS, strict=False):
                 for number, course in enumerate(courses):
                     values = _curve(course, name) * factor
-                    progress = 100 * np.array(course.progress)
+                    x = axis.places(course)
                     if number == 0:
-                        _with_band(axes, progress, values, color=colors[arm], mark=mark, label=arm)
+                        _with_band(axes, x, values, color=colors[arm], mark=mark, label=arm)
                     else:
-                        axes.plot(progress, values[:, 0], color=colors[arm], linewidth=0.8, alpha=0.6)
+                        axes.plot(x, values[:, 0], color=colors[arm], linewidth=0.8, alpha=0.6)
             axes.set_title(title)
-            axes.set_xlim(-2, 102)
             axes.set_ylim(0, None)
-            axes.set_xlabel("training done (%)")
+            axis.prepare(axes)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found.arms))
         return figure
 
@@ -170,18 +199,17 @@ def causal_figure(found: Emergence) -> Figure:
 
     Bands are 95 % bootstrap intervals over prompts.
     """
-    causal, colors = found.causal, model_colors(list(found.causal))
+    causal, colors, axis = found.causal, model_colors(list(found.causal)), StepAxis.of(found)
     with house_style():
         figure = new_figure(9.5, 3.3)
         both = figure.subplots(1, 2)
         for axes, (key, title, bounds) in zip(both, _CAUSAL_PANELS, strict=True):
             for (arm, course), mark in zip(causal.items(), MARKS, strict=False):
-                progress = 100 * np.array(found.arms[arm][0].progress[1:])
-                _with_band(axes, progress, _ends(getattr(course, key)), color=colors[arm], mark=mark, label=arm)
+                x = axis.places(found.arms[arm][0])[1:]
+                _with_band(axes, x, _ends(getattr(course, key)), color=colors[arm], mark=mark, label=arm)
             axes.set_title(title)
             axes.set_ylim(*bounds)
-            axes.set_xlim(0, 102)
-            axes.set_xlabel("training done (%)")
+            axis.prepare(axes)
         both[1].axhline(0, color=INK, linewidth=0.8)
         figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
         return figure

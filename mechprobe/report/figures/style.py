@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from mechprobe.dynamics.order import log_axis, steps_at
 from mechprobe.formatting import number
 
 DPI = 160
@@ -173,6 +174,20 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     """Label a y axis in percent and set its limits."""
     axes.set_ylabel(label)
     axes.set_ylim(low, high)
+
+
+def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
+    """Make the x axis one of steps: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
+
+    It is the axis on which `mechprobe.dynamics.order` interpolates. Ticks are base, the first step, and its doublings, thinned to
+    at most eight.
+    """
+    axes.set_xscale("function", functions=(lambda step: log_axis(step, first), lambda place: steps_at(place, first)))
+    axes.set_xlim(-0.25 * first, last * 1.06)
+    doublings = np.array([first * 2**power for power in range(int(np.log2(max(1.0, last / first))) + 1)])
+    ticks = [0.0, *doublings[:: -(-len(doublings) // 7)].tolist()]
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:

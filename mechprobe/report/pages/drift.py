@@ -22,6 +22,10 @@ def drift_page(files: RunFiles, pictures: Mapping[str, str]) -> str | None:
     sections = [
         divergence_section(found.divergence), profiles_section(found.probe), weights_section(found.weights), together_section(found.probe),
     ]  # fmt: skip
-    return environment().get_template("drift.html.j2").render(
-        name=files.name, base=found.base or files.base, sections=sections, figures=dict(pictures)
+    intro = (
+        f"How far every model moved from {found.base or files.base}: in its distributions, its skills and its weights. The questions are "
+        "those of arXiv 2512.24063; its formulas are not published, and the definitions here are stated with each number."
+    )
+    return environment().get_template("sections.html.j2").render(
+        name=files.name, title="Behaviour and drift", intro=[intro], sections=sections, figures=dict(pictures)
     )  # fmt: skip

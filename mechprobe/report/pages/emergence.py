@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mechprobe.emergence.overlap import SeedSpread
-from mechprobe.emergence.result import Emergence
+from mechprobe.emergence.result import ArmCourse, Emergence
 from mechprobe.environment import require
 from mechprobe.files import write_bytes, write_text
 from mechprobe.stage_folder import Stage
@@ -133,10 +133,29 @@ def _arm_table(found: Emergence) -> Table:
     for name, courses in found.arms.items():
         for course in courses:
             kinds = ", ".join(f"{count} {kind}" for kind, count in course.kinds.items() if count)
-            half = _interval_text(course.curves["half_norm"][0])
-            rows.append([name, str(course.seed), f"{course.n_alive:,}", kinds, half, course.spaced_by])
-    head = ["arm", "seed", "live features", "kinds", "half of the change at", "progress by"]
-    return Table("Arms", [f"Layout: {found.layout}.", *found.interval_notes], head, rows)
+            rows.append([name, str(course.seed), f"{course.n_alive:,}", kinds, *_half_texts(course)])
+    head = ["arm", "seed", "live features", "kinds", "half of the change at step", "share of training"]
+    return Table("Arms", [f"Layout: {found.layout}.", *undated(found), *found.interval_notes], head, rows)
+
+
+def _half_texts(course: ArmCourse) -> tuple[str, str]:
+    """Where half of the change of the norms is reached, as a step and as a share of training."""
+    if not course.steps:
+        return "steps unknown", "-"
+    half, last = course.curves["half_norm"][0], course.steps[-1]
+    step = Interval(half.value * last, half.low * last, half.high * last, half.n)
+    return _interval_text(step, 1), _interval_text(half)
+
+
+def undated(found: Emergence) -> list[str]:
+    """A sentence on the arms whose steps are unknown; none where all are known."""
+    even = sorted({course.name for courses in found.arms.values() for course in courses if not course.steps})
+    if not even:
+        return []
+    return [
+        f"EVENLY SPACED: the optimizer steps of {', '.join(even)} are unknown, so that all checkpoints are drawn evenly spaced, and "
+        "neither half of the change nor early is dated. Set emergence.final_steps."
+    ]
 
 
 def _curves_table(found: Emergence) -> Table:
@@ -145,9 +164,10 @@ def _curves_table(found: Emergence) -> Table:
     for name, (course, *_) in found.arms.items():
         n = len(course.labels)
         columns = [course.curves[key][-n:] for key in _CURVES]  # some curves have a value for base too
-        for label, done, *cells in zip(course.labels, course.progress[1:], *columns, strict=True):
-            rows.append([name, label, f"{100 * done:.0f} %", *map(_interval_text, cells)])
-    return Table("Course of the arms", [], ["arm", "checkpoint", "training done", *_CURVES.values()], rows)
+        steps = [f"{step:,}" for step in course.steps] or ["unknown"] * n
+        for label, step, *cells in zip(course.labels, steps, *columns, strict=True):
+            rows.append([name, label, step, *map(_interval_text, cells)])
+    return Table("Course of the arms", [], ["arm", "checkpoint", "optimizer step", *_CURVES.values()], rows)
 
 
 def _overlap_table(found: Emergence) -> Table:
@@ -239,13 +259,12 @@ def _text(value: float, digits: int = 3) -> str:
     return "-" if isnan(value) else f"{value:.{digits}f}"
 
 
-def _interval_text(item: Interval) -> str:
+def _interval_text(item: Interval, digits: int = 3) -> str:
     """``value [low, high]``, or ``value [no interval]``."""
     if isnan(item.value):
         return "-"
-    return f"{_text(item.value)} " + (
-        "[no interval]" if isnan(item.low) else f"[{_text(item.low)}, {_text(item.high)}]"
-    )
+    value, low, high = (_text(part, digits) for part in item[:3])
+    return f"{value} [no interval]" if isnan(item.low) else f"{value} [{low}, {high}]"
 
 
 def _seeds_text(spread: SeedSpread | None, index: int) -> str:

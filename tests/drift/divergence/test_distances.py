@@ -11,6 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 from mechprobe.drift import PositionDivergences, divergences
 from mechprobe.drift.divergence import distances
 from mechprobe.errors import InputError
+from mechprobe.models import next_token
 
 LARGE = 151_936
 """Rows of a Qwen2.5 unembedding."""
@@ -182,7 +183,7 @@ def test_inequalities(n_ids: int, seed: int, scale: float, apart: float) -> None
 def test_blocks_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     tuned, base, target = pair(9, 1_000, seed=5)
     whole = divergences(tuned, base, target)
-    monkeypatch.setitem(distances._BLOCK_VALUES, "cpu", 9 * 64)
+    monkeypatch.setitem(next_token._BLOCK_VALUES, "cpu", 9 * 64)
     small = divergences(tuned, base, target)
     single = PositionDivergences.joined(
         [divergences(tuned[i : i + 1], base[i : i + 1], target[i : i + 1]) for i in range(9)]

@@ -2,7 +2,10 @@
 
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,6 +166,49 @@ def test_interrupted_and_resumed_it_gives_the_same_bytes(
         mp.drift.divergence(family, store, out=out, config=CONFIG.replace(seed=1))
 
 
+def _killed(planted: dict[str, Path], store: Path, out: Path, after: int) -> None:
+    """Measure in a process of its own, which dies as a part is about to be written."""
+    write, n = parts.PartFiles.write, 0
+
+    def dying(self: parts.PartFiles, window: int, model: str, arrays: dict[str, np.ndarray]) -> None:
+        nonlocal n
+        n += 1
+        if n > after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, window, model, arrays)
+
+    parts.PartFiles.write = dying
+    mp.drift.divergence(mp.ModelFamily.load(planted), store, out=out, config=CONFIG)
+
+
+def test_after_a_kill_no_finished_part_is_made_again_and_results_are_equal_to_the_byte(
+    found: DivergenceResult, planted: dict[str, Path], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "WINDOW_BYTES", 100 * 4 * 32)
+    out, n_kept = tmp_path / "drift", 5
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(planted, store, out, n_kept))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    kept = {path.name for path in (out / "parts").iterdir()}
+    assert len(kept) >= n_kept
+    written: list[str] = []
+    write = parts.PartFiles.write
+
+    def counting(self: parts.PartFiles, window: int, model: str, arrays: dict[str, np.ndarray]) -> None:
+        written.append(self.path(window, model).name)
+        write(self, window, model, arrays)
+
+    monkeypatch.setattr(parts.PartFiles, "write", counting)
+    mp.drift.divergence(mp.ModelFamily.load(planted), store, out=out, config=CONFIG)
+    assert written
+    assert (
+        not {name for name in written if "base" not in name} & kept
+    )  # base waits in memory for the models of its window
+    for name in FILES:
+        assert (out / name).read_bytes() == (found.folder / name).read_bytes(), name
+
+
 def test_the_order_in_which_models_are_given_changes_no_byte(
     found: DivergenceResult, planted: dict[str, Path], store: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +318,11 @@ def test_the_command(
     assert f"{result.interval('sft', 'kl').value:.3g}" in said
     assert main([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["base"] == "base"
+    (tmp_path / "steps/rl").mkdir(parents=True)
+    (tmp_path / "steps/rl/step_000002").symlink_to(planted["rl@step_000002"])
+    beside = ["--checkpoints", str(tmp_path / "steps"), "--out", str(tmp_path / "beside"), "--json"]
+    assert main([*given, *beside]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == ["rl@step_000002", "sft"]
     assert main([*given, "--dry-run", "--force"]) == 0
     planned = capsys.readouterr().out
     assert "base runs once, and 1 models against it" in planned

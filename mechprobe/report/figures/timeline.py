@@ -1,0 +1,126 @@
+"""The figures of the timeline page: all quantities over steps, and where half of each change is reached."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mechprobe.dynamics.order import HalfChange
+from mechprobe.report.figures.style import (
+    INK,
+    MARKS,
+    error_bars,
+    house_style,
+    labels,
+    model_colors,
+    new_figure,
+    plain,
+    step_scale,
+    title_of,
+)
+from mechprobe.report.sections.timeline import PANELS
+from mechprobe.report.timeline.result import Series, Timeline
+
+
+def draw_timeline(found: Timeline) -> dict[str, Any]:
+    """Both figures by name; none without an arm whose steps are known."""
+    if not found.arms:
+        return {}
+    figures: dict[str, Any] = {"timeline": timeline_figure(found)}
+    if any(not half.untold for arm in found.arms.values() for half in arm.panels.halves):
+        figures["order"] = order_figure(found)
+    return figures
+
+
+def timeline_figure(found: Timeline) -> Figure:
+    """One panel per kind of quantity on a shared axis of steps, one color per arm."""
+    panels = [panel for panel in PANELS if any(_of(found, arm, panel) for arm in found.arms)]
+    colors = model_colors(list(found.arms))
+    with house_style():
+        figure = new_figure(9.5, 1.75 * len(panels) + 1.0)
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, place in zip(panels, axes, strict=True):
+            for number, arm in enumerate(found.arms):
+                _draw(place, found, arm, panel, colors[arm], MARKS[number % len(MARKS)])
+            _name(place, [series for arm in found.arms for series in _of(found, arm, panel)], panel)
+        _axis(axes[-1], found)
+        for number, arm in enumerate(found.arms):
+            axes[0].plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2, label=plain(arm))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(found.arms)))
+        return figure
+
+
+def _of(found: Timeline, arm: str, panel: str) -> list[Series]:
+    return [series for series in found.arms[arm].series if series.panel == panel]
+
+
+def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: str) -> None:
+    shown = _of(found, arm, panel)
+    halves = {half.name: half for half in found.arms[arm].panels.halves}
+    number = list(found.arms).index(arm)
+    for series in shown:
+        factor = 100.0 if series.unit == "percent" else 1.0
+        values, errors = error_bars(series.values, scale=factor)
+        strong = series.headline or len(shown) == 1
+        axes.plot(
+            series.steps, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
+            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2,
+        )  # fmt: skip
+        if strong:
+            axes.fill_between(
+                series.steps, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0
+            )
+        half = halves.get(series.name)
+        if half is not None and not half.untold:
+            _mark_half(axes, half, color, 0.06 + 0.055 * number)
+
+
+def _mark_half(axes: Axes, half: HalfChange, color: str, height: float) -> None:
+    """A triangle at the step of half of the change, and its interval as a bar, above the lower edge of the panel."""
+    across = axes.get_xaxis_transform()
+    axes.plot([half.step.low, half.step.high], [height] * 2, transform=across, color=color, linewidth=2.2, alpha=0.55)
+    axes.plot([half.step.value], [height], transform=across, color=color, marker="^", markersize=6, zorder=4)
+
+
+def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
+    strong = list(dict.fromkeys(each.name for each in series if each.headline))
+    units = list(dict.fromkeys("%" if each.unit == "percent" else each.unit for each in series if each.unit != "plain"))
+    unit = f" ({', '.join(units)})" if units else ""
+    detail = f": {', '.join(strong)}" if strong else ""
+    axes.set_title(plain(_short(f"{panel}{detail}{unit}")))
+    axes.margins(y=0.2)
+
+
+def _short(text: str, width: int = 105) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _axis(axes: Axes, found: Timeline) -> None:
+    steps = [step for arm in found.arms.values() for step in arm.steps]
+    step_scale(axes, min(steps), max(steps))
+    axes.set_xlabel(f"optimizer step ({plain(found.base)} at 0)")
+
+
+def order_figure(found: Timeline) -> Figure:
+    """Step of half of the change of every quantity that stands for a panel, one row per quantity and one color per arm."""
+    colors, arms = model_colors(list(found.arms)), list(found.arms)
+    halves = {arm: {half.name: half for half in found.arms[arm].panels.halves if not half.untold} for arm in arms}
+    names = list(dict.fromkeys(name for arm in arms for name in halves[arm]))
+    with house_style():
+        figure = new_figure(9.5, 0.36 * len(names) * max(1.0, 0.7 * len(arms)) + 1.3)
+        axes = figure.subplots()
+        for number, arm in enumerate(arms):
+            for name, half in halves[arm].items():
+                row = names.index(name) + (number - (len(arms) - 1) / 2) * 0.55 / max(1, len(arms) - 1)
+                axes.plot([half.step.low, half.step.high], [row, row], color=colors[arm], linewidth=2.4, alpha=0.5)
+                axes.plot([half.step.value], [row], color=colors[arm], marker=MARKS[number % len(MARKS)], markersize=7)
+            axes.plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2.4, label=plain(arm))
+        axes.set_yticks(np.arange(len(names)), labels(names, width=34))
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=True, axis="x")
+        _axis(axes, found)
+        axes.set_title(title_of("half of the change is reached"), color=INK)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(arms)))
+        return figure

@@ -1,0 +1,180 @@
+"""The sections of the timeline page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mechprobe.dynamics.order import HalfChange, LeadLag, Order
+from mechprobe.formatting import MISSING, decimal, estimate, p_value
+from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
+from mechprobe.report.timeline.behaviour import BEHAVIOUR, BENCHMARKS, LENGTH, SAFETY, SKILLS
+from mechprobe.report.timeline.inside import DIVERGENCE, FEATURES, OVERLAP, WEIGHTS
+from mechprobe.report.timeline.result import ArmTimeline, Series, Timeline
+from mechprobe.statistics import Interval
+
+PANELS = (SKILLS, BENCHMARKS, SAFETY, LENGTH, DIVERGENCE, WEIGHTS, BEHAVIOUR, FEATURES, OVERLAP)
+"""Panels of the figure from top to bottom."""
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "evaluate": ("Skills and response length", (SKILLS, LENGTH)),
+    "sweep": ("Benchmarks and safety", (BENCHMARKS, SAFETY)),
+    "drift": ("Divergence from base", (DIVERGENCE,)),
+    "weights": ("Weights", (WEIGHTS,)),
+    "probe": ("Distance of skill profiles", (BEHAVIOUR,)),
+    "emergence": ("Features: onset and overlap", (FEATURES, OVERLAP)),
+}
+"""Stage → title of its section, and the panels of its quantities."""
+CANNOT = "cannot be told"
+
+
+def timeline_sections(found: Timeline) -> list[Section]:
+    """The course, what moved first, dips, and the values of every stage; the command of every stage that has not run."""
+    sections = [_course(found), _order(found), _dips(found)]
+    for stage, (title, panels) in PARTS.items():
+        if stage in found.missing:
+            sections.append(absent(title, found.missing[stage]))
+        else:
+            tables = [table for arm, course in found.arms.items() if (table := _values(arm, course, panels)).rows]
+            sections.append(Section(title, "", [], [], tables))
+    return [section._replace(title=f"{number}. {section.title}") for number, section in enumerate(sections, start=1)]
+
+
+def _course(found: Timeline) -> Section:
+    caption = (
+        f"Optimizer steps: linear from {found.base} at 0 to the first checkpoint, logarithmic after it. Strong lines stand for their "
+        "panel, with 95 % intervals over items, prompts or features; thin lines are single tasks or benchmarks. Triangles on the lower "
+        "edge: where half of the change of the strong line is reached; their bars are its interval."
+    )
+    texts = [
+        f"{arm}: {found.base} and the steps {', '.join(f'{step:,}' for step in course.steps)}."
+        for arm, course in found.arms.items()
+    ]
+    texts += [f"{arm} is left out: {why}." for arm, why in found.left_out.items()]
+    return Section("Course", "", texts, [Picture("timeline", "All quantities over optimizer steps", caption)], [])
+
+
+def _order(found: Timeline) -> Section:
+    caption = (
+        "Step at which half of the change is reached, with its interval. The ends of an interval are checkpoints: what lies between two "
+        "checkpoints is not known."
+    )
+    tables = []
+    for arm, course in found.arms.items():
+        tables += [
+            _halves(f"What moved first: {arm}", course.panels, course, noted=not tables),
+            _lags(f"Lags: {arm}", course.panels.pairs, noted=not tables),
+            _halves(f"All quantities: {arm}", course.everything, course)._replace(folded=True),
+            _lags(f"Lags of all quantities: {arm}", course.everything.pairs)._replace(folded=True),
+        ]
+    pictures = [Picture("order", "Step of half of the change, by quantity and arm", caption)]
+    return Section("What moved first", "", _sentences(found), pictures, [table for table in tables if table.rows])
+
+
+def _sentences(found: Timeline) -> list[str]:
+    """For every arm, the quantities that are shown to precede others."""
+    texts = []
+    for arm, course in found.arms.items():
+        leads = {half.name: course.panels.before(half.name) for half in course.panels.halves}
+        told = [f"{name} before {', '.join(later)}" for name, later in leads.items() if later]
+        texts.append(f"{arm}: {'; '.join(told)}." if told else f"{arm}: no order {CANNOT.replace('cannot', 'can')}.")
+    return texts
+
+
+def _halves(title: str, order: Order, course: ArmTimeline, *, noted: bool = False) -> Table:
+    series = {each.name: each for each in course.series}
+    rows = [_half_row(half, order, series[half.name]) for half in order.halves]
+    notes = [] if not noted else [
+        "Half of the change: the step with its 95 % interval, whose ends are checkpoints. Before: the quantities that are shown to reach "
+        "half of their change later (Holm's adjustment over all pairs of the table). Exact: without sampling error, so that the "
+        "interval is the gap between two checkpoints. Times passed: more than once, the course is not a simple rise or fall."
+    ]  # fmt: skip
+    head = ["quantity", "n", "change", "half of the change at step", "times passed", "before"]
+    return Table(title, head, rows, notes)
+
+
+def _half_row(half: HalfChange, order: Order, series: Series) -> list[str]:
+    step = f"{CANNOT}: {half.untold}" if half.untold else step_text(half.step)
+    later = order.before(half.name)
+    return [
+        half.name,
+        n_text(series),
+        change_text(half.change, series),
+        step,
+        str(half.crossings),
+        ", ".join(later) or MISSING,
+    ]
+
+
+def _lags(title: str, pairs: Sequence[LeadLag], *, noted: bool = False) -> Table:
+    shown = [pair for pair in pairs if not pair.untold]
+    rows = [
+        [pair.first, pair.second, step_text(pair.lag, signed=True), p_value(pair.p_holm), f"{pair.first_moved} first" if pair.first_moved else CANNOT]
+        for pair in shown
+    ]  # fmt: skip
+    notes = [] if not noted else [
+        "Lag: step of the second minus step of the first, with its 95 % bootstrap interval, which includes the gaps between checkpoints. "
+        "Quantities of the same samples are resampled together; exact ones are fixed. An end of 0 is a checkpoint at which one has passed "
+        "half and the other has not. p: order at checkpoints, Holm-adjusted over the arm's pairs of this table."
+    ]  # fmt: skip
+    return Table(title, ["first", "second", "lag in steps", "p (Holm)", "order"], rows, notes)
+
+
+def step_text(item: Interval, *, signed: bool = False) -> str:
+    """A step, or a difference of steps: ``25.8 [24, 28]``."""
+    form = "{:+,.1f}" if signed else "{:,.1f}"
+    ends = ("{:+,.0f}" if signed else "{:,.0f}").format
+    return f"{form.format(item.value + 0.0)} [{ends(item.low + 0.0)}, {ends(item.high + 0.0)}]"
+
+
+def change_text(change: Interval, series: Series) -> str:
+    """A change with its interval, in points for shares."""
+    percent = series.unit == "percent"
+    shown = change if series.n else (change.value,)
+    unit = {"percent": " points", "plain": ""}.get(series.unit, f" {series.unit}")
+    return estimate(shown, factor=100 if percent else 1, decimals=1 if percent else None, signed=True, unit=unit)
+
+
+def n_text(series: Series) -> str:
+    """``256 items``, or ``exact``."""
+    return f"{series.n:,} {series.units}" if series.n else "exact"
+
+
+def _dips(found: Timeline) -> Section:
+    title = "Dip and recovery"
+    if "dynamics" in found.missing:
+        return absent(title, found.missing["dynamics"])
+    rows = [
+        [
+            dip.curve, dip.label, decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
+            decimal(dip.recovery_step, 0), estimate(dip.final_gain, factor=100 if dip.unit == "share" else 1, decimals=1, signed=True),
+            MISSING if dip.n is None else f"{dip.n:,}",
+        ]
+        for dip in found.dips
+    ]  # fmt: skip
+    head = ["curve", "class", "depth", "trough at step", "recovery at step", "final gain", "n"]
+    note = "Depth and gain in points for shares. The classes and their tests are those of mechprobe dynamics."
+    return Section(title, "", [], [], [Table("Curves", head, rows, [note])])
+
+
+def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:
+    """The values of an arm's quantities in some panels, one column per checkpoint."""
+    rows = []
+    for series in (each for each in course.series if each.panel in panels):
+        percent = series.unit == "percent"
+        values = dict(zip(series.steps, series.values, strict=True))
+        cells = [
+            estimate(_shown(values.get(step), series), factor=100 if percent else 1, decimals=1 if percent else None)
+            for step in (0, *course.steps)
+        ]
+        name = series.name if series.unit == "plain" else f"{series.name} ({'%' if percent else series.unit})"
+        rows.append([name, n_text(series) if series.n or not series.unranked else MISSING, *cells])
+    head = ["quantity", "n", "base", *(f"{step:,}" for step in course.steps)]
+    notes = [
+        f"{each.name} is not compared with others: {each.unranked}."
+        for each in course.series
+        if each.unranked and each.panel in panels
+    ]
+    return Table(f"Values by step: {arm}", head, rows, notes, folded=True)
+
+
+def _shown(value: Interval | None, series: Series) -> Sequence[Any] | None:
+    """A value with its interval; an exact value alone."""
+    return value if value is None or series.n or series.unranked else (value.value,)
