@@ -116,7 +116,7 @@ def best_power(
 def dips(curves: int, made: Callable[[np.random.Generator], dict], seed: int) -> float:
     """Share of dips among simulated results of the whole of `dip_and_recovery`."""
     rng = np.random.default_rng([seed, 5])
-    config = DynamicsConfig(draws=500, resamples=0)
+    config = DynamicsConfig(draws=1000, resamples=0)
     return sum(dip_and_recovery(**made(rng), config=config).dipped for _ in range(curves)) / curves
 
 

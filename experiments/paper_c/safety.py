@@ -335,7 +335,7 @@ def draw(result: dict[str, Any]) -> bytes:
             panel.set_title(title)
         for panel in panels[:2]:
             panel.set_xscale("log", base=2)
-            panel.set_xlabel("step (leftmost: base); bands from lowest to highest seed")
+            panel.set_xlabel("step (leftmost: base)")
             panel.set_ylim(-4, 104)
         panels[2].axhline(0, color="#999999", linewidth=0.8)
         panels[2].axvline(0, color="#999999", linewidth=0.8)

@@ -138,7 +138,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dynamics(
         run / "evals",
         out=run / "dynamics",
-        config=DynamicsConfig(draws=300, resamples=0),
+        config=DynamicsConfig(draws=1000, resamples=0),
         arms=EmergenceConfig(final_steps={"rl": 80}),
     )
     write_json(run / "run.json", {"name": f"run {EVIL}", "emergence": {"final_steps": {"rl": 80}}})
