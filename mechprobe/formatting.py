@@ -163,6 +163,12 @@ def listing(items: Iterable[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
+def short_list(names: Sequence[str], most: int = 3) -> str:
+    """The first names: ``a, b, c and 6 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def edit_title(condition: Mapping[str, Any]) -> str:
     """The edit of a condition and the model that it acts on: "transplant rl into base" or "ablate in rl"."""
     edit, model, donor = condition["edit"], condition["model"], condition.get("donor")

@@ -1,4 +1,4 @@
-"""The rule by which an experiment is *reproduced*, a *trend*, or *not*. It was written down before any run.
+"""The rule by which an experiment is *reproduced*, a *trend*, or *not reproduced*. It was written down before any run.
 
 A claim of the paper is a number of the lab with an interval (`Value`), and a limit that the paper says it lies beyond. The claim is
 
@@ -6,11 +6,16 @@ A claim of the paper is a number of the lab with an interval (`Value`), and a li
 - ``opposed`` if the whole interval lies on the other side,
 - ``open`` otherwise.
 
+The claim that a skill dips and recovers is a count and has no interval. It is ``supported`` if all of two or more seeds show it,
+``opposed`` if no seed does, and ``open`` otherwise. Few seeds bound such a share loosely: if it is 63 % of all seeds, three seeds
+in a row lack it with a chance of 5 %. So ``opposed`` says less here than for an interval. With ``open`` for no seed the verdict
+would be the same, because a count of 0 is not beyond its limit of 0.
+
 The k claims of an experiment have intervals of 1 − 0.05/k (Bonferroni). An experiment is
 
 - ``reproduced`` if all of its claims are supported,
 - ``trend`` if none is opposed, at least one is supported, and every estimate lies beyond its limit,
-- ``not`` otherwise.
+- ``not`` otherwise, which readers see as *not reproduced*.
 
 Claims that are marked ``ours`` have intervals but no part in k and in the verdict.
 """

@@ -59,7 +59,7 @@ def drift_lines(found: "DivergenceResult") -> list[str]:
             f"{percent(row.value, 1)} %"
             if share
             else nats(row.interval)
-            if row.metric == "kl"
+            if row.metric in ("kl", "kl_reverse", "js")
             else decimal(row.value, 4)
         )
     shown = dict(list(rows.items())[:_MOST_ROWS])

@@ -1,5 +1,6 @@
 """``mechprobe dynamics``."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ from mechprobe.cli.shared_options import DEFAULT_RUN, Shared, takes_shared_optio
 if TYPE_CHECKING:
     from mechprobe.dynamics.result import DipResult, Dynamics
     from mechprobe.pipeline.run import Run
+
+STABLE = "stable: share of resampled curves, each for itself, that have the label; below 50 % the label is unstable"
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
 Table = Annotated[
@@ -82,7 +85,7 @@ def dynamics_lines(found: "Dynamics") -> list[str]:
     from mechprobe.dynamics.labels import MEANING
 
     shown = dict(list(found.curves.items())[:_MOST_ROWS])
-    columns = ["label", "dip p", "depth", "trough", "back at", "final gain", "n", "stable"]
+    columns = ["label", "stable", "dip p", "depth", "trough", "back at", "final gain", "n"]
     more = (
         [f"... and {len(found.curves) - len(shown)} more curves in dynamics.json"]
         if len(found.curves) > len(shown)
@@ -98,6 +101,7 @@ def dynamics_lines(found: "Dynamics") -> list[str]:
         *table_lines({name: _row(curve) for name, curve in shown.items()}, columns),
         *more,
         *(f"{label}: {MEANING[label]}" for label in labels),
+        *([STABLE] if any(curve.resampled_labels for curve in shown.values()) else []),
         *(
             [
                 f"Lower is better in {', '.join(turned)}: a dip is a rise above base, and depth and gain count what is better"
@@ -122,14 +126,21 @@ def _row(curve: "DipResult") -> dict[str, str]:
     gain = curve.final_gain_interval
     return {
         "label": curve.words,
+        "stable": stable_text(curve),
         "dip p": p_value(curve.tests.dip_p),
         "depth": f"{curve.depth:.{digits}f}",
         "trough": f"{curve.trough_step:g}",
         "back at": "-" if curve.recovery_step is None else f"{curve.recovery_step:g}",
         "final gain": f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]",
         "n": "-" if curve.n is None else f"{curve.n}" + (f" × {curve.responses}" if curve.responses > 1 else ""),
-        "stable": f"{100 * curve.label_share:.0f} %" if curve.resampled_labels else "-",
     }
+
+
+def stable_text(curve: "DipResult") -> str:
+    """``92 %``, or ``14 %, unstable``."""
+    if not curve.resampled_labels:
+        return "-"
+    return f"{100 * curve.label_share:.0f} %{', unstable' if curve.unstable else ''}"
 
 
 def _length_lines(curves: dict[str, "DipResult"]) -> list[str]:
@@ -139,6 +150,7 @@ def _length_lines(curves: dict[str, "DipResult"]) -> list[str]:
     return [
         f"Length in {name}: ×{length.surge_ratio:.2f} of base at step {length.surge_step:g}, then ×{length.contraction_ratio:.2f}"
         + (", rises again at the end" if length.late_rerise else "")
-        + f"; trough − peak {length.lag:+g} steps; Spearman with the score {length.spearman:+.2f}"
+        + f"; trough − peak {length.lag:+g} steps"
+        + (f"; Spearman with the score {length.spearman:+.2f}" if isfinite(length.spearman) else "")
         for name, length in found[:6]
     ]

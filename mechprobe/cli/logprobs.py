@@ -22,7 +22,7 @@ Evals = Annotated[Path | None, typer.Option("--evals", help="Finished evaluate s
 Checkpoints = Annotated[
     Path | None, typer.Option("--checkpoints", help="Folder of further models, <arm>/step_<n>/ (rl/step_000040/).")
 ]
-_MOST_MODELS, _MOST_CLASSES, _MOST_ORDER = 13, 5, 6
+_MOST_MODELS, _MOST_CLASSES, _MOST_ORDER, _MOST_ARMS = 13, 5, 6, 4
 
 
 @takes_shared_options
@@ -35,6 +35,7 @@ def logprobs(
     from mechprobe.emergence.arms import with_checkpoints
     from mechprobe.environment import require
     from mechprobe.pipeline.plans import Plan
+    from mechprobe.stage_folder import require_stage
 
     require("matplotlib", "The figure of log-probabilities")
     section: dict[str, Any] = {"traces": {"file": str(traces)}} if traces else {}
@@ -42,6 +43,8 @@ def logprobs(
     run = shared.start({"logprobs": section} if section else {}, logprobs=out, evals=evals)
     models = with_checkpoints(run.config.models, run.config.logprobs.checkpoints)
     run.config = run.config.model_copy(update={"models": models})
+    if evals is not None and run.config.logprobs.traces.file:
+        require_stage(evals, "evaluate")  # no stage that is made first reads it
     folder = run.layout.logprobs
     found: LogprobsResult | None = carry_out(
         shared,
@@ -72,14 +75,17 @@ def logprobs_lines(found: "LogprobsResult") -> list[str]:
         f"Mean Δ log p against {found.base} in nats per token on {found.n_tokens:,} tokens; traces of {source}, {prompts:,} prompts, 95 % interval",
         *table_lines(
             {name: _row(found, name, source) for name in shown},
-            ["all tokens", *_classes(found, source), "rank 1", "r", "words/1k"],
+            ["all tokens", *_classes(found, source), "rank 1", "words/1k"],
         ),
         *([f"... and {len(models) - len(shown)} more models in logprobs.json"] if len(shown) < len(models) else []),
         *([f"Traces of {', '.join(others)} are in logprobs.json too"] if others else []),
         *_teacher_lines(found, shown, source),
         *_contrast_lines(found, source),
         *_order_lines(found, source),
-        *(f"Backtracking in {verdict.arm}: {verdict.label} ({verdict.reason})" for verdict in found.verdicts[:4]),
+        *(
+            f"Backtracking in {verdict.arm}: {verdict.label} ({verdict.reason})"
+            for verdict in found.verdicts[:_MOST_ARMS]
+        ),
         *(
             f"Sampler of {row.model} at temperature {row.temperature:g}: largest difference {row.largest:.2g} over {row.n:,} tokens"
             for row in found.sampler[:3]
@@ -100,14 +106,8 @@ def _row(found: "LogprobsResult", model: str, source: str) -> dict[str, str]:
     cells = {"all tokens": estimate(_delta(found, model, source, "all", "all"), signed=True)}
     cells |= {name: decimal(_delta(found, model, source, "class", name)[0], 3) for name in _classes(found, source)}
     top = found.find(model=model, source=source, metric="rank_1")[0]
-    ratio = found.find(model=model, source=source, metric="ratio", reference="base")[0]
     words = next((row.per_1k.value for row in found.backtracking if row.model == model), float("nan"))
-    return {
-        **cells,
-        "rank 1": f"{percent(top.value, 1)} %",
-        "r": decimal(ratio.value, 3),
-        "words/1k": decimal(words, 1),
-    }
+    return {**cells, "rank 1": f"{percent(top.value, 1)} %", "words/1k": decimal(words, 1)}
 
 
 def _delta(found: "LogprobsResult", model: str, source: str, by: str, group: str) -> "Interval":
@@ -129,7 +129,7 @@ def _teacher_lines(found: "LogprobsResult", models: list[str], source: str) -> l
         own = found.find(model=model, source=source, metric="bits_per_byte", reference="")
         if "delta" in rows:
             lines.append(
-                f"{model} against the teacher: Δ {estimate(rows['delta'].interval, signed=True)}, r {estimate(rows['ratio'].interval)}, "
+                f"{model} against the teacher: Δ {estimate(rows['delta'].interval, signed=True)}, "
                 f"clipped {100 * rows['clip_low'].value:.1f} % low and {100 * rows['clip_high'].value:.1f} % high"
             )
         elif own and "bits_per_byte" in rows:
@@ -146,22 +146,32 @@ def _contrast_lines(found: "LogprobsResult", source: str) -> list[str]:
     rows = [row for row in found.contrasts if row.source == source and row.group in _classes(found, source)]
     return [
         f"{row.group}, {row.first} − {row.second} over matched controls: {estimate(row.contrast, signed=True)} "
-        f"({row.n:,} tokens, {100 * row.coverage:.0f} % matched with {row.n_controls:,})"
+        f"({row.n:,} tokens, {100 * row.matched:.0f} % matched with {row.n_controls:,})"
         for row in rows[:_MOST_ORDER]
     ]
 
 
 def _order_lines(found: "LogprobsResult", source: str) -> list[str]:
-    """One line for each arm: the half step of every class, first to last."""
+    """One line for each arm: the checkpoints between which every class reaches half of its final Δ, and the shown order."""
     lines = []
     for arm in found.arms:
-        rows = [row for row in found.learning if (row.arm, row.source) == (arm, source) and row.half_step is not None]
-        parts = [
-            f"{row.group} {row.half_step.value:.3g} [{row.half_step.low:.3g}, {row.half_step.high:.3g}]"
-            for row in sorted(rows, key=lambda row: row.half_step.value if row.half_step else 0.0)
-            if row.half_step is not None and row.group != "all"
-        ]
-        unit = "step" if rows and rows[0].spaced_by == "steps" else "checkpoint"
-        if parts:
-            lines.append(f"Half of the final Δ in {arm} at {unit}: {', '.join(parts)}")
-    return lines
+        rows = [row for row in found.learning if (row.arm, row.source) == (arm, source) and row.group != "all"]
+        told = [(row.half_step.low, row.half_step.high, row.group) for row in rows if row.half_step is not None]
+        if not told:
+            continue
+        unit = "steps" if rows[0].spaced_by == "steps" else "checkpoints"
+        parts = [f"{group} [{low:g}, {high:g}]" for low, high, group in sorted(told)]
+        order = _shown_order(found, arm, source) if len(told) > 1 else ""
+        lines.append(f"Half of the final Δ in {arm} is reached between {unit}: {', '.join(parts)}{order}")
+    return lines[:_MOST_ARMS]
+
+
+def _shown_order(found: "LogprobsResult", arm: str, source: str) -> str:
+    """Which classes are shown to come before which."""
+    before: dict[str, list[str]] = {}
+    for pair in found.order:
+        if (pair.arm, pair.source) == (arm, source) and pair.first_moved:
+            later = pair.second if pair.first_moved == pair.first else pair.first
+            before.setdefault(pair.first_moved, []).append(later)
+    said = [f"{first} comes before {', '.join(later)}" for first, later in before.items()]
+    return f"; {'; '.join(said) or 'the order cannot be told'}"

@@ -1,6 +1,7 @@
 """``mechprobe weights``."""
 
 from collections.abc import Iterable
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,7 +95,7 @@ def _pair_lines(found: "WeightsResult") -> list[str]:
         return []
     rows = {
         f"{pair.first}, {pair.second}": {
-            "cosine": f"{pair.cosine:.3g} [±{pair.cosine_null:.1g}]",
+            "cosine": f"{pair.cosine:.3g} [±{pair.cosine_null:.1g}]" if isfinite(pair.cosine) else "-",
             "overlap left %": _against(pair.overlap.get("left"), 100),
             "overlap right %": _against(pair.overlap.get("right"), 100),
         }

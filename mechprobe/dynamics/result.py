@@ -152,6 +152,11 @@ class DipResult(Result):
         return self.resampled_labels.get(self.label, 0) / total if total else float("nan")
 
     @property
+    def unstable(self) -> bool:
+        """Whether fewer than half of the resampled curves have the label."""
+        return self.label_share < 0.5
+
+    @property
     def words(self) -> str:
         """The label, and whether cut responses make the dip."""
         return f"{self.label} (cut responses)" if self.cut_explains else self.label
@@ -178,12 +183,13 @@ class DipResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """All fields, and what follows from them."""
         derived = {
-            "dipped": self.dipped, "recovered": self.recovered, "cut_explains": self.cut_explains, "label_share": self.label_share
+            "dipped": self.dipped, "recovered": self.recovered, "cut_explains": self.cut_explains, "label_share": self.label_share,
+            "unstable": self.unstable,
         }  # fmt: skip
         return {**super().to_dict(), **derived}
 
 
-_DERIVED = ("dipped", "recovered", "cut_explains", "label_share")
+_DERIVED = ("dipped", "recovered", "cut_explains", "label_share", "unstable")
 
 
 class Dynamics(Result):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
@@ -189,15 +189,40 @@ def recorded_step(path: Path | str) -> int | None:
     named = _STEP_FOLDER.fullmatch(place.name)
     if named:
         return int(named["step"])
+    found = _arm_results(place, ("posttrain", "lab-")).get("steps")
+    return found if _positive(found) else None
+
+
+def recorded_tokens(path: Path | str) -> int | None:
+    """Tokens that an arm of `mechprobe posttrain` had read at a model's folder, which is the arm's or a ``step_<n>`` in it.
+
+    They are those of prompts and responses, see `mechprobe.posttrain.result.TokensSeen`. None where no number is recorded.
+    """
+    place, step = Path(path), recorded_step(path)
+    results = _arm_results(place.parent if _STEP_FOLDER.fullmatch(place.name) else place, ("posttrain",))
+    rows = results.get("tokens")
+    found = (
+        [row.get("n") for row in rows if isinstance(row, dict) and row.get("step") == step]
+        if isinstance(rows, list | tuple)
+        else []
+    )
+    return found[0] if step is not None and found and _positive(found[0]) else None
+
+
+def _arm_results(place: Path, stages: tuple[str, ...]) -> dict[str, Any]:
+    """Results in the manifest of an arm that one of the stages made; empty without one."""
     try:
         manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    if not isinstance(manifest, dict) or not str(manifest.get("stage", "")).startswith(("posttrain", "lab-")):
-        return None
+        return {}
+    if not isinstance(manifest, dict) or not str(manifest.get("stage", "")).startswith(stages):
+        return {}
     results = manifest.get("results")
-    steps = results.get("steps") if isinstance(results, dict) else None
-    return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None
+    return results if isinstance(results, dict) else {}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def checkpoint_folders(folder: Path | str) -> dict[str, str]:

@@ -12,9 +12,10 @@ from mechprobe.posttrain.matching import KlStop, kl_stop
 from mechprobe.posttrain.order import visits
 from mechprobe.posttrain.reinforcement import train_grpo
 from mechprobe.posttrain.rejection import RESPONSES_FILE, Drawn, draw_responses, write_responses
-from mechprobe.posttrain.result import RESULT_FILE, OnPolicy, PosttrainResult, step_name
+from mechprobe.posttrain.result import RESULT_FILE, OnPolicy, PosttrainResult, TokensSeen, step_name
 from mechprobe.posttrain.reward import Rewards
 from mechprobe.posttrain.supervised import train_sft
+from mechprobe.posttrain.tokens import sampled_tokens, supervised_tokens
 from mechprobe.posttrain.training import Place, Session, clean
 from mechprobe.posttrain.watch import Watch
 from mechprobe.posttrain.weights import frozen_by, load_trainable, parameter_names, save, save_into, stored_dtype
@@ -32,12 +33,16 @@ class ArmTraining:
         arm: The arm.
         stage: Its stage, which the first process alone writes; None in the others.
         drawn: The samples of the base for on-policy SFT.
+        rows: The sequences of SFT.
+        order: Index of the row, for GRPO of the prompt, of every visit.
         done: Finished steps.
     """
 
     arm: Arm
     stage: Stage | None
     drawn: list[Drawn] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
     done: int = 0
 
     def run(self) -> None:
@@ -59,17 +64,17 @@ class ArmTraining:
 
     def _run(self, place: Place) -> None:
         arm = self.arm
-        rows, chosen = self._rows() if arm.method == "sft" else ([], list(range(len(arm.examples))))
+        self.rows, chosen = self._rows() if arm.method == "sft" else ([], list(range(len(arm.examples))))
         n_steps = arm.config.n_steps(len(chosen))
-        order = self._order(chosen, n_steps)
+        self.order = self._order(chosen, n_steps)
         stop = kl_stop(arm)
         with progress(n_steps, arm.name, unit="steps", quiet=self.stage is None) as advance:
             watch = self._watch(n_steps, stop, advance)
             frozen = frozen_by(arm.config.freeze)
-            session = Session(n_steps, order, arm.config.seed, watch, place, frozen)
-            model = self._train(rows, session)
+            session = Session(n_steps, self.order, arm.config.seed, watch, place, frozen)
+            model = self._train(session)
         if self.stage is not None:
-            self._finish(self.stage, model, watch, stop, n_steps, len(order))
+            self._finish(self.stage, model, watch, stop, n_steps)
 
     def _rows(self) -> tuple[list[Row], list[int]]:
         """The sequences of SFT, and the index of the example of each; on-policy SFT has none where no sample is right."""
@@ -124,7 +129,7 @@ class ArmTraining:
         kind = self.arm.config.save_dtype
         return stored_dtype(self.arm.base) if kind == "base" else getattr(torch, kind)
 
-    def _train(self, rows: list[Row], session: Session) -> Any:
+    def _train(self, session: Session) -> Any:
         arm, config = self.arm, self.arm.config
 
         def load() -> Any:
@@ -132,13 +137,13 @@ class ArmTraining:
 
         tokenizer = arm.base.tokenizer
         if isinstance(config, SftConfig):
-            return train_sft(load, tokenizer, rows, config, session)
+            return train_sft(load, tokenizer, self.rows, config, session)
         assert isinstance(config, GrpoConfig)
         assert arm.judge is not None, "GRPO always has a scorer"
         rewards = Rewards(arm.judge, arm.answers, score_cut=config.score_cut, end_ids=arm.base.own_end_ids)
         return train_grpo(load, tokenizer, [item.prompt_ids for item in arm.examples], rewards, config, session)
 
-    def _finish(self, stage: Stage, model: Any, watch: Watch, stop: KlStop | None, planned: int, n_visits: int) -> None:
+    def _finish(self, stage: Stage, model: Any, watch: Watch, stop: KlStop | None, planned: int) -> None:
         arm = self.arm
         files = save_into(model, arm.base.tokenizer, stage.folder, self._dtype)
         kept = tuple(
@@ -158,10 +163,13 @@ class ArmTraining:
             checkpoints=kept,
             n_parameters=sum(sizes.values()),
             n_trained=sum(trained),
-            prompts=arm.seen.model_copy(update={"visits": n_visits * self.done // planned, "left_out": left_out}),
+            prompts=arm.seen.model_copy(
+                update={"visits": len(self.order) * self.done // planned, "left_out": left_out}
+            ),
             curve=tuple(watch.curve),
             on_policy=self._on_policy(),
             kl=None if stop is None else stop.result(),
+            tokens=self._tokens(watch, (*kept, self.done)),
         )
         result.save(stage.folder / RESULT_FILE)
         if self.drawn:
@@ -174,6 +182,13 @@ class ArmTraining:
         summary = result.model_dump(mode="python", exclude={"curve"})
         stage.finish(outputs=[*files, RESULT_FILE], counts=counts, results=summary, seed=arm.config.seed)
         shutil.rmtree(stage.folder / _STATE, ignore_errors=True)
+
+    def _tokens(self, watch: Watch, steps: Sequence[int]) -> tuple[TokensSeen, ...]:
+        config = self.arm.config
+        if not isinstance(config, GrpoConfig):
+            return supervised_tokens(self.rows, self.order, config.prompts_per_step, steps)
+        prompts = [item.prompt_ids for item in self.arm.examples]
+        return sampled_tokens(prompts, self.order, config.prompts_per_step, config.n_generations, watch.counted, steps)
 
     def _on_policy(self) -> OnPolicy | None:
         config = self.arm.config

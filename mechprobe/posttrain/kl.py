@@ -71,7 +71,7 @@ class KlProbe:
         """Sum of the divergence over the tokens of each response."""
         rows = [(len(prompt), [*prompt, *said]) for prompt, said in zip(self.prompts, responses, strict=True)]
         size = max(1, _TOKENS // max(len(ids) for _, ids in rows))
-        heads = [Head(each) for each in (model, self.base)]
+        heads = (Head(model), Head(self.base))
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             both = [

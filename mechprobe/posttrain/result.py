@@ -67,6 +67,20 @@ class KlMatch(Result):
     n_prompts: int
 
 
+class TokensSeen(Result):
+    """Tokens that an arm has read after a step, over all processes and without padding; a repeated token counts each time.
+
+    Attributes:
+        step: Number of finished optimizer steps.
+        n: Tokens of prompts and responses, as TRL's ``num_tokens``.
+        n_loss: Tokens of responses, end token included, over which the loss is a mean.
+    """
+
+    step: int
+    n: int
+    n_loss: int
+
+
 class PosttrainResult(Result):
     """One arm of post-training.
 
@@ -81,6 +95,7 @@ class PosttrainResult(Result):
         curve: What the trainer logged at every step.
         on_policy: Where the responses of on-policy SFT come from.
         kl: Where matched SFT stopped.
+        tokens: Tokens read at every checkpoint and at the last step; empty in results of earlier versions.
     """
 
     arm: str
@@ -94,6 +109,7 @@ class PosttrainResult(Result):
     curve: tuple[dict[str, Number], ...]
     on_policy: OnPolicy | None = None
     kl: KlMatch | None = None
+    tokens: tuple[TokensSeen, ...] = ()
 
     @classmethod
     def load(cls, path: Path | str) -> "PosttrainResult":

@@ -27,6 +27,7 @@ class Watch:
         resumed: Function that receives the number of finished steps when a training begins or goes on.
         enough: Function that receives the model and the step, and says whether the training ends there.
         curve: Log of the trainer, one entry per logged step.
+        counted: Step → ``num_tokens`` of the trainer. A trainer of GRPO counts on after a resume, and one of SFT from 0.
     """
 
     checkpoints: Sequence[int] = ()
@@ -35,6 +36,7 @@ class Watch:
     resumed: Callable[[int], object] = lambda _step: None
     enough: Callable[[Any, int], bool] = lambda _model, _step: False
     curve: list[dict[str, float | int]] = field(default_factory=list)
+    counted: dict[int, int] = field(default_factory=dict)
 
     def callback(self) -> Any:
         """Create the callback for a transformers Trainer."""
@@ -45,6 +47,7 @@ class Watch:
         class _Callback(TrainerCallback):
             def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
                 watch.curve[:] = [row for row in map(_kept, state.log_history) if row]
+                watch.counted = dict(pair for logs in state.log_history for pair in _counted(logs))
                 watch.resumed(state.global_step)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -59,7 +62,9 @@ class Watch:
                     (Path(args.output_dir) / f"{STATE}{state.global_step}" / WHOLE).touch()
 
             def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-                row = _kept({**(kwargs.get("logs") or {}), "step": state.global_step})
+                logs = {**(kwargs.get("logs") or {}), "step": state.global_step}
+                watch.counted |= _counted(logs)
+                row = _kept(logs)
                 if row:
                     _check_finite(row)
                     watch.curve.append(row)
@@ -71,6 +76,11 @@ def _kept(logs: dict[str, Any]) -> dict[str, float | int]:
     """The entry of the curve for what a trainer logged; empty for its summary of the whole training."""
     row = {name: float(logs[name]) for name in _KEPT_LOGS if name in logs}
     return {"step": logs["step"], **row} if "loss" in row else {}
+
+
+def _counted(logs: dict[str, Any]) -> list[tuple[int, int]]:
+    """The step and its number of tokens, where a trainer logged it."""
+    return [(logs["step"], round(logs["num_tokens"]))] if "num_tokens" in logs else []
 
 
 def _check_finite(row: dict[str, float | int]) -> None:

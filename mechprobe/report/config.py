@@ -1,8 +1,13 @@
 """Settings of the report."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from mechprobe.config import FrozenConfig
+
+Axis = Literal["steps", "tokens"]
+"""Unit of the axis of the timeline."""
 
 
 class ReportConfig(FrozenConfig):
@@ -15,3 +20,5 @@ class ReportConfig(FrozenConfig):
     """Heading of the page."""
     n_features: int = Field(default=12, ge=0)
     """Number of selected features whose examples are shown, and number of other features."""
+    axis: Axis = "steps"
+    """Axis of the timeline: optimizer steps, or the tokens that `mechprobe posttrain` recorded at every checkpoint."""

@@ -70,7 +70,7 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     files = RunFiles.read(run_dir)
     config = config or ReportConfig(**files.run.get("report", {}))
     content = build_report(files, config)
-    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base)
+    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
     pictures = _pictures(files, content, timeline)
     content = content.model_copy(update={"figures": sorted(pictures)})
     links = {"drift": bool(files.drift.folders), "timeline": timeline is not None}

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mechprobe.cli import main
+from mechprobe.cli.dynamics import STABLE, dynamics_lines
 from mechprobe.dynamics import Dynamics, DynamicsConfig, draw_curves, dynamics
 from mechprobe.dynamics.published import read_published
 from mechprobe.emergence.config import EmergenceConfig
@@ -73,6 +75,47 @@ def test_command_on_a_table_and_on_outcomes(tmp_path: Path, capsys: pytest.Captu
     found = json.loads(capsys.readouterr().out)
     assert found["curves"]["rl/sums"]["label"] == "dip_recover_to_base"
     assert Dynamics.load(tmp_path / "e").curves["rl/sums"].dipped
+
+
+def test_a_label_that_few_resampled_curves_have_is_marked_and_nan_is_not_printed(tmp_path: Path) -> None:
+    found = dynamics(evaluated(tmp_path / "evals", DIP), out=tmp_path / "d", config=FAST)
+    [(name, curve)] = found.curves.items()
+    assert curve.length is not None
+
+    def said(share: int, spearman: float) -> list[str]:
+        labels = {curve.label: share, "no_change": 100 - share}
+        length = curve.length and curve.length.model_copy(update={"spearman": spearman})
+        shown = curve.model_copy(update={"resampled_labels": labels, "length": length})
+        return dynamics_lines(found.model_copy(update={"curves": {name: shown}}))
+
+    lines = said(14, float("nan"))
+    assert lines[1].split()[:2] == ["label", "stable"]
+    assert f"{curve.label}  14 %, unstable  " in lines[2]
+    assert STABLE in lines
+    assert "nan" not in " ".join(lines)
+    lines = said(92, 0.2)
+    assert f"{curve.label}  92 %  " in lines[2]
+    assert "Spearman with the score +0.20" in " ".join(lines)
+
+
+def test_the_figure_has_one_axis_for_shares_a_legend_outside_and_base_at_0(tmp_path: Path) -> None:
+    found = dynamics(evaluated(tmp_path / "evals", DIP), out=tmp_path / "d", config=FAST)
+    [curve] = found.curves.values()
+    flat = curve.model_copy(update={"scores": (0.0,) * len(curve.scores), "base_score": 0.0, "length": None})
+    shaky = curve.model_copy(update={"resampled_labels": {"no_change": 1}})
+    figure = draw_curves({"rl/" + "long_name_" * 9: shaky, "rl/flat": flat})
+    figure.draw_without_rendering()
+    first, second = figure.axes[:2]
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_legend() is second.get_legend() is None
+    [legend] = figure.legends
+    assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)  # pyright: ignore[reportOptionalMemberAccess]
+    assert "(unstable: 0 %)" in first.get_title().replace("\n", " ")
+    assert first.title.get_window_extent().width <= figure.bbox.width / 2
+    assert first.get_xticks()[0] == 0
+    assert any(
+        len(np.atleast_1d(line.get_xdata())) > 2 and np.atleast_1d(line.get_xdata())[0] == 0 for line in first.lines
+    )
 
 
 def test_json_file_with_cut_and_lengths(tmp_path: Path) -> None:

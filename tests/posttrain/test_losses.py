@@ -18,6 +18,9 @@ from mechprobe.errors import ConfigError
 from mechprobe.models.load import LanguageModel
 from mechprobe.posttrain import GrpoConfig, PosttrainResult, SftConfig, grpo, sft
 from mechprobe.posttrain.examples import given_rows, read_examples
+from mechprobe.posttrain.result import TokensSeen
+from mechprobe.posttrain.tokens import supervised_tokens
+from mechprobe.posttrain.watch import Watch
 from tests.sums import digit_share
 
 SFT = {"lr": 3e-3, "prompts_per_step": 8, "steps": 3, "checkpoints": (), "save_dtype": "float32"}
@@ -51,14 +54,28 @@ def test_sft_loss_is_the_mean_over_the_response_tokens_of_the_step(
         total -= sum(float(said[place, token]) for place, token in enumerate(row.response_ids))
         n += len(row.response_ids)
     assert whole[1].curve[0]["loss"] == pytest.approx(total / n, abs=1e-5)
+    assert whole[1].tokens[-1].step == 3
+    assert supervised_tokens(rows, range(8), 8, [1]) == (
+        TokensSeen(step=1, n=n + sum(len(row.prompt_ids) for row in rows), n_loss=n),
+    )
     assert len({len(row.response_ids) for row in rows}) > 2, "rows of one length would not tell means apart"
 
 
 @pytest.mark.parametrize("micro", [1, 4])
 def test_sft_does_not_depend_on_the_micro_batch(
-    base: Path, prompts: Path, whole: tuple[Path, PosttrainResult], tmp_path: Path, micro: int
+    base: Path,
+    prompts: Path,
+    whole: tuple[Path, PosttrainResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    micro: int,
 ) -> None:
+    watches: list[Watch] = []
+    real = Watch.callback
+    monkeypatch.setattr(Watch, "callback", lambda watch: watches.append(watch) or real(watch))
     result = sft(base, prompts, tmp_path, SftConfig(**SFT, micro_batch_size=micro))
+    assert result.tokens == whole[1].tokens
+    assert watches[0].counted[3] == result.tokens[-1].n, "TRL counts the same in a training without a break"
     for row, other in zip(result.curve, whole[1].curve, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=1e-5)
     assert largest_difference(tmp_path / "sft", whole[0] / "sft") < 1e-5
@@ -97,6 +114,7 @@ def test_sft_does_not_depend_on_the_number_of_processes(
     assert done.returncode == 0, done.stderr[-2000:]
     result = PosttrainResult.load(tmp_path / "sft")
     assert json.loads((tmp_path / "sft" / "manifest.json").read_text())["config"]["processes"] == 2
+    assert result.tokens == whole[1].tokens
     for row, other in zip(result.curve, whole[1].curve, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=1e-5)
     assert largest_difference(tmp_path / "sft", whole[0] / "sft") < 1e-5
@@ -128,7 +146,7 @@ def test_grpo_advantages_and_loss_by_hand(
         score_cut=True,
         micro_batch_size=micro,
     )
-    grpo(base, prompts, tmp_path, config, scorer=digit_share)
+    result = grpo(base, prompts, tmp_path, config, scorer=digit_share)
 
     tokenizer, model = LanguageModel("base", base).tokenizer, AutoModelForCausalLM.from_pretrained(base)
     assert len(seen) == (1 if micro is None else 3)
@@ -140,6 +158,8 @@ def test_grpo_advantages_and_loss_by_hand(
             inputs["advantages"], strict=True,
         )
     ]  # fmt: skip
+    n_loss = sum(len(response) for _, response, _ in rows)
+    assert result.tokens == (TokensSeen(step=1, n=n_loss + sum(len(prompt) for prompt, _, _ in rows), n_loss=n_loss),)
     questions = [tokenizer.decode(prompt, skip_special_tokens=True) for prompt, _, _ in rows]
     first = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()[:3]]
     assert sorted(questions) == sorted(question for question in first for _ in range(4))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mechprobe.emergence.arms import recorded_tokens
 from mechprobe.files import sha256_file
 from mechprobe.posttrain import GrpoConfig, LoraConfig, PosttrainResult, SftConfig, grpo, sft
 from mechprobe.posttrain.watch import Watch
@@ -48,6 +49,10 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
     config = CASES[name]
     whole = train(base, prompts, tmp_path / "whole", config)
     assert whole.checkpoints == (2, 5)
+    assert [seen.step for seen in whole.tokens] == [2, 5, 8]
+    assert [recorded_tokens(tmp_path / "whole/arm" / place) for place in ("step_000002", "step_000005", "")] == [
+        seen.n for seen in whole.tokens
+    ]
 
     real, steps = Watch.callback, []
 

@@ -1,5 +1,6 @@
 """The page of behaviour and drift: its numbers, what it says of stages that have not run, and that text of data is harmless."""
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import mechprobe as mp
+from mechprobe.cli.drift import drift_lines
 from mechprobe.drift.divergence.result import DivergenceResult, DivergenceRow, LayerRow, LensRow, LensToken
 from mechprobe.drift.probe.behaviour_result import ArmCourse, Behaviour, Collapse, Gain, Point, Score
 from mechprobe.drift.probe.profile import Norm
@@ -16,8 +18,9 @@ from mechprobe.drift.probe.result import Correlation, FeatureUse, LinearProbe, P
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.emergence.arms import last_of_arms
 from mechprobe.errors import ArtifactError, DependencyError
-from mechprobe.report.figures.drift import draw_drift, kl_of, skills_of
-from mechprobe.report.figures.style import to_png
+from mechprobe.report.figures.dictionary import training_figure
+from mechprobe.report.figures.drift import draw_drift, kl_of, ranks_figure, skills_of
+from mechprobe.report.figures.style import NOTHING, to_png
 from mechprobe.report.run_files import DriftFiles
 from mechprobe.report.sections.divergence import divergence_section
 from mechprobe.run_layout import RunLayout
@@ -62,7 +65,7 @@ def divergence(run: Path) -> None:
         for place, model in enumerate(MODELS)
         for source in ("own", "base", "prompt")
         for by, group in parts
-        for metric, value in (("kl", 0.125), ("js", 0.03), ("top1_agreement", 0.7))
+        for metric, value in (("kl", 0.125), ("kl_reverse", 0.25), ("js", 0.03), ("top1_agreement", 0.7))
     ]
     layers = [
         LayerRow(model="rl", layer=layer, metric=metric, value=0.5, low=0.4, high=0.6, n=90, n_sequences=30)
@@ -245,6 +248,37 @@ def test_without_matplotlib_the_page_has_its_tables(tmp_path: Path, monkeypatch:
     page = page_of(tmp_path / "run")
     assert "Updates of all weights" in page
     assert "data:image" not in page
+
+
+def test_a_result_without_any_number_has_panels_that_say_so(tmp_path: Path) -> None:
+    """Null stands for NaN in every result file, so a file of nulls is one that the report reads."""
+    weights(tmp_path / "whole")
+    kept = (tmp_path / "whole/weights/weights.json").read_text(encoding="utf-8")
+    nulls = json.loads(re.sub(r"-?\d+\.\d+(e[+-]?\d+)?|-?\d+e[+-]?\d+", "null", kept))
+    found = WeightsResult.checked({**nulls, "folder": tmp_path}, "nulls")
+    finished(tmp_path / "run", "weights", "weights.json", found)
+    mp.report(tmp_path / "run")
+    assert (tmp_path / "run/report/figures/update_ranks.png").is_file()
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page_of(tmp_path / "run"))
+    said = [text.get_text() for axes in ranks_figure(found).axes for text in axes.texts]
+    assert said == [NOTHING, NOTHING]
+
+
+def test_the_command_prints_an_interval_with_every_divergence(whole: Path) -> None:
+    found = DriftFiles.read(RunLayout(whole)).divergence
+    assert found is not None
+    line = next(line for line in drift_lines(found) if line.startswith("sft  own"))
+    assert re.findall(r"[\d.]+ \([\d.]+ to [\d.]+\)", line) == [
+        "0.125 (0.100 to 0.150)", "0.250 (0.200 to 0.300)", "0.0300 (0.0240 to 0.0360)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [None, 0.0])
+def test_a_training_curve_without_a_loss_above_0_is_drawn(loss: float | None) -> None:
+    lines = [{"tokens": n, "loss": loss, "dead_frac": 0.0, "fve": {"base": 0.5}} for n in (100, 200)]
+    figure = training_figure(lines)
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert [text.get_text() for text in figure.axes[1].texts] == [NOTHING]
 
 
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:

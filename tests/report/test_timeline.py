@@ -15,6 +15,8 @@ from mechprobe.emergence.curves import ArmNumbers, measure_curves
 from mechprobe.emergence.result import ArmCourse, DictionaryQuality, table_file
 from mechprobe.files import read_json, write_json
 from mechprobe.records import Outcome, write_jsonl
+from mechprobe.report.figures.timeline import timeline_figure
+from mechprobe.report.sections.timeline import timeline_sections
 from mechprobe.report.timeline.behaviour import of_outcomes
 from mechprobe.report.timeline.build import build_timeline
 from mechprobe.report.timeline.measured import item_draws
@@ -187,12 +189,13 @@ def test_stages_that_have_not_run_name_their_command(whole: Path, tmp_path: Path
     assert re.findall(r"Run (mechprobe \w+)", text_of(whole).replace("<code>", "")) == [
         "mechprobe drift",
         "mechprobe probe",
+        "mechprobe logprobs",
     ]
     weighed(tmp_path / "run")
     write_json(tmp_path / "run/run.json", {"emergence": {"final_steps": {"rl": 80}}})
     mp.report(tmp_path / "run")
     page = text_of(tmp_path / "run")
-    assert page.count("This stage has not run") == 6
+    assert page.count("This stage has not run") == 7
     assert "exact" in page
 
 
@@ -230,6 +233,42 @@ def test_steps_come_from_settings_then_stages_then_folders(tmp_path: Path) -> No
     swept(tmp_path / "run")
     assert last(models) == 80
     assert last({**models, "emergence": {"final_steps": {"rl": 60}}}) == 60
+
+
+def test_the_base_with_a_forced_beginning_is_no_arm(tmp_path: Path) -> None:
+    evaluated(tmp_path / "run", {**RIGHT, "base+prefix": 0.9})
+    write_json(tmp_path / "run/run.json", {"emergence": {"final_steps": {"rl": 80}}})
+    mp.report(tmp_path / "run")
+    assert Timeline.load(tmp_path / "run/report/timeline.json").left_out == {}
+    assert "base+prefix" not in text_of(tmp_path / "run")
+
+
+def test_a_quantity_without_the_checkpoints_is_dotted_and_says_what_adds_them(tmp_path: Path) -> None:
+    evaluated(tmp_path / "run")
+    base, change = tensors(d=16, ff=24), tensors(d=16, ff=24, seed=1)
+    tuned = {key: value + 0.01 * change[key] for key, value in base.items()}
+    paths = {name: save(tmp_path / name, kept) for name, kept in (("base", base), ("rl", tuned))}
+    mp.drift.weight_statistics(paths, out=tmp_path / "run/weights", config=mp.drift.WeightsConfig(top_k=4))
+    write_json(tmp_path / "run/run.json", {"emergence": {"final_steps": {"rl": 80}}})
+    mp.report(tmp_path / "run")
+    page = text_of(tmp_path / "run")
+    assert "rl, weights: there are no values at rl@step_000010, rl@step_000020, rl@step_000040, and the line is" in page
+    assert "run mechprobe weights --force." in page
+    assert "rl, skills: there are no values" not in page
+    found = Timeline.load(tmp_path / "run/report/timeline.json")
+    styles = {axes.get_title(loc="left"): axes.lines[0].get_linestyle() for axes in timeline_figure(found).axes}
+    assert [style for title, style in styles.items() if title.startswith("weights")] == [":"]
+    assert [style for title, style in styles.items() if title.startswith("skills")] == ["-"]
+
+
+def test_the_stable_share_stands_beside_the_class(whole: Path) -> None:
+    found = Timeline.load(whole / "report/timeline.json")
+    [dip] = [dip for dip in found.dips if dip.curve == "rl/sums"]
+    assert np.isnan(dip.label_share)  # this run has no resamples
+    for share, text in ((dip.label_share, "–"), (0.14, "14 %, unstable"), (0.92, "92 %")):
+        shown = found.model_copy(update={"dips": (dip.model_copy(update={"label_share": share}),)})
+        [table] = next(each for each in timeline_sections(shown) if "Dip" in each.title).tables
+        assert table.rows[0][table.head.index("stable")] == text
 
 
 def test_quantities_of_the_same_samples_are_drawn_together(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mechprobe.drift.divergence.columns import BUCKETS, CLASSES, Source, source_
 from mechprobe.drift.divergence.config import DriftConfig
 from mechprobe.evals.skills.labels import labels
 from mechprobe.features.examples.promoted import token_text
+from mechprobe.formatting import short_list
 from mechprobe.records import Sample
 
 if TYPE_CHECKING:
@@ -124,10 +125,9 @@ class DriftTexts:
         written = {origin.model for origin in self.origins.values()}
         silent = [name for name in self.models if name not in written]
         if silent:
-            given = ", ".join(f'"{name}@1.0"' for name in silent[:3])
             yield (
-                f"The stream has no responses of {', '.join(silent)}, so the rows of source own are missing there; add {given} to "
-                "cache.responses and cache again."
+                f"The stream has no responses of {short_list(silent)}, so the rows of source own are missing there; add "
+                f'"{silent[0]}@1.0" and so on to cache.responses and cache again.'
             )
         if self.base not in written:
             yield f'The stream has no responses of {self.base}, so the rows of source base are missing; add "{self.base}@1.0".'

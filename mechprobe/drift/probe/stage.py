@@ -17,6 +17,7 @@ from mechprobe.emergence.arms import Arm, all_arms
 from mechprobe.environment import require
 from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import load_outcomes
+from mechprobe.formatting import short_list
 from mechprobe.models.family import ModelFamily
 from mechprobe.records import Outcomes
 from mechprobe.stage_folder import Stage
@@ -76,7 +77,10 @@ def prepare(
         )
     lacking = [name for name in models if family is not None and name not in family]
     if lacking:
-        raise ConfigError(f"{evals} has outcomes of {lacking[0]}, which is not among the models; give it too.")
+        raise ConfigError(
+            f"{evals} has outcomes of {short_list(lacking)}, not among the models; add what is missing to [models] of the "
+            f"configuration, or give all {len(models)} models with --models NAME=PATH ({lacking[0]}=FOLDER)."
+        )
     inputs = {"evals": evals, "tasks": tasks_file, "crosscoder": crosscoder, "drift": drift, "weights": weights}
     prompts = None if family is None else Prompts(family, items, outcomes, config)
     notes = _notes(items, config, prompts)

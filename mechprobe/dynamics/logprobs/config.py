@@ -17,6 +17,7 @@ LISTED = {"backtrack": BACKTRACK, "procedural": PROCEDURAL}
 POSITIONAL = ("answer", "special", "digits", "operators", "other")
 """Classes that are no lists of words."""
 Word = Annotated[str, Field(min_length=1)]
+Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class LogprobsConfig(FrozenConfig):
@@ -59,8 +60,8 @@ class LogprobsConfig(FrozenConfig):
     classes: dict[str, tuple[Word, ...]] = Field(default_factory=lambda: dict(LISTED))
     backtrack: str = "backtrack"
     operators: str = OPERATORS
-    clip: tuple[float, float] = (1.0, 1.0)
-    clamp: float = Field(default=20.0, gt=0)
+    clip: tuple[Bound, Bound] = (1.0, 1.0)
+    clamp: float = Field(default=20.0, gt=0, le=100)
     position_bins: int = Field(default=5, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     draws: int = Field(default=1000, ge=100)
@@ -76,6 +77,8 @@ class LogprobsConfig(FrozenConfig):
         taken = next((name for name in value if name in POSITIONAL or not name.strip()), None)
         if taken is not None:
             raise ValueError(f"the class name '{taken}' is taken or empty; use another than {', '.join(POSITIONAL)}")
+        if hidden := next((name for name in value if not name.isprintable()), None):
+            raise ValueError(f"the class name {hidden!a} has a control character, but tables print it; remove that")
         if blank := next((name for name, words in value.items() if not all(word.strip() for word in words)), None):
             raise ValueError(f"the class '{blank}' holds a blank word; remove it")
         return {**value, **{name: words for name, words in LISTED.items() if name not in value}}

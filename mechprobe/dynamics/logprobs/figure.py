@@ -38,11 +38,18 @@ def draw_log_probs(found: LogprobsResult, source: str | None = None) -> "Figure"
         _excess(panels[1][column], found, arm, source, axis)
         if found.backtracking:
             _backtracking(panels[2][column], found, arm, axis)
+        for panel in panels[:, column]:
+            panel.set_xlabel(_unit(found, arm), fontsize=8)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(
         handles, labels, fontsize=7, frameon=False, ncols=min(8, max(1, len(labels))), loc="outside lower center"
     )
-    figure.suptitle(f"{found.n_traces:,} traces; upper panels: those of {source}".replace("$", r"\$"), fontsize=9)
+    figure.suptitle(
+        f"{found.n_traces:,} traces; upper panels: those of {source}; dotted: where half of the last Δ is reached".replace(
+            "$", r"\$"
+        ),
+        fontsize=9,
+    )
     return figure
 
 
@@ -60,12 +67,19 @@ def _axis(found: LogprobsResult, arm: str) -> list[float]:
     return [0.0, *map(float, steps)]
 
 
+def _unit(found: LogprobsResult, arm: str) -> str:
+    """What the axis of an arm counts, and its scale."""
+    row = next((row for row in found.learning if row.arm == arm), None)
+    unit = "step" if row is not None and row.spaced_by == "steps" else "checkpoint"
+    return unit if row is None else f"{unit} (linear to {row.steps[0]:g}, then logarithmic)"
+
+
 def _color(found: LogprobsResult, group: str) -> str:
     return _COLORS[found.classes.index(group) % len(_COLORS)]
 
 
 def _classes(panel: "Axes", found: LogprobsResult, arm: str, source: str, axis: list[float]) -> None:
-    """Mean Δ of each class at base (0) and every checkpoint, and its half step."""
+    """Mean Δ of each class at base (0) and every checkpoint, and the checkpoints between which half of the last one is reached."""
     halves = {row.group: row for row in found.learning if (row.arm, row.source) == (arm, source)}
     for group in found.classes:
         rows = found.find(source=source, by="class", group=group, metric="delta", reference="base")
@@ -85,23 +99,20 @@ def _excess(panel: "Axes", found: LogprobsResult, arm: str, source: str, axis: l
 def _curve(
     panel: "Axes", found: LogprobsResult, arm: str, group: str, axis: list[float], values: Mapping[str, Interval]
 ) -> None:
-    """Values and intervals of the models of an arm from 0 at base on; straight in steps, which the axis compresses."""
+    """Values and intervals of the models of an arm from 0 at base on."""
     points = [values.get(model) for model in found.arms[arm]]
     if not any(points):
         return
     missing, color = Interval(float("nan"), float("nan"), float("nan"), 0), _color(found, group)
     rows = np.array([[0.0] * 3, *([p.value, p.low, p.high] for p in (point or missing for point in points))])
-    fine = np.union1d(axis, np.linspace(axis[0], axis[-1], 400))
-    value, low, high = (np.interp(fine, axis, column) for column in rows.T)
-    panel.plot(fine, value, linewidth=1.3, color=color)
-    panel.plot(axis, rows[:, 0], marker="o", markersize=3, linestyle="none", color=color, label=group)
-    panel.fill_between(fine, low, high, color=color, alpha=0.15, linewidth=0)
+    panel.plot(axis, rows[:, 0], marker="o", markersize=3, linewidth=1.3, color=color, label=group)
+    panel.fill_between(axis, rows[:, 1], rows[:, 2], color=color, alpha=0.15, linewidth=0)
 
 
 def _half_step(panel: "Axes", row: LearningRow | None, color: str) -> None:
     if row is not None and row.half_step is not None:
-        place = [row.half_step.value], [row.curve[-1] / 2]
-        panel.plot(*place, marker="D", markersize=6, markerfacecolor="none", color=color)
+        ends = [row.half_step.low, row.half_step.high]
+        panel.plot(ends, [row.curve[-1] / 2] * 2, marker="|", markersize=6, linewidth=1, linestyle=":", color=color)
 
 
 def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[float]) -> None:
@@ -114,10 +125,14 @@ def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[flo
         x, rows = [place for place, _ in places], [row for _, row in places]
         words = np.array([[row.per_1k.value, row.per_1k.low, row.per_1k.high] for row in rows])
         apart = np.abs(words[:, 1:] - words[:, :1]).T
-        panel.errorbar(x, words[:, 0], yerr=apart, marker="o", markersize=3.5, color="#b3261e")
-        panel.set_ylim(0, max(1.0, 1.1 * float(words.max())))
+        panel.errorbar(x, words[:, 0], yerr=apart, marker="o", markersize=3.5, color="black")
+        most = float(np.nanmax(words, initial=0.0))
+        panel.set_ylim(0, 1.1 * most or 1.0)
+        if not most:
+            panel.set_yticks([0])
+            panel.annotate("no such word", (0.5, 0.1), xycoords="axes fraction", ha="center", fontsize=8)
         beside = panel.twinx()
-        beside.plot(x, [row.accuracy.value for row in rows], linestyle="--", linewidth=1, color="#444444")
+        beside.plot(x, [row.accuracy.value for row in rows], linestyle="--", linewidth=1, color="black")
         beside.set_ylim(0, 1)
         beside.set_ylabel("accuracy (dashed)", fontsize=8)
         beside.tick_params(labelsize=7)
@@ -127,11 +142,10 @@ def _backtracking(panel: "Axes", found: LogprobsResult, arm: str, axis: list[flo
 
 def _finish(panel: "Axes", axis: list[float], title: str, label: str) -> None:
     panel.axhline(0, color="#999999", linewidth=0.6)
-    panel.set_xscale("symlog", linthresh=axis[1])
+    panel.set_xscale("symlog", linthresh=axis[1])  # straight between two checkpoints, as in `mechprobe.dynamics.order`
     panel.set_xlim(-0.1 * axis[1], 1.15 * axis[-1])
     panel.set_xticks(axis, [f"{step:g}" for step in axis], fontsize=7, rotation=45 if len(axis) > 6 else 0)
     panel.minorticks_off()
     panel.set_title(title.replace("$", r"\$"), fontsize=9)
     panel.set_ylabel(label, fontsize=8)
-    panel.set_xlabel("step", fontsize=8)
     panel.tick_params(axis="y", labelsize=7)

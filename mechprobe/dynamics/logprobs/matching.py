@@ -6,9 +6,9 @@ of the token's count in the traces of the source. With n_s class tokens in strat
 
     excess = Σ_s n_s (mean of class_s − mean of controls_s) / Σ_s n_s,
 
-over the strata that hold class tokens and at least 5 control tokens; ``coverage`` is their share of the class tokens. The contrast of two arms is excess of the one − excess of
-the other, a difference in differences on the same tokens, so that whatever moves all tokens of that kind alike cancels. The choice of
-strata is ours.
+over the strata that hold class tokens and at least 5 control tokens; ``matched`` is their share of the class
+tokens. The contrast of two arms is excess of the one − excess of the other, a difference in differences on the same tokens, so that
+whatever moves all tokens of that kind alike cancels. The choice of strata is ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class Strata:
     def excess(
         self, name: str, counts: Float[ndarray, "*draw class stratum"], sums: Float[ndarray, "*draw class stratum"]
     ) -> tuple[ndarray, ndarray]:
-        """Excess of a class over its controls, and its coverage, from totals over prompts."""
+        """Excess of a class over its controls, and the matched share of its tokens, from totals over prompts."""
         names = self.source.table.names
         own, others = names.index(name), [names.index(control) for control in CONTROLS]
         n, n_control = counts[..., own, :], counts[..., others, :].sum(axis=-2)
@@ -113,7 +113,7 @@ class _Excess:
     """Excess of every class in one model: the value and its draws."""
 
     value: dict[str, float]
-    coverage: dict[str, float]
+    matched: dict[str, float]
     drawn: dict[str, ndarray]
 
 
@@ -125,7 +125,7 @@ def _of_model(strata: Strata, delta: ndarray) -> _Excess:
     found = {name: strata.excess(name, *whole) for name in strata.classes()}
     return _Excess(
         {name: float(value) for name, (value, _) in found.items()},
-        {name: float(coverage) for name, (_, coverage) in found.items()},
+        {name: float(matched) for name, (_, matched) in found.items()},
         {name: strata.excess(name, drawn[0], drawn[1])[0] for name in found},
     )
 
@@ -152,7 +152,7 @@ def matched_rows(
         for name, value in excess.value.items():
             yield ExcessRow(
                 model=model, source=source.name, group=name, excess=interval(value, excess.drawn[name], source.prompts.n),
-                coverage=excess.coverage[name], n=n[name], n_controls=controls[name],
+                matched=excess.matched[name], n=n[name], n_controls=controls[name],
             )  # fmt: skip
     for i, (arm, model) in enumerate(last):
         for other_arm, other in last[i + 1 :]:
@@ -162,5 +162,5 @@ def matched_rows(
                 yield ContrastRow(
                     first=arm, second=other_arm, first_model=model, second_model=other, source=source.name, group=name,
                     contrast=interval(value, one.drawn[name] - two.drawn[name], source.prompts.n),
-                    coverage=one.coverage[name], n=n[name], n_controls=controls[name],
+                    matched=one.matched[name], n=n[name], n_controls=controls[name],
                 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from mechprobe.dynamics.order import LeadLag
 from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
@@ -61,7 +62,7 @@ class ExcessRow(Result):
     """Mean Δ against base of a class over its matched controls, in one model; see `mechprobe.dynamics.logprobs.matching`.
 
     Attributes:
-        coverage: Share of the class tokens that have controls.
+        matched: Share of the class tokens that have controls.
         n: Tokens of the class. ``n_controls``: control tokens of its strata.
     """
 
@@ -69,7 +70,7 @@ class ExcessRow(Result):
     source: str
     group: str
     excess: IntervalNumbers
-    coverage: Number
+    matched: Number
     n: int
     n_controls: int
 
@@ -84,7 +85,7 @@ class ContrastRow(Result):
     source: str
     group: str
     contrast: IntervalNumbers
-    coverage: Number
+    matched: Number
     n: int
     n_controls: int
 
@@ -96,7 +97,7 @@ class LearningRow(Result):
         steps: Step of each checkpoint, or 1, 2, 3... where ``spaced_by`` is ``checkpoints``.
         curve: Mean Δ against base at each checkpoint.
         gain: Its value at the last one.
-        half_step: Where it first reaches half of that; None where the gain cannot be told from 0.
+        half_step: Where half of that is reached, between two checkpoints; None where ``untold`` says why it cannot be told.
     """
 
     arm: str
@@ -107,18 +108,15 @@ class LearningRow(Result):
     curve: tuple[Number, ...]
     gain: IntervalNumbers
     half_step: IntervalNumbers | None
+    untold: str
     n: int
 
 
-class OrderRow(Result):
-    """Half step of the first class − that of the second; ``share_first`` is the share of draws in which the first is earlier."""
+class OrderRow(LeadLag):
+    """Two classes in one arm, as `mechprobe.dynamics.order` has them; ``first_moved`` is empty where no order can be told."""
 
     arm: str
     source: str
-    first: str
-    second: str
-    difference: IntervalNumbers
-    share_first: Number
 
 
 class BacktrackRow(Result):

@@ -9,7 +9,7 @@ from numpy import ndarray
 from mechprobe.dynamics.logprobs.backtracking import Backtracking
 from mechprobe.dynamics.logprobs.classes import CLASS_RULE
 from mechprobe.dynamics.logprobs.config import LogprobsConfig
-from mechprobe.dynamics.logprobs.learning import learning_rows
+from mechprobe.dynamics.logprobs.learning import HALF_RULE, learning_rows
 from mechprobe.dynamics.logprobs.matching import matched_rows
 from mechprobe.dynamics.logprobs.measure import TokenFiles, model_tokens, sampler_checks
 from mechprobe.dynamics.logprobs.result import (
@@ -160,7 +160,7 @@ def _result(folder: Path, work: LogprobsWork, files: TokenFiles, sampler: list[S
         order=tuple(row for row in learned if isinstance(row, OrderRow)),
         backtracking=() if counted is None else tuple(counted.rows()),
         verdicts=tuple(verdict for verdict in verdicts if verdict is not None), sampler=tuple(sampler),
-        rules={**METRICS, "classes": CLASS_RULE}, notes=tuple(_notes(work, sampler)),
+        rules={**METRICS, "classes": CLASS_RULE, "half_step": HALF_RULE}, notes=tuple(_notes(work, sampler)),
     )  # fmt: skip
 
 

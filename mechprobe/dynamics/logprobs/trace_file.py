@@ -14,14 +14,16 @@ from mechprobe.dynamics.logprobs.traces import GOLD, Trace, with_end
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.rollouts.answers import FINISHES
 from mechprobe.evals.rollouts.fields import IDS_FIELDS, first_of, token_ids
-from mechprobe.json_fields import text_field
+from mechprobe.json_fields import json_kind, name_field
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.tokenizers import NamedTokenizer, compare, load_tokenizer
 
 SAMPLER_FIELD = "sampler_logprobs"
 _FIELDS = (*IDS_FIELDS, "answer", "model", "finish_reason", "temperature", "teacher_ids", SAMPLER_FIELD)
-_MOST = 1e-3
-"""Largest log-probability that rounding explains."""
+_LEAST, _MOST = -1e6, 1e-3
+"""Smallest log-probability that a model gives, and the largest one that rounding explains."""
+_TEMPERATURES = 1e-3, 1e3
+"""Lowest and highest temperature of a sampler; beyond them all probability is on one token, or tokens are alike."""
 OTHER_WAY = "set logprobs.compare = 'bytes' to compare bits per byte of whole responses"
 
 
@@ -34,14 +36,21 @@ def read_traces(family: ModelFamily, config: LogprobsConfig) -> list[Trace]:
     """
     if config.teacher_tokenizer and config.compare == "tokens":
         require_same_tokenizer(config.teacher_tokenizer, family)
-    encoder, found = PromptEncoder.of(family.tokenizers, config.text), list[Trace]()
+    encoder, found, prompts = PromptEncoder.of(family.tokenizers, config.text), list[Trace](), dict[str, str]()
     for record in read_records(config.traces, (*_FIELDS, config.teacher_field)):
-        found.append(_trace(record, encoder, family, config))
+        trace = _trace(record, encoder, family, config)
+        if prompts.setdefault(trace.id, trace.prompt_id) != trace.prompt_id:
+            raise InputError(
+                f"{record.where}: the id '{trace.id}' stands on a line with another prompt; give each its own."
+            )
+        found.append(trace)
     if not found:
         raise InputError(
             f"{config.traces.file} contains no traces; write one JSON object with prompt and response a line."
         )
     with_teacher = [trace for trace in found if trace.teacher]
+    if not with_teacher and config.teacher_field != LogprobsConfig().teacher_field:
+        raise InputError(f"{config.traces.file} has no field '{config.teacher_field}'; correct logprobs.teacher_field.")
     if config.teacher and with_teacher:
         raise InputError(
             f"{config.traces.file} has the field '{config.teacher_field}' and logprobs.teacher is '{config.teacher}'; keep one teacher."
@@ -51,6 +60,10 @@ def read_traces(family: ModelFamily, config: LogprobsConfig) -> list[Trace]:
 
 def require_same_tokenizer(folder: str, family: ModelFamily) -> None:
     """Raise `ModelError` with the reason where the teacher's tokenizer gives other tokens than that of the models."""
+    if not Path(folder).is_dir():
+        raise ModelError(
+            f"logprobs.teacher_tokenizer is '{folder}', which is no folder; give that of the teacher's tokenizer."
+        )
     teacher = NamedTokenizer("teacher", load_tokenizer(Path(folder), role="teacher"))
     own = NamedTokenizer("models", family.tokenizer)
     try:
@@ -72,8 +85,7 @@ def _trace(record: Record, encoder: PromptEncoder, family: ModelFamily, config: 
             f"{where}: the finish_reason {str(reason)[:40]!r} is none of {', '.join(FINISHES)}; correct it."
         )
     ids, n_text = with_end(ids, family, config, ended=reason is None or FINISHES[reason] == "stop")
-    source = text_field({**fields}, "model", where, default=GOLD) if fields.get("model") else GOLD
-    answer = fields.get("answer")
+    source = name_field({**fields}, "model", where, default=GOLD) if fields.get("model") else GOLD
     return Trace(
         id=prompt.id,
         prompt_id=prompt.content_key,
@@ -83,7 +95,7 @@ def _trace(record: Record, encoder: PromptEncoder, family: ModelFamily, config: 
         response_ids=ids,
         n_text=n_text,
         n_bytes=n_bytes,
-        answer="" if answer is None else str(answer),
+        answer=_answer(fields.get("answer"), where),
         teacher=_teacher(fields, ids, n_text, config, where),
         sampled=_aligned(_values(fields.get(SAMPLER_FIELD), SAMPLER_FIELD, where), len(ids), n_text, where, "sampler"),
         temperature=_temperature(fields.get("temperature"), where),
@@ -118,16 +130,43 @@ def _values(value: Any, name: str, where: str) -> tuple[float, ...]:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise InputError(f"{where}: '{name}' is no list of numbers; give one log-probability for each response token.")
-    for place, number in enumerate(value):
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise InputError(
-                f"{where}: '{name}' holds {number!r} at token {place}; every value must be a finite number."
-            )
+    numbers = tuple(map(_number, value))
+    for place, number in enumerate(numbers):
+        holds = f"{where}: '{name}' holds {_short(value[place])} at token {place}"
+        if not math.isfinite(number):
+            raise InputError(f"{holds}; every value must be a finite number.")
         if number > _MOST:
-            raise InputError(
-                f"{where}: '{name}' holds {number:g} at token {place}; a log-probability is never above 0."
-            )
-    return tuple(float(number) for number in value)
+            raise InputError(f"{holds}; a log-probability is never above 0.")
+        if number < _LEAST:
+            raise InputError(f"{holds}, which no model gives; correct it.")
+    return numbers
+
+
+def _number(value: Any) -> float:
+    """A JSON number; NaN for other values, and infinity for a number beyond the range of a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _short(value: Any) -> str:
+    """A JSON value for a message."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _answer(value: Any, where: str) -> str:
+    """The right answer; empty where there is none."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not math.isfinite(_number(value)):
+        raise InputError(
+            f"{where}: 'answer' is {json_kind(value)} ({_short(value)}); it must be a text or a finite number."
+        )
+    return str(value)
 
 
 def _teacher(
@@ -137,7 +176,11 @@ def _teacher(
     if not values or config.compare == "bytes":
         return values
     other = fields.get("teacher_ids")
-    if other is not None and list(other)[:n_text] != list(ids[:n_text]):
+    if other is None:
+        return _aligned(values, len(ids), n_text, where, "teacher")
+    if not isinstance(other, list | tuple) or not all(type(token) is int for token in other):
+        raise InputError(f"{where}: 'teacher_ids' is not a list of token ids; write whole numbers.")
+    if list(other[:n_text]) != list(ids[:n_text]):
         place = next((i for i, (a, b) in enumerate(zip(other, ids, strict=False)) if a != b), min(len(other), len(ids)))
         raise InputError(
             f"{where}: the teacher's tokens differ from those of the models from token {place} on, so its log-probabilities are of "
@@ -164,8 +207,10 @@ def _aligned(values: tuple[float, ...], n: int, n_text: int, where: str, who: st
 def _temperature(value: Any, where: str) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    low, high = _TEMPERATURES
+    if not low <= _number(value) <= high:
         raise InputError(
-            f"{where}: the temperature {value!r} is no number above 0, so the sampler has no distribution; correct it."
+            f"{where}: the temperature {_short(value)} is no number above 0 from {low:g} to {high:g}, so the sampler has no "
+            "distribution; correct it."
         )
     return float(value)

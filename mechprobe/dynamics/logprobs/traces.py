@@ -85,7 +85,7 @@ class TraceSet:
         Raises:
             InputError: There are none, or one is too long, has no token, or has one without an embedding.
         """
-        kept, dropped = [], 0
+        kept, dropped, unknown = [], 0, _unknown(family)
         for trace in _drawn(list(traces), config):
             require_ids(trace.ids, family.n_token_ids, family.tokenizer, f"Trace {trace.id!r}")
             if len(trace.ids) <= family.max_context:
@@ -99,7 +99,16 @@ class TraceSet:
                 dropped += 1
         if not kept:
             raise InputError("There is no trace with a response token to score; give traces with responses.")
-        return cls(tuple(kept), (f"{dropped} traces are longer than the context and were dropped.",) if dropped else ())
+        lost = sum(unknown in trace.ids for trace in kept)
+        notes = [f"{dropped} traces are longer than the context and were dropped."] if dropped else []
+        notes += (
+            [
+                f"{lost} of {len(kept)} traces have characters that the tokenizer lacks; the unknown token stands for them."
+            ]
+            if lost
+            else []
+        )
+        return cls(tuple(kept), tuple(notes))
 
 
 def _drawn(traces: Sequence[Trace], config: LogprobsConfig) -> list[Trace]:
@@ -110,6 +119,13 @@ def _drawn(traces: Sequence[Trace], config: LogprobsConfig) -> list[Trace]:
         prompts = [prompts[index] for index in order]
     chosen = set(prompts)
     return [trace for trace in traces if trace.prompt_id in chosen]
+
+
+def _unknown(family: ModelFamily) -> int | None:
+    """The token of characters that the tokenizer lacks; None where it is also an end token or there is none."""
+    token = family.tokenizer.unk_token_id
+    ends = (*family.end_token_ids, family.tokenizer.eos_token_id)
+    return token if isinstance(token, int) and token not in ends else None
 
 
 def end_token(family: ModelFamily) -> int | None:

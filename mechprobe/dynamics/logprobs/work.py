@@ -141,6 +141,11 @@ def read_sources(
             raise ConfigError(
                 "No traces are given; set logprobs.traces.file, or give the folder of a finished evaluate stage."
             )
+        if config.writers:
+            raise ConfigError(
+                f"logprobs.writers ({', '.join(config.writers)}) chooses evaluated responses, but the traces are those of {source.file}; "
+                "leave one of them out."
+            )
         return read_traces(family, config.replace(traces=source)), None
     if isinstance(traces, str | Path | Outcomes):
         outcomes = traces if isinstance(traces, Outcomes) else load_outcomes(traces)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mechprobe.formatting import number
-from mechprobe.report.figures.style import INK, MARKS, house_style, model_colors, new_figure, plain
+from mechprobe.report.figures.style import INK, MARKS, house_style, log_y, model_colors, new_figure, plain
 
 Line = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
         left, middle, right = figure.subplots(1, 3)
         _draw_fve(left, lines, tokens / unit, gate)
         middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
-        middle.set_yscale("log")
+        log_y(middle)
         middle.set_title("training loss")
         right.plot(tokens / unit, [100 * number(line.get("dead_frac")) for line in lines], color=INK, linewidth=1.6)
         right.set_ylim(0, 100)

@@ -22,6 +22,7 @@ from mechprobe.report.figures.style import (
     error_bars,
     house_style,
     labels,
+    log_y,
     model_colors,
     new_figure,
     percent_axis,
@@ -75,7 +76,7 @@ def divergence_figure(found: DivergenceResult) -> Figure:
                     x, values, errors, color=looks[model].color, fmt=looks[model].mark, markersize=5.5, capsize=2.5, linewidth=1.3,
                     label=plain(model),
                 )  # fmt: skip
-            axes.set_yscale("log")
+            log_y(axes)
             axes.set_title(_SOURCES[source])
             axes.set_xticks(range(len(parts)), labels(list(parts), width=12))
         panels[0].set_ylabel("KL(tuned ‖ base), nats per token")
@@ -212,7 +213,7 @@ def ranks_figure(found: WeightsResult) -> Figure:
                 axes.plot(
                     x, values, color=look.color, marker=look.mark, markersize=5.5, linestyle="none", label=plain(model)
                 )
-            axes.set_yscale("log")
+            log_y(axes)
             axes.set_title(title)
             axes.set_xticks(range(len(kinds)), labels(kinds, width=10))
             axes.margins(y=0.12)

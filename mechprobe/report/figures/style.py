@@ -23,6 +23,9 @@ DPI = 160
 NOT_MEASURED = (None, None, None)
 """Interval of a task that was not measured."""
 
+NOTHING = "no number above 0 to draw"
+"""What a logarithmic panel without any number above 0 says."""
+
 INK = "#222222"
 GREY = "#8a8a8a"
 LIGHT = "#d5d5d5"
@@ -176,8 +179,16 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     axes.set_ylim(low, high)
 
 
+def log_y(axes: Axes) -> None:
+    """Make the y axis of a drawn panel logarithmic; a panel without a number above 0 says so and stays linear."""
+    if np.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
 def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
-    """Make the x axis one of steps: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
+    """Make the x axis one of steps or tokens: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
 
     It is the axis on which `mechprobe.dynamics.order` interpolates. Ticks are base, the first step, and its doublings, thinned to
     at most eight.
@@ -186,8 +197,16 @@ def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
     axes.set_xlim(-0.25 * first, last * 1.06)
     doublings = np.array([first * 2**power for power in range(int(np.log2(max(1.0, last / first))) + 1)])
     ticks = [0.0, *doublings[:: -(-len(doublings) // 7)].tolist()]
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks(ticks, [_short_number(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def _short_number(value: float | int) -> str:
+    """``12,800``, and ``1.28M`` for numbers of six digits or more."""
+    if value < 100_000:
+        return f"{value:,.0f}"
+    power = min(3, int(np.log10(value)) // 3)
+    return f"{value / 1000**power:.3g}{' kMG'[power]}"
 
 
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ def draw_timeline(found: Timeline) -> dict[str, Any]:
 
 
 def timeline_figure(found: Timeline) -> Figure:
-    """One panel per kind of quantity on a shared axis of steps, one color per arm."""
+    """One panel per kind of quantity on a shared axis, one color per arm."""
     panels = [panel for panel in PANELS if any(_of(found, arm, panel) for arm in found.arms)]
     colors = model_colors(list(found.arms))
     with house_style():
@@ -65,13 +65,11 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
         values, errors = error_bars(series.values, scale=factor)
         strong = series.headline or len(shown) == 1
         axes.plot(
-            series.steps, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
-            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2,
+            series.at, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
+            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2, linestyle=":" if found.arms[arm].lacking(series) else "-",
         )  # fmt: skip
         if strong:
-            axes.fill_between(
-                series.steps, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0
-            )
+            axes.fill_between(series.at, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0)
         half = halves.get(series.name)
         if half is not None and not half.untold:
             _mark_half(axes, half, color, 0.06 + 0.055 * number)
@@ -89,22 +87,18 @@ def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
     units = list(dict.fromkeys("%" if each.unit == "percent" else each.unit for each in series if each.unit != "plain"))
     unit = f" ({', '.join(units)})" if units else ""
     detail = f": {', '.join(strong)}" if strong else ""
-    axes.set_title(plain(_short(f"{panel}{detail}{unit}")))
+    axes.set_title(labels([f"{panel}{detail}{unit}"], width=105)[0])
     axes.margins(y=0.2)
 
 
-def _short(text: str, width: int = 105) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
 def _axis(axes: Axes, found: Timeline) -> None:
-    steps = [step for arm in found.arms.values() for step in arm.steps]
-    step_scale(axes, min(steps), max(steps))
-    axes.set_xlabel(f"optimizer step ({plain(found.base)} at 0)")
+    places = [place for arm in found.arms.values() for place in arm.at]
+    step_scale(axes, min(places), max(places))
+    axes.set_xlabel(f"{'optimizer step' if found.axis == 'steps' else 'tokens read'} ({plain(found.base)} at 0)")
 
 
 def order_figure(found: Timeline) -> Figure:
-    """Step of half of the change of every quantity that stands for a panel, one row per quantity and one color per arm."""
+    """Where half of the change is reached, of every quantity that stands for a panel, one row per quantity and one color per arm."""
     colors, arms = model_colors(list(found.arms)), list(found.arms)
     halves = {arm: {half.name: half for half in found.arms[arm].panels.halves if not half.untold} for arm in arms}
     names = list(dict.fromkeys(name for arm in arms for name in halves[arm]))

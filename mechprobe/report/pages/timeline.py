@@ -1,4 +1,4 @@
-"""The page of the timeline: every quantity on one axis of optimizer steps, and what moved first."""
+"""The page of the timeline: every quantity on one axis of optimizer steps or tokens, and what moved first."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from mechprobe.report.sections.timeline import timeline_sections
 from mechprobe.report.timeline.result import Timeline
 
 INTRO = (
-    "Every quantity that this run measured along post-training, on one axis of optimizer steps, arm by arm, and which of them moved "
+    "Every quantity that this run measured along post-training, on one axis, arm by arm, and which of them moved "
     "first. The formulas are ours; mechprobe.dynamics.order states them.",
     "One training run of each kind describes these runs, and no kind of training: another seed could differ as much. What comes "
     "first need not be the cause. A quantity that grows with the square of another, as KL does for small changes, reaches half of its "

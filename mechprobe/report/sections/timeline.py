@@ -1,17 +1,20 @@
 """The sections of the timeline page."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
-from mechprobe.formatting import MISSING, decimal, estimate, p_value
+from mechprobe.formatting import MISSING, decimal, estimate, p_value, short_list
+from mechprobe.report.config import Axis
 from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
 from mechprobe.report.timeline.behaviour import BEHAVIOUR, BENCHMARKS, LENGTH, SAFETY, SKILLS
 from mechprobe.report.timeline.inside import DIVERGENCE, FEATURES, OVERLAP, WEIGHTS
+from mechprobe.report.timeline.log_probabilities import LOGPROBS
 from mechprobe.report.timeline.result import ArmTimeline, Series, Timeline
 from mechprobe.statistics import Interval
 
-PANELS = (SKILLS, BENCHMARKS, SAFETY, LENGTH, DIVERGENCE, WEIGHTS, BEHAVIOUR, FEATURES, OVERLAP)
+PANELS = (SKILLS, BENCHMARKS, SAFETY, LENGTH, DIVERGENCE, WEIGHTS, BEHAVIOUR, FEATURES, OVERLAP, LOGPROBS)
 """Panels of the figure from top to bottom."""
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluate": ("Skills and response length", (SKILLS, LENGTH)),
@@ -20,6 +23,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "weights": ("Weights", (WEIGHTS,)),
     "probe": ("Distance of skill profiles", (BEHAVIOUR,)),
     "emergence": ("Features: onset and overlap", (FEATURES, OVERLAP)),
+    "logprobs": ("Log-probabilities of tokens", (LOGPROBS,)),
 }
 """Stage → title of its section, and the panels of its quantities."""
 CANNOT = "cannot be told"
@@ -38,33 +42,55 @@ def timeline_sections(found: Timeline) -> list[Section]:
 
 
 def _course(found: Timeline) -> Section:
+    unit = "Optimizer steps" if found.axis == "steps" else "Tokens of prompts and responses that training has read"
     caption = (
-        f"Optimizer steps: linear from {found.base} at 0 to the first checkpoint, logarithmic after it. Strong lines stand for their "
+        f"{unit}: linear from {found.base} at 0 to the first checkpoint, logarithmic after it. Strong lines stand for their "
         "panel, with 95 % intervals over items, prompts or features; thin lines are single tasks or benchmarks. Triangles on the lower "
         "edge: where half of the change of the strong line is reached; their bars are its interval."
     )
-    texts = [
-        f"{arm}: {found.base} and the steps {', '.join(f'{step:,}' for step in course.steps)}."
-        for arm, course in found.arms.items()
-    ]
+    texts = [found.axis_note] if found.axis_note else []
+    texts += [f"{arm}: {found.base} and the steps {_places(found, course)}." for arm, course in found.arms.items()]
     texts += [f"{arm} is left out: {why}." for arm, why in found.left_out.items()]
-    return Section("Course", "", texts, [Picture("timeline", "All quantities over optimizer steps", caption)], [])
+    texts += _gaps(found)
+    return Section("Course", "", texts, [Picture("timeline", "All quantities over training", caption)], [])
+
+
+def _gaps(found: Timeline) -> list[str]:
+    """One sentence for each panel and arm whose quantities lack checkpoints, and how to add them."""
+    stages = {panel: stage for stage, (_, panels) in PARTS.items() for panel in panels}
+    stages |= {LENGTH: "evaluate" if "evaluate" in found.stages else "sweep"}
+    texts: dict[str, None] = {}
+    for arm, course in found.arms.items():
+        for each in course.series:
+            lacking = course.lacking(each)
+            if lacking:
+                texts[
+                    f"{arm}, {each.panel}: there are no values at {short_list(lacking)}, and the line is dotted. Add these models to "
+                    f"[models] of the configuration, or give all models with --models, and run mechprobe {stages[each.panel]} --force."
+                ] = None
+    return list(texts)
+
+
+def _places(found: Timeline, course: ArmTimeline) -> str:
+    """``10, 20``, or ``10, 20, at 4,096, 8,192 tokens``."""
+    steps = ", ".join(f"{step:,}" for step in course.steps)
+    return steps if found.axis == "steps" else f"{steps}, at {', '.join(f'{place:,}' for place in course.at)} tokens"
 
 
 def _order(found: Timeline) -> Section:
     caption = (
-        "Step at which half of the change is reached, with its interval. The ends of an interval are checkpoints: what lies between two "
+        f"{'Step' if found.axis == 'steps' else 'Number of tokens'} at which half of the change is reached, with its interval. The ends of an interval are checkpoints: what lies between two "
         "checkpoints is not known."
     )
     tables = []
     for arm, course in found.arms.items():
         tables += [
-            _halves(f"What moved first: {arm}", course.panels, course, noted=not tables),
-            _lags(f"Lags: {arm}", course.panels.pairs, noted=not tables),
-            _halves(f"All quantities: {arm}", course.everything, course)._replace(folded=True),
-            _lags(f"Lags of all quantities: {arm}", course.everything.pairs)._replace(folded=True),
+            _halves(f"What moved first: {arm}", course.panels, course, found.axis, noted=not tables),
+            _lags(f"Lags: {arm}", course.panels.pairs, found.axis, noted=not tables),
+            _halves(f"All quantities: {arm}", course.everything, course, found.axis)._replace(folded=True),
+            _lags(f"Lags of all quantities: {arm}", course.everything.pairs, found.axis)._replace(folded=True),
         ]
-    pictures = [Picture("order", "Step of half of the change, by quantity and arm", caption)]
+    pictures = [Picture("order", "Half of the change, by quantity and arm", caption)]
     return Section("What moved first", "", _sentences(found), pictures, [table for table in tables if table.rows])
 
 
@@ -78,15 +104,15 @@ def _sentences(found: Timeline) -> list[str]:
     return texts
 
 
-def _halves(title: str, order: Order, course: ArmTimeline, *, noted: bool = False) -> Table:
+def _halves(title: str, order: Order, course: ArmTimeline, axis: Axis, *, noted: bool = False) -> Table:
     series = {each.name: each for each in course.series}
     rows = [_half_row(half, order, series[half.name]) for half in order.halves]
     notes = [] if not noted else [
-        "Half of the change: the step with its 95 % interval, whose ends are checkpoints. Before: the quantities that are shown to reach "
+        "Half of the change: its place on the axis with the 95 % interval, whose ends are checkpoints. Before: the quantities that are shown to reach "
         "half of their change later (Holm's adjustment over all pairs of the table). Exact: without sampling error, so that the "
         "interval is the gap between two checkpoints. Times passed: more than once, the course is not a simple rise or fall."
     ]  # fmt: skip
-    head = ["quantity", "n", "change", "half of the change at step", "times passed", "before"]
+    head = ["quantity", "n", "change", f"half of the change ({axis})", "times passed", "before"]
     return Table(title, head, rows, notes)
 
 
@@ -103,18 +129,18 @@ def _half_row(half: HalfChange, order: Order, series: Series) -> list[str]:
     ]
 
 
-def _lags(title: str, pairs: Sequence[LeadLag], *, noted: bool = False) -> Table:
+def _lags(title: str, pairs: Sequence[LeadLag], axis: Axis, *, noted: bool = False) -> Table:
     shown = [pair for pair in pairs if not pair.untold]
     rows = [
         [pair.first, pair.second, step_text(pair.lag, signed=True), p_value(pair.p_holm), f"{pair.first_moved} first" if pair.first_moved else CANNOT]
         for pair in shown
     ]  # fmt: skip
     notes = [] if not noted else [
-        "Lag: step of the second minus step of the first, with its 95 % bootstrap interval, which includes the gaps between checkpoints. "
+        "Lag: place of the second minus place of the first, with its 95 % bootstrap interval, which includes the gaps between checkpoints. "
         "Quantities of the same samples are resampled together; exact ones are fixed. An end of 0 is a checkpoint at which one has passed "
         "half and the other has not. p: order at checkpoints, Holm-adjusted over the arm's pairs of this table."
     ]  # fmt: skip
-    return Table(title, ["first", "second", "lag in steps", "p (Holm)", "order"], rows, notes)
+    return Table(title, ["first", "second", f"lag in {axis}", "p (Holm)", "order"], rows, notes)
 
 
 def step_text(item: Interval, *, signed: bool = False) -> str:
@@ -143,15 +169,23 @@ def _dips(found: Timeline) -> Section:
         return absent(title, found.missing["dynamics"])
     rows = [
         [
-            dip.curve, dip.label, decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
+            dip.curve, dip.label, _stable(dip.label_share), decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
             decimal(dip.recovery_step, 0), estimate(dip.final_gain, factor=100 if dip.unit == "share" else 1, decimals=1, signed=True),
             MISSING if dip.n is None else f"{dip.n:,}",
         ]
         for dip in found.dips
     ]  # fmt: skip
-    head = ["curve", "class", "depth", "trough at step", "recovery at step", "final gain", "n"]
-    note = "Depth and gain in points for shares. The classes and their tests are those of mechprobe dynamics."
+    head = ["curve", "class", "stable", "depth", "trough at step", "recovery at step", "final gain", "n"]
+    note = (
+        "Stable: share of resampled curves, each for itself, that have the class; below 50 % the class is unstable. Depth and gain in "
+        "points for shares. The classes and their tests are those of mechprobe dynamics."
+    )
     return Section(title, "", [], [], [Table("Curves", head, rows, [note])])
+
+
+def _stable(share: float) -> str:
+    """``92 %``, or ``14 %, unstable``; a dash without resampling."""
+    return f"{decimal(100 * share, 0)} %{', unstable' if share < 0.5 else ''}" if isfinite(share) else MISSING
 
 
 def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:

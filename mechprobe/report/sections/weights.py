@@ -1,7 +1,10 @@
 """The section on weights of the page of behaviour and drift."""
 
+from math import isfinite
+
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.emergence.arms import arm_of, last_of_arms
+from mechprobe.formatting import MISSING
 from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent, digits, null_text
 
 _SPECTRAL = {
@@ -61,7 +64,8 @@ def _pairs(found: WeightsResult) -> list[Table]:
         return []
     rows = [
         [
-            f"{pair.first}, {pair.second}", f"{digits(pair.cosine)} [±{pair.cosine_null:.1g}]",
+            f"{pair.first}, {pair.second}",
+            f"{digits(pair.cosine)} [±{pair.cosine_null:.1g}]" if isfinite(pair.cosine) else MISSING,
             null_text(pair.overlap.get("left"), 100), null_text(pair.overlap.get("right"), 100),
         ]
         for pair in shown

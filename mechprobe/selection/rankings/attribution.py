@@ -89,8 +89,8 @@ def _by_relie(given: _Given, config: SelectConfig) -> tuple[Float[ndarray, "2 sa
     pair, n = (config.base, config.tuned), len(given[-1])
     rows: dict[str, list[Tensor]] = {name: [] for name in pair}
     totals = torch.zeros(3, dtype=torch.float64)
-    size = {"batch_size": config.batch_size, "together": TOGETHER}
-    for part in sample_effects(*given, of=pair, steps=config.steps, **size):
+    effects = sample_effects(*given, of=pair, steps=config.steps, batch_size=config.batch_size, together=TOGETHER)
+    for part in effects:
         rows[part.model].append(part.features.cpu())
         if part.model == config.tuned:
             totals += part.totals

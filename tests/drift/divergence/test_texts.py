@@ -1,5 +1,7 @@
 """Which sequences each model reads, which predictions count, and the cell of each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,14 @@ def test_prompts_are_drawn_with_all_their_continuations() -> None:
     assert sorted(texts.stream.sequences[i].source or "" for i in texts.chosen) == ["base@1.0"] * 2 + ["rl@1.0"] * 2
     assert len({texts.stream.sequences[i].prompt_id for i in texts.chosen}) == 2
     assert texts.chosen == texts_of(*sequences, max_prompts=2).chosen
+
+
+def test_many_missing_models_are_listed_once_and_short() -> None:
+    texts = texts_of(sequence("a", "base@1.0", 2))
+    many = replace(texts, models=tuple(f"rl@step_{step:06d}" for step in range(9)))
+    said = next(iter(many.missing()))
+    assert "no responses of rl@step_000000, rl@step_000001, rl@step_000002 and 6 more, so" in said
+    assert said.count("step_") == 4
 
 
 def test_missing_sources_are_named() -> None:

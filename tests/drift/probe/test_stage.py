@@ -172,7 +172,10 @@ def test_a_bad_or_other_tasks_file_is_refused_before_anything_is_written(
 
 
 def test_a_model_without_outcomes_and_outcomes_without_a_model_are_told(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has outcomes of sft, which is not among the models"):
+    with pytest.raises(
+        ConfigError,
+        match=r"has outcomes of sft, not among the models; add what is missing to \[models\] .* --models NAME=PATH \(sft=FOLDER\)",
+    ):
         mp.drift.probe(
             run / "evals", mp.ModelFamily.load({k: v for k, v in MODELS.items() if k != "sft"}), out=tmp_path / "p"
         )

@@ -12,12 +12,15 @@ import pytest
 
 import mechprobe as mp
 from mechprobe.cli import main
+from mechprobe.cli.logprobs import logprobs_lines
 from mechprobe.data.config import PromptsConfig
 from mechprobe.dynamics import LogprobsConfig, LogprobsResult, draw_log_probs, log_probs
 from mechprobe.dynamics.logprobs import measure, stage
+from mechprobe.dynamics.logprobs.result import LearningRow, OrderRow
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.records import Outcome, Outcomes, Sample
+from mechprobe.statistics import Interval
 from tests.builders import EOS, build_tokenizer
 from tests.dynamics.logprobs.planted import TEXTS
 
@@ -207,6 +210,7 @@ def test_command_end_to_end(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "Mean Δ log p against base" in said
+    assert said.splitlines()[1].split()[-3:] == ["rank", "1", "words/1k"]  # a mean of r is that of a few tokens
     assert "Backtracking in rl: cannot be told (4 prompts" in said
     assert str(run / "logprobs") in said
     assert len(said.splitlines()) <= 40
@@ -237,6 +241,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
             ["--traces", str(traces), "--set", 'logprobs.classes.backtrack=["wait", "日本"]'],
             "lists '日本', which the tokenizer",
         ),
+        (
+            ["--traces", str(traces), "--set", 'logprobs.writers=["rl"]'],
+            "logprobs.writers (rl) chooses evaluated responses",
+        ),
+        (["--traces", str(traces), "--evals", str(tmp_path / "nope")], "nope does not exist"),
         (["--traces", str(traces), "--set", "logprobs.draws=1"], "LogprobsConfig: draws = 1"),
         (["--traces", str(traces), "--set", "emergence.base=nobody"], "emergence.base is 'nobody'"),
     ):
@@ -246,3 +255,46 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         assert len(said.err.strip().splitlines()) == 1
         assert said.out == ""
         assert not out.exists()
+
+
+def test_the_figure_joins_checkpoints_by_straight_lines_and_says_that_no_word_was_written(
+    checkpoint_family: dict[str, Path], tmp_path: Path
+) -> None:
+    family = mp.ModelFamily.load(checkpoint_family)
+    found = log_probs(family, outcomes(), out=tmp_path, config=settings(), arms=EmergenceConfig(final_steps={"rl": 8}))
+    axes = draw_log_probs(found).axes
+    curves, words, of_sft = axes[0], axes[4], axes[5]
+    classes = {line.get_label(): line for line in curves.lines if line.get_label() in found.classes}
+    assert {len(np.asarray(line.get_xdata())) for line in classes.values()} == {3}
+    assert curves.get_xlabel() == "step (linear to 2, then logarithmic)"
+    assert axes[1].get_xlabel() == "checkpoint"
+    assert words.lines[0].get_color() not in {line.get_color() for line in classes.values()}
+    assert not words.texts
+    assert [text.get_text() for text in of_sft.texts] == ["no such word"]
+    assert len(of_sft.get_yticks()) == 1
+
+
+def test_the_screen_gives_gaps_between_checkpoints_and_only_the_order_that_is_shown(
+    checkpoint_family: dict[str, Path], traces: Path, tmp_path: Path
+) -> None:
+    family = mp.ModelFamily.load(checkpoint_family)
+    found = log_probs(
+        family, traces, out=tmp_path / "out", config=settings(), arms=EmergenceConfig(final_steps={"rl": 8})
+    )
+    shape = next(row for row in found.learning if row.group == "all")
+
+    def row(group: str, low: float, high: float) -> LearningRow:
+        return shape.model_copy(update={"group": group, "half_step": Interval((low + high) / 2, low, high, 6)})
+
+    def lines(first_moved: str) -> list[str]:
+        pair = OrderRow(
+            arm="rl", source="gold", first="backtrack", second="digits", lag=Interval(4, 1, 8, 6), p=0.01, p_holm=0.01,
+            first_moved=first_moved,
+        )  # fmt: skip
+        learning = (row("digits", 2, 8), row("backtrack", 0, 2))
+        shown = logprobs_lines(found.model_copy(update={"learning": learning, "order": (pair,)}))
+        return [line for line in shown if line.startswith("Half")]
+
+    gaps = "Half of the final Δ in rl is reached between steps: backtrack [0, 2], digits [2, 8]; "
+    assert lines("backtrack") == [gaps + "backtrack comes before digits"]
+    assert lines("") == [gaps + "the order cannot be told"]

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from mechprobe.dynamics.checkpoints import ArmSteps
 from mechprobe.dynamics.logprobs.config import LogprobsConfig
-from mechprobe.dynamics.logprobs.learning import half_steps, learning_rows
+from mechprobe.dynamics.logprobs.learning import learning_rows
 from mechprobe.dynamics.logprobs.matching import matched_rows
 from mechprobe.dynamics.logprobs.result import ContrastRow, ExcessRow, LearningRow, OrderRow
 from mechprobe.dynamics.logprobs.rows import SourceTable, histograms, model_rows
@@ -79,7 +78,7 @@ def test_what_moves_frequent_or_late_tokens_alike_cancels_in_the_contrast() -> N
     excess, contrast = contrasts(source, alike + 0.1 * rng.standard_normal(len(table.ids)), 0.2 * alike)
     assert excess["rl"].excess.low < 0 < excess["rl"].excess.high or abs(excess["rl"].excess.value) < 0.1
     assert abs(contrast.contrast.value) < 0.1
-    assert contrast.coverage == 1
+    assert contrast.matched == 1
     assert contrast.n_controls > 100
 
 
@@ -111,62 +110,62 @@ def test_strata_without_controls_are_left_out() -> None:
     rows = [row for row in matched_rows(source, {"rl": np.ones(len(source.table.ids))}, [], CONFIG)]
     [row] = [row for row in rows if isinstance(row, ExcessRow)]
     assert np.isnan(row.excess.value)
-    assert (row.coverage, row.n_controls) == (0, 0)
+    assert (row.matched, row.n_controls) == (0, 0)
 
 
-def test_half_steps_by_hand() -> None:
-    steps = np.array([10.0, 20.0, 40.0])
-    curves = np.array([[2.0, 2.0, 2.0], [0.0, 1.0, 4.0], [-1.0, -4.0, -4.0], [0.0, 0.0, 0.0], [3.0, 0.0, 4.0]])
-    found = half_steps(steps, curves)
-    assert found[:3].tolist() == pytest.approx([5.0, 20 + 20 / 3, 10 + 10 / 3])
-    assert np.isnan(found[3])
-    assert found[4] == pytest.approx(10 * 2 / 3)  # the first time, although the curve falls again
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(0.1, 10), st.floats(0.1, 10))
-def test_half_steps_scale_with_steps_and_ignore_the_size_of_the_gain(
-    curve: list[float], size: float, unit: float
-) -> None:
-    steps = np.arange(1.0, len(curve) + 1)
-    values = np.array([curve]) + 0.0
-    values[0, -1] = values[0, -1] or 1.0
-    if abs(values[0, -1]) < 1e-3:
-        values[0, -1] = 1.0
-    found = half_steps(steps, values)[0]
-    assert 0 < found <= steps[-1]
-    assert half_steps(steps * unit, size * values)[0] == pytest.approx(unit * found, rel=1e-6)
-    assert half_steps(steps, -values)[0] == pytest.approx(found)
-
-
-def test_a_class_that_rises_earlier_is_first() -> None:
-    source, rng = random_table(np.random.default_rng(6)), np.random.default_rng(7)
-    early, digits = source.table.classes == BACKTRACK, source.table.classes == NAMES.index("digits")
-
-    def delta(of_early: float, of_digits: float) -> np.ndarray:
-        return of_early * early + of_digits * digits + 0.5 * rng.standard_normal(len(early))
-
-    deltas = dict(zip(COURSE.models[1:], (delta(0.9, 0.05), delta(1.0, 0.2), delta(1.0, 1.0)), strict=True))
+def moved(source: SourceTable, seed: int, *sizes: dict[str, float]) -> tuple[dict[str, LearningRow], list[OrderRow]]:
+    """Rows of a course whose classes have the given mean Δ at every checkpoint."""
+    rng, names = np.random.default_rng(seed), np.array(NAMES)[source.table.classes]
+    deltas = {
+        model: np.vectorize(lambda name, size=size: size.get(name, 0.0))(names) + 0.5 * rng.standard_normal(len(names))
+        for model, size in zip(COURSE.models[1:], sizes, strict=True)
+    }
     rows = list(learning_rows(source, "rl", COURSE, deltas))
     learned = {row.group: row for row in rows if isinstance(row, LearningRow)}
-    assert learned["backtrack"].half_step is not None
-    assert learned["digits"].half_step is not None
-    assert learned["backtrack"].half_step.value == pytest.approx(10 * 0.5 / 0.9, abs=1.2)
-    assert 20 < learned["digits"].half_step.low < 27.5 < learned["digits"].half_step.high < 40
-    assert learned["other"].half_step is None  # its gain cannot be told from 0
-    order = {(row.first, row.second): row for row in rows if isinstance(row, OrderRow)}
-    pair = order["backtrack", "digits"]
-    assert pair.share_first == 1
-    assert pair.difference.high < 0
-    assert {name for names in order for name in names} == {"backtrack", "digits"}
+    return learned, [row for row in rows if isinstance(row, OrderRow)]
+
+
+def test_a_class_that_rises_earlier_is_first_and_ends_of_intervals_are_checkpoints() -> None:
+    sizes = ({"backtrack": 0.9, "digits": 0.05}, {"backtrack": 1.0, "digits": 0.2}, {"backtrack": 1.0, "digits": 1.0})
+    learned, [pair] = moved(random_table(np.random.default_rng(6)), 7, *sizes)
+    early, late = learned["backtrack"].half_step, learned["digits"].half_step
+    assert early is not None
+    assert late is not None
+    assert (early.low, early.high) == (0, 10)
+    assert (late.low, late.high) == (20, 40)
+    assert late.value == pytest.approx(
+        20 * 2 ** (0.3 / 0.8), abs=1.5
+    )  # the axis is logarithmic after the first checkpoint
+    assert (learned["other"].half_step, learned["other"].untold) == (None, "its change is not clear of 0")
+    assert {pair.first, pair.second} == {"backtrack", "digits"}
+    assert pair.first_moved == "backtrack"
+    assert pair.p_holm < 0.01
+    assert pair.lag.low >= 10
+
+
+def test_classes_that_pass_half_between_the_same_checkpoints_have_no_order() -> None:
+    sizes = ({"backtrack": 0.6, "digits": 0.95, "other": -0.8}, *[{"backtrack": 1.0, "digits": 1.0, "other": -1.0}] * 2)
+    learned, order = moved(random_table(np.random.default_rng(8)), 9, *sizes)
+    for name in ("backtrack", "digits", "other", "all"):
+        half = learned[name].half_step
+        assert half is None or (half.low, half.high) == (0, 10), name
+    assert len(order) == 3
+    assert all(pair.first_moved == "" and pair.lag.low <= 0 <= pair.lag.high for pair in order)
 
 
 def test_classes_that_rise_together_have_no_order() -> None:
-    source, rng = random_table(np.random.default_rng(8)), np.random.default_rng(9)
-    deltas = {
-        model: size + 0.5 * rng.standard_normal(len(source.table.ids))
-        for model, size in zip(COURSE.models[1:], (0.3, 0.6, 1.0), strict=True)
-    }
-    order = [row for row in learning_rows(source, "rl", COURSE, deltas) if isinstance(row, OrderRow)]
+    alike = [dict.fromkeys(NAMES, size) for size in (0.3, 0.6, 1.0)]
+    _, order = moved(random_table(np.random.default_rng(8)), 9, *alike)
     assert len(order) == 3
-    assert sum(not row.difference.low <= 0 <= row.difference.high for row in order) <= 1
+    assert not any(pair.first_moved for pair in order)
+
+
+def test_a_class_of_one_prompt_has_no_half_step() -> None:
+    source = random_table(np.random.default_rng(10))
+    source.table.classes[source.table.classes == BACKTRACK] = NAMES.index("other")
+    source.table.classes[:5] = BACKTRACK
+    learned, order = moved(source, 11, *[{"backtrack": size, "digits": size} for size in (0.2, 0.9, 1.0)])
+    assert (learned["backtrack"].half_step, learned["backtrack"].n) == (None, 5)
+    assert "two prompts" in learned["backtrack"].untold
+    assert learned["digits"].half_step is not None
+    assert not order

@@ -13,7 +13,7 @@ from mechprobe.data.config import PromptsConfig
 from mechprobe.dynamics.logprobs.config import LogprobsConfig
 from mechprobe.dynamics.logprobs.trace_file import read_traces
 from mechprobe.dynamics.logprobs.traces import TraceSet
-from mechprobe.errors import InputError, ModelError
+from mechprobe.errors import ConfigError, InputError, ModelError
 from tests.builders import EOS, build_tokenizer, swap_letters
 
 GOOD = {"id": "a", "prompt": "1+1=", "response": "wait 2"}
@@ -91,6 +91,21 @@ def test_columns_of_a_parquet_file_are_read(family: mp.ModelFamily, tmp_path: Pa
         ({**GOOD, "response_ids": [99999]}, "has the id 99999"),
         ({**GOOD, "finish_reason": "tired"}, "'tired' is none of"),
         ({**GOOD, "temperature": 0}, "no number above 0"),
+        ({**GOOD, "temperature": 1e-300}, "1e-300 is no number"),
+        ({**GOOD, "temperature": 10**400}, r"10{39}\.\.\. is no number"),
+        ({**GOOD, "teacher_logprobs": [-(10**400)] * 6}, r"holds -10{38}\.\.\. at token 0; every value"),
+        ({**GOOD, "teacher_logprobs": [-1e300] * 6}, "no model gives"),
+        ({**GOOD, "sampler_logprobs": [-(10**400)] * 6}, "'sampler_logprobs' holds"),
+        ({**GOOD, "teacher_logprobs": [-1.0] * 6, "teacher_ids": 5}, "'teacher_ids' is not a list of token ids"),
+        (
+            {**GOOD, "teacher_logprobs": [-1.0] * 6, "teacher_ids": [[1]] * 6},
+            "'teacher_ids' is not a list of token ids",
+        ),
+        ({**GOOD, "answer": ["2"]}, "'answer' is a list"),
+        ({**GOOD, "answer": True}, "'answer' is true or false"),
+        ({**GOOD, "answer": 10**400}, "must be a text or a finite number"),
+        ({**GOOD, "model": "\x1b[31mrl"}, "'model' has the control character"),
+        ({**GOOD, "prompt": "2+2="}, "the id 'a' stands on a line with another prompt"),
         ({**GOOD, "sampler_logprobs": [-1.0]}, "the sampler gives 1 log-probabilities"),
     ],
 )
@@ -117,6 +132,36 @@ def test_a_teacher_with_another_tokenizer_is_refused_with_the_reason(
         read_traces(family, other)
     [one] = read_traces(family, written(tmp_path, {**GOOD, "teacher_logprobs": [-1.0] * 4}).replace(compare="bytes"))
     assert one.teacher == (-1.0,) * 4
+
+
+def test_a_teacher_tokenizer_that_is_no_folder_and_a_field_that_no_line_has_are_named(
+    family: mp.ModelFamily, tmp_path: Path
+) -> None:
+    config = written(tmp_path, GOOD)
+    with pytest.raises(ModelError, match=r"logprobs\.teacher_tokenizer is '.*none', which is no folder"):
+        read_traces(family, config.replace(teacher_tokenizer=str(tmp_path / "none")))
+    with pytest.raises(InputError, match="no field 'techer'"):
+        read_traces(family, config.replace(teacher_field="techer"))
+
+
+def test_characters_that_the_tokenizer_lacks_are_noted(family: mp.ModelFamily, tmp_path: Path) -> None:
+    lines = (GOOD, {**GOOD, "id": "b", "response": "wait €"})
+    config = written(tmp_path, *lines)
+    found = TraceSet.of(read_traces(family, config), family, config)
+    assert found.notes == (
+        "1 of 2 traces have characters that the tokenizer lacks; the unknown token stands for them.",
+    )
+    config = written(tmp_path, GOOD)
+    assert TraceSet.of(read_traces(family, config), family, config).notes == ()
+
+
+@pytest.mark.parametrize(
+    "given", [{"clip": (-1.0, 1.0)}, {"clip": (1.0, float("nan"))}, {"clamp": float("inf")}, {"clamp": float("nan")},
+              {"clamp": 1000.0}, {"flat": float("nan")}, {"classes": {"a\x1b[31m": ("x",)}}],
+)  # fmt: skip
+def test_settings_that_are_no_numbers_of_their_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        LogprobsConfig(**given)
 
 
 def test_long_traces_and_the_draw_of_prompts(family: mp.ModelFamily, tmp_path: Path) -> None:
