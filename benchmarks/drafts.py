@@ -29,7 +29,7 @@ from mechprobe.interventions.conditions.batches import DraftingRunner, Responses
 from mechprobe.interventions.conditions.plan import Condition
 from mechprobe.interventions.drafting.rules import TIE
 from mechprobe.interventions.stage import prepare
-from mechprobe.models.generation import forced_logits
+from mechprobe.models.generation import forced_log_probs
 from mechprobe.pipeline.run import Run
 from mechprobe.run_config import RunConfig, read_run_file
 
@@ -150,8 +150,9 @@ def _differences(
             gap = None
             if step is not None:
                 with runner.in_force(condition):
-                    logits = forced_logits(runner.family[condition.model], [(prompt, one.written[:step])])[0, -1]
-                gap = abs(float(logits[one.written[step]] - logits[other.written[step]]))
+                    pair, ends = (prompt, one.written[:step]), [one.written[step], other.written[step]]
+                    [(_, (first, second))] = forced_log_probs(runner.family[condition.model], [pair], [ends])
+                gap = abs(first - second)
             found.append({"condition": condition.name, "sample": key[1], "step": step, "logit_difference": gap})
             print(f"  {condition.name}, sample {key[1]}, token {step}: the logits differ by {gap}")
     return found

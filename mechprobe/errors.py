@@ -41,6 +41,10 @@ class ArtifactError(MechprobeError):
     """A stage folder is missing, unfinished, not written by mechprobe, or was made from other inputs."""
 
 
+class OutOfMemoryError(MechprobeError):
+    """Memory does not suffice for the smallest part of the work."""
+
+
 class EndpointError(MechprobeError):
     """An inference server cannot be reached, refuses a request, or gives no usable answer."""
 

@@ -26,6 +26,8 @@ _OTHER_CONTENT = "other content"
 SCHEMA_VERSION = 1
 Remake = bool | Literal["refused"]
 """When `Stage.open` empties a folder that holds other work, see there."""
+_CHANGE_NOTHING = ("batch_size", "ce_batch")
+"""Settings that change no result. Earlier versions recorded them; where a stage leaves them out, they are not compared."""
 _REFUSED = "refused"
 """Key of ``unfinished.json`` with the error that ended the command."""
 
@@ -264,6 +266,9 @@ class Stage:
         if kind != self.name:  # not even --force may empty the folder of another stage
             raise ArtifactError(f"{self.folder} holds the stage '{kind}', not '{self.name}'; give another --out.")
         old = {key: found.get(key) for key in self.identity}
+        dropped = [key for key in _CHANGE_NOTHING if key not in self.identity["config"]]
+        if isinstance(old["config"], dict):
+            old["config"] = {key: value for key, value in old["config"].items() if key not in dropped}
         changes = _readable(_differences(old, self.identity))
         if remake == "refused":
             remake = not finished and _REFUSED in found

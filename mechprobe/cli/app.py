@@ -115,10 +115,12 @@ def spread(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     from mechprobe.errors import EndedElsewhereError
+    from mechprobe.memory import forget_limits
     from mechprobe.progress import forget_told
     from sae_training.errors import UserError
 
     forget_told()
+    forget_limits()
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
     try:
         code = app(arguments, standalone_mode=False)
@@ -149,7 +151,16 @@ def _sentence(error: Exception) -> str | None:
         return f"{usage().rstrip('.')}; see `{command} --help`."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
+    if _ran_out_of_memory(error):
+        return f"memory ran out ({error or type(error).__name__}); free memory, or lower the batch size or the dtype of the models."
     return None
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; without torch only Python itself can say so."""
+    from mechprobe.memory import is_out_of_memory
+
+    return isinstance(error, MemoryError) or ("torch" in sys.modules and is_out_of_memory(error))
 
 
 def _fail(sentence: str) -> int:

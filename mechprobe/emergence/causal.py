@@ -15,6 +15,7 @@ from mechprobe.emergence.overlap import interval
 from mechprobe.emergence.result import CausalCourse
 from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.one_by_one import OneByOne
 from mechprobe.selection.rankings.indirect_effects import indirect_effects
 from mechprobe.selection.rankings.relie import IndirectEffects, drawn_effects
 from mechprobe.types import Site
@@ -45,8 +46,8 @@ def measure_effects(
     answered = [sequence for sequence in chosen if any(sequence.response)]
     sequences = (answered or chosen)[: config.relie_samples]
     samples = [TokenizedSample(sequence.ids, sequence.kept, sequence.response) for sequence in sequences]
-    models = {name: family[name].hf for name in crosscoder.model_names}
-    return indirect_effects(
+    models = OneByOne(family, crosscoder.model_names)
+    found = indirect_effects(
         crosscoder,
         models,
         Site.parse(site),
@@ -54,6 +55,8 @@ def measure_effects(
         steps=config.relie_steps,
         groups=[sequence.prompt_id for sequence in sequences],
     )
+    models.release()
+    return found
 
 
 def causal_course(

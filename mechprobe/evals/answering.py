@@ -10,8 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mechprobe.data.config import TextConfig
@@ -22,7 +20,7 @@ from mechprobe.errors import InputError
 from mechprobe.evals.choice import MultipleChoice
 from mechprobe.evals.scoring import response_outcome
 from mechprobe.evals.tasks import Task
-from mechprobe.models.generation import Generated, forced_logits, generate, length_batches
+from mechprobe.models.generation import Generated, forced_log_probs, generate, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.records import Outcome, Sample
 
@@ -37,7 +35,7 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
     Args:
         model: Hooks on its transformers model (`mechprobe.interventions.edited`) take effect.
         pairs: Token ids; neither part may be empty.
-        batch_size: Maximal number of prompts in one forward batch, and of positions whose logits are kept in memory.
+        batch_size: Maximal number of positions in one forward batch of prompts, as if logits of all of them were kept.
 
     Raises:
         ModelError: Logits are not finite, or the architecture does not generate exactly.
@@ -53,16 +51,11 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
         lengths = [len(prompt) for prompt, _ in same_length]
         for batch in length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding):
             chosen = [same_length[index] for index in batch]
-            for row, log_probs in zip(chosen, _next_token_log_probs(model, chosen), strict=True):
-                before = sum(float(log_probs[step, token]) for step, token in enumerate(row[1]))
-                for index in rows[row]:
-                    result[index] = before + float(log_probs[-1, pairs[index][1][-1]])
+            last = [[pairs[index][1][-1] for index in rows[row]] for row in chosen]
+            for row, (before, after) in zip(chosen, forced_log_probs(model, chosen, last), strict=True):
+                for index, value in zip(rows[row], after, strict=True):
+                    result[index] = sum(before) + value
     return result
-
-
-def _next_token_log_probs(model: LanguageModel, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, "batch step vocab"]:
-    """Log-probabilities of the next token after the prompt and after every further token of each row."""
-    return forced_logits(model, rows).log_softmax(dim=-1)
 
 
 Query = tuple[Task, Sample]

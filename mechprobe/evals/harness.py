@@ -22,7 +22,8 @@ from mechprobe.errors import ConfigError, DependencyError, InputError, Mechprobe
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
-from mechprobe.models.devices import input_device, is_out_of_memory
+from mechprobe.memory import is_out_of_memory
+from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.random_state import isolated_random_state

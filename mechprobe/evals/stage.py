@@ -139,7 +139,7 @@ def evaluate_outcomes(
     check_lengths(family, tasks, prefix=config.force_prefix)
     answers, runs = _imported(family, known, config), _runs(family, config)
     identity = {
-        **config.model_dump(mode="json", exclude={"imports", "endpoint"}),
+        **config.model_dump(mode="json", exclude={"imports", "endpoint", "batch_size"}),
         "tasks": tasks_fingerprint(tasks),
         **text_identity(family, tasks),
         **family.identity,

@@ -74,7 +74,7 @@ def analyze_features(
     if family is not None:
         family = family.subset(*dictionary.model_names)
         store.check_family(family)
-    settings = {**config.model_dump(mode="json"), "models_given": family is not None}
+    settings = {**config.model_dump(mode="json", exclude={"ce_batch"}), "models_given": family is not None}
     settings |= family.identity if family is not None else {}
     inputs = {"crosscoder": Path(crosscoder), "cache": Path(cache)}
     models = family.fingerprints if family is not None else {}
@@ -110,7 +110,7 @@ def explain_features(
     store.check_family(family)
     table = FeatureTable.load(features)
     check_features(chosen, table)
-    settings = {**config.model_dump(mode="json"), "features": list(chosen), **family.identity}
+    settings = {**config.model_dump(mode="json", exclude={"ce_batch"}), "features": list(chosen), **family.identity}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
     models = family.fingerprints
     with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:

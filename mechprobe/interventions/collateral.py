@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.data.encoding import PromptEncoder
@@ -31,9 +30,11 @@ from mechprobe.interventions.conditions.plan import EVERYWHERE, Condition
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.result import CollateralSource
 from mechprobe.interventions.result_rows import Collateral
-from mechprobe.models.blocks import forward_inputs
+from mechprobe.memory import in_parts
 from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.head import Head
+from mechprobe.models.log_probs import compared_with
 from mechprobe.progress import progress
 from mechprobe.statistics import bootstrap_ratio
 
@@ -126,7 +127,9 @@ def texts_of_store(store: _HasSequences, tasks: Sequence[Task], family: ModelFam
 
 
 _BATCH_TOKENS = 2048
-"""Tokens in one forward pass; memory holds two sets of logits of all of them."""
+"""Tokens in one forward pass."""
+_TOGETHER = 8
+"""Conditions whose final states wait in memory, so that logits of the clean model are made once for all of them."""
 
 
 def is_measured(condition: Condition) -> bool:
@@ -151,13 +154,16 @@ def measure_collateral(
         for host in dict.fromkeys(condition.model for condition in wanted):
             mine = [condition for condition in wanted if condition.model == host]
             model = runner.family[host].hf
+            head = Head(model)
             for rows in batches:
                 batch = _padded(rows, str(input_device(model)))
-                clean = _log_probs(model, batch)
-                for condition in mine:
-                    with runner.in_force(condition, positions=replace(runner.positions, part="all")):
-                        sums[condition.name].append(_sums(clean, _log_probs(model, batch), batch))
-                    advance(1)
+                clean = _states(head, batch)
+                for start in range(0, len(mine), _TOGETHER):
+                    some = mine[start : start + _TOGETHER]
+                    states = [_edited_states(runner, condition, head, batch) for condition in some]
+                    for condition, found in zip(some, _sums(head, clean, states, batch), strict=True):
+                        sums[condition.name].append(found)
+                    advance(len(some))
     counts = [len(ids) - 1 for rows in batches for ids in rows]
     found = {}
     for name, parts in sums.items():
@@ -194,18 +200,31 @@ def _padded(rows: Sequence[Sequence[int]], device: str) -> _Batch:
     return _Batch(ids.to(device), attention.to(device), scored.to(device))
 
 
-def _log_probs(model: Any, batch: _Batch) -> Float[Tensor, "prediction vocab"]:
-    logits = model(input_ids=batch.ids, **forward_inputs(model, batch.attention)).logits
-    return log_softmax(logits[batch.scored].float(), dim=-1)
+def _states(head: Head, batch: _Batch) -> Float[Tensor, "prediction width"]:
+    """Final states of the model, with the edits that are in force, at the positions whose next token is predicted."""
+
+    def read(part: slice) -> Tensor:
+        return head.states(batch.ids[part], batch.attention[part])[batch.scored[part]]
+
+    return torch.cat(in_parts(read, len(batch.ids), what="Collateral", unit="texts"))
+
+
+def _edited_states(
+    runner: Runner, condition: Condition, head: Head, batch: _Batch
+) -> Float[Tensor, "prediction width"]:
+    with runner.in_force(condition, positions=replace(runner.positions, part="all")):
+        return _states(head, batch)
 
 
 def _sums(
-    clean: Float[Tensor, "prediction vocab"], edited: Float[Tensor, "prediction vocab"], batch: _Batch
-) -> Float[Tensor, "text 2"]:
-    """Per text, the sums over its predictions of KL(clean ‖ edited) and of the change of cross-entropy."""
+    head: Head, clean: Float[Tensor, "prediction width"], edited: Sequence[Tensor], batch: _Batch
+) -> list[Float[Tensor, "text 2"]]:
+    """Per text, the sums over its predictions of KL(clean ‖ edited) and of the change of cross-entropy, for each edit."""
     target = batch.ids.roll(-1, dims=1)[batch.scored]
-    kl = kl_div(edited, clean, log_target=True, reduction="none").sum(-1)
-    change = (clean - edited).gather(1, target.unsqueeze(1))[:, 0]
     text = torch.nonzero(batch.scored)[:, 0]
-    sums = torch.zeros(len(batch.ids), 2, dtype=torch.float64, device=kl.device)
-    return sums.index_add(0, text, torch.stack([kl, change], dim=1).double()).cpu()
+    result = []
+    for found in compared_with(head, clean, edited, target, dtype=torch.float32):
+        sums = torch.zeros(len(batch.ids), 2, dtype=torch.float64, device=found.kl.device)
+        values = torch.stack([found.kl, -found.change], dim=1).double()
+        result.append(sums.index_add(0, text.to(sums.device), values).cpu())
+    return result

@@ -98,7 +98,7 @@ def prepare(  # noqa: PLR0913 - the arguments of `intervene`
     runner.check(conditions)
     check_choice(runner, fitting)
     chooses, scores = config.chooses_readout, chosen.scores
-    elsewhere = {"workers", "collateral_file"}
+    elsewhere = {"workers", "batch_size", "collateral_file"}
     elsewhere |= set() if chooses else {"transplant_readout"}  # every condition has the read-out it uses
     settings = {
         **config.model_dump(mode="json", exclude=elsewhere),

@@ -63,7 +63,7 @@ def localize(
     for model in pair:
         model.require_residual()
     identity = {
-        **config.model_dump(mode="json", exclude={"near"}),  # which patches of whole residuals do not use
+        **config.model_dump(mode="json", exclude={"near", "batch_size"}),  # patches of whole residuals use no `near`
         "sites": [str(site) for site in places],
         "named": named,
         "tasks": tasks_fingerprint(tasks),

@@ -102,7 +102,7 @@ def merged(model: "PreTrainedModel", folder: ModelFolder, *, role: str) -> "PreT
             adapted: Any = PeftModel.from_pretrained(model, str(folder.path), config=settings)
             return adapted.merge_and_unload(safe_merge=True)
     except Exception as error:
-        from mechprobe.models.devices import is_out_of_memory
+        from mechprobe.memory import is_out_of_memory
 
         if is_out_of_memory(error):
             raise

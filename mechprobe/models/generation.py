@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from functools import partial
+from itertools import chain, groupby, takewhile
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from mechprobe.errors import InputError, ModelError
+from mechprobe.memory import in_parts
 from mechprobe.models.architectures import plain_generate, require_generation
 from mechprobe.models.devices import input_device
 from mechprobe.models.load import LanguageModel, context_of
@@ -26,6 +27,7 @@ from mechprobe.models.sampling import (
     FiniteLogits,
     ForcedTokens,
     KnownTokens,
+    ReadLogProbs,
     SeededSampling,
     StopTexts,
     cut_at_stop,
@@ -33,6 +35,9 @@ from mechprobe.models.sampling import (
 )
 from mechprobe.models.tokenizers import require_ids
 from mechprobe.types import Finish
+
+_MOST_LOGITS = 1 << 26
+"""Logits of last positions that exist at a time (256 MiB in float32); transformers keeps a few copies of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +97,10 @@ def length_batches(lengths: Sequence[int], batch_size: int, *, equal: bool = Fal
 
 
 def left_pad(
-    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str, *, width: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad rows of token ids on the left; return ``(ids, attention_mask)``, both ``[batch pos]`` int64."""
-    width = max(len(row) for row in rows)
+    """Pad rows of token ids on the left, to ``width`` or the longest; return ``(ids, attention_mask)``, ``[batch pos]`` int64."""
+    width = max(len(row) for row in rows) if width is None else width
     ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)
     for index, row in enumerate(rows):
@@ -162,14 +167,17 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
     seeds = response_seeds(rows, seed) if temperature > 0 else []
     results: list[Generated | None] = [None] * len(rows)
     equal = not require_generation(asked.hf, asked.name).padding
+    sampled = partial(SeededSampling, device=asked.device, temperature=temperature, top_p=top_p, top_k=top_k)
     for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
-        chosen = [rows[index] for index in batch]
-        choice: list[LogitsProcessor] = []
-        if temperature > 0:
-            of_batch = [seeds[index] for index in batch]
-            choice = [SeededSampling(of_batch, asked.device, temperature=temperature, top_p=top_p, top_k=top_k)]
-        responses = _respond(asked, chosen, max_new_tokens, n_prefix, choice, stop)
-        for index, tokens in zip(batch, responses, strict=True):
+        ids, mask = left_pad([rows[index] for index in batch], asked.pad_id, asked.device)
+
+        def respond(part: slice, batch: list[int] = batch, ids: Tensor = ids, mask: Tensor = mask) -> list[list[int]]:
+            choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
+            return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
+
+        most = max(1, _MOST_LOGITS // asked.n_embedded)
+        parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
+        for index, tokens in zip(batch, chain.from_iterable(parts), strict=True):
             results[index] = asked.finished(tokens, stop, n_prefix)
     return [result for result in results if result is not None]
 
@@ -236,14 +244,14 @@ class Asked:
 
 def _respond(
     asked: Asked,
-    rows: Sequence[Sequence[int]],
+    batch: tuple[Tensor, Tensor],
     max_new_tokens: int,
     n_prefix: int,
     choice: Sequence[LogitsProcessor],
     stop: Sequence[str],
 ) -> list[list[int]]:
-    """Token ids of the responses to one batch, each with its forced beginning and with what follows its end."""
-    ids, mask = left_pad(rows, asked.pad_id, asked.device)
+    """Token ids of the responses to one batch ``(ids, mask)``, each with its forced beginning and with what follows its end."""
+    ids, mask = batch
     start, finite = ids.shape[1] - n_prefix, FiniteLogits()
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -287,35 +295,37 @@ def pad_id_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int
 
 
 @torch.no_grad()
-def forced_logits(
-    model: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> Float[Tensor, "batch step vocab"]:
-    """Logits after the prompt and after every further token of each row ``(prompt ids, further ids)``, in float32.
+def forced_log_probs(
+    model: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], last: Sequence[Sequence[int]]
+) -> list[tuple[list[float], list[float]]]:
+    """Log-probabilities in nats of the further tokens of each row ``(prompt ids, further ids)``, and of ``last`` after them.
 
     The further tokens are generated by force, so caches, padding and edits act exactly as in generation. All rows have equally
-    many further tokens.
+    many further tokens. Logits exist for one position of each row at a time.
 
     Raises:
         ModelError: Logits are not finite, or the architecture does not generate exactly.
     """
     require_generation(model.hf, model.name)
     ids, mask = left_pad([prompt for prompt, _ in rows], model.pad_id, input_device(model.hf))
-    forced, finite = (
-        torch.tensor([list(rest) for _, rest in rows], dtype=torch.int64, device=ids.device),
-        FiniteLogits(),
-    )
-    config = GenerationConfig(
-        max_new_tokens=forced.shape[1] + 1,
-        pad_token_id=model.pad_id,
-        use_cache=True,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    processors = LogitsProcessorList([finite, ForcedTokens(forced, start=ids.shape[1])])
-    output = plain_generate(
-        model.hf, input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
-    )
-    if finite.found:
-        raise not_finite(model.name, model.hf.dtype)
-    return torch.stack(output.logits, dim=1)
+    forced = torch.tensor([list(rest) for _, rest in rows], dtype=torch.int64, device=ids.device)
+
+    def read(part: slice) -> list[tuple[list[float], list[float]]]:
+        finite, reader = FiniteLogits(), ReadLogProbs(forced[part], last[part], start=ids.shape[1])
+        config = GenerationConfig(
+            max_new_tokens=forced.shape[1] + 1, pad_token_id=model.pad_id, use_cache=True, do_sample=False
+        )
+        processors = LogitsProcessorList([finite, reader, ForcedTokens(forced[part], start=ids.shape[1])])
+        plain_generate(
+            model.hf,
+            input_ids=ids[part],
+            attention_mask=mask[part],
+            generation_config=config,
+            logits_processor=processors,
+        )
+        if finite.found:
+            raise not_finite(model.name, model.hf.dtype)
+        return reader.found()
+
+    most = max(1, _MOST_LOGITS // n_embedding_rows(model.hf))
+    return list(chain.from_iterable(in_parts(read, len(rows), most=most, what="Log-likelihoods", unit="prompts")))

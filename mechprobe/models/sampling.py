@@ -16,6 +16,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from mechprobe.memory import even_ranges
+
+_MOST_SCORES = 1 << 24
+"""Scores whose log-probabilities exist at a time (64 MiB in float32)."""
+
 
 def response_seed(seed: int, prompt_ids: Sequence[int], draw: int) -> int:
     """Seed of one response, from the seed of the run, the ids of the prompt and the index of the draw; below 2⁶³."""
@@ -88,6 +93,33 @@ class ForcedTokens(LogitsProcessor):
         if step >= self._tokens.shape[1]:
             return scores
         return torch.full_like(scores, -torch.inf).scatter_(1, self._tokens[:, step : step + 1], 0.0)
+
+
+class ReadLogProbs(LogitsProcessor):
+    """Records log-probabilities of forced tokens ``[batch step]``, and of further tokens of each row after them."""
+
+    def __init__(self, tokens: Int[Tensor, "batch step"], last: Sequence[Sequence[int]], *, start: int) -> None:
+        width = max(map(len, last))
+        self._n_last = [len(row) for row in last]
+        filled = [[*row, *[0] * (width - len(row))] for row in last]
+        self._wanted = [*tokens.T[..., None], torch.tensor(filled, dtype=torch.int64, device=tokens.device)]
+        self._start, self._found = start, list[Tensor]()
+
+    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]) -> Tensor:
+        """The scores as they are."""
+        wanted = self._wanted[input_ids.shape[1] - self._start]
+        parts = [
+            scores[rows].log_softmax(dim=-1).gather(1, wanted[rows])
+            for rows in even_ranges(len(scores), max(1, _MOST_SCORES // scores.shape[1]))
+        ]
+        self._found.append(torch.cat(parts))
+        return scores
+
+    def found(self) -> list[tuple[list[float], list[float]]]:
+        """The log-probabilities of the forced tokens of each row, and of its further tokens."""
+        *steps, last = (values.tolist() for values in self._found)
+        before = zip(*([value[0] for value in step] for step in steps), strict=True) if steps else [()] * len(last)
+        return [(list(own), row[:n]) for own, row, n in zip(before, last, self._n_last, strict=True)]
 
 
 class FiniteLogits(LogitsProcessor):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError, first_line
+from mechprobe.memory import is_out_of_memory
 from mechprobe.models.adapters import check_adapter, merged, require_peft
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import (
@@ -15,7 +16,7 @@ from mechprobe.models.checkpoint_fit import (
     refuse_misfit,
     refuse_non_finite,
 )
-from mechprobe.models.devices import DeviceMap, is_out_of_memory
+from mechprobe.models.devices import DeviceMap
 from mechprobe.models.folder import ModelFolder
 
 if TYPE_CHECKING:

@@ -12,8 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.drift.divergence.distances import divergences
+from mechprobe.cache.harvest.forward_batches import padded
+from mechprobe.drift.divergence.distances import hidden_divergences
+from mechprobe.errors import ModelError
+from mechprobe.memory import in_parts
 from mechprobe.models.generation import generate
+from mechprobe.models.head import Head
 from mechprobe.statistics import Interval, bootstrap_ratio
 
 if TYPE_CHECKING:
@@ -67,21 +71,28 @@ class KlProbe:
         """Sum of the divergence over the tokens of each response."""
         rows = [(len(prompt), [*prompt, *said]) for prompt, said in zip(self.prompts, responses, strict=True)]
         size = max(1, _TOKENS // max(len(ids) for _, ids in rows))
+        heads = (Head(model), Head(self.base))
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            both = [_logits(each, [ids for _, ids in batch]) for each in (model, self.base)]
+            both = [
+                _states(head, each, [ids for _, ids in batch])
+                for head, each in zip(heads, (model, self.base), strict=True)
+            ]
             for place, (n_prompt, ids) in enumerate(batch):
-                ours, theirs = (logits[place, n_prompt - 1 : len(ids) - 1] for logits in both)
-                said = torch.tensor(ids[n_prompt:], device=ours.device)
-                yield float(divergences(ours, theirs.to(ours.device), said, top=1).kl.sum())
+                ours, theirs = (states[place, n_prompt - 1 : len(ids) - 1] for states in both)
+                n_ids = min(head.n_logits(states.shape[-1]) for head, states in zip(heads, both, strict=True))
+                said = torch.tensor(ids[n_prompt:])
+                found = hidden_divergences(*heads, ours, theirs, said, n_ids=n_ids, top=1)
+                if found.not_finite() is not None:
+                    raise ModelError(
+                        "Logits are not finite where the divergence from base is measured; lower the learning rate."
+                    )
+                yield float(found.kl.sum())
 
 
-def _logits(model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, "batch pos rows"]:
-    """Logits after every token of the rows, which are padded on the right."""
-    width = max(map(len, rows))
-    ids = torch.zeros((len(rows), width), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
+def _states(head: Head, model: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, "batch pos width"]:
+    """Final states after every token of the rows, which are padded on the right."""
+    ids, mask = padded(rows, 0)
     device = next(model.parameters()).device
-    return model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits.float()
+    ids, mask = ids.to(device), mask.to(device)
+    return torch.cat(in_parts(lambda part: head.states(ids[part], mask[part]), len(ids), what="Divergence from base"))

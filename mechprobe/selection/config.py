@@ -14,6 +14,8 @@ Ranking = Literal["joint", "score", "ig", "relie"]
 
 Attribution = Literal["ig", "relie"]
 
+TOGETHER = 64
+"""Samples that are padded to the same width. How many of them share a forward pass changes no bit."""
 MAX_SETS = 1000
 """Largest number of matched random sets. Every further set reuses features, so the sets match worse and worse."""
 
@@ -59,8 +61,7 @@ class SelectConfig(Comparison):
     max_samples: int = Field(default=256, ge=1)
     """Samples of G_t that are read, per task."""
     batch_size: int = Field(default=64, ge=1)
-    """Sequences in one forward pass. A pass with gradients has fewer where they are long, see
-    `mechprobe.selection.rankings.gradients.GRADIENT_TOKENS`."""
+    """Most sequences in one forward pass; it does not change the result. At most 64 share a pass, and fewer where they are long."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split into halves, the random sets and the bootstrap."""
 

@@ -78,8 +78,9 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     kinds = tuple(kind for kind in kinds if kind == config.ranked_by or kind in config.also)
     sequences = gained_sequences(family, outcomes, gained.ids, config)
     answers = right_answers(family, outcomes, gained.ids, config) if kinds else {}
+    unused = {"batch_size"} if _sampled(outcomes) else {"batch_size", "base_at_most", "tuned_at_least"}
     identity = {
-        **config.model_dump(mode="json", exclude=None if _sampled(outcomes) else {"base_at_most", "tuned_at_least"}),
+        **config.model_dump(mode="json", exclude=unused),
         "ranking": config.ranked_by,
         "site": str(place),
         "crosscoder": crosscoder.fingerprint,

@@ -44,6 +44,7 @@ def test_the_stage_writes_all_and_is_then_skipped(run: Path, llama_family: dict[
             assert len(example["tokens"]) <= len(sequence.rows)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
     analyze(run, tmp_path / "features", family)
+    analyze(run, tmp_path / "features", family, CONFIG.replace(ce_batch=1))  # changes no result
     with pytest.raises(ArtifactError, match=r"model_dtypes: null .*bfloat16"):
         analyze(run, tmp_path / "features", ModelFamily.load(llama_family, dtype="bfloat16"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == before

@@ -190,3 +190,13 @@ def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path, beside_ot
         partial.write_text("half")
     with Stage.open(tmp_path / "s", name="demo", config={}, beside_others=beside_others):
         assert partial.exists() == beside_others
+
+
+def test_settings_that_change_no_result_are_not_compared(tmp_path: Path) -> None:
+    """Earlier versions recorded ``ce_batch``; a stage that still states its batch size trains with it."""
+    finish(tmp_path / "old", {"k": 1, "ce_batch": 32, "batch_size": 8})
+    assert not finish(tmp_path / "old", {"k": 1})
+    with pytest.raises(ArtifactError, match=r"config\.batch_size: 8 in the folder, 16 now"):
+        finish(tmp_path / "old", {"k": 1, "batch_size": 16})
+    with pytest.raises(ArtifactError, match=r"config\.k"):
+        finish(tmp_path / "old", {"k": 2})

@@ -15,8 +15,9 @@ from mechprobe.interventions.conditions.batches import DraftingRunner, batches, 
 from mechprobe.interventions.conditions.plan import plan
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
+from mechprobe.interventions.drafting import together
 from mechprobe.interventions.drafting.checking import DraftBlock
-from mechprobe.interventions.drafting.clean_states import PromptBatch
+from mechprobe.interventions.drafting.clean_states import CleanModels, PaddedPrompts, PromptBatch
 from mechprobe.interventions.drafting.decoding import Begun, _Batch
 from mechprobe.interventions.drafting.forward import DraftError
 from mechprobe.interventions.drafting.rules import Decoding, Tokens
@@ -25,8 +26,10 @@ from mechprobe.interventions.edits.edit import Edit
 from mechprobe.interventions.edits.edit_functions import build_rewrite, read_models
 from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
+from mechprobe.memory import forget_limits
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Asked, Generated, generate
+from mechprobe.progress import forget_told
 from mechprobe.selection.result import choose
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -83,8 +86,8 @@ def drafted(
     batch_size: int = 256,
 ) -> list[list[Generated]]:
     siblings = {name: family[name] for name in ("base", "sft", "rl") if name != host}
-    together = Together(family[host], edits[0].site, siblings)
-    return together.respond(edits, asked_of(family, host), PROMPTS, drafts, decoding, batch_size=batch_size)
+    work = Together(family[host], edits[0].site, siblings)
+    return work.respond(edits, asked_of(family, host), PROMPTS, drafts, decoding, batch_size=batch_size)
 
 
 def clean(family: ModelFamily, host: str, decoding: Decoding) -> list[list[Tokens]]:
@@ -106,6 +109,27 @@ def test_drafted_responses_are_those_of_plain_generation(
     first = {tuple(one.written for one in of_edit) for of_edit in expected}
     assert len(first) > 3, "edits that change nothing test nothing"
     assert {one.finish for of_edit in expected for one in of_edit} == {"stop", "length"}
+
+
+def test_out_of_memory_takes_fewer_prompts_at_a_time(
+    family: ModelFamily, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    edits, decoding = changes(family, "base", Site(1), 4), Decoding(7)
+    drafts = clean(family, "base", decoding)
+    expected = drafted(family, "base", edits, drafts, decoding)
+
+    def small(models: CleanModels, prompts: PaddedPrompts, pad_id: int, *, whole: bool) -> PromptBatch:
+        if len(prompts.rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return PromptBatch(models, prompts, pad_id, whole=whole)
+
+    forget_limits()
+    forget_told()
+    monkeypatch.setattr(together, "PromptBatch", small)
+    assert drafted(family, "base", edits, drafts, decoding) == expected
+    forget_limits()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "memory ran out, so 2 responses are taken at a time" in line
 
 
 @pytest.mark.parametrize("family_name", ["qwen3_family", "neox_family"])

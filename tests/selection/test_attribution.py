@@ -9,7 +9,7 @@ from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
 from mechprobe.selection.rankings import gradients
 from mechprobe.selection.rankings.attribution import weighted_effect
-from mechprobe.selection.rankings.gradients import SampleBatch
+from mechprobe.selection.rankings.gradients import FinalStates, SampleBatch
 from mechprobe.selection.rankings.ig import IntegratedGradients, integrated_gradients
 from mechprobe.types import ReadoutMode
 from sae_training import Crosscoder
@@ -126,8 +126,8 @@ def test_a_linear_model_gives_the_answer_known_in_advance() -> None:
     models = {f"m{index}": TinyModel(index, linear=True) for index in range(2)}
     token = 5
 
-    def metric(logits: Tensor, batch: SampleBatch) -> Tensor:
-        return (logits[:, :, token] * batch.attention).sum(1)
+    def metric(found: FinalStates, batch: SampleBatch) -> Tensor:
+        return (found.logits()[:, :, token] * batch.attention).sum(1)
 
     found = integrated_gradients(
         crosscoder, models, SITE, samples(), base="m0", tuned="m1", readout=Readout("joint"), metric=metric, steps=1

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.rankings.gradients import SampleBatch, mean_log_prob, pad_samples
+from mechprobe.models.head import Head
+from mechprobe.selection.rankings.gradients import FinalStates, SampleBatch, mean_log_prob, pad_samples
 from mechprobe.selection.rankings.indirect_effects import indirect_effects
 from mechprobe.selection.rankings.relie import relative_effects
 from mechprobe.types import Site
@@ -42,15 +43,36 @@ class TinyModel(nn.Module):
         self.embed = nn.Embedding(VOCAB, WIDTH, dtype=torch.float64)
         self.embed.weight.data = torch.randn(VOCAB, WIDTH, generator=generator, dtype=torch.float64)
         self.blocks = nn.ModuleList([Block(seed), nn.Identity() if linear else Block(seed + 50)])
-        self.head = nn.Parameter(torch.randn(WIDTH, VOCAB, generator=generator, dtype=torch.float64))
+        self.unembed = nn.Linear(WIDTH, VOCAB, bias=False, dtype=torch.float64)
+        self.unembed.weight.data = torch.randn(WIDTH, VOCAB, generator=generator, dtype=torch.float64).T
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=2, hidden_size=WIDTH))
         self.requires_grad_(False)
 
+    @property
+    def head(self) -> Tensor:
+        return self.unembed.weight.T
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.unembed
+
     def after(self, x: Tensor) -> Tensor:
-        return self.blocks[1](x) @ self.head
+        return self.unembed(self.blocks[1](x))
 
     def forward(self, input_ids: Tensor, **_: Any) -> Any:
         return SimpleNamespace(logits=self.after(self.blocks[0](self.embed(input_ids))))
+
+
+class Whole(TinyModel):
+    """A model without an unembedding."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def get_output_embeddings(self) -> None:
+        return None
 
 
 def tiny_crosscoder(n_models: int, *, d_sae: int = 9, bias: bool = True) -> Crosscoder:
@@ -135,8 +157,8 @@ def test_a_linear_model_gives_the_answer_known_in_advance() -> None:
     models = {f"m{index}": TinyModel(index, linear=True) for index in range(2)}
     token = 5
 
-    def metric(logits: Tensor, batch: SampleBatch) -> Tensor:
-        return (logits[:, :, token] * batch.attention).sum(1)
+    def metric(found: FinalStates, batch: SampleBatch) -> Tensor:
+        return (found.logits()[:, :, token] * batch.attention).sum(1)
 
     found = indirect_effects(crosscoder, models, SITE, samples(), metric=metric, steps=1)
     expected = np.zeros((crosscoder.d_sae, 2))
@@ -174,7 +196,9 @@ def test_only_response_tokens_are_scored_and_padding_changes_nothing() -> None:
     assert batch.scored.sum(1).tolist() == [3, 1, 2]
     logits = torch.randn(3, 5, VOCAB, generator=torch.Generator().manual_seed(0))
     alone = pad_samples(samples()[1:2], "cpu", answered=True)
-    torch.testing.assert_close(mean_log_prob(logits, batch)[1], mean_log_prob(logits[1:2, :3], alone)[0])
+    head = Head(Whole())  # its states are the logits
+    both, single = FinalStates(head, logits), FinalStates(head, logits[1:2, :3])
+    torch.testing.assert_close(mean_log_prob(both, batch)[1], mean_log_prob(single, alone)[0])
 
 
 def one_without_response() -> list[TokenizedSample]:

@@ -11,7 +11,6 @@ from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, sha256_bytes, write_json
-from mechprobe.models.devices import with_less_memory
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress
@@ -68,22 +67,15 @@ def _respond(
     source, model, temperature, number = responder
     seed = int.from_bytes(bytes.fromhex(sha256_bytes(f"{prepared.config.seed} {source} {number}".encode())[:8]), "big")
 
-    def respond(batch_size: int) -> list[Generated]:
-        return generate(
-            family[model],
-            family.tokenizer,
-            [prepared.sequences[index].prompt_ids for index in chunk],
-            max_new_tokens=prepared.config.max_new_tokens,
-            batch_size=batch_size,
-            temperature=temperature,
-            seed=seed,
-        )
-
-    # A smaller batch may change a response, but every model still runs on the same written response.
-    found, _ = with_less_memory(
-        respond, prepared.config.generation_batch, smallest=1, name="generation_batch", where=f"Responses of {source}"
+    return generate(
+        family[model],
+        family.tokenizer,
+        [prepared.sequences[index].prompt_ids for index in chunk],
+        max_new_tokens=prepared.config.max_new_tokens,
+        batch_size=prepared.config.generation_batch,
+        temperature=temperature,
+        seed=seed,
     )
-    return found
 
 
 def _read_chunk(path: Path, n_prompts: int) -> list[Generated] | None:

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechprobe.errors import InputError
-from mechprobe.models.head import ModelHead
+from mechprobe.models.head import Head
 from mechprobe.models.next_token import CHUNK_VALUES, GROUP, NextToken, chunks, id_blocks, rank_of, row_totals
 
 
@@ -208,8 +208,8 @@ def _most(p: NextToken, q: NextToken, ends: Tensor, top: int, sign: float) -> tu
 
 @torch.no_grad()
 def hidden_divergences(
-    tuned: ModelHead,
-    base: ModelHead,
+    tuned: Head,
+    base: Head,
     hidden: Float[Tensor, "position width"],
     base_hidden: Float[Tensor, "position base_width"],
     target: Int[Tensor, " position"],

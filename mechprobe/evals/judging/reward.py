@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from mechprobe.errors import InputError, ModelError, first_line
 from mechprobe.evals.judging.config import RewardConfig
 from mechprobe.evals.judging.judge import Judged
+from mechprobe.memory import free_memory, in_parts, is_out_of_memory
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import quietly, refuse_misfit, refuse_non_finite
-from mechprobe.models.devices import free_memory, is_out_of_memory
 from mechprobe.models.folder import find_model
 from mechprobe.models.generation import length_batches
 from mechprobe.models.load import context_of
@@ -88,7 +89,16 @@ class RewardModel:
             return result
         equal = not self._pads
         for batch in length_batches([len(ids) for ids, _ in rows], self.config.batch_size, equal=equal):
-            for index, value in zip(batch, self._scores([rows[index] for index in batch]), strict=True):
+            width = max(len(rows[index][0]) for index in batch)
+            scores = in_parts(
+                lambda part, batch=batch, width=width: self._scores(
+                    [rows[index] for index in batch[part]], width=width
+                ),
+                len(batch),
+                what="Rewards",
+                unit="responses",
+            )
+            for index, value in zip(batch, chain.from_iterable(scores), strict=True):
                 result[index] = value
         bad = next((one for one, value in zip(judged, result, strict=True) if not abs(value) < float("inf")), None)
         if bad is not None:

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from mechprobe.dictionary.readout import model_scale
 from mechprobe.features.config import FinalNorm
+from mechprobe.memory import even_ranges
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
+from mechprobe.models.log_probs import CHUNK_VALUES
 from mechprobe.models.unembedding import unembedding
 from sae_training import Crosscoder
 
 Ends = tuple[Int[ndarray, "feature n"], Float[ndarray, "feature n"]]
 """Ids of tokens, and their effects."""
-_CHUNK = 256
-"""Directions that are unembedded at a time; each has one logit per token."""
 _SPARE = 8
 
 
@@ -96,8 +96,8 @@ def promoted_ids(
     """
     unembed = unembedding(model)
     ends: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
-    for chunk in directions.split(_CHUNK):
-        logits = unembed.logits(chunk, norm=final_norm == "scale")[:, :n_tokens].cpu()
+    for part in even_ranges(len(directions), max(1, CHUNK_VALUES // len(unembed.weight))):
+        logits = unembed.logits(directions[part], norm=final_norm == "scale")[:, :n_tokens].cpu()
         for sign, end in zip((1, -1), ends, strict=True):
             ids = _strongest(logits * sign, n)
             end.append((ids, logits.gather(1, ids)))

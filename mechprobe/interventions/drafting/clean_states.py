@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -87,6 +87,13 @@ class Span:
         )
 
 
+class PaddedPrompts(NamedTuple):
+    """Prompts that are padded on the left to a width, which may be that of a larger batch."""
+
+    rows: Sequence[Tokens]
+    width: int
+
+
 class PromptBatch:
     """Prompts, padded on the left, with the clean models' caches and residuals.
 
@@ -94,10 +101,10 @@ class PromptBatch:
     last prompt token is kept.
     """
 
-    def __init__(self, models: CleanModels, prompts: Sequence[Tokens], pad_id: int, *, whole: bool) -> None:
+    def __init__(self, models: CleanModels, prompts: PaddedPrompts, pad_id: int, *, whole: bool) -> None:
         self.models, self._pad_id = models, pad_id
         self.device = models.device
-        self.ids, self.attention = left_pad(prompts, pad_id, self.device)
+        self.ids, self.attention = left_pad(prompts.rows, pad_id, self.device, width=prompts.width)
         self.n_prompt = self.attention.sum(dim=1)
         self.caches = models.new_caches()
         clean = models.run(list(self.caches), self.ids, self.attention, self.caches)

@@ -12,21 +12,25 @@ response is decoded token by token. The drafts do not depend on which edits ran 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
+from typing import TypeVar
 
 from mechprobe.interventions.drafting.checking import DraftBlock, Found
-from mechprobe.interventions.drafting.clean_states import CleanModels, PromptBatch
+from mechprobe.interventions.drafting.clean_states import CleanModels, PaddedPrompts, PromptBatch
 from mechprobe.interventions.drafting.decoding import Begun, Decoder
 from mechprobe.interventions.drafting.forward import DraftError, UpperPart
 from mechprobe.interventions.drafting.rules import MOST_NOISE, Decoding, Rules, Tokens
 from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
 from mechprobe.interventions.hooks.rewriting import SiteRewrite
+from mechprobe.memory import in_parts
 from mechprobe.models.generation import Asked, Generated, length_batches, response_seeds
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
+
+T = TypeVar("T")
 
 _MOST_KEPT = 2**29
 """Bytes of clean states that stay in memory between calls."""
@@ -83,10 +87,17 @@ class Together:
         for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
             if decoding.noise_of(len(batch), asked) > MOST_NOISE:
                 raise DraftError("the random numbers of all tokens of a batch do not fit the memory for them")
-            rules = Rules(asked, decoding, [seeds[row] for row in batch] if seeds else ())
-            known = [[cut for draft in drafts[row] if (cut := rules.cut(draft))] for row in batch]
-            of_batch = self._batch(edits, [rows[row] for row in batch], known, rules, batch_size)
-            for edit, responses in enumerate(of_batch):
+            width = max(len(rows[row]) for row in batch)
+
+            def respond(part: slice, batch: list[int] = batch, width: int = width) -> list[list[Tokens]]:
+                chosen = batch[part]
+                rules = Rules(asked, decoding, [seeds[row] for row in chosen] if seeds else ())
+                known = [[cut for draft in drafts[row] if (cut := rules.cut(draft))] for row in chosen]
+                prompts = PaddedPrompts([rows[row] for row in chosen], width)
+                return self._batch(edits, prompts, known, rules, min(batch_size, len(chosen)))
+
+            parts = in_parts(self._freeing(respond), len(batch), what="Generation under edits", unit="responses")
+            for edit, responses in enumerate(map(chain.from_iterable, zip(*parts, strict=True))):
                 for row, tokens in zip(batch, responses, strict=True):
                     found[edit][row] = tokens
         texts: dict[Tokens, Generated] = {}
@@ -95,10 +106,22 @@ class Together:
                 texts[tokens] = asked.finished(tokens, decoding.stop)
         return [[texts[tokens] for tokens in responses] for responses in found]
 
+    def _freeing(self, work: Callable[[slice], T]) -> Callable[[slice], T]:
+        """The same work, which frees the kept states where it fails."""
+
+        def tried(part: slice) -> T:
+            try:
+                return work(part)
+            except Exception:
+                self._kept.clear()
+                raise
+
+        return tried
+
     def _batch(
         self,
         edits: Sequence[SiteRewrite],
-        prompts: list[Tokens],
+        prompts: PaddedPrompts,
         known: list[list[Tokens]],
         rules: Rules,
         batch_size: int,
@@ -117,13 +140,13 @@ class Together:
                 self._tried = True
             return work.run(len(edits))
 
-    def _prompts(self, prompts: Sequence[Tokens], known: Sequence[Sequence[Tokens]], pad_id: int) -> "_Prompts":
+    def _prompts(self, prompts: PaddedPrompts, known: Sequence[Sequence[Tokens]], pad_id: int) -> "_Prompts":
         """The clean models' states on prompts and drafts, which are kept for other edits where they are small."""
-        key = (tuple(prompts), tuple(map(tuple, known)))
+        key = (tuple(prompts.rows), prompts.width, tuple(map(tuple, known)))
         if key not in self._kept:
             batch = PromptBatch(self.models, prompts, pad_id, whole=not self.upper.is_empty)
             drafts = {(row, draft): None for row, drafts in enumerate(known) for draft in drafts if draft}
-            made = _Prompts(batch, _places(_blocks_of(batch, list(drafts), len(prompts))))
+            made = _Prompts(batch, _places(_blocks_of(batch, list(drafts), len(prompts.rows))))
             if sum(kept.n_bytes for kept in self._kept.values()) + made.n_bytes > _MOST_KEPT:
                 return made
             self._kept[key] = made

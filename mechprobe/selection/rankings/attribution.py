@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.models.family import ModelFamily
-from mechprobe.selection.config import Attribution, SelectConfig
+from mechprobe.models.one_by_one import OneByOne
+from mechprobe.selection.config import TOGETHER, Attribution, SelectConfig
 from mechprobe.selection.rankings.ig import integrated_gradients
 from mechprobe.selection.rankings.indirect_effects import sample_effects
 from mechprobe.selection.rankings.relie import relative_effects
@@ -53,13 +54,14 @@ def attribute(
     Raises:
         SelectionError: A task has no sample.
     """
-    models = {name: family[name].hf for name in crosscoder.model_names}
+    models = OneByOne(family, crosscoder.model_names)
     measure = _by_gradients if kind == "ig" else _by_relie
     parts: list[Float[ndarray, "part _sample d_sae"]] = []
     paths: dict[str, AttributionPath] = {}
     for task, samples in answers.items():
         values, paths[task] = measure((crosscoder, models, site, samples), config)
         parts.append(np.asarray(values, dtype=np.float32))
+    models.release()
     made = SampleValues(tuple(parts)) if kind == "ig" else SampleValues(tuple(parts), weighted_effect)
     return Attributed(made, paths)
 
@@ -70,7 +72,13 @@ _Given = tuple[Crosscoder, Mapping[str, nn.Module], Site, Sequence[TokenizedSamp
 def _by_gradients(given: _Given, config: SelectConfig) -> tuple[Float[ndarray, "1 sample d_sae"], AttributionPath]:
     readout = Readout(config.readout, config.near)
     found = integrated_gradients(
-        *given, base=config.base, tuned=config.tuned, readout=readout, steps=config.steps, batch_size=config.batch_size
+        *given,
+        base=config.base,
+        tuned=config.tuned,
+        readout=readout,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        together=TOGETHER,
     )
     clean, without = float(found.metric.mean()), float(found.without.mean())
     path = AttributionPath(n=len(found.metric), metric=clean, without=without, completeness_gap=found.completeness_gap)
@@ -81,7 +89,8 @@ def _by_relie(given: _Given, config: SelectConfig) -> tuple[Float[ndarray, "2 sa
     pair, n = (config.base, config.tuned), len(given[-1])
     rows: dict[str, list[Tensor]] = {name: [] for name in pair}
     totals = torch.zeros(3, dtype=torch.float64)
-    for part in sample_effects(*given, of=pair, steps=config.steps, batch_size=config.batch_size):
+    effects = sample_effects(*given, of=pair, steps=config.steps, batch_size=config.batch_size, together=TOGETHER)
+    for part in effects:
         rows[part.model].append(part.features.cpu())
         if part.model == config.tuned:
             totals += part.totals

@@ -8,22 +8,27 @@ direction, so one gradient of the residual serves every feature. The integral is
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
 from mechprobe.cache.harvest.forward_batches import padded
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.dictionary.token_rule import TokenRule
+from mechprobe.memory import in_parts
 from mechprobe.models.blocks import recording, splice
-from mechprobe.progress import progress
+from mechprobe.models.head import Head
+from mechprobe.models.log_probs import token_log_probs
+from mechprobe.models.one_by_one import TensorFiles
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
+T = TypeVar("T")
+
 GRADIENT_TOKENS = 4096
-"""Tokens in one pass with gradients, padding included: it keeps the activations of every later block and the logits in float64."""
+"""Tokens in one pass with gradients, padding included: it keeps the activations of every later block."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,39 @@ class SampleBatch:
     kept: Bool[Tensor, "sample pos"]
     scored: Bool[Tensor, "sample pos"]
 
+    def rows(self, part: slice) -> "SampleBatch":
+        """Some of the samples, padded as in the whole batch."""
+        return SampleBatch(self.ids[part], self.attention[part], self.kept[part], self.scored[part])
 
-Metric = Callable[[Tensor, SampleBatch], Tensor]
-"""From logits ``[sample pos vocab]`` and their batch to one number per sample. Each depends on its own sample alone."""
+
+@dataclass(frozen=True)
+class FinalStates:
+    """What a model computes from a batch, up to the input of its unembedding; see `Head.states`."""
+
+    head: Head
+    states: Float[Tensor, "sample pos width"]
+
+    def log_probs(self, batch: SampleBatch) -> Float[Tensor, "sample pos"]:
+        """Log-probability of the next token at the scored positions, in nats and float64; 0 at others."""
+        scored = batch.scored[:, :-1]
+        found = token_log_probs(self.head, self.states[:, :-1][scored], batch.ids[:, 1:][scored])
+        return torch.zeros(scored.shape, dtype=found.dtype, device=found.device).masked_scatter(
+            scored.to(found.device), found
+        )
+
+    def logits(self) -> Float[Tensor, "sample pos vocab"]:
+        """All logits, which take far more memory than log-probabilities of single tokens."""
+        return self.head.logits(self.states.flatten(0, 1)).unflatten(0, self.states.shape[:2])
 
 
-def mean_log_prob(logits: Float[Tensor, "sample pos vocab"], batch: SampleBatch) -> Float[Tensor, " sample"]:
+Metric = Callable[[FinalStates, SampleBatch], Tensor]
+"""From a model's final states on a batch to one number per sample. Each depends on its own sample alone."""
+
+
+def mean_log_prob(found: FinalStates, batch: SampleBatch) -> Float[Tensor, " sample"]:
     """Mean log-probability of the scored tokens of each sample, in nats; 0 for a sample without scored tokens."""
-    log_probs = log_softmax(logits[:, :-1].double(), dim=-1)
-    chosen = log_probs.gather(2, batch.ids[:, 1:].unsqueeze(2)).squeeze(2)
     scored = batch.scored[:, :-1].double()
-    return (chosen * scored).sum(1) / scored.sum(1).clamp(min=1)
+    return (found.log_probs(batch) * scored).sum(1) / scored.sum(1).clamp(min=1)
 
 
 def pad_samples(samples: Sequence[TokenizedSample], device: str, *, answered: bool) -> SampleBatch:
@@ -70,31 +97,73 @@ def pad_samples(samples: Sequence[TokenizedSample], device: str, *, answered: bo
     return SampleBatch(ids.to(device), attention.to(device), kept.to(device), scored.to(device))
 
 
-def residual_batches(
-    crosscoder: Crosscoder,
-    models: Mapping[str, nn.Module],
-    site: Site,
-    samples: Sequence[TokenizedSample],
-    *,
-    batch_size: int,
-    description: str,
-) -> Iterator[tuple[SampleBatch, dict[str, Float[Tensor, "sample pos d_model"]]]]:
-    """Yield every batch of samples, in order, with the residuals of all models of a crosscoder at its site.
+Residuals = Mapping[str, Float[Tensor, "sample pos d_model"]]
 
-    A batch has at most ``batch_size`` samples and `GRADIENT_TOKENS` tokens. Positions that the crosscoder does not describe
-    (`TokenRule`) are not kept.
+
+class CleanPasses:
+    """Batches of samples with the residuals of all models of a crosscoder at its site, kept in files.
+
+    The models run one after another, so that one is in memory at a time.
     """
-    rule = TokenRule.of(crosscoder)
-    answered = any(any(sample.response) for sample in samples)
-    batch_size = max(1, min(batch_size, GRADIENT_TOKENS // max((len(sample.ids) for sample in samples), default=1)))
-    with progress(len(samples), description, unit="samples") as advance:
-        for start in range(0, len(samples), batch_size):
-            part = rule.without_first(samples[start : start + batch_size])
-            batch = pad_samples(part, str(crosscoder.device), answered=answered)
-            resid = {name: clean_residual(models[name], site, batch) for name in crosscoder.model_names}
-            described = rule.by_norm(resid)
+
+    def __init__(
+        self,
+        crosscoder: Crosscoder,
+        models: Mapping[str, nn.Module],
+        site: Site,
+        samples: Sequence[TokenizedSample],
+        *,
+        batch_size: int,
+        together: int,
+    ) -> None:
+        """Run the models.
+
+        Args:
+            crosscoder: The dictionary.
+            models: Its models by name.
+            site: Where the crosscoder was trained.
+            samples: What the models read.
+            batch_size: Most samples in a forward pass; it changes no bit.
+            together: Most samples that are padded to the same width. A batch has at most `GRADIENT_TOKENS` tokens, too.
+        """
+        self._crosscoder, self._names = crosscoder, crosscoder.model_names
+        self._batch_size, self._files = batch_size, TensorFiles()
+        self._batches = list(_batches(crosscoder, samples, together))
+        for name in self._names:
+            for number, batch in enumerate(self._batches):
+                parts = self.in_parts(lambda rows, _, name=name: clean_residual(models[name], site, rows), batch, {})
+                self._files.write(number, name, resid=torch.cat(parts))
+
+    def __enter__(self) -> "CleanPasses":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.__exit__()
+
+    def __iter__(self) -> Iterator[tuple[SampleBatch, Residuals]]:
+        """Every batch, in order; positions that the crosscoder does not describe (`TokenRule`) are not kept."""
+        device = str(self._crosscoder.device)
+        for number, batch in enumerate(self._batches):
+            resid = {name: self._files.read(number, name, device=device)["resid"] for name in self._names}
+            described = TokenRule.of(self._crosscoder).by_norm(resid)
             yield batch if described is None else replace(batch, kept=batch.kept & described), resid
-            advance(len(batch.ids))
+
+    def in_parts(self, work: Callable[[SampleBatch, Residuals], T], batch: SampleBatch, resid: Residuals) -> list[T]:
+        """Results of work on parts of a batch with its residuals."""
+
+        def of_rows(part: slice) -> T:
+            return work(batch.rows(part), {name: values[part] for name, values in resid.items()})
+
+        return in_parts(of_rows, len(batch.ids), most=self._batch_size, what="Gradients", unit="samples")
+
+
+def _batches(crosscoder: Crosscoder, samples: Sequence[TokenizedSample], together: int) -> Iterator[SampleBatch]:
+    answered, rule = any(any(sample.response) for sample in samples), TokenRule.of(crosscoder)
+    longest = max((len(sample.ids) for sample in samples), default=1)
+    size = max(1, min(together, GRADIENT_TOKENS // longest))
+    for start in range(0, len(samples), size):
+        part = rule.without_first(samples[start : start + size])
+        yield pad_samples(part, str(crosscoder.device), answered=answered)
 
 
 @torch.no_grad()
@@ -164,7 +233,7 @@ class ResidualPath:
         return torch.stack([(f.double() * (g @ directions)).sum(0) for f, g in pairs])
 
     def _value(self, resid: Tensor) -> Float[Tensor, " sample"]:
-        batch = self.batch
+        batch, head = self.batch, Head(self.model)
         with splice(self.model, self.site, lambda old: resid.to(old.dtype)):
-            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
-        return self.metric(logits, batch)
+            states = head.states(batch.ids, batch.attention)
+        return self.metric(FinalStates(head, states), batch)

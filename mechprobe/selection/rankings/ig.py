@@ -27,7 +27,15 @@ from torch import Tensor, nn
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import SelectionError
-from mechprobe.selection.rankings.gradients import Metric, ResidualPath, mean_log_prob, residual_batches
+from mechprobe.progress import progress
+from mechprobe.selection.rankings.gradients import (
+    CleanPasses,
+    Metric,
+    ResidualPath,
+    Residuals,
+    SampleBatch,
+    mean_log_prob,
+)
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -63,6 +71,7 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
     metric: Metric = mean_log_prob,
     steps: int = 16,
     batch_size: int = 32,
+    together: int = 32,
 ) -> IntegratedGradients:
     """Integrated gradients of a metric of the tuned model, from base's features to its own.
 
@@ -77,27 +86,34 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
         readout: Read-out of f^base and f^tuned.
         metric: The task metric, differentiable.
         steps: Points of the path.
-        batch_size: Samples in one forward pass.
+        batch_size: Most samples in one forward pass; it changes no bit.
+        together: Most samples that are padded to the same width.
 
     Raises:
         SelectionError: There is no sample.
     """
     if not samples:
         raise SelectionError("There is no sample to attribute; evaluate more samples.")
-    parts: list[tuple[Tensor, ...]] = []
-    batches = residual_batches(
-        crosscoder, models, site, samples, batch_size=batch_size, description="integrated gradients"
-    )
-    for batch, resid in batches:
+    decoder = {name: crosscoder.own_decoder(name) for name in (base, tuned)}
+
+    def attributed(batch: SampleBatch, resid: Residuals) -> tuple[Tensor, ...]:
         acts = {
             name: readout.feature_acts(crosscoder, {key: values[batch.kept] for key, values in resid.items()}, name)
             for name in (base, tuned)
         }
-        decoder = {name: crosscoder.own_decoder(name) for name in (base, tuned)}
         change = acts[tuned] @ decoder[tuned] - acts[base] @ decoder[base]
         path = ResidualPath(models[tuned], site, batch, metric, resid[tuned], resid[tuned][batch.kept], -change)
         gradient = path.mean_gradient(steps)
         own, other = (path.sum_by_sample(acts[name], gradient, decoder[name]) for name in (tuned, base))
-        parts.append((own - other, path.metric_at(1.0), path.metric_at(0.0)))
+        return own - other, path.metric_at(1.0), path.metric_at(0.0)
+
+    parts: list[tuple[Tensor, ...]] = []
+    with (
+        CleanPasses(crosscoder, models, site, samples, batch_size=batch_size, together=together) as passes,
+        progress(len(samples), "integrated gradients", unit="samples") as advance,
+    ):
+        for batch, resid in passes:
+            parts += passes.in_parts(attributed, batch, resid)
+            advance(len(batch.ids))
     effect, clean, without = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return IntegratedGradients(effect, clean, without)

@@ -14,6 +14,7 @@ very end of the path, where no step lies; `IndirectEffects.completeness_gap` mea
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.errors import StoreError
-from mechprobe.selection.rankings.gradients import Metric, ResidualPath, mean_log_prob, residual_batches
+from mechprobe.progress import progress
+from mechprobe.selection.rankings.gradients import (
+    CleanPasses,
+    Metric,
+    ResidualPath,
+    Residuals,
+    SampleBatch,
+    mean_log_prob,
+)
 from mechprobe.selection.rankings.relie import IndirectEffects
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -38,7 +47,7 @@ class SampleEffects:
     """Sums over the samples of the error's effect, of the metric, and of the metric without features and error."""
 
 
-def sample_effects(
+def sample_effects(  # noqa: PLR0913 - a path, a metric and its steps
     crosscoder: Crosscoder,
     models: Mapping[str, nn.Module],
     site: Site,
@@ -48,8 +57,9 @@ def sample_effects(
     metric: Metric = mean_log_prob,
     steps: int = 8,
     batch_size: int = 32,
+    together: int = 32,
 ) -> Iterator[SampleEffects]:
-    """Indirect effects of every sample in the models ``of``, batch by batch in the order of the samples.
+    """Indirect effects of every sample: model by model, and in each, batch by batch in the order of the samples.
 
     Args:
         crosscoder: The dictionary.
@@ -59,29 +69,49 @@ def sample_effects(
         of: Models in which effects are measured; the activations are those of all models.
         metric: The task metric, differentiable.
         steps: Points of the path.
-        batch_size: Samples in one forward pass.
+        batch_size: Most samples in one forward pass; it changes no bit.
+        together: Most samples that are padded to the same width.
 
     Raises:
         StoreError: There is no sample.
     """
     if not samples:
         raise StoreError("There is no sample to measure indirect effects on; cache with another held_out_frac.")
-    names = crosscoder.model_names
-    batches = residual_batches(crosscoder, models, site, samples, batch_size=batch_size, description="indirect effects")
-    for batch, residuals in batches:
-        with torch.no_grad():
-            acts = crosscoder.encode(torch.stack([residuals[name] for name in names], dim=2)[batch.kept])
+    with (
+        CleanPasses(crosscoder, models, site, samples, batch_size=batch_size, together=together) as passes,
+        progress(len(samples) * len(of), "indirect effects", unit="samples") as advance,
+    ):
         for name in of:
-            bias, decoder = crosscoder.own_bias(name), crosscoder.own_decoder(name)
-            error = residuals[name][batch.kept] - bias - acts @ decoder
-            content = acts @ decoder + error
-            path = ResidualPath(models[name], site, batch, metric, residuals[name], bias, content)
-            gradient = path.mean_gradient(steps)
-            # The spliced residual is linear in f and e, so their gradients are the residual's, through the decoder.
-            of_features = -path.sum_by_sample(acts, gradient, decoder)
-            of_error = -float((gradient * error.double()).sum())
-            ends = (float(path.metric_at(a).sum()) for a in (0.0, 1.0))
-            yield SampleEffects(name, of_features, torch.tensor([of_error, *ends], dtype=torch.float64))
+            measured = partial(_measured, crosscoder, models, name, (site, metric, steps))
+            for batch, resid in passes:
+                found = passes.in_parts(measured, batch, resid)
+                of_features, of_error, clean, emptied = map(torch.cat, zip(*found, strict=True))
+                totals = [-float(of_error.sum()), float(clean.sum()), float(emptied.sum())]
+                yield SampleEffects(name, of_features, torch.tensor(totals, dtype=torch.float64))
+                advance(len(batch.ids))
+
+
+def _measured(
+    crosscoder: Crosscoder,
+    models: Mapping[str, nn.Module],
+    name: str,
+    how: tuple[Site, Metric, int],
+    batch: SampleBatch,
+    resid: Residuals,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Effects of the features on every sample, ⟨gradient, error⟩ by entry, and the metric at both ends of the path."""
+    site, metric, steps = how
+    bias, decoder = crosscoder.own_bias(name), crosscoder.own_decoder(name)
+    with torch.no_grad():
+        x = torch.stack([resid[other] for other in crosscoder.model_names], dim=2)
+        acts = crosscoder.encode(x[batch.kept])
+    error = resid[name][batch.kept] - bias - acts @ decoder
+    content = acts @ decoder + error
+    path = ResidualPath(models[name], site, batch, metric, resid[name], bias, content)
+    gradient = path.mean_gradient(steps)
+    # The spliced residual is linear in f and e, so their gradients are the residual's, through the decoder.
+    of_features = -path.sum_by_sample(acts, gradient, decoder)
+    return of_features, gradient * error.double(), path.metric_at(0.0), path.metric_at(1.0)
 
 
 def indirect_effects(
@@ -97,7 +127,7 @@ def indirect_effects(
 ) -> IndirectEffects:
     """Mean indirect effects of every feature in every model of a crosscoder, see `sample_effects`.
 
-    ``groups`` names the group of every sample, for example its prompt. Samples of a group depend on each other, so a
+    Each model is used in two stretches, so ``models`` may keep one in memory at a time. ``groups`` names the group of every sample, for example its prompt. Samples of a group depend on each other, so a
     bootstrap draws them together. None makes every sample a group.
 
     Raises:

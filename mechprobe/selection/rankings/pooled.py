@@ -22,11 +22,13 @@ from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.splicing import TokenizedSample
 from mechprobe.dictionary.token_rule import TokenRule
 from mechprobe.errors import ConfigError
+from mechprobe.memory import even_ranges
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import left_pad, length_batches
+from mechprobe.models.one_by_one import OneByOne, TensorFiles
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.progress import progress
-from mechprobe.selection.config import SelectConfig
+from mechprobe.selection.config import TOGETHER, SelectConfig
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import SampleValues
 from mechprobe.types import Site
@@ -176,18 +178,38 @@ def _pool(
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
+_TOKENS = 4096
+"""Most tokens of a batch, padding included: it has several activations of every feature at every token."""
+
+
 def _residual_batches(
     models: ModelFamily, samples: Sequence[TokenizedSample], site: Site, config: SelectConfig
 ) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]]]:
-    """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``."""
+    """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``; one model is in memory at a time."""
     pad_id, device = models.pad_id, next(iter(models)).device
-    for batch in length_batches([len(sample.ids) for sample in samples], config.batch_size):
-        chosen = [samples[index] for index in batch]
-        tokens, attention = left_pad([sample.ids for sample in chosen], pad_id, device)
-        width = tokens.shape[1]
-        keep = torch.zeros(tokens.shape, dtype=torch.bool)
-        for row, sample in enumerate(chosen):
-            keep[row, width - len(sample.ids) :] = torch.tensor(sample.kept)
-        end = torch.tensor([width - sum(sample.response) - 1 for sample in chosen], device=tokens.device)
-        x = {model.name: residuals_plain(model, tokens, attention, [site])[site].float() for model in models}
-        yield x, keep.to(tokens.device), end
+    batches = [[samples[index] for index in batch] for batch in _batches([len(sample.ids) for sample in samples])]
+    inputs = [left_pad([sample.ids for sample in chosen], pad_id, device) for chosen in batches]
+    loaded = OneByOne(models, models.names)
+    with TensorFiles() as files:
+        for name in models.names:
+            _ = loaded[name]
+            for number, (tokens, attention) in enumerate(inputs):
+                resid = residuals_plain(models[name], tokens, attention, [site], most=config.batch_size)[site]
+                files.write(number, name, resid=resid.float())
+        loaded.release()
+        for number, (chosen, (tokens, _)) in enumerate(zip(batches, inputs, strict=True)):
+            width = tokens.shape[1]
+            keep = torch.zeros(tokens.shape, dtype=torch.bool)
+            for row, sample in enumerate(chosen):
+                keep[row, width - len(sample.ids) :] = torch.tensor(sample.kept)
+            end = torch.tensor([width - sum(sample.response) - 1 for sample in chosen], device=tokens.device)
+            x = {name: files.read(number, name, device=device)["resid"] for name in models.names}
+            yield x, keep.to(tokens.device), end
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of samples of similar length: at most `TOGETHER` of them, with at most `_TOKENS` tokens."""
+    for batch in length_batches(lengths, TOGETHER):
+        longest = lengths[batch[-1]]
+        for part in even_ranges(len(batch), max(1, _TOKENS // longest)):
+            yield batch[part]
