@@ -96,7 +96,8 @@ def promoted_ids(
     """
     unembed = unembedding(model)
     ends: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
-    for part in even_ranges(len(directions), max(1, CHUNK_VALUES // len(unembed.weight))):
+    parts = list(even_ranges(len(directions), max(1, CHUNK_VALUES // len(unembed.weight))))
+    for part in parts or [slice(0, 0)]:
         logits = unembed.logits(directions[part], norm=final_norm == "scale")[:, :n_tokens].cpu()
         for sign, end in zip((1, -1), ends, strict=True):
             ids = _strongest(logits * sign, n)
