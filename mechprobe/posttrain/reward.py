@@ -11,6 +11,7 @@ from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scorers.answer_part import answer_part
 from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, scorer
 from mechprobe.evals.scorers.rules import Scorer
+from mechprobe.formatting import short_repr
 from mechprobe.posttrain.examples import Example
 from mechprobe.statistics import Z, clustered_interval
 from mechprobe.types import OutcomeName
@@ -54,7 +55,7 @@ def reward(judge: Scorer, response: str, answer: str) -> float:
     number = _finite(value)
     if number is None:
         raise ConfigError(
-            f"Scorer '{judge.spec}' returned {_shown(value)}; it must return True, False, an outcome, or a finite number."
+            f"Scorer '{judge.spec}' returned {short_repr(value)}; it must return True, False, an outcome, or a finite number."
         )
     return number
 
@@ -68,15 +69,6 @@ def _finite(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _shown(value: Any) -> str:
-    """The beginning of what a function returned, on one line, or its type where it cannot be shown."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001 - a type of the user, or a number of 5,000 digits
-        return f"a value of {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
 
 
 def reward_interval(rewards: Sequence[float], prompts: Sequence[int]) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.scorers.final_answer import SkillScorer
 from mechprobe.evals.scorers.rules import RuleScorer, Scorer, boxed_scorer
 from mechprobe.files import sha256_bytes
+from mechprobe.formatting import short_repr
 from mechprobe.types import OutcomeName
 
 Judge = Callable[[str, str], Any]
@@ -53,7 +54,7 @@ class FunctionScorer(Scorer):
         if isinstance(result, str) and result in get_args(OutcomeName):
             return result  # pyright: ignore[reportReturnType]
         raise ConfigError(
-            f"Scorer '{self.spec}' returned {result!r}; it must return True, False, 'right', 'wrong' or 'unparsed'."
+            f"Scorer '{self.spec}' returned {short_repr(result)}; it must return True, False, 'right', 'wrong' or 'unparsed'."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
