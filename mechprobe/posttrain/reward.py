@@ -9,7 +9,7 @@ import numpy as np
 
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scorers.answer_part import answer_part
-from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, scorer
+from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, called, scorer
 from mechprobe.evals.scorers.rules import Scorer
 from mechprobe.formatting import short_repr
 from mechprobe.posttrain.examples import Example
@@ -44,12 +44,7 @@ def reward(judge: Scorer, response: str, answer: str) -> float:
     text = answer_part(response)
     if text is None:
         return 0.0
-    try:
-        value = judge.function(text, answer)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"Scorer '{judge.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
-        ) from error
+    value = called(judge.function, (text, answer), f"Scorer '{judge.spec}'", text)
     if isinstance(value, str) and value in get_args(OutcomeName):
         return float(value == "right")
     number = _finite(value)
