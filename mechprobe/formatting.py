@@ -191,3 +191,17 @@ def markdown_cell(value: object) -> str:
 def inert(text: str) -> str:
     r"""Text with its control and direction characters spelled out, as in ``\x1b[31m``, so that they have no effect."""
     return "".join(char if char.isprintable() or char == "\u00a0" else f"\\x{ord(char):02x}" for char in text)
+
+
+def short_repr(value: object, most: int = 60) -> str:
+    """A value in a message: its representation on one line, cut after ``most`` characters, or its type where it has none.
+
+    Example:
+        >>> short_repr(10**50, most=5)
+        '10000...'
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - a type of the user, or a number of 5,000 digits
+        return f"a value of {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."

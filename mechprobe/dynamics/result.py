@@ -8,10 +8,9 @@ from pydantic import Field
 
 from mechprobe.dynamics.labels import CurveTests, Label
 from mechprobe.environment import require
-from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
 from mechprobe.results import IntervalNumbers, Number, Result
-from mechprobe.stage_folder import read_manifest
+from mechprobe.stage_folder import require_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,8 +248,7 @@ class Dynamics(Result):
             ArtifactError: The folder is missing, unfinished or another stage's, or its file is damaged.
         """
         folder = Path(path)
-        if read_manifest(folder)["stage"] != "dynamics":
-            raise ArtifactError(f"{folder} is not a dynamics stage; give the folder of `mechprobe dynamics`.")
+        require_stage(folder, "dynamics")
         data = read_json(folder / RESULT_FILE)
         curves = {
             name: {key: value for key, value in curve.items() if key not in _DERIVED}

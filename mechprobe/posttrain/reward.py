@@ -9,8 +9,9 @@ import numpy as np
 
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.evals.scorers.answer_part import answer_part
-from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, scorer
+from mechprobe.evals.scorers.parse import AnyScorer, FunctionScorer, called, scorer
 from mechprobe.evals.scorers.rules import Scorer
+from mechprobe.formatting import short_repr
 from mechprobe.posttrain.examples import Example
 from mechprobe.statistics import Z, clustered_interval
 from mechprobe.types import OutcomeName
@@ -43,18 +44,13 @@ def reward(judge: Scorer, response: str, answer: str) -> float:
     text = answer_part(response)
     if text is None:
         return 0.0
-    try:
-        value = judge.function(text, answer)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"Scorer '{judge.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
-        ) from error
+    value = called(judge.function, (text, answer), f"Scorer '{judge.spec}'", text)
     if isinstance(value, str) and value in get_args(OutcomeName):
         return float(value == "right")
     number = _finite(value)
     if number is None:
         raise ConfigError(
-            f"Scorer '{judge.spec}' returned {_shown(value)}; it must return True, False, an outcome, or a finite number."
+            f"Scorer '{judge.spec}' returned {short_repr(value)}; it must return True, False, an outcome, or a finite number."
         )
     return number
 
@@ -68,15 +64,6 @@ def _finite(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _shown(value: Any) -> str:
-    """The beginning of what a function returned, on one line, or its type where it cannot be shown."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001 - a type of the user, or a number of 5,000 digits
-        return f"a value of {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
 
 
 def reward_interval(rewards: Sequence[float], prompts: Sequence[int]) -> tuple[float, float]:

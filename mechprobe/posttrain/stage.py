@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,12 @@ def train(arm: Arm, *, force: bool = False) -> PosttrainResult:
 @contextmanager
 def _opened(arm: Arm, force: bool) -> Iterator[tuple[Stage | None, bool]]:
     """The stage, which only the first process has, and whether it is finished, which all processes are told."""
+    opened = partial(
+        Stage.open, arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force, remake="refused"
+    )
     index, count = n_processes()
     if count == 1:
-        with Stage.open(
-            arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force, remake="refused"
-        ) as stage:
+        with opened() as stage:
             yield stage, stage.done
         return
     from accelerate import PartialState
@@ -166,9 +168,7 @@ def _opened(arm: Arm, force: bool) -> Iterator[tuple[Stage | None, bool]]:
 
     state = PartialState(cpu=arm.base.device == "cpu")
     if index == 0:
-        with Stage.open(
-            arm.folder, name=STAGE, config=arm.identity, models=arm.models, force=force, remake="refused"
-        ) as stage:
+        with opened() as stage:
             broadcast_object_list([stage.done])
             yield stage, stage.done
     else:

@@ -13,6 +13,7 @@ from mechprobe.evals.harness import HarnessTasks
 from mechprobe.evals.result import HarnessMetric
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.models.family import ModelFamily
+from mechprobe.score_intervals import Z
 from mechprobe.statistics import Interval
 from mechprobe.sweep.benchmarks import Benchmark, common_info
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
@@ -21,7 +22,6 @@ from mechprobe.sweep.numbers import metric_interval
 from mechprobe.sweep.result import BenchmarkInfo, CellResult
 
 _NO_SHARES = ("perplexity", "bits_per_byte", "loss", "bleu", "rouge", "chrf")
-_Z = 1.959963984540054
 
 
 def chosen_metric(metrics: Mapping[str, HarnessMetric], wanted: str, where: str) -> str:
@@ -39,7 +39,7 @@ def metric_value(metric: HarnessMetric, values: Sequence[float], n: int, seed: i
     if values and math.isclose(math.fsum(values) / len(values), value, abs_tol=1e-9):
         rows = {str(place): [number] for place, number in enumerate(values)}
         return metric_interval(rows, share=set(values) <= {0.0, 1.0}, seed=seed)
-    half = nan if metric.stderr is None else _Z * metric.stderr
+    half = nan if metric.stderr is None else Z * metric.stderr
     return Interval(value, value - half, value + half, n)
 
 

@@ -14,6 +14,7 @@ from mechprobe.dynamics.logprobs.traces import GOLD, Trace, with_end
 from mechprobe.errors import InputError, ModelError
 from mechprobe.evals.rollouts.answers import FINISHES
 from mechprobe.evals.rollouts.fields import IDS_FIELDS, first_of, token_ids
+from mechprobe.formatting import short_repr
 from mechprobe.json_fields import json_kind, name_field
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.tokenizers import NamedTokenizer, compare, load_tokenizer
@@ -132,7 +133,7 @@ def _values(value: Any, name: str, where: str) -> tuple[float, ...]:
         raise InputError(f"{where}: '{name}' is no list of numbers; give one log-probability for each response token.")
     numbers = tuple(map(_number, value))
     for place, number in enumerate(numbers):
-        holds = f"{where}: '{name}' holds {_short(value[place])} at token {place}"
+        holds = f"{where}: '{name}' holds {short_repr(value[place], most=40)} at token {place}"
         if not math.isfinite(number):
             raise InputError(f"{holds}; every value must be a finite number.")
         if number > _MOST:
@@ -152,19 +153,13 @@ def _number(value: Any) -> float:
         return math.inf
 
 
-def _short(value: Any) -> str:
-    """A JSON value for a message."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
 def _answer(value: Any, where: str) -> str:
     """The right answer; empty where there is none."""
     if value is None or isinstance(value, str):
         return value or ""
     if not math.isfinite(_number(value)):
         raise InputError(
-            f"{where}: 'answer' is {json_kind(value)} ({_short(value)}); it must be a text or a finite number."
+            f"{where}: 'answer' is {json_kind(value)} ({short_repr(value, most=40)}); it must be a text or a finite number."
         )
     return str(value)
 
@@ -210,7 +205,7 @@ def _temperature(value: Any, where: str) -> float:
     low, high = _TEMPERATURES
     if not low <= _number(value) <= high:
         raise InputError(
-            f"{where}: the temperature {_short(value)} is no number above 0 from {low:g} to {high:g}, so the sampler has no "
+            f"{where}: the temperature {short_repr(value, most=40)} is no number above 0 from {low:g} to {high:g}, so the sampler has no "
             "distribution; correct it."
         )
     return float(value)

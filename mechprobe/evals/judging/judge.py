@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mechprobe.errors import ConfigError, InputError
+from mechprobe.errors import InputError
 from mechprobe.evals.judging.config import JudgeConfig, Reads
 from mechprobe.evals.rollouts.answers import Question
-from mechprobe.evals.scorers.parse import function_scorer, named_scorer
+from mechprobe.evals.scorers.parse import called, function_scorer, named_scorer
+from mechprobe.formatting import short_repr
 from mechprobe.records import Sample
 
 Verdict = float | None
@@ -115,23 +116,9 @@ class FunctionJudge(Judge):
         return [self._verdict(one) for one in judged]
 
     def _verdict(self, judged: Judged) -> Verdict:
-        try:
-            value = self._scorer.function(judged.sample.prompt, judged.text)
-        except (Exception, SystemExit) as error:
-            raise ConfigError(
-                f"Judge '{self.config.function}' failed on the response {judged.text[:60]!r} ({type(error).__name__}: {error}); "
-                "fix the function."
-            ) from error
-        return checked_verdict(value, self.config, f"Judge '{self.config.function}' returned {short(value)}")
-
-
-def short(value: Any) -> str:
-    """A value in a message: its representation on one line, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of thousands of digits
-        return f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}…"
+        name = f"Judge '{self.config.function}'"
+        value = called(self._scorer.function, (judged.sample.prompt, judged.text), name, judged.text)
+        return checked_verdict(value, self.config, f"{name} returned {short_repr(value)}")
 
 
 def checked_verdict(value: Any, config: JudgeConfig, said: str) -> Verdict:

@@ -6,8 +6,9 @@ from typing import Any
 
 from mechprobe.errors import InputError
 from mechprobe.evals.judging.config import JudgeConfig
-from mechprobe.evals.judging.judge import Judge, Judged, Verdict, checked_verdict, short
+from mechprobe.evals.judging.judge import Judge, Judged, Verdict, checked_verdict
 from mechprobe.files import dump_json, sha256_bytes, sha256_file
+from mechprobe.formatting import short_repr
 from mechprobe.json_fields import text_field
 from mechprobe.records import read_jsonl
 
@@ -40,7 +41,9 @@ class FileJudge(Judge):
         key = (text_field(item, "model", where), text_field(item, "id", where), draw)
         if key in self._found:
             raise InputError(f"{where} is a second verdict on one response, after {self._found[key][2]}; remove one.")
-        verdict = checked_verdict(item["verdict"], self.config, f"{where}: the verdict is {short(item['verdict'])}")
+        verdict = checked_verdict(
+            item["verdict"], self.config, f"{where}: the verdict is {short_repr(item['verdict'])}"
+        )
         response = text_field(item, "response", where) if item.get("response") is not None else None
         self._found[key] = (verdict, response, where)
 

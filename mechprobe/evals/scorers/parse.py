@@ -15,6 +15,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.scorers.final_answer import SkillScorer
 from mechprobe.evals.scorers.rules import RuleScorer, Scorer, boxed_scorer
 from mechprobe.files import sha256_bytes
+from mechprobe.formatting import short_repr
 from mechprobe.types import OutcomeName
 
 Judge = Callable[[str, str], Any]
@@ -42,18 +43,13 @@ class FunctionScorer(Scorer):
         Raises:
             ConfigError: The function raised, or returned something else than an outcome.
         """
-        try:
-            result = self.function(text, answer)
-        except (Exception, SystemExit) as error:
-            raise ConfigError(
-                f"Scorer '{self.spec}' failed on the response {text[:60]!r} ({type(error).__name__}: {error}); fix the function."
-            ) from error
+        result = called(self.function, (text, answer), f"Scorer '{self.spec}'", text)
         if isinstance(result, bool | np.bool_):
             return "right" if result else "wrong"
         if isinstance(result, str) and result in get_args(OutcomeName):
             return result  # pyright: ignore[reportReturnType]
         raise ConfigError(
-            f"Scorer '{self.spec}' returned {result!r}; it must return True, False, 'right', 'wrong' or 'unparsed'."
+            f"Scorer '{self.spec}' returned {short_repr(result)}; it must return True, False, 'right', 'wrong' or 'unparsed'."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,6 +63,16 @@ class FunctionScorer(Scorer):
                 "or set intervene.workers = 1."
             )
         return FunctionScorer, (self.spec, self.function, self.digest)
+
+
+def called(function: Judge, arguments: tuple[str, str], name: str, response: str) -> Any:
+    """What a function of the user returns; `ConfigError`, which begins with its ``name``, if it fails on the ``response``."""
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{name} failed on the response {response[:60]!r} ({type(error).__name__}: {error}); fix the function."
+        ) from error
 
 
 def function_scorer(function: Judge, spec: str | None = None) -> FunctionScorer:
