@@ -104,7 +104,11 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config, timeline)
     pictures = _pictures(files, timeline)
     content = content.model_copy(
-        update={"figures": [Drawn(name=name, alt="", files=[f"figures/{name}.png"]) for name in sorted(pictures)]}
+        update={
+            "figures": [
+                Drawn(name=name, alt=content.title_of(name), files=[f"figures/{name}.png"]) for name in sorted(pictures)
+            ]
+        }
     )
     pages = _pages(files, content, pictures)
     if timeline is not None:
