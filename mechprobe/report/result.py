@@ -31,8 +31,8 @@ class Table(Result):
     rows: list[list[str]]
     notes: list[str] = Field(default_factory=list)
     folded: bool = True
-    chosen: int | None = None
-    """Row that is set off from the others."""
+    chosen: list[int] = Field(default_factory=list)
+    """Rows that are set off from the others."""
 
 
 class TokenRun(Result):

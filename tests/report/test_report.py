@@ -109,7 +109,7 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert [row[0] for row in content.section("behaviour").tables[0].rows][:2] == ["calculation", "fact_retrieval"]
     transplant = next(t for t in content.section("interventions").tables if t.title == "transplant rl into base")
     assert [row[transplant.head.index("draws")] for row in transplant.rows] == ["20"] * 6
-    assert transplant.rows[transplant.chosen or 0][0] == "pooled"
+    assert transplant.rows[transplant.chosen[0]][0] == "pooled"
     assert {row[transplant.head.index("n")] for row in transplant.rows} == {"64"}
 
 

@@ -59,7 +59,11 @@ def _accuracy_table(evaluation: EvaluationSummary, accuracy: dict[str, Accuracy]
     unparsed = [
         f"Unparsed responses of {model}: {shown}."
         for model, shares in evaluation.unparsed.items()
-        if (shown := listing(f"{task} {percent(share)} %" for task, share in shares.items() if share))
+        if (
+            shown := listing(
+                f"{task} {percent(share) if share >= 0.005 else '< 1'} %" for task, share in shares.items() if share
+            )
+        )
     ]
     head = [
         "task", "n", *(f"{model} %" for model in accuracy), *([f"{forced.label} %"] if forced else []),
@@ -148,19 +152,16 @@ def ceilings_section(files: RunFiles) -> Section:
     if ceilings is None:
         return files.absent("localize", "ceilings", _CEILINGS)
     tasks, (base, tuned) = ceilings.tasks, ceilings.pair
-    rows = [
-        [
-            site,
-            percent(found.sufficiency_share),
-            percent(found.necessity_share),
-            *(interval(found.sufficiency.get(t)) + remark(cut=found.sufficiency_cut.get(t)) for t in tasks),
-            *(interval(found.necessity.get(t)) + remark(cut=found.necessity_cut.get(t)) for t in tasks),
-        ]
-        for site, found in ceilings.sites.items()
-    ]
-    head = ["site", "sufficiency, % of gain", "necessity, % of gain", *(f"{base} ← {tuned}: {task}" for task in tasks)]
-    head += [f"{tuned} ← {base}: {task}" for task in tasks]
-    chosen = list(ceilings.sites).index(ceilings.chosen) if ceilings.chosen in ceilings.sites else None
+    rows = []
+    for site, found in ceilings.sites.items():
+        for title, share, cells, cut in (
+            (f"{base} ← {tuned} (sufficiency)", found.sufficiency_share, found.sufficiency, found.sufficiency_cut),
+            (f"{tuned} ← {base} (necessity)", found.necessity_share, found.necessity, found.necessity_cut),
+        ):
+            shown = [interval(cells.get(task)) + remark(cut=cut.get(task)) for task in tasks]
+            rows.append([site, title, percent(share), *shown])
+    head = ["site", "residual replaced", "% of gain", *(f"{task} %" for task in tasks)]
+    chosen = [place for place, row in enumerate(rows) if row[0] == ceilings.chosen]
     caption = (
         "At each site, the whole residual of one model is replaced by that of the other model on the same tokens, before any "
         "dictionary is trained. Edits of features at a site can be evidence in both directions only if the points of sufficiency "

@@ -105,7 +105,7 @@ def effect_table(panel: EffectPanel, results: JsonObject, tasks: Sequence[str], 
         ],
         rows=[_effect_row(panel, own.get(task, {}), task) for task in tasks],
         notes=[f"Set {panel.condition['features']} with {counted(n, 'feature')}, edited at {results['site']}."],
-        chosen=list(tasks).index(POOLED) if POOLED in tasks else None,
+        chosen=[place for place, task in enumerate(tasks) if task == POOLED],
     )  # fmt: skip
 
 

@@ -138,8 +138,8 @@ def _early_numbers(files: RunFiles) -> list[KeyNumber]:
         ]
         _, name, task = max(gains)
         cells = accuracy[name][task], accuracy[files.base][task]
-        found.append(KeyNumber(label=f"Largest gain: {name} on {task}", value=f"{percent(cells[0].value)} %",
-                               details=[f"95 % interval {interval(cells[0]).partition(' (')[2].rstrip(')')}", f"{files.base}: {interval(cells[1])} %", f"n = {cells[0].n:,}"]))  # fmt: skip
+        found.append(KeyNumber(label=f"Largest gain: {name} on {task}", value=f"{percent(cells[1].value)} → {percent(cells[0].value)} %",
+                               details=[f"95 % interval {interval(cells[0]).partition(' (')[2].rstrip(')')}", f"{files.base} {interval(cells[1])} %", f"n = {cells[0].n:,}"]))  # fmt: skip
     if files.ceilings:
         site = files.ceilings.sites[files.ceilings.chosen]
         n = max(files.ceilings.n.values())
