@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from benchmarks.explorer import made_up_run
 from mechprobe.errors import ArtifactError
@@ -19,6 +21,7 @@ from mechprobe.features.examples.labels import label_features
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
 from mechprobe.report.explorer.pages import write_explorer
+from mechprobe.report.explorer.weights import Decoders, stored_matrix
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import report
 from mechprobe.stage_folder import Stage
@@ -224,6 +227,34 @@ def write_dictionary(folder: Path, decoder: np.ndarray, models: tuple[str, ...])
         write_json(stage.folder / "config.json", {"config": {"model_names": models, "d_model": decoder.shape[2]}})
         save_file({"W_dec": decoder.reshape(len(decoder), -1)}, stage.folder / "weights.safetensors")
         stage.finish(outputs=["config.json", "weights.safetensors"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_decoders_of_every_number_type_are_read_without_torch(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = torch.randn(70, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    weights[3] = 0
+    tensors = {"b_dec": torch.zeros(5), "W_dec": weights, "threshold": torch.zeros(3, dtype=torch.bfloat16)}
+    save_torch(tensors, tmp_path / "weights.safetensors")
+    write_json(tmp_path / "config.json", {"config": {"model_names": ["base", "rl"], "d_model": [16, 8]}})
+    features = np.array([69, 3, 4])
+    expected = torch.nn.functional.normalize(weights[features, 16:].float(), dim=1)
+    np.testing.assert_allclose(Decoders(tmp_path).of("rl", features), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut", "other type", "no matrix", "no safetensors"])
+def test_weights_that_cannot_be_read_are_one_sentence(tmp_path: Path, spoil: str) -> None:
+    path, weights = tmp_path / "weights.safetensors", torch.ones(70, 24)
+    save_torch({"W_dec": weights.to(torch.int8) if spoil == "other type" else weights}, path)
+    if spoil == "no matrix":
+        save_torch({"W_enc": weights}, path)
+    elif spoil == "missing":
+        path.unlink()
+    elif spoil == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    elif spoil == "no safetensors":
+        path.write_bytes(b"PK\x03\x04 something else entirely")
+    with pytest.raises(ArtifactError, match="W_dec cannot be read"):
+        stored_matrix(path, "W_dec")
 
 
 def test_a_run_without_a_table_has_no_explorer(run: Path) -> None:
