@@ -58,13 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="run folder; made where it does not exist")
     parser.add_argument("--features", type=int, default=32768)
     parser.add_argument("--contexts", type=int, default=20)
+    parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--write-only", action="store_true", help="write the explorer of the folder in this process")
     given = parser.parse_args(arguments)
     if given.write_only:
         print(json.dumps(written(given.folder)))
         return
     if not given.folder.exists():
-        made_up_run(given.folder, n_features=given.features, n_contexts=given.contexts)
+        names = ("base", *(f"tuned{k}" for k in range(1, given.models - 1)), "rl") if given.models != 3 else MODELS
+        made_up_run(given.folder, n_features=given.features, n_contexts=given.contexts, models=names)
     command = [sys.executable, "-m", "benchmarks.explorer", "--folder", str(given.folder), "--write-only"]
     line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     print("written", line)
@@ -221,10 +223,12 @@ def _promoted(
     for first in range(0, len(live), GROUP_FEATURES):
         features = live[first : first + GROUP_FEATURES]
 
-        def end(sign: int, size: int = len(features)) -> tuple[np.ndarray, np.ndarray]:
-            return rng.integers(0, len(words), (size, n)), sign * np.sort(rng.gamma(2.0, size=(size, n)))[:, ::-1]
+        used = [words[int(k)] for k in rng.choice(len(words), min(len(words), 800), replace=False)]
 
-        yield PromotedGroup(features, words, {name: {"promoted": end(1), "suppressed": end(-1)} for name in models})
+        def end(sign: int, size: int = len(features), n_words: int = len(used)) -> tuple[np.ndarray, np.ndarray]:
+            return rng.integers(0, n_words, (size, n)), sign * np.sort(rng.gamma(2.0, size=(size, n)))[:, ::-1]
+
+        yield PromotedGroup(features, used, {name: {"promoted": end(1), "suppressed": end(-1)} for name in models})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from mechprobe.features.contexts.files import CONTEXTS_FILE
 from mechprobe.features.examples.labels import label_features
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
-from mechprobe.report.explorer.pages import write_explorer
+from mechprobe.report.explorer.pages import SCRIPTS, write_explorer
 from mechprobe.report.explorer.weights import Decoders, stored_matrix
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import report
@@ -123,7 +123,7 @@ def test_hostile_texts_are_inert_in_every_file(tmp_path: Path) -> None:
             assert "<" not in text
             assert not re.search(r"[^\n\x20-\x7e]", text)
     page = (folder / "index.html").read_text("utf-8")
-    assert page.count("<script") == page.count("</script>") == 10
+    assert page.count("<script") == page.count("</script>") == len(SCRIPTS) + 1
     assert "owned'</script>" not in page
     assert "Content-Security-Policy" in page
     assert not re.search(r"https?:|unsafe-|\son\w+=|<style|style=", page)
