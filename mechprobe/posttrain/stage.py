@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mechprobe.data.config import PromptsConfig
 from mechprobe.errors import ConfigError
@@ -16,6 +16,8 @@ from mechprobe.posttrain.config import GrpoConfig, PosttrainConfig, SftConfig
 from mechprobe.posttrain.result import PosttrainResult
 from mechprobe.posttrain.training import n_processes, require_trl
 from mechprobe.stage_folder import Stage
+
+_Settings = TypeVar("_Settings", bound=PosttrainConfig)
 
 
 def sft(  # noqa: PLR0913 - the promised entry point; all but four are keyword options
@@ -50,11 +52,9 @@ def sft(  # noqa: PLR0913 - the promised entry point; all but four are keyword o
         ArtifactError: The folder holds other work, or an arm beside this one saw other prompts.
         DependencyError: TRL or peft is not installed.
     """
-    if config is not None and not isinstance(config, SftConfig):
-        raise ConfigError(f"sft takes an SftConfig, not a {type(config).__name__}; give its settings in one.")
+    settings = settings_of("sft", SftConfig, config)
     return train(
-        plan(base, prompts, out, config or SftConfig(), arm=arm, scorer=scorer, device=device, trust=trust_remote_code),
-        force=force,
+        plan(base, prompts, out, settings, arm=arm, scorer=scorer, device=device, trust=trust_remote_code), force=force
     )
 
 
@@ -90,12 +90,17 @@ def grpo(  # noqa: PLR0913 - likewise
         ArtifactError: The folder holds other work, or an arm beside this one saw other prompts.
         DependencyError: TRL or peft is not installed.
     """
+    settings = settings_of("grpo", GrpoConfig, config)
     return train(
-        plan(
-            base, prompts, out, config or GrpoConfig(), arm=arm, scorer=scorer, device=device, trust=trust_remote_code
-        ),
-        force=force,
+        plan(base, prompts, out, settings, arm=arm, scorer=scorer, device=device, trust=trust_remote_code), force=force
     )
+
+
+def settings_of(method: str, kind: type[_Settings], config: _Settings | None) -> _Settings:
+    """The settings of a method; the defaults without any."""
+    if config is not None and not isinstance(config, kind):
+        raise ConfigError(f"{method} takes {kind.__name__}, not {type(config).__name__}; give its settings in one.")
+    return config or kind()
 
 
 def plan(

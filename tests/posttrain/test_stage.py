@@ -24,7 +24,7 @@ from mechprobe.posttrain import (
     sft,
 )
 from mechprobe.posttrain.kl import KlProbe
-from mechprobe.posttrain.stage import plan
+from mechprobe.posttrain.stage import plan, settings_of
 from mechprobe.posttrain.weights import trained_sizes
 from mechprobe.stage_folder import read_manifest
 from tests.sums import N_PROMPTS, digit_share, even_length, write_prompts
@@ -323,3 +323,11 @@ def test_a_prompt_without_an_answer_is_refused_for_grpo(base: Path, tmp_path: Pa
     file.write_text('{"prompt": "1+1?", "response": "2"}\n')
     with pytest.raises(InputError, match=r"p\.jsonl:1: prompt '1' has no 'answer', which the scorer 'exact' reads"):
         grpo(base, file, tmp_path / "out", GRPO)
+
+
+def test_a_method_refuses_the_settings_of_the_other() -> None:
+    with pytest.raises(ConfigError, match="sft takes SftConfig, not GrpoConfig"):
+        settings_of("sft", SftConfig, GRPO)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="grpo takes GrpoConfig, not SftConfig"):
+        settings_of("grpo", GrpoConfig, SFT)  # pyright: ignore[reportArgumentType]
+    assert settings_of("grpo", GrpoConfig, None) == GrpoConfig()
