@@ -54,7 +54,7 @@ function courseChart(name, courses, key, lowest, highest) {
     }
   }
   for (const [arm, place] of endPlaces(courses, key, y))
-    drawn.append(text({ x: width - right + 8, y: place + 4, class: "arm", fill: modelColor(arm) }, short(arm, 7)));
+    drawn.append(text({ x: width - right + 8, y: place + 4, class: "arm" }, short(arm, 7)));
   drawn.append(
     text({ x: x(0), y: height - 6, "text-anchor": "start" }, `${short(courses[0].models[0], 12)}`),
     text({ x: x(1), y: height - 6, "text-anchor": "end" }, "end of training"),

@@ -109,7 +109,7 @@ const KNOWN = { base: ["#5a5a5a", "#b4b8bf"], sft: ["#E69F00", "#E69F00"], rl: [
 const CYCLE = [
   ["#009E73", "#2cc79b"],
   ["#CC79A7", "#d995bb"],
-  ["#2a8ac4", "#7cc6f0"],
+  ["#56B4E9", "#bfe6ff"],
   ["#D55E00", "#f0803c"],
   ["#9a8f00", "#F0E442"],
 ];
