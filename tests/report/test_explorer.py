@@ -16,7 +16,7 @@ from safetensors.torch import save_file as save_torch
 
 from benchmarks.explorer import made_up_run
 from mechprobe.errors import ArtifactError
-from mechprobe.features.contexts.files import CONTEXTS_FILE
+from mechprobe.features.contexts.files import CONTEXTS_FILE, PROMOTED_FILE
 from mechprobe.features.examples.labels import label_features
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
@@ -167,6 +167,15 @@ def test_contexts_of_other_features_are_refused(tmp_path: Path) -> None:
     other = made_up_run(tmp_path / "other", n_features=200, n_contexts=3)
     (run / "contexts" / CONTEXTS_FILE).write_bytes((other / "contexts" / CONTEXTS_FILE).read_bytes())
     with pytest.raises(ArtifactError, match="other features"):
+        write_explorer(RunFiles.read(run), tmp_path / "explorer")
+
+
+@pytest.mark.parametrize("name", [CONTEXTS_FILE, PROMOTED_FILE])
+def test_a_spoiled_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+    run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
+    path = run / "contexts" / name
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ArtifactError, match=rf"{name} cannot be read .*make it again with `mechprobe features`"):
         write_explorer(RunFiles.read(run), tmp_path / "explorer")
 
 
