@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.weights.result import WeightsResult
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.emergence.result import Emergence
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.features.examples.labels import Labels
 from mechprobe.files import read_json
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.records import read_jsonl
-from mechprobe.report.result import JsonObject
+from mechprobe.report.result import JsonObject, Section
 from mechprobe.run_layout import CHAIN, RunLayout, StagePlace
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, read_manifest, recorded_hash
 
@@ -39,14 +41,10 @@ class DriftFiles(NamedTuple):
     @classmethod
     def read(cls, layout: RunLayout) -> "DriftFiles":
         """Read the finished stages of a run."""
-
-        def done(folder: Path) -> bool:
-            return (folder / MANIFEST).is_file()
-
         return cls(
-            DivergenceResult.load(layout.drift) if done(layout.drift) else None,
-            ProbeResult.load(layout.probe) if done(layout.probe) else None,
-            WeightsResult.load(layout.weights) if done(layout.weights) else None,
+            DivergenceResult.load(layout.drift) if _done(layout.drift) else None,
+            ProbeResult.load(layout.probe) if _done(layout.probe) else None,
+            WeightsResult.load(layout.weights) if _done(layout.weights) else None,
         )
 
     @property
@@ -85,6 +83,8 @@ class RunFiles:
     dictionary_seeds: JsonObject | None
     """The verdict over several dictionaries."""
     drift: DriftFiles
+    emergence: Emergence | None
+    logprobs: LogprobsResult | None
     outdated: tuple[str, ...]
     """Files that were made from earlier versions of finished stages; they are not read."""
     run: JsonObject
@@ -123,6 +123,8 @@ class RunFiles:
             interventions=_optional(layout.results),
             dictionary_seeds=_optional(seeds) if current else None,
             drift=drift,
+            emergence=Emergence.load(layout.emergence) if _done(layout.emergence) else None,
+            logprobs=LogprobsResult.load(layout.logprobs) if _done(layout.logprobs) else None,
             outdated=(str(seeds.relative_to(layout.folder)),) if seeds.is_file() and not current else (),
             run=_optional(layout.run_file) or {},
         )
@@ -160,10 +162,19 @@ class RunFiles:
         others = sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
         return list(dict.fromkeys([self.base, *(self.features or {}).get("models", []), *others]))
 
+    def absent(self, stage: str, name: str, title: str) -> Section:
+        """The section ``name`` of a stage of the chain that is not finished."""
+        found = self.stages[stage]
+        return Section(id=name, title=title, command=found.place.command, interrupted=found.state == "unfinished")
+
     @property
     def selected(self) -> list[int]:
         """Ids of the selected features, best first."""
         return [int(feature) for feature in (self.selection or {}).get("features", [])]
+
+
+def _done(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
 
 
 def _stage(layout: RunLayout, place: StagePlace) -> StageInfo:
