@@ -229,3 +229,10 @@ class Report(Result):
         """The section with an id, of the page or inside another section."""
         every = [each for section in self.sections for each in (section, *section.parts)]
         return next(each for each in every if each.id == name)
+
+    def title_of(self, figure: str) -> str:
+        """The title of a figure by its name."""
+        sections = [*self.sections, *(section for page in self.pages.values() for section in page.sections)]
+        pictures = [picture for section in sections for each in (section, *section.parts) for picture in each.pictures]
+        pictures += [self.first.figure] if self.first.figure else []
+        return next((picture.title for picture in pictures if picture.name == figure), figure)

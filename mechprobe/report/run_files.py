@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,8 +84,6 @@ class RunFiles:
     dictionary_seeds: JsonObject | None
     """The verdict over several dictionaries."""
     drift: DriftFiles
-    emergence: Emergence | None
-    logprobs: LogprobsResult | None
     outdated: tuple[str, ...]
     """Files that were made from earlier versions of finished stages; they are not read."""
     run: JsonObject
@@ -123,8 +122,6 @@ class RunFiles:
             interventions=_optional(layout.results),
             dictionary_seeds=_optional(seeds) if current else None,
             drift=drift,
-            emergence=Emergence.load(layout.emergence) if _done(layout.emergence) else None,
-            logprobs=LogprobsResult.load(layout.logprobs) if _done(layout.logprobs) else None,
             outdated=(str(seeds.relative_to(layout.folder)),) if seeds.is_file() and not current else (),
             run=_optional(layout.run_file) or {},
         )
@@ -161,6 +158,16 @@ class RunFiles:
         evaluated = self.evaluation.accuracy if self.evaluation else {}
         others = sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
         return list(dict.fromkeys([self.base, *(self.features or {}).get("models", []), *others]))
+
+    @cached_property
+    def emergence(self) -> Emergence | None:
+        """The features over training; None where that stage is not finished."""
+        return Emergence.load(self.layout.emergence) if _done(self.layout.emergence) else None
+
+    @cached_property
+    def logprobs(self) -> LogprobsResult | None:
+        """The log-probabilities of tokens; None where that stage is not finished."""
+        return LogprobsResult.load(self.layout.logprobs) if _done(self.layout.logprobs) else None
 
     def absent(self, stage: str, name: str, title: str) -> Section:
         """The section ``name`` of a stage of the chain that is not finished."""

@@ -24,7 +24,7 @@ from mechprobe.report.sections.behaviour import behaviour_section, ceilings_sect
 from mechprobe.report.sections.effects import effect_panels, effect_tasks, share_curves
 from mechprobe.report.sections.features import dictionary_section, features_section, selection_section
 from mechprobe.report.sections.findings import missing_stages, provenance_section, warnings
-from mechprobe.report.sections.first_screen import first_screen
+from mechprobe.report.sections.first_screen import first_screen, without_figure
 from mechprobe.report.sections.interventions import interventions_section
 from mechprobe.report.sections.side import drift_section, dynamics_section, emergence_section
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral, size_intervals
@@ -54,16 +54,17 @@ def build_report(files: RunFiles, config: ReportConfig, timeline: Timeline | Non
         dynamics_section(files, timeline),
         provenance_section(files),
     ]
+    first = first_screen(files, sections)
     pages = {"drift": drift_page(files)} if files.drift.folders else {}
     pages |= {"timeline": timeline_page(timeline)} if timeline is not None else {}
     return Report(
         name=files.name,
         question=config.question,
         verdict=str((files.interventions or {}).get("verdict") or ""),
-        first=first_screen(files, sections),
+        first=first,
         warnings=warnings(files),
         notes=[*files.run.get("notes", []), *engine_sentences(files)],
-        sections=sections,
+        sections=[without_figure(section, first.figure) for section in sections],
         pages=pages,
         missing=missing_stages(files),
         terms=TERMS,
@@ -103,7 +104,11 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     content = build_report(files, config, timeline)
     pictures = _pictures(files, timeline)
     content = content.model_copy(
-        update={"figures": [Drawn(name=name, alt="", files=[f"figures/{name}.png"]) for name in sorted(pictures)]}
+        update={
+            "figures": [
+                Drawn(name=name, alt=content.title_of(name), files=[f"figures/{name}.png"]) for name in sorted(pictures)
+            ]
+        }
     )
     pages = _pages(files, content, pictures)
     if timeline is not None:

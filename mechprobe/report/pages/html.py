@@ -44,10 +44,19 @@ def index_page(content: Report, figures: Mapping[str, Shown], links: dict[str, b
 
 def further_page(file: str, page: Page, name: str, figures: Mapping[str, Shown], links: dict[str, bool]) -> str:
     """A page beside ``index.html``, of the run ``name``."""
+    return _sections_page(page, name, figures, f"{file}.html", navigation(links))
+
+
+def single_page(page: Page, figures: Mapping[str, Shown]) -> str:
+    """A page that stands alone."""
+    return _sections_page(page, "mechprobe", figures, "index.html", [])
+
+
+def _sections_page(page: Page, name: str, figures: Mapping[str, Shown], here: str, pages: list[Link]) -> str:
     return render(
         "page.html.j2",
-        here=f"{file}.html",
-        pages=navigation(links),
+        here=here,
+        pages=pages,
         name=name,
         title=page.title,
         intro=page.intro,

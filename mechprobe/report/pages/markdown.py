@@ -2,16 +2,26 @@
 
 import re
 from collections.abc import Sequence, Set
+from html import unescape
 
 from mechprobe.formatting import markdown_cell
 from mechprobe.report.result import Report, Section, Table
 
 _CODE = re.compile(r"`([\w.:/= -]+)`")
 
+_ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
+"""A character that Markdown needs escaped and a terminal does not."""
+
 
 def report_markdown(report: Report) -> str:
     """The whole report: the first screen, and every section."""
     return "\n".join(_report_lines(report)) + "\n"
+
+
+def plain_lines(lines: Sequence[str]) -> list[str]:
+    """Markdown as text for a terminal: without escapes and figures."""
+    found = [unescape(_ESCAPED.sub(r"\1", line)) for line in lines if not line.startswith("![")]
+    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in found]
 
 
 def _report_lines(report: Report) -> list[str]:
@@ -55,7 +65,7 @@ def section_lines(section: Section, drawn: Set[str], mark: str = "##") -> list[s
     for text in section.notes:
         lines += ["", _text(text)]
     for table in section.tables:
-        lines += table_lines(table, f"{mark}#")
+        lines += table_lines(table, "" if table.title == section.title else f"{mark}#")
     for part in section.parts:
         lines += section_lines(part, drawn, f"{mark}#")
     return lines
@@ -65,8 +75,8 @@ def _picture(name: str, title: str, drawn: Set[str]) -> list[str]:
     return ["", f"![{_text(title)}](figures/{name}.png)"] if name in drawn else []
 
 
-def table_lines(table: Table, mark: str = "##") -> list[str]:
-    """A table with aligned columns, below its title."""
+def table_lines(table: Table, mark: str) -> list[str]:
+    """A table with aligned columns, below its title; without a mark, no title."""
     if not table.rows:
         return []
     cells = [[markdown_cell(cell) for cell in row] for row in (table.head, *table.rows)]

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.formatting import edit_title, interval, listing, p_value, points, short_list
+from mechprobe.formatting import edit_title, interval, listing, p_value, percent, points, short_list
 from mechprobe.interventions.verdicts.rule import REFUTED_N, REFUTED_SHARE, SUPPORTED
 from mechprobe.report.result import Answer, JsonObject
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.features import class_sentence, selection_sentence
+from mechprobe.report.sections.features import class_sentence
 from mechprobe.report.sections.parts import counted
 from mechprobe.report.sections.plain_verdict import comparison_of, main_rows
-from mechprobe.report.tables.interventions import size_sentences, smallest_sentence
+from mechprobe.types import POOLED
 
 Row = Mapping[str, Any]
 _WIDE = 0.1
@@ -42,9 +42,23 @@ def _which(files: RunFiles) -> list[str]:
         shown = f" {class_sentence(files.features)}" if files.features else ""
         return [f"None are selected yet; `{files.stages['select'].place.command}` ranks and selects them.{shown}"]
     ids = files.selected
-    first = f" The first are {short_list([str(feature) for feature in ids], 8)}." if ids else ""
-    site = f" They are read and edited at {selection['site']}." if selection.get("site") else ""
-    return [selection_sentence(selection) + first + site, *size_sentences(files.interventions or {})[:1]]
+    site = f" at {selection['site']}" if selection.get("site") else ""
+    few = f"; the first are {short_list([str(feature) for feature in ids], 5)}" if ids else ""
+    agnostic = len(selection["agnostic"])
+    return [
+        f"{counted(len(ids), 'feature')}{site}, by the {selection['ranking']} ranking{few}.",
+        f"{agnostic} of them {'passes' if agnostic == 1 else 'pass'} the threshold on every selecting task ({listing(selection['tasks'])}).",
+        *_sizes(files.interventions or {}),
+    ]
+
+
+def _sizes(results: JsonObject) -> list[str]:
+    """How many of the features carry nine tenths of the ceiling, with the hosts in which they do."""
+    hosts: dict[int, list[str]] = {}
+    for host, row in (results.get("sizes") or {}).items():
+        if row.get("90%", {}).get("size") is not None:
+            hosts.setdefault(row["90%"]["size"], []).append(f"in {host}")
+    return [f"The first {size} carry 90 % of the ceiling {listing(names)}." for size, names in hosts.items()]
 
 
 def _how_sure(files: RunFiles, rows: Sequence[Row]) -> list[str]:
@@ -52,13 +66,18 @@ def _how_sure(files: RunFiles, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         p = f", p {_p(row['p_random'])} against random sets" if row.get("p_random") is not None else ""
         found.append(
-            f"{_named(row)}: {interval(row['effect'])} points in the claimed direction, n = {row['n']:,}{p}; verdict: {row['verdict']}."
+            f"{_named(row)}: {interval(row['effect'])} points in the claimed direction, n = {row['n']:,}{p}. Verdict: {row['verdict']}."
         )
-    found.append(smallest_sentence(files.interventions or {}))
     trust = "passed" if files.trusted else "did not pass"
     seeds = files.dictionary_seeds
-    several = str(seeds["sentence"]) if seeds else "All of this rests on one dictionary and one post-training run."
-    return [*filter(None, found), f"The crosscoder {trust} the quality gate. {several}"]
+    several = str(seeds["sentence"]) if seeds else "The run has one dictionary and one post-training run."
+    smallest = ((files.interventions or {}).get("smallest") or {}).get(POOLED) or {}
+    limit = (
+        f" Effects below {percent(smallest['effect'], 1)} points could not have been found."
+        if smallest.get("effect")
+        else ""
+    )
+    return [*found, f"The crosscoder {trust} the quality gate. {several}{limit}"]
 
 
 def _p(value: Any) -> str:
@@ -76,12 +95,13 @@ def _against(results: JsonObject, rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         shown = [f"the whole residual {points(row['ceiling'])}"] if row.get("ceiling") is not None else []
-        shown += [f"{n} {name}, at most {points(most)}" for name, n, most in controls_of(row)]
-        rivals = (comparison_of(results, row) or {}).get("rivals", [])
-        best = best_rival(results, row)
+        shown += [f"{n} {name} at most {points(most)}" for name, n, most in controls_of(row)]
+        best, rivals = best_rival(results, row), (comparison_of(results, row) or {}).get("rivals", [])
         if best is not None:
             shown.append(f"the best of {counted(len(rivals), 'rival')} {points(best['effect'][0])} ({best['name']})")
-        found.append(f"{_named(row)} ({points(row['effect'][0])} points): {'; '.join(shown) or 'nothing'}.")
+        found.append(
+            f"{_named(row)} {points(row['effect'][0])} points; {', '.join(shown) or 'nothing else was measured'}."
+        )
     return found
 
 
@@ -103,29 +123,37 @@ def best_rival(results: JsonObject, row: Row) -> Row | None:
 
 
 def _refute(files: RunFiles, rows: Sequence[Row]) -> list[str]:
-    """Each observation that would speak against the claim, and whether this run has made it."""
-    results, found = files.interventions or {}, []
+    """What would speak against the claim, and what of it this run has found."""
+    found = []
     for row in rows:
-        shown = []
-        if row.get("share_interval"):
-            bound = f"{100 * REFUTED_SHARE:.0f} % of the ceiling with {REFUTED_N} samples or more"
-            shown.append(f"an effect below {bound} (it is {interval(row['share_interval'])} %)")
-        effect = row["effect"][0]
-        for name, _, most in controls_of(row):
-            shown.append(f"as much from {name} (at most {points(most)} of {points(effect)}{_does(most >= effect)})")
-        best = best_rival(results, row)
-        if best is not None:
-            shown.append(
-                f"as much from a rival of lower rank ({points(best['effect'][0])} of {points(effect)}{_does(bool(best.get('no_worse')))})"
-            )
-        found.append(f"{_named(row)}: {'; '.join(shown)}.")
-    other = "another dictionary or another post-training run with another verdict"
-    tried = "; the section on other dictionaries has those" if files.dictionary_seeds else "; neither was tried here"
-    return [*found, f"For both: {other}{tried}."]
+        reached, below = _competitors(files.interventions or {}, row)
+        text = (
+            f"In {row['model']}, anything else that does as much: {listing(reached)} {'does' if len(reached) == 1 else 'do'}"
+            if reached
+            else ""
+        )
+        rest = f"{listing(below)} {'does' if len(below) == 1 else 'do'} not" if below else ""
+        lead = "" if text else f"In {row['model']}, anything else that does as much: "
+        found.append(f"{'; '.join(filter(None, [text, lead + rest if rest else '']))}." if text or rest else "")
+    shares = [f"{interval(row['share_interval'])} % in {row['model']}" for row in rows if row.get("share_interval")]
+    bound = f"An effect below {100 * REFUTED_SHARE:.0f} % of the ceiling, with {REFUTED_N} samples or more"
+    tried = "" if files.dictionary_seeds else "; neither was tried here"
+    return [
+        *filter(None, found),
+        *([f"{bound}; it is {listing(shares)}."] if shares else []),
+        f"Another dictionary, or another post-training run, with another verdict{tried}.",
+    ]
 
 
-def _does(reached: bool) -> str:
-    return ": it does" if reached else ""
+def _competitors(results: JsonObject, row: Row) -> tuple[list[str], list[str]]:
+    """The controls and the rival that reach the effect, and those that stay below it, each with its largest effect."""
+    effect, reached, below = row["effect"][0], [], []
+    for name, _, most in controls_of(row):
+        (reached if most >= effect else below).append(f"{name} ({points(most)})")
+    best = best_rival(results, row)
+    if best is not None:
+        (reached if best.get("no_worse") else below).append(f"{best['name']} ({points(best['effect'][0])})")
+    return reached, below
 
 
 def _next(files: RunFiles, rows: Sequence[Row]) -> list[str]:

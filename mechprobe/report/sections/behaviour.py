@@ -30,7 +30,7 @@ def behaviour_section(files: RunFiles) -> Section:
     if evaluation is None:
         return files.absent("evaluate", "behaviour", _BEHAVIOUR)
     accuracy = ordered_accuracy(files)
-    says, *more = behaviour_sentences(accuracy, files.base) or [
+    says, *more = behaviour_sentences(accuracy, files.base)[::-1] or [
         f"{counted(len(accuracy), 'model')} answered the tasks."
     ]
     tables = [_accuracy_table(evaluation, accuracy)]

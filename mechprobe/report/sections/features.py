@@ -12,6 +12,8 @@ from mechprobe.selection.never_active import never_active_sentences
 
 _DICTIONARY = "Dictionary: the crosscoder, shared by all models"
 _FEATURES = "Features: which models have them"
+N_CONTEXTS = 2
+"""Contexts of a feature on the page; the further pages have more."""
 _SELECTION = "Selection: the features that are tested"
 _SHOWN = ("variant", "d_sae", "k", "d_model", "n_models")
 """Settings of the crosscoder that the report shows."""
@@ -205,7 +207,8 @@ def feature_contexts(rows: Sequence[FeatureRow], files: RunFiles) -> list[Featur
             *(f"NRN {m} {cell}" for m, cell in zip(tuned, row.nrn, strict=True)),
         ]
         shown += [f"decoder cosine {m} {cell}" for m, cell in zip(tuned, row.cosine, strict=True)]
-        contexts = [context_lines(example, files.models) for example in files.examples[row.feature]["examples"]]
+        examples = files.examples[row.feature]["examples"][:N_CONTEXTS]
+        contexts = [context_lines(example, files.models) for example in examples]
         found.append(FeatureContexts(title=" · ".join(shown), untrusted=not files.trusted, contexts=contexts))
     return found
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mechprobe.formatting import decimal, interval, listing, percent, points
-from mechprobe.report.result import FirstScreen, Gate, JsonObject, KeyNumber, Picture, Section
+from mechprobe.report.result import FirstScreen, Gate, JsonObject, KeyNumber, Link, Picture, Section
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.answers import answers
 from mechprobe.report.sections.behaviour import ordered_accuracy
@@ -44,6 +44,15 @@ def _figure(files: RunFiles, sections: list[Section]) -> Picture | None:
     return next((picture for section in sections for picture in section.pictures), None)
 
 
+def without_figure(section: Section, figure: Picture | None) -> Section:
+    """A section whose figure stands on the first screen, with a link to it in its place."""
+    if figure is None or figure.name not in {picture.name for picture in section.pictures}:
+        return section
+    link = Link(text=f"The figure is at the top of the page: {figure.title}", href=f"#figure-{figure.name}")
+    pictures = [picture for picture in section.pictures if picture.name != figure.name]
+    return section.model_copy(update={"pictures": pictures, "links": [link, *section.links]})
+
+
 def _effect_numbers(results: JsonObject) -> list[KeyNumber]:
     """The effect in the base, the effect in the tuned model, and the strongest of what they are compared with."""
     rows = main_rows(results)
@@ -59,15 +68,22 @@ def _effect_number(row: Row, base: str) -> KeyNumber:
     what = "put into" if added else "taken out of"
     label = f"{n_features} {what} {row['model']}" if row["edit"] == "transplant" else f"{row['edit']} in {row['model']}"
     share = row.get("share_interval")
+    change = row["effect"] if added else _turned(row["effect"])
     return KeyNumber(
         label=f"{'Sufficiency' if added else 'Necessity'}: {label}",
-        value=f"{_points(row['effect'])} points",
+        value=f"{_points(change)} points",
         details=[
-            _interval_words(row["effect"]),
+            _interval_words(change),
             *([f"{interval(share)} % of the ceiling"] if share else []),
             f"n = {row['n']:,}",
         ],
     )
+
+
+def _turned(item: Any) -> list[float | None]:
+    """An effect in the claimed direction, a loss, as a change of accuracy."""
+    value, low, high = (None if part is None else -part for part in item)
+    return [value, high, low]
 
 
 def _rival_number(row: Row, comparison: Row | None) -> KeyNumber | None:
@@ -81,7 +97,7 @@ def _rival_number(row: Row, comparison: Row | None) -> KeyNumber | None:
             value=f"{_points(best['effect'])} points",
             details=[
                 _interval_words(best["effect"]),
-                f"the set minus it: {interval(best['difference'], signed=True)}",
+                f"the set minus it: {interval(best['difference'], signed=True).replace('-', '−')}",
                 f"n = {row['n']:,}",
             ],
         )
@@ -100,12 +116,12 @@ def _rival_number(row: Row, comparison: Row | None) -> KeyNumber | None:
 
 def _points(item: Any) -> str:
     """The change in the claimed direction, in points."""
-    return points((item or [None])[0])
+    return points((item or [None])[0]).replace("-", "−")
 
 
 def _interval_words(item: Any) -> str:
-    shown = interval(item).partition(" (")[2].rstrip(")")
-    return f"95 % interval {shown}" if shown else "no interval"
+    shown = interval(item, signed=True).partition(" (")[2].rstrip(")")
+    return f"95 % interval {shown.replace('-', '−')}" if shown else "no interval"
 
 
 def _early_numbers(files: RunFiles) -> list[KeyNumber]:
@@ -123,13 +139,13 @@ def _early_numbers(files: RunFiles) -> list[KeyNumber]:
         _, name, task = max(gains)
         cells = accuracy[name][task], accuracy[files.base][task]
         found.append(KeyNumber(label=f"Largest gain: {name} on {task}", value=f"{percent(cells[0].value)} %",
-                               details=[_interval_words(cells[0]), f"{files.base}: {interval(cells[1])} %", f"n = {cells[0].n:,}"]))  # fmt: skip
+                               details=[f"95 % interval {interval(cells[0]).partition(' (')[2].rstrip(')')}", f"{files.base}: {interval(cells[1])} %", f"n = {cells[0].n:,}"]))  # fmt: skip
     if files.ceilings:
         site = files.ceilings.sites[files.ceilings.chosen]
         n = max(files.ceilings.n.values())
         found.append(KeyNumber(label=f"Ceiling at {files.ceilings.chosen}", value=f"{percent(site.sufficiency_share)} % of the gain",
                                details=[f"necessity {percent(site.necessity_share)} %", f"n = {n:,} per task"]))  # fmt: skip
-    if files.quality:
+    if files.quality and files.quality["models"]:
         name, lowest = min(
             ((name, one["fve"]) for name, one in files.quality["models"].items()), key=lambda one: one[1]
         )

@@ -40,7 +40,7 @@ def interventions_section(files: RunFiles) -> Section:
         says=_pooled(results),
         untrusted=not files.trusted,
         paragraphs=_remarks(results, n_draws),
-        pictures=[_effects_picture(results)],
+        pictures=[*filter(None, [rivals_picture(results)]), _effects_picture(results)],
         tables=[effect_table(panel, results, tasks, test) for panel in panels],
         parts=[part for part in (*parts, _others(results, tasks), _rule(results)) if part is not None],
     )

@@ -20,14 +20,14 @@ from mechprobe.types import POOLED
 Row = Mapping[str, Any]
 _SHOWN = (SUPPORTED, IN_PART)
 _REASONS = {
-    LIKE_RANDOM: "random sets of features do as much",
-    LIKE_EQUAL_NORM: "other changes of the same size do as much",
     NOT_CLEAR: "the effect is not clear of 0",
     DAMAGE: "the edit damages the model",
     REFUTED: "this is less than a tenth of what the whole residual does",
     CANNOT_TELL: "replacing the whole residual at this site moves too little",
 }
 """Verdict → what keeps the claim from being shown."""
+_AS_MUCH = {LIKE_RANDOM: "random sets of features", LIKE_EQUAL_NORM: "other changes of the same size"}
+"""Verdict → what does as much as the features."""
 
 
 def main_rows(results: Row) -> list[Row]:
@@ -59,11 +59,10 @@ def plain_verdict(results: Row) -> str:
     n = rows[0].get("n_features")
     features = f"{n} selected features" if n and n > 1 else "selected features"
     claim = f"the {features} cause the change from {base} to {tuned}"
-    effects = listing(f"{_done(row, base)} accuracy changes by {_change(row, base)} points" for row in rows)
+    effects = [f"{_done(row, base)} {_change(row, base)} points" for row in rows]
+    effects[0] = effects[0].replace(" by ", " they change accuracy by ", 1)
     against = _against(results, rows)
-    return (
-        f"{_lead(verdicts)} {claim}: {effects}{f', but {against}' if against else ', more than under every control'}."
-    )
+    return f"{_lead(verdicts)} {claim}: {', '.join(effects)}{f', but {against}' if against else ', more than under every control'}."
 
 
 def _lead(verdicts: Sequence[str]) -> str:
@@ -79,9 +78,10 @@ def _lead(verdicts: Sequence[str]) -> str:
 
 
 def _done(row: Row, base: str) -> str:
+    """What was done to which model, as the beginning of a clause that ends with a number."""
     if row["edit"] != "transplant":
-        return f"under {row['edit']} in {row['model']}"
-    return f"with them put into {base}" if row["model"] == base else f"with them taken out of {row['model']}"
+        return f"under {row['edit']} in {row['model']} by"
+    return f"put into {base} by" if row["model"] == base else f"taken out of {row['model']} by"
 
 
 def _change(row: Row, base: str) -> str:
@@ -92,20 +92,20 @@ def _change(row: Row, base: str) -> str:
 
 def _against(results: Row, rows: Sequence[Row]) -> str:
     """What speaks against the claim, with the model where the two models differ."""
-    by_model = {row["model"]: _reasons(results, row) for row in rows}
-    every = list(by_model.values())
-    if all(reasons == every[0] for reasons in every):
-        return listing(every[0])
-    return "; ".join(f"in {model}, {listing(reasons)}" for model, reasons in by_model.items() if reasons)
+    by_model = {row["model"]: _reason(results, row) for row in rows}
+    if len(set(by_model.values())) == 1:
+        return next(iter(by_model.values()))
+    return "; ".join(f"in {model}, {reason}" for model, reason in by_model.items() if reason)
 
 
-def _reasons(results: Row, row: Row) -> list[str]:
+def _reason(results: Row, row: Row) -> str:
     verdict = str(row["verdict"])
-    found = [_REASONS[verdict]] if verdict in _REASONS else []
+    reason = _REASONS.get(verdict, "")
     if verdict.startswith(NO_VERDICT):
-        found = [f"there is no verdict ({verdict.removeprefix(NO_VERDICT)})"]
+        reason = f"there is no verdict ({verdict.removeprefix(NO_VERDICT)})"
+    equals = [_AS_MUCH[verdict]] if verdict in _AS_MUCH else []
     rank = (comparison_of(results, row) or {}).get("no_better_than")
     if rank is not None:
-        directions = "a single direction does" if rank == 1 else f"{rank} directions do"
-        found.append(f"{directions} as much")
-    return found
+        equals.append("a single direction" if rank == 1 else f"{rank} directions")
+    verb = "does" if equals == ["a single direction"] else "do"
+    return listing(filter(None, [reason, f"{listing(equals)} {verb} as much" if equals else ""]))
