@@ -218,13 +218,18 @@ def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[
     return values, np.nan_to_num(np.vstack([values - low, high - values]), nan=0).clip(min=0)
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, with the same bytes on every call."""
-    buffer = io.BytesIO()
+def write_out(figure: Figure) -> None:
+    """Write out the characters, in names that a figure drew without `plain`, that no font has."""
     with house_style():
-        for text in figure.findobj(Text):  # names that a figure drew without `plain`
+        for text in figure.findobj(Text):
             if isinstance(text, Text) and not text.get_text().isascii():
                 text.set_text("".join(map(_written_out, text.get_text())))
                 text.set_fontfamily(mpl.rcParams["font.family"])
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file, with the same bytes on every call."""
+    buffer = io.BytesIO()
+    write_out(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
