@@ -59,7 +59,12 @@ def draw(figure: Figure, name: str, title: str) -> Drawing:
     # All files have the layout of the SVG, and marks are where the SVG has them.
     height = figure.bbox.height
     places = [_place(mark, height) for mark in found.marks]
-    files = {"svg": _saved(figure, "svg"), "png": style.to_png(figure), "pdf": _saved(figure, "pdf"), "csv": _table(found.marks)}
+    files = {
+        "svg": _saved(figure, "svg"),
+        "png": style.to_png(figure),
+        "pdf": _saved(figure, "pdf"),
+        "csv": _table(found.marks),
+    }
     figure.set_dpi(dpi)
     numbers = _numbers(found.marks)
     alternative = f"{title}. {numbers}" if numbers else title
