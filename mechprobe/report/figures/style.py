@@ -27,6 +27,8 @@ NOTHING = "no number above 0 to draw"
 """What a logarithmic panel without any number above 0 says."""
 
 INK = "#222222"
+CELL_INK = "#1a1a1a"
+"""Ink on a coloured cell, which has the same colour in both themes."""
 GREY = "#8a8a8a"
 LIGHT = "#d5d5d5"
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (

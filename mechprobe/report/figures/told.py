@@ -10,9 +10,11 @@ from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy import ndarray
 
 from mechprobe.formatting import number
 
@@ -141,6 +143,16 @@ def tell(  # noqa: PLR0913 - one call says what one call of matplotlib drew
         found.marks.append(
             Mark(axes, belongs, name, (float(place[0]), float(place[1])), position, *ends, n, unit, hover, main)
         )
+
+
+def tell_matrix(
+    axes: Axes, values: Float[ndarray, "row column"], rows: Sequence[str], columns: Sequence[str], *, unit: str = "%"
+) -> None:
+    """Say which numbers the cells of a matrix show, each at the middle of its cell."""
+    for row, name in enumerate(rows):
+        places = [(column, row) for column in range(len(columns))]
+        names = [f"{name}, {column}" for column in columns]
+        tell(axes, "", (), places, [[value] for value in values[row]], names=names, unit=unit, scale=1)
 
 
 def _artists(found: Any) -> Iterable[Artist]:
