@@ -1,4 +1,7 @@
-"""Colors, markers and sizes of all figures. The colors are those of Okabe and Ito, which color-blind readers can tell apart."""
+"""Colors, markers and sizes of all figures.
+
+The colors are those of Okabe and Ito, which color-blind readers can tell apart, made darker where their contrast on white is below 3:1.
+"""
 
 import io
 import re
@@ -29,12 +32,12 @@ NOTHING = "no number above 0 to draw"
 INK = "#222222"
 CELL_INK = "#1a1a1a"
 """Ink on a coloured cell, which has the same colour in both themes."""
-GREY = "#8a8a8a"
-LIGHT = "#d5d5d5"
+GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e6", "#f1f1f1", "#ffffff"
+"""``SHADE`` is a strip behind marks."""
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
-_KNOWN = {"base": "#5a5a5a", "sft": ORANGE, "rl": BLUE}
+_KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -57,7 +60,7 @@ _RC: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": GRID,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "white",

@@ -140,9 +140,7 @@ def tell(  # noqa: PLR0913 - one call says what one call of matplotlib drew
         name = names[index] if names else ""
         position = float(at[index]) if len(at) else None
         ends = scale * value, scale * low, scale * high
-        found.marks.append(
-            Mark(axes, belongs, name, (float(place[0]), float(place[1])), position, *ends, n, unit, hover, main)
-        )
+        found.marks.append(Mark(axes, belongs, name, (float(place[0]), float(place[1])), position, *ends, n, unit, hover, main))
 
 
 def tell_matrix(
