@@ -1,11 +1,8 @@
-"""The report stage: one self-contained HTML page, its Markdown and JSON versions, and the figures as PNG files."""
+"""The report stage: self-contained HTML pages, their Markdown and JSON versions, and the figures as files."""
 
-import base64
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from markupsafe import Markup
 
 from mechprobe.environment import require
 from mechprobe.errors import DependencyError
@@ -15,10 +12,10 @@ from mechprobe.report.explorer.pages import current_contexts, has_explorer, writ
 from mechprobe.report.glossary import TERMS
 from mechprobe.report.pages.drift import drift_page
 from mechprobe.report.pages.examples import examples_page
-from mechprobe.report.pages.html import Shown, further_page, index_page
+from mechprobe.report.pages.html import drawn, figure_files, further_page, index_page, shown
 from mechprobe.report.pages.markdown import report_markdown as markdown
 from mechprobe.report.pages.timeline import timeline_page
-from mechprobe.report.result import Drawn, Link, Report
+from mechprobe.report.result import Link, Report
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.behaviour import behaviour_section, ceilings_section, engine_sentences, ordered_accuracy
 from mechprobe.report.sections.effects import effect_panels, effect_tasks, share_curves
@@ -34,6 +31,8 @@ from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mechprobe.report.figures.drawing import Drawing
 
 logger = logging.getLogger(__name__)
 EXPLORER = "features"
@@ -86,8 +85,8 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run and return the path of ``index.html``.
 
     Beside it are ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``, ``report.json``, ``timeline.json``,
-    ``figures/*.png`` and the explorer ``features/index.html``. Without matplotlib, the figures are left out and a warning is logged. Only result files are read, so neither
-    torch nor the models are needed. If a stage has not run, its section names the command that runs it. ``report.json`` holds a
+    the figures as ``figures/*.svg``, PNG, PDF and their data as CSV, and the explorer ``features/index.html``. Without matplotlib,
+    the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage has not run, its section names the command that runs it. ``report.json`` holds a
     `mechprobe.report.result.Report`, ``timeline.json`` a `mechprobe.report.timeline.result.Timeline`.
 
     Args:
@@ -102,15 +101,9 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     config = config or ReportConfig(**files.run.get("report", {}))
     timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
     content = build_report(files, config, timeline)
-    pictures = _pictures(files, timeline)
-    content = content.model_copy(
-        update={
-            "figures": [
-                Drawn(name=name, alt=content.title_of(name), files=[f"figures/{name}.png"]) for name in sorted(pictures)
-            ]
-        }
-    )
-    pages = _pages(files, content, pictures)
+    drawings = _drawings(files, content, timeline)
+    content = content.model_copy(update={"figures": drawn(drawings, content.title_of)})
+    pages = _pages(files, content, drawings)
     if timeline is not None:
         pages["timeline.json"] = dump_json(timeline.to_dict())
     finished = [info.place for info in files.stages.values() if info.manifest]
@@ -119,14 +112,13 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     inputs |= {"contexts": contexts} if (contexts := current_contexts(files)) else {}
     settings = config.model_dump(mode="json")
     with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
-        for name, data in pictures.items():
-            write_bytes(stage.folder / f"figures/{name}.png", data)
+        for name, data in (pictures := figure_files(drawings)).items():
+            write_bytes(stage.folder / name, data)
         for name, text in pages.items():
             write_text(stage.folder / name, text)
         content.save(stage.folder / "report.json")
         explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
-        drawn = [f"figures/{name}.png" for name in pictures]
-        stage.finish(outputs=[*pages, "report.json", *drawn, *explorer])
+        stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
 
 
@@ -138,9 +130,9 @@ def report_markdown(run_dir: Path | str) -> str:
     return markdown(build_report(files, config, timeline))
 
 
-def _pages(files: RunFiles, content: Report, pictures: dict[str, bytes]) -> dict[str, str]:
+def _pages(files: RunFiles, content: Report, drawings: "dict[str, Drawing]") -> dict[str, str]:
     """The text of every page, by file name."""
-    figures = {name: _shown(content, name, data) for name, data in pictures.items()}
+    figures = shown(drawings)
     links = {"examples": bool(files.examples), "explorer": has_explorer(files), **dict.fromkeys(content.pages, True)}
     found = {"index.html": index_page(content, figures, links), "report.md": markdown(content)}
     for name, page in content.pages.items():
@@ -148,25 +140,18 @@ def _pages(files: RunFiles, content: Report, pictures: dict[str, bytes]) -> dict
     return found | ({"examples.html": examples_page(files, links)} if files.examples else {})
 
 
-def _shown(content: Report, name: str, data: bytes) -> Shown:
-    source = base64.b64encode(data).decode("ascii")
-    alt = next(figure.alt for figure in content.figures if figure.name == name)
-    markup = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, source)
-    return Shown(markup=markup, files=[Link(text="PNG", href=f"figures/{name}.png")])
-
-
-def _pictures(files: RunFiles, timeline: Timeline | None) -> dict[str, bytes]:
-    """Every figure as PNG, by name."""
+def _drawings(files: RunFiles, content: Report, timeline: Timeline | None) -> "dict[str, Drawing]":
+    """Every figure by name, drawn."""
     try:
         require("matplotlib", "A figure")
     except DependencyError as error:
         logger.warning("%s The report is written without figures.", error)
         return {}
-    from mechprobe.report.figures.style import to_png
+    from mechprobe.report.figures.drawing import draw
     from mechprobe.report.figures.timeline import draw_timeline
 
     figures = draw_figures(files) | (draw_timeline(timeline) if timeline is not None else {})
-    return {name: to_png(figure) for name, figure in figures.items()}
+    return {name: draw(figure, name, content.title_of(name)) for name, figure in figures.items()}
 
 
 def draw_figures(files: RunFiles) -> "dict[str, Figure]":

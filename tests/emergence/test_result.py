@@ -14,6 +14,7 @@ from mechprobe.emergence.curves import measure_curves
 from mechprobe.emergence.result import RESULT_FILE, ArmCourse, DictionaryQuality, PairCourse, PairOverlap
 from mechprobe.errors import ArtifactError
 from mechprobe.files import dump_json, read_json, write_json
+from mechprobe.report.figures import drawing
 from mechprobe.report.figures.emergence import curves_figure, overlap_figure
 from mechprobe.report.pages import emergence as emergence_page
 from mechprobe.report.pages.markdown import plain_lines
@@ -25,7 +26,7 @@ from tests.emergence.test_curves import random_numbers
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make figures without drawing them, which takes long; the tests of the stage draw them."""
-    monkeypatch.setattr(emergence_page, "_png", lambda _: b"")
+    monkeypatch.setattr(drawing, "draw", lambda *_: drawing.Drawing("", "", [], {"png": b""}))
 
 
 def result_folder(folder: Path, seeds: int) -> mp.Emergence:

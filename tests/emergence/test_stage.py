@@ -72,8 +72,8 @@ def test_the_stage_from_models_to_report(
     assert len(table) == 48
     relie = table[["relie_base", "relie_rl@step_000002", "relie_rl"]].to_numpy()
     np.testing.assert_allclose(relie[np.isfinite(relie).all(axis=1)].sum(axis=1), 1.0)
-    pictures = {path.name for path in (tmp_path / "emergence" / "report" / "figures").iterdir()}
-    assert pictures == {"curves.png", "overlap.png", "causal.png"} | ({"pairs.png"} if apart else set())
+    pictures = {path.stem for path in (tmp_path / "emergence" / "report" / "figures").iterdir()}
+    assert pictures == {"curves", "overlap", "causal"} | ({"pairs"} if apart else set())
     page = (tmp_path / "emergence" / "report" / "index.html").read_text(encoding="utf-8")
     assert found.claim.rule in unescape(re.sub(r"<[^>]+>", "", page))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

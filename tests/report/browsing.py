@@ -7,8 +7,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 
-def serious(page: "Page", *, include: Sequence[str] = ("html",), exclude: Sequence[str] = ()) -> list[Any]:
-    """The serious and critical issues that axe-core finds: rule, and the first elements.
+def serious(
+    page: "Page", *, include: Sequence[str] = ("html",), exclude: Sequence[str] = (), rules: Sequence[str] = ()
+) -> list[Any]:
+    """The serious and critical issues that axe-core finds, by all rules or some: rule, and the first elements.
 
     The policy of a page forbids scripts that are added to it, so axe runs through the debugger.
     """
@@ -17,8 +19,10 @@ def serious(page: "Page", *, include: Sequence[str] = ("html",), exclude: Sequen
     if not page.evaluate("'axe' in window"):
         page.evaluate(Axe().axe_script)
     found = page.evaluate(
-        "([include, exclude]) => axe.run({include, exclude}, {preload: false, resultTypes: ['violations']})",
-        [list(include), list(exclude)],
+        """([include, exclude, rules]) => axe.run({include, exclude}, {
+          preload: false, resultTypes: ['violations'], ...(rules.length ? {runOnly: rules} : {}),
+        })""",
+        [list(include), list(exclude), list(rules)],
     )
     items = [item for item in found["violations"] if item["impact"] in ("serious", "critical")]
     return [(item["id"], [node["html"][:160] for node in item["nodes"][:3]]) for item in items]

@@ -1,29 +1,24 @@
 """The report of an emergence stage: one self-contained HTML file, the same as Markdown, and the figures as PNG."""
 
-import base64
-import io
 from collections.abc import Iterable
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
 from mechprobe.environment import require
 from mechprobe.files import write_bytes, write_text
-from mechprobe.report.pages.html import Shown, single_page
+from mechprobe.report.pages.html import figure_files, shown, single_page
 from mechprobe.report.pages.markdown import section_lines
-from mechprobe.report.result import Link, Page, Picture, Section, Table
+from mechprobe.report.result import Page, Picture, Section, Table
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 160
 _CAPTIONS = {
     "curves": (
         "Emergence curves",
@@ -61,7 +56,7 @@ _CAUSAL_NOTE = (
 
 
 def emergence_report(folder: Path | str) -> Path:
-    """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.png`` into an emergence folder.
+    """Write ``report/index.html``, ``report/report.md`` and the figures into an emergence folder.
 
     Returns:
         Path of the HTML file.
@@ -71,24 +66,24 @@ def emergence_report(folder: Path | str) -> Path:
         DependencyError: matplotlib is not installed.
     """
     require("matplotlib", "The report of an emergence stage")
+    from mechprobe.report.figures import drawing
+
     folder = Path(folder)
     found = Emergence.load(folder)
     with Stage.open(
         folder / "report", name="emergence-report", config={}, inputs={"emergence": folder}, remake=True
     ) as stage:
         if not stage.done:
-            pictures = {name: _png(figure) for name, figure in draw_emergence(found).items()}
-            files = {f"figures/{name}.png": content for name, content in pictures.items()}
-            for name, content in files.items():
+            drawings = {
+                name: drawing.draw(figure, name, _CAPTIONS[name][0]) for name, figure in draw_emergence(found).items()
+            }
+            for name, content in (files := figure_files(drawings)).items():
                 write_bytes(stage.folder / name, content)
-            page = Page(title="Emergence of features", intro=[], sections=[*sections(found), _figures(list(pictures))])
-            write_text(
-                stage.folder / "index.html",
-                single_page(page, {name: _shown(name, data) for name, data in pictures.items()}),
-            )
+            page = Page(title="Emergence of features", intro=[], sections=[*sections(found), _figures(list(drawings))])
+            write_text(stage.folder / "index.html", single_page(page, shown(drawings)))
             lines = [
                 f"# {page.title}",
-                *(line for each in page.sections for line in section_lines(each, set(pictures))),
+                *(line for each in page.sections for line in section_lines(each, set(drawings))),
             ]
             write_text(stage.folder / "report.md", "\n".join(lines) + "\n")
             stage.finish(outputs=["index.html", "report.md", *files])
@@ -105,12 +100,6 @@ def draw_emergence(found: Emergence) -> "dict[str, Figure]":
     if found.causal:
         figures["causal"] = causal_figure(found)
     return figures
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def sections(found: Emergence) -> list[Section]:
@@ -135,12 +124,6 @@ def _figures(names: list[str]) -> Section:
         says="The same numbers as curves over training and as overlaps.",
         pictures=pictures,
     )
-
-
-def _shown(name: str, data: bytes) -> Shown:
-    source = base64.b64encode(data).decode("ascii")
-    markup = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(_CAPTIONS[name][0], source)
-    return Shown(markup=markup, files=[Link(text="PNG", href=f"figures/{name}.png")])
 
 
 def _claim_table(found: Emergence) -> Section:
