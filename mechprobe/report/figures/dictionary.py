@@ -17,6 +17,7 @@ from mechprobe.report.figures.style import (
     ORANGE,
     PURPLE,
     house_style,
+    legend,
     log_y,
     model_colors,
     new_figure,
@@ -44,7 +45,7 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
         left.set_ylim(0, 1.6 * largest)
         left.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         left.set_ylabel(f"features (of {summary['n_alive']:,} live)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -84,7 +85,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
     tokens = np.array([line["tokens"] for line in lines], dtype=float)
     unit, label = (1e6, "million tokens") if tokens.max() >= 2e6 else (1e3, "thousand tokens")
     with house_style():
-        figure = new_figure(9.0, 3.1)
+        figure = new_figure(9.0, 3.3)
         left, middle, right = figure.subplots(1, 3)
         _draw_fve(left, lines, tokens / unit, gate)
         middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
@@ -98,6 +99,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
         for axes in (left, middle, right):
             axes.set_xlabel(label)
             axes.set_xlim(0, None)
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -111,11 +113,10 @@ def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | No
         _tell_course(axes, name, drawn, lines, x, values)
     if gate is not None:
         axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate("gate", (0.99, gate), fontsize=8.5, **place)
+        place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
+        axes.annotate("gate", (0.02, gate), fontsize=8.5, **place)
     axes.set_ylim(min(1.0, max(0.0, _lower_limit(lines, models))), 1.0)
     axes.set_title("FVE (per batch)")
-    axes.legend(loc="lower right")
 
 
 def _tell_course(
@@ -163,5 +164,5 @@ def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None
         axes.set_ylim(len(fve) - 0.5, -0.5)
         axes.grid(axis="x")
         axes.set_xlabel("FVE on held-out rows")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1)
+        legend(figure, *axes.get_legend_handles_labels())
         return figure

@@ -13,9 +13,12 @@ from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
 from mechprobe.report.figures.style import (
     CELL_INK,
+    CELL_PAPER,
     INK,
     MARKS,
+    cells_of,
     house_style,
+    legend,
     model_colors,
     new_figure,
     plain,
@@ -89,7 +92,7 @@ def curves_figure(found: Emergence) -> Figure:
             axes.set_title(title)
             axes.set_ylim(0, None)
             axis.prepare(axes)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found.arms))
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
@@ -207,11 +210,12 @@ def matrix_panel(
     """
     values = np.asarray(matrix, dtype=np.float64)
     low, high = (np.full_like(values, np.nan),) * 2 if ends is None else ends
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
+    image = cells_of(axes, values)
+    axes.set_aspect("equal")
     for cell, value in np.ndenumerate(values):
         row, column = cell
         text = "-" if np.isnan(value) else _percents(value, float(low[cell]), float(high[cell]), between="\n")
-        color = "white" if value > 0.6 else CELL_INK
+        color = CELL_PAPER if value > 0.6 else CELL_INK
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
     for row, label in enumerate(labels):
         names = [f"{label}, {other}" for other in labels]
@@ -220,8 +224,6 @@ def matrix_panel(
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_xlabel("checkpoint (step)")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
     return image
 
 
@@ -248,5 +250,5 @@ def causal_figure(found: Emergence) -> Figure:
             axes.set_ylim(*bounds)
             axis.prepare(axes)
         both[1].axhline(0, color=INK, linewidth=0.8)
-        figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
+        legend(figure, *both[0].get_legend_handles_labels())
         return figure

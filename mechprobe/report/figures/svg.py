@@ -18,7 +18,13 @@ _STYLES = (
     "fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-linecap", "stroke-linejoin",
     "stroke-dasharray", "stroke-dashoffset", "stroke-miterlimit", "opacity", "text-anchor", "font-size", "font-weight", "font-style",
 )  # fmt: skip
-_INHERITED = {"stroke-linecap": "butt", "stroke-linejoin": "round", "font-weight": "400", "font-style": "normal", "text-anchor": "start"}
+_INHERITED = {
+    "stroke-linecap": "butt",
+    "stroke-linejoin": "round",
+    "font-weight": "400",
+    "font-style": "normal",
+    "text-anchor": "start",
+}
 # Verdana has the widths of DejaVu Sans, so that labels fit where that is not installed.
 _ROOT = 'font-family="DejaVu Sans, Verdana, Geneva, sans-serif" stroke-linejoin="round" stroke-linecap="butt"'
 _FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px ")
@@ -143,7 +149,11 @@ def _styles(element: ElementTree.Element) -> dict[str, str]:
     """The style of an element; of a font only its size and weight."""
     found = dict(part.strip().split(": ", 1) for part in element.get("style", "").split(";") if ": " in part)
     if font := _FONT.match(found.pop("font", "")):
-        found |= {name: value for name, value in zip(("font-style", "font-weight", "font-size"), font.groups(), strict=True) if value}
+        found |= {
+            name: value
+            for name, value in zip(("font-style", "font-weight", "font-size"), font.groups(), strict=True)
+            if value
+        }
     return found | {name: element.attrib[name] for name in _STYLES if name in element.attrib}
 
 

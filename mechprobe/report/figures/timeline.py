@@ -14,6 +14,7 @@ from mechprobe.report.figures.style import (
     error_bars,
     house_style,
     labels,
+    legend,
     model_colors,
     new_figure,
     plain,
@@ -52,7 +53,7 @@ def timeline_figure(found: Timeline) -> Figure:
         _axis(axes[-1], found)
         for number, arm in enumerate(found.arms):
             axes[0].plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2, label=plain(arm))
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(found.arms)))
+        legend(figure, *axes[0].get_legend_handles_labels())
         return figure
 
 
@@ -152,5 +153,5 @@ def order_figure(found: Timeline) -> Figure:
         axes.grid(visible=True, axis="x")
         _axis(axes, found)
         axes.set_title(title_of("half of the change is reached"), color=INK)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(arms)))
+        legend(figure, *axes.get_legend_handles_labels())
         return figure
