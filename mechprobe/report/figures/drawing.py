@@ -2,9 +2,7 @@
 
 import csv
 import io
-import json
-import re
-from html import escape
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from matplotlib import rc_context
@@ -12,18 +10,15 @@ from matplotlib.figure import Figure
 
 from mechprobe.formatting import inert
 from mechprobe.report.figures import style
-from mechprobe.report.figures.told import COLUMNS, GID, Mark, told
+from mechprobe.report.figures.svg import Spot, inline_svg, svg_file
+from mechprobe.report.figures.told import COLUMNS, Mark, Told, told
 
-_POINTS, _PIXELS = 72, 96
-"""Per inch: the units of an SVG by matplotlib, and of a page."""
+_POINTS = 72
+"""Units of an SVG by matplotlib in an inch."""
+_APART = 6
+"""Points within which a hand cannot tell marks apart."""
 _MOST = 12
 """Numbers that a text alternative has at most."""
-_VARIABLES = {
-    style.INK: "ink", "#000000": "ink", style.GREY: "grey", style.LIGHT: "light", "#ffffff": "paper", "#e6e6e6": "grid", "#f1f1f1": "grid",
-    "#5a5a5a": "base", style.BLUE: "blue", style.ORANGE: "orange", style.GREEN: "green", style.PURPLE: "purple", style.SKY: "sky",
-    style.RED: "red", style.YELLOW: "yellow",
-}  # fmt: skip
-"""Colour of the figures → its variable in ``chart.css``, which has another value in the dark theme."""
 
 
 class Drawing(NamedTuple):
@@ -57,37 +52,26 @@ def draw(figure: Figure, name: str, title: str) -> Drawing:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     # All files have the layout of the SVG, and marks are where the SVG has them.
-    height = figure.bbox.height
-    places = [_place(mark, height) for mark in found.marks]
-    files = {
-        "svg": _saved(figure, "svg"),
-        "png": style.to_png(figure),
-        "pdf": _saved(figure, "pdf"),
-        "csv": _table(found.marks),
-    }
-    figure.set_dpi(dpi)
     numbers = _numbers(found.marks)
-    alternative = f"{title}. {numbers}" if numbers else title
-    overlay = "".join(
-        _circle(mark, place, found.series) for mark, place in zip(found.marks, places, strict=True) if mark.hover
-    )
-    markup = _inline(files["svg"].decode("utf-8"), name, alternative, found.series, overlay)
+    alternative = inert(f"{title}. {numbers}" if numbers else title)
+    drawn = _saved(figure, "svg")
+    spots = list(_spots(found, figure.bbox.height))
+    markup = inline_svg(name, drawn, alternative, list(map(inert, found.series)), spots)
+    files = {
+        "svg": svg_file(name, drawn, alternative), "png": style.to_png(figure), "pdf": _saved(figure, "pdf"), "csv": _table(found.marks),
+    }  # fmt: skip
+    figure.set_dpi(dpi)
     return Drawing(markup, numbers, [mark.row for mark in found.marks], files)
 
 
 def _saved(figure: Figure, form: str) -> bytes:
+    """The figure as matplotlib writes it, the same bytes on every call; an SVG has no background."""
     buffer = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[form]
-    # Letters as outlines look alike in every browser, and no text of a model is left in the file as text.
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "mechprobe", "pdf.fonttype": 42}):
-        figure.savefig(buffer, format=form, metadata=metadata)
-    data = buffer.getvalue()
-    return _without_words(data.decode("utf-8")).encode() if form == "svg" else data
-
-
-def _without_words(svg: str) -> str:
-    """The SVG without comments, which hold every text, and without metadata."""
-    return re.sub(r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?", "", svg, flags=re.DOTALL)
+    none = {"svg": ("Date", "Creator", "Format", "Type"), "pdf": ("CreationDate", "Creator", "Producer")}[form]
+    # Letters as text are small, can be searched and take the color of the theme.
+    with style.house_style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "mechprobe", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=form, metadata=dict.fromkeys(none), transparent=form == "svg")
+    return buffer.getvalue()
 
 
 def _table(marks: list[Mark]) -> bytes:
@@ -106,17 +90,18 @@ def _cell(value: str | float) -> str | float:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _place(mark: Mark, height: float) -> tuple[float, float]:
-    x, y = mark.axes.transData.transform(mark.place)
-    return x, height - y
-
-
-def _circle(mark: Mark, place: tuple[float, float], series: list[str]) -> str:
-    x, y = place
-    if not (abs(x) < 1e5 and abs(y) < 1e5):
-        return ""
-    numbers = " ".join(str(series.index(name)) for name in mark.series)
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" data-in="{numbers}"><title>{escape(inert(mark.text))}</title></circle>'
+def _spots(found: Told, height: float) -> Iterator[Spot]:
+    """Where a hand finds the marks in the SVG; of marks of one name that lie upon each other only the first."""
+    taken = set()
+    for mark in sorted(found.marks, key=lambda mark: not mark.main):
+        x, y = mark.axes.transData.transform(mark.place)
+        box = mark.axes.bbox
+        if not (mark.hover and box.x0 - 4 <= x <= box.x1 + 4 and box.y0 - 4 <= y <= box.y1 + 4):
+            continue
+        cell = (mark.axes, mark.series, mark.name, x // _APART, y // _APART)
+        if cell not in taken:
+            taken.add(cell)
+            yield Spot(x, height - y, tuple(map(found.series.index, mark.series)), "\n".join(map(inert, mark.lines)))
 
 
 def _numbers(marks: list[Mark]) -> str:
@@ -131,34 +116,3 @@ def _numbers(marks: list[Mark]) -> str:
         parts.append(inert(f"{head}{mark.text}"))
     left = len(marks) - len(parts)
     return "; ".join(parts) + "." + (f" {left} more numbers are in the source data." if left else "") if parts else ""
-
-
-def _inline(svg: str, name: str, alternative: str, series: list[str], overlay: str) -> str:
-    """The SVG as an element of a page: unique ids, colours of the theme, marks for hovers."""
-    head, body = svg[svg.index("<svg") :].split(">", 1)
-    body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
-    body = re.sub(rf'<g id="{GID}([0-9-]+)">', lambda found: f'<g data-in="{found[1].replace("-", " ")}">', body)
-    used = set(re.findall(r'xlink:href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
-    body = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
-    body = body.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    body = body.replace("xlink:href=", "href=")
-    body = re.sub(r": (#[0-9a-f]{6})", _themed, body)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    box = re.search(r'viewBox="([^"]+)"', head)
-    assert box is not None
-    width, height = (float(part) * _PIXELS / _POINTS for part in box[1].split()[2:])
-    marks = f'<g class="marks">{overlay}</g>' if overlay else ""
-    names = escape(json.dumps([inert(one) for one in series]))
-    return (
-        f'<svg class="chart" viewBox="{box[1]}" width="{width:.0f}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(inert(alternative))}" data-series="{names}">'
-        f"{body.replace('</svg>', '').strip()}{marks}</svg>"
-    )
-
-
-def _themed(found: re.Match[str]) -> str:
-    variable = _VARIABLES_LOWER.get(found[1])
-    return f": var(--chart-{variable}, {found[1]})" if variable else found[0]
-
-
-_VARIABLES_LOWER = {color.lower(): variable for color, variable in _VARIABLES.items()}

@@ -10,9 +10,11 @@ from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy import ndarray
 
 from mechprobe.formatting import number
 
@@ -38,6 +40,7 @@ class Mark:
     high: float
     n: float
     unit: str
+    interval: str
     hover: bool
     """Whether a hand can reach the mark; a long line has too many points for that."""
     main: bool
@@ -46,7 +49,7 @@ class Mark:
     @property
     def panel(self) -> str:
         """Title of the panel, on one line."""
-        return " ".join(self.axes.get_title(loc="left").split())
+        return " ".join(self.axes.get_title(loc="left").split()).replace(r"\$", "$")
 
     @property
     def row(self) -> list[str | float | None]:
@@ -55,24 +58,39 @@ class Mark:
         return [self.panel, " / ".join(self.series), self.name, self.at, *numbers, self.unit]
 
     @property
-    def text(self) -> str:
-        """What a hover shows."""
-        names = dict.fromkeys([*self.series, self.name])
-        return f"{', '.join(name for name in names if name)}: {self.numbers}"
+    def label(self) -> str:
+        """Names of its series and its own."""
+        return ", ".join(name for name in dict.fromkeys([*self.series, self.name]) if name)
 
     @property
-    def numbers(self) -> str:
-        """Value, 95 % interval and n."""
-        unit = "" if not self.unit else f" {self.unit}"
-        found = f"{self._digits(self.value)}{unit}"
-        if isfinite(self.low) and isfinite(self.high):
-            found += f" [{self._digits(self.low)}, {self._digits(self.high)}]"
-        return found + (f", n = {self.n:,.0f}" if isfinite(self.n) else "")
+    def lines(self) -> list[str]:
+        """What a hover shows: label, value, interval, n."""
+        ends = f"{self.interval} {self._digits(self.low)} to {self._digits(self.high)}" if self._has_ends else ""
+        return [line for line in (self.label, self._value, ends, self._size) if line]
+
+    @property
+    def text(self) -> str:
+        """The same on one line, for the text alternative."""
+        ends = f" [{self._digits(self.low)}, {self._digits(self.high)}]" if self._has_ends else ""
+        numbers = ", ".join(filter(None, [f"{self._value}{ends}", self._size]))
+        return f"{self.label}: {numbers}" if self.label else numbers
+
+    @property
+    def _has_ends(self) -> bool:
+        return isfinite(self.low) and isfinite(self.high)
+
+    @property
+    def _value(self) -> str:
+        return f"{self._digits(self.value)}{self.unit and f' {self.unit}'}"
+
+    @property
+    def _size(self) -> str:
+        return f"n = {self.n:,.0f}" if isfinite(self.n) else ""
 
     def _digits(self, value: float) -> str:
         if not isfinite(value):
             return "not measured"
-        text = f"{value:.1f}" if self.unit in _TENTHS else f"{value:.3g}"
+        text = f"{value:.1f}" if self.unit in _TENTHS else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
         return "0" if float(text) == 0 else text
 
 
@@ -103,6 +121,7 @@ def tell(  # noqa: PLR0913 - one call says what one call of matplotlib drew
     at: Sequence[float] = (),
     unit: str = "%",
     scale: float = 100,
+    interval: str = "95 % interval",
     hover: bool = True,
     main: bool = False,
 ) -> None:
@@ -119,6 +138,7 @@ def tell(  # noqa: PLR0913 - one call says what one call of matplotlib drew
         at: Position of each number on a numeric axis.
         unit: Unit of the numbers after scaling.
         scale: Factor of value, low and high; the default converts shares to percent.
+        interval: What low and high are.
         hover: Whether a hand can reach the marks.
         main: Whether the text alternative has these numbers.
     """
@@ -139,8 +159,20 @@ def tell(  # noqa: PLR0913 - one call says what one call of matplotlib drew
         position = float(at[index]) if len(at) else None
         ends = scale * value, scale * low, scale * high
         found.marks.append(
-            Mark(axes, belongs, name, (float(place[0]), float(place[1])), position, *ends, n, unit, hover, main)
+            Mark(
+                axes, belongs, name, (float(place[0]), float(place[1])), position, *ends, n, unit, interval, hover, main
+            )
         )
+
+
+def tell_matrix(
+    axes: Axes, values: Float[ndarray, "row column"], rows: Sequence[str], columns: Sequence[str], *, unit: str = "%"
+) -> None:
+    """Say which numbers the cells of a matrix show, each at the middle of its cell."""
+    for row, name in enumerate(rows):
+        places = [(column, row) for column in range(len(columns))]
+        names = [f"{name}, {column}" for column in columns]
+        tell(axes, "", (), places, [[value] for value in values[row]], names=names, unit=unit, scale=1)
 
 
 def _artists(found: Any) -> Iterable[Artist]:
