@@ -74,30 +74,37 @@
   }
 
   function series(svg, frame) {
-    const names = JSON.parse(svg.dataset.series);
-    if (names.length < 2) return;
+    const told = JSON.parse(svg.dataset.series);
+    const parts = [...svg.querySelectorAll("[data-in]")].map((part) => [part, part.dataset.in.split(" ").map(Number)]);
+    const used = new Set(parts.flatMap(([, within]) => within));
+    if (used.size < 2) return;
     const hidden = new Set();
-    const parts = [...svg.querySelectorAll("[data-in]")].map((part) => [part, part.dataset.in.split(" ").filter(Boolean)]);
-    const row = document.createElement("div");
-    row.className = "series";
-    row.setAttribute("role", "group");
-    row.setAttribute("aria-label", "Shown in the figure");
-    names.forEach((name, number) => {
-      if (!parts.some(([, within]) => within.includes(String(number)))) return;
+    const panel = document.createElement("div");
+    panel.className = "series";
+    const groups = new Map();
+    told.forEach(([kind, name], number) => {
+      if (!used.has(number)) return;
+      if (!groups.has(kind)) {
+        const group = document.createElement("div");
+        group.setAttribute("role", "group");
+        group.setAttribute("aria-label", kind ? `Shown in the figure, by ${kind}` : "Shown in the figure");
+        groups.set(kind, group);
+        panel.append(group);
+      }
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
       button.setAttribute("aria-pressed", "true");
       button.addEventListener("click", () => {
-        const off = !hidden.delete(String(number));
-        if (off) hidden.add(String(number));
+        const off = !hidden.delete(number);
+        if (off) hidden.add(number);
         button.setAttribute("aria-pressed", String(!off));
         for (const [part, within] of parts) part.classList.toggle("off", within.some((one) => hidden.has(one)));
         hide();
       });
-      row.append(button);
+      groups.get(kind).append(button);
     });
-    frame.after(row);
+    frame.after(panel);
   }
 
   for (const svg of document.querySelectorAll("svg.chart")) {

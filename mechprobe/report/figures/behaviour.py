@@ -37,7 +37,7 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
             for index, model in enumerate(models):
                 at, cell = first + index * width, accuracy[model].get(task, style.NOT_MEASURED)
                 drawn = _draw_bar(axes, at, cell, width=0.92 * width, color=colors[model], lying=lying)
-                tell(axes, (model, task), drawn, [_turned(at, 100 * number(cell[0]), lying)], [cell])
+                tell(axes, {"model": model, "task": task}, drawn, [_turned(at, 100 * number(cell[0]), lying)], [cell])
             if forced:
                 _draw_forced(axes, first, forced, task, lying=lying)
         _name_tasks(axes, tasks, lying=lying)
@@ -68,7 +68,7 @@ def _draw_forced(axes: Axes, at: float, forced: ForcedPrefix, task: str, *, lyin
     cell = forced.accuracy.get(task, style.NOT_MEASURED)
     place = _turned(at, 100 * number(cell[0]), lying)
     drawn = axes.plot(*([part] for part in place), zorder=5, **_FORCED)
-    tell(axes, (forced.label, task), drawn, [place], [cell])
+    tell(axes, {"model": forced.label, "task": task}, drawn, [place], [cell])
 
 
 def _name_tasks(axes: Axes, tasks: Sequence[str], *, lying: bool) -> None:
@@ -127,7 +127,7 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
         drawn = axes.errorbar(
             x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2
         )
-        tell(axes, side, drawn, zip(x + shift, values, strict=True), cells, names=sites)
+        tell(axes, side, drawn, zip(x + shift, values, strict=True), cells, names=sites, main={ceilings.chosen})
     axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
     axes.set_xlim(-0.6, len(sites) - 0.4)
 
@@ -177,7 +177,7 @@ def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], ban
         spans = {row[0]: row[2:4] for row in band} if task == POOLED else {}
         cells = [[share, *spans.get(size, (None, None))] for size, share in points]
         numbers = [f"{size:,} features" for size in sizes]
-        tell(axes, task, line, zip(sizes, shares, strict=True), cells, names=numbers, at=sizes)
+        tell(axes, task, line, zip(sizes, shares, strict=True), cells, names=numbers, at=sizes, main=task == POOLED)
     if band:
         low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))
         drawn = axes.fill_between([row[0] for row in band], low, high, color=style.INK, alpha=0.12, linewidth=0)

@@ -70,6 +70,7 @@ def _draw_histograms(
             at=middles,
             unit="features",
             scale=1,
+            main={bins[int(counts.argmax())]},
         )
     axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
     axes.annotate(
@@ -115,7 +116,8 @@ def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | No
         axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
         place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
         axes.annotate("gate", (0.02, gate), fontsize=8.5, **place)
-    axes.set_ylim(min(1.0, max(0.0, _lower_limit(lines, models))), 1.0)
+    low = min(1.0, max(0.0, _lower_limit(lines, models)))
+    axes.set_ylim(low if gate is None else min(low, gate - 0.02), 1.0)
     axes.set_title("FVE (per batch)")
 
 

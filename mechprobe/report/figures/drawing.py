@@ -17,7 +17,7 @@ _POINTS = 72
 """Units of an SVG by matplotlib in an inch."""
 _APART = 6
 """Points within which a hand cannot tell marks apart."""
-_MOST = 12
+_MOST = 16
 """Numbers that a text alternative has at most."""
 
 
@@ -56,7 +56,7 @@ def draw(figure: Figure, name: str, title: str) -> Drawing:
     alternative = inert(f"{title}. {numbers}" if numbers else title)
     drawn = _saved(figure, "svg")
     spots = list(_spots(found, figure.bbox.height))
-    markup = inline_svg(name, drawn, alternative, list(map(inert, found.series)), spots)
+    markup = inline_svg(name, drawn, alternative, [(kind, inert(series)) for kind, series in found.series], spots)
     files = {
         "svg": svg_file(name, drawn, alternative), "png": style.to_png(figure), "pdf": _saved(figure, "pdf"), "csv": _table(found.marks),
     }  # fmt: skip

@@ -83,7 +83,7 @@ def divergence_figure(found: DivergenceResult) -> Figure:
                     label=plain(model),
                 )  # fmt: skip
                 shown, places = [cell or (None,) * 3 for cell in cells], zip(x, values, strict=True)
-                tell(axes, model, drawn, places, shown, names=parts, unit="nats per token", scale=1)
+                tell(axes, model, drawn, places, shown, names=parts, unit="nats per token", scale=1, main={"all"})
             log_y(axes)
             axes.set_title(_SOURCES[source])
             axes.set_xticks(range(len(parts)), labels(list(parts), width=12))
@@ -170,17 +170,7 @@ def _one(axes: Axes, x: float, score: Sequence[Any], look: _Look, name: str) -> 
     values, errors = error_bars([score])
     known = axes.get_legend_handles_labels()[1]
     label = "_" if plain(name) in known else plain(name)
-    return axes.errorbar(
-        [x],
-        values,
-        errors,
-        color=look.color,
-        marker=look.mark,
-        markersize=5.5,
-        capsize=2.5,
-        linestyle="none",
-        label=label,
-    )
+    return axes.errorbar([x], values, errors, color=look.color, fmt=look.mark, markersize=5.5, capsize=2.5, label=label)
 
 
 def updates_figure(found: WeightsResult) -> Figure:
@@ -212,7 +202,7 @@ def updates_figure(found: WeightsResult) -> Figure:
         for axes in panels[len(models) :]:
             axes.set_visible(False)
         if image is not None:
-            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)")
+            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)").solids.set_edgecolor("face")
         return figure
 
 
@@ -284,17 +274,8 @@ def _draw_null(
         label = None if place else "random updates of equal norm"
         axes.plot(edges, [mean, mean], color=GREY, linewidth=1.8, label=label)
         cell, unit = [mean, factor * low, factor * high], "%" if factor == 100 else ""
-        tell(
-            axes,
-            "",
-            (),
-            [(place - 0.38, mean)],
-            [cell],
-            names=[f"random updates of equal norm, {kind}"],
-            unit=unit,
-            scale=1,
-            interval="range",
-        )
+        names = [f"random updates of equal norm, {kind}"]
+        tell(axes, "", (), [(place - 0.38, mean)], [cell], names=names, unit=unit, scale=1, interval="range")
 
 
 def scatter_figure(found: ProbeResult) -> Figure:
@@ -318,17 +299,19 @@ def scatter_figure(found: ProbeResult) -> Figure:
                         x, values, errors, color=looks[arm].color, marker=looks[arm].mark,
                         markersize=5, linewidth=0.8, elinewidth=0.8,
                     )  # fmt: skip
-                    cells = [drift[model] for model in models]
+                    names = [f"{model} at {_NUMBERS.get(name, name)} {row[model]:.3g}" for model in models]
+                    places, cells = zip(x, values, strict=True), [drift[model][:3] for model in models]
                     tell(
                         axes,
                         arm,
                         drawn[plain(arm)],
-                        zip(x, values, strict=True),
+                        places,
                         cells,
-                        names=models,
+                        names=names,
                         at=x,
                         unit="",
                         scale=1,
+                        main=names[-1:],
                     )
             axes.set_xlabel(labels([_NUMBERS.get(name, name)], width=34)[0])
         for axes in panels[len(numbers) :]:

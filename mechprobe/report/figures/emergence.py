@@ -181,7 +181,7 @@ def _matrices(found: Emergence, arms: Sequence[str], rows: Sequence[Row], quanti
                 axes.set_title(plain(f"{arm}: {titles[arm]}"))
         if image is not None:
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
-            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{quantity}\n({seeds})")
+            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{quantity}\n({seeds})").solids.set_edgecolor("face")
         return figure
 
 
@@ -219,8 +219,18 @@ def matrix_panel(
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
     for row, label in enumerate(labels):
         names = [f"{label}, {other}" for other in labels]
+        main = {names[-1]} if row == 0 and len(labels) > 1 else ()
         cells = [[values[row, column], low[row, column], high[row, column]] for column in range(len(labels))]
-        tell(axes, "", (), [(column, row) for column in range(len(labels))], cells, names=names)
+        tell(
+            axes,
+            "",
+            (),
+            [(column, row) for column in range(len(labels))],
+            cells,
+            names=names,
+            interval="range over seeds",
+            main=main,
+        )
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_xlabel("checkpoint (step)")

@@ -25,6 +25,7 @@ from mechprobe.report.figures.style import (
     house_style,
     labels,
     legend,
+    logarithmic,
     new_figure,
     plain,
     title_of,
@@ -97,9 +98,9 @@ def _ceiling(axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: 
     cell = [panel["ceiling"].get(task)]
     value = 100 * number(cell[0])
     drawn = axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
-    series = ("ceiling: whole residual", task)
+    series = {"shown": "ceiling: whole residual", "task": task}
     tell(axes, series, drawn, [(place + 0.4, value)], [cell], unit="points", main=task == POOLED)
-    seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label=series[0])
+    seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label=series["shown"])
 
 
 def _random(
@@ -113,7 +114,7 @@ def _random(
     names = [f"one of {len(draws)} draws"] * len(draws)
     # A hand cannot tell the jitter of points, so that all are where their mean is.
     at, cells = [(middle, value) for value in values], [[value] for value in draws]
-    tell(axes, ("random sets, matched", task), drawn, at, cells, names=names, unit="points")
+    tell(axes, {"shown": "random sets, matched", "task": task}, drawn, at, cells, names=names, unit="points")
     seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", markersize=4)
 
 
@@ -125,7 +126,15 @@ def _selected(
     drawn = axes.errorbar(
         [place + 0.09], values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
     )
-    tell(axes, ("selected features", task), drawn, [(place + 0.09, values[0])], [cell], unit="points", main=main)
+    tell(
+        axes,
+        {"shown": "selected features", "task": task},
+        drawn,
+        [(place + 0.09, values[0])],
+        [cell],
+        unit="points",
+        main=main,
+    )
     seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
 
 
@@ -145,7 +154,9 @@ def _others(axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: d
         drawn = axes.plot(
             [place + shift], [value], linestyle="none", marker=mark, color=color, markeredgewidth=1.4, zorder=4, **look
         )
-        tell(axes, (label, task), drawn, [(place + shift, value)], [[by_task.get(task)]], unit="points")
+        tell(
+            axes, {"shown": label, "task": task}, drawn, [(place + shift, value)], [[by_task.get(task)]], unit="points"
+        )
         seen[kind] = _handle(mark, color, plain(label), **look)
 
 
@@ -178,7 +189,16 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
                 )  # fmt: skip
                 cells = [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
                 doses = [f"strength {value:g}" for value, _ in points]
-                tell(axes, task, drawn, zip(at, values, strict=True), cells, names=doses, unit="points")
+                tell(
+                    axes,
+                    task,
+                    drawn,
+                    zip(at, values, strict=True),
+                    cells,
+                    names=doses,
+                    unit="points",
+                    main=task == POOLED,
+                )
             axes.set_xticks(x, [f"{value:g}" for value, _ in points])
             axes.set_xlabel("strength")
             axes.set_title(title_of(title))
@@ -203,11 +223,22 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         sets = [f"{edit_title(c)}: {c['features']}" for c in conditions]
+        chosen = {name for name, c in zip(sets, conditions, strict=True) if c["set_kind"] in ("selected", "ceiling")}
         cells = [c["collateral"]["kl"] for c in conditions]
-        tell(panels[0], "", (), zip(values, y, strict=True), cells, names=sets, unit="nats per token", scale=1)
+        tell(
+            panels[0],
+            "",
+            (),
+            zip(values, y, strict=True),
+            cells,
+            names=sets,
+            unit="nats per token",
+            scale=1,
+            main=chosen,
+        )
         positive = [number(value) for value in values if number(value) > 0]
         if len(positive) == len(values) > 0:
-            panels[0].set_xscale("log")
+            logarithmic(panels[0].xaxis)
             panels[0].set_xlim(min(positive) / 3, None)
         else:
             panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
@@ -225,10 +256,19 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
                 markersize=5, capsize=2, linewidth=1.2, label=names[index],
             )  # fmt: skip
             cells = [c["accuracy_delta"].get(task, (None,) * 3) for c in conditions]
-            tell(panels[1], task, drawn, zip(deltas, y + 0.12 * index, strict=True), cells, names=sets, unit="points")
+            tell(
+                panels[1],
+                task,
+                drawn,
+                zip(deltas, y + 0.12 * index, strict=True),
+                cells,
+                names=sets,
+                unit="points",
+                main=chosen,
+            )
         if other_tasks:
             panels[1].axvline(0, color=INK, linewidth=0.9)
             panels[1].set_title("other tasks")
             panels[1].set_xlabel("accuracy change (points)")
-            panels[1].legend(loc="best")
+            legend(figure, *panels[1].get_legend_handles_labels())
         return figure

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
@@ -191,28 +192,34 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
 
 def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, below: bool = False) -> None:
     """A legend above or below all panels, with as many columns as the width of the figure holds."""
-    widest = max((len(line) for name in names for line in name.split("\n")), default=1)
-    columns = int(figure.get_figwidth() * 72 / (5.4 * widest + 42))
+    widths = [5.4 * max(map(len, name.split("\n"))) + 42 for name in names]
+    room = 72 * figure.get_figwidth()
+
+    def needed(columns: int) -> float:
+        return sum(float(part.max()) for part in np.array_split(np.array(widths), columns) if len(part))
+
+    columns = next((n for n in range(min(8, len(names)), 1, -1) if needed(n) <= room), 1)
     place = "outside lower center" if below else "outside upper center"
-    figure.legend(handles, names, loc=place, ncols=max(1, min(columns, len(names), 8)))
+    figure.legend(handles, names, loc=place, ncols=columns)
 
 
 def log_y(axes: Axes) -> None:
-    """Make the y axis of a drawn panel logarithmic; a panel without a number above 0 says so and stays linear.
-
-    Ticks are plain numbers, also between the powers of ten where the axis has few of these.
-    """
+    """Make the y axis of a drawn panel logarithmic; a panel without a number above 0 says so and stays linear."""
     if not np.isfinite(axes.dataLim.minposy):
         axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=GREY)
         return
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    logarithmic(axes.yaxis)
+
+
+def logarithmic(axis: XAxis | YAxis) -> None:
+    """Make one axis logarithmic, with plain numbers as ticks, also between the powers of ten where there are few of these."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
     powers = np.log10(high / low)
-    between = (1, 2, 5) if powers < 2 else (1, 3) if powers < 3 else (1,)
-    between = (*range(1, 10), 1.5, 2.5) if powers < 0.7 else between
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=between, numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    between = (*range(1, 10), 1.5, 2.5) if powers < 0.7 else (1, 2, 5) if powers < 2 else (1, 3) if powers < 3 else (1,)
+    axis.set_major_locator(LogLocator(base=10, subs=between, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def dots(axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, *, size: float) -> PathPatch:
