@@ -301,7 +301,7 @@ def test_figures_are_the_same_bytes_and_read_the_lowest_temperature(whole: Path)
     }
     assert files.divergence is not None
     assert skills_of(files.divergence) == ("all", *sorted(SKILLS))
-    assert kl_of(files.divergence, "rl", "own", "simulation") == pytest.approx((0.375, 0.3, 0.45))
+    assert kl_of(files.divergence, "rl", "own", "simulation") == pytest.approx((0.375, 0.3, 0.45, 120))
     assert kl_of(files.divergence, "rl", "own", "poetry") is None
 
 
