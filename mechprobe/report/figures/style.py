@@ -274,6 +274,13 @@ def _short_number(value: float | int) -> str:
     return f"{value / 1000**power:.3g}{' kMG'[power]}"
 
 
+def color_bar(figure: Figure, image: Any, panels: Any, shrink: float, label: str) -> None:
+    """A bar that names the colors of ``image``, without the hairlines that SVG has between its steps."""
+    bar = figure.colorbar(image, ax=panels, shrink=shrink, label=label)
+    assert bar.solids is not None
+    bar.solids.set_edgecolor("face")
+
+
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
     """Values ``[n]``, and lengths ``[2, n]`` of the bars below and above them, from ``[value, low, high, ...]`` each.
 
