@@ -161,7 +161,7 @@ def page_of(run: Path) -> str:
 
 def test_the_page_has_every_section_and_figure_and_stands_alone(whole: Path) -> None:
     page = page_of(whole)
-    assert re.findall(r"<h2 [^>]*>(\w+)", page) == ["Distributions", "Behaviour", "Weights", "Does"]
+    assert re.findall(r"<h2 [^>]*>(\w+)", page) == ["Distributions", "Behaviour", "Weights", "Together"]
     assert "has not run" not in page
     pictures = {path.stem for path in (whole / "report" / "figures").iterdir()}
     assert pictures == {"divergence", "profiles", "drift_against", "updates", "update_ranks"}

@@ -52,11 +52,11 @@ _FORCED: Any = {
 }  # fmt: skip
 
 
-def _turned(at: float, value: float, lying: bool) -> tuple[float, float]:
+def _turned(at: float | int, value: float | int, lying: bool) -> tuple[float | int, float | int]:
     return (value, at) if lying else (at, value)
 
 
-def _draw_bar(axes: Axes, at: float, cell: Sequence[Any], *, width: float, color: str, lying: bool) -> list[Any]:
+def _draw_bar(axes: Axes, at: float | int, cell: Sequence[Any], *, width: float, color: str, lying: bool) -> list[Any]:
     values, errors = style.error_bars([cell])
     look: Any = {"fmt": "none", "ecolor": style.INK, "elinewidth": 1, "capsize": 2}
     if lying:
@@ -64,7 +64,7 @@ def _draw_bar(axes: Axes, at: float, cell: Sequence[Any], *, width: float, color
     return [axes.bar(at, values, width, color=color), axes.errorbar([at], values, errors, **look)]
 
 
-def _draw_forced(axes: Axes, at: float, forced: ForcedPrefix, task: str, *, lying: bool) -> None:
+def _draw_forced(axes: Axes, at: float | int, forced: ForcedPrefix, task: str, *, lying: bool) -> None:
     cell = forced.accuracy.get(task, style.NOT_MEASURED)
     place = _turned(at, 100 * number(cell[0]), lying)
     drawn = axes.plot(*([part] for part in place), zorder=5, **_FORCED)

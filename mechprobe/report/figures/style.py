@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import QuadMesh
@@ -179,7 +178,7 @@ def _characters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float | int, height: float | int) -> Figure:
     """A figure that pyplot does not keep in memory."""
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -190,7 +189,7 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     axes.set_ylim(low, high)
 
 
-def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, below: bool = False) -> None:
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], *, below: bool = False) -> None:
     """A legend above or below all panels, with as many columns as the width of the figure holds."""
     widths = [5.4 * max(map(len, name.split("\n"))) + 42 for name in names]
     room = 72 * figure.get_figwidth()
@@ -222,7 +221,7 @@ def logarithmic(axis: XAxis | YAxis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def dots(axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, *, size: float) -> PathPatch:
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float | int) -> PathPatch:
     """Many gray points as one path, which keeps an SVG small: lines of almost no length with round ends, ``size`` points wide."""
     finite = np.isfinite(np.asarray(x, dtype=float) + np.asarray(y, dtype=float))
     places = np.column_stack([np.asarray(x, dtype=float)[finite], np.asarray(y, dtype=float)[finite]])
@@ -239,7 +238,7 @@ def dots(axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.nd
     return patch
 
 
-def cells_of(axes: Axes, values: np.ndarray, *, top: float = 1.0) -> QuadMesh:
+def cells_of(axes: Axes, values: np.ndarray, *, top: float | int = 1.0) -> QuadMesh:
     """Cells ``[row, column]`` from pale at 0 to dark at ``top``, the first row above, as shapes rather than as an image."""
     rows, columns = values.shape
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
