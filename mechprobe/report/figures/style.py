@@ -42,6 +42,8 @@ GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
     "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
+SERIES = (BASE, GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+"""Colors of marks."""
 _KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
