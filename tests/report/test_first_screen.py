@@ -94,7 +94,7 @@ def test_the_five_questions_are_answered(tmp_path: Path) -> None:
         "12 features, by the joint ranking; the first are 0, 1, 2, 3, 4 and 7 more."
     )
     assert "The first 2 carry 90 % of the ceiling in base." in said["Which features"]
-    assert "40 (30 to 50) points in the claimed direction, n = 64, p = 0.048" in said["How sure"]
+    assert "In base: a gain of 40 (30 to 50) points, n = 64, p = 0.048" in said["How sure"]
     assert "`mechprobe run --dictionary-seeds 3`" in said["What next"]
     early = answers(RunFiles.read(write_run(tmp_path / "early", without=("select", "intervene"))))
     assert "`mechprobe select` ranks and selects them" in early[0].sentences[0]

@@ -1,6 +1,7 @@
 """The pages of a report in a browser without network, from the file system: what a reader does, with scripts and without."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,15 +203,74 @@ def test_tables_unfold_and_keep_their_first_column(page: "Page", run: Path) -> N
 def test_every_figure_has_a_text_with_its_numbers(page: "Page", run: Path, name: str) -> None:
     show(page, run, name)
     found = page.evaluate(
-        """Array.from(document.querySelectorAll('figure'), figure => {
-          const drawn = figure.querySelector('svg, img');
-          const named = (drawn.getAttribute('aria-labelledby') || '').split(' ').map(id => document.getElementById(id)?.textContent || '');
-          return [figure.id, drawn.getAttribute('alt') || drawn.getAttribute('aria-label') || named.join(' ')];
-        })"""
+        "Array.from(document.querySelectorAll('figure svg'), drawn => [drawn.closest('figure').id, drawn.getAttribute('role'), drawn.getAttribute('aria-label')])"
     )
-    assert found
-    for which, text in found:
-        assert len(text) > 10, which
+    assert len(found) == page.locator("figure").count() > 0
+    for which, role, text in found:
+        assert role == "img"
+        assert re.search(r"\d", text), which
+        assert not set(text) & {"\x1b", "\u202e"}
+
+
+@pytest.mark.parametrize("name", PAGES[:3])
+def test_a_hand_and_the_keyboard_reach_the_marks_of_a_figure(page: "Page", run: Path, name: str) -> None:
+    show(page, run, name)
+    figure = page.locator("figure:has(.marks circle):visible").first
+    figure.scroll_into_view_if_needed()
+    spot = figure.locator(".marks circle").first.bounding_box()
+    assert spot
+    tip = page.locator("#chart-tip")
+    page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    assert re.search(r"\d", tip.inner_text())
+    page.mouse.move(1, 1)
+    assert tip.inner_text() == ""
+    page.evaluate("figure => figure.querySelector('.frame').focus({preventScroll: true})", figure.element_handle())
+    texts = []
+    for key in ("ArrowRight", "ArrowRight", "End", "Home"):
+        page.keyboard.press(key)
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        texts.append(tip.inner_text())
+        box = tip.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 1440
+    assert texts[3] == texts[0] != texts[1]
+    page.keyboard.press("Escape")
+    assert tip.inner_text() == ""
+
+
+def test_hovers_say_value_interval_and_n(page: "Page", run: Path) -> None:
+    show(page, run)
+    texts = page.evaluate("Array.from(document.querySelectorAll('.first .marks circle'), mark => mark.dataset.text)")
+    assert texts
+    complete = [text for text in texts if re.search(r"points\n95 % interval [-−]?[\d.]+ to [-−]?[\d.]+\nn = [\d,]+$", text)]
+    assert complete
+    assert page.locator(".marks circle title").count() == 0  # or the browser shows a second hover
+
+
+def test_series_are_hidden_and_shown(page: "Page", run: Path) -> None:
+    show(page, run)
+    button = page.locator("main .series button:visible").first
+    figure = page.locator("figure:has(.series button:visible)").first
+    parts = "figure => Array.from(figure.querySelectorAll('[data-in]')).filter(n => n.getClientRects().length).length"
+    before = page.evaluate(parts, figure.element_handle())
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+    assert page.evaluate(parts, figure.element_handle()) < before
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    assert page.evaluate(parts, figure.element_handle()) == before
+
+
+def test_figures_have_the_colors_of_the_theme(page: "Page", run: Path) -> None:
+    ink = "getComputedStyle(document.querySelector('svg.chart')).getPropertyValue('--chart-ink').trim()"
+    show(page, run)
+    light = page.evaluate(ink)
+    show(page, run, theme="dark")
+    assert page.evaluate(ink) != light
+    assert page.locator("figure img").count() == 0
+    show(page, run)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechprobe.formatting import edit_title, interval, listing, p_value, percent, points, short_list
+from mechprobe.formatting import interval, listing, p_value, percent, points, short_list
 from mechprobe.interventions.verdicts.rule import REFUTED_N, REFUTED_SHARE, SUPPORTED
 from mechprobe.report.result import Answer, JsonObject
 from mechprobe.report.run_files import RunFiles
@@ -62,16 +62,18 @@ def _sizes(results: JsonObject) -> list[str]:
 
 
 def _how_sure(files: RunFiles, rows: Sequence[Row]) -> list[str]:
+    results = files.interventions or {}
     found = []
     for row in rows:
+        kind = "gain" if row["model"] == results["pair"][0] else "loss"
         p = f", p {_p(row['p_random'])} against random sets" if row.get("p_random") is not None else ""
         found.append(
-            f"{_named(row)}: {interval(row['effect'])} points in the claimed direction, n = {row['n']:,}{p}. Verdict: {row['verdict']}."
+            f"{_where(row)}: a {kind} of {interval(row['effect'])} points, n = {row['n']:,}{p}. Verdict: {row['verdict']}."
         )
     trust = "passed" if files.trusted else "did not pass"
     seeds = files.dictionary_seeds
     several = str(seeds["sentence"]) if seeds else "The run has one dictionary and one post-training run."
-    smallest = ((files.interventions or {}).get("smallest") or {}).get(POOLED) or {}
+    smallest = (results.get("smallest") or {}).get(POOLED) or {}
     limit = (
         f" Effects below {percent(smallest['effect'], 1)} points could not have been found."
         if smallest.get("effect")
@@ -85,23 +87,22 @@ def _p(value: Any) -> str:
     return shown if shown.startswith("<") else f"= {shown}"
 
 
-def _named(row: Row) -> str:
-    title = edit_title({"edit": row["edit"], "model": row["model"]})
-    return f"{title[:1].upper()}{title[1:]}"
+def _where(row: Row) -> str:
+    """The model that was edited, and the edit unless it is the transplant."""
+    return f"In {row['model']}" + ("" if row["edit"] == "transplant" else f" under {row['edit']}")
 
 
 def _against(results: JsonObject, rows: Sequence[Row]) -> list[str]:
     """What each effect was compared with, and how much that does."""
     found = []
     for row in rows:
-        shown = [f"the whole residual {points(row['ceiling'])}"] if row.get("ceiling") is not None else []
+        shown = [f"the features {points(row['effect'][0])} points"]
+        shown += [f"the whole residual {points(row['ceiling'])}"] if row.get("ceiling") is not None else []
         shown += [f"{n} {name} at most {points(most)}" for name, n, most in controls_of(row)]
-        best, rivals = best_rival(results, row), (comparison_of(results, row) or {}).get("rivals", [])
+        best, n = best_rival(results, row), n_rivals(results, row)
         if best is not None:
-            shown.append(f"the best of {counted(len(rivals), 'rival')} {points(best['effect'][0])} ({best['name']})")
-        found.append(
-            f"{_named(row)} {points(row['effect'][0])} points; {', '.join(shown) or 'nothing else was measured'}."
-        )
+            shown.append(f"the best of {n} rivals of equal or lower rank {points(best['effect'][0])} ({best['name']})")
+        found.append(f"{_where(row)}: {', '.join(shown)}.")
     return found
 
 
@@ -122,24 +123,30 @@ def best_rival(results: JsonObject, row: Row) -> Row | None:
     return next((rival for rival in comparison.get("rivals", []) if rival["name"] == comparison.get("best")), None)
 
 
+def n_rivals(results: JsonObject, row: Row) -> int:
+    """Rivals of equal or lower rank that do not damage the model, of which `best_rival` is one."""
+    comparison = comparison_of(results, row) or {"rivals": [], "rank": 0}
+    ranks = [rival["rank"] for rival in comparison["rivals"] if not rival.get("damages")]
+    return sum(rank is not None and rank <= comparison["rank"] for rank in ranks)
+
+
 def _refute(files: RunFiles, rows: Sequence[Row]) -> list[str]:
     """What would speak against the claim, and what of it this run has found."""
     found = []
     for row in rows:
         reached, below = _competitors(files.interventions or {}, row)
-        text = (
-            f"In {row['model']}, anything else that does as much: {listing(reached)} {'does' if len(reached) == 1 else 'do'}"
-            if reached
-            else ""
-        )
-        rest = f"{listing(below)} {'does' if len(below) == 1 else 'do'} not" if below else ""
-        lead = "" if text else f"In {row['model']}, anything else that does as much: "
-        found.append(f"{'; '.join(filter(None, [text, lead + rest if rest else '']))}." if text or rest else "")
+        said = [
+            f"{shown[:1].upper()}{shown[1:]} {verb}{'es' if len(names) == 1 else ''}{no}."
+            for names, verb, no in ((reached, "do", ""), (below, "do", " not"))
+            if (shown := listing(names))
+        ]
+        if said:
+            found.append(f"{_where(row)}, something else that does as much as the features. {' '.join(said)}")
     shares = [f"{interval(row['share_interval'])} % in {row['model']}" for row in rows if row.get("share_interval")]
     bound = f"An effect below {100 * REFUTED_SHARE:.0f} % of the ceiling, with {REFUTED_N} samples or more"
     tried = "" if files.dictionary_seeds else "; neither was tried here"
     return [
-        *filter(None, found),
+        *found,
         *([f"{bound}; it is {listing(shares)}."] if shares else []),
         f"Another dictionary, or another post-training run, with another verdict{tried}.",
     ]
