@@ -243,7 +243,9 @@ def test_hovers_say_value_interval_and_n(page: "Page", run: Path) -> None:
     show(page, run)
     texts = page.evaluate("Array.from(document.querySelectorAll('.first .marks circle'), mark => mark.dataset.text)")
     assert texts
-    complete = [text for text in texts if re.search(r"points\n95 % interval [-−]?[\d.]+ to [-−]?[\d.]+\nn = [\d,]+$", text)]
+    complete = [
+        text for text in texts if re.search(r"points\n95 % interval [-−]?[\d.]+ to [-−]?[\d.]+\nn = [\d,]+$", text)
+    ]
     assert complete
     assert page.locator(".marks circle title").count() == 0  # or the browser shows a second hover
 

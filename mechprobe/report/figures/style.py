@@ -200,6 +200,9 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], *, belo
         return sum(float(part.max()) for part in np.array_split(np.array(widths), columns) if len(part))
 
     columns = next((n for n in range(min(8, len(names)), 1, -1) if needed(n) <= room), 1)
+    lines = -(-len(names) // columns) * max((name.count("\n") + 1 for name in names), default=1)
+    # More than two lines would take their room from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
     place = "outside lower center" if below else "outside upper center"
     figure.legend(handles, names, loc=place, ncols=columns)
 
