@@ -152,7 +152,7 @@ def share_figure(
         intervals: Edit → ``[number of features, share, low, high]`` of the pooled row, drawn as a band.
     """
     with style.house_style():
-        figure = style.new_figure(max(5.5, 4.4 * len(curves)), 3.3)
+        figure = style.new_figure(max(6.5, 4.4 * len(curves)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
         for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
             _draw_shares(axes, tasks, intervals.get(title, ()))

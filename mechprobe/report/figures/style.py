@@ -42,6 +42,8 @@ GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
     "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
+SERIES = (BASE, GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+"""Colors of marks."""
 _KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -198,6 +200,9 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], *, belo
         return sum(float(part.max()) for part in np.array_split(np.array(widths), columns) if len(part))
 
     columns = next((n for n in range(min(8, len(names)), 1, -1) if needed(n) <= room), 1)
+    lines = -(-len(names) // columns) * max((name.count("\n") + 1 for name in names), default=1)
+    # More than two lines would take their room from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
     place = "outside lower center" if below else "outside upper center"
     figure.legend(handles, names, loc=place, ncols=columns)
 
