@@ -23,6 +23,7 @@ from mechprobe.report.figures.style import (
     LIGHT,
     MARKS,
     cells_of,
+    color_bar,
     error_bars,
     house_style,
     labels,
@@ -202,7 +203,7 @@ def updates_figure(found: WeightsResult) -> Figure:
         for axes in panels[len(models) :]:
             axes.set_visible(False)
         if image is not None:
-            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)").solids.set_edgecolor("face")
+            color_bar(figure, image, list(panels), "‖ΔW‖ / ‖W‖ (%)", shrink=0.8)
         return figure
 
 
