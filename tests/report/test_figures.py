@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.patches import Rectangle
 
 from mechprobe.evals.result import Accuracy
 from mechprobe.report.figures import style
@@ -101,9 +102,9 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
 
 def test_the_data_are_what_is_drawn() -> None:
     figure = accuracy_figure(accuracy("a", "b"))
-    heights = sorted(bar.get_height() for bar in figure.axes[0].patches)
+    heights = sorted(bar.get_height() for bar in figure.axes[0].patches if isinstance(bar, Rectangle))
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in draw(figure, "accuracy", "Accuracy").rows]
-    assert sorted(row["value"] for row in rows) == pytest.approx(heights)
+    assert sorted(float(row["value"] or 0) for row in rows) == pytest.approx(heights)
     assert {row["series"] for row in rows} == {"base / a", "base / b", "rl / a", "rl / b"}
     assert next((row["low"], row["high"], row["n"]) for row in rows) == pytest.approx((30, 50, 64))
 
