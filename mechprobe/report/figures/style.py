@@ -257,15 +257,6 @@ def cells_of(axes: Axes, values: np.ndarray, *, top: float | int = 1.0) -> QuadM
     return mesh
 
 
-def color_bar(
-    figure: Figure, mesh: QuadMesh, panels: Sequence[Axes] | np.ndarray, label: str, *, shrink: float
-) -> None:
-    """The colors of `cells_of` beside the panels."""
-    solids = figure.colorbar(mesh, ax=panels, shrink=shrink, label=label).solids
-    if solids is not None:
-        solids.set_edgecolor("face")  # else the paper shows between the colors
-
-
 def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
     """Make the x axis one of steps or tokens: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
 
@@ -286,6 +277,13 @@ def _short_number(value: float | int) -> str:
         return f"{value:,.0f}"
     power = min(3, int(np.log10(value)) // 3)
     return f"{value / 1000**power:.3g}{' kMG'[power]}"
+
+
+def color_bar(figure: Figure, image: Any, panels: Any, shrink: float, label: str) -> None:
+    """A bar that names the colors of ``image``, without the hairlines that SVG has between its steps."""
+    bar = figure.colorbar(image, ax=panels, shrink=shrink, label=label)
+    assert bar.solids is not None
+    bar.solids.set_edgecolor("face")
 
 
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
