@@ -203,7 +203,7 @@ def updates_figure(found: WeightsResult) -> Figure:
         for axes in panels[len(models) :]:
             axes.set_visible(False)
         if image is not None:
-            color_bar(figure, image, list(panels), "‖ΔW‖ / ‖W‖ (%)", shrink=0.8)
+            color_bar(figure, image, list(panels), 0.8, "‖ΔW‖ / ‖W‖ (%)")
         return figure
 
 

@@ -182,7 +182,7 @@ def _matrices(found: Emergence, arms: Sequence[str], rows: Sequence[Row], quanti
                 axes.set_title(plain(f"{arm}: {titles[arm]}"))
         if image is not None:
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
-            color_bar(figure, image, panels, f"{quantity}\n({seeds})", shrink=0.6)
+            color_bar(figure, image, panels, 0.6, f"{quantity}\n({seeds})")
         return figure
 
 

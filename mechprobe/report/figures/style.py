@@ -257,15 +257,6 @@ def cells_of(axes: Axes, values: np.ndarray, *, top: float | int = 1.0) -> QuadM
     return mesh
 
 
-def color_bar(
-    figure: Figure, mesh: QuadMesh, panels: Sequence[Axes] | np.ndarray, label: str, *, shrink: float
-) -> None:
-    """The colors of `cells_of` beside the panels."""
-    solids = figure.colorbar(mesh, ax=panels, shrink=shrink, label=label).solids
-    if solids is not None:
-        solids.set_edgecolor("face")  # else the paper shows between the colors
-
-
 def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
     """Make the x axis one of steps or tokens: linear from base at 0 to the ``first`` checkpoint, and logarithmic to the ``last`` one.
 
