@@ -57,4 +57,6 @@ def _shown(command: Callable[..., None], libraries: str) -> Callable[..., None]:
 def _name(context: typer.Context) -> str:
     """The command without the name of the program, such as ``posttrain sft``."""
     parent = context.parent
-    return str(context.info_name) if parent is None or parent.parent is None else f"{parent.info_name} {context.info_name}"
+    return (
+        str(context.info_name) if parent is None or parent.parent is None else f"{parent.info_name} {context.info_name}"
+    )

@@ -4,7 +4,6 @@ A thread writes the lines, so that they come during a long call, too. Only one p
 processes that it starts nor the other ranks of a launcher do.
 """
 
-import io
 import logging
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 from mechprobe.progress.live import can_redraw, live_lines
 from mechprobe.progress.meter import Meter
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from mechprobe.progress.events import Event, EventLog
 
-LOG_SECONDS = 8.0
+LOG_SECONDS = 5.0
 """Time between two lines where stderr is no terminal. Ten seconds are promised; calls that hold the interpreter may take the rest."""
-FIRST_SECONDS = 1.0
+FIRST_SECONDS = 0.5
 """A command that has said nothing after this time writes a line."""
 
 
@@ -41,9 +40,11 @@ class _Entry:
 class Display:
     """The running work of one process, outermost first, and where it is shown."""
 
-    def __init__(self, stream: io.TextIOBase | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.log = clock, cast("EventLog | None", None)
         self._given, self._entries, self._users = stream, list[_Entry](), 0
+        self._stream: TextIO = sys.stderr if stream is None else stream
+        self._beside: list[Meter] = []
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
@@ -87,12 +88,18 @@ class Display:
         """Show a piece of work while the block runs; ``opens``: even if nothing else is shown at the moment."""
         entry = _Entry(work, kind, threading.get_ident())
         with self._lock:
-            foreign = bool(self._entries) and self._entries[0].thread != entry.thread
-            shown = not foreign and (opens or self._users > 0) and _is_first_process()
-            if shown:
+            shown = (opens or self._users > 0) and _is_first_process()
+            beside = bool(self._entries) and self._entries[0].thread != entry.thread
+            if shown and not beside:
                 self._begin(entry, opens, loading)
-        if not shown:
-            yield
+            elif shown:
+                self._beside.append(work)
+        if not shown or beside:
+            try:
+                yield
+            finally:
+                if work in self._beside:
+                    self._beside.remove(work)
             return
         try:
             yield
@@ -165,7 +172,9 @@ class Display:
     def line(self) -> str:
         """The running work on one line, for example ``sweep, sweeping 3/24 cells 9:10 left, generating: 64/256 prompts``."""
         *outer, inner = self._drawn()
-        return f"{', '.join([*(work.short_text() for work in outer), inner.description])}: {inner.text()}"
+        beside = [work.short_text() for work in list(self._beside) if work.counted]
+        text = f"{', '.join([*(work.short_text() for work in outer), inner.description])}: {inner.text()}"
+        return f"{text}  (meanwhile {', '.join(beside)})" if beside else text
 
     def _drawn(self) -> Sequence[Meter]:
         """The work to show: the outermost stage, or the command where there is none, and all work in it."""

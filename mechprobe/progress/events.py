@@ -40,24 +40,24 @@ class EventLog:
         message: str | None = None,
     ) -> None:
         """Write one event; ``task`` replaces the description of ``work``. A full disk ends the log, not the command."""
-        counted = work is not None and work.counted
+        counted = work if work is not None and work.counted else None
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
             "command": command or None,
             "stage": stage or None,
             "task": work.description if task is None and work is not None else task,
-            "done": work.done if counted else None,
-            "total": work.total if counted else None,
-            "unit": work.unit or None if counted else None,
-            "rate": _rounded(work.rate) if counted else None,
-            "eta_s": _rounded(work.seconds_left) if counted else None,
+            "done": counted.done if counted else None,
+            "total": counted.total if counted else None,
+            "unit": counted.unit or None if counted else None,
+            "rate": _rounded(counted.rate) if counted else None,
+            "eta_s": _rounded(counted.seconds_left) if counted else None,
             "elapsed_s": _rounded(work.seconds) if work is not None else None,
             "rss_bytes": resident_bytes(),
             "device_bytes": device_bytes(),
             "ok": ok,
             "message": message,
-            "values": {name: _plain(value) for name, value in work.fields.items()} if counted else {},
+            "values": {name: _plain(value) for name, value in counted.fields.items()} if counted else {},
         }
         if self._file is None:
             return

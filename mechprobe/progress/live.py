@@ -3,32 +3,30 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO
 
 from mechprobe.progress.meter import Meter
 
 if TYPE_CHECKING:
-    import io
-
     from rich.live import Live
     from rich.table import Table
 
 _BAR_WIDTH = 20
 
 
-def can_redraw(stream: "io.TextIOBase") -> bool:
+def can_redraw(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
-def live_lines(stream: "io.TextIOBase", works: Callable[[], Sequence[Meter]]) -> "Live":
+def live_lines(stream: TextIO, works: Callable[[], Sequence[Meter]]) -> "Live":
     """Start to show ``works``, outermost first. What other code writes to the terminal stands above them."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(
         get_renderable=lambda: _table(works()),
-        console=Console(file=cast("IO[str]", stream)),
+        console=Console(file=stream),
         refresh_per_second=4,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mechprobe.environment import require
 from mechprobe.errors import DependencyError
 from mechprobe.files import dump_json, write_bytes, write_text
+from mechprobe.progress import activity, loading
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.explorer.pages import current_contexts, has_explorer, write_explorer
 from mechprobe.report.pages.drift import drift_page
@@ -70,11 +71,13 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
         ConfigError: ``run.json`` has unknown settings of the report.
         ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
     """
-    files = RunFiles.read(run_dir)
-    config = config or ReportConfig(**files.run.get("report", {}))
-    content = build_report(files, config)
-    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
-    pictures = _pictures(files, content, timeline)
+    with loading("the results of the run"):
+        files = RunFiles.read(run_dir)
+        config = config or ReportConfig(**files.run.get("report", {}))
+        content = build_report(files, config)
+        timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
+    with activity("drawing figures"):
+        pictures = _pictures(files, content, timeline)
     content = content.model_copy(update={"figures": sorted(pictures)})
     links = {"drift": bool(files.drift.folders), "timeline": timeline is not None, "explorer": has_explorer(files)}
     pages = {"index.html": _html(content, pictures, links), "report.md": _markdown(content)}
@@ -96,7 +99,8 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
         for name, text in pages.items():
             write_text(stage.folder / name, text)
         content.save(stage.folder / "report.json")
-        explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
+        with activity("writing the feature explorer"):
+            explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
         stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
 
