@@ -30,14 +30,14 @@ def _shown(command: Callable[..., None], libraries: str) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
 
     @functools.wraps(command)
-    def wrapped(context: typer.Context, log_json: Path | None = None, **values: Any) -> None:
+    def wrapped(context: Any, log_json: Path | None = None, **values: Any) -> None:
         from mechprobe.progress.display import screen
         from mechprobe.progress.events import EventLog
 
         log = None if log_json is None else EventLog(log_json)
         loads = "" if "torch" in sys.modules else libraries
         try:
-            with screen.command(_name(context), log, loads=loads):
+            with screen.command(_name(context), log, loads=loads, soon=bool(loads or not libraries)):
                 command(**values)
         finally:
             if log is not None:
@@ -54,7 +54,7 @@ def _shown(command: Callable[..., None], libraries: str) -> Callable[..., None]:
     return wrapped
 
 
-def _name(context: typer.Context) -> str:
+def _name(context: Any) -> str:
     """The command without the name of the program, such as ``posttrain sft``."""
     parent = context.parent
     return (

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from mechprobe.progress.live import can_redraw, live_lines
+from mechprobe.progress.live import Stream, can_redraw, live_lines
 from mechprobe.progress.meter import Meter
 
 if TYPE_CHECKING:
@@ -40,25 +40,34 @@ class _Entry:
 class Display:
     """The running work of one process, outermost first, and where it is shown."""
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: Stream | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.log = clock, cast("EventLog | None", None)
         self._given, self._entries, self._users = stream, list[_Entry](), 0
-        self._stream: TextIO = sys.stderr if stream is None else stream
+        self._stream: Stream = sys.stderr if stream is None else stream
         self._beside: list[Meter] = []
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
         self._preface: Meter | None = None
-        self._due = 0.0
+        self._due = self._first = 0.0
 
     @contextmanager
-    def command(self, name: str, log: "EventLog | None" = None, *, loads: str = "") -> Iterator[None]:
-        """Show the work of a command; ``loads`` is what it loads first, which is said at once."""
+    def command(
+        self, name: str, log: "EventLog | None" = None, *, loads: str = "", soon: bool = True
+    ) -> Iterator[None]:
+        """Show the work of a command.
+
+        Args:
+            name: Name of the command.
+            log: Where its events go.
+            loads: What it loads first, which is said at once.
+            soon: Whether its first line comes soon, not only when lines are due.
+        """
+        self._first = min(FIRST_SECONDS, LOG_SECONDS) if soon else LOG_SECONDS
         self.log, handler = log, _Warnings(self)
         logging.getLogger("mechprobe").addHandler(handler)
         try:
             with self.during(self.uncounted(name), "command", opens=True):
-                self._due = self.clock() + FIRST_SECONDS
                 if loads:
                     self._say_loading(name, f"loading {loads}")
                 yield
@@ -118,7 +127,7 @@ class Display:
         if opens:
             self._users += 1
             if self._users == 1:
-                self._open()
+                self._open(self._first if entry.kind == "command" else LOG_SECONDS)
         if self._live is None and self._users and can_redraw(self._stream):
             self._live = live_lines(self._stream, self._drawn)
 
@@ -133,9 +142,9 @@ class Display:
         if last and opens:
             self._close()
 
-    def _open(self) -> None:
+    def _open(self, seconds: float) -> None:
         self._stream = sys.stderr if self._given is None else self._given
-        self._due = self.clock() + LOG_SECONDS
+        self._due = self.clock() + seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, args=(self._ended,), name="progress", daemon=True)
         self._thread.start()

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from mechprobe.progress.meter import Meter
 
@@ -14,19 +14,36 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 20
 
 
-def can_redraw(stream: TextIO) -> bool:
+@runtime_checkable
+class Stream(Protocol):
+    """Where lines are written: stderr, or a file that is like it."""
+
+    def write(self, text: str, /) -> object:
+        """Write a text."""
+        ...
+
+    def flush(self) -> None:
+        """Write it now."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
+
+
+def can_redraw(stream: Stream) -> bool:
     """Whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
-def live_lines(stream: TextIO, works: Callable[[], Sequence[Meter]]) -> "Live":
+def live_lines(stream: Stream, works: Callable[[], Sequence[Meter]]) -> "Live":
     """Start to show ``works``, outermost first. What other code writes to the terminal stands above them."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(
         get_renderable=lambda: _table(works()),
-        console=Console(file=stream),
+        console=Console(file=cast("IO[str]", stream)),
         refresh_per_second=4,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
