@@ -8,11 +8,12 @@ import logging
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from mechprobe.progress.display import screen
 from mechprobe.progress.meter import Advance, Meter
 
-__all__ = ["Advance", "Meter", "activity", "forget_told", "loading", "progress", "stage", "tell_once"]
+__all__ = ["Advance", "Meter", "activity", "forget_told", "is_log", "loading", "progress", "stage", "tell_once"]
 
 _told: set[str] = set()
 
@@ -27,6 +28,11 @@ def tell_once(sentence: str) -> None:
 def forget_told() -> None:
     """Begin a new command, which says everything again."""
     _told.clear()
+
+
+def is_log(path: Path) -> bool:
+    """Whether a path is the file of ``--log-json``, which may lie in the folder of a run."""
+    return screen.log is not None and path.resolve() == screen.log.path.resolve()
 
 
 @contextmanager

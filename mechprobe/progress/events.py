@@ -16,12 +16,15 @@ Event = Literal["start", "loading", "progress", "finish", "warning"]
 class EventLog:
     """Appends events to a file, one JSON object a line; every object has all keys, with null where there is no value.
 
+    Attributes:
+        path: The file.
+
     Raises:
         ConfigError: The file cannot be written.
     """
 
     def __init__(self, path: Path | str) -> None:
-        path = Path(path)
+        self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO | None = path.open("a", encoding="utf-8")

@@ -108,6 +108,15 @@ def test_results_are_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["n"] > 0
 
 
+def test_the_log_of_events_may_lie_in_the_new_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, log = tmp_path / "run", tmp_path / "run" / "events.jsonl"
+    assert main(["localize", "--run", str(run), "--set", "localize.base=nobody", "--log-json", str(log)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "'nobody'" in line
+    assert json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["message"] in line
+    assert [path.name for path in run.iterdir()] == ["events.jsonl"]
+
+
 def test_a_log_of_events_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
