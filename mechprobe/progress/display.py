@@ -4,6 +4,7 @@ A thread writes the lines, so that they come during a long call, too. Only one p
 processes that it starts nor the other ranks of a launcher do.
 """
 
+import io
 import logging
 import multiprocessing
 import os
@@ -43,7 +44,7 @@ class Display:
     def __init__(self, stream: Stream | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.log = clock, cast("EventLog | None", None)
         self._given, self._entries, self._users = stream, list[_Entry](), 0
-        self._stream: Stream = sys.stderr if stream is None else stream
+        self._stream: Stream = stream or io.StringIO()
         self._beside: list[Meter] = []
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._live: Live | None = None
@@ -143,7 +144,7 @@ class Display:
             self._close()
 
     def _open(self, seconds: float) -> None:
-        self._stream = sys.stderr if self._given is None else self._given
+        self._stream = self._given or sys.stderr or io.StringIO()  # a process may have no stderr
         self._due = self.clock() + seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, args=(self._ended,), name="progress", daemon=True)
