@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,13 @@ def _first_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Display, io.StringIO, Clock]]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Display, io.StringIO, Clock]:
     """A display of its own, whose thread sleeps: a test asks for lines with ``tick``."""
     clock, stream = Clock(), io.StringIO()
     made = Display(stream, clock)
     monkeypatch.setattr(made, "_beat", lambda _ended: None)
     monkeypatch.setattr("mechprobe.progress.screen", made)
-    yield made, stream, clock
+    return made, stream, clock
 
 
 def test_the_line_gives_count_rate_remaining_time_memory_and_fields() -> None:
@@ -300,7 +299,7 @@ def test_events_of_a_second_command_are_appended(shown: tuple[Display, io.String
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--log-json .* cannot be written"):
+    with pytest.raises(ConfigError, match=r"--log-json .* cannot be written"):
         EventLog(tmp_path / "file" / "events.jsonl")
 
 
