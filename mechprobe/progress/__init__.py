@@ -5,12 +5,11 @@ stderr from its beginning to its end; in Python only counted work is shown, whil
 """
 
 import logging
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from mechprobe.progress.display import screen
+from mechprobe.progress.display import is_first_process, screen
 from mechprobe.progress.meter import Advance, Meter
 
 __all__ = ["Advance", "Meter", "activity", "forget_told", "is_log", "loading", "progress", "stage", "tell_once"]
@@ -19,8 +18,8 @@ _told: set[str] = set()
 
 
 def tell_once(sentence: str) -> None:
-    """Say something on stderr once per command; workers of the command say nothing."""
-    if sentence not in _told and multiprocessing.parent_process() is None:
+    """Say something on stderr once per command; its workers, and ranks but the first, say nothing."""
+    if sentence not in _told and is_first_process():
         _told.add(sentence)
         logging.getLogger("mechprobe").warning("%s", sentence)
 

@@ -98,7 +98,7 @@ class Display:
         """Show a piece of work while the block runs; ``opens``: even if nothing else is shown at the moment."""
         entry = _Entry(work, kind, threading.get_ident())
         with self._lock:
-            shown = (opens or self._users > 0) and _is_first_process()
+            shown = (opens or self._users > 0) and is_first_process()
             beside = bool(self._entries) and self._entries[0].thread != entry.thread
             if shown and not beside:
                 self._begin(entry, opens, loading)
@@ -209,7 +209,7 @@ class Display:
             self._event("warning", message=message)
 
     def _event(self, event: "Event", work: Meter | None = None, **values: object) -> None:
-        if self.log is None or not _is_first_process():
+        if self.log is None or not is_first_process():
             return
         kinds = {each.kind: each.work.description for each in reversed(self._entries)}
         self.log.write(event, command=kinds.get("command", ""), stage=kinds.get("stage", ""), work=work, **values)  # type: ignore[arg-type]
@@ -239,7 +239,7 @@ class _Warnings(logging.Handler):
 _process = os.getpid()
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this process shows progress: no copy or worker of another one, and of several ranks the first."""
     return (
         os.getpid() == _process

@@ -12,6 +12,7 @@ from mechprobe.evals.result import Accuracy, ForcedPrefix
 from mechprobe.formatting import number
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.report.figures import style
+from mechprobe.report.figures.told import tell
 from mechprobe.types import POOLED
 
 
@@ -26,8 +27,10 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
         for index, model in enumerate(models):
             values, errors = style.error_bars([accuracy[model].get(task, style.NOT_MEASURED) for task in tasks])
             x = first + index * width
-            axes.bar(x, values, width * 0.92, color=colors[model], label=style.plain(model))
-            axes.errorbar(x, values, errors, fmt="none", ecolor=style.INK, elinewidth=1, capsize=2)
+            bars = axes.bar(x, values, width * 0.92, color=colors[model], label=style.plain(model))
+            spans = axes.errorbar(x, values, errors, fmt="none", ecolor=style.INK, elinewidth=1, capsize=2)
+            cells = [accuracy[model].get(task, style.NOT_MEASURED) for task in tasks]
+            tell(axes, model, [bars, spans], zip(x, values, strict=True), cells, names=tasks)
         if forced:
             _draw_forced(axes, first, forced, tasks)
         axes.set_xticks(np.arange(len(tasks)), style.labels(tasks))
@@ -39,10 +42,12 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
 
 def _draw_forced(axes: Axes, x: np.ndarray, forced: ForcedPrefix, tasks: list[str]) -> None:
     values, _ = style.error_bars([forced.accuracy.get(task, style.NOT_MEASURED) for task in tasks])
-    axes.plot(
+    drawn = axes.plot(
         x, values, linestyle="none", marker="D", markersize=6.5, markerfacecolor="white", markeredgecolor=style.INK,
         markeredgewidth=1.4, label=style.plain(forced.label), zorder=5,
     )  # fmt: skip
+    cells = [forced.accuracy.get(task, style.NOT_MEASURED) for task in tasks]
+    tell(axes, forced.label, drawn, zip(x, values, strict=True), cells, names=tasks)
 
 
 _COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, "#5a5a5a", style.SKY, style.RED)
@@ -67,10 +72,16 @@ def _draw_sites(axes: Axes, ceilings: SiteCeilings, task: str) -> None:
     x, chosen = np.arange(len(sites)), sites.index(ceilings.chosen)
     axes.axvspan(chosen - 0.4, chosen + 0.4, color="#f1f1f1", zorder=0)
     for name, line in ((tuned, "-"), (base, ":")):
-        axes.axhline(100 * ceilings.clean[name][task].value, color=style.GREY, linestyle=line, linewidth=1.2)
+        clean = ceilings.clean[name][task]
+        axes.axhline(100 * clean.value, color=style.GREY, linestyle=line, linewidth=1.2)
+        tell(axes, "", (), [(-0.55, 100 * clean.value)], [list(clean)], names=[f"{name}, clean"])
     for side, color, mark, shift in (("sufficiency", style.BLUE, "^", -0.1), ("necessity", style.ORANGE, "v", 0.1)):
-        values, errors = style.error_bars([getattr(found, side)[task] for found in ceilings.sites.values()])
-        axes.errorbar(x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2)
+        cells = [getattr(found, side)[task] for found in ceilings.sites.values()]
+        values, errors = style.error_bars(cells)
+        drawn = axes.errorbar(
+            x + shift, values, errors, color=color, marker=mark, markersize=6, capsize=2, linewidth=1.2
+        )
+        tell(axes, side, drawn, zip(x + shift, values, strict=True), cells, names=sites)
     axes.set_xticks(x, [site.rsplit(".", 1)[-1] for site in sites])
     axes.set_xlim(-0.6, len(sites) - 0.4)
     axes.set_xlabel(f"site: {sites[0].rsplit('.', 1)[0]}.*")
@@ -118,9 +129,14 @@ def _draw_shares(axes: Axes, tasks: Mapping[str, Sequence[tuple[int, Any]]], ban
         color, width, layer = (style.INK, 2.4, 5) if task == POOLED else (_COLORS[index % len(_COLORS)], 1.4, 2)
         (line,) = axes.plot(sizes, shares, color=color, linewidth=width, zorder=layer, label=names[index])
         line.set(marker=style.MARKS[index % len(style.MARKS)], markersize=5)
+        spans = {row[0]: row[2:4] for row in band} if task == POOLED else {}
+        cells = [[share, *spans.get(size, (None, None))] for size, share in points]
+        numbers = [f"{size:,} features" for size in sizes]
+        tell(axes, task, line, zip(sizes, shares, strict=True), cells, names=numbers, at=sizes)
     if band:
         low, high = ([100 * number(row[side]) for row in band] for side in (2, 3))
-        axes.fill_between([row[0] for row in band], low, high, color=style.INK, alpha=0.12, linewidth=0)
+        drawn = axes.fill_between([row[0] for row in band], low, high, color=style.INK, alpha=0.12, linewidth=0)
+        tell(axes, POOLED, drawn)
     sizes = sorted({size for points in tasks.values() for size, _ in points})
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)

@@ -15,6 +15,7 @@ from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.weights.result import Group, WeightsResult
 from mechprobe.emergence.arms import arm_of, last_of_arms
 from mechprobe.report.figures.style import (
+    CELL_INK,
     GREY,
     INK,
     LIGHT,
@@ -28,6 +29,7 @@ from mechprobe.report.figures.style import (
     percent_axis,
     plain,
 )
+from mechprobe.report.figures.told import tell, tell_matrix
 
 _SHOWN_ARMS = 6
 _SOURCES = {"own": "on each model's own text", "gold": "on reference responses", "base": "on text of base"}
@@ -72,10 +74,21 @@ def divergence_figure(found: DivergenceResult) -> Figure:
                 cells = [kl_of(found, model, source, part) for part in parts]
                 values, errors = error_bars([cell or (None,) * 3 for cell in cells], scale=1.0)
                 x = np.arange(len(parts)) + (index - (len(models) - 1) / 2) * 0.16
-                axes.errorbar(
+                drawn = axes.errorbar(
                     x, values, errors, color=looks[model].color, fmt=looks[model].mark, markersize=5.5, capsize=2.5, linewidth=1.3,
                     label=plain(model),
                 )  # fmt: skip
+                numbers = [cell or (None,) * 3 for cell in cells]
+                tell(
+                    axes,
+                    model,
+                    drawn,
+                    zip(x, values, strict=True),
+                    numbers,
+                    names=parts,
+                    unit="nats per token",
+                    scale=1,
+                )
             log_y(axes)
             axes.set_title(_SOURCES[source])
             axes.set_xticks(range(len(parts)), labels(list(parts), width=12))
@@ -134,11 +147,15 @@ def _draw_course(axes: Axes, behaviour: Behaviour, base: str, course: ArmCourse,
     x = 100 * np.array([*([] if single else [0.0]), *(point.progress for point in course.points)])
     values, errors = error_bars([behaviour.profiles[model][skill].corrected for model in models])
     shape: dict[str, Any] = {"color": look.color, "marker": look.mark, "label": plain(course.arm)}
+    drawn: list[Any] = []
     if single:
-        axes.errorbar(x, values, errors, markersize=5.5, capsize=2.5, linestyle="none", **shape)
-        return
-    axes.fill_between(x, values - errors[0], values + errors[1], color=look.color, alpha=0.15, linewidth=0)
-    axes.plot(x, values, markersize=4.5, linewidth=1.6, **shape)
+        drawn.append(axes.errorbar(x, values, errors, markersize=5.5, capsize=2.5, linestyle="none", **shape))
+    else:
+        band = values - errors[0], values + errors[1]
+        drawn.append(axes.fill_between(x, *band, color=look.color, alpha=0.15, linewidth=0))
+        drawn.append(axes.plot(x, values, markersize=4.5, linewidth=1.6, **shape))
+    cells = [behaviour.profiles[model][skill].corrected for model in models]
+    tell(axes, course.arm, drawn, zip(x, values, strict=True), cells, names=models, at=x)
 
 
 def updates_figure(found: WeightsResult) -> Figure:
@@ -161,6 +178,7 @@ def updates_figure(found: WeightsResult) -> Figure:
         for axes, model in zip(panels, models, strict=False):
             image = axes.imshow(values[model], vmin=0, vmax=top, cmap="Blues", aspect="auto")
             _write_cells(axes, values[model], top)
+            tell_matrix(axes, values[model], [f"layer {layer}" for layer in layers], kinds)
             axes.set_title(plain(model))
             axes.set_xticks(range(len(kinds)), labels(kinds, width=10), rotation=90 if len(kinds) > 10 else 0)
             axes.set_yticks(range(len(layers)), map(str, layers))
@@ -189,7 +207,7 @@ def _write_cells(axes: Axes, values: Float[ndarray, "layer kind"], top: float) -
         return
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            color = "white" if value > 0.6 * top else INK
+            color = "white" if value > 0.6 * top else CELL_INK
             axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7.5, color=color)
 
 
@@ -210,9 +228,12 @@ def ranks_figure(found: WeightsResult) -> Figure:
                 x = np.array(places) + (index - (len(models) - 1) / 2) * 0.17
                 values = [factor * groups[kinds[place]][name].value for place in places]
                 look = looks[model]
-                axes.plot(
+                drawn = axes.plot(
                     x, values, color=look.color, marker=look.mark, markersize=5.5, linestyle="none", label=plain(model)
                 )
+                cells, names = [[value] for value in values], [kinds[place] for place in places]
+                unit = "%" if factor == 100 else ""
+                tell(axes, model, drawn, zip(x, values, strict=True), cells, names=names, unit=unit, scale=1)
             log_y(axes)
             axes.set_title(title)
             axes.set_xticks(range(len(kinds)), labels(kinds, width=10))
@@ -239,6 +260,10 @@ def _draw_null(
         mean = factor * sum(cell.null for cell in cells) / len(cells)
         label = None if place else "random updates of equal norm"
         axes.plot(edges, [mean, mean], color=GREY, linewidth=1.8, label=label)
+        cell, unit = [mean, factor * low, factor * high], "%" if factor == 100 else ""
+        tell(
+            axes, "", (), [(place - 0.38, mean)], [cell], names=[f"random updates, {kind} [range]"], unit=unit, scale=1
+        )
 
 
 def scatter_figure(found: ProbeResult) -> Figure:
@@ -257,10 +282,23 @@ def scatter_figure(found: ProbeResult) -> Figure:
                 models = [point.model for point in course.points if point.model in row]
                 if models:
                     values, errors = error_bars([drift[model] for model in models], scale=1.0)
+                    x = [row[model] for model in models]
                     drawn[plain(arm)] = axes.errorbar(
-                        [row[model] for model in models], values, errors, color=looks[arm].color, marker=looks[arm].mark,
+                        x, values, errors, color=looks[arm].color, marker=looks[arm].mark,
                         markersize=5, linewidth=0.8, elinewidth=0.8,
                     )  # fmt: skip
+                    cells = [drift[model] for model in models]
+                    tell(
+                        axes,
+                        arm,
+                        drawn[plain(arm)],
+                        zip(x, values, strict=True),
+                        cells,
+                        names=models,
+                        at=x,
+                        unit="",
+                        scale=1,
+                    )
             axes.set_xlabel(labels([_NUMBERS.get(name, name)], width=34)[0])
         for axes in panels[len(numbers) :]:
             axes.set_visible(False)

@@ -26,6 +26,7 @@ from mechprobe.report.figures.style import (
     plain,
     title_of,
 )
+from mechprobe.report.figures.told import tell
 from mechprobe.types import POOLED
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)
@@ -79,24 +80,47 @@ def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dic
         draws = 100 * np.array([number(value) for value in panel.get("random", {}).get(task, [])])
         if len(draws):
             jitter = rng.uniform(-0.1, 0.1, len(draws))
-            axes.plot(place - 0.27 + jitter, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
+            at = place - 0.27 + jitter
+            drawn = axes.plot(at, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
+            cells = [[value / 100] for value in draws]
+            tell(
+                axes, "random sets", drawn, zip(at, draws, strict=True), cells, names=[task] * len(draws), unit="points"
+            )
             seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", alpha=0.55)
     selected = panel["selected"]
     values, errors = error_bars([selected.get(task, [None, None, None]) for task in tasks])
-    axes.errorbar(x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6)
+    drawn = axes.errorbar(
+        x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
+    )
+    cells = [selected.get(task, [None] * 3) for task in tasks]
+    tell(
+        axes,
+        "selected features",
+        drawn,
+        zip(x + 0.09, values, strict=True),
+        cells,
+        names=tasks,
+        unit="points",
+        main=True,
+    )
     seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
     for kind, by_task in panel.get("others", {}).items():
         if kind in _OTHERS:
             mark, color, shift, label = _OTHERS[kind]
             points = [100 * number(by_task.get(task)) for task in tasks]
-            axes.plot(x + shift, points, linestyle="none", marker=mark, markersize=5, color=color, zorder=4)
+            drawn = axes.plot(x + shift, points, linestyle="none", marker=mark, markersize=5, color=color, zorder=4)
             label = panel.get("labels", {}).get(kind, label)
+            cells = [[by_task.get(task)] for task in tasks]
+            tell(axes, label, drawn, zip(x + shift, points, strict=True), cells, names=tasks, unit="points")
             seen[kind] = _handle(mark, color, plain(label))
     if panel.get("baseline"):
         points = [100 * number(panel["baseline"].get(task)) for task in tasks]
         hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
-        axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
-        seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
+        drawn = axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
+        label = panel.get("baseline_label", "baseline")
+        seen["baseline"] = _handle("s", ORANGE, plain(label), markerfacecolor="none")
+        cells = [[panel["baseline"].get(task)] for task in tasks]
+        tell(axes, label, drawn, zip(x - 0.06, points, strict=True), cells, names=tasks, unit="points")
     axes.set_title(title_of(panel["title"]))
     axes.set_xticks(x, labels([task.replace("_", "\n") for task in tasks], width=12), fontsize=8.5)
     if tasks[-1] == POOLED and len(tasks) > 1:
@@ -110,7 +134,9 @@ def _ceiling(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: d
         return
     for place, task in enumerate(tasks):
         value = 100 * number(panel["ceiling"].get(task))
-        axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
+        drawn = axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
+        cell = [panel["ceiling"].get(task)]
+        tell(axes, "ceiling", drawn, [(place + 0.4, value)], [cell], names=[task], unit="points")
     seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label="ceiling: whole residual")
 
 
@@ -136,11 +162,14 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
                     [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
                 )
                 color, mark = _COLORS[index % len(_COLORS)], MARKS[index % len(MARKS)]
-                width = 2.2 if task == POOLED else 1.2
-                axes.errorbar(
-                    x + 0.04 * (index - len(tasks) / 2), values, errors, color=INK if task == POOLED else color, marker=mark,
+                width, at = 2.2 if task == POOLED else 1.2, x + 0.04 * (index - len(tasks) / 2)
+                drawn = axes.errorbar(
+                    at, values, errors, color=INK if task == POOLED else color, marker=mark,
                     markersize=5, capsize=2, linewidth=width, label=names[index], zorder=5 if task == POOLED else 3,
                 )  # fmt: skip
+                cells = [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
+                doses = [f"strength {value:g}" for value, _ in points]
+                tell(axes, task, drawn, zip(at, values, strict=True), cells, names=doses, unit="points")
             axes.set_xticks(x, [f"{value:g}" for value, _ in points])
             axes.set_xlabel("strength")
             axes.set_title(title_of(title))
@@ -166,6 +195,9 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         values, errors = error_bars([c["collateral"]["kl"] for c in conditions], scale=1.0)
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        sets = [f"{edit_title(c)}: {c['features']}" for c in conditions]
+        cells = [c["collateral"]["kl"] for c in conditions]
+        tell(panels[0], "", (), zip(values, y, strict=True), cells, names=sets, unit="nats per token", scale=1)
         positive = [number(value) for value in values if number(value) > 0]
         if len(positive) == len(values) > 0:
             panels[0].set_xscale("log")
@@ -173,7 +205,7 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         else:
             panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
             panels[0].set_xlim(0, None)
-        rows = labels([f"{edit_title(c)}: {c['features']}" for c in conditions], width=60, lines=1)
+        rows = labels(sets, width=60, lines=1)
         panels[0].set_yticks(y, rows, fontsize=8)
         panels[0].grid(axis="x")
         panels[0].set_title("other text")
@@ -181,10 +213,12 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         names = labels(other_tasks, width=28, lines=2)
         for index, task in enumerate(other_tasks):
             deltas, spans = error_bars([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
-            panels[1].errorbar(
+            drawn = panels[1].errorbar(
                 deltas, y + 0.12 * index, xerr=spans, fmt=MARKS[index % len(MARKS)], color=_COLORS[index % len(_COLORS)],
                 markersize=5, capsize=2, linewidth=1.2, label=names[index],
             )  # fmt: skip
+            cells = [c["accuracy_delta"].get(task, (None,) * 3) for c in conditions]
+            tell(panels[1], task, drawn, zip(deltas, y + 0.12 * index, strict=True), cells, names=sets, unit="points")
         if other_tasks:
             panels[1].axvline(0, color=INK, linewidth=0.9)
             panels[1].set_title("other tasks")

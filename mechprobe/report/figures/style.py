@@ -1,4 +1,7 @@
-"""Colors, markers and sizes of all figures. The colors are those of Okabe and Ito, which color-blind readers can tell apart."""
+"""Colors, markers and sizes of all figures.
+
+The colors are those of Okabe and Ito, which color-blind readers can tell apart, made darker where their contrast on white is below 3:1.
+"""
 
 import io
 import re
@@ -27,12 +30,14 @@ NOTHING = "no number above 0 to draw"
 """What a logarithmic panel without any number above 0 says."""
 
 INK = "#222222"
-GREY = "#8a8a8a"
-LIGHT = "#d5d5d5"
+CELL_INK = "#1a1a1a"
+"""Ink on a coloured cell, which has the same colour in both themes."""
+GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e6", "#f1f1f1", "#ffffff"
+"""``SHADE`` is a strip behind marks."""
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
-_KNOWN = {"base": "#5a5a5a", "sft": ORANGE, "rl": BLUE}
+_KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -55,7 +60,7 @@ _RC: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": GRID,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "white",
@@ -218,13 +223,18 @@ def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[
     return values, np.nan_to_num(np.vstack([values - low, high - values]), nan=0).clip(min=0)
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, with the same bytes on every call."""
-    buffer = io.BytesIO()
+def write_out(figure: Figure) -> None:
+    """Write out the characters, in names that a figure drew without `plain`, that no font has."""
     with house_style():
-        for text in figure.findobj(Text):  # names that a figure drew without `plain`
+        for text in figure.findobj(Text):
             if isinstance(text, Text) and not text.get_text().isascii():
                 text.set_text("".join(map(_written_out, text.get_text())))
                 text.set_fontfamily(mpl.rcParams["font.family"])
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file, with the same bytes on every call."""
+    buffer = io.BytesIO()
+    write_out(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
