@@ -15,7 +15,9 @@ from mechprobe.report.figures.style import (
     INK,
     LIGHT,
     ORANGE,
+    PAPER,
     PURPLE,
+    dots,
     error_bars,
     house_style,
     labels,
@@ -103,7 +105,11 @@ def _rows(comparison: Mapping[str, Any], results: Mapping[str, Any]) -> list[_Ro
         found.append(row)
     for kind, label in _CONTROLS.items():
         if draws := _draws(comparison, results, kind):
-            found.append(_Row("control", label, label, [[value, None, None, n] for value in draws]))
+            found.append(
+                _Row(
+                    "control", label, f"{label}, one of {len(draws)} draws", [[value, None, None, n] for value in draws]
+                )
+            )
     return sorted(found, key=lambda row: list(_KINDS).index(row.kind))
 
 
@@ -184,22 +190,13 @@ def _draw_row(axes: Axes, row: _Row, place: float, rng: np.random.Generator) -> 
     kind = _KINDS[row.kind]
     values, spans = error_bars(row.cells)
     if row.kind == "control":
-        y = place + rng.uniform(-0.25, 0.25, len(values))
-        drawn: Any = axes.plot(
-            values,
-            y,
-            linestyle="none",
-            marker=".",
-            markersize=kind.size,
-            color=kind.color,
-            alpha=0.6,
-            markeredgewidth=0,
-        )
+        drawn: Any = dots(axes, values, place + rng.uniform(-0.25, 0.25, len(values)), size=2.6)
+        y = np.full(len(values), place)  # a hand cannot tell the jitter of points
     else:
         y = np.array([place])
         axes.axhline(place, color=LIGHT, linewidth=0.6, linestyle=(0, (1, 2.5)), zorder=0.5)
         strong = row.kind == "set"
-        face = "white" if row.damages else kind.color
+        face = PAPER if row.damages else kind.color
         drawn = axes.errorbar(
             values, y, xerr=spans, fmt=kind.mark, color=kind.color, markerfacecolor=face, markersize=kind.size,
             capsize=0, linewidth=2.6 if strong else 1.5, zorder=5 if strong else 4,
@@ -211,8 +208,8 @@ def _draw_row(axes: Axes, row: _Row, place: float, rng: np.random.Generator) -> 
             )  # fmt: skip
             drawn = [drawn, note]
     names = [row.name] * len(values)
-    places = zip(values, y, strict=True)
-    tell(axes, kind.title, drawn, places, row.cells, names=names, unit="points", main=row.main)
+    at = zip(values, y, strict=True)
+    tell(axes, kind.title, drawn, at, row.cells, names=names, unit="points", main=row.main)
 
 
 def _draw_ceiling(axes: Axes, comparison: Mapping[str, Any], results: Mapping[str, Any]) -> None:

@@ -49,14 +49,16 @@ class Spot(NamedTuple):
     text: str
 
 
-def inline_svg(name: str, drawn: bytes, alternative: str, series: Sequence[str], spots: Iterable[Spot]) -> str:
+def inline_svg(
+    name: str, drawn: bytes, alternative: str, series: Sequence[tuple[str, str]], spots: Iterable[Spot]
+) -> str:
     """Markup for a page: no script, no style, no reference outside itself, and colors that follow the theme of the page.
 
     Args:
         name: Name of the figure, with which its ids begin.
         drawn: What matplotlib wrote.
         alternative: Text alternative.
-        series: Names of what a reader can hide; the script of the page makes buttons of them.
+        series: Kind and name of what a reader can hide; the script of the page makes buttons of them.
         spots: Marks with a hover; each is a circle with its text as ``<title>``, which browsers show without any script.
     """
     root = ElementTree.fromstring(drawn)
@@ -120,7 +122,7 @@ class _Writer:
             yield self._element(tag, child)
 
     def _element(self, tag: str, element: ElementTree.Element) -> str:
-        inner = escape("".join(element.itertext())) if tag == "text" else "".join(self.content(element))
+        inner = "".join(self.content(element)) or (escape(element.text or "") if tag in ("text", "tspan") else "")
         attributes = "".join(f" {name}={_quoted(value)}" for name, value in self._attributes(element))
         if tag in ("g", "defs") and not inner:
             return ""
