@@ -46,6 +46,7 @@
       title.remove();
     }
     if (!marks.length) return;
+    let reached = null; // by keyboard
     const point = (event) => {
       const mark = nearest(marks, event.clientX, event.clientY);
       if (mark) show(mark);
@@ -54,44 +55,56 @@
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
     svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
-    frame.addEventListener("blur", hide);
+    frame.addEventListener("blur", () => {
+      reached = null;
+      hide();
+    });
     frame.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
       const there = marks.filter((mark) => !mark.classList.contains("off"));
       if (!step || !there.length || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      const now = there.indexOf(shown);
+      const now = there.indexOf(shown || reached);
       const next = now < 0 && Math.abs(step) === 1 ? (step > 0 ? 0 : there.length - 1) : Math.min(Math.max(now + step, 0), there.length - 1);
-      there[next].scrollIntoView({ block: "nearest", inline: "nearest" });
-      show(there[next]);
+      reached = there[next];
+      reached.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+      // The scrolling hides what is shown, just before the next frame.
+      requestAnimationFrame(() => show(reached));
     });
   }
 
   function series(svg, frame) {
-    const names = JSON.parse(svg.dataset.series);
-    if (names.length < 2) return;
+    const told = JSON.parse(svg.dataset.series);
+    const parts = [...svg.querySelectorAll("[data-in]")].map((part) => [part, part.dataset.in.split(" ").map(Number)]);
+    const used = new Set(parts.flatMap(([, within]) => within));
+    if (used.size < 2) return;
     const hidden = new Set();
-    const parts = [...svg.querySelectorAll("[data-in]")].map((part) => [part, part.dataset.in.split(" ").filter(Boolean)]);
-    const row = document.createElement("div");
-    row.className = "series";
-    row.setAttribute("role", "group");
-    row.setAttribute("aria-label", "Shown in the figure");
-    names.forEach((name, number) => {
-      if (!parts.some(([, within]) => within.includes(String(number)))) return;
+    const panel = document.createElement("div");
+    panel.className = "series";
+    const groups = new Map();
+    told.forEach(([kind, name], number) => {
+      if (!used.has(number)) return;
+      if (!groups.has(kind)) {
+        const group = document.createElement("div");
+        group.setAttribute("role", "group");
+        group.setAttribute("aria-label", kind ? `Shown in the figure, by ${kind}` : "Shown in the figure");
+        groups.set(kind, group);
+        panel.append(group);
+      }
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
       button.setAttribute("aria-pressed", "true");
       button.addEventListener("click", () => {
-        const off = !hidden.delete(String(number));
-        if (off) hidden.add(String(number));
+        const off = !hidden.delete(number);
+        if (off) hidden.add(number);
         button.setAttribute("aria-pressed", String(!off));
         for (const [part, within] of parts) part.classList.toggle("off", within.some((one) => hidden.has(one)));
         hide();
       });
-      row.append(button);
+      groups.get(kind).append(button);
     });
-    frame.after(row);
+    frame.after(panel);
   }
 
   for (const svg of document.querySelectorAll("svg.chart")) {

@@ -17,6 +17,7 @@ from mechprobe.report.figures.style import (
     ORANGE,
     PURPLE,
     house_style,
+    legend,
     log_y,
     model_colors,
     new_figure,
@@ -44,7 +45,7 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
         left.set_ylim(0, 1.6 * largest)
         left.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         left.set_ylabel(f"features (of {summary['n_alive']:,} live)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -69,6 +70,7 @@ def _draw_histograms(
             at=middles,
             unit="features",
             scale=1,
+            main={bins[int(counts.argmax())]},
         )
     axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
     axes.annotate(
@@ -84,7 +86,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
     tokens = np.array([line["tokens"] for line in lines], dtype=float)
     unit, label = (1e6, "million tokens") if tokens.max() >= 2e6 else (1e3, "thousand tokens")
     with house_style():
-        figure = new_figure(9.0, 3.1)
+        figure = new_figure(9.0, 3.3)
         left, middle, right = figure.subplots(1, 3)
         _draw_fve(left, lines, tokens / unit, gate)
         middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
@@ -98,6 +100,7 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
         for axes in (left, middle, right):
             axes.set_xlabel(label)
             axes.set_xlim(0, None)
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -111,11 +114,11 @@ def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | No
         _tell_course(axes, name, drawn, lines, x, values)
     if gate is not None:
         axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate("gate", (0.99, gate), fontsize=8.5, **place)
-    axes.set_ylim(min(1.0, max(0.0, _lower_limit(lines, models))), 1.0)
+        place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
+        axes.annotate("gate", (0.02, gate), fontsize=8.5, **place)
+    low = min(1.0, max(0.0, _lower_limit(lines, models)))
+    axes.set_ylim(low if gate is None else min(low, gate - 0.02), 1.0)
     axes.set_title("FVE (per batch)")
-    axes.legend(loc="lower right")
 
 
 def _tell_course(
@@ -125,7 +128,7 @@ def _tell_course(
     every = -(-len(lines) // _HOVERS)
     for reached in (True, False):
         chosen = [i for i in range(len(lines)) if (i % every == 0 or i == len(lines) - 1) == reached]
-        names = [f"step {lines[i]['step']:,}, {lines[i]['tokens']:,.0f} tokens" for i in chosen]
+        names = [f"{lines[i]['tokens']:,.0f} tokens" for i in chosen]
         places = [(x[i], values[i]) for i in chosen]
         tell(axes, series, drawn, places, [[values[i]] for i in chosen], names=names, at=[lines[i]["tokens"] for i in chosen],
              unit=unit, scale=1, hover=reached)  # fmt: skip
@@ -163,5 +166,5 @@ def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None
         axes.set_ylim(len(fve) - 0.5, -0.5)
         axes.grid(axis="x")
         axes.set_xlabel("FVE on held-out rows")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1)
+        legend(figure, *axes.get_legend_handles_labels())
         return figure

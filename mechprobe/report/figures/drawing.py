@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from matplotlib import rc_context
@@ -10,11 +11,13 @@ from matplotlib.figure import Figure
 from mechprobe.formatting import inert
 from mechprobe.report.figures import style
 from mechprobe.report.figures.svg import Spot, inline_svg, svg_file
-from mechprobe.report.figures.told import COLUMNS, Mark, told
+from mechprobe.report.figures.told import COLUMNS, Mark, Told, told
 
 _POINTS = 72
 """Units of an SVG by matplotlib in an inch."""
-_MOST = 12
+_APART = 6
+"""Points within which a hand cannot tell marks apart."""
+_MOST = 16
 """Numbers that a text alternative has at most."""
 
 
@@ -49,12 +52,11 @@ def draw(figure: Figure, name: str, title: str) -> Drawing:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     # All files have the layout of the SVG, and marks are where the SVG has them.
-    height = figure.bbox.height
     numbers = _numbers(found.marks)
     alternative = inert(f"{title}. {numbers}" if numbers else title)
     drawn = _saved(figure, "svg")
-    spots = [spot for mark in found.marks if (spot := _spot(mark, found.series, figure.bbox.height))]
-    markup = inline_svg(name, drawn, alternative, list(map(inert, found.series)), spots)
+    spots = list(_spots(found, figure.bbox.height))
+    markup = inline_svg(name, drawn, alternative, [(kind, inert(series)) for kind, series in found.series], spots)
     files = {
         "svg": svg_file(name, drawn, alternative), "png": style.to_png(figure), "pdf": _saved(figure, "pdf"), "csv": _table(found.marks),
     }  # fmt: skip
@@ -88,13 +90,18 @@ def _cell(value: str | float) -> str | float:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _spot(mark: Mark, series: list[str], height: float) -> Spot | None:
-    """Where a hand finds the mark in the SVG; None where it has no hover or lies outside its panel."""
-    x, y = mark.axes.transData.transform(mark.place)
-    box = mark.axes.bbox
-    if not (mark.hover and box.x0 - 4 <= x <= box.x1 + 4 and box.y0 - 4 <= y <= box.y1 + 4):
-        return None
-    return Spot(x, height - y, tuple(map(series.index, mark.series)), inert(mark.text))
+def _spots(found: Told, height: float) -> Iterator[Spot]:
+    """Where a hand finds the marks in the SVG; of marks of one name that lie upon each other only the first."""
+    taken = set()
+    for mark in sorted(found.marks, key=lambda mark: not mark.main):
+        x, y = mark.axes.transData.transform(mark.place)
+        box = mark.axes.bbox
+        if not (mark.hover and box.x0 - 4 <= x <= box.x1 + 4 and box.y0 - 4 <= y <= box.y1 + 4):
+            continue
+        cell = (mark.axes, mark.series, mark.name, x // _APART, y // _APART)
+        if cell not in taken:
+            taken.add(cell)
+            yield Spot(x, height - y, tuple(map(found.series.index, mark.series)), "\n".join(map(inert, mark.lines)))
 
 
 def _numbers(marks: list[Mark]) -> str:

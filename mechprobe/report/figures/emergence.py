@@ -13,9 +13,13 @@ from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
 from mechprobe.report.figures.style import (
     CELL_INK,
+    CELL_PAPER,
     INK,
     MARKS,
+    cells_of,
+    color_bar,
     house_style,
+    legend,
     model_colors,
     new_figure,
     plain,
@@ -89,7 +93,7 @@ def curves_figure(found: Emergence) -> Figure:
             axes.set_title(title)
             axes.set_ylim(0, None)
             axis.prepare(axes)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found.arms))
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
@@ -178,7 +182,7 @@ def _matrices(found: Emergence, arms: Sequence[str], rows: Sequence[Row], quanti
                 axes.set_title(plain(f"{arm}: {titles[arm]}"))
         if image is not None:
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
-            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{quantity}\n({seeds})")
+            color_bar(figure, image, panels, f"{quantity}\n({seeds})", shrink=0.6)
         return figure
 
 
@@ -207,21 +211,30 @@ def matrix_panel(
     """
     values = np.asarray(matrix, dtype=np.float64)
     low, high = (np.full_like(values, np.nan),) * 2 if ends is None else ends
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
+    image = cells_of(axes, values)
+    axes.set_aspect("equal")
     for cell, value in np.ndenumerate(values):
         row, column = cell
         text = "-" if np.isnan(value) else _percents(value, float(low[cell]), float(high[cell]), between="\n")
-        color = "white" if value > 0.6 else CELL_INK
+        color = CELL_PAPER if value > 0.6 else CELL_INK
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
     for row, label in enumerate(labels):
         names = [f"{label}, {other}" for other in labels]
+        main = {names[-1]} if row == 0 and len(labels) > 1 else ()
         cells = [[values[row, column], low[row, column], high[row, column]] for column in range(len(labels))]
-        tell(axes, "", (), [(column, row) for column in range(len(labels))], cells, names=names)
+        tell(
+            axes,
+            "",
+            (),
+            [(column, row) for column in range(len(labels))],
+            cells,
+            names=names,
+            interval="range over seeds",
+            main=main,
+        )
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_xlabel("checkpoint (step)")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
     return image
 
 
@@ -248,5 +261,5 @@ def causal_figure(found: Emergence) -> Figure:
             axes.set_ylim(*bounds)
             axis.prepare(axes)
         both[1].axhline(0, color=INK, linewidth=0.8)
-        figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
+        legend(figure, *both[0].get_legend_handles_labels())
         return figure

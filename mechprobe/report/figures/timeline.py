@@ -11,9 +11,11 @@ from mechprobe.dynamics.order import HalfChange
 from mechprobe.report.figures.style import (
     INK,
     MARKS,
+    SHADE,
     error_bars,
     house_style,
     labels,
+    legend,
     model_colors,
     new_figure,
     plain,
@@ -52,7 +54,7 @@ def timeline_figure(found: Timeline) -> Figure:
         _axis(axes[-1], found)
         for number, arm in enumerate(found.arms):
             axes[0].plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2, label=plain(arm))
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(found.arms)))
+        legend(figure, *axes[0].get_legend_handles_labels())
         return figure
 
 
@@ -77,7 +79,7 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
             drawn.append(axes.fill_between(series.at, *band, color=color, alpha=0.18, linewidth=0))
         unit = "%" if series.unit == "percent" else "" if series.unit == "plain" else series.unit
         names = [f"{series.name}, {found.axis} {place:,.0f}" for place in series.at]
-        kinds = (arm,) if strong else (arm, SINGLE)
+        kinds = {"arm": arm} | ({} if strong else {"shown": SINGLE})
         tell(
             axes,
             kinds,
@@ -88,6 +90,7 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
             at=series.at,
             unit=unit,
             scale=factor,
+            main={names[-1]} if strong and names else (),
         )
         half = halves.get(series.name)
         if half is not None and not half.untold:
@@ -101,7 +104,7 @@ def _mark_half(axes: Axes, arm: str, half: HalfChange, color: str, height: float
         [half.step.low, half.step.high], [height] * 2, transform=across, color=color, linewidth=2.2, alpha=0.55
     )
     mark = axes.plot([half.step.value], [height], transform=across, color=color, marker="^", markersize=6, zorder=4)
-    tell(axes, arm, [span, mark])
+    tell(axes, {"arm": arm}, [span, mark])
 
 
 def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
@@ -148,9 +151,12 @@ def order_figure(found: Timeline) -> Figure:
                 )
             axes.plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2.4, label=plain(arm))
         axes.set_yticks(np.arange(len(names)), labels(names, width=34))
-        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        for row in range(1, len(names), 2):
+            axes.axhspan(row - 0.5, row + 0.5, color=SHADE, linewidth=0, zorder=0)
         axes.grid(visible=True, axis="x")
         _axis(axes, found)
         axes.set_title(title_of("half of the change is reached"), color=INK)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(arms)))
+        legend(figure, *axes.get_legend_handles_labels())
         return figure
