@@ -18,6 +18,7 @@ from typing import Any, Literal
 from mechprobe.environment import environment
 from mechprobe.errors import BAD_INPUT, ArtifactError, MechprobeError
 from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
+from mechprobe.progress import activity, stage as running
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -236,21 +237,23 @@ class Stage:
         Raises:
             ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
-        stage = cls._of(folder, name, config, inputs, models)
-        state = stage._look(force, remake)
-        stage.done = state == "done"
-        if state == "restart":
-            shutil.rmtree(stage.folder)
-        if not stage.done:
-            write_json(stage.folder / UNFINISHED, stage.identity)
-            if not beside_others:
-                remove_partial_files(stage.folder)
-        try:
-            yield stage
-        except MechprobeError as error:
-            if not stage.done and not beside_others:
-                stage._note_refusal(error)
-            raise
+        with running(name):
+            with activity("checking the inputs"):
+                stage = cls._of(folder, name, config, inputs, models)
+                state = stage._look(force, remake)
+            stage.done = state == "done"
+            if state == "restart":
+                shutil.rmtree(stage.folder)
+            if not stage.done:
+                write_json(stage.folder / UNFINISHED, stage.identity)
+                if not beside_others:
+                    remove_partial_files(stage.folder)
+            try:
+                yield stage
+            except MechprobeError as error:
+                if not stage.done and not beside_others:
+                    stage._note_refusal(error)
+                raise
 
     def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
         """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
@@ -318,13 +321,15 @@ class Stage:
         Returns:
             The manifest.
         """
+        with activity("hashing the results"):
+            hashes = {name: sha256_file(self.folder / name) for name in sorted(outputs)}
         manifest = {
             **self.identity,
             "schema_version": SCHEMA_VERSION,
             "seed": seed,
             "counts": dict(counts or {}),
             "results": dict(results or {}),
-            "outputs": {name: sha256_file(self.folder / name) for name in sorted(outputs)},
+            "outputs": hashes,
             "seconds": round(time.monotonic() - self.started, 3),
             "environment": environment(),
         }

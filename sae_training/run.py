@@ -28,6 +28,7 @@ _COUNTS = ("n_steps", "n_tokens", "n_distinct_batches", "metrics", "stream_ended
 logger = logging.getLogger(__name__)
 
 OnLog = Callable[[dict[str, Any]], None]
+OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = True,
     on_log: OnLog | None = None,
+    on_step: OnStep | None = None,
 ) -> TrainResult:
     """Train a crosscoder in place on a stream of raw activations.
 
@@ -80,12 +82,13 @@ def train(
         resume: Whether to continue from the latest checkpoint in ``out``, or to return the result of a finished run.
             False starts again.
         on_log: Called with each line of metrics and ``tokens_per_s``.
+        on_step: Called with the number of tokens trained on, at the beginning and after every step.
 
     Raises:
         SaeTrainingError: A batch has the wrong shape, the stream is empty, ``out`` holds a run with other settings, or
             a step is not finite. In the last case ``out`` keeps its last good checkpoint.
     """
-    run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, on_log)
+    run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, on_log, on_step)
     return run.finished_before(resume) or run.run(resume)
 
 
@@ -97,8 +100,9 @@ class _Run:
         config: TrainConfig,
         out: Path | None,
         on_log: OnLog | None,
+        on_step: OnStep | None,
     ) -> None:
-        self.crosscoder, self.config, self.out, self.on_log = crosscoder, config, out, on_log
+        self.crosscoder, self.config, self.out, self.on_log, self.on_step = crosscoder, config, out, on_log, on_step
         self.trainer = Trainer(crosscoder, config)
         self.stream = BatchStream(batches, crosscoder, config.batch_size)
         self.settings = {
@@ -131,6 +135,7 @@ class _Run:
             self._begin(resume)
         state, config = self.trainer.state, self.config
         self.n_tokens_before = state.n_tokens
+        self._count()
         stream_ended = False
         while state.n_tokens < config.n_tokens:
             batches = self._draw()
@@ -164,6 +169,7 @@ class _Run:
     def _step(self, batches: list[Tensor]) -> None:
         state, config = self.trainer.state, self.config
         output = self.trainer.step(*batches)
+        self._count()
         log = state.step % config.log_every == 0 or state.n_tokens >= config.n_tokens
         keep = config.checkpoint_every and state.step % config.checkpoint_every == 0
         if log or keep:
@@ -172,6 +178,10 @@ class _Run:
             self._log(self.trainer.metrics(output))
         if keep:
             self._checkpoint()
+
+    def _count(self) -> None:
+        if self.on_step is not None:
+            self.on_step(self.trainer.state.n_tokens)
 
     def _begin(self, resume: bool) -> None:
         ahead = self.stream.read_ahead(self.config.n_setup_batches)

@@ -31,6 +31,7 @@ from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.types import Site
 
@@ -140,7 +141,8 @@ def _whole_stream(work: CacheWork, ranks: Ranks) -> TokenStream:
             return found if all_responded(prepared, found) else None
 
         responses = _wait_for(complete, f"the responses of the other processes in {work.out}")
-    stream = stream_of(prepared, responses)
+    with activity("dividing the tokens into shards"):
+        stream = stream_of(prepared, responses)
     if len(set(ranks.gather(stream.hash))) > 1:
         raise StoreError(f"The processes have different tokens; give all of them one shared {work.out}.")
     return stream
@@ -173,7 +175,8 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
         }
         write_json(work.out / name / INDEX, index)
     files = _norm_files(work, stream)
-    norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
+    with activity("measuring norms"):
+        norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
     files.remove()  # a finished store has none; a run that is killed here measures the shards again
     if work.config.drop_norm_above is not None:
         write_hdf5(work.out / DROPPED, {"row": np.flatnonzero(dropped)}, {})

@@ -40,6 +40,7 @@ from mechprobe.cli import (
     train_sae,
     weights,
 )
+from mechprobe.cli.long_running import long_running, long_running_without_models
 
 INTERRUPTED = 130
 _MULTIPLE = ("--models", "-m", "--set", "-s", "--sae")
@@ -79,8 +80,12 @@ _COMMANDS = {
         "doctor": doctor.doctor,
     },
 }
+_SHORT = {"show", "plan-samples"}
+_WITHOUT_MODELS = {"report"}
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
+        if name not in _SHORT:
+            command = (long_running_without_models if name in _WITHOUT_MODELS else long_running)(command)
         app.command(name, rich_help_panel=panel)(command)
 for name, group in {
     "lab": lab.app,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.long_running import long_running
 
 File = Annotated[Path, typer.Argument(help="Weights file (.pt, .safetensors), or a folder with one.")]
 Folder = Annotated[Path, typer.Argument(help="Crosscoder, written by `train-sae` or `crosscoder import`.")]
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 
 @app.command("import")
+@long_running
 def import_(
     file: File,
     out: Out = Path("crosscoder"),
@@ -78,6 +80,7 @@ def import_(
 
 
 @app.command("export")
+@long_running
 def export(folder: Folder, model: Model, out: SaeOut, readout: Readout = "single") -> None:
     """Export one model's slice for `sae_lens.SAE.load_from_disk`, with the same features under the chosen read-out."""
     from mechprobe.cli.printing import say

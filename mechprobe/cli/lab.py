@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from mechprobe.cli.long_running import long_running, long_running_without_models
+
 app = typer.Typer(no_args_is_help=True, help="Build the embedded lab, or show what one holds.")
 
 
 @app.command()
+@long_running
 def build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the lab.")],
     recipe: Annotated[
@@ -48,6 +51,7 @@ def build(
 
 
 @app.command()
+@long_running_without_models
 def info(
     folder: Annotated[Path | None, typer.Argument(help="Folder of a lab; the shipped one by default.")] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Which shipped lab.")] = "shared-marker",
@@ -62,11 +66,11 @@ def info(
 
 def _show(manifest: dict[str, object], folder: Path, as_json: bool) -> None:
     """Print a manifest for people or for programs."""
-    from mechprobe.files import dump_json
+    from mechprobe.cli.printing import say, say_json
     from mechprobe.lab.summary import summary
 
     if as_json:
-        typer.echo(dump_json(manifest), nl=False)
+        say_json(manifest)
         return
-    typer.echo(summary(manifest))
-    typer.echo(f"\nLab: {folder}\nNext: mechprobe run --config {folder / 'run.toml'}")
+    say(summary(manifest))
+    say(f"\nLab: {folder}\nNext: mechprobe run --config {folder / 'run.toml'}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mechprobe.cli.long_running import long_running
+
 if TYPE_CHECKING:
     from mechprobe.posttrain.arm import Arm
     from mechprobe.posttrain.config import PosttrainConfig
@@ -63,6 +65,7 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let the folder
 
 
 @app.command()
+@long_running
 def sft(
     out: Out,
     base: Base = None,
@@ -102,6 +105,7 @@ def sft(
 
 
 @app.command()
+@long_running
 def grpo(
     out: Out,
     base: Base = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 def say(text: str = "") -> None:
     """One line of result on stdout."""
+    _show_nothing_else()
     sys.stdout.write(text + "\n")
 
 
@@ -15,7 +16,15 @@ def say_json(value: Any) -> None:
     """The result as JSON on stdout."""
     from mechprobe.files import dump_json
 
+    _show_nothing_else()
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
+
+
+def _show_nothing_else() -> None:
+    """End the live lines of a terminal before results are printed."""
+    from mechprobe.progress.display import screen
+
+    screen.hide()
 
 
 def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *, corner: str = "") -> list[str]:
@@ -31,5 +40,9 @@ def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *
 
 def note(text: str) -> None:
     """One line about the work on stderr."""
+    from mechprobe.progress.display import screen
+
+    if text.startswith("warning: "):
+        screen.warn(text.removeprefix("warning: "))
     sys.stderr.write(f"mechprobe: {text}\n")
     sys.stderr.flush()

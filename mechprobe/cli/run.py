@@ -36,6 +36,7 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     from mechprobe.pipeline.dictionaries import check_dictionary_seeds, stages_with_dictionaries
     from mechprobe.pipeline.plans import plan_run
     from mechprobe.pipeline.upstream import require_run_folder, timed
+    from mechprobe.progress import activity
     from mechprobe.stage_folder import require_creatable
 
     require_one_process("mechprobe run")
@@ -48,7 +49,9 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     require_creatable(chain.folder)
     require_run_folder(chain)
     if shared.dry_run:
-        say_plan(plan_run(chain, dictionary_seeds), as_json=shared.as_json)
+        with activity("planning"):
+            planned = plan_run(chain, dictionary_seeds)
+        say_plan(planned, as_json=shared.as_json)
         return
     if not chain.layout.run_file.is_file():
         chain.save_config()

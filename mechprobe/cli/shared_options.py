@@ -71,10 +71,12 @@ class Shared:
             ConfigError: The settings cannot be used, or the default run folder belongs to other models.
         """
         from mechprobe.pipeline.run import Run
+        from mechprobe.progress import activity
         from mechprobe.run_layout import RunLayout
 
-        layout = RunLayout(self.run or self._default_run()).placed(**folders)
-        config = self._settings(layout.run_file, extra, own_inputs=own_inputs or bool(self.models))
+        with activity("reading the settings"):
+            layout = RunLayout(self.run or self._default_run()).placed(**folders)
+            config = self._settings(layout.run_file, extra, own_inputs=own_inputs or bool(self.models))
         return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
 
     def _default_run(self) -> Path:

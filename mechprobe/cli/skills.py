@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.long_running import long_running_without_models
 from mechprobe.cli.skill_scores import score
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ app = typer.Typer(
     help="Make items of the atomic-skill benchmark, show some, score responses, or write the data sheet.",
 )
 
-app.command()(score)
+app.command()(long_running_without_models(score))
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tasks.jsonl, prompts.jsonl and skills.json.")]
 Skills = Annotated[str, typer.Option("--skills", help="Skills, separated by commas. By default all five.")]
@@ -42,6 +43,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace other items in the
 
 
 @app.command()
+@long_running_without_models
 def make(
     out: Out,
     skills: Skills = "",
@@ -85,6 +87,7 @@ def make(
 
 
 @app.command()
+@long_running_without_models
 def show(
     skill: Annotated[str, typer.Argument(help="Name of the skill.")],
     domain: Annotated[str, typer.Argument(help="Name of the domain.")],
@@ -115,6 +118,7 @@ def show(
 
 
 @app.command()
+@long_running_without_models
 def card(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Markdown file; standard output by default.")] = None,
 ) -> None:

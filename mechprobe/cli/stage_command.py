@@ -23,6 +23,7 @@ def carry_out(
     from mechprobe.models.devices import check_device
     from mechprobe.pipeline.plans import plan_upstream
     from mechprobe.pipeline.upstream import make_upstream, missing_stages, refuse_missing, settings_kept
+    from mechprobe.progress import activity
     from mechprobe.stage_folder import require_creatable
 
     check_device(run.config.device)
@@ -30,7 +31,9 @@ def carry_out(
         refuse_missing(run, stage)
     if shared.dry_run:
         require_creatable(folder)
-        say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
+        with activity("planning"):
+            planned = plan_upstream(run, stage, folder) or plan()
+        say_plan(planned, as_json=shared.as_json)
         return None
     require_same_run(run)
     inside = folder not in [path for _, path in run.layout.elsewhere]

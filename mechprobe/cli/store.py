@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mechprobe.cli import options
+from mechprobe.cli.long_running import long_running
 
 Folder = Annotated[Path, typer.Argument(help="Activation store, written by `mechprobe cache`.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="New file (safetensors) or new folder (npy).")]
@@ -16,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Describe an activation store, veri
 
 
 @app.command("info")
+@long_running
 def info(folder: Folder, as_json: options.Json = False) -> None:
     """Print models, sites, rows and hashes of a store."""
     from mechprobe.cache.result import CacheCounts
@@ -49,6 +51,7 @@ def info(folder: Folder, as_json: options.Json = False) -> None:
 
 
 @app.command("verify")
+@long_running
 def verify(folder: Folder, as_json: options.Json = False) -> None:
     """Hash every file again; print one line per changed file and exit with code 2 if there is one."""
     from mechprobe.cache.store.verify import verify_store
@@ -68,6 +71,7 @@ def verify(folder: Folder, as_json: options.Json = False) -> None:
 
 
 @app.command("export")
+@long_running
 def export(folder: Folder, out: Out, format_: Format = None, float32: AsFloat32 = False) -> None:
     """Export ``<site>/<model>`` and the token rows as safetensors or NumPy arrays."""
     from mechprobe.cache.store.activation_store import ActivationStore

@@ -9,6 +9,7 @@ from mechprobe.dictionary.result import HeldOutMetrics
 from mechprobe.dictionary.stage import METRICS, held_out_fields, held_out_metrics
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.files import sha256_file
+from mechprobe.progress import activity, loading
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -63,7 +64,8 @@ def store_crosscoder(
         ConfigError, StoreError, SiteError: Names, widths or site do not fit the store.
         ArtifactError: The folder holds other work.
     """
-    published = read_published(path, format)
+    with loading("the published weights"):
+        published = read_published(path, format)
     chosen = tuple(names) if names is not None else store.models if store is not None else None
     found = store.resolve_site(site) if store is not None else Site.parse(site) if site is not None else None
     crosscoder = published.to_crosscoder(chosen, scale)
@@ -79,7 +81,8 @@ def store_crosscoder(
     inputs = {"cache": store.folder} if store is not None else {}
     models = store.fingerprints if store is not None else {}
     with Stage.open(out, name="import-crosscoder", config=settings, inputs=inputs, models=models, force=force) as stage:
-        metrics = None if store is None or found is None else _measured(store, crosscoder, found)
+        with activity("measuring held-out rows"):
+            metrics = None if store is None or found is None else _measured(store, crosscoder, found)
         if not stage.done:
             crosscoder.save(stage.folder)
             outputs = ["config.json", "weights.safetensors", *([METRICS] if metrics else [])]

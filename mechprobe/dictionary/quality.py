@@ -14,6 +14,7 @@ from mechprobe.dictionary.result import ModelQuality, Quality, SplicedLoss
 from mechprobe.dictionary.splicing import held_out_samples, spliced_losses
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from sae_training import Crosscoder, ReconstructionSums, VarianceSums
 from sae_training.reconstruction import squared_norms, within
 
@@ -61,11 +62,13 @@ def measure_quality(
         StoreError: There are no held-out rows.
     """
     readout, gate = readout or Readout(), gate or QualityGate()
-    sums = _QualitySums.over(batches, crosscoder, readout, far_norms)
+    with activity("reconstruction of held-out rows"):
+        sums = _QualitySums.over(batches, crosscoder, readout, far_norms)
     models, joint = sums.models(losses or {}), sums.joint
     if far_norms is not None and 0 < sums.n_far < joint.n_tokens:
         ordinary = partial(_ordinary, batches, crosscoder, far_norms)
-        without = _QualitySums.over(ordinary, crosscoder, readout).models({})
+        with activity("reconstruction without far rows"):
+            without = _QualitySums.over(ordinary, crosscoder, readout).models({})
         models = {
             name: model.model_copy(
                 update={"fve_ordinary": without[name].fve, "fve_readout_ordinary": without[name].fve_readout}

@@ -23,7 +23,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.head import Head
 from mechprobe.models.log_probs import compared_with
 from mechprobe.models.one_by_one import OneByOne, TensorFiles
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import Advance, activity, progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -91,7 +91,8 @@ def spliced_losses(
         work = _Splicing(crosscoder, models, site, batches, batch_size, files, advance)
         for name in names:
             work.read_clean(name)
-        work.reconstruct()
+        with activity("reconstructing the residuals"):
+            work.reconstruct()
         # The last model is still loaded.
         sums = {name: work.sums(name) for name in reversed(names)}
     models.release()

@@ -10,7 +10,7 @@ import torch
 from mechprobe.cache.store.row_source import RowSource, SiteBatches
 from mechprobe.dictionary.result import TrainingMetrics
 from mechprobe.errors import StoreError
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import Meter, activity, progress
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig, Metrics, TrainConfig, TrainResult, evaluate, train
@@ -65,9 +65,11 @@ def train_crosscoder(
         if config.reads == "activations":  # the scale of a difference is measured on the first batches
             crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
         with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
-            result = train(crosscoder, batches, train_config, out=out, on_log=ProgressLine(advance, config))
+            line = ProgressLine(advance, config)
+            result = train(crosscoder, batches, train_config, out=out, on_log=line, on_step=line.count)
         store.close()
-        metrics = _training_metrics(store, crosscoder, sites, result, batches)
+        with activity("measuring held-out rows"):
+            metrics = _training_metrics(store, crosscoder, sites, result, batches)
         metrics.save(out / METRICS)
         stage.finish(
             outputs=["config.json", "weights.safetensors", METRICS],
@@ -79,26 +81,28 @@ def train_crosscoder(
 
 
 class ProgressLine:
-    """Advances the progress bar at every logged step of a training."""
+    """Counts the tokens of a training, and shows the metrics that it logs."""
 
-    def __init__(self, advance: Advance, config: CrosscoderConfig) -> None:
+    def __init__(self, advance: Meter, config: CrosscoderConfig) -> None:
         self.advance, self.names = advance, config.source_names
-        self.tokens = 0
+        self.tokens: int | None = None
+        self.fields: dict[str, Any] = {}
+
+    def count(self, tokens: int) -> None:
+        """Count up to ``tokens``; those of the first call were trained on before."""
+        if self.tokens is None:
+            self.advance.found(tokens)
+        else:
+            self.advance(tokens - self.tokens, **self.fields)
+        self.tokens = tokens
 
     def __call__(self, metrics: dict[str, Any]) -> None:
-        """Show the metrics that a training logs."""
+        """Show metrics from the next step on."""
         shares = {name: metrics["fve"][name] for name in self.names}
         fve = (f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in shares.items())
-        self.advance(
-            metrics["tokens"] - self.tokens,
-            **{
-                "tokens/s": f"{metrics['tokens_per_s']:,.0f}",
-                "l0": float(metrics["l0"]),
-                "fve": " ".join(fve),
-                "dead": f"{metrics['dead_frac']:.1%}",
-            },
-        )
-        self.tokens = metrics["tokens"]
+        self.fields = {
+            "l0": float(metrics["l0"]), "fve": " ".join(fve), "dead": f"{metrics['dead_frac']:.1%}",
+        }  # fmt: skip
 
 
 def _check_models(store: RowSource, config: CrosscoderConfig) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mechprobe.doctor.check import Check, State
 from mechprobe.errors import first_line
+from mechprobe.progress import activity
 
 _REQUIRED = (
     "torch", "transformers", "h5py", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "pydantic", "typer", "rich",
@@ -57,7 +58,8 @@ def _package(name: str, state: State, missing: str) -> Check:
 
 def _tried(name: str, attempt: Callable[[], str]) -> Check:
     try:
-        return Check(name, "ok", attempt())
+        with activity(f"trying {name}"):
+            return Check(name, "ok", attempt())
     except Exception as error:  # noqa: BLE001 - a check reports every failure
         return Check(name, "fail", first_line(error))
 
@@ -75,7 +77,10 @@ def _bf16() -> Check:
     """Try a bfloat16 product in another process, because on some machines it kills the process."""
     code = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); print(float((a @ a).sum()))"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        with activity("trying bfloat16"):
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+            )
     except subprocess.TimeoutExpired:
         return Check("bfloat16 on the CPU", "fail", "a matrix product did not finish within two minutes")
     if done.returncode == 0:

@@ -25,6 +25,7 @@ from mechprobe.models.family import ModelFamily, check_depth
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.tokenizers import SharedTokenizer
 from mechprobe.pipeline.run import Run
+from mechprobe.progress import activity
 from mechprobe.run_config import RunConfig
 from mechprobe.selection.rules import check_spec
 from mechprobe.types import Site
@@ -42,7 +43,8 @@ class _Page:
     def tried(self, name: str, attempt: Callable[[], Any]) -> Any:
         """What ``attempt`` returns; None, and a line with the reason, if it is refused."""
         try:
-            return attempt()
+            with activity(f"checking {name}"):
+                return attempt()
         except MechprobeError as error:
             if all(check.text != str(error) for check in self.checks):
                 self.checks.append(Check(name, "fail", str(error)))

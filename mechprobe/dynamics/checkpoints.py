@@ -13,6 +13,7 @@ from mechprobe.dynamics.result import DipResult
 from mechprobe.emergence.arms import Arm, find_arms
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ConfigError
+from mechprobe.progress import progress
 from mechprobe.records import Outcome, Outcomes
 
 
@@ -46,13 +47,14 @@ def run_curves(
         ConfigError: There are no checkpoints, or a task has no outcomes.
     """
     tasks = _tasks(outcomes, config)
-    found, spaced = {}, {}
-    for arm in _arms(outcomes, arms):
-        course = arm_steps(arm, arms.base, arms)
-        spaced[arm.name] = course.spaced_by
-        for task in tasks:
-            found[f"{arm.name}/{task}"] = _curve(outcomes, course, task, config)
-    return found, spaced
+    courses = {arm.name: arm_steps(arm, arms.base, arms) for arm in _arms(outcomes, arms)}
+    found: dict[str, DipResult] = {}
+    with progress(len(tasks) * len(courses), "curves", unit="curves") as advance:
+        for arm, course in courses.items():
+            for task in tasks:
+                found[f"{arm}/{task}"] = _curve(outcomes, course, task, config)
+                advance(1, curve=f"{arm}/{task}")
+    return found, {arm: course.spaced_by for arm, course in courses.items()}
 
 
 def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], list[str]]:

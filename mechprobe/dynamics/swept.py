@@ -18,6 +18,7 @@ from mechprobe.dynamics.scores import MIN_CHECKPOINTS, Scores, read_scores, read
 from mechprobe.emergence.arms import all_arms, find_arms
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.errors import ArtifactError, ConfigError, InputError, MechprobeError
+from mechprobe.progress import progress
 from mechprobe.records import Outcome, read_outcomes
 from mechprobe.score_intervals import Z
 from mechprobe.stage_folder import MANIFEST, input_hash, require_stage
@@ -98,7 +99,12 @@ class Swept:
 
     def curves(self, config: DynamicsConfig) -> dict[str, DipResult]:
         """``arm/benchmark`` → result, each for itself; `InputError` names the curve that cannot be used."""
-        return {each.name: self._curve(each, config) for each in self.planned}
+        found: dict[str, DipResult] = {}
+        with progress(len(self.planned), "curves", unit="curves") as advance:
+            for each in self.planned:
+                found[each.name] = self._curve(each, config)
+                advance(1, curve=each.name)
+        return found
 
     def _curve(self, planned: _Planned, config: DynamicsConfig) -> DipResult:
         info, files = self.results.benchmarks[planned.benchmark], self.results.files[planned.benchmark]

@@ -19,6 +19,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.features.table.feature_table import require_table_packages
 from mechprobe.files import write_bytes
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.stage_folder import Stage
 
 if TYPE_CHECKING:
@@ -114,17 +115,21 @@ def _write(stage: Stage, measured: Measurement) -> None:
     groups = list(dict.fromkeys(job for jobs in joint.values() for job in jobs))
     for arm in measured.arms:
         jobs = joint[arm.name]
-        found = [measured.course(arm, job, groups.index(job)) for job in jobs]
+        with activity(f"courses of {arm.name}"):
+            found = [measured.course(arm, job, groups.index(job)) for job in jobs]
         courses[arm.name], curves[arm.name], frames = zip(*found, strict=True)
         files = [table_file(arm.name, job.seed) for job in jobs]
         tables |= dict(zip(files, frames, strict=True))
         if config.relie:
-            causal[arm.name], tables[files[0]] = measured.causal(arm, jobs[0], frames[0])
+            with activity(f"RelIE of {arm.name}"):
+                causal[arm.name], tables[files[0]] = measured.causal(arm, jobs[0], frames[0])
+    with activity("pairwise dictionaries"):
+        pairs = measured.pair_courses()
     result = Emergence(
         folder=stage.folder,
         layout=config.layout,
         arms=courses,
-        pairs=measured.pair_courses(),
+        pairs=pairs,
         causal=causal,
         quality={job.name: job_quality(job, measured.work) for job in measured.dictionaries},
         claim=judge(curves, CLAIMED_ARMS),

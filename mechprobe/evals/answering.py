@@ -22,6 +22,7 @@ from mechprobe.evals.scoring import response_outcome
 from mechprobe.evals.tasks import Task
 from mechprobe.models.generation import Generated, forced_log_probs, generate, length_batches
 from mechprobe.models.load import LanguageModel
+from mechprobe.progress import activity, progress
 from mechprobe.records import Outcome, Sample
 
 
@@ -47,14 +48,16 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
     for row in rows:
         by_length.setdefault(len(row[1]) + 1, []).append(row)
     result = [0.0] * len(pairs)
-    for length, same_length in sorted(by_length.items()):
-        lengths = [len(prompt) for prompt, _ in same_length]
-        for batch in length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding):
-            chosen = [same_length[index] for index in batch]
-            last = [[pairs[index][1][-1] for index in rows[row]] for row in chosen]
-            for row, (before, after) in zip(chosen, forced_log_probs(model, chosen, last), strict=True):
-                for index, value in zip(rows[row], after, strict=True):
-                    result[index] = sum(before) + value
+    with progress(len(rows), f"log-likelihoods by {model.name}", unit="prompts", inner=True) as advance:
+        for length, same_length in sorted(by_length.items()):
+            lengths = [len(prompt) for prompt, _ in same_length]
+            for batch in length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding):
+                chosen = [same_length[index] for index in batch]
+                last = [[pairs[index][1][-1] for index in rows[row]] for row in chosen]
+                for row, (before, after) in zip(chosen, forced_log_probs(model, chosen, last), strict=True):
+                    for index, value in zip(rows[row], after, strict=True):
+                        result[index] = sum(before) + value
+                advance(len(batch))
     return result
 
 
@@ -226,8 +229,9 @@ def _from_responses(run: _Run, queries: Sequence[Query]) -> dict[tuple[str, str]
         else:
             generated = [one for task, sample in asking.queries for one in run.respond(run.label, task, sample)]
         by_sample = asking.by_sample(generated)
-        for index, (task, sample) in enumerate(asking.queries):
-            found[task.name, sample.id] = asking.outcomes(index, by_sample[task.name, sample.id], run.label)
+        with activity("scoring the responses"):
+            for index, (task, sample) in enumerate(asking.queries):
+                found[task.name, sample.id] = asking.outcomes(index, by_sample[task.name, sample.id], run.label)
     return found
 
 

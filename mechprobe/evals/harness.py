@@ -241,13 +241,12 @@ def _finite(value: Any) -> float | None:
 
 @contextmanager
 def _harness_output() -> Iterator[None]:
-    """Send the harness' stdout to stderr, silence its warnings, and show progress bars only if stderr is a terminal."""
+    """Send the harness' stdout to stderr, and silence its warnings and its progress bars beside those of mechprobe."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     with ExitStack() as stack:
-        if not sys.stderr.isatty():
-            stack.enter_context(redirect_stderr(io.StringIO()))
+        stack.enter_context(redirect_stderr(io.StringIO()))
         stack.enter_context(redirect_stdout(sys.stderr))
         try:
             yield

@@ -235,12 +235,13 @@ def _run_models(
         for index, (model, label, prefix) in enumerate(runs):
             part = folder / f"part-{index:03d}.jsonl"
             if part.is_file():  # written by an interrupted stage
-                found = read_outcomes(part)
+                found, count = read_outcomes(part), advance.found
             else:
+                count = advance
                 options = {"batch_size": config.batch_size, "prefix": prefix, "respond": respond}
                 found = run_tasks(model, tasks, label=label, **options)
                 write_jsonl(part, found)
             records += found
             right = sum(record.outcome == "right" for record in found)
-            advance(1, model=label, right=f"{percent(right / max(1, len(found)))} %")
+            count(1, model=label, right=f"{percent(right / max(1, len(found)))} %")
     return Outcomes(records)

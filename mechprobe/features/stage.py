@@ -14,6 +14,7 @@ from mechprobe.features.examples.promoted import check_unembedding
 from mechprobe.features.table.feature_table import FeatureTable, feature_table, require_table_packages
 from mechprobe.files import write_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.stage_folder import Stage, read_manifest
 from sae_training import Crosscoder
 
@@ -115,7 +116,8 @@ def explain_features(
     models = family.fingerprints
     with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:
         if not stage.done:
-            examples = feature_examples(dictionary, store, family.tokenizer, table, chosen, config, family=family)
+            with activity("collecting examples"):
+                examples = feature_examples(dictionary, store, family.tokenizer, table, chosen, config, family=family)
             write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
             stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
     return Path(out)
@@ -140,7 +142,8 @@ def _run(
     outputs.append(QUALITY_FILE)
     if family is not None:
         shown = shown_features(table, config.n_shown)
-        examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
+        with activity("collecting examples"):
+            examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
         write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
         outputs.append(EXAMPLES_FILE)
     found, fve = table.summary(), {name: model.fve for name, model in quality.models.items()}

@@ -28,7 +28,7 @@ from mechprobe.interventions.rivals.registry import rivals_of
 from mechprobe.interventions.verdicts.effects import Measurements
 from mechprobe.interventions.verdicts.results import intervention_results, untrained
 from mechprobe.models.family import ModelFamily
-from mechprobe.progress import progress
+from mechprobe.progress import activity, progress
 from mechprobe.records import write_jsonl
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
@@ -213,11 +213,13 @@ def _judge(work: Work, codes: Mapping[str, Mapping[str, str]], folder: Path) -> 
         write_json(part, {name: row.to_dict() for name, row in found.items()})
     stored = read_json(part) if texts else {}
     collateral_of = {name: Collateral.model_validate(row) for name, row in stored.items()}
-    changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
+    with activity("relative changes of the residuals"):
+        changes, change_of = measure_changes(runner, work.conditions, task_prompts(runner))
     doses = runner.fit.doses if runner.fit else {}
     summary = texts.summary if texts else None
     measured = Measurements(changes, change_of, summary, collateral_of, doses, work.choice)
-    return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
+    with activity("intervals and verdicts"):
+        return intervention_results(runner.selection, work.conditions, codes, runner.tasks, runner.config, measured)
 
 
 def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> dict[str, dict[str, str]]:
@@ -225,7 +227,7 @@ def _run_all(runner: Runner, conditions: Sequence[Condition], folder: Path) -> d
     parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(conditions)}
     done = {name for name, part in parts.items() if part.is_file()}
     with progress(len(conditions), "intervening", unit="conditions") as advance:
-        advance(len(done))
+        advance.found(len(done))
         for condition, codes in run_conditions(runner, conditions, workers=runner.config.workers, done=done):
             if condition.name in done:  # its batch was interrupted
                 continue

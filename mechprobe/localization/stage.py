@@ -106,17 +106,21 @@ def _measure(
     with progress(2 + 2 * len(sites), "localizing", unit="patches") as advance:
         for model in (base, tuned):
             run = partial(run_tasks, model, tasks, batch_size=config.batch_size)
-            clean[model.name], clean_cut[model.name] = _resumed(folder / f"part-clean-{model.name}.json", run)
-            advance(1, model=model.name)
+            part = folder / f"part-clean-{model.name}.json"
+            count = advance.found if part.is_file() else advance
+            clean[model.name], clean_cut[model.name] = _resumed(part, run)
+            count(1, model=model.name)
         low, high = (_untrained(clean[name], config.trained) for name in (base.name, tuned.name))
         for site in sites:
             found: dict[str, Any] = {}
             for side, host, donor in (("sufficiency", base, tuned), ("necessity", tuned, base)):
                 run = partial(patched_outcomes, host, donor, site, tasks, batch_size=config.batch_size)
-                found[side], found[f"{side}_cut"] = _resumed(folder / f"part-{site}-{side}.json", run)
+                part = folder / f"part-{site}-{side}.json"
+                count = advance.found if part.is_file() else advance
+                found[side], found[f"{side}_cut"] = _resumed(part, run)
                 share = gain_share(low, high, _untrained(found[side], config.trained), rising=side == "sufficiency")
                 found[f"{side}_share"] = share
-                advance(1, site=str(site), share=share)
+                count(1, site=str(site), share=share)
             rows[str(site)] = SiteResult(**found)
     shares, last = {site: row.shares for site, row in rows.items()}, str(family.sites()[-1])
     chosen, able, reason = choose_site(shares, config.min_share, last=last, named=named)

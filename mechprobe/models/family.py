@@ -11,6 +11,7 @@ from mechprobe.json_fields import printable_models
 from mechprobe.models.devices import DeviceMap
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.tokenizers import Item, SharedTokenizer
+from mechprobe.progress import activity
 from mechprobe.types import Site
 from sae_training.config import unusable_name
 
@@ -79,10 +80,12 @@ class ModelFamily:
         for name, path in models.items():
             if unusable_name(name):
                 raise ModelError(f"A model cannot be named '{name}': stores name a folder after it; rename the model.")
-            loaded[name] = LanguageModel(
-                name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
-            )
-        family = cls(loaded, bos_decided=bos_decided)
+            with activity(f"finding model {name}"):
+                loaded[name] = LanguageModel(
+                    name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
+                )
+        with activity("checking the models and their tokenizers"):
+            family = cls(loaded, bos_decided=bos_decided)
         for line in family.notes:
             logger.warning("%s", line)
         return family

@@ -11,6 +11,7 @@ from mechprobe.files import dump_json, sha256_bytes, sha256_file
 from mechprobe.models.checkpoint import stored_tensors, weight_files
 from mechprobe.models.formats import foreign_file, foreign_folder, model_folders_below
 from mechprobe.models.hub import download
+from mechprobe.progress import activity
 
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -50,7 +51,8 @@ class ModelFolder:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over weights and config; ``commit:sha256`` for a model of the hub; ``BASE+adapter:…`` with an adapter."""
-        digest = _digest(self.path) if self.base is None else _adapter_digest(self.path)
+        with activity(f"hashing the weights of {self.path.name}"):
+            digest = _digest(self.path) if self.base is None else _adapter_digest(self.path)
         own = digest if self.revision is None else f"{self.revision}:{digest}"
         return own if self.base is None else f"{self.base.fingerprint}+adapter:{own}"
 

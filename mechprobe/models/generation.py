@@ -24,6 +24,7 @@ from mechprobe.models.architectures import plain_generate, require_generation
 from mechprobe.models.devices import input_device
 from mechprobe.models.load import LanguageModel, context_of
 from mechprobe.models.sampling import (
+    CountedTokens,
     FiniteLogits,
     ForcedTokens,
     KnownTokens,
@@ -34,6 +35,7 @@ from mechprobe.models.sampling import (
     response_seed,
 )
 from mechprobe.models.tokenizers import require_ids
+from mechprobe.progress import progress
 from mechprobe.types import Finish
 
 _MOST_LOGITS = 1 << 26
@@ -168,17 +170,21 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
     results: list[Generated | None] = [None] * len(rows)
     equal = not require_generation(asked.hf, asked.name).padding
     sampled = partial(SeededSampling, device=asked.device, temperature=temperature, top_p=top_p, top_k=top_k)
-    for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
-        ids, mask = left_pad([rows[index] for index in batch], asked.pad_id, asked.device)
+    with progress(len(rows), f"generation by {asked.name}", unit="responses", inner=True) as advance:
+        for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
+            ids, mask = left_pad([rows[index] for index in batch], asked.pad_id, asked.device)
 
-        def respond(part: slice, batch: list[int] = batch, ids: Tensor = ids, mask: Tensor = mask) -> list[list[int]]:
-            choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
-            return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
+            def respond(
+                part: slice, batch: list[int] = batch, ids: Tensor = ids, mask: Tensor = mask
+            ) -> list[list[int]]:
+                choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
+                return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
 
-        most = max(1, _MOST_LOGITS // asked.n_embedded)
-        parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
-        for index, tokens in zip(batch, chain.from_iterable(parts), strict=True):
-            results[index] = asked.finished(tokens, stop, n_prefix)
+            most = max(1, _MOST_LOGITS // asked.n_embedded)
+            parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
+            for index, tokens in zip(batch, chain.from_iterable(parts), strict=True):
+                results[index] = asked.finished(tokens, stop, n_prefix)
+            advance(len(batch))
     return [result for result in results if result is not None]
 
 
@@ -261,14 +267,16 @@ def _respond(
         do_sample=False,
     )
     stopping = [StopTexts(asked.tokenizer, stop, start=start, n_prefix=n_prefix)] if stop else []
-    output = plain_generate(
-        asked.hf,
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([finite, KnownTokens(asked.n_token_ids, asked.ends), *choice]),
-        stopping_criteria=StoppingCriteriaList(stopping),
-    )
+    known = KnownTokens(asked.n_token_ids, asked.ends)
+    with progress(max_new_tokens, f"batch of {len(ids)}", unit="tokens", inner=True) as advance:
+        output = plain_generate(
+            asked.hf,
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([CountedTokens(advance), finite, known, *choice]),
+            stopping_criteria=StoppingCriteriaList(stopping),
+        )
     if finite.found:
         raise not_finite(asked.name, asked.hf.dtype)
     return output[:, start:].tolist()

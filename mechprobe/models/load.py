@@ -19,6 +19,7 @@ from mechprobe.models.devices import DeviceMap, check_device, check_device_map, 
 from mechprobe.models.folder import ModelFolder, find_model
 from mechprobe.models.tokenizers import load_tokenizer
 from mechprobe.models.weights import inspect, load_weights
+from mechprobe.progress import activity, loading
 
 if TYPE_CHECKING:
     import torch
@@ -195,8 +196,10 @@ class LanguageModel:
         """The plain transformers model: eager attention, evaluation mode, no gradients."""
         from mechprobe.models.architectures import behaviour_of
 
-        model = self._load()
-        behaviour_of(model)  # measured now, before hooks are on the model
+        with loading(f"model {self.name}"):
+            model = self._load()
+        with activity(f"trying the architecture of {self.name}"):
+            behaviour_of(model)  # measured now, before hooks are on the model
         return model
 
     @property
@@ -225,13 +228,14 @@ class LanguageModel:
         from transformer_lens.model_bridge import TransformerBridge
 
         try:
-            bridge = TransformerBridge.boot_transformers(
-                str(self.folder.root.path),
-                hf_model=self._load(),
-                tokenizer=self.tokenizer,
-                device=self.device,
-                dtype=self._torch_dtype,
-            )
+            with loading(f"model {self.name} for TransformerBridge"):
+                bridge = TransformerBridge.boot_transformers(
+                    str(self.folder.root.path),
+                    hf_model=self._load(),
+                    tokenizer=self.tokenizer,
+                    device=self.device,
+                    dtype=self._torch_dtype,
+                )
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, MechprobeError):
                 raise

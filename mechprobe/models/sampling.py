@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from mechprobe.memory import even_ranges
+from mechprobe.progress import Advance
 
 _MOST_SCORES = 1 << 24
 """Scores whose log-probabilities exist at a time (64 MiB in float32)."""
@@ -120,6 +121,18 @@ class ReadLogProbs(LogitsProcessor):
         *steps, last = (values.tolist() for values in self._found)
         before = zip(*([value[0] for value in step] for step in steps), strict=True) if steps else [()] * len(last)
         return [(list(own), row[:n]) for own, row, n in zip(before, last, self._n_last, strict=True)]
+
+
+class CountedTokens(LogitsProcessor):
+    """Tells a counter of every token that is written."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def __call__(self, _ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]) -> Tensor:
+        """The scores as they are."""
+        self._advance(1)
+        return scores
 
 
 class FiniteLogits(LogitsProcessor):

@@ -25,6 +25,7 @@ from mechprobe.interventions.stage import intervene
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.localization.stage import localize
 from mechprobe.pipeline.side_stages import SideStages
+from mechprobe.progress import activity, loading
 from mechprobe.records import Outcomes
 from mechprobe.run_layout import CHAIN
 from mechprobe.selection.checks import check_selection_folder
@@ -53,10 +54,11 @@ class Run(SideStages):
         """
         require_table_packages()
         _ = self.family
-        tasks = self.config.load_tasks()
-        as_prompts(self.config.prompt_source())
-        if self.config.intervene.collateral_file:
-            as_prompts(self.config.intervene.collateral_file)
+        with loading("tasks and prompts"):
+            tasks = self.config.load_tasks()
+            as_prompts(self.config.prompt_source())
+            if self.config.intervene.collateral_file:
+                as_prompts(self.config.intervene.collateral_file)
         for name in (self.config.base, self.config.tuned, *(self.config.near or ())):
             _ = self.family[name]
         for site in self.config.cache.sites:
@@ -64,7 +66,8 @@ class Run(SideStages):
         for spec in (self.config.select.rule, self.config.intervene.features or self.config.select.rule):
             check_spec(spec)
         PositionRule.parse(self.config.intervene.positions)
-        check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
+        with activity("checking the lengths of prompts"):
+            check_lengths(self.family, tasks, prefix=self.config.tasks.force_prefix)
         if not (self.layout.evals / MANIFEST).is_file():
             check_source(self.family, tasks, self.config.evaluate)
 

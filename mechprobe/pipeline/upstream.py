@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mechprobe.errors import ArtifactError, MechprobeError
 from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
+from mechprobe.progress import is_log
 from mechprobe.run_config import SHARED, read_run_file
 from mechprobe.run_layout import CHAIN
 from mechprobe.stage_folder import MANIFEST, read_manifest, recorded_hash
@@ -148,7 +149,8 @@ def settings_kept(run: Run) -> Iterator[list[str]]:
     except MechprobeError:
         if new and not made and not any((run.folder / name).is_dir() for name in _FOLDERS.values()):
             path.unlink()
-            run.folder.rmdir()
+            with suppress(OSError):  # it may hold the log of the command
+                run.folder.rmdir()
         raise
     kept, given = read_run_file(run.folder), run.config.given
     changed = dict(kept)
@@ -192,6 +194,6 @@ def require_run_folder(run: Run) -> None:
         "baselines",
         "nulls",
     }
-    found = {path.name for path in run.folder.iterdir()}
+    found = {path.name for path in run.folder.iterdir() if not is_log(path)}
     if found and not found & known:
         raise ArtifactError(f"{run.folder} is not empty and is not a run folder; give another --run.")

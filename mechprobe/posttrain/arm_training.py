@@ -103,7 +103,7 @@ class ArmTraining:
                 tell_once(f"Arm {self.arm.name} goes on after step {step}.")
             if stop is not None:
                 stop.resume(step)
-            advance(step)
+            advance.found(step)
 
         def on_step() -> None:
             self.done += 1

@@ -58,12 +58,14 @@ def draw_responses(
     with progress(len(examples), "sampling responses", unit="prompts") as advance:
         for number, start in enumerate(range(0, len(examples), _CHUNK)):
             place, part = folder / f"samples-{number:06d}.json", slice(start, start + _CHUNK)
+            count = advance.found
             if not place.is_file():
                 drawn = _sample(base, examples[part], answers[part], judge, config)
                 write_json(place, [[item.ids, item.text, item.n_right] for item in drawn])
+                count = advance
             rows = read_json(place)
             found += [Drawn(None if ids is None else tuple(ids), text, n) for ids, text, n in rows]
-            advance(len(examples[part]), with_right=sum(item.ids is not None for item in found))
+            count(len(examples[part]), with_right=sum(item.ids is not None for item in found))
     base.release("hf")
     if not any(item.ids for item in found):
         _remove_parts(folder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mechprobe.environment import require
 from mechprobe.errors import DependencyError
 from mechprobe.files import dump_json, write_bytes, write_text
+from mechprobe.progress import activity, loading
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.explorer.pages import current_contexts, has_explorer, write_explorer
 from mechprobe.report.glossary import TERMS
@@ -97,11 +98,13 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
         ConfigError: ``run.json`` has unknown settings of the report.
         ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
     """
-    files = RunFiles.read(run_dir)
-    config = config or ReportConfig(**files.run.get("report", {}))
-    timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
-    content = build_report(files, config, timeline)
-    drawings = _drawings(files, content, timeline)
+    with loading("the results of the run"):
+        files = RunFiles.read(run_dir)
+        config = config or ReportConfig(**files.run.get("report", {}))
+        timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
+        content = build_report(files, config, timeline)
+    with activity("drawing figures"):
+        drawings = _drawings(files, content, timeline)
     content = content.model_copy(update={"figures": drawn(drawings, content.title_of)})
     pages = _pages(files, content, drawings)
     if timeline is not None:
@@ -112,12 +115,14 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     inputs |= {"contexts": contexts} if (contexts := current_contexts(files)) else {}
     settings = config.model_dump(mode="json")
     with Stage.open(files.layout.report, name="report", config=settings, inputs=inputs, force=True) as stage:
-        for name, data in (pictures := figure_files(drawings)).items():
-            write_bytes(stage.folder / name, data)
+        with activity("writing figures"):
+            for name, data in (pictures := figure_files(drawings)).items():
+                write_bytes(stage.folder / name, data)
         for name, text in pages.items():
             write_text(stage.folder / name, text)
         content.save(stage.folder / "report.json")
-        explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
+        with activity("writing the feature explorer"):
+            explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
         stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
 

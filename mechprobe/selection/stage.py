@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mechprobe.files import write_bytes
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.records import Outcomes
 from mechprobe.selection.agnostic import threshold_stability
 from mechprobe.selection.checks import check_parts
@@ -73,7 +74,8 @@ def select_features(  # noqa: PLR0913 - the promised entry point
     place = site if isinstance(site, Site) else Site.parse(site)
     check_parts(crosscoder, family, place, config, inputs or {})
     named = check_named(config.rule, crosscoder.d_sae, table)
-    gained = gained_samples(outcomes, config, held_out or {})
+    with activity("gained samples"):
+        gained = gained_samples(outcomes, config, held_out or {})
     kinds: tuple[Attribution, ...] = ("ig", "relie")
     kinds = tuple(kind for kind in kinds if kind == config.ranked_by or kind in config.also)
     sequences = gained_sequences(family, outcomes, gained.ids, config)
@@ -103,7 +105,8 @@ def select_features(  # noqa: PLR0913 - the promised entry point
             scores = replace(scores, **{kind: found.samples.values() for kind, found in attributed.items()})
             if config.ranked_by in attributed:
                 samples = attributed[config.ranked_by].samples
-            selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
+            with activity("choosing features and resampling"):
+                selection = _chosen(scores, samples, config, str(place), crosscoder.fingerprint, table)
             note = "; ".join(filter(None, (selection.note, gained.note)))
             selection = replace(selection, note=note, outcomes_from=outcomes.engine)
             paths = {kind: found.paths for kind, found in attributed.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from mechprobe.files import dump_json, read_json, write_bytes
 from mechprobe.models.family import ModelFamily
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import Meter, progress
 from mechprobe.records import Outcome, Outcomes, read_outcomes
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.sweep.benchmarks import Benchmark
@@ -82,7 +82,7 @@ class Cells:
                     self._visit(benchmark, model, advance, score=True)
                 benchmark.release()
 
-    def _visit(self, benchmark: Benchmark, model: str, advance: Advance, *, score: bool) -> None:
+    def _visit(self, benchmark: Benchmark, model: str, advance: Meter, *, score: bool) -> None:
         """Ask and, if ``score``, finish one cell; a finished one is left as it is.
 
         Where only the scoring changed, the kept responses are scored again.
@@ -94,6 +94,7 @@ class Cells:
         if kept:
             work["remake"] = True
         with Stage.open(folder, **work, force=force) as stage:
+            found = stage.done
             for name, data in kept.items():
                 write_bytes(folder / name, data)
             if kept:
@@ -103,7 +104,8 @@ class Cells:
                 if score:
                     _finish(stage, benchmark.cell(model, folder))
         if score:
-            advance(1, benchmark=benchmark.info.name, model=model)
+            count = advance.found if found else advance
+            count(1, benchmark=benchmark.info.name, model=model)
 
     def load(self, benchmark: Benchmark, model: str) -> CellResult:
         """A finished cell."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.dictionary.config import TrainSaeConfig
-from mechprobe.dictionary.stage import train_crosscoder
+from mechprobe.dictionary.stage import ProgressLine, train_crosscoder
 from mechprobe.errors import ArtifactError, ConfigError, StoreError
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import Meter
 
 SETTINGS = TrainSaeConfig(
     d_sae=64, k=8, n_tokens=20_000, batch_size=200, lr=3e-3, pool_rows=1000, training={"checkpoint_every": 20}
@@ -57,14 +59,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     whole = train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "whole", pool_rows=1000)
     from mechprobe.dictionary import stage as module
 
-    def stop_after(advance: object, config: object) -> object:
-        def on_log(metrics: dict[str, int]) -> None:
+    class StopsAt50(ProgressLine):
+        def __call__(self, metrics: dict[str, Any]) -> None:
             if metrics["step"] >= 50:
                 raise KeyboardInterrupt
 
-        return on_log
-
-    monkeypatch.setattr(module, "ProgressLine", stop_after)
+    monkeypatch.setattr(module, "ProgressLine", StopsAt50)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, *SETTINGS.resolve(store), tmp_path / "broken", pool_rows=1000)
     monkeypatch.undo()
@@ -152,16 +152,14 @@ def test_several_sites_of_a_store_go_into_one_dictionary(
     assert min(metrics["fve"].values()) > 0.3
     torch.testing.assert_close(whole.scale[2:4], torch.stack([store.scale(site)[1] for site in store.sites]))
 
-    def stop_after(advance: object, config: object) -> object:
-        def on_log(metrics: dict[str, int]) -> None:
+    class StopsAt20(ProgressLine):
+        def __call__(self, metrics: dict[str, Any]) -> None:
             if metrics["step"] >= 20:
                 raise KeyboardInterrupt
 
-        return on_log
-
     often = schedule.replace(checkpoint_every=5, log_every=5)
     again = train_crosscoder(store, shape, often, tmp_path / "whole", pool_rows=500)
-    monkeypatch.setattr(module, "ProgressLine", stop_after)
+    monkeypatch.setattr(module, "ProgressLine", StopsAt20)
     with pytest.raises(KeyboardInterrupt):
         train_crosscoder(store, shape, often, tmp_path / "broken", pool_rows=500)
     monkeypatch.undo()
@@ -186,13 +184,16 @@ def test_one_site_or_several_but_not_both() -> None:
         TrainSaeConfig(site="resid_post.0", sites=("resid_post.0", "resid_post.1"))
 
 
-def test_the_progress_bar_shows_every_model(store: ActivationStore) -> None:
-    from mechprobe.dictionary.stage import ProgressLine
-
-    shown: list[tuple[float, dict[str, object]]] = []
-    bar = ProgressLine(lambda n=1, **fields: shown.append((n, fields)), SETTINGS.resolve(store)[0])
-    fve = {"base": 0.5, "sft": None, "rl": 0.25}
-    bar({"tokens": 300, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
-    bar({"tokens": 400, "tokens_per_s": 1234.5, "l0": 7.5, "fve": fve, "dead_frac": 0.125})
-    assert [n for n, _ in shown] == [300, 100]
-    assert shown[0][1] == {"tokens/s": "1,234", "l0": 7.5, "fve": "base 0.500 sft - rl 0.250", "dead": "12.5%"}
+def test_the_progress_line_counts_every_step_and_shows_every_model(store: ActivationStore) -> None:
+    now = [0.0]
+    meter = Meter(1000, "tokens", lambda: now[0])
+    line = ProgressLine(meter, SETTINGS.resolve(store)[0])
+    line.count(300)  # an earlier command trained on them
+    assert (meter.done, meter.rate) == (300, 0)
+    now[0] = 10.0
+    line.count(400)
+    line({"tokens": 400, "l0": 7.5, "fve": {"base": 0.5, "sft": None, "rl": 0.25}, "dead_frac": 0.125})
+    line.count(500)
+    assert meter.done == 500
+    assert meter.rate == pytest.approx(20)
+    assert meter.fields == {"l0": 7.5, "fve": "base 0.500 sft - rl 0.250", "dead": "12.5%"}

@@ -1,10 +1,21 @@
-"""Progress: what the line says, the live line of a terminal, and the log lines elsewhere."""
+"""Progress: what the line says, the thread that writes it, the live lines of a terminal, and the events."""
 
 import io
+import json
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from mechprobe.progress import LOG_SECONDS, Meter, memory_in_use, progress
+from mechprobe.errors import ConfigError, InputError
+from mechprobe.progress import Meter, activity, display, loading, progress, stage, tell_once
+from mechprobe.progress.display import LOG_SECONDS, Display, screen
+from mechprobe.progress.events import EventLog
+from mechprobe.progress.memory_use import memory_in_use
 
 
 class Clock:
@@ -24,34 +35,55 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def _first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Display, io.StringIO, Clock]:
+    """A display of its own, whose thread sleeps: a test asks for lines with ``tick``."""
+    clock, stream = Clock(), io.StringIO()
+    made = Display(stream, clock)
+    monkeypatch.setattr(made, "_beat", lambda _ended: None)
+    monkeypatch.setattr("mechprobe.progress.screen", made)
+    return made, stream, clock
+
+
 def test_the_line_gives_count_rate_remaining_time_memory_and_fields() -> None:
     clock = Clock()
     meter = Meter(400, "steps", clock)
     assert "0/400 steps" in meter.text()
     for _ in range(40):
         clock.now += 0.5
-        meter.advance(2, loss=0.41234, device="cpu")
+        meter(2, loss=0.41234, device="cpu")
     text = meter.text()
     for part in ("80/400 steps", "4 steps/s", "1:20 left", "RAM", "loss 0.412", "device cpu"):
         assert part in text
 
 
-def test_the_rate_forgets_resumed_work() -> None:
+def test_work_of_an_earlier_command_is_counted_but_is_no_part_of_the_rate() -> None:
     clock = Clock()
     meter = Meter(100_000, "tokens", clock)
-    meter.advance(50_000)  # found finished
-    for _ in range(120):
+    meter.found(50_000)
+    assert meter.rate == 0
+    assert "left" not in meter.text()
+    for _ in range(3):
         clock.now += 1
-        meter.advance(100)
-    assert meter.rate == pytest.approx(100, rel=0.05)
-    assert "6:20 left" in meter.text()
+        meter(100)
+    meter.found(40_000)  # found between new work
+    clock.now += 1
+    meter(100)
+    assert meter.rate == pytest.approx(100)
+    assert meter.seconds_left == pytest.approx(96)
+    assert meter.done == 90_400
 
 
 def test_an_unknown_total_has_no_remaining_time() -> None:
     clock = Clock()
     meter = Meter(None, "", clock)
     clock.now += 2
-    meter.advance(3000)
+    meter(3000)
     assert meter.text().startswith("3,000  1,500/s  RAM")
     assert "left" not in meter.text()
 
@@ -60,7 +92,7 @@ def test_long_remaining_times_are_in_hours() -> None:
     clock = Clock()
     meter = Meter(7201, "", clock)
     clock.now += 1
-    meter.advance(1)
+    meter()
     assert "2:00:00 left" in meter.text()
 
 
@@ -71,38 +103,236 @@ def test_memory_is_that_of_this_process() -> None:
     assert 10e6 < float(value) * {"MB": 1e6, "GB": 1e9}[unit] < 1e12
 
 
-def test_without_a_terminal_a_line_comes_at_most_every_ten_seconds() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with progress(100, "caching", unit="tokens", stream=stream, clock=clock) as advance:
+def test_a_line_names_the_stage_and_all_work_that_runs(shown: tuple[Display, io.StringIO, Clock]) -> None:
+    screen, stream, clock = shown
+    with screen.command("run"), stage("sweep"), progress(4, "sweeping", unit="cells") as outer:
+        outer.found(1)
+        with stage("sweep-cell"), progress(10, "generating", unit="prompts", inner=True) as inner:
+            clock.now += LOG_SECONDS
+            inner(5)
+            screen.tick()
+        with activity("scoring"):
+            clock.now += LOG_SECONDS
+            screen.tick()
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("sweep, sweeping 1/4 cells, generating: 5/10 prompts  1 prompts/s  0:05 left  RAM")
+    assert second.startswith("sweep, sweeping 1/4 cells, scoring: 0:05  RAM")
+
+
+def test_a_line_comes_when_it_is_due_and_not_before(shown: tuple[Display, io.StringIO, Clock]) -> None:
+    screen, stream, clock = shown
+    with progress(100, "caching", unit="tokens") as advance:
         for _ in range(50):
             clock.now += 1
             advance(2)
+            screen.tick()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 50 // LOG_SECONDS
-    assert lines[0].startswith("caching: 20/100 tokens  2 tokens/s  0:40 left")
+    assert lines[1].startswith("caching: 20/100 tokens  2 tokens/s  0:40 left")
 
 
-def test_short_work_and_quiet_work_write_nothing() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with progress(10, "caching", stream=stream, clock=clock) as advance:
-        advance(10)
-    for quiet in (io.StringIO(), Terminal()):
-        with progress(10, "caching", quiet=True, stream=quiet, clock=clock) as advance:
+def test_in_python_only_counted_work_is_shown(shown: tuple[Display, io.StringIO, Clock]) -> None:
+    screen, stream, clock = shown
+    for work in (activity("scoring"), loading("a model"), stage("features"), progress(2, "parts", inner=True)):
+        with work:
             clock.now += 60
-            advance(10)
-        assert quiet.getvalue() == ""
+            screen.tick()
+    with progress(10, "caching", quiet=True) as advance:
+        clock.now += 60
+        advance(10)
+        screen.tick()
     assert stream.getvalue() == ""
 
 
-def test_a_terminal_shows_one_live_line_and_clears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_writes_during_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "LOG_SECONDS", 0.05)
+    stream = io.StringIO()
+    made = Display(stream)
+    with made.command("select"), made.during(made.uncounted("resampling"), opens=False):
+        time.sleep(0.4)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 4
+    assert all(line.startswith("select, resampling: 0:00  RAM") for line in lines)
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"], "it ends with the command"
+
+
+def test_a_command_says_at_once_what_it_loads(shown: tuple[Display, io.StringIO, Clock]) -> None:
+    screen, stream, clock = shown
+    with screen.command("cache", loads="torch and transformers"):
+        assert stream.getvalue() == "mechprobe cache: loading torch and transformers\n"
+        clock.now += LOG_SECONDS
+        screen.tick()
+        assert stream.getvalue().splitlines()[1].startswith("cache, loading torch and transformers: 0:05")
+        with activity("reading the settings"):
+            pass
+        clock.now += LOG_SECONDS
+        screen.tick()
+    assert stream.getvalue().splitlines()[2].startswith("cache: 0:10"), "something else has begun"
+
+
+def test_a_short_command_without_models_says_nothing() -> None:
+    stream = io.StringIO()
+    with Display(stream).command("skills show"):
+        pass
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("rank", ["1", "7"])
+def test_of_several_ranks_the_first_shows_progress(
+    rank: str, shown: tuple[Display, io.StringIO, Clock], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, stream, clock = shown
+    monkeypatch.setenv("RANK", rank)
+    log = EventLog(tmp_path / "events.jsonl")
+    with screen.command("cache", log, loads="torch"), progress(3, "caching"):
+        clock.now += 60
+        screen.tick()
+    log.close()
+    assert stream.getvalue() == ""
+    assert (tmp_path / "events.jsonl").read_text() == ""
+
+
+def test_a_process_that_was_forked_shows_nothing() -> None:
+    with progress(3, "caching"):
+        process = multiprocessing.get_context("fork").Process(target=_exit_with_shown)
+        process.start()
+        process.join(20)
+    assert process.exitcode == 0, "neither shown nor stuck at a lock of the parent"
+
+
+def _exit_with_shown() -> None:
+    with progress(5, "in the copy"):
+        os._exit(int(bool(screen._entries) or screen._thread is not None))
+
+
+def test_work_of_another_thread_stands_beside(shown: tuple[Display, io.StringIO, Clock]) -> None:
+    screen, stream, clock = shown
+    begun, ended = threading.Event(), threading.Event()
+
+    def produce() -> None:
+        with progress(10, "running base", unit="tokens", inner=True) as advance:
+            advance(3)
+            begun.set()
+            ended.wait(10)
+
+    with progress(7, "training", unit="tokens"):
+        thread = threading.Thread(target=produce)
+        thread.start()
+        begun.wait(10)
+        clock.now += LOG_SECONDS
+        screen.tick()
+        ended.set()
+        thread.join()
+        clock.now += LOG_SECONDS
+        screen.tick()
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("training: 0/7 tokens  RAM")
+    assert first.endswith("(meanwhile running base 3/10 tokens 0:12 left)")
+    assert "meanwhile" not in second
+
+
+KEYS = [
+    "time", "event", "command", "stage", "task", "done", "total", "unit", "rate", "eta_s", "elapsed_s", "rss_bytes",
+    "device_bytes", "ok", "message", "values",
+]  # fmt: skip
+
+
+def test_events_have_stable_names(shown: tuple[Display, io.StringIO, Clock], tmp_path: Path) -> None:
+    screen, _, clock = shown
+    path = tmp_path / "logs" / "events.jsonl"
+    log = EventLog(path)
+    with screen.command("features", log, loads="torch"), stage("features"):
+        with loading("model base"):
+            pass
+        with progress(20, "spliced loss", unit="samples") as advance:
+            clock.now += LOG_SECONDS
+            advance(10, loss=float("nan"), of="base")
+            screen.tick()
+            with activity("not worth an event of its own"):
+                pass
+        logging.getLogger("mechprobe.features").warning("rows were cut")
+    log.close()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(list(event) == KEYS for event in events)
+    assert [(event["event"], event["task"]) for event in events] == [
+        ("start", "features"),
+        ("loading", "loading torch"),
+        ("start", "features"),
+        ("loading", "loading model base"),
+        ("start", "spliced loss"),
+        ("progress", "spliced loss"),
+        ("finish", "spliced loss"),
+        ("warning", None),
+        ("finish", "features"),
+        ("finish", "features"),
+    ]
+    assert [event["stage"] for event in events[:3]] == [None, None, "features"]
+    now = events[5]
+    assert (now["done"], now["total"], now["unit"], now["rate"], now["eta_s"]) == (10, 20, "samples", 2.0, 5.0)
+    assert now["values"] == {"loss": None, "of": "base"}
+    assert now["command"] == "features"
+    assert now["rss_bytes"] > 10e6
+    assert now["time"].endswith("Z")
+    assert events[7]["message"] == "rows were cut"
+    assert all(event["ok"] is True for event in events if event["event"] == "finish")
+
+
+def test_the_last_event_of_a_failed_command_has_its_error(
+    shown: tuple[Display, io.StringIO, Clock], tmp_path: Path
+) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    with pytest.raises(InputError), shown[0].command("cache", log):
+        raise InputError("Prompt 3 is empty.")
+    log.close()
+    last = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["ok"], last["message"]) == ("finish", False, "Prompt 3 is empty.")
+
+
+def test_events_of_a_second_command_are_appended(shown: tuple[Display, io.StringIO, Clock], tmp_path: Path) -> None:
+    for _ in range(2):
+        log = EventLog(tmp_path / "events.jsonl")
+        with shown[0].command("cache", log):
+            pass
+        log.close()
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--log-json .* cannot be written"):
+        EventLog(tmp_path / "file" / "events.jsonl")
+
+
+def test_warnings_are_printed_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    before = list(logging.getLogger("mechprobe").handlers)
+    with Display(io.StringIO()).command("cache"):
+        tell_once("This happens once in this test.")
+    assert logging.getLogger("mechprobe").handlers == before
+
+
+def test_a_terminal_shows_live_lines_and_clears_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     clock, stream = Clock(), Terminal()
-    with progress(400, "training", unit="steps", stream=stream, clock=clock) as advance:
+    made = Display(stream, clock)
+    meter = Meter(400, "steps", clock, description="training")
+    with made.command("train-sae"), made.during(meter, opens=True):
         clock.now += 10
-        advance(100, loss=0.5)
+        meter(100, loss=0.5)
+        assert made._live is not None
+        made._live.refresh()
     shown = stream.getvalue()
     assert "training" in shown
     assert "100/400 steps  10 steps/s  0:30 left  RAM" in shown
     assert "loss 0.5" in shown
     assert shown.rstrip().endswith("\x1b[2K"), "the line is erased at the end"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    clock, stream = Clock(), Terminal()
+    made = Display(stream, clock)
+    with made.command("cache"):
+        clock.now += LOG_SECONDS
+        made.tick()
+    assert stream.getvalue().startswith("cache: 0:05  RAM")

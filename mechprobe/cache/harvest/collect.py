@@ -1,12 +1,14 @@
 """Run every model over the shards of the token stream, and write the shards that are missing."""
 
+from functools import partial
+
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
 from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.models.load import LanguageModel
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import Advance, Meter, activity, progress
 
 
 def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
@@ -33,7 +35,7 @@ class _ModelCollector:
         self.folder = work.out / model.name
         self._reader: ModelReader | None = None
 
-    def run(self, ranks: Ranks, advance: Advance) -> int:
+    def run(self, ranks: Ranks, advance: Meter) -> int:
         """Write the missing shards of this process; returns their number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         n_made = 0
@@ -42,22 +44,27 @@ class _ModelCollector:
                 continue
             record = finished_shard(self.folder, shard, self.stream.hash)
             if record is None:
-                self._make(shard)
+                self._make(shard, partial(advance, model=self.model.name))
                 n_made += 1
-            advance(len(shard.rows), model=self.model.name)
+            else:
+                advance.found(len(shard.rows), model=self.model.name)
         return n_made
 
-    def _make(self, shard: ShardRange) -> None:
+    def _make(self, shard: ShardRange, advance: Advance) -> None:
         config, stream, sites = self.work.config, self.stream, self.work.sites
-        reader = self._reader = self._reader or choose_reader(self.model, stream, sites, config)
-        arrays = collect_shard(self.model, stream, shard, sites, config, reader.residuals)
-        write_shard(
-            self.folder,
-            shard,
-            arrays,
-            model=self.model.name,
-            dtype=config.dtype,
-            stream=stream,
-            forward={"reader": reader.kind, "proof": reader.proof, "batch_tokens": config.batch_tokens},
-            keep_norms=True,
-        )
+        if self._reader is None:
+            with activity(f"comparing the readers of {self.model.name}"):
+                self._reader = choose_reader(self.model, stream, sites, config)
+        reader = self._reader
+        arrays = collect_shard(self.model, stream, shard, sites, config, reader.residuals, advance)
+        with activity("writing a shard"):
+            write_shard(
+                self.folder,
+                shard,
+                arrays,
+                model=self.model.name,
+                dtype=config.dtype,
+                stream=stream,
+                forward={"reader": reader.kind, "proof": reader.proof, "batch_tokens": config.batch_tokens},
+                keep_norms=True,
+            )

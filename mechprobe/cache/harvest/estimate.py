@@ -11,6 +11,7 @@ from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import generate
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_plain
+from mechprobe.progress import activity
 
 _FIRST_TOKENS = 16
 _PROBE_PROMPTS, _PROBE_NEW_TOKENS = 16, 8
@@ -71,8 +72,9 @@ def _measure(
             started, responds = time.monotonic(), model.name in responders
             _ = model.hf
             load_s = time.monotonic() - started
-            token_s = _probe_forward(model, prepared, lengths, share / 2 if responds else share)
-            generated_s = _probe_generation(model, family, prepared) if responds else 0.0
+            with activity(f"timing {model.name}"):
+                token_s = _probe_forward(model, prepared, lengths, share / 2 if responds else share)
+                generated_s = _probe_generation(model, family, prepared) if responds else 0.0
             measured[keys[model.name]] = ModelRates(load_s, token_s, generated_s)
             model.release()
     return {name: measured[key] for name, key in keys.items()}

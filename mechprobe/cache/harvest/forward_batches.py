@@ -24,6 +24,7 @@ from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import DependencyError, ModelError, StoreError
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
+from mechprobe.progress import Advance
 from mechprobe.types import Site
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,9 @@ def collect_shard(
     sites: Sequence[Site],
     config: CacheConfig,
     residuals: ResidualsFunction = residuals_bridge,
+    advance: Advance = lambda _n: None,
 ) -> dict[str, np.ndarray]:
-    """Run a model over one shard.
+    """Run a model over one shard; ``advance`` is told the number of rows of every batch.
 
     Returns:
         Site to stored rows ``[row row_width]``, in the row order of the stream.
@@ -131,6 +133,7 @@ def collect_shard(
             copies.append((batch, site, kept, start_storing(kept, config.dtype)))
         finish()
         started += copies
+        advance(len(batch.rows))
     finish()
     return {str(site): array for site, array in stored.items()}
 

@@ -27,6 +27,7 @@ from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import progress
 from mechprobe.types import Site
 
 
@@ -147,7 +148,9 @@ class LiveActivations(RowSource):
             raise CancelledError
         plain = self._kept.shards_of(model)[0].forward.get("reader") == "plain"
         residuals, shard = ModelReader("plain" if plain else "bridge").residuals, self.stream.shards[index]
-        arrays = collect_shard(self.family[model], self.stream, shard, [session.site], self._config, residuals)
+        running, sites = self.family[model], [session.site]
+        with progress(len(shard.rows), f"running {model}", unit="tokens", inner=True) as advance:
+            arrays = collect_shard(running, self.stream, shard, sites, self._config, residuals, advance)
         return arrays[str(session.site)]
 
     def release(self, model: str) -> None:

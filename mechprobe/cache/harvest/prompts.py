@@ -16,6 +16,7 @@ from mechprobe.data.stream import kept_positions
 from mechprobe.data.tokens import TokenSequence, special_token_ids
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity, progress
 
 logger = logging.getLogger(__name__)
 
@@ -95,26 +96,28 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
     end_id, special = _end_id(family, config), special_token_ids(encoder.tokenizer)
     order = np.random.default_rng([config.seed, 0]).permutation(len(prompts))[: config.max_prompts]
     taken, sequences, n_rows, n_dropped = list[Prompt](), list[TokenSequence](), 0, 0
-    for _, prompt in in_order(prompts, order.tolist(), all_needed=config.max_tokens is None):
-        limit = room if prompt.response is None else max_length
-        sequence = join(
-            prompt,
-            encoder.encode(prompt),
-            encoder.encode_response(prompt),
-            max_length=limit,
-            truncate=config.truncate,
-            bos_id=tokenizer.bos_token_id,
-        )
-        if sequence is None:
-            n_dropped += 1
-            continue
-        taken.append(prompt)
-        sequences.append(sequence)
-        n_sequences = len(config.responses) if config.responses and prompt.response is None else 1
-        n_rows += n_sequences * _n_rows(replace(sequence, response_ids=()), special, config)
-        # Responses only add rows, so these prompts suffice for max_tokens and no response is generated in vain.
-        if config.max_tokens is not None and n_rows >= config.max_tokens:
-            break
+    with progress(len(order), "tokenizing", unit="prompts", inner=True) as advance:
+        for _, prompt in in_order(prompts, order.tolist(), all_needed=config.max_tokens is None):
+            advance()
+            limit = room if prompt.response is None else max_length
+            sequence = join(
+                prompt,
+                encoder.encode(prompt),
+                encoder.encode_response(prompt),
+                max_length=limit,
+                truncate=config.truncate,
+                bos_id=tokenizer.bos_token_id,
+            )
+            if sequence is None:
+                n_dropped += 1
+                continue
+            taken.append(prompt)
+            sequences.append(sequence)
+            n_sequences = len(config.responses) if config.responses and prompt.response is None else 1
+            n_rows += n_sequences * _n_rows(replace(sequence, response_ids=()), special, config)
+            # Responses only add rows, so these prompts suffice for max_tokens and no response is generated in vain.
+            if config.max_tokens is not None and n_rows >= config.max_tokens:
+                break
     if not taken:
         raise InputError(
             f"All {n_dropped:,} prompts are longer than {room} tokens and were dropped; raise max_length, or set "
@@ -122,7 +125,8 @@ def prepare_prompts(family: ModelFamily, prompts: Sequence[Prompt], config: Cach
         )
     if n_dropped:
         logger.warning("%d of %d prompts are too long and were dropped", n_dropped, n_dropped + len(taken))
-    family.check_ids(encoder.tokenizer, taken, encoder.encode_with)
+    with activity("checking the token ids"):
+        family.check_ids(encoder.tokenizer, taken, encoder.encode_with)
     fingerprint = family.tokenizer_fingerprint
     return PreparedPrompts(
         tuple(taken), tuple(sequences), max_length, special, config, fingerprint, encoder, end_id, n_dropped

@@ -45,11 +45,12 @@ def write_responses(
             for number, chunk in enumerate(chunks):
                 path = folder / "responses" / source / f"chunk_{number:05d}.json"
                 found = _read_chunk(path, len(chunk))
+                count = advance.found
                 if found is None and ranks.owns(place * len(chunks) + number):
-                    found = _respond(family, prepared, chunk, (source, model, temperature, number))
+                    found, count = _respond(family, prepared, chunk, (source, model, temperature, number)), advance
                     write_json(path, [asdict(item) for item in found])
                 responses[source] += found or []
-                advance(len(chunk), model=model)
+                count(len(chunk), model=model)
             if config.models_in_memory == "one":
                 family[model].release()
     return responses

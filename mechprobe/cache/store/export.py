@@ -7,6 +7,7 @@ bits are exported as uint16 and uint8; ``layout.json`` names the dtypes. 8-bit a
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, unpacked
 from mechprobe.data.stream import ROW_COLUMNS
 from mechprobe.errors import StoreError
 from mechprobe.files import write_json
+from mechprobe.progress import Advance, Meter, progress
 from mechprobe.types import Site
 from sae_training.atomic import atomic_path
 
@@ -46,9 +48,11 @@ class _Array:
     def n_bytes(self) -> int:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, advance: Advance) -> Iterator[bytes]:
         for start in range(0, self.shape[0], CHUNK_ROWS):
-            yield np.ascontiguousarray(self.rows(start, min(start + CHUNK_ROWS, self.shape[0]))).tobytes()
+            found = np.ascontiguousarray(self.rows(start, min(start + CHUNK_ROWS, self.shape[0]))).tobytes()
+            yield found
+            advance(len(found))
 
 
 def export_safetensors(store: ActivationStore, path: Path | str, numbers: Numbers = "stored") -> int:
@@ -62,10 +66,12 @@ def export_safetensors(store: ActivationStore, path: Path | str, numbers: Number
     arrays = _arrays(store, numbers)
     # Largest element type first, so that every array is aligned in the file.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    with translate_disk_errors(path), atomic_path(path) as partial, partial.open("wb") as file:
+    with (
+        translate_disk_errors(path), atomic_path(path) as partial, partial.open("wb") as file, _exporting(arrays) as advance,
+    ):  # fmt: skip
         file.write(_safetensors_header(store, {name: arrays[name] for name in order}))
         for name in order:
-            file.writelines(arrays[name].chunks())
+            file.writelines(arrays[name].chunks(advance))
     return path.stat().st_size
 
 
@@ -97,18 +103,22 @@ def export_numpy(store: ActivationStore, folder: Path | str, numbers: Numbers = 
     folder = Path(folder)
     _require_new(folder)
     arrays = _arrays(store, numbers)
-    with translate_disk_errors(folder), atomic_path(folder) as partial:
+    with translate_disk_errors(folder), atomic_path(folder) as partial, _exporting(arrays) as advance:
         for name, array in arrays.items():
             path = partial / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                file.writelines(array.chunks())
+                file.writelines(array.chunks(advance))
         layout = {name: {"dtype": array.kind, "shape": list(array.shape)} for name, array in arrays.items()}
         about = {"stream": store.stream_hash, "tokenizer": store.tokenizer_fingerprint, "models": store.fingerprints}
         write_json(partial / LAYOUT, {**about, "arrays": layout})
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _exporting(arrays: Mapping[str, _Array]) -> AbstractContextManager[Meter]:
+    return progress(sum(array.n_bytes for array in arrays.values()), "exporting", unit="bytes")
 
 
 def _require_new(path: Path) -> None:

@@ -7,6 +7,7 @@ from mechprobe.cache.store.shards import INDEX
 from mechprobe.cache.store.token_file import TOKENS
 from mechprobe.errors import ArtifactError
 from mechprobe.files import dump_json, read_json, sha256_file
+from mechprobe.progress import Advance, progress
 from mechprobe.stage_folder import MANIFEST, manifest_digest, read_manifest
 
 
@@ -36,15 +37,18 @@ def verify_store(folder: Path) -> list[Problem]:
     if manifest["stage"] != "cache":
         raise ArtifactError(f"{folder} holds the stage '{manifest['stage']}', not a store; give another folder.")
     outputs = manifest["outputs"].items()
-    problems = [problem for name, digest in outputs if (problem := _check(folder, name, digest)) is not None]
-    missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
-    problems += [Problem(MANIFEST, f"does not list {name}") for name in sorted(missing)]
-    for name in manifest["models"]:
-        problems += _check_model(folder, name)
+    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    with progress(n_bytes, "hashing", unit="bytes") as advance:
+        checked = (_check(folder, name, digest, advance) for name, digest in outputs)
+        problems = [problem for problem in checked if problem is not None]
+        missing = {TOKENS, *(f"{name}/{INDEX}" for name in manifest["models"])} - set(manifest["outputs"])
+        problems += [Problem(MANIFEST, f"does not list {name}") for name in sorted(missing)]
+        for name in manifest["models"]:
+            problems += _check_model(folder, name, advance)
     return problems
 
 
-def _check_model(folder: Path, name: str) -> list[Problem]:
+def _check_model(folder: Path, name: str, advance: Advance) -> list[Problem]:
     try:
         records = [(record["file"], record["sha256"], record) for record in read_json(folder / name / INDEX)["shards"]]
     except (ArtifactError, KeyError, TypeError) as error:
@@ -52,7 +56,7 @@ def _check_model(folder: Path, name: str) -> list[Problem]:
     problems = []
     for file, digest, record in records:
         listed = f"{name}/{file}.json"
-        if (problem := _check(folder, f"{name}/{file}", digest)) is not None:
+        if (problem := _check(folder, f"{name}/{file}", digest, advance)) is not None:
             problems.append(problem)
         try:
             same = (folder / listed).read_text(encoding="utf-8") == dump_json(record)
@@ -63,9 +67,10 @@ def _check_model(folder: Path, name: str) -> list[Problem]:
     return problems
 
 
-def _check(folder: Path, name: str, digest: str) -> Problem | None:
+def _check(folder: Path, name: str, digest: str, advance: Advance) -> Problem | None:
     path = folder / name
     if not path.is_file():
         return Problem(name, "is missing")
     found = sha256_file(path)
+    advance(path.stat().st_size, file=name)
     return None if found == digest else Problem(name, f"has sha256 {found} instead of {digest}")

@@ -22,7 +22,7 @@ from mechprobe.dictionary.splicing import held_out_samples, spliced_losses
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, sha256_file, write_json
 from mechprobe.models.family import ModelFamily
-from mechprobe.progress import progress
+from mechprobe.progress import activity, progress
 from mechprobe.stage_folder import Stage
 from sae_training import SaeTrainingError, SingleSae, block_crosscoder, import_sae, train_sae_baseline
 
@@ -90,9 +90,10 @@ def measure_baselines(
 def _run(stage: Stage, plan: BaselinePlan, family: ModelFamily | None, quality: QualityConfig, device: str) -> None:
     saes = {name: _sae_of(stage.folder, plan, name, device) for name in plan.crosscoder.model_names}
     readout = Readout(quality.readout, quality.near)
-    rows = held_out_rows(plan.store, plan.site, plan.crosscoder)
     coders = {key: coder for name, sae in saes.items() for key, coder in _coders(plan, name, sae, readout).items()}
-    found = compare(rows, plan.columns, coders)
+    with activity("reconstruction of held-out rows"):
+        rows = held_out_rows(plan.store, plan.site, plan.crosscoder)
+        found = compare(rows, plan.columns, coders)
     note = _add_spliced(found, plan, saes, family, quality) if family is not None else None
     n_rows = next(iter(found.values())).n_rows
     Baselines(

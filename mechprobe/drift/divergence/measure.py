@@ -73,9 +73,9 @@ class Measurement:
         with progress(self.n_tokens, "divergence", unit="tokens") as advance:
             for window in range(len(self.windows)):
                 todo = [name for name in self.readers(window) if not self._done(window, name)]
-                advance(self._window_tokens(window, [n for n in self.readers(window) if n not in todo]))
+                advance.found(self._window_tokens(window, [n for n in self.readers(window) if n not in todo]))
                 if not todo and self.files.path(window, self.texts.base).is_file():
-                    advance(self._window_tokens(window, [self.texts.base]))
+                    advance.found(self._window_tokens(window, [self.texts.base]))
                     continue
                 base, kept = self._run_base(window, advance)
                 for name in todo:

@@ -24,6 +24,7 @@ from mechprobe.drift.divergence.texts import BUCKET_RULE, CLASS_RULE, DriftTexts
 from mechprobe.features.examples.promoted import token_text
 from mechprobe.files import read_json, write_bytes, write_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.stage_folder import Stage
 
 _OUTSIDE = 1e-3
@@ -81,13 +82,15 @@ def _write(stage: Stage, work: DriftWork, measured: Measurement) -> None:
     rows: list[DivergenceRow] = []
     tokens: list[TokenRow] = []
     for name in texts.models:
-        sums[name], counts = _joined(measured, name)
-        found = divergence_rows(
-            name, texts.base, sums[name].keys, sums[name].sums, sequences, draws=config.draws, seed=config.seed
-        )
-        rows += found
-        tokens += list(_token_rows(name, counts, found, config.top, work.family.tokenizer))
-    layers, explained = _layer_rows(measured)
+        with activity(f"intervals of {name}"):
+            sums[name], counts = _joined(measured, name)
+            found = divergence_rows(
+                name, texts.base, sums[name].keys, sums[name].sums, sequences, draws=config.draws, seed=config.seed
+            )
+            rows += found
+            tokens += list(_token_rows(name, counts, found, config.top, work.family.tokenizer))
+    with activity("intervals of the layers"):
+        layers, explained = _layer_rows(measured)
     lens = [read_json(measured.files.path("lens", name)) for name in texts.models] if work.lens else []
     result = DivergenceResult(
         folder=stage.folder,

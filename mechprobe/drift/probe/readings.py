@@ -20,7 +20,7 @@ from mechprobe.drift.probe.usage import count_active, density, use_drift
 from mechprobe.evals.answering import prompt_of
 from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
-from mechprobe.progress import progress
+from mechprobe.progress import activity, progress
 from mechprobe.records import Outcomes
 from mechprobe.stage_folder import read_manifest
 from mechprobe.types import Site
@@ -79,12 +79,14 @@ def linear_probes(prompts: Prompts, models: Sequence[str], folder: Path) -> tupl
     found: list[dict[str, Any]] = []
     with progress(len(models), "probing", unit="models") as advance:
         for number, name in enumerate(models):
-            part = folder / PART.format(number=number)
+            part, count = folder / PART.format(number=number), advance.found
             if not part.is_file():
-                write_json(part, [each.to_dict() for each in _of_model(prompts, name)])
+                with activity(f"linear probes of {name}"):
+                    write_json(part, [each.to_dict() for each in _of_model(prompts, name)])
                 prompts.family[name].release()
+                count = advance
             found += read_json(part)
-            advance(1, model=name)
+            count(1, model=name)
     return tuple(LinearProbe.checked(each, folder) for each in found)
 
 

@@ -19,6 +19,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.stage import load_outcomes
 from mechprobe.formatting import short_list
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.records import Outcomes
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
@@ -145,14 +146,18 @@ def probe(  # noqa: PLR0913 - the promised entry point; all but the first two ar
 def _write(stage: Stage, work: Work, config: ProbeConfig) -> None:
     linear: tuple[LinearProbe, ...] = ()
     use: tuple[FeatureUse, ...] = ()
-    behaviour = {
-        name: measure_behaviour(scores, work.arms, config)
-        for name, scores in work.items.all_scores(work.outcomes, work.models).items()
-    }
+    with activity("intervals of the behaviour"):
+        behaviour = {
+            name: measure_behaviour(scores, work.arms, config)
+            for name, scores in work.items.all_scores(work.outcomes, work.models).items()
+        }
     if work.prompts is not None and work.probed:
         linear = linear_probes(work.prompts, work.models, stage.folder)
     if work.prompts is not None and work.dictionary is not None:
-        use = feature_use(work.prompts, work.dictionary)
+        with activity("use of features"):
+            use = feature_use(work.prompts, work.dictionary)
+    with activity("correlations"):
+        related = correlations(_drifts(behaviour["right"]), work.arms, work.numbers, config.seed)
     result = ProbeResult(
         folder=stage.folder,
         base=config.base,
@@ -163,7 +168,7 @@ def _write(stage: Stage, work: Work, config: ProbeConfig) -> None:
         linear=linear,
         use=use,
         numbers=work.numbers,
-        correlations=correlations(_drifts(behaviour["right"]), work.arms, work.numbers, config.seed),
+        correlations=related,
         notes=work.notes,
     )
     result.save(stage.folder / RESULT_FILE)

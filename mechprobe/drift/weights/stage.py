@@ -14,7 +14,7 @@ from mechprobe.drift.weights.summary import model_update, update_pairs
 from mechprobe.environment import require
 from mechprobe.features.table.feature_table import require_table_packages
 from mechprobe.files import read_json, write_bytes, write_json
-from mechprobe.progress import progress
+from mechprobe.progress import activity, progress
 from mechprobe.stage_folder import Stage
 
 _FIRST = (
@@ -76,10 +76,13 @@ def _make(stage: Stage, compared: Comparison, config: WeightsConfig) -> None:
     total = sum(compared.view(name).n for name in compared.names)
     with progress(total, "weights", unit="parameters") as advance:
         for name, part in parts.items():
+            count = advance.found
             if not part.is_file():
-                found = measure(name, compared, config)
+                with activity(name):
+                    found = measure(name, compared, config)
                 write_json(part, {"rows": found.rows, "pairs": found.pairs})
-            advance(compared.view(name).n, tensor=name)
+                count = advance
+            count(compared.view(name).n, tensor=name)
     read = [read_json(part) for part in parts.values()]
     _write(
         stage, compared, config, *([_restored(row) for part in read for row in part[key]] for key in ("rows", "pairs"))

@@ -29,7 +29,7 @@ from mechprobe.dynamics.logprobs.work import LogprobsWork
 from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.files import write_bytes, write_json
 from mechprobe.models.family import ModelFamily
-from mechprobe.progress import progress
+from mechprobe.progress import activity, progress
 from mechprobe.records import Outcomes
 from mechprobe.stage_folder import Stage
 
@@ -85,7 +85,7 @@ def _score(work: LogprobsWork, files: TokenFiles) -> list[SamplerRow]:
         for name in work.models:
             model, size = work.family[name], work.config.batch_tokens
             if files.path(name).is_file():
-                advance(n_tokens)
+                advance.found(n_tokens)
             else:
                 found = model_tokens(
                     model, traces, batch_tokens=size, advance=lambda n, name=name: advance(n, model=name)
@@ -108,7 +108,8 @@ def _stored(values: ndarray) -> ndarray:
 def _write(stage: Stage, work: LogprobsWork, files: TokenFiles, sampler: list[SamplerRow]) -> None:
     from mechprobe.dynamics.logprobs.figure import picture
 
-    result = _result(stage.folder, work, files, sampler)
+    with activity("tables and intervals"):
+        result = _result(stage.folder, work, files, sampler)
     result.save(stage.folder / RESULT_FILE)
     write_bytes(stage.folder / FIGURE_FILE, picture(result))
     table = work.table

@@ -27,7 +27,7 @@ from mechprobe.evals.rollouts.servers import Server, recognize
 from mechprobe.evals.tasks import Task
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated
-from mechprobe.progress import Advance, progress
+from mechprobe.progress import Advance, Meter, progress
 
 _NOT_UNDERSTOOD = (400, 422)
 Result = TypeVar("Result")
@@ -147,11 +147,9 @@ class _Asker:
         known = {"server": self.server.name, "version": self.server.version, "models": self.names}
         return Journal(self.journal, known)
 
-    async def _ask_missing(
-        self, client: Client, journal: Journal, questions: Sequence[Asked], advance: Advance
-    ) -> None:
+    async def _ask_missing(self, client: Client, journal: Journal, questions: Sequence[Asked], advance: Meter) -> None:
         missing = [asked for asked in questions if asked.question not in journal.found]
-        advance(len(questions) - len(missing))
+        advance.found(len(questions) - len(missing))
         first, rest = iter(missing[:1]), iter(missing[1:])
         await self._worker(client, journal, first, advance)  # alone, because the key and the names may be wrong
         if not self.prompt_as:

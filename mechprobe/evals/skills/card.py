@@ -12,6 +12,7 @@ from mechprobe.evals.skills.registry import CHAT, COMPACT, DOMAINS, FAMILIES, SK
 from mechprobe.evals.skills.rendering import make_item
 from mechprobe.evals.skills.splits import TEST_OUT_FAMILY
 from mechprobe.evals.skills.vocabulary import MAX_TOKENS, tokens, vocabulary
+from mechprobe.progress import progress
 
 N_SAMPLED = 100
 """Items of a level from which chance, lengths and work are measured."""
@@ -51,10 +52,12 @@ def card() -> str:
     n_cells = sum(bool(families(skill, domain)) for skill in SKILLS for domain in DOMAINS)
     parts = [_INTRODUCTION.format(n_families=len(FAMILIES), n_cells=n_cells), *_cells(), _SPLITS, *_vocabulary()]
     parts.append(_COLUMNS.format(n=f"{N_ANSWERS:,}"))
-    for skill in SKILLS:
-        parts.append(f"## {skill.replace('_', ' ').capitalize()}\n")
-        for domain in DOMAINS:
-            parts += [text for family in families(skill, domain) for text in _family(family)]
+    with progress(len(SKILLS) * len(DOMAINS), "drawing examples", unit="cells") as advance:
+        for skill in SKILLS:
+            parts.append(f"## {skill.replace('_', ' ').capitalize()}\n")
+            for domain in DOMAINS:
+                parts += [text for family in families(skill, domain) for text in _family(family)]
+                advance(1, cell=f"{skill}/{domain}")
     return "\n".join(parts)
 
 

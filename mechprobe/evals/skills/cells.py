@@ -13,6 +13,7 @@ from mechprobe.evals.skills.item import SkillItem
 from mechprobe.evals.skills.registry import CHAT, COMPACT, DOMAINS, SKILLS, check_choice, families, family_named
 from mechprobe.evals.skills.splits import SPLITS, TEST_OUT_FAMILY, TEST_OUT_PARAM
 from mechprobe.files import dump_json, sha256_bytes, write_text
+from mechprobe.progress import activity, progress
 
 TASKS, PROMPTS, RECORD = "tasks.jsonl", "prompts.jsonl", "skills.json"
 _LABELS = ("skill", "domain", "family", "level", "split")
@@ -89,14 +90,18 @@ class Wanted(NamedTuple):
             InputError: A choice is unknown, or there are too few items.
         """
         check_choice("rendering", self.rendering, (COMPACT, CHAT))
-        foreign, drawn = list(self._of_reasoning_gym()), list[SkillItem]()
-        for skill, domain in self.cells:
-            for level in dict.fromkeys(self.all_levels):
-                for split in self._splits_of(skill, domain):
-                    drawn += generate(
-                        skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
-                        family=self.family, split=split,
-                    )  # fmt: skip
+        with activity("tasks of reasoning-gym"):
+            foreign, drawn = list(self._of_reasoning_gym()), list[SkillItem]()
+        cells = self.cells
+        with progress(len(cells), "drawing items", unit="cells") as advance:
+            for skill, domain in cells:
+                for level in dict.fromkeys(self.all_levels):
+                    for split in self._splits_of(skill, domain):
+                        drawn += generate(
+                            skill, n=self.n, seed=self.seed, domain=domain, level=level, rendering=self.rendering,
+                            family=self.family, split=split,
+                        )  # fmt: skip
+                advance(1, cell=f"{skill}/{domain}")
         return [*drawn, *foreign]
 
     def _splits_of(self, skill: str, domain: str) -> list[str | None]:

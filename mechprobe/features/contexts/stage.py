@@ -20,6 +20,7 @@ from mechprobe.features.contexts.files import (
 from mechprobe.features.examples.promoted import Ends, promoted_ids, token_text, unloaded_afterwards
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity
 from mechprobe.stage_folder import Stage, read_manifest
 from sae_training import Crosscoder
 
@@ -85,7 +86,7 @@ def _promoted(
     scale, n_tokens = model_scale(crosscoder).detach(), len(family.tokenizer)
     for index, name in enumerate(crosscoder.model_names):
         directions = crosscoder.W_dec[list(features), index].detach() * scale[index]
-        with unloaded_afterwards(family[name]) as model:
+        with activity(f"promoted tokens in {name}"), unloaded_afterwards(family[name]) as model:
             found[name] = promoted_ids(model, directions, n_tokens, n=config.n_promoted, final_norm=config.final_norm)
     texts: dict[int, str] = {}
     for first in range(0, len(features), GROUP_FEATURES):

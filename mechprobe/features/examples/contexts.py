@@ -18,6 +18,7 @@ from mechprobe.features.examples.quantiles import RandomRows, collect_random_row
 from mechprobe.features.table.collect import RowStore, kept_rows
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import progress
 from sae_training import Crosscoder
 
 EXAMPLES_FILE = "examples.json"
@@ -65,16 +66,21 @@ def feature_examples(
     if family is not None and config.n_promoted:
         n, norm = config.n_promoted, config.final_norm
         promoted = promoted_by_features(crosscoder, family, features, n=n, final_norm=norm)
-    return [
-        {
-            "feature": feature,
-            "statistics": _statistics(table, feature),
-            "examples": builder.contexts(feature, [row for row, _ in table.top_rows.of(feature)], config.n_examples),
-            **_random_contexts(builder, feature, drawn),
-            "promoted": tokens,
-        }
-        for feature, tokens in zip(features, promoted, strict=True)
-    ]
+    found = []
+    with progress(len(features), "contexts", unit="features", inner=True) as advance:
+        for feature, tokens in zip(features, promoted, strict=True):
+            ranked = [row for row, _ in table.top_rows.of(feature)]
+            found.append(
+                {
+                    "feature": feature,
+                    "statistics": _statistics(table, feature),
+                    "examples": builder.contexts(feature, ranked, config.n_examples),
+                    **_random_contexts(builder, feature, drawn),
+                    "promoted": tokens,
+                }
+            )
+            advance()
+    return found
 
 
 def check_features(features: Sequence[int], table: FeatureTable) -> None:

@@ -23,6 +23,7 @@ from mechprobe.features.table.intervals import class_intervals
 from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, nrn
 from mechprobe.features.table.sums import FeatureSums
 from mechprobe.files import write_bytes
+from mechprobe.progress import activity
 from sae_training import Crosscoder
 
 if TYPE_CHECKING:
@@ -185,11 +186,13 @@ def build_table(crosscoder: Crosscoder, collected: Collected, config: FeaturesCo
     names = tuple(crosscoder.model_names)
     if config.base not in names:
         raise ConfigError(f"features.base is '{config.base}', but the models are {', '.join(names)}; name one of them.")
-    frame = build_frame(crosscoder, collected.sums, config)
+    with activity("computing the table"):
+        frame = build_frame(crosscoder, collected.sums, config)
     intervals = None
     if collected.evidence is not None:
         by_norm = frame["class_by_norm"].tolist()
-        intervals = class_intervals(crosscoder, collected.evidence, scaled_norms(crosscoder), by_norm, config)
+        with activity("intervals of the classes"):
+            intervals = class_intervals(crosscoder, collected.evidence, scaled_norms(crosscoder), by_norm, config)
     about = (names, config.base, collected.sums.n_rows, str(Readout(config.readout, config.near)), config.thresholds)
     return FeatureTable(frame, *about, collected.top, intervals)
 

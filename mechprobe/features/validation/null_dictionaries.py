@@ -169,7 +169,7 @@ class NullDictionaries:
         batches = null_batches(view, schedule.batch_size, schedule.seed, pool_rows=training.pool_rows)
         with progress(schedule.n_tokens, f"training {name}", unit="tokens") as advance:
             show = ProgressLine(advance, crosscoder.config)
-            train(crosscoder, batches, schedule, out=self.folder / name, on_log=show)
+            train(crosscoder, batches, schedule, out=self.folder / name, on_log=show, on_step=show.count)
         if rows is None and config.max_rows is not None:
             rows = range(min(config.max_rows, view.n_rows))
         table = build_table(crosscoder, collect(crosscoder, view, config, rows=rows), config)

@@ -14,6 +14,7 @@ from mechprobe.features.validation.null_dictionaries import NullDictionaries
 from mechprobe.features.validation.null_verdicts import halves_null, identical_null, shuffled_null
 from mechprobe.features.validation.retrain import Retraining, TabledDictionary
 from mechprobe.files import write_bytes
+from mechprobe.progress import activity
 from mechprobe.stage_folder import MANIFEST
 from sae_training import Crosscoder
 
@@ -109,12 +110,14 @@ def measure_stability(
             reference = (own, feature_table(own, retraining.store, retraining.config))
             others = dict(_seed_dictionary(retraining, stage.folder, number) for number in range(1, n_seeds + 1))
             min_cosine = retraining.nulls.min_cosine
-            matchings = [match_dictionaries(reference, other, min_cosine) for other in others.values()]
-            tables = [table for _, table in others.values()]
-            frame = found_again(reference[1], tables, matchings)
+            with activity("matching the dictionaries"):
+                matchings = [match_dictionaries(reference, other, min_cosine) for other in others.values()]
+                tables = [table for _, table in others.values()]
+                frame = found_again(reference[1], tables, matchings)
             write_bytes(stage.folder / FOUND_FILE, frame.to_parquet(index=False))
             seed = retraining.nulls.seed
-            result = summarize(reference[1], tables, matchings, seeds=list(others), bootstrap_seed=seed)
+            with activity("intervals"):
+                result = summarize(reference[1], tables, matchings, seeds=list(others), bootstrap_seed=seed)
             result.save(stage.folder / STABILITY_FILE)
             stage.finish(
                 outputs=[STABILITY_FILE, FOUND_FILE],

@@ -9,6 +9,7 @@ from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.interventions.dictionaries.comparison import Judged, JudgedDictionary, compare
 from mechprobe.interventions.dictionaries.result import SEEDS_FILE, DictionarySeeds
 from mechprobe.interventions.result import InterventionResults
+from mechprobe.progress import activity
 from mechprobe.stage_folder import Stage, read_manifest
 from sae_training import Crosscoder
 
@@ -65,7 +66,8 @@ def compare_dictionaries(
         out, name="dictionary-seeds", config=settings, inputs=inputs, models=models, force=force, remake=True
     ) as stage:
         if not stage.done:
-            found = compare(folders[0].load(), (each.load() for each in folders[1:]), min_cosine=min_cosine)
+            with activity("matching the dictionaries"):
+                found = compare(folders[0].load(), (each.load() for each in folders[1:]), min_cosine=min_cosine)
             found.save(stage.folder / SEEDS_FILE)
             stage.finish(
                 outputs=[SEEDS_FILE],

@@ -28,6 +28,7 @@ from mechprobe.interventions.hooks.rewriting import SiteRewrite
 from mechprobe.memory import in_parts
 from mechprobe.models.generation import Asked, Generated, length_batches, response_seeds
 from mechprobe.models.load import LanguageModel
+from mechprobe.progress import progress
 from mechprobe.types import Site
 
 T = TypeVar("T")
@@ -84,22 +85,24 @@ class Together:
         seeds = response_seeds(rows, decoding.seed) if decoding.temperature > 0 else []
         found: list[list[Tokens]] = [[()] * len(rows) for _ in edits]
         equal = not self.host.behaviour.padding
-        for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
-            if decoding.noise_of(len(batch), asked) > MOST_NOISE:
-                raise DraftError("the random numbers of all tokens of a batch do not fit the memory for them")
-            width = max(len(rows[row]) for row in batch)
+        with progress(len(rows), f"generation under {len(edits)} edits", unit="prompts", inner=True) as advance:
+            for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
+                if decoding.noise_of(len(batch), asked) > MOST_NOISE:
+                    raise DraftError("the random numbers of all tokens of a batch do not fit the memory for them")
+                width = max(len(rows[row]) for row in batch)
 
-            def respond(part: slice, batch: list[int] = batch, width: int = width) -> list[list[Tokens]]:
-                chosen = batch[part]
-                rules = Rules(asked, decoding, [seeds[row] for row in chosen] if seeds else ())
-                known = [[cut for draft in drafts[row] if (cut := rules.cut(draft))] for row in chosen]
-                prompts = PaddedPrompts([rows[row] for row in chosen], width)
-                return self._batch(edits, prompts, known, rules, min(batch_size, len(chosen)))
+                def respond(part: slice, batch: list[int] = batch, width: int = width) -> list[list[Tokens]]:
+                    chosen = batch[part]
+                    rules = Rules(asked, decoding, [seeds[row] for row in chosen] if seeds else ())
+                    known = [[cut for draft in drafts[row] if (cut := rules.cut(draft))] for row in chosen]
+                    prompts = PaddedPrompts([rows[row] for row in chosen], width)
+                    return self._batch(edits, prompts, known, rules, min(batch_size, len(chosen)))
 
-            parts = in_parts(self._freeing(respond), len(batch), what="Generation under edits", unit="responses")
-            for edit, responses in enumerate(map(chain.from_iterable, zip(*parts, strict=True))):
-                for row, tokens in zip(batch, responses, strict=True):
-                    found[edit][row] = tokens
+                parts = in_parts(self._freeing(respond), len(batch), what="Generation under edits", unit="responses")
+                for edit, responses in enumerate(map(chain.from_iterable, zip(*parts, strict=True))):
+                    for row, tokens in zip(batch, responses, strict=True):
+                        found[edit][row] = tokens
+                advance(len(batch))
         texts: dict[Tokens, Generated] = {}
         for tokens in (tokens for responses in found for tokens in responses):
             if tokens not in texts:

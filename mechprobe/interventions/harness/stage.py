@@ -4,7 +4,6 @@ Every model is measured clean; the base and the tuned model are also measured un
 Changes are against the clean run of the same model on the same documents.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from mechprobe.interventions.result import RESULTS_FILE
 from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import activity, progress
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval, paired_bootstrap, paired_difference, randomization_p
@@ -182,14 +182,15 @@ def require_boundary(positions: str, likelihood_names: Sequence[str]) -> None:
 def _run_all(work: HarnessWork, folder: Path) -> Found:
     """The harness' results of every condition; each is written when it finishes, so that an interrupted stage resumes."""
     found: dict[str, HarnessRun] = {}
-    for index, condition in enumerate(work.conditions):
-        part = folder / f"part-{index:04d}.json"
-        if not part.is_file():
-            if sys.stderr.isatty():  # above the progress bars of the harness
-                sys.stderr.write(f"{index + 1}/{len(work.conditions)} {condition.name}\n")
-            with work.runner.in_force(condition):
-                work.tasks.run(work.runner.family[condition.model]).save(part)
-        found[condition.name] = HarnessRun.load(part)
+    with progress(len(work.conditions), "lm-eval", unit="conditions") as advance:
+        for index, condition in enumerate(work.conditions):
+            part, count = folder / f"part-{index:04d}.json", advance.found
+            if not part.is_file():
+                with work.runner.in_force(condition), activity(condition.name):
+                    work.tasks.run(work.runner.family[condition.model]).save(part)
+                count = advance
+            found[condition.name] = HarnessRun.load(part)
+            count(1, condition=condition.name)
     return found
 
 

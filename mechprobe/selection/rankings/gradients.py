@@ -22,6 +22,7 @@ from mechprobe.models.blocks import recording, splice
 from mechprobe.models.head import Head
 from mechprobe.models.log_probs import token_log_probs
 from mechprobe.models.one_by_one import TensorFiles
+from mechprobe.progress import progress
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -129,10 +130,15 @@ class CleanPasses:
         self._crosscoder, self._names = crosscoder, crosscoder.model_names
         self._batch_size, self._files = batch_size, TensorFiles()
         self._batches = list(_batches(crosscoder, samples, together))
-        for name in self._names:
-            for number, batch in enumerate(self._batches):
-                parts = self.in_parts(lambda rows, _, name=name: clean_residual(models[name], site, rows), batch, {})
-                self._files.write(number, name, resid=torch.cat(parts))
+        total = len(self._names) * sum(len(batch.ids) for batch in self._batches)
+        with progress(total, "clean passes", unit="samples", inner=True) as advance:
+            for name in self._names:
+                for number, batch in enumerate(self._batches):
+                    parts = self.in_parts(
+                        lambda rows, _, name=name: clean_residual(models[name], site, rows), batch, {}
+                    )
+                    self._files.write(number, name, resid=torch.cat(parts))
+                    advance(len(batch.ids))
 
     def __enter__(self) -> "CleanPasses":
         return self

@@ -1,0 +1,125 @@
+"""No command is silent: commands run as processes with slow parts, and what they say is read with its times."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks.silence import Heard, listen
+from mechprobe.cli import main
+from mechprobe.progress.display import LOG_SECONDS
+
+EVERY, SLOW = 0.4, 1.5
+"""Seconds between lines in these tests, and seconds that the slow part of a command takes."""
+
+SKILLS = f"""
+import sys, time
+import mechprobe.progress.display as display
+from mechprobe.evals.skills import cells
+display.LOG_SECONDS, draw = {EVERY}, cells.generate
+
+def slow(*args, level, **options):
+    time.sleep({SLOW} if level == 2 else 0)
+    return draw(*args, level=level, **options)
+
+cells.generate = slow
+from mechprobe.cli import main
+sys.exit(main())
+"""
+CACHE = f"""
+import sys, time
+import mechprobe.progress.display as display
+display.LOG_SECONDS = {EVERY}
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mechprobe.cache.harvest.estimate":  # torch is imported before the settings are read
+            from importlib.util import find_spec
+            sys.meta_path.remove(self)
+            spec = find_spec(name)
+            run = spec.loader.exec_module
+            def exec_module(module):
+                run(module)
+                module._probe_forward = lambda *_: time.sleep({SLOW}) or 1e-6
+            spec.loader.exec_module = exec_module
+            return spec
+
+sys.meta_path.insert(0, Slow())
+from mechprobe.cli import main
+sys.exit(main())
+"""
+
+
+def gaps(heard: Heard) -> list[float]:
+    return [after - before for before, after in pairwise([0.0, *heard.times, heard.seconds])]
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_a_slow_part_is_not_silent(terminal: bool, tmp_path: Path) -> None:
+    command = ["skills", "make", "--skills", "simulation", "--n", "2", "--levels", "1-2", "--domains", "mathematics"]
+    heard = listen([sys.executable, "-c", SKILLS, *command, "--out", str(tmp_path / "items")], terminal=terminal)
+    assert heard.code == 0, heard.text
+    assert heard.first < 2
+    assert max(gaps(heard)[1:]) < EVERY + 0.75
+    assert heard.seconds > SLOW
+    assert "drawing items" in heard.text
+    assert "0/1 cells" in heard.text
+    if not terminal:
+        lines = [line for line in heard.text.splitlines() if line.startswith("skills make, drawing items: 0/1 cells")]
+        assert len(lines) >= SLOW / EVERY - 2
+
+
+def test_a_command_with_models_says_at_once_what_it_loads_and_is_never_silent(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    command = ["cache", "--dry-run", "--run", str(tmp_path / "run"), "--log-json", str(log)]
+    heard = listen([sys.executable, "-c", CACHE, *command], terminal=False)
+    lines = heard.text.splitlines()
+    assert heard.code == 0, heard.text
+    assert lines[0] == "mechprobe cache: loading torch and transformers"
+    assert heard.first < 2
+    assert max(gaps(heard)) < 10
+    assert sum(line.startswith("cache, planning, timing base: 0:0") for line in lines) >= SLOW / EVERY - 2
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert events[0]["event"] == "start"
+    assert {"loading", "progress"} <= {event["event"] for event in events}
+    assert (events[-1]["event"], events[-1]["ok"], events[-1]["command"]) == ("finish", True, "cache")
+
+
+def test_the_time_between_lines_keeps_what_is_promised() -> None:
+    assert LOG_SECONDS <= 7, "ten seconds are promised, and a call may hold the interpreter for some of them"
+
+
+def test_every_command_that_runs_long_has_the_log_of_events() -> None:
+    code = "from mechprobe.cli.app import app; import typer, json; c = typer.main.get_command(app); " + (
+        "found = {n: [p.name for p in k.params] for n, k in c.commands.items() if not hasattr(k, 'commands')}; "
+        "found |= {f'{n} {m}': [p.name for p in s.params] for n, k in c.commands.items() if hasattr(k, 'commands') for m, s in k.commands.items()}; "
+        "print(json.dumps([name for name, params in found.items() if 'log_json' not in params]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["show", "plan-samples"]
+
+
+def test_results_are_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "items"), "--n", "1", "--skills", "simulation", "--levels", "1"]
+    assert main(["skills", "make", *out, "--json", "--log-json", str(tmp_path / "events.jsonl")]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] > 0
+
+
+def test_the_log_of_events_may_lie_in_the_new_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, log = tmp_path / "run", tmp_path / "run" / "events.jsonl"
+    assert main(["localize", "--run", str(run), "--set", "localize.base=nobody", "--log-json", str(log)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "'nobody'" in line
+    assert json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["message"] in line
+    assert [path.name for path in run.iterdir()] == ["events.jsonl"]
+
+
+def test_a_log_of_events_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["skills", "card", "--log-json", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"mechprobe: --log-json {tmp_path} cannot be written (Is a directory); give another file."
