@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ class RowSource:
         """sha256 of the tokenizer that made the stream."""
         return self.stream.tokenizer_fingerprint
 
-    @property
+    @cached_property
     def widths(self) -> dict[str, int]:
         """Model name to d_model."""
         return {name: model.d_model for name, model in self._models.items()}
@@ -117,7 +118,7 @@ class RowSource:
         """Sum of the widths of all models."""
         return sum(self.widths.values())
 
-    @property
+    @cached_property
     def d_stored(self) -> int:
         """Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`)."""
         return sum(row_width(self.dtype, width) for width in self.widths.values())
@@ -138,11 +139,11 @@ class RowSource:
         Raises:
             SiteError: The site does not exist here, or there are several and none is named.
         """
+        if site is None and len(self.sites) == 1:
+            return self.sites[0]
         names = ", ".join(str(item) for item in self.sites)
         if site is None:
-            if len(self.sites) != 1:
-                raise SiteError(f"{self.folder} holds several sites ({names}); name one of them.")
-            return self.sites[0]
+            raise SiteError(f"{self.folder} holds several sites ({names}); name one of them.")
         found = Site.parse(site) if isinstance(site, str) else site
         if found not in self.sites:
             raise SiteError(f"{self.folder} holds {names}, not {found}; cache that site, or name one of these.")

@@ -164,4 +164,4 @@ def _mapped(path: Path, dataset: Any) -> tuple[np.ndarray, str]:
     if offset is None:
         raise ValueError("the dataset is not contiguous")
     mapped = np.memmap(path, dtype=dataset.dtype.str, mode="r", offset=offset, shape=dataset.shape)
-    return mapped, str(dataset.attrs["dtype"])
+    return np.asarray(mapped), str(dataset.attrs["dtype"])  # a slice of np.memmap itself costs several times as much
