@@ -3,6 +3,7 @@
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
 from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.ranks import Ranks
+from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.models.load import LanguageModel
@@ -17,9 +18,12 @@ def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
     """
     n_rows = sum(len(shard.rows) for shard in stream.shards if ranks.owns(shard.index))
     n_made = 0
-    with progress(n_rows * len(work.family), "caching", unit="tokens", quiet=not ranks.is_first) as advance:
+    with (
+        progress(n_rows * len(work.family), "caching", unit="tokens", quiet=not ranks.is_first) as advance,
+        Background("writer") as writer,  # at most one shard is written while the models make the next
+    ):
         for model in work.family:
-            n_made += _ModelCollector(model, work, stream).run(ranks, advance)
+            n_made += _ModelCollector(model, work, stream, writer).run(ranks, advance)
             if work.config.models_in_memory == "one":
                 model.release()
     return n_made
@@ -28,8 +32,8 @@ def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
 class _ModelCollector:
     """Writes the shards of one model."""
 
-    def __init__(self, model: LanguageModel, work: CacheWork, stream: TokenStream) -> None:
-        self.model, self.work, self.stream = model, work, stream
+    def __init__(self, model: LanguageModel, work: CacheWork, stream: TokenStream, writer: Background) -> None:
+        self.model, self.work, self.stream, self.writer = model, work, stream, writer
         self.folder = work.out / model.name
         self._reader: ModelReader | None = None
 
@@ -51,7 +55,8 @@ class _ModelCollector:
         config, stream, sites = self.work.config, self.stream, self.work.sites
         reader = self._reader = self._reader or choose_reader(self.model, stream, sites, config)
         arrays = collect_shard(self.model, stream, shard, sites, config, reader.residuals)
-        write_shard(
+        self.writer.submit(
+            write_shard,
             self.folder,
             shard,
             arrays,

@@ -50,6 +50,7 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
         StoreError: A value is too large for ``dtype``, or is not finite.
     """
     if dtype in LARGEST_CODE:
+        _require_finite(values)
         return _to_codes(values, dtype)
     rounded = values.to(getattr(torch, dtype))
     if not _is_finite(rounded):
@@ -82,11 +83,10 @@ def start_storing(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> Ca
     def finish() -> np.ndarray:
         copied.synchronize()
         rows, is_finite = on_host
-        if (
-            not is_finite or dtype in LARGEST_CODE
-        ):  # the codes are computed on the host, for the same bits on every device
-            return to_stored(values if not is_finite else rows, dtype)
-        return bits(rows)
+        if not is_finite:
+            return to_stored(values, dtype)  # raises the error
+        # The codes are computed on the host, for the same bits on every device.
+        return _to_codes(rows, dtype) if dtype in LARGEST_CODE else bits(rows)
 
     return finish
 
@@ -102,8 +102,7 @@ def _is_finite(values: Tensor) -> bool:
 
 
 def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
-    """Packed rows: x ≈ code · scale, where scale = max|x| of the row / largest code (our definition)."""
-    _require_finite(values)
+    """Packed rows of finite values: x ≈ code · scale, where scale = max|x| of the row / largest code (our definition)."""
     values, top = values.cpu().float(), LARGEST_CODE[dtype]
     scale = values.abs().amax(dim=1, keepdim=True) / top
     scale.clamp_(max=torch.finfo(torch.float32).max / top * (1 - 1e-6))  # top · scale stays finite
