@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -201,7 +202,7 @@ class ActivationStore(Displayed, RowSource):
         Returns:
             ``[row model d_model]``, or ``[row d_all]`` where the widths of the models differ.
         """
-        return self.shaped(self.to_float(self.stored_bytes(start, stop, site)))
+        return self.shaped(self.to_float(torch.from_numpy(self.stored_bytes(start, stop, site))))
 
     def rows_of(
         self, model: str, start: int, stop: int, site: Site | str | None = None

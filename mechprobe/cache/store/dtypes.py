@@ -121,13 +121,10 @@ def bits(values: Tensor) -> np.ndarray:
 
 def from_stored(stored: np.ndarray, dtype: StoreDtype) -> Tensor:
     """Stored rows as a tensor: a view of the same bytes (the array must be writable), or float32 values for 8-bit rows."""
-    if dtype not in LARGEST_CODE:
-        values = torch.from_numpy(stored)
-        return values.view(torch.bfloat16) if dtype == "bfloat16" else values
-    codes, scale = unpacked(stored, dtype)
-    coded = torch.from_numpy(codes)
-    coded = coded if dtype == "int8" else coded.view(torch.float8_e4m3fn)
-    return coded.float().mul_(torch.from_numpy(scale)[:, None])
+    values = torch.from_numpy(stored)
+    if dtype in LARGEST_CODE:
+        return concat_models(values, (stored.shape[1] - _SCALE_BYTES,), dtype)
+    return values.view(torch.bfloat16) if dtype == "bfloat16" else values
 
 
 def unpacked(stored: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray]:
@@ -154,14 +151,19 @@ def datasets(site: str, stored: np.ndarray, dtype: StoreDtype) -> dict[str, np.n
     return {site: codes, site + SCALE: scale}
 
 
-def concat_models(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
-    """Stored rows of several models, concatenated, as float32."""
+def concat_models(stored: Tensor, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
+    """Stored rows of several models, concatenated, as float32 on the same device. Every device gives the same bits."""
     if dtype not in LARGEST_CODE:
-        return from_stored(stored, dtype).float()
-    out = torch.empty((len(stored), sum(widths)))
+        return (stored.view(torch.bfloat16) if dtype == "bfloat16" else stored).float()
+    code = torch.int8 if dtype == "int8" else torch.float8_e4m3fn
+    out = torch.empty((len(stored), sum(widths)), device=stored.device)
     column = row = 0
     for width in widths:
-        n_bytes = row_width(dtype, width)
-        out[:, column : column + width] = from_stored(stored[:, row : row + n_bytes], dtype)
-        column, row = column + width, row + n_bytes
+        end = row + width
+        values = out[:, column : column + width]
+        values.copy_(stored[:, row:end].view(code))
+        values.mul_(
+            stored[:, end : end + _SCALE_BYTES].clone(memory_format=torch.contiguous_format).view(torch.float32)
+        )
+        column, row = column + width, end + _SCALE_BYTES
     return out

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +49,8 @@ class RowSource:
         models: Names in the order of the model axis.
         sites: Sites, shallow to deep.
         dtype: Dtype of the stored rows.
+        widths: Model name to d_model.
+        d_stored: Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`).
         order: Order in which rows are served.
         scale_rows: Number of training rows that give the scale in the order ``shards``.
         mode: ``cache``, ``stream`` or ``ring``.
@@ -75,6 +76,8 @@ class RowSource:
         self._models = {model.name: model for model in models}
         self.models, self.sites = tuple(self._models), tuple(sites)
         self.dtype: StoreDtype = dtype
+        self.widths = {model.name: model.d_model for model in models}
+        self.d_stored = sum(row_width(dtype, width) for width in self.widths.values())
         self.order: Order = order
         self.scale_rows = scale_rows
         self.settings: Mapping[str, Any] = {}
@@ -100,11 +103,6 @@ class RowSource:
         """sha256 of the tokenizer that made the stream."""
         return self.stream.tokenizer_fingerprint
 
-    @cached_property
-    def widths(self) -> dict[str, int]:
-        """Model name to d_model."""
-        return {name: model.d_model for name, model in self._models.items()}
-
     @property
     def d_model(self) -> int:
         """The width that all models share; `StoreError` where they differ (see `widths`)."""
@@ -117,11 +115,6 @@ class RowSource:
     def d_all(self) -> int:
         """Sum of the widths of all models."""
         return sum(self.widths.values())
-
-    @cached_property
-    def d_stored(self) -> int:
-        """Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`)."""
-        return sum(row_width(self.dtype, width) for width in self.widths.values())
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -234,8 +227,8 @@ class RowSource:
                     f"{family[name].fingerprint} now); cache again, or give that model."
                 )
 
-    def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
-        """Stored rows as float32, models concatenated."""
+    def to_float(self, stored: Tensor) -> Float[Tensor, "row d_all"]:
+        """Stored rows as float32 on the same device, models concatenated."""
         return concat_models(stored, tuple(self.widths.values()), self.dtype)
 
     def shaped(self, flat: Float[Tensor, "row d_all"]) -> Float[Tensor, "row *model_and_d_model"]:
@@ -281,12 +274,13 @@ class SiteBatches:
         split: Split = "train",
         epochs: int | None = None,
         pool_rows: int = 65536,
+        device: torch.device | str = "cpu",
     ) -> None:
         if len(sites) > 1 and source.mode != "cache":
             raise StoreError(f"Mode '{source.mode}' runs the models for one site; several sites need a whole store.")
         self._widths = list(source.widths.values())
         self._streams: list[ShuffledBatches] = [
-            source.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows)
+            source.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows).to(device)
             for site in sites
         ]
         self.n_rows = self._streams[0].n_rows
