@@ -1,7 +1,7 @@
 """Run every model over the shards of the token stream, and write the shards that are missing."""
 
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
-from mechprobe.cache.harvest.plan import CacheWork
+from mechprobe.cache.harvest.plan import ShardWork
 from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.shards import finished_shard, write_shard
@@ -10,7 +10,7 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
 
 
-def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
+def collect_shards(work: ShardWork, stream: TokenStream, ranks: Ranks) -> int:
     """Write the missing shards of every model that belong to this process; returns how many were written.
 
     Raises:
@@ -32,7 +32,7 @@ def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
 class _ModelCollector:
     """Writes the shards of one model."""
 
-    def __init__(self, model: LanguageModel, work: CacheWork, stream: TokenStream, writer: Background) -> None:
+    def __init__(self, model: LanguageModel, work: ShardWork, stream: TokenStream, writer: Background) -> None:
         self.model, self.work, self.stream, self.writer = model, work, stream, writer
         self.folder = work.out / model.name
         self._reader: ModelReader | None = None
